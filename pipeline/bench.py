@@ -1,0 +1,250 @@
+"""`make bench`: one JSON line a figure, each against a baseline measured in the same process.
+
+Random weights in the real architectures: the time does not depend on what a model knows. Timings alternate
+between the two sides, so that a machine that slows down slows both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+
+from stages.clip.config import InputSpec
+from stages.clip.open_clip import from_open_clip
+from stages.explain.config import GradEclipConfig
+from stages.explain.grad_eclip import GradEclip
+from stages.phrases.stage import Config as PhrasesConfig
+from stages.phrases.stage import PhrasesStage
+from stages.records import HeatMap, Phrase, Record, Sample
+from stages.regions.stage import RegionsConfig, RegionsStage
+
+IMAGES = 8
+ROUNDS = 7
+
+WORDS = (
+    "dog",
+    "cat",
+    "red car",
+    "old house",
+    "tall man",
+    "woman",
+    "green tree",
+    "table",
+    "street",
+    "blue bicycle",
+)
+LAST_BLOCK = GradEclipConfig(blocks=1)
+
+
+def main() -> None:
+    """Print all figures."""
+    for figure in (heat_maps, regions, phrases, engines):
+        for line in figure():
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+
+
+def heat_maps() -> list[dict[str, Any]]:
+    """Time of heat maps for a batch over time of `encode_image` of the same batch.
+
+    ViT-B-16, 224 px, batch 8, fp32. Text embeddings are cached, as in a run after its first batches.
+    """
+    model = open_clip.create_model("ViT-B-16").eval()
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    spec = InputSpec(size_px=224, patch_px=16, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
+    clip = from_open_clip(model, tokenizer, spec, name="ViT-B-16", pack=True)
+    rgb = np.random.default_rng(0).integers(0, 256, (IMAGES, 224, 224, 3), dtype=np.uint8)
+    pixels = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
+
+    def encode() -> None:
+        with torch.inference_mode():
+            model.encode_image(pixels)
+
+    cases = {
+        "heatmaps_8_vs_encode_image": (8, LAST_BLOCK),
+        "heatmaps_32_vs_encode_image": (32, LAST_BLOCK),
+        "heatmaps_8_blocks4_vs_encode_image": (8, GradEclipConfig(blocks=4)),
+        "heatmaps_8_authors_vs_encode_image": (8, GradEclipConfig(variant="authors", image_size="model")),
+    }
+    lines = []
+    for name, (count, config) in cases.items():
+        explainer = GradEclip(config, clip)
+        texts = [[f"{WORDS[i % len(WORDS)]} {i // len(WORDS)}" for i in range(count)]] * IMAGES
+        ratio = _ratio(lambda e=explainer, t=texts: e.explain(rgb, t), encode)  # type: ignore[misc]
+        lines.append(_line(name, ratio, "ratio", f"encode_image, ViT-B-16, 224 px, batch {IMAGES}, fp32, {_device()}"))
+    return lines
+
+
+def regions(images: int = 50, count: int = 8) -> list[dict[str, Any]]:
+    """Heat maps per CPU second on one core: 14 x 14 maps with two soft spots and noise, 640 x 480 pixels."""
+    rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
+
+    def values() -> NDArray[np.float32]:
+        a, b = (np.exp(-((grid - rng.uniform(0, 14, (2, 1, 1))) ** 2).sum(0) / rng.uniform(2, 10)) for _ in "ab")
+        heat: NDArray[np.float32] = np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0).astype(np.float32)
+        return heat
+
+    texts = [f"p{i}" for i in range(count)]
+    named = tuple(Phrase(text=text, caption_index=0, start=0, end=2, head=text) for text in texts)
+    batch = [
+        Record(
+            sample=Sample(sample_id=str(i), source="bench"),
+            width_px=640,
+            height_px=480,
+            phrases=named,
+            heat_maps=tuple(HeatMap(text=text, values=values(), similarity=0.3) for text in texts),
+        )
+        for i in range(images)
+    ]
+    stage = RegionsStage(RegionsConfig())
+    stage.setup()
+    seconds = []
+    for _ in range(4):
+        start = time.process_time()
+        stage.process(batch)
+        seconds.append(time.process_time() - start)
+    return [
+        _line(
+            "regions_per_second",
+            images * count / min(seconds[1:]),
+            "maps/s",
+            "one core, 640x480, RLE included",
+        )
+    ]
+
+
+def phrases(captions: int = 2000) -> list[dict[str, Any]]:
+    """Time of the phrases stage over time of spaCy's `pipe` alone with the same components."""
+    from stages.phrases.noun_phrases import load_pipeline
+
+    texts = [
+        f"A {a} is standing next to the {b} in front of a {c} while two people look at the {d}."
+        for a in WORDS
+        for b in WORDS
+        for c in WORDS
+        for d in WORDS
+    ][:captions]
+    config = PhrasesConfig()
+    nlp = load_pipeline(config.spacy_model)
+    stage = PhrasesStage(config)
+    stage.setup()
+    records = [Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)]
+
+    def ours() -> None:
+        for start in range(0, len(records), 32):
+            stage.process(records[start : start + 32])
+
+    def bare() -> None:
+        for start in range(0, len(texts), 32):
+            for _ in nlp.pipe(texts[start : start + 32]):
+                pass
+
+    return [
+        _line(
+            "phrases_vs_nlp_pipe",
+            _ratio(ours, bare, rounds=3),
+            "ratio",
+            "nlp.pipe, same components, same batches",
+        )
+    ]
+
+
+def engines(scenes: int = 1000) -> list[dict[str, Any]]:
+    """Images per CPU-second of the ray engine over those of the inline engine, after start-up.
+
+    Both run the embedded model over drawn scenes. After start-up: from the first finished batch on.
+    """
+    from pipeline.config import RunConfig
+    from pipeline.engines import engine
+    from pipeline.graph import build_graph
+    from pipeline.output import DatasetFolder
+    from pipeline.summary import Report
+    from stages.scenes import write_scenes
+
+    speeds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_scenes(root / "scenes", scenes, 0)
+        for kind in ("inline", "ray"):
+            source = {
+                "kind": "jsonl",
+                "path": str(root / "scenes/captions.jsonl"),
+                "image_root": str(root / "scenes/images"),
+            }
+            config = RunConfig.model_validate(
+                {
+                    "input": source,
+                    "engine": {"kind": kind},
+                    "output": {"path": str(root / kind), "rows_per_file": 250},
+                }
+            )
+            output, report, console = DatasetFolder(config.output.path), Report(), Console(file=io.StringIO())
+            graph = build_graph(config)
+            marks: list[tuple[float, int]] = []
+
+            def show(report: Report, marks: list[tuple[float, int]] = marks) -> None:
+                if report.done and (not marks or marks[-1][1] != report.done):
+                    marks.append((time.perf_counter(), report.done))
+
+            with output.locked(), contextlib.redirect_stdout(io.StringIO()):
+                output.begin(config, graph.fingerprint, fresh=False)
+                engine(kind)(graph, output, config, report, show)
+            del console
+            first, last = marks[0], marks[-1]
+            speeds[kind] = (last[1] - first[1]) / (last[0] - first[0])
+    cores = len(__import__("os").sched_getaffinity(0))
+    return [
+        _line("inline_images_per_second", speeds["inline"], "images/s", f"embedded model, {cores} cores"),
+        _line("ray_images_per_second", speeds["ray"], "images/s", f"embedded model, {cores} cores"),
+        _line(
+            "ray_vs_inline",
+            speeds["ray"] / speeds["inline"],
+            "ratio",
+            "inline images/s, same cores, after start-up",
+        ),
+    ]
+
+
+def _ratio(ours: Callable[[], Any], baseline: Callable[[], Any], rounds: int = ROUNDS) -> float:
+    """Median over rounds of our time over the baseline's, the two taken in turn."""
+    ours()
+    baseline()
+    ratios = []
+    for _ in range(rounds):
+        before = _seconds(baseline)
+        mine = _seconds(ours)
+        after = _seconds(baseline)
+        ratios.append(mine / ((before + after) / 2))
+    return statistics.median(ratios)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
+def _line(name: str, value: float, unit: str, against: str) -> dict[str, Any]:
+    return {"name": name, "value": round(value, 3), "unit": unit, "against": against}
+
+
+if __name__ == "__main__":
+    main()

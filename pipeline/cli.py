@@ -1,0 +1,169 @@
+"""The command line: parse, call, print, exit code. Heavy imports stand inside the verbs that need them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline import __version__
+from stages.errors import PhraseboxError
+
+app = typer.Typer(
+    name="phrasebox",
+    help="Turn captioned images into region-text training data: phrases, boxes and masks, from CLIP alone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console()
+errors = Console(stderr=True)
+
+Config = Annotated[Path | None, typer.Argument(help="YAML file; without it the defaults and --set hold.")]
+Settings = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set explain.blocks=1. Repeatable."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config: Config = None,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the dataset that is in output.path and start over.")
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved configuration and exit.")
+    ] = False,
+) -> None:
+    """Run the pipeline over captioned images; the same command again goes on where it stopped."""
+    from pipeline.config import load_config
+
+    resolved = load_config(config, settings)
+    if print_config:
+        sys.stdout.write(resolved.to_yaml())
+        return
+    from pipeline.run import run as run_pipeline
+
+    run_pipeline(resolved, console, fresh=fresh)
+
+
+@app.command()
+def validate(dataset: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+    """Check a dataset against its contract; exit code 1 and one line a problem if something is wrong."""
+    from stages.write.validate import validate as problems_of
+
+    problems = 0
+    for problem in problems_of(dataset):
+        sys.stdout.write(problem + "\n")
+        problems += 1
+    if problems:
+        errors.print(f"{problems} problems in {dataset}")
+        raise typer.Exit(1)
+    console.print(f"{dataset}: valid")
+
+
+@app.command()
+def phrases(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|-", help="Text file with one caption a line; - is standard input.")
+    ],
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of the phrases section, e.g. --set max_phrases=5."),
+    ] = [],  # noqa: B006  typer copies it
+) -> None:
+    """Print the phrases of captions as JSON lines."""
+    import json
+
+    from pipeline.config import load_config
+    from stages.errors import InputError
+    from stages.phrases.stage import Config as PhrasesConfig
+    from stages.phrases.stage import phrases_json
+
+    resolved = load_config(None, settings, PhrasesConfig)
+    try:
+        with sys.stdin if file == "-" else Path(file).open(encoding="utf-8", newline="\n") as lines:
+            for answer in phrases_json((line.rstrip("\r\n") for line in lines), resolved):
+                sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8: {error}") from error
+
+
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    phrase: Annotated[list[str], typer.Option("--phrase", help="What to look for. Repeatable.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.npz", help="Where maps, scores and phrases go.")],
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file with model and explain sections.")] = None,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    overlay: Annotated[
+        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Draw the maps over the image.")
+    ] = None,
+    versus: Annotated[
+        list[str],
+        typer.Option(
+            "--versus", metavar="KEY=VALUE", help="Compute again with these settings and compare. Repeatable."
+        ),
+    ] = [],  # noqa: B006  typer copies it
+) -> None:
+    """Heat maps of phrases in one image, as arrays and as a picture."""
+    from pipeline.explain import explain_image
+
+    explain_image(image, phrase, out, config, settings, console, overlay=overlay, versus=versus)
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Other seeds, other scenes.")] = 0,
+) -> None:
+    """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""
+    from stages.scenes import write_scenes
+
+    write_scenes(out, scenes, seed)
+    console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("out/demo"),
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many scenes to draw.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Other seeds, other scenes.")] = 0,
+) -> None:
+    """The whole pipeline on drawn scenes with the embedded model; needs neither network nor GPU."""
+    from pipeline.demo import run_demo
+
+    run_demo(out, scenes, seed, console)
+
+
+def main() -> None:
+    """Entry point: known errors become one readable message and exit code 2."""
+    try:
+        app()
+    except PhraseboxError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        errors.print("stopped. What is finished is kept; the same command goes on from here.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,236 @@
+"""The configuration of a run: defaults in code, then YAML, then `--set`. Unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.clip.config import ModelConfig
+from stages.errors import ConfigError
+from stages.explain.config import ExplainerConfig, GradEclipConfig
+from stages.phrases.stage import Config as PhrasesConfig
+from stages.prepare.stage import ImagesConfig
+from stages.read import InputConfig
+from stages.regions.stage import RegionsConfig
+
+
+class OutputConfig(BaseModel):
+    """Where the dataset goes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path = Path("out")
+    """The dataset's folder. It is continued if it holds the same run, and refused if it holds another."""
+
+    embed_images: bool = False
+    """Put the encoded images into the shards, so that the dataset stands alone."""
+
+    rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Rows of one Parquet file, and the most that is done again after a kill (times the files being
+    written at that moment). A row is about 1 kB without images."""
+
+
+class InlineEngine(BaseModel):
+    """One plain process, for debugging, tests and small inputs. Same rows as `ray`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["inline"] = "inline"
+
+
+class RayEngine(BaseModel):
+    """Ray Data, on this machine or on a cluster."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["ray"] = "ray"
+
+    address: str | None = None
+    """Address of a running cluster ("auto", "ray://host:10001"); None starts Ray on this machine."""
+
+    num_cpus: Annotated[int, Field(ge=2)] | None = None
+    """Logical CPUs of the Ray that is started here. Default: the cores, but at least 8, since every stage
+    holds one and a resumed run one more."""
+
+    explain_workers: Annotated[int, Field(ge=1)] | None = None
+    """Model workers. Default: one per GPU; without GPUs one for every 8 cores, at least one."""
+
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu."""
+
+    cpu_workers: Annotated[int, Field(ge=1)] | None = None
+    """At most so many workers that parse captions and decode images. Default: the CPUs left over."""
+
+    object_store_bytes: Annotated[int, Field(ge=80_000_000)] | None = None
+    """Memory for data between stages of the Ray that is started here. Default: Ray's (30 % of memory)."""
+
+
+EngineConfig = Annotated[RayEngine | InlineEngine, Field(discriminator="kind")]
+
+
+class RunConfig(BaseModel):
+    """Everything a run depends on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: InputConfig
+    model: ModelConfig = ModelConfig()
+    phrases: PhrasesConfig = PhrasesConfig()
+    images: ImagesConfig = ImagesConfig()
+    explain: ExplainerConfig = GradEclipConfig()
+    regions: RegionsConfig = RegionsConfig()
+    engine: EngineConfig = RayEngine()
+    output: OutputConfig = OutputConfig()
+
+    def rows_depend_on(self) -> dict[str, Any]:
+        """The settings that decide what the rows are, for comparing runs; plain values."""
+        kept = {"input", "model", "phrases", "images", "explain", "regions"}
+        plain: dict[str, Any] = self.model_dump(mode="json", include=kept)
+        for key in ("device", "threads"):
+            plain["model"].pop(key)
+        plain["output"] = {"embed_images": self.output.embed_images}
+        plain["engine"] = {"kind": self.engine.kind}
+        return plain
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class ExplainConfig(RunConfig):
+    """What `phrasebox explain` takes: a run's configuration, of which it needs model, images and explain."""
+
+    input: InputConfig | None = None  # type: ignore[assignment]  # nothing is read but the one image
+
+
+def load_config(path: Path | None, settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
+    """Read YAML (if any), apply `KEY=VALUE` settings, check.
+
+    settings   dotted keys with YAML values, e.g. `explain.blocks=1`, `output.path=out/`
+    model      what to check against; the whole run by default
+
+    Raises ConfigError with one line per problem.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys")
+        values = loaded or {}
+    for setting in settings:
+        _apply(values, setting)
+    for key, kind in (("explain", "grad_eclip"), ("engine", "ray")):
+        section = values.get(key)
+        if isinstance(section, dict) and key in model.model_fields:
+            section.setdefault("kind", kind)
+    return check(values, model)
+
+
+def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
+    """Validate values. Raises ConfigError with one line per problem."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain_problem(dict(problem), model) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {setting}: expected KEY=VALUE, for example --set output.path=out/")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not YAML: {error}") from error
+    *sections, last = key.split(".")
+    place = values
+    for name in sections:
+        inner = place.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {setting}: {name} holds the value {inner!r}, not keys")
+        place = inner
+    place[last] = value
+
+
+def _explain_problem(problem: dict[str, Any], model: type[BaseModel]) -> str:
+    location = list(problem["loc"])
+    fields, shown = _fields_at(model, location)
+    name = ".".join(shown) or "config"
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(shown[-1], fields, n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {'.'.join([*shown[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
+        )
+        return f"{name}: no such key; {hint}"
+    if kind == "missing":
+        return f"{name}: missing. {_EXAMPLES.get(name, '')}".rstrip()
+    if kind == "union_tag_not_found":
+        tags = problem["ctx"]["discriminator"].strip("'")
+        return f"{name}.{tags}: missing. {_EXAMPLES.get(name, '')}".rstrip()
+    if kind == "union_tag_invalid":
+        context = problem["ctx"]
+        tag = context["tag"]
+        allowed = [value.strip(" '") for value in context["expected_tags"].split(",")]
+        close = difflib.get_close_matches(tag, allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{name}.kind: no kind {tag!r}; {hint}kinds: {', '.join(allowed)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}, got {problem['input']!r}" if _short(problem["input"]) else f"{name}: {message}"
+
+
+_EXAMPLES = {
+    "input": "Say what to read, for example --set input.kind=jsonl --set input.path=captions.jsonl",
+    "input.path": "Say what to read, for example --set input.path=captions.jsonl",
+}
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80
+
+
+def _fields_at(model: type[BaseModel], location: list[Any]) -> tuple[list[str], list[str]]:
+    """Names of the fields around a location, and the location without the tags of unions."""
+    shown: list[str] = []
+    types_here: list[Any] = [model]
+    fields: list[str] = list(model.model_fields)
+    for step in location:
+        models = [t for t in types_here if isinstance(t, type) and issubclass(t, BaseModel)]
+        tagged = [t for t in models if _tag(t) == step]
+        if tagged and not any(step in t.model_fields for t in models):
+            types_here = tagged
+            continue
+        fields = sorted({name for t in models for name in t.model_fields}) or fields
+        if not models and not isinstance(step, int):
+            continue  # pydantic names the member of a plain union that it tried
+        shown.append(str(step))
+        types_here = [m for t in models if step in t.model_fields for m in _members(t.model_fields[step].annotation)]
+    return fields, shown
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    kind = model.model_fields.get("kind")
+    return None if kind is None else kind.default
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Types inside a union, Optional or Annotated."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [m for argument in typing.get_args(annotation) for m in _members(argument)]
+    return [annotation]

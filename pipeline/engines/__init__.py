@@ -1,0 +1,23 @@
+"""Ways to run the graph: in one process, or on Ray Data. ENGINES: kind -> name of the module with `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final
+
+from pipeline.config import RunConfig
+from pipeline.graph import Graph
+from pipeline.output import DatasetFolder
+from pipeline.summary import Report
+
+Engine = Callable[[Graph, DatasetFolder, RunConfig, Report, Callable[[Report], None]], None]
+"""Reads what is not yet in the folder, runs the stages, writes shards; calls the last argument now and then."""
+
+ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}
+
+
+def engine(kind: str) -> Engine:
+    """The engine of a kind; imports ray only for ray."""
+    run: Engine = import_module(ENGINES[kind]).run
+    return run

@@ -1,0 +1,180 @@
+"""The dataset's folder: may this run write here, what is already done, and what is written at the end.
+
+OUT/data/*.parquet        the shards
+OUT/categories.parquet    phrases with their counts
+OUT/README.md             dataset card
+OUT/dataset.json          manifest, written last: its presence says "complete"
+OUT/.phrasebox/           run.json (what the rows depend on), lock, Ray Data's checkpoint; until complete
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pyarrow.parquet as pq
+
+from pipeline import __version__
+from pipeline.config import RunConfig
+from pipeline.summary import Report
+from stages.errors import ConfigError, ResumeError
+from stages.schema import SCHEMA_VERSION, dataset_schema
+from stages.write.atomic import write_text
+from stages.write.card import dataset_card
+from stages.write.tally import Tally, tally, write_categories
+
+State = Literal["new", "started", "complete"]
+
+_OWN: Final = ("data", "categories.parquet", "README.md", "dataset.json", ".phrasebox")
+
+
+class DatasetFolder:
+    """A dataset on a local or mounted file system."""
+
+    def __init__(self, path: Path) -> None:
+        if "://" in str(path) or ":/" in str(path):
+            raise ConfigError(f"output.path: {path} is a URL; the dataset is written to a local or mounted folder")
+        self.path = path.absolute()
+        self.data = self.path / "data"
+        self.checkpoint = self.path / ".phrasebox" / "checkpoint"
+        self._run = self.path / ".phrasebox" / "run.json"
+        self._manifest = self.path / "dataset.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one run. Raises ResumeError if another run has it, ConfigError if it can't be made."""
+        lock = self.path / ".phrasebox" / "lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        except OSError as error:
+            raise ConfigError(f"output.path: cannot write to {self.path}: {error.strerror}") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ResumeError(
+                    f"another run is writing to {self.path}; wait for it, or give another output.path"
+                ) from error
+            yield
+
+    def begin(self, config: RunConfig, fingerprint: str, *, fresh: bool) -> State:
+        """Decide whether this run may write here, and note what it is. Call while locked.
+
+        Raises ResumeError if the folder holds another run, or data that no run of phrasebox explains.
+        """
+        wanted = {
+            "schema_version": SCHEMA_VERSION,
+            "model_fingerprint": fingerprint,
+            "config": config.rows_depend_on(),
+        }
+        if fresh:
+            self._clear()
+        found = self._what_is_here()
+        if found is None:
+            if any(self.data.glob("*.parquet")):
+                raise ResumeError(
+                    f"{self.data} holds Parquet files of unknown origin; give another output.path, "
+                    "or --fresh to delete them"
+                )
+            self.data.mkdir(parents=True, exist_ok=True)
+            write_text(self._run, json.dumps(wanted, indent=2))
+            return "new"
+        differences = list(_differences(found, wanted))
+        if differences:
+            listed = "\n".join(f"  {line}" for line in differences)
+            raise ResumeError(
+                f"{self.path} holds a run with other settings:\n{listed}\n"
+                "Give another output.path, or --fresh to delete that run and start over."
+            )
+        return "complete" if self._manifest.is_file() else "started"
+
+    def _what_is_here(self) -> dict[str, Any] | None:
+        for path in (self._manifest, self._run):
+            try:
+                found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except ValueError as error:
+                raise ResumeError(f"{path} is damaged ({error}); --fresh starts over") from error
+            if path == self._manifest and "run" not in found:
+                raise ResumeError(f"{path} is not phrasebox's; give another output.path")
+            return found["run"] if path == self._manifest else found
+        return None
+
+    def _clear(self) -> None:
+        for name in _OWN:
+            path = self.path / name
+            if path.is_dir():
+                for inner in path.iterdir():
+                    if inner.name == "lock":
+                        continue
+                    shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
+            else:
+                path.unlink(missing_ok=True)
+
+    def ids_written(self) -> set[int]:
+        """Ids of the rows that are in the shards."""
+        ids: set[int] = set()
+        for path in sorted(self.data.glob("*.parquet")):
+            ids.update(pq.read_table(path, columns=["id"])["id"].to_pylist())
+        return ids
+
+    def finish(self, config: RunConfig, report: Report, *, model: str) -> Tally:
+        """Count the shards, check that no sample was lost, write categories, card and manifest.
+
+        Raises RuntimeError if rows were lost or doubled: that is a fault of the program.
+        """
+        total = tally(self.data)
+        if total.rows != report.samples_read:
+            raise RuntimeError(f"{report.samples_read} samples were read but {total.rows} rows written")
+        write_categories(total, self.path / "categories.parquet")
+        schema = dataset_schema(embed_images=config.output.embed_images)
+        card = dataset_card(total, schema, model=model, explainer=config.explain.kind)
+        write_text(self.path / "README.md", card)
+        run = json.loads(self._run.read_text(encoding="utf-8"))
+        manifest = {
+            "format": "phrasebox",
+            "schema_version": SCHEMA_VERSION,
+            "phrasebox_version": __version__,
+            "model_fingerprint": run["model_fingerprint"],
+            "config": config.model_dump(mode="json"),
+            "counts": {
+                "read": report.samples_read,
+                "written": total.rows,
+                "annotated": total.annotated,
+                "without_regions": total.without_regions,
+                "without_phrases": total.without_phrases,
+                "failed": total.failed,
+                "failed_by_reason": dict(sorted(total.failed_by_reason.items())),
+                "skipped_by_reason": dict(sorted(report.skipped.items())),
+                "phrases": total.phrases,
+                "regions": total.regions,
+                "categories": len({phrase for phrase, _ in total.categories}),
+                "files": total.files,
+            },
+            "wall_time_s": round(report.wall_time_s, 3),
+            "stages": {
+                name: {"records": stage.records, "busy_s": round(stage.busy_s, 3)}
+                for name, stage in report.stages.items()
+            },
+            "run": run,
+        }
+        write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        self._run.unlink()
+        return total
+
+
+def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
+    """Lines "key: found -> wanted" for leaves that differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in dict.fromkeys([*found, *wanted]):
+            yield from _differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+    elif found != wanted:
+        yield f"{key.removeprefix('config.')}: {found!r} there, {wanted!r} now"

@@ -1,0 +1,35 @@
+"""A run from configuration to dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.config import RunConfig
+from pipeline.engines import engine
+from pipeline.graph import build_graph
+from pipeline.output import DatasetFolder
+from pipeline.summary import Display, Report, print_summary
+
+
+def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
+    """Run the pipeline, or go on where a former run of the same command stopped; returns the dataset's folder.
+
+    Raises PhraseboxError before any work for what cannot be done.
+    """
+    folder = DatasetFolder(config.output.path)
+    with folder.locked():
+        graph = build_graph(config)
+        state = folder.begin(config, graph.fingerprint, fresh=fresh)
+        if state == "complete":
+            console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.")
+            return folder.path
+        if state == "started":
+            console.print(f"going on with the run in {folder.path}")
+        report = Report()
+        with Display(console).shown() as display:
+            engine(config.engine.kind)(graph, folder, config, report, display.update)
+        total = folder.finish(config, report, model=config.model.name or str(config.model.config))
+    print_summary(console, total, report, str(config.output.path))
+    return folder.path

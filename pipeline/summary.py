@@ -1,0 +1,138 @@
+"""Progress while a run goes, and the table at its end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from stages.write.tally import Tally
+
+
+@dataclass(slots=True)
+class StageTime:
+    """Records a stage answered in this run and the seconds its workers were busy, summed."""
+
+    records: int = 0
+    busy_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Report:
+    """What the engine tells of a run.
+
+    expected       samples of the input, where the reader can tell before reading
+    reads          input shard number -> (samples, skipped by reason); a shard read again replaces itself
+    done, failed   rows handed to the writer in this run, and those with an error
+    """
+
+    expected: int | None = None
+    reads: dict[int, tuple[int, Counter[str]]] = field(default_factory=dict)
+    stages: dict[str, StageTime] = field(default_factory=dict)
+    done: int = 0
+    failed: int = 0
+    started_s: float = field(default_factory=time.perf_counter)
+    first_row_s: float | None = None
+
+    def read(self, shard: int, samples: int, skipped: Counter[str]) -> None:
+        """A shard of the input was read to its end."""
+        self.reads[shard] = (samples, skipped)
+
+    def stage(self, name: str, records: int, busy_s: float) -> None:
+        """A stage answered a batch."""
+        entry = self.stages.setdefault(name, StageTime())
+        entry.records += records
+        entry.busy_s += busy_s
+
+    def rows(self, done: int, failed: int) -> None:
+        """Rows are ready to be written."""
+        if self.first_row_s is None:
+            self.first_row_s = self.wall_time_s
+        self.done += done
+        self.failed += failed
+
+    @property
+    def samples_read(self) -> int:
+        """Samples of the shards read so far."""
+        return sum(samples for samples, _ in self.reads.values())
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Rows of the input that gave no sample, by reason."""
+        total: Counter[str] = Counter()
+        for _, skipped in self.reads.values():
+            total.update(skipped)
+        return total
+
+    @property
+    def wall_time_s(self) -> float:
+        """Seconds since the run started."""
+        return time.perf_counter() - self.started_s
+
+
+class Display:
+    """One line of progress: images done, images/s, errors. On a terminal it is redrawn, in a log it is silent."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("images", total=None, speed="")
+
+    @contextmanager
+    def shown(self) -> Iterator[Display]:
+        """Show the line while the block runs."""
+        with self._progress:
+            yield self
+
+    def update(self, report: Report) -> None:
+        """Redraw from the report."""
+        since = report.wall_time_s - (report.first_row_s or 0.0)
+        speed = f"{report.done / since:,.1f} images/s" if report.done and since > 0 else "starting"
+        if report.failed:
+            speed += f", {report.failed:,} failed"
+        self._progress.update(self._task, completed=report.done, total=report.expected, speed=speed)
+
+
+def print_summary(console: Console, total: Tally, report: Report, path: str) -> None:
+    """The table at the end of a run."""
+    table = Table(title=f"dataset in {path}", title_justify="left", show_header=False)
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("samples read", f"{report.samples_read:,}")
+    table.add_row("rows written", f"{total.rows:,}")
+    table.add_row("  annotated", f"{total.annotated:,}")
+    if total.without_regions:
+        table.add_row("    of these without a region", f"{total.without_regions:,}")
+    table.add_row("  without phrases", f"{total.without_phrases:,}")
+    table.add_row("  failed", f"{total.failed:,}")
+    for reason, count in total.failed_by_reason.most_common():
+        table.add_row(f"    {reason}", f"{count:,}")
+    for reason, count in report.skipped.most_common():
+        table.add_row(f"skipped, no row: {reason}", f"{count:,}")
+    table.add_row("phrases", f"{total.phrases:,}")
+    table.add_row("regions", f"{total.regions:,}")
+    table.add_row("time", f"{report.wall_time_s:,.1f} s")
+    if report.done:
+        table.add_row("images/s in this run", f"{report.done / report.wall_time_s:,.1f}")
+    console.print(table)

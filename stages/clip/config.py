@@ -1,0 +1,83 @@
+"""Which CLIP model, and what its input looks like. No torch in here: the driver reads this too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ModelConfig(BaseModel):
+    """The model, by name or by files.
+
+    `{name: demo}` is the embedded model; `{name: ViT-B-16, pretrained: TAG}` any open_clip name and
+    tag (downloaded by open_clip); `{name: ViT-B-16, weights: FILE}` a local checkpoint in open_clip's
+    or OpenAI's layout; `{config: model.json, weights: FILE}` an architecture of one's own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str | None = None
+    """`demo`, or a name of `open_clip.list_models()`. `demo` if nothing is given."""
+
+    pretrained: str | None = None
+    """open_clip's tag of pretrained weights for `name`."""
+
+    weights: Path | None = None
+    """A checkpoint: .safetensors, or a torch file read with weights_only=True."""
+
+    config: Path | None = None
+    """A model JSON as open_clip writes it (with or without `model_cfg` around it)."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPU that the worker was given, else the CPU."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the image trunk. Gradients and heat maps are computed in fp32 always."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Images of one forward pass; None: 8 on a CPU, 64 on a GPU. Always the full number: a short batch is
+    padded, so that the arithmetic, and with it every bit of a map, does not depend on how many images
+    happened to arrive together."""
+
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of one worker; None: torch's default. Runs are only bit-identical at equal threads."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if self.name is None and self.config is None:
+            if self.weights is not None or self.pretrained is not None:
+                raise ValueError("weights or pretrained need a name or a config beside them")
+            object.__setattr__(self, "name", "demo")
+        if self.name is not None and self.config is not None:
+            raise ValueError("give either name or config, not both")
+        if self.pretrained is not None and self.weights is not None:
+            raise ValueError("give either pretrained or weights, not both")
+        if self.name == "demo":
+            if self.pretrained is not None or self.weights is not None:
+                raise ValueError("the demo model brings its own weights: leave out pretrained and weights")
+        elif self.pretrained is None and self.weights is None:
+            where = self.name or self.config
+            raise ValueError(
+                f"{where} needs weights: add `pretrained: TAG` (downloaded by open_clip) or `weights: FILE`"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What the image tower takes.
+
+    size_px        side of the square it was trained on
+    patch_px       side of a patch
+    mean, std      of the RGB channels in 0 .. 1
+    interpolation  of the resize
+    """
+
+    size_px: int
+    patch_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -1,0 +1,396 @@
+"""open_clip models: by name and tag, by checkpoint, or by model JSON.
+
+Only vision transformers with a class token can be explained; `check_supported` refuses the rest with
+the list of what is supported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import (
+    Attention,
+    CustomResidualAttentionBlock,
+    LayerNorm,
+    LayerNormFp32,
+    LayerScale,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
+from torch import Tensor, nn
+
+from stages.clip import vision
+from stages.clip.base import ClipModel
+from stages.clip.checkpoint import read_state
+from stages.clip.config import InputSpec, ModelConfig
+from stages.clip.text import TextEncoder
+from stages.errors import ConfigError, ResourceError, WeightsError
+from stages.weights.resolve import resolve
+
+SUPPORTED = (
+    "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
+    "their -quickgelu configurations, any size, patch and activation, LayerScale). Not supported: ResNets, "
+    "timm towers, SigLIP and other models without a class token, CoCa and other attention poolers, "
+    "and blocks with qk-norm, scaled cosine attention, head scale or inner norms."
+)
+
+Model = Any
+"""An open_clip model or a part of one: open_clip is untyped."""
+
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What can be known of a model before its weights are read.
+
+    architecture  open_clip's model configuration
+    folder        where relative tokenizer paths start; None for open_clip's own models
+    weights       the checkpoint file; None if open_clip downloads it
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    input: InputSpec
+    folder: Path | None
+    weights: Path | None
+    pretrained: str | None
+
+
+def describe(config: ModelConfig) -> Description:
+    """Look up architecture, input and weights file; nothing heavy is read.
+
+    Raises ConfigError for an unknown name and WeightsError for files that are missing or damaged.
+    """
+    if config.config is not None:
+        return _describe_file(config.config, config.weights)
+    name = config.name or "demo"
+    if name == "demo":
+        files = resolve("demo")
+        return _describe_file(files.config, files.weights, name="demo")
+    architecture = open_clip.get_model_config(name)
+    if architecture is None:
+        raise ConfigError(f"model.name: open_clip has no model {name!r}{_nearest(name)}")
+    preprocess: dict[str, Any] = {}
+    if config.pretrained is not None:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if config.pretrained not in tags:
+            raise ConfigError(
+                f"model.pretrained: open_clip has no tag {config.pretrained!r} for {name}; it has {', '.join(tags)}"
+            )
+        preprocess = open_clip.get_pretrained_cfg(name, config.pretrained)
+        if preprocess.get("quick_gelu"):
+            architecture["quick_gelu"] = True
+    return Description(
+        name=name,
+        architecture=architecture,
+        input=_input_spec(architecture, preprocess),
+        folder=None,
+        weights=_existing(config.weights),
+        pretrained=config.pretrained,
+    )
+
+
+def _describe_file(path: Path, weights: Path | None, *, name: str | None = None) -> Description:
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"model.config: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"model.config: {path} is not JSON: {error}") from error
+    architecture = parsed.get("model_cfg", parsed)
+    if not {"embed_dim", "vision_cfg", "text_cfg"} <= architecture.keys():
+        raise ConfigError(f"model.config: {path} lacks embed_dim, vision_cfg or text_cfg")
+    return Description(
+        name=name or path.stem,
+        architecture=architecture,
+        input=_input_spec(architecture, parsed.get("preprocess_cfg", {})),
+        folder=path.parent,
+        weights=_existing(weights),
+        pretrained=None,
+    )
+
+
+def _existing(weights: Path | None) -> Path | None:
+    if weights is not None and not weights.is_file():
+        raise WeightsError(f"model.weights: no file {weights}")
+    return weights
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else "; see open_clip.list_models()"
+
+
+def _input_spec(architecture: dict[str, Any], preprocess: dict[str, Any]) -> InputSpec:
+    sides = architecture["vision_cfg"]
+    size, patch = sides.get("image_size", 224), sides.get("patch_size", 16)
+    if isinstance(size, (list, tuple)):
+        if len(set(size)) != 1:
+            raise ConfigError(f"the model's input is {size[1]}x{size[0]}; only square inputs are supported")
+        size = size[0]
+    if isinstance(patch, (list, tuple)):
+        if len(set(patch)) != 1:
+            raise ConfigError("only square patches are supported")
+        patch = patch[0]
+    return InputSpec(
+        size_px=int(size),
+        patch_px=int(patch or 1),
+        mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
+        interpolation=preprocess.get("interpolation") or "bicubic",
+    )
+
+
+def fingerprint(description: Description) -> str:
+    """Identifies architecture and weights: equal strings, equal heat maps."""
+    digest = hashlib.sha256(json.dumps(description.architecture, sort_keys=True).encode())
+    if description.weights is not None:
+        with description.weights.open("rb") as file:
+            while piece := file.read(1 << 22):
+                digest.update(piece)
+    else:
+        digest.update(f"{description.name}/{description.pretrained}".encode())
+    return f"{description.name}:{digest.hexdigest()[:32]}"
+
+
+def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
+    """The model, in evaluation mode on the configured device.
+
+    pack   see `VisionTower.pack`: for bulk work on a CPU
+
+    Raises ConfigError for what is unknown or unsupported, WeightsError for weights that cannot be
+    had or do not fit, ResourceError for a device that is not there.
+    """
+    description = describe(config)
+    device = pick_device(config.device)
+    if config.threads is not None and device.type == "cpu":
+        torch.set_num_threads(config.threads)
+    if description.pretrained is not None:
+        model = _download(description)
+    else:
+        state = read_state(description.weights) if description.weights else {}
+        architecture = dict(description.architecture)
+        if "input_resolution" in state:
+            # OpenAI's layout; all of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
+            architecture["quick_gelu"] = True
+            for key in ("input_resolution", "context_length", "vocab_size"):
+                state.pop(key, None)
+        model = _build(architecture)
+        check_supported(model)
+        _load_state(model, state, description)
+    model = model.eval().requires_grad_(False).to(device)
+    tokenizer = _tokenizer(description)
+    return from_open_clip(
+        model,
+        tokenizer,
+        description.input,
+        name=description.name,
+        precision=_PRECISIONS[config.precision],
+        pack=pack,
+    )
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` -> the device. Raises ResourceError if `cuda` is not there."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ResourceError("model.device is cuda, but this worker sees no GPU; use `auto` or `cpu`")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def _build(architecture: dict[str, Any]) -> Model:
+    """An open_clip model with random weights."""
+    arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
+    custom = architecture.get("custom_text") or "hf_model_name" in architecture.get("text_cfg", {})
+    if "multimodal_cfg" in architecture:
+        raise ConfigError(f"CoCa models cannot be explained. {SUPPORTED}")
+    model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+    return model
+
+
+def refuse_unsupported(description: Description) -> None:
+    """Build the model without memory and check it: what cannot be explained is refused before any work.
+
+    Raises ConfigError.
+    """
+    if "timm_model_name" in description.architecture["vision_cfg"]:
+        raise ConfigError(f"{description.name} has a timm image tower. {SUPPORTED}")
+    with torch.device("meta"):
+        check_supported(_build(description.architecture))
+
+
+def _download(description: Description) -> Model:
+    try:
+        model: Model = open_clip.create_model(
+            description.name,
+            pretrained=description.pretrained,
+            precision="fp32",
+            force_quick_gelu=bool(description.architecture.get("quick_gelu")),
+        )
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"open_clip could not get {description.name}/{description.pretrained}: {error}. Download the checkpoint "
+            f"where there is a network and use `model: {{name: {description.name}, weights: FILE}}`"
+        ) from error
+    check_supported(model)
+    return model
+
+
+def _load_state(model: Model, state: dict[str, Tensor], description: Description) -> None:
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    scale = state.get("logit_scale")
+    if scale is not None:
+        state["logit_scale"] = scale.reshape(model.logit_scale.shape)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"model.weights: {description.weights} does not fit the architecture {description.name}: {error}"
+        ) from error
+
+
+def _tokenizer(description: Description) -> Any:
+    if description.folder is None:
+        return open_clip.get_tokenizer(description.name)
+    text = description.architecture["text_cfg"]
+    options = dict(text.get("tokenizer_kwargs") or {})
+    if "bpe_path" in options:
+        options["bpe_path"] = str(description.folder / options["bpe_path"])
+    length = text.get("context_length", 77)
+    if text.get("hf_tokenizer_name"):
+        return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length, **options)
+    return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
+
+
+def check_supported(model: Model) -> None:
+    """Raises ConfigError, naming the obstacle, if the image tower cannot be explained."""
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer):
+        raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
+    if visual.attn_pool is not None:
+        raise ConfigError(f"the image tower ends in an attention pooler. {SUPPORTED}")
+    if visual.pool_type != "tok":
+        raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
+    for block in visual.transformer.resblocks:
+        obstacle = _obstacle(block)
+        if obstacle:
+            raise ConfigError(f"the image tower's blocks have {obstacle}. {SUPPORTED}")
+
+
+def _obstacle(block: Model) -> str:
+    """What in a block changes the formula, or ""."""
+    plain = isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
+    custom = isinstance(block, CustomResidualAttentionBlock) and isinstance(block.attn, Attention)
+    if not plain and not custom:
+        return f"an unknown type {type(block).__name__}"
+    attn = block.attn
+    if plain:
+        if attn.in_proj_weight is None or attn.bias_k is not None or attn.add_zero_attn:
+            return "attention with separate projections or extra tokens"
+        return ""
+    identities = {
+        "qk-norm": attn.ln_q,
+        "inner norm": attn.ln_inner,
+        "attention norm": block.ln_attn,
+        "MLP norm": block.mlp.ln,
+    }
+    for name, module in identities.items():
+        if not isinstance(module, nn.Identity):
+            return name
+    if attn.logit_scale is not None:
+        return "scaled cosine attention"
+    if attn.head_scale is not None:
+        return "head scale"
+    return ""
+
+
+def from_open_clip(
+    model: Model,
+    tokenizer: Any,
+    input_spec: InputSpec,
+    *,
+    name: str = "open_clip",
+    precision: torch.dtype | None = None,
+    pack: bool = False,
+) -> ClipModel:
+    """Wrap a model one already has. It is only read: its mode, hooks, flags and outputs stay as they are.
+
+    model       an open_clip CLIP or CustomTextCLIP on any device
+    tokenizer   texts -> int (T, context), as `open_clip.get_tokenizer` gives
+    precision   of the image trunk; None keeps the model's own
+    pack        see `VisionTower.pack`
+
+    Raises ConfigError if the image tower cannot be explained.
+    """
+    check_supported(model)
+    tower = _take_apart(model.visual, input_spec, precision)
+    return ClipModel(
+        name=name,
+        tower=tower.pack() if pack else tower,
+        input=input_spec,
+        encode_text=TextEncoder(model, tokenizer),
+        embed_dim=int(model.visual.output_dim),
+    )
+
+
+def _take_apart(visual: VisionTransformer, spec: InputSpec, precision: torch.dtype | None) -> vision.VisionTower:
+    def weight(tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.detach().to(precision or tensor.dtype)
+
+    def norm(module: Any) -> vision.LayerNorm:
+        if not isinstance(module, (LayerNorm, LayerNormFp32, nn.LayerNorm)):
+            raise ConfigError(f"the image tower normalises with {type(module).__name__}. {SUPPORTED}")
+        return vision.LayerNorm(weight(module.weight), weight(module.bias), module.eps)
+
+    def linear(module: Any) -> vision.Linear:
+        return vision.Linear(weight(module.weight), weight(module.bias))
+
+    def layer_scale(module: Any) -> Tensor | None:
+        scale: Tensor | None = weight(module.gamma) if isinstance(module, LayerScale) else None
+        return scale
+
+    def block(module: Any) -> vision.Block:
+        qkv = vision.Linear(weight(module.attn.in_proj_weight), weight(module.attn.in_proj_bias))
+        width = qkv.weight.shape[1]
+        kv = vision.Linear(qkv.weight[width:], None if qkv.bias is None else qkv.bias[width:])
+        return vision.Block(
+            heads=int(module.attn.num_heads),
+            ln_1=norm(module.ln_1),
+            qkv=qkv,
+            kv=kv,
+            out=linear(module.attn.out_proj),
+            ls_1=layer_scale(module.ls_1),
+            ln_2=norm(module.ln_2),
+            fc=linear(module.mlp.c_fc),
+            activation=module.mlp.gelu.forward,
+            proj=linear(module.mlp.c_proj),
+            ls_2=layer_scale(module.ls_2),
+        )
+
+    device = visual.class_embedding.device
+    return vision.VisionTower(
+        patch_weight=weight(visual.conv1.weight),
+        patch_bias=weight(visual.conv1.bias),
+        class_token=weight(visual.class_embedding),
+        position_embedding=weight(visual.positional_embedding),
+        grid_hw=(int(visual.grid_size[0]), int(visual.grid_size[1])),
+        ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else norm(visual.ln_pre),
+        blocks=tuple(block(module) for module in visual.transformer.resblocks),
+        ln_post=norm(visual.ln_post),
+        output=weight(visual.proj),
+        mean=torch.tensor(spec.mean, device=device),
+        std=torch.tensor(spec.std, device=device),
+    )
+
+
+logging.getLogger("open_clip").setLevel(logging.WARNING)

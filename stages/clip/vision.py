@@ -1,0 +1,247 @@
+"""A CLIP vision transformer taken apart: its weights as plain tensors, its blocks as functions.
+
+The model it was built from is only read: nothing is hooked, re-bound, cast or switched on it, so it
+computes afterwards what it computed before. All functions are differentiable in their tokens; the
+weights carry no gradient.
+
+Shapes: B images, N patches, T = N + 1 tokens (the class token first), D width, H heads, E embedding.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Heads = int
+"""Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalisation with fixed weights."""
+
+    weight: Tensor
+    bias: Tensor | None
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+
+    def float(self) -> LayerNorm:
+        """The same with float32 weights."""
+        return LayerNorm(self.weight.float(), None if self.bias is None else self.bias.float(), self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x Wᵀ + b with fixed weights; `weight` is (out, in).
+
+    packed   the weight in oneDNN's blocked layout, or None. On a CPU in float32 it makes products with
+             many rows 10 to 20 % faster than MKL's (ViT-B-16, AMD EPYC, 2 cores) for the same memory again.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    packed: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply to the last dimension."""
+        if self.packed is None or x.requires_grad:
+            return F.linear(x, self.weight, self.bias)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return y
+
+    def float(self) -> Linear:
+        """The same with float32 weights."""
+        return Linear(self.weight.float(), None if self.bias is None else self.bias.float(), self.packed)
+
+    def pack(self) -> Linear:
+        """The same with a packed weight where torch can; else itself."""
+        if self.weight.device.type != "cpu" or self.weight.dtype != torch.float32 or not can_pack():
+            return self
+        packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous())
+        return Linear(self.weight, self.bias, packed)
+
+
+@functools.cache
+def can_pack() -> bool:
+    """Whether this torch has oneDNN's packed product, which torch's own compiler uses, and it works."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    x, weight, bias = torch.ones(2, 16), torch.eye(16), torch.ones(16)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        y = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    except (RuntimeError, AttributeError, TypeError):
+        return False
+    return bool(torch.equal(y, x + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One residual attention block: `y = x + ls_1(attention(ln_1(x)))`, then `y + ls_2(mlp(ln_2(y)))`.
+
+    kv is the part of qkv that makes keys and values.
+    """
+
+    heads: int
+    ln_1: LayerNorm
+    qkv: Linear
+    kv: Linear
+    out: Linear
+    ls_1: Tensor | None
+    ln_2: LayerNorm
+    fc: Linear
+    activation: Callable[[Tensor], Tensor]
+    proj: Linear
+    ls_2: Tensor | None
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (..., T, D) -> queries, keys, values, each (..., T, D), heads side by side."""
+        q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
+        return q, k, v
+
+    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (..., T, D) -> keys and values only, each (..., T, D)."""
+        k, v = self.kv(self.ln_1(x)).chunk(2, dim=-1)
+        return k, v
+
+    def finish(self, x: Tensor, o: Tensor) -> Tensor:
+        """The block after attention: tokens x and attention outputs o, both (..., D) -> tokens (..., D).
+
+        o is taken before the output projection.
+        """
+        a = self.out(o)
+        y = x + (a if self.ls_1 is None else a * self.ls_1)
+        m = self.proj(self.activation(self.fc(self.ln_2(y))))
+        return y + (m if self.ls_2 is None else m * self.ls_2)
+
+    def __call__(self, x: Tensor, heads: Heads | None = None) -> Tensor:
+        """All tokens (B, T, D) -> (B, T, D); `heads` overrides the number of heads."""
+        q, k, v = self.project(x)
+        return self.finish(x, attend(q, k, v, heads or self.heads))
+
+    def float(self) -> Block:
+        """The same block with float32 weights; itself if they are already."""
+        if self.qkv.weight.dtype == torch.float32:
+            return self
+        return replace(
+            self,
+            **{name: getattr(self, name).float() for name in ("ln_1", "ln_2", *LINEARS)},
+            ls_1=None if self.ls_1 is None else self.ls_1.float(),
+            ls_2=None if self.ls_2 is None else self.ls_2.float(),
+        )
+
+    def pack(self) -> Block:
+        """The same block with packed weights, see `Linear`."""
+        return replace(self, **{name: getattr(self, name).pack() for name in LINEARS})
+
+
+LINEARS = ("qkv", "kv", "out", "fc", "proj")
+"""Names of a block's matrix products."""
+
+
+def split_heads(x: Tensor, heads: Heads) -> Tensor:
+    """(B, T, D) -> (B, H, T, D / H)."""
+    apart: Tensor = x.unflatten(-1, (heads, x.shape[-1] // heads))
+    return apart.transpose(-3, -2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    """Scaled dot-product attention, (B, Tq, D) and (B, T, D) twice -> (B, Tq, D) before the projection.
+
+    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code.
+    """
+    o = F.scaled_dot_product_attention(split_heads(q, heads), split_heads(k, heads), split_heads(v, heads))
+    return o.transpose(-3, -2).flatten(-2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionTower:
+    """The whole image side of a CLIP model.
+
+    patch_weight        (D, 3, p, p)
+    class_token         (D,)
+    position_embedding  (1 + grid_h · grid_w, D), class position first
+    grid_hw             the grid it was trained on
+    output              (D, E), or None
+    """
+
+    patch_weight: Tensor
+    patch_bias: Tensor | None
+    class_token: Tensor
+    position_embedding: Tensor
+    grid_hw: tuple[int, int]
+    ln_pre: LayerNorm | None
+    blocks: tuple[Block, ...]
+    ln_post: LayerNorm
+    output: Tensor | None
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.class_token.device
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch."""
+        return self.patch_weight.shape[-1]
+
+    def positions(self, grid_hw: tuple[int, int]) -> Tensor:
+        """Position embedding (T, D) for a grid.
+
+        The class position is kept, the others are resized bicubically with `align_corners=False`
+        (the authors' preprocessing).
+        """
+        if grid_hw == self.grid_hw:
+            return self.position_embedding
+        first, rest = self.position_embedding[:1], self.position_embedding[1:]
+        grid = rest.T.reshape(1, -1, *self.grid_hw).float()
+        grid = F.interpolate(grid, size=grid_hw, mode="bicubic", align_corners=False)
+        return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
+
+    def embed(self, rgb: Tensor) -> Tensor:
+        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D). Sides must be multiples of the patch.
+
+        Raises ValueError otherwise.
+        """
+        if rgb.shape[1] % self.patch_px or rgb.shape[2] % self.patch_px:
+            raise ValueError(
+                f"expected sides that are multiples of the {self.patch_px} px patch, got {rgb.shape[2]}x{rgb.shape[1]}"
+            )
+        x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32).div(255.0)
+        x = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        x = F.conv2d(x.to(self.patch_weight.dtype), self.patch_weight, self.patch_bias, stride=self.patch_px)
+        grid_hw = (x.shape[2], x.shape[3])
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)
+        return x if self.ln_pre is None else self.ln_pre(x)
+
+    def head(self, class_token: Tensor) -> Tensor:
+        """Class token after the last block (..., D) -> embedding (..., E), not normalised."""
+        e = self.ln_post(class_token)
+        return e if self.output is None else e @ self.output
+
+    def float_head(self) -> VisionTower:
+        """The same tower with `ln_post` and `output` in float32."""
+        return replace(self, ln_post=self.ln_post.float(), output=None if self.output is None else self.output.float())
+
+    def pack(self) -> VisionTower:
+        """The same tower with packed weights, see `Linear`: faster on a CPU, for twice the memory and half
+        a digit of float32's precision."""
+        return replace(self, blocks=tuple(block.pack() for block in self.blocks))
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """uint8 pixels (B, height, width, 3) -> embeddings (B, E), not normalised."""
+        x = self.embed(rgb)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x[:, 0])

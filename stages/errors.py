@@ -1,0 +1,90 @@
+"""What can go wrong: a closed list for samples, an exception tree for programs.
+
+A fault in the *data* becomes a `RowError` in the sample's row; a fault in the *program, its
+configuration or its surroundings* is raised:
+
+    PhraseboxError
+    ├── ConfigError          a key or value that cannot be used
+    ├── InputError           the input as a whole cannot be read (a missing file, a wrong format)
+    ├── WeightsError         model weights missing, damaged or not supported
+    ├── ResourceError        a worker did not get the device it was asked to use
+    ├── SchemaError          a table that does not have the columns of the dataset contract
+    ├── ResumeError          an output folder that cannot be continued
+    └── WorkerCodeMismatch   a worker runs other code than the driver
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+class PhraseboxError(Exception):
+    """Base of all errors that phrasebox raises on purpose; the message says what to do."""
+
+
+class ConfigError(PhraseboxError):
+    """A configuration key or value that cannot be used."""
+
+
+class InputError(PhraseboxError):
+    """The input as a whole cannot be read; single bad samples become rows instead."""
+
+
+class WeightsError(PhraseboxError):
+    """Model weights are missing, damaged or belong to an unsupported architecture."""
+
+
+class ResourceError(PhraseboxError):
+    """A worker did not get the device it was configured to use."""
+
+
+class SchemaError(PhraseboxError):
+    """A table does not have the columns of the dataset contract."""
+
+
+class ResumeError(PhraseboxError):
+    """An output folder holds a run that cannot be continued with this configuration."""
+
+
+class WorkerCodeMismatch(PhraseboxError):
+    """A worker imported another version of the code than the driver."""
+
+
+ROW_ERRORS: Final[dict[str, str]] = {
+    "bad_row": "the input row cannot be parsed or lacks a required field",
+    "duplicate_id": "an earlier sample has the same id",
+    "no_caption": "the sample has no caption, or only white space",
+    "bad_caption": "a caption is not text, or is longer than the limit",
+    "missing_image": "the image file does not exist or cannot be opened",
+    "bad_image": "the image cannot be decoded",
+    "image_too_large": "the image has more pixels or bytes than the limits allow",
+    "bad_location": "the image path leaves the image root or is not a file path",
+    "failed_download": "the downloader that made the input marked this sample as failed",
+}
+"""Reason -> meaning. The only reasons a row's `error` may start with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowError:
+    """Why a sample could not be annotated.
+
+    `reason` is a key of `ROW_ERRORS`; `detail` says what, where and what to do.
+    """
+
+    reason: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        if self.reason not in ROW_ERRORS:
+            raise ValueError(f"expected a reason from {sorted(ROW_ERRORS)}, got {self.reason!r}")
+
+    def __str__(self) -> str:
+        """The form stored in the dataset's `error` column: "reason: detail"."""
+        return f"{self.reason}: {self.detail}"
+
+    @staticmethod
+    def parse(text: str) -> RowError:
+        """Inverse of `str`. Raises ValueError on text that does not start with a known reason."""
+        reason, _, detail = text.partition(": ")
+        return RowError(reason=reason, detail=detail)

@@ -1,0 +1,64 @@
+"""The one place that knows a coordinate convention.
+
+x runs right, y runs down, the origin is the top left *corner* of the top left pixel. Boxes are
+half open: a one-pixel mask in column 3 has x 3 and w 1. Suffixes tell the form: `_xyxy`, `_xywh`,
+`_px` (pixels of the EXIF-rotated original image), `_rel` (0 .. 1), `_hw`, `_wh`. Arrays are (H, W);
+sizes shown to people are width x height.
+
+A grid of `cells` values over a side of `side_px` pixels has square corners too: cell i covers the
+pixels from `i * side_px / cells` to `(i + 1) * side_px / cells`, and its value stands at its
+centre. This is the convention of `cv2.resize` and of `align_corners=False` in torch.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box = tuple[float, float, float, float]
+
+Coordinate = TypeVar("Coordinate", float, NDArray[np.float64])
+
+
+def xywh_to_xyxy(box_xywh: Box) -> Box:
+    """(x, y, w, h) -> (x0, y0, x1, y1), same units."""
+    x, y, w, h = box_xywh
+    return (x, y, x + w, y + h)
+
+
+def xyxy_to_xywh(box_xyxy: Box) -> Box:
+    """(x0, y0, x1, y1) -> (x, y, w, h), same units."""
+    x0, y0, x1, y1 = box_xyxy
+    return (x0, y0, x1 - x0, y1 - y0)
+
+
+def box_iou(a_xywh: Box, b_xywh: Box) -> float:
+    """Intersection over union of two boxes in xywh, 0 .. 1; 0 if both are empty."""
+    ax0, ay0, ax1, ay1 = xywh_to_xyxy(a_xywh)
+    bx0, by0, bx1, by1 = xywh_to_xyxy(b_xywh)
+    inter = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
+    union = a_xywh[2] * a_xywh[3] + b_xywh[2] * b_xywh[3] - inter
+    return inter / union if union > 0 else 0.0
+
+
+def round_to_multiple(side_px: float, multiple: int) -> int:
+    """Nearest positive multiple, halves up: `int(side / m + 0.5) * m`, at least one multiple.
+
+    The rounding of Grad-ECLIP's reference preprocessing (arXiv 2502.18816, generate_emap.py).
+    """
+    return max(1, int(side_px / multiple + 0.5)) * multiple
+
+
+def px_to_cell(position_px: Coordinate, *, side_px: int, cells: int) -> Coordinate:
+    """Where a position stands among the cells: 0.0 is the centre of cell 0, -0.5 the image's edge.
+
+    Of pixel i the centre is `i + 0.5`, so `px_to_cell(i + 0.5, ...)` is where to read its value.
+    """
+    return position_px * cells / side_px - 0.5
+
+
+def cell_to_px(position_cells: Coordinate, *, side_px: int, cells: int) -> Coordinate:
+    """Inverse of `px_to_cell`: `cell_to_px(0.0, ...)` is the centre of cell 0 in pixels."""
+    return (position_cells + 0.5) * side_px / cells

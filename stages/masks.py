@@ -1,0 +1,152 @@
+"""Masks: run-length coding, area, overlap, outlines, and the box around a mask. Codec: pycocotools.
+
+Masks are (H, W), non-zero is inside. Run-length codes count down the columns (Fortran order),
+beginning with the pixels outside. `counts` is text everywhere in phrasebox; pycocotools' bytes stay
+in this file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from stages.geometry import Box
+from stages.records import Rle
+
+Mask = NDArray[np.bool_] | NDArray[np.uint8]
+
+
+def encode_mask(mask: Mask) -> Rle:
+    """COCO run-length code of a mask.
+
+    mask: bool or uint8 (H, W), at least one pixel. Fastest when bool and Fortran-contiguous.
+    Raises ValueError for another shape.
+    """
+    coded = coco_mask.encode(np.asfortranarray(_as_ones(mask)))
+    return _from_coco(coded)
+
+
+def encode_runs(counts: NDArray[np.uint32], size_hw: tuple[int, int]) -> Rle:
+    """COCO run-length code of runs that are known already: no image-sized array is made.
+
+    counts: uint32 (runs,), lengths of the alternating runs outside, inside, outside, ... in column
+    order. Only the first may be 0; their sum is height x width. Raises ValueError otherwise.
+    """
+    h, w = size_hw
+    if counts.size == 0 or int(counts.sum(dtype=np.int64)) != h * w or not counts[1:].all():
+        raise ValueError(f"expected runs > 0 (the first >= 0) that sum to {h} x {w}, got {counts}")
+    return _from_coco(coco_mask.frPyObjects({"size": [h, w], "counts": counts}, h, w))
+
+
+def decode_runs(rle: Rle) -> NDArray[np.uint32]:
+    """Inverse of `encode_runs`: COCO's integer counts, which some tools read instead of the text.
+
+    Raises ValueError if the text is damaged or belongs to another size. Not by pycocotools, which
+    has no such function and reads beyond the end of damaged text.
+    """
+    counts: list[int] = []
+    value, shift = 0, 0
+    for character in rle.counts:
+        # five bits a character, lowest first; 0x20: more to come, 0x10 of the last one: the sign
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"expected run-length text in the characters 0 .. o, got {character!r}")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            # from the fourth on, the difference to the last run of the same kind is stored
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            value, shift = 0, 0
+    h, w = rle.size_hw
+    if shift or min(counts, default=0) < 0 or sum(counts) != h * w:
+        raise ValueError(
+            f"expected runs that sum to {h} x {w}, got {sum(counts)} from {len(rle.counts)} bytes"
+        )
+    return np.array(counts, dtype=np.uint32)
+
+
+def decode_mask(rle: Rle) -> NDArray[np.bool_]:
+    """bool (H, W) of a run-length code, Fortran-contiguous. Raises ValueError as `decode_runs`."""
+    counts = decode_runs(rle)
+    h, w = rle.size_hw
+    return np.repeat(np.arange(counts.size) % 2 == 1, counts).reshape((w, h)).T
+
+
+def rle_area_px(rle: Rle) -> int:
+    """Number of pixels inside."""
+    return int(coco_mask.area(_to_coco(rle)))
+
+
+def rle_box_xywh_px(rle: Rle) -> Box:
+    """Half-open box of a run-length code; (0, 0, 0, 0) for an empty mask."""
+    x, y, w, h = coco_mask.toBbox(_to_coco(rle))
+    return (float(x), float(y), float(w), float(h))
+
+
+def rle_iou(a: Rle, b: Rle) -> float:
+    """Intersection over union of two masks of one image, 0 .. 1; 0 if both are empty.
+
+    Raises ValueError if the images differ in size.
+    """
+    if a.size_hw != b.size_hw:
+        raise ValueError(f"expected two masks of one size, got {a.size_hw} and {b.size_hw}")
+    inter = coco_mask.area(coco_mask.merge([_to_coco(a), _to_coco(b)], intersect=True))
+    union = rle_area_px(a) + rle_area_px(b) - int(inter)
+    return int(inter) / union if union else 0.0
+
+
+def mask_box_xywh_px(mask: Mask) -> Box:
+    """Half-open box around the non-zero pixels of (H, W); (0, 0, 0, 0) for an empty mask."""
+    x, y, w, h = cv2.boundingRect(np.ascontiguousarray(_as_ones(mask)))
+    return (float(x), float(y), float(w), float(h))
+
+
+def mask_polygons(mask: Mask) -> list[list[float]]:
+    """Outer outlines of a mask as COCO polygons [x0, y0, x1, y1, ...] in pixels.
+
+    One polygon for each 8-connected part; it touches itself where the part hangs together by a corner.
+    The vertices are pixel *corners*, so that a one-pixel mask
+    is a square of side 1 and `pycocotools` draws the same mask again, unless it has holes: COCO
+    polygons cannot say holes, and they come back filled.
+    """
+    x0, y0, w, h = cv2.boundingRect(np.ascontiguousarray(_as_ones(mask)))
+    if not w:
+        return []
+    # findContours walks through pixel centres, which loses half a pixel on every side. In the mask
+    # at twice the size the parity of a border pixel tells on which side of its pixel it lies.
+    doubled = np.repeat(np.repeat(_as_ones(mask)[y0 : y0 + h, x0 : x0 + w], 2, axis=0), 2, axis=1)
+    outlines, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    for outline in outlines:
+        corners = (outline.reshape(-1, 2) + 1) // 2 + np.array([x0, y0])
+        polygons.append([float(value) for value in _without_repeats(corners).ravel()])
+    return sorted(polygons)
+
+
+def _without_repeats(corners: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Drop vertices (n, 2) that equal the one before, around the ring."""
+    differs: NDArray[np.bool_] = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
+    return corners[differs]
+
+
+def _as_ones(mask: Mask) -> NDArray[np.uint8]:
+    """uint8 of zeros and ones: pycocotools would start a new run wherever the value changes."""
+    if mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"expected a mask (H, W) with at least one pixel, got shape {mask.shape}")
+    inside = mask if mask.dtype == np.bool_ else mask != 0
+    return inside.view(np.uint8)
+
+
+def _to_coco(rle: Rle) -> dict[str, Any]:
+    return {"size": list(rle.size_hw), "counts": rle.counts.encode("ascii")}
+
+
+def _from_coco(coded: dict[str, Any]) -> Rle:
+    h, w = coded["size"]
+    return Rle(size_hw=(int(h), int(w)), counts=coded["counts"].decode("ascii"))

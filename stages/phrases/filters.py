@@ -1,0 +1,209 @@
+"""What of a caption is words, how a phrase's text is normalised, and the editable word lists. No parser in here."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+DETERMINERS: Final[frozenset[str]] = frozenset(
+    "a an the this that these those some any each every another both all such "
+    "my your his her its our their whose".split()
+)
+"""Articles, demonstratives, quantifiers without a number and possessive pronouns. Numbers stay: they tell how many."""
+
+_INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
+_CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
+_IMAGE_FILE: Final = r"(?:jpe?g|png|gif|webp|tiff?|bmp|heic|svg|raw|cr2|nef|dng|mp4|mov|avi|pdf)"
+
+_NOT_WORDS: Final = re.compile(
+    r"(?P<gone>https?://\S+|www\.\S+|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]+|(?<!\w)@\w+"
+    r"|</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
+    rf"|(?<![\w()-])[\w()-]{{1,100}}\.{_IMAGE_FILE}\b"
+    r"|\b(?:img|dsc[nf]?|pict|mvi|vid|pxl|gopr|dji|cimg|hpim|imgp|scan)[-_ ]?\d{3,}\w*\b)"
+    r"|(?P<entity>&(?:[a-zA-Z]{2,10}|#[0-9]{1,6}|#[xX][0-9a-fA-F]{1,5});)"
+    r"|(?P<hashtag>(?<![\w&])#(?=[^\W\d]))"
+    rf"|(?P<invisible>[{_INVISIBLE}]+)"
+    rf"|(?P<control>[{_CONTROL}]+)"
+    r"|(?P<separator>(?<=\s)[-\u2013\u2014]+(?=\s)|[|\u2022\u00b7\u00bb\u00ab\u203b]+|[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]+)"
+    r"|(?P<newline>[ \t]*[\n\r\u2028\u2029\x0b\x0c\x85][\s]*)"
+    r"|(?P<space>[^\S ]+\s*| {2,}|^ +)",
+    re.IGNORECASE | re.DOTALL,
+)
+_CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
+_LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
+_WHITE_SPACE: Final = re.compile(r"\s+")
+_DROPPED_FROM_TEXT: Final = re.compile(rf"[{_INVISIBLE}]+")
+_BLANK_IN_TEXT: Final = re.compile(rf"[{_CONTROL}]+")
+_DETACHED_SUFFIX: Final = re.compile(" (?=(?:'s|\u2019s|n't|')(?: |$))")
+_EDGE_MARKS: Final = " \t\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb()[]{}<>.,;:!?*_~|/\\=+#\u2013\u2014-"
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A caption as the parser gets it, with the way back.
+
+    text     one space between words; mark-up, addresses and file names are gone; titles are in lower case
+    starts   per character of `text`, where it starts in the caption; None if `text` is as long as the caption
+    ends     per character of `text`, where it ends in the caption; None likewise
+    """
+
+    text: str
+    starts: tuple[int, ...] | None = None
+    ends: tuple[int, ...] | None = None
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Half-open offsets in the caption of the half-open, non-empty range `start`, `end` of `text`."""
+        if self.starts is None or self.ends is None:
+            return start, end
+        return self.starts[start], self.ends[end - 1]
+
+
+def readable(caption: str) -> Readable:
+    """The words of any caption, for the parser; any string at all is allowed and none raises.
+
+    Web addresses, e-mail addresses, @names, HTML tags, image file names, camera tags ("IMG_1234"), control and
+    invisible characters and lone surrogates disappear; HTML entities become their character; separators, emoji and
+    "#" become commas, because words on either side do not belong together; a line break ends a sentence unless the
+    next line goes on in lower case. Captions Written As Titles or IN CAPITALS become lower case: a parser takes
+    every capitalised word for a name.
+    """
+    text, starts, ends = caption, None, None
+    if _NOT_WORDS.search(caption) is not None:
+        text, starts, ends = _replaced(caption)
+    if _is_title(text):
+        text = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+    return Readable(text, starts, ends)
+
+
+def _replaced(caption: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    letters: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+
+    def put(letter: str, start: int, end: int) -> None:
+        if letter != " " or (letters and letters[-1] != " "):
+            letters.append(letter)
+            starts.append(start)
+            ends.append(end)
+
+    last = 0
+    for match in _NOT_WORDS.finditer(caption):
+        for index in range(last, match.start()):
+            put(caption[index], index, index + 1)
+        last = match.end()
+        for letter in _substitute(match, caption):
+            put(letter, match.start(), last)
+    for index in range(last, len(caption)):
+        put(caption[index], index, index + 1)
+    return "".join(letters), tuple(starts), tuple(ends)
+
+
+def _substitute(match: re.Match[str], caption: str) -> str:
+    kind = match.lastgroup
+    if kind == "entity":
+        character = html.unescape(match.group())
+        return character if len(character) == 1 and character.isprintable() else " "
+    if kind == "invisible":
+        return ""
+    if kind in ("separator", "hashtag"):
+        return " , "
+    if kind == "newline":
+        before = caption[: match.start()].rstrip()[-1:]
+        after = caption[match.end() : match.end() + 1]
+        return " " if after.islower() or not after or before in ".!?,;:" else " . "
+    return " "
+
+
+def _is_title(text: str) -> bool:
+    """Whether nearly every longer word starts with a capital: at least three words, or all of at least two."""
+    if len(_CAPITAL_WORD.findall(text)) < 2:
+        return False
+    words = _LONG_WORD.findall(text)
+    if len(words) >= 2 and all(word.isupper() for word in words):
+        return True
+    capitalised = sum(word[0].isupper() for word in words)
+    return len(words) >= 3 and capitalised >= 0.8 * len(words)
+
+
+def normalise(words: str) -> str:
+    """The text of a phrase from its words in the caption; "" if no letter or digit is left.
+
+    Case folded; one space between words, "man 's" joined to "man's"; HTML entities, control and invisible characters
+    resolved; quotes and punctuation at the edges dropped; leading determiners and possessive pronouns dropped
+    (`DETERMINERS`). A possessor that is a noun stays, as it says which one: "the dog's bowl" -> "dog's bowl".
+
+    >>> normalise("The  Old man 's  HAT.")
+    "old man's hat"
+    """
+    text = html.unescape(words) if "&" in words else words
+    text = _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", text)).casefold()
+    text = _DETACHED_SUFFIX.sub("", _WHITE_SPACE.sub(" ", text)).strip(_EDGE_MARKS)
+    while True:
+        first, _, rest = text.partition(" ")
+        if not rest or first not in DETERMINERS:
+            break
+        text = rest.lstrip(_EDGE_MARKS)
+    return text if any(character.isalnum() for character in text) else ""
+
+
+def is_code(word: str) -> bool:
+    """Whether a word is a number or a code ("2019", "d90", "1080p", "x-100") rather than a word of the language.
+
+    True without any letter, and with a digit unless three letters stand together.
+    """
+    if not any(character.isalpha() for character in word):
+        return True
+    return any(character.isdigit() for character in word) and re.search(r"[^\W\d_]{3}", word) is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordLists:
+    """The sections of `words.txt`; see there for what each is for. All entries are lower-case lemmas.
+
+    drop holds "head" or "preposition head".
+    """
+
+    drop: frozenset[str]
+    bare: frozenset[str]
+    frame: frozenset[str]
+    quantity: frozenset[str]
+    colour: frozenset[str]
+    clothing_in_pairs: frozenset[str]
+    thing_in_ing: frozenset[str]
+    verb: frozenset[str]
+
+
+def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
+    """The word lists of the package, with `add` put into `drop` and `keep` taken out of it again."""
+    sections = _sections()
+    drop = (sections["drop"] | {entry.casefold() for entry in add}) - {entry.casefold() for entry in keep}
+    return WordLists(**{**sections, "drop": drop})
+
+
+@cache
+def _sections() -> dict[str, frozenset[str]]:
+    return parse_sections(files(__package__).joinpath("words.txt").read_text(encoding="utf-8"))
+
+
+def parse_sections(text: str) -> dict[str, frozenset[str]]:
+    """The sections of a word list: name with "_" for "-" -> entries. "#" starts a comment.
+
+    Raises ValueError on a word before the first section.
+    """
+    sections: dict[str, set[str]] = {}
+    current: set[str] | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = unicodedata.normalize("NFC", line.partition("#")[0]).strip()
+        if entry.startswith("[") and entry.endswith("]"):
+            current = sections.setdefault(entry[1:-1].replace("-", "_"), set())
+        elif entry:
+            if current is None:
+                raise ValueError(f"line {number}: expected a [section] before the first word, got {entry!r}")
+            current.add(entry.casefold())
+    return {name: frozenset(entries) for name, entries in sections.items()}

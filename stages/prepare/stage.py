@@ -1,0 +1,161 @@
+"""Opens each sample's image, notes its size and resizes it to what the model takes.
+
+Every image is decoded in full, also when its captions hold no phrase, so that whether a sample is an
+error depends on its image alone and `width` and `height` are right in every row without an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from stages.base import Stage
+from stages.errors import RowError
+from stages.files import is_local
+from stages.geometry import round_to_multiple
+from stages.images import (
+    MAX_PIXELS_CEILING,
+    DecodeLimits,
+    ImageFaultError,
+    Interpolation,
+    decode_resized,
+    load_image_bytes,
+)
+from stages.records import Pixels, Record
+
+
+class ImagesConfig(BaseModel):
+    """What a user decides about reading images: the `images` section of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shrink_jpeg: bool = False
+    """Let the JPEG decoder halve large images while twice the target is left: see `images.decode_resized`."""
+
+    max_pixels: int = Field(default=128_000_000, ge=1, le=MAX_PIXELS_CEILING)
+    """Larger images are the error image_too_large: see `images.DecodeLimits`."""
+
+    max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
+    """Larger files are the error image_too_large."""
+
+    fetch_threads: int = Field(default=16, ge=1, le=256)
+    """Images behind a URL that are fetched at once; local files are read one by one."""
+
+
+class Config(ImagesConfig):
+    """How images are brought to the model's input. Filled in from the model and `explain.image_size`."""
+
+    mode: Literal["square", "keep"] = "square"
+    """square: the whole image in exactly `size_px`, not cropped, the aspect is not kept. keep: Grad-ECLIP's
+    own input, each side rounded to the nearest multiple of the patch (arXiv 2502.18816, generate_emap.py)."""
+
+    size_px: PositiveInt | tuple[PositiveInt, PositiveInt] = 224
+    """square: the side, or (width, height)."""
+
+    patch_px: PositiveInt = 16
+    """keep: side of the model's patches."""
+
+    shorter_side_max_px: PositiveInt | None = None
+    """keep: an image with a longer shorter side is reduced to this one first; 640 in generate_emap.py. There
+    the image is resized twice; here the size is computed in the same two steps and the image resized once."""
+
+    max_side_px: PositiveInt | None = None
+    """keep: limit for the longer side after rounding, against images that would fill the memory."""
+
+    interpolation: Interpolation = "bicubic"
+    """Antialiased, Pillow's; bicubic is CLIP's own."""
+
+    keep_image_bytes: bool = False
+    """Leave the encoded image in the sample, for datasets that embed it."""
+
+
+class PrepareStage(Stage):
+    """Record -> size of the image and `pixels`, or the reason why there are none."""
+
+    name: ClassVar[str] = "prepare"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._limits = DecodeLimits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
+        self._pool: ThreadPoolExecutor | None = None
+
+    def setup(self) -> None:
+        """Nothing is loaded; threads start when the first image is behind a URL."""
+
+    def teardown(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        """See `Stage.process`. Samples that had no error before no longer hold image bytes, unless kept."""
+        if any(map(_is_remote, batch)):
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
+            fetched = self._pool.map(lambda record: self._load(record) if _is_remote(record) else None, batch)
+        else:
+            fetched = iter([None] * len(batch))
+        return [self._answer(record, content) for record, content in zip(batch, fetched, strict=True)]
+
+    def _load(self, record: Record) -> bytes | ImageFaultError:
+        try:
+            return load_image_bytes(record.sample, self._limits)
+        except ImageFaultError as fault:
+            return fault
+
+    def _answer(self, record: Record, fetched: bytes | ImageFaultError | None) -> Record:
+        if record.error is not None:
+            return record
+        content = self._load(record) if fetched is None else fetched
+        try:
+            if isinstance(content, ImageFaultError):
+                raise content
+            image = decode_resized(
+                content,
+                self._limits,
+                lambda width, height: target_size_px(self.config, width, height),
+                interpolation=self.config.interpolation,
+                shrink_jpeg=self.config.shrink_jpeg,
+            )
+        except ImageFaultError as fault:
+            detail = f"{record.sample.source}: {fault.error.detail}"
+            error = RowError(reason=fault.error.reason, detail=detail)
+            return replace(record, sample=replace(record.sample, image_bytes=None), error=error)
+        return replace(
+            record,
+            sample=replace(record.sample, image_bytes=content if self.config.keep_image_bytes else None),
+            width_px=image.width_px,
+            height_px=image.height_px,
+            pixels=Pixels(rgb=image.rgb),
+        )
+
+
+def target_size_px(config: Config, width_px: int, height_px: int) -> tuple[int, int]:
+    """(width, height) of the model's input for an original of this size.
+
+    >>> target_size_px(Config(mode="keep", patch_px=16, shorter_side_max_px=640), 6000, 4000)
+    (960, 640)
+    """
+    if config.mode == "square":
+        size = config.size_px
+        return (size, size) if isinstance(size, int) else size
+    scale = 1.0
+    if config.shorter_side_max_px is not None:
+        scale = min(scale, config.shorter_side_max_px / min(width_px, height_px))
+    limit = None
+    if config.max_side_px is not None:
+        scale = min(scale, config.max_side_px / max(width_px, height_px))
+        limit = max(1, config.max_side_px // config.patch_px) * config.patch_px
+    width, height = (round_to_multiple(side * scale, config.patch_px) for side in (width_px, height_px))
+    return (width, height) if limit is None else (min(width, limit), min(height, limit))
+
+
+def _is_remote(record: Record) -> bool:
+    sample = record.sample
+    is_needed = record.error is None and sample.image_bytes is None and sample.image_url is not None
+    return is_needed and not is_local(sample.image_url or "")

@@ -1,0 +1,97 @@
+"""What all readers share: the contract, the parts of an input (`Shard`), and rows left out (`Skipped`).
+
+A reader works in two steps. `shards()` plans on the driver: it finds the files, refuses an input
+that cannot be read as a whole, and cuts the rest into parts. `read(shard)` runs on any worker and
+gives exactly one `Sample` or `Skipped` for every row of the part, in the order of the input. The
+samples do not depend on where the input was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from stages.records import Sample
+
+
+class SourceConfig(BaseModel):
+    """The keys that every kind of input has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | tuple[str, ...]
+    """A file, a folder (all files of the kind below it), a glob, a numeric range as in
+    `{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renamed:
+    """A row that cannot have its own id because an earlier row of the input has it.
+
+    index      counts the rows of the shard, from 0
+    sample_id  the id it gets instead, unique in the input
+    duplicate  the ids were equal (the row is an error); otherwise only their 53-bit hashes are,
+               which happens once in some ten thousand inputs of a million rows
+    """
+
+    index: int
+    sample_id: str
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A part of the input that one worker reads at once. Small and picklable.
+
+    url        absolute location of the file
+    name       what sample ids and messages call it: the path relative to the input's common folder
+    start      where the part begins: a byte (jsonl, csv), a row group (parquet), else 0
+    stop       where it ends, exclusive, in the same unit; None means the end of the file
+    first_row  number of the first row, as messages count: lines from 1, Parquet rows from 0
+    samples    how many rows it holds; None if only reading will tell
+    renamed    its rows whose id is taken, by `Renamed.index`
+    payload    what else the kind needs to know (a header, rows from a file that cannot be cut)
+    """
+
+    url: str
+    name: str
+    start: int = 0
+    stop: int | None = None
+    first_row: int = 0
+    samples: int | None = None
+    renamed: tuple[Renamed, ...] = ()
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A row of the input that gives no sample because a downloader already gave up on it.
+
+    reason  a key of `stages.errors.ROW_ERRORS`, to be counted by
+    source  the place of the row, for people
+    """
+
+    reason: str
+    source: str
+
+
+class Reader(Protocol):
+    """Reads one kind of input. Instances are cheap, picklable and hold only their configuration."""
+
+    def shards(self) -> list[Shard]:
+        """Plan the input, on the driver.
+
+        Raises InputError if the input as a whole cannot be read: a missing file, a glob without
+        match, columns that are not there. An input without rows gives an empty list.
+        """
+        ...
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        """The rows of one shard, in order; bad rows are samples with an `error`.
+
+        Raises InputError if the shard's file, present when the input was planned, has gone.
+        """
+        ...

@@ -1,0 +1,174 @@
+"""CSV and TSV with a header: one row for each image.
+
+    image,caption,id
+    kitchen/1.jpg,"a red cup, on a table",k1
+
+Quoted fields may hold line ends. A quote that is never closed makes the rows after it part of its
+field, up to the 128 KiB that Python's csv module allows: that is one bad row. Files without a
+header (CC3M's TSV) are refused with the columns that were found.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final, Literal
+
+from pydantic import Field
+
+from stages.errors import InputError
+from stages.read.base import Shard, Skipped, SourceConfig
+from stages.read.find import FoundFile, find_files
+from stages.read.ids import Entry, plan_lines
+from stages.read.lines import Line, LineFault, iter_lines
+from stages.read.rows import FieldsConfig, RowReader, bad_row, is_storable, safe_place, shorten
+from stages.read.streams import open_plain
+from stages.records import Sample
+
+SUFFIXES: Final = tuple(
+    f".{kind}{packed}" for kind in ("csv", "tsv", "tab") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
+)
+
+
+class Config(SourceConfig, FieldsConfig):
+    """Keys of `input` for `kind: csv`."""
+
+    kind: Literal["csv"] = "csv"
+
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Between fields; by default a tab in `.tsv` and `.tab` files, else a comma."""
+
+    shard_size: int = Field(default=1000, ge=1, le=1_000_000)
+    """Samples that one worker reads at once; compressed files are not cut."""
+
+
+Row = tuple[int, int, list[str] | str]
+"""Number of the row's first line, its first byte, its fields or what is wrong with it."""
+
+
+class CsvReader:
+    """Reads `kind: csv`. Ids that are not given are "FILE:LINE", counting the header as line 1."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rows = RowReader.of(config)
+
+    def shards(self) -> list[Shard]:
+        """See `base.Reader`."""
+        files = find_files(self.config.path, SUFFIXES)
+        self.rows.check_image_root()
+        headers = {file.url: self._header(file) for file in files}
+        shards = plan_lines(files, lambda file: self._scan(file, headers[file.url]), self.config.shard_size)
+        return [_with_header(shard, headers[shard.url]) for shard in shards]
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        """See `base.Reader`."""
+        root = self.rows.root_of(shard)
+        renamed = {item.index: item for item in shard.renamed}
+        header: list[str] = json.loads(shard.payload)
+        for index, (number, _, fields) in enumerate(self._data_rows(shard, header)):
+            place = safe_place(shard.name, number)
+            if isinstance(fields, str):
+                yield bad_row(place, fields, renamed.get(index))
+            else:
+                row = dict(zip(header, fields, strict=True))
+                yield self.rows.sample(_without_empty(row), place=place, root=root, renamed=renamed.get(index))
+
+    def _header(self, file: FoundFile) -> list[str]:
+        """The file's columns; none for an empty file. Raises InputError if a needed one is missing."""
+        shard = Shard(url=file.url, name=file.name, first_row=1)
+        fields = next((fields for _, _, fields in self._rows(shard)), [])
+        if isinstance(fields, str):
+            raise InputError(f"{file.url}: the header cannot be read: {fields}")
+        header = [name.strip() for name in fields]
+        twice = sorted({name for name in header if header.count(name) > 1})
+        if twice:
+            raise InputError(f"{file.url}: the header names {', '.join(map(shorten, twice))} more than once")
+        if header:
+            self.rows.check_columns(header, f"{file.url}: the first line must name the columns")
+        return header
+
+    def _scan(self, file: FoundFile, header: list[str]) -> Iterator[Entry]:
+        has_ids = any(name in header for name in self.rows.fields.id_fields)
+        for number, position, fields in self._data_rows(Shard(url=file.url, name=file.name, first_row=1), header):
+            place = sample_id = safe_place(file.name, number)
+            if has_ids and not isinstance(fields, str):
+                sample_id = self.rows.id_of(_without_empty(dict(zip(header, fields, strict=True))), place)
+            yield Entry(position, number, sample_id, place)
+
+    def _data_rows(self, shard: Shard, header: list[str]) -> Iterator[Row]:
+        """The rows below the header, with as many fields as it has or with what is wrong with them."""
+        for index, (number, position, fields) in enumerate(self._rows(shard)):
+            if index == 0 and shard.start == 0:
+                continue
+            if isinstance(fields, list) and len(fields) != len(header):
+                yield number, position, f"the row has {len(fields)} fields, the header has {len(header)}"
+            elif isinstance(fields, list) and not all(map(is_storable, fields)):
+                yield number, position, "the row is not UTF-8"
+            else:
+                yield number, position, fields
+
+    def _rows(self, shard: Shard) -> Iterator[Row]:
+        delimiter = self.config.delimiter or ("\t" if _is_tab_separated(shard.url) else ",")
+        with open_plain(shard.url) as file:
+            lines = _Feed(iter_lines(file, start=shard.start, stop=shard.stop, number=shard.first_row))
+            rows = csv.reader(lines, delimiter=delimiter)
+            while True:
+                lines.begin_row()
+                fields: list[str] | str
+                try:
+                    fields = next(rows)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    fields = f"not CSV: {error}"
+                if fields or lines.fault:
+                    yield lines.number, lines.position, lines.fault or fields
+
+
+class _Feed:
+    """Gives csv.reader its lines and remembers where the row it is reading began.
+
+    Bytes that are not UTF-8 become lone surrogates, so that only their own row is affected.
+    """
+
+    def __init__(self, lines: Iterator[Line]) -> None:
+        self._lines = lines
+        self._at_row_start = True
+        self.number = 0
+        self.position = 0
+        self.fault = ""
+
+    def begin_row(self) -> None:
+        """The next line begins a row."""
+        self._at_row_start = True
+        self.fault = ""
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        number, position, content = next(self._lines)
+        if self._at_row_start:
+            self.number, self.position, self._at_row_start = number, position, False
+        if isinstance(content, LineFault):
+            self.fault = content.text
+            return "\n"
+        text = content.decode("utf-8", "surrogateescape")
+        return (text.removeprefix("\ufeff") if position == 0 else text) + "\n"
+
+
+def _is_tab_separated(url: str) -> bool:
+    name = url.lower().rpartition("/")[2]
+    return any(part in {"tsv", "tab"} for part in name.split(".")[-2:])
+
+
+def _without_empty(row: dict[str, str]) -> dict[str, str | None]:
+    """CSV has no null: an empty field is one."""
+    return {name: value or None for name, value in row.items()}
+
+
+def _with_header(shard: Shard, header: list[str]) -> Shard:
+    return replace(shard, payload=json.dumps(header).encode())

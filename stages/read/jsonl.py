@@ -1,0 +1,139 @@
+"""JSON Lines: one object with an image path and captions in each line.
+
+    {"image": "kitchen/1.jpg", "caption": "a red cup on a table", "id": "k1"}
+    {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
+
+Reads as they are: TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text`, Rex-Omni's
+rows. Blank lines are no rows. Planning reads each file once, to find where shards begin and which
+ids are given twice.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+from pydantic import Field
+
+from stages.errors import InputError
+from stages.read.base import Shard, Skipped, SourceConfig
+from stages.read.find import FoundFile, find_files
+from stages.read.ids import Entry, plan_lines
+from stages.read.lines import Line, LineFault, iter_lines
+from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place, shorten
+from stages.read.streams import open_plain
+from stages.records import Sample
+
+SUFFIXES: Final = tuple(
+    f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
+)
+
+_PROBE_ROWS: Final = 100
+_MIN_PROBE_ROWS: Final = 10
+
+
+class Config(SourceConfig, FieldsConfig):
+    """Keys of `input` for `kind: jsonl`."""
+
+    kind: Literal["jsonl"] = "jsonl"
+
+    shard_size: int = Field(default=1000, ge=1, le=1_000_000)
+    """Samples that one worker reads at once; compressed files are not cut."""
+
+
+class JsonlReader:
+    """Reads `kind: jsonl`. Ids that are not given are "FILE:LINE"."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rows = RowReader.of(config)
+
+    def shards(self) -> list[Shard]:
+        """See `base.Reader`.
+
+        A file of at least ten rows is refused if none of its first hundred has an image, or a caption.
+        """
+        files = find_files(self.config.path, SUFFIXES)
+        self.rows.check_image_root()
+        for file in files:
+            self._probe(file)
+        return plan_lines(files, self._scan, self.config.shard_size)
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        """See `base.Reader`."""
+        root = self.rows.root_of(shard)
+        renamed = {item.index: item for item in shard.renamed}
+        for index, (number, position, content) in enumerate(_lines(shard)):
+            place = safe_place(shard.name, number)
+            row = parse_object(content, at_start=position == 0)
+            if isinstance(row, str):
+                yield bad_row(place, row, renamed.get(index))
+            else:
+                yield self.rows.sample(row, place=place, root=root, renamed=renamed.get(index))
+
+    def _scan(self, file: FoundFile) -> Iterator[Entry]:
+        names = self.rows.fields.id_fields
+        marks = [json.dumps(name).encode() for name in names]
+        for number, position, content in _lines(Shard(url=file.url, name=file.name, first_row=1)):
+            place = sample_id = safe_place(file.name, number)
+            # A line that holds neither the key nor an escape that may spell it gives no id: not parsed.
+            if isinstance(content, bytes) and (b"\\u" in content or any(mark in content for mark in marks)):
+                row = parse_object(content, at_start=position == 0)
+                if not isinstance(row, str):
+                    sample_id = self.rows.id_of(row, place)
+            yield Entry(position, number, sample_id, place)
+
+    def _probe(self, file: FoundFile) -> None:
+        """Raise InputError if none of the file's first rows has an image, or none has a caption."""
+        names: dict[str, None] = {}
+        rows = 0
+        for index, (_, position, content) in enumerate(_lines(Shard(url=file.url, name=file.name, first_row=1))):
+            row = parse_object(content, at_start=position == 0)
+            if not isinstance(row, str):
+                rows += 1
+                names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
+            if index + 1 == _PROBE_ROWS:
+                break
+        fields = self.rows.fields
+        for key, wanted in (("image", fields.image_fields), ("caption", fields.caption_fields)):
+            if rows >= _MIN_PROBE_ROWS and not any(name in names for name in wanted):
+                present = ", ".join(shorten(name, 40) for name in list(names)[:20]) or "none"
+                expected = " or ".join(map(repr, wanted))
+                raise InputError(
+                    f"{file.url}: none of the first {rows} rows has the field {expected}; "
+                    f"the fields are {present}. Set input.{key} to the right one"
+                )
+
+
+def parse_object(content: bytes | LineFault, *, at_start: bool) -> dict[str, Any] | str:
+    """The object in a line, or what is wrong with it. at_start: a byte order mark may stand there."""
+    if isinstance(content, LineFault):
+        return content.text
+    try:
+        text = content.decode("utf-8-sig" if at_start else "utf-8")
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} of the line is not UTF-8"
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"not JSON: {error.msg} at character {error.pos}"
+    except ValueError as error:  # an integer of thousands of digits
+        return f"not readable as JSON: {error}"
+    except RecursionError:
+        return "not readable as JSON: nested too deeply"
+    if not isinstance(row, dict):
+        return f"expected a JSON object, got {shorten(text.strip())}"
+    return row
+
+
+def _lines(shard: Shard) -> Iterator[Line]:
+    """The shard's lines that are not blank."""
+    with open_plain(shard.url) as stream:
+        for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
+            _, position, content = line
+            if isinstance(content, LineFault):
+                yield line
+            elif (content if position else content.removeprefix(codecs.BOM_UTF8)).strip(b" \t\r"):
+                yield line

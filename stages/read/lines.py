@@ -1,0 +1,67 @@
+"""The lines of a file, or of a range of its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from stages.read.streams import DamagedFileError, Stream
+
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+"""Longer lines are faults, so that a file without line ends does not fill the memory."""
+
+_BLOCK_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LineFault:
+    """What stands in for a line that could not be read. text: what is wrong with it."""
+
+    text: str
+
+
+Line = tuple[int, int, bytes | LineFault]
+"""Number of the line, its first byte, its content without the line feed."""
+
+
+def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
+    r"""Lines of the bytes `start` .. `stop`, split at "\n" only.
+
+    stream: newly opened
+    start: the first byte of a line; number: that line's number
+    A line above MAX_LINE_BYTES, and the point where a compressed file breaks off, give a LineFault.
+    """
+    stream.seek(start)
+    position, rest, overlong = start, b"", 0
+    left = None if stop is None else stop - start
+    while True:
+        try:
+            block = stream.read(_BLOCK_BYTES if left is None else min(_BLOCK_BYTES, left))
+        except DamagedFileError as error:
+            yield number, position, LineFault(f"the compressed file is damaged from here on: {error}")
+            return
+        if not block:
+            break
+        if left is not None:
+            left -= len(block)
+        parts = (rest + block).split(b"\n")
+        rest = parts.pop()
+        if overlong and parts:
+            size = overlong + len(parts.pop(0))
+            yield number, position, _too_long(size)
+            number, position, overlong = number + 1, position + size + 1, 0
+        for part in parts:
+            yield number, position, part
+            number += 1
+            position += len(part) + 1
+        if len(rest) > MAX_LINE_BYTES:
+            overlong, rest = overlong + len(rest), b""
+    if overlong:
+        yield number, position, _too_long(overlong + len(rest))
+    elif rest:
+        yield number, position, rest
+
+
+def _too_long(size: int) -> LineFault:
+    return LineFault(f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read")

@@ -1,0 +1,242 @@
+"""Parquet with images in it, or with paths to them.
+
+Three forms, recognised by the columns (`parquet_columns`):
+
+- Hugging Face: `image: struct<bytes, path>` and a text column. Where the bytes are null, the path
+  is taken, below `image_root`.
+- img2dataset (`output_format=parquet`): bytes in a column named `jpg`, `png` or `webp`, `txt` or
+  `caption`, `key`, `status`. Rows without bytes or with a status other than "success" are failed
+  downloads: they are skipped and counted.
+- a column of paths below `image_root`, as in jsonl.
+
+A sample's id comes from the column `input.id` or `sample_id`; else it is "FILE/KEY" with
+img2dataset's `key`, else "FILE:ROW", counted from 0. Planning reads the footers of all files and,
+where there are ids, their column, to find ids given twice. A file that is not Parquet at all, or
+damaged, is one bad row "FILE:footer", unless no file is readable.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from stages.errors import InputError
+from stages.files import is_local
+from stages.read.base import Renamed, Shard, Skipped, SourceConfig
+from stages.read.find import FoundFile, find_files
+from stages.read.ids import IdLog, with_renamed
+from stages.read.parquet_columns import Columns, values_of
+from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place
+from stages.read.streams import InputFile
+from stages.records import Sample, stable_id
+
+SUFFIXES: Final = (".parquet", ".pq")
+
+_PLAN_THREADS: Final = 16
+_BATCH_ROWS: Final = 32
+_ID_BATCH_ROWS: Final = 65_536
+_BUFFER_BYTES: Final = 4 * 1024 * 1024
+
+
+class Config(SourceConfig, FieldsConfig):
+    """Keys of `input` for `kind: parquet`."""
+
+    kind: Literal["parquet"] = "parquet"
+
+    image: str | None = None
+    """Column with the image: its bytes, a struct of bytes and path, or its path. By default the first of
+    `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, `bytes`, `img` that holds bytes or a struct, else
+    the only such struct, else a column of paths as in jsonl."""
+
+    check_ids: bool = True
+    """Look for ids that are given twice: planning reads the id column and keeps 8 bytes for each row. Switch
+    it off for inputs of hundreds of millions of rows whose ids are known to be unique."""
+
+    shard_size: int = Field(default=1000, ge=1, le=1_000_000)
+    """Row groups of a file are joined until they hold as many rows; a row group is never cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Footer:
+    """What planning keeps of a file: rows of each row group, hashes of the ids, or why it is damaged."""
+
+    group_rows: tuple[int, ...] = ()
+    hashes: array[int] | None = None
+    damage: str = ""
+
+
+class ParquetReader:
+    """Reads `kind: parquet`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rows = RowReader.of(config)
+
+    def shards(self) -> list[Shard]:
+        """See `base.Reader`."""
+        files = find_files(self.config.path, SUFFIXES)
+        self.rows.check_image_root()
+        with ThreadPoolExecutor(_PLAN_THREADS) as pool:
+            footers = list(pool.map(self._footer, files))
+        if all(footer.damage for footer in footers):
+            raise InputError(f"{files[0].url} is not a Parquet file: {footers[0].damage}")
+        shards: list[Shard] = []
+        for file, footer in zip(files, footers, strict=True):
+            shards += _cut(file, footer, self.config.shard_size)
+        if not any(footer.hashes for footer in footers):
+            return shards
+        log = IdLog()
+        for file, footer in zip(files, footers, strict=True):
+            if footer.damage:
+                log.add(_damaged_place(file.name))
+            elif footer.hashes is not None:
+                log.extend(footer.hashes)
+            else:
+                log.extend(_place_hashes(file, footer))
+        return with_renamed(shards, log.renamed(lambda: self._ids_again(files, footers)))
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        """See `base.Reader`. Where a row group is damaged, its other rows are bad rows with places as ids."""
+        if shard.payload:
+            yield bad_row(_damaged_place(shard.name), shard.payload.decode())
+            return
+        renamed = {item.index: item for item in shard.renamed}
+        index = end = 0
+        with _open(shard.url) as file:
+            columns = Columns.of(file.schema_arrow, self.config, shard.url)
+            rows = RowReader(fields=columns.fields, image_root=self.rows.image_root)
+            for group in range(shard.start, shard.stop or file.num_row_groups):
+                end += file.metadata.row_group(group).num_rows
+                try:
+                    for row in _rows(file, group, columns.names, _BATCH_ROWS):
+                        yield self._answer(row, columns, rows, shard, index=index, renamed=renamed.get(index))
+                        index += 1
+                except _DamagedGroupError as damage:
+                    for lost in range(index, end):
+                        yield bad_row(safe_place(shard.name, shard.first_row + lost), str(damage), renamed.get(lost))
+                    index = end
+
+    def _answer(
+        self,
+        row: dict[str, Any],
+        columns: Columns,
+        rows: RowReader,
+        shard: Shard,
+        *,
+        index: int,
+        renamed: Renamed | None,
+    ) -> Sample | Skipped:
+        place = safe_place(shard.name, shard.first_row + index)
+        if columns.is_failed(row):
+            return Skipped(reason="failed_download", source=place)
+        return rows.sample(
+            columns.with_path(row),
+            place=place,
+            root=rows.root_of(shard),
+            renamed=renamed,
+            default_id=columns.default_id(row, shard.name, place),
+            image=columns.inline_image(row, place),
+        )
+
+    def _footer(self, file: FoundFile) -> _Footer:
+        try:
+            with _open(file.url) as opened:
+                columns = Columns.of(opened.schema_arrow, self.config, file.url)
+                metadata = opened.metadata
+                group_rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+                hashes = None
+                if self.config.check_ids and columns.id_columns:
+                    hashes = array("q", (stable_id(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
+        except pa.ArrowException as error:
+            return _Footer(damage=str(error))
+        except OSError as error:
+            if error.errno is not None:
+                raise InputError(f"cannot read {file.url}: {error.strerror}") from error
+            return _Footer(damage=str(error))
+        return _Footer(group_rows=group_rows, hashes=hashes)
+
+    def _ids_again(self, files: Sequence[FoundFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
+        for file, footer in zip(files, footers, strict=True):
+            if footer.damage:
+                yield _damaged_place(file.name), _damaged_place(file.name)
+            elif footer.hashes is None:
+                places = (safe_place(file.name, row) for row in range(sum(footer.group_rows)))
+                yield from ((place, place) for place in places)
+            else:
+                with _open(file.url) as opened:
+                    yield from _ids(opened, Columns.of(opened.schema_arrow, self.config, file.url), file.name)
+
+
+@contextmanager
+def _open(url: str) -> Iterator[Any]:
+    """A pyarrow ParquetFile that reads column chunks piece by piece. Raises InputError without a file."""
+    with closing(InputFile(url)) as stream:
+        source = url if is_local(url) else stream
+        with pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+            yield file
+
+
+class _DamagedGroupError(Exception):
+    """A row group that cannot be read any further."""
+
+
+def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[dict[str, Any]]:
+    """The rows of a row group by column name, read `batch_rows` at a time. Raises _DamagedGroupError."""
+    batches = file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+        except pa.ArrowException as error:
+            raise _DamagedGroupError(f"row group {group} is damaged: {error}") from error
+        except OSError as error:
+            if error.errno is not None:  # the disk or the network, not the content
+                raise
+            raise _DamagedGroupError(f"row group {group} is damaged: {error}") from error
+        if batch is None:
+            return
+        table = [values_of(batch.column(name)) for name in names]
+        for values in zip(*table, strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def _ids(file: Any, columns: Columns, name: str) -> Iterator[tuple[str, str]]:
+    """Id and place of every row, as `read` will give them."""
+    row_number = end = 0
+    for group in range(file.num_row_groups):
+        end += file.metadata.row_group(group).num_rows
+        with suppress(_DamagedGroupError):
+            for row in _rows(file, group, columns.id_columns, _ID_BATCH_ROWS):
+                place = safe_place(name, row_number)
+                yield columns.id_of(row, name, place), place
+                row_number += 1
+        for lost in range(row_number, end):
+            yield safe_place(name, lost), safe_place(name, lost)
+        row_number = end
+
+
+def _cut(file: FoundFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
+    if footer.damage:
+        yield Shard(url=file.url, name=file.name, samples=1, payload=footer.damage.encode())
+        return
+    start = first_row = rows = 0
+    for group, group_rows in enumerate(footer.group_rows):
+        rows += group_rows
+        if rows >= shard_size or (rows and group + 1 == len(footer.group_rows)):
+            yield Shard(url=file.url, name=file.name, start=start, stop=group + 1, first_row=first_row, samples=rows)
+            start, first_row, rows = group + 1, first_row + rows, 0
+
+
+def _damaged_place(name: str) -> str:
+    return safe_place(name, "footer")
+
+
+def _place_hashes(file: FoundFile, footer: _Footer) -> array[int]:
+    return array("q", (stable_id(safe_place(file.name, row)) for row in range(sum(footer.group_rows))))

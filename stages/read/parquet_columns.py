@@ -1,0 +1,244 @@
+"""Which columns of a Parquet file hold images, captions and ids, and what a row's values mean."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+from pyarrow import types
+
+from stages.errors import InputError, RowError
+from stages.read.find import printable
+from stages.read.rows import (
+    CAPTION_FIELDS,
+    IMAGE_FIELDS,
+    FieldsConfig,
+    RowFaultError,
+    given_id,
+    relative_path,
+    shorten,
+)
+from stages.records import Sample
+
+BYTES_COLUMNS: Final = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
+"""Searched in this order for bytes or a struct; img2dataset names the column after its encoding."""
+
+_ENCODINGS: Final = ("jpg", "jpeg", "png", "webp")
+Form = Literal["bytes", "struct", "path"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """The columns of one file that are read.
+
+    image, form  column of the image and what it holds: bytes, a struct of bytes and path, or paths
+    captions     columns of captions, in order
+    id           column of given ids
+    key, status  img2dataset's, or None
+    """
+
+    image: str
+    form: Form
+    captions: tuple[str, ...]
+    id: str | None
+    key: str | None
+    status: str | None
+
+    @staticmethod
+    def of(schema: Any, config: FieldsConfig, url: str) -> Columns:
+        """Recognise the columns of an Arrow schema. Raises InputError with the columns that are there."""
+        kinds = {field.name: field.type for field in schema}
+        image, form = _image_column(kinds, config.image, url)
+        encoded = form == "bytes" and image in _ENCODINGS
+        downloaded = _is_text(kinds.get("status")) and (encoded or "key" in kinds or "error_message" in kinds)
+        if config.id is not None and not _is_id(kinds.get(config.id)):
+            raise _wrong(url, kinds, "id", f"the column {config.id!r} of text or whole numbers")
+        columns = Columns(
+            image=image,
+            form=form,
+            captions=_caption_columns(kinds, config.caption, image, url),
+            id=config.id or ("sample_id" if _is_id(kinds.get("sample_id")) else None),
+            key="key" if _is_text(kinds.get("key")) else None,
+            status="status" if downloaded else None,
+        )
+        twice = [name for name in columns.names if schema.names.count(name) > 1]
+        if twice:
+            raise InputError(f"{url}: more than one column is named {', '.join(map(shorten, twice))}")
+        return columns
+
+    @property
+    def names(self) -> list[str]:
+        """All columns to read, none twice."""
+        every = (self.image, *self.captions, self.id, self.key, self.status)
+        return list(dict.fromkeys(name for name in every if name is not None))
+
+    @property
+    def id_columns(self) -> list[str]:
+        """The columns that ids are made of."""
+        return [name for name in (self.id, self.key) if name is not None]
+
+    @property
+    def fields(self) -> FieldsConfig:
+        """The same choice for `rows.RowReader`."""
+        return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "")
+
+    def is_failed(self, row: dict[str, Any]) -> bool:
+        """Whether img2dataset gave up on the row."""
+        if self.status is None:
+            return False
+        return row[self.status] not in (None, "success") or (self.form == "bytes" and row[self.image] is None)
+
+    def default_id(self, row: dict[str, Any], name: str, place: str) -> str:
+        """The id of a row that gives none itself."""
+        key = row[self.key] if self.key is not None else None
+        return f"{printable(name)}/{key}" if isinstance(key, str) and key else place
+
+    def id_of(self, row: dict[str, Any], name: str, place: str) -> str:
+        """The id that `rows.RowReader.sample` will give the row."""
+        default = self.default_id(row, name, place)
+        try:
+            return given_id(row, () if self.id is None else (self.id,)) or default
+        except RowFaultError:
+            return default
+
+    def with_path(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with the image's path in place of its struct."""
+        if self.form != "struct":
+            return row
+        return {**row, self.image: (row[self.image] or {}).get("path")}
+
+    def inline_image(self, row: dict[str, Any], place: str) -> Sample | None:
+        """The row's image if the row holds it; None if the path is to be taken."""
+        value = row[self.image]
+        content = (value or {}).get("bytes") if self.form == "struct" else value if self.form == "bytes" else None
+        path = (value or {}).get("path") if self.form == "struct" else None
+        if content is not None:
+            return Sample(sample_id="", source="", file_name=self._file_name(row, path, place), image_bytes=content)
+        if self.form == "path" or path is not None:
+            return None
+        error = RowError(reason="missing_image", detail=f"the column {self.image!r} is null")
+        return Sample(sample_id="", source="", error=error)
+
+    def _file_name(self, row: dict[str, Any], path: object, place: str) -> str:
+        """A relative name for the dataset: the path's, else one made of the key or the place."""
+        if isinstance(path, str):
+            name = posixpath.basename(path) if path.startswith("/") else path
+            with suppress(RowFaultError):
+                return relative_path(name, "/")
+        key = row[self.key] if self.key is not None else None
+        if isinstance(key, str) and key:
+            return f"{key}.{self.image if self.image in _ENCODINGS else 'jpg'}"
+        return place
+
+
+def values_of(column: Any) -> list[Any]:
+    """The values of an Arrow column; text that is not UTF-8 as bytes, without harm to the other rows."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = [_value_of(scalar) for scalar in column]
+    return values
+
+
+def _value_of(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if isinstance(scalar, pa.ListScalar):
+            return [_value_of(item) for item in scalar.values]
+        if isinstance(scalar, pa.StructScalar):
+            return {key: _value_of(value) for key, value in scalar.items()}
+        return scalar.value.as_buffer().to_pybytes() if isinstance(scalar, pa.DictionaryScalar) else _bytes_of(scalar)
+
+
+def _bytes_of(scalar: Any) -> bytes:
+    return bytes(scalar.as_buffer())
+
+
+def _image_column(kinds: Mapping[str, Any], configured: str | None, url: str) -> tuple[str, Form]:
+    """Name and form of the image column."""
+    if configured is not None:
+        form = _form(kinds.get(configured))
+        if form is None:
+            expected = f"the column {configured!r} of bytes, of struct<bytes, path> or of paths"
+            raise _wrong(url, kinds, "image", expected)
+        return configured, form
+    for name in BYTES_COLUMNS:
+        form = _form(kinds.get(name))
+        if form in ("bytes", "struct"):
+            return name, form
+    structs = [name for name, kind in kinds.items() if _form(kind) == "struct" and kind.get_field_index("bytes") >= 0]
+    if len(structs) == 1:
+        return structs[0], "struct"
+    for name in IMAGE_FIELDS:
+        if _form(kinds.get(name)) == "path":
+            return name, "path"
+    expected = (
+        f"a column of images: bytes in {', '.join(BYTES_COLUMNS)}, a struct<bytes, path>, "
+        f"or paths in {', '.join(IMAGE_FIELDS)}"
+    )
+    raise _wrong(url, kinds, "image", expected)
+
+
+def _caption_columns(
+    kinds: Mapping[str, Any], configured: str | tuple[str, ...] | None, image: str, url: str
+) -> tuple[str, ...]:
+    if configured is not None:
+        names = (configured,) if isinstance(configured, str) else configured
+        for name in names:
+            if not _is_captions(kinds.get(name)):
+                raise _wrong(url, kinds, "caption", f"the column {name!r} of text or of lists of text")
+        return names
+    for name in CAPTION_FIELDS:
+        if name != image and _is_captions(kinds.get(name)):
+            return (name,)
+    expected = f"a column of text or of lists of text: {', '.join(CAPTION_FIELDS)}"
+    raise _wrong(url, kinds, "caption", expected)
+
+
+def _form(kind: Any) -> Form | None:
+    """What an image column of this Arrow type would hold."""
+    if kind is None:
+        return None
+    if _is_bytes(kind):
+        return "bytes"
+    if _is_text(kind):
+        return "path"
+    if types.is_struct(kind):
+        children = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+        usable = {"bytes": _is_bytes, "path": _is_text}
+        found = [name for name, check in usable.items() if name in children and check(children[name])]
+        return "struct" if found else None
+    return None
+
+
+def _is_bytes(kind: Any) -> bool:
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    if kind is None:
+        return False
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_captions(kind: Any) -> bool:
+    if kind is None:
+        return False
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return _is_text(kind.value_type if is_list else kind)
+
+
+def _is_id(kind: Any) -> bool:
+    return kind is not None and (_is_text(kind) or bool(types.is_integer(kind)))
+
+
+def _wrong(url: str, kinds: Mapping[str, Any], key: str, expected: str) -> InputError:
+    present = ", ".join(f"{shorten(name, 40)} ({kind})" for name, kind in list(kinds.items())[:40]) or "none"
+    return InputError(f"{url}: expected {expected}; the columns are {present}. Set input.{key} to the right one")

@@ -1,0 +1,285 @@
+"""From the fields of an input row to a `Sample`; the same rules for every kind of table.
+
+Every row gives a sample. Of several faults the first in this order is reported: the id, the image,
+the captions. A missing or empty caption is no fault here: the phrases stage reports it.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from stages.errors import InputError, RowError
+from stages.files import absolute, filesystem_of, is_local, join, parent, path_in
+from stages.read.base import Renamed, Shard
+from stages.read.find import printable
+from stages.records import Sample
+
+IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path")
+"""Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others'."""
+
+CAPTION_FIELDS: Final = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "TEXT")
+"""Searched in this order; the first that is there and not null is taken."""
+
+ID_FIELDS: Final = ("id", "sample_id")
+
+
+class FieldsConfig(BaseModel):
+    """Which fields of a row are read. A part of the configs of tables."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str | None = None
+    """Field with the image's path; by default the first of `image`, `image_path`, `file_name`, `img_path`,
+    `path`."""
+
+    caption: str | tuple[str, ...] | None = None
+    """Field with a caption or a list of captions, or several fields that are all taken, in order; by default
+    the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`."""
+
+    id: str | None = None
+    """Field with the sample's id, text or whole number; by default `id` or `sample_id`. Rows without one are
+    identified by their place."""
+
+    image_root: str | None = None
+    """Folder that image paths are relative to and may not leave; by default the folder of the input file.
+    Symbolic links below it are followed: who can write there decides what is read."""
+
+    @property
+    def image_fields(self) -> tuple[str, ...]:
+        """Names to search for the image."""
+        return IMAGE_FIELDS if self.image is None else (self.image,)
+
+    @property
+    def caption_fields(self) -> tuple[str, ...]:
+        """Names to search for captions."""
+        if self.caption is None:
+            return CAPTION_FIELDS
+        return (self.caption,) if isinstance(self.caption, str) else self.caption
+
+    @property
+    def id_fields(self) -> tuple[str, ...]:
+        """Names to search for the id."""
+        return ID_FIELDS if self.id is None else (self.id,)
+
+
+class RowFaultError(Exception):
+    """A fault of one row, on its way into the sample's `error`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.error = RowError(reason=reason, detail=detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowReader:
+    """Makes samples from rows. fields: what to read; image_root: absolute, None for the file's folder."""
+
+    fields: FieldsConfig
+    image_root: str | None
+
+    @staticmethod
+    def of(fields: FieldsConfig) -> RowReader:
+        """For a config. Makes a relative `image_root` absolute, so call it on the driver."""
+        return RowReader(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
+
+    def check_image_root(self) -> None:
+        """Raise InputError if a root was given that is not a folder on this machine."""
+        if self.image_root is not None and is_local(self.image_root):
+            filesystem = filesystem_of(self.image_root)
+            if not filesystem.isdir(path_in(filesystem, self.image_root)):
+                raise InputError(f"no such folder: {self.image_root} (input.image_root)")
+
+    def check_columns(self, columns: Sequence[str], where: str) -> None:
+        """Raise InputError unless a table has columns for images, captions, and a configured id."""
+        wanted = {"image": self.fields.image_fields, "id": self.fields.id_fields if self.fields.id else ()}
+        wanted |= {"caption": self.fields.caption_fields}
+        for key, names in wanted.items():
+            all_needed = key == "caption" and isinstance(self.fields.caption, tuple)
+            missing = [name for name in names if name not in columns]
+            if missing and (all_needed or missing == list(names)):
+                present = ", ".join(shorten(name, 40) for name in columns[:40])
+                raise InputError(
+                    f"{where}: expected the column {' or '.join(map(repr, missing))}, found {present}. "
+                    f"Set input.{key} to the right one"
+                )
+
+    def root_of(self, shard: Shard) -> str:
+        """The folder that the shard's image paths are relative to."""
+        return parent(shard.url) if self.image_root is None else self.image_root
+
+    def id_of(self, row: Mapping[str, Any], place: str) -> str:
+        """The row's own id, or its place if it has none or one that cannot be used."""
+        try:
+            return given_id(row, self.fields.id_fields) or place
+        except RowFaultError:
+            return place
+
+    def sample(
+        self,
+        row: Mapping[str, Any],
+        *,
+        place: str,
+        root: str,
+        renamed: Renamed | None,
+        default_id: str = "",
+        image: Sample | None = None,
+    ) -> Sample:
+        """The sample of one row.
+
+        place: where it stands, for people, and its id unless it gives one or has a `default_id`
+        renamed: the id it must have instead
+        image: if the row holds the image itself: name and bytes, or the error why there are none
+        """
+        faults: list[RowError] = []
+        given: str | None = None
+        captions: tuple[str, ...] = ()
+        try:
+            given = given_id(row, self.fields.id_fields)
+        except RowFaultError as fault:
+            faults.append(fault.error)
+        if image is not None:
+            faults += [] if image.error is None else [image.error]
+        else:
+            image = _NO_IMAGE
+            try:
+                file_name, url = image_location(row, self.fields.image_fields, root)
+                image = replace(image, file_name=file_name, image_url=url)
+            except RowFaultError as fault:
+                faults.append(fault.error)
+        try:
+            captions = captions_of(row, self.fields.caption_fields, first_only=self.fields.caption is None)
+        except RowFaultError as fault:
+            faults.append(fault.error)
+        return settle(
+            replace(image, sample_id=given or default_id or place, source=place, captions=captions, error=None),
+            [RowError(reason=fault.reason, detail=f"{place}: {fault.detail}") for fault in faults],
+            renamed,
+        )
+
+
+_NO_IMAGE: Final = Sample(sample_id="", source="")
+
+
+def settle(sample: Sample, faults: Sequence[RowError], renamed: Renamed | None) -> Sample:
+    """The sample with the id it may have and the first of its faults."""
+    if renamed is None:
+        return replace(sample, error=faults[0]) if faults else sample
+    if renamed.duplicate:
+        detail = f"{sample.source}: an earlier sample has the id {shorten(sample.sample_id)}"
+        faults = [RowError(reason="duplicate_id", detail=detail)]
+    return replace(sample, sample_id=renamed.sample_id, error=faults[0] if faults else None)
+
+
+def bad_row(place: str, detail: str, renamed: Renamed | None = None) -> Sample:
+    """The sample of a row that could not be parsed at all."""
+    return settle(
+        Sample(sample_id=place, source=place),
+        [RowError(reason="bad_row", detail=f"{place}: {detail}")],
+        renamed,
+    )
+
+
+def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The id that the row gives, as text; None if it gives none. Raises RowFaultError (bad_row)."""
+    for name in names:
+        value = row.get(name)
+        if value is None:
+            continue
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str):
+            raise RowFaultError("bad_row", f"{name!r} is {_kind(value)}, expected text or a whole number")
+        if not value:
+            raise RowFaultError("bad_row", f"{name!r} is empty")
+        if not is_storable(value):
+            raise RowFaultError("bad_row", f"{name!r} holds half of a surrogate pair: {shorten(value)}")
+        return value
+    return None
+
+
+def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
+    """The row's captions, untouched, from the first field that has any or from all of them.
+
+    Raises RowFaultError (bad_caption).
+    """
+    captions: list[str] = []
+    for name in names:
+        value = row.get(name)
+        if value is None:
+            continue
+        texts = value if isinstance(value, list | tuple) else [value]
+        for text in texts:
+            if not isinstance(text, str):
+                raise RowFaultError("bad_caption", f"{name!r} holds {_kind(text)}, expected text")
+            if not is_storable(text):
+                raise RowFaultError("bad_caption", f"{name!r} holds half of a surrogate pair: {shorten(text)}")
+        captions.extend(texts)
+        if first_only:
+            break
+    return tuple(captions)
+
+
+def image_location(row: Mapping[str, Any], names: Sequence[str], root: str) -> tuple[str, str]:
+    """Path below the root, and location of the row's image. Raises RowFaultError (bad_row, bad_location)."""
+    name = next((name for name in names if row.get(name) is not None), None)
+    if name is None:
+        fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
+        raise RowFaultError(
+            "bad_row", f"no image: expected the field {' or '.join(map(repr, names))}, the row has {fields}"
+        )
+    value = row[name]
+    if not isinstance(value, str):
+        raise RowFaultError("bad_row", f"{name!r} is {_kind(value)}, expected the path of an image")
+    relative = relative_path(value, root)
+    return relative, join(root, relative)
+
+
+def relative_path(value: str, root: str) -> str:
+    """The normalised path below the root that an image path means; nothing is looked up on the disk.
+
+    An absolute path is accepted if it lies below a root on this machine.
+    Raises RowFaultError: bad_row if it is empty, bad_location if it leaves the root or is a URL.
+    """
+    if not value.strip():
+        raise RowFaultError("bad_row", "the image path is empty")
+    if "://" in value or value.lower().startswith(("file:", "http:", "https:", "data:")):
+        raise RowFaultError("bad_location", f"{shorten(value)} is a URL; download images first, then give their paths")
+    if "\0" in value or not is_storable(value):
+        raise RowFaultError("bad_location", f"{shorten(value)} cannot be the name of a file")
+    normal = posixpath.normpath(value)
+    if normal.startswith("/"):
+        if not is_local(root) or os.path.commonpath([root, normal]) != root or normal == root:
+            raise RowFaultError("bad_location", f"{shorten(value)} is not below the image root (input.image_root)")
+        normal = normal[len(root) :].lstrip("/")
+    if normal == ".":
+        raise RowFaultError("bad_location", f"{shorten(value)} is the image root itself, expected a file below it")
+    if normal == ".." or normal.startswith("../"):
+        raise RowFaultError("bad_location", f"{shorten(value)} leaves the image root (input.image_root)")
+    return normal
+
+
+def is_storable(text: str) -> bool:
+    """Whether the text has no lone surrogates, which UTF-8, and so any table, cannot hold."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def shorten(text: str, limit: int = 80) -> str:
+    """The text in quotes for a message, cut to about `limit` characters."""
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def safe_place(name: str, row: int | str) -> str:
+    """How ids and messages name a row of a file: "captions.jsonl:17"."""
+    return f"{printable(name)}:{row}"
+
+
+def _kind(value: object) -> str:
+    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    names[bytes] = "bytes that are not UTF-8"
+    return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,0 +1,129 @@
+"""The members of a tar, from front to back, with a clear word about where it breaks off.
+
+Headers are parsed by Python's tarfile, which ends silently at a damaged or missing header; here
+every end that is not the format's own end mark is a `Damage`.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import IO, Any, Final, TypeVar, cast
+
+from stages.read.streams import DamagedFileError, Forward, Stream
+
+_READ_BYTES: Final = 1024 * 1024
+_LOOK_AHEAD_BYTES: Final = 64 * 1024
+
+# Besides its own errors tarfile lets through what broken numbers and names in headers raise.
+_HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, IndexError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Where (byte offset) and why a tar cannot be read any further."""
+
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """An entry of a tar.
+
+    name         without a leading "./"; may hold lone surrogates
+    kind         "a file", or what else it is, for messages
+    offset       of its header
+    data_offset  of its content, of `size` bytes
+    content      None unless it was asked for
+    """
+
+    name: str
+    kind: str
+    offset: int
+    data_offset: int
+    size: int
+    content: bytes | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a plain file."""
+        return self.kind == "a file"
+
+
+def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member | Damage]:
+    """Members in order, without folders; a `Damage` is always the last item.
+
+    stream: newly opened; read from front to back only unless it `can_seek`
+    wants: says of which files the content is to be read
+    """
+    total = stream.seek(0, 2) if can_seek else None
+    stream.seek(0)
+    source = stream if can_seek or isinstance(stream, Forward) else Forward(stream.read)
+    end = 0
+    try:
+        archive = _parsed(lambda: tarfile.TarFile(fileobj=cast(IO[bytes], source)))
+        while (header := _parsed(archive.next)) is not None:
+            cast(Any, archive).members.clear()  # it would keep every header until the end
+            member = Member(
+                name=header.name.removeprefix("./"),
+                kind=_kind(header),
+                offset=header.offset,
+                data_offset=header.offset_data,
+                size=header.size,
+            )
+            if member.size < 0:
+                raise DamagedFileError(f"{member.name!r} has {member.size} bytes")
+            if member.is_file and total is not None and member.data_offset + member.size > total:
+                raise DamagedFileError(f"it ends within {member.name!r}")
+            if member.is_file and wants(member):
+                source.seek(member.data_offset)
+                content = _read_up_to(source, member.size)
+                if len(content) < member.size:
+                    raise DamagedFileError(f"it ends within {member.name!r}")
+                member = replace(member, content=content)
+            end = archive.offset
+            if member.kind != "a folder":
+                yield member
+        source.seek(end)
+        mark, beyond = _read_up_to(source, tarfile.BLOCKSIZE), _read_up_to(source, _LOOK_AHEAD_BYTES)
+    except DamagedFileError as error:
+        yield Damage(offset=end, text=f"the tar is damaged or cut off: {error}")
+        return
+    if not mark:
+        yield Damage(offset=end, text="the tar is damaged or cut off: it ends without its end mark")
+    elif any(mark):
+        yield Damage(offset=end, text="the tar is damaged or cut off: no member begins here")
+    elif any(beyond):
+        yield Damage(offset=end, text="the tar goes on after its end mark: were tars joined? It is not read on")
+
+
+Answer = TypeVar("Answer")
+
+
+def _parsed(step: Callable[[], Answer]) -> Answer:
+    """What a step of tarfile answers. Raises DamagedFileError for a header that it cannot make sense of."""
+    try:
+        return step()
+    except _HEADER_ERRORS as error:
+        raise DamagedFileError(str(error)) from error
+
+
+def _read_up_to(stream: Stream, size: int) -> bytes:
+    """`size` bytes, or fewer if the stream ends; never allocates more than there is."""
+    blocks = []
+    while size > 0 and (block := stream.read(min(size, _READ_BYTES))):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
+
+
+def _kind(header: tarfile.TarInfo) -> str:
+    if header.issparse():
+        return "a sparse file"
+    if header.isreg():
+        return "a file"
+    if header.isdir():
+        return "a folder"
+    return "a link" if header.issym() or header.islnk() else "a device or pipe"

@@ -1,0 +1,234 @@
+"""WebDataset tars, as img2dataset writes them: `KEY.jpg`, `KEY.txt`, `KEY.json` for each sample.
+
+A key is a member's path up to the first dot of its name, and a sample is a run of neighbouring
+members with the same key; both are webdataset's own rules. The captions are the `txt` member or
+else `caption` of the `json` member. Samples are identified as "TAR/KEY".
+
+Nothing is extracted. For a tar on this machine a sample says where its image lies in the file; of
+compressed tars and tars behind a URL, which are read once from front to back, it carries the bytes.
+
+img2dataset lists failed downloads only in the Parquet beside the tar, which is not read; where
+a `json` member says that its sample failed, the sample is skipped and counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+from stages.errors import RowError
+from stages.files import is_local
+from stages.read.base import Shard, Skipped, SourceConfig
+from stages.read.find import FoundFile, find_files, printable
+from stages.read.rows import RowFaultError, captions_of, shorten
+from stages.read.streams import is_compressed, open_plain
+from stages.read.tars import Damage, Member, iter_members
+from stages.records import Sample
+
+SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+
+IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""Searched in this order."""
+
+MAX_INLINE_BYTES: Final = 256 * 1024 * 1024
+"""Larger images are not carried along from tars that have to be read from front to back."""
+
+MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
+"""Larger txt and json members are faults."""
+
+
+class Config(SourceConfig):
+    """Keys of `input` for `kind: webdataset`."""
+
+    kind: Literal["webdataset"] = "webdataset"
+
+    image: str | None = None
+    """Extension of the image member, such as `jpg` or `input.png`; by default the first of `jpg`, `jpeg`,
+    `png`, `webp`, `gif`, `bmp`, `tif`, `tiff` that a sample has."""
+
+    caption: str | tuple[str, ...] | None = None
+    """Extension of a text member or else a key of the json member, or several that are all taken, in order;
+    by default `txt`, else the key `caption`, `captions` or `text`."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members of one sample as far as they are known. offset: of the first one in the tar."""
+
+    key: str
+    offset: int
+    images: dict[str, Sample] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    faults: list[RowFaultError] = field(default_factory=list)
+
+
+class WebdatasetReader:
+    """Reads `kind: webdataset`: one shard for each tar."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        names = config.caption
+        self._images = IMAGE_EXTENSIONS if config.image is None else (config.image.lower(),)
+        self._captions = ("txt",) if names is None else (names,) if isinstance(names, str) else names
+        self._texts = {"json", *(name.lower() for name in self._captions)}
+
+    def shards(self) -> list[Shard]:
+        """See `base.Reader`. Only lists the tars; a damaged one is found when it is read."""
+        files = find_files(self.config.path, SUFFIXES)
+        return [Shard(url=file.url, name=file.name, samples=_count_beside(file)) for file in files]
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        """See `base.Reader`. Where a tar breaks off, one sample with the error bad_row ends it."""
+        seen: set[str] = set()
+        group: _Group | None = None
+        inline = self._is_inline(shard)
+        with open_plain(shard.url) as stream:
+            for member in iter_members(stream, can_seek=not inline, wants=lambda member: self._wants(member, inline)):
+                if isinstance(member, Damage):
+                    whole = group is not None and group.images and self._has_caption(group)
+                    if group is not None and whole:
+                        yield from self._finish(group, shard, seen)
+                    cut = "" if group is None or whole else f"; the sample {shorten(group.key)} is incomplete"
+                    place = f"{printable(shard.name)}:{member.offset}"
+                    detail = f"{printable(shard.name)}, byte {member.offset}: {member.text}{cut}"
+                    yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
+                    return
+                key, extension = _split(member.name)
+                if not key:
+                    continue
+                if group is None or group.key != key:
+                    if group is not None:
+                        yield from self._finish(group, shard, seen)
+                    group = _Group(key, member.offset)
+                self._add(group, extension, member, shard)
+            if group is not None:
+                yield from self._finish(group, shard, seen)
+
+    @staticmethod
+    def _is_inline(shard: Shard) -> bool:
+        """Whether the tar is read from front to back, so that its images are carried along."""
+        return is_compressed(shard.url) or not is_local(shard.url)
+
+    def _wants(self, member: Member, inline: bool) -> bool:
+        _, extension = _split(member.name)
+        if extension in self._texts:
+            return member.size <= MAX_TEXT_BYTES
+        return inline and extension in self._images and member.size <= MAX_INLINE_BYTES
+
+    def _add(self, group: _Group, extension: str, member: Member, shard: Shard) -> None:
+        is_image, is_text = extension in self._images, extension in self._texts
+        if not is_image and not is_text:
+            return
+        if not member.is_file:
+            detail = f"{shorten(member.name)} is {member.kind} in the tar; only plain files are read"
+            group.faults.append(RowFaultError("bad_location", detail))
+        elif member.content is not None and is_text:
+            group.texts[extension] = member.content
+        elif member.content is None and (is_text or self._is_inline(shard)):
+            limit = MAX_TEXT_BYTES if is_text else MAX_INLINE_BYTES
+            detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
+            group.faults.append(RowFaultError("bad_row" if is_text else "image_too_large", detail))
+        else:
+            group.images[extension] = Sample(
+                sample_id="",
+                source="",
+                file_name=printable(member.name),
+                image_url=None if member.content is not None else shard.url,
+                image_offset=member.data_offset if member.content is None else 0,
+                image_size=member.size if member.content is None else -1,
+                image_bytes=member.content,
+            )
+
+    def _finish(self, group: _Group, shard: Shard, seen: set[str]) -> Iterator[Sample | Skipped]:
+        """What the members of a key amount to: nothing if none of them is an image or a text."""
+        if not (group.images or group.texts or group.faults):
+            return
+        place = printable(f"{shard.name}/{group.key}")
+        faults = list(group.faults)
+        row: dict[str, Any] = {}
+        captions: tuple[str, ...] = ()
+        try:
+            row = _json_of(group)
+            if row.get("status") not in (None, "success"):
+                seen.add(group.key)
+                yield Skipped(reason="failed_download", source=place)
+                return
+            captions = self._captions_of(group, row)
+        except RowFaultError as fault:
+            faults.append(fault)
+        if group.key.startswith("/") or ".." in group.key.split("/"):
+            faults.insert(0, RowFaultError("bad_location", f"the name {shorten(group.key)} leaves the tar"))
+        extension = next((extension for extension in self._images if extension in group.images), None)
+        if extension is None:
+            expected = " or ".join(f".{extension}" for extension in self._images)
+            faults.append(RowFaultError("missing_image", f"no {expected} beside the other members of this name"))
+        sample_id = place
+        if group.key in seen:
+            sample_id = f"{place}#{group.offset}"
+            detail = "the name came before in this tar; members of a sample must be neighbours (tar --sort=name)"
+            faults.insert(0, RowFaultError("duplicate_id", detail))
+        seen.add(group.key)
+        image = Sample(sample_id="", source="") if extension is None else group.images[extension]
+        error = RowError(reason=faults[0].error.reason, detail=f"{place}: {faults[0]}") if faults else None
+        yield replace(image, sample_id=sample_id, source=place, captions=captions, error=error)
+
+    def _captions_of(self, group: _Group, row: dict[str, Any]) -> tuple[str, ...]:
+        captions: list[str] = []
+        for name in self._captions:
+            if name.lower() in group.texts and name.lower() != "json":
+                captions.append(_decode(group.texts[name.lower()], f"{group.key}.{name}"))
+            elif self.config.caption is None:
+                captions += captions_of(row, ("caption", "captions", "text"), first_only=True)
+            else:
+                captions += captions_of(row, (name,), first_only=True)
+        return tuple(captions)
+
+    def _has_caption(self, group: _Group) -> bool:
+        try:
+            return bool(self._captions_of(group, _json_of(group)))
+        except RowFaultError:
+            return False
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Key and extension of a member; no key for names without a dot, hidden files, macOS's forks."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not stem or not dot or "__MACOSX" in folder.split("/"):
+        return "", ""
+    return f"{folder}{slash}{stem}", extension.lower()
+
+
+def _json_of(group: _Group) -> dict[str, Any]:
+    """The json member's object, empty if there is none. Raises RowFaultError (bad_row)."""
+    if "json" not in group.texts:
+        return {}
+    try:
+        row = json.loads(group.texts["json"])
+    except (ValueError, RecursionError) as error:
+        raise RowFaultError("bad_row", f"the json member cannot be read: {error}") from error
+    if not isinstance(row, dict):
+        raise RowFaultError("bad_row", "the json member is not an object")
+    return row
+
+
+def _decode(text: bytes, name: str) -> str:
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RowFaultError("bad_caption", f"{shorten(name)} is not UTF-8 at byte {error.start}") from error
+
+
+def _count_beside(file: FoundFile) -> int | None:
+    """Samples in the tar by img2dataset's statistics beside it; None without them."""
+    if not is_local(file.url):
+        return None
+    stem = file.url[: -len(next(suffix for suffix in (*SUFFIXES, "") if file.url.lower().endswith(suffix))) or None]
+    try:
+        with open(f"{stem}_stats.json", "rb") as statistics:
+            successes = json.loads(statistics.read(MAX_TEXT_BYTES)).get("successes")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return successes if isinstance(successes, int) and successes >= 0 else None

@@ -1,0 +1,9 @@
+"""STEP 3: heat map -> regions with mask, box and score.
+
+heat.py        raw map -> levels on the grid -> a fine map of the same piecewise bilinear surface
+threshold.py   where the map is cut
+components.py  cleaning, connected components, what is measured of each
+score.py       SCORES: measurements -> 0 .. 1
+paint.py       a component -> run-length code at the size of the image
+stage.py       the stage and its config
+"""

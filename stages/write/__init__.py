@@ -1,0 +1,1 @@
+"""SINK: rows -> Parquet shards, and what stands beside them: categories, manifest, card, checks."""

@@ -1,0 +1,279 @@
+"""What every entry of READERS promises, on one input of each kind with good and bad rows in it.
+
+A new kind enters with a function in INPUTS that writes such an input.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.errors import ROW_ERRORS, InputError
+from stages.read import READERS, Reader, Shard, Skipped
+from stages.records import Record, Sample, stable_id
+from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
+
+ROWS = 40
+"""Rows that each function in INPUTS writes, over two files."""
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """Forty rows of a table, some of them bad."""
+    for number in range(ROWS):
+        row: dict[str, Any] = {"image": f"images/{number}.jpg", "caption": f"cat {number} on a sofa"}
+        if number % 3 == 0:
+            row["id"] = f"k{number % 30}"  # some twice
+        if number % 7 == 1:
+            row["image"] = "../outside.jpg"
+        if number % 11 == 5:
+            row["caption"] = None
+        yield row
+
+
+def write_jsonl(folder: Path) -> dict[str, Any]:
+    lines: list[Any] = [b"{broken" if number % 13 == 4 else row for number, row in enumerate(rows())]
+    write_lines(folder / "a.jsonl", lines[:25])
+    write_lines(folder / "b.jsonl", lines[25:])
+    return {"path": str(folder)}
+
+
+def write_csv(folder: Path) -> dict[str, Any]:
+    lines = [f'{row.get("id", "")},{row["image"]},"{row["caption"] or ""}\nagain"' for row in rows()]
+    lines[4] = "too,few"
+    for name, part in (("a.csv", lines[:25]), ("b.csv", lines[25:])):
+        (folder / name).write_text("id,image,caption\n" + "\n".join(part) + "\n")
+    return {"path": str(folder)}
+
+
+def write_webdataset(folder: Path) -> dict[str, Any]:
+    samples: list[list[tuple[str, bytes]]] = []
+    for number in range(ROWS - 1):
+        status = "failed_to_download" if number % 9 == 2 else "success"
+        members = tar_sample(f"{number:09d}", status=status)
+        samples.append(members[1:] if number % 7 == 1 else members)
+    samples.append([("000000030.jpg", JPEG), ("000000030.txt", b"the same name again")])
+    for name, part in (("a.tar", samples[:25]), ("b.tar", samples[25:])):
+        write_tar(folder / name, [member for members in part for member in members])
+    return {"path": str(folder)}
+
+
+def write_parquet(folder: Path) -> dict[str, Any]:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns: dict[str, list[Any]] = {"image": [], "caption": [], "sample_id": [], "status": [], "key": []}
+    for number, row in enumerate(rows()):
+        columns["image"].append({"bytes": None if number % 5 else JPEG, "path": row["image"]})
+        columns["caption"].append(row["caption"])
+        columns["sample_id"].append(row.get("id"))
+        columns["status"].append("failed_to_resize" if number % 9 == 2 else "success")
+        columns["key"].append(f"{number:09d}")
+    table = pa.table({**columns, "image": pa.array(columns["image"], kind)})
+    pq.write_table(table.slice(0, 25), folder / "a.parquet", row_group_size=4)
+    pq.write_table(table.slice(25), folder / "b.parquet", row_group_size=100)
+    return {"path": str(folder)}
+
+
+def write_coco_captions(folder: Path) -> dict[str, Any]:
+    images = [{"id": number % 28, "file_name": f"{number}.jpg"} for number in range(30)]
+    annotations: list[dict[str, Any]] = [
+        {"id": number, "image_id": number % 25, "caption": f"cat {number}"} for number in range(100)
+    ]
+    annotations += [{"id": 1000 + number, "image_id": 999, "caption": "of no image"} for number in range(10)]
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    (folder / "b.json").write_text(json.dumps({"images": [], "annotations": []}))
+    return {"path": str(folder)}
+
+
+INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "jsonl": write_jsonl,
+    "csv": write_csv,
+    "webdataset": write_webdataset,
+    "parquet": write_parquet,
+    "coco_captions": write_coco_captions,
+}
+
+Case = tuple[str, dict[str, Any]]
+
+
+@pytest.fixture(params=sorted(READERS))
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
+    assert request.param in INPUTS, f"write an input for the kind {request.param} in INPUTS"
+    return request.param, INPUTS[request.param](tmp_path)
+
+
+def shards_and_rows(reader: Reader) -> tuple[list[Shard], list[Sample | Skipped]]:
+    shards = reader.shards()
+    return shards, [item for shard in shards for item in reader.read(shard)]
+
+
+def test_every_row_is_answered_once(case: Case) -> None:
+    kind, keys = case
+    shards, items = shards_and_rows(reader_of(kind=kind, **keys))
+    assert len(items) == ROWS
+    assert sum(isinstance(item, Skipped) for item in items) == {"webdataset": 5, "parquet": 5}.get(kind, 0)
+    assert any(isinstance(item, Sample) and item.error is not None for item in items)
+    assert sum(isinstance(item, Sample) and item.error is None for item in items) >= ROWS // 3
+    assert len({shard.url for shard in shards}) == (1 if kind == "coco_captions" else 2)
+
+
+def test_ids_are_unique_and_can_be_stored(case: Case) -> None:
+    kind, keys = case
+    _, items = shards_and_rows(reader_of(kind=kind, **keys))
+    samples = [item for item in items if isinstance(item, Sample)]
+    assert len({sample.sample_id for sample in samples}) == len(samples)
+    assert len({stable_id(sample.sample_id) for sample in samples}) == len(samples)
+    table = pa.table({"id": [s.sample_id for s in samples], "captions": [list(s.captions) for s in samples]})
+    assert table.num_rows == len(samples)
+
+
+def test_errors_say_where(case: Case) -> None:
+    kind, keys = case
+    _, items = shards_and_rows(reader_of(kind=kind, **keys))
+    for item in items:
+        assert item.source
+        if isinstance(item, Skipped):
+            assert item.reason in ROW_ERRORS
+        elif item.error is not None:
+            assert item.error.detail.startswith(f"{item.source}: ")
+            assert Record.start(item).error == item.error
+
+
+def test_good_samples_have_a_place_or_bytes(case: Case) -> None:
+    kind, keys = case
+    _, items = shards_and_rows(reader_of(kind=kind, **keys))
+    for item in items:
+        if isinstance(item, Sample) and item.error is None:
+            assert (item.image_url is None) != (item.image_bytes is None)
+            assert item.file_name
+            assert isinstance(item.captions, tuple)
+
+
+def test_where_the_input_is_cut_does_not_matter(case: Case) -> None:
+    kind, keys = case
+    expected = shards_and_rows(reader_of(kind=kind, **keys))[1]
+    if kind == "webdataset":  # always one shard for each tar
+        return
+    for shard_size in (1, 3, 7, 1000):
+        shards, items = shards_and_rows(reader_of(kind=kind, **keys, shard_size=shard_size))
+        assert items == expected
+        assert sum(shard.samples or 0 for shard in shards) == ROWS
+        counts = [len(list(reader_of(kind=kind, **keys).read(shard))) for shard in shards]
+        assert counts == [shard.samples for shard in shards]
+
+
+def test_shards_can_be_read_anywhere_in_any_order_and_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, keys = case
+    reader = reader_of(kind=kind, **keys)
+    shards = reader.shards()
+    expected = [list(reader.read(shard)) for shard in shards]
+    travelled: Reader = pickle.loads(pickle.dumps(reader))
+    monkeypatch.chdir("/")
+    for shard, items in reversed(list(zip(shards, expected, strict=True))):
+        same = pickle.loads(pickle.dumps(shard))
+        assert same == shard
+        assert list(travelled.read(same)) == items
+        assert list(travelled.read(same)) == items
+
+
+def test_planning_is_deterministic_and_shards_are_small(case: Case) -> None:
+    kind, keys = case
+    shards = reader_of(kind=kind, **keys).shards()
+    assert shards == reader_of(kind=kind, **keys).shards()
+    assert max(len(pickle.dumps(shard)) for shard in shards) < 10_000
+    assert {field.name for field in fields(Shard)} >= {"url", "samples"}
+
+
+def test_a_moved_input_keeps_its_ids(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
+    kind, keys = case
+    elsewhere = tmp_path_factory.mktemp("moved")
+    _, items = shards_and_rows(reader_of(kind=kind, **keys))
+    _, moved = shards_and_rows(reader_of(kind=kind, **INPUTS[kind](elsewhere)))
+    assert [(item.source, getattr(item, "sample_id", None)) for item in moved] == [
+        (item.source, getattr(item, "sample_id", None)) for item in items
+    ]
+
+
+def test_reading_starts_before_the_shard_is_read(case: Case) -> None:
+    kind, keys = case
+    reader = reader_of(kind=kind, **keys)
+    items = reader.read(reader.shards()[0])
+    assert next(iter(items))
+    items.close()  # type: ignore[attr-defined]  # leaves no open file: warnings are errors
+
+
+@pytest.mark.parametrize("kind", sorted(READERS))
+@pytest.mark.parametrize("path", ["none.x", "none/", "*.none", "{0..3}.none"])
+def test_a_missing_input_is_refused_with_what_was_looked_for(kind: str, path: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=str(tmp_path)) as caught:
+        reader_of(kind=kind, path=f"{tmp_path}/{path}").shards()
+    assert path.rstrip("/") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", sorted(READERS))
+def test_an_empty_folder_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it is empty"):
+        reader_of(kind=kind, path=str(tmp_path)).shards()
+
+
+@pytest.mark.parametrize("kind", sorted(set(READERS) - {"webdataset"}))
+def test_a_missing_image_root_is_refused(kind: str, tmp_path: Path) -> None:
+    keys = INPUTS[kind](tmp_path)
+    with pytest.raises(InputError, match=rf"no such folder: {tmp_path}/none \(input\.image_root\)"):
+        reader_of(kind=kind, **keys, image_root=f"{tmp_path}/none").shards()
+
+
+def test_readers_need_neither_ray_nor_torch() -> None:
+    program = "import sys, stages.read, stages.prepare; print({'ray', 'torch', 'cv2', 'spacy'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
+
+
+PIECES = st.sampled_from(
+    [
+        b"\n",
+        b"\r\n",
+        b'"',
+        b",",
+        b"{",
+        b"}",
+        b'"image":',
+        b'"caption":',
+        b'"id":',
+        b'"a"',
+        b"a.jpg",
+        b"\xff",
+        b"\0",
+        b" ",
+        b"\\u",
+        b"1",
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(PIECES | st.binary(max_size=4), max_size=60))
+def test_any_text_gives_the_same_rows_wherever_it_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "a.jsonl").write_bytes(b"".join(pieces))
+    (folder / "a.csv").write_bytes(b"id,image,caption\n" + b"".join(pieces))
+    for kind in ("jsonl", "csv"):
+        _, expected = shards_and_rows(reader_of(kind=kind, path=str(folder)))
+        assert all(isinstance(item, Sample) for item in expected)
+        assert len({item.sample_id for item in expected}) == len(expected)  # type: ignore[union-attr]
+        for shard_size in (1, 3):
+            assert shards_and_rows(reader_of(kind=kind, path=str(folder), shard_size=shard_size))[1] == expected
+    filled = [line for line in b"".join(pieces).split(b"\n") if line.strip(b" \t\r")]
+    assert len(shards_and_rows(reader_of(kind="jsonl", path=str(folder)))[1]) == len(filled)

@@ -1,0 +1,104 @@
+"""Grad-ECLIP again, slowly: float64, one image, one phrase, explicit loops over heads and patches.
+
+Written from the paper's equations (arXiv 2502.18816) and the description of the authors' two files, with
+nothing from `stages.explain`. Gradients come from autograd over the complete computation of the cosine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class Answer:
+    """Map (N,), cosine, and per block dc/da summed over heads times the spatial weight (N,)."""
+
+    heat: Tensor
+    cosine: float
+    attention_form: Tensor
+
+
+def _attention(block: Any, x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    z = F.layer_norm(x, (x.shape[-1],), block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
+    d = x.shape[-1]
+    w, b = block.attn.in_proj_weight, block.attn.in_proj_bias
+    q = z @ w[:d].T + b[:d]
+    k = z @ w[d : 2 * d].T + b[d : 2 * d]
+    v = z @ w[2 * d :].T + b[2 * d :]
+    width = d // heads
+    attentions, outputs = [], []
+    for h in range(heads):
+        part = slice(h * width, (h + 1) * width)
+        logits = q[:, part] @ k[:, part].T / width**0.5
+        a = torch.exp(logits) / torch.exp(logits).sum(dim=1, keepdim=True)
+        attentions.append(a)
+        outputs.append(a @ v[:, part])
+    return q, k, v, torch.cat(outputs, dim=1), attentions
+
+
+def _finish(block: Any, x: Tensor, o: Tensor) -> Tensor:
+    y = x + block.ls_1(o @ block.attn.out_proj.weight.T + block.attn.out_proj.bias)
+    return y + block.ls_2(block.mlp(block.ln_2(y)))
+
+
+def grad_eclip(
+    model: nn.Module,
+    pixels: Tensor,
+    text: Tensor,
+    *,
+    heads: str,
+    similarity: str,
+    spatial_weight: bool,
+    blocks: int,
+    rectify: str,
+) -> Answer:
+    """model in float64; pixels (3, H, W) normalised; text (E,) unit."""
+    visual: Any = model.visual
+    x = visual.conv1(pixels[None])
+    grid = x.shape[2:]
+    x = x.flatten(2)[0].T
+    position = visual.positional_embedding
+    old = visual.grid_size
+    if tuple(grid) != tuple(old):
+        table = position[1:].T.reshape(1, -1, *old)
+        # float32, as a CLIP model is used: the resize is part of the input, not of the method.
+        table = F.interpolate(table.float(), size=tuple(grid), mode="bicubic", align_corners=False).double()
+        position = torch.cat([position[:1], table.flatten(2)[0].T])
+    x = torch.cat([visual.class_embedding[None], x]) + position
+    x = visual.ln_pre(x)
+    resblocks = list(visual.transformer.resblocks)
+    kept = []
+    for i, block in enumerate(resblocks):
+        explained = i >= len(resblocks) - blocks
+        count = block.attn.num_heads if not (explained and heads == "single") else 1
+        q, k, v, o, attentions = _attention(block, x, count)
+        if explained:
+            kept.append((block, q, k, v, o, attentions))
+        x = _finish(block, x, o)
+    e = visual.ln_post(x[0]) @ visual.proj
+    cosine = (e / e.norm()) @ text
+    wanted = [entry[4] for entry in kept] + [a for entry in kept for a in entry[5]]
+    gradients = list(torch.autograd.grad(cosine, wanted))
+    per_output, per_attention = gradients[: len(kept)], gradients[len(kept) :]
+    total = torch.zeros(x.shape[0] - 1, dtype=torch.float64)
+    total_attention = torch.zeros_like(total)
+    for n, (block, q, k, v, _, attentions) in enumerate(kept):
+        w = per_output[n][0]
+        q0, ks = q[0], k
+        if similarity == "projected":
+            q0 = q0 @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+            ks = ks @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+        s = torch.stack([q0 @ ks[i] / (q0.norm() * ks[i].norm()) for i in range(1, len(ks))])
+        weight = (s - s.min()) / (s.max() - s.min()) if spatial_weight else torch.ones_like(s)
+        signed = torch.stack([weight[i - 1] * (w * v[i]).sum() for i in range(1, len(v))])
+        mine = per_attention[n * len(attentions) : (n + 1) * len(attentions)]
+        attention_form = weight * torch.stack([g[0, 1:] for g in mine]).sum(dim=0)
+        if rectify == "block":
+            signed, attention_form = signed.clamp(min=0), attention_form.clamp(min=0)
+        total, total_attention = total + signed, total_attention + attention_form
+    return Answer(total.clamp(min=0).detach(), float(cosine.detach()), total_attention.clamp(min=0).detach())

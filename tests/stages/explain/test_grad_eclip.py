@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from stages.clip.open_clip import from_open_clip
+from stages.errors import ConfigError
+from stages.explain.config import GradEclipConfig
+from stages.explain.grad_eclip import GradEclip
+from tests.factories import SPEC, tiny_clip
+from tests.stages.explain.reference import Answer, grad_eclip
+
+PHRASES = ["red car", "two green fish", "a man with a hat on the very far left side of the street"]
+tokenizer = open_clip.get_tokenizer("ViT-B-32")
+
+
+def pixels(height: int = 32, width: int = 32, count: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@functools.cache
+def model_pair(**options) -> tuple[nn.Module, nn.Module]:
+    """The same tiny model in float32 and in float64."""
+    model = tiny_clip(**options)
+    return model, copy.deepcopy(model).double()
+
+
+def expected(double: nn.Module, rgb: np.ndarray, phrase: str, config: GradEclipConfig) -> Answer:
+    x = torch.from_numpy(rgb).double().permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (SPEC.mean, SPEC.std))
+    with torch.no_grad():
+        text = double.encode_text(tokenizer([phrase]))[0]
+    settings = config.settings
+    return grad_eclip(
+        double,
+        (x - mean) / std,
+        text / text.norm(),
+        heads=settings.heads,
+        similarity=settings.similarity,
+        spatial_weight=settings.spatial_weight,
+        blocks=settings.blocks,
+        rectify=settings.rectify,
+    )
+
+
+def assert_same(actual: list[np.ndarray], wanted: list[torch.Tensor], tolerance: float = 1e-5) -> None:
+    """Maps agree relative to the largest value of any of them; a single map may well be empty."""
+    peak = max(float(heat.max()) for heat in wanted)
+    assert peak > 0
+    for a, b in zip(actual, wanted, strict=True):
+        assert np.abs(a.reshape(-1) - b.numpy()).max() / peak < tolerance
+
+
+CASES = list(itertools.product(("single", "model"), ("projected", "raw"), (True, False), (1, 3), ("sum", "block")))
+
+
+@pytest.mark.parametrize(("heads", "similarity", "spatial", "blocks", "rectify"), CASES)
+@pytest.mark.parametrize("size", [(32, 32), (24, 56)], ids=["square", "wide"])
+def test_full_path_equals_the_float64_reference(heads, similarity, spatial, blocks, rectify, size) -> None:
+    config = GradEclipConfig(
+        heads=heads,
+        similarity=similarity,
+        spatial_weight=spatial,
+        blocks=blocks,
+        path="full",
+        rectify=rectify,
+    )
+    model, double = model_pair(ls_init_value=0.5)
+    rgb = pixels(*size)
+    [maps] = GradEclip(config, from_open_clip(model, tokenizer, SPEC)).explain(rgb, [PHRASES])
+    answers = [expected(double, rgb[0], phrase, config) for phrase in PHRASES]
+    values = [heat_map.values for heat_map in maps]
+    assert {heat.shape for heat in values} == {(size[0] // 8, size[1] // 8)}
+    assert_same(values, [answer.heat for answer in answers])
+    # The identity: the same map from gradients of the attention weights.
+    assert_same(values, [answer.attention_form for answer in answers])
+    for heat_map, answer in zip(maps, answers, strict=True):
+        assert heat_map.similarity == pytest.approx(answer.cosine, abs=1e-6)
+
+
+@pytest.mark.parametrize("heads", ["single", "model"])
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_class_path_is_exact_for_the_last_block(heads, quick_gelu) -> None:
+    model, double = model_pair(quick_gelu=quick_gelu)
+    config = GradEclipConfig(heads=heads, blocks=1, path="class")
+    rgb = pixels()
+    [maps] = GradEclip(config, from_open_clip(model, tokenizer, SPEC)).explain(rgb, [PHRASES])
+    answers = [expected(double, rgb[0], phrase, config) for phrase in PHRASES]
+    assert_same([heat_map.values for heat_map in maps], [answer.heat for answer in answers])
+
+
+def test_class_path_over_blocks_is_the_gradient_with_patches_held() -> None:
+    """With several blocks the class path equals autograd through a network whose patch tokens are constants."""
+    model = tiny_clip()
+    clip = from_open_clip(model, tokenizer, SPEC)
+    config = GradEclipConfig(blocks=3, path="class", spatial_weight=False)
+    rgb = pixels()
+    [[heat_map]] = GradEclip(config, clip).explain(rgb, [PHRASES[:1]])
+    double = copy.deepcopy(model).double()
+    x = torch.from_numpy(rgb).double().permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (SPEC.mean, SPEC.std))
+    with torch.no_grad():
+        tokens = double.visual._embeds((x - mean) / std)
+        inputs = []
+        for block in double.visual.transformer.resblocks:
+            inputs.append(tokens)
+            tokens = block(tokens)
+        text = double.encode_text(tokenizer(PHRASES[:1]))[0]
+    weights, values, token = [], [], inputs[1][0, 0]
+    for block, held in zip(list(double.visual.transformer.resblocks)[1:], inputs[1:], strict=True):
+        z = block.ln_1(torch.cat([token[None], held[0, 1:]]))
+        d = z.shape[1]
+        w, b = block.attn.in_proj_weight, block.attn.in_proj_bias
+        q, k, v = z[0] @ w[:d].T + b[:d], z @ w[d : 2 * d].T + b[d : 2 * d], z @ w[2 * d :].T + b[2 * d :]
+        rows = []
+        for h in range(4):
+            part = slice(16 * h, 16 * h + 16)
+            a = torch.softmax(k[:, part] @ q[part] / 4, dim=0)
+            rows.append(a @ v[:, part])
+        o = torch.cat(rows)
+        weights.append(o)
+        values.append(v[1:].detach())
+        y = token + o @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+        token = y + block.mlp(block.ln_2(y))
+    e = double.visual.ln_post(token) @ double.visual.proj
+    gradients = torch.autograd.grad((e / e.norm()) @ (text / text.norm()), weights)
+    total = sum((v @ g for v, g in zip(values, gradients, strict=True)), torch.zeros(16, dtype=torch.float64))
+    assert_same([heat_map.values], [total.clamp(min=0)])
+
+
+def test_the_model_is_left_as_it_was_even_after_an_error() -> None:
+    model = tiny_clip().train()
+    for parameter in list(model.parameters())[::2]:
+        parameter.requires_grad_(False)
+    x = torch.randn(2, 3, 32, 32)
+    before = [(n, p.requires_grad, p.dtype, p.grad) for n, p in model.named_parameters()]
+    modules = [(m, m.training, m.forward.__func__, len(m._forward_hooks)) for m in model.modules()]
+    output = model.encode_image(x)
+    explainer = GradEclip(GradEclipConfig(), from_open_clip(model, tokenizer, SPEC, precision=torch.bfloat16))
+    explainer.explain(pixels(), [PHRASES])
+    with pytest.raises(ValueError, match="multiples of the 8 px patch"):
+        explainer.explain(pixels(30, 32), [PHRASES])
+    assert [(n, p.requires_grad, p.dtype, p.grad) for n, p in model.named_parameters()] == before
+    assert [(m, m.training, m.forward.__func__, len(m._forward_hooks)) for m in model.modules()] == modules
+    assert torch.equal(model.encode_image(x), output)
+
+
+def test_a_map_does_not_depend_on_its_neighbours() -> None:
+    explainer = GradEclip(GradEclipConfig(phrases_per_step=2), from_open_clip(tiny_clip(), tokenizer, SPEC))
+    rgb = pixels(count=8)
+    texts = [PHRASES, [], ["dog"], ["cat", "dog"], PHRASES[1:], [], ["house"], PHRASES[:2]]
+    together = explainer.explain(rgb, texts)
+    assert [len(maps) for maps in together] == [3, 0, 1, 2, 2, 0, 1, 2]
+    order = [2, 7, 5, 0, 1, 4, 6, 3]
+    apart = explainer.explain(rgb[order], [texts[i] for i in order])
+    for position, i in enumerate(order):
+        for a, b in zip(apart[position], together[i], strict=True):
+            assert a.text == b.text
+            assert np.array_equal(a.values, b.values)
+            assert a.similarity == b.similarity
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_agree_roughly(precision) -> None:
+    model, rgb = tiny_clip(), pixels()
+    exact = GradEclip(GradEclipConfig(), from_open_clip(model, tokenizer, SPEC)).explain(rgb, [PHRASES])[0]
+    low = GradEclip(GradEclipConfig(), from_open_clip(model, tokenizer, SPEC, precision=precision))
+    for a, b in zip(low.explain(rgb, [PHRASES])[0], exact, strict=True):
+        assert np.corrcoef(a.values.ravel(), b.values.ravel())[0, 1] > 0.98
+        assert a.similarity == pytest.approx(b.similarity, abs=0.02)
+
+
+def test_constant_similarity_gives_zeros_and_says_so() -> None:
+    model = tiny_clip()
+    with torch.no_grad():
+        model.visual.transformer.resblocks[-1].attn.in_proj_weight[64:128].zero_()
+    config = GradEclipConfig(blocks=1)
+    [[heat_map]] = GradEclip(config, from_open_clip(model, tokenizer, SPEC)).explain(pixels(), [["dog"]])
+    assert heat_map.fault == "constant"
+    assert not heat_map.values.any()
+
+
+def test_non_finite_values_give_zeros_and_say_so() -> None:
+    model = tiny_clip()
+    with torch.no_grad():
+        model.visual.proj[0, 0] = float("nan")
+    [[heat_map]] = GradEclip(GradEclipConfig(), from_open_clip(model, tokenizer, SPEC)).explain(pixels(), [["dog"]])
+    assert (heat_map.fault, heat_map.similarity) == ("non_finite", 0.0)
+    assert not heat_map.values.any()
+
+
+def test_templates_average_unit_embeddings() -> None:
+    model = tiny_clip()
+    config = GradEclipConfig(templates=("a photo of a {}", "{}"))
+    explainer = GradEclip(config, from_open_clip(model, tokenizer, SPEC))
+    with torch.no_grad():
+        rows = nn.functional.normalize(model.encode_text(tokenizer(["a photo of a dog", "dog"])), dim=-1)
+    wanted = nn.functional.normalize(rows.mean(dim=0), dim=-1)
+    assert torch.allclose(explainer.texts(["dog"])[0], wanted, atol=1e-6)
+    assert len(GradEclip(GradEclipConfig(templates="openai_imagenet"), explainer.model).texts.templates) == 80
+
+
+def test_more_blocks_than_the_model_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
+        GradEclip(GradEclipConfig(blocks=5), from_open_clip(tiny_clip(), tokenizer, SPEC))

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from stages.errors import RowError
+from stages.prepare import Config, PrepareStage
+from stages.prepare.stage import target_size_px
+from stages.records import Record, Sample
+
+
+def png(width: int, height: int, colour: Any = (10, 20, 30), mode: str = "RGB") -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (width, height), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def record(content: bytes | None = None, **fields: Any) -> Record:
+    return Record.start(
+        Sample(
+            sample_id="s",
+            source="in.jsonl:3",
+            file_name="a.png",
+            captions=("a cat",),
+            image_bytes=content,
+            **fields,
+        )
+    )
+
+
+def prepare(*records: Record, **keys: Any) -> list[Record]:
+    stage = PrepareStage(Config(**keys))
+    stage.setup()
+    answers = stage.process(records)
+    stage.teardown()
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("keys", "original", "expected"),
+    [
+        ({"size_px": 224}, (6000, 4000), (224, 224)),
+        ({"size_px": 224}, (1, 30_000), (224, 224)),
+        ({"size_px": (320, 240)}, (100, 100), (320, 240)),
+        ({"mode": "keep", "patch_px": 16}, (640, 480), (640, 480)),
+        ({"mode": "keep", "patch_px": 16}, (647, 488), (640, 496)),  # 40.4 and 30.5 patches
+        ({"mode": "keep", "patch_px": 14}, (500, 375), (504, 378)),
+        ({"mode": "keep", "patch_px": 32}, (1, 1), (32, 32)),
+        ({"mode": "keep", "patch_px": 16}, (30_000, 1), (30_000, 16)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (640, 480), (640, 480)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (6000, 4000), (960, 640)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (641, 2000), (640, 2000)),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640}, (30_000, 1), (30_000, 16)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (30_000, 1), (640, 16)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 640}, (6000, 4000), (640, 432)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 650}, (6000, 6000), (640, 640)),
+        ({"mode": "keep", "patch_px": 16, "max_side_px": 1000}, (1000, 500), (992, 496)),
+        ({"mode": "keep", "patch_px": 32, "max_side_px": 10}, (500, 400), (32, 32)),
+        (
+            {"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800},
+            (6000, 4000),
+            (800, 528),
+        ),
+    ],
+)
+def test_target_sizes(keys: dict[str, Any], original: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert target_size_px(Config(**keys), *original) == expected
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (600, 400), (3, 700)])
+@pytest.mark.parametrize("keys", [{"size_px": 64}, {"mode": "keep", "patch_px": 32, "max_side_px": 640}])
+def test_pixels_and_size(width: int, height: int, keys: dict[str, Any]) -> None:
+    (answer,) = prepare(record(png(width, height)), **keys)
+    assert answer.error is None
+    assert (answer.width_px, answer.height_px) == (width, height)
+    assert answer.pixels is not None
+    assert answer.pixels.rgb.shape == (*target_size_px(Config(**keys), width, height)[::-1], 3)
+    assert answer.pixels.rgb.reshape(-1, 3).max(axis=0).tolist() == [10, 20, 30]
+
+
+def test_a_photograph_of_6000_by_4000(tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 4000), (10, 20, 30)).save(tmp_path / "a.jpg")
+    for shrink_jpeg in (False, True):
+        (answer,) = prepare(record(image_url=str(tmp_path / "a.jpg")), shrink_jpeg=shrink_jpeg)
+        assert (answer.width_px, answer.height_px) == (6000, 4000)
+        assert answer.pixels is not None
+        assert answer.pixels.rgb.shape == (224, 224, 3)
+
+
+def test_exif_turns_the_size() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(stream, "JPEG", exif=exif)
+    (answer,) = prepare(record(stream.getvalue()), mode="keep", patch_px=10)
+    assert (answer.width_px, answer.height_px) == (20, 30)
+    assert answer.pixels is not None
+    assert answer.pixels.rgb.shape == (30, 20, 3)
+
+
+def test_faults_become_errors_with_their_place_and_harm_no_neighbour(tmp_path: Path) -> None:
+    records = [
+        record(png(5, 5)),
+        record(b"<html>"),
+        record(image_url=str(tmp_path / "none.png")),
+        record(png(50, 50)),
+        record(png(5, 5)),
+        record(),
+    ]
+    answers = prepare(*records, size_px=8, max_pixels=100)
+    assert [None if answer.error is None else answer.error.reason for answer in answers] == [
+        None, "bad_image", "missing_image", "image_too_large", None, "missing_image",
+    ]  # fmt: skip
+    assert str(answers[1].error).startswith("bad_image: in.jsonl:3: starts with b'<html>', looks like HTML")
+    for answer in answers:
+        assert answer.sample.image_bytes is None
+        if answer.error is not None:
+            assert (answer.pixels, answer.width_px, answer.height_px) == (None, 0, 0)
+
+
+def test_records_with_an_error_pass_untouched() -> None:
+    failed = replace(record(png(5, 5)), error=RowError(reason="no_caption", detail="x"))
+    (answer,) = prepare(failed)
+    assert answer is failed
+
+
+def test_records_without_phrases_are_decoded_too() -> None:
+    (answer,) = prepare(record(png(5, 7)))
+    assert answer.phrases == ()
+    assert (answer.width_px, answer.height_px) == (5, 7)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_keeping_the_encoded_image(tmp_path: Path, inline: bool) -> None:
+    content = png(5, 5)
+    (tmp_path / "a.png").write_bytes(b"##" + content + b"##")
+    place = {"image_url": str(tmp_path / "a.png"), "image_offset": 2, "image_size": len(content)}
+    given = record(content) if inline else record(**place)
+    (kept,) = prepare(given, keep_image_bytes=True)
+    (dropped,) = prepare(given)
+    assert kept.sample.image_bytes == content
+    assert dropped.sample.image_bytes is None
+    assert kept.pixels is not None
+    assert given.pixels is None
+    (bad,) = prepare(record(b"no image"), keep_image_bytes=True)
+    assert bad.sample.image_bytes is None
+
+
+def test_images_behind_a_url_keep_their_order() -> None:
+    for number in range(20):
+        with fsspec.open(f"memory://pictures/{number}.png", "wb") as file:
+            file.write(png(number + 1, 5))
+    records = [record(image_url=f"memory://pictures/{number}.png") for number in range(20)]
+    records.insert(7, record(image_url="memory://pictures/none.png"))
+    records.insert(9, record(png(99, 5)))
+    answers = prepare(*records, size_px=8, fetch_threads=3)
+    widths = [number + 1 for number in range(20)]
+    widths.insert(7, 0)
+    widths.insert(9, 99)
+    assert [answer.width_px for answer in answers] == widths
+
+
+def test_batches_do_not_matter_and_nothing_changes() -> None:
+    records = [record(png(n + 3, 2 * n + 1, (n, 2 * n, 3 * n))) for n in range(7)]
+    stage = PrepareStage(Config(size_px=16))
+    together = stage.process(records)
+    again = [stage.process([item])[0] for item in records]
+    for one, other in zip(together, again, strict=True):
+        assert one.pixels is not None
+        assert other.pixels is not None
+        np.testing.assert_array_equal(one.pixels.rgb, other.pixels.rgb)
+    assert stage.process([]) == []
+
+
+def test_the_stage_travels() -> None:
+    stage = pickle.loads(pickle.dumps(PrepareStage(Config(mode="keep"))))
+    assert stage.config == Config(mode="keep")
+    assert stage.name == "prepare"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"size": 3},
+        {"size_px": 0},
+        {"mode": "crop"},
+        {"patch_px": 0},
+        {"max_pixels": 10**9},
+        {"interpolation": "x"},
+    ],
+)
+def test_config_refuses(keys: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Config(**keys)

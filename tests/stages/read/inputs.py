@@ -1,0 +1,68 @@
+"""Inputs that the reader tests write, and the shortest way to read them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from stages.read import InputConfig, Reader, Skipped, make_reader
+from stages.records import Sample
+
+JPEG = b"\xff\xd8 not decoded by readers \xff\xd9"
+
+
+def reader_of(**keys: Any) -> Reader:
+    return make_reader(TypeAdapter(InputConfig).validate_python(keys))
+
+
+def read_all(**keys: Any) -> list[Sample | Skipped]:
+    reader = reader_of(**keys)
+    return [item for shard in reader.shards() for item in reader.read(shard)]
+
+
+def samples_of(**keys: Any) -> list[Sample]:
+    items = read_all(**keys)
+    assert all(isinstance(item, Sample) for item in items), items
+    return items  # type: ignore[return-value]
+
+
+def reason(item: Sample | Skipped) -> str | None:
+    assert isinstance(item, Sample)
+    return None if item.error is None else item.error.reason
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> Path:
+    """Bytes as they are, anything else as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, bytes] | tarfile.TarInfo], mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                header = tarfile.TarInfo(member[0])
+                header.size = len(member[1])
+                tar.addfile(header, io.BytesIO(member[1]))
+    return path
+
+
+def tar_sample(key: str, caption: str = "a cat", **more: Any) -> list[tuple[str, bytes]]:
+    """The members that img2dataset writes for a sample."""
+    facts = {"caption": caption, "key": key, "status": "success", **more}
+    return [
+        (f"{key}.jpg", JPEG + key.encode()),
+        (f"{key}.json", json.dumps(facts).encode()),
+        (f"{key}.txt", caption.encode()),
+    ]

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.errors import InputError
+from tests.stages.read.inputs import reader_of, reason, samples_of
+
+
+def write(path: Path, images: Any, annotations: Any) -> str:
+    path.write_text(json.dumps({"info": {}, "images": images, "annotations": annotations}))
+    return str(path)
+
+
+def image(number: int, name: str | None = None) -> dict[str, Any]:
+    return {"id": number, "file_name": name or f"{number:012d}.jpg", "height": 1, "width": 1}
+
+
+def caption(number: int, image_id: Any, text: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image_id, "caption": text}
+
+
+def test_captions_of_an_image_are_together_in_order(tmp_path: Path) -> None:
+    annotations = [caption(5, 2, "e"), caption(1, 1, "a"), caption(4, 2, "d"), caption(2, 1, "b")]
+    path = write(tmp_path / "c.json", [image(2), image(1), image(3)], annotations)
+    (tmp_path / "val").mkdir()
+    for shard_size in (1, 2, 100):
+        samples = samples_of(kind="coco_captions", path=path, image_root=str(tmp_path / "val"), shard_size=shard_size)
+        assert [(sample.sample_id, sample.captions) for sample in samples] == [
+            ("2", ("e", "d")), ("1", ("a", "b")), ("3", ()),
+        ]  # fmt: skip
+        assert [sample.error for sample in samples] == [None] * 3
+        assert samples[0].image_url == f"{tmp_path}/val/000000000002.jpg"
+        assert samples[0].source == "c.json:image 2"
+
+
+def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
+    images = [
+        image(1),
+        "x",
+        {"file_name": "a.jpg"},
+        image(1),
+        {"id": 9},
+        image(7, "../a.jpg"),
+        {"id": "1", "file_name": "b"},
+    ]
+    annotations = [
+        caption(1, 1, "a"), caption(2, 42, "b"), caption(3, 1, None), 5, {"caption": "c"},
+        caption(2, 42, "b"),
+    ]  # fmt: skip
+    samples = samples_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations))
+    assert [(sample.sample_id, reason(sample)) for sample in samples] == [
+        ("1", None),
+        ("c.json:images[1]", "bad_row"),
+        ("c.json:images[2]", "bad_row"),
+        ("1#c.json:image 1", "duplicate_id"),
+        ("9", "bad_row"),
+        ("7", "bad_location"),
+        ("1#c.json:image 1#", "duplicate_id"),
+        ("annotation:2", "bad_row"),
+        ("annotation:3", "bad_caption"),
+        ("c.json:annotations[3]", "bad_row"),
+        ("c.json:annotations[4]", "bad_row"),
+        ("annotation:2#c.json:annotations[5]", "duplicate_id"),
+    ]
+    assert samples[0].captions == ("a",)
+    assert "no image has the id '42'" in str(samples[7].error)
+
+
+def test_text_ids_and_odd_captions(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "c.json",
+        [{"id": "x", "file_name": "a.jpg"}],
+        [caption(1, "x", " \U0001f600\n"), caption(2, "x", "\ud800")],
+    )
+    (sample,) = samples_of(kind="coco_captions", path=path)
+    assert (sample.sample_id, reason(sample)) == ("x", "bad_caption")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is not a JSON file"),
+        (b"{", "is not a JSON file"),
+        (b"\xff\xfe\x00", "is not a JSON file"),
+        (b"[1]", "expected an object"),
+        (b'{"images": [], "captions": []}', "found the keys 'images', 'captions'"),
+        (b'{"images": {}, "annotations": []}', "expected the lists"),
+        (b'{"images": [], "annotations": [{"id": 1, "bbox": [], "category_id": 2}]}', "instances file"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "c.json").write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        reader_of(kind="coco_captions", path=str(tmp_path / "c.json")).shards()
+
+
+def test_shards_stay_small(tmp_path: Path) -> None:
+    images = [image(number) for number in range(5000)]
+    texts = [f"a {colour} bird sits on a {thing}" for colour in ("red", "blue") for thing in ("wall", "car", "sign")]
+    annotations = [caption(5 * n + k, n, texts[(n + k) % 6]) for n in range(5000) for k in range(5)]
+    shards = reader_of(kind="coco_captions", path=write(tmp_path / "c.json", images, annotations)).shards()
+    assert [shard.samples for shard in shards] == [1000] * 5
+    assert max(len(shard.payload) for shard in shards) < 200_000

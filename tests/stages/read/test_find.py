@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from stages.errors import ConfigError, InputError
+from stages.read.find import find_files, printable
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.x", "a.x", "sub/c.x", "sub/d.X", "sub/e.y", ".hidden/f.x", ".g.x", "[h].x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "void").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("", ["[h].x", "a.x", "b.x", "sub/c.x", "sub/d.X"]),
+        ("sub", ["c.x", "d.X"]),
+        ("sub/e.y", ["e.y"]),
+        ("[h].x", ["[h].x"]),
+        ("[ab].x", ["a.x", "b.x"]),
+        ("*.x", ["[h].x", "a.x", "b.x"]),
+        ("sub/*", ["c.x", "d.X"]),
+        ("sub/*.y", ["e.y"]),
+        ("**/*.x", ["[h].x", "a.x", "b.x", "sub/c.x"]),
+        ("{b,a}.x", ["b.x", "a.x"]),
+        ("{sub,.}/{c,b}.x", None),
+    ],
+)
+def test_entries(tree: Path, path: str, names: list[str] | None) -> None:
+    if names is None:
+        with pytest.raises(InputError, match=r"2 of the 4 files of .* do not exist"):
+            find_files(f"{tree}/{path}", (".x",))
+        return
+    found = find_files(f"{tree}/{path}", (".x",))
+    assert [file.name for file in found] == names
+    assert all(Path(file.url).is_file() for file in found)
+
+
+def test_lists_keep_their_order_and_name_no_file_twice(tree: Path) -> None:
+    found = find_files((f"{tree}/sub", f"{tree}/b.x", f"{tree}/*.x"), (".x",))
+    assert [file.name for file in found] == ["sub/c.x", "sub/d.X", "b.x", "[h].x", "a.x"]
+
+
+def test_names_do_not_change_when_a_folder_grows(tree: Path) -> None:
+    assert [file.name for file in find_files(str(tree / "sub"), (".y",))] == ["e.y"]
+    (tree / "sub" / "deep").mkdir()
+    (tree / "sub" / "deep" / "z.y").touch()
+    assert [file.name for file in find_files(str(tree / "sub"), (".y",))] == ["deep/z.y", "e.y"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("none.x", r"no such file or folder: .*/none\.x \(input\.path\)"),
+        ("none/", "no such file or folder"),
+        ("*.none", r"no file matches .*/\*\.none"),
+        ("void", r"no \.x or \.xx file in the folder .*/void: it is empty"),
+        ("sub/*.x", None),
+    ],
+)
+def test_nothing_found_says_what_was_looked_for(tree: Path, path: str, words: str | None) -> None:
+    (tree / "sub" / "c.x").unlink()
+    (tree / "sub" / "d.X").unlink()
+    with pytest.raises(InputError, match=words or "no file matches"):
+        find_files(f"{tree}/{path}", (".x", ".xx"))
+    with pytest.raises(InputError, match=r"it holds 1 other files, such as e\.y"):
+        find_files(f"{tree}/sub", (".x",))
+
+
+@pytest.mark.parametrize("path", ["", (), ("a", "")])
+def test_empty_paths(path: str | tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"input\.path is empty"):
+        find_files(path, (".x",))
+
+
+def test_ranges_have_a_limit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="more than"):
+        find_files(str(tmp_path / "{0..99999999}.x"), (".x",))
+
+
+def test_home_folder_and_file_urls(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tree))
+    assert (
+        find_files("~/a.x", (".x",)) == find_files(f"file://{tree}/a.x", (".x",)) == find_files(f"{tree}/a.x", (".x",))
+    )
+
+
+def test_different_filesystems(tree: Path) -> None:
+    with fsspec.open("memory://one/a.x", "wb") as file:
+        file.write(b"")
+    found = find_files(("memory://one/a.x", f"{tree}/a.x"), (".x",))
+    assert [file.name for file in found] == ["memory://one/a.x", f"{tree}/a.x"]
+
+
+@pytest.mark.parametrize("path", ["nonsense://a/b.x", "unknown+x://a"])
+def test_unknown_protocols(path: str) -> None:
+    with pytest.raises(InputError, match="cannot open"):
+        find_files(path, (".x",))
+
+
+def test_links(tree: Path) -> None:
+    (tree / "void" / "link.x").symlink_to(tree / "a.x")
+    (tree / "void" / "loop").symlink_to(tree)
+    (tree / "void" / "dangling.x").symlink_to(tree / "none")
+    assert [file.name for file in find_files(str(tree / "void"), (".x",))] == ["dangling.x", "link.x"]
+    (tree / "deep").symlink_to(tree / "sub")
+    assert [file.name for file in find_files(str(tree / "deep"), (".x",))] == ["c.x", "d.X"]
+
+
+def test_names_can_be_stored(tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9.x").touch()
+    (found,) = find_files(str(tmp_path), (".x",))
+    assert found.name == "caf\\udce9.x"
+    assert Path(found.url).is_file()
+    assert printable("a\u732b") == "a\u732b"

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from stages.errors import InputError
+from stages.read import lines
+from tests.stages.read.inputs import read_all, reader_of, reason, samples_of, write_lines
+
+GOOD = {"image": "a.jpg", "caption": "a cat"}
+
+
+def test_fields_become_a_sample(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "captions.jsonl", [{"image": "x/../sub/a.jpg", "caption": " A cat. ", "id": "k 1"}])
+    (sample,) = samples_of(kind="jsonl", path=str(path))
+    assert sample.sample_id == "k 1"
+    assert sample.source == "captions.jsonl:1"
+    assert sample.file_name == "sub/a.jpg"
+    assert sample.image_url == str(tmp_path / "sub/a.jpg")
+    assert (sample.image_offset, sample.image_size, sample.image_bytes) == (0, -1, None)
+    assert sample.captions == (" A cat. ",)
+    assert sample.error is None
+
+
+@pytest.mark.parametrize(
+    ("row", "file_name", "captions", "sample_id"),
+    [
+        ({"image": "a.jpg", "captions": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": ["x", "y"]}, "a.jpg", ("x", "y"), "in.jsonl:1"),
+        ({"image": "a.jpg", "captions": "x"}, "a.jpg", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": None, "captions": ["x"]}, "a.jpg", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": "x", "captions": ["y"]}, "a.jpg", ("x",), "in.jsonl:1"),
+        (
+            {"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3},
+            "b/a.jpg",
+            ("x",),
+            "in.jsonl:1",
+        ),
+        ({"file_name": "a.png", "text": "x"}, "a.png", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg"}, "a.jpg", (), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": None}, "a.jpg", (), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": []}, "a.jpg", (), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": ""}, "a.jpg", ("",), "in.jsonl:1"),
+        (
+            {"image": "a.jpg", "caption": "e\u0301\U0001f600\u202e", "id": 17},
+            "a.jpg",
+            ("e\u0301\U0001f600\u202e",),
+            "17",
+        ),
+        ({"image": "a.jpg", "caption": "x", "id": None}, "a.jpg", ("x",), "in.jsonl:1"),
+        ({"image": "a.jpg", "caption": "x", "sample_id": "s"}, "a.jpg", ("x",), "s"),
+        ({"image": "a\\b: c?#.jpg", "caption": "x"}, "a\\b: c?#.jpg", ("x",), "in.jsonl:1"),
+    ],
+)
+def test_accepted_rows(
+    tmp_path: Path, row: dict[str, object], file_name: str, captions: tuple[str, ...], sample_id: str
+) -> None:
+    path = write_lines(tmp_path / "in.jsonl", [row])
+    (sample,) = samples_of(kind="jsonl", path=str(path))
+    assert (sample.file_name, sample.captions, sample.sample_id) == (file_name, captions, sample_id)
+    assert sample.error is None
+    assert sample.image_url == f"{tmp_path}/{file_name}"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "words"),
+    [
+        (b"{", "bad_row", "not JSON"),
+        (b"hello", "bad_row", "not JSON"),
+        (b'{"image": "a.jpg", "caption": "x"', "bad_row", "not JSON"),
+        (b'{"image": "a.jpg"} {"image": "b.jpg"}', "bad_row", "not JSON"),
+        (b"[1, 2]", "bad_row", "expected a JSON object"),
+        (b"null", "bad_row", "expected a JSON object"),
+        (b"17", "bad_row", "expected a JSON object"),
+        (b"[" * 100_000, "bad_row", "nested too deeply"),
+        (b'{"image": "a.jpg", "n": ' + b"9" * 5000 + b"}", "bad_row", "not readable"),
+        (b'{"image": "a.jpg", "caption": "\xff"}', "bad_row", "byte 31 of the line is not UTF-8"),
+        ('{"image": "a.jpg"}'.encode("utf-16"), "bad_row", "not UTF-8"),
+        (b"\0\0\0", "bad_row", "not JSON"),
+        (b'{"caption": "x"}', "bad_row", "'image' or 'image_path'"),
+        (b'{"image": null, "caption": "x"}', "bad_row", "no image"),
+        (b'{"image": "", "caption": "x"}', "bad_row", "empty"),
+        (b'{"image": 5, "caption": "x"}', "bad_row", "'image' is a number"),
+        (b'{"image": ["a.jpg"], "caption": "x"}', "bad_row", "'image' is a list"),
+        (b'{"image": {"bytes": null}, "caption": "x"}', "bad_row", "'image' is an object"),
+        (b'{"image": "a.jpg", "caption": "x", "id": 1.5}', "bad_row", "'id' is a number"),
+        (b'{"image": "a.jpg", "caption": "x", "id": true}', "bad_row", "'id' is true or false"),
+        (b'{"image": "a.jpg", "caption": "x", "id": ""}', "bad_row", "'id' is empty"),
+        (b'{"image": "a.jpg", "caption": "x", "id": "\\ud800"}', "bad_row", "surrogate"),
+        (b'{"image": "a.jpg", "caption": 12}', "bad_caption", "'caption' holds a number"),
+        (b'{"image": "a.jpg", "captions": ["x", null]}', "bad_caption", "'captions' holds null"),
+        (b'{"image": "a.jpg", "caption": {"en": "x"}}', "bad_caption", "'caption' holds an object"),
+        (b'{"image": "a.jpg", "caption": "x \\ud83d y"}', "bad_caption", "surrogate"),
+        (b'{"image": "../a.jpg", "caption": "x"}', "bad_location", "leaves the image root"),
+        (b'{"image": "a/../../a.jpg", "caption": "x"}', "bad_location", "leaves the image root"),
+        (b'{"image": "..", "caption": "x"}', "bad_location", "leaves the image root"),
+        (b'{"image": ".", "caption": "x"}', "bad_location", "is the image root itself"),
+        (b'{"image": "/etc/passwd", "caption": "x"}', "bad_location", "not below the image root"),
+        (b'{"image": "file:///etc/passwd", "caption": "x"}', "bad_location", "is a URL"),
+        (b'{"image": "FILE:/etc/passwd", "caption": "x"}', "bad_location", "is a URL"),
+        (b'{"image": "https://example.com/a.jpg", "caption": "x"}', "bad_location", "is a URL"),
+        (b'{"image": "s3://bucket/a.jpg", "caption": "x"}', "bad_location", "is a URL"),
+        (b'{"image": "x::memory://a.jpg", "caption": "x"}', "bad_location", "is a URL"),
+        (b'{"image": "data:image/png;base64,AAAA", "caption": "x"}', "bad_location", "is a URL"),
+        (b'{"image": "a\\u0000.jpg", "caption": "x"}', "bad_location", "cannot be the name"),
+        (b'{"image": "a\\udcff.jpg", "caption": "x"}', "bad_location", "cannot be the name"),
+    ],
+)
+def test_broken_lines_are_rows_and_harm_no_neighbour(tmp_path: Path, line: bytes, expected: str, words: str) -> None:
+    path = write_lines(tmp_path / "in.jsonl", [GOOD, line, GOOD])
+    before, sample, after = samples_of(kind="jsonl", path=str(path))
+    assert reason(sample) == expected
+    assert sample.error is not None
+    assert sample.error.detail.startswith("in.jsonl:2: ")
+    assert words in sample.error.detail
+    assert "\n" not in sample.error.detail
+    assert sample.source == "in.jsonl:2"
+    assert sample.image_url is None or expected in ("bad_caption", "bad_row")
+    assert before.error is None
+    assert after.error is None
+    f"{sample}".encode()  # whatever was read can be stored
+
+
+def test_a_broken_row_keeps_its_id(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "in.jsonl", [{"id": "k", "image": "../x.jpg", "caption": "a cat"}])
+    (sample,) = samples_of(kind="jsonl", path=str(path))
+    assert (sample.sample_id, reason(sample), sample.captions) == ("k", "bad_location", ("a cat",))
+
+
+def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "in.jsonl", [b"", GOOD, b"  \t\r", b"", GOOD, b""])
+    assert [sample.sample_id for sample in samples_of(kind="jsonl", path=str(path))] == [
+        "in.jsonl:2",
+        "in.jsonl:5",
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
+def test_a_file_without_rows_gives_no_shards(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.jsonl").write_bytes(content)
+    assert reader_of(kind="jsonl", path=str(tmp_path / "in.jsonl")).shards() == []
+
+
+def test_byte_order_mark_crlf_and_no_final_line_feed(tmp_path: Path) -> None:
+    line = json.dumps(GOOD).encode()
+    (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line + b"\r\n" + line)
+    samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), shard_size=2)
+    assert [sample.error for sample in samples] == [None] * 3
+    assert [sample.captions for sample in samples] == [("a cat",)] * 3
+
+
+def test_duplicate_ids(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": "a"}, {**GOOD, "id": 7}, {**GOOD, "id": "a"}, GOOD, {**GOOD, "id": "7"}, b"{"]
+    path = write_lines(tmp_path / "in.jsonl", rows)
+    for shard_size in (1, 2, 100):
+        samples = samples_of(kind="jsonl", path=str(path), shard_size=shard_size)
+        assert [sample.sample_id for sample in samples] == [
+            "a", "7", "a#in.jsonl:3", "in.jsonl:4", "7#in.jsonl:5", "in.jsonl:6",
+        ]  # fmt: skip
+        assert [reason(sample) for sample in samples] == [
+            None, None, "duplicate_id", None, "duplicate_id", "bad_row",
+        ]  # fmt: skip
+
+
+def test_ids_that_look_like_places_stay_unique(tmp_path: Path) -> None:
+    rows = [
+        {**GOOD, "id": "in.jsonl:2"},
+        GOOD,
+        {**GOOD, "id": "a"},
+        {**GOOD, "id": "a#in.jsonl:5"},
+        {**GOOD, "id": "a"},
+    ]
+    samples = samples_of(kind="jsonl", path=str(write_lines(tmp_path / "in.jsonl", rows)))
+    assert [sample.sample_id for sample in samples] == [
+        "in.jsonl:2", "in.jsonl:2#in.jsonl:2", "a", "a#in.jsonl:5", "a#in.jsonl:5#",
+    ]  # fmt: skip
+
+
+def test_the_key_of_an_id_may_be_escaped(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": "a"}, b'{"image": "a.jpg", "caption": "x", "\\u0069d": "a"}']
+    samples = samples_of(kind="jsonl", path=str(write_lines(tmp_path / "in.jsonl", rows)))
+    assert [sample.sample_id for sample in samples] == ["a", "a#in.jsonl:2"]
+
+
+def test_several_files_are_named_below_their_common_folder(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a" / "x.jsonl", [GOOD])
+    write_lines(tmp_path / "b" / "x.jsonl", [GOOD, GOOD])
+    write_lines(tmp_path / "b" / "notes.txt", [GOOD])
+    samples = samples_of(kind="jsonl", path=str(tmp_path))
+    assert [sample.sample_id for sample in samples] == ["a/x.jsonl:1", "b/x.jsonl:1", "b/x.jsonl:2"]
+    # Without image_root, images lie beside their own file.
+    assert [sample.image_url for sample in samples][:2] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
+    listed = samples_of(kind="jsonl", path=[str(tmp_path / "b"), str(tmp_path / "a" / "x.jsonl")])
+    assert [sample.sample_id for sample in listed] == ["b/x.jsonl:1", "b/x.jsonl:2", "a/x.jsonl:1"]
+    assert samples_of(kind="jsonl", path=str(tmp_path / "*" / "*.jsonl")) == samples
+
+
+def test_image_root_relative_to_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "meta" / "in.jsonl", [GOOD])
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    reader = reader_of(kind="jsonl", path="meta/in.jsonl", image_root="images/")
+    (shard,) = reader.shards()
+    monkeypatch.chdir("/")  # workers run elsewhere
+    (sample,) = reader.read(shard)
+    assert sample.image_url == f"{tmp_path}/images/a.jpg"  # type: ignore[union-attr]
+
+
+def test_absolute_paths_below_the_image_root(tmp_path: Path) -> None:
+    rows = [
+        {"image": f"{tmp_path}/images/a.jpg", "caption": "x"},
+        {"image": f"{tmp_path}/images2/a.jpg", "caption": "x"},
+    ]
+    path = write_lines(tmp_path / "in.jsonl", rows)
+    (tmp_path / "images").mkdir()
+    inside, outside = samples_of(kind="jsonl", path=str(path), image_root=str(tmp_path / "images"))
+    assert inside.file_name == "a.jpg"
+    assert inside.image_url == f"{tmp_path}/images/a.jpg"
+    assert reason(outside) == "bad_location"
+    everywhere = samples_of(kind="jsonl", path=str(path), image_root="/")
+    assert [sample.image_url for sample in everywhere] == [row["image"] for row in rows]
+
+
+def test_configured_fields(tmp_path: Path) -> None:
+    row = {"image": "no.jpg", "picture": "a.jpg", "short": "x", "long": ["y", "z"], "caption": "no", "n": 3}
+    path = write_lines(tmp_path / "in.jsonl", [row])
+    keys = {"kind": "jsonl", "path": str(path), "image": "picture", "id": "n"}
+    (one,) = samples_of(**keys, caption="long")
+    assert (one.file_name, one.captions, one.sample_id) == ("a.jpg", ("y", "z"), "3")
+    (several,) = samples_of(**keys, caption=["short", "long"])
+    assert several.captions == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("count", [9, 10])
+def test_a_field_that_no_row_has_is_refused(tmp_path: Path, count: int) -> None:
+    path = write_lines(tmp_path / "in.jsonl", [{"img": "a.jpg", "caption": "x"}] * count)
+    if count < 10:
+        assert {reason(sample) for sample in read_all(kind="jsonl", path=str(path))} == {"bad_row"}
+        return
+    with pytest.raises(InputError, match=r"none of the first 10 rows has the field 'image'.*'img'.*input\.image"):
+        reader_of(kind="jsonl", path=str(path)).shards()
+    with pytest.raises(InputError, match=r"'title'.*input\.caption"):
+        reader_of(kind="jsonl", path=str(path), image="img", caption="title").shards()
+
+
+@pytest.mark.parametrize(
+    ("extension", "compress"),
+    [
+        ("gz", gzip.compress),
+        ("bz2", bz2.compress),
+        ("xz", lzma.compress),
+        ("zst", lambda data: pa.compress(data, "zstd", asbytes=True)),
+    ],
+)
+def test_compressed_files(tmp_path: Path, extension: str, compress: object) -> None:
+    plain = write_lines(tmp_path / "plain" / "in.jsonl", [b"", *({**GOOD, "id": n} for n in range(500)), b"{"])
+    (tmp_path / f"in.jsonl.{extension}").write_bytes(compress(plain.read_bytes()))  # type: ignore[operator]
+    (shard,) = reader_of(kind="jsonl", path=str(tmp_path / f"in.jsonl.{extension}"), shard_size=10).shards()
+    assert shard.samples == 501
+    packed = samples_of(kind="jsonl", path=str(tmp_path / f"in.jsonl.{extension}"))
+    expected = samples_of(kind="jsonl", path=str(plain))
+    assert [(s.sample_id, s.captions) for s in packed][:-1] == [(s.sample_id, s.captions) for s in expected][:-1]
+    assert packed[-1].sample_id == f"in.jsonl.{extension}:502"
+
+
+@pytest.mark.parametrize("extension", ["gz", "bz2", "xz", "zst"])
+def test_a_broken_off_compressed_file_ends_with_a_bad_row(tmp_path: Path, extension: str) -> None:
+    text = b"".join(
+        json.dumps({**GOOD, "id": n, "caption": f"{n * 7919 % 1009}"}).encode() + b"\n" for n in range(20_000)
+    )
+    packed = {
+        "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress,
+        "zst": lambda data: pa.compress(data, "zstd", asbytes=True),
+    }[extension](text)  # fmt: skip
+    (tmp_path / f"in.jsonl.{extension}").write_bytes(packed[: len(packed) * 2 // 3])
+    samples = samples_of(kind="jsonl", path=str(tmp_path / f"in.jsonl.{extension}"))
+    assert reason(samples[-1]) == "bad_row"
+    assert "damaged" in str(samples[-1].error)
+    assert all(sample.error is None for sample in samples[:-1])
+
+
+def test_overlong_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 64)
+    long = json.dumps({**GOOD, "caption": "x" * 5000}).encode()
+    path = write_lines(tmp_path / "in.jsonl", [GOOD, long, GOOD, long])
+    for shard_size in (1, 3):
+        samples = samples_of(kind="jsonl", path=str(path), shard_size=shard_size)
+        assert [reason(sample) for sample in samples] == [None, "bad_row", None, "bad_row"]
+        assert f"{len(long)} bytes" in str(samples[1].error)
+
+
+def test_a_file_that_has_gone_since_planning(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "in.jsonl", [GOOD])
+    reader = reader_of(kind="jsonl", path=str(path))
+    (shard,) = reader.shards()
+    path.unlink()
+    with pytest.raises(InputError, match=r"cannot read .*in\.jsonl"):
+        list(reader.read(shard))
+
+
+def test_input_behind_a_url() -> None:
+    with fsspec.open("memory://set/in.jsonl", "wb") as file:
+        file.write(b"".join(json.dumps({**GOOD, "id": n}).encode() + b"\n" for n in range(10)))
+    samples = samples_of(kind="jsonl", path="memory://set/in.jsonl", shard_size=3)
+    assert [sample.sample_id for sample in samples] == [str(n) for n in range(10)]
+    assert samples[0].image_url == "memory://set/a.jpg"
+    assert samples_of(kind="jsonl", path="memory://set", shard_size=4) == samples
+    assert samples_of(kind="jsonl", path="memory://set/*.jsonl") == samples
+    with pytest.raises(InputError, match=r"no such file or folder: memory://set/other.jsonl"):
+        samples_of(kind="jsonl", path="memory://set/other.jsonl")
+
+
+def test_shards_know_their_size(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "in.jsonl", [GOOD] * 7)
+    shards = reader_of(kind="jsonl", path=str(path), shard_size=3).shards()
+    assert [shard.samples for shard in shards] == [3, 3, 1]
+    assert [shard.first_row for shard in shards] == [1, 4, 7]
+
+
+@pytest.mark.parametrize("keys", [{"shard_size": 0}, {"shards": 3}, {"path": 5}, {"caption": 3}])
+def test_config_refuses(keys: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        reader_of(**{"kind": "jsonl", "path": "x.jsonl", **keys})

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.errors import InputError
+from stages.images import DecodeLimits, decode_rgb
+from stages.read import Skipped
+from stages.records import Sample
+from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def write(path: Path, columns: dict[str, Any], row_group_size: int = 2) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return str(path)
+
+
+def images(*values: bytes | None) -> pa.Array:
+    return pa.array(
+        [None if value is None else {"bytes": value, "path": f"{value.decode()}.jpg"} for value in values],
+        STRUCT,
+    )
+
+
+def test_hugging_face_form(tmp_path: Path) -> None:
+    rows = [
+        {"bytes": b"1", "path": "sub/a.jpg"},
+        {"bytes": b"2", "path": None},
+        {"bytes": None, "path": "b.jpg"},
+        {"bytes": b"4", "path": "/home/user/.cache/c.jpg"},
+        {"bytes": b"5", "path": "../../d.jpg"},
+        {"bytes": None, "path": "../e.jpg"},
+        {"bytes": None, "path": None},
+        None,
+        {"bytes": b"", "path": "f.jpg"},
+    ]
+    columns = {"image": pa.array(rows, STRUCT), "text": [f"t{n}" for n in range(9)]}
+    samples = samples_of(kind="parquet", path=write(tmp_path / "h.parquet", columns))
+    assert [sample.sample_id for sample in samples] == [f"h.parquet:{n}" for n in range(9)]
+    assert [sample.captions for sample in samples] == [(f"t{n}",) for n in range(9)]
+    assert [sample.image_bytes for sample in samples] == [b"1", b"2", None, b"4", b"5", None, None, None, b""]
+    assert [sample.file_name for sample in samples] == [
+        "sub/a.jpg", "h.parquet:1", "b.jpg", "c.jpg", "h.parquet:4", "", "", "", "f.jpg",
+    ]  # fmt: skip
+    assert samples[2].image_url == str(tmp_path / "b.jpg")
+    assert [reason(sample) for sample in samples] == [
+        None, None, None, None, None, "bad_location", "missing_image", "missing_image", None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("text", ["txt", "caption"])
+def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
+    columns = {
+        encoding: pa.array([b"1", None, b"3", None], pa.binary()),
+        text: ["a", "b", None, "d"],
+        "key": ["0000", "0001", "0002", "0003"],
+        "status": ["success", "failed_to_download", "failed_to_resize", "success"],
+        "error_message": [None, "404", "x", None],
+        "width": [1, None, 1, 1],
+    }
+    items = read_all(kind="parquet", path=write(tmp_path / "00000.parquet", columns))
+    first, *skipped = items
+    assert isinstance(first, Sample)
+    assert (first.sample_id, first.image_bytes, first.captions) == ("00000.parquet/0000", b"1", ("a",))
+    assert first.file_name == f"0000.{encoding}"
+    assert skipped == [Skipped(reason="failed_download", source=f"00000.parquet:{n}") for n in (1, 2, 3)]
+
+
+def test_null_bytes_without_a_status_are_an_error(tmp_path: Path) -> None:
+    columns = {"jpg": pa.array([b"1", None], pa.binary()), "caption": ["a", "b"]}
+    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    assert [reason(sample) for sample in samples] == [None, "missing_image"]
+
+
+def test_a_status_that_is_not_img2datasets(tmp_path: Path) -> None:
+    columns = {"image": images(b"1"), "caption": ["a"], "status": ["published"]}
+    (sample,) = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    assert sample.error is None
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (pa.array([["a", "b"], [], None]), [("a", "b"), (), ()]),
+        (pa.array([["a"], ["b"], ["c"]], pa.list_(pa.string(), 1)), [("a",), ("b",), ("c",)]),
+        (pa.array([["a"], ["b"], ["c"]], pa.large_list(pa.large_string())), [("a",), ("b",), ("c",)]),
+        (pa.array(["a", "b", None]).dictionary_encode(), [("a",), ("b",), ()]),
+        (pa.array(["a", "b", None], pa.large_string()), [("a",), ("b",), ()]),
+    ],
+)
+def test_types_of_captions(tmp_path: Path, captions: pa.Array, expected: list[tuple[str, ...]]) -> None:
+    columns = {"image_path": ["1.jpg", "2.jpg", "3.jpg"], "captions": captions}
+    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    assert [sample.captions for sample in samples] == expected
+    assert samples[0].image_url == str(tmp_path / "1.jpg")
+
+
+def test_paths_and_configured_columns(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    columns = {
+        "picture": ["a.jpg", "http://x/b.jpg", None],
+        "short": ["x", None, "z"],
+        "long": [["u"], ["v"], []],
+        "number": pa.array([5, 6, None], pa.uint64()),
+        "image": [1, 2, 3],
+    }
+    samples = samples_of(
+        kind="parquet", path=write(tmp_path / "p.parquet", columns), image="picture", id="number",
+        caption=["long", "short"], image_root=str(tmp_path / "images"),
+    )  # fmt: skip
+    assert [sample.sample_id for sample in samples] == ["5", "6", "p.parquet:2"]
+    assert [sample.captions for sample in samples] == [("u", "x"), ("v",), ("z",)]
+    assert [reason(sample) for sample in samples] == [None, "bad_location", "bad_row"]
+    assert samples[0].image_url == f"{tmp_path}/images/a.jpg"
+
+
+def test_text_that_is_not_utf8_harms_no_neighbour(tmp_path: Path) -> None:
+    def broken() -> pa.Array:
+        binary = pa.array([b"fine", b"\xff\xfe", b"also fine"], pa.binary())
+        return pa.Array.from_buffers(pa.string(), 3, binary.buffers())
+
+    columns = {"image": images(b"1", b"2", b"3"), "caption": broken(), "sample_id": ["a", "b", "c"]}
+    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    assert [reason(sample) for sample in samples] == [None, "bad_caption", None]
+    assert samples[2].captions == ("also fine",)
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), broken())
+    columns = {"image_path": ["1", "2"], "captions": lists}
+    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    assert [reason(sample) for sample in samples] == [None, "bad_caption"]
+    paths = pa.StructArray.from_arrays([pa.array([None, None, b"x"], pa.binary()), broken()], fields=list(STRUCT))
+    columns = {"image": paths, "caption": ["a", "b", "c"]}
+    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    assert [reason(sample) for sample in samples] == [None, "bad_row", None]
+    columns = {"image_path": ["1", "2", "3"], "caption": ["a", "b", "c"], "sample_id": broken()}
+    samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
+    assert [sample.sample_id for sample in samples] == ["fine", "p.parquet:1", "also fine"]
+
+
+def test_duplicate_ids_over_files(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.parquet",
+        {"image_path": list("123"), "caption": list("123"), "sample_id": ["x", "y", "x"]},
+    )
+    write(tmp_path / "b.parquet", {"image_path": list("12"), "caption": list("12"), "sample_id": [None, "y"]})
+    write(tmp_path / "c.parquet", {"image_path": list("12"), "caption": list("12")})
+    for shard_size in (1, 100):
+        samples = samples_of(kind="parquet", path=str(tmp_path), shard_size=shard_size)
+        assert [sample.sample_id for sample in samples] == [
+            "x", "y", "x#a.parquet:2", "b.parquet:0", "y#b.parquet:1", "c.parquet:0", "c.parquet:1",
+        ]  # fmt: skip
+        assert [index for index, sample in enumerate(samples) if reason(sample) == "duplicate_id"] == [2, 4]
+    unchecked = samples_of(kind="parquet", path=str(tmp_path), check_ids=False)
+    assert [sample.sample_id for sample in unchecked][:3] == ["x", "y", "x"]
+
+
+def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.parquet", {"image_path": ["x"] * 9, "caption": ["y"] * 9}, row_group_size=2)
+    shards = reader_of(kind="parquet", path=path, shard_size=3).shards()
+    assert [(shard.start, shard.stop, shard.first_row, shard.samples) for shard in shards] == [
+        (0, 2, 0, 4), (2, 4, 4, 4), (4, 5, 8, 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("columns", "keys", "words"),
+    [
+        (
+            {"a": [1], "caption": ["x"]},
+            {},
+            r"a column of images.*'a' \(int64\), 'caption' \(string\).*input\.image",
+        ),
+        ({"image": [1], "caption": ["x"]}, {}, "a column of images"),
+        ({"image_path": ["x"], "title": ["x"]}, {}, r"a column of text.*'title' \(string\).*input\.caption"),
+        ({"image_path": ["x"], "caption": [1]}, {}, "a column of text"),
+        ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}, "the column 'img' of bytes"),
+        ({"image_path": ["x"], "caption": ["x"]}, {"caption": ["caption", "b"]}, "the column 'b' of text"),
+        (
+            {"image_path": ["x"], "caption": ["x"]},
+            {"id": "key"},
+            r"the column 'key' of text or whole.*input\.id",
+        ),
+        (
+            {"image_path": ["x"], "caption": ["x"], "key": [1.5]},
+            {"id": "key"},
+            "the column 'key' of text or whole",
+        ),
+    ],
+)
+def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, Any], keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        reader_of(kind="parquet", path=write(tmp_path / "p.parquet", columns), **keys).shards()
+
+
+def test_columns_named_twice_are_refused_if_they_are_needed(tmp_path: Path) -> None:
+    values = [pa.array(["x"])] * 4
+    pq.write_table(pa.table(values, ["image_path", "caption", "other", "other"]), tmp_path / "p.parquet")
+    assert len(samples_of(kind="parquet", path=str(tmp_path))) == 1
+    pq.write_table(pa.table(values, ["image_path", "caption", "caption", "other"]), tmp_path / "p.parquet")
+    with pytest.raises(InputError, match="more than one column is named 'caption'"):
+        reader_of(kind="parquet", path=str(tmp_path)).shards()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"<html>", b"PAR1" + b"\0" * 100 + b"PAR1"])
+def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "b.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"b\.parquet is not a Parquet file: "):
+        reader_of(kind="parquet", path=str(tmp_path)).shards()
+    write(tmp_path / "a.parquet", {"image_path": ["1"], "caption": ["x"], "sample_id": ["k"]})
+    good, bad = samples_of(kind="parquet", path=str(tmp_path))
+    assert (good.sample_id, reason(good)) == ("k", None)
+    assert (bad.sample_id, reason(bad)) == ("b.parquet:footer", "bad_row")
+
+
+def test_a_damaged_row_group_is_one_bad_row_for_each_row(tmp_path: Path) -> None:
+    columns = {
+        "image_path": [f"{n:0100d}" for n in range(400)],
+        "caption": [f"c{n:0500d}" for n in range(400)],
+    }
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=100, compression="zstd", use_dictionary=False)
+    group = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    content = bytearray(path.read_bytes())
+    content[group.data_page_offset : group.data_page_offset + 8] = b"\xaa" * 8
+    path.write_bytes(content)
+    for shard_size in (100, 1000):
+        samples = samples_of(kind="parquet", path=str(path), shard_size=shard_size)
+        assert len({sample.sample_id for sample in samples}) == len(samples) == 400
+        bad = [index for index, sample in enumerate(samples) if reason(sample) == "bad_row"]
+        assert bad == list(range(100, 200))
+        assert "row group 1 is damaged" in str(samples[100].error)
+
+
+def test_tables_without_rows(tmp_path: Path) -> None:
+    empty = {
+        "image_path": pa.array([], pa.string()),
+        "caption": pa.array([], pa.string()),
+        "sample_id": pa.array([], pa.string()),
+    }
+    assert reader_of(kind="parquet", path=write(tmp_path / "p.parquet", empty)).shards() == []
+
+
+def test_input_behind_a_url(tmp_path: Path) -> None:
+    content = Path(write(tmp_path / "p.parquet", {"image": images(b"1", b"2", b"3"), "text": list("abc")})).read_bytes()
+    with fsspec.open("memory://tables/p.parquet", "wb") as file:
+        file.write(content)
+    remote = samples_of(kind="parquet", path="memory://tables", shard_size=1)
+    assert remote == samples_of(kind="parquet", path=str(tmp_path / "p.parquet"))
+
+
+def test_hugging_face_datasets_own_files(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    pixels = [np.full((4, 6, 3), 50 * n, np.uint8) for n in range(3)]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"image": pixels, "text": ["a", "b", "c"]}, features=features)
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    samples = samples_of(kind="parquet", path=str(tmp_path))
+    assert [sample.captions for sample in samples] == [("a",), ("b",), ("c",)]
+    for sample, expected in zip(samples, pixels, strict=True):
+        assert sample.image_bytes is not None
+        np.testing.assert_array_equal(decode_rgb(sample.image_bytes, DecodeLimits()), expected)
+
+
+def test_shards_do_not_hold_the_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.parquet", {"image": images(b"1", b"2"), "text": ["a", "b"]})
+    (shard,) = reader_of(kind="parquet", path=path).shards()
+    assert json.dumps(shard.payload.decode()) == '""'

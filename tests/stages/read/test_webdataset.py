@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from stages.errors import InputError
+from stages.images import DecodeLimits, load_image_bytes
+from stages.read import Skipped, webdataset
+from stages.records import Sample
+from tests.stages.read.inputs import JPEG, read_all, reader_of, reason, samples_of, tar_sample, write_tar
+
+
+def test_a_tar_of_img2dataset(tmp_path: Path) -> None:
+    write_tar(tmp_path / "00000.tar", [*tar_sample("000000000", "a cat"), *tar_sample("000000001", "two dogs")])
+    first, second = samples_of(kind="webdataset", path=str(tmp_path))
+    assert first.sample_id == first.source == "00000.tar/000000000"
+    assert (first.file_name, first.captions, first.error) == ("000000000.jpg", ("a cat",), None)
+    assert first.image_url == str(tmp_path / "00000.tar")
+    assert first.image_bytes is None
+    assert load_image_bytes(first, DecodeLimits()) == JPEG + b"000000000"
+    assert load_image_bytes(second, DecodeLimits()) == JPEG + b"000000001"
+
+
+def one(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | Skipped:
+    """What members amount to between two good samples that must stay unharmed."""
+    path = write_tar(tmp_path / "t.tar", [*tar_sample("before"), *members, *tar_sample("later")])
+    before, item, after = read_all(kind="webdataset", path=str(path), **keys)
+    assert isinstance(before, Sample)
+    assert isinstance(after, Sample)
+    assert before.error is None
+    assert after.error is None
+    return item
+
+
+def header(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    ("members", "file_name", "captions"),
+    [
+        ([("k.png", b"x"), ("k.txt", b"a")], "k.png", ("a",)),
+        ([("k.txt", b"a"), ("k.webp", b"x")], "k.webp", ("a",)),
+        ([("k.JPG", b"x"), ("k.TXT", b"a")], "k.JPG", ("a",)),
+        ([("k.jpeg", b"x"), ("k.json", b'{"caption": "b"}')], "k.jpeg", ("b",)),
+        ([("k.jpg", b"x"), ("k.json", b'{"caption": "b"}'), ("k.txt", b"a")], "k.jpg", ("a",)),
+        ([("k.jpg", b"x"), ("k.json", b'{"captions": ["b", "c"]}')], "k.jpg", ("b", "c")),
+        ([("k.jpg", b"x"), ("k.json", b'{"caption": null}')], "k.jpg", ()),
+        ([("k.jpg", b"x")], "k.jpg", ()),
+        ([("k.jpg", b"x"), ("k.txt", b"\xef\xbb\xbfa \n")], "k.jpg", ("a \n",)),
+        ([("./k.jpg", b"x"), ("./k.txt", b"a")], "k.jpg", ("a",)),
+        ([("d.1/e/k.jpg", b"x"), ("d.1/e/k.txt", b"a")], "d.1/e/k.jpg", ("a",)),
+        ([("k.cls", b"3"), ("k.jpg", b"x"), ("k.seg.png", b"y"), ("k.txt", b"a")], "k.jpg", ("a",)),
+        ([("k.png", b"x"), ("k.jpg", b"x"), ("k.txt", b"a")], "k.jpg", ("a",)),
+        ([("n" * 300 + ".jpg", b"x"), ("n" * 300 + ".txt", b"a")], "n" * 300 + ".jpg", ("a",)),
+        ([("k\xe9\u732b.jpg", b"x"), ("k\xe9\u732b.txt", "\u732b".encode())], "k\xe9\u732b.jpg", ("\u732b",)),
+    ],
+)
+def test_members_of_a_sample(
+    tmp_path: Path, members: list[tuple[str, bytes]], file_name: str, captions: tuple[str, ...]
+) -> None:
+    sample = one(tmp_path, *members)
+    assert isinstance(sample, Sample)
+    assert (sample.error, sample.file_name, sample.captions) == (None, file_name, captions)
+    assert load_image_bytes(sample, DecodeLimits()) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("members", "expected", "words"),
+    [
+        ([("k.txt", b"a"), ("k.json", b"{}")], "missing_image", "no .jpg or .jpeg"),
+        ([("k.gif2", b"x"), ("k.txt", b"a")], "missing_image", "no .jpg"),
+        ([("k.jpg", b"x"), ("k.txt", b"\xff")], "bad_caption", "not UTF-8"),
+        ([("k.jpg", b"x"), ("k.json", b'{"caption": 3}')], "bad_caption", "a number"),
+        ([("k.jpg", b"x"), ("k.json", b'{"caption": "\\ud800"}')], "bad_caption", "surrogate"),
+        ([("k.jpg", b"x"), ("k.txt", b"a"), ("k.json", b"{")], "bad_row", "json member cannot be read"),
+        ([("k.jpg", b"x"), ("k.txt", b"a"), ("k.json", b"[]")], "bad_row", "not an object"),
+        ([("../k.jpg", b"x"), ("../k.txt", b"a")], "bad_location", "leaves the tar"),
+        ([("/etc/k.jpg", b"x"), ("/etc/k.txt", b"a")], "bad_location", "leaves the tar"),
+        ([header("k.jpg", tarfile.SYMTYPE, "/etc/passwd"), ("k.txt", b"a")], "bad_location", "is a link"),
+        ([header("k.jpg", tarfile.LNKTYPE, "before.jpg"), ("k.txt", b"a")], "bad_location", "is a link"),
+        ([header("k.jpg", tarfile.FIFOTYPE), ("k.txt", b"a")], "bad_location", "is a device or pipe"),
+    ],
+)
+def test_faults_of_a_sample(
+    tmp_path: Path, members: list[tuple[str, bytes] | tarfile.TarInfo], expected: str, words: str
+) -> None:
+    sample = one(tmp_path, *members)
+    assert reason(sample) == expected
+    assert words in str(sample)
+    assert sample.source.startswith("t.tar/")
+
+
+@pytest.mark.parametrize("members", [[("k.jpg", b"x")], []])
+def test_failed_downloads_are_skipped_and_counted(tmp_path: Path, members: list[tuple[str, bytes]]) -> None:
+    facts = json.dumps({"status": "failed_to_download", "caption": "a", "key": "k"}).encode()
+    skipped = one(tmp_path, *members, ("k.json", facts), ("k.txt", b"a"))
+    assert skipped == Skipped(reason="failed_download", source="t.tar/k")
+
+
+def test_what_is_no_sample_is_passed_over(tmp_path: Path) -> None:
+    extra = [
+        ("README", b"x"),
+        ("LICENSE.md", b"x"),
+        (".hidden.jpg", b"x"),
+        ("__MACOSX/a.jpg", b"x"),
+        ("d/._a.jpg", b"x"),
+    ]
+    path = write_tar(tmp_path / "t.tar", [header("d", tarfile.DIRTYPE), *extra, *tar_sample("d/k"), *extra])
+    assert [sample.sample_id for sample in samples_of(kind="webdataset", path=str(path))] == ["t.tar/d/k"]
+
+
+def test_names_that_come_twice(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "t.tar", [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.txt", b"x"), ("b.txt", b"y")])
+    samples = samples_of(kind="webdataset", path=str(path))
+    assert [reason(sample) for sample in samples] == [None, None, "duplicate_id", "duplicate_id"]
+    assert [sample.sample_id for sample in samples] == ["t.tar/a", "t.tar/b", "t.tar/a#2048", "t.tar/b#3072"]
+    assert "--sort=name" in str(samples[2].error)
+
+
+def test_configured_members(tmp_path: Path) -> None:
+    facts = json.dumps({"caption": "no", "long": "z", "alt": ["u", "v"]}).encode()
+    members = [
+        ("k.jpg", b"no"),
+        ("k.in.png", b"x"),
+        ("k.json", facts),
+        ("k.short.txt", b"y"),
+        ("k.txt", b"no"),
+    ]
+    path = write_tar(tmp_path / "t.tar", members)
+    (sample,) = samples_of(
+        kind="webdataset", path=str(path), image="in.png", caption=["short.txt", "long", "missing", "alt"]
+    )
+    assert (sample.file_name, sample.captions) == ("k.in.png", ("y", "z", "u", "v"))
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_compressed_tars_carry_their_images(tmp_path: Path, mode: str) -> None:
+    members = [*tar_sample("a"), ("b.jpg", b""), ("b.txt", b"x"), *tar_sample("c")]
+    plain = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tar", members)))
+    packed = samples_of(kind="webdataset", path=str(write_tar(tmp_path / f"t.tar.{mode[2:]}", members, mode)))
+    assert [sample.image_bytes for sample in packed] == [load_image_bytes(sample, DecodeLimits()) for sample in plain]
+    assert [sample.captions for sample in packed] == [sample.captions for sample in plain]
+
+
+def test_tars_behind_a_url_carry_their_images(tmp_path: Path) -> None:
+    members = [*tar_sample("a"), *tar_sample("c")]
+    content = write_tar(tmp_path / "t.tar", members).read_bytes()
+    for name, stored in (("t.tar", content), ("u.tar.gz", gzip.compress(content))):
+        with fsspec.open(f"memory://tars/{name}", "wb") as file:
+            file.write(stored)
+    samples = samples_of(kind="webdataset", path="memory://tars")
+    assert [sample.sample_id for sample in samples] == ["t.tar/a", "t.tar/c", "u.tar.gz/a", "u.tar.gz/c"]
+    assert [sample.image_bytes for sample in samples] == [JPEG + b"a", JPEG + b"c"] * 2
+    assert all(sample.image_url is None for sample in samples)
+
+
+def test_limits_for_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webdataset, "MAX_INLINE_BYTES", 10)
+    monkeypatch.setattr(webdataset, "MAX_TEXT_BYTES", 10)
+    members = [
+        ("a.jpg", b"x" * 11),
+        ("a.txt", b"y"),
+        ("b.jpg", b"x"),
+        ("b.txt", b"y" * 11),
+        ("c.jpg", b"x" * 10),
+    ]
+    packed = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tgz", members, "w:gz")))
+    assert [reason(sample) for sample in packed] == ["image_too_large", "bad_row", None]
+    plain = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tar", members)))
+    assert [reason(sample) for sample in plain] == [None, "bad_row", None]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_tar_that_breaks_off_anywhere(tmp_path: Path, packed: bool) -> None:
+    content = write_tar(tmp_path / "whole.tar", [*tar_sample("a"), *tar_sample("b"), *tar_sample("c")]).read_bytes()
+    whole = {sample.sample_id[-1]: sample for sample in samples_of(kind="webdataset", path=str(tmp_path / "whole.tar"))}
+    end = 9 * 1024  # nine members of a header and a block each
+    counts = set()
+    for length in [0, 1, *range(100, end, 256), *range(512, end, 512), end - 1, end]:
+        path = tmp_path / ("t.tgz" if packed else "t.tar")
+        path.write_bytes(gzip.compress(content[:length]) if packed else content[:length])
+        *good, last = samples_of(kind="webdataset", path=str(path))
+        assert reason(last) == "bad_row", length
+        assert last.sample_id == last.source
+        assert last.sample_id.startswith(f"{path.name}:")
+        assert f"{path.name}, byte {last.sample_id.partition(':')[2]}: the tar" in str(last.error)
+        counts.add(len(good))
+        for sample in good:
+            assert sample.error is None
+            assert sample.captions == whole[sample.sample_id[-1]].captions
+            original = load_image_bytes(whole[sample.sample_id[-1]], DecodeLimits())
+            assert load_image_bytes(sample, DecodeLimits()) == original
+    assert counts == {0, 1, 2, 3}
+    for length in (end + 1, end + 511, end + 512, end + 1024, len(content)):
+        (tmp_path / "t.tar").write_bytes(content[:length])
+        assert len(samples_of(kind="webdataset", path=str(tmp_path / "t.tar"))) == 3, length
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not a tar</html>", b"\xff" * 2000, b"\x1f\x8b damaged gzip"])
+@pytest.mark.parametrize("name", ["t.tar", "t.tar.gz"])
+def test_what_is_no_tar_is_one_bad_row(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    write_tar(tmp_path / "u.tar", tar_sample("a"))
+    bad, good = samples_of(kind="webdataset", path=[str(tmp_path / name), str(tmp_path / "u.tar")])
+    assert (bad.sample_id, reason(bad)) == (f"{name}:0", "bad_row")
+    assert (good.sample_id, reason(good)) == ("u.tar/a", None)
+
+
+def test_damage_in_the_middle_and_joined_tars(tmp_path: Path) -> None:
+    content = bytearray(write_tar(tmp_path / "t.tar", [*tar_sample("a"), *tar_sample("b")]).read_bytes())
+    (tmp_path / "joined.tar").write_bytes(bytes(content) * 2)
+    *good, last = samples_of(kind="webdataset", path=str(tmp_path / "joined.tar"))
+    assert [sample.error for sample in good] == [None, None]
+    assert "the tar goes on after its end mark" in str(last.error)
+    content[3 * 1024 + 150] ^= 0xFF
+    (tmp_path / "t.tar").write_bytes(content)
+    good, last = samples_of(kind="webdataset", path=str(tmp_path / "t.tar"))
+    assert (good.sample_id, last.sample_id, reason(last)) == ("t.tar/a", "t.tar:3072", "bad_row")
+
+
+def test_samples_are_estimated_from_the_statistics_beside(tmp_path: Path) -> None:
+    for number, statistics in enumerate(['{"successes": 7}', "{", "[]", '{"successes": "7"}']):
+        write_tar(tmp_path / f"{number}.tar", tar_sample("a"))
+        (tmp_path / f"{number}_stats.json").write_text(statistics)
+    write_tar(tmp_path / "4.tgz", tar_sample("a"), "w:gz")
+    (tmp_path / "4_stats.json").write_text('{"successes": 0}')
+    shards = reader_of(kind="webdataset", path=str(tmp_path)).shards()
+    assert [shard.samples for shard in shards] == [7, None, None, None, 0]
+
+
+def test_ranges_as_webdataset_writes_them(tmp_path: Path) -> None:
+    for number in (8, 9, 10):
+        write_tar(tmp_path / f"{number:03d}.tar", tar_sample("a"))
+    samples = samples_of(kind="webdataset", path=str(tmp_path / "{008..010}.tar"))
+    assert [sample.sample_id for sample in samples] == ["008.tar/a", "009.tar/a", "010.tar/a"]
+    with pytest.raises(InputError, match=r"2 of the 5 files of .* do not exist, the first is .*011\.tar"):
+        reader_of(kind="webdataset", path=str(tmp_path / "{008..012}.tar")).shards()
+
+
+def test_webdatasets_own_writer(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    with open(tmp_path / "w.tar", "wb") as file, wds.TarWriter(file) as writer:
+        for number in range(3):
+            facts = {"caption": f"a cat {number}", "status": "success"}
+            writer.write({"__key__": f"{number:09d}", "jpg": JPEG, "txt": f"a cat {number}", "json": facts})
+    samples = samples_of(kind="webdataset", path=str(tmp_path / "w.tar"))
+    assert [sample.captions for sample in samples] == [(f"a cat {number}",) for number in range(3)]
+    assert [load_image_bytes(sample, DecodeLimits()) for sample in samples] == [JPEG] * 3
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_formats_of_tar(tmp_path: Path, tar_format: int) -> None:
+    name = "a/" * 45 + "k"  # within USTAR's reach
+    with tarfile.open(tmp_path / "t.tar", "w", format=tar_format) as tar:
+        for member, content in tar_sample(name):
+            entry = tarfile.TarInfo(member)
+            entry.size = len(content)
+            if tar_format == tarfile.PAX_FORMAT:
+                entry.pax_headers = {"comment": "x" * 700}
+            tar.addfile(entry, io.BytesIO(content))
+    (sample,) = samples_of(kind="webdataset", path=str(tmp_path / "t.tar"))
+    assert (sample.sample_id, sample.error) == (f"t.tar/{name}", None)
+    assert load_image_bytes(sample, DecodeLimits()) == JPEG + name.encode()

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.regions.heat import FINE_SIDE, quantise, refine_grid, samples_per_cell, smooth
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        pytest.param([[0.0, 1.0]], [[0, 255]], id="range"),
+        pytest.param([[2.0, 3.0, 4.0]], [[0, 128, 255]], id="offset; 127.5 goes up"),
+        pytest.param([[0.0, 1e-30, 2e-30]], [[0, 128, 255]], id="tiny"),
+        pytest.param([[0.0, 3e38]], [[0, 255]], id="huge"),
+        pytest.param([[-1.0], [0.0], [3.0]], [[0], [64], [255]], id="signed"),
+    ],
+)
+def test_quantise(values, levels):
+    np.testing.assert_array_equal(quantise(np.array(values, dtype=np.float32)), levels)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([[0.0, 0.0]], id="zeros"),
+        pytest.param([[0.3, 0.3]], id="constant"),
+        pytest.param([[0.3, 0.30000004]], id="constant up to rounding"),
+        pytest.param([[0.5]], id="one cell"),
+        pytest.param([[]], id="no cell"),
+        pytest.param([[0.0, np.nan]], id="nan"),
+        pytest.param([[0.0, np.inf]], id="inf"),
+        pytest.param([[-np.inf, np.inf]], id="both infinities"),
+    ],
+)
+def test_nothing_to_see(values):
+    assert quantise(np.array(values, dtype=np.float32)) is None
+
+
+def test_smooth_zero_changes_nothing():
+    levels = np.array([[0, 255], [7, 9]], dtype=np.uint8)
+    assert smooth(levels, 0.0) is levels
+
+
+def test_smooth_spreads_a_spot_evenly_and_uses_all_levels():
+    levels = np.zeros((7, 7), dtype=np.uint8)
+    levels[3, 3] = 255
+    blurred = smooth(levels, 0.7)
+    assert blurred[3, 3] == 255
+    assert blurred.min() == 0
+    # a Gaussian's share one cell away, to its value at the centre: exp(-1 / (2 * 0.7^2)) = .360
+    assert blurred[3, 4] == pytest.approx(0.360 * 255, abs=1)
+    np.testing.assert_array_equal(blurred, blurred.T)
+    np.testing.assert_array_equal(blurred, blurred[::-1])
+
+
+def test_smooth_goes_on_beyond_the_border():
+    step = np.repeat([[0, 0, 0, 255, 255, 255]], 3, axis=0).astype(np.uint8)
+    blurred = smooth(step, 0.5)
+    np.testing.assert_array_equal(blurred[0], blurred[1])
+    assert blurred[0, 0] == 0
+    assert blurred[0, -1] == 255
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_samples_are_odd_and_within_the_side(height, width):
+    samples = samples_per_cell((height, width))
+    assert samples % 2 == 1
+    assert samples == 1 or samples * max(height, width) <= FINE_SIDE
+
+
+def test_fine_map_holds_the_grid_at_the_cell_centres():
+    levels = np.random.default_rng(0).integers(0, 256, (14, 5)).astype(np.uint8)
+    fine = refine_grid(levels)
+    assert fine.shape == (98, 35)
+    np.testing.assert_allclose(fine[3::7, 3::7], levels, atol=1e-3)
+
+
+def test_fine_map_is_bilinear_with_flat_borders():
+    fine = refine_grid(np.array([[0, 90]], dtype=np.uint8))
+    samples = samples_per_cell((1, 2))
+    assert fine.shape == (samples, 2 * samples)
+    # half-pixel centres: constant up to the first cell's centre, then linear to the second's
+    steps = (np.arange(2 * samples) + 0.5) / samples - 0.5
+    np.testing.assert_allclose(fine[0], np.clip(steps, 0, 1) * 90, atol=1e-3)
+    np.testing.assert_allclose(fine, np.repeat(fine[:1], samples, axis=0), atol=1e-3)

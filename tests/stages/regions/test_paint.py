@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.masks import decode_mask, encode_mask, mask_box_xywh_px
+from stages.regions.components import components
+from stages.regions.paint import SignedField, component_field, paint
+
+
+def whole(values: object) -> SignedField:
+    array = np.array(values, dtype=np.float32)
+    return SignedField(values=array, top=0, left=0, full_hw=array.shape)
+
+
+def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """The field at every pixel's centre in float64, one axis after the other: the slow, plain way."""
+    height_px, width_px = size_hw
+    h, w = values.shape
+    rows = (np.arange(height_px) + 0.5) * h / height_px - 0.5
+    columns = (np.arange(width_px) + 0.5) * w / width_px - 0.5
+    wide = np.array([np.interp(columns, np.arange(w), row) for row in values.astype(np.float64)])
+    return np.array([np.interp(rows, np.arange(h), column) for column in wide.T]).T
+
+
+@pytest.mark.parametrize(
+    ("values", "size_hw", "rows"),
+    [
+        pytest.param([[1.0]], (2, 3), ["###", "###"], id="everything"),
+        # the sign changes at column 2.0, a pixel's edge
+        pytest.param([[1.0, -1.0]], (1, 4), ["##.."], id="left half"),
+        pytest.param([[-1.0], [1.0]], (4, 1), [".", ".", "#", "#"], id="lower half"),
+        # cell centres at 1 and 3; zero at 1 + 2 * 3 / 4 = 2.5, the centre of pixel 2: outside
+        pytest.param([[3.0, -1.0]], (1, 4), ["##.."], id="zero at a pixel's centre, leaving"),
+        pytest.param([[-1.0, 3.0]], (1, 4), ["..##"], id="zero at a pixel's centre, entering"),
+        pytest.param([[-1.0], [3.0]], (4, 1), [".", ".", "#", "#"], id="the same, down a column"),
+        pytest.param([[1.0, -1.0], [-1.0, 1.0]], (2, 2), ["#.", ".#"], id="size of the grid"),
+        pytest.param([[-1.0, 5.0, -1.0]], (1, 1), ["#"], id="one pixel reads the middle"),
+    ],
+)
+def test_paint(values, size_hw, rows):
+    painted = paint(whole(values), size_hw)
+    expected = np.array([[letter == "#" for letter in row] for row in rows])
+    np.testing.assert_array_equal(decode_mask(painted.mask), expected)
+    assert painted.mask == encode_mask(expected)
+    assert painted.box_xywh_px == mask_box_xywh_px(expected)
+    assert painted.area_px == expected.sum()
+
+
+@pytest.mark.parametrize(
+    ("values", "size_hw"),
+    [
+        pytest.param([[-1.0, -2.0]], (5, 5), id="nowhere positive"),
+        pytest.param([[-1.0, 1.0, -1.0]], (1, 2), id="positive between two pixels' centres only"),
+        pytest.param([[-1.0], [1.0], [-1.0]], (2, 1), id="the same, down a column"),
+    ],
+)
+def test_no_pixel(values, size_hw):
+    assert paint(whole(values), size_hw) is None
+
+
+fields = st.builds(
+    lambda h, w, seed: np.random.default_rng(seed).normal(-0.3, 1.0, (h, w)).astype(np.float32),
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.integers(0, 2**32 - 1),
+)
+sides = st.integers(1, 40)
+
+
+@given(fields, sides, sides)
+def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px):
+    painted = paint(whole(values), (height_px, width_px))
+    field = drawn(values, (height_px, width_px))
+    mask = np.zeros(field.shape, dtype=bool) if painted is None else decode_mask(painted.mask)
+    clear = np.abs(field) > 1e-5  # float32 arithmetic
+    np.testing.assert_array_equal(mask[clear], (field > 0)[clear])
+    if painted is not None:
+        assert painted.mask == encode_mask(mask)
+        assert painted.box_xywh_px == mask_box_xywh_px(mask)
+        assert painted.area_px == mask.sum() > 0
+
+
+@given(fields, sides, sides)
+def test_a_window_paints_what_the_whole_field_paints(values, height_px, width_px):
+    positive = np.argwhere(values > 0)
+    if not positive.size:
+        return
+    top, left = np.maximum(positive.min(axis=0) - 1, 0)
+    bottom, right = positive.max(axis=0) + 2
+    window = SignedField(
+        values=values[top:bottom, left:right], top=int(top), left=int(left), full_hw=values.shape
+    )
+    assert paint(window, (height_px, width_px)) == paint(whole(values), (height_px, width_px))
+
+
+def test_field_of_a_component_keeps_the_contour_and_turns_the_rest():
+    fine = np.array([[9.0, 1.0, 8.0, 6.0], [1.0, 1.0, 1.0, 7.0], [1.0, 1.0, 1.0, 1.0]], dtype=np.float32)
+    inside = fine > 5
+    parts = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0)
+    parts.sort(key=lambda part: part.left)
+    one, other = (component_field(fine, 5.0, part) for part in parts)
+    assert (one.top, one.left, one.full_hw) == (0, 0, (3, 4))
+    np.testing.assert_array_equal(one.values, [[4, -4], [-4, -4]])
+    assert (other.top, other.left) == (0, 1)
+    np.testing.assert_array_equal(other.values, [[-4, 3, 1], [-4, -4, 2], [-4, -4, -4]])
+
+
+def test_field_of_filled_and_taken_samples():
+    fine = np.array([[9.0, 5.0, 9.0, 2.0, 9.0]], dtype=np.float32)
+    inside = np.array([[True, True, True, True, False]])
+    (part,) = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0)
+    field = component_field(fine, 5.0, part)
+    np.testing.assert_allclose(field.values, [[4, 1e-3, 4, 3, -4]])
+
+
+def test_large_images_need_no_large_arrays():
+    values = np.full((14, 14), -1.0)
+    values[3:9, 2:12] = 1.0
+    painted = paint(whole(values), (30_000, 30_000))
+    # centres of cells 1 and 2: the sign changes at 2 * 30,000 / 14 = 4,285.7, and so on
+    assert painted.box_xywh_px == (4286.0, 6429.0, 21428.0, 12857.0)

@@ -1,0 +1,424 @@
+import pickle
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stages.errors import RowError
+from stages.masks import decode_mask, mask_box_xywh_px
+from stages.records import HeatMap, Phrase, Pixels, Record, Region, Sample
+from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions
+
+FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1)
+EVERYTHING = FIXED.model_copy(update={"keep_share": 0.0, "max_regions_plural": 100, "fill_holes": False})
+
+
+def heat_map(values: object, text: str = "dog", similarity: float = 0.25, fault: str = "") -> HeatMap:
+    return HeatMap(text=text, values=np.array(values, dtype=np.float32), similarity=similarity, fault=fault)
+
+
+def spots(shape: tuple[int, int], **cells: float) -> np.ndarray:
+    """A cold map with hot cells: r1c2=1.0 is row 1, column 2."""
+    values = np.zeros(shape, dtype=np.float32)
+    for name, value in cells.items():
+        row, column = name[1:].split("c")
+        values[int(row), int(column)] = value
+    return values
+
+
+def phrase(text: str = "dog", *, plural: bool = False, start: int = 0) -> Phrase:
+    return Phrase(text=text, caption_index=0, start=start, end=start + len(text), head=text, plural=plural)
+
+
+def record(
+    *maps: HeatMap, phrases: tuple[Phrase, ...] | None = None, width_px: int = 40, height_px: int = 40
+) -> Record:
+    return Record(
+        sample=Sample(sample_id="a", source="captions.jsonl:1"),
+        width_px=width_px,
+        height_px=height_px,
+        phrases=tuple(phrase(each.text) for each in maps) if phrases is None else phrases,
+        pixels=Pixels(rgb=np.zeros((8, 8, 3), dtype=np.uint8)),
+        heat_maps=maps,
+    )
+
+
+def regions_of(one: Record, config: RegionsConfig = FIXED) -> tuple[Region, ...]:
+    (answer,) = RegionsStage(config).process([one])
+    return answer.regions
+
+
+def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") -> HeatMap:
+    """Like an explainer's: two soft spots and noise, mostly zero."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    values = rng.normal(-0.03, 0.06, shape)
+    for _ in range(2):
+        row, column, width = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), rng.uniform(0.8, 2.5)
+        values += rng.uniform(0.4, 1) * np.exp(
+            -((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2)
+        )
+    return heat_map(3e-4 * np.maximum(values, 0), text)
+
+
+# Between cell centres 10 px apart a spot falls off as (1 - |dx| / 10)(1 - |dy| / 10). Above one half
+# lie, for |dy| = .5, 1.5, 2.5, 3.5, 4.5 px: |dx| < 4.74, 4.12, 3.33, 2.31, 0.91 px, so 5, 4, 3, 2, 1
+# pixel centres .5, 1.5, ... on each side.
+@pytest.mark.parametrize(
+    ("values", "box", "area"),
+    [
+        pytest.param(spots((4, 4), r1c2=1.0), (20, 10, 10, 10), 4 * 15, id="inner cell"),
+        # 5 px of full heat towards the corner, then .95, .85, .75, .65, .55
+        pytest.param(spots((4, 4), r0c0=1.0), (0, 0, 10, 10), 50 + 10 + 9 + 8 + 7 + 6, id="top left"),
+        pytest.param(spots((4, 4), r3c3=1.0), (30, 30, 10, 10), 90, id="bottom right"),
+        # at the upper edge: on each side 5 px wide over 5 rows, then 5, 4, 3, 2, 1
+        pytest.param(spots((4, 4), r0c2=1.0), (20, 0, 10, 10), 2 * (5 * 5 + 15), id="upper edge"),
+        # the bilinear hump between two equal cells is flat: 10 px more, 5 px to each side
+        pytest.param(spots((4, 4), r1c1=1.0, r1c2=1.0), (10, 10, 20, 10), 4 * 15 + 10 * 10, id="two cells"),
+    ],
+)
+def test_box_and_area_by_hand(values, box, area):
+    (region,) = regions_of(record(heat_map(values)))
+    assert region.box_xywh_px == box
+    assert region.area_px == area
+    assert decode_mask(region.mask).sum() == area
+
+
+def test_box_on_a_stretched_grid():
+    # 4 x 2 cells of 20 x 20 px; x falls off over 20 px: |dx| < 10, at dy .5: 1 - dx / 20 > .5 / .975
+    (region,) = regions_of(record(heat_map(spots((2, 4), r0c1=1.0)), width_px=80, height_px=40))
+    assert region.box_xywh_px == (20, 0, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "box"),
+    [
+        pytest.param({"rule": "fixed", "threshold": 0.5}, (10, 0, 10, 1), id="half"),
+        # 1 - |dx| / 10 > 229.5 / 255: |dx| < 1, so the pixel centres .5 on each side
+        pytest.param({"rule": "fixed", "threshold": 0.9}, (14, 0, 2, 1), id="nine tenths"),
+        pytest.param({"rule": "otsu"}, (10, 0, 10, 1), id="otsu: halfway between the classes"),
+        # mean 63.75: 1 - |dx| / 10 > 63.5 / 255: |dx| < 7.51, so 7.5 just lies inside
+        pytest.param({"rule": "mean"}, (7, 0, 16, 1), id="mean"),
+        # three of four are 0: above 0.5 / 255, |dx| < 9.98
+        pytest.param({"rule": "quantile", "quantile": 0.6}, (5, 0, 20, 1), id="quantile"),
+    ],
+)
+def test_rules(settings_, box):
+    config = RegionsConfig(min_area_px=1, **settings_)
+    (region,) = regions_of(record(heat_map(spots((1, 4), r0c1=1.0)), height_px=1), config)
+    assert region.box_xywh_px == box
+
+
+def test_threshold_on_the_fine_map():
+    values = heat_map(spots((1, 5), r0c0=1.0))
+    config = RegionsConfig(rule="quantile", quantile=0.85)
+    assert cut_map(values, config).threshold == 0.5  # four cells of five are 0
+    # 15 % of the samples are .75 of a cell: half a cell of full heat and a quarter down the ramp
+    fine = cut_map(values, config.model_copy(update={"threshold_on": "fine"}))
+    assert fine.threshold == pytest.approx(0.75 * 255, abs=8)
+
+
+# the second spot: .8 (1 - |dx| / 10)(1 - |dy| / 10) > .5, for |dy| = .5 |dx| < 3.42: 3 px on each side of 55
+TWO = spots((4, 8), r1c1=1.0, r1c5=0.8, r3c7=0.2)
+
+
+@pytest.mark.parametrize(
+    ("plural", "change", "lefts"),
+    [
+        pytest.param(False, {}, [10], id="singular: the best"),
+        pytest.param(True, {}, [10, 52], id="plural: both"),
+        pytest.param(False, {"max_regions_singular": 2}, [10, 52], id="singular, two allowed"),
+        pytest.param(True, {"max_regions_plural": 1}, [10], id="plural, one allowed"),
+        pytest.param(True, {"keep_share": 0.9}, [10], id="the second falls behind"),
+    ],
+)
+def test_singular_and_plural(plural, change, lefts):
+    config = FIXED.model_copy(update=change)
+    regions = regions_of(record(heat_map(TWO), phrases=(phrase(plural=plural),), width_px=80), config)
+    assert [region.box_xywh_px[0] for region in regions] == lefts
+
+
+def test_small_parts_are_dropped():
+    values = spots((4, 8), r1c1=1.0, r1c2=1.0, r1c6=1.0)
+    one = record(heat_map(values), phrases=(phrase(plural=True),), width_px=80)
+    assert [region.area_px for region in regions_of(one)] == [160, 60]
+    assert len(regions_of(one, FIXED.model_copy(update={"min_area_px": 61}))) == 1
+    assert len(regions_of(one, FIXED.model_copy(update={"min_area_share": 60 / 3200 * 1.1}))) == 1
+    assert regions_of(one, FIXED.model_copy(update={"min_area_px": 161})) == ()
+
+
+def test_equals_stand_in_the_order_of_reading():
+    values = spots((6, 6), r4c1=1.0, r1c4=1.0, r1c1=1.0)
+    one = record(heat_map(values), phrases=(phrase(plural=True),), width_px=60, height_px=60)
+    assert [region.box_xywh_px[:2] for region in regions_of(one)] == [(10, 10), (40, 10), (10, 40)]
+
+
+@pytest.mark.parametrize(
+    ("fill_holes", "area"),
+    # the hole is where (1 - |dx| / 10)(1 - |dy| / 10) > .5, as large as a spot
+    [(True, 2500), (False, 2500 - 60)],
+)
+def test_holes(fill_holes, area):
+    values = 1.0 - spots((5, 5), r2c2=1.0)
+    config = FIXED.model_copy(update={"fill_holes": fill_holes})
+    (region,) = regions_of(record(heat_map(values), width_px=50, height_px=50), config)
+    assert region.area_px == area
+    assert region.box_xywh_px == (0, 0, 50, 50)
+
+
+def test_closing_joins_and_smoothing_too():
+    bars = [[0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 3  # edges half a patch from either centre, one apart
+    one = record(heat_map(bars), phrases=(phrase(plural=True),), width_px=70, height_px=30)
+    assert len(regions_of(one)) == 2
+    assert len(regions_of(one, FIXED.model_copy(update={"close_patches": 0.4}))) == 2
+    assert len(regions_of(one, FIXED.model_copy(update={"close_patches": 0.6}))) == 1
+    assert len(regions_of(one, FIXED.model_copy(update={"smooth_patches": 1.0}))) == 1
+
+
+@pytest.mark.parametrize(
+    "one_map",
+    [
+        pytest.param(heat_map(np.zeros((4, 4)), fault="constant"), id="fault"),
+        pytest.param(heat_map(np.eye(4), fault="non_finite"), id="fault with values"),
+        pytest.param(heat_map(np.zeros((4, 4))), id="zeros"),
+        pytest.param(heat_map(np.full((4, 4), 0.2)), id="constant"),
+        pytest.param(heat_map([[np.nan, 1.0]]), id="nan"),
+        pytest.param(heat_map([[np.inf, 1.0]]), id="inf"),
+        pytest.param(heat_map([[0.0, 1.0]], similarity=float("nan")), id="similarity nan"),
+        pytest.param(heat_map([[1.0]]), id="one cell"),
+    ],
+)
+@pytest.mark.parametrize("smooth_patches", [0.0, 0.7])
+def test_no_region_where_there_is_nothing_to_see(one_map, smooth_patches):
+    other = heat_map(spots((4, 4), r1c2=1.0), "cat")
+    config = FIXED.model_copy(update={"smooth_patches": smooth_patches})
+    regions = regions_of(record(one_map, other), config)
+    assert [region.phrase_index for region in regions] == [1]
+
+
+def test_a_threshold_that_leaves_nothing():
+    config = FIXED.model_copy(update={"threshold": 1.0})
+    assert regions_of(record(heat_map(spots((4, 4), r1c2=1.0))), config) == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "width_px", "height_px", "boxes"),
+    [
+        pytest.param((14, 14), 1, 1, 0, id="1 x 1, cold in the middle"),
+        pytest.param((1, 3), 1, 1, 1, id="1 x 1, hot in the middle"),
+        pytest.param((1, 14), 30_000, 1, 1, id="30000 x 1"),
+        pytest.param((14, 1), 1, 30_000, 1, id="1 x 30000"),
+        pytest.param((1, 1875), 30_000, 1, 1, id="30000 x 1 on its own grid"),
+        pytest.param((14, 14), 30_000, 30_000, 1, id="more pixels than memory"),
+        pytest.param((9, 21), 6000, 4000, 1, id="6000 x 4000"),
+    ],
+)
+def test_odd_sizes(shape, width_px, height_px, boxes):
+    values = np.zeros(shape, dtype=np.float32)
+    values[0, min(1, shape[1] - 1)] = 1.0
+    regions = regions_of(record(heat_map(values), width_px=width_px, height_px=height_px))
+    assert len(regions) == boxes
+    for region in regions:
+        assert region.mask.size_hw == (height_px, width_px)
+        x, y, w, h = region.box_xywh_px
+        assert 0 <= x < x + w <= width_px
+        assert 0 <= y < y + h <= height_px
+
+
+def test_mentions_of_one_text_share_its_regions():
+    phrases = (phrase(), phrase("cat", start=4), phrase(start=8), phrase(plural=True, start=12))
+    maps = (heat_map(TWO, "dog", 0.3), heat_map(spots((4, 8), r3c0=1.0), "cat", 0.1))
+    regions = regions_of(record(*maps, phrases=phrases, width_px=80))
+    assert [region.phrase_index for region in regions] == [0, 1, 2, 3, 3]
+    assert [region.similarity for region in regions] == [0.3, 0.1, 0.3, 0.3, 0.3]
+    assert regions[0] == replace(regions[2], phrase_index=0) == replace(regions[3], phrase_index=0)
+
+
+def test_score_is_the_configured_one():
+    # total heat by hand: one cell of 10 x 10 px on the fine map sums to the cell's own value
+    one = record(heat_map(spots((4, 4), r1c2=1.0)))
+    scores = {
+        name: regions_of(one, FIXED.model_copy(update={"score": name}))[0].score
+        for name in ("energy", "contrast", "product", "peak", "similarity")
+    }
+    assert scores["peak"] == 1.0
+    assert scores["similarity"] == 0.625
+    assert 0.35 < scores["energy"] < 0.5  # above half its height a bilinear tent has 42 % of its volume
+    assert scores["product"] == pytest.approx(scores["energy"] * scores["contrast"], abs=1e-5)
+
+
+def test_pixels_and_heat_maps_are_taken_away():
+    one = record(heat_map(TWO), width_px=80)
+    (answer,) = RegionsStage(FIXED).process([one])
+    assert answer.pixels is None
+    assert answer.heat_maps == ()
+    assert answer == replace(one, regions=answer.regions, pixels=None, heat_maps=())
+    (kept,) = RegionsStage(FIXED, keep_heat_maps=True).process([one])
+    assert kept.pixels is None
+    assert kept.heat_maps is one.heat_maps
+    assert kept.regions == answer.regions
+
+
+def test_errors_pass_through_untouched():
+    failed = replace(
+        record(heat_map(TWO)),
+        error=RowError(reason="bad_image", detail="not an image"),
+        width_px=0,
+        height_px=0,
+    )
+    good = record(heat_map(TWO), width_px=80)
+    answers = RegionsStage(FIXED).process([failed, good, failed])
+    assert answers[0] is failed
+    assert answers[2] is failed
+    assert answers[1].regions
+
+
+def test_a_record_without_phrases_or_without_anything():
+    empty = Record(sample=Sample(sample_id="a", source="b"))
+    assert RegionsStage(FIXED).process([empty]) == [empty]
+    assert RegionsStage(FIXED).process([]) == []
+
+
+def test_broken_contracts_are_raised():
+    with pytest.raises(ValueError, match="got none for 'cat'"):
+        regions_of(record(heat_map(TWO), phrases=(phrase("cat"),)))
+    with pytest.raises(ValueError, match="expected an image size for 'a', got 0 x 40"):
+        regions_of(record(heat_map(TWO), width_px=0))
+
+
+def test_batch_size_does_not_matter():
+    records = [record(*(random_map(7 * i + j, text=f"p{j}") for j in range(3))) for i in range(7)]
+    stage = RegionsStage(RegionsConfig())
+    together = stage.process(records)
+    alone = [answer for one in records for answer in stage.process([one])]
+    assert together == alone
+    assert sum(len(answer.regions) for answer in together) >= 20
+
+
+def test_the_same_batch_gives_the_same_bytes():
+    records = [record(random_map(seed), phrases=(phrase(plural=True),), width_px=640) for seed in range(5)]
+    before = pickle.dumps(records)
+    answers = [pickle.dumps(RegionsStage(RegionsConfig()).process(records)) for _ in range(2)]
+    assert answers[0] == answers[1]
+    assert pickle.dumps(records) == before
+
+
+def test_last_bits_of_the_map_do_not_matter():
+    config, stirred = RegionsConfig(), 0
+    for seed in range(100):
+        one = random_map(seed)
+        noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, one.values.shape)
+        other = replace(one, values=(one.values * (1 + noise)).astype(np.float32))
+        stirred += not np.array_equal(one.values, other.values)
+        assert map_regions(one, (480, 640), 3, config) == map_regions(other, (480, 640), 3, config)
+    assert stirred > 90
+
+
+def test_scale_of_the_map_does_not_matter():
+    one = random_map(1)
+    for factor in (1e-6, 1.0, 1e6):
+        scaled = replace(one, values=(one.values * np.float32(factor)).astype(np.float32))
+        assert map_regions(scaled, (480, 640), 3, RegionsConfig()) == map_regions(
+            one, (480, 640), 3, RegionsConfig()
+        )
+
+
+def test_settings_are_frozen_and_checked():
+    with pytest.raises(ValidationError, match="frozen"):
+        FIXED.threshold = 0.1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="expected one of contrast, energy"):
+        RegionsConfig(score="enregy")
+    with pytest.raises(ValidationError, match="rank"):
+        RegionsConfig(rank="best")
+    for wrong in (
+        {"thresh": 0.5},
+        {"threshold": 1.5},
+        {"rule": "otzu"},
+        {"min_area_px": 0},
+        {"smooth_patches": -1},
+    ):
+        with pytest.raises(ValidationError):
+            RegionsConfig(**wrong)
+
+
+def test_settings_survive_the_manifest():
+    assert RegionsConfig.model_validate(RegionsConfig().model_dump(mode="json")) == RegionsConfig()
+
+
+def test_setup_leaves_one_thread_and_the_stage_travels():
+    threads = cv2.getNumThreads()
+    try:
+        stage = pickle.loads(pickle.dumps(RegionsStage(RegionsConfig())))
+        stage.setup()
+        assert cv2.getNumThreads() == 1
+        assert stage.name == "regions"
+    finally:
+        cv2.setNumThreads(threads)
+
+
+grids = st.tuples(st.integers(1, 8), st.integers(1, 8))
+sides = st.integers(1, 60)
+configs = st.builds(
+    RegionsConfig,
+    rule=st.sampled_from(["mean", "otsu", "fixed", "quantile"]),
+    threshold=st.floats(0, 1),
+    quantile=st.floats(0, 1),
+    threshold_on=st.sampled_from(["grid", "fine"]),
+    smooth_patches=st.sampled_from([0.0, 0.7]),
+    open_patches=st.sampled_from([0.0, 0.3]),
+    close_patches=st.sampled_from([0.0, 0.3]),
+    fill_holes=st.booleans(),
+    min_area_share=st.sampled_from([0.0, 0.01]),
+    min_area_px=st.sampled_from([1, 16]),
+    rank=st.sampled_from(["energy", "peak", "similarity"]),
+    keep_share=st.floats(0, 1),
+    max_regions_plural=st.integers(1, 10),
+    score=st.sampled_from(["energy", "contrast", "product", "mean_heat"]),
+)
+
+
+@given(grids, sides, sides, st.integers(0, 2**32 - 1), configs)
+def test_regions_of_any_map_are_whole(grid_hw, width_px, height_px, seed, config):
+    values = np.maximum(np.random.default_rng(seed).normal(0, 1, grid_hw), 0)
+    regions = regions_of(
+        record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px),
+        config,
+    )
+    assert len(regions) <= config.max_regions_plural
+    covered = np.zeros((height_px, width_px), dtype=int)
+    for region in regions:
+        mask = decode_mask(region.mask)
+        assert region.area_px == mask.sum() >= config.min_area_px
+        assert region.box_xywh_px == mask_box_xywh_px(mask)
+        assert 0.0 <= region.score <= 1.0
+        covered += mask
+    assert covered.max(initial=0) <= 1
+
+
+@settings(max_examples=200)
+@given(grids, sides, sides, st.integers(0, 2**32 - 1), st.floats(0, 0.99))
+def test_regions_together_are_what_lies_above_the_threshold(grid_hw, width_px, height_px, seed, share):
+    values = np.maximum(np.random.default_rng(seed).normal(0, 1, grid_hw), 0)
+    if np.ptp(values) == 0:
+        return
+    config = EVERYTHING.model_copy(update={"threshold": share})
+    regions = regions_of(
+        record(heat_map(values), phrases=(phrase(plural=True),), width_px=width_px, height_px=height_px),
+        config,
+    )
+    mask = np.zeros((height_px, width_px), dtype=bool)
+    for region in regions:
+        mask |= decode_mask(region.mask)
+    # the plain way: whole levels, interpolated to the image in float64, one axis after the other
+    levels = np.floor((values - values.min()) / np.ptp(values) * 255 + 0.5)
+    rows = (np.arange(height_px) + 0.5) * grid_hw[0] / height_px - 0.5
+    columns = (np.arange(width_px) + 0.5) * grid_hw[1] / width_px - 0.5
+    wide = np.array([np.interp(columns, np.arange(grid_hw[1]), row) for row in levels])
+    full = np.array([np.interp(rows, np.arange(grid_hw[0]), column) for column in wide.T]).T
+    threshold = np.floor(share * 255 + 1e-9) + 0.5
+    clear = np.abs(full - threshold) > 0.01
+    np.testing.assert_array_equal(mask[clear], (full > threshold)[clear])

@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+
+from stages.masks import (
+    decode_mask,
+    decode_runs,
+    encode_mask,
+    encode_runs,
+    mask_box_xywh_px,
+    mask_polygons,
+    rle_area_px,
+    rle_box_xywh_px,
+    rle_iou,
+)
+from stages.records import Rle
+
+masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
+
+
+def mask_of(*rows: str) -> np.ndarray:
+    return np.array([[letter == "#" for letter in row] for row in rows])
+
+
+@given(masks)
+def test_encode_and_decode_are_inverse(mask):
+    rle = encode_mask(mask)
+    assert rle.size_hw == mask.shape
+    np.testing.assert_array_equal(decode_mask(rle), mask)
+
+
+@given(masks)
+def test_area_and_box_of_mask_and_code_agree(mask):
+    rle = encode_mask(mask)
+    assert rle_area_px(rle) == mask.sum()
+    assert rle_box_xywh_px(rle) == mask_box_xywh_px(mask)
+
+
+@given(masks)
+def test_box_is_the_smallest_half_open_one(mask):
+    x, y, w, h = (int(value) for value in mask_box_xywh_px(mask))
+    inside = mask[y : y + h, x : x + w]
+    assert inside.sum() == mask.sum()
+    if mask.any():
+        assert inside[0].any()
+        assert inside[-1].any()
+        assert inside[:, 0].any()
+        assert inside[:, -1].any()
+    else:
+        assert (x, y, w, h) == (0, 0, 0, 0)
+
+
+@given(masks, st.sampled_from(["C", "F"]), st.sampled_from([1, 2, 255]))
+def test_any_layout_and_any_non_zero_value(mask, order, value):
+    expected = encode_mask(mask)
+    values = np.array(mask * np.uint8(value), dtype=np.uint8, order=order)
+    assert encode_mask(values) == expected
+    assert encode_mask(np.array(mask, order=order)) == expected
+    assert mask_box_xywh_px(values) == mask_box_xywh_px(mask)
+
+
+def test_mixed_non_zero_values_are_one_mask():
+    labels = np.array([[1, 2], [3, 0]], dtype=np.uint8)
+    assert encode_mask(labels) == encode_mask(labels > 0)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 4), (3, 0), (3, 4), (0, 2), (3, 2), (2, 0), (2, 4)])
+def test_one_pixel_on_each_border(row, column):
+    mask = np.zeros((4, 5), dtype=bool)
+    mask[row, column] = True
+    assert mask_box_xywh_px(mask) == (column, row, 1, 1)
+    assert rle_box_xywh_px(encode_mask(mask)) == (column, row, 1, 1)
+    assert rle_area_px(encode_mask(mask)) == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2, 1)])
+def test_other_shapes_are_refused(shape):
+    for function in (encode_mask, mask_box_xywh_px, mask_polygons):
+        with pytest.raises(ValueError, match="expected a mask"):
+            function(np.zeros(shape, dtype=bool))
+
+
+def test_counts_are_the_text_that_coco_stores():
+    # two columns of three: runs 1, 2, 3 are the characters "123" by the format's definition
+    assert encode_mask(np.array([[0, 0], [1, 0], [1, 0]], dtype=np.uint8)) == Rle(
+        size_hw=(3, 2), counts="123"
+    )
+
+
+@given(masks)
+def test_runs_give_the_same_code_as_the_mask(mask):
+    flat = np.concatenate([[False], mask.ravel(order="F")])
+    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]), [mask.size]])
+    counts = np.diff(edges).astype(np.uint32)
+    assert encode_runs(counts, mask.shape) == encode_mask(mask)
+    np.testing.assert_array_equal(decode_runs(encode_mask(mask)), counts)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=30), st.booleans())
+def test_long_runs_survive_the_text(runs, starts_inside):
+    counts = np.array([0, *runs] if starts_inside else runs, dtype=np.uint32)
+    rle = encode_runs(counts, (int(counts.sum()), 1))
+    np.testing.assert_array_equal(decode_runs(rle), counts)
+
+
+@pytest.mark.parametrize("counts", ["12", "1234", "12S", "1 3", "12\u00e9", "O123", ""])
+def test_damaged_text_is_refused(counts):
+    with pytest.raises(ValueError, match="expected run"):
+        decode_runs(Rle(size_hw=(3, 2), counts=counts))
+
+
+@pytest.mark.parametrize("counts", [[], [5], [1, 2], [1, 0, 5], [1, 5, 0], [3, 4]])
+def test_runs_that_are_no_code_are_refused(counts):
+    with pytest.raises(ValueError, match="expected runs"):
+        encode_runs(np.array(counts, dtype=np.uint32), (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        pytest.param(["##.", "##."], ["##.", "##."], 1.0, id="same"),
+        pytest.param(["##.", "##."], [".##", "..."], 1 / 5, id="one pixel of five"),
+        pytest.param(["#..", "..."], ["..#", "..."], 0.0, id="apart"),
+        pytest.param(["...", "..."], ["...", "..."], 0.0, id="both empty"),
+    ],
+)
+def test_rle_iou(a, b, expected):
+    assert rle_iou(encode_mask(mask_of(*a)), encode_mask(mask_of(*b))) == pytest.approx(expected)
+
+
+@given(masks)
+def test_rle_iou_with_itself(mask):
+    assert rle_iou(encode_mask(mask), encode_mask(mask)) == float(mask.any())
+
+
+def test_rle_iou_of_two_images():
+    with pytest.raises(ValueError, match="one size"):
+        rle_iou(encode_mask(np.ones((2, 3), dtype=bool)), encode_mask(np.ones((3, 2), dtype=bool)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param(["..", ".."], [], id="empty"),
+        pytest.param(["...", "..#"], [{(2, 1), (3, 1), (3, 2), (2, 2)}], id="one pixel"),
+        pytest.param(["##", "#."], [{(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)}], id="inner corner"),
+        pytest.param(
+            ["#.#"], [{(0, 0), (1, 0), (1, 1), (0, 1)}, {(2, 0), (3, 0), (3, 1), (2, 1)}], id="two parts"
+        ),
+    ],
+)
+def test_polygons_run_through_pixel_corners(rows, expected):
+    polygons = mask_polygons(mask_of(*rows))
+    vertices = [set(zip(polygon[0::2], polygon[1::2], strict=True)) for polygon in polygons]
+    assert vertices == expected
+    assert all(len(polygon) >= 8 for polygon in polygons)
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """Everything that cannot be reached from beyond the border by steps up, down, left, right."""
+    reached = np.pad(np.zeros_like(mask), 1, constant_values=True)
+    free = ~np.pad(mask, 1)
+    while True:
+        grown = reached.copy()
+        grown[1:] |= reached[:-1]
+        grown[:-1] |= reached[1:]
+        grown[:, 1:] |= reached[:, :-1]
+        grown[:, :-1] |= reached[:, 1:]
+        grown &= free
+        if (grown == reached).all():
+            return ~reached[1:-1, 1:-1]
+        reached = grown
+
+
+@given(masks)
+def test_polygons_draw_the_mask_again_without_holes(mask):
+    polygons = mask_polygons(mask)
+    if not mask.any():
+        assert polygons == []
+        return
+    drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
+    assert drawn["counts"].decode("ascii") == encode_mask(filled(mask)).counts

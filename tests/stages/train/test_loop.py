@@ -1,0 +1,140 @@
+"""Training end to end, small: it learns, stops, goes on, and exports what stock open_clip loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import load_file
+
+from stages.train.__main__ import main
+from stages.train.config import Phase, TrainConfig
+from stages.train.export import export, renew_checksums
+from stages.train.loop import LATEST_FILE, LOG_FILE, train
+from stages.train.model import resize_positions
+from stages.weights.resolve import sha256_of
+
+pytestmark = pytest.mark.timeout(110)
+
+CONFIG = TrainConfig(
+    batch=12,
+    warmup_steps=2,
+    evaluation_scenes=4,
+    phases=(
+        Phase(name="crops", steps=16, side_px=70, max_objects=1, min_size_rel=0.6, max_size_rel=0.95),
+        Phase(name="scenes", steps=2, side_px=80, render_scale=1.5, patch_dropout=0.5, lr_end=0.5),
+    ),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other take many times as long on a machine that is busy with other tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("train")
+    train(CONFIG, out, workers=0, checkpoint_every_s=0)
+    return out
+
+
+def lines(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / LOG_FILE).read_text("utf-8").splitlines()]
+
+
+def test_the_log_tells_every_phase(run: Path) -> None:
+    log = lines(run)
+    assert [line["phase"] for line in log] == ["crops", "scenes"]
+    assert [line["step"] for line in log] == [16, 18]
+    for line in log:
+        assert 0 < line["caption_loss"] < 8
+        assert 0 < line["bank_loss"] < 8
+        assert 0 <= line["top1"] <= 1
+
+
+def test_training_goes_on_from_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    longer = CONFIG.model_copy(
+        update={"phases": (CONFIG.phases[0], CONFIG.phases[1].model_copy(update={"steps": 3}))}
+    )
+    train(longer, tmp_path, workers=0, checkpoint_every_s=0, resume=run / LATEST_FILE)
+    assert [line["step"] for line in lines(tmp_path)] == [19]
+    before = torch.load(run / LATEST_FILE, weights_only=True)
+    after = torch.load(tmp_path / LATEST_FILE, weights_only=True)
+    assert after["step"] == before["step"] + 1
+    assert not torch.equal(before["model"]["visual.proj"], after["model"]["visual.proj"])
+
+
+def test_the_same_seed_learns_the_same(tmp_path: Path) -> None:
+    short = CONFIG.model_copy(update={"phases": (CONFIG.phases[0].model_copy(update={"steps": 2}),)})
+    states = []
+    for name in ("a", "b"):
+        train(short, tmp_path / name, workers=0, checkpoint_every_s=0)
+        states.append(torch.load(tmp_path / name / LATEST_FILE, weights_only=True)["model"])
+    for key, value in states[0].items():
+        assert torch.allclose(value, states[1][key], atol=1e-4), key
+
+
+def test_the_export_loads_in_stock_open_clip(run: Path, tmp_path: Path) -> None:
+    checksums = export(run / LATEST_FILE, tmp_path, evaluation_scenes=4)
+    assert set(checksums) == {"model.json", "model.safetensors", "bpe_vocab.txt.gz"}
+    assert all(sha256_of(tmp_path / name) == checksum for name, checksum in checksums.items())
+    card = (tmp_path / "MODEL_CARD.md").read_text("utf-8")
+    assert all(checksum in card for checksum in checksums.values())
+    assert "Nothing is claimed for photographs" in card
+
+    settings = json.loads((tmp_path / "model.json").read_text("utf-8"))["model_cfg"]
+    model = open_clip.CLIP(**settings).eval()
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    context = settings["text_cfg"]["context_length"]
+    tokenizer = SimpleTokenizer(bpe_path=str(tmp_path / "bpe_vocab.txt.gz"), context_length=context)
+    with torch.no_grad():
+        images = model.encode_image(torch.zeros(1, 3, 80, 80))
+        texts = model.encode_text(tokenizer(["a red car"]))
+    assert images.shape == texts.shape == (1, 192)
+    assert torch.isfinite(images).all()
+
+
+def test_the_smoke_run_runs(tmp_path: Path) -> None:
+    assert main(["run", str(tmp_path / "run"), "--smoke", "--threads", "1"]) == 0
+    assert [line["phase"] for line in lines(tmp_path / "run")] == ["crops", "scenes"]
+    assert (tmp_path / "run" / LATEST_FILE).is_file()
+
+
+def test_a_configuration_file_is_read(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"phasen": []}')
+    with pytest.raises(ValueError, match="phasen"):
+        main(["run", str(tmp_path / "out"), "--config", str(config)])
+
+
+def test_checksums_are_put_into_the_catalog(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.py"
+    catalog.write_text(f'files={{"a.bin": "{"0" * 64}", "b.bin": "{"1" * 64}"}}')
+    renew_checksums(catalog, {"b.bin": "f" * 64})
+    assert catalog.read_text() == f'files={{"a.bin": "{"0" * 64}", "b.bin": "{"f" * 64}"}}'
+    with pytest.raises(ValueError, match=r"c\.bin with a checksum once"):
+        renew_checksums(catalog, {"c.bin": "f" * 64})
+
+
+def test_positions_are_interpolated_and_the_class_token_kept() -> None:
+    positions = torch.arange(5.0)[:, None].repeat(1, 3)
+    resized = resize_positions(positions, 4)
+    assert resized.shape == (17, 3)
+    assert torch.equal(resized[0], positions[0])
+    assert float(resized[1:].mean()) == pytest.approx(2.5, abs=1e-4)
+    assert torch.equal(resize_positions(positions, 2), positions)
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="batches"):
+        TrainConfig.model_validate({"batches": 3})
