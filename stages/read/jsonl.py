@@ -133,7 +133,10 @@ def _lines(shard: Shard) -> Iterator[Line]:
     with open_plain(shard.url) as stream:
         for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
             _, position, content = line
-            if isinstance(content, LineFault):
+            if isinstance(content, LineFault) or _without_mark(content, position).strip(b" \t\r"):
                 yield line
-            elif (content if position else content.removeprefix(codecs.BOM_UTF8)).strip(b" \t\r"):
-                yield line
+
+
+def _without_mark(content: bytes, position: int) -> bytes:
+    """A line without the byte order mark that a file may begin with."""
+    return content if position else content.removeprefix(codecs.BOM_UTF8)
