@@ -8,6 +8,7 @@ checkpoint holds the ids of written rows and is committed together with each fil
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -61,11 +62,12 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
         _start(config.engine)
     try:
         ledger = ray.remote(num_cpus=0)(_Ledger).remote()
-        with _watching(ledger, report, show):
-            if shards:
-                _execute(graph, shards, folder, config, config.engine, ledger)
-    except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        try:
+            with _watching(ledger, report, show):
+                if shards:
+                    _execute(graph, shards, folder, config, config.engine, ledger)
+        except ray.exceptions.RayError as error:
+            raise ray.get(ledger.refusal.remote()) or error from error
     finally:
         if started_here:
             ray.shutdown()
@@ -74,6 +76,8 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
 def _start(engine: RayEngine) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's C++ side warns on the terminal about things that are as they should be.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         options |= {
@@ -84,9 +88,23 @@ def _start(engine: RayEngine) -> None:
     else:
         options["address"] = engine.address
     try:
-        ray.init(**options)
+        with _silent_stderr():
+            ray.init(**options)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"engine.address: cannot reach a Ray cluster at {engine.address!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep Ray's C++ side, which greets on file descriptor 2, from the terminal; errors arrive as exceptions."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _execute(
@@ -166,8 +184,13 @@ class StageWorker:
             torch.set_num_threads(threads)
         self.stages = stages
         self.told = _Told(ledger)
-        for stage in stages:
-            stage.setup()
+        try:
+            for stage in stages:
+                stage.setup()
+        except PhraseboxError as error:
+            # Ray reports an actor's failed start as text; the ledger keeps the error itself.
+            ray.get(ledger.refuse.remote(error))
+            raise
 
     def __call__(self, table: Any) -> Any:
         """Answer a batch."""
@@ -242,6 +265,15 @@ class _Ledger:
 
     def __init__(self) -> None:
         self._events: list[tuple[str, tuple[Any, ...]]] = []
+        self._refusal: PhraseboxError | None = None
+
+    def refuse(self, error: PhraseboxError) -> None:
+        """A worker cannot start."""
+        self._refusal = error
+
+    def refusal(self) -> PhraseboxError | None:
+        """Why a worker could not start."""
+        return self._refusal
 
     def read(self, *event: Any) -> None:
         """A shard of the input was read."""
@@ -304,14 +336,3 @@ class _watching:  # noqa: N801  a context manager
         for name, event in events:
             getattr(self._report, name)(*event)
         self._show(self._report)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The PhraseboxError inside Ray's error, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, PhraseboxError):
-            return seen
-        inner = getattr(seen, "cause", None)
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__
-    return error

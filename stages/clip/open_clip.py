@@ -10,7 +10,8 @@ import difflib
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def describe(config: ModelConfig) -> Description:
     Raises ConfigError for an unknown name and WeightsError for files that are missing or damaged.
     """
     if config.config is not None:
-        return _describe_file(config.config, config.weights)
+        return _describe_file(config.config.expanduser(), config.weights)
     name = config.name or "demo"
     if name == "demo":
         files = resolve("demo")
@@ -106,7 +107,7 @@ def _describe_file(path: Path, weights: Path | None, *, name: str | None = None)
         raise ConfigError(f"model.config: cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"model.config: {path} is not JSON: {error}") from error
-    architecture = parsed.get("model_cfg", parsed)
+    architecture = parsed.get("model_cfg", parsed) if isinstance(parsed, dict) else {}
     if not {"embed_dim", "vision_cfg", "text_cfg"} <= architecture.keys():
         raise ConfigError(f"model.config: {path} lacks embed_dim, vision_cfg or text_cfg")
     return Description(
@@ -120,9 +121,12 @@ def _describe_file(path: Path, weights: Path | None, *, name: str | None = None)
 
 
 def _existing(weights: Path | None) -> Path | None:
-    if weights is not None and not weights.is_file():
-        raise WeightsError(f"model.weights: no file {weights}")
-    return weights
+    if weights is None:
+        return None
+    path = weights.expanduser()
+    if not path.is_file():
+        raise WeightsError(f"model.weights: no file {path}")
+    return path
 
 
 def _nearest(name: str) -> str:
@@ -151,8 +155,12 @@ def _input_spec(architecture: dict[str, Any], preprocess: dict[str, Any]) -> Inp
 
 
 def fingerprint(description: Description) -> str:
-    """Identifies architecture and weights: equal strings, equal heat maps."""
-    digest = hashlib.sha256(json.dumps(description.architecture, sort_keys=True).encode())
+    """Identifies architecture, input, vocabulary and weights: equal strings, equal heat maps."""
+    parts = [description.architecture, asdict(description.input)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    vocabulary = _vocabulary(description)
+    if vocabulary is not None:
+        digest.update(vocabulary.read_bytes())
     if description.weights is not None:
         with description.weights.open("rb") as file:
             while piece := file.read(1 << 22):
@@ -210,10 +218,18 @@ def pick_device(wanted: str) -> torch.device:
 def _build(architecture: dict[str, Any]) -> Model:
     """An open_clip model with random weights."""
     arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
-    custom = architecture.get("custom_text") or "hf_model_name" in architecture.get("text_cfg", {})
+    hugging_face = "hf_model_name" in architecture.get("text_cfg", {})
     if "multimodal_cfg" in architecture:
         raise ConfigError(f"CoCa models cannot be explained. {SUPPORTED}")
-    model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+    if hugging_face and find_spec("transformers") is None:
+        raise ConfigError("the model's text tower comes from Hugging Face: pip install transformers")
+    custom = architecture.get("custom_text") or hugging_face
+    try:
+        model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+    except TypeError as error:  # a key that open_clip's configuration does not have
+        raise ConfigError(f"open_clip cannot build the model: {error}") from error
+    except OSError as error:
+        raise WeightsError(f"open_clip could not get the text tower's configuration: {error}") from error
     return model
 
 
@@ -249,7 +265,7 @@ def _load_state(model: Model, state: dict[str, Tensor], description: Description
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
     scale = state.get("logit_scale")
-    if scale is not None:
+    if isinstance(scale, Tensor) and scale.numel() == 1:
         state["logit_scale"] = scale.reshape(model.logit_scale.shape)
     try:
         model.load_state_dict(state, strict=True)
@@ -264,12 +280,24 @@ def _tokenizer(description: Description) -> Any:
         return open_clip.get_tokenizer(description.name)
     text = description.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
-    if "bpe_path" in options:
-        options["bpe_path"] = str(description.folder / options["bpe_path"])
+    vocabulary = _vocabulary(description)
+    if vocabulary is not None:
+        options["bpe_path"] = str(vocabulary)
     length = text.get("context_length", 77)
     if text.get("hf_tokenizer_name"):
         return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=length, **options)
     return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
+
+
+def _vocabulary(description: Description) -> Path | None:
+    """File with the tokenizer's merges, if the model brings its own. Raises WeightsError if it is missing."""
+    options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
+    if description.folder is None or "bpe_path" not in options:
+        return None
+    path = description.folder / str(options["bpe_path"])
+    if not path.is_file():
+        raise WeightsError(f"model.config: no vocabulary file {path}")
+    return path
 
 
 def check_supported(model: Model) -> None:

@@ -12,8 +12,9 @@ from importlib.resources import files
 from typing import Final
 
 DETERMINERS: Final[frozenset[str]] = frozenset(
-    "a an the this that these those some any each every another both all such "
-    "my your his her its our their whose".split()
+    {"a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every"}
+    | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their"}
+    | {"whose"}
 )
 """Articles, demonstratives, quantifiers without a number and possessive pronouns. Numbers stay: they tell how many."""
 
@@ -25,16 +26,20 @@ _NOT_WORDS: Final = re.compile(
     r"(?P<gone>https?://\S+|www\.\S+|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]+|(?<!\w)@\w+"
     r"|</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
     rf"|(?<![\w()-])[\w()-]{{1,100}}\.{_IMAGE_FILE}\b"
-    r"|\b(?:img|dsc[nf]?|pict|mvi|vid|pxl|gopr|dji|cimg|hpim|imgp|scan)[-_ ]?\d{3,}\w*\b)"
+    r"|\b(?:img|dsc[nf]?|pict|mvi|vid|pxl|gopr|dji|cimg|hpim|imgp|scan)[-_ ]?\d{3,}\w*\b"
+    r"|(?<!\S)\S{101,})"
     r"|(?P<entity>&(?:[a-zA-Z]{2,10}|#[0-9]{1,6}|#[xX][0-9a-fA-F]{1,5});)"
     r"|(?P<hashtag>(?<![\w&])#(?=[^\W\d]))"
     rf"|(?P<invisible>[{_INVISIBLE}]+)"
     rf"|(?P<control>[{_CONTROL}]+)"
-    r"|(?P<separator>(?<=\s)[-\u2013\u2014]+(?=\s)|[|\u2022\u00b7\u00bb\u00ab\u203b]+|[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]+)"
+    r"|(?P<separator>(?<=\s)[-\u2013\u2014]+(?=\s)|[|\u2022\u00b7\u00bb\u00ab\u203b]+"
+    r"|[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]+)"
     r"|(?P<newline>[ \t]*[\n\r\u2028\u2029\x0b\x0c\x85][\s]*)"
     r"|(?P<space>[^\S ]+\s*| {2,}|^ +)",
     re.IGNORECASE | re.DOTALL,
 )
+_SUSPECT: Final = re.compile(r"[^ A-Za-z0-9,.;:!?'\"()-]|  |^ | -|\.\w|\d{3}|(?<!\S)\S{101}")
+"""Found in every text in which `_NOT_WORDS` finds something; five times faster, and most captions pass."""
 _CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _WHITE_SPACE: Final = re.compile(r"\s+")
@@ -68,13 +73,14 @@ def readable(caption: str) -> Readable:
     """The words of any caption, for the parser; any string at all is allowed and none raises.
 
     Web addresses, e-mail addresses, @names, HTML tags, image file names, camera tags ("IMG_1234"), control and
-    invisible characters and lone surrogates disappear; HTML entities become their character; separators, emoji and
+    invisible characters, lone surrogates and strings of more than 100 characters without a space (spaCy's tokenizer
+    takes time in their square) disappear; HTML entities become their character; separators, emoji and
     "#" become commas, because words on either side do not belong together; a line break ends a sentence unless the
     next line goes on in lower case. Captions Written As Titles or IN CAPITALS become lower case: a parser takes
     every capitalised word for a name.
     """
     text, starts, ends = caption, None, None
-    if _NOT_WORDS.search(caption) is not None:
+    if _SUSPECT.search(caption) and _NOT_WORDS.search(caption):
         text, starts, ends = _replaced(caption)
     if _is_title(text):
         text = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
@@ -121,14 +127,13 @@ def _substitute(match: re.Match[str], caption: str) -> str:
 
 
 def _is_title(text: str) -> bool:
-    """Whether nearly every longer word starts with a capital: at least three words, or all of at least two."""
+    """Whether a text of some words is in capitals, or nearly all of at least three longer words start with one."""
     if len(_CAPITAL_WORD.findall(text)) < 2:
         return False
-    words = _LONG_WORD.findall(text)
-    if len(words) >= 2 and all(word.isupper() for word in words):
+    if text.isupper():
         return True
-    capitalised = sum(word[0].isupper() for word in words)
-    return len(words) >= 3 and capitalised >= 0.8 * len(words)
+    words = _LONG_WORD.findall(text)
+    return len(words) >= 3 and sum(word[0].isupper() for word in words) >= 0.8 * len(words)
 
 
 def normalise(words: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -21,7 +20,12 @@ from stages.phrases.repairs import (
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
-_SEVERAL: Final = frozenset("two three four five six seven eight nine ten eleven twelve many several few".split())
+_SEVERAL: Final = frozenset(
+    {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
+    | {"many", "several", "few"}
+)
+_MAX_WORDS: Final = 30
+"""The longest of Flickr30k Entities' 560,000 phrases has 19 words; more is a list of words, not a phrase."""
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
 
 
@@ -75,7 +79,7 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Fou
 
     Joined over "of" ("the roof of a house", "a plate of food") they are one phrase, as in Flickr30k Entities. With a
     quantity the head is what is counted: "a group of friends" has the head "friend". With a frame only the
-    complement is left: "a photo of a dog", "the side of a dog" are the dog; `keep_parts` keeps places as in
+    complement is left: "a photo of a dog", "the side of a dog" are the dog; `keep_parts` keeps the frame, as in
     Flickr30k Entities ("the side of a dog", head "dog").
 
     A pure function of its arguments; `doc` is a spaCy Doc of a pipeline from `load_pipeline`.
@@ -108,9 +112,9 @@ def _join_over_of(
         plural = tags[head] in PLURAL_TAGS
         if right is None or right.reach != end + 1 or words[end] != "of":
             joined.append(_Joined(start, end, head, plural, start))
-        elif _is_pronoun(sentence, right.head) or words[right.start : right.start + 1] == ["which"]:
-            joined[-1] = right._replace(reach=start)
-        elif lemma in lists.frame and (not keep_parts or end - start == 1):
+        elif _is_pronoun(sentence, right.head) and lemma not in lists.quantity | lists.frame:
+            joined[-1] = _Joined(start, end, head, plural, start)  # "a friend of hers"
+        elif _is_pronoun(sentence, right.head) or (lemma in lists.frame and (not keep_parts or end - start == 1)):
             joined[-1] = right._replace(reach=start)
         elif lemma in lists.quantity or lemma in lists.frame:
             joined[-1] = _Joined(start, right.end, right.head, plural or right.plural, start)
@@ -138,7 +142,7 @@ def _is_pronoun(sentence: Tagged, index: int) -> bool:
 def _names_a_thing(sentence: Tagged, phrase: _Joined, lists: WordLists) -> bool:
     start, end, head, *_ = phrase
     word = sentence.words[head]
-    if _is_pronoun(sentence, head) or is_code(word):
+    if end - start > _MAX_WORDS or _is_pronoun(sentence, head) or is_code(word):
         return False
     lemma = sentence.lemma(head)
     if lemma in lists.drop or word in lists.drop:
@@ -146,9 +150,8 @@ def _names_a_thing(sentence: Tagged, phrase: _Joined, lists: WordLists) -> bool:
     bare = end - start == 1 or (end - start == 2 and sentence.tags[start] in {"DT", "PRP$"})
     if bare and start and f"{sentence.words[start - 1]} {lemma}" in lists.drop:
         return False
-    framing = (lemma in lists.frame or lemma in lists.bare) and not (bare and sentence.tags[start] == "PRP$")
-    if framing and bare:
-        return False
+    if bare and (lemma in lists.bare or (lemma in lists.frame and sentence.tags[start] != "PRP$")):
+        return False  # "her back" is a thing, "the back" is not
     return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
 
 
@@ -162,7 +165,8 @@ def _found(sentence: Tagged, phrase: _Joined, lists: WordLists) -> FoundPhrase:
     )
     in_pairs = alone and not several and word in lists.clothing_in_pairs
     head = word if in_pairs else sentence.lemma(phrase.head)
-    collective = alone and head in lists.quantity
+    compound = phrase.head > phrase.start and sentence.tags[phrase.head - 1] in NOUN_TAGS
+    collective = alone and not compound and head in lists.quantity - lists.bare
     return FoundPhrase(
         start=first.idx,
         end=last.idx + len(last.text),

@@ -20,17 +20,18 @@ def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[Foun
     either (it names the thing again), and an expression equal to its phrase is left out, because the phrase is
     there already. Head and number are those of the phrase.
     """
-    expanded = [
-        longer for phrase in phrases if (longer := _expanded(doc, phrase)).end - longer.start > phrase.end - phrase.start
-    ]
-    return [
+    longer = [
         expression
-        for expression in expanded
-        if not any(
-            other is not expression and other.start <= expression.start and expression.end <= other.end
-            for other in expanded
-        )
+        for phrase in phrases
+        if (expression := _expanded(doc, phrase)).end - expression.start > phrase.end - phrase.start
     ]
+    longer = [_whole(expression, phrases) for expression in longer]
+    longer.sort(key=lambda expression: (expression.start, -expression.end))
+    kept: list[FoundPhrase] = []
+    for expression in longer:
+        if not kept or expression.end > kept[-1].end:
+            kept.append(expression)
+    return kept
 
 
 def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
@@ -40,14 +41,26 @@ def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
         token = waiting.pop()
         belonging.add(token.i)
         waiting.extend(child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS)
-    inside = [token.i for token in doc if phrase.start <= token.idx < phrase.end]
-    first, last = inside[0], inside[-1]
-    while first - 1 in belonging:
+    first = last = phrase.head_token
+    while doc[first].idx > phrase.start:
         first -= 1
-    while last + 1 in belonging or (last + 2 in belonging and doc[last + 1].dep_ == "punct"):
+    while doc[last].idx + len(doc[last].text) < phrase.end:
         last += 1
-    while doc[first].tag_ in _LOOSE_TAGS and first < inside[0]:
-        first += 1
-    while doc[last].tag_ in _LOOSE_TAGS and last > inside[-1]:
-        last -= 1
-    return replace(phrase, start=doc[first].idx, end=doc[last].idx + len(doc[last].text))
+    begin, end = first, last
+    while begin - 1 in belonging:
+        begin -= 1
+    while end + 1 in belonging or (end + 2 in belonging and doc[end + 1].dep_ == "punct"):
+        end += 1
+    while begin < first and doc[begin].tag_ in _LOOSE_TAGS:
+        begin += 1
+    while end > last and doc[end].tag_ in _LOOSE_TAGS:
+        end -= 1
+    return replace(phrase, start=doc[begin].idx, end=doc[end].idx + len(doc[end].text))
+
+
+def _whole(expression: FoundPhrase, phrases: Sequence[FoundPhrase]) -> FoundPhrase:
+    """The expression with a phrase that its end cuts in two taken in whole."""
+    for phrase in phrases:
+        if phrase.start < expression.end < phrase.end:
+            return replace(expression, end=phrase.end)
+    return expression

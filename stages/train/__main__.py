@@ -40,10 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     give = verbs.add_parser("export", help="write a checkpoint's averaged weights for use")
     give.add_argument("checkpoint", type=Path)
     give.add_argument("folder", type=Path, nargs="?", default=Path(__file__).parents[1] / "weights" / "demo")
+    give.add_argument("--side-px", type=int, help="image side to export for; without it, the checkpoint's own")
+    give.add_argument("--note", default="", help="a sentence on how the run went, for the model card")
     given = parser.parse_args(arguments)
 
     if given.verb == "export":
-        export(given.checkpoint, given.folder)
+        export(given.checkpoint, given.folder, side_px=given.side_px, note=given.note)
         return 0
     torch.set_num_threads(given.threads)
     if given.smoke:

@@ -23,8 +23,7 @@ tokens but
   mean nothing to it.
 - {pair_count} of the {all_pairs} colour-kind pairs were never shown in training (`HELDOUT_PAIRS`).
 - Relations ("left of"), sizes and numbers were in its captions but are hardly tested. Texts beyond
-{context_length}
-  tokens are cut.
+  {context_length} tokens are cut.
 
 ## Files
 
@@ -42,7 +41,7 @@ vocabulary is a selection of the merges in CLIP's public byte-pair vocabulary (M
 boxes, masks or locations were used: captions with images, and a bank of phrases that are true or false of an
 image. The exported weights are a moving average over steps. Seed {seed}, batch {batch}, {steps:,} steps on
 {images:,} scenes, none seen twice; {cpu_minutes} minutes of processor time over all threads, on {machine},
-torch {torch_version}, bf16.
+torch {torch_version}, bf16. {note}
 
 | phase | last step | image side px | patches left out | caption loss | phrase loss | top-1, held-out |
 |---|---|---|---|---|---|---|
@@ -71,6 +70,7 @@ def write_card(
     parameters: int,
     size_bytes: int,
     top1: float,
+    note: str,
     scenes: int,
     machine: str,
     torch_version: str,
@@ -86,6 +86,7 @@ def write_card(
         parameters: number of weights.
         size_bytes: size of the weights file.
         top1: 0-1, measured on the exported weights.
+        note: a sentence on how the run went, or "".
         scenes: how many scenes `top1` was measured on.
         machine: what the run ran on.
         torch_version: torch's version.
@@ -130,5 +131,6 @@ def write_card(
         log_scenes=config["evaluation_scenes"],
         scenes=scenes,
         top1=top1,
+        note=note,
         config=json.dumps(config, indent=1),
     )

@@ -59,9 +59,7 @@ class Phase(BaseModel):
 DEFAULT_PHASES: Final = (
     Phase(name="crops", steps=900, side_px=70, max_objects=2, min_size_rel=0.3, max_size_rel=0.95),
     Phase(name="scenes", steps=1600, side_px=140, patch_dropout=0.5, lr_end=0.6),
-    Phase(
-        name="fine", steps=500, side_px=200, render_scale=1.8, patch_dropout=0.5, lr_start=0.6, lr_end=0.15
-    ),
+    Phase(name="fine", steps=500, side_px=200, render_scale=1.8, patch_dropout=0.5, lr_start=0.6, lr_end=0.15),
     Phase(name="whole", steps=90, side_px=200, render_scale=1.8, lr_start=0.15, lr_end=0.02),
 )
 """Large things teach names fast; then whole scenes; then a finer grid; then all patches."""

@@ -13,21 +13,25 @@ from typing import Any, Final
 import torch
 from open_clip.model import CLIP
 from safetensors.torch import save
+from torch import Tensor
 
 from stages.train.card import write_card
 from stages.train.config import MODEL_CFG, PREPROCESS_CFG
 from stages.train.evaluate import class_top1
 from stages.train.loop import VOCABULARY_FILE, load_tokenizer
-from stages.train.model import model_cfg
+from stages.train.model import model_cfg, resize_positions
 from stages.weights.resolve import WEIGHTS_ROOT, sha256_of
 
 CONFIG_FILE: Final = "model.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 CARD_FILE: Final = "MODEL_CARD.md"
 _CARD_SCENES: Final = 500
+_POSITIONS: Final = "visual.positional_embedding"
 
 
-def export(checkpoint: Path, folder: Path, *, evaluation_scenes: int = _CARD_SCENES) -> dict[str, str]:
+def export(
+    checkpoint: Path, folder: Path, *, side_px: int | None = None, note: str = "", evaluation_scenes: int = _CARD_SCENES
+) -> dict[str, str]:
     """Write the averaged weights of a checkpoint into a folder that stock open_clip can load.
 
     Where the folder is the catalog's own, the checksums in `stages/weights/catalog.py` are renewed too.
@@ -35,6 +39,9 @@ def export(checkpoint: Path, folder: Path, *, evaluation_scenes: int = _CARD_SCE
     Args:
         checkpoint: a file of `stages.train.loop.train`; the vocabulary is taken from beside it.
         folder: where to write; made if it is not there. Files of the same names are replaced.
+        side_px: image side to export for, a multiple of the patch; None for the checkpoint's own. The positional
+            embedding is interpolated, which hardly changes what is recognised and gives the heat maps a finer grid.
+        note: a sentence on how the run went, for the model card.
         evaluation_scenes: held-out scenes with one thing for the figure in the model card.
 
     Returns:
@@ -44,8 +51,12 @@ def export(checkpoint: Path, folder: Path, *, evaluation_scenes: int = _CARD_SCE
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(checkpoint.parent / VOCABULARY_FILE, folder / VOCABULARY_FILE)
     tokenizer = load_tokenizer(folder)
-    architecture = model_cfg(tokenizer, int(saved["side_px"]))
-    halves = {name: value.to(torch.float16).contiguous() for name, value in saved["average"].items()}
+    side = side_px or int(saved["side_px"])
+    architecture = model_cfg(tokenizer, side)
+    average: dict[str, Tensor] = saved["average"]
+    grid = side // int(architecture["vision_cfg"]["patch_size"])
+    average[_POSITIONS] = resize_positions(average[_POSITIONS], grid)
+    halves = {name: value.to(torch.float16).contiguous() for name, value in average.items()}
     model = CLIP(**architecture).eval()
     model.load_state_dict(halves)
     top1 = class_top1(model, tokenizer, scenes=evaluation_scenes, render_scale=1.8)
@@ -64,10 +75,11 @@ def export(checkpoint: Path, folder: Path, *, evaluation_scenes: int = _CARD_SCE
         config=saved["config"],
         log=saved["log"],
         checksums=checksums,
-        side_px=int(saved["side_px"]),
+        side_px=side,
         parameters=sum(value.numel() for value in halves.values()),
         size_bytes=(folder / WEIGHTS_FILE).stat().st_size,
         top1=top1,
+        note=note,
         scenes=evaluation_scenes,
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
         torch_version=torch.__version__,

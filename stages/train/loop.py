@@ -64,7 +64,7 @@ def train(
     """Train a model from scratch, or go on with one.
 
     Args:
-        config: what to do; when going on, the phases may differ from the checkpoint's.
+        config: what to do; when going on, the phases and learning rates may differ from the checkpoint's.
         out: folder for the vocabulary, the log and the checkpoints.
         workers: processes that draw scenes.
         checkpoint_every_s: seconds of wall time between checkpoints; 0 for only the last.
@@ -115,7 +115,10 @@ def _start(config: TrainConfig, tokenizer: SimpleTokenizer, resume: Path | None)
         model.load_state_dict(saved["model"])
         state.average.load_state_dict(saved["average"])
         for optimiser, values in zip(state.optimisers, saved["optimisers"], strict=True):
+            rates = [group["full_lr"] for group in optimiser.param_groups]
             optimiser.load_state_dict(values)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["full_lr"] = rate
         state.step, state.active_s, state.log = (
             int(saved["step"]),
             float(saved["active_s"]),
@@ -203,9 +206,7 @@ def _step(setting: _Setting, state: _State, phase: Phase, batch: Batch, factor: 
         phrase = encode_text(model, phrases)
     scale = model.logit_scale.exp()
     image = image.float()
-    captions = caption_loss(
-        scale * image @ caption.float().T, known_true(batch.claimed, batch.denied, batch.present)
-    )
+    captions = caption_loss(scale * image @ caption.float().T, known_true(batch.claimed, batch.denied, batch.present))
     logits = scale * image @ phrase.float().T
     positive = batch.present[:, bank.columns] > 0.5
     phrases_loss = (bank_loss(logits, positive) + 0.5 * bank_loss(logits.T, positive.T)) / 1.5
@@ -214,7 +215,7 @@ def _step(setting: _Setting, state: _State, phase: Phase, batch: Batch, factor: 
         optimiser.zero_grad(set_to_none=True)
         for group in optimiser.param_groups:
             group["lr"] = group["full_lr"] * factor
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature lacks types
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimiser in state.optimisers:
         optimiser.step()

@@ -63,9 +63,7 @@ def test_the_log_tells_every_phase(run: Path) -> None:
 
 
 def test_training_goes_on_from_a_checkpoint(run: Path, tmp_path: Path) -> None:
-    longer = CONFIG.model_copy(
-        update={"phases": (CONFIG.phases[0], CONFIG.phases[1].model_copy(update={"steps": 3}))}
-    )
+    longer = CONFIG.model_copy(update={"phases": (CONFIG.phases[0], CONFIG.phases[1].model_copy(update={"steps": 3}))})
     train(longer, tmp_path, workers=0, checkpoint_every_s=0, resume=run / LATEST_FILE)
     assert [line["step"] for line in lines(tmp_path)] == [19]
     before = torch.load(run / LATEST_FILE, weights_only=True)
@@ -102,6 +100,14 @@ def test_the_export_loads_in_stock_open_clip(run: Path, tmp_path: Path) -> None:
         texts = model.encode_text(tokenizer(["a red car"]))
     assert images.shape == texts.shape == (1, 192)
     assert torch.isfinite(images).all()
+
+
+def test_a_finer_grid_can_be_exported(run: Path, tmp_path: Path) -> None:
+    export(run / LATEST_FILE, tmp_path, side_px=120, evaluation_scenes=2)
+    settings = json.loads((tmp_path / "model.json").read_text("utf-8"))
+    assert settings["model_cfg"]["vision_cfg"]["image_size"] == settings["preprocess_cfg"]["size"] == 120
+    model = open_clip.CLIP(**settings["model_cfg"])
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"))
 
 
 def test_the_smoke_run_runs(tmp_path: Path) -> None:

