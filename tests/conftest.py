@@ -1,14 +1,17 @@
-"""What all tests share: no network, two threads, and one small dataset of drawn scenes."""
+"""What all tests share: no network, no caches, two threads, and one small dataset of drawn scenes."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 # Read by the libraries when they are imported, which a fixture would be too late for.
+_CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
+os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # The same number on every machine: sums in float32 depend on it.
 os.environ["OMP_NUM_THREADS"] = "2"

@@ -124,7 +124,7 @@ def _execute(
     context.target_max_block_size = BLOCK_BYTES
     # Failed starts of an actor are our own errors (a missing GPU, damaged weights): asking again does not help.
     context.actor_init_retry_on_errors = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, once is enough
     with DataContext.current(context):
         rows = ray.data.read_datasource(ShardSource(graph.reader, shards, ledger))
         workers, gpus = _model_workers(engine, config)

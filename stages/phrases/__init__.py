@@ -2,6 +2,7 @@
 
 stage.py         what the pipeline calls: Config, PhrasesStage; `phrases_json` for the command line
 noun_phrases.py  which noun phrases of a parsed caption name a thing; the only module that knows spaCy
+parsed.py        a parsed caption as plain lists
 repairs.py       where captions mislead a small parser
 referring.py     a phrase with all that says which one
 filters.py       text only: what the parser sees, how texts are normalised

@@ -8,14 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from stages.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
-from stages.phrases.repairs import (
-    NOUN_TAGS,
-    PLURAL_TAGS,
-    Candidate,
-    Tagged,
-    base_candidates,
-    repaired,
-)
+from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed
+from stages.phrases.repairs import repaired
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
@@ -84,8 +78,8 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Fou
 
     A pure function of its arguments; `doc` is a spaCy Doc of a pipeline from `load_pipeline`.
     """
-    sentence = Tagged.of(doc)
-    candidates = repaired(sentence, base_candidates(doc), lists)
+    sentence = Parsed.of(doc)
+    candidates = repaired(sentence, lists)
     joined = _join_over_of(sentence, candidates, lists, keep_parts=keep_parts)
     return [_found(sentence, phrase, lists) for phrase in joined if _names_a_thing(sentence, phrase, lists)]
 
@@ -101,7 +95,7 @@ class _Joined(NamedTuple):
 
 
 def _join_over_of(
-    sentence: Tagged, candidates: Sequence[Candidate], lists: WordLists, *, keep_parts: bool
+    sentence: Parsed, candidates: Sequence[Candidate], lists: WordLists, *, keep_parts: bool
 ) -> list[_Joined]:
     """From right to left, so that "a piece of the side of a bridge" is read from the bridge on."""
     words, tags = sentence.words, sentence.tags
@@ -124,7 +118,7 @@ def _join_over_of(
     return [_with_count(sentence, phrase) for phrase in joined]
 
 
-def _with_count(sentence: Tagged, phrase: _Joined) -> _Joined:
+def _with_count(sentence: Parsed, phrase: _Joined) -> _Joined:
     """ "two of the dogs": a number that counts a phrase belongs to it."""
     start = phrase.reach
     if start < 2 or sentence.words[start - 1] != "of" or sentence.words[start - 2] not in _COUNTS_OF:
@@ -135,11 +129,11 @@ def _with_count(sentence: Tagged, phrase: _Joined) -> _Joined:
     return phrase._replace(start=start - 2, plural=plural)
 
 
-def _is_pronoun(sentence: Tagged, index: int) -> bool:
-    return sentence.tags[index] in _PRONOUN_TAGS or sentence.tokens[index].pos_ == "PRON"
+def _is_pronoun(sentence: Parsed, index: int) -> bool:
+    return sentence.tags[index] in _PRONOUN_TAGS or sentence.parts[index] == "PRON"
 
 
-def _names_a_thing(sentence: Tagged, phrase: _Joined, lists: WordLists) -> bool:
+def _names_a_thing(sentence: Parsed, phrase: _Joined, lists: WordLists) -> bool:
     start, end, head, *_ = phrase
     word = sentence.words[head]
     if end - start > _MAX_WORDS or _is_pronoun(sentence, head) or is_code(word):
@@ -155,10 +149,10 @@ def _names_a_thing(sentence: Tagged, phrase: _Joined, lists: WordLists) -> bool:
     return not (end - start == 1 and word.endswith("ing") and word not in lists.thing_in_ing)
 
 
-def _found(sentence: Tagged, phrase: _Joined, lists: WordLists) -> FoundPhrase:
-    first, last = sentence.tokens[phrase.start], sentence.tokens[phrase.end - 1]
+def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
+    last = phrase.end - 1
     word = sentence.words[phrase.head]
-    alone = phrase.end - 1 == phrase.head
+    alone = last == phrase.head
     several = any(
         number in _SEVERAL or (number.isdecimal() and number != "1")
         for number in sentence.words[phrase.start : phrase.head]
@@ -168,8 +162,8 @@ def _found(sentence: Tagged, phrase: _Joined, lists: WordLists) -> FoundPhrase:
     compound = phrase.head > phrase.start and sentence.tags[phrase.head - 1] in NOUN_TAGS
     collective = alone and not compound and head in lists.quantity - lists.bare
     return FoundPhrase(
-        start=first.idx,
-        end=last.idx + len(last.text),
+        start=sentence.offsets[phrase.start],
+        end=sentence.offsets[last] + sentence.lengths[last],
         head=head,
         plural=(phrase.plural and not in_pairs) or several or collective,
         head_token=phrase.head,

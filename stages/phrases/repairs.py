@@ -8,23 +8,14 @@ measured by leaving the repair out, on 7,500 Flickr30k Entities captions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from stages.phrases.filters import WordLists
+from stages.phrases.parsed import ARTICLES, NOUN_TAGS, Candidate, Parsed
 
-NOUN_TAGS: Final = frozenset({"NN", "NNS", "NNP", "NNPS"})
-PLURAL_TAGS: Final = frozenset({"NNS", "NNPS"})
 _DETERMINER_TAGS: Final = frozenset({"DT", "PRP$"})
 _ADJECTIVE_TAGS: Final = frozenset({"JJ", "JJR", "JJS", "VBN", "CD"})
 _BEFORE_NOUN_TAGS: Final = _ADJECTIVE_TAGS | {"DT", "PRP$", "NN", "NNP", "HYPH"}
-_NOT_BEHIND_ARTICLE: Final = frozenset({"RB", "RP", "VB", "VBP", "VBD", "IN", "UH", "MD"})
-_BEHIND_NOUN: Final = frozenset({"IN", "VBZ", "VBP", "VBD", "VBG", "VBN", "MD", "CC", ",", ".", "TO", "WDT", "WP"})
-_ARTICLES: Final = frozenset({"a", "an", "the", "his", "her", "their", "its"})
-_INTERJECTIONS: Final = frozenset(
-    {"ah", "aha", "alas", "bye", "hello", "hey", "hi", "no", "oh", "ok", "okay"}
-    | {"oops", "ouch", "please", "well", "wow", "yes", "yeah"}
-)
 _NOT_IN_NOUN: Final = frozenset({"IN", "TO", "RB", "RP"})
 _MODIFIER_TAGS: Final = _ADJECTIVE_TAGS | {"VBG", "VBD", "NN", "HYPH", "RB", "RBR", "RBS", "AFX", ",", "CC"}
 _BEFORE_DETERMINER: Final = frozenset({"all", "both", "half", "such", "quite", "many", "what", "not", "one", "each"})
@@ -38,80 +29,10 @@ _WEARING: Final = frozenset({"in", "wearing", "wears", "wear"})
 _SHADE: Final = frozenset({"bright", "dark", "light", "pale", "all"})
 
 
-@dataclass(frozen=True, slots=True)
-class Tagged:
-    """A parsed caption as the repairs read it: per token the fine tag, the word in lower case, the parser's token.
-
-    `has_verb` is False for a caption in which the tagger saw no verb at all.
-    """
-
-    tokens: Any
-    tags: list[str]
-    words: list[str]
-    has_verb: bool
-
-    @staticmethod
-    def of(doc: Any) -> Tagged:
-        """Read a spaCy Doc."""
-        read = [(token.tag_, token.lower_) for token in doc]
-        words = [word for _, word in read]
-        tags = _corrected([tag for tag, _ in read], words)
-        has_verb = any(tag[:1] == "V" or tag == "MD" for tag in tags)
-        return Tagged(doc, tags, words, has_verb)
-
-    def lemma(self, index: int) -> str:
-        """Lemma in lower case; of a hyphenated word the whole word: "t-shirt", "x-ray"."""
-        lemma = str(self.tokens[index].lemma_).lower()
-        if index < 2 or self.tags[index - 1] != "HYPH":
-            return lemma
-        return "".join(self.words[self.hyphenated(index)[0] : index]) + lemma
-
-    def hyphenated(self, index: int) -> tuple[int, int]:
-        """Half-open token range of the hyphenated word that a token belongs to; the token alone if to none."""
-        start, end = index, index + 1
-        while start > 0 and "HYPH" in self.tags[start - 1 : start + 1]:
-            start -= 1
-        while end < len(self.tags) and "HYPH" in self.tags[end - 1 : end + 1]:
-            end += 1
-        return start, end
+Repair = Callable[[Parsed, list[Candidate], WordLists], list[Candidate]]
 
 
-def _corrected(tags: list[str], words: list[str]) -> list[str]:
-    """Tags with three frequent mistakes put right.
-
-    "Boy in a red shirt" starts with an interjection for the tagger; what stands between an article and a
-    preposition, a verb or a mark is a noun ("a tattoo on", with "tattoo" an adverb); a hyphen is no noun.
-    """
-    for index, tag in enumerate(tags):
-        if words[index] == "-" and tag in NOUN_TAGS:
-            tags[index] = "HYPH"
-        elif tag == "UH":
-            if words[index] not in _INTERJECTIONS and words[index].isalpha():
-                tags[index] = "NN"
-        elif tag in _NOT_BEHIND_ARTICLE and index and words[index - 1] in _ARTICLES:
-            after = tags[index + 1] if index + 1 < len(tags) else "."
-            if after in _BEHIND_NOUN:
-                tags[index] = "NN"
-    return tags
-
-
-class Candidate(NamedTuple):
-    """A noun phrase as token positions: half-open `start`, `end`, and the head noun's position."""
-
-    start: int
-    end: int
-    head: int
-
-
-Repair = Callable[[Tagged, list[Candidate], WordLists], list[Candidate]]
-
-
-def base_candidates(doc: Any) -> list[Candidate]:
-    """The parser's own noun phrases: each ends with its head noun."""
-    return [Candidate(chunk.start, chunk.end, chunk.end - 1) for chunk in doc.noun_chunks]
-
-
-def compounds(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """A run of nouns is one compound, and no noun is left alone.
 
     The parser ends "safety | vests", "three band | members" at the first noun when it takes the second for a verb's
@@ -140,7 +61,7 @@ def compounds(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -
     return found
 
 
-def hyphens(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def hyphens(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Hyphenated words are one word: "mini-trampoline" is not "trampoline", "off-camera" is no camera. +0.05.
 
     One with a preposition or an adverb inside is an adverb itself ("hand-in-hand") unless something modifies it
@@ -161,7 +82,7 @@ def hyphens(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> 
     return found
 
 
-def articles(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def articles(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """An article opens a phrase: one that stands in none belongs to the next.
 
     The parser leaves modifiers out that it takes for verbs or attaches elsewhere: "a | long-sleeved, checked | shirt",
@@ -175,13 +96,13 @@ def articles(sentence: Tagged, candidates: list[Candidate], lists: WordLists) ->
         if tags[start] not in _DETERMINER_TAGS:
             while first and owner[first - 1] < 0 and tags[first - 1] in _MODIFIER_TAGS:
                 first -= 1
-            opened = first and owner[first - 1] < 0 and sentence.words[first - 1] in _ARTICLES
+            opened = first and owner[first - 1] < 0 and sentence.words[first - 1] in ARTICLES
             first = first - 1 if opened else start
         found.append(Candidate(first, end, head))
     return found
 
 
-def boundaries(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def boundaries(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """Split where no noun phrase goes on, drop what none begins with.
 
     A full stop, colon or bracket ends a phrase; a determiner begins one ("snow a dog"); a participle behind a noun
@@ -200,7 +121,7 @@ def boundaries(sentence: Tagged, candidates: list[Candidate], lists: WordLists) 
     return found
 
 
-def _border(sentence: Tagged, index: int, candidate: Candidate, lists: WordLists) -> int | None:
+def _border(sentence: Parsed, index: int, candidate: Candidate, lists: WordLists) -> int | None:
     """How many words to leave out between two phrases that meet at `index`; None if it is no border."""
     tags, words = sentence.tags, sentence.words
     tag, before = tags[index], tags[index - 1]
@@ -218,7 +139,7 @@ def _border(sentence: Tagged, index: int, candidate: Candidate, lists: WordLists
     return None
 
 
-def _add_trimmed(sentence: Tagged, found: list[Candidate], start: int, end: int) -> None:
+def _add_trimmed(sentence: Parsed, found: list[Candidate], start: int, end: int) -> None:
     while start < end and sentence.tags[start] in _NO_START_TAGS:
         start += 1
     last = end
@@ -230,7 +151,7 @@ def _add_trimmed(sentence: Tagged, found: list[Candidate], start: int, end: int)
         found.append(Candidate(start, end, end - 1))
 
 
-def verbs(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def verbs(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """The verb of the caption, taken for the last noun of its subject: "a man in a red hat | talks". +1.3."""
     found: list[Candidate] = []
     for start, end, head in candidates:
@@ -244,7 +165,7 @@ def verbs(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> li
     return found
 
 
-def _ends_in_verb(sentence: Tagged, start: int, end: int, lists: WordLists) -> bool:
+def _ends_in_verb(sentence: Parsed, start: int, end: int, lists: WordLists) -> bool:
     tags, words = sentence.tags, sentence.words
     tag, before = tags[end - 1], tags[end - 2]
     if tag not in NOUN_TAGS or before not in NOUN_TAGS | {"JJ", "VBN"}:
@@ -264,7 +185,7 @@ def _ends_in_verb(sentence: Tagged, start: int, end: int, lists: WordLists) -> b
     return tag == "NN" and not sentence.has_verb and sentence.lemma(end - 1) in lists.verb
 
 
-def colours(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """A colour worn is clothing: "a man in black", "dressed in red and white". +0.2."""
     words, tags = sentence.words, sentence.tags
     if lists.colour.isdisjoint(words):
@@ -288,7 +209,7 @@ def colours(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> 
     return found
 
 
-def numbers(sentence: Tagged, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+def numbers(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
     """A number behind its noun belongs to it: "the number 8", "table 11". +0.1."""
     tags, words = sentence.tags, sentence.words
     if "CD" not in tags:
@@ -306,15 +227,15 @@ REPAIRS: Final[tuple[Repair, ...]] = (compounds, hyphens, articles, boundaries, 
 """The order matters: compounds join before `boundaries` splits, and verbs are cut from what is left."""
 
 
-def repaired(sentence: Tagged, candidates: Sequence[Candidate], lists: WordLists) -> list[Candidate]:
-    """The candidates after all repairs, in order, without overlap."""
-    result = list(candidates)
+def repaired(sentence: Parsed, lists: WordLists) -> list[Candidate]:
+    """The parser's noun phrases after all repairs, in order, without overlap."""
+    result = sentence.noun_phrases()
     for repair in REPAIRS:
         result = repair(sentence, result, lists)
     return result
 
 
-def _owners(sentence: Tagged, candidates: Sequence[Candidate]) -> list[int]:
+def _owners(sentence: Parsed, candidates: Sequence[Candidate]) -> list[int]:
     """Per token the index of the candidate that holds it, or -1."""
     owner = [-1] * len(sentence.tags)
     for number, candidate in enumerate(candidates):

@@ -27,8 +27,8 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
     "demo": WeightsEntry(
         folder="demo",
         files={
-            "model.json": "f6923694fed337b9fb598104be804c84ed3f7e0a24bb7315dae4e18af8fc2dd3",
-            "model.safetensors": "4aeee8091e3bbe061bcc2dfa5012687f0ca8db896de17e98df6d811eddbb3959",
+            "model.json": "31fc2fc42fdaac7daf28bdb499af712be07e83bf2abece640282f460035f74e7",
+            "model.safetensors": "eba8c909f89f23c70038cdffde90a2d27bd144bdef31f16e3c9b4cedc209a03f",
             "bpe_vocab.txt.gz": "6c0a512fbf75a25efb340a462241b9ebdd8d13bcda0d49ef3e94659a1cad8393",
         },
         licence="Apache-2.0",

@@ -103,11 +103,11 @@ def test_a_worker_that_cannot_start_says_why(source, tmp_path) -> None:
 
 
 def test_killed_runs_go_on_where_they_stopped(source, reference, tmp_path) -> None:
-    """kill -9 of the driver, three times, each after some more shards were finished."""
+    """kill -9 of the driver, twice, each after some more shards were finished."""
     out = tmp_path / "out"
     data = out / "data"
     finished: dict[Path, bytes] = {}
-    for shards in (1, 3, 5):
+    for shards in (1, 4):
         kill_when(command(source, out), lambda n=shards: len(list(data.glob("*.parquet"))) >= n)
         kept = {path: path.read_bytes() for path in committed(out)}
         assert finished.items() <= kept.items(), "finished shards are neither rewritten nor lost"

@@ -6,7 +6,8 @@ import spacy
 from stages.errors import ConfigError
 from stages.phrases.filters import readable, word_lists
 from stages.phrases.noun_phrases import FoundPhrase, extract, load_pipeline
-from stages.phrases.repairs import REPAIRS, Tagged, base_candidates, repaired
+from stages.phrases.parsed import Parsed
+from stages.phrases.repairs import REPAIRS, repaired
 
 LISTS = word_lists()
 
@@ -148,8 +149,8 @@ def test_the_head_token_is_the_head(nlp):
 @pytest.mark.parametrize("caption", ["", "dog", "A dog - a cat, the man's x-ray in black and a number 8 runs."])
 def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption):
     doc = nlp(caption)
-    sentence = Tagged.of(doc)
-    for candidates in (repair(sentence, base_candidates(doc), LISTS), repaired(sentence, base_candidates(doc), LISTS)):
+    sentence = Parsed.of(doc)
+    for candidates in (repair(sentence, sentence.noun_phrases(), LISTS), repaired(sentence, LISTS)):
         ends = [0]
         for start, end, head in candidates:
             assert ends[-1] <= start <= head < end <= len(doc)
