@@ -253,7 +253,9 @@ def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
         "error": None if record.error is None else str(record.error),
     }
     if embed_images:
-        row["image"] = {"bytes": sample.image_bytes, "path": sample.file_name}
+        # Without bytes the whole struct is null: readers would try to open a path that is only a name.
+        has_bytes = sample.image_bytes is not None
+        row["image"] = {"bytes": sample.image_bytes, "path": sample.file_name} if has_bytes else None
     return row
 
 

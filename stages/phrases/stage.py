@@ -124,7 +124,8 @@ class PhrasesStage(Stage):
             start, end = text.span(phrase.start, phrase.end)
             words = normalise(caption[start:end])
             if words:
-                head = normalise(phrase.head) or words
+                plain = phrase.head.isascii() and phrase.head.isalpha()
+                head = phrase.head if plain else normalise(phrase.head) or words
                 phrases.append(
                     Phrase(text=words, caption_index=0, start=start, end=end, head=head, plural=phrase.plural)
                 )

@@ -217,9 +217,7 @@ def _name_group(
         determiner = "the" if rng.random() < 0.2 else ("an" if words[0][0] in "aeiou" else "a")
     else:
         words.append(PLURALS[kind])
-        determiner = (
-            NUMBER_WORDS[len(objects)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
-        )
+        determiner = NUMBER_WORDS[len(objects)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
     text = " ".join([determiner, *words]).strip()
     return _Name(text, kind, named_colour, objects)
 
@@ -282,9 +280,7 @@ def _fill(template: str, names: Sequence[_Name]) -> Caption:
         if name.absent and before.endswith(("a ", "A ")) and written[0] in "aeiou":
             before = before[:-1] + "n "
         text += before
-        mentions.append(
-            Mention(len(text), len(text) + len(written), name.kind, name.colour, name.objects, name.absent)
-        )
+        mentions.append(Mention(len(text), len(text) + len(written), name.kind, name.colour, name.objects, name.absent))
         text += written
     text += rest
     return Caption(text[0].upper() + text[1:] if template[-1] == "." else text, tuple(mentions))

@@ -189,10 +189,7 @@ def silhouette_size(kind: str, matrix: npt.NDArray[np.float32]) -> tuple[float, 
 
 def _placed(part: Part, matrix: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int32]]:
     scale = np.float32(1 << _SHIFT)
-    return [
-        np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32)
-        for outline in part.outlines
-    ]
+    return [np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32) for outline in part.outlines]
 
 
 def finish(rng: np.random.Generator, image: ImageU8) -> ImageU8:

@@ -38,9 +38,7 @@ _SHAPES: Final[dict[str, Callable[[], Sequence[Part]]]] = {
         inner("light", ellipse(-0.45, -0.15, 0.12, 0.2, tilt=20)),
     ],
     "arrow": lambda: [
-        outer(
-            "main", polygon((-1, -0.2), (0.2, -0.2), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.2), (-1, 0.2))
-        ),
+        outer("main", polygon((-1, -0.2), (0.2, -0.2), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.2), (-1, 0.2))),
     ],
     "ball": lambda: [
         outer("main", ellipse(0, 0, 1, 1)),
@@ -272,11 +270,7 @@ _SHAPES: Final[dict[str, Callable[[], Sequence[Part]]]] = {
             ),
         ),
         inner("dark", bar(0, -0.9, 0, 0.75, 0.07)),
-        *(
-            inner("dark", bar(0, y, side * 0.4, y - 0.28, 0.06))
-            for y in (-0.25, 0.1, 0.45)
-            for side in (-1, 1)
-        ),
+        *(inner("dark", bar(0, y, side * 0.4, y - 0.28, 0.06)) for y in (-0.25, 0.1, 0.45) for side in (-1, 1)),
     ],
     "moon": lambda: [outer("main", crescent())],
     "mushroom": lambda: [
@@ -308,9 +302,7 @@ _SHAPES: Final[dict[str, Callable[[], Sequence[Part]]]] = {
     "snail": lambda: [
         outer(
             "dark",
-            polygon(
-                (-1.1, 0.8), (-0.7, 0.5), (0.65, 0.5), (0.75, -0.1), (1.05, -0.1), (1.1, 0.6), (0.9, 0.8)
-            ),
+            polygon((-1.1, 0.8), (-0.7, 0.5), (0.65, 0.5), (0.75, -0.1), (1.05, -0.1), (1.1, 0.6), (0.9, 0.8)),
         ),
         outer("ink", bar(0.82, -0.05, 0.72, -0.55, 0.07), bar(0.98, -0.05, 1.1, -0.55, 0.07)),
         outer("main", ellipse(-0.1, 0.0, 0.7, 0.68)),

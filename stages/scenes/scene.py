@@ -127,9 +127,7 @@ def make_scene(
     if side_px < 64:
         raise ValueError(f"side_px: expected >= 64, got {side_px}")
     if not 1 <= min_objects <= max_objects <= 6:
-        raise ValueError(
-            f"expected 1 <= min_objects <= max_objects <= 6, got {min_objects} and {max_objects}"
-        )
+        raise ValueError(f"expected 1 <= min_objects <= max_objects <= 6, got {min_objects} and {max_objects}")
     rng = np.random.default_rng([_SPLIT_CODES[split], seed, index])
     count = int(rng.integers(min_objects, max_objects + 1))
     pairs = _choose_pairs(rng, count, split)

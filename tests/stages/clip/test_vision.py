@@ -91,7 +91,7 @@ def test_other_sizes_equal_a_model_of_that_size(height: int, width: int) -> None
     """open_clip's own model for that input, with the resized positions, is the reference."""
     model = tiny_clip()
     tower = tower_of(model)
-    other = tiny_clip(image_size=[height, width])
+    other = factories.tiny_clip(image_size=[height, width])
     state = model.state_dict()
     state["visual.positional_embedding"] = tower.positions((height // 8, width // 8))
     other.load_state_dict(state)

@@ -78,9 +78,7 @@ def test_one_phrase_never_means_two_things(scenes: list[Scene]) -> None:
     for scene in scenes:
         meaning: dict[str, tuple[int, ...]] = {}
         for mention in scene.captions[0].mentions:
-            phrase, _ = phrase_of(
-                Caption(scene.captions[0].text, (mention,)), mention.objects[0], _thing("car", "red")
-            )
+            phrase, _ = phrase_of(Caption(scene.captions[0].text, (mention,)), mention.objects[0], _thing("car", "red"))
             assert phrase not in meaning
             meaning[phrase] = mention.objects
 
@@ -95,8 +93,7 @@ def test_absent_things_are_absent(scenes: list[Scene]) -> None:
                 seen += 1
                 assert mention.objects == ()
                 assert not any(
-                    thing.kind == mention.kind and mention.colour in (None, thing.colour)
-                    for thing in scene.objects
+                    thing.kind == mention.kind and mention.colour in (None, thing.colour) for thing in scene.objects
                 )
     assert seen > 20
 

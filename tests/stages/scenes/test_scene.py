@@ -14,9 +14,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def series(count: int, *, split: Split = "train", side_px: int = 96) -> list[Scene]:
-    return [
-        make_scene(3, k, side_px=side_px, split=split, min_objects=2, max_objects=5) for k in range(count)
-    ]
+    return [make_scene(3, k, side_px=side_px, split=split, min_objects=2, max_objects=5) for k in range(count)]
 
 
 def same(first: Scene, second: Scene) -> bool:
@@ -105,9 +103,7 @@ def test_objects_keep_their_size_and_stay_visible() -> None:
             assert thing.mask.sum() >= 6
         boxes = [thing.box_xywh_px for thing in scene.objects]
         for k, (x, y, w, h) in enumerate(boxes):
-            occluded += any(
-                x < u + p and u < x + w and y < v + q and v < y + h for u, v, p, q in boxes[k + 1 :]
-            )
+            occluded += any(x < u + p and u < x + w and y < v + q and v < y + h for u, v, p, q in boxes[k + 1 :])
     assert occluded > 30
 
 

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.clip.config import ModelConfig
+from stages.errors import ConfigError, ResourceError, RowError, WeightsError
+from stages.explain.config import GradEclipConfig
+from stages.explain.stage import BATCH_SIZES, Config, ExplainStage
+from stages.records import Phrase, Pixels, Record, Sample
+from tests.stages.clip.saved import save_model
+
+PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    """A tiny model in files, three images a batch."""
+    config = save_model(tmp_path_factory.mktemp("model"))[1]
+    return config.model_copy(update={"batch_size": 3})
+
+
+@pytest.fixture(scope="module")
+def stage(model: ModelConfig) -> Iterator[ExplainStage]:
+    stage = ExplainStage(Config(model=model))
+    stage.setup()
+    yield stage
+    stage.teardown()
+
+
+def make_record(number: int, texts: Sequence[str] = ("dog",), size: tuple[int, int] = (32, 32)) -> Record:
+    rgb = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in texts)
+    sample = Sample(sample_id=str(number), source="test")
+    return Record(sample=sample, width_px=320, height_px=320, phrases=phrases, pixels=Pixels(rgb=rgb))
+
+
+def make_records() -> list[Record]:
+    """Fifteen records with none to nine phrases, some twice; one failed, one without pixels; three sizes."""
+    sizes = [(32, 32), (32, 32), (24, 40), (32, 32), (40, 24)]
+    records = [make_record(n, [*PHRASES[: n % 10], *PHRASES[: n % 3]], sizes[n % 5]) for n in range(15)]
+    records[4] = replace(records[4], error=RowError(reason="bad_image", detail="here"))
+    records[7] = replace(records[7], pixels=None)
+    return records
+
+
+def in_batches(stage: ExplainStage, records: list[Record], size: int) -> list[Record]:
+    return [answer for i in range(0, len(records), size) for answer in stage.process(records[i : i + size])]
+
+
+def as_bytes(records: list[Record]) -> list[Any]:
+    return [[(m.text, m.values.tobytes(), m.similarity, m.fault) for m in record.heat_maps] for record in records]
+
+
+@pytest.mark.parametrize(
+    "explainer",
+    [GradEclipConfig(), GradEclipConfig(variant="authors"), GradEclipConfig(phrases_per_step=2, blocks=2)],
+    ids=["recommended", "authors", "small steps"],
+)
+def test_batch_sizes_give_the_same_bytes(model: ModelConfig, explainer: GradEclipConfig) -> None:
+    stage = ExplainStage(Config(model=model, explainer=explainer))
+    stage.setup()
+    records = make_records()
+    alone = as_bytes(in_batches(stage, records, 1))
+    assert as_bytes(in_batches(stage, records, 7)) == alone
+    assert as_bytes(stage.process(records)) == alone
+    assert as_bytes(stage.process(records[::-1]))[::-1] == alone
+    stage.teardown()
+
+
+def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
+    records = make_records()
+    for before, after in zip(records, stage.process(records), strict=True):
+        if before.error is not None or before.pixels is None or not before.phrases:
+            assert after is before
+            continue
+        assert [heat_map.text for heat_map in after.heat_maps] == list(dict.fromkeys(p.text for p in before.phrases))
+        height, width = before.pixels.rgb.shape[:2]
+        assert {heat_map.values.shape for heat_map in after.heat_maps} == {(height // 8, width // 8)}
+        assert replace(after, heat_maps=()) is not before
+        assert (after.phrases, after.pixels, after.sample) == (before.phrases, before.pixels, before.sample)
+
+
+def test_untouched_records_stay_the_same_objects(stage: ExplainStage) -> None:
+    failed = replace(make_record(1), error=RowError(reason="bad_image", detail="here"))
+    mute = make_record(2, [])
+    blind = replace(make_record(3), pixels=None)
+    answers = stage.process([failed, mute, blind])
+    assert [a is b for a, b in zip(answers, [failed, mute, blind], strict=True)] == [True] * 3
+    assert stage.process([]) == []
+
+
+def test_the_same_batch_twice(stage: ExplainStage) -> None:
+    records = make_records()
+    assert as_bytes(stage.process(records)) == as_bytes(stage.process(records))
+
+
+def test_the_batch_size_of_the_device_holds_if_none_is_given(model: ModelConfig) -> None:
+    stage = ExplainStage(Config(model=model.model_copy(update={"batch_size": None})))
+    stage.setup()
+    assert stage._batch_size == BATCH_SIZES["cpu"]
+    assert len(stage.process(make_records())) == 15
+    stage.teardown()
+
+
+def test_a_stage_is_picklable_and_cheap_before_setup() -> None:
+    config = Config(model=ModelConfig(config=Path("none.json"), weights=Path("none.pt")))
+    stage = pickle.loads(pickle.dumps(ExplainStage(config)))
+    assert stage.config == config
+
+
+def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = model.model_copy(update={"weights": Path("none.safetensors")})
+    with pytest.raises(WeightsError, match=r"none\.safetensors"):
+        ExplainStage(Config(model=gone)).setup()
+    with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
+        ExplainStage(Config(model=model, explainer=GradEclipConfig(blocks=5))).setup()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ResourceError, match="sees no GPU"):
+        ExplainStage(Config(model=model.model_copy(update={"device": "cuda"}))).setup()
