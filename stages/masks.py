@@ -65,9 +65,7 @@ def decode_runs(rle: Rle) -> NDArray[np.uint32]:
             value, shift = 0, 0
     h, w = rle.size_hw
     if shift or min(counts, default=0) < 0 or sum(counts) != h * w:
-        raise ValueError(
-            f"expected runs that sum to {h} x {w}, got {sum(counts)} from {len(rle.counts)} bytes"
-        )
+        raise ValueError(f"expected runs that sum to {h} x {w}, got {sum(counts)} from {len(rle.counts)} bytes")
     return np.array(counts, dtype=np.uint32)
 
 

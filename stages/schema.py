@@ -24,7 +24,7 @@
     phrase_count    int32        phrases found in the captions, before regions
     warnings        list<string> phrases without a region and why, phrases dropped by the cap
     error           string       null, or "reason: detail"; reasons in stages/errors.py
-    image           struct       bytes and path; only with `embed_images`
+    image           struct       bytes and path, null with an error; only with `embed_images`
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ IMAGE_FIELD: Final = _field(
     "image",
     pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
     "",
-    "the encoded image as it was read",
+    "the encoded image as it was read; null with an error",
 )
 
 
@@ -253,9 +253,10 @@ def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
         "error": None if record.error is None else str(record.error),
     }
     if embed_images:
-        # Without bytes the whole struct is null: readers would try to open a path that is only a name.
-        has_bytes = sample.image_bytes is not None
-        row["image"] = {"bytes": sample.image_bytes, "path": sample.file_name} if has_bytes else None
+        # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
+        # a row with an error, whose bytes nobody may have decoded yet.
+        has_image = sample.image_bytes is not None and record.error is None
+        row["image"] = {"bytes": sample.image_bytes, "path": sample.file_name} if has_image else None
     return row
 
 

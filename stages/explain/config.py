@@ -33,7 +33,7 @@ VARIANTS: Final[dict[Variant, Settings]] = {
         spatial_weight=True,
         blocks=4,
         path="class",
-        rectify="sum",
+        rectify="block",
         image_size="model",
         shorter_side_px=None,
     ),
@@ -92,7 +92,8 @@ class GradEclipConfig(BaseModel):
     exact for the last block, and next to free)."""
 
     rectify: Literal["sum", "block"] | None = None
-    """ReLU after the blocks are summed (`sum`), or on each block before (`block`, the authors)."""
+    """ReLU after the blocks are summed (`sum`), or on each block before (`block`, the authors). On drawn scenes
+    `block` gave a box IoU of .576 against .524 (configs/README.md)."""
 
     image_size: Literal["model", "keep"] | Annotated[int, Field(ge=8, le=4096)] | None = None
     """`model`: the network's square input, whole image, no crop. `keep`: aspect kept, each side rounded

@@ -17,7 +17,7 @@ this map is an attention-gradient map (arXiv 2605.12952 says so too).
 
 Deviations, and the setting that restores the paper (`variant: authors` restores all of them):
 - the network's own heads instead of one head over the full width (`heads: single`);
-- several blocks, signed maps summed before the ReLU (`blocks: 1`, or `rectify: block` for the notebook's form);
+- several blocks, summed after a ReLU on each (`blocks: 1`; `rectify: sum` takes the ReLU after the sum);
 - gradients through the class token only (`path: full`). The patch tokens' keys and values are held at the
   values of the one forward pass; exact for the last block;
 - the model's square input instead of keeping the aspect ratio (`image_size: keep`);

@@ -23,7 +23,7 @@ _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd
 _IMAGE_FILE: Final = r"(?:jpe?g|png|gif|webp|tiff?|bmp|heic|svg|raw|cr2|nef|dng|mp4|mov|avi|pdf)"
 
 _NOT_WORDS: Final = re.compile(
-    r"(?P<gone>https?://\S+|www\.\S+|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]+|(?<!\w)@\w+"
+    r"(?P<gone>https?://\S+|www\.\w\S*|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]+|(?<!\w)@\w+"
     r"|</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
     rf"|(?<![\w()-])[\w()-]{{1,100}}\.{_IMAGE_FILE}\b"
     r"|\b(?:img|dsc[nf]?|pict|mvi|vid|pxl|gopr|dji|cimg|hpim|imgp|scan)[-_ ]?\d{3,}\w*\b"

@@ -50,11 +50,13 @@ def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -
             end += 1
         left = owner[index - 1] if index else -1
         if left >= 0 and found[left].end == index and sentence.tags[index - 1] in NOUN_TAGS | _ADJECTIVE_TAGS:
+            owner[index:end] = [left] * (end - index)
             found[left] = Candidate(found[left].start, end, end - 1)
         else:
             start = index
             while start and owner[start - 1] < 0 and sentence.tags[start - 1] in _BEFORE_NOUN_TAGS:
                 start -= 1
+            owner[start:end] = [len(found)] * (end - start)
             found.append(Candidate(start, end, end - 1))
         index = end
     found.sort()

@@ -33,9 +33,7 @@ class Component:
     evidence: Evidence
 
 
-def clean(
-    inside: NDArray[np.bool_], *, open_radius: int, close_radius: int, fill_holes: bool
-) -> NDArray[np.bool_]:
+def clean(inside: NDArray[np.bool_], *, open_radius: int, close_radius: int, fill_holes: bool) -> NDArray[np.bool_]:
     """Morphological opening, then closing, by discs of these radii in samples; then holes are filled.
 
     Opening removes specks and bridges thinner than the disc, closing fills gaps and bays that the
@@ -66,9 +64,7 @@ def components(
     # OpenCV 5 is three times faster with 16-bit labels; no more than half of the samples, rounded
     # up, can be parts
     label_type = cv2.CV_16U if inside.size < 2 * np.iinfo(np.uint16).max else cv2.CV_32S
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(
-        inside.view(np.uint8), connectivity=8, ltype=label_type
-    )
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8, ltype=label_type)
     total_heat = float(fine.sum(dtype=np.float64))
     found = []
     for label in range(1, count):

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from stages.errors import RowError
 from stages.masks import rle_area_px, rle_box_xywh_px
+from stages.phrases.filters import normalise
 from stages.records import Rle, stable_id
 from stages.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
 
@@ -136,7 +137,7 @@ def _span_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[
     words = row["captions"][index][start:end]
     if not (0 <= start < end <= len(row["captions"][index])):
         yield f"span [{start}, {end}) leaves the caption"
-    elif not " ".join(words.casefold().split()).endswith(annotation["phrase"]):
+    elif normalise(words) != annotation["phrase"]:
         yield f"span says {words!r} but the phrase is {annotation['phrase']!r}"
 
 

@@ -85,9 +85,7 @@ def test_other_shapes_are_refused(shape):
 
 def test_counts_are_the_text_that_coco_stores():
     # two columns of three: runs 1, 2, 3 are the characters "123" by the format's definition
-    assert encode_mask(np.array([[0, 0], [1, 0], [1, 0]], dtype=np.uint8)) == Rle(
-        size_hw=(3, 2), counts="123"
-    )
+    assert encode_mask(np.array([[0, 0], [1, 0], [1, 0]], dtype=np.uint8)) == Rle(size_hw=(3, 2), counts="123")
 
 
 @given(masks)
@@ -147,9 +145,7 @@ def test_rle_iou_of_two_images():
         pytest.param(["..", ".."], [], id="empty"),
         pytest.param(["...", "..#"], [{(2, 1), (3, 1), (3, 2), (2, 2)}], id="one pixel"),
         pytest.param(["##", "#."], [{(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)}], id="inner corner"),
-        pytest.param(
-            ["#.#"], [{(0, 0), (1, 0), (1, 1), (0, 1)}, {(2, 0), (3, 0), (3, 1), (2, 1)}], id="two parts"
-        ),
+        pytest.param(["#.#"], [{(0, 0), (1, 0), (1, 1), (0, 1)}, {(2, 0), (3, 0), (3, 1), (2, 1)}], id="two parts"),
     ],
 )
 def test_polygons_run_through_pixel_corners(rows, expected):

@@ -100,7 +100,7 @@ def test_class_path_over_blocks_is_the_gradient_with_patches_held() -> None:
     """With several blocks the class path equals autograd through a network whose patch tokens are constants."""
     model = tiny_clip()
     clip = from_open_clip(model, tokenizer, SPEC)
-    config = GradEclipConfig(blocks=3, path="class", spatial_weight=False)
+    config = GradEclipConfig(blocks=3, path="class", spatial_weight=False, rectify="sum")
     rgb = pixels()
     [[heat_map]] = GradEclip(config, clip).explain(rgb, [PHRASES[:1]])
     double = copy.deepcopy(model).double()

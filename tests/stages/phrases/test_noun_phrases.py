@@ -146,7 +146,9 @@ def test_the_head_token_is_the_head(nlp):
 
 
 @pytest.mark.parametrize("repair", REPAIRS, ids=lambda repair: repair.__name__)
-@pytest.mark.parametrize("caption", ["", "dog", "A dog - a cat, the man's x-ray in black and a number 8 runs."])
+@pytest.mark.parametrize(
+    "caption", ["", "dog", "0000'0g, AO 01 Q", "A dog - a cat, the man's x-ray in black and a number 8 runs."]
+)
 def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption):
     doc = nlp(caption)
     sentence = Parsed.of(doc)

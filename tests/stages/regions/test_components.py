@@ -10,9 +10,7 @@ def mask_of(*rows: str) -> np.ndarray:
 
 
 def find(fine: np.ndarray, inside: np.ndarray, min_area_share: float = 0.0) -> list:
-    return components(
-        fine.astype(np.float32), inside, threshold=51.0, similarity=0.25, min_area_share=min_area_share
-    )
+    return components(fine.astype(np.float32), inside, threshold=51.0, similarity=0.25, min_area_share=min_area_share)
 
 
 def test_diagonal_neighbours_are_one_part():
@@ -90,9 +88,7 @@ def test_rank_comes_before_size():
             [".......", "..##...", ".####..", "..##...", "......."],
             id="opening takes specks and bridges",
         ),
-        pytest.param(
-            {"open_radius": 1}, ["##...", "##...", "....."], ["##...", "#....", "....."], id="at the border"
-        ),
+        pytest.param({"open_radius": 1}, ["##...", "##...", "....."], ["##...", "#....", "....."], id="at the border"),
         pytest.param({"close_radius": 1}, ["##.##", "##.##"], ["#####", "#####"], id="closing joins"),
         pytest.param({"close_radius": 1}, ["#...#"], ["#...#"], id="too far apart to join"),
         pytest.param(
@@ -101,12 +97,8 @@ def test_rank_comes_before_size():
             ["#####"] * 5,
             id="a hole and what is in it",
         ),
-        pytest.param(
-            {"fill_holes": True}, ["###", "#.#", "#.#"], ["###", "#.#", "#.#"], id="a bay is no hole"
-        ),
-        pytest.param(
-            {"fill_holes": True}, [".#.", "#.#", ".#."], [".#.", "###", ".#."], id="closed by corners"
-        ),
+        pytest.param({"fill_holes": True}, ["###", "#.#", "#.#"], ["###", "#.#", "#.#"], id="a bay is no hole"),
+        pytest.param({"fill_holes": True}, [".#.", "#.#", ".#."], [".#.", "###", ".#."], id="closed by corners"),
     ],
 )
 def test_clean(settings, rows, expected):

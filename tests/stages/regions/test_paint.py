@@ -88,9 +88,7 @@ def test_a_window_paints_what_the_whole_field_paints(values, height_px, width_px
         return
     top, left = np.maximum(positive.min(axis=0) - 1, 0)
     bottom, right = positive.max(axis=0) + 2
-    window = SignedField(
-        values=values[top:bottom, left:right], top=int(top), left=int(left), full_hw=values.shape
-    )
+    window = SignedField(values=values[top:bottom, left:right], top=int(top), left=int(left), full_hw=values.shape)
     assert paint(window, (height_px, width_px)) == paint(whole(values), (height_px, width_px))
 
 

@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 
 from stages.regions.score import SCORES, Evidence, rounded_score
 
-EVIDENCE = Evidence(
-    energy=0.5, area=0.1, mean_inside=0.6, mean_outside=0.1, peak=0.9, threshold=0.4, similarity=0.2
-)
+EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.6, mean_outside=0.1, peak=0.9, threshold=0.4, similarity=0.2)
 
 
 @pytest.mark.parametrize(

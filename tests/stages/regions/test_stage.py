@@ -59,9 +59,7 @@ def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") 
     values = rng.normal(-0.03, 0.06, shape)
     for _ in range(2):
         row, column, width = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), rng.uniform(0.8, 2.5)
-        values += rng.uniform(0.4, 1) * np.exp(
-            -((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2)
-        )
+        values += rng.uniform(0.4, 1) * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * width**2))
     return heat_map(3e-4 * np.maximum(values, 0), text)
 
 
@@ -322,9 +320,7 @@ def test_scale_of_the_map_does_not_matter():
     one = random_map(1)
     for factor in (1e-6, 1.0, 1e6):
         scaled = replace(one, values=(one.values * np.float32(factor)).astype(np.float32))
-        assert map_regions(scaled, (480, 640), 3, RegionsConfig()) == map_regions(
-            one, (480, 640), 3, RegionsConfig()
-        )
+        assert map_regions(scaled, (480, 640), 3, RegionsConfig()) == map_regions(one, (480, 640), 3, RegionsConfig())
 
 
 def test_settings_are_frozen_and_checked():

@@ -1,0 +1,94 @@
+"""Finished records and datasets without a model, for the tests of what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from stages.errors import RowError
+from stages.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from stages.records import HeatMap, Phrase, Record, Region, Sample
+from stages.schema import records_to_rows
+from stages.write.parquet import ShardWriter
+
+CAPTION = "The  Red car beside two dogs"
+WIDTH, HEIGHT = 40, 30
+
+
+def encoded_image() -> bytes:
+    """A JPEG of 40 x 30 pixels."""
+    buffer = BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), (200, 30, 30)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def make_region(phrase_index: int, x: int, y: int, w: int, h: int) -> Region:
+    """A rectangle."""
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[y : y + h, x : x + w] = True
+    rle = encode_mask(mask)
+    return Region(
+        phrase_index=phrase_index,
+        box_xywh_px=rle_box_xywh_px(rle),
+        mask=rle,
+        area_px=rle_area_px(rle),
+        score=0.5,
+        similarity=0.25,
+    )
+
+
+def annotated(number: int, regions: int = 2) -> Record:
+    """A record with the phrases "red car" and "dogs" and up to two regions."""
+    phrases = (
+        Phrase(text="red car", caption_index=0, start=0, end=12, head="car"),
+        Phrase(text="two dogs", caption_index=0, start=20, end=28, head="dog", plural=True),
+    )
+    found = (make_region(0, number % 9, 3, 10, 12), make_region(1, 20, number % 7, 8, 5))
+    maps = tuple(HeatMap(text=phrase.text, values=np.ones((2, 2), np.float32), similarity=0.25) for phrase in phrases)
+    return Record(
+        sample=Sample(
+            sample_id=f"s{number}",
+            source="test",
+            file_name=f"{number}.jpg",
+            captions=(CAPTION,),
+            image_bytes=encoded_image(),
+        ),
+        width_px=WIDTH,
+        height_px=HEIGHT,
+        phrases=phrases,
+        heat_maps=maps,
+        regions=found[:regions],
+    )
+
+
+def without_phrases(number: int) -> Record:
+    """A record whose caption names nothing."""
+    sample = Sample(sample_id=f"s{number}", source="test", captions=("beautiful!",), image_bytes=encoded_image())
+    return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT)
+
+
+def failed(number: int, reason: str = "missing_image") -> Record:
+    """A record with an error."""
+    sample = Sample(sample_id=f"s{number}", source="test", file_name="gone.jpg", captions=(CAPTION,))
+    return Record(sample=sample, error=RowError(reason=reason, detail="test: no file gone.jpg"))
+
+
+def mixed() -> list[Record]:
+    """Nine records: five with regions, one without, one without phrases, two failed."""
+    found = [annotated(0), annotated(1), annotated(2, 1), annotated(3), annotated(4)]
+    return [*found[:3], annotated(5, 0), without_phrases(6), failed(7), *found[3:], failed(8, "bad_image")]
+
+
+def write_shards(records: Sequence[Record], data: Path, *, rows_per_file: int = 4, embed_images: bool = False) -> Any:
+    """The records as shards; returns their table."""
+    data.mkdir(parents=True, exist_ok=True)
+    table = records_to_rows(records, embed_images=embed_images)
+    writer = ShardWriter(data, rows_per_file)
+    writer.write(table)
+    writer.close()
+    return table

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.errors import SchemaError
+from stages.records import stable_id
+from stages.write import tally as tally_module
+from stages.write.tally import Tally, tally, write_categories
+from tests.stages.write.rows import mixed, write_shards
+
+
+def test_counts_of_a_mixed_dataset(tmp_path: Path) -> None:
+    write_shards(mixed(), tmp_path, rows_per_file=4)
+    total = tally(tmp_path)
+    assert (total.files, total.rows) == (3, 9)
+    assert (total.annotated, total.without_regions, total.without_phrases, total.failed) == (6, 1, 1, 2)
+    assert total.failed_by_reason == {"missing_image": 1, "bad_image": 1}
+    assert (total.phrases, total.regions) == (12, 9)
+    assert total.categories == {("red car", "car"): 5, ("two dogs", "dog"): 4}
+    assert total.rows == total.annotated + total.without_phrases + total.failed
+
+
+def test_an_empty_dataset(tmp_path: Path) -> None:
+    assert tally(tmp_path) == Tally()
+    write_categories(tally(tmp_path), tmp_path / "categories.parquet")
+    table = pq.read_table(tmp_path / "categories.parquet")
+    assert table.num_rows == 0
+    assert table.column_names == ["id", "name", "supercategory", "count"]
+
+
+def test_hidden_and_foreign_files_are_not_counted(tmp_path: Path) -> None:
+    write_shards(mixed(), tmp_path)
+    (tmp_path / ".00009.parquet.5.tmp").write_bytes(b"half")
+    (tmp_path / "notes.txt").touch()
+    assert tally(tmp_path).rows == 9
+
+
+def test_a_foreign_shard_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"error": [None], "text": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(SchemaError, match=r"other\.parquet lacks the columns \['annotations', 'phrase_count'\]"):
+        tally(tmp_path)
+
+
+def test_categories(tmp_path: Path) -> None:
+    """The supercategory is the most frequent head; of equally frequent ones the first of the alphabet."""
+    heads = {("glasses", "glass"): 2, ("glasses", "glasses"): 3, ("top", "top"): 1, ("top", "cloth"): 1}
+    write_categories(Tally(categories=Counter(heads)), tmp_path / "categories.parquet")
+    rows = pq.read_table(tmp_path / "categories.parquet").to_pylist()
+    assert {row["name"]: (row["supercategory"], row["count"]) for row in rows} == {
+        "glasses": ("glasses", 5),
+        "top": ("cloth", 2),
+    }
+    assert [row["id"] for row in rows] == sorted(stable_id(row["name"]) for row in rows)
+
+
+def test_colliding_ids_are_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally_module, "stable_id", lambda text: 7)
+    total = Tally(categories=Counter({("dog", "dog"): 1, ("cat", "cat"): 1}))
+    with pytest.raises(SchemaError, match="'cat' and 'dog' have the same category id 7"):
+        write_categories(total, tmp_path / "categories.parquet")
+    assert list(tmp_path.iterdir()) == []
