@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console()
-errors = Console(stderr=True)
+# Paths and captions may hold square brackets and colons: nothing in them is markup.
+console = Console(markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 Config = Annotated[Path | None, typer.Argument(help="YAML file; without it the defaults and --set hold.")]
 Settings = Annotated[
@@ -97,7 +99,8 @@ def phrases(
 
     resolved = load_config(None, settings, PhrasesConfig)
     try:
-        with sys.stdin if file == "-" else Path(file).open(encoding="utf-8", newline="\n") as lines:
+        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")
+        with TextIOWrapper(source, encoding="utf-8-sig", newline="\n") as lines:
             for answer in phrases_json((line.rstrip("\r\n") for line in lines), resolved):
                 sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
     except OSError as error:
@@ -133,12 +136,16 @@ def explain(
 def scenes(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", help="Other seeds, other scenes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds, other scenes.")] = 0,
 ) -> None:
     """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""
+    from stages.errors import ConfigError
     from stages.scenes import write_scenes
 
-    write_scenes(out, scenes, seed)
+    try:
+        write_scenes(out, scenes, seed)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from error
     console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json")
 
 
@@ -146,7 +153,7 @@ def scenes(
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("out/demo"),
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many scenes to draw.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", help="Other seeds, other scenes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds, other scenes.")] = 0,
 ) -> None:
     """The whole pipeline on drawn scenes with the embedded model; needs neither network nor GPU."""
     from pipeline.demo import run_demo
@@ -159,7 +166,7 @@ def main() -> None:
     try:
         app()
     except PhraseboxError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("stopped. What is finished is kept; the same command goes on from here.")

@@ -125,7 +125,7 @@ def load_config(path: Path | None, settings: Iterable[str], model: type[BaseMode
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from error
+            raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys")
         values = loaded or {}
@@ -143,8 +143,13 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain_problem(dict(problem), model) for problem in error.errors(include_url=False)]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+        problems: dict[str, dict[str, None]] = {}
+        for problem in error.errors(include_url=False):
+            name, message = _explain_problem(dict(problem), model)
+            problems.setdefault(name, {})[message] = None
+        # Several of one key: what each type in a union says.
+        lines = [f"{name}: {'; or: '.join(messages)}" for name, messages in problems.items()]
+        raise ConfigError("\n".join(lines)) from error
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
@@ -154,7 +159,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is not YAML: {error}") from error
+        raise ConfigError(f"--set {setting}: the value is not YAML: {_one_line(error)}") from error
     *sections, last = key.split(".")
     place = values
     for name in sections:
@@ -165,7 +170,12 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     place[last] = value
 
 
-def _explain_problem(problem: dict[str, Any], model: type[BaseModel]) -> str:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _explain_problem(problem: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
+    """Name of the key, and what is wrong with it."""
     location = list(problem["loc"])
     fields, shown = _fields_at(model, location)
     name = ".".join(shown) or "config"
@@ -175,21 +185,27 @@ def _explain_problem(problem: dict[str, Any], model: type[BaseModel]) -> str:
         hint = (
             f"did you mean {'.'.join([*shown[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
         )
-        return f"{name}: no such key; {hint}"
+        return name, f"no such key; {hint}"
     if kind == "missing":
-        return f"{name}: missing. {_EXAMPLES.get(name, '')}".rstrip()
+        return name, f"missing. {_EXAMPLES.get(name, '')}".rstrip()
     if kind == "union_tag_not_found":
         tags = problem["ctx"]["discriminator"].strip("'")
-        return f"{name}.{tags}: missing. {_EXAMPLES.get(name, '')}".rstrip()
+        return f"{name}.{tags}", f"missing. {_EXAMPLES.get(name, '')}".rstrip()
     if kind == "union_tag_invalid":
         context = problem["ctx"]
         tag = context["tag"]
         allowed = [value.strip(" '") for value in context["expected_tags"].split(",")]
         close = difflib.get_close_matches(tag, allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{name}.kind: no kind {tag!r}; {hint}kinds: {', '.join(allowed)}"
+        return f"{name}.kind", f"no kind {tag!r}; {hint}kinds: {', '.join(allowed)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}, got {problem['input']!r}" if _short(problem["input"]) else f"{name}: {message}"
+    if kind in ("model_type", "model_attributes_type"):
+        message = "expected keys below it"
+    elif kind == "path_type":
+        message = "expected a path"
+    if _short(problem["input"]) and "got " not in message:
+        message += f", got {problem['input']!r}"
+    return name, message
 
 
 _EXAMPLES = {

@@ -44,6 +44,11 @@ def explain_image(
     phrases = list(dict.fromkeys(" ".join(phrase.split()) for phrase in phrases))
     if not all(phrases):
         raise ConfigError("--phrase: expected words, got nothing")
+    _check_writable("--out", out)
+    if overlay is not None:
+        _check_writable("--overlay", overlay)
+        if overlay.suffix.lower() not in Image.registered_extensions():
+            raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
     try:
         content = image.read_bytes()
     except OSError as error:
@@ -64,14 +69,21 @@ def explain_image(
             cells.append(_correlation(heat_map, rows[1][1][number]))
         table.add_row(*cells)
     console.print(table)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("wb") as file:
         np.savez(file, **arrays)
     console.print(f"maps in {out}")
     if overlay is not None:
-        overlay.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(_picture(content, rows)).save(overlay)
         console.print(f"picture in {overlay}")
+
+
+def _check_writable(option: str, path: Path) -> None:
+    """Make the folder. Raises ConfigError where the file cannot be written, before any work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot write {path}: {error.strerror}") from error
 
 
 def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: ExplainConfig) -> list[HeatMap]:

@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
@@ -30,8 +31,6 @@ from stages.write.tally import Tally, tally, write_categories
 
 State = Literal["new", "started", "complete"]
 
-_OWN: Final = ("data", "categories.parquet", "README.md", "dataset.json", ".phrasebox")
-
 
 class DatasetFolder:
     """A dataset on a local or mounted file system."""
@@ -39,11 +38,12 @@ class DatasetFolder:
     def __init__(self, path: Path) -> None:
         if "://" in str(path) or ":/" in str(path):
             raise ConfigError(f"output.path: {path} is a URL; the dataset is written to a local or mounted folder")
-        self.path = path.absolute()
+        self.path = path.expanduser().absolute()
         self.data = self.path / "data"
         self.checkpoint = self.path / ".phrasebox" / "checkpoint"
         self._run = self.path / ".phrasebox" / "run.json"
         self._manifest = self.path / "dataset.json"
+        self._goes_on = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -77,10 +77,11 @@ class DatasetFolder:
             self._clear()
         found = self._what_is_here()
         if found is None:
-            if any(self.data.glob("*.parquet")):
+            strange = [path.name for path in (*self.data.glob("*.parquet"), *self._beside()) if path.exists()]
+            if strange:
                 raise ResumeError(
-                    f"{self.data} holds Parquet files of unknown origin; give another output.path, "
-                    "or --fresh to delete them"
+                    f"{self.path} holds files that no run of phrasebox explains ({', '.join(sorted(strange)[:5])}): "
+                    "give another output.path, or move them away"
                 )
             self.data.mkdir(parents=True, exist_ok=True)
             write_text(self._run, json.dumps(wanted, indent=2))
@@ -92,7 +93,10 @@ class DatasetFolder:
                 f"{self.path} holds a run with other settings:\n{listed}\n"
                 "Give another output.path, or --fresh to delete that run and start over."
             )
-        return "complete" if self._manifest.is_file() else "started"
+        if self._manifest.is_file():
+            return "complete"
+        self._goes_on = True
+        return "started"
 
     def _what_is_here(self) -> dict[str, Any] | None:
         for path in (self._manifest, self._run):
@@ -102,37 +106,60 @@ class DatasetFolder:
                 continue
             except ValueError as error:
                 raise ResumeError(f"{path} is damaged ({error}); --fresh starts over") from error
-            if path == self._manifest and "run" not in found:
+            if path == self._manifest and not (isinstance(found, dict) and "run" in found):
                 raise ResumeError(f"{path} is not phrasebox's; give another output.path")
             return found["run"] if path == self._manifest else found
         return None
 
+    def _beside(self) -> list[Path]:
+        """What a run writes beside the shards, the mark of a run last."""
+        return [self.path / name for name in ("categories.parquet", "README.md", "dataset.json")]
+
     def _clear(self) -> None:
-        for name in _OWN:
-            path = self.path / name
-            if path.is_dir():
-                for inner in path.iterdir():
-                    if inner.name == "lock":
-                        continue
-                    shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
-            else:
-                path.unlink(missing_ok=True)
+        """Delete a run's files, and nothing if there is no mark of a run."""
+        try:
+            if self._what_is_here() is None:
+                return
+        except ResumeError:
+            if not self._is_damaged():
+                raise
+        for path in (*self.data.glob("*.parquet"), *self.data.glob(".*.tmp"), *self._beside(), self._run):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+
+    def _is_damaged(self) -> bool:
+        """Whether the mark of a run is there but cannot be read."""
+        path = self._manifest if self._manifest.is_file() else self._run
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return True
+        return False
 
     def ids_written(self) -> set[int]:
-        """Ids of the rows that are in the shards."""
+        """Ids of the rows that are in the shards. Raises ResumeError for a shard that cannot be read."""
         ids: set[int] = set()
         for path in sorted(self.data.glob("*.parquet")):
-            ids.update(pq.read_table(path, columns=["id"])["id"].to_pylist())
+            try:
+                ids.update(pq.read_table(path, columns=["id"])["id"].to_pylist())
+            except (pa.ArrowException, OSError, KeyError) as error:
+                raise ResumeError(f"{path} is damaged ({error}); delete it, or --fresh starts over") from error
         return ids
 
     def finish(self, config: RunConfig, report: Report, *, model: str) -> Tally:
         """Count the shards, check that no sample was lost, write categories, card and manifest.
 
-        Raises RuntimeError if rows were lost or doubled: that is a fault of the program.
+        Raises ResumeError if the input of a run that was continued has changed, RuntimeError if rows were lost or
+        doubled: that is a fault of the program.
         """
         total = tally(self.data)
         if total.rows != report.samples_read:
-            raise RuntimeError(f"{report.samples_read} samples were read but {total.rows} rows written")
+            counts = f"{report.samples_read} samples were read but {total.rows} rows written"
+            if self._goes_on:
+                raise ResumeError(
+                    f"{counts}: the input is not what it was when the run was started. --fresh starts over"
+                )
+            raise RuntimeError(counts)
         write_categories(total, self.path / "categories.parquet")
         schema = dataset_schema(embed_images=config.output.embed_images)
         card = dataset_card(total, schema, model=model, explainer=config.explain.kind)

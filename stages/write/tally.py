@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,6 +45,11 @@ class Tally:
         """Rows with an error."""
         return sum(self.failed_by_reason.values())
 
+
+CATEGORIES_SCHEMA: Final = pa.schema(
+    [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]
+)
+"""The columns of `categories.parquet`."""
 
 _COLUMNS = ["error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head"]
 
@@ -89,25 +94,24 @@ def write_categories(total: Tally, path: Path) -> None:
 
     Raises SchemaError if two phrases have the same id (about 6 in 100,000 for a million phrases).
     """
-    heads: dict[str, Counter[str]] = {}
-    for (phrase, head), count in total.categories.items():
-        heads.setdefault(phrase, Counter())[head] += count
-    rows = sorted(
-        (stable_id(phrase), phrase, _most_frequent(counts), counts.total()) for phrase, counts in heads.items()
-    )
+    rows = category_rows(total)
     for before, after in itertools.pairwise(rows):
         if before[0] == after[0]:
             raise SchemaError(f"the phrases {before[1]!r} and {after[1]!r} have the same category id {before[0]}")
-    table = pa.table(
-        {
-            "id": pa.array([row[0] for row in rows], pa.int64()),
-            "name": pa.array([row[1] for row in rows], pa.string()),
-            "supercategory": pa.array([row[2] for row in rows], pa.string()),
-            "count": pa.array([row[3] for row in rows], pa.int64()),
-        }
-    )
+    columns = zip(*rows, strict=True) if rows else [[]] * len(CATEGORIES_SCHEMA)
+    table = pa.table([list(column) for column in columns], schema=CATEGORIES_SCHEMA)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, **PARQUET_SETTINGS)
+
+
+def category_rows(total: Tally) -> list[tuple[int, str, str, int]]:
+    """Rows (id, name, supercategory, count) of `categories.parquet`, by id."""
+    heads: dict[str, Counter[str]] = {}
+    for (phrase, head), count in total.categories.items():
+        heads.setdefault(phrase, Counter())[head] += count
+    return sorted(
+        (stable_id(phrase), phrase, _most_frequent(counts), counts.total()) for phrase, counts in heads.items()
+    )
 
 
 def _most_frequent(counts: Counter[str]) -> str:

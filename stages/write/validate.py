@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,77 +13,114 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.errors import RowError
-from stages.masks import rle_area_px, rle_box_xywh_px
+from stages.masks import decode_runs, rle_box_xywh_px
 from stages.phrases.filters import normalise
 from stages.records import Rle, stable_id
-from stages.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
+from stages.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
+from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
+
+_MOST_EXAMPLES = 20
 
 
 def validate(dataset: Path) -> Iterator[str]:
     """What is wrong with a dataset, one line a problem, with file and row; nothing if all is well.
 
-    Checked: the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks, errors and
-    categories.
+    Checked: the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks, errors, embedded
+    images and categories. Counts are not compared where a shard could not be read: it is told itself.
     """
     manifest_path = dataset / "dataset.json"
-    if not manifest_path.is_file():
-        yield f"{manifest_path}: missing; the run did not finish, run the same command again"
-        manifest = {}
-    else:
-        try:
-            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            yield f"{manifest_path}: not JSON: {error}"
-            manifest = {}
-    if manifest and manifest.get("schema_version") != SCHEMA_VERSION:
-        yield f"{manifest_path}: schema version {manifest.get('schema_version')}, this phrasebox reads {SCHEMA_VERSION}"
+    manifest = yield from _read_manifest(manifest_path)
     files = sorted((dataset / "data").glob("*.parquet"))
     if not files:
         yield f"{dataset / 'data'}: no Parquet files"
-    image_ids: list[Any] = []
-    annotation_ids: list[Any] = []
-    categories: dict[str, int] = {}
-    counts = {"written": 0, "failed": 0, "without_phrases": 0, "regions": 0, "phrases": 0}
+    total, all_read = Tally(), True
+    image_ids: list[int] = []
+    annotation_ids: list[int] = []
     for path in files:
+        total.files += 1
         try:
             with pq.ParquetFile(path) as file:
-                yield from (f"{path}: {problem}" for problem in _schema_problems(file.schema_arrow))
-                first = 0
-                for batch in file.iter_batches(batch_size=512):
-                    rows = batch.to_pylist()
-                    image_ids.append(np.array([row["id"] for row in rows], np.int64))
-                    annotation_ids.append(np.array([a["id"] for row in rows for a in row["annotations"]], np.int64))
-                    for number, row in enumerate(rows, first):
-                        yield from (f"{path}: row {number} ({row['sample_id']}): {p}" for p in _row_problems(row))
-                        counts["written"] += 1
-                        counts["failed"] += row["error"] is not None
-                        counts["without_phrases"] += row["error"] is None and row["phrase_count"] == 0
-                        counts["regions"] += len(row["annotations"])
-                        counts["phrases"] += row["phrase_count"]
-                        for annotation in row["annotations"]:
-                            categories[annotation["phrase"]] = categories.get(annotation["phrase"], 0) + 1
-                    first += len(rows)
-        except (pa.ArrowInvalid, pa.ArrowIOError, OSError, KeyError) as error:
-            yield f"{path}: damaged or not a phrasebox shard: {error}"
+                readable = yield from _schema_problems(path, file.schema_arrow)
+                all_read &= readable
+                for number, row in enumerate(_rows(file) if readable else ()):
+                    yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
+                    _count(total, row)
+                    image_ids.append(row["id"] or 0)
+                    annotation_ids.extend(annotation["id"] or 0 for annotation in row["annotations"] or ())
+        # UnicodeDecodeError: text whose bytes were changed
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            all_read = False
+            yield f"{path}: damaged or not a phrasebox shard: {' '.join(str(error).split())}"
     yield from _duplicates("image id", image_ids)
     yield from _duplicates("annotation id", annotation_ids)
-    yield from _manifest_problems(manifest_path, manifest.get("counts", {}), counts)
-    yield from _category_problems(dataset / "categories.parquet", categories)
+    if all_read and files:
+        if manifest is not None:
+            yield from _count_problems(manifest_path, manifest.get("counts"), total)
+        yield from _category_problems(dataset / "categories.parquet", total)
 
 
-def _schema_problems(schema: Any) -> Iterator[str]:
-    for expected in DATASET_SCHEMA:
+def _read_manifest(path: Path) -> Generator[str, None, dict[str, Any] | None]:
+    """The manifest, or None and why there is none."""
+    try:
+        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        yield f"{path}: missing; the run did not finish, run the same command again"
+        return None
+    except (OSError, ValueError) as error:
+        yield f"{path}: not JSON: {error}"
+        return None
+    if not isinstance(manifest, dict):
+        yield f"{path}: expected an object, got {type(manifest).__name__}"
+        return None
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        yield f"{path}: schema version {manifest.get('schema_version')}, this phrasebox reads {SCHEMA_VERSION}"
+    return manifest
+
+
+def _schema_problems(path: Path, schema: Any) -> Generator[str, None, bool]:
+    """Whether the rows can be read as rows of the dataset."""
+    readable = True
+    wanted = [*DATASET_SCHEMA, *([IMAGE_FIELD] if IMAGE_FIELD.name in schema.names else [])]
+    for expected in wanted:
         position = schema.get_field_index(expected.name)
         if position < 0:
-            yield f"no column {expected.name}"
+            yield f"{path}: no column {expected.name}"
+            readable = False
         elif schema.field(position).type != expected.type:
-            yield f"column {expected.name}: expected {expected.type}, got {schema.field(position).type}"
+            yield f"{path}: column {expected.name}: expected {expected.type}, got {schema.field(position).type}"
+            readable = False
     for name in schema.names:
         if name not in DATASET_SCHEMA.names and name != IMAGE_FIELD.name:
-            yield f"unknown column {name}"
+            yield f"{path}: unknown column {name}"
+    return readable
+
+
+def _rows(file: Any) -> Iterator[dict[str, Any]]:
+    for batch in file.iter_batches(batch_size=512):
+        yield from batch.to_pylist()
+
+
+def _count(total: Tally, row: dict[str, Any]) -> None:
+    """As `tally` counts, but for rows that may be damaged."""
+    annotations, phrases = row["annotations"] or (), row["phrase_count"] or 0
+    total.rows += 1
+    total.phrases += phrases
+    total.regions += len(annotations)
+    total.categories.update((annotation["phrase"] or "", annotation["head"] or "") for annotation in annotations)
+    if row["error"] is not None:
+        total.failed_by_reason[row["error"].partition(": ")[0]] += 1
+    elif phrases:
+        total.annotated += 1
+        total.without_regions += not annotations
+    else:
+        total.without_phrases += 1
 
 
 def _row_problems(row: dict[str, Any]) -> Iterator[str]:
+    nulls = [name for name in DATASET_SCHEMA.names if name != "error" and row[name] is None]
+    if nulls or None in row["captions"]:
+        yield f"{' and '.join(nulls)} is null" if nulls else "a caption is null"
+        return
     if row["id"] != stable_id(row["sample_id"]):
         yield f"id {row['id']} is not the hash of its sample_id"
     if row["error"] is not None:
@@ -92,11 +130,22 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
             yield f"error: {error}"
         if row["annotations"]:
             yield "has an error and annotations"
+    else:
+        if not (row["width"] > 0 and row["height"] > 0):
+            yield f"no error but a size of {row['width']}x{row['height']}"
+        if IMAGE_FIELD.name in row and (row[IMAGE_FIELD.name] or {}).get("bytes") is None:
+            yield "no error and no image"
+    if row["annotations"] and not row["phrase_count"]:
+        yield f"{len(row['annotations'])} annotations but no phrases"
     for annotation in row["annotations"]:
         yield from (f"annotation {annotation['id']}: {problem}" for problem in _annotation_problems(annotation, row))
 
 
 def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+    nulls = [field.name for field in ANNOTATION if annotation[field.name] is None]
+    if nulls:
+        yield f"{' and '.join(nulls)} is null"
+        return
     if annotation["image_id"] != row["id"]:
         yield f"image_id {annotation['image_id']} is not the row's id"
     if annotation["category_id"] != stable_id(annotation["phrase"]):
@@ -108,27 +157,39 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
     for name, low, high in (("score", 0.0, 1.0), ("similarity", -1.001, 1.001)):
         if not low <= annotation[name] <= high:
             yield f"{name} {annotation[name]} outside {low:g} .. {high:g}"
+    yield from _place_problems(annotation, row)
+    yield from _span_problems(annotation, row)
+
+
+def _place_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+    """Box, mask and area."""
+    if not _are_numbers(annotation["bbox"], 4):
+        yield f"bbox {annotation['bbox']} has not four numbers"
+        return
     x, y, w, h = annotation["bbox"]
     if not (w > 0 and h > 0 and x >= 0 and y >= 0 and x + w <= row["width"] and y + h <= row["height"]):
         yield f"box {[x, y, w, h]} is empty or leaves the {row['width']}x{row['height']} image"
-    size = annotation["segmentation"]["size"]
-    if list(size) != [row["height"], row["width"]]:
-        yield f"mask size {size} is not [height, width]"
+    coded = annotation["segmentation"]
+    if coded["size"] != [row["height"], row["width"]]:
+        yield f"mask size {coded['size']} is not [height, width]"
         return
-    rle = Rle(size_hw=(size[0], size[1]), counts=annotation["segmentation"]["counts"])
+    rle = Rle(size_hw=(row["height"], row["width"]), counts=coded["counts"] or "")
     try:
-        area, box = rle_area_px(rle), rle_box_xywh_px(rle)
-    except (ValueError, UnicodeEncodeError) as error:
+        area = int(decode_runs(rle)[1::2].sum())
+    except ValueError as error:
         yield f"mask cannot be decoded: {error}"
         return
+    box = rle_box_xywh_px(rle)
     if np.float32(area) != np.float32(annotation["area"]):
         yield f"area {annotation['area']:g} but the mask has {area} pixels"
     if not np.array_equal(np.array(box, np.float32), np.array(annotation["bbox"], np.float32)):
         yield f"box {annotation['bbox']} but the mask's box is {list(box)}"
-    yield from _span_problems(annotation, row)
 
 
 def _span_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
+    if not _are_numbers(annotation["span"], 2):
+        yield f"span {annotation['span']} has not two numbers"
+        return
     start, end = annotation["span"]
     index = annotation["caption_index"]
     if not 0 <= index < len(row["captions"]):
@@ -141,29 +202,61 @@ def _span_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[
         yield f"span says {words!r} but the phrase is {annotation['phrase']!r}"
 
 
-def _duplicates(what: str, parts: list[Any]) -> Iterator[str]:
-    if not parts:
-        return
-    ids, times = np.unique(np.concatenate(parts), return_counts=True)
-    for value, count in zip(ids[times > 1][:20].tolist(), times[times > 1][:20].tolist(), strict=True):
+def _are_numbers(values: list[Any], count: int) -> bool:
+    return len(values) == count and None not in values
+
+
+def _duplicates(what: str, ids: list[int]) -> Iterator[str]:
+    values, times = np.unique(np.array(ids, np.int64), return_counts=True)
+    twice = times > 1
+    for value, count in list(zip(values[twice].tolist(), times[twice].tolist(), strict=True))[:_MOST_EXAMPLES]:
         yield f"{what} {value} occurs {count} times"
 
 
-def _manifest_problems(path: Path, told: dict[str, Any], counted: dict[str, int]) -> Iterator[str]:
+def _count_problems(path: Path, told: Any, total: Tally) -> Iterator[str]:
+    if not isinstance(told, dict):
+        yield f"{path}: counts are missing"
+        return
+    counted = {
+        "written": total.rows,
+        "annotated": total.annotated,
+        "without_regions": total.without_regions,
+        "without_phrases": total.without_phrases,
+        "failed": total.failed,
+        "failed_by_reason": dict(sorted(total.failed_by_reason.items())),
+        "phrases": total.phrases,
+        "regions": total.regions,
+        "categories": len({phrase for phrase, _ in total.categories}),
+        "files": total.files,
+    }
+    yield from (f"{path}: counts.{name} is missing" for name in ("read", *counted) if name not in told)
     for name, count in counted.items():
         if name in told and told[name] != count:
             yield f"{path}: counts.{name} is {told[name]} but the shards hold {count}"
-    if told and told["read"] != counted["written"]:
-        yield f"{path}: {told['read']} samples were read but {counted['written']} rows written"
+    if "read" in told and told["read"] != total.rows:
+        yield f"{path}: {told['read']} samples were read but {total.rows} rows written"
 
 
-def _category_problems(path: Path, counted: dict[str, int]) -> Iterator[str]:
-    if not path.is_file():
+def _category_problems(path: Path, total: Tally) -> Iterator[str]:
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
         yield f"{path}: missing"
         return
-    table = pq.read_table(path).to_pylist()
-    told = {row["name"]: row["count"] for row in table}
-    if told != counted:
-        different = sorted(set(told.items()) ^ set(counted.items()))[:3]
-        yield f"{path}: does not agree with the shards, for example on {different}"
-    yield from (f"{path}: id of {row['name']!r} is wrong" for row in table if row["id"] != stable_id(row["name"]))
+    except (pa.ArrowException, OSError) as error:
+        yield f"{path}: damaged: {' '.join(str(error).split())}"
+        return
+    if not table.schema.equals(CATEGORIES_SCHEMA):
+        yield f"{path}: expected the columns {_columns(CATEGORIES_SCHEMA)}, got {_columns(table.schema)}"
+        return
+    told = [tuple(row.values()) for row in table.to_pylist()]
+    names = Counter(name for _, name, _, _ in told)
+    yield from (f"{path}: {name!r} occurs twice" for name, count in names.items() if count > 1)
+    yield from (f"{path}: id of {name!r} is wrong" for number, name, _, _ in told if number != stable_id(name or ""))
+    different = {row[1:] for row in told} ^ {row[1:] for row in category_rows(total)}
+    if different:
+        yield f"{path}: does not agree with the shards, for example on {sorted(different, key=str)[:3]}"
+
+
+def _columns(schema: Any) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)

@@ -1,0 +1,41 @@
+"""The repository's own files, for tests about how it is built."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("pipeline", "stages")
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Path from the root -> syntax tree of every source file of the two packages."""
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of the modules and members that a file imports, also inside functions.
+
+    A relative import begins with a dot.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ("." * node.level + f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def tracked() -> list[str]:
+    """Paths that git tracks and that are there, from the root; of a source archive without git, all files."""
+    try:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        names = listed.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [name for name in names if (ROOT / name).exists()]

@@ -1,0 +1,64 @@
+"""Sizes and names of files, and what stands at the top of the repository."""
+
+from __future__ import annotations
+
+import ast
+
+from tests.architecture.source import ROOT, modules, tracked
+
+MOST_LINES = 600
+LONGER: set[str] = set()
+"""Files that may be longer, each with its reason beside it."""
+
+TOP_LEVEL = {
+    "pipeline",
+    "stages",
+    "configs",
+    "tests",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "Makefile",
+}
+"""And files and folders whose names begin with a dot."""
+
+HIDING_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler", "processor", "wrapper"}
+HIDING_NAMES |= {"service", "core", "lib", "tools", "types"}
+"""Names that hide what is inside."""
+
+
+def test_no_file_is_too_long() -> None:
+    files = [ROOT / path for path in modules()] + sorted((ROOT / "tests").rglob("*.py"))
+    long = {path.relative_to(ROOT).as_posix() for path in files if path.read_text().count("\n") > MOST_LINES}
+    assert long == LONGER
+
+
+def test_names_say_what_is_inside() -> None:
+    for path in modules():
+        for part in path.removesuffix(".py").split("/"):
+            assert not set(part.lower().split("_")) & HIDING_NAMES, path
+
+
+def test_classes_say_what_they_are() -> None:
+    endings = tuple(name.capitalize() for name in HIDING_NAMES)
+    classes = [node.name for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert [name for name in classes if name.endswith(endings)] == []
+
+
+def test_the_top_level_is_a_closed_list() -> None:
+    top = {path.split("/")[0] for path in tracked()}
+    assert {name for name in top if not name.startswith(".")} <= TOP_LEVEL
+
+
+def test_nothing_large_or_generated_is_tracked() -> None:
+    for path in tracked():
+        assert not path.endswith((".pyc", ".egg-info", ".ipynb", ".orig", ".rej")), path
+        assert (ROOT / path).stat().st_size < 20_000_000, path
+
+
+def test_no_loose_ends_and_no_foreign_machines() -> None:
+    for path in modules():
+        text = (ROOT / path).read_text()
+        for words in ("TO" + "DO", "FIX" + "ME", "X" * 3, "/home/", "/work/", "/root/"):
+            assert words not in text, path

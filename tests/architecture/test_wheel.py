@@ -1,0 +1,83 @@
+"""What is installed: two packages with their data, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipeline import __version__
+from stages.weights.catalog import CATALOG
+from tests.architecture.source import PACKAGES, ROOT, modules
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that the build leaves nothing behind."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in (*PACKAGES, "configs", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    [built] = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_top_level_is_two_packages_and_metadata(names: set[str]) -> None:
+    assert {name.split("/")[0] for name in names} == {*PACKAGES, f"phrasebox-{__version__}.dist-info"}
+
+
+def test_every_module_is_in_it(names: set[str]) -> None:
+    assert {name for name in names if name.endswith(".py")} == set(modules())
+
+
+def test_the_data_is_in_it(names: set[str]) -> None:
+    assert "stages/phrases/words.txt" in names
+    for entry in CATALOG.values():
+        assert {f"stages/weights/{entry.folder}/{name}" for name in entry.files} <= names
+
+
+def test_no_tests_presets_or_caches(names: set[str]) -> None:
+    assert not [name for name in names if "test" in name or name.startswith("configs") or "__pycache__" in name]
+
+
+def test_the_console_script_and_the_licence(wheel: Path) -> None:
+    folder = f"phrasebox-{__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        assert "phrasebox = pipeline.cli:main" in archive.read(f"{folder}/entry_points.txt").decode()
+        metadata = archive.read(f"{folder}/METADATA").decode()
+        assert f"{folder}/licenses/LICENSE" in archive.namelist()
+    assert "Requires-Python: >=3.11" in metadata
+    assert f"Version: {__version__}" in metadata
+
+
+def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+    """Elsewhere, without the repository: the data is found and verified."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = (
+        "import pipeline, stages\n"
+        "from stages.phrases.filters import word_lists\n"
+        "from stages.weights.resolve import resolve\n"
+        "assert word_lists((), ())\n"
+        "print(pipeline.__file__, stages.__file__, resolve('demo').weights)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert [path.startswith(str(tmp_path / "site")) for path in done.stdout.split()] == [True] * 3
