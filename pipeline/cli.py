@@ -99,8 +99,8 @@ def phrases(
 
     resolved = load_config(None, settings, PhrasesConfig)
     try:
-        source = sys.stdin.buffer if file == "-" else Path(file).open("rb")
-        with TextIOWrapper(source, encoding="utf-8-sig", newline="\n") as lines:
+        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
+            lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
             for answer in phrases_json((line.rstrip("\r\n") for line in lines), resolved):
                 sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
     except OSError as error:

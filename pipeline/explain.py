@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,10 @@ def _check_writable(option: str, path: Path) -> None:
     """Make the folder. Raises ConfigError where the file cannot be written, before any work."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
     except OSError as error:
         raise ConfigError(f"{option}: cannot write {path}: {error.strerror}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{option}: cannot write {path}")
 
 
 def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: ExplainConfig) -> list[HeatMap]:
