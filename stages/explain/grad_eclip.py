@@ -117,12 +117,15 @@ class GradEclip(Explainer):
                 token, step = class_path.forward(exact, token, keys, values, self._heads(block))
                 steps.append(step)
                 weights.append(self._spatial_weight(exact, step.q, keys))
-            gradients, cosines = _cosine_gradients(self.exact_head.head(token), texts)
-            parts = [
-                self._combined(class_path.attention_gradients(self.exact_head, token, steps, part), weights)
-                for part in gradients.split(self.config.phrases_per_step, dim=1)
-            ]
-        return torch.cat(parts, dim=1), weights, cosines
+            embedding = self.exact_head.head(token)
+            maps, cosines = [], []
+            # Every product has one shape, however many phrases a neighbour has: a map's bits depend on it.
+            for part in texts.split(self.config.phrases_per_step, dim=1):
+                gradients, cosine = _cosine_gradients(embedding, part)
+                signed = class_path.attention_gradients(self.exact_head, token, steps, gradients)
+                maps.append(self._combined(signed, weights))
+                cosines.append(cosine)
+        return torch.cat(maps, dim=1), weights, torch.cat(cosines, dim=1)
 
     def _full_path(self, trunk: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor | None], Tensor]:
         """Last blocks with all tokens differentiated by autograd; the last one computes only its class row.
