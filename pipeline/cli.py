@@ -74,9 +74,9 @@ def validate(dataset: Annotated[Path, typer.Argument(help="Folder of a finished 
         sys.stdout.write(problem + "\n")
         problems += 1
     if problems:
-        errors.print(f"{problems} problems in {dataset}")
+        errors.print(f"{problems} problems in {dataset}", soft_wrap=True)
         raise typer.Exit(1)
-    console.print(f"{dataset}: valid")
+    console.print(f"{dataset}: valid", soft_wrap=True)
 
 
 @app.command()
@@ -146,7 +146,7 @@ def scenes(
         write_scenes(out, scenes, seed)
     except OSError as error:
         raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from error
-    console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json")
+    console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)
 
 
 @app.command()

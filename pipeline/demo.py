@@ -43,7 +43,7 @@ class Hits:
 
 def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> Hits:
     """Draw scenes, run the pipeline on them with the embedded model, compare with the truth, draw overlays."""
-    console.print(f"drawing {scenes} scenes into {out / 'scenes'}")
+    console.print(f"drawing {scenes} scenes into {out / 'scenes'}", soft_wrap=True)
     write_scenes(out / "scenes", scenes, seed)
     config = RunConfig.model_validate(
         {
@@ -62,8 +62,10 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     hits = count_hits(rows, json.loads((out / "scenes" / "truth.json").read_text(encoding="utf-8")))
     _print_hits(console, hits)
     pictures = _write_overlays(rows[:OVERLAYS], out)
-    console.print(f"pictures in {out / 'overlays'}/, the first {min(12, len(pictures))} on {out / 'overlays.png'}")
-    console.print(f"shards in {dataset / 'data'}/; check them with: phrasebox validate {dataset}")
+    console.print(
+        f"pictures in {out / 'overlays'}/, the first {min(12, len(pictures))} on {out / 'overlays.png'}", soft_wrap=True
+    )
+    console.print(f"shards in {dataset / 'data'}/; check them with: phrasebox validate {dataset}", soft_wrap=True)
     return hits
 
 

@@ -72,10 +72,10 @@ def explain_image(
     console.print(table)
     with out.open("wb") as file:
         np.savez(file, **arrays)
-    console.print(f"maps in {out}")
+    console.print(f"maps in {out}", soft_wrap=True)
     if overlay is not None:
         Image.fromarray(_picture(content, rows)).save(overlay)
-        console.print(f"picture in {overlay}")
+        console.print(f"picture in {overlay}", soft_wrap=True)
 
 
 def _check_writable(option: str, path: Path) -> None:

@@ -23,10 +23,10 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
         graph = build_graph(config)
         state = folder.begin(config, graph.fingerprint, fresh=fresh)
         if state == "complete":
-            console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.")
+            console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
             return folder.path
         if state == "started":
-            console.print(f"going on with the run in {folder.path}")
+            console.print(f"going on with the run in {folder.path}", soft_wrap=True)
         report = Report()
         with Display(console).shown() as display:
             engine(config.engine.kind)(graph, folder, config, report, display.update)

@@ -96,6 +96,7 @@ class Display:
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("images", total=None, speed="")
 
@@ -116,7 +117,7 @@ class Display:
 
 def print_summary(console: Console, total: Tally, report: Report, path: str) -> None:
     """The table at the end of a run."""
-    table = Table(title=f"dataset in {path}", title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
     table.add_row("samples read", f"{report.samples_read:,}")
@@ -135,4 +136,5 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
     table.add_row("time", f"{report.wall_time_s:,.1f} s")
     if report.done:
         table.add_row("images/s in this run", f"{report.done / report.wall_time_s:,.1f}")
+    console.print(f"dataset in {path}", soft_wrap=True)
     console.print(table)

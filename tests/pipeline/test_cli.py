@@ -1,0 +1,305 @@
+"""The command line: its verbs, what they print and write, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import __version__
+from pipeline.cli import main
+from stages.phrases.stage import Config as PhrasesConfig
+from stages.phrases.stage import phrases_json
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("run", "validate", "phrases", "explain", "scenes", "demo")
+
+Answer = tuple[int, str, str]
+"""Exit code, standard output, standard error."""
+
+
+@pytest.fixture
+def phrasebox(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """The console script, in this process."""
+
+    def call(*arguments: object, stdin: bytes = b"") -> Answer:
+        monkeypatch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(stdin), encoding="utf-8"))
+        monkeypatch.setenv("COLUMNS", "300")
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+def assert_refused(answer: Answer, *words: str) -> None:
+    """Exit code 2, nothing on standard output, the message on standard error."""
+    code, out, err = answer
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def assert_refused_in_one_line(answer: Answer, *words: str) -> None:
+    assert_refused(answer, "error: ", *words)
+    assert answer[2].count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, phrasebox: Callable[..., Answer]) -> None:
+    code, out, err = phrasebox(verb, "--help")
+    assert (code, err) == (0, "")
+    assert f"phrasebox {verb}" in out
+
+
+def test_help_lists_the_verbs_and_is_what_no_arguments_give(phrasebox: Callable[..., Answer]) -> None:
+    code, out, _ = phrasebox("--help")
+    assert code == 0
+    assert all(f"  {verb} " in out for verb in VERBS)
+    code, out, err = phrasebox()
+    assert all(f"  {verb} " in out + err for verb in VERBS)
+
+
+def test_version(phrasebox: Callable[..., Answer]) -> None:
+    assert phrasebox("--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "program", [[sys.executable, "-m", "pipeline"], [str(Path(sys.executable).parent / "phrasebox")]]
+)
+def test_as_a_program(program: list[str], tmp_path: Path) -> None:
+    """An error is one line and exit code 2, also in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*program, "run", "--set", "outptu.path=x"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: input: missing.")
+    assert done.stderr.endswith("outptu: no such key; did you mean output?\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run", "--frsh"], ["explain", "a.jpg"], ["scenes"], ["validate"]])
+def test_wrong_usage(arguments: list[str], phrasebox: Callable[..., Answer]) -> None:
+    assert_refused(phrasebox(*arguments), "Usage: ", "Error: ")
+
+
+def test_print_config(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    code, out, _ = phrasebox(
+        "run", "--print-config", "--set", "input={kind: csv, path: a.csv}", "--set", "explain.blocks=2"
+    )
+    assert code == 0
+    (tmp_path / "again.yaml").write_text(out)
+    assert phrasebox("run", tmp_path / "again.yaml", "--print-config") == (0, out, "")
+    assert "blocks: 2" in out
+
+
+def test_run_validate_and_run_again(phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path) -> None:
+    """With a folder whose name looks like markup."""
+    out_folder, lines = tmp_path / "[red] out", (scenes_folder / "captions.jsonl").read_text().splitlines()
+    (tmp_path / "few.jsonl").write_text("\n".join(lines[:3]))
+    (tmp_path / "config.yaml").write_text(
+        f"input: {{kind: jsonl, path: {tmp_path}/few.jsonl, image_root: {scenes_folder}/images}}\n"
+        "engine: {kind: inline}\n"
+    )
+    command = ["run", tmp_path / "config.yaml", "--set", f"output.path='{out_folder}'"]
+    code, out, err = phrasebox(*command)
+    assert (code, err) == (0, "")
+    assert f"dataset in {out_folder}" in out
+    assert phrasebox("validate", out_folder) == (0, f"{out_folder}: valid\n", "")
+    code, out, _ = phrasebox(*command)
+    assert (code, out) == (0, f"{out_folder} is complete: nothing to do. --fresh starts over.\n")
+    code, out, err = phrasebox(*command, "--set", "explain.blocks=1")
+    assert (code, out) == (2, "")
+    assert "  explain.blocks: None there, 1 now\n" in err
+    code, out, err = phrasebox(*command, "--set", "explain.blocks=1", "--fresh")
+    assert (code, err) == (0, "")
+    assert phrasebox("validate", out_folder)[0] == 0
+
+
+def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    (dataset / "data" / "00001.parquet").unlink()
+    code, out, err = phrasebox("validate", dataset)
+    assert code == 1
+    assert f"{dataset}/dataset.json: 12 samples were read but 7 rows written\n" in out
+    assert err == f"{len(out.splitlines())} problems in {dataset}\n"
+    assert phrasebox("validate", tmp_path / "nowhere")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "none.yaml"], ["cannot read none.yaml: No such file"]),
+        (["run", "--set", "input={kind: jsonl, path: none.jsonl}", "--set", "engine.kind=inline"], ["none.jsonl"]),
+        (
+            ["run", "--set", "input={kind: jsonl, path: a}", "--set", "model.name=ViT-B16", "--set", "model.weights=a"],
+            [],
+        ),
+        (
+            ["run", "--set", "input={kind: jsonl, path: a}", "--set", "output.path=s3://b/out"],
+            ["output.path: s3:", "URL"],
+        ),
+        (["phrases", "none.txt"], ["cannot read none.txt: No such file"]),
+        (["phrases", "."], ["cannot read .: Is a directory"]),
+        (["phrases", "-", "--set", "max_phrase=3"], ["max_phrase: no such key; did you mean max_phrases?"]),
+        (["phrases", "-", "--set", "spacy_model=xx_none"], ["xx_none"]),
+        (["explain", "none.jpg", "--phrase", "dog", "--out", "a.npz"], ["cannot read none.jpg: No such file"]),
+        (["explain", "text.jpg", "--phrase", "dog", "--out", "a.npz"], ["text.jpg: bad_image"]),
+        (["explain", "text.jpg", "--phrase", " ", "--out", "a.npz"], ["--phrase: expected words"]),
+        (["explain", "text.jpg", "--phrase", "dog", "--out", "text.jpg/a.npz"], ["--out: cannot write text.jpg/a.npz"]),
+        (["explain", "text.jpg", "--phrase", "dog", "--out", "."], ["--out: cannot write ."]),
+        (
+            ["explain", "text.jpg", "--phrase", "dog", "--out", "a.npz", "--overlay", "a.doc"],
+            ["--overlay: a.doc does not"],
+        ),
+        (["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--set", "explain.blocks=99"], ["blocks, not 99"]),
+        (
+            ["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--versus", "explain.block=9"],
+            ["explain.block: no"],
+        ),
+        (["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--config", "none.yaml"], ["none.yaml"]),
+        (["scenes", "--out", "text.jpg"], ["--out: cannot write to text.jpg"]),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
+)
+def test_errors_are_one_line(
+    arguments: list[str],
+    words: list[str],
+    phrasebox: Callable[..., Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.jpg").write_text("not an image")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    assert_refused_in_one_line(phrasebox(*arguments), *words)
+    assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "red.png", "out"}, "nothing half done"
+
+
+CAPTIONS = ["A red car next to two dogs.", "", "beautiful!", "a photo of the big  house — ein Zwölf"]
+
+
+def expected_phrases(captions: list[str]) -> list[object]:
+    return list(phrases_json(captions, PhrasesConfig()))
+
+
+def test_phrases_of_standard_input(phrasebox: Callable[..., Answer]) -> None:
+    code, out, err = phrasebox("phrases", "-", stdin="\n".join(CAPTIONS).encode() + b"\n")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert rows == expected_phrases(CAPTIONS)
+    assert [row["caption"] for row in rows] == CAPTIONS
+    first = rows[0]["phrases"]
+    assert [phrase["text"] for phrase in first] == ["red car", "two dogs"]
+    assert set(first[0]) == {"text", "start", "end", "head"}
+    for row in rows:
+        for phrase in row["phrases"]:
+            assert phrase["text"] in " ".join(row["caption"][phrase["start"] : phrase["end"]].lower().split())
+
+
+def test_phrases_of_a_file(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    """Also one of Windows, with a byte order mark; a lone carriage return ends no line."""
+    (tmp_path / "captions.txt").write_bytes(b"\xef\xbb\xbfA red car\r\ntwo\rdogs\r\n")
+    code, out, _ = phrasebox("phrases", tmp_path / "captions.txt")
+    assert code == 0
+    assert [json.loads(line)["caption"] for line in out.splitlines()] == ["A red car", "two\rdogs"]
+
+
+def test_phrases_settings(phrasebox: Callable[..., Answer]) -> None:
+    code, out, _ = phrasebox("phrases", "-", "--set", "max_phrases=1", stdin=CAPTIONS[0].encode())
+    assert code == 0
+    assert [phrase["text"] for phrase in json.loads(out)["phrases"]] == ["red car"]
+
+
+def test_captions_that_are_no_text(phrasebox: Callable[..., Answer]) -> None:
+    code, _, err = phrasebox("phrases", "-", stdin=b"\xff\xfe")
+    assert code == 2
+    assert err.startswith("error: - is not UTF-8: ")
+
+
+@pytest.fixture(scope="module")
+def image(scenes_folder: Path) -> Path:
+    return scenes_folder / "images" / "000000.jpg"
+
+
+def test_explain(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) -> None:
+    out_file, overlay = tmp_path / "new" / "maps.npz", tmp_path / "also new" / "maps.png"
+    phrases = ["red car", "[blue] bird", "red  car", "a house"]
+    options = [part for phrase in phrases for part in ("--phrase", phrase)]
+    code, out, err = phrasebox("explain", image, *options, "--out", out_file, "--overlay", overlay)
+    assert (code, err) == (0, "")
+    assert f"maps in {out_file}" in out
+    assert f"picture in {overlay}" in out
+    assert "[blue] bird" in out
+    with np.load(out_file) as arrays:
+        assert set(arrays) == {"maps", "scores", "phrases"}
+        maps, scores, names = arrays["maps"], arrays["scores"], arrays["phrases"]
+    assert names.tolist() == ["red car", "[blue] bird", "a house"], "each once"
+    assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
+    assert maps.ndim == 3
+    assert maps.shape[0] == len(scores) == 3
+    assert maps.shape[1] == maps.shape[2] > 1
+    assert np.isfinite(maps).all()
+    assert (maps >= 0).all()
+    assert (np.abs(scores) <= 1).all()
+    with Image.open(overlay) as picture:
+        assert picture.width == 3 * 360
+
+
+def test_explain_versus_other_settings(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) -> None:
+    out_file, overlay = tmp_path / "maps.npz", tmp_path / "maps.png"
+    settings = ["--set", "explain.blocks=1", "--versus", "explain.path=full"]
+    code, out, _ = phrasebox(
+        "explain", image, "--phrase", "red car", *settings, "--out", out_file, "--overlay", overlay
+    )
+    assert code == 0
+    assert "correlation with explain.path=full" in out
+    with np.load(out_file) as arrays:
+        assert set(arrays) == {"maps", "scores", "phrases", "versus_maps", "versus_scores"}
+        assert arrays["versus_maps"].dtype == np.float32
+        # One block: the class path is exact.
+        peak = arrays["maps"].max()
+        assert np.abs(arrays["maps"] - arrays["versus_maps"]).max() <= 1e-4 * peak
+        assert np.allclose(arrays["scores"], arrays["versus_scores"], atol=1e-5)
+    with Image.open(overlay) as picture:
+        assert picture.height > 2 * 360, "one line of pictures for each"
+
+
+def test_explain_takes_the_config_of_a_run(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "input: {kind: jsonl, path: a}\nexplain: {image_size: keep, shorter_side_px: 64}\n"
+    )
+    arguments = ["--phrase", "dog", "--out", tmp_path / "maps.npz", "--config", tmp_path / "run.yaml"]
+    assert phrasebox("explain", image, *arguments)[0] == 0
+    with np.load(tmp_path / "maps.npz") as arrays:
+        small = arrays["maps"].shape
+    assert phrasebox("explain", image, *arguments, "--set", "explain.shorter_side_px=128")[0] == 0
+    with np.load(tmp_path / "maps.npz") as arrays:
+        assert arrays["maps"].shape[1:] > small[1:]
+
+
+def test_scenes(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    code, out, _ = phrasebox("scenes", "--out", tmp_path / "[b]", "--scenes", 2, "--seed", 9)
+    assert (code, out) == (0, f"2 scenes in {tmp_path / '[b]'}: images/, captions.jsonl, truth.json\n")
+    assert {path.name for path in (tmp_path / "[b]").iterdir()} == {"images", "captions.jsonl", "truth.json"}
+    assert len(list((tmp_path / "[b]" / "images").iterdir())) == 2
+
+
+@pytest.mark.parametrize("setting", [["--scenes", "0"], ["--seed", "-1"], ["--scenes", "many"]], ids=" ".join)
+def test_scenes_out_of_range(setting: list[str], phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    assert_refused(phrasebox("scenes", "--out", tmp_path, *setting), "Error: Invalid value for")

@@ -1,0 +1,239 @@
+"""What a user types: where values come from, and one readable line for what cannot be meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config
+from stages.errors import ConfigError
+from stages.phrases.stage import Config as PhrasesConfig
+from stages.read import READERS
+
+ROOT = Path(__file__).parents[2]
+INPUT = ["input.kind=jsonl", "input.path=a.jsonl"]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def message(settings: list[str], path: Path | None = None, model: type[BaseModel] = RunConfig) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_config(path, settings, model)
+    return str(error.value)
+
+
+def test_defaults_are_complete() -> None:
+    config = load_config(None, INPUT)
+    assert config.model.name == "demo"
+    assert config.explain.kind == "grad_eclip"
+    assert isinstance(config.engine, RayEngine)
+    assert config.output.path == Path("out")
+
+
+def test_yaml_goes_over_defaults_and_set_over_yaml(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "input: {kind: csv, path: a.csv}\nexplain: {blocks: 2, path: full}\nengine: {kind: inline}\n"
+        "output: {path: x}\n",
+    )
+    config = load_config(path, ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"])
+    assert (config.explain.blocks, config.explain.path) == (1, "full")
+    assert (config.output.path, config.output.embed_images) == (Path("x"), True)
+    assert (config.input.kind, config.engine) == ("csv", InlineEngine())
+
+
+def test_set_may_put_whole_sections_and_yaml_values() -> None:
+    config = load_config(None, ["input={kind: jsonl, path: [a.jsonl, b.jsonl]}", "explain.templates=['a {}', '{}']"])
+    assert config.input.path == ("a.jsonl", "b.jsonl")
+    assert config.explain.templates == ("a {}", "{}")
+    assert load_config(None, [*INPUT, "input.path=a=b.jsonl"]).input.path == "a=b.jsonl"
+
+
+def test_the_kinds_of_explainer_and_engine_may_be_left_out() -> None:
+    config = load_config(None, [*INPUT, "explain.blocks=1", "engine.num_cpus=4"])
+    assert (config.explain.kind, config.engine.kind, config.engine.num_cpus) == ("grad_eclip", "ray", 4)
+
+
+def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "# nothing\n"), INPUT) == load_config(None, INPUT)
+
+
+def test_a_config_prints_itself_and_reads_itself(tmp_path: Path) -> None:
+    config = load_config(None, [*INPUT, "explain.blocks=2", "model.device=cpu", "output.path=x y"])
+    assert load_config(written(tmp_path, config.to_yaml()), []) == config
+
+
+@pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_loads(preset: Path) -> None:
+    config = load_config(preset, [])
+    assert load_config(preset, ["engine.kind=inline"]).engine == InlineEngine()
+    assert f"`{preset.name}`" in (ROOT / "configs" / "README.md").read_text()
+    assert config.output.path != Path("out")
+
+
+def test_there_are_presets() -> None:
+    assert len(list(ROOT.glob("configs/*.yaml"))) >= 3
+
+
+TYPOS = {
+    "modle.name=demo": "modle: no such key; did you mean model?",
+    "outptu.path=x": "outptu: no such key; did you mean output?",
+    "model.nam=demo": "model.nam: no such key; did you mean model.name?",
+    "output.embed_image=true": "output.embed_image: no such key; did you mean output.embed_images?",
+    "images.max_pixel=5": "images.max_pixel: no such key; did you mean images.max_pixels?",
+    "phrases.max_phrase=5": "phrases.max_phrase: no such key; did you mean phrases.max_phrases?",
+    "regions.treshold=0.5": "regions.treshold: no such key; did you mean regions.threshold?",
+    "input.pth=x": "input.pth: no such key; did you mean input.path?",
+    "input.image_rot=x": "input.image_rot: no such key; did you mean input.image_root?",
+    "engine.num_cpu=3": "engine.num_cpu: no such key; did you mean engine.num_cpus?",
+    "explain.block=3": "explain.block: no such key; did you mean explain.blocks?",
+    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, path, rows_per_file",
+}
+
+
+@pytest.mark.parametrize("setting", TYPOS)
+def test_typos_get_the_nearest_right_name(setting: str) -> None:
+    assert message([*INPUT, setting]) == TYPOS[setting]
+
+
+def test_typos_inside_another_member_of_a_union() -> None:
+    assert message(["input.kind=csv", "input.path=a", "input.delimter=x"]).startswith(
+        "input.delimter: no such key; did"
+    )
+    assert message([*INPUT, "engine={kind: inline, num_cpus: 3}"]) == "engine.num_cpus: no such key; keys here: kind"
+
+
+KINDS = {
+    "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
+    "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
+    "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: ray, inline",
+    "explain.kind=grad_cam": "explain.kind: Input should be 'grad_eclip', got 'grad_cam'",
+}
+
+
+@pytest.mark.parametrize("setting", KINDS)
+def test_a_wrong_kind_gets_the_right_ones(setting: str) -> None:
+    assert message([*INPUT, setting]) == KINDS[setting]
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ([], "input: missing. Say what to read, for example --set input.kind=jsonl"),
+        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example --set input.path=captions.jsonl"),
+        (["input.path=x"], "input.kind: missing."),
+    ],
+    ids=["all", "path", "kind"],
+)
+def test_a_missing_input_says_what_to_type(settings: list[str], start: str) -> None:
+    assert message(settings).startswith(start)
+    assert "\n" not in message(settings)
+
+
+VALUES = {
+    "output.rows_per_file=0": "output.rows_per_file: Input should be greater than or equal to 1, got 0",
+    "output.path=": "output.path: expected a path, got None",
+    "output.embed_images=maybe": "output.embed_images: Input should be a valid boolean",
+    "output=out": "output: expected keys below it, got 'out'",
+    "model=demo": "model: expected keys below it, got 'demo'",
+    "model=": "model: expected keys below it, got None",
+    "input=a.jsonl": "input: expected keys below it, got 'a.jsonl'",
+    "explain.blocks=two": "explain.blocks: Input should be a valid integer",
+    "explain.blocks=0": "explain.blocks: Input should be greater than or equal to 1, got 0",
+    "explain.image_size=big": "explain.image_size: Input should be 'model' or 'keep', got 'big'; or: ",
+    "explain.templates=[a]": "explain.templates: each template needs `{}` where the phrase goes",
+    "explain.variant=author": "explain.variant: Input should be 'recommended', 'authors' or 'notebook', got 'author'",
+    "regions.rule=otsy": "regions.rule: Input should be 'mean', 'otsu', 'fixed' or 'quantile', got 'otsy'",
+    "regions.score=odd": "regions.score: expected one of ",
+    "model.device=gpu": "model.device: Input should be 'auto', 'cpu' or 'cuda', got 'gpu'",
+    "model.name=ViT-B-16": "model: ViT-B-16 needs weights: add `pretrained: TAG`",
+    "engine.num_cpus=1": "engine.num_cpus: Input should be greater than or equal to 2, got 1",
+    "explain.blocks.x=3": "explain.blocks: Input should be a valid integer",
+    "abc": "--set abc: expected KEY=VALUE, for example --set output.path=out/",
+    "=3": "--set =3: expected KEY=VALUE",
+    "input.path.x=3": "--set input.path.x=3: path holds the value 'a.jsonl', not keys",
+    "output.path=[": "--set output.path=[: the value is not YAML: ",
+}
+
+
+@pytest.mark.parametrize("setting", VALUES)
+def test_a_bad_value_is_one_readable_line(setting: str) -> None:
+    told = message([*INPUT, setting])
+    assert told.startswith(VALUES[setting])
+    assert "\n" not in told
+    assert "pydantic" not in told
+    assert "<class" not in told
+
+
+def test_several_problems_are_a_line_each() -> None:
+    assert message(["inptu.kind=jsonl", "output.rows_per_file=0"]).splitlines() == [
+        "input: missing. Say what to read, for example --set input.kind=jsonl --set input.path=captions.jsonl",
+        "output.rows_per_file: Input should be greater than or equal to 1, got 0",
+        "inptu: no such key; did you mean input?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("- a\n- b\n", "holds a list, not a mapping of keys"),
+        ("a: [1\nb: 2", "is not YAML: "),
+        ("just words", "holds a str, not a mapping"),
+        ("a: !!python/object:os.system x", "is not YAML: could not determine a constructor"),
+        ("3: x\ninput: {kind: jsonl, path: a}", "3: "),
+    ],
+    ids=["list", "broken", "words", "code", "number as key"],
+)
+def test_a_file_that_is_no_config(content: str, told: str, tmp_path: Path) -> None:
+    found = message([], written(tmp_path, content))
+    assert told in found
+    assert "\n" not in found
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
+    assert message([], tmp_path / "none.yaml") == f"cannot read {tmp_path / 'none.yaml'}: No such file or directory"
+    assert message([], tmp_path).endswith(": Is a directory")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "is not YAML: " in message([], tmp_path / "binary.yaml")
+
+
+def test_the_phrases_section_alone() -> None:
+    """`phrasebox phrases --set` takes its keys without the section's name."""
+    assert load_config(None, ["max_phrases=5"], PhrasesConfig).max_phrases == 5
+    assert message(["max_phrase=5"], model=PhrasesConfig) == "max_phrase: no such key; did you mean max_phrases?"
+
+
+def test_explain_needs_no_input(tmp_path: Path) -> None:
+    assert load_config(None, ["explain.blocks=1"], ExplainConfig).explain.blocks == 1
+    path = written(tmp_path, "input: {kind: jsonl, path: a}\nmodel: {device: cpu}\n")
+    assert load_config(path, [], ExplainConfig).model.device == "cpu"
+
+
+def changed(setting: str) -> Any:
+    return load_config(None, [*INPUT, setting]).rows_depend_on()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["input.path=b", "model.precision=bf16", "explain.blocks=1", "regions.rule=mean", "output.embed_images=true"],
+)
+def test_what_rows_depend_on(setting: str) -> None:
+    assert changed(setting) != load_config(None, INPUT).rows_depend_on()
+
+
+@pytest.mark.parametrize("setting", ["model.device=cpu", "model.threads=1", "output.path=x", "output.rows_per_file=7"])
+def test_what_rows_do_not_depend_on(setting: str) -> None:
+    assert changed(setting) == load_config(None, INPUT).rows_depend_on()
+
+
+def test_what_rows_depend_on_is_plain() -> None:
+    plain = load_config(None, INPUT).rows_depend_on()
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain
