@@ -13,7 +13,8 @@ from stages.masks import decode_mask, mask_box_xywh_px
 from stages.records import HeatMap, Phrase, Pixels, Record, Region, Sample
 from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions
 
-FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1)
+# Boxes by hand need the plain interpolated map: no blur.
+FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0)
 EVERYTHING = FIXED.model_copy(update={"keep_share": 0.0, "max_regions_plural": 100, "fill_holes": False})
 
 
@@ -106,14 +107,14 @@ def test_box_on_a_stretched_grid():
     ],
 )
 def test_rules(settings_, box):
-    config = RegionsConfig(min_area_px=1, **settings_)
+    config = RegionsConfig(min_area_px=1, smooth_patches=0.0, **settings_)
     (region,) = regions_of(record(heat_map(spots((1, 4), r0c1=1.0)), height_px=1), config)
     assert region.box_xywh_px == box
 
 
 def test_threshold_on_the_fine_map():
     values = heat_map(spots((1, 5), r0c0=1.0))
-    config = RegionsConfig(rule="quantile", quantile=0.85)
+    config = RegionsConfig(rule="quantile", quantile=0.85, smooth_patches=0.0)
     assert cut_map(values, config).threshold == 0.5  # four cells of five are 0
     # 15 % of the samples are .75 of a cell: half a cell of full heat and a quarter down the ramp
     fine = cut_map(values, config.model_copy(update={"threshold_on": "fine"}))
