@@ -40,7 +40,8 @@ class ModelConfig(BaseModel):
     batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Images of one forward pass; None: 8 on a CPU, 64 on a GPU. Always the full number: a short batch is
     padded, so that the arithmetic, and with it every bit of a map, does not depend on how many images
-    happened to arrive together."""
+    happened to arrive together. With a multiple of 4 it does not depend on an image's place in the batch
+    either; other numbers may differ in the last digit."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of one worker; None: torch's default. Runs are only bit-identical at equal threads."""

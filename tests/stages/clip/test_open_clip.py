@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from stages.clip.config import ModelConfig
 from stages.clip.open_clip import (
-    SUPPORTED,
     Description,
     describe,
     fingerprint,
@@ -22,6 +21,7 @@ from stages.clip.open_clip import (
     pick_device,
     refuse_unsupported,
 )
+from stages.clip.take_apart import SUPPORTED
 from stages.errors import ConfigError, ResourceError, WeightsError
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.clip.saved import save_json, save_model
