@@ -16,7 +16,7 @@ from rich.table import Table
 from pipeline.config import ExplainConfig, load_config
 from stages.clip.open_clip import describe, load
 from stages.errors import ConfigError, InputError
-from stages.explain import EXPLAINERS
+from stages.explain.explainers import EXPLAINERS
 from stages.images import DecodeLimits, ImageFaultError, decode_resized
 from stages.pictures import heat_map_overlay, row
 from stages.prepare.stage import Config as PrepareConfig

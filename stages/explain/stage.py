@@ -40,20 +40,20 @@ class ExplainStage(Stage):
         """Load the model. Raises WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.clip.open_clip import load  # noqa: PLC0415
-        from stages.explain import EXPLAINERS  # noqa: PLC0415
+        from stages.explain.explainers import EXPLAINERS  # noqa: PLC0415
 
         model = load(self.config.model, pack=True)
         self._batch_size = self.config.model.batch_size or BATCH_SIZES[model.device.type]
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`. Records without phrases or pixels pass unchanged."""
-        out = list(batch)
+        """See `Stage.process`. Pixels are dropped: no later stage needs them, and they are the bulk of a record."""
+        out = [record if record.pixels is None else replace(record, pixels=None) for record in batch]
         for members in self._same_size(batch):
             for start in range(0, len(members), self._batch_size):
                 part = members[start : start + self._batch_size]
                 for index, maps in zip(part, self._explain([batch[i] for i in part]), strict=True):
-                    out[index] = replace(batch[index], heat_maps=tuple(maps))
+                    out[index] = replace(out[index], heat_maps=tuple(maps))
         return out
 
     def teardown(self) -> None:

@@ -41,8 +41,7 @@ BASE_MODULES: dict[str, set[str]] = {
 
 LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_data.py"},
-    # ray_data.py: a model worker sets torch's threads
-    "torch": {"stages/clip/", "stages/explain/", "stages/train/", "pipeline/bench.py", "pipeline/engines/ray_data.py"},
+    "torch": {"stages/clip/", "stages/explain/", "stages/train/", "pipeline/bench.py"},
     "safetensors": {"stages/clip/", "stages/train/"},
     "open_clip": {"stages/clip/", "stages/train/", "stages/explain/grad_eclip.py", "pipeline/bench.py"},
     "spacy": {"stages/phrases/noun_phrases.py"},

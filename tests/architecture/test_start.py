@@ -52,6 +52,12 @@ def test_planning_a_run_loads_neither_cluster_nor_parser(tmp_path: Path) -> None
     assert not loaded(f"import {modules}", tmp_path) & {"ray", "spacy"}
 
 
+def test_a_configuration_needs_no_model(tmp_path: Path) -> None:
+    assert not loaded("import pipeline.config", tmp_path) & {"torch", "open_clip", "ray", "spacy"}
+    # The workers that read and finish import this; seconds of it would be seconds of each.
+    assert not loaded("import pipeline.engines.ray_data", tmp_path) & {"torch", "open_clip", "spacy"}
+
+
 def test_validate_needs_no_model(inline_dataset: Path, tmp_path: Path) -> None:
     found = loaded(as_command("validate", str(inline_dataset)), tmp_path)
     assert not found & {"torch", "ray", "open_clip", "spacy"}

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from stages.clip.open_clip import from_open_clip
-from stages.explain import EXPLAINERS, Explainer
+from stages.explain.base import Explainer
+from stages.explain.explainers import EXPLAINERS
 from tests.factories import SPEC, tiny_clip
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
