@@ -173,17 +173,8 @@ class DatasetFolder:
             "config": config.model_dump(mode="json"),
             "counts": {
                 "read": report.samples_read,
-                "written": total.rows,
-                "annotated": total.annotated,
-                "without_regions": total.without_regions,
-                "without_phrases": total.without_phrases,
-                "failed": total.failed,
-                "failed_by_reason": dict(sorted(total.failed_by_reason.items())),
+                **total.counts(),
                 "skipped_by_reason": dict(sorted(report.skipped.items())),
-                "phrases": total.phrases,
-                "regions": total.regions,
-                "categories": len({phrase for phrase, _ in total.categories}),
-                "files": total.files,
             },
             "wall_time_s": round(report.wall_time_s, 3),
             "stages": {

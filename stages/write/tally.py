@@ -45,6 +45,21 @@ class Tally:
         """Rows with an error."""
         return sum(self.failed_by_reason.values())
 
+    def counts(self) -> dict[str, Any]:
+        """The manifest's `counts`, as far as the shards tell them."""
+        return {
+            "written": self.rows,
+            "annotated": self.annotated,
+            "without_regions": self.without_regions,
+            "without_phrases": self.without_phrases,
+            "failed": self.failed,
+            "failed_by_reason": dict(sorted(self.failed_by_reason.items())),
+            "phrases": self.phrases,
+            "regions": self.regions,
+            "categories": len({phrase for phrase, _ in self.categories}),
+            "files": self.files,
+        }
+
 
 CATEGORIES_SCHEMA: Final = pa.schema(
     [("id", pa.int64()), ("name", pa.string()), ("supercategory", pa.string()), ("count", pa.int64())]

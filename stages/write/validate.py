@@ -218,18 +218,7 @@ def _count_problems(path: Path, told: Any, total: Tally) -> Iterator[str]:
     if not isinstance(told, dict):
         yield f"{path}: counts are missing"
         return
-    counted = {
-        "written": total.rows,
-        "annotated": total.annotated,
-        "without_regions": total.without_regions,
-        "without_phrases": total.without_phrases,
-        "failed": total.failed,
-        "failed_by_reason": dict(sorted(total.failed_by_reason.items())),
-        "phrases": total.phrases,
-        "regions": total.regions,
-        "categories": len({phrase for phrase, _ in total.categories}),
-        "files": total.files,
-    }
+    counted = total.counts()
     yield from (f"{path}: counts.{name} is missing" for name in ("read", *counted) if name not in told)
     for name, count in counted.items():
         if name in told and told[name] != count:
