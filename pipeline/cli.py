@@ -61,7 +61,11 @@ def run(
         return
     from pipeline.run import run as run_pipeline
 
-    run_pipeline(resolved, console, fresh=fresh)
+    try:
+        run_pipeline(resolved, console, fresh=fresh)
+    except KeyboardInterrupt:  # here, since typer makes an exit code of it and says nothing
+        errors.print("stopped. What is finished is kept; the same command goes on from here.")
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -168,9 +172,6 @@ def main() -> None:
     except PhraseboxError as error:
         errors.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("stopped. What is finished is kept; the same command goes on from here.")
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

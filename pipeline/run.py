@@ -19,8 +19,8 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
     Raises PhraseboxError before any work for what cannot be done.
     """
     folder = DatasetFolder(config.output.path)
+    graph = build_graph(config)
     with folder.locked():
-        graph = build_graph(config)
         state = folder.begin(config, graph.fingerprint, fresh=fresh)
         if state == "complete":
             console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)

@@ -127,6 +127,13 @@ def test_another_configuration_is_refused(inline_dataset: Path, scenes_config: d
     assert list(validate(dataset)) == []
 
 
+def test_a_run_that_cannot_start_leaves_nothing(scenes_config: dict[str, Any], tmp_path: Path) -> None:
+    wrong = {**scenes_config, "model": {"name": "ViT-B-17", "pretrained": "openai"}}
+    with pytest.raises(ConfigError, match="ViT-B-16"):
+        run(config_of(wrong, tmp_path / "out"), QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rows_do_not_depend_on_batches(
     inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
