@@ -259,7 +259,8 @@ def test_input_behind_a_url(tmp_path: Path) -> None:
 
 
 def test_hugging_face_datasets_own_files(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     pixels = [np.full((4, 6, 3), 50 * n, np.uint8) for n in range(3)]
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     table = datasets.Dataset.from_dict({"image": pixels, "text": ["a", "b", "c"]}, features=features)

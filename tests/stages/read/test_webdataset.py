@@ -247,7 +247,8 @@ def test_ranges_as_webdataset_writes_them(tmp_path: Path) -> None:
 
 
 def test_webdatasets_own_writer(tmp_path: Path) -> None:
-    wds = pytest.importorskip("webdataset")
+    import webdataset as wds
+
     with open(tmp_path / "w.tar", "wb") as file, wds.TarWriter(file) as writer:
         for number in range(3):
             facts = {"caption": f"a cat {number}", "status": "success"}
