@@ -56,11 +56,11 @@ class RayEngine(BaseModel):
     """Address of a running cluster ("auto", "ray://host:10001"); None starts Ray on this machine."""
 
     num_cpus: Annotated[int, Field(ge=2)] | None = None
-    """Logical CPUs of the Ray that is started here. Default: the cores, but at least 8, since every stage
-    holds one and a resumed run one more."""
+    """Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than
+    model workers: every stage holds one, and a resumed run one more."""
 
     explain_workers: Annotated[int, Field(ge=1)] | None = None
-    """Model workers. Default: one per GPU; without GPUs one for every 8 cores, at least one."""
+    """Model workers. Default: one per GPU; without GPUs one per core of this machine, at most 8."""
 
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     """GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu."""
@@ -95,6 +95,7 @@ class RunConfig(BaseModel):
         plain: dict[str, Any] = self.model_dump(mode="json", include=kept)
         for key in ("device", "threads"):
             plain["model"].pop(key)
+        plain["images"].pop("fetch_threads")
         plain["output"] = {"embed_images": self.output.embed_images}
         plain["engine"] = {"kind": self.engine.kind}
         return plain

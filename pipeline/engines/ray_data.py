@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -43,7 +44,17 @@ BLOCK_BYTES = 8 * 1024 * 1024
 READ_TASKS = 2000
 """At most so many read tasks; each reads several input shards where there are more."""
 
+CPU_MODEL_WORKERS = 8
+"""Without GPUs at most so many model workers by default: each loads the model. They share the cores as threads."""
+
+OTHER_WORKERS = 6
+"""Logical CPUs beside the model's: one each for reading, preparing, finishing, writing and, in a resumed run,
+Ray Data's checkpoint filter, and one to spare. Fewer than these can hang on a small machine."""
+
 SHOW_SECONDS = 0.5
+
+LAST_EVENTS_SECONDS = 30
+"""How long the driver waits at the end for the last read tasks' counts."""
 
 
 def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, show: Callable[[Report], None]) -> None:
@@ -63,7 +74,7 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
     try:
         ledger = ray.remote(num_cpus=0)(_Ledger).remote()
         try:
-            with _watching(ledger, report, show):
+            with _watching(ledger, report, show, len(shards)):
                 if shards:
                     _execute(graph, shards, folder, config, config.engine, ledger)
         except ray.exceptions.RayError as error:
@@ -81,7 +92,8 @@ def _start(engine: RayEngine) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         options |= {
-            "num_cpus": engine.num_cpus or max(8, os.cpu_count() or 1),
+            "num_cpus": engine.num_cpus
+            or max(_cores(), (engine.explain_workers or _cpu_model_workers()) + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
         }
@@ -126,12 +138,15 @@ def _execute(
     context.actor_init_retry_on_errors = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, once is enough
     with DataContext.current(context):
-        rows = ray.data.read_datasource(ShardSource(graph.reader, shards, ledger))
+        source = ShardSource(graph.reader, shards, ledger)
+        # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows, and each leaves
+        # the model a batch that is mostly padding.
+        rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
         workers, gpus = _model_workers(engine, config)
         cpu_workers = engine.cpu_workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - workers - 4)
         rows = rows.map_batches(
             StageWorker,
-            fn_constructor_args=(graph.before, ledger, None),
+            fn_constructor_args=(graph.before, ledger),
             batch_size=BATCH_ROWS,
             batch_format="pyarrow",
             concurrency=(1, cpu_workers),
@@ -139,12 +154,15 @@ def _execute(
         )
         rows = rows.map_batches(
             StageWorker,
-            fn_constructor_args=((graph.model,), ledger, _threads(config, workers)),
+            fn_constructor_args=((graph.model,), ledger),
             batch_size=BATCH_ROWS if gpus == 0 else 4 * BATCH_ROWS,
             batch_format="pyarrow",
             concurrency=workers,
             num_cpus=1,
             num_gpus=gpus,
+            # Ray gives a worker as many threads as CPUs it holds, here one. Set from outside, since Ray Data calls
+            # an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(_threads(config, workers))}},
         )
         rows = rows.map_batches(
             functools.partial(_finish, graph.after, ledger, embed_images=config.output.embed_images),
@@ -166,22 +184,27 @@ def _model_workers(engine: RayEngine, config: RunConfig) -> tuple[int, float]:
     gpus = engine.gpus_per_worker if engine.gpus_per_worker is not None else min(1.0, available)
     if gpus > 0:
         return engine.explain_workers or max(1, int(available / gpus)), gpus
-    return engine.explain_workers or max(1, (os.cpu_count() or 1) // 8), 0.0
+    return engine.explain_workers or _cpu_model_workers(), 0.0
 
 
-def _threads(config: RunConfig, workers: int) -> int | None:
-    """CPU threads of a model worker; Ray would give it one."""
-    return config.model.threads or max(1, (os.cpu_count() or 1) // workers)
+def _cpu_model_workers() -> int:
+    """A worker a core: many images one thread each are faster than one image on many threads."""
+    return min(_cores(), CPU_MODEL_WORKERS)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads(config: RunConfig, workers: int) -> int:
+    """CPU threads of a model worker."""
+    return config.model.threads or max(1, _cores() // workers)
 
 
 class StageWorker:
     """Stages in an actor: table in, table out."""
 
-    def __init__(self, stages: Sequence[Stage], ledger: Any, threads: int | None) -> None:
-        if threads is not None:
-            import torch  # noqa: PLC0415  only the model's workers need it
-
-            torch.set_num_threads(threads)
+    def __init__(self, stages: Sequence[Stage], ledger: Any) -> None:
         self.stages = stages
         self.told = _Told(ledger)
         try:
@@ -216,8 +239,15 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
     def __init__(self, reader: Reader, shards: Sequence[Shard], ledger: Any) -> None:
         super().__init__()
         self._reader = reader
-        self._shards = list(enumerate(shards))
         self._ledger = ledger
+        each = -(-len(shards) // READ_TASKS)
+        numbered = list(enumerate(shards))
+        self._groups = [numbered[i : i + each] for i in range(0, len(numbered), each)]
+
+    @property
+    def tasks(self) -> int:
+        """Number of read tasks."""
+        return len(self._groups)
 
     def get_name(self) -> str:
         """Name in Ray's dashboard."""
@@ -231,9 +261,7 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[Any]:
         """One task a shard; several shards a task where there are thousands."""
-        each = -(-len(self._shards) // READ_TASKS)
-        groups = [self._shards[i : i + each] for i in range(0, len(self._shards), each)]
-        return [self._task(group) for group in groups]
+        return [self._task(group) for group in self._groups]
 
     def _task(self, group: list[tuple[int, Shard]]) -> Any:
         counts = [shard.samples for _, shard in group]
@@ -308,10 +336,10 @@ class _Told:
 
 
 class _watching:  # noqa: N801  a context manager
-    """Fetch the ledger's events into the report while the block runs, and once more at its end."""
+    """Fetch the ledger's events into the report while the block runs, and at its end until every shard was told of."""
 
-    def __init__(self, ledger: Any, report: Report, show: Callable[[Report], None]) -> None:
-        self._ledger, self._report, self._show = ledger, report, show
+    def __init__(self, ledger: Any, report: Report, show: Callable[[Report], None], shards: int) -> None:
+        self._ledger, self._report, self._show, self._shards = ledger, report, show, shards
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
 
@@ -323,6 +351,11 @@ class _watching:  # noqa: N801  a context manager
         self._thread.join()
         if kind is None:
             self._fetch()
+            # Events of other processes may arrive after the rows they tell of.
+            deadline = time.monotonic() + LAST_EVENTS_SECONDS
+            while len(self._report.reads) < self._shards and time.monotonic() < deadline:
+                time.sleep(0.1)
+                self._fetch()
 
     def _loop(self) -> None:
         while not self._stop.wait(SHOW_SECONDS):

@@ -71,10 +71,12 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
     return rows
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, workers) -> None:
+@pytest.mark.parametrize(
+    "settings", [["engine.explain_workers=1"], ["engine.explain_workers=2"], ["model.threads=null"]], ids=str
+)
+def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, settings) -> None:
     out = tmp_path / "out"
-    printed = run(source, out, f"engine.explain_workers={workers}")
+    printed = run(source, out, *settings)
     assert rows_of(out) == reference
     assert list(validate(out)) == []
     assert "153" in printed
@@ -83,7 +85,35 @@ def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, w
     assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}
     assert set(manifest["stages"]) == {"phrases", "prepare", "explain", "regions"}
     assert all(pq.read_metadata(path).num_rows <= 16 for path in (out / "data").glob("*.parquet"))
-    assert "nothing to do" in run(source, out, f"engine.explain_workers={workers}")
+    assert "nothing to do" in run(source, out, *settings)
+    assert rows_of(out) == reference
+
+
+def test_an_interrupted_run_says_that_it_can_go_on(source, reference, tmp_path) -> None:
+    out = tmp_path / "out"
+    wanted = command(source, out, "engine.kind=inline")
+    # A child that is started in the background may have been told to ignore the signal.
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            f"sys.argv = {wanted[2:]!r}; from pipeline.cli import main; main()",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list((out / "data").glob("*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.strip() == "stopped. What is finished is kept; the same command goes on from here."
+    assert "going on with the run" in run(source, out, "engine.kind=inline")
     assert rows_of(out) == reference
 
 
