@@ -83,6 +83,41 @@ def validate(dataset: Annotated[Path, typer.Argument(help="Folder of a finished 
     console.print(f"{dataset}: valid", soft_wrap=True)
 
 
+@app.command("eval")
+def evaluate(
+    dataset: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            "--truth",
+            help="COCO instances JSON, or a folder of Flickr30k Entities (Sentences/, Annotations/) or "
+            "RefCOCO (instances.json, refs*.json).",
+        ),
+    ],
+    maps: Annotated[
+        bool, typer.Option("--maps/--no-maps", help="Compute the heat maps again, for the metrics that need them.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Over the dataset's configuration, e.g. input.path=moved.jsonl."
+        ),
+    ] = [],  # noqa: B006  typer copies it
+) -> None:
+    """Measure a dataset against ground truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
+    import json
+
+    from pipeline.evaluate import evaluate as figures_of
+    from pipeline.evaluate import print_evaluation
+
+    figures = figures_of(dataset, truth, errors if as_json else console, settings, maps=maps)
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    else:
+        print_evaluation(figures, console)
+
+
 @app.command()
 def phrases(
     file: Annotated[

@@ -130,6 +130,11 @@ def load_config(path: Path | None, settings: Iterable[str], model: type[BaseMode
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys")
         values = loaded or {}
+    return override(values, settings, model)
+
+
+def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
+    """Apply `KEY=VALUE` settings to plain values, which they change, and check. Raises ConfigError."""
     for setting in settings:
         _apply(values, setting)
     for key, kind in (("explain", "grad_eclip"), ("engine", "ray")):

@@ -7,7 +7,8 @@ in this file.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -18,6 +19,9 @@ from stages.geometry import Box
 from stages.records import Rle
 
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
+
+_FARTHEST_PX: Final = 100_000
+"""Of a polygon's vertex from the origin: pycocotools walks along every edge in steps of a fifth of a pixel."""
 
 
 def encode_mask(mask: Mask) -> Rle:
@@ -40,6 +44,40 @@ def encode_runs(counts: NDArray[np.uint32], size_hw: tuple[int, int]) -> Rle:
     if counts.size == 0 or int(counts.sum(dtype=np.int64)) != h * w or not counts[1:].all():
         raise ValueError(f"expected runs > 0 (the first >= 0) that sum to {h} x {w}, got {counts}")
     return _from_coco(coco_mask.frPyObjects({"size": [h, w], "counts": counts}, h, w))
+
+
+def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
+    """COCO run-length code of integer counts from other tools, which may hold runs of 0 in any place.
+
+    counts: as in `encode_runs`. Raises ValueError unless all are whole numbers >= 0 that sum to height x width.
+    """
+    h, w = size_hw
+    if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != h * w:
+        raise ValueError(f"expected whole run lengths >= 0 that sum to {h} x {w}, got {len(counts)} others")
+    runs = [0]  # the last one is inside if their number is even
+    for index, run in enumerate(counts):
+        if index % 2 == (len(runs) - 1) % 2:
+            runs[-1] += run
+        elif run:
+            runs.append(run)
+    return encode_runs(np.array(runs, dtype=np.uint32), size_hw)
+
+
+def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Rle:
+    """COCO run-length code of what lies in any of the polygons [x0, y0, x1, y1, ...], pixels, as COCO draws them.
+
+    Parts outside the image are cut off; a polygon of one or two points draws nothing. Raises ValueError for an odd
+    number of coordinates, and for one that is not finite or beyond 100,000 px.
+    """
+    h, w = size_hw
+    for polygon in polygons:
+        if len(polygon) % 2 or not all(-_FARTHEST_PX <= value <= _FARTHEST_PX for value in polygon):
+            raise ValueError(f"expected pairs of coordinates within {_FARTHEST_PX} px, got {len(polygon)} numbers")
+    # pycocotools takes four numbers for a box
+    drawn = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
+    if not drawn:
+        return encode_runs(np.array([h * w], dtype=np.uint32), size_hw)
+    return _from_coco(coco_mask.merge(coco_mask.frPyObjects(drawn, h, w)))
 
 
 def decode_runs(rle: Rle) -> NDArray[np.uint32]:
@@ -97,6 +135,14 @@ def rle_iou(a: Rle, b: Rle) -> float:
     inter = coco_mask.area(coco_mask.merge([_to_coco(a), _to_coco(b)], intersect=True))
     union = rle_area_px(a) + rle_area_px(b) - int(inter)
     return int(inter) / union if union else 0.0
+
+
+def rle_union(rles: Sequence[Rle]) -> Rle:
+    """What is inside any of the masks of one image, at least one. Raises ValueError if none, or if sizes differ."""
+    sizes = {rle.size_hw for rle in rles}
+    if len(sizes) != 1:
+        raise ValueError(f"expected masks of one size, got {sorted(sizes)}")
+    return _from_coco(coco_mask.merge([_to_coco(rle) for rle in rles]))
 
 
 def mask_box_xywh_px(mask: Mask) -> Box:

@@ -19,6 +19,7 @@ STAGES: dict[str, set[str]] = {
     "explain": {"clip"},
     "regions": set(),
     "write": {"phrases.filters"},  # `validate` asks what the text of a span is
+    "evaluate": {"phrases.filters"},  # names of the truth are compared with phrases
     "scenes": set(),
     "clip": {"weights"},
     "weights": set(),
@@ -47,8 +48,15 @@ LIBRARIES: dict[str, set[str]] = {
     "spacy": {"stages/phrases/noun_phrases.py"},
     "typer": {"pipeline/cli.py"},
     "rich": {"pipeline/"},
-    "cv2": {"stages/regions/", "stages/scenes/", "stages/train/", "stages/masks.py", "stages/pictures.py"},
-    "pycocotools": {"stages/masks.py"},
+    "cv2": {
+        "stages/evaluate/",
+        "stages/regions/",
+        "stages/scenes/",
+        "stages/train/",
+        "stages/masks.py",
+        "stages/pictures.py",
+    },
+    "pycocotools": {"stages/masks.py", "stages/evaluate/coco_ap.py"},
     "PIL": {"stages/images.py", "stages/pictures.py", "pipeline/demo.py", "pipeline/explain.py"},
     "fsspec": {"stages/files.py"},
     "yaml": {"pipeline/config.py", "stages/write/card.py"},

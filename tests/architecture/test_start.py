@@ -39,7 +39,7 @@ def as_command(*arguments: str) -> str:
     [
         ["--help"],
         ["--version"],
-        *([verb, "--help"] for verb in ("run", "validate", "phrases", "explain", "scenes", "demo")),
+        *([verb, "--help"] for verb in ("run", "validate", "phrases", "explain", "scenes", "demo", "eval")),
     ],
     ids=" ".join,
 )

@@ -8,13 +8,16 @@ from pycocotools import mask as coco_mask
 from stages.masks import (
     decode_mask,
     decode_runs,
+    encode_counts,
     encode_mask,
+    encode_polygons,
     encode_runs,
     mask_box_xywh_px,
     mask_polygons,
     rle_area_px,
     rle_box_xywh_px,
     rle_iou,
+    rle_union,
 )
 from stages.records import Rle
 
@@ -114,6 +117,57 @@ def test_damaged_text_is_refused(counts):
 def test_runs_that_are_no_code_are_refused(counts):
     with pytest.raises(ValueError, match="expected runs"):
         encode_runs(np.array(counts, dtype=np.uint32), (3, 2))
+
+
+@given(masks, st.data())
+def test_counts_with_empty_runs_are_the_same_mask(mask, data):
+    runs = decode_runs(encode_mask(mask)).tolist()
+    for _ in range(3):
+        # a run of 0 cuts another in two
+        place = data.draw(st.integers(0, len(runs) - 1))
+        cut = data.draw(st.integers(0, runs[place]))
+        runs[place : place + 1] = [cut, 0, runs[place] - cut]
+    assert encode_counts(runs, mask.shape) == encode_mask(mask)
+
+
+@pytest.mark.parametrize("counts", [[], [5], [7], [-1, 7], [7, -1], [6.0], [True, 5], [2**40, -(2**40), 6]])
+def test_counts_that_are_no_code_are_refused(counts):
+    with pytest.raises(ValueError, match="expected whole run lengths"):
+        encode_counts(counts, (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("polygons", "expected"),
+    [
+        pytest.param([[1, 0, 3, 0, 3, 2, 1, 2]], [".##.", ".##.", "...."], id="rectangle"),
+        pytest.param([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]], ["##..", "###.", ".##."], id="union"),
+        pytest.param([[2, -9, 9, -9, 9, 1, 2, 1]], ["..##", "....", "...."], id="cut off"),
+        pytest.param([[9, 9, 12, 9, 12, 12, 9, 12]], ["....", "....", "...."], id="outside"),
+        pytest.param([], ["....", "....", "...."], id="none"),
+        pytest.param([[0, 0, 4, 3]], ["....", "....", "...."], id="two points are not a box"),
+        pytest.param([[0, 0, 4, 3], [3, 2, 4, 2, 4, 3, 3, 3]], ["....", "....", "...#"], id="two points beside"),
+    ],
+)
+def test_encode_polygons(polygons, expected):
+    assert encode_polygons(polygons, (3, 4)) == encode_mask(mask_of(*expected))
+
+
+@pytest.mark.parametrize("bad", [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 0, 1, float("nan")], [0, 0, 1, 0, 1, 1e12]])
+def test_polygons_that_cannot_be_drawn_are_refused(bad):
+    with pytest.raises(ValueError, match="pairs of coordinates"):
+        encode_polygons([[0, 0, 1, 0, 1, 1], bad], (3, 4))
+
+
+@given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))))
+def test_rle_union(stack):
+    assert rle_union([encode_mask(mask) for mask in stack]) == encode_mask(stack.any(axis=0))
+
+
+def test_rle_union_of_nothing_or_of_two_images():
+    with pytest.raises(ValueError, match="one size"):
+        rle_union([])
+    with pytest.raises(ValueError, match="one size"):
+        rle_union([encode_mask(np.ones((2, 3), dtype=bool)), encode_mask(np.ones((3, 2), dtype=bool))])
 
 
 @pytest.mark.parametrize(

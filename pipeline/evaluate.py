@@ -1,0 +1,223 @@
+"""`phrasebox eval`: a finished dataset against ground truth.
+
+Boxes, masks and scores are those of the shards. Heat maps are not stored: they are computed again from the
+dataset's own configuration, which gives the same maps, and smoothed as the regions were cut from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import RunConfig, override
+from pipeline.engines.batches import BATCH_ROWS, run_stages
+from pipeline.graph import Graph, build_graph
+from pipeline.summary import Display, Report
+from stages.errors import ConfigError, InputError
+from stages.evaluate.matching import images_of_rows, queries_of
+from stages.evaluate.metrics import METRICS
+from stages.evaluate.read_truth import read_truth
+from stages.evaluate.report import Outcomes, report
+from stages.evaluate.truth import Truth, TruthImage
+from stages.read import Skipped
+from stages.records import HeatMap, Phrase, Record
+from stages.regions.heat import quantise, smooth
+
+GROUP_COLUMNS = ("pointing", "box_recall", "box_iou", "mask_iou")
+"""Metrics that the table shows for every group; the JSON has all of them."""
+
+
+def evaluate(
+    dataset: Path, truth_path: Path, console: Console, settings: Sequence[str] = (), *, maps: bool = True
+) -> dict[str, Any]:
+    """All figures of `stages.evaluate.report.report`, and `dataset`, `truth`, `config`.
+
+    dataset     folder of a finished run
+    truth_path  see `stages.evaluate.read_truth`
+    settings    KEY=VALUE over the dataset's configuration, for files that moved and for the device
+    maps        whether heat maps are computed again, for the metrics that need them
+
+    Raises InputError or ConfigError for what cannot be read or does not fit together.
+    """
+    truth = read_truth(truth_path)
+    manifest, config = read_run(dataset, settings)
+    rows = dict(_rows(dataset))
+    matched = images_of_rows([row["file_name"] for row in rows.values()], truth)
+    rows = {number: row for number, row in rows.items() if row["file_name"] in matched}
+    outcomes = Outcomes()
+    if maps:
+        graph = build_graph(config)
+        if graph.fingerprint != manifest["model_fingerprint"]:
+            raise ConfigError(
+                f"{dataset} was made with other weights ({manifest['model_fingerprint']}) than the configuration "
+                f"finds now ({graph.fingerprint}); --no-maps evaluates the regions alone"
+            )
+        for record in heat_mapped(graph, config, rows.keys(), console):
+            _add(outcomes, rows.pop(record.sample.id), matched, truth, record.phrases, _smoothed(record, config))
+        if rows:
+            raise InputError(f"{len(rows)} rows of {dataset} are not in its input any more; --no-maps needs no input")
+    else:
+        for row in rows.values():
+            _add(outcomes, row, matched, truth, _phrases_with_regions(row), None)
+    if not outcomes.images:
+        raise InputError(f"none of the {len(matched)} images has a phrase that {truth_path} knows")
+    return {
+        "dataset": str(dataset),
+        "truth": str(truth_path),
+        "rule": config.regions.rule,
+        **report(outcomes),
+        "config": config.model_dump(mode="json", include={"model", "explain", "regions"}),
+    }
+
+
+def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
+    """Manifest and configuration of a finished dataset. Raises InputError if it is none."""
+    path = dataset / "dataset.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        values = manifest["config"]
+    except FileNotFoundError as error:
+        raise InputError(f"{dataset} is not a finished dataset: no {path.name} in it") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return manifest, override(values, settings)
+
+
+def heat_mapped(graph: Graph, config: RunConfig, ids: Iterable[int], console: Console) -> Iterator[Record]:
+    """The input's records with these ids, with phrases and heat maps.
+
+    Raises InputError if the input is not there any more.
+    """
+    wanted = set(ids)
+    stages = (*graph.before, graph.model)
+    for stage in stages:
+        stage.setup()
+    progress = Report(expected=len(wanted))
+    records = (
+        record
+        for shard in graph.reader.shards()
+        for item in graph.reader.read(shard)
+        if not isinstance(item, Skipped)
+        for record in (Record.start(item),)
+        if record.sample.id in wanted
+    )
+    with Display(console).shown() as display:
+        while batch := list(islice(records, BATCH_ROWS)):
+            yield from run_stages(stages, batch, progress.stage)
+            progress.rows(len(batch), 0)
+            display.update(progress)
+
+
+def _add(
+    outcomes: Outcomes,
+    row: Mapping[str, Any],
+    matched: Mapping[str, TruthImage],
+    truth: Truth,
+    phrases: Sequence[Phrase],
+    maps: Mapping[str, HeatMap] | None,
+) -> None:
+    image = matched[row["file_name"]]
+    outcomes.add(queries_of(row["id"], row, image, truth.categories, phrases, maps or {}), maps=maps is not None)
+
+
+def _smoothed(record: Record, config: RunConfig) -> dict[str, HeatMap]:
+    """Maps by phrase as regions are cut from them: whole levels, blurred by `regions.smooth_patches`."""
+    maps = {}
+    for heat_map in record.heat_maps:
+        levels = None if heat_map.fault else quantise(heat_map.values)
+        levels = None if levels is None else smooth(levels, config.regions.smooth_patches)
+        if levels is not None:
+            maps[heat_map.text] = replace(heat_map, values=levels.astype(np.float32))
+    return maps
+
+
+def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
+    spans = {
+        (annotation["phrase"], annotation["head"], annotation["caption_index"], *annotation["span"]): None
+        for annotation in row["annotations"]
+    }
+    return [
+        Phrase(text=text, head=head, caption_index=index, start=start, end=end)
+        for text, head, index, start, end in spans
+    ]
+
+
+def _rows(dataset: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    columns = ["id", "file_name", "width", "height", "captions", "annotations", "error"]
+    for path in sorted((dataset / "data").glob("*.parquet")):
+        try:
+            rows = pq.read_table(path, columns=columns).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path} is not a shard of a dataset: {error}") from error
+        yield from ((row["id"], row) for row in rows)
+
+
+def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
+    """The tables for people."""
+    counts = figures["counts"]
+    console.print(
+        f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "
+        f"{counts['targets_not_among_phrases']:,} of them were not found in the captions and count as missed; "
+        f"{counts['absent_phrases']:,} phrases name what is not there",
+        soft_wrap=True,
+    )
+    table = Table("metric", "value", "95 % interval", "what it is", title="all phrases", title_justify="left")
+    for name, figure in figures["metrics"].items():
+        table.add_row(name, _number(figure), _interval(figure), METRICS[name].doc)
+    for name, figure in figures["coco_ap"].items():
+        doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU .50:.95 (at .50: {figure['ap50']:.3f})"
+        table.add_row(f"{name}_ap", _number(figure["ap"]), _interval(figure["ap"]), doc)
+    console.print(table)
+    console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
+    shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
+    table = Table("group", "", "phrases", *shown, title="by group", title_justify="left")
+    for group, members in figures["groups"].items():
+        for number, (member, metrics) in enumerate(members.items()):
+            cells = [_with_margin(metrics.get(name)) for name in shown]
+            table.add_row(group if number == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
+    if figures["groups"]:
+        console.print(table)
+    _print_scores(figures, console)
+
+
+def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
+    if not figures["counts"]["regions"]:
+        return
+    title = "area under risk-coverage, lower is better"
+    table = Table("regions ranked by", "value", "95 % interval", title=title, title_justify="left")
+    for name, figure in figures["scores"].items():
+        table.add_row(name, _number(figure), _interval(figure))
+    console.print(table)
+    error = figures["calibration_error"]
+    console.print(f"expected calibration error of the score: {_number(error)} {_interval(error)}", soft_wrap=True)
+    table = Table("score at least", "regions kept", "precision", title="filtering by score", title_justify="left")
+    for line in figures["thresholds"]:
+        precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
+        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", precision)
+    console.print(table)
+
+
+def _number(figure: Mapping[str, Any] | None) -> str:
+    return "-" if figure is None or figure["value"] is None else f"{figure['value']:.3f}"
+
+
+def _with_margin(figure: Mapping[str, Any] | None) -> str:
+    """The value and the larger half of its interval."""
+    if figure is None or figure["value"] is None:
+        return "-"
+    margin = max(figure["value"] - figure["low"], figure["high"] - figure["value"])
+    return f"{figure['value']:.3f} ±{margin:.3f}"
+
+
+def _interval(figure: Mapping[str, Any] | None) -> str:
+    return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"
