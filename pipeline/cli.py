@@ -119,6 +119,27 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    dataset: Annotated[Path, typer.Argument(help="Folder of a finished run over images with known truth.")],
+    truth: Annotated[Path, typer.Option("--truth", help="As for eval.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Where the calibration goes.")],
+    settings: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Over the dataset's configuration.")
+    ] = [],  # noqa: B006  typer copies it
+) -> None:
+    """Fit scores to how often regions are right; for the model and settings that the dataset was made with."""
+    from pipeline.calibrate import calibrate as fit
+    from pipeline.calibrate import print_calibration
+    from stages.errors import ConfigError
+
+    try:
+        figures = fit(dataset, truth, out, console, settings)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    print_calibration(figures, out, console)
+
+
+@app.command()
 def phrases(
     file: Annotated[
         str, typer.Argument(metavar="FILE|-", help="Text file with one caption a line; - is standard input.")

@@ -51,9 +51,7 @@ def evaluate(
     """
     truth = read_truth(truth_path)
     manifest, config = read_run(dataset, settings)
-    rows = dict(_rows(dataset))
-    matched = images_of_rows([row["file_name"] for row in rows.values()], truth)
-    rows = {number: row for number, row in rows.items() if row["file_name"] in matched}
+    rows, matched = matched_rows(dataset, truth)
     outcomes = Outcomes()
     if maps:
         graph = build_graph(config)
@@ -78,6 +76,13 @@ def evaluate(
         **report(outcomes),
         "config": config.model_dump(mode="json", include={"model", "explain", "regions"}),
     }
+
+
+def matched_rows(dataset: Path, truth: Truth) -> tuple[dict[int, dict[str, Any]], dict[str, TruthImage]]:
+    """Rows by id and the truth's images by the rows' file names, for all rows whose image the truth has."""
+    rows = dict(_rows(dataset))
+    matched = images_of_rows([row["file_name"] for row in rows.values()], truth)
+    return {number: row for number, row in rows.items() if row["file_name"] in matched}, matched
 
 
 def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:

@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline.config import ExplainConfig, load_config
 from stages.clip.open_clip import describe, load
 from stages.errors import ConfigError, InputError
+from stages.explain.contrast import contrasted
 from stages.explain.explainers import EXPLAINERS
 from stages.images import DecodeLimits, ImageFaultError, decode_resized
 from stages.pictures import heat_map_overlay, row
@@ -100,7 +101,8 @@ def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: Expl
         raise InputError(f"{image}: {fault.error}") from fault
     model = load(config.model)
     explainer = EXPLAINERS[config.explain.kind](config.explain, model)
-    return explainer.explain(pixels.rgb[None], [phrases])[0]
+    maps = explainer.explain(pixels.rgb[None], [phrases])[0]
+    return contrasted(maps, config.explain.settings.contrast)
 
 
 def _stack(maps: Sequence[HeatMap]) -> NDArray[np.float32]:

@@ -5,17 +5,23 @@ read -> phrases -> prepare -> explain -> regions -> write
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig
+from pipeline.differences import differences
 from stages.base import Stage
+from stages.errors import ConfigError
 from stages.explain.stage import Config as ExplainStageConfig
 from stages.explain.stage import ExplainStage
 from stages.phrases.stage import PhrasesStage
 from stages.prepare.stage import Config as PrepareConfig
 from stages.prepare.stage import PrepareStage
 from stages.read import Reader, make_reader
+from stages.regions.calibration import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
 
 
@@ -26,6 +32,8 @@ class Graph:
     before    stages on CPUs before the model
     model     the stage that holds the model
     after     stages on CPUs after it; their records become rows
+    fingerprint  of the model
+    calibration  SHA-256 of what the scores are calibrated with; None if they are not
     """
 
     reader: Reader
@@ -33,6 +41,7 @@ class Graph:
     model: ExplainStage
     after: tuple[Stage, ...]
     fingerprint: str
+    calibration: str | None
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -52,11 +61,48 @@ def build_graph(config: RunConfig) -> Graph:
     refuse_unsupported(description)
     canvas: dict[str, Any] = config.explain.canvas(description.input)
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
+    explain = ExplainStageConfig(
+        model=config.model, explainer=config.explain, keep_pixels=config.regions.refine != "none"
+    )
+    identity = fingerprint(description)
+    calibration = _calibration(config, identity, description.calibration)
     return Graph(
         reader=make_reader(config.input),
         before=(PhrasesStage(config.phrases), PrepareStage(prepare)),
-        model=ExplainStage(ExplainStageConfig(model=config.model, explainer=config.explain)),
+        model=ExplainStage(explain),
         # Kept, because a row says why a map is empty.
-        after=(RegionsStage(config.regions, keep_heat_maps=True),),
-        fingerprint=fingerprint(description),
+        after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
+        fingerprint=identity,
+        calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
     )
+
+
+def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
+    """What a calibration is made with, and holds for; plain values."""
+    explain = config.explain
+    basis = {
+        "model": model_fingerprint,
+        "explain": {"kind": explain.kind, **asdict(explain.settings), "templates": explain.templates},
+        "regions": config.regions.model_dump(mode="json", exclude={"score", "calibration"}),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(basis))
+    return plain
+
+
+def _calibration(config: RunConfig, model_fingerprint: str, shipped: Path | None) -> Calibration | None:
+    """The calibration that `regions.calibration` asks for.
+
+    Raises ConfigError for a file that was made with other settings.
+    """
+    wanted = config.regions.calibration
+    if wanted == "none" or (wanted == "auto" and shipped is None):
+        return None
+    path = shipped if wanted == "auto" and shipped is not None else Path(wanted)
+    calibration = read_calibration(path)
+    differing = list(differences(calibration.made_with, calibration_basis(config, model_fingerprint)))
+    if differing and wanted == "auto":
+        return None
+    if differing:
+        listed = "\n".join(f"  {line}" for line in differing)
+        raise ConfigError(f"regions.calibration: {path} was made with other settings:\n{listed}")
+    return calibration

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline import __version__
 from pipeline.config import RunConfig
+from pipeline.differences import differences
 from pipeline.summary import Report
 from stages.errors import ConfigError, ResumeError
 from stages.schema import SCHEMA_VERSION, dataset_schema
@@ -63,14 +64,17 @@ class DatasetFolder:
                 ) from error
             yield
 
-    def begin(self, config: RunConfig, fingerprint: str, *, fresh: bool) -> State:
+    def begin(self, config: RunConfig, fingerprint: str, *, calibration: str | None = None, fresh: bool) -> State:
         """Decide whether this run may write here, and note what it is. Call while locked.
+
+        fingerprint, calibration   of the model and of what its scores are calibrated with, see `Graph`
 
         Raises ResumeError if the folder holds another run, or data that no run of phrasebox explains.
         """
         wanted = {
             "schema_version": SCHEMA_VERSION,
             "model_fingerprint": fingerprint,
+            "calibration": calibration,
             "config": config.rows_depend_on(),
         }
         if fresh:
@@ -86,9 +90,9 @@ class DatasetFolder:
             self.data.mkdir(parents=True, exist_ok=True)
             write_text(self._run, json.dumps(wanted, indent=2))
             return "new"
-        differences = list(_differences(found, wanted))
-        if differences:
-            listed = "\n".join(f"  {line}" for line in differences)
+        differing = list(differences(found, wanted))
+        if differing:
+            listed = "\n".join(f"  {line}" for line in differing)
             raise ResumeError(
                 f"{self.path} holds a run with other settings:\n{listed}\n"
                 "Give another output.path, or --fresh to delete that run and start over."
@@ -162,14 +166,16 @@ class DatasetFolder:
             raise RuntimeError(counts)
         write_categories(total, self.path / "categories.parquet")
         schema = dataset_schema(embed_images=config.output.embed_images)
-        card = dataset_card(total, schema, model=model, explainer=config.explain.kind)
-        write_text(self.path / "README.md", card)
         run = json.loads(self._run.read_text(encoding="utf-8"))
+        calibrated = run["calibration"] is not None
+        card = dataset_card(total, schema, model=model, explainer=config.explain.kind, calibrated=calibrated)
+        write_text(self.path / "README.md", card)
         manifest = {
             "format": "phrasebox",
             "schema_version": SCHEMA_VERSION,
             "phrasebox_version": __version__,
             "model_fingerprint": run["model_fingerprint"],
+            "calibration": run["calibration"],
             "config": config.model_dump(mode="json"),
             "counts": {
                 "read": report.samples_read,
@@ -187,12 +193,3 @@ class DatasetFolder:
         shutil.rmtree(self.checkpoint, ignore_errors=True)
         self._run.unlink()
         return total
-
-
-def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
-    """Lines "key: found -> wanted" for leaves that differ."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for name in dict.fromkeys([*found, *wanted]):
-            yield from _differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
-    elif found != wanted:
-        yield f"{key.removeprefix('config.')}: {found!r} there, {wanted!r} now"

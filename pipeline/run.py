@@ -21,7 +21,7 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
     folder = DatasetFolder(config.output.path)
     graph = build_graph(config)
     with folder.locked():
-        state = folder.begin(config, graph.fingerprint, fresh=fresh)
+        state = folder.begin(config, graph.fingerprint, calibration=graph.calibration, fresh=fresh)
         if state == "complete":
             console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
             return folder.path
@@ -32,4 +32,10 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
             engine(config.engine.kind)(graph, folder, config, report, display.update)
         total = folder.finish(config, report, model=config.model.name or str(config.model.config))
     print_summary(console, total, report, str(config.output.path))
+    if graph.calibration is None:
+        console.print(
+            f"score: {config.regions.score}, which ranks and is no probability (no calibration for this model with "
+            "these settings; phrasebox calibrate fits one)",
+            soft_wrap=True,
+        )
     return folder.path

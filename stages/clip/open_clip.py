@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Description:
     architecture  open_clip's model configuration
     folder        where relative tokenizer paths start; None for open_clip's own models
     weights       the checkpoint file; None if open_clip downloads it
+    calibration   of scores, where the model brings one
     """
 
     name: str
@@ -44,6 +45,7 @@ class Description:
     folder: Path | None
     weights: Path | None
     pretrained: str | None
+    calibration: Path | None = None
 
 
 def describe(config: ModelConfig) -> Description:
@@ -56,7 +58,8 @@ def describe(config: ModelConfig) -> Description:
     name = config.name or "demo"
     if name == "demo":
         files = resolve("demo")
-        return _describe_file(files.config, files.weights, name="demo")
+        description = _describe_file(files.config, files.weights, name="demo")
+        return replace(description, calibration=files.calibration)
     architecture = open_clip.get_model_config(name)
     if architecture is None:
         raise ConfigError(f"model.name: open_clip has no model {name!r}{_nearest(name)}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from stages.base import Stage
 from stages.clip.config import ModelConfig
 from stages.explain.config import ExplainerConfig, GradEclipConfig
+from stages.explain.contrast import contrasted
 from stages.records import HeatMap, Record
 
 
@@ -22,6 +23,9 @@ class Config(BaseModel):
 
     model: ModelConfig = ModelConfig()
     explainer: ExplainerConfig = GradEclipConfig()
+
+    keep_pixels: bool = False
+    """Leave the pixels in the record, for a later stage that looks at colours."""
 
 
 BATCH_SIZES: Final = {"cpu": 8, "cuda": 64}
@@ -47,8 +51,9 @@ class ExplainStage(Stage):
         self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`. Pixels are dropped: no later stage needs them, and they are the bulk of a record."""
-        out = [record if record.pixels is None else replace(record, pixels=None) for record in batch]
+        """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
+        keep = self.config.keep_pixels
+        out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
         for members in self._same_size(batch):
             for start in range(0, len(members), self._batch_size):
                 part = members[start : start + self._batch_size]
@@ -74,4 +79,5 @@ class ExplainStage(Stage):
         phrases = [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
         missing = self._batch_size - len(records)
         pixels = np.stack(rgb + [np.zeros_like(rgb[0])] * missing)
-        return self._explainer.explain(pixels, phrases + [[]] * missing)[: len(records)]
+        maps = self._explainer.explain(pixels, phrases + [[]] * missing)[: len(records)]
+        return [contrasted(each, self.config.explainer.settings.contrast) for each in maps]

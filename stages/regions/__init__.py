@@ -3,6 +3,7 @@
 heat.py        raw map -> levels on the grid -> a fine map of the same piecewise bilinear surface
 threshold.py   where the map is cut
 components.py  cleaning, connected components, what is measured of each
+refine.py      the outline by the colours of the image: GrabCut
 score.py       SCORES: measurements -> 0 .. 1
 paint.py       a component -> run-length code at the size of the image
 stage.py       the stage and its config

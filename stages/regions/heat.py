@@ -73,11 +73,13 @@ def samples_per_cell(grid_hw: tuple[int, int]) -> int:
     return samples - 1 + samples % 2
 
 
-def refine_grid(levels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The fine map, in levels: float32 (grid_h * n, grid_w * n), n = `samples_per_cell`."""
+def refine_grid(levels: NDArray[np.uint8], fine_hw: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """The fine map, in levels: float32 (grid_h * n, grid_w * n), n = `samples_per_cell`, or of `fine_hw` samples.
+
+    With another, at least the grid's, number of samples it is no longer exactly the surface between them.
+    """
     h, w = levels.shape
     samples = samples_per_cell((h, w))
-    fine: NDArray[np.float32] = cv2.resize(
-        levels.astype(np.float32), (w * samples, h * samples), interpolation=cv2.INTER_LINEAR
-    )
+    fine_h, fine_w = (h * samples, w * samples) if fine_hw is None else fine_hw
+    fine: NDArray[np.float32] = cv2.resize(levels.astype(np.float32), (fine_w, fine_h), interpolation=cv2.INTER_LINEAR)
     return fine

@@ -68,6 +68,20 @@ def component_field(fine: NDArray[np.float32], threshold: float, part: Component
     return SignedField(values=values, top=top, left=left, full_hw=(fine.shape[0], fine.shape[1]))
 
 
+def flat_field(part: Component, fine_hw: tuple[int, int]) -> SignedField:
+    """Field of +1 inside the component and -1 outside: its outline runs halfway between the samples.
+
+    fine_hw: samples of the whole map.
+    """
+    h, w = part.inside.shape
+    top, left = max(0, part.top - 1), max(0, part.left - 1)
+    bottom, right = min(fine_hw[0], part.top + h + 1), min(fine_hw[1], part.left + w + 1)
+    values = np.full((bottom - top, right - left), -1, dtype=np.float32)
+    row, column = part.top - top, part.left - left
+    values[row : row + h, column : column + w][part.inside] = 1
+    return SignedField(values=values, top=top, left=left, full_hw=fine_hw)
+
+
 def paint(field: SignedField, size_hw: tuple[int, int]) -> Painted | None:
     """The mask of a field over an image of `size_hw` pixels; None if it has no pixel."""
     height_px, width_px = size_hw

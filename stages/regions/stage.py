@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import cv2
@@ -15,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from stages.base import Stage
 from stages.records import HeatMap, Phrase, Record, Region
+from stages.regions.calibration import Calibration
 from stages.regions.components import Component, clean, components, ranked
-from stages.regions.heat import quantise, refine_grid, samples_per_cell, smooth
-from stages.regions.paint import Painted, component_field, paint
-from stages.regions.score import SCORES, rounded_score
+from stages.regions.heat import LEVELS, quantise, refine_grid, smooth
+from stages.regions.paint import Painted, component_field, flat_field, paint
+from stages.regions.refine import SURE_SHARE, canvas, grabcut
+from stages.regions.score import SCORES, Evidence, rounded_score
 from stages.regions.threshold import Rule, cut
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -69,6 +72,12 @@ class RegionsConfig(BaseModel):
     """Whether what is enclosed by a region becomes part of it. Boxes do not change. On, because heat
     often follows the outline of large things and few things have holes."""
 
+    refine: Literal["none", "grabcut"] = "grabcut"
+    """What draws the outline of the parts. `none`: the contour of the heat map. `grabcut`: the colours of the
+    image as the model sees it (`refine.py`), and the contour where colours say nothing. On drawn scenes box
+    IoU rose from .654 to .786 and mask IoU from .559 to .763 (configs/README.md); not measured on
+    photographs. It costs some 10 ms a map on one core, the rest of this stage half a millisecond."""
+
     min_area_share: Share = 0.001
     """Smallest part of the image that a region may cover. 0.001 is a fifth of a cell of a 14 x 14
     map; a single hot cell gives about three fifths of a cell."""
@@ -91,7 +100,12 @@ class RegionsConfig(BaseModel):
     """Most regions of a phrase that names several ("two dogs"). Captions rarely count beyond six."""
 
     score: str = "product"
-    """Name in `SCORES`: the score stored with the region. Ranks, is not a probability."""
+    """Name in `SCORES`: the score stored with the region, where there is no calibration. Ranks, is not a
+    probability."""
+
+    calibration: Path | Literal["auto", "none"] = "auto"
+    """What makes the score the share of such regions that are right. A file of `phrasebox calibrate`; `auto`: the
+    one that comes with the model, if it was made with these settings of explain and regions, else none."""
 
     @field_validator("rank", "score")
     @classmethod
@@ -114,8 +128,10 @@ class CutMap:
     parts: list[Component]
 
 
-def cut_map(heat_map: HeatMap, config: RegionsConfig) -> CutMap | None:
+def cut_map(heat_map: HeatMap, config: RegionsConfig, fine_hw: tuple[int, int] | None = None) -> CutMap | None:
     """Threshold, clean, split and rank one heat map.
+
+    fine_hw: size of the fine map, at least the grid's; None for `heat.samples_per_cell` per cell.
 
     None if there is nothing to cut: a map with a fault, a constant one, one that is not finite.
     """
@@ -124,61 +140,114 @@ def cut_map(heat_map: HeatMap, config: RegionsConfig) -> CutMap | None:
         levels = smooth(levels, config.smooth_patches)
     if levels is None:
         return None
-    fine = refine_grid(levels)
+    fine = refine_grid(levels, fine_hw)
     looked_at = levels if config.threshold_on == "grid" else np.rint(fine).astype(np.uint8)
     threshold = cut(looked_at, config.rule, share=config.threshold, quantile=config.quantile)
-    samples = samples_per_cell(levels.shape)
-    inside = clean(
-        fine > threshold,
+    parts = _parts(fine, fine > threshold, threshold, heat_map, config)
+    return CutMap(fine=fine, threshold=threshold, parts=parts)
+
+
+def map_regions(
+    heat_map: HeatMap,
+    size_hw: tuple[int, int],
+    limit: int,
+    config: RegionsConfig,
+    rgb: NDArray[np.uint8] | None = None,
+) -> list[tuple[Painted, Evidence]]:
+    """At most `limit` regions of one heat map over an image of `size_hw` pixels: mask and what is known of it.
+
+    rgb: uint8 (H, W, 3), the whole image as the model saw it; unused where `config.refine` is "none".
+
+    Best first, by `config.rank`, without those that fall behind the best (`keep_share`) or are too
+    small. Regions of one map do not overlap. Raises ValueError if `rgb` is needed and missing.
+    """
+    refined = None if config.refine == "none" else _refined(heat_map, limit, config, rgb)
+    found = refined or cut_map(heat_map, config)
+    if found is None:
+        return []
+    regions: list[tuple[Painted, Evidence]] = []
+    for part in _kept(found.parts, config):
+        if len(regions) == limit:
+            break
+        if refined is None:
+            field = component_field(found.fine, found.threshold, part)
+        else:
+            field = flat_field(part, (found.fine.shape[0], found.fine.shape[1]))
+        painted = paint(field, size_hw)
+        if painted is not None and painted.area_px >= config.min_area_px:
+            regions.append((painted, part.evidence))
+    return regions
+
+
+def _refined(heat_map: HeatMap, limit: int, config: RegionsConfig, rgb: NDArray[np.uint8] | None) -> CutMap | None:
+    """The cut map on the canvas with the outlines of its best `limit` parts drawn by colour.
+
+    None if nothing is cut, and where the colours say nothing: see `refine.grabcut`.
+    """
+    if rgb is None:
+        raise ValueError(f"expected the image's pixels for refine={config.refine!r}, got none")
+    grid_h, grid_w = heat_map.values.shape
+    shown = canvas(rgb)
+    height, width = shown.shape[:2]
+    if height < grid_h or width < grid_w:
+        return None
+    found = cut_map(heat_map, config, (height, width))
+    if found is None or not found.parts:
+        return None
+    inside = np.zeros(found.fine.shape, dtype=np.bool_)
+    for part in _kept(found.parts, config)[:limit]:
+        h, w = part.inside.shape
+        inside[part.top : part.top + h, part.left : part.left + w] |= part.inside
+    sure = found.fine > found.threshold + SURE_SHARE * (LEVELS - found.threshold)
+    outlined = grabcut(shown, inside, sure, patch_px=height / grid_h)
+    if outlined is None:
+        return None
+    parts = _parts(found.fine, outlined, found.threshold, heat_map, config)
+    return replace(found, parts=parts) if parts else None
+
+
+def _parts(
+    fine: NDArray[np.float32], inside: NDArray[np.bool_], threshold: float, heat_map: HeatMap, config: RegionsConfig
+) -> list[Component]:
+    """The parts of `inside`, a mask on the fine map, cleaned, best first."""
+    samples = fine.shape[0] / heat_map.values.shape[0]
+    cleaned = clean(
+        inside,
         open_radius=round(config.open_patches * samples),
         close_radius=round(config.close_patches * samples),
         fill_holes=config.fill_holes,
     )
-    parts = components(
-        fine,
-        inside,
-        threshold=threshold,
-        similarity=heat_map.similarity,
-        min_area_share=config.min_area_share,
+    found = components(
+        fine, cleaned, threshold=threshold, similarity=heat_map.similarity, min_area_share=config.min_area_share
     )
-    return CutMap(fine=fine, threshold=threshold, parts=ranked(parts, partial(rounded_score, config.rank)))
+    return ranked(found, partial(rounded_score, config.rank))
 
 
-def map_regions(
-    heat_map: HeatMap, size_hw: tuple[int, int], limit: int, config: RegionsConfig
-) -> list[tuple[Painted, float]]:
-    """At most `limit` regions of one heat map over an image of `size_hw` pixels: mask and score.
-
-    Best first, by `config.rank`, without those that fall behind the best (`keep_share`) or are too
-    small. Regions of one map do not overlap.
-    """
-    found = cut_map(heat_map, config)
-    if found is None or not found.parts:
-        return []
-    best = rounded_score(config.rank, found.parts[0].evidence)
-    regions: list[tuple[Painted, float]] = []
-    for part in found.parts:
-        if len(regions) == limit or rounded_score(config.rank, part.evidence) < config.keep_share * best:
-            break
-        painted = paint(component_field(found.fine, found.threshold, part), size_hw)
-        if painted is not None and painted.area_px >= config.min_area_px:
-            regions.append((painted, rounded_score(config.score, part.evidence)))
-    return regions
+def _kept(parts: Sequence[Component], config: RegionsConfig) -> list[Component]:
+    """Ranked parts without those that fall behind the best."""
+    ranks = [rounded_score(config.rank, part.evidence) for part in parts]
+    return [part for part, rank in zip(parts, ranks, strict=True) if rank >= config.keep_share * ranks[0]]
 
 
 class RegionsStage(Stage):
     """Adds `regions` for every phrase and takes `pixels` and `heat_maps` away, which nobody needs any more.
 
+    `pixels` must still be there if the config refines outlines.
+
     Regions stand in the order of the phrases, those of one phrase best first. Phrases with the same
     text have the same regions, computed once. A phrase whose map is empty has none.
 
+    calibration: turns evidence into the score; without one it is `config.score`.
     keep_heat_maps: leave the heat maps in the record, for evaluation and overlays.
     """
 
     name: ClassVar[str] = "regions"
 
-    def __init__(self, config: RegionsConfig, *, keep_heat_maps: bool = False) -> None:
+    def __init__(
+        self, config: RegionsConfig, calibration: Calibration | None = None, *, keep_heat_maps: bool = False
+    ) -> None:
         self.config = config
+        self.calibration = calibration
         self.keep_heat_maps = keep_heat_maps
 
     def setup(self) -> None:
@@ -193,37 +262,49 @@ class RegionsStage(Stage):
         """The records with their regions. Raises ValueError where an earlier stage broke its contract."""
         return [record if record.error is not None else self._with_regions(record) for record in batch]
 
-    def _with_regions(self, record: Record) -> Record:
+    def regions_of(self, record: Record) -> list[list[tuple[Painted, Evidence]]]:
+        """Of each phrase of a record with heat maps, its regions, best first.
+
+        Raises ValueError where an earlier stage broke its contract.
+        """
         if record.phrases and min(record.height_px, record.width_px) < 1:
             raise ValueError(
                 f"expected an image size for {record.sample.sample_id!r}, got {record.width_px} x {record.height_px}"
             )
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         size_hw = (record.height_px, record.width_px)
-        computed: dict[tuple[str, int], list[tuple[Painted, float]]] = {}
-        regions: list[Region] = []
-        for index, phrase in enumerate(record.phrases):
+        rgb = None if record.pixels is None else record.pixels.rgb
+        computed: dict[tuple[str, int], list[tuple[Painted, Evidence]]] = {}
+        for phrase in record.phrases:
             if phrase.text not in maps:
                 raise ValueError(
                     f"expected a heat map for each phrase of {record.sample.sample_id!r}, got none for {phrase.text!r}"
                 )
-            heat_map = maps[phrase.text]
             key = (phrase.text, self._limit(phrase))
             if key not in computed:
-                computed[key] = map_regions(heat_map, size_hw, key[1], self.config)
-            regions.extend(
-                Region(
-                    phrase_index=index,
-                    box_xywh_px=painted.box_xywh_px,
-                    mask=painted.mask,
-                    area_px=painted.area_px,
-                    score=score,
-                    similarity=heat_map.similarity,
-                )
-                for painted, score in computed[key]
+                computed[key] = map_regions(maps[phrase.text], size_hw, key[1], self.config, rgb)
+        return [computed[phrase.text, self._limit(phrase)] for phrase in record.phrases]
+
+    def _with_regions(self, record: Record) -> Record:
+        regions = tuple(
+            Region(
+                phrase_index=index,
+                box_xywh_px=painted.box_xywh_px,
+                mask=painted.mask,
+                area_px=painted.area_px,
+                score=self._score(evidence),
+                similarity=evidence.similarity,
             )
+            for index, found in enumerate(self.regions_of(record))
+            for painted, evidence in found
+        )
         heat_maps = record.heat_maps if self.keep_heat_maps else ()
-        return replace(record, regions=tuple(regions), pixels=None, heat_maps=heat_maps)
+        return replace(record, regions=regions, pixels=None, heat_maps=heat_maps)
+
+    def _score(self, evidence: Evidence) -> float:
+        if self.calibration is None:
+            return rounded_score(self.config.score, evidence)
+        return self.calibration.probability(evidence)
 
     def _limit(self, phrase: Phrase) -> int:
         return self.config.max_regions_plural if phrase.plural else self.config.max_regions_singular

@@ -24,10 +24,13 @@ class WeightsFiles:
     Attributes:
         config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder.
         weights: safetensors state dict.
+        calibration: of region scores, see `stages/regions/calibration.py`; None if there is none. It has no
+            checksum of its own: it names the model and the settings that it is for.
     """
 
     config: Path
     weights: Path
+    calibration: Path | None
 
 
 def resolve(name: str) -> WeightsFiles:
@@ -63,7 +66,12 @@ def _resolve(name: str, root: Path) -> WeightsFiles:
                 f"{path} is not the file of the weights {name!r}: expected SHA-256 {expected}, "
                 f"got {found}: {_REINSTALL}"
             )
-    return WeightsFiles(config=folder / "model.json", weights=folder / "model.safetensors")
+    calibration = folder / "calibration.json"
+    return WeightsFiles(
+        config=folder / "model.json",
+        weights=folder / "model.safetensors",
+        calibration=calibration if calibration.is_file() else None,
+    )
 
 
 def sha256_of(path: Path) -> str:

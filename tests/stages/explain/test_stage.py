@@ -12,6 +12,7 @@ import pytest
 from stages.clip.config import ModelConfig
 from stages.errors import ConfigError, ResourceError, RowError, WeightsError
 from stages.explain.config import GradEclipConfig
+from stages.explain.contrast import contrasted
 from stages.explain.stage import BATCH_SIZES, Config, ExplainStage
 from stages.records import Phrase, Pixels, Record, Sample
 from tests.stages.clip.saved import save_model
@@ -28,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def stage(model: ModelConfig) -> Iterator[ExplainStage]:
-    stage = ExplainStage(Config(model=model))
+    stage = ExplainStage(Config(model=model, keep_pixels=True))
     stage.setup()
     yield stage
     stage.teardown()
@@ -103,6 +104,32 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
         assert {heat_map.values.shape for heat_map in after.heat_maps} == {(height // 8, width // 8)}
         assert replace(after, heat_maps=()) is not before
         assert (after.phrases, after.pixels, after.sample) == (before.phrases, before.pixels, before.sample)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_pixels_stay_only_if_asked_for(model: ModelConfig, keep: bool) -> None:
+    stage = ExplainStage(Config(model=model, keep_pixels=keep))
+    stage.setup()
+    before = [make_record(0, ["dog"]), make_record(1, [])]
+    after = stage.process(before)
+    stage.teardown()
+    assert [each.pixels for each in after] == [each.pixels if keep else None for each in before]
+    assert [len(each.heat_maps) for each in after] == [1, 0]
+
+
+def test_maps_are_taken_against_the_others_of_their_image(model: ModelConfig) -> None:
+    maps = []
+    for strength in (0.0, 0.5):
+        stage = ExplainStage(Config(model=model, explainer=GradEclipConfig(contrast=strength)))
+        stage.setup()
+        maps.append([each.heat_maps for each in stage.process([make_record(0, ["dog", "red car"]), make_record(1)])])
+        stage.teardown()
+    (two, one), (two_contrasted, one_contrasted) = maps
+    assert [each.values.tobytes() for each in contrasted(two, 0.5)] == [
+        each.values.tobytes() for each in two_contrasted
+    ]
+    assert two_contrasted[0].values.sum() < two[0].values.sum()
+    assert one_contrasted[0].values.tobytes() == one[0].values.tobytes()
 
 
 def test_untouched_records_stay_the_same_objects(stage: ExplainStage) -> None:

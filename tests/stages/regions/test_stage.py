@@ -14,7 +14,7 @@ from stages.records import HeatMap, Phrase, Pixels, Record, Region, Sample
 from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions
 
 # Boxes by hand need the plain interpolated map: no blur.
-FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0)
+FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0, refine="none")
 EVERYTHING = FIXED.model_copy(update={"keep_share": 0.0, "max_regions_plural": 100, "fill_holes": False})
 
 
@@ -107,14 +107,14 @@ def test_box_on_a_stretched_grid():
     ],
 )
 def test_rules(settings_, box):
-    config = RegionsConfig(min_area_px=1, smooth_patches=0.0, **settings_)
+    config = RegionsConfig(min_area_px=1, smooth_patches=0.0, refine="none", **settings_)
     (region,) = regions_of(record(heat_map(spots((1, 4), r0c1=1.0)), height_px=1), config)
     assert region.box_xywh_px == box
 
 
 def test_threshold_on_the_fine_map():
     values = heat_map(spots((1, 5), r0c0=1.0))
-    config = RegionsConfig(rule="quantile", quantile=0.85, smooth_patches=0.0)
+    config = RegionsConfig(rule="quantile", quantile=0.85, smooth_patches=0.0, refine="none")
     assert cut_map(values, config).threshold == 0.5  # four cells of five are 0
     # 15 % of the samples are .75 of a cell: half a cell of full heat and a quarter down the ramp
     fine = cut_map(values, config.model_copy(update={"threshold_on": "fine"}))
@@ -307,7 +307,7 @@ def test_the_same_batch_gives_the_same_bytes():
 
 
 def test_last_bits_of_the_map_do_not_matter():
-    config, stirred = RegionsConfig(), 0
+    config, stirred = RegionsConfig(refine="none"), 0
     for seed in range(100):
         one = random_map(seed)
         noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, one.values.shape)
@@ -318,10 +318,10 @@ def test_last_bits_of_the_map_do_not_matter():
 
 
 def test_scale_of_the_map_does_not_matter():
-    one = random_map(1)
+    one, config = random_map(1), RegionsConfig(refine="none")
     for factor in (1e-6, 1.0, 1e6):
         scaled = replace(one, values=(one.values * np.float32(factor)).astype(np.float32))
-        assert map_regions(scaled, (480, 640), 3, RegionsConfig()) == map_regions(one, (480, 640), 3, RegionsConfig())
+        assert map_regions(scaled, (480, 640), 3, config) == map_regions(one, (480, 640), 3, config)
 
 
 def test_settings_are_frozen_and_checked():

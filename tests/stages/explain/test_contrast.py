@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from stages.explain.contrast import contrasted
+from stages.records import HeatMap
+
+
+def heat_map(*values: float, fault: str = "") -> HeatMap:
+    return HeatMap(text="dog", values=np.array([values], np.float32), similarity=0.2, fault=fault)
+
+
+def test_what_others_show_at_the_same_place_is_taken_away() -> None:
+    # shares of the largest: 1 .5 .2 and .5 0 1
+    first, second = contrasted([heat_map(4, 2, 0.8), heat_map(0.5, 0, 1)], 0.5)
+    assert first.values == pytest.approx(np.array([[3.0, 2.0, 0.0]]))  # 4 (1 - .25), 4 * .5, 4 (.2 - .5) < 0
+    assert second.values == pytest.approx(np.array([[0.0, 0.0, 0.9]]))
+    assert first.values.dtype == np.float32
+    assert (first.text, first.similarity) == ("dog", 0.2)
+
+
+def test_the_hottest_of_several_others_counts() -> None:
+    first = contrasted([heat_map(1, 1, 1), heat_map(1, 0.5, 0), heat_map(0, 1, 0)], 0.25)[0]
+    assert first.values == pytest.approx(np.array([[0.75, 0.75, 1.0]]))
+
+
+def test_maps_of_one_form_keep_it() -> None:
+    one = heat_map(3, 1, 2)
+    for each in contrasted([one, heat_map(6, 2, 4)], 0.25):
+        assert each.values / each.values.max() == pytest.approx(one.values / 3)
+
+
+def test_nothing_to_compare_with() -> None:
+    one, broken = heat_map(3, 1), heat_map(0, 0, fault="empty")
+    assert contrasted([one], 0.5) == [one]
+    assert contrasted([one, broken], 0.5) == [one, broken]
+    assert contrasted([one, heat_map(1, 3)], 0.0)[0] is one
+    assert contrasted([], 0.5) == []
+
+
+def test_order_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    maps = [heat_map(*rng.random(12)) for _ in range(5)]
+    there = contrasted(maps, 0.25)
+    back = contrasted(maps[::-1], 0.25)[::-1]
+    assert [each.values.tobytes() for each in there] == [each.values.tobytes() for each in back]

@@ -1,0 +1,155 @@
+"""The outline by colour: one red square on grey ground, and a heat map that only roughly knows where it is."""
+
+import random
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from stages.masks import decode_mask
+from stages.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.regions.paint import Painted
+from stages.regions.refine import CANVAS_SIDE, canvas, grabcut
+from stages.regions.stage import RegionsConfig, RegionsStage, map_regions
+
+GRABCUT = RegionsConfig(refine="grabcut")
+CONTOUR = RegionsConfig(refine="none")
+SIDE, PATCH = 200, 10
+SQUARE = (slice(63, 117), slice(84, 138))  # rows, columns; on no cell's border
+
+
+def picture(*squares: tuple[slice, slice], noise: float = 6.0, seed: int = 0) -> np.ndarray:
+    """uint8 (200, 200, 3): noisy grey with noisy red squares."""
+    rgb = np.full((SIDE, SIDE, 3), (120.0, 125.0, 130.0))
+    for square in squares:
+        rgb[square] = (200, 40, 50)
+    return np.clip(rgb + np.random.default_rng(seed).normal(0, noise, rgb.shape), 0, 255).astype(np.uint8)
+
+
+def blurry(*squares: tuple[slice, slice], shift: int = 0, blur: float = 1.2, text: str = "red square") -> HeatMap:
+    """The squares on the grid, `shift` pixels too far down and right, blurred by so many patches."""
+    full = np.zeros((SIDE, SIDE), np.float32)
+    for square in squares:
+        full[square] = 1
+    moved = np.roll(full, (shift, shift), (0, 1))
+    grid = cv2.resize(moved, (SIDE // PATCH, SIDE // PATCH), interpolation=cv2.INTER_AREA)
+    return HeatMap(text=text, values=cv2.GaussianBlur(grid, (0, 0), blur), similarity=0.3)
+
+
+def union(regions: list[tuple[Painted, float]]) -> np.ndarray:
+    return np.any([decode_mask(painted.mask) for painted, _ in regions], axis=0)
+
+
+def overlap(regions: list[tuple[Painted, float]], *squares: tuple[slice, slice], scale: int = 1) -> float:
+    """IoU of all regions together with the squares, on an image `scale` times the canvas."""
+    truth = np.zeros((SIDE, SIDE), bool)
+    for square in squares:
+        truth[square] = True
+    truth = truth.repeat(scale, 0).repeat(scale, 1)
+    mask = union(regions)
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+@pytest.mark.parametrize("shift", [0, 8])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_the_square_is_recovered_from_a_blurry_map(shift: int, scale: int) -> None:
+    heat_map, size_hw = blurry(SQUARE, shift=shift), (SIDE * scale, SIDE * scale)
+    contour = map_regions(heat_map, size_hw, 1, CONTOUR)
+    (region,) = map_regions(heat_map, size_hw, 1, GRABCUT, picture(SQUARE))
+    assert overlap(contour, SQUARE, scale=scale) < 0.85
+    assert overlap([region], SQUARE, scale=scale) > 0.95
+    assert region[0].box_xywh_px == pytest.approx((84 * scale, 63 * scale, 54 * scale, 54 * scale), abs=2 * scale)
+
+
+def test_a_wide_image_is_refined_on_the_square_canvas() -> None:
+    (region,) = map_regions(blurry(SQUARE), (SIDE, 2 * SIDE), 1, GRABCUT, picture(SQUARE))
+    assert region[0].box_xywh_px == pytest.approx((168, 63, 108, 54), abs=3)
+
+
+def test_several_things_stay_several() -> None:
+    squares = ((slice(30, 70), slice(20, 64)), (slice(120, 171), slice(125, 170)))
+    rgb, heat_map = picture(*squares), blurry(*squares, blur=0.8)
+    regions = map_regions(heat_map, (SIDE, SIDE), 6, GRABCUT, rgb)
+    assert len(regions) == 2
+    assert overlap(regions, *squares) > 0.95
+    assert sum(painted.area_px for painted, _ in regions) == union(regions).sum()
+    (best,) = map_regions(heat_map, (SIDE, SIDE), 1, GRABCUT, rgb)
+    assert overlap([best], squares[1]) > 0.95  # the larger one; the other one does not come back by its colour
+
+
+@pytest.mark.parametrize(
+    "rgb",
+    [
+        pytest.param(np.full((SIDE, SIDE, 3), 128, np.uint8), id="one colour"),
+        pytest.param(picture(noise=20), id="noise"),
+        pytest.param(np.zeros((8, 8, 3), np.uint8), id="fewer pixels than cells"),
+    ],
+)
+def test_the_contour_stays_where_colours_say_nothing(rgb: np.ndarray) -> None:
+    heat_map = blurry(SQUARE)
+    contour = map_regions(heat_map, (SIDE, SIDE), 1, CONTOUR)
+    assert len(contour) == 1
+    assert map_regions(heat_map, (SIDE, SIDE), 1, GRABCUT, rgb) == contour
+
+
+def test_degenerate_cuts_have_no_outline() -> None:
+    rgb = picture(SQUARE)
+    everything = np.ones((SIDE, SIDE), bool)
+    assert grabcut(rgb, everything, everything, PATCH) is None
+    speck = np.zeros((SIDE, SIDE), bool)
+    speck[90, 100] = True
+    assert grabcut(rgb, speck, speck, PATCH) is None  # one pixel has no mixture of colours
+    ends = np.zeros((SIDE, SIDE), bool)
+    ends[3, 3:6] = ends[196, 194:197] = True
+    assert grabcut(rgb, ends, ends, PATCH) is None  # six pixels, which are fewer where the frame is shrunk
+    small = (slice(80, 110), slice(80, 110))
+    corner = np.zeros((SIDE, SIDE), bool)
+    corner[90:96, 90:96] = True
+    assert grabcut(picture(small), corner, corner, PATCH) is None  # 900 pixels of one colour around 36
+
+
+def test_nothing_is_cut_from_an_empty_map() -> None:
+    empty = HeatMap(text="nothing", values=np.zeros((20, 20), np.float32), similarity=0.0, fault="empty")
+    assert map_regions(empty, (SIDE, SIDE), 1, GRABCUT, picture(SQUARE)) == []
+
+
+def test_pixels_are_needed_only_to_refine() -> None:
+    with pytest.raises(ValueError, match="pixels for refine='grabcut'"):
+        map_regions(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT)
+    plain = map_regions(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR)
+    assert map_regions(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR, picture(SQUARE)) == plain
+
+
+def test_large_canvases_are_shrunk() -> None:
+    small = picture(SQUARE)
+    assert canvas(small) is small
+    large = cv2.resize(small, (1600, 1000), interpolation=cv2.INTER_NEAREST)
+    assert canvas(large).shape == (CANVAS_SIDE * 5 // 8, CANVAS_SIDE, 3)
+    (region,) = map_regions(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT, large)
+    assert overlap([region], SQUARE) > 0.9
+
+
+def test_neither_order_nor_random_state_matters() -> None:
+    squares = [(slice(20 + 9 * n, 70 + 9 * n), slice(30 + 5 * n, 80 + 7 * n)) for n in range(6)]
+    records = [
+        Record(
+            sample=Sample(sample_id=str(n), source="test"),
+            width_px=320,
+            height_px=240,
+            phrases=(Phrase(text="red square", caption_index=0, start=0, end=10, head="square"),),
+            pixels=Pixels(rgb=picture(square, noise=35, seed=n)),
+            heat_maps=(blurry(square),),
+        )
+        for n, square in enumerate(squares)
+    ]
+    stage = RegionsStage(GRABCUT)
+    together = stage.process(records)
+    random.Random(1).shuffle(records)
+    for record in records:
+        cv2.setRNGSeed(int(record.sample.sample_id) + 5)
+        (alone,) = stage.process([record])
+        assert alone == together[int(record.sample.sample_id)]
+        assert alone.pixels is None
+        assert len(alone.regions) == 1
+    assert together != RegionsStage(CONTOUR).process([replace(each) for each in records])
