@@ -28,7 +28,7 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         folder="demo",
         files={
             "model.json": "31fc2fc42fdaac7daf28bdb499af712be07e83bf2abece640282f460035f74e7",
-            "model.safetensors": "6f174945bf00c82197bf95df85cd87d1c928d8514b2ef18b05d4c16bb1fca724",
+            "model.safetensors": "38b3709c8800f37dc59c5c812e12ccb967e5425a5651e2891f65e3751e1962ca",
             "bpe_vocab.txt.gz": "6c0a512fbf75a25efb340a462241b9ebdd8d13bcda0d49ef3e94659a1cad8393",
         },
         licence="Apache-2.0",
