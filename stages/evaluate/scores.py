@@ -46,7 +46,10 @@ def risk_coverage_area(scores: Floats, right: NDArray[np.bool_], weights: Floats
 
 
 def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
-    """Expected calibration error: mean distance of score and hit rate over `BINS` bins, 0 .. 1."""
+    """Expected calibration error: mean distance of score and hit rate over `BINS` bins, 0 .. 1.
+
+    Chance counts as error: with few regions it is never 0, and resampled intervals of small errors lie high.
+    """
     total = weights.sum()
     if total <= 0:
         return float("nan")

@@ -39,7 +39,10 @@ def as_command(*arguments: str) -> str:
     [
         ["--help"],
         ["--version"],
-        *([verb, "--help"] for verb in ("run", "validate", "phrases", "explain", "scenes", "demo", "eval")),
+        *(
+            [verb, "--help"]
+            for verb in ("run", "validate", "phrases", "explain", "scenes", "demo", "eval", "calibrate")
+        ),
     ],
     ids=" ".join,
 )
