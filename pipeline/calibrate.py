@@ -48,7 +48,7 @@ def calibrate(
     evidence: list[Evidence] = []
     right: list[bool] = []
     images: list[int] = []
-    for record in heat_mapped(graph, config, rows, console):
+    for record in heat_mapped(graph, rows, console):
         row = rows[record.sample.id]
         image = matched[row["file_name"]]
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}

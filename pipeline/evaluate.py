@@ -60,8 +60,10 @@ def evaluate(
                 f"{dataset} was made with other weights ({manifest['model_fingerprint']}) than the configuration "
                 f"finds now ({graph.fingerprint}); --no-maps evaluates the regions alone"
             )
-        for record in heat_mapped(graph, config, rows.keys(), console):
-            _add(outcomes, rows.pop(record.sample.id), matched, truth, record.phrases, _smoothed(record, config))
+        for record in heat_mapped(graph, rows.keys(), console):
+            row = rows.pop(record.sample.id, None)
+            if row is not None:  # an id that the input has twice is asked once
+                _add(outcomes, row, matched, truth, record.phrases, _smoothed(record, config))
         if rows:
             raise InputError(f"{len(rows)} rows of {dataset} are not in its input any more; --no-maps needs no input")
     else:
@@ -98,7 +100,7 @@ def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], Ru
     return manifest, override(values, settings)
 
 
-def heat_mapped(graph: Graph, config: RunConfig, ids: Iterable[int], console: Console) -> Iterator[Record]:
+def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[Record]:
     """The input's records with these ids, with phrases and heat maps.
 
     Raises InputError if the input is not there any more.
