@@ -37,6 +37,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
                 "image_root": str(out / "scenes" / "images"),
             },
             "model": {"name": "demo"},
+            "regions": {"refine": "grabcut"},  # pays on drawn things: configs/README.md
             "engine": {"kind": engine},
             "output": {"path": str(out / "dataset")},
         }

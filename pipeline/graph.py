@@ -6,6 +6,7 @@ read -> phrases -> prepare -> explain -> regions -> write
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -65,7 +66,7 @@ def build_graph(config: RunConfig) -> Graph:
         model=config.model, explainer=config.explain, keep_pixels=config.regions.refine != "none"
     )
     identity = fingerprint(description)
-    calibration = _calibration(config, identity, description.calibration)
+    calibration = _calibration(config, identity, description.calibrations)
     return Graph(
         reader=make_reader(config.input),
         before=(PhrasesStage(config.phrases), PrepareStage(prepare)),
@@ -89,20 +90,21 @@ def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, An
     return plain
 
 
-def _calibration(config: RunConfig, model_fingerprint: str, shipped: Path | None) -> Calibration | None:
+def _calibration(config: RunConfig, model_fingerprint: str, shipped: Sequence[Path]) -> Calibration | None:
     """The calibration that `regions.calibration` asks for.
 
     Raises ConfigError for a file that was made with other settings.
     """
     wanted = config.regions.calibration
-    if wanted == "none" or (wanted == "auto" and shipped is None):
+    if wanted == "none":
         return None
-    path = shipped if wanted == "auto" and shipped is not None else Path(wanted)
-    calibration = read_calibration(path)
-    differing = list(differences(calibration.made_with, calibration_basis(config, model_fingerprint)))
-    if differing and wanted == "auto":
-        return None
+    basis = calibration_basis(config, model_fingerprint)
+    if wanted == "auto":
+        fitting = (one for one in map(read_calibration, shipped) if one.made_with == basis)
+        return next(fitting, None)
+    calibration = read_calibration(Path(wanted))
+    differing = list(differences(calibration.made_with, basis))
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
-        raise ConfigError(f"regions.calibration: {path} was made with other settings:\n{listed}")
+        raise ConfigError(f"regions.calibration: {wanted} was made with other settings:\n{listed}")
     return calibration

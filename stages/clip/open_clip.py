@@ -36,7 +36,7 @@ class Description:
     architecture  open_clip's model configuration
     folder        where relative tokenizer paths start; None for open_clip's own models
     weights       the checkpoint file; None if open_clip downloads it
-    calibration   of scores, where the model brings one
+    calibrations  of scores, where the model brings some
     """
 
     name: str
@@ -45,7 +45,7 @@ class Description:
     folder: Path | None
     weights: Path | None
     pretrained: str | None
-    calibration: Path | None = None
+    calibrations: tuple[Path, ...] = ()
 
 
 def describe(config: ModelConfig) -> Description:
@@ -59,7 +59,7 @@ def describe(config: ModelConfig) -> Description:
     if name == "demo":
         files = resolve("demo")
         description = _describe_file(files.config, files.weights, name="demo")
-        return replace(description, calibration=files.calibration)
+        return replace(description, calibrations=files.calibrations)
     architecture = open_clip.get_model_config(name)
     if architecture is None:
         raise ConfigError(f"model.name: open_clip has no model {name!r}{_nearest(name)}")

@@ -72,11 +72,12 @@ class RegionsConfig(BaseModel):
     """Whether what is enclosed by a region becomes part of it. Boxes do not change. On, because heat
     often follows the outline of large things and few things have holes."""
 
-    refine: Literal["none", "grabcut"] = "grabcut"
+    refine: Literal["none", "grabcut"] = "none"
     """What draws the outline of the parts. `none`: the contour of the heat map. `grabcut`: the colours of the
-    image as the model sees it (`refine.py`), and the contour where colours say nothing. On drawn scenes box
-    IoU rose from .654 to .786 and mask IoU from .559 to .763 (configs/README.md); not measured on
-    photographs. It costs some 10 ms a map on one core, the rest of this stage half a millisecond."""
+    image as the model sees it (`refine.py`), and the contour where colours say nothing. On drawn scenes box IoU
+    rose from .638 to .768 and mask IoU from .535 to .740 (configs/README.md). Off, because drawn things have
+    plain colours and nothing is measured on photographs, and because it costs 10 to 25 ms a map on one core,
+    where all the rest of this stage takes half a millisecond."""
 
     min_area_share: Share = 0.001
     """Smallest part of the image that a region may cover. 0.001 is a fifth of a cell of a 14 x 14
@@ -104,8 +105,8 @@ class RegionsConfig(BaseModel):
     probability."""
 
     calibration: Path | Literal["auto", "none"] = "auto"
-    """What makes the score the share of such regions that are right. A file of `phrasebox calibrate`; `auto`: the
-    one that comes with the model, if it was made with these settings of explain and regions, else none."""
+    """What makes the score the share of such regions that are right. A file of `phrasebox calibrate`; `auto`: one
+    that comes with the model and was made with these settings of explain and regions, else none."""
 
     @field_validator("rank", "score")
     @classmethod

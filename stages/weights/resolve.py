@@ -24,13 +24,13 @@ class WeightsFiles:
     Attributes:
         config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder.
         weights: safetensors state dict.
-        calibration: of region scores, see `stages/regions/calibration.py`; None if there is none. It has no
-            checksum of its own: it names the model and the settings that it is for.
+        calibrations: of region scores, see `stages/regions/calibration.py`, one for each of several settings. They
+            have no checksum of their own: each names the model and the settings that it is for.
     """
 
     config: Path
     weights: Path
-    calibration: Path | None
+    calibrations: tuple[Path, ...]
 
 
 def resolve(name: str) -> WeightsFiles:
@@ -66,11 +66,10 @@ def _resolve(name: str, root: Path) -> WeightsFiles:
                 f"{path} is not the file of the weights {name!r}: expected SHA-256 {expected}, "
                 f"got {found}: {_REINSTALL}"
             )
-    calibration = folder / "calibration.json"
     return WeightsFiles(
         config=folder / "model.json",
         weights=folder / "model.safetensors",
-        calibration=calibration if calibration.is_file() else None,
+        calibrations=tuple(sorted(folder.glob("calibration-*.json"))),
     )
 
 

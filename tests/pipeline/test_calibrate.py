@@ -44,7 +44,7 @@ def scores_of(dataset: Path) -> list[float]:
 
 def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_path: Path) -> None:
     """Settings that the shipped calibration is not for, so that the first run has none."""
-    values = {"explain": {"blocks": 3}, "regions": {"refine": "none"}}
+    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none"}}
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=200))
     assert "score: product" in printed.getvalue()
@@ -72,14 +72,21 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
-    assert build_graph(config_of(drawn, tmp_path)).calibration is not None
+    contour = build_graph(config_of(drawn, tmp_path)).calibration
+    outlined = build_graph(config_of(drawn, tmp_path, regions={"refine": "grabcut"})).calibration
+    assert contour is not None
+    assert outlined is not None
+    assert contour != outlined
     assert build_graph(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
     assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
 
 
-def test_the_shipped_calibration_is_honest_on_scenes_it_was_not_fitted_on(drawn: Path, tmp_path: Path) -> None:
-    dataset = run(config_of(drawn, tmp_path / "dataset"), QUIET)
+@pytest.mark.parametrize("refine", ["none", "grabcut"])
+def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
+    drawn: Path, tmp_path: Path, refine: str
+) -> None:
+    dataset = run(config_of(drawn, tmp_path / "dataset", regions={"refine": refine}), QUIET)
     figures = evaluate(dataset, drawn / "truth.json", QUIET)
     scores = figures["scores"]
     assert figures["calibration_error"]["value"] < 0.12  # of 150 regions; 0.024 of 1,300
