@@ -38,8 +38,10 @@ def calibrate(
 
     The figures are from five folds: each region is judged by a fit that has not seen its image.
 
-    Raises InputError if there are too few regions, or only right or only wrong ones.
+    Raises InputError if there are too few regions, or only right or only wrong ones; OSError if `out` cannot be
+    written.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work rather than after
     truth = read_truth(truth_path)
     _, config = read_run(dataset, settings)
     rows, matched = matched_rows(dataset, truth)

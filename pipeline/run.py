@@ -32,10 +32,10 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
             engine(config.engine.kind)(graph, folder, config, report, display.update)
         total = folder.finish(config, report, model=config.model.name or str(config.model.config))
     print_summary(console, total, report, str(config.output.path))
-    if graph.calibration is None:
+    if graph.calibration is None and config.regions.calibration == "auto":
         console.print(
-            f"score: {config.regions.score}, which ranks and is no probability (no calibration for this model with "
-            "these settings; phrasebox calibrate fits one)",
+            f"score: {config.regions.score}, which ranks and is no probability: no calibration for this model with "
+            "these settings (phrasebox calibrate fits one)",
             soft_wrap=True,
         )
     return folder.path

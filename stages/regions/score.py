@@ -1,7 +1,7 @@
 """What is measured of a region, and the scores made from it.
 
 A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions
-more likely to be right. None of those here is a probability: they rank.
+more likely to be right. None of those here is a probability: they rank. `calibration.py` makes one.
 """
 
 from __future__ import annotations
