@@ -21,6 +21,7 @@ STAGES: dict[str, set[str]] = {
     "write": {"phrases.filters"},  # `validate` asks what the text of a span is
     "evaluate": {"phrases.filters"},  # names of the truth are compared with phrases
     "scenes": set(),
+    "dataset": {"write.atomic"},
     "clip": {"weights"},
     "weights": set(),
     "train": {"clip", "scenes", "weights"},
@@ -60,11 +61,18 @@ LIBRARIES: dict[str, set[str]] = {
     "PIL": {"stages/images.py", "stages/pictures.py", "pipeline/demo.py", "pipeline/explain.py"},
     "fsspec": {"stages/files.py"},
     "yaml": {"pipeline/config.py", "stages/write/card.py"},
-    "pyarrow": {"pipeline/", "stages/read/", "stages/write/", "stages/schema.py", "stages/files.py"},
+    "pyarrow": {
+        "pipeline/",
+        "stages/dataset/",
+        "stages/read/",
+        "stages/write/",
+        "stages/schema.py",
+        "stages/files.py",
+    },
     "pandas": set(),
     "datasets": set(),
     "transformers": set(),
-    "duckdb": set(),
+    "duckdb": {"stages/dataset/selection.py"},
 }
 """Library -> the files or folders that may import it."""
 

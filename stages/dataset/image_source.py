@@ -1,0 +1,76 @@
+"""The encoded images of a dataset's rows: from the shards, or from the folder that they were read from."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from stages.dataset.folder import Dataset
+from stages.errors import InputError
+from stages.files import absolute, filesystem_of, is_local, join, parent, path_in
+from stages.images import DecodeLimits, ImageFaultError, load_image_bytes
+from stages.records import Sample
+
+
+class ImageSource:
+    """Loads images by row.
+
+    dataset     whose rows they are
+    image_root  folder or URL that `file_name` is relative to, where the rows hold no images; by default the one
+                that the run read from. It is None where there is none, as for tars: then no image can be had.
+    limits      what is loaded at most
+
+    Raises InputError if a given root is not a folder.
+    """
+
+    def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
+        self.limits = limits or DecodeLimits()
+        self.root = root_of(dataset) if image_root is None else absolute(image_root)
+        if image_root is not None and self.root is not None and is_local(self.root):
+            filesystem = filesystem_of(self.root)
+            if not filesystem.isdir(path_in(filesystem, self.root)):
+                raise InputError(f"no such folder: {self.root}")
+
+    def load(self, row: Mapping[str, Any]) -> bytes:
+        """The encoded image of a row that has `file_name`, and `image` where the dataset has images.
+
+        Raises ImageFaultError: missing_image, bad_location or image_too_large. A name never leaves the root.
+        """
+        name = row["file_name"]
+        embedded = (row.get("image") or {}).get("bytes")
+        url = None
+        if embedded is None:
+            if self.root is None:
+                raise ImageFaultError(
+                    "missing_image",
+                    "the dataset holds no images and does not say in which folder they are: give the folder, or run "
+                    "again with output.embed_images=true",
+                )
+            url = join(self.root, _below_root(name))
+        return load_image_bytes(
+            Sample(sample_id="", source="", file_name=name, image_bytes=embedded, image_url=url), self.limits
+        )
+
+
+def root_of(dataset: Dataset) -> str | None:
+    """The folder that the run read its images from; None if they came from tars, Parquet or many folders."""
+    source = dataset.manifest.get("config", {}).get("input", {})
+    if source.get("kind") not in ("jsonl", "csv", "coco_captions"):
+        return None
+    if source.get("image_root") is not None:
+        return absolute(source["image_root"])
+    path = source.get("path")
+    if not isinstance(path, str) or any(sign in path for sign in "*?[{"):
+        return None
+    location = absolute(path)
+    filesystem = filesystem_of(location)
+    return location if filesystem.isdir(path_in(filesystem, location)) else parent(location)
+
+
+def _below_root(name: str) -> str:
+    """The name as a normalised path below the root. Raises ImageFaultError: bad_location."""
+    path = posixpath.normpath(name)
+    if not name or "\0" in name or posixpath.isabs(path) or path == ".." or path.startswith("../"):
+        raise ImageFaultError("bad_location", f"{name!r} is not the name of a file below the image root")
+    return path

@@ -1,0 +1,175 @@
+"""A choice of regions by score and by an SQL condition, applied to tables of rows on their way.
+
+DuckDB evaluates the condition on the regions of each table, one row a region, with these columns:
+
+    phrase, head, score, similarity, area   as in `annotations`
+    area_share                              area over the image's
+    x, y, w, h                              the box, px
+    caption_index, caption                  which caption, and its text
+    sample_id, file_name, width, height     of the image
+    phrase_count, region_count              of the image; regions before the choice
+    mark                                    'good', 'bad' or null, see `stages.dataset.marks`
+
+A condition reads nothing else: files, extensions and settings are closed to it, and so is the table itself, of
+which a subquery would only see a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.errors import ConfigError
+
+REGION_COLUMNS: Final = pa.schema(
+    [
+        ("phrase", pa.string()),
+        ("head", pa.string()),
+        ("score", pa.float32()),
+        ("similarity", pa.float32()),
+        ("area", pa.float32()),
+        ("area_share", pa.float64()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+        ("w", pa.float32()),
+        ("h", pa.float32()),
+        ("caption_index", pa.int32()),
+        ("caption", pa.string()),
+        ("sample_id", pa.string()),
+        ("file_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("phrase_count", pa.int32()),
+        ("region_count", pa.int64()),
+        ("mark", pa.string()),
+    ]
+)
+"""What a condition may name."""
+
+NEEDED_COLUMNS: Final = (
+    "sample_id", "file_name", "width", "height", "captions", "annotations", "phrase_count",
+)  # fmt: skip
+"""Columns that a table must have for a choice by condition."""
+
+
+_TABLE: Final = "regions of one table"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which regions are taken.
+
+    min_score  only regions with at least this score, 0 .. 1
+    where      SQL condition over `REGION_COLUMNS`; "" takes all
+    marks      sample id -> mark, for conditions on `mark`
+    """
+
+    min_score: float = 0.0
+    where: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every region is taken."""
+        return self.min_score <= 0 and not self.where.strip()
+
+
+class Selector:
+    """Applies a selection to tables. Holds a DuckDB connection: one per process and thread.
+
+    Raises ConfigError when made if the condition is no SQL condition over `REGION_COLUMNS`.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self._connection: Any = None
+        if selection.where.strip():
+            self._connection = sandboxed()
+            self._chosen(pa.table({name: pa.array([], kind) for name, kind in _named(REGION_COLUMNS)}))
+
+    def choose(self, table: Any) -> Any:
+        """The table with only the chosen regions in `annotations`; no row is taken away.
+
+        With a condition the table needs `NEEDED_COLUMNS`. Raises ConfigError if the condition fails on a value.
+        """
+        if self.selection.takes_all:
+            return table
+        annotations = table["annotations"].combine_chunks()
+        owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
+        kept = np.ones(len(regions), np.bool_)
+        if self.selection.min_score > 0:
+            # As stored: 0.8 is another number in float32.
+            kept &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
+        if self._connection is not None:
+            chosen = np.zeros(len(regions), np.bool_)
+            chosen[self._chosen(_flat(table, owners, regions, self.selection.marks))] = True
+            kept &= chosen
+        counts = np.bincount(owners.to_numpy()[kept], minlength=table.num_rows)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(kept)), type=annotations.type)
+        return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
+
+    def _chosen(self, flat: Any) -> Any:
+        """Numbers of the rows of a flat table for which the condition holds."""
+        flat = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
+        self._connection.register(_TABLE, flat)
+        try:
+            # On lines of its own, so that a comment at its end does not swallow the bracket.
+            query = f'SELECT row_number FROM "{_TABLE}" WHERE (\n{self.selection.where}\n)'  # noqa: S608  sandboxed
+            statements = self._connection.extract_statements(query)
+            if len(statements) != 1:
+                raise ConfigError(f"expected one SQL condition, got {self.selection.where!r}")
+            return self._connection.execute(statements[0]).fetchnumpy()["row_number"]
+        except duckdb.Error as error:
+            known = ", ".join(REGION_COLUMNS.names)
+            raise ConfigError(f"not an SQL condition: {_first_line(error)} (columns: {known})") from error
+        finally:
+            self._connection.unregister(_TABLE)
+
+
+def sandboxed(threads: int = 1) -> Any:
+    """An in-memory DuckDB connection that opens no file and loads nothing."""
+    connection = duckdb.connect(config={"threads": threads, "enable_external_access": False})
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> Any:
+    """`REGION_COLUMNS` of the regions, one row each."""
+    bbox, columns = regions.field("bbox"), {}
+    for name in ("phrase", "head", "score", "similarity", "area", "caption_index"):
+        columns[name] = regions.field(name)
+    for number, name in enumerate("xywh"):
+        columns[name] = pc.list_element(bbox, number)
+    for name in ("sample_id", "file_name", "width", "height", "phrase_count"):
+        columns[name] = table[name].combine_chunks().take(owners)
+    pixels = pc.multiply(columns["width"].cast(pa.float64()), columns["height"].cast(pa.float64()))
+    columns["area_share"] = pc.divide(columns["area"].cast(pa.float64()), pixels)
+    captions = table["captions"].to_pylist()
+    columns["caption"] = pa.array(
+        [
+            captions[owner][index]
+            for owner, index in zip(owners.to_pylist(), columns["caption_index"].to_pylist(), strict=True)
+        ],
+        pa.string(),
+    )
+    counts = pc.list_value_length(table["annotations"].combine_chunks()).cast(pa.int64())
+    columns["region_count"] = counts.take(owners)
+    marked = pa.array([marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()], pa.string())
+    columns["mark"] = marked.take(owners)
+    return pa.table([columns[name] for name in REGION_COLUMNS.names], schema=REGION_COLUMNS)
+
+
+def _named(schema: Any) -> list[tuple[str, Any]]:
+    return [(entry.name, entry.type) for entry in schema]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
