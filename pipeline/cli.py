@@ -31,6 +31,18 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set explain.blocks=1. Repeatable."),
 ]
 
+Where = Annotated[
+    str,
+    typer.Option("--where", metavar="SQL", help="Only regions for which this holds, e.g. \"head = 'dog' AND w > h\"."),
+]
+MinScore = Annotated[
+    float, typer.Option("--min-score", min=0.0, max=1.0, help="Only regions with at least this score.")
+]
+ImageRoot = Annotated[
+    str | None,
+    typer.Option("--image-root", metavar="DIR", help="Where the images are now, if the dataset does not hold them."),
+]
+
 
 @app.callback(invoke_without_command=True)
 def _version(
@@ -137,6 +149,56 @@ def calibrate(
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
     print_calibration(figures, out, console)
+
+
+@app.command()
+def inspect(
+    dataset: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; only this machine by default.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8765,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="DIR", help="Write static pages there instead of serving.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Of --html: how many, drawn at random.")] = 96,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --html: other seeds, other samples.")] = 0,
+    where: Where = "",
+    min_score: MinScore = 0.0,
+    image_root: ImageRoot = None,
+) -> None:
+    """Look at a dataset in the browser: pictures with regions, filters, figures, marks."""
+    if html is not None:
+        from pipeline.viewer.gallery import write_gallery
+
+        write_gallery(
+            dataset, html, console, samples=samples, seed=seed, where=where, min_score=min_score, image_root=image_root
+        )
+        return
+    from pipeline.viewer.serve import inspect as serve
+
+    serve(dataset, console, host=host, port=port, open_browser=open_browser, image_root=image_root)
+
+
+@app.command()
+def stats(
+    dataset: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    where: Where = "",
+    min_score: MinScore = 0.0,
+    most: Annotated[int, typer.Option("--top", min=1, max=10_000, help="How many frequent phrases and heads.")] = 15,
+) -> None:
+    """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
+    import json
+
+    from pipeline.statistics import print_statistics, statistics_of
+
+    figures = statistics_of(dataset, errors, where=where, min_score=min_score, most=most)
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    else:
+        print_statistics(figures, console)
 
 
 @app.command()

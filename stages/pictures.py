@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import textwrap
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from stages.images import DecodeLimits, decode_resized
 from stages.masks import decode_mask
 from stages.records import HeatMap, Rle
 
@@ -59,6 +61,67 @@ def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: S
         draw.rectangle((at_x, at_y, at_x + right - left + 6, at_y + bottom - top + 8), fill=colour)
         draw.text((at_x + 3, at_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
     return _with_text(image, captions)
+
+
+def mask_path(rle: Rle, most_px: int = 640) -> str:
+    """A mask as SVG path data in pixels of its image, holes included (fill rule "evenodd"); "" if it is empty.
+
+    most_px   the outline is drawn on a grid of at most so many pixels a side; finer ones are averaged down
+
+    Raises ValueError for a damaged code.
+    """
+    mask = decode_mask(rle).astype(np.uint8)
+    height, width = mask.shape
+    scale = min(1.0, most_px / max(height, width))
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        mask = (cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_AREA) >= 128).astype(np.uint8)
+    # Contours run through pixel centres: at twice the size their coordinates tell the pixels' corners.
+    doubled = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
+    rings, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    to_px = np.array([width / mask.shape[1], height / mask.shape[0]]) / 2
+    parts = []
+    for ring in rings:
+        simple = cv2.approxPolyDP(ring, 1.0, True) if len(ring) > 8 else ring
+        corners = (simple.reshape(-1, 2) + 1) // 2 * 2 * to_px  # odd coordinates lie right of or below the corner
+        parts.append("M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in corners) + "Z")
+    return "".join(parts)
+
+
+def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
+    """A JPEG of an encoded image, upright, with a longer side of at most `side_px`; never enlarged.
+
+    Raises ImageFaultError: bad_image or image_too_large.
+    """
+
+    def size(width: int, height: int) -> tuple[int, int]:
+        scale = min(1.0, side_px / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    decoded = decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True)
+    return _encoded(Image.fromarray(decoded.rgb), "JPEG", quality=88)
+
+
+def heat_map_png(heat_map: HeatMap, side_px: int = 512) -> bytes:
+    """A PNG of a heat map to lay over its image, min-maxed: blue is cold, red is hot; the hotter, the less clear.
+
+    side_px   of the longer side, in the shape of the grid: stretch it to the image
+    """
+    grid_h, grid_w = heat_map.values.shape
+    scale = side_px / max(grid_h, grid_w)
+    values = heat_map.values - heat_map.values.min()
+    peak = float(values.max())
+    unit = values / peak if peak > 0 else values
+    unit = cv2.resize(unit, (round(grid_w * scale), round(grid_h * scale)), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
+    return _encoded(Image.fromarray(np.dstack([colours, opacity])), "PNG")
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def row(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:

@@ -121,14 +121,14 @@ class Selector:
         self._connection.register(_TABLE, flat)
         try:
             # On lines of its own, so that a comment at its end does not swallow the bracket.
-            query = f'SELECT row_number FROM "{_TABLE}" WHERE (\n{self.selection.where}\n)'  # noqa: S608  sandboxed
+            query = f'SELECT row_number FROM "{_TABLE}" WHERE (\n{self.selection.where}\n)'
             statements = self._connection.extract_statements(query)
             if len(statements) != 1:
                 raise ConfigError(f"expected one SQL condition, got {self.selection.where!r}")
             return self._connection.execute(statements[0]).fetchnumpy()["row_number"]
         except duckdb.Error as error:
             known = ", ".join(REGION_COLUMNS.names)
-            raise ConfigError(f"not an SQL condition: {_first_line(error)} (columns: {known})") from error
+            raise ConfigError(f"not an SQL condition: {first_line(error)} (columns: {known})") from error
         finally:
             self._connection.unregister(_TABLE)
 
@@ -171,5 +171,6 @@ def _named(schema: Any) -> list[tuple[str, Any]]:
     return [(entry.name, entry.type) for entry in schema]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What DuckDB says is wrong, without the pointer into the query."""
     return str(error).strip().partition("\n")[0]

@@ -1,0 +1,93 @@
+"""`phrasebox stats`: the figures of a dataset in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from stages.dataset.folder import open_dataset
+from stages.dataset.index import Index
+from stages.dataset.marks import read_marks
+from stages.dataset.search import Search
+from stages.dataset.statistics import MOST_PER_IMAGE, statistics
+
+_BAR: Final = 30
+"""Characters of the longest bar."""
+
+_STATUS: Final = {
+    "regions": "with regions",
+    "no_regions": "phrases but no region",
+    "no_phrases": "without phrases",
+    "failed": "failed",
+}
+
+
+def statistics_of(path: Path, console: Console, *, where: str, min_score: float, most: int) -> dict[str, Any]:
+    """See `stages.dataset.statistics`, and `dataset`, `finished`; progress goes to the console.
+
+    Raises InputError for a folder that holds no dataset, ConfigError for a condition that is none.
+    """
+    dataset = open_dataset(path, finished=False)
+    search = Search(where=where, score_min=min_score or None)
+    with closing(Index(dataset, read_marks(dataset.path))) as index:
+        index.check(search)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("reading shards", total=len(dataset.shards))
+            index.build(lambda done, _: progress.update(task, completed=done))
+        return {"dataset": str(dataset.path), "finished": dataset.finished, **statistics(index, search, most=most)}
+
+
+def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
+    """The tables for people."""
+    samples = figures["samples"]
+    console.print(f"{figures['dataset']}{'' if figures['finished'] else ' (the run has not finished)'}", soft_wrap=True)
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("images", f"{samples['all']:,}")
+    for status, title in _STATUS.items():
+        table.add_row(f"  {title}", f"{samples.get(status, 0):,}")
+    for error in figures["errors"]:
+        table.add_row(f"    {error['reason']}", f"{error['count']:,}")
+    table.add_row("regions", f"{figures['regions']:,}")
+    table.add_row("different phrases", f"{figures['phrases']:,}")
+    table.add_row("different head nouns", f"{figures['heads']:,}")
+    for mark, count in figures["marks"].items():
+        table.add_row(f"marked {mark}", f"{count:,}")
+    console.print(table)
+    if figures["regions"]:
+        _print_histogram(console, "score", figures["score"])
+        kept = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
+        console.print(f"kept by a lowest score of {kept}")
+        _print_histogram(console, "region's share of the image", figures["area_share"])
+    counts = [str(number) for number in range(MOST_PER_IMAGE)] + [f"{MOST_PER_IMAGE} or more"]
+    for name in ("phrases_per_image", "regions_per_image"):
+        _print_bars(console, name.replace("_", " "), counts, figures[name])
+    for name, title in (("top_phrases", "phrase"), ("top_heads", "head noun")):
+        table = Table(title, "regions", "mean score", title=f"most frequent {title}s", title_justify="left")
+        for entry in figures[name]:
+            table.add_row(entry["text"], f"{entry['count']:,}", f"{entry['score']:.2f}")
+        console.print(table)
+
+
+def _print_histogram(console: Console, title: str, histogram: Mapping[str, Any]) -> None:
+    edges = histogram["edges"]
+    labels = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    middle = histogram["quantiles"]
+    told = f"{title}: median {middle['50']:.3f}, middle half {middle['25']:.3f} to {middle['75']:.3f}"
+    _print_bars(console, told, labels, histogram["counts"])
+
+
+def _print_bars(console: Console, title: str, labels: Sequence[str], counts: Sequence[int]) -> None:
+    table = Table(show_header=False, title=title, title_justify="left")
+    most = max(*counts, 1)
+    for label, count in zip(labels, counts, strict=True):
+        table.add_row(label, f"{count:>11,}", "█" * round(_BAR * count / most) or ("▏" if count else ""))
+    console.print(table)

@@ -1,0 +1,1 @@
+"""`phrasebox inspect`: a dataset in the browser, or as static pages."""

@@ -1,0 +1,251 @@
+"""The viewer as a web application.
+
+Everything it serves comes from the dataset and from `static/`. It writes one file, the dataset's `marks.json`. Texts
+of the dataset are escaped by the templates, and a content security policy lets nothing run that is not in `static/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Final
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from pipeline.viewer.cards import COLUMNS
+from pipeline.viewer.heat import HeatMaps
+from pipeline.viewer.pages import Pages
+from stages.dataset.image_source import ImageSource
+from stages.dataset.marks import FILE_NAME, MARKS, write_marks
+from stages.dataset.search import Search
+from stages.errors import PhraseboxError
+from stages.images import ImageFaultError
+from stages.pictures import heat_map_png, thumbnail
+
+LARGEST_SIDE_PX: Final = 2400
+"""Of a picture in the browser."""
+
+WAIT_SECONDS: Final = 0.7
+"""How long a page waits for the index before it says that the shards are being read."""
+
+MOST_MARKED: Final = 10_000
+"""Samples that one request may mark."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Viewer:
+    """What the application answers from."""
+
+    pages: Pages
+    images: ImageSource
+    heat: HeatMaps
+    lock: Lock = field(default_factory=Lock)
+
+    def mark(self, sample_ids: Sequence[str], mark: str) -> None:
+        """Set or, with "", take away marks. Raises OSError if they cannot be saved; then nothing has changed."""
+        with self.lock:
+            marks = {name: one for name, one in self.pages.marks.items() if name not in set(sample_ids)}
+            marks |= dict.fromkeys(sample_ids, mark) if mark else {}
+            write_marks(self.pages.dataset.path, marks)
+            self.pages.marks.clear()
+            self.pages.marks.update(marks)
+            self.pages.index.mark_all(marks)
+
+
+def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
+    """The application. allowed_hosts: names by which browsers may call it, against DNS rebinding."""
+    routes = [
+        Route("/", _page(_grid)),
+        Route("/stats", _page(_stats)),
+        Route("/sample/{id:int}", _page(_sample)),
+        Route("/rows/{row:int}/image.jpg", _image),
+        Route("/rows/{row:int}/row.json", _row),
+        Route("/rows/{row:int}/heat/{region:int}.png", _heat),
+        Route("/suggest/{field}", _suggest),
+        Route(f"/{FILE_NAME}", _marks),
+        Route("/marks", _mark, methods=["POST"]),
+        Mount("/static", StaticFiles(packages=[("pipeline.viewer", "static")])),
+    ]
+    middleware = [
+        Middleware(BaseHTTPMiddleware, dispatch=_with_headers),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts)),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _not_found}
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+    app.state.viewer = viewer
+    return app
+
+
+async def _with_headers(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+    response = await call(request)
+    response.headers.update(HEADERS)
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def _viewer(request: Request) -> Viewer:
+    viewer: Viewer = request.app.state.viewer
+    return viewer
+
+
+def _page(view: Callable[[Viewer, Search, Request], str]) -> Callable[[Request], Awaitable[Response]]:
+    """A view with its search read from the address, and pages for what is wrong with it."""
+
+    def answer(request: Request) -> Response:
+        viewer = _viewer(request)
+        pages = viewer.pages
+        values = {
+            name: value for name, value in request.query_params.items() if value.strip() and name in Search.model_fields
+        }
+        try:
+            search = Search.model_validate(values)
+        except ValidationError as error:
+            told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            return HTMLResponse(pages.message("This filter cannot be used", told), 400)
+        try:
+            needs_index = search != Search() or request.url.path == "/stats"
+            if needs_index and not pages.index.wait(WAIT_SECONDS):
+                done, total = pages.index.done, len(pages.dataset.shards)
+                text = f"Filters, orders and figures need them: {done:,} of {total:,}."
+                return HTMLResponse(pages.message("Reading the shards", text, search, again=True), 202)
+            return HTMLResponse(view(viewer, search, request))
+        except PhraseboxError as error:
+            return HTMLResponse(pages.message("This cannot be shown", str(error), search), 400)
+
+    async def respond(request: Request) -> Response:
+        return await run_in_threadpool(answer, request)
+
+    return respond
+
+
+def _number(request: Request, name: str, default: int, most: int = 10**12) -> int:
+    text = request.query_params.get(name, "")
+    return min(int(text), most) if text.isascii() and text.isdigit() else default
+
+
+def _grid(viewer: Viewer, search: Search, request: Request) -> str:
+    return viewer.pages.grid(search, max(1, _number(request, "page", 1)))
+
+
+def _stats(viewer: Viewer, search: Search, _request: Request) -> str:
+    return viewer.pages.stats(search)
+
+
+def _sample(viewer: Viewer, search: Search, request: Request) -> str:
+    image_id, hint = request.path_params["id"], _number(request, "row", -1)
+    row: int | None = hint
+    found = viewer.pages.rows.rows_at([hint], ["id"])
+    if not found or found[0]["id"] != image_id:  # a link from elsewhere: only the id counts
+        viewer.pages.index.wait(60)
+        row = viewer.pages.index.row_of(image_id)
+    if row is None:
+        raise HTTPException(404)
+    at = _number(request, "at", -1)
+    return viewer.pages.sample(search, row, None if at < 0 else at)
+
+
+def _image(request: Request) -> Response:
+    viewer, side = _viewer(request), max(16, _number(request, "side", 640, LARGEST_SIDE_PX))
+    columns = ["file_name", *(["image"] if viewer.pages.dataset.has_images else [])]
+    row = _row_at(viewer, request, columns)
+    try:
+        content = thumbnail(viewer.images.load(row), side, viewer.images.limits)
+    except ImageFaultError as fault:
+        return JSONResponse({"error": str(fault.error)}, 404)
+    return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _row(request: Request) -> Response:
+    row = _row_at(_viewer(request), request, COLUMNS)
+    content = json.dumps(row, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
+    return Response(content, media_type="application/json")
+
+
+def _heat(request: Request) -> Response:
+    viewer = _viewer(request)
+    columns = [*COLUMNS, *(["image"] if viewer.pages.dataset.has_images else [])]
+    row = _row_at(viewer, request, columns)
+    region = request.path_params["region"]
+    if region >= len(row["annotations"]):
+        raise HTTPException(404)
+    try:
+        heat_map = viewer.heat.of(row).get(row["annotations"][region]["phrase"])
+    except PhraseboxError as error:
+        return JSONResponse({"error": str(error)}, 409)
+    if heat_map is None:
+        return JSONResponse({"error": "the phrase is not found in the captions any more"}, 409)
+    return Response(heat_map_png(heat_map), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _row_at(viewer: Viewer, request: Request, columns: Sequence[str]) -> dict[str, Any]:
+    rows = viewer.pages.rows.rows_at([request.path_params["row"]], columns)
+    if not rows:
+        raise HTTPException(404)
+    return rows[0]
+
+
+def _suggest(request: Request) -> Response:
+    """Frequent phrases or heads that begin or contain what was typed."""
+    name, typed = request.path_params["field"], request.query_params.get("text", "")
+    index = _viewer(request).pages.index
+    if name not in ("phrase", "head"):
+        raise HTTPException(404)
+    return JSONResponse(index.suggest(name, typed, 20) if index.ready else [])
+
+
+def _marks(request: Request) -> Response:
+    marks = dict(sorted(_viewer(request).pages.marks.items()))
+    headers = {"Content-Disposition": f"attachment; filename={FILE_NAME}"}
+    return JSONResponse(marks, headers=headers)
+
+
+async def _mark(request: Request) -> Response:
+    # Pages of other origins cannot send this type without asking first, and nobody answers them.
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        return JSONResponse({"error": "expected JSON"}, 415)
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+        return JSONResponse({"error": "another origin"}, 403)
+    try:
+        wanted = json.loads(await request.body())
+        names, mark = wanted["sample_ids"], wanted["mark"]
+    except (ValueError, KeyError, TypeError):
+        return JSONResponse({"error": "expected {sample_ids, mark}"}, 400)
+    if not (isinstance(names, list) and len(names) <= MOST_MARKED and all(isinstance(name, str) for name in names)):
+        return JSONResponse({"error": f"expected at most {MOST_MARKED} sample ids"}, 400)
+    if mark not in ("", *MARKS):
+        return JSONResponse({"error": f"expected a mark from {', '.join(MARKS)}, or none"}, 400)
+    try:
+        await asyncio.to_thread(_viewer(request).mark, names, mark)
+    except OSError as error:
+        return JSONResponse({"error": f"the mark cannot be saved: {error.strerror}"}, 507)
+    return JSONResponse({"marks": len(_viewer(request).pages.marks)})
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    code = error.status_code if isinstance(error, HTTPException) else 500
+    return HTMLResponse(_viewer(request).pages.message("There is no such page", request.url.path), code)

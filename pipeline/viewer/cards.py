@@ -1,0 +1,181 @@
+"""From a row of a dataset to what a page shows of it. No HTML here: templates do that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from stages.pictures import mask_path
+from stages.records import Rle
+
+COLOURS: Final = 12
+"""Classes c0 .. c11 of the style sheet."""
+
+COLUMNS: Final = (
+    "id", "sample_id", "file_name", "width", "height", "captions", "annotations", "phrase_count", "warnings", "error",
+)  # fmt: skip
+"""Of a row, for a card."""
+
+_OUTLINE_SIDE_PX: Final = 640
+_LETTER: Final = 0.58
+"""Mean width of a letter over its height."""
+_MOST_LETTERS: Final = 28
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of a caption that belongs to the same regions throughout. colour: of the innermost phrase, or None."""
+
+    text: str
+    regions: tuple[int, ...]
+    colour: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionView:
+    """A region as it is drawn.
+
+    number     in the row's `annotations`
+    path       SVG path data of the mask, px
+    label, label_xy_px   what stands at the box, and where its base line starts
+    found      whether the search is for this region
+    """
+
+    number: int
+    phrase: str
+    head: str
+    score: float
+    similarity: float
+    area_share: float
+    box_xywh_px: tuple[float, float, float, float]
+    path: str
+    label: str
+    label_xy_px: tuple[float, float]
+    colour: int
+    found: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A sample on a page. row: its number in the dataset; text_px: height of labels in pixels of the image."""
+
+    row: int
+    id: int
+    sample_id: str
+    file_name: str
+    width: int
+    height: int
+    captions: list[list[Piece]]
+    regions: list[RegionView]
+    warnings: list[str]
+    error: str | None
+    mark: str
+    text_px: float
+
+
+def card(
+    row: Mapping[str, Any], number: int, mark: str | None, found: Collection[int] | None, *, lines: int = 26
+) -> Card:
+    """The card of a row that has `COLUMNS`.
+
+    number  of the row
+    found   ids of the annotations that the search is for; None for all
+    lines   lines of text that the longer side of the image has room for
+    """
+    annotations = row["annotations"]
+    text_px = max(row["width"], row["height"]) / lines
+    labels = [f"{_short(annotation['phrase'])} {annotation['score']:.2f}" for annotation in annotations]
+    places = label_places([annotation["bbox"] for annotation in annotations], labels, text_px, row["width"])
+    colours: dict[str, int] = {}
+    for annotation in annotations:
+        colours.setdefault(annotation["phrase"], len(colours) % COLOURS)
+    pixels = max(1, row["width"] * row["height"])
+    regions = [
+        RegionView(
+            number=place,
+            phrase=annotation["phrase"],
+            head=annotation["head"],
+            score=annotation["score"],
+            similarity=annotation["similarity"],
+            area_share=annotation["area"] / pixels,
+            box_xywh_px=tuple(annotation["bbox"]),
+            path=_path(annotation["segmentation"]),
+            label=labels[place],
+            label_xy_px=places[place],
+            colour=colours[annotation["phrase"]],
+            found=found is None or annotation["id"] in found,
+        )
+        for place, annotation in enumerate(annotations)
+    ]
+    return Card(
+        row=number,
+        id=row["id"],
+        sample_id=row["sample_id"],
+        file_name=row["file_name"],
+        width=row["width"],
+        height=row["height"],
+        captions=[
+            pieces(caption, [(n, a) for n, a in enumerate(annotations) if a["caption_index"] == index], colours)
+            for index, caption in enumerate(row["captions"])
+        ],
+        regions=regions,
+        warnings=row["warnings"],
+        error=row["error"],
+        mark=mark or "",
+        text_px=text_px,
+    )
+
+
+def label_places(
+    boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str], text_px: float, width_px: int
+) -> list[tuple[float, float]]:
+    """Where each label's base line starts: inside the top of its box, within the image, below labels in its way."""
+    taken: list[tuple[float, float, float]] = []  # left, right, base line
+    for (x, y, _, _), label in zip(boxes_xywh_px, labels, strict=True):
+        length = _LETTER * text_px * len(label)
+        left = max(0.0, min(x + text_px / 4, width_px - length))
+        base = y + text_px
+        while any(
+            left < right and start < left + length and abs(base - line) < text_px for start, right, line in taken
+        ):
+            base += text_px * 1.1
+        taken.append((left, left + length, base))
+    return [(left, base) for left, _, base in taken]
+
+
+def _short(phrase: str) -> str:
+    return phrase if len(phrase) <= _MOST_LETTERS else f"{phrase[: _MOST_LETTERS - 1]}…"
+
+
+def pieces(
+    caption: str, annotations: Sequence[tuple[int, Mapping[str, Any]]], colours: Mapping[str, int]
+) -> list[Piece]:
+    """The caption cut at the borders of its phrases, which may lie in one another.
+
+    annotations  number and fields of the regions whose phrase stands in this caption
+    """
+    edges = {0, len(caption)}
+    for _, annotation in annotations:
+        edges.update(annotation["span"])
+    found = []
+    for start, end in pairwise(sorted(edges)):
+        inside = [(number, a) for number, a in annotations if a["span"][0] <= start and end <= a["span"][1]]
+        innermost = min(inside, key=lambda one: one[1]["span"][1] - one[1]["span"][0], default=None)
+        found.append(
+            Piece(
+                text=caption[start:end],
+                regions=tuple(number for number, _ in inside),
+                colour=None if innermost is None else colours[innermost[1]["phrase"]],
+            )
+        )
+    return found
+
+
+def _path(segmentation: Mapping[str, Any]) -> str:
+    rle = Rle(size_hw=tuple(segmentation["size"]), counts=segmentation["counts"])
+    try:
+        return mask_path(rle, _OUTLINE_SIDE_PX)
+    except ValueError:
+        return ""  # a damaged mask: `validate` names it, the box is shown

@@ -1,0 +1,91 @@
+"""`phrasebox inspect`: the viewer's server on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import webbrowser
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from rich.console import Console
+
+from pipeline.viewer.app import Viewer, create_app
+from pipeline.viewer.heat import HeatMaps
+from pipeline.viewer.pages import Pages, ServerLinks
+from stages.dataset.folder import open_dataset
+from stages.dataset.image_source import ImageSource
+from stages.dataset.index import Index
+from stages.dataset.marks import read_marks
+from stages.dataset.row_reader import RowReader
+from stages.errors import ConfigError, InputError
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+def make_viewer(path: Path, image_root: str | None) -> Viewer:
+    """The viewer of a dataset, its index still empty. Raises InputError."""
+    dataset = open_dataset(path, finished=False)
+    marks = read_marks(dataset.path)
+    images = ImageSource(dataset, image_root)
+    pages = Pages(
+        dataset=dataset, index=Index(dataset, marks), rows=RowReader(dataset), marks=marks, links=ServerLinks()
+    )
+    return Viewer(pages=pages, images=images, heat=HeatMaps(dataset, images))
+
+
+def inspect(
+    path: Path, console: Console, *, host: str, port: int, open_browser: bool, image_root: str | None = None
+) -> None:
+    """Serve the viewer until it is interrupted. port: 0 takes any free one.
+
+    Raises InputError for a folder that is no dataset, ConfigError for an address that cannot be used.
+    """
+    viewer = make_viewer(path, image_root)
+    listening = _listen(host, port)
+    address = f"http://{_printed(host)}:{listening.getsockname()[1]}/"
+    loopback = is_loopback(host)
+    app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    threading.Thread(target=_build, args=(viewer.pages.index,), daemon=True).start()
+    console.print(f"{viewer.pages.dataset.path}: {address}  (Ctrl-C ends it)", soft_wrap=True)
+    if not loopback:
+        console.print("everyone who reaches this machine can look at the dataset and mark samples", soft_wrap=True)
+    if open_browser:
+        threading.Timer(0.3, webbrowser.open, [address]).start()
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt:  # uvicorn has ended orderly and passes it on
+        return
+
+
+def _build(index: Index) -> None:
+    try:
+        index.build()
+    except InputError:
+        return  # the pages say it: `Index.wait` raises it
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        info: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(info[0], info[1], info[2])
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(info[4])
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; --port 0 takes any free port") from error
+    return listening
+
+
+def _printed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,154 @@
+// Hovering links phrases and regions; keys move, mark and switch what is drawn. Pages work without this file, too.
+"use strict";
+
+const live = "live" in document.body.dataset;
+const root = document.documentElement;
+const cards = [...document.querySelectorAll(".card")];
+
+function tell(text) {
+  const told = document.getElementById("told");
+  told.textContent = text;
+  clearTimeout(tell.timer);
+  tell.timer = setTimeout(() => (told.textContent = ""), 4000);
+}
+
+// What is drawn: kept for the next page, where the browser keeps anything.
+const stored = {
+  get(name) { try { return localStorage.getItem(name); } catch { return null; } },
+  set(name, value) { try { localStorage.setItem(name, value); } catch { /* private windows */ } },
+};
+const switches = [...document.querySelectorAll("[data-show]")];
+for (const box of switches) {
+  const name = box.dataset.show;
+  const kept = stored.get(`phrasebox-${name}`);
+  if (kept !== null) box.checked = kept === "1";
+  const apply = () => {
+    root.classList.toggle(`no-${name}`, !box.checked);
+    stored.set(`phrasebox-${name}`, box.checked ? "1" : "0");
+    if (name === "heat" && !box.checked) cards.forEach((card) => card.classList.remove("heated"));
+    const first = document.querySelector(".card.full");
+    if (name === "heat" && box.checked && first) showHeat(first, 0);
+  };
+  box.addEventListener("change", apply);
+  apply();
+}
+function shows(name) { return switches.some((box) => box.dataset.show === name && box.checked); }
+
+// Phrases and regions.
+function numbersOf(element) {
+  return (element.dataset.region ?? element.dataset.regions ?? "").split(" ").filter(Boolean);
+}
+function light(card, numbers) {
+  card.classList.toggle("on", numbers.length > 0);
+  for (const other of card.querySelectorAll("[data-region], [data-regions]")) {
+    other.classList.toggle("hit", numbersOf(other).some((number) => numbers.includes(number)));
+  }
+  if (numbers.length && shows("heat")) showHeat(card, numbers[0]);
+}
+async function showHeat(card, number) {
+  const image = card.querySelector(".heat");
+  if (!image || !card.querySelector(`[data-region="${number}"]`)) return;
+  const address = `/rows/${card.dataset.row}/heat/${number}.png`;
+  card.dataset.heat = address;
+  const slow = setTimeout(() => tell("computing the heat map…"), 300);
+  const answer = await fetch(address);
+  clearTimeout(slow);
+  if (card.dataset.heat !== address || !shows("heat")) return; // somebody has moved on
+  if (!answer.ok) {
+    const told = await answer.json().catch(() => ({ error: answer.statusText }));
+    return tell(`no heat map: ${told.error}`);
+  }
+  tell("");
+  image.setAttribute("href", address);
+  card.classList.add("heated");
+}
+for (const card of cards) {
+  card.addEventListener("pointerover", (event) => {
+    const part = event.target.closest("[data-region], [data-regions]");
+    light(card, part ? numbersOf(part) : []);
+  });
+  card.addEventListener("pointerleave", () => light(card, []));
+  card.addEventListener("dblclick", () => card.querySelector("a.open")?.click());
+}
+
+// Marks.
+async function mark(value) {
+  const selected = cards.filter((card) => card.classList.contains("selected"));
+  const chosen = selected.length ? selected : cards.filter((card) => card === focused());
+  if (!live || !chosen.length) return;
+  const answer = await fetch("/marks", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ sample_ids: chosen.map((card) => card.dataset.sample), mark: value }),
+  });
+  const told = await answer.json().catch(() => ({ error: answer.statusText }));
+  if (!answer.ok) return tell(told.error);
+  for (const card of chosen) {
+    card.dataset.mark = value;
+    card.querySelector(".mark").textContent = value;
+    card.classList.remove("selected");
+  }
+  tell(`${chosen.length} ${value ? `marked ${value}` : "without a mark"}`);
+}
+for (const button of document.querySelectorAll("[data-set]")) {
+  button.addEventListener("click", () => mark(button.dataset.set));
+}
+
+// Keys.
+function focused() {
+  return document.activeElement?.closest?.(".card") ?? (cards.length === 1 ? cards[0] : null);
+}
+function move(step) {
+  const grid = document.querySelector(".grid");
+  if (!grid) return follow(step < 0 ? "prev" : "next");
+  const place = cards.indexOf(focused());
+  const next = place < 0 ? cards[0] : cards[place + step];
+  if (next) { next.focus(); next.scrollIntoView({ block: "nearest" }); } else follow(step < 0 ? "prev" : "next");
+}
+function follow(rel) { document.querySelector(`a[rel=${rel}]`)?.click(); }
+const keys = {
+  ArrowRight: () => move(1), ArrowLeft: () => move(-1), j: () => move(1), k: () => move(-1),
+  Enter: () => focused()?.querySelector("a.open")?.click(),
+  Escape: () => document.getElementById("back")?.click(),
+  g: () => mark("good"), b: () => mark("bad"), u: () => mark(""),
+  x: () => live && focused()?.classList.toggle("selected"),
+  "/": () => { const box = document.getElementById("show-filters"); if (box) box.checked = true; document.querySelector("[name=phrase]")?.focus(); },
+  "1": () => switches[0]?.click(), "2": () => switches[1]?.click(), "3": () => switches[2]?.click(), "4": () => switches[3]?.click(),
+  "[": () => follow("prev"), "]": () => follow("next"),
+  "?": () => document.getElementById("help").showModal(),
+};
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input:not([type=checkbox]), textarea, select, dialog[open]");
+  if (event.key === "Escape" && typing && !typing.matches("dialog")) return typing.blur();
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Enter" && event.target.closest("a, button, label, summary")) return;
+  const act = keys[event.key];
+  if (act) { event.preventDefault(); act(); }
+});
+document.getElementById("help-button").addEventListener("click", keys["?"]);
+
+// Filters: nothing empty goes into the address; words are suggested while one types.
+const form = document.querySelector("#filters form");
+form?.addEventListener("submit", () => {
+  for (const field of form.elements) {
+    if (field.name && (field.value === "" || field.value === field.dataset.default)) field.disabled = true;
+  }
+});
+if (form) { form.seed.dataset.default = "0"; form.sort.dataset.default = "dataset"; }
+window.addEventListener("pageshow", () => { for (const field of form?.elements ?? []) field.disabled = false; });
+for (const field of document.querySelectorAll("[data-suggest]")) {
+  field.addEventListener("input", async () => {
+    const typed = field.value;
+    const answer = await fetch(`/suggest/${field.dataset.suggest}?text=${encodeURIComponent(typed)}`);
+    if (!answer.ok || field.value !== typed) return;
+    const options = (await answer.json()).map((word) => Object.assign(document.createElement("option"), { value: word }));
+    field.list.replaceChildren(...options);
+  });
+}
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.parentElement.querySelector("code").textContent);
+    tell("copied");
+  });
+}
+if (cards.length === 1) cards[0].focus({ preventScroll: true });
