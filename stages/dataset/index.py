@@ -45,13 +45,12 @@ CREATE TABLE samples (
 );
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
-    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, area FLOAT,
+    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, area FLOAT, area_share DOUBLE,
     x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
 CREATE VIEW found AS
-    SELECT r.*, r.area::DOUBLE / (s.width::DOUBLE * s.height::DOUBLE) AS area_share, c.caption, s.sample_id,
-           s.file_name, s.width, s.height, s.phrase_count, s.region_count, m.mark
+    SELECT r.*, c.caption, s.sample_id, s.file_name, s.width, s.height, s.phrase_count, s.region_count, m.mark
     FROM regions r JOIN samples s USING (row)
     LEFT JOIN captions c ON c.row = r.row AND c.caption_index = r.caption_index
     LEFT JOIN marks m ON m.sample_id = s.sample_id;
@@ -87,6 +86,7 @@ class Index:
         self.done = 0
         self._ready = threading.Event()
         self._failure: InputError | None = None
+        self._counts: dict[Search, Count] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
         self._connection: Any = duckdb.connect(
             str(Path(self._folder.name) / "index.duckdb"),
@@ -122,6 +122,7 @@ class Index:
             self._failure = error
             raise
         finally:
+            self._counts.clear()
             self._ready.set()
 
     def _build(self, told: Callable[[int, int], None]) -> None:
@@ -159,6 +160,7 @@ class Index:
             cursor.execute("INSERT INTO marks SELECT * FROM part")
             cursor.commit()
             cursor.unregister("part")
+        self._counts.clear()
 
     def check(self, search: Search) -> None:
         """Raise ConfigError if the search's condition is no SQL condition; the index may be empty."""
@@ -166,8 +168,10 @@ class Index:
 
     def count(self, search: Search) -> Count:
         """How much a search finds. Raises ConfigError if its condition is no SQL condition."""
-        rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
-        return Count(samples=int(rows[0][0]), regions=int(rows[0][1]))
+        if search not in self._counts:
+            rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
+            self._counts[search] = Count(samples=int(rows[0][0]), regions=int(rows[0][1]))
+        return self._counts[search]
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
         """Numbers of the rows found, in the search's order, from `offset` on. Raises as `count`."""
@@ -192,13 +196,13 @@ class Index:
     def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
         """A query over what a search finds, for statistics. Raises as `count`.
 
-        query  names `hit_samples` (columns of `samples`, `mark`) and `hit_regions` (those of the view `found`)
+        query  names `hit_samples` (columns of `samples`, `mark`) and `hit_regions` (columns of `regions`)
         """
-        hits, condition = _hits(search), search.region_condition() or "true"
-        return self._ask(
-            f"WITH hit_samples AS MATERIALIZED ({hits}), hit_regions AS ("
-            f"SELECT * FROM found WHERE row IN (SELECT row FROM hit_samples) AND (\n{condition}\n)) {query}"
-        )
+        hits, condition = _hits(search), search.region_condition()
+        regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
+        if search.sample_condition() or search.status or search.reason:
+            regions += " AND row IN (SELECT row FROM hit_samples)"
+        return self._ask(f"WITH hit_samples AS ({hits}), hit_regions AS ({regions}) {query}")
 
     def _ask(self, query: str) -> list[tuple[Any, ...]]:
         with closing(self._connection.cursor()) as cursor, _limited(cursor):
@@ -257,6 +261,7 @@ def _light(table: Any, first: int) -> dict[str, Any]:
     status = np.select(
         [failed, counts.to_numpy() > 0, phrase_counts > 0], [FAILED, "regions", "no_regions"], "no_phrases"
     )
+    pixels = table["width"].to_numpy().astype(np.float64) * table["height"].to_numpy()
     boxes = regions.field("bbox").flatten().to_numpy().reshape(-1, 4)
     caption_owners = pc.list_parent_indices(captions)
     starts = captions.offsets.to_numpy()[:-1] - captions.offsets.to_numpy()[0]
@@ -279,6 +284,7 @@ def _light(table: Any, first: int) -> dict[str, Any]:
             {
                 "row": row.take(owners),
                 **{name: regions.field(name) for name in ("phrase", "head", "score", "similarity", "area")},
+                "area_share": regions.field("area").to_numpy().astype(np.float64) / pixels[owners.to_numpy()],
                 **{name: boxes[:, place] for place, name in enumerate("xywh")},
                 "caption_index": regions.field("caption_index"),
             }

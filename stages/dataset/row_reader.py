@@ -6,13 +6,17 @@ import threading
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.dataset.folder import Dataset
+from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, Dataset
 from stages.errors import InputError
+from stages.schema import IMAGE_FIELD
+
+_BUFFER_BYTES: Final = 1 << 20
+"""Read ahead at most so much of a column: a row group of images may be 100 MB."""
 
 
 class RowReader:
@@ -56,20 +60,25 @@ class RowReader:
             return 0
 
     def _read(self, shard: int, numbers: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
-        """Only the row groups that hold one of the rows."""
+        """Of the row groups that hold one of the rows, and of these no further than the last one."""
         path, first = self.dataset.shards[shard], self._firsts[shard]
         found: dict[int, dict[str, Any]] = {}
+        rows = IMAGE_BATCH_ROWS if IMAGE_FIELD.name in columns else BATCH_ROWS
         try:
-            with pq.ParquetFile(path, pre_buffer=False) as file:
-                start = first
+            with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
                 for group in range(file.num_row_groups):
-                    stop = start + file.metadata.row_group(group).num_rows
-                    inside = [number for number in numbers if start <= number < stop]
-                    if inside:
-                        table = file.read_row_group(group, columns=list(columns), use_threads=False)
-                        taken = table.take([number - start for number in inside]).to_pylist()
-                        found.update(zip(inside, taken, strict=True))
-                    start = stop
+                    stop = first + file.metadata.row_group(group).num_rows
+                    inside = [number for number in numbers if first <= number < stop]
+                    start = first
+                    first = stop
+                    batches = file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
+                    while inside:
+                        batch = next(batches)
+                        here = [number for number in inside if number < start + batch.num_rows]
+                        taken = batch.take(pa.array([number - start for number in here], pa.int64())).to_pylist()
+                        found.update(zip(here, taken, strict=True))
+                        inside = inside[len(here) :]
+                        start += batch.num_rows
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
         return found

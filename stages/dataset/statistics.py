@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from stages.dataset.index import Index
@@ -11,6 +12,8 @@ from stages.dataset.search import Search
 SCORE_EDGES: Final = tuple(round(step * 0.05, 2) for step in range(21))
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of the image, about equal steps of the logarithm."""
+
+QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 MOST_PER_IMAGE: Final = 12
 """Counts per image from this one on share a bin."""
@@ -70,15 +73,13 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
     """Counts between edges; what lies beyond the last edge, by rounding, goes into the last bin."""
-    bins = " ".join(f"WHEN {column} < {edge!r}::FLOAT THEN {number}" for number, edge in enumerate(edges[1:-1]))
-    last = len(edges) - 2
-    rows = dict(ask(f"SELECT CASE {bins} ELSE {last} END AS bin, count(*) FROM hit_regions GROUP BY bin"))
-    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
-    ((quantiles,),) = ask(f"SELECT quantile_cont({column}, {list(shares)}) FROM hit_regions")
+    below = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
+    quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
+    ((*counts, total, values),) = ask(f"SELECT {below}, count(*), {quantiles} FROM hit_regions")
     return {
         "edges": list(edges),
-        "counts": [rows.get(number, 0) for number in range(last + 1)],
-        "quantiles": {f"{share * 100:g}": value for share, value in zip(shares, quantiles or [None] * 5, strict=True)},
+        "counts": [high - low for low, high in pairwise((0, *counts, total))],
+        "quantiles": dict(zip((f"{share * 100:g}" for share in QUANTILES), values or [None] * 5, strict=True)),
     }
 
 

@@ -8,10 +8,15 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.schema import IMAGE_FIELD
 from stages.write.atomic import replacing
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
 """zstd: half the size of snappy on run-length masks and captions at the same reading speed."""
+
+ROW_GROUP_ROWS: Final = 1000
+IMAGE_ROW_GROUP_ROWS: Final = 100
+"""Of shards that hold images: a reader that wants one row reads a row group of some 10 MB at most."""
 
 
 class ShardWriter:
@@ -43,8 +48,9 @@ class ShardWriter:
 
     def _flush(self, rows: int) -> None:
         table = pa.concat_tables(self._tables)
+        group = IMAGE_ROW_GROUP_ROWS if IMAGE_FIELD.name in table.column_names else ROW_GROUP_ROWS
         with replacing(self.folder / f"{self._next:05d}.parquet") as temporary:
-            pq.write_table(table.slice(0, rows), temporary, **PARQUET_SETTINGS)
+            pq.write_table(table.slice(0, rows), temporary, row_group_size=group, **PARQUET_SETTINGS)
         rest = table.slice(rows)
         self._tables, self._rows = ([rest], rest.num_rows) if rest.num_rows else ([], 0)
         self._next += 1
