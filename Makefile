@@ -5,18 +5,24 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
 
-test: lint
+test: lint browser
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# The viewer's pages are tested in a real browser.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+		{ echo "installing chromium"; apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pipeline.bench

@@ -69,11 +69,11 @@ class HeatMaps:
     def _load(self) -> Any:
         from pipeline.graph import build_graph  # noqa: PLC0415
 
-        if not self.dataset.finished:
-            raise InputError("heat maps are shown when the run has finished")
-        config = override(copy.deepcopy(self.dataset.manifest["config"]), ["model.batch_size=1", "model.device=auto"])
+        if not self.dataset.run:
+            raise InputError("the dataset does not say how it was made")
+        config = override(copy.deepcopy(self.dataset.run["config"]), ["model.batch_size=1", "model.device=auto"])
         graph = build_graph(config)
-        if graph.fingerprint != self.dataset.manifest["model_fingerprint"]:
+        if graph.fingerprint != self.dataset.run["model_fingerprint"]:
             raise ConfigError("the dataset was made with other weights than its configuration finds now")
         stages = (*graph.before, graph.model)
         for stage in stages:

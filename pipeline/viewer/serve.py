@@ -82,6 +82,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(info[0], info[1], info[2])
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(info[4])
+        listening.listen()
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; --port 0 takes any free port") from error
     return listening

@@ -27,12 +27,14 @@ class Dataset:
 
     path        absolute folder
     manifest    `dataset.json`; empty if the run has not finished
+    run         what the rows depend on: `config`, `model_fingerprint`; empty if not even that is known
     shards      Parquet files in order of their names, which is the order of the rows everywhere
     has_images  whether the rows hold the encoded images
     """
 
     path: Path
     manifest: dict[str, Any]
+    run: dict[str, Any]
     shards: tuple[Path, ...]
     has_images: bool
 
@@ -87,37 +89,29 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
     folder = path.expanduser().absolute()
     if not folder.is_dir():
         raise InputError(f"no such folder: {path}")
-    manifest = _manifest(folder)
+    manifest = _read_json(folder / "dataset.json")
+    if manifest and not (isinstance(manifest.get("config"), dict) and isinstance(manifest.get("run"), dict)):
+        raise InputError(f"{folder / 'dataset.json'} is not the manifest of a phrasebox dataset")
+    run = manifest["run"] if manifest else _read_json(folder / ".phrasebox" / "run.json")
     shards = tuple(sorted((folder / "data").glob("*.parquet")))
-    if not manifest and not (shards and not finished):
-        unfinished = (folder / ".phrasebox" / "run.json").is_file()
-        what = "the run has not finished, run the same command again" if unfinished else "no dataset.json in it"
+    if not manifest and (finished or not shards):
+        what = "the run has not finished, run the same command again" if run else "no dataset.json in it"
         raise InputError(f"{path} is not a finished dataset: {what}")
-    return Dataset(path=folder, manifest=manifest, shards=shards, has_images=_has_images(manifest, shards))
+    version = run.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}")
+    has_images = bool(run.get("config", {}).get("output", {}).get("embed_images", False))
+    return Dataset(path=folder, manifest=manifest, run=run, shards=shards, has_images=has_images)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "dataset.json"
+def _read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("config"), dict):
-        raise InputError(f"{path} is not the manifest of a phrasebox dataset")
-    version = manifest.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}")
-    return manifest
-
-
-def _has_images(manifest: dict[str, Any], shards: Sequence[Path]) -> bool:
-    if manifest:
-        return bool(manifest["config"].get("output", {}).get("embed_images", False))
-    for path in shards:  # of an unfinished run, the last ones may be half written
-        try:
-            return IMAGE_FIELD.name in pq.read_schema(path).names
-        except (pa.ArrowException, OSError):
-            continue
-    return False
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: expected an object")
+    return content

@@ -1,0 +1,153 @@
+"""A dataset with everything a viewer may meet, served on loopback, and a real browser to look at it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from rich.console import Console
+
+from pipeline.config import RunConfig
+from pipeline.run import run
+from pipeline.viewer.app import Viewer, create_app
+from pipeline.viewer.serve import make_viewer
+
+HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
+"""A caption that would like to run."""
+
+SCENES = 30
+
+
+@pytest.fixture(scope="session")
+def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of drawn scenes by the real pipeline, with hostile and broken rows. Only to be read: see `dataset`."""
+    from stages.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("viewed")
+    write_scenes(folder, SCENES, seed=11)
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows[0]["caption"] = HOSTILE
+    rows[1] = {**rows[1], "captions": [rows[1].pop("caption"), "a red bird under a green tree", "סוס ליד a red house"]}  # noqa: RUF001  it is Hebrew
+    rows[2]["caption"] = ""
+    rows[3]["image"] = "<b>missing</b>.jpg"
+    rows[4]["image"] = "broken.jpg"
+    rows[5]["image"] = "../../etc/passwd"
+    rows[6]["caption"] = "beautiful!"
+    rows[7]["id"] = "<i>x</i>' OR 1=1 --"
+    (folder / "images" / "broken.jpg").write_bytes(b"<html>no picture</html>")
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    config = {
+        "input": {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")},
+        "engine": {"kind": "inline"},
+        "output": {"path": str(folder / "dataset"), "rows_per_file": 8},
+    }
+    return run(RunConfig.model_validate(config), Console(quiet=True))
+
+
+@pytest.fixture
+def dataset(viewed: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset that a test may mark."""
+    return Path(shutil.copytree(viewed, tmp_path / "dataset"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A running viewer. url: without a slash at its end."""
+
+    url: str
+    viewer: Viewer
+
+
+@pytest.fixture
+def served(dataset: Path) -> Iterator[Served]:
+    """The viewer of the dataset on a free port of this machine."""
+    with serving(dataset) as running:
+        yield running
+
+
+class serving:  # noqa: N801  a context manager
+    """Serve a dataset while the block runs."""
+
+    def __init__(self, dataset: Path, *, build: bool = True) -> None:
+        self.viewer = make_viewer(dataset, None)
+        if build:
+            self.viewer.pages.index.build()
+        app = create_app(self.viewer, ["127.0.0.1"])
+        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+        self.thread = threading.Thread(target=self.server.run)
+
+    def __enter__(self) -> Served:
+        self.thread.start()
+        while not self.server.started:
+            assert self.thread.is_alive()
+            time.sleep(0.01)
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        return Served(url=f"http://127.0.0.1:{port}", viewer=self.viewer)
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.viewer.pages.index.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path is not None, "the tests of pages need Chromium: apt-get install chromium"
+    options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=options)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh page; an error of a script, or a resource that is refused, fails the test that saw it."""
+    with browser.new_context(viewport={"width": 1300, "height": 900}) as context:
+        opened = context.new_page()
+        opened.set_default_timeout(20_000)
+        wrong: list[str] = []
+
+        def note(message: ConsoleMessage) -> None:
+            if message.type == "error":
+                wrong.append(message.text)
+
+        opened.on("console", note)
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}"))
+        yield opened
+        assert wrong == []
+
+
+def pictures_are_there(page: Page) -> None:
+    """Wait for all pictures in sight; not by `wait_for_function`, which the pages' policy forbids."""
+    broken = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src)"
+    deadline = time.monotonic() + 20
+    while missing := page.evaluate(broken):
+        assert time.monotonic() < deadline, missing
+        page.mouse.wheel(0, 300)  # those below are loaded when one comes near
+        page.wait_for_timeout(50)
+
+
+def rows_of(dataset: Path) -> list[dict[str, Any]]:
+    """All rows in the order of the shards, read by DuckDB on its own."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        cursor = connection.execute(
+            "SELECT * FROM read_parquet(?, filename = true, file_row_number = true) ORDER BY filename, file_row_number",
+            [f"{dataset}/data/*.parquet"],
+        )
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

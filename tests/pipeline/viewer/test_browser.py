@@ -1,0 +1,300 @@
+"""The viewer as a person uses it, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.pipeline.viewer.conftest import Served, pictures_are_there, rows_of, serving
+
+
+def samples_shown(page: Page) -> list[str | None]:
+    return [card.get_attribute("data-sample") for card in page.locator(".card").all()]
+
+
+def test_the_first_page_shows_the_first_samples(page: Page, served: Served, dataset: Path) -> None:
+    page.goto(served.url)
+    rows = rows_of(dataset)
+    expect(page.locator("#samples")).to_have_text(str(len(rows)))
+    assert samples_shown(page) == [row["sample_id"] for row in rows[:24]]
+    page.get_by_role("link", name="After →").first.click()
+    page.wait_for_url("**page=2")
+    assert samples_shown(page) == [row["sample_id"] for row in rows[24:]]
+    pictures_are_there(page)
+
+
+def test_filters_find_what_sql_finds(page: Page, served: Served, dataset: Path) -> None:
+    rows = rows_of(dataset)
+    page.goto(served.url)
+    heads = [annotation["head"] for row in rows for annotation in row["annotations"]]
+    head = max(set(heads), key=heads.count)
+    page.get_by_label("Head noun").fill(head)
+    page.get_by_label("Score, at least").fill("0.5")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**head=*")
+    wanted = [
+        row["sample_id"]
+        for row in rows
+        if any(one["head"] == head and one["score"] >= 0.5 for one in row["annotations"])
+    ]
+    assert wanted
+    assert samples_shown(page) == wanted[:24]
+    expect(page.locator("#samples")).to_have_text(str(len(wanted)))
+    # what is not looked for steps back
+    for card in page.locator(".card").all():
+        (row,) = [row for row in rows if row["sample_id"] == card.get_attribute("data-sample")]
+        beside = [one["head"] != head or one["score"] < 0.5 for one in row["annotations"]]
+        shown = [" beside" in f"{part.get_attribute('class')}" for part in card.locator(".region").all()]
+        assert shown == beside
+
+
+def test_a_condition_in_sql_and_the_command_that_exports_it(page: Page, served: Served, dataset: Path) -> None:
+    page.goto(served.url)
+    page.get_by_label("SQL condition").fill("w > h AND region_count >= 2 -- wide things")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**where=*")
+    wanted = [
+        row["sample_id"]
+        for row in rows_of(dataset)
+        if len(row["annotations"]) >= 2 and any(one["bbox"][2] > one["bbox"][3] for one in row["annotations"])
+    ]
+    assert samples_shown(page) == wanted[:24]
+    page.get_by_text("As an export").click()
+    expect(page.locator(".command code")).to_contain_text("--where 'w > h AND region_count >= 2 -- wide things'")
+
+
+def test_a_condition_that_is_none_is_said_and_not_run(page: Page, served: Served) -> None:
+    answer = page.request.get(f"{served.url}/?where=nonsense(")
+    assert answer.status == 400
+    assert "not an SQL condition" in answer.text()
+    for condition in ("exists(SELECT * FROM read_csv('/etc/passwd'))", "true); DROP TABLE samples; SELECT (true"):
+        answer = page.request.get(f"{served.url}/", params={"where": condition})
+        assert answer.status == 400
+    page.goto(served.url)
+    assert len(samples_shown(page)) == 24
+
+
+def test_phrase_and_region_light_each_other(page: Page, served: Served, dataset: Path) -> None:
+    (number, row) = next(
+        (number, row)
+        for number, row in enumerate(rows_of(dataset))
+        if len({a["phrase"] for a in row["annotations"]}) > 1
+    )
+    page.goto(f"{served.url}/sample/{row['id']}")
+    card = page.locator(".card")
+    assert card.get_attribute("data-row") == str(number)
+    phrase = card.locator(".phrase").first
+    mine = f"{phrase.get_attribute('data-regions')}".split(" ")
+    phrase.hover()
+    for region in card.locator(".region").all():
+        lit = region.get_attribute("data-region") in mine
+        assert ("hit" in f"{region.get_attribute('class')}".split()) == lit
+        opacity = float(region.evaluate("element => getComputedStyle(element).opacity"))
+        assert (opacity == 1) == lit
+    other = next(r for r in card.locator(".region").all() if r.get_attribute("data-region") not in mine)
+    box = other.locator(".mask").bounding_box()
+    assert box is not None
+    inside = page.evaluate(  # a point on the mask, as a hand would find it
+        """([number, box]) => {
+            for (let y = 1; y < box.height; y += 2) for (let x = 1; x < box.width; x += 2) {
+                const part = document.elementFromPoint(box.x + x, box.y + y)?.closest('[data-region]');
+                if (part?.dataset.region === number) return [box.x + x, box.y + y];
+            }
+        }""",
+        [other.get_attribute("data-region"), box],
+    )
+    page.mouse.move(*inside)
+    lit_phrases = [p.get_attribute("data-regions") for p in card.locator(".phrase.hit").all()]
+    assert lit_phrases
+    assert all(f"{other.get_attribute('data-region')}" in f"{numbers}".split() for numbers in lit_phrases)
+
+
+def test_marks_stay(page: Page, served: Served, dataset: Path) -> None:
+    page.goto(served.url)
+    first, second, third = samples_shown(page)[:3]
+    cards = page.locator(".card")
+    cards.nth(0).focus()
+    page.keyboard.press("g")
+    expect(cards.nth(0)).to_have_attribute("data-mark", "good")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    page.keyboard.press("b")  # both that are selected
+    expect(cards.nth(1)).to_have_attribute("data-mark", "bad")
+    expect(cards.nth(2)).to_have_attribute("data-mark", "bad")
+    page.reload()
+    expect(cards.nth(0)).to_have_attribute("data-mark", "good")
+    assert json.loads((dataset / "marks.json").read_text()) == {first: "good", second: "bad", third: "bad"}
+    page.goto(f"{served.url}/?mark=bad")
+    assert samples_shown(page) == [second, third]
+    page.locator(".card").first.focus()
+    page.keyboard.press("u")
+    expect(page.locator(".card").first).to_have_attribute("data-mark", "")
+    with serving(dataset) as again:  # another server, another day
+        page.goto(f"{again.url}/?mark=any")
+        assert samples_shown(page) == [first, third]
+
+
+def test_errors_are_listed(page: Page, served: Served, dataset: Path) -> None:
+    page.goto(f"{served.url}/stats")
+    failed = [row for row in rows_of(dataset) if row["error"] is not None]
+    assert len(failed) == 4
+    page.get_by_role("link", name="missing_image").click()
+    page.wait_for_url("**reason=missing_image")
+    assert samples_shown(page) == [row["sample_id"] for row in failed if row["error"].startswith("missing_image")]
+    page.goto(f"{served.url}/?status=failed")
+    assert samples_shown(page) == [row["sample_id"] for row in failed]
+    for card, row in zip(page.locator(".card").all(), failed, strict=True):
+        expect(card.locator(".fault")).to_contain_text(row["error"].partition(": ")[2])
+
+
+def test_nothing_in_a_caption_or_name_runs(page: Page, served: Served, dataset: Path) -> None:
+    rows = rows_of(dataset)
+    for address in ("/", "/?status=failed", "/stats", *(f"/sample/{row['id']}" for row in rows[:8])):
+        page.goto(served.url + address)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("main script, main b, main i, main img:not(.picture img)").count() == 0
+    page.goto(served.url)
+    expect(page.locator(".caption").first).to_contain_text("<script>window.hacked = 1</script>")
+    policy = page.request.get(served.url).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_what_is_drawn_can_be_chosen_and_is_remembered(page: Page, served: Served) -> None:
+    page.goto(f"{served.url}/?status=regions")
+    box, label = page.locator(".region .box").first, page.locator(".region .label").first
+    expect(box).to_be_visible()
+    page.get_by_label("boxes").uncheck()
+    expect(box).to_be_hidden()
+    page.keyboard.press("3")
+    expect(label).to_be_hidden()
+    page.reload()
+    expect(box).to_be_hidden()
+    expect(label).to_be_hidden()
+    expect(page.locator(".region .mask").first).to_be_visible()
+
+
+def test_the_heat_map_is_computed_while_one_looks(page: Page, served: Served, dataset: Path) -> None:
+    row = next(row for row in rows_of(dataset) if row["annotations"])
+    page.goto(f"{served.url}/sample/{row['id']}")
+    page.get_by_label("heat map").check()
+    expect(page.locator(".card")).to_have_class(re.compile("heated"), timeout=60_000)
+    address = page.locator(".heat").get_attribute("href")
+    assert address is not None
+    picture = page.request.get(served.url + address)
+    assert picture.headers["content-type"] == "image/png"
+    peak = page.evaluate(
+        """async address => {
+            const bitmap = await createImageBitmap(await (await fetch(address)).blob());
+            const canvas = new OffscreenCanvas(bitmap.width, bitmap.height), pen = canvas.getContext('2d');
+            pen.drawImage(bitmap, 0, 0);
+            const values = pen.getImageData(0, 0, bitmap.width, bitmap.height).data;
+            let best = 0;
+            for (let i = 3; i < values.length; i += 4) if (values[i] > values[best * 4 + 3]) best = (i - 3) / 4;
+            return [(best % bitmap.width) / bitmap.width, Math.floor(best / bitmap.width) / bitmap.height];
+        }""",
+        address,
+    )
+    x, y, w, h = row["annotations"][0]["bbox"]
+    margin = 0.1  # the box was cut from a smoothed map
+    assert x / row["width"] - margin <= peak[0] <= (x + w) / row["width"] + margin
+    assert y / row["height"] - margin <= peak[1] <= (y + h) / row["height"] + margin
+
+
+def test_keys_lead_through_the_samples(page: Page, served: Served) -> None:
+    page.goto(f"{served.url}/?sort=random&seed=5")
+    order = samples_shown(page)
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/sample/**")
+    expect(page.locator(".card")).to_have_attribute("data-sample", f"{order[1]}")
+    for key, number in (("ArrowRight", 2), ("k", 1)):
+        page.wait_for_load_state()
+        page.keyboard.press(key)
+        expect(page.locator(".card")).to_have_attribute("data-sample", f"{order[number]}")
+    page.wait_for_load_state()
+    page.keyboard.press("Escape")
+    page.wait_for_url("**/?*seed=5")
+    assert samples_shown(page) == order
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    expect(page.get_by_label("Phrase contains")).to_be_focused()
+
+
+def test_a_link_shows_the_same_again(page: Page, served: Served, dataset: Path) -> None:
+    page.goto(f"{served.url}/?sort=random&seed=7&status=regions&page=1")
+    before = samples_shown(page)
+    page.goto(f"{served.url}/?sort=random&seed=8&status=regions")
+    assert samples_shown(page) != before
+    with serving(dataset) as again:
+        page.goto(f"{again.url}/?sort=random&seed=7&status=regions&page=1")
+        assert samples_shown(page) == before
+
+
+def test_words_are_suggested(page: Page, served: Served) -> None:
+    page.goto(served.url)
+    page.get_by_label("Phrase contains").press_sequentially("re")
+    expect(page.locator("#phrases option").first).to_be_attached()
+    options = [option.get_attribute("value") for option in page.locator("#phrases option").all()]
+    assert all("re" in f"{option}" for option in options)
+
+
+def test_it_fits_a_narrow_window_in_dark_and_light(page: Page, served: Served) -> None:
+    page.set_viewport_size({"width": 380, "height": 700})
+    papers = set()
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        for address in ("/", "/stats", "/?status=failed"):
+            page.goto(served.url + address)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), address
+        papers.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(papers) == 2
+    page.goto(served.url)
+    expect(page.locator("#filters")).to_be_hidden()
+    page.get_by_text("Filters", exact=True).click()
+    expect(page.get_by_label("Phrase contains")).to_be_visible()
+
+
+def test_while_the_shards_are_read_the_first_page_is_there(page: Page, dataset: Path) -> None:
+    with serving(dataset, build=False) as started:
+        page.goto(started.url)
+        assert samples_shown(page) == [row["sample_id"] for row in rows_of(dataset)[:24]]
+        page.goto(f"{started.url}/?head=car")
+        expect(page.get_by_role("heading", name="Reading the shards")).to_be_visible()
+        started.viewer.pages.index.build()
+        page.wait_for_selector("#found")  # by itself
+
+
+def test_an_unfinished_dataset_says_so(page: Page, dataset: Path) -> None:
+    run = json.loads((dataset / "dataset.json").read_text())["run"]
+    (dataset / ".phrasebox" / "run.json").write_text(json.dumps(run))
+    (dataset / "dataset.json").unlink()
+    with serving(dataset) as started:
+        page.goto(started.url)
+        expect(page.locator(".notice")).to_contain_text("has not finished")
+        assert len(samples_shown(page)) == 24
+
+
+def test_nothing_is_asked_of_any_other_machine(page: Page, served: Served) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    for address in ("/", "/stats"):
+        page.goto(served.url + address)
+        page.wait_for_load_state("networkidle")
+    assert asked
+    assert [address for address in asked if not address.startswith(served.url)] == []
+
+
+def test_the_row_behind_a_page(served: Served, dataset: Path) -> None:
+    with urllib.request.urlopen(f"{served.url}/rows/0/row.json") as answer:
+        row = json.load(answer)
+    assert row["annotations"] == rows_of(dataset)[0]["annotations"]

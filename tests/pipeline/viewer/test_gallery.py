@@ -1,0 +1,63 @@
+"""`phrasebox inspect --html`: pages as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from rich.console import Console
+
+from pipeline.viewer.gallery import write_gallery
+from stages.errors import ConfigError
+from tests.pipeline.viewer.conftest import SCENES, pictures_are_there, rows_of
+
+QUIET = Console(quiet=True)
+
+
+def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Path) -> None:
+    write_gallery(viewed, tmp_path / "gallery", QUIET, samples=1000, seed=0)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "gallery" / "index.html").as_uri())
+    assert page.locator(".card").count() == 24
+    expect(page.locator("#samples")).to_have_text(str(SCENES))
+    page.get_by_role("link", name="After →").first.click()
+    assert page.locator(".card").count() == SCENES - 24
+    page.locator(".card:not(.failed) a.open").first.click()
+    pictures_are_there(page)
+    page.locator(".phrase").first.hover()
+    assert page.locator(".region.hit").count() > 0
+    page.get_by_role("link", name="Figures").click()
+    expect(page.locator("h1")).to_contain_text(f"{SCENES} images")
+    assert page.evaluate("window.hacked") is None
+    assert all(address.startswith("file://") for address in asked)
+
+
+def test_conditions_and_seeds_choose_the_samples(viewed: Path, tmp_path: Path) -> None:
+    def shown(name: str, **chosen: object) -> set[str]:
+        write_gallery(viewed, tmp_path / name, QUIET, **{"samples": 5, "seed": 0, **chosen})  # type: ignore[arg-type]
+        return {path.name for path in (tmp_path / name).glob("sample-*.html")}
+
+    first = shown("first")
+    assert len(first) == 5
+    assert shown("again") == first
+    assert shown("other", seed=1) != first
+    rows = rows_of(viewed)
+    wanted = {
+        f"sample-{number}.html" for number, row in enumerate(rows) if any(a["score"] >= 0.8 for a in row["annotations"])
+    }
+    assert wanted
+    assert shown("sure", min_score=0.8, samples=1000) == wanted
+
+
+def test_a_folder_with_a_gallery_is_refused(viewed: Path, tmp_path: Path) -> None:
+    write_gallery(viewed, tmp_path / "gallery", QUIET, samples=2, seed=0)
+    with pytest.raises(ConfigError, match="holds a gallery already"):
+        write_gallery(viewed, tmp_path / "gallery", QUIET, samples=2, seed=0)
+
+
+def test_a_wrong_condition_leaves_no_folder(viewed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not an SQL condition"):
+        write_gallery(viewed, tmp_path / "gallery", QUIET, samples=2, seed=0, where="nonsense(")
+    assert not (tmp_path / "gallery").exists()
