@@ -162,23 +162,29 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="DIR", help="Write static pages there instead of serving.")
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Of --html: how many, drawn at random.")] = 96,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --html: other seeds, other samples.")] = 0,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Of --html: how many, drawn at random.  [default: 96]")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds, other random samples.")] = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
     image_root: ImageRoot = None,
 ) -> None:
     """Look at a dataset in the browser: pictures with regions, filters, figures, marks."""
+    from stages.dataset.search import Search
+    from stages.errors import ConfigError
+
+    search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None:
         from pipeline.viewer.gallery import write_gallery
 
-        write_gallery(
-            dataset, html, console, samples=samples, seed=seed, where=where, min_score=min_score, image_root=image_root
-        )
+        write_gallery(dataset, html, console, search, samples=96 if samples is None else samples, image_root=image_root)
         return
+    if samples is not None:
+        raise ConfigError("--samples: goes with --html; the server shows all")
     from pipeline.viewer.serve import inspect as serve
 
-    serve(dataset, console, host=host, port=port, open_browser=open_browser, image_root=image_root)
+    serve(dataset, console, search, host=host, port=port, open_browser=open_browser, image_root=image_root)
 
 
 @app.command()

@@ -57,22 +57,19 @@ def write_gallery(
     path: Path,
     out: Path,
     console: Console,
+    search: Search,
     *,
     samples: int,
-    seed: int,
-    where: str = "",
-    min_score: float = 0.0,
     image_root: str | None = None,
 ) -> None:
-    """Write pages of at most `samples` samples with regions, drawn at random, into a folder that is new or empty.
+    """Write pages of at most `samples` of the samples that a search finds, drawn at random, into a new folder.
 
-    The figures are those of all samples that the conditions find. Pictures that cannot be had are left out and
-    counted.
+    The figures are those of all that it finds. Pictures that cannot be had are left out and counted.
 
     Raises InputError for a folder that is no dataset, ConfigError for conditions and folders that cannot be used.
     """
     dataset = open_dataset(path, finished=False)
-    search = Search(where=where, score_min=min_score or None, sort="random", seed=seed)
+    search = search.model_copy(update={"sort": "random"})
     images, marks = ImageSource(dataset, image_root), read_marks(dataset.path)
     with closing(Index(dataset, marks)) as index:
         index.check(search)

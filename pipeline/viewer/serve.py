@@ -20,6 +20,7 @@ from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
 from stages.dataset.marks import read_marks
 from stages.dataset.row_reader import RowReader
+from stages.dataset.search import Search
 from stages.errors import ConfigError, InputError
 
 LOOPBACK: Final = "127.0.0.1"
@@ -37,15 +38,26 @@ def make_viewer(path: Path, image_root: str | None) -> Viewer:
 
 
 def inspect(
-    path: Path, console: Console, *, host: str, port: int, open_browser: bool, image_root: str | None = None
+    path: Path,
+    console: Console,
+    search: Search,
+    *,
+    host: str,
+    port: int,
+    open_browser: bool,
+    image_root: str | None = None,
 ) -> None:
-    """Serve the viewer until it is interrupted. port: 0 takes any free one.
+    """Serve the viewer until it is interrupted.
+
+    search  what the address that is printed shows first
+    port    0 takes any free one
 
     Raises InputError for a folder that is no dataset, ConfigError for an address that cannot be used.
     """
     viewer = make_viewer(path, image_root)
     listening = _listen(host, port)
-    address = f"http://{_printed(host)}:{listening.getsockname()[1]}/"
+    viewer.pages.index.check(search)
+    address = f"http://{_printed(host)}:{listening.getsockname()[1]}{ServerLinks().page(search, 1)}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 from rich.console import Console
 
 from pipeline.viewer.gallery import write_gallery
+from stages.dataset.search import Search
 from stages.errors import ConfigError
 from tests.pipeline.viewer.conftest import SCENES, pictures_are_there, rows_of
 
@@ -16,7 +17,7 @@ QUIET = Console(quiet=True)
 
 
 def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Path) -> None:
-    write_gallery(viewed, tmp_path / "gallery", QUIET, samples=1000, seed=0)
+    write_gallery(viewed, tmp_path / "gallery", QUIET, Search(), samples=1000)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto((tmp_path / "gallery" / "index.html").as_uri())
@@ -35,29 +36,29 @@ def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Pat
 
 
 def test_conditions_and_seeds_choose_the_samples(viewed: Path, tmp_path: Path) -> None:
-    def shown(name: str, **chosen: object) -> set[str]:
-        write_gallery(viewed, tmp_path / name, QUIET, **{"samples": 5, "seed": 0, **chosen})  # type: ignore[arg-type]
+    def shown(name: str, search: Search, samples: int = 5) -> set[str]:
+        write_gallery(viewed, tmp_path / name, QUIET, search, samples=samples)
         return {path.name for path in (tmp_path / name).glob("sample-*.html")}
 
-    first = shown("first")
+    first = shown("first", Search())
     assert len(first) == 5
-    assert shown("again") == first
-    assert shown("other", seed=1) != first
+    assert shown("again", Search()) == first
+    assert shown("other", Search(seed=1)) != first
     rows = rows_of(viewed)
     wanted = {
         f"sample-{number}.html" for number, row in enumerate(rows) if any(a["score"] >= 0.8 for a in row["annotations"])
     }
     assert wanted
-    assert shown("sure", min_score=0.8, samples=1000) == wanted
+    assert shown("sure", Search(score_min=0.8), samples=1000) == wanted
 
 
 def test_a_folder_with_a_gallery_is_refused(viewed: Path, tmp_path: Path) -> None:
-    write_gallery(viewed, tmp_path / "gallery", QUIET, samples=2, seed=0)
+    write_gallery(viewed, tmp_path / "gallery", QUIET, Search(), samples=2)
     with pytest.raises(ConfigError, match="holds a gallery already"):
-        write_gallery(viewed, tmp_path / "gallery", QUIET, samples=2, seed=0)
+        write_gallery(viewed, tmp_path / "gallery", QUIET, Search(), samples=2)
 
 
 def test_a_wrong_condition_leaves_no_folder(viewed: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not an SQL condition"):
-        write_gallery(viewed, tmp_path / "gallery", QUIET, samples=2, seed=0, where="nonsense(")
+        write_gallery(viewed, tmp_path / "gallery", QUIET, Search(where="nonsense("), samples=2)
     assert not (tmp_path / "gallery").exists()

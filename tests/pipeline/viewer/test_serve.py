@@ -68,6 +68,11 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         assert "Traceback" not in process.stdout.read()
 
 
+def test_it_begins_with_what_was_asked_for(viewed: Path) -> None:
+    with started(str(viewed), "--port", "0", "--where", "w > h", "--min-score", "0.5") as (_, address):
+        assert address.endswith("/?score_min=0.5&where=w+%3E+h")
+
+
 def test_it_listens_elsewhere_when_told_so(viewed: Path) -> None:
     with started(str(viewed), "--port", "0", "--host", "0.0.0.0") as (process, _):
         assert listening(process) == {"00000000"}
