@@ -231,8 +231,8 @@ def _hits(search: Search) -> str:
 
     Raises ConfigError unless the search's own SQL is one condition over the columns that exports know, too.
     """
+    Selector(Selection(where=search.where))  # by itself: with others around it, it could leave its brackets
     condition = search.region_condition()
-    Selector(Selection(where=condition))
     wanted = [f"{name} = {literal(getattr(search, name))}" for name in ("status", "reason") if getattr(search, name)]
     where = " AND ".join(filter(None, [search.sample_condition(), *wanted])) or "true"
     if not condition:
