@@ -122,7 +122,7 @@ class Index:
             self._failure = error
             raise
         finally:
-            self._counts.clear()
+            self._counts = {}
             self._ready.set()
 
     def _build(self, told: Callable[[int, int], None]) -> None:
@@ -160,7 +160,7 @@ class Index:
             cursor.execute("INSERT INTO marks SELECT * FROM part")
             cursor.commit()
             cursor.unregister("part")
-        self._counts.clear()
+        self._counts = {}
 
     def check(self, search: Search) -> None:
         """Raise ConfigError if the search's condition is no SQL condition; the index may be empty."""
@@ -168,10 +168,11 @@ class Index:
 
     def count(self, search: Search) -> Count:
         """How much a search finds. Raises ConfigError if its condition is no SQL condition."""
-        if search not in self._counts:
+        counts = self._counts  # of now: marks may be replaced while this is counted
+        if search not in counts:
             rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
-            self._counts[search] = Count(samples=int(rows[0][0]), regions=int(rows[0][1]))
-        return self._counts[search]
+            counts[search] = Count(samples=int(rows[0][0]), regions=int(rows[0][1]))
+        return counts[search]
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
         """Numbers of the rows found, in the search's order, from `offset` on. Raises as `count`."""
