@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.dataset.folder import Dataset
-from stages.dataset.search import FAILED, Search, literal
-from stages.dataset.selection import Selection, Selector, first_line
+from stages.dataset.search import Search, literal
+from stages.dataset.selection import Selection, Selector, first_line, sandboxed
 from stages.errors import ConfigError, InputError
 from stages.schema import DATASET_SCHEMA
 
@@ -88,12 +88,7 @@ class Index:
         self._failure: InputError | None = None
         self._counts: dict[Search, Count] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
-        self._connection: Any = duckdb.connect(
-            str(Path(self._folder.name) / "index.duckdb"),
-            config={"enable_external_access": False, "memory_limit": "2GB"},
-        )
-        self._connection.execute("SET python_enable_replacements = false")
-        self._connection.execute("SET lock_configuration = true")
+        self._connection: Any = sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
         self._connection.execute(_TABLES)
         self.mark_all(marks)
 
@@ -260,7 +255,7 @@ def _light(table: Any, first: int) -> dict[str, Any]:
     errors = table["error"].combine_chunks()
     failed = errors.is_valid().to_numpy(zero_copy_only=False)
     status = np.select(
-        [failed, counts.to_numpy() > 0, phrase_counts > 0], [FAILED, "regions", "no_regions"], "no_phrases"
+        [failed, counts.to_numpy() > 0, phrase_counts > 0], ["failed", "regions", "no_regions"], "no_phrases"
     )
     pixels = table["width"].to_numpy().astype(np.float64) * table["height"].to_numpy()
     boxes = regions.field("bbox").flatten().to_numpy().reshape(-1, 4)

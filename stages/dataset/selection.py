@@ -87,7 +87,7 @@ class Selector:
         self.selection = selection
         self._connection: Any = None
         if selection.where.strip():
-            self._connection = sandboxed()
+            self._connection = sandboxed(threads=1)
             # Read but not run: a condition without columns may take for ever.
             self._filtered(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
 
@@ -127,9 +127,9 @@ class Selector:
             raise ConfigError(f"not an SQL condition: {first_line(error)} (columns: {known})") from error
 
 
-def sandboxed(threads: int = 1) -> Any:
-    """An in-memory DuckDB connection that opens no file and loads nothing."""
-    connection = duckdb.connect(config={"threads": threads, "enable_external_access": False})
+def sandboxed(database: str = ":memory:", **config: Any) -> Any:
+    """A DuckDB connection that opens no file but its database and loads nothing. config: DuckDB's settings."""
+    connection = duckdb.connect(database, config={"enable_external_access": False, **config})
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")
     return connection
