@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from stages.images import DecodeLimits, decode_resized
-from stages.masks import decode_mask
+from stages.masks import decode_mask, mask_box_xywh_px
 from stages.records import HeatMap, Rle
 
 Rgb = NDArray[np.uint8]
@@ -66,25 +66,32 @@ def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: S
 def mask_path(rle: Rle, most_px: int = 640) -> str:
     """A mask as SVG path data in pixels of its image, holes included (fill rule "evenodd"); "" if it is empty.
 
-    most_px   the outline is drawn on a grid of at most so many pixels a side; finer ones are averaged down
+    Long outlines are simplified, by about half a pixel.
+
+    most_px   the outline is drawn on a grid of at most so many pixels a side; larger masks are averaged down
 
     Raises ValueError for a damaged code.
     """
-    mask = decode_mask(rle).astype(np.uint8)
-    height, width = mask.shape
+    mask = decode_mask(rle)
+    left, top, width, height = (int(value) for value in mask_box_xywh_px(mask))
+    if not width:
+        return ""
+    inside = mask[top : top + height, left : left + width].astype(np.uint8)
     scale = min(1.0, most_px / max(height, width))
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        mask = (cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_AREA) >= 128).astype(np.uint8)
+        shares = cv2.resize(inside * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+        inside = (shares >= min(128, shares.max())).astype(np.uint8)  # a mask of thin lines stays visible
     # Contours run through pixel centres: at twice the size their coordinates tell the pixels' corners.
-    doubled = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
+    doubled = np.repeat(np.repeat(inside, 2, axis=0), 2, axis=1)
     rings, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    to_px = np.array([width / mask.shape[1], height / mask.shape[0]]) / 2
+    to_px = np.array([width / inside.shape[1], height / inside.shape[0]])
     parts = []
     for ring in rings:
         simple = cv2.approxPolyDP(ring, 1.0, True) if len(ring) > 8 else ring
-        corners = (simple.reshape(-1, 2) + 1) // 2 * 2 * to_px  # odd coordinates lie right of or below the corner
-        parts.append("M" + "L".join(f"{x:.4g} {y:.4g}" for x, y in corners) + "Z")
+        # odd coordinates lie right of or below the corner
+        corners = np.round((simple.reshape(-1, 2) + 1) // 2 * to_px + (left, top), 1)
+        parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in corners) + "Z")
     return "".join(parts)
 
 

@@ -50,3 +50,11 @@ def inline_dataset(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempP
 
     output = {"path": str(tmp_path_factory.mktemp("inline") / "dataset"), "rows_per_file": 5}
     return run(RunConfig.model_validate({**scenes_config, "output": output}), Console(quiet=True))
+
+
+@pytest.fixture(scope="session")
+def synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished dataset of 500 rows in three shards, made without a model. Only to be read: copy it to change it."""
+    from tests.synthetic import write_synthetic
+
+    return write_synthetic(tmp_path_factory.mktemp("synthetic") / "dataset", 500, rows_per_file=180, seed=3)

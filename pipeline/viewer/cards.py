@@ -87,7 +87,9 @@ def card(
     annotations = row["annotations"]
     text_px = max(row["width"], row["height"]) / lines
     labels = [f"{_short(annotation['phrase'])} {annotation['score']:.2f}" for annotation in annotations]
-    places = label_places([annotation["bbox"] for annotation in annotations], labels, text_px, row["width"])
+    places = label_places(
+        [annotation["bbox"] for annotation in annotations], labels, text_px, (row["width"], row["height"])
+    )
     colours: dict[str, int] = {}
     for annotation in annotations:
         colours.setdefault(annotation["phrase"], len(colours) % COLOURS)
@@ -129,19 +131,24 @@ def card(
 
 
 def label_places(
-    boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str], text_px: float, width_px: int
+    boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str], text_px: float, size_wh_px: tuple[int, int]
 ) -> list[tuple[float, float]]:
-    """Where each label's base line starts: inside the top of its box, within the image, below labels in its way."""
+    """Where each label's base line starts: at the top of its box, within the image, below or above labels in its way.
+
+    Labels lie over one another only where the image has no room for all.
+    """
+    width_px, height_px = size_wh_px
+    highest, lowest, step = text_px, height_px - text_px / 4, text_px * 1.1
     taken: list[tuple[float, float, float]] = []  # left, right, base line
     for (x, y, _, _), label in zip(boxes_xywh_px, labels, strict=True):
         length = _LETTER * text_px * len(label)
         left = max(0.0, min(x + text_px / 4, width_px - length))
-        base = y + text_px
-        while any(
-            left < right and start < left + length and abs(base - line) < text_px for start, right, line in taken
-        ):
-            base += text_px * 1.1
-        taken.append((left, left + length, base))
+        beside = [line for start, right, line in taken if left < right and start < left + length]
+        first = max(highest, min(y + text_px, lowest))
+        below = [first + step * number for number in range(int((lowest - first) // step) + 1)]
+        above = [first - step * number for number in range(1, int((first - highest) // step) + 1)]
+        free = (base for base in below + above if all(abs(base - line) >= text_px for line in beside))
+        taken.append((left, left + length, next(free, first)))
     return [(left, base) for left, _, base in taken]
 
 

@@ -61,11 +61,15 @@ def root_of(dataset: Dataset) -> str | None:
     if source.get("image_root") is not None:
         return absolute(source["image_root"])
     path = source.get("path")
-    if not isinstance(path, str) or any(sign in path for sign in "*?[{"):
+    if not isinstance(path, str):
         return None
     location = absolute(path)
     filesystem = filesystem_of(location)
-    return location if filesystem.isdir(path_in(filesystem, location)) else parent(location)
+    path = path_in(filesystem, location)
+    if filesystem.isdir(path):
+        return location
+    is_pattern = any(sign in location for sign in "*?[{") and not filesystem.isfile(path)
+    return None if is_pattern else parent(location)
 
 
 def _below_root(name: str) -> str:

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.dataset.folder import Dataset
-from stages.dataset.search import FAILED, Search, literal
-from stages.dataset.selection import Selection, Selector, first_line
+from stages.dataset.search import Search, literal
+from stages.dataset.selection import Selection, Selector, first_line, sandboxed
 from stages.errors import ConfigError, InputError
 from stages.schema import DATASET_SCHEMA
 
@@ -88,12 +88,7 @@ class Index:
         self._failure: InputError | None = None
         self._counts: dict[Search, Count] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
-        self._connection: Any = duckdb.connect(
-            str(Path(self._folder.name) / "index.duckdb"),
-            config={"enable_external_access": False, "memory_limit": "2GB"},
-        )
-        self._connection.execute("SET python_enable_replacements = false")
-        self._connection.execute("SET lock_configuration = true")
+        self._connection: Any = sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
         self._connection.execute(_TABLES)
         self.mark_all(marks)
 
@@ -122,7 +117,7 @@ class Index:
             self._failure = error
             raise
         finally:
-            self._counts.clear()
+            self._counts = {}
             self._ready.set()
 
     def _build(self, told: Callable[[int, int], None]) -> None:
@@ -160,7 +155,7 @@ class Index:
             cursor.execute("INSERT INTO marks SELECT * FROM part")
             cursor.commit()
             cursor.unregister("part")
-        self._counts.clear()
+        self._counts = {}
 
     def check(self, search: Search) -> None:
         """Raise ConfigError if the search's condition is no SQL condition; the index may be empty."""
@@ -168,10 +163,11 @@ class Index:
 
     def count(self, search: Search) -> Count:
         """How much a search finds. Raises ConfigError if its condition is no SQL condition."""
-        if search not in self._counts:
+        counts = self._counts  # of now: marks may be replaced while this is counted
+        if search not in counts:
             rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
-            self._counts[search] = Count(samples=int(rows[0][0]), regions=int(rows[0][1]))
-        return self._counts[search]
+            counts[search] = Count(samples=int(rows[0][0]), regions=int(rows[0][1]))
+        return counts[search]
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
         """Numbers of the rows found, in the search's order, from `offset` on. Raises as `count`."""
@@ -231,8 +227,8 @@ def _hits(search: Search) -> str:
 
     Raises ConfigError unless the search's own SQL is one condition over the columns that exports know, too.
     """
+    Selector(Selection(where=search.where))  # by itself: with others around it, it could leave its brackets
     condition = search.region_condition()
-    Selector(Selection(where=condition))
     wanted = [f"{name} = {literal(getattr(search, name))}" for name in ("status", "reason") if getattr(search, name)]
     where = " AND ".join(filter(None, [search.sample_condition(), *wanted])) or "true"
     if not condition:
@@ -259,7 +255,7 @@ def _light(table: Any, first: int) -> dict[str, Any]:
     errors = table["error"].combine_chunks()
     failed = errors.is_valid().to_numpy(zero_copy_only=False)
     status = np.select(
-        [failed, counts.to_numpy() > 0, phrase_counts > 0], [FAILED, "regions", "no_regions"], "no_phrases"
+        [failed, counts.to_numpy() > 0, phrase_counts > 0], ["failed", "regions", "no_regions"], "no_phrases"
     )
     pixels = table["width"].to_numpy().astype(np.float64) * table["height"].to_numpy()
     boxes = regions.field("bbox").flatten().to_numpy().reshape(-1, 4)

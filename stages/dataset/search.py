@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,8 +13,6 @@ Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
-
-FAILED: Final = "failed"
 
 
 class Search(BaseModel):
@@ -42,7 +40,7 @@ class Search(BaseModel):
     regions_max: Count | None = None
     mark: Literal["", "good", "bad", "none", "any"] = ""
     """What people marked: `none` for the samples without a mark."""
-    status: Literal["", "regions", "no_regions", "no_phrases", "failed"] = ""
+    status: Literal["", Status] = ""
     reason: str = ""
     """Of the error, a key of `stages.errors.ROW_ERRORS`."""
     sort: Sort = "dataset"

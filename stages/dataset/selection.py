@@ -16,7 +16,7 @@ which a subquery would only see a part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -58,9 +58,6 @@ NEEDED_COLUMNS: Final = (
 """Columns that a table must have for a choice by condition."""
 
 
-_TABLE: Final = "regions of one table"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which regions are taken.
@@ -90,8 +87,9 @@ class Selector:
         self.selection = selection
         self._connection: Any = None
         if selection.where.strip():
-            self._connection = sandboxed()
-            self._chosen(pa.table({name: pa.array([], kind) for name, kind in _named(REGION_COLUMNS)}))
+            self._connection = sandboxed(threads=1)
+            # Read but not run: a condition without columns may take for ever.
+            self._filtered(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
 
     def choose(self, table: Any) -> Any:
         """The table with only the chosen regions in `annotations`; no row is taken away.
@@ -117,25 +115,21 @@ class Selector:
 
     def _chosen(self, flat: Any) -> Any:
         """Numbers of the rows of a flat table for which the condition holds."""
-        flat = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
-        self._connection.register(_TABLE, flat)
+        numbered = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
+        return self._filtered(numbered, lambda relation: relation.project("row_number").fetchnumpy()["row_number"])
+
+    def _filtered(self, flat: Any, then: Callable[[Any], Any]) -> Any:
         try:
-            # On lines of its own, so that a comment at its end does not swallow the bracket.
-            query = f'SELECT row_number FROM "{_TABLE}" WHERE (\n{self.selection.where}\n)'
-            statements = self._connection.extract_statements(query)
-            if len(statements) != 1:
-                raise ConfigError(f"expected one SQL condition, got {self.selection.where!r}")
-            return self._connection.execute(statements[0]).fetchnumpy()["row_number"]
+            # A relation has neither a name that a subquery could use nor room for a second statement.
+            return then(self._connection.from_arrow(flat).filter(self.selection.where))
         except duckdb.Error as error:
             known = ", ".join(REGION_COLUMNS.names)
             raise ConfigError(f"not an SQL condition: {first_line(error)} (columns: {known})") from error
-        finally:
-            self._connection.unregister(_TABLE)
 
 
-def sandboxed(threads: int = 1) -> Any:
-    """An in-memory DuckDB connection that opens no file and loads nothing."""
-    connection = duckdb.connect(config={"threads": threads, "enable_external_access": False})
+def sandboxed(database: str = ":memory:", **config: Any) -> Any:
+    """A DuckDB connection that opens no file but its database and loads nothing. config: DuckDB's settings."""
+    connection = duckdb.connect(database, config={"enable_external_access": False, **config})
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")
     return connection
@@ -165,10 +159,6 @@ def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> An
     marked = pa.array([marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()], pa.string())
     columns["mark"] = marked.take(owners)
     return pa.table([columns[name] for name in REGION_COLUMNS.names], schema=REGION_COLUMNS)
-
-
-def _named(schema: Any) -> list[tuple[str, Any]]:
-    return [(entry.name, entry.type) for entry in schema]
 
 
 def first_line(error: Exception) -> str:

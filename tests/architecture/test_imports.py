@@ -37,7 +37,7 @@ BASE_MODULES: dict[str, set[str]] = {
     "schema": {"errors", "records"},
     "masks": {"geometry", "records"},
     "images": {"errors", "files", "records"},
-    "pictures": {"masks", "records"},
+    "pictures": {"images", "masks", "records"},
 }
 """Module under `stages/` -> modules below it that it may import; no stage."""
 
@@ -72,7 +72,10 @@ LIBRARIES: dict[str, set[str]] = {
     "pandas": set(),
     "datasets": set(),
     "transformers": set(),
-    "duckdb": {"stages/dataset/selection.py"},
+    "duckdb": {"stages/dataset/selection.py", "stages/dataset/index.py"},
+    "starlette": {"pipeline/viewer/app.py"},
+    "uvicorn": {"pipeline/viewer/serve.py"},
+    "jinja2": {"pipeline/viewer/pages.py"},
 }
 """Library -> the files or folders that may import it."""
 

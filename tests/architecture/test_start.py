@@ -12,7 +12,7 @@ import pytest
 
 from tests.architecture.source import ROOT
 
-HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas")
+HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duckdb", "starlette", "uvicorn", "jinja2")
 
 
 def loaded(code: str, folder: Path) -> set[str]:
@@ -41,7 +41,18 @@ def as_command(*arguments: str) -> str:
         ["--version"],
         *(
             [verb, "--help"]
-            for verb in ("run", "validate", "phrases", "explain", "scenes", "demo", "eval", "calibrate")
+            for verb in (
+                "run",
+                "validate",
+                "inspect",
+                "stats",
+                "phrases",
+                "explain",
+                "scenes",
+                "demo",
+                "eval",
+                "calibrate",
+            )
         ),
     ],
     ids=" ".join,
@@ -64,6 +75,12 @@ def test_a_configuration_needs_no_model(tmp_path: Path) -> None:
 def test_validate_needs_no_model(inline_dataset: Path, tmp_path: Path) -> None:
     found = loaded(as_command("validate", str(inline_dataset)), tmp_path)
     assert not found & {"torch", "ray", "open_clip", "spacy"}
+
+
+def test_looking_at_a_dataset_needs_no_model(inline_dataset: Path, tmp_path: Path) -> None:
+    model = {"torch", "ray", "open_clip", "spacy"}
+    assert not loaded(as_command("stats", str(inline_dataset)), tmp_path) & {*model, "cv2", "starlette"}
+    assert not loaded("import pipeline.viewer.serve, pipeline.viewer.gallery", tmp_path) & model
 
 
 def test_the_inline_engine_needs_no_ray(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ def test_every_module_is_in_it(names: set[str]) -> None:
 
 def test_the_data_is_in_it(names: set[str]) -> None:
     assert "stages/phrases/words.txt" in names
+    for folder in ("templates", "static"):
+        there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline" / "viewer" / folder).iterdir()}
+        assert there
+        assert there <= names
     for entry in CATALOG.values():
         assert {f"stages/weights/{entry.folder}/{name}" for name in entry.files} <= names
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.schema import DATASET_SCHEMA, records_to_rows
-from stages.write.parquet import ShardWriter
+from stages.write.parquet import IMAGE_ROW_GROUP_ROWS, ROW_GROUP_ROWS, ShardWriter
 from tests.stages.write.rows import annotated, mixed, write_shards
 
 
@@ -94,3 +94,19 @@ def test_rows_wait_until_a_file_is_full(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     writer.write(records_to_rows([annotated(2)], embed_images=False))
     assert rows_of(tmp_path) == {"00000.parquet": 3}
+
+
+@pytest.mark.parametrize("embed_images", [False, True])
+def test_row_groups(embed_images: bool, tmp_path: Path) -> None:
+    """Small ones with images, as who wants one row reads its group."""
+    few = records_to_rows([annotated(number) for number in range(50)], embed_images=embed_images)
+    writer = ShardWriter(tmp_path, 1050)
+    for _ in range(22):
+        writer.write(few)
+    writer.close()
+    groups = []
+    for path in sorted(tmp_path.iterdir()):
+        metadata = pq.read_metadata(path)
+        groups.append([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
+    assert groups == ([[100] * 10 + [50], [50]] if embed_images else [[1000, 50], [50]])
+    assert (IMAGE_ROW_GROUP_ROWS, ROW_GROUP_ROWS) == (100, 1000)

@@ -1,0 +1,185 @@
+"""`phrasebox stats`: figures as JSON and as tables, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from stages.dataset.folder import open_dataset
+from stages.dataset.marks import write_marks
+
+Answer = tuple[int, str, str]
+"""Exit code, standard output, standard error."""
+
+
+@pytest.fixture
+def stats(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """The console script's verb, in this process."""
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["phrasebox", "stats", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
+    return list(open_dataset(synthetic_dataset).rows())
+
+
+@pytest.fixture
+def copy(synthetic_dataset: Path, tmp_path: Path) -> Path:
+    """A dataset to be changed."""
+    return Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+
+
+def test_figures_as_json(stats: Callable[..., Answer], synthetic_dataset: Path, rows: list[dict[str, Any]]) -> None:
+    code, out, err = stats(synthetic_dataset, "--json")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    annotations = [a for row in rows for a in row["annotations"]]
+    counts = open_dataset(synthetic_dataset).manifest["counts"]
+    assert figures["dataset"] == str(synthetic_dataset)
+    assert figures["finished"] is True
+    assert figures["samples"]["all"] == counts["written"] == 500
+    assert figures["samples"]["failed"] == counts["failed"]
+    assert figures["samples"]["regions"] == counts["annotated"] - counts["without_regions"]
+    assert figures["samples"]["no_regions"] == counts["without_regions"]
+    assert figures["samples"]["no_phrases"] == counts["without_phrases"]
+    assert figures["regions"] == counts["regions"] == len(annotations)
+    assert figures["phrases"] == counts["categories"]
+    assert {entry["reason"]: entry["count"] for entry in figures["errors"]} == counts["failed_by_reason"]
+    assert figures["score"]["quantiles"]["50"] == pytest.approx(np.median([a["score"] for a in annotations]), rel=1e-5)
+    top = Counter(a["head"] for a in annotations).most_common(1)[0]
+    assert (figures["top_heads"][0]["text"], figures["top_heads"][0]["count"]) == top
+    assert len(figures["top_phrases"]) == len(figures["top_heads"]) == 15
+    assert figures["marks"] == {}
+
+
+def test_conditions(stats: Callable[..., Answer], copy: Path, rows: list[dict[str, Any]]) -> None:
+    """Regions that fulfil both, and the images that have such regions."""
+    write_marks(copy, {row["sample_id"]: "bad" for row in rows[::2]})
+    code, out, _ = stats(
+        copy, "--json", "--where", "head = 'man' AND mark = 'bad' -- checked", "--min-score", 0.5, "--top", 3
+    )
+    assert code == 0
+    figures = json.loads(out)
+    found = [
+        [a["phrase"] for a in row["annotations"] if a["head"] == "man" and a["score"] >= np.float32(0.5)]
+        for row in rows[::2]
+    ]
+    phrases = Counter(phrase for of_row in found for phrase in of_row)
+    assert 0 < figures["regions"] == phrases.total()
+    assert figures["samples"] == {"all": sum(map(bool, found)), "regions": sum(map(bool, found))}
+    assert figures["marks"] == {"bad": figures["samples"]["all"]}
+    assert {entry["text"]: entry["count"] for entry in figures["top_phrases"]}.items() <= phrases.items()
+    assert len(figures["top_phrases"]) == 3
+    assert figures["heads"] == 1
+
+
+def test_figures_as_tables(stats: Callable[..., Answer], copy: Path, rows: list[dict[str, Any]]) -> None:
+    write_marks(copy, {rows[0]["sample_id"]: "good"})
+    code, out, err = stats(copy)
+    assert (code, err) == (0, "")
+    figures = json.loads(stats(copy, "--json")[1])
+    cells = [[cell.strip() for cell in line.strip("│┃ ").split("│")] for line in out.splitlines()]
+    assert out.splitlines()[0] == str(copy)
+    assert ["images", "500"] in cells
+    assert ["regions", f"{figures['regions']:,}"] in cells
+    assert ["failed", str(figures["samples"]["failed"])] in cells
+    assert ["marked good", "1"] in cells
+    for error in figures["errors"]:
+        assert [error["reason"], str(error["count"])] in cells
+    for entry in figures["top_phrases"] + figures["top_heads"]:
+        assert [entry["text"], str(entry["count"]), f"{entry['score']:.2f}"] in cells
+    median = figures["score"]["quantiles"]["50"]
+    assert f"score: median {median:.3f}, middle half " in out
+    assert f"kept by a lowest score of 0.5: {figures['score_kept']['0.5']:.0%}, 0.7: " in out
+    bars = [cell[2] for cell in cells if len(cell) == 3 and set(cell[2]) == {"█"}]
+    assert max(map(len, bars)) == 30
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nothing_found(as_json: bool, stats: Callable[..., Answer], synthetic_dataset: Path) -> None:
+    code, out, err = stats(synthetic_dataset, "--where", "score > 1", *(["--json"] if as_json else []))
+    assert (code, err) == (0, "")
+    if as_json:
+        figures = json.loads(out)
+        assert (figures["samples"], figures["regions"], figures["score_kept"]["0.5"]) == ({"all": 0}, 0, None)
+    else:
+        assert "median" not in out
+
+
+def test_words_that_look_like_markup(stats: Callable[..., Answer], copy: Path) -> None:
+    shard = copy / "data" / "00000.parquet"
+    table = pq.read_table(shard)
+    changed = table.to_pylist()
+    for row in changed:
+        for a in row["annotations"]:
+            a["phrase"] = "[red]:dog: [/] 乌龟"
+    pq.write_table(pa.Table.from_pylist(changed, table.schema), shard)
+    code, out, _ = stats(copy)
+    assert code == 0
+    assert "[red]:dog: [/] 乌龟" in out
+
+
+def test_an_unfinished_dataset(stats: Callable[..., Answer], copy: Path) -> None:
+    """What is there is counted; a shard that is being written is left out."""
+    (copy / "dataset.json").unlink()
+    (copy / "data" / "00002.parquet").write_bytes(b"PAR1 half")
+    code, out, err = stats(copy)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"{copy} (the run has not finished)"
+    figures = json.loads(stats(copy, "--json")[1])
+    assert figures["finished"] is False
+    assert figures["samples"]["all"] == 360
+
+
+def test_errors_are_one_line(stats: Callable[..., Answer], copy: Path, tmp_path: Path) -> None:
+    def assert_refused(answer: Answer, *words: str) -> None:
+        code, out, err = answer
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        for word in words:
+            assert word in err
+
+    assert_refused(stats(tmp_path / "none"), f"no such folder: {tmp_path}/none")
+    assert_refused(stats(tmp_path), f"{tmp_path} is not a finished dataset: no dataset.json in it")
+    assert_refused(
+        stats(copy, "--where", "colour = 'red'"), "not an SQL condition: ", "colour", "columns: phrase, head"
+    )
+    assert_refused(stats(copy, "--where", "w >"), "not an SQL condition: ", "syntax error")
+    assert_refused(stats(copy, "--where", "phrase = '\udcff'", "--json"), "not an SQL condition: ")
+    assert_refused(stats(copy, "--where", "phrase::INTEGER > 3", "--json"), "not an SQL condition: ")
+    (copy / "marks.json").write_text("{")
+    assert_refused(stats(copy), "marks.json is damaged")
+    (copy / "marks.json").unlink()
+    (copy / "data" / "00001.parquet").write_bytes(b"PAR1 half")
+    assert_refused(stats(copy), "00001.parquet is damaged")
+
+
+@pytest.mark.parametrize("arguments", [["--min-score", "1.5"], ["--top", "0"], ["--colour"]], ids=" ".join)
+def test_wrong_usage(arguments: list[str], stats: Callable[..., Answer], synthetic_dataset: Path) -> None:
+    code, out, err = stats(synthetic_dataset, *arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: " in err

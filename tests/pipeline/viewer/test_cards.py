@@ -1,0 +1,235 @@
+"""From rows to cards: captions in pieces, places of labels, colours, and what a damaged row becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.viewer.cards import _LETTER, COLOURS, COLUMNS, card, label_places, pieces
+from stages.dataset.folder import open_dataset
+from stages.masks import encode_mask
+from stages.pictures import mask_path
+from stages.records import Rle
+
+CAPTION = "A man with a café cup 🙂 and two dogs"
+
+
+def spans(*found: tuple[str, int, int]) -> list[tuple[int, dict[str, Any]]]:
+    """Numbers and fields of regions with these phrases and spans."""
+    return [(number, {"phrase": phrase, "span": [start, end]}) for number, (phrase, start, end) in enumerate(found)]
+
+
+def cut(*found: tuple[str, int, int]) -> list[tuple[str, tuple[int, ...], int | None]]:
+    """The pieces of the caption as plain values."""
+    colours: dict[str, int] = {}
+    for phrase, *_ in found:
+        colours.setdefault(phrase, len(colours))
+    return [(piece.text, piece.regions, piece.colour) for piece in pieces(CAPTION, spans(*found), colours)]
+
+
+def test_a_caption_without_regions_is_one_piece() -> None:
+    assert cut() == [(CAPTION, (), None)]
+    assert pieces("", [], {}) == []
+
+
+def test_phrases_side_by_side() -> None:
+    assert cut(("man", 0, 5), ("two dogs", 28, 36)) == [
+        ("A man", (0,), 0),
+        (" with a café cup 🙂 and ", (), None),
+        ("two dogs", (1,), 1),
+    ]
+
+
+def test_a_phrase_in_another() -> None:
+    """The innermost gives the colour; the outer one goes on after it."""
+    assert cut(("man with a café cup", 2, 21), ("café", 13, 17), ("cup", 18, 21)) == [
+        ("A ", (), None),
+        ("man with a ", (0,), 0),
+        ("café", (0, 1), 1),
+        (" ", (0,), 0),
+        ("cup", (0, 2), 2),
+        (" 🙂 and two dogs", (), None),
+    ]
+
+
+def test_several_regions_of_one_phrase() -> None:
+    assert cut(("two dogs", 28, 36), ("two dogs", 28, 36))[-1] == ("two dogs", (0, 1), 0)
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda span: (span[0], span[0] + span[1])), max_size=6
+)
+
+
+@given(SPANS)
+def test_pieces_make_the_caption(found: list[tuple[int, int]]) -> None:
+    """Also where phrases overlap, or where a damaged span leaves the caption."""
+    regions = spans(*((f"p{number}", *span) for number, span in enumerate(found)))
+    cuts = pieces(CAPTION, regions, {f"p{number}": number for number in range(6)})
+    assert "".join(piece.text for piece in cuts) == CAPTION
+    at = 0
+    for piece in cuts:
+        for place in range(at, at + len(piece.text)):
+            assert piece.regions == tuple(n for n, (start, end) in enumerate(found) if start <= place < end)
+        lengths = {number: found[number][1] - found[number][0] for number in piece.regions}
+        assert piece.colour is None if not lengths else lengths[piece.colour] == min(lengths.values())
+        at += len(piece.text)
+
+
+BOXES = st.tuples(st.floats(0, 639), st.floats(0, 479), st.floats(1, 100), st.floats(1, 100))
+
+
+@given(st.lists(st.tuples(BOXES, st.integers(5, 32)), max_size=8))
+def test_labels_stay_inside_and_beside_each_other(found: list[tuple[tuple[float, ...], int]]) -> None:
+    """Eight labels always have room in a picture of 19 lines."""
+    text_px = 640 / 26
+    places = label_places([box for box, _ in found], ["x" * letters for _, letters in found], text_px, (640, 480))
+    drawn = [(x, y, x + _LETTER * text_px * letters) for (x, y), (_, letters) in zip(places, found, strict=True)]
+    for number, (left, base, right) in enumerate(drawn):
+        assert left >= 0
+        assert right <= 640
+        assert text_px <= base <= 480
+        for start, line, end in drawn[:number]:
+            assert right <= start or end <= left or abs(base - line) >= text_px - 1e-6
+
+
+def test_a_label_stands_in_its_box() -> None:
+    assert label_places([(100, 50, 80, 80)], ["dog 0.50"], 20, (640, 480)) == [(105, 70)]
+    assert label_places([(100, 479, 80, 1)], ["dog 0.50"], 20, (640, 480)) == [(105, 475)], "at the lower border"
+    [(x, y)] = label_places([(639, 0, 1, 1)], ["dog 0.50"], 20, (640, 480))
+    assert (x, y) == (pytest.approx(640 - 8 * _LETTER * 20), 20)
+
+
+def test_labels_of_one_place_go_down_then_up() -> None:
+    box = (10, 420, 50, 50)
+    lines = [y for _, y in label_places([box] * 4, ["dog 0.50"] * 4, 20, (640, 480))]
+    assert lines == pytest.approx([440, 462, 418, 396])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (640, 3), (3, 640), (640, 480)], ids=str)
+def test_more_labels_than_room(size: tuple[int, int]) -> None:
+    """They lie over one another."""
+    places = label_places([(0, 0, 1, 1)] * 100, ["a long phrase 0.50"] * 100, max(size) / 26, size)
+    assert len(places) == 100
+    assert len(set(places)) < 30
+
+
+def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> dict[str, Any]:
+    """A rectangle of 10 x 5 pixels in an image of 80 x 60."""
+    mask = np.zeros((60, 80), np.bool_)
+    mask[7:12, 10 * number : 10 * number + 10] = True
+    rle = encode_mask(mask)
+    return {
+        "id": 100 + number,
+        "phrase": phrase,
+        "head": phrase.rsplit(maxsplit=1)[-1],
+        "score": 0.5 + number / 100,
+        "similarity": 0.25,
+        "area": 50.0,
+        "bbox": [10.0 * number, 7.0, 10.0, 5.0],
+        "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
+        "caption_index": caption_index,
+        "span": [2, 5],
+        **fields,
+    }
+
+
+def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    row = {
+        "id": 7,
+        "sample_id": "s7",
+        "file_name": "7.jpg",
+        "width": 80,
+        "height": 60,
+        "captions": ["A man.", "A dog."],
+        "annotations": list(annotations),
+        "phrase_count": 3,
+        "warnings": ["no region for 'cup'"],
+        "error": None,
+    }
+    assert tuple(row) == COLUMNS
+    return {**row, **fields}
+
+
+def test_a_card() -> None:
+    row = row_of(annotation(0, "man", 0), annotation(1, "dog", 1), annotation(2, "man", 0))
+    one = card(row, 3, "good", found={101}, lines=20)
+    assert (one.row, one.id, one.sample_id, one.file_name, one.width, one.height) == (3, 7, "s7", "7.jpg", 80, 60)
+    assert (one.mark, one.error, one.warnings, one.text_px) == ("good", None, ["no region for 'cup'"], 4)
+    assert [[(piece.text, piece.regions) for piece in caption] for caption in one.captions] == [
+        [("A ", ()), ("man", (0, 2)), (".", ())],
+        [("A ", ()), ("dog", (1,)), (".", ())],
+    ]
+    assert [region.found for region in one.regions] == [False, True, False]
+    assert [region.colour for region in one.regions] == [0, 1, 0], "of the phrase"
+    assert [region.number for region in one.regions] == [0, 1, 2]
+    dog = one.regions[1]
+    assert (dog.phrase, dog.head, dog.score, dog.label) == ("dog", "dog", 0.51, "dog 0.51")
+    assert dog.area_share == 50 / 4800
+    assert dog.box_xywh_px == (10, 7, 10, 5)
+    assert dog.path == "M10 7L10 12L20 12L20 7Z"
+    assert dog.label_xy_px == (11, pytest.approx(15.4)), "below the first one's"
+    assert one.captions[1][1].colour == dog.colour
+
+
+def test_without_a_search_all_regions_are_found() -> None:
+    one = card(row_of(annotation(0, "man", 0), annotation(1, "dog", 1)), 0, None, None)
+    assert [region.found for region in one.regions] == [True, True]
+    assert one.mark == ""
+
+
+def test_more_phrases_than_colours() -> None:
+    """A colour is used again; regions of one phrase share theirs."""
+    phrases = [f"dog {number}" for number in range(COLOURS + 3)] * 2
+    row = row_of(*(annotation(number % 8, phrase, 1) for number, phrase in enumerate(phrases)))
+    colours = [region.colour for region in card(row, 0, None, None).regions]
+    assert set(colours) == set(range(COLOURS))
+    assert colours[: COLOURS + 3] == colours[COLOURS + 3 :]
+    assert colours[COLOURS] == colours[0]
+
+
+def test_long_phrases_are_cut_in_labels_only() -> None:
+    phrase = "a very long phrase about many things beside each other"
+    region = card(row_of(annotation(0, phrase, 0)), 0, None, None).regions[0]
+    assert region.phrase == phrase
+    assert region.label == "a very long phrase about ma… 0.50"
+
+
+@pytest.mark.parametrize("counts", ["", "0é", "3"])
+def test_a_damaged_mask_leaves_the_box(counts: str) -> None:
+    damaged = annotation(1, "dog", 1, segmentation={"size": [60, 80], "counts": counts})
+    first, second = card(row_of(annotation(0, "man", 0), damaged), 0, None, None).regions
+    assert first.path
+    assert second.path == ""
+    assert second.box_xywh_px == (10, 7, 10, 5)
+
+
+def test_a_row_with_an_error() -> None:
+    row = row_of(width=0, height=0, phrase_count=0, warnings=[], error="missing_image: no file 7.jpg")
+    one = card(row, 0, "bad", None)
+    assert (one.regions, one.error, one.mark, one.text_px) == ([], "missing_image: no file 7.jpg", "bad", 0)
+    assert [[piece.text for piece in caption] for caption in one.captions] == [["A man."], ["A dog."]]
+
+
+def test_rows_of_a_dataset(synthetic_dataset: Path) -> None:
+    """Captions come out as they are, and what belongs to a region are its phrase's words."""
+    seen = 0
+    for number, row in enumerate(open_dataset(synthetic_dataset).rows(COLUMNS)):
+        if number % 12:
+            continue
+        one = card(row, number, None, None)
+        assert ["".join(piece.text for piece in caption) for caption in one.captions] == row["captions"]
+        for region, a in zip(one.regions, row["annotations"], strict=True):
+            words = "".join(piece.text for piece in one.captions[a["caption_index"]] if region.number in piece.regions)
+            assert region.phrase in words.lower()
+            assert region.path == mask_path(
+                Rle(size_hw=tuple(a["segmentation"]["size"]), counts=a["segmentation"]["counts"])
+            )
+            assert region.path
+            seen += 1
+    assert seen > 80

@@ -1,0 +1,115 @@
+"""The figures against numpy over the rows."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.dataset.folder import open_dataset
+from stages.dataset.index import Index
+from stages.dataset.search import Search
+from stages.dataset.statistics import AREA_EDGES, MOST_PER_IMAGE, SCORE_EDGES, statistics
+from stages.errors import ConfigError
+from tests.stages.dataset.plain import find, marks_of, status_of
+
+
+@pytest.fixture(scope="module")
+def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
+    return list(open_dataset(synthetic_dataset).rows())
+
+
+@pytest.fixture(scope="module")
+def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
+    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
+        index.build()
+        yield index
+
+
+SEARCHES = {
+    "all": Search(),
+    "conditions on regions": Search(where="w > h", score_max=0.8),
+    "conditions on samples": Search(regions_min=3, mark="none"),
+    "both": Search(phrase="man", score_min=0.3, mark="any"),
+    "failed": Search(status="failed"),
+    "nothing": Search(phrase="no such words"),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_all_figures(name: str, index: Index, rows: list[dict[str, Any]]) -> None:
+    search, marks = SEARCHES[name], marks_of(rows)
+    found = find(rows, marks, search)
+    regions = [region for one in found for region in one.regions]
+    assert bool(regions) is (name not in ("failed", "nothing"))
+    figures = statistics(index, search, most=7)
+
+    by_status = Counter(status_of(one.row) for one in found)
+    assert figures["samples"] == {"all": len(found), **by_status}
+    assert figures["regions"] == len(regions)
+    assert figures["phrases"] == len({region["phrase"] for region in regions})
+    assert figures["heads"] == len({region["head"] for region in regions})
+    assert_histogram(figures["score"], [region["score"] for region in regions], SCORE_EDGES)
+    assert_histogram(figures["area_share"], [region["area_share"] for region in regions], AREA_EDGES)
+    for score, share in figures["score_kept"].items():
+        kept = [region["score"] >= np.float32(score) for region in regions]
+        assert share == (pytest.approx(np.mean(kept)) if regions else None)
+
+    sound = [one.row for one in found if one.row["error"] is None]
+    assert figures["phrases_per_image"] == per_image([row["phrase_count"] for row in sound])
+    assert figures["regions_per_image"] == per_image([len(row["annotations"]) for row in sound])
+    for column in ("phrase", "head"):
+        assert_most_frequent(figures[f"top_{column}s"], [(region[column], region["score"]) for region in regions], 7)
+
+    reasons = Counter(one.row["error"].partition(":")[0] for one in found if one.row["error"])
+    expected = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
+    assert figures["errors"] == [{"reason": reason, "count": count} for reason, count in expected]
+    marked = Counter(marks[one.row["sample_id"]] for one in found if one.row["sample_id"] in marks)
+    assert figures["marks"] == dict(sorted(marked.items()))
+
+
+def assert_histogram(histogram: dict[str, Any], values: list[float], edges: tuple[float, ...]) -> None:
+    """Bins hold their lower edge, the last one also the upper."""
+    assert histogram["edges"] == list(edges)
+    counts, _ = np.histogram(values, np.float32(edges).astype(np.float64))
+    assert histogram["counts"] == counts.tolist()
+    assert list(histogram["quantiles"]) == ["5", "25", "50", "75", "95"]
+    if values:
+        expected = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
+        assert list(histogram["quantiles"].values()) == pytest.approx(expected.tolist(), rel=1e-5)
+    else:
+        assert set(histogram["quantiles"].values()) == {None}
+
+
+def per_image(counts: list[int]) -> list[int]:
+    """Images by count; the last one is "or more"."""
+    return np.bincount(np.minimum(counts, MOST_PER_IMAGE).astype(int), minlength=MOST_PER_IMAGE + 1).tolist()
+
+
+def assert_most_frequent(entries: list[dict[str, Any]], scored: list[tuple[str, float]], most: int) -> None:
+    scores = defaultdict(list)
+    for text, score in scored:
+        scores[text].append(score)
+    expected = sorted(scores, key=lambda text: (-len(scores[text]), text))[:most]
+    assert [entry["text"] for entry in entries] == expected
+    for entry in entries:
+        assert entry["count"] == len(scores[entry["text"]])
+        assert entry["score"] == pytest.approx(np.mean(scores[entry["text"]]), rel=1e-5)
+
+
+def test_the_last_bins_hold_what_is_more(index: Index, rows: list[dict[str, Any]]) -> None:
+    """A region as large as its image is in the last bin, and no region is lost."""
+    figures = statistics(index)
+    assert any(a["area"] == row["width"] * row["height"] for row in rows for a in row["annotations"])
+    assert sum(figures["area_share"]["counts"]) == sum(figures["score"]["counts"]) == figures["regions"]
+    assert sum(figures["regions_per_image"]) == figures["samples"]["all"] - figures["samples"]["failed"]
+
+
+def test_a_broken_condition(index: Index) -> None:
+    with pytest.raises(ConfigError, match="not an SQL condition: "):
+        statistics(index, Search(where="colour = 'red'"))
