@@ -89,10 +89,8 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
     folder = path.expanduser().absolute()
     if not folder.is_dir():
         raise InputError(f"no such folder: {path}")
-    manifest = _read_json(folder / "dataset.json")
-    if manifest and not (isinstance(manifest.get("config"), dict) and isinstance(manifest.get("run"), dict)):
-        raise InputError(f"{folder / 'dataset.json'} is not the manifest of a phrasebox dataset")
-    run = manifest["run"] if manifest else _read_json(folder / ".phrasebox" / "run.json")
+    manifest = _manifest(folder / "dataset.json")
+    run = manifest if manifest else _read_json(folder / ".phrasebox" / "run.json") or {}
     shards = tuple(sorted((folder / "data").glob("*.parquet")))
     if not manifest and (finished or not shards):
         what = "the run has not finished, run the same command again" if run else "no dataset.json in it"
@@ -100,16 +98,42 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
     version = run.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}")
-    has_images = bool(run.get("config", {}).get("output", {}).get("embed_images", False))
-    return Dataset(path=folder, manifest=manifest, run=run, shards=shards, has_images=has_images)
+    return Dataset(
+        path=folder,
+        manifest=manifest,
+        run={key: run[key] for key in ("config", "model_fingerprint") if key in run},
+        shards=shards,
+        has_images=_has_images(shards),
+    )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is no such file."""
+def _has_images(shards: Sequence[Path]) -> bool:
+    for path in shards:  # of an unfinished run, the first ones may be half written
+        try:
+            return IMAGE_FIELD.name in pq.read_schema(path).names
+        except (pa.ArrowException, OSError):
+            continue
+    return False
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Empty where there is none."""
+    manifest = _read_json(path)
+    if manifest is None:
+        return {}
+    if not isinstance(manifest.get("config"), dict):
+        raise InputError(f"{path} is not the manifest of a phrasebox dataset")
+    if "schema_version" not in manifest:
+        raise InputError(f"{path}: schema version None, this phrasebox reads {SCHEMA_VERSION}")
+    return manifest
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):

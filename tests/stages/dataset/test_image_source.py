@@ -15,7 +15,8 @@ from stages.images import DecodeLimits, ImageFaultError
 
 def dataset_of(**source: Any) -> Dataset:
     """A dataset that was made from an input with this configuration."""
-    return Dataset(path=Path("/nowhere"), manifest={"config": {"input": source}}, shards=(), has_images=False)
+    run = {"config": {"input": source}}
+    return Dataset(path=Path("/nowhere"), manifest={}, run=run, shards=(), has_images=False)
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_no_folder(source: dict[str, Any]) -> None:
 
 
 def test_no_manifest() -> None:
-    assert root_of(Dataset(path=Path("/nowhere"), manifest={}, shards=(), has_images=False)) is None
+    assert root_of(Dataset(path=Path("/nowhere"), manifest={}, run={}, shards=(), has_images=False)) is None
 
 
 def test_a_given_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
