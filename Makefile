@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench corpus audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
@@ -20,6 +20,15 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pipeline.bench
+
+# Every case of bad input and what it comes to. Also a part of `test`.
+corpus: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -rP tests/corpus/test_corpus.py
+
+# Known weaknesses of the installed packages; asks the index's advisory service, so it is no part of `test`.
+audit: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 clean:
 	rm -rf $(VENV) out build dist
