@@ -25,10 +25,12 @@ bench: $(VENV)/.installed-dev
 corpus: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -rP tests/corpus/test_corpus.py
 
-# Known weaknesses of the installed packages; asks the index's advisory service, so it is no part of `test`.
+# Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
+# the service was not asked about is a failure too.
 audit: $(VENV)/.installed
+	$(BIN)/python -m pip freeze --quiet --exclude-editable > $(VENV)/frozen.txt
 	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/pip-audit --local --skip-editable
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/frozen.txt
 
 clean:
 	rm -rf $(VENV) out build dist
