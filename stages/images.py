@@ -11,7 +11,8 @@ JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (EXIF orientation a
 - animations and files of several pages: the first
 
 A file that ends too early is a fault, never a picture with a grey remainder; what the decoders mend in
-silence is not: libjpeg conceals damage within the compressed data. The size is known from the header and
+silence is not: libjpeg conceals damage within the compressed data, and Pillow leaves the rows black that are
+missing from a PNG of fewer rows than its header says. The size is known from the header and
 checked before anything is decoded, and what decoding takes is bounded by it: at most 16 bytes a pixel.
 """
 
