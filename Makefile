@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench browser clean
+.PHONY: demo test lint bench browser corpus audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
@@ -26,6 +26,17 @@ browser:
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pipeline.bench
+
+# Every case of bad input and what it comes to. Also a part of `test`.
+corpus: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -rP tests/corpus/test_corpus.py
+
+# Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
+# the service was not asked about is a failure too.
+audit: $(VENV)/.installed
+	$(BIN)/python -m pip freeze --quiet --exclude-editable > $(VENV)/frozen.txt
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/frozen.txt
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pipeline import __version__
-from stages.errors import PhraseboxError
+from stages.errors import PhraseboxError, TooManyErrors
 
 app = typer.Typer(
     name="phrasebox",
@@ -60,6 +60,14 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Delete the dataset that is in output.path and start over.")
     ] = False,
+    max_error_share: Annotated[
+        str | None,
+        typer.Option(
+            "--max-error-share",
+            metavar="SHARE",
+            help="Exit code 1 if a larger share of the rows failed, e.g. 0.1; short for output.max_error_share.",
+        ),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration and exit.")
     ] = False,
@@ -67,6 +75,8 @@ def run(
     """Run the pipeline over captioned images; the same command again goes on where it stopped."""
     from pipeline.config import load_config
 
+    if max_error_share is not None:
+        settings = [*settings, f"output.max_error_share={max_error_share}"]
     resolved = load_config(config, settings)
     if print_config:
         sys.stdout.write(resolved.to_yaml())
@@ -87,7 +97,7 @@ def validate(dataset: Annotated[Path, typer.Argument(help="Folder of a finished 
 
     problems = 0
     for problem in problems_of(dataset):
-        sys.stdout.write(problem + "\n")
+        sys.stdout.write(_visible(problem) + "\n")
         problems += 1
     if problems:
         errors.print(f"{problems} problems in {dataset}", soft_wrap=True)
@@ -290,12 +300,17 @@ def demo(
 
 
 def main() -> None:
-    """Entry point: known errors become one readable message and exit code 2."""
+    """Entry point: known errors become one readable message and exit code 2; 1 where the work was done all the same."""
     try:
         app()
     except PhraseboxError as error:
-        errors.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        errors.print(f"error: {_visible(str(error))}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(1 if isinstance(error, TooManyErrors) else 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+
+
+def _visible(text: str) -> str:
+    """The text with control characters written out: names of files may hold what a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

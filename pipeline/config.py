@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stages.clip.config import ModelConfig
 from stages.errors import ConfigError
@@ -29,12 +29,27 @@ class OutputConfig(BaseModel):
     path: Path = Path("out")
     """The dataset's folder. It is continued if it holds the same run, and refused if it holds another."""
 
+    @field_validator("path")
+    @classmethod
+    def _usable(cls, path: Path) -> Path:
+        if "\0" in str(path):
+            raise ValueError("a path cannot hold the character NUL")
+        try:
+            path.expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"no user is called {path.parts[0].removeprefix('~')!r}") from error
+        return path
+
     embed_images: bool = False
     """Put the encoded images into the shards, so that the dataset stands alone."""
 
     rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Rows of one Parquet file, and the most that is done again after a kill (times the files being
     written at that moment). A row is about 1 kB without images."""
+
+    max_error_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    """A run in which a larger share of the rows failed ends with exit code 1 and the number by reason. Its dataset is
+    complete all the same: what to make of it is the user's decision. None: no limit. 0: no row may fail."""
 
 
 class InlineEngine(BaseModel):
@@ -122,10 +137,10 @@ def load_config(path: Path | None, settings: Iterable[str], model: type[BaseMode
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            loaded = _yaml(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
             raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys")
@@ -163,8 +178,8 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {setting}: expected KEY=VALUE, for example --set output.path=out/")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {setting}: the value is not YAML: {_one_line(error)}") from error
     *sections, last = key.split(".")
     place = values
@@ -174,6 +189,28 @@ def _apply(values: dict[str, Any], setting: str) -> None:
             raise ConfigError(f"--set {setting}: {name} holds the value {inner!r}, not keys")
         place = inner
     place[last] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values that refuses what it would lose: of a key given twice, all but the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """See yaml."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            key = self.construct_object(key_node, deep=True) if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def _yaml(text: str) -> Any:
+    """The value of YAML. Raises yaml.YAMLError, or ValueError for a date that is none."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
 
 
 def _one_line(error: Exception) -> str:

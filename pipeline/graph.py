@@ -56,10 +56,11 @@ def build_graph(config: RunConfig) -> Graph:
     Raises ConfigError, InputError or WeightsError.
     """
     # torch and open_clip take seconds to import: only a run needs them.
-    from stages.clip.open_clip import describe, fingerprint, refuse_unsupported  # noqa: PLC0415
+    from stages.clip.open_clip import describe, fingerprint, refuse_misfit, refuse_unsupported  # noqa: PLC0415
 
     description = describe(config.model)
     refuse_unsupported(description)
+    refuse_misfit(description)
     canvas: dict[str, Any] = config.explain.canvas(description.input)
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
     explain = ExplainStageConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -11,12 +12,14 @@ from pipeline.engines import engine
 from pipeline.graph import build_graph
 from pipeline.output import DatasetFolder
 from pipeline.summary import Display, Report, print_summary
+from stages.errors import PhraseboxError, TooManyErrors
 
 
 def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
     """Run the pipeline, or go on where a former run of the same command stopped; returns the dataset's folder.
 
-    Raises PhraseboxError before any work for what cannot be done.
+    Raises PhraseboxError before any work for what cannot be done, TooManyErrors after it for a complete dataset with
+    more failed rows than `output.max_error_share` allows.
     """
     folder = DatasetFolder(config.output.path)
     graph = build_graph(config)
@@ -24,12 +27,18 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
         state = folder.begin(config, graph.fingerprint, calibration=graph.calibration, fresh=fresh)
         if state == "complete":
             console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
+            _refuse_many_errors(folder.path, config.output.max_error_share)
             return folder.path
         if state == "started":
             console.print(f"going on with the run in {folder.path}", soft_wrap=True)
         report = Report()
-        with Display(console).shown() as display:
-            engine(config.engine.kind)(graph, folder, config, report, display.update)
+        try:
+            with Display(console).shown() as display:
+                engine(config.engine.kind)(graph, folder, config, report, display.update)
+        except PhraseboxError:
+            if state == "new":
+                _forget(folder)
+            raise
         total = folder.finish(config, report, model=config.model.name or str(config.model.config))
     print_summary(console, total, report, str(config.output.path))
     if graph.calibration is None and config.regions.calibration == "auto":
@@ -38,4 +47,26 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
             "these settings (phrasebox calibrate fits one)",
             soft_wrap=True,
         )
+    _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
+
+
+def _forget(folder: DatasetFolder) -> None:
+    """Take back the mark of a run that was refused before its first row: mended, it is another run."""
+    if not folder.checkpoint.exists() and not any(folder.data.iterdir()):
+        (folder.checkpoint.parent / "run.json").unlink(missing_ok=True)
+
+
+def _refuse_many_errors(dataset: Path, allowed: float | None) -> None:
+    """Raise TooManyErrors if more rows of a complete dataset failed than a share of them, by its manifest."""
+    if allowed is None:
+        return
+    counts = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
+    failed, rows = counts["failed"], counts["written"]
+    if failed > allowed * rows:
+        reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
+        raise TooManyErrors(
+            f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may "
+            f"(output.max_error_share): {', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
+            f"The dataset in {dataset} is complete; the column `error` says what is wrong with each row"
+        )

@@ -10,6 +10,7 @@ configuration or its surroundings* is raised:
     ├── ResourceError        a worker did not get the device it was asked to use
     ├── SchemaError          a table that does not have the columns of the dataset contract
     ├── ResumeError          an output folder that cannot be continued
+    ├── TooManyErrors        a finished run with more failed rows than it was allowed
     └── WorkerCodeMismatch   a worker runs other code than the driver
 """
 
@@ -45,6 +46,10 @@ class SchemaError(PhraseboxError):
 
 class ResumeError(PhraseboxError):
     """An output folder holds a run that cannot be continued with this configuration."""
+
+
+class TooManyErrors(PhraseboxError):
+    """A run is finished and its dataset complete, but more rows failed than `output.max_error_share` allows."""
 
 
 class WorkerCodeMismatch(PhraseboxError):

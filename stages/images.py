@@ -10,8 +10,10 @@ JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (EXIF orientation a
   that holds all values, else from the smallest to the largest value
 - animations and files of several pages: the first
 
-An incomplete file is a fault, never a picture with a grey remainder. The size is known from the
-header and checked before anything is decoded.
+A file that ends too early is a fault, never a picture with a grey remainder; what the decoders mend in
+silence is not: libjpeg conceals damage within the compressed data, and Pillow leaves the rows black that are
+missing from a PNG of fewer rows than its header says. The size is known from the header and
+checked before anything is decoded, and what decoding takes is bounded by it: at most 16 bytes a pixel.
 """
 
 from __future__ import annotations
@@ -43,6 +45,16 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS_CEILING: Final = 178_956_970
 """No limit can be set above this: Pillow itself refuses larger images as decompression bombs."""
 
+_SIGNATURES: Final = {
+    "JPEG": (b"\xff\xd8",),
+    "PNG": (b"\x89PNG",),
+    "WEBP": (b"RIFF",),
+    "GIF": (b"GIF8",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*"),
+}
+"""How files of `FORMATS` begin."""
+
 Interpolation = Literal["bicubic", "bilinear"]
 
 _RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -56,6 +68,10 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_NAME_CHARS: Final = 200
+"""Of a file's name in messages."""
+
+_BLOCK_VALUES: Final = 1_000_000
 _TRIES: Final = 3
 _FIRST_PAUSE_S: Final = 0.5
 
@@ -113,7 +129,7 @@ def load_image_bytes(sample: Sample, limits: DecodeLimits) -> bytes:
 
     Raises ImageFaultError: missing_image, image_too_large, or bad_image if the file is too short.
     """
-    name = repr(sample.file_name)
+    name = repr(sample.file_name if len(sample.file_name) <= _NAME_CHARS else sample.file_name[:_NAME_CHARS] + "…")
     if sample.image_bytes is not None:
         _check_bytes(len(sample.image_bytes), limits)
         return sample.image_bytes
@@ -211,7 +227,10 @@ def describe(content: bytes) -> str:
         return f"looks like {brand} (AVIF, HEIC or video): convert it to JPEG or PNG"
     if not content.strip(b"\0"):
         return f"all its {len(content)} bytes are zero"
-    return f"starts with {content[:16]!r}, which is none of {', '.join(FORMATS)}, or its header is damaged"
+    for name, marks in _SIGNATURES.items():
+        if content.startswith(marks) and (name != "WEBP" or content[8:12] == b"WEBP"):
+            return f"begins like {name}, but its header is damaged, cut off or of a kind that is not read"
+    return f"starts with {content[:16]!r}, which is none of {', '.join(FORMATS)}"
 
 
 @contextmanager
@@ -232,11 +251,12 @@ def _faults(content: bytes) -> Iterator[None]:
     except UnidentifiedImageError as error:  # its text holds a memory address
         raise ImageFaultError("bad_image", describe(content)) from error
     except Image.DecompressionBombError as error:
-        raise ImageFaultError("image_too_large", str(error)) from error
+        raise ImageFaultError("image_too_large", f"more than {MAX_PIXELS_CEILING} pixels, by its header") from error
     except MemoryError as error:
         raise ImageFaultError("image_too_large", "the worker has not enough memory to decode it") from error
     except _DECODE_ERRORS as error:
-        detail = f"the image is damaged or incomplete ({len(content)} bytes): {error or type(error).__name__}"
+        detail = f"the image is damaged, incomplete or of a kind that is not read ({len(content)} bytes): "
+        detail += " ".join(str(error).split()) or type(error).__name__
         raise ImageFaultError("bad_image", detail) from error
 
 
@@ -259,7 +279,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         with_alpha = image.convert("LA") if image.mode == "La" else image
-        with_alpha = with_alpha.convert("RGBA")
+        if with_alpha.mode != "RGBA":  # of the same mode, `convert` would make a copy
+            with_alpha = with_alpha.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(with_alpha, mask=with_alpha.getchannel("A"))
         return canvas
@@ -267,20 +288,33 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Grey values of unknown range as uint8, same shape; not finite ones as the smallest or largest."""
-    wide = values.astype(np.float64)
-    finite = wide[np.isfinite(wide)]
-    if not finite.size:
-        return np.zeros(values.shape, np.uint8)
-    low, high = float(finite.min()), float(finite.max())
-    wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
-    if low >= 0 and high <= 1 and values.dtype.kind == "f":
-        wide *= 255.0
-    elif low >= 0 and high <= 65535:
-        wide /= 1.0 if high <= 255 else 257.0
-    else:
-        wide = (wide - low) / (high - low or 1.0) * 255.0
-    return np.rint(wide).astype(np.uint8)
+    """Grey values (H, W) of unknown range as uint8, same shape; not finite ones as the smallest or largest.
+
+    A few rows at a time: in float64 at once, a file of 1 MB would take 5 GB.
+    """
+    rows = max(1, _BLOCK_VALUES // max(1, values.shape[1]))
+    blocks = [slice(start, start + rows) for start in range(0, values.shape[0], rows)]
+    ranges = [_finite_range(values[part]) for part in blocks]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    grey = np.zeros(values.shape, np.uint8)
+    if low > high:
+        return grey
+    for part in blocks:
+        wide = np.nan_to_num(values[part].astype(np.float64), nan=low, posinf=high, neginf=low)
+        if low >= 0 and high <= 1 and values.dtype.kind == "f":
+            wide *= 255.0
+        elif low >= 0 and high <= 65535:
+            wide /= 1.0 if high <= 255 else 257.0
+        else:
+            wide = (wide - low) / (high - low or 1.0) * 255.0
+        grey[part] = np.rint(wide)
+    return grey
+
+
+def _finite_range(values: NDArray[np.float32] | NDArray[np.int32]) -> tuple[float, float]:
+    """The smallest and the largest finite value; infinity and minus infinity if there is none."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
 
 
 def _read_local(path: str, offset: int, size: int, limits: DecodeLimits) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -19,13 +18,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         if _is_torchscript(path):
-            return _read_torchscript(path)
+            raise WeightsError(
+                f"model.weights: {path} is a TorchScript archive, and loading one can run code that is in it. Save its "
+                "state dict with torch.save or as safetensors where you trust it, or use open_clip's `openai` tags"
+            )
         state = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:
         raise WeightsError(
-            f"model.weights: cannot read {path} as safetensors or with torch.load(weights_only=True): {error}"
+            f"model.weights: cannot read {path} as safetensors or with torch.load(weights_only=True), is it damaged? "
+            f"{_first_line(error)}"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -34,24 +37,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}
 
 
+def _first_line(error: Exception) -> str:
+    """torch's messages go on for paragraphs about how to load the file all the same."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    """State dict of OpenAI's own .pt files, which are TorchScript archives.
-
-    The archive's code is compiled but not run: all that loading would run is a `__setstate__` method, and an
-    archive with one is refused. Names in TorchScript source are ASCII, so that the bytes cannot hide it.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if any(b"__setstate__" in archive.read(name) for name in archive.namelist() if name.endswith(".py")):
-            raise WeightsError(f"model.weights: {path} is a TorchScript archive that runs code when it is loaded")
-    with warnings.catch_warnings():
-        # torch.jit is deprecated as a way to write programs; OpenAI's files will stay what they are.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(str(path), map_location="cpu")
-    return {key: value.float() if value.is_floating_point() else value for key, value in module.state_dict().items()}

@@ -29,6 +29,22 @@ Model = Any
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
+"""Tensors that only OpenAI's own files have."""
+
+_BUILD_ERRORS = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+)
+"""What open_clip and torch raise on a model JSON that makes no sense."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """What can be known of a model before its weights are read.
@@ -119,6 +135,12 @@ def _nearest(name: str) -> str:
 
 def _input_spec(architecture: dict[str, Any], preprocess: dict[str, Any]) -> InputSpec:
     sides = architecture["vision_cfg"]
+    if (
+        not isinstance(sides, dict)
+        or not isinstance(architecture["text_cfg"], dict)
+        or not isinstance(preprocess, dict)
+    ):
+        raise ConfigError("model.config: vision_cfg, text_cfg and preprocess_cfg must hold keys")
     size, patch = sides.get("image_size", 224), sides.get("patch_size", 16)
     if isinstance(size, (list, tuple)):
         if len(set(size)) != 1:
@@ -128,9 +150,13 @@ def _input_spec(architecture: dict[str, Any], preprocess: dict[str, Any]) -> Inp
         if len(set(patch)) != 1:
             raise ConfigError("only square patches are supported")
         patch = patch[0]
+    if not (isinstance(size, int) and size > 0 and isinstance(patch or 1, int)):
+        raise ConfigError(
+            f"model.config: image_size and patch_size must be whole numbers above 0, got {size} and {patch}"
+        )
     return InputSpec(
-        size_px=int(size),
-        patch_px=int(patch or 1),
+        size_px=size,
+        patch_px=patch or 1,
         mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
         interpolation=preprocess.get("interpolation") or "bicubic",
@@ -170,11 +196,9 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
     else:
         state = read_state(description.weights) if description.weights else {}
         architecture = dict(description.architecture)
-        if "input_resolution" in state:
-            # OpenAI's layout; all of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
+        if any(key in state for key in _OPENAI_ONLY):
+            # All of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
             architecture["quick_gelu"] = True
-            for key in ("input_resolution", "context_length", "vocab_size"):
-                state.pop(key, None)
         model = _build(architecture)
         check_supported(model)
         _load_state(model, state, description)
@@ -209,11 +233,15 @@ def _build(architecture: dict[str, Any]) -> Model:
     custom = architecture.get("custom_text") or hugging_face
     try:
         model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
-    except TypeError as error:  # a key that open_clip's configuration does not have
-        raise ConfigError(f"open_clip cannot build the model: {error}") from error
     except OSError as error:
         raise WeightsError(f"open_clip could not get the text tower's configuration: {error}") from error
+    except _BUILD_ERRORS as error:  # keys that open_clip does not have, values that make no sense
+        raise ConfigError(f"open_clip cannot build the model that model.config describes: {_told(error)}") from error
     return model
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def refuse_unsupported(description: Description) -> None:
@@ -223,8 +251,21 @@ def refuse_unsupported(description: Description) -> None:
     """
     if "timm_model_name" in description.architecture["vision_cfg"]:
         raise ConfigError(f"{description.name} has a timm image tower. {SUPPORTED}")
+    check_supported(_without_memory(description))
+
+
+def refuse_misfit(description: Description) -> None:
+    """Read a weights file and compare it with the model, before any worker does; not the demo's, whose sum is known.
+
+    Raises WeightsError for a file that is damaged or belongs to another model.
+    """
+    if description.weights is not None and description.name != "demo":
+        _fitting(_without_memory(description), read_state(description.weights), description)
+
+
+def _without_memory(description: Description) -> Model:
     with torch.device("meta"):
-        check_supported(_build(description.architecture))
+        return _build(description.architecture)
 
 
 def _download(description: Description) -> Model:
@@ -245,17 +286,35 @@ def _download(description: Description) -> Model:
 
 
 def _load_state(model: Model, state: dict[str, Tensor], description: Description) -> None:
+    model.load_state_dict(_fitting(model, state, description), strict=True)
+
+
+def _fitting(model: Model, state: dict[str, Tensor], description: Description) -> dict[str, Tensor]:
+    """The tensors as the model names them. Raises WeightsError if they are those of another model."""
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
+    state = {name: value for name, value in state.items() if name not in _OPENAI_ONLY}
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     scale = state.get("logit_scale")
-    if isinstance(scale, Tensor) and scale.numel() == 1:
-        state["logit_scale"] = scale.reshape(model.logit_scale.shape)
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    if isinstance(scale, Tensor) and scale.numel() == 1 and "logit_scale" in wanted:
+        state["logit_scale"] = scale.reshape(wanted["logit_scale"])
+    found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(state.keys() - wanted.keys())
+    differing = [name for name in wanted if name in found and wanted[name] != found[name]]
+    faults = [
+        f"{len(names)} tensors {what}, such as {names[0]}"
+        for names, what in ((missing, "are missing"), (unknown, "are not the model's"))
+        if names
+    ]
+    if differing:
+        name = differing[0]
+        faults.append(f"{len(differing)} have other sizes, such as {name}: {wanted[name]} wanted, {found[name]} found")
+    if faults:
         raise WeightsError(
-            f"model.weights: {description.weights} does not fit the architecture {description.name}: {error}"
-        ) from error
+            f"model.weights: {description.weights} does not fit the architecture {description.name}: "
+            + "; ".join(faults)
+        )
+    return state
 
 
 def _tokenizer(description: Description) -> Any:

@@ -100,7 +100,10 @@ class PhrasesStage(Stage):
         if record.error is not None:
             return record
         fault = caption_fault(record.sample.captions, self.config)
-        return record if fault is None else replace(record, error=fault)
+        if fault is None:
+            return record
+        source = record.sample.source
+        return replace(record, error=replace(fault, detail=f"{source}: {fault.detail}" if source else fault.detail))
 
     def _phrases(self, captions: Sequence[str]) -> list[list[Phrase]]:
         """The phrases of every caption, with caption index 0."""

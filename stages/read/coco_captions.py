@@ -126,8 +126,10 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     try:
         with open_plain(file.url) as stream:
             content = json.loads(stream.read(-1))
-    except (ValueError, RecursionError, DamagedFileError) as error:
+    except (ValueError, DamagedFileError) as error:
         raise InputError(f"{file.url} is not a JSON file: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{file.url} is not a JSON file that can be read: it is nested too deeply") from error
     if not isinstance(content, dict):
         raise InputError(f"{file.url}: expected an object with 'images' and 'annotations', got a list or value")
     images, annotations = content.get("images"), content.get("annotations")

@@ -22,7 +22,7 @@ from stages.errors import InputError
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import Entry, plan_lines
-from stages.read.lines import Line, LineFault, iter_lines
+from stages.read.lines import TO_UTF_8, Line, LineFault, is_utf_16, iter_lines
 from stages.read.rows import FieldsConfig, RowReader, bad_row, is_storable, safe_place, shorten
 from stages.read.streams import open_plain
 from stages.records import Sample
@@ -43,6 +43,12 @@ class Config(SourceConfig, FieldsConfig):
     shard_size: int = Field(default=1000, ge=1, le=1_000_000)
     """Samples that one worker reads at once; compressed files are not cut."""
 
+
+_TOLD: Final = {
+    "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
+    "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
+}
+"""What the csv module says, for people."""
 
 Row = tuple[int, int, list[str] | str]
 """Number of the row's first line, its first byte, its fields or what is wrong with it."""
@@ -82,6 +88,8 @@ class CsvReader:
         fields = next((fields for _, _, fields in self._rows(shard)), [])
         if isinstance(fields, str):
             raise InputError(f"{file.url}: the header cannot be read: {fields}")
+        if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
+            raise InputError(f"{file.url} is UTF-16; {TO_UTF_8}")
         header = [name.strip() for name in fields]
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice:
@@ -123,7 +131,7 @@ class CsvReader:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    fields = f"not CSV: {error}"
+                    fields = f"not CSV: {next((told for part, told in _TOLD.items() if part in str(error)), error)}"
                 if fields or lines.fault:
                     yield lines.number, lines.position, lines.fault or fields
 

@@ -21,7 +21,7 @@ from stages.errors import InputError
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import Entry, plan_lines
-from stages.read.lines import Line, LineFault, iter_lines
+from stages.read.lines import TO_UTF_8, Line, LineFault, is_utf_16, iter_lines
 from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place, shorten
 from stages.read.streams import open_plain
 from stages.records import Sample
@@ -111,6 +111,8 @@ def parse_object(content: bytes | LineFault, *, at_start: bool) -> dict[str, Any
     """The object in a line, or what is wrong with it. at_start: a byte order mark may stand there."""
     if isinstance(content, LineFault):
         return content.text
+    if at_start and is_utf_16(content):
+        return f"the file is UTF-16; {TO_UTF_8}"
     try:
         text = content.decode("utf-8-sig" if at_start else "utf-8")
     except UnicodeDecodeError as error:

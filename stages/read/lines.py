@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +24,14 @@ class LineFault:
 
 Line = tuple[int, int, bytes | LineFault]
 """Number of the line, its first byte, its content without the line feed."""
+
+
+TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
+
+
+def is_utf_16(start: bytes) -> bool:
+    """Whether a file begins with the byte order mark of UTF-16, as spreadsheets write it."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
@@ -52,10 +61,10 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
             yield number, position, _too_long(size)
             number, position, overlong = number + 1, position + size + 1, 0
         for part in parts:
-            yield number, position, part
+            yield number, position, part if len(part) <= MAX_LINE_BYTES else _too_long(len(part))
             number += 1
             position += len(part) + 1
-        if len(rest) > MAX_LINE_BYTES:
+        if overlong or len(rest) > MAX_LINE_BYTES:
             overlong, rest = overlong + len(rest), b""
     if overlong:
         yield number, position, _too_long(overlong + len(rest))

@@ -106,7 +106,7 @@ class ParquetReader:
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`. Where a row group is damaged, its other rows are bad rows with places as ids."""
         if shard.payload:
-            yield bad_row(_damaged_place(shard.name), shard.payload.decode())
+            yield bad_row(_damaged_place(shard.name), f"not a Parquet file, or damaged: {shard.payload.decode()}")
             return
         renamed = {item.index: item for item in shard.renamed}
         index = end = 0
@@ -156,11 +156,11 @@ class ParquetReader:
                 if self.config.check_ids and columns.id_columns:
                     hashes = array("q", (stable_id(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
         except pa.ArrowException as error:
-            return _Footer(damage=str(error))
+            return _Footer(damage=_one_line(error))
         except OSError as error:
             if error.errno is not None:
                 raise InputError(f"cannot read {file.url}: {error.strerror}") from error
-            return _Footer(damage=str(error))
+            return _Footer(damage=_one_line(error))
         return _Footer(group_rows=group_rows, hashes=hashes)
 
     def _ids_again(self, files: Sequence[FoundFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
@@ -177,10 +177,15 @@ class ParquetReader:
 
 @contextmanager
 def _open(url: str) -> Iterator[Any]:
-    """A pyarrow ParquetFile that reads column chunks piece by piece. Raises InputError without a file."""
+    """A pyarrow ParquetFile that reads column chunks piece by piece and looks at checksums, where the writer made any.
+
+    Raises InputError without a file.
+    """
     with closing(InputFile(url)) as stream:
         source = url if is_local(url) else stream
-        with pq.ParquetFile(source, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        with pq.ParquetFile(
+            source, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
             yield file
 
 
@@ -195,11 +200,11 @@ def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[
         try:
             batch = next(batches, None)
         except pa.ArrowException as error:
-            raise _DamagedGroupError(f"row group {group} is damaged: {error}") from error
+            raise _DamagedGroupError(f"row group {group} is damaged: {_one_line(error)}") from error
         except OSError as error:
             if error.errno is not None:  # the disk or the network, not the content
                 raise
-            raise _DamagedGroupError(f"row group {group} is damaged: {error}") from error
+            raise _DamagedGroupError(f"row group {group} is damaged: {_one_line(error)}") from error
         if batch is None:
             return
         table = [values_of(batch.column(name)) for name in names]
@@ -232,6 +237,10 @@ def _cut(file: FoundFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
         if rows >= shard_size or (rows and group + 1 == len(footer.group_rows)):
             yield Shard(url=file.url, name=file.name, start=start, stop=group + 1, first_row=first_row, samples=rows)
             start, first_row, rows = group + 1, first_row + rows, 0
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _damaged_place(name: str) -> str:

@@ -24,6 +24,9 @@ Stream = Any
 """Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start."""
 
 _BLOCK_BYTES: Final = 1024 * 1024
+_PIECE_BYTES: Final = 64 * 1024
+"""Read at once from a compressed file: what comes before the damage in a larger piece would be lost with it."""
+
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
 
 
@@ -140,11 +143,25 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
     else:
         stream = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
 
+    damage: DamagedFileError | None = None
+
     def read(size: int) -> bytes:
-        try:
-            content: bytes = stream.read(size)
-        except _DECOMPRESS_ERRORS as error:
-            raise DamagedFileError(str(error)) from error
-        return content
+        """`size` bytes, or all if negative; fewer at the end and where the damage begins, which the next call tells."""
+        nonlocal damage
+        pieces: list[bytes] = []
+        left = size
+        while left and damage is None:
+            try:
+                piece: bytes = stream.read1(min(_PIECE_BYTES, left) if left > 0 else _PIECE_BYTES)
+            except _DECOMPRESS_ERRORS as error:
+                damage = DamagedFileError(" ".join(str(error).split()))
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            left -= len(piece) if left > 0 else 0
+        if damage is not None and (not pieces or size < 0):
+            raise damage
+        return b"".join(pieces)
 
     return read

@@ -96,7 +96,7 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
     elif any(mark):
         yield Damage(offset=end, text="the tar is damaged or cut off: no member begins here")
     elif any(beyond):
-        yield Damage(offset=end, text="the tar goes on after its end mark: were tars joined? It is not read on")
+        yield Damage(offset=end, text="the tar goes on after its end mark, as joined tars do")
 
 
 Answer = TypeVar("Answer")

@@ -92,7 +92,9 @@ class WebdatasetReader:
                         yield from self._finish(group, shard, seen)
                     cut = "" if group is None or whole else f"; the sample {shorten(group.key)} is incomplete"
                     place = f"{printable(shard.name)}:{member.offset}"
-                    detail = f"{printable(shard.name)}, byte {member.offset}: {member.text}{cut}"
+                    detail = (
+                        f"{printable(shard.name)}, byte {member.offset}: {member.text}{cut}; what follows is not read"
+                    )
                     yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
                     return
                 key, extension = _split(member.name)
@@ -207,8 +209,10 @@ def _json_of(group: _Group) -> dict[str, Any]:
         return {}
     try:
         row = json.loads(group.texts["json"])
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RowFaultError("bad_row", f"the json member cannot be read: {error}") from error
+    except RecursionError as error:
+        raise RowFaultError("bad_row", "the json member cannot be read: it is nested too deeply") from error
     if not isinstance(row, dict):
         raise RowFaultError("bad_row", "the json member is not an object")
     return row

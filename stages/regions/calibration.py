@@ -84,6 +84,8 @@ def read_calibration(path: Path) -> Calibration:
             numbers += [calibration.weight[name], calibration.mean[name], calibration.scale[name]]
         if not all(math.isfinite(number) for number in numbers) or not all(calibration.scale.values()):
             raise ValueError("expected finite numbers and scales that are not 0")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except KeyError as error:
+        raise ConfigError(f"regions.calibration: {path} is not a calibration: it lacks {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"regions.calibration: {path} is not a calibration: {error}") from error
     return calibration

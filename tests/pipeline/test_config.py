@@ -95,7 +95,7 @@ TYPOS = {
     "input.image_rot=x": "input.image_rot: no such key; did you mean input.image_root?",
     "engine.num_cpu=3": "engine.num_cpu: no such key; did you mean engine.num_cpus?",
     "explain.block=3": "explain.block: no such key; did you mean explain.blocks?",
-    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, path, rows_per_file",
+    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, max_error_share, path, rows_per_file",
 }
 
 
@@ -160,6 +160,13 @@ VALUES = {
     "abc": "--set abc: expected KEY=VALUE, for example --set output.path=out/",
     "=3": "--set =3: expected KEY=VALUE",
     "input.path.x=3": "--set input.path.x=3: path holds the value 'a.jsonl', not keys",
+    'output.path="a\\0b"': "output.path: a path cannot hold the character NUL, got",
+    "output.path='~nobodyatall/x'": "output.path: no user is called 'nobodyatall'",
+    "output.max_error_share=1.5": "output.max_error_share: Input should be less than or equal to 1, got 1.5",
+    "output.max_error_share=-0.1": "output.max_error_share: Input should be greater than or equal to 0, got -0.1",
+    "output.max_error_share=.nan": "output.max_error_share: Input should be a finite number",
+    "output.max_error_share=10%": "output.max_error_share: Input should be a valid number",
+    "output.path={a: 1, a: 2}": "--set output.path={a: 1, a: 2}: the value is not YAML: the key 'a' is given twice",
     "output.path=[": "--set output.path=[: the value is not YAML: ",
 }
 
@@ -188,9 +195,12 @@ def test_several_problems_are_a_line_each() -> None:
         ("a: [1\nb: 2", "is not YAML: "),
         ("just words", "holds a str, not a mapping"),
         ("a: !!python/object:os.system x", "is not YAML: could not determine a constructor"),
+        ("engine: {kind: inline}\nengine: {kind: ray}", "is not YAML: the key 'engine' is given twice"),
+        ("output: {path: a, path: b}", "is not YAML: the key 'path' is given twice"),
+        ("output: {path: 2021-02-30}", "is not YAML: day is out of range"),
         ("3: x\ninput: {kind: jsonl, path: a}", "3: "),
     ],
-    ids=["list", "broken", "words", "code", "number as key"],
+    ids=["list", "broken", "words", "code", "key twice", "inner key twice", "no date", "number as key"],
 )
 def test_a_file_that_is_no_config(content: str, told: str, tmp_path: Path) -> None:
     found = message([], written(tmp_path, content))
@@ -229,7 +239,10 @@ def test_what_rows_depend_on(setting: str) -> None:
     assert changed(setting) != load_config(None, INPUT).rows_depend_on()
 
 
-@pytest.mark.parametrize("setting", ["model.device=cpu", "model.threads=1", "output.path=x", "output.rows_per_file=7"])
+@pytest.mark.parametrize(
+    "setting",
+    ["model.device=cpu", "model.threads=1", "output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1"],
+)
 def test_what_rows_do_not_depend_on(setting: str) -> None:
     assert changed(setting) == load_config(None, INPUT).rows_depend_on()
 

@@ -236,8 +236,10 @@ def test_damaged_exif_is_no_fault(exif: bytes) -> None:
         (b"\0\0\0\x18ftypheic" + b"\0" * 40, "looks like heic"),
         (b"\0" * 300, "all its 300 bytes are zero"),
         (b"not an image at all", "starts with b'not an image at ', which is none of JPEG, PNG"),
-        (b"\xff\xd8", "starts with b'\\xff\\xd8'"),
-        (b"\x89PNG\r\n\x1a\n", "starts with b'\\x89PNG"),
+        (b"\xff\xd8", "begins like JPEG, but its header is damaged"),
+        (b"\x89PNG\r\n\x1a\n", "begins like PNG, but its header is damaged"),
+        (b"RIFF\x04\0\0\0WEBP", "begins like WEBP, but its header is damaged"),
+        (b"RIFF\x04\0\0\0WAVE", "starts with b'RIFF"),
         (b"8BPS\0\x01", "starts with"),
     ],
 )

@@ -63,7 +63,7 @@ def test_pickled_code_never_runs(tmp_path: Path) -> None:
         archive.writestr("script/constants.pkl", pickle.dumps(_Touch(trace), protocol=2))
         archive.writestr("script/version", "3\n")
     for name in ("zip.pt", "legacy.pt", "plain.pt", "script.pt"):
-        with pytest.raises(WeightsError, match=f"model.weights: cannot read .*{name}"):
+        with pytest.raises(WeightsError, match=f"model.weights: .*{name}"):
             read_state(tmp_path / name)
     assert not trace.exists()
     pickle.loads((tmp_path / "plain.pt").read_bytes())
@@ -91,35 +91,15 @@ class _RunsWhenLoaded(nn.Module):
         self.training = state[1]
 
 
-class _Plain(nn.Module):
-    """A module without anything that would run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(2, dtype=torch.float16))
-        self.register_buffer("input_resolution", torch.tensor(32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.weight
-
-
 def save_script(module: nn.Module, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(module), str(path))
 
 
-def test_torchscript_is_read_in_float32(tmp_path: Path) -> None:
-    save_script(_Plain(), tmp_path / "a.pt")
-    state = read_state(tmp_path / "a.pt")
-    assert state.keys() == {"weight", "input_resolution"}
-    assert state["weight"].dtype == torch.float32
-    assert state["input_resolution"].item() == 32
-
-
-def test_torchscript_that_runs_code_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_torchscript_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save_script(_RunsWhenLoaded(), tmp_path / "a.pt")
-    with pytest.raises(WeightsError, match=r"a\.pt is a TorchScript archive that runs code"):
+    with pytest.raises(WeightsError, match=r"a\.pt is a TorchScript archive, and loading one can run code"):
         read_state(tmp_path / "a.pt")
     assert "own code" not in "".join(capfd.readouterr())
 

@@ -19,6 +19,7 @@ from stages.clip.open_clip import (
     from_open_clip,
     load,
     pick_device,
+    refuse_misfit,
     refuse_unsupported,
 )
 from stages.clip.take_apart import SUPPORTED
@@ -112,16 +113,56 @@ def test_openai_layout_turns_quick_gelu_on(tmp_path: Path) -> None:
     assert not torch.allclose(clip.tower.encode(RGB), load(config).tower.encode(RGB), atol=1e-3)
 
 
-def test_openai_archive(tmp_path: Path) -> None:
-    """The file itself: TorchScript, 16 bits, QuickGELU."""
+def test_openai_layout(tmp_path: Path) -> None:
+    """The state dict of OpenAI's files: 16 bits, QuickGELU, three tensors more."""
     _, config = save_model(tmp_path)
     model = tiny_clip(quick_gelu=True)
     model.load_state_dict({key: value.half().float() for key, value in model.state_dict().items()})
+    torch.save(archive_of(model.state_dict()).state_dict(), tmp_path / "openai.pt")
+    other = config.model_copy(update={"weights": tmp_path / "openai.pt"})
+    assert_is(load(other), model)
+    refuse_misfit(describe(other))
+
+
+def test_openai_archive_is_refused(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced = torch.jit.trace(archive_of(model.state_dict()), torch.zeros(1), check_trace=False)
+        traced = torch.jit.trace(archive_of(tiny_clip().state_dict()), torch.zeros(1), check_trace=False)
         torch.jit.save(traced, str(tmp_path / "openai.pt"))
-    assert_is(load(config.model_copy(update={"weights": tmp_path / "openai.pt"})), model)
+    with pytest.raises(WeightsError, match=r"openai\.pt is a TorchScript archive, and loading one can run code"):
+        load(config.model_copy(update={"weights": tmp_path / "openai.pt"}))
+
+
+def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    refuse_misfit(describe(config))
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "tiny.safetensors").read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"cannot read .*cut\.safetensors .* is it damaged\?"):
+        refuse_misfit(describe(config.model_copy(update={"weights": tmp_path / "cut.safetensors"})))
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(
+        WeightsError, match=r"other\.pt does not fit .* tensors are missing, such as .*; 1 tensors are not"
+    ):
+        refuse_misfit(describe(config.model_copy(update={"weights": tmp_path / "other.pt"})))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"embed_dim": "x", "vision_cfg": 5, "text_cfg": []},
+        {"embed_dim": 8, "vision_cfg": {"image_size": "big"}, "text_cfg": {}},
+        {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "width": -1, "layers": 1}, "text_cfg": {}},
+        {"embed_dim": "x", "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 1}, "text_cfg": {}},
+        {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "heads": 3}, "text_cfg": {}},
+    ],
+    ids=["no keys", "size", "width", "dimension", "unknown key"],
+)
+def test_a_model_file_that_makes_no_sense(architecture: dict[str, Any], tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
+    with pytest.raises(ConfigError, match=r"model\.config"):
+        refuse_unsupported(describe(config))
 
 
 def test_custom_text_towers_take_plain_checkpoints(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_no_caption(stage, captions):
 def test_a_caption_over_the_limit():
     (long, right) = make_stage(max_caption_chars=5).process([make_record("a dog", "a horse"), make_record("a dog")])
     assert long.error is not None
-    assert str(long.error).startswith("bad_caption: caption 1 has 7 characters, expected at most 5")
+    assert str(long.error).startswith("bad_caption: test: caption 1 has 7 characters, expected at most 5")
     assert [phrase.text for phrase in right.phrases] == ["dog"]
 
 

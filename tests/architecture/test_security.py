@@ -1,0 +1,102 @@
+"""Nothing that input, weights or configuration hold is ever run. Read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from tests.architecture.source import imports, modules
+
+MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "subprocess",
+    "pty",
+    "code",
+    "ctypes",
+}
+"""Never imported; `torch.load` and `numpy.load` are looked at below."""
+
+CALLS = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.execv", "os.spawnv", "yaml.unsafe_load",
+    "yaml.full_load", "torch.jit.load", "torch.hub.load", "np.load", "numpy.load", "pickle.load", "pickle.loads",
+    "tarfile.open", "extractall", "getattr_static", "pd.read_pickle", "pa.deserialize",
+}  # fmt: skip
+"""Never called. `re.compile` and methods of other objects that end alike are told apart by the full name."""
+
+IMPORTS_BY_NAME = {"pipeline/engines/__init__.py"}
+"""Files that import a module by a name that is not written out: of a table in the same file."""
+
+OWN_PROCESSES: set[str] = set()
+"""Files that may start programs, each with its reason beside it."""
+
+
+def name_of(node: ast.expr) -> str:
+    """ "os.system" of the call's function."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{name_of(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+
+def calls() -> Iterator[tuple[str, ast.Call, str]]:
+    for path, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield path, node, name_of(node.func)
+
+
+def test_no_module_that_runs_what_it_reads() -> None:
+    users = {
+        (path, name)
+        for path, tree in modules().items()
+        for name in imports(tree)
+        if name.split(".")[0] in MODULES and path not in OWN_PROCESSES
+    }
+    assert users == set()
+
+
+def test_no_call_that_runs_what_it_is_given() -> None:
+    found = {
+        (path, name)
+        for path, _, name in calls()
+        if name in CALLS or name.rpartition(".")[2] in {"extractall", "allow_pickle"}
+    }
+    assert found == set()
+
+
+def test_tensors_are_read_as_tensors() -> None:
+    """`torch.load` of weights alone, in every place."""
+    loads = [(path, node) for path, node, name in calls() if name == "torch.load"]
+    assert loads
+    for path, node in loads:
+        options = {keyword.arg: keyword.value for keyword in node.keywords}
+        only = options.get("weights_only")
+        assert isinstance(only, ast.Constant), path
+        assert only.value is True, path
+
+
+def test_yaml_is_read_as_plain_values() -> None:
+    loads = {(path, ast.unparse(node)) for path, node, name in calls() if name.startswith("yaml.load")}
+    assert loads == {("pipeline/config.py", "yaml.load(text, Loader=_Loader)")}
+    loader = next(
+        node
+        for node in ast.walk(modules()["pipeline/config.py"])
+        if isinstance(node, ast.ClassDef) and node.name == "_Loader"
+    )
+    assert [ast.unparse(base) for base in loader.bases] == ["yaml.SafeLoader"]
+
+
+def test_no_pickle_and_no_shell_by_an_option() -> None:
+    risky = {"shell", "allow_pickle", "trust_remote_code"}
+    found = {(path, word.arg) for path, node, _ in calls() for word in node.keywords if word.arg in risky}
+    assert found == set()
+
+
+def test_modules_are_imported_by_written_names() -> None:
+    places = {path for path, _, name in calls() if name.rpartition(".")[2] == "import_module"}
+    assert places == IMPORTS_BY_NAME

@@ -1,0 +1,43 @@
+"""Good samples, to stand beside bad ones: drawn scenes with their captions."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages.scenes import write_scenes
+
+COUNT = 5
+
+
+class Good(NamedTuple):
+    """name: of its image file, unlike all others; image: a JPEG; caption: with phrases."""
+
+    name: str
+    image: bytes
+    caption: str
+
+
+@cache
+def goods() -> tuple[Good, ...]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(Path(folder), COUNT, seed=11, side_px=96)
+        rows = [json.loads(line) for line in (Path(folder) / "captions.jsonl").read_text().splitlines()]
+        images = [(Path(folder) / "images" / row["image"]).read_bytes() for row in rows]
+    return tuple(Good(f"good {i}.jpg", images[i], rows[i]["caption"]) for i in range(COUNT))
+
+
+def good(number: int) -> Good:
+    """The goods in turn."""
+    return goods()[number % COUNT]
+
+
+def seen(row: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a row says of its image, without the ids, which depend on its place in the input."""
+    own = {key: row[key] for key in ("width", "height", "captions", "phrase_count", "warnings", "error")}
+    regions = [{k: v for k, v in region.items() if k not in ("id", "image_id")} for region in row["annotations"]]
+    return {**own, "annotations": regions}

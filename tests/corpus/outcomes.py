@@ -1,0 +1,28 @@
+"""What a row came to, and whether that is what its case asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.corpus.goods import seen
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """ "annotated", "without phrases", or the row's error."""
+    return row["error"] or ("annotated" if row["phrase_count"] else "without phrases")
+
+
+def meets(row: Mapping[str, Any], wanted: str, alone: Mapping[str, Any] | None = None) -> bool:
+    """Whether a row is as wanted.
+
+    wanted  "annotated", "without phrases", "any row" (one of these two), "REASON: part of the message", or
+            "good": as the row of the same image was in `alone`, the run of good samples alone
+    """
+    if wanted == "good":
+        return alone is not None and seen(row) == alone
+    if wanted == "any row":
+        return row["error"] is None
+    reason, colon, part = wanted.partition(": ")
+    found = outcome(row)
+    return found == wanted if not colon else found.startswith(f"{reason}: ") and part in found

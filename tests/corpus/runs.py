@@ -1,0 +1,172 @@
+"""The corpus as inputs of real runs: one for each kind of input, with good samples between the bad ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.corpus.files import CSV_FILES, JSONL_FILES
+from tests.corpus.goods import COUNT, good, goods
+from tests.corpus.pictures import PICTURES
+from tests.corpus.rows import CAPTIONS, LINES, LOCATIONS
+from tests.corpus.tables import COCO_ANNOTATIONS, COCO_IMAGES, PARQUETS
+from tests.corpus.tars import TARS
+
+
+class Wanted(NamedTuple):
+    """What one row of a run must say.
+
+    group, case  the table and the entry that the row is for
+    outcome      see `outcomes.meets`
+    file         of a run over files: the row's own, by which its id begins; else ""
+    """
+
+    group: str
+    case: str
+    outcome: str
+    file: str = ""
+
+
+class Input(NamedTuple):
+    """The `input` section of a run, and its rows in order."""
+
+    config: dict[str, Any]
+    wanted: list[Wanted]
+
+
+def write_images(folder: Path) -> None:
+    """The good ones and `PICTURES`."""
+    folder.mkdir(parents=True)
+    for one in goods():
+        (folder / one.name).write_bytes(one.image)
+    for name, (content, _) in PICTURES.items():
+        if isinstance(content, bytes):
+            (folder / name).write_bytes(content)
+        else:
+            content(folder / name)
+
+
+def as_json(value: object) -> bytes:
+    return value if isinstance(value, bytes) else json.dumps(value).encode()
+
+
+def pictures(folder: Path) -> Input:
+    return _lines(
+        folder,
+        [
+            (Wanted("picture", name, outcome), as_json({"image": name, "caption": "a red square"}))
+            for name, (_, outcome) in PICTURES.items()
+        ],
+    )
+
+
+def rows(folder: Path) -> Input:
+    captions = [
+        (Wanted("caption", name, outcome), b'{"image": "plain.jpg", "caption": ' + as_json(value) + b"}")
+        for name, (value, outcome) in CAPTIONS.items()
+    ]
+    locations = [
+        (Wanted("location", name, outcome), b'{"caption": "a red square", "image": ' + as_json(value) + b"}")
+        for name, (value, outcome) in LOCATIONS.items()
+    ]
+    lines = [(Wanted("line", name, outcome), line) for name, (line, outcome) in LINES.items()]
+    return _lines(folder, [*captions, *locations, *lines])
+
+
+def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
+    """One jsonl file, in which every case stands between good rows."""
+    write_images(folder / "images")
+    lines, wanted = [], []
+    for number in range(len(cases) + 1):
+        one = good(number)
+        lines.append(as_json({"id": f"good {number}", "image": one.name, "caption": one.caption}))
+        wanted.append(Wanted("good", str(number), "good"))
+        if number < len(cases):
+            wanted.append(cases[number][0])
+            lines.append(cases[number][1])
+    path = folder / "rows.jsonl"
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return Input({"kind": "jsonl", "path": str(path), "image_root": str(folder / "images")}, wanted)
+
+
+def coco(folder: Path) -> Input:
+    write_images(folder / "images")
+    images: list[Any] = []
+    annotations: list[Any] = []
+    wanted = []
+    for number, (name, (image, captions, outcome)) in enumerate(COCO_IMAGES.items()):
+        one = good(number)
+        images += [{"id": f"good {number}", "file_name": one.name}, image]
+        annotations.append({"id": f"good {number}", "image_id": f"good {number}", "caption": one.caption})
+        own = image.get("id") if isinstance(image, dict) else None
+        annotations += [{"id": 1000 + len(annotations), "image_id": own, "caption": text} for text in captions]
+        wanted += [Wanted("good", str(number), "good"), Wanted("COCO image", name, outcome)]
+    for name, (annotation, outcome) in COCO_ANNOTATIONS.items():
+        annotations.append(annotation)
+        wanted.append(Wanted("COCO annotation", name, outcome))
+    (folder / "captions.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return Input(
+        {"kind": "coco_captions", "path": str(folder / "captions.json"), "image_root": str(folder / "images")}, wanted
+    )
+
+
+def _files(kind: str, table: Mapping[str, tuple[bytes, list[str]]], **keys: Any) -> Callable[[Path], Input]:
+    def write(folder: Path) -> Input:
+        (folder / "images").mkdir()
+        for one in goods():
+            (folder / "images" / one.name).write_bytes(one.image)
+        (folder / "input").mkdir()
+        wanted = []
+        for name in sorted(table):
+            content, outcomes = table[name]
+            (folder / "input" / name).write_bytes(content)
+            wanted += [Wanted(f"{kind} file", name, outcome, name) for outcome in outcomes]
+        return Input({"kind": kind, "path": str(folder / "input"), **keys_in(folder, keys)}, wanted)
+
+    return write
+
+
+def keys_in(folder: Path, keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: str(folder / value) for key, value in keys.items()}
+
+
+RUNS: dict[str, Callable[[Path], Input]] = {
+    "pictures": pictures,
+    "rows": rows,
+    "jsonl": _files("jsonl", JSONL_FILES, image_root="images"),
+    "csv": _files("csv", CSV_FILES, image_root="images"),
+    "webdataset": _files("webdataset", TARS),
+    "parquet": _files("parquet", PARQUETS, image_root="images"),
+    "coco": coco,
+}
+
+
+def good_rows(folder: Path) -> Input:
+    """The good samples alone."""
+    for one in goods():
+        (folder / one.name).write_bytes(one.image)
+    lines = [as_json({"image": one.name, "caption": one.caption}) for one in goods()]
+    (folder / "rows.jsonl").write_bytes(b"\n".join(lines))
+    wanted = [Wanted("good", str(number), "annotated") for number in range(COUNT)]
+    return Input({"kind": "jsonl", "path": str(folder / "rows.jsonl")}, wanted)
+
+
+def cases_of(table: Mapping[str, Any], group: str) -> list[tuple[str, str]]:
+    return [(group, name) for name in table]
+
+
+CASES: list[tuple[str, str, str]] = [
+    *(("pictures", *case) for case in cases_of(PICTURES, "picture")),
+    *(("rows", *case) for case in cases_of(CAPTIONS, "caption")),
+    *(("rows", *case) for case in cases_of(LOCATIONS, "location")),
+    *(("rows", *case) for case in cases_of(LINES, "line")),
+    *(("jsonl", *case) for case in cases_of(JSONL_FILES, "jsonl file")),
+    *(("csv", *case) for case in cases_of(CSV_FILES, "csv file")),
+    *(("webdataset", *case) for case in cases_of(TARS, "webdataset file")),
+    *(("parquet", *case) for case in cases_of(PARQUETS, "parquet file")),
+    *(("coco", *case) for case in cases_of(COCO_IMAGES, "COCO image")),
+    *(("coco", *case) for case in cases_of(COCO_ANNOTATIONS, "COCO annotation")),
+]
+"""Run, table and name of every case."""

@@ -1,0 +1,168 @@
+"""Damage at random places and values of any kind: always a row each, never a crash, never a wrong neighbour."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stages.errors import ROW_ERRORS, InputError
+from stages.phrases.stage import Config, PhrasesStage
+from stages.read import Skipped
+from stages.records import Record, Sample
+from tests.corpus.goods import good
+from tests.corpus.tables import MANY
+from tests.corpus.tars import THREE, tar
+from tests.corpus.tars import sample as members
+from tests.stages.read.inputs import read_all
+
+BOUNDED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
+    """All samples of an input, after the checks that hold for any."""
+    found = [item for item in read_all(kind=kind, path=str(path), **keys) if not isinstance(item, Skipped)]
+    assert len({sample.sample_id for sample in found}) == len(found)
+    for sample in found:
+        assert sample.error is None or (sample.error.reason in ROW_ERRORS and sample.error.detail)
+        json.dumps([sample.sample_id, sample.source, sample.file_name]).encode("utf-8")
+    return found
+
+
+@BOUNDED
+@given(st.integers(0, len(THREE) - 1), st.booleans())
+def test_a_tar_cut_anywhere(tmp_path: Path, length: int, packed: bool) -> None:
+    """What lies before the cut is as it was, and the cut is told."""
+    path = tmp_path / ("a.tar.gz" if packed else "a.tar")
+    path.write_bytes(gzip.compress(THREE[:length], 1) if packed else THREE[:length])
+    found = samples("webdataset", path)
+    path.write_bytes(gzip.compress(THREE, 1) if packed else THREE)
+    expected = samples("webdataset", path)
+    whole = [sample for sample in found if sample.error is None]
+    assert whole == expected[: len(whole)]
+    if length < len(tar(members(0), members(1), members(2)).rstrip(b"\0")):
+        assert len(found) == len(whole) + 1
+        assert found[-1].error is not None
+
+
+@BOUNDED
+@given(st.integers(0, len(THREE) - 1), st.binary(min_size=1, max_size=40))
+def test_a_tar_with_other_bytes(tmp_path: Path, place: int, new: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(THREE[:place] + new + THREE[place + len(new) :])
+    samples("webdataset", tmp_path / "a.tar")
+
+
+@BOUNDED
+@given(st.integers(0, len(MANY) - 1), st.binary(min_size=1, max_size=40) | st.none())
+def test_parquet_cut_or_with_other_bytes(tmp_path: Path, place: int, new: bytes | None) -> None:
+    (tmp_path / "a.parquet").write_bytes(MANY[:place] if new is None else MANY[:place] + new + MANY[place + len(new) :])
+    (tmp_path / "b.parquet").write_bytes(MANY)
+    try:
+        found = samples("parquet", tmp_path)
+    except InputError as error:  # the columns have other names
+        assert "a.parquet" in str(error)  # noqa: PT017
+        return
+    beside = [sample for sample in found if sample.source.startswith("b.parquet")]
+    assert [sample.image_bytes for sample in beside] == [good(number).image for number in range(3)]
+    assert all(sample.error is None for sample in beside)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.text("\ud800\udc00\0\n", max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+ROW = st.fixed_dictionaries({}, optional={"image": VALUES, "caption": VALUES, "id": VALUES, "captions": VALUES})
+
+
+@pytest.fixture(scope="module")
+def phrases() -> PhrasesStage:
+    stage = PhrasesStage(Config())
+    stage.setup()
+    return stage
+
+
+@BOUNDED
+@given(st.lists(ROW, min_size=1, max_size=8))
+def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[dict[str, Any]]) -> None:
+    beside = {"image": "good.jpg", "caption": "a red cat", "id": "a good row"}
+    lines = [json.dumps(row) for row in [beside, *rows, {**beside, "id": "another good row"}]]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = samples("jsonl", tmp_path / "a.jsonl")
+    assert len(found) == len(rows) + 2
+    records = phrases.process([Record.start(sample) for sample in found])
+    assert [record.phrases for record in (records[0], records[-1])] == [records[0].phrases] * 2 != [()] * 2
+    for record in records:
+        assert record.error is None or str(record.error)
+        for phrase in record.phrases:
+            assert 0 <= phrase.start < phrase.end <= len(record.sample.captions[phrase.caption_index])
+
+
+@BOUNDED
+@given(st.lists(VALUES, max_size=5), st.lists(VALUES | ROW, max_size=5))
+def test_any_values_in_coco_captions(tmp_path: Path, images: list[Any], annotations: list[Any]) -> None:
+    images = [*images, {"id": "good", "file_name": "good.jpg"}]
+    annotations = [*annotations, {"id": "first", "image_id": "good", "caption": "a red cat"}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    found = samples("coco_captions", tmp_path / "a.json")
+    assert [sample.captions for sample in found if sample.sample_id == "good"] == [("a red cat",)]
+    assert len(found) >= len(images)
+
+
+@BOUNDED
+@given(st.text(max_size=200))
+def test_any_caption(phrases: PhrasesStage, caption: str) -> None:
+    alone = phrases.process([Record.start(Sample(sample_id="a", source="s", captions=("a red cat on a sofa",)))])[0]
+    batch = [
+        Sample(sample_id=str(i), source="s", captions=(text,))
+        for i, text in enumerate((caption, *alone.sample.captions))
+    ]
+    answers = phrases.process([Record.start(sample) for sample in batch])
+    assert answers[1].phrases == alone.phrases
+    assert answers[0].error is None or not caption.strip() or answers[0].error.reason == "bad_caption"
+
+
+MEMORY = """
+import io, resource, sys
+import numpy as np
+from PIL import Image
+from stages.images import DecodeLimits, decode_resized
+side = 3000
+stream = io.BytesIO()
+kind, mode = sys.argv[1:]
+image = Image.fromarray(np.zeros((side, side), mode)) if mode[0] in "fiu" else Image.new(mode, (side, side))
+options = {"compression": "tiff_adobe_deflate"} if kind == "TIFF" else {}
+image.save(stream, kind, **options)
+del image
+content = stream.getvalue()
+def peak():  # of this moment on: the kernel's own mark is set back
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before = peak()
+decode_resized(content, DecodeLimits(), lambda width, height: (64, 64))
+print((peak() - before) / side**2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "LA"), ("TIFF", "float32"), ("TIFF", "int32"), ("TIFF", "uint16"),
+     ("TIFF", "CMYK"), ("JPEG", "RGB")],
+)  # fmt: skip
+def test_memory_is_bounded_by_the_header(kind: str, mode: str) -> None:
+    """At most 16 bytes a pixel, as `stages/images.py` says: a small file of the most pixels allowed takes 2 GB."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, kind, mode], capture_output=True, text=True, check=True)
+    assert 3 <= float(done.stdout) <= 16.5

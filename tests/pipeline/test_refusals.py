@@ -1,0 +1,166 @@
+"""What a run refuses as a whole, what that leaves behind, and how many failed rows it may end with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+
+Answer = tuple[int, str, str]
+
+
+@pytest.fixture
+def phrasebox(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "300")
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+def table(**columns: list[object]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+LINES = b'{"img": "a.jpg", "text": "a cat"}\n' * 20
+IMAGES = '{"images": [], "annotations": '
+
+REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
+    "missing": ("jsonl", "a.jsonl", None, "no such file or folder: "),
+    "glob without match": ("jsonl", "*.jsonl", None, "no file matches "),
+    "range with gaps": ("webdataset", "{0..3}.tar", None, "4 of the 4 files of "),
+    "range without end": ("webdataset", "{0..99999999}.tar", None, "means more than 1000000 files"),
+    "empty path": ("jsonl", "", None, "input.path is empty"),
+    "unknown protocol": ("jsonl", "abc://a/b.jsonl", None, "Protocol not known: abc"),
+    "device": ("jsonl", "/dev/null", None, "no such file or folder: /dev/null"),
+    "NUL": ("jsonl", "a\\0b.jsonl", None, "no such file or folder: "),
+    "other fields": ("jsonl", "a.jsonl", LINES, "none of the first 20 rows has the field 'image'"),
+    "csv without header": ("csv", "a.csv", b"a.jpg,a cat\n", "the first line must name the columns"),
+    "csv with a column twice": ("csv", "a.csv", b"image,caption,image\n", "names 'image' more than once"),
+    "csv in UTF-16": ("csv", "a.csv", "image,caption\n".encode("utf-16"), "is UTF-16; convert it to UTF-8"),
+    "csv that is binary": ("csv", "a.csv", bytes(range(256)), "the first line must name the columns"),
+    "csv not gzip": ("csv", "a.csv.gz", b"image,caption\n", "the header cannot be read"),
+    "parquet not Parquet": ("parquet", "a.parquet", b"<html>", "is not a Parquet file"),
+    "parquet empty": ("parquet", "a.parquet", b"", "is not a Parquet file"),
+    "parquet without image": ("parquet", "a.parquet", table(caption=["a"]), "expected a column of images"),
+    "parquet without caption": ("parquet", "a.parquet", table(image=["a"]), "expected a column of text"),
+    "parquet of numbers": ("parquet", "a.parquet", table(image=[1], caption=[2]), "expected a column of images"),
+    "parquet of nulls": ("parquet", "a.parquet", table(image=["a"], caption=[None]), "expected a column of text"),
+    "COCO not JSON": ("coco_captions", "a.json", b"{", "is not a JSON file"),
+    "COCO empty": ("coco_captions", "a.json", b"", "is not a JSON file"),
+    "COCO a list": ("coco_captions", "a.json", b"[]", "expected an object with 'images' and 'annotations'"),
+    "COCO without images": ("coco_captions", "a.json", b'{"annotations": []}', "expected the lists 'images' and"),
+    "COCO of wrong types": ("coco_captions", "a.json", b'{"images": {}, "annotations": 5}', "expected the lists"),
+    "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "it is nested too deeply"),
+    "COCO not UTF-8": ("coco_captions", "a.json", b'{"\xff\xfe": 1}', "is not a JSON file"),
+    "COCO instances": (
+        "coco_captions",
+        "a.json",
+        f'{IMAGES}[{{"id": 1, "image_id": 1, "bbox": [0, 0, 1, 1]}}]}}'.encode(),
+        "is it an instances file?",
+    ),
+}
+"""Name -> kind of input, its path, the bytes of that file if there is one, and a part of the message."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_input_that_is_refused(name: str, phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    kind, file, content, words = REFUSED[name]
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    path = file if file.startswith("/") or "://" in file or not file else f"{tmp_path}/{file}"
+    arguments = ["--set", f"input.kind={kind}", "--set", f'input.path="{path}"', "--set", "engine.kind=inline"]
+    code, out, err = phrasebox("run", *arguments, "--set", f"output.path={tmp_path}/out")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert len(err) < 1000
+    left = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert left <= {"lock"}, "a mended command would be told of another run"
+
+
+def test_a_refused_run_can_be_mended(phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.jsonl").write_text((scenes_folder / "captions.jsonl").read_text().splitlines()[0])
+    base = ["run", "--set", "engine.kind=inline", "--set", f"output.path={tmp_path}/out", "--set", "input.kind=jsonl"]
+    base += ["--set", f"input.image_root={scenes_folder}/images"]
+    assert phrasebox(*base, "--set", f"input.path={tmp_path}/fewer.jsonl")[0] == 2
+    assert phrasebox(*base, "--set", f"input.path={tmp_path}/few.jsonl")[0] == 0
+
+
+def test_names_of_files_cannot_steer_the_terminal(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "a\x1b[2J\x07.csv").write_text("x,y\n")
+    code, _, err = phrasebox("run", "--set", f"input={{kind: csv, path: '{tmp_path}'}}", "--set", "engine.kind=inline")
+    assert code == 2
+    assert r"a\x1b[2J\x07.csv" in err
+    assert err.replace("\n", "").isprintable()
+
+
+@pytest.fixture
+def half_bad(scenes_folder: Path, tmp_path: Path) -> list[str]:
+    """Arguments of a run over four rows of which two fail."""
+    lines = (scenes_folder / "captions.jsonl").read_text().splitlines()[:2]
+    lines += ["{broken", json.dumps({"image": "none.jpg", "caption": "a cat"})]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    values = {
+        "input.kind": "jsonl",
+        "input.path": tmp_path / "rows.jsonl",
+        "input.image_root": scenes_folder / "images",
+        "engine.kind": "inline",
+        "output.path": tmp_path / "out",
+    }
+    return ["run", *(part for key, value in values.items() for part in ("--set", f"{key}={value}"))]
+
+
+def test_failed_rows_are_no_failure_unless_asked(
+    half_bad: list[str], phrasebox: Callable[..., Answer], tmp_path: Path
+) -> None:
+    code, out, err = phrasebox(*half_bad)
+    assert (code, err) == (0, "")
+    for reason in ("bad_row", "missing_image"):
+        assert any(line.replace("│", " ").split() == [reason, "1"] for line in out.splitlines())
+    for share in ("0.5", "1"):
+        assert phrasebox(*half_bad, "--max-error-share", share)[0] == 0
+
+
+def test_too_many_failed_rows(half_bad: list[str], phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    """The dataset is complete, and the same command says the same again."""
+    message = (
+        "error: 2 of 4 rows failed (50.00%), at most 49.00% may (output.max_error_share): bad_row 1, missing_image 1. "
+        f"The dataset in {tmp_path}/out is complete; the column `error` says what is wrong with each row\n"
+    )
+    code, out, err = phrasebox(*half_bad, "--max-error-share", "0.49")
+    assert (code, err) == (1, message)
+    assert f"dataset in {tmp_path}/out" in out
+    assert phrasebox("validate", tmp_path / "out")[0] == 0
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["config"]["output"]["max_error_share"] == 0.49
+    code, out, err = phrasebox(*half_bad, "--set", "output.max_error_share=0.49")
+    assert (code, err) == (1, message)
+    assert "nothing to do" in out
+    assert phrasebox(*half_bad, "--max-error-share", "0")[0] == 1
+
+
+@pytest.mark.parametrize("share", ["1.5", "-0.1", "nan", "much", "", "[1]"])
+def test_shares_that_are_none(share: str, half_bad: list[str], phrasebox: Callable[..., Answer]) -> None:
+    code, out, err = phrasebox(*half_bad, "--max-error-share", share)
+    if share == "":  # YAML's null: no limit
+        assert code == 0
+    else:
+        assert (code, out) == (2, "")
+        assert err.startswith("error: output.max_error_share: Input should be ")

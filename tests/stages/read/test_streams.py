@@ -1,0 +1,100 @@
+"""Compressed files that break off: all that comes before the damage is read."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from stages.errors import InputError
+from stages.read.lines import MAX_LINE_BYTES, LineFault, iter_lines
+from stages.read.streams import DamagedFileError, open_plain
+
+CONTENT = random.Random(0).randbytes(3_000_000)
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as packed:
+        packed.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": lambda content: bz2.compress(content, 1),
+    "xz": lzma.compress,
+    "zst": zstd,
+}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("size", [512, 1_048_576])
+def test_a_whole_file(packer: str, size: int, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{packer}"
+    path.write_bytes(PACKERS[packer](CONTENT[:200_000]))
+    with open_plain(str(path)) as stream:
+        pieces = list(iter(lambda: stream.read(size), b""))
+    assert b"".join(pieces) == CONTENT[:200_000]
+    assert {len(piece) for piece in pieces[:-1]} <= {size}
+    with open_plain(str(path)) as stream:
+        assert stream.read(-1) == CONTENT[:200_000]
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_what_comes_before_a_cut_is_read(packer: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{packer}"
+    packed = PACKERS[packer](CONTENT)
+    path.write_bytes(packed[: len(packed) // 2])
+    pieces: list[bytes] = []
+    with open_plain(str(path)) as stream, pytest.raises(DamagedFileError) as caught:
+        pieces.extend(iter(lambda: stream.read(1_048_576), b""))
+    found = b"".join(pieces)
+    assert CONTENT.startswith(found)
+    assert len(found) > len(CONTENT) // 2 - 1_000_000, "at most a block of the format is lost"
+    assert "\n" not in str(caught.value)
+    with open_plain(str(path)) as stream, pytest.raises(DamagedFileError):
+        stream.read(-1)
+
+
+def test_a_wrong_checksum_is_told_after_the_content(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"one\ntwo\n"))
+    packed[-8] ^= 1
+    (tmp_path / "a.gz").write_bytes(packed)
+    with open_plain(str(tmp_path / "a.gz")) as stream:
+        lines = [content for _, _, content in iter_lines(stream)]
+    assert lines[:2] == [b"one", b"two"]
+    assert isinstance(lines[2], LineFault)
+    assert "CRC" in lines[2].text
+
+
+def test_a_file_that_has_gone_is_no_damage(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"cannot read .*none\.gz: No such file"),
+        open_plain(str(tmp_path / "none.gz")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("more", [0, 1, 900_000])
+@pytest.mark.parametrize("before", [b"", b"x\n", b"x" * 1_000_000 + b"\n"])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nafter"])
+def test_the_limit_of_a_line_does_not_depend_on_where_it_stands(
+    more: int, before: bytes, end: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(before + b"y" * (MAX_LINE_BYTES + more) + end)
+    with open_plain(str(tmp_path / "a")) as stream:
+        lines = [content for _, _, content in iter_lines(stream)]
+    line = lines[1 if before else 0]
+    assert isinstance(line, LineFault) == (more > 0)
+    if more:
+        assert line == LineFault(
+            f"the line has {MAX_LINE_BYTES + more} bytes, more than the {MAX_LINE_BYTES} that are read"
+        )
+    assert lines[-1] == (b"after" if end.endswith(b"r") else line)
