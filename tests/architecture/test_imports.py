@@ -44,7 +44,14 @@ BASE_MODULES: dict[str, set[str]] = {
 
 LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_data.py"},
-    "torch": {"stages/clip/", "stages/explain/", "stages/load/", "stages/train/", "pipeline/bench.py"},
+    "torch": {
+        "stages/clip/",
+        "stages/explain/",
+        "stages/load/",
+        "stages/train/",
+        "pipeline/bench.py",
+        "pipeline/bench_load.py",
+    },
     "safetensors": {"stages/clip/", "stages/train/"},
     "open_clip": {"stages/clip/", "stages/train/", "stages/explain/grad_eclip.py", "pipeline/bench.py"},
     "spacy": {"stages/phrases/noun_phrases.py"},
@@ -59,7 +66,13 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/pictures.py",
     },
     "pycocotools": {"stages/masks.py", "stages/evaluate/coco_ap.py"},
-    "PIL": {"stages/images.py", "stages/pictures.py", "pipeline/demo.py", "pipeline/explain.py"},
+    "PIL": {
+        "stages/images.py",
+        "stages/pictures.py",
+        "pipeline/bench_load.py",
+        "pipeline/demo.py",
+        "pipeline/explain.py",
+    },
     "fsspec": {"stages/files.py"},
     "yaml": {"pipeline/config.py", "stages/write/card.py"},
     "pyarrow": {

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.errors import ConfigError
 from stages.load.order import cut, place, shuffled, stretch
 
 
+@settings(deadline=None)  # other programs may need the machine
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
 def test_stretches_cover_all_and_are_all_but_equal(start: int, size: int, parts: int) -> None:
     found = [stretch(start, start + size, parts, part) for part in range(parts)]
@@ -16,6 +17,7 @@ def test_stretches_cover_all_and_are_all_but_equal(start: int, size: int, parts:
     assert max(last - first for first, last in found) - min(last - first for first, last in found) <= 1
 
 
+@settings(deadline=None)  # other programs may need the machine
 @given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 30), st.integers(0, 30))
 def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int, length: int) -> None:
     once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
@@ -27,7 +29,7 @@ def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int,
 def test_an_order_follows_from_its_seeds() -> None:
     orders = [tuple(shuffled(20, *seeds)) for seeds in ((0, 0), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 0, 7))]
     assert orders[0] == orders[1]
-    assert len(set(orders[1:])) == 5 or orders[0] == orders[4]  # numpy pads seeds with zeros
+    assert len(set(orders[1:])) == 4 + (orders[0] != orders[4])  # numpy pads seeds with zeros
     assert all(sorted(order) == list(range(20)) for order in orders)
 
 
