@@ -13,7 +13,7 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from stages.dataset.folder import Dataset
-from stages.errors import ConfigError
+from stages.errors import ConfigError, InputError
 from stages.images import ImageFaultError
 from stages.load.bad_images import BadImages, OnBadImage
 from stages.load.block import Block
@@ -57,6 +57,9 @@ class RegionStream(IterableDataset[Any]):
             asked for here, not later in the workers.
         on_bad_image: "raise" InputError, or "skip" it with a warning, counted in `bad_images.count`. With `even` a
             neighbour comes twice in its place.
+
+    `skipped_row_groups` could not hold a sample, by their statistics; `read_row_groups` counts those that this
+    process has read.
 
     Raises InputError for what is no dataset and ConfigError for arguments that cannot be.
     """
@@ -115,7 +118,8 @@ class RegionStream(IterableDataset[Any]):
         return stop - start
 
     def state_dict(self) -> dict[str, int]:
-        """Where this process's iteration stands, cheap at any time; torchdata's StatefulDataLoader asks each worker."""
+        """Where this process's iteration stands, at no cost. With workers it is theirs that counts: torchdata's
+        StatefulDataLoader asks each of them, and gives each its own back."""
         return {"seed": self._seed, "epoch": self._begun, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -215,7 +219,7 @@ class RegionStream(IterableDataset[Any]):
 
 
 def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
-    """The samples, another one in the place of each None. Nothing if all are None."""
+    """The samples, another one in the place of each None. Raises InputError if there is no other."""
     owed, last = 0, None
     for sample in samples:
         if sample is None:
@@ -225,6 +229,7 @@ def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
         for _ in range(1 + owed):
             yield last
         owed = 0
-    if last is not None:
-        for _ in range(owed):
-            yield last
+    if last is None and owed:
+        raise InputError(f"all {owed} images of this worker's part are broken or missing, see the warnings")
+    for _ in range(owed):
+        yield last

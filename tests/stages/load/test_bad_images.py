@@ -77,6 +77,13 @@ def test_even_ranks_stay_even(damaged: Path) -> None:
         assert set(found) <= set(good(damaged))
 
 
+def test_even_ranks_without_a_good_image(inline_dataset: Path, tmp_path: Path) -> None:
+    gone = Contents(image_root=str(tmp_path))
+    stream = RegionStream(inline_dataset, gone, on_bad_image="skip", even="drop", rank=0, world_size=2)
+    with pytest.warns(RuntimeWarning, match="skipped"), pytest.raises(InputError, match=r"all \d images"):
+        list(stream)
+
+
 def test_a_single_sample_still_raises(damaged: Path) -> None:
     dataset = RegionDataset(damaged, SMALL, on_bad_image="skip")
     bad = next(n for n, name in enumerate(names(RegionDataset(damaged, NO_IMAGES))) if int(name[1:]) % 3 == 0)
