@@ -51,7 +51,9 @@ LAST_BLOCK = GradEclipConfig(blocks=1)
 
 def main() -> None:
     """Print all figures."""
-    for figure in (heat_maps, regions, phrases, engines):
+    from pipeline.bench_load import loaders
+
+    for figure in (heat_maps, regions, phrases, engines, loaders):
         for line in figure():
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()

@@ -317,6 +317,14 @@ def _fitting(model: Model, state: dict[str, Tensor], description: Description) -
     return state
 
 
+def load_tokenizer(config: ModelConfig) -> Any:
+    """The model's tokenizer, texts -> int64 (texts, context), without its weights, which need not be there.
+
+    Raises ConfigError for an unknown name, WeightsError for a missing vocabulary.
+    """
+    return _tokenizer(describe(config.model_copy(update={"weights": None})))
+
+
 def _tokenizer(description: Description) -> Any:
     if description.folder is None:
         return open_clip.get_tokenizer(description.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from stages.dataset.folder import Dataset
@@ -26,11 +27,17 @@ class ImageSource:
 
     def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
         self.limits = limits or DecodeLimits()
-        self.root = root_of(dataset) if image_root is None else absolute(image_root)
-        if image_root is not None and self.root is not None and is_local(self.root):
-            filesystem = filesystem_of(self.root)
-            if not filesystem.isdir(path_in(filesystem, self.root)):
-                raise InputError(f"no such folder: {self.root}")
+        self._dataset = dataset
+        self._given = None if image_root is None else absolute(image_root)
+        if self._given is not None and is_local(self._given):
+            filesystem = filesystem_of(self._given)
+            if not filesystem.isdir(path_in(filesystem, self._given)):
+                raise InputError(f"no such folder: {self._given}")
+
+    @cached_property
+    def root(self) -> str | None:
+        """The image root. Not asked for where the rows hold the images: the run's own may be gone, or far away."""
+        return root_of(self._dataset) if self._given is None else self._given
 
     def load(self, row: Mapping[str, Any]) -> bytes:
         """The encoded image of a row that has `file_name`, and `image` where the dataset has images.

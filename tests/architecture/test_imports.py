@@ -22,6 +22,7 @@ STAGES: dict[str, set[str]] = {
     "evaluate": {"phrases.filters"},  # names of the truth are compared with phrases
     "scenes": set(),
     "dataset": {"write.atomic"},
+    "load": {"clip", "dataset"},  # of clip the tokenizer, when it is asked for
     "clip": {"weights"},
     "weights": set(),
     "train": {"clip", "scenes", "weights"},
@@ -43,7 +44,14 @@ BASE_MODULES: dict[str, set[str]] = {
 
 LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_data.py"},
-    "torch": {"stages/clip/", "stages/explain/", "stages/train/", "pipeline/bench.py"},
+    "torch": {
+        "stages/clip/",
+        "stages/explain/",
+        "stages/load/",
+        "stages/train/",
+        "pipeline/bench.py",
+        "pipeline/bench_load.py",
+    },
     "safetensors": {"stages/clip/", "stages/train/"},
     "open_clip": {"stages/clip/", "stages/train/", "stages/explain/grad_eclip.py", "pipeline/bench.py"},
     "spacy": {"stages/phrases/noun_phrases.py"},
@@ -58,12 +66,19 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/pictures.py",
     },
     "pycocotools": {"stages/masks.py", "stages/evaluate/coco_ap.py"},
-    "PIL": {"stages/images.py", "stages/pictures.py", "pipeline/demo.py", "pipeline/explain.py"},
+    "PIL": {
+        "stages/images.py",
+        "stages/pictures.py",
+        "pipeline/bench_load.py",
+        "pipeline/demo.py",
+        "pipeline/explain.py",
+    },
     "fsspec": {"stages/files.py"},
     "yaml": {"pipeline/config.py", "stages/write/card.py"},
     "pyarrow": {
         "pipeline/",
         "stages/dataset/",
+        "stages/load/",
         "stages/read/",
         "stages/write/",
         "stages/schema.py",

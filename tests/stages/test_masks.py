@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -18,6 +18,7 @@ from stages.masks import (
     rle_box_xywh_px,
     rle_iou,
     rle_union,
+    run_ends,
 )
 from stages.records import Rle
 
@@ -105,6 +106,42 @@ def test_long_runs_survive_the_text(runs, starts_inside):
     counts = np.array([0, *runs] if starts_inside else runs, dtype=np.uint32)
     rle = encode_runs(counts, (int(counts.sum()), 1))
     np.testing.assert_array_equal(decode_runs(rle), counts)
+
+
+def ends_of(*rles: Rle) -> tuple[np.ndarray, np.ndarray]:
+    text = np.frombuffer("".join(rle.counts for rle in rles).encode(), np.uint8)
+    offsets = np.cumsum([0, *(len(rle.counts.encode()) for rle in rles)])
+    return run_ends(text, offsets, np.array([rle.size_hw[0] * rle.size_hw[1] for rle in rles], np.int64))
+
+
+@settings(deadline=None)  # other programs may need the machine
+@given(st.lists(masks, max_size=5))
+def test_many_masks_have_the_runs_of_each(drawn):
+    rles = [encode_mask(mask) for mask in drawn]
+    ends, starts = ends_of(*rles)
+    assert len(starts) == len(rles) + 1
+    for number, rle in enumerate(rles):
+        np.testing.assert_array_equal(ends[starts[number] : starts[number + 1]], np.cumsum(decode_runs(rle)))
+    assert starts[-1] == len(ends)
+
+
+@settings(deadline=None)  # other programs may need the machine
+@given(st.lists(st.integers(1, 40_000_000), min_size=1, max_size=9), st.booleans())
+def test_many_masks_with_long_runs(runs, starts_inside):
+    counts = np.array([0, *runs] if starts_inside else runs, dtype=np.uint32)
+    rle = encode_runs(counts, (int(counts.sum()), 1))
+    ends, starts = ends_of(rle, rle)
+    wanted = np.cumsum(counts, dtype=np.int64)
+    np.testing.assert_array_equal(ends, [*wanted, *wanted])
+    np.testing.assert_array_equal(starts, [0, len(counts), 2 * len(counts)])
+
+
+@pytest.mark.parametrize("counts", ["12", "1234", "12S", "1 3", "12\u00e9", "O123", "", "oooooooooooo0", "O@15"])
+def test_damaged_text_among_many_is_refused(counts):
+    sound = encode_mask(np.eye(3, 2, dtype=bool))
+    for rles in ([Rle(size_hw=(3, 2), counts=counts)], [sound, Rle(size_hw=(3, 2), counts=counts), sound]):
+        with pytest.raises(ValueError, match="expected run"):
+            ends_of(*rles)
 
 
 @pytest.mark.parametrize("counts", ["12", "1234", "12S", "1 3", "12\u00e9", "O123", ""])

@@ -18,6 +18,7 @@ from stages.clip.open_clip import (
     fingerprint,
     from_open_clip,
     load,
+    load_tokenizer,
     pick_device,
     refuse_misfit,
     refuse_unsupported,
@@ -403,6 +404,19 @@ def test_the_fingerprint_of_a_tag_needs_no_file() -> None:
         for name, tag in (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
     }
     assert len(marks) == 3
+
+
+def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    assert config.weights is not None
+    config.weights.unlink()
+    texts = ["a red car", "two dogs"]
+    assert torch.equal(load_tokenizer(config)(texts), open_clip.get_tokenizer("ViT-B-16")(texts))
+    tag = ModelConfig(name="ViT-B-32", pretrained="openai")  # not downloaded
+    assert load_tokenizer(tag)(texts).shape == (2, 77)
+    assert load_tokenizer(ModelConfig(name="demo"))(texts).shape == (2, 32)
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_tokenizer(ModelConfig(config=tmp_path / "gone.json", weights=tmp_path / "gone"))
 
 
 def test_the_embedded_model_loads() -> None:
