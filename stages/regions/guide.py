@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 RADIUS_PATCHES: Final = 2.0
 """Half the window's side in patches: wide enough to hold a cell's surroundings on both sides of an edge. On drawn
-scenes everything from 1.5 to 4 points alike (.936 to .957)."""
+scenes pointing is .936 to .947 from 1.5 to 4 patches (606 phrases)."""
 
 EPSILON: Final = 1e-3
 """Variance of a colour channel (0 .. 1) that is taken for noise: smaller changes of colour guide nothing."""
