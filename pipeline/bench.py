@@ -93,7 +93,7 @@ def heat_maps() -> list[dict[str, Any]]:
 def regions(images: int = 50, count: int = 8) -> list[dict[str, Any]]:
     """Heat maps per CPU second on one core: 14 x 14 maps with two soft spots and noise, 640 x 480 pixels.
 
-    Once with the contour of the map, once refined by the colours of drawn scenes at 224 x 224.
+    With the contour of the map, and with the colours of drawn scenes at 224 x 224: guided, and refined.
     """
     rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
 
@@ -119,6 +119,7 @@ def regions(images: int = 50, count: int = 8) -> list[dict[str, Any]]:
         _line(name, images * count / _stage_seconds(config, batch), "maps/s", against)
         for name, config, against in (
             ("regions_per_second", RegionsConfig(refine="none"), "one core, 640x480, RLE included"),
+            ("guided_regions_per_second", RegionsConfig(upsample="guided", rule="fixed"), "the same"),
             ("refined_regions_per_second", RegionsConfig(refine="grabcut"), "the same"),
         )
     ]

@@ -37,7 +37,11 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
                 "image_root": str(out / "scenes" / "images"),
             },
             "model": {"name": "demo"},
-            "regions": {"refine": "grabcut"},  # pays on drawn things: configs/README.md
+            "regions": {
+                "upsample": "guided",
+                "rule": "fixed",
+                "threshold": 0.45,
+            },  # for drawn things: configs/README.md
             "engine": {"kind": engine},
             "output": {"path": str(out / "dataset")},
         }

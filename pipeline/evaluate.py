@@ -1,19 +1,17 @@
 """`phrasebox eval`: a finished dataset against ground truth.
 
 Boxes, masks and scores are those of the shards. Heat maps are not stored: they are computed again from the
-dataset's own configuration, which gives the same maps, and smoothed as the regions were cut from them.
+dataset's own configuration, which gives the same maps, and made into what the regions were cut from.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -31,7 +29,7 @@ from stages.evaluate.report import Outcomes, report
 from stages.evaluate.truth import Truth, TruthImage
 from stages.read import Skipped
 from stages.records import HeatMap, Phrase, Record
-from stages.regions.heat import quantise, smooth
+from stages.regions.stage import RegionsStage
 
 GROUP_COLUMNS = ("pointing", "box_recall", "box_iou", "mask_iou")
 """Metrics that the table shows for every group; the JSON has all of them."""
@@ -60,10 +58,13 @@ def evaluate(
                 f"{dataset} was made with other weights ({manifest['model_fingerprint']}) than the configuration "
                 f"finds now ({graph.fingerprint}); --no-maps evaluates the regions alone"
             )
+        cut_from = RegionsStage(config.regions)
+        plain = RegionsStage(config.regions.model_copy(update={"upsample": "linear"}))
         for record in heat_mapped(graph, rows.keys(), console):
             row = rows.pop(record.sample.id, None)
             if row is not None:  # an id that the input has twice is asked once
-                _add(outcomes, row, matched, truth, record.phrases, _smoothed(record, config))
+                maps_of = (cut_from.surfaces_of(record), plain.surfaces_of(record))
+                _add(outcomes, row, matched, truth, record.phrases, maps_of)
         if rows:
             raise InputError(f"{len(rows)} rows of {dataset} are not in its input any more; --no-maps needs no input")
     else:
@@ -131,21 +132,12 @@ def _add(
     matched: Mapping[str, TruthImage],
     truth: Truth,
     phrases: Sequence[Phrase],
-    maps: Mapping[str, HeatMap] | None,
+    maps: tuple[Mapping[str, HeatMap], Mapping[str, HeatMap]] | None,
 ) -> None:
+    """maps: by phrase, those that regions are cut from, and the same without a guide."""
     image = matched[row["file_name"]]
-    outcomes.add(queries_of(row["id"], row, image, truth.categories, phrases, maps or {}), maps=maps is not None)
-
-
-def _smoothed(record: Record, config: RunConfig) -> dict[str, HeatMap]:
-    """Maps by phrase as regions are cut from them: whole levels, blurred by `regions.smooth_patches`."""
-    maps = {}
-    for heat_map in record.heat_maps:
-        levels = None if heat_map.fault else quantise(heat_map.values)
-        levels = None if levels is None else smooth(levels, config.regions.smooth_patches)
-        if levels is not None:
-            maps[heat_map.text] = replace(heat_map, values=levels.astype(np.float32))
-    return maps
+    asked = queries_of(row["id"], row, image, truth.categories, phrases, *(maps or ({},)))
+    outcomes.add(asked, maps=maps is not None)
 
 
 def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:

@@ -63,9 +63,7 @@ def build_graph(config: RunConfig) -> Graph:
     refuse_misfit(description)
     canvas: dict[str, Any] = config.explain.canvas(description.input)
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
-    explain = ExplainStageConfig(
-        model=config.model, explainer=config.explain, keep_pixels=config.regions.refine != "none"
-    )
+    explain = ExplainStageConfig(model=config.model, explainer=config.explain, keep_pixels=config.regions.needs_pixels)
     identity = fingerprint(description)
     calibration = _calibration(config, identity, description.calibrations)
     return Graph(

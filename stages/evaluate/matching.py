@@ -55,12 +55,13 @@ class Answer:
 class Query:
     """One phrase asked of one image.
 
-    image     number of the image, for resampling whole images
-    size_hw   pixels
-    phrase    the row's phrase; None if the row does not have it
-    target    what is right; None for a phrase that is known to be absent
-    answers   the phrase's regions, best score first
-    heat_map  the phrase's map; None if there is none, or maps were not asked for
+    image      number of the image, for resampling whole images
+    size_hw    pixels
+    phrase     the row's phrase; None if the row does not have it
+    target     what is right; None for a phrase that is known to be absent
+    answers    the phrase's regions, best score first
+    heat_map   the phrase's map; None if there is none, or maps were not asked for
+    plain_map  the map before the image's colours guided it, the same one where they did not
     """
 
     image: int
@@ -69,6 +70,7 @@ class Query:
     target: Target | None
     answers: tuple[Answer, ...]
     heat_map: HeatMap | None = None
+    plain_map: HeatMap | None = None
 
     @cached_property
     def true_mask(self) -> NDArray[np.bool_] | None:
@@ -80,11 +82,19 @@ class Query:
     @cached_property
     def heat_px(self) -> NDArray[np.float32] | None:
         """The map at the size of the image, float32 (h, w), >= 0, bilinear between cell centres."""
-        if self.heat_map is None or self.heat_map.fault:
-            return None
-        h, w = self.size_hw
-        heat: NDArray[np.float32] = cv2.resize(self.heat_map.values, (w, h), interpolation=cv2.INTER_LINEAR)
-        return heat
+        return _at_size(self.heat_map, self.size_hw)
+
+    @cached_property
+    def plain_heat_px(self) -> NDArray[np.float32] | None:
+        """As `heat_px`, of the plain map."""
+        return _at_size(self.plain_map, self.size_hw)
+
+
+def _at_size(heat_map: HeatMap | None, size_hw: tuple[int, int]) -> NDArray[np.float32] | None:
+    if heat_map is None or heat_map.fault:
+        return None
+    heat: NDArray[np.float32] = cv2.resize(heat_map.values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    return heat
 
 
 def images_of_rows(file_names: Iterable[str], truth: Truth) -> dict[str, TruthImage]:
@@ -121,6 +131,7 @@ def queries_of(
     categories: frozenset[str],
     phrases: Sequence[Phrase],
     maps: Mapping[str, HeatMap],
+    plain_maps: Mapping[str, HeatMap] | None = None,
 ) -> list[Query]:
     """What is asked of one row.
 
@@ -128,6 +139,7 @@ def queries_of(
     row         of the dataset
     phrases     all phrases of the row, also those without a region
     maps        heat maps by the phrases' texts; empty if maps were not asked for
+    plain_maps  the same before colours guided them; None if they did not
 
     Raises InputError if the truth speaks of an image of another size.
     """
@@ -161,6 +173,7 @@ def queries_of(
             target=target,
             answers=tuple(sorted(_unique(answers.get(phrase or "", ())), key=lambda answer: -answer.score)),
             heat_map=maps.get(phrase or ""),
+            plain_map=(maps if plain_maps is None else plain_maps).get(phrase or ""),
         )
         for phrase, target in asked
     ]

@@ -44,14 +44,24 @@ class Metric:
 
 
 def pointing(query: Query) -> float | None:
-    """1 if the map's highest pixel lies on the true mask, or in a true box where there is no mask."""
-    peak = _peak(query)
+    """1 if the map's highest pixel lies on the true mask, or in a true box where there is no mask.
+
+    The map is the one that regions are cut from: blurred, and guided by the image's colours if `regions.upsample`
+    says so. `pointing_plain` is the same without that guide.
+    """
+    peak = _peak(query.heat_px)
+    return 0.0 if peak is None else float(_on_truth(query, peak))
+
+
+def pointing_plain(query: Query) -> float | None:
+    """As `pointing`, on the map that is only interpolated between its cells, whatever `regions.upsample` says."""
+    peak = _peak(query.plain_heat_px)
     return 0.0 if peak is None else float(_on_truth(query, peak))
 
 
 def pointing_tolerant(query: Query) -> float | None:
     """As `pointing`, but the peak may miss by 15 px in an image of 384 px, scaled with the longer side."""
-    peak = _peak(query)
+    peak = _peak(query.heat_px)
     if peak is None:
         return 0.0
     reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
@@ -64,7 +74,7 @@ def pointing_tolerant(query: Query) -> float | None:
 
 def pointing_box(query: Query) -> float | None:
     """1 if the map's highest pixel lies in a true box."""
-    peak = _peak(query)
+    peak = _peak(query.heat_px)
     return 0.0 if peak is None else float(any(_distance_px(peak, box) == 0 for box in _boxes(query)))
 
 
@@ -137,6 +147,7 @@ def chance(query: Query) -> float | None:
 
 METRICS: Final[dict[str, Metric]] = {
     "pointing": Metric(doc="heat map's peak on the true mask", value=pointing, needs_maps=True),
+    "pointing_plain": Metric(doc="the same before colours guide the map", value=pointing_plain, needs_maps=True),
     "pointing_15px": Metric(doc="peak at most 15 px (at 384) away", value=pointing_tolerant, needs_maps=True),
     "pointing_box": Metric(doc="peak in a true box", value=pointing_box, needs_maps=True),
     "energy": Metric(doc="share of the heat on the true mask", value=energy, needs_maps=True),
@@ -163,9 +174,8 @@ def _boxes(query: Query) -> tuple[Box, ...]:
     return query.target.boxes_xywh_px
 
 
-def _peak(query: Query) -> tuple[int, int] | None:
-    """Row and column of the map's highest pixel, the middle one of a flat top; None without a map."""
-    heat = query.heat_px
+def _peak(heat: NDArray[np.float32] | None) -> tuple[int, int] | None:
+    """Row and column of the highest pixel, the middle one of a flat top; None without a map."""
     if heat is None:
         return None
     rows, columns = np.nonzero(heat == heat.max())

@@ -97,7 +97,7 @@ class GradEclipConfig(BaseModel):
 
     rectify: Literal["sum", "block"] | None = None
     """ReLU after the blocks are summed (`sum`), or on each block before (`block`, the authors). On drawn scenes
-    `block` gave a box IoU of .576 against .524 (configs/README.md)."""
+    `block` gave a box IoU of .621 against .595 (configs/README.md)."""
 
     image_size: Literal["model", "keep"] | Annotated[int, Field(ge=8, le=4096)] | None = None
     """`model`: the network's square input, whole image, no crop. `keep`: aspect kept, each side rounded
@@ -108,8 +108,8 @@ class GradEclipConfig(BaseModel):
 
     contrast: Annotated[float, Field(ge=0.0, lt=1.0)] | None = None
     """Share of the hottest other phrase's map that is taken away from each map of an image (`contrast.py`; not
-    from the paper). On drawn scenes 0.25 raised box recall from .815 to .857 and box IoU from .751 to .786
-    (configs/README.md); 0.5 is no better. A phrase that is alone in its image keeps its map; 0 makes maps
+    from the paper). On drawn scenes 0.25 raised box recall from .814 to .843 and box IoU from .748 to .767
+    (with GrabCut; configs/README.md); 0.5 is no better. A phrase that is alone in its image keeps its map; 0 makes maps
     independent of the other phrases."""
 
     max_side_px: Annotated[int, Field(ge=8)] = 2048

@@ -10,7 +10,7 @@ runs along edges of the image. Here the map decides where that outline may run:
     within REACH_PATCHES around them                          probably not
     farther away                                              surely not
 
-All of this happens on the canvas, never at the size of the image.
+All of this happens on the canvas (`canvas.py`), never at the size of the image.
 """
 
 from __future__ import annotations
@@ -21,10 +21,6 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-CANVAS_SIDE: Final = 320
-"""Larger canvases are shrunk to this many pixels on their longer side. The cost grows with the area; canvases
-of the usual models (224 px and less) stay as they are."""
 
 SURE_SHARE: Final = 0.7
 """Heat that reaches this share of the way from the threshold to the hottest is surely the thing."""
@@ -47,17 +43,6 @@ MOST_CHANGE: Final = 3.0
 
 COLOURS: Final = 5
 """Gaussians in each of GrabCut's two mixtures, OpenCV's number; fewer pixels than that cannot be fitted."""
-
-
-def canvas(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) -> the same with at most `CANVAS_SIDE` pixels on the longer side."""
-    height, width = rgb.shape[:2]
-    scale = CANVAS_SIDE / max(height, width)
-    if scale >= 1:
-        return rgb
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shrunk: NDArray[np.uint8] = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return shrunk
 
 
 def grabcut(

@@ -29,11 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m stages.train", description="Train the embedded model.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run", help="train from scratch, or go on from a checkpoint")
+    run = verbs.add_parser("run", help="train from scratch, or go on from a checkpoint or from exported weights")
     run.add_argument("out", type=Path, help="folder for log and checkpoints")
     run.add_argument("--config", type=Path, help="JSON file with a training configuration")
     run.add_argument("--smoke", action="store_true", help="a run of seconds that shows that everything works")
-    run.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    start = run.add_mutually_exclusive_group()
+    start.add_argument("--resume", type=Path, help="checkpoint to go on from")
+    start.add_argument(
+        "--from-weights",
+        type=Path,
+        metavar="FOLDER",
+        help="exported weights to begin a new run with; give it a configuration with another seed",
+    )
     run.add_argument("--threads", type=int, default=2, help="torch threads")
     run.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     run.add_argument("--checkpoint-every-s", type=float, default=180.0, help="seconds between checkpoints")
@@ -60,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers=0 if given.smoke else given.workers,
         checkpoint_every_s=given.checkpoint_every_s,
         resume=given.resume,
+        from_weights=given.from_weights,
     )
     return 0
 

@@ -37,9 +37,9 @@ vocabulary is a selection of the merges in CLIP's public byte-pair vocabulary (M
 
 ## Training
 
-`python -m stages.train run OUT --config CONFIG.json`, then `python -m stages.train export OUT/latest.pt`. No
+`python -m stages.train run OUT --config CONFIG.json{start}`, then `python -m stages.train export OUT/latest.pt`. No
 boxes, masks or locations were used: captions with images, and a bank of phrases that are true or false of an
-image. The exported weights are a moving average over steps. Seed {seed}, batch {batch}, {steps:,} steps on
+image. The exported weights are a moving average over steps. Seed {seed}, batch {batch}, {steps:,} steps{began} on
 {images:,} scenes, none seen twice; {cpu_minutes} minutes of processor time over all threads, on {machine},
 torch {torch_version}, bf16. {note}
 
@@ -58,7 +58,9 @@ Configuration:
 ```json
 {config}
 ```
-"""
+{earlier}"""
+
+_TRAINING: Final = "## Training\n"
 
 
 def write_card(
@@ -75,6 +77,7 @@ def write_card(
     machine: str,
     torch_version: str,
     context_length: int,
+    earlier: str = "",
 ) -> str:
     """Write the model card.
 
@@ -91,6 +94,7 @@ def write_card(
         machine: what the run ran on.
         torch_version: torch's version.
         context_length: tokens of a text.
+        earlier: how the weights that the run began with were trained (`told_training`); "" for random ones.
 
     Returns:
         Markdown.
@@ -133,4 +137,23 @@ def write_card(
         top1=top1,
         note=note,
         config=json.dumps(config, indent=1),
+        start=" --from-weights FOLDER" if earlier else "",
+        began=", counted from the weights it began with (see the end)," if earlier else "",
+        earlier=f"\n{earlier}" if earlier else "",
     )
+
+
+def told_training(card: str, weights_sha256: str) -> str:
+    """What a model card says of the training, as a section for the card of a run that begins with its weights.
+
+    Args:
+        card: the text of a card by `write_card`.
+        weights_sha256: checksum of the weights that it belongs to.
+
+    Raises:
+        ValueError: there is no such section in it.
+    """
+    _, found, told = card.partition(_TRAINING)
+    if not found:
+        raise ValueError(f"expected a model card with the section {_TRAINING.strip()!r}")
+    return f"## Before that\n\nThe weights it began with: `{weights_sha256}`.\n{told}"

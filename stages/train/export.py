@@ -18,13 +18,11 @@ from torch import Tensor
 from stages.train.card import write_card
 from stages.train.config import MODEL_CFG, PREPROCESS_CFG
 from stages.train.evaluate import class_top1
-from stages.train.loop import VOCABULARY_FILE, load_tokenizer
+from stages.train.loop import CARD_FILE, VOCABULARY_FILE, WEIGHTS_FILE, load_tokenizer
 from stages.train.model import model_cfg, resize_positions
 from stages.weights.resolve import WEIGHTS_ROOT, sha256_of
 
 CONFIG_FILE: Final = "model.json"
-WEIGHTS_FILE: Final = "model.safetensors"
-CARD_FILE: Final = "MODEL_CARD.md"
 _CARD_SCENES: Final = 500
 _POSITIONS: Final = "visual.positional_embedding"
 
@@ -84,6 +82,7 @@ def export(
         machine=f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
         torch_version=torch.__version__,
         context_length=MODEL_CFG["text_cfg"]["context_length"],
+        earlier=saved["earlier"],
     )
     _replace(folder / CARD_FILE, card.encode("utf-8"))
     if folder.resolve() == (WEIGHTS_ROOT / "demo").resolve():

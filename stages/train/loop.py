@@ -13,17 +13,22 @@ from typing import Any
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.train.batches import Batch, PhraseBank, SceneBatches, load_batches, normalise
+from stages.train.card import told_training
 from stages.train.config import MODEL_CFG, Phase, TrainConfig
 from stages.train.evaluate import class_top1
 from stages.train.forward import encode_image, encode_text
 from stages.train.loss import bank_loss, caption_loss, known_true
 from stages.train.model import build_model, make_optimisers, model_at
 from stages.train.tokenizer import write_vocabulary
+from stages.weights.resolve import sha256_of
 
 VOCABULARY_FILE = "bpe_vocab.txt.gz"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "MODEL_CARD.md"
 LATEST_FILE = "latest.pt"
 LOG_FILE = "log.jsonl"
 _LOG_EVERY_STEPS = 20
@@ -43,7 +48,7 @@ class _Setting:
 
 @dataclass(slots=True)
 class _State:
-    """What changes from step to step."""
+    """What changes from step to step, and `earlier`: how the weights it began with were trained, in Markdown."""
 
     model: CLIP
     average: CLIP
@@ -51,6 +56,7 @@ class _State:
     step: int
     active_s: float
     log: list[dict[str, Any]]
+    earlier: str = ""
 
 
 def train(
@@ -60,8 +66,13 @@ def train(
     workers: int = 1,
     checkpoint_every_s: float = 180.0,
     resume: Path | None = None,
+    from_weights: Path | None = None,
 ) -> Path:
     """Train a model from scratch, or go on with one.
+
+    Exported weights hold neither the optimisers' memory nor the step: going on from them is a new run with its own
+    warm-up, steps counted from 0 and the log from its first line. Give it another seed, or it draws the scenes that
+    the weights have seen. Its model card tells the earlier training too.
 
     Args:
         config: what to do; when going on, the phases and learning rates may differ from the checkpoint's.
@@ -69,10 +80,16 @@ def train(
         workers: processes that draw scenes.
         checkpoint_every_s: seconds of wall time between checkpoints; 0 for only the last.
         resume: a checkpoint to go on from.
+        from_weights: a folder that `stages.train.export.export` wrote, to start from; not with `resume`.
 
     Returns:
         The last checkpoint, `out/latest.pt`.
+
+    Raises:
+        ValueError: both `resume` and `from_weights`, or weights that are not of this architecture and vocabulary.
     """
+    if resume is not None and from_weights is not None:
+        raise ValueError("expected a checkpoint or exported weights to go on from, got both")
     out.mkdir(parents=True, exist_ok=True)
     write_vocabulary(out / VOCABULARY_FILE)
     tokenizer = load_tokenizer(out)
@@ -85,7 +102,7 @@ def train(
         workers=workers,
         checkpoint_every_s=checkpoint_every_s,
     )
-    state = _start(config, tokenizer, resume)
+    state = _start(config, tokenizer, resume) if from_weights is None else _from(from_weights, config, tokenizer)
     first_step = 0
     for phase in config.phases:
         if state.step < first_step + phase.steps:
@@ -124,7 +141,24 @@ def _start(config: TrainConfig, tokenizer: SimpleTokenizer, resume: Path | None)
             float(saved["active_s"]),
             list(saved["log"]),
         )
+        state.earlier = str(saved["earlier"])
     return state
+
+
+def _from(folder: Path, config: TrainConfig, tokenizer: SimpleTokenizer) -> _State:
+    """Step 0 with model and moving average at exported weights, and what their model card says of them."""
+    if load_tokenizer(folder).encoder != tokenizer.encoder:
+        raise ValueError(f"expected the vocabulary of the scenes in {folder}, got another one")
+    weights = {name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()}
+    patches = len(weights["visual.positional_embedding"]) - 1
+    side_px = round(patches**0.5) * int(MODEL_CFG["vision_cfg"]["patch_size"])
+    model = build_model(tokenizer, side_px)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"expected weights of the architecture of MODEL_CFG in {folder}: {error}") from error
+    earlier = told_training((folder / CARD_FILE).read_text("utf-8"), sha256_of(folder / WEIGHTS_FILE))
+    return _State(model, copy.deepcopy(model), make_optimisers(model, config), 0, 0.0, [], earlier)
 
 
 def _enter_phase(setting: _Setting, state: _State, phase: Phase) -> None:
@@ -246,6 +280,7 @@ def _save(setting: _Setting, state: _State) -> None:
             "step": state.step,
             "active_s": state.active_s,
             "log": state.log,
+            "earlier": state.earlier,
             "config": setting.config.model_dump(mode="json"),
         },
         temporary,

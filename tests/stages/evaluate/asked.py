@@ -42,9 +42,19 @@ def query_of(
     target: Target | None,
     *answers: Answer,
     heat: HeatMap | None = None,
+    plain: HeatMap | None = None,
     size_hw: tuple[int, int] = (8, 8),
     image: int = 1,
     phrase: str | None = "car",
 ) -> Query:
+    """plain: the map before it was guided; None for the same map."""
     ordered = tuple(sorted(answers, key=lambda answer: -answer.score))
-    return Query(image=image, size_hw=size_hw, phrase=phrase, target=target, answers=ordered, heat_map=heat)
+    return Query(
+        image=image,
+        size_hw=size_hw,
+        phrase=phrase,
+        target=target,
+        answers=ordered,
+        heat_map=heat,
+        plain_map=heat if plain is None else plain,
+    )

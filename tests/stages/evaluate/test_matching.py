@@ -54,6 +54,19 @@ def test_a_phrase_is_matched_by_its_whole_text() -> None:
     assert query.heat_map.text == "red car"
 
 
+def test_the_plain_map_is_the_map_itself_unless_colours_guided_it() -> None:
+    image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=(target_of(BOX, phrase="car"),))
+    phrases = [phrase_of("car", "car")]
+    maps, plain = {"car": map_of([[1.0, 0.0]])}, {"car": map_of([[0.0, 1.0]])}
+    (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps)
+    assert query.plain_map is query.heat_map is maps["car"]
+    (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps, plain)
+    assert (query.heat_map, query.plain_map) == (maps["car"], plain["car"])
+    assert query.plain_heat_px is not None
+    assert query.plain_heat_px.shape == (8, 8)
+    assert query.plain_heat_px[0].argmax() > 3
+
+
 def test_a_target_that_no_phrase_names_is_missed() -> None:
     (query,) = asked([target_of(BOX, phrase="boat")], [phrase_of("red car", "car")], row_of(annotation_of("car", 0.9)))
     assert (query.phrase, query.answers, query.heat_map) == (None, (), None)

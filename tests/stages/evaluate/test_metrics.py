@@ -36,6 +36,13 @@ def test_pointing_differs_from_its_box_form_where_the_thing_does_not_fill_its_bo
     assert value("pointing_box", around, heat=heat) == 1.0
 
 
+def test_plain_pointing_looks_at_the_map_before_it_was_guided() -> None:
+    maps = {"heat": map_of(one_hot(0, 0)), "plain": map_of(one_hot(7, 7))}
+    assert value("pointing", target_of(TOP_LEFT), **maps) == 1.0
+    assert value("pointing_plain", target_of(TOP_LEFT), **maps) == 0.0
+    assert value("pointing_plain", target_of(TOP_LEFT), heat=maps["heat"]) == 1.0
+
+
 def test_the_tolerance_is_15_px_at_384_and_grows_with_the_image() -> None:
     for side, reach in ((384, 15), (768, 30)):
         size_hw = (side, side)

@@ -126,3 +126,17 @@ def test_resize_keeps_the_mean() -> None:
     small = resize_image(image, 50)
     assert small.shape == (50, 50, 3)
     assert np.allclose(small.mean(axis=(0, 1)), image.mean(axis=(0, 1)), atol=0.5)
+
+
+def test_neither_the_centre_nor_chance_finds_the_things() -> None:
+    """Of the things that captions name; many scenes, because a thing is at the centre or is not."""
+    centre, area = [], []
+    for k in range(600):
+        scene = make_scene(21, k, side_px=64, min_objects=2, max_objects=5, extra_captions=0)
+        for thing in scene.objects:
+            if thing.mentioned:
+                centre.append(thing.mask[32, 32])
+                area.append(thing.mask.mean())
+    assert len(centre) > 1_500
+    assert 0.04 < np.mean(centre) < 0.10
+    assert 0.03 < np.mean(area) < 0.05

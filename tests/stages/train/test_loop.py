@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stages.train.__main__ import main
+from stages.train.card import told_training
 from stages.train.config import Phase, TrainConfig
 from stages.train.export import export, renew_checksums
 from stages.train.loop import LATEST_FILE, LOG_FILE, train
@@ -70,6 +72,50 @@ def test_training_goes_on_from_a_checkpoint(run: Path, tmp_path: Path) -> None:
     after = torch.load(tmp_path / LATEST_FILE, weights_only=True)
     assert after["step"] == before["step"] + 1
     assert not torch.equal(before["model"]["visual.proj"], after["model"]["visual.proj"])
+
+
+def test_training_goes_on_from_exported_weights(run: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    export(run / LATEST_FILE, weights, side_px=90, evaluation_scenes=2)
+    still = Phase(name="still", steps=1, side_px=90, lr_start=0.0, lr_end=0.0)
+    config = CONFIG.model_copy(update={"seed": 7, "phases": (still,)})
+    train(config, tmp_path / "out", workers=0, checkpoint_every_s=0, from_weights=weights)
+    saved = torch.load(tmp_path / "out" / LATEST_FILE, weights_only=True)
+    began = load_file(weights / "model.safetensors")
+    for part in ("model", "average"):
+        for name, value in saved[part].items():
+            # Muon without a learning rate changes nothing; the average is taken from equal weights.
+            assert torch.allclose(value, began[name].float(), atol=1e-6), (part, name)
+    assert (saved["step"], [line["step"] for line in saved["log"]]) == (1, [1])
+
+    checksum = sha256_of(weights / "model.safetensors")
+    export(tmp_path / "out" / LATEST_FILE, tmp_path / "again", evaluation_scenes=2)
+    card = (tmp_path / "again" / "MODEL_CARD.md").read_text("utf-8")
+    first, _, before = card.partition("## Before that")
+    assert "--from-weights FOLDER" in first
+    assert "| still | 1 |" in first
+    assert checksum in before
+    assert "| crops | 16 |" in before
+    assert "| scenes | 18 |" in before
+    longer = config.model_copy(update={"phases": (still.model_copy(update={"steps": 2}),)})
+    train(longer, tmp_path / "more", workers=0, checkpoint_every_s=0, resume=tmp_path / "out" / LATEST_FILE)
+    assert torch.load(tmp_path / "more" / LATEST_FILE, weights_only=True)["earlier"] == saved["earlier"]
+
+
+def test_what_cannot_be_gone_on_from_is_refused(run: Path, tmp_path: Path) -> None:
+    export(run / LATEST_FILE, tmp_path, evaluation_scenes=2)
+    with pytest.raises(ValueError, match="got both"):
+        train(CONFIG, tmp_path / "out", workers=0, resume=run / LATEST_FILE, from_weights=tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["visual.proj"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"(?s)architecture of MODEL_CFG.*visual\.proj"):
+        train(CONFIG, tmp_path / "out", workers=0, from_weights=tmp_path)
+    with pytest.raises(ValueError, match="section '## Training'"):
+        told_training("# A card of something else", "0" * 64)
+    (tmp_path / "bpe_vocab.txt.gz").write_bytes(gzip.compress(b"#version: 0.2\nr e\nr e d</w>\n"))
+    with pytest.raises(ValueError, match="got another one"):
+        train(CONFIG, tmp_path / "out", workers=0, from_weights=tmp_path)
 
 
 def test_the_same_seed_learns_the_same(tmp_path: Path) -> None:

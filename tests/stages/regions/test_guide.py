@@ -1,0 +1,187 @@
+"""The guided filter against its definition, and what it does to heat beside an edge."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from stages.masks import decode_mask
+from stages.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.regions.canvas import Canvas
+from stages.regions.guide import EPSILON, Guide
+from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions, surface
+
+GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45)
+LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
+SIDE, GRID = 200, 20
+THING = (slice(63, 117), slice(84, 104))  # rows, columns; on no cell's border
+
+
+def noisy(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def by_definition(rgb: np.ndarray, heat: np.ndarray, radius: int) -> np.ndarray:
+    """The two sums of the paper, window by window, over the mirrored image; float64."""
+    margin = 2 * radius
+    colours = np.pad(rgb / 255, ((margin, margin), (margin, margin), (0, 0)), mode="symmetric")
+    mirrored = np.pad(heat.astype(np.float64), margin, mode="symmetric")
+    height, width = heat.shape
+    lines = {}
+    for y in range(-radius, height + radius):
+        for x in range(-radius, width + radius):
+            window = (slice(y + radius, y + 3 * radius + 1), slice(x + radius, x + 3 * radius + 1))
+            inner, values = colours[window].reshape(-1, 3), mirrored[window].ravel()
+            covariance = np.cov(inner, rowvar=False, bias=True) + EPSILON * np.eye(3)
+            together = ((inner - inner.mean(0)) * (values - values.mean())[:, None]).mean(0)
+            slope = np.linalg.solve(covariance, together)
+            lines[y, x] = (slope, values.mean() - slope @ inner.mean(0))
+    guided = np.zeros(heat.shape)
+    for y in range(height):
+        for x in range(width):
+            around = [lines[j, i] for j in range(y - radius, y + radius + 1) for i in range(x - radius, x + radius + 1)]
+            slope = np.mean([a for a, _ in around], axis=0)
+            guided[y, x] = slope @ (rgb[y, x] / 255) + np.mean([b for _, b in around])
+    return guided
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_is_the_guided_filter_of_the_paper(seed: int) -> None:
+    rgb = noisy(9, 12, seed)
+    heat = np.random.default_rng(seed + 10).uniform(0, 255, (9, 12)).astype(np.float32)
+    assert np.allclose(Guide(rgb, 2)(heat), by_definition(rgb, heat, 2), atol=2e-2)
+
+
+def test_heat_that_is_a_colour_stays_as_it_is() -> None:
+    rgb = noisy(40, 50)
+    heat = rgb[..., 0].astype(np.float32)
+    guided = Guide(rgb, 6)(heat)
+    assert np.abs(guided - heat).mean() < 3  # less than 1 %: what EPSILON takes for noise
+    assert guided.dtype == np.float32
+
+
+def test_without_colours_heat_is_blurred() -> None:
+    heat = np.zeros((21, 21), np.float32)
+    heat[10, 10] = 81
+    guided = Guide(np.full((21, 21, 3), 90, np.uint8), 1)(heat)
+    tent = np.array([1, 2, 3, 2, 1], np.float32)  # two box means of three
+    assert np.allclose(guided[8:13, 8:13], np.outer(tent, tent), atol=1e-3)
+    assert np.allclose(guided.sum(), 81, atol=1e-2)
+
+
+def test_a_peak_beside_a_thin_thing_moves_onto_it() -> None:
+    """A thing 6 px wide, and a cell's broad hump of heat whose top lies 2 px beside it."""
+    rgb = np.full((40, 60, 3), 200, np.uint8)
+    rgb[:, 15:21] = (40, 90, 160)
+    heat = np.tile((255 * np.exp(-(((np.arange(60) - 22) / 9) ** 2))).astype(np.float32), (40, 1))
+    guided = Guide(rgb, 20)(heat)
+    assert heat[20].argmax() == 22
+    assert 15 <= guided[20].argmax() < 21
+    assert guided[20, 15:21].min() > 1.2 * guided[20, 23:].max()
+
+
+def test_guides_are_made_once_per_image() -> None:
+    canvas = Canvas(noisy(20, 20))
+    assert canvas.guide(3) is canvas.guide(3)
+    assert canvas.guide(3) is not canvas.guide(4)
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    """uint8 (200, 200, 3): a noisy red thing on noisy grey."""
+    rgb = np.full((SIDE, SIDE, 3), (120.0, 125.0, 130.0))
+    rgb[THING] = (200, 40, 50)
+    return np.clip(rgb + np.random.default_rng(seed).normal(0, 6, rgb.shape), 0, 255).astype(np.uint8)
+
+
+def blurry(shift_px: int = 7) -> HeatMap:
+    """The thing on the grid, moved to the right and blurred."""
+    full = np.zeros((SIDE, SIDE), np.float32)
+    full[THING] = 1
+    grid = cv2.resize(np.roll(full, shift_px, 1), (GRID, GRID), interpolation=cv2.INTER_AREA)
+    return HeatMap(text="red thing", values=cv2.GaussianBlur(grid, (0, 0), 1.0), similarity=0.3)
+
+
+def overlap(heat_map: HeatMap, config: RegionsConfig, rgb: np.ndarray) -> float:
+    """IoU of the best region with the thing."""
+    ((painted, _),) = map_regions(heat_map, (SIDE, SIDE), 1, config, Canvas(rgb))
+    truth = np.zeros((SIDE, SIDE), bool)
+    truth[THING] = True
+    mask = decode_mask(painted.mask)
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def test_a_guided_contour_follows_the_thing() -> None:
+    assert overlap(blurry(), LINEAR, picture()) < 0.6
+    assert overlap(blurry(), GUIDED, picture()) > 0.85
+    assert overlap(blurry(), GUIDED.model_copy(update={"refine": "grabcut"}), picture()) > 0.9
+
+
+def test_the_surface_is_the_map_that_regions_are_cut_from() -> None:
+    canvas, heat_map = Canvas(picture()), blurry()
+    for config in (GUIDED, GUIDED.model_copy(update={"refine": "grabcut"})):
+        levels, found = surface(heat_map, config, canvas), cut_map(heat_map, config, canvas)
+        assert levels is not None
+        assert found is not None
+        assert levels.shape == (SIDE, SIDE)
+        assert (levels.min(), levels.max()) == (0, 255)
+        assert np.array_equal(found.fine, levels)
+    grid = surface(heat_map, LINEAR)
+    assert grid is not None
+    assert grid.shape == (GRID, GRID)
+
+
+def test_guided_rules_look_at_the_fine_map() -> None:
+    config = GUIDED.model_copy(update={"rule": "mean"})
+    found = cut_map(blurry(), config, Canvas(picture()))
+    assert found is not None
+    assert found.threshold == np.floor(found.fine.mean(dtype=np.float64)) + 0.5
+
+
+def test_a_canvas_of_fewer_pixels_than_cells_guides_nothing() -> None:
+    few = Canvas(np.zeros((8, 8, 3), np.uint8))
+    assert map_regions(blurry(), (SIDE, SIDE), 1, GUIDED, few) == map_regions(blurry(), (SIDE, SIDE), 1, LINEAR)
+    wide = HeatMap(text="x", values=np.eye(4, 9, dtype=np.float32), similarity=0.1)
+    assert np.array_equal(surface(wide, GUIDED, few), surface(wide, LINEAR))
+
+
+def test_pixels_are_needed_to_guide() -> None:
+    with pytest.raises(ValueError, match="pixels for refine='none' and upsample='guided'"):
+        map_regions(blurry(), (SIDE, SIDE), 1, GUIDED)
+    assert GUIDED.needs_pixels
+    assert not LINEAR.needs_pixels
+
+
+def test_last_bits_of_the_map_do_not_move_guided_regions() -> None:
+    stirred = 0
+    for seed in range(40):
+        canvas, one = Canvas(picture(seed)), blurry(seed % 9)
+        noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, one.values.shape)
+        other = replace(one, values=(one.values * (1 + noise)).astype(np.float32))
+        stirred += not np.array_equal(one.values, other.values)
+        answers = [map_regions(each, (480, 640), 3, GUIDED, canvas) for each in (one, other)]
+        assert answers[0] == answers[1]
+    assert stirred > 30
+
+
+def test_the_stage_guides_each_map_by_its_own_image() -> None:
+    records = [
+        Record(
+            sample=Sample(sample_id=str(seed), source="test"),
+            width_px=SIDE,
+            height_px=SIDE,
+            phrases=(Phrase(text="red thing", caption_index=0, start=0, end=9, head="thing"),),
+            pixels=Pixels(rgb=picture(seed)),
+            heat_maps=(blurry(seed),),
+        )
+        for seed in range(3)
+    ]
+    stage = RegionsStage(GUIDED)
+    together = stage.process(records)
+    assert together == [answer for record in records for answer in stage.process([record])]
+    for record in records:
+        (shown,) = stage.surfaces_of(record).values()
+        levels = surface(record.heat_maps[0], GUIDED, Canvas(record.pixels.rgb if record.pixels else picture()))
+        assert np.array_equal(shown.values, levels)
+    empty = replace(records[0], heat_maps=(replace(blurry(), fault="empty"),))
+    assert stage.surfaces_of(empty) == {}
