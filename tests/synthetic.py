@@ -1,0 +1,312 @@
+"""Datasets of any size in seconds, without a model: for what must hold over millions of rows.
+
+python -m tests.synthetic FOLDER --rows 1000000 --regions-per-row 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline import __version__
+from pipeline.config import RunConfig
+from stages.errors import ROW_ERRORS
+from stages.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from stages.records import Rle, stable_id
+from stages.schema import ANNOTATION, IMAGE_FIELD, SCHEMA_VERSION, dataset_schema
+from stages.write.atomic import write_text
+from stages.write.parquet import PARQUET_SETTINGS
+from stages.write.tally import Tally, tally, write_categories
+
+SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
+MASKS_PER_SIZE = 96
+
+COLOURS = ("", "", "", "", "red", "blue", "green", "black", "white", "brown", "grey", "yellow", "silver", "pale pink")
+KINDS = ("", "", "", "", "", "old", "small", "large", "wooden", "young", "empty", "striped", "wet", "shiny", "broken")
+NOUNS = (
+    "man", "woman", "dog", "cat", "car", "tree", "table", "chair", "street", "house", "bird", "horse", "boat",
+    "bicycle",
+    "window", "door", "hat", "shirt", "ball", "child", "bus", "train", "bench", "sign", "bottle", "cup", "plate",
+    "cake",
+    "flower", "grass", "beach", "wave", "mountain", "road", "fence", "wall", "lamp", "clock", "book", "phone", "laptop",
+    "umbrella", "bag", "kite", "sheep", "cow", "elephant", "giraffe", "zebra", "pizza", "sandwich", "café", "piñata",
+    "jalapeño", "kimono", "tatami", "samovar", "gondola", "lighthouse", "windmill", "tractor", "ladder", "bridge",
+)  # fmt: skip
+PLURALS = ("dogs", "cats", "cars", "trees", "chairs", "birds", "horses", "boats", "bottles", "cups", "flowers", "books")
+NUMBERS = ("two", "three", "several", "a few")
+OPENINGS = ("", "A photo of ", "Here is ", "🙂 ", "In the evening: ")
+LINKS = (" beside ", " and ", ", near ", " in front of ", " with ", " under ")
+NO_PHRASES = ("beautiful!", "so very nice", "IMG_0042", "", "wow… really?")
+"""Captions that name nothing."""
+
+REASONS = tuple(ROW_ERRORS)
+
+
+def write_synthetic(
+    folder: Path,
+    rows: int,
+    regions_per_row: float = 3.0,
+    seed: int = 0,
+    rows_per_file: int = 10_000,
+    *,
+    embed_images: bool = False,
+) -> Path:
+    """A finished dataset of `rows` rows, which `validate` accepts; the same bytes for the same arguments.
+
+    1 % of the rows have an error, 3 % name nothing, the others have 0 .. 2 x `regions_per_row` regions, so that on
+    average there are `regions_per_row` less 4 %. A few words are much more frequent than the others; some captions
+    are long, some rows have two. Masks are blobs, some with holes, some of several parts, from a fixed stock for each
+    of six image sizes. Images are not written, except into the rows with `embed_images`: plain JPEGs of the right
+    size.
+    """
+    data = folder / "data"
+    data.mkdir(parents=True)
+    stocks = [_stock(width, height, seed + number) for number, (width, height) in enumerate(SIZES_WH)]
+    sizes = np.cumsum([0, *(len(stock["area"]) for stock in stocks)])
+    stock = {name: np.concatenate([one[name] for one in stocks]) for name in ("area", "bbox", "counts", "size")}
+    images = [_jpeg(width, height) for width, height in SIZES_WH] if embed_images else []
+    schema = dataset_schema(embed_images=embed_images)
+    for number, start in enumerate(range(0, rows, rows_per_file)):
+        count = min(rows_per_file, rows - start)
+        rng = np.random.default_rng((seed, number))
+        columns = _columns(rng, start, count, regions_per_row, stock, sizes)
+        if embed_images:
+            which = columns.pop("size_number")
+            columns["image"] = pa.array(
+                [
+                    None if error is not None else {"bytes": images[size], "path": name}
+                    for size, error, name in zip(which, columns["error"], columns["file_name"], strict=True)
+                ],
+                IMAGE_FIELD.type,
+            )
+        table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+        pq.write_table(table, data / f"{number:05d}.parquet", **PARQUET_SETTINGS)
+    total = tally(data)
+    write_categories(total, folder / "categories.parquet")
+    write_text(folder / "README.md", "# A synthetic dataset\n")
+    _write_manifest(folder, total, rows_per_file, embed_images=embed_images)
+    return folder
+
+
+def _write_manifest(folder: Path, total: Tally, rows_per_file: int, *, embed_images: bool) -> None:
+    output = {"path": str(folder), "rows_per_file": rows_per_file, "embed_images": embed_images}
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
+    config = RunConfig.model_validate({"input": source, "output": output}).model_dump(mode="json")
+    manifest = {
+        "format": "phrasebox",
+        "schema_version": SCHEMA_VERSION,
+        "phrasebox_version": __version__,
+        "model_fingerprint": "synthetic",
+        "calibration": None,
+        "config": config,
+        "counts": {"read": total.rows, **total.counts(), "skipped_by_reason": {}},
+        "wall_time_s": 0.0,
+        "stages": {},
+        "run": {"schema_version": SCHEMA_VERSION, "model_fingerprint": "synthetic", "calibration": None, "config": {}},
+    }
+    write_text(folder / "dataset.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+
+def _stock(width: int, height: int, seed: int) -> dict[str, Any]:
+    """Masks of one image size, with their boxes and areas."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    masks: list[Rle] = []
+    for number in range(MASKS_PER_SIZE):
+        inside = _blob(rng, x, y, width, height)
+        if number % 6 == 1:  # of several parts
+            inside |= _blob(rng, x, y, width, height)
+        if number % 6 == 2:  # with a hole
+            inside &= ~_blob(rng, x, y, width, height, size=0.05)
+        if number % 24 == 3:
+            inside = np.zeros_like(inside)
+            inside[rng.integers(height), rng.integers(width)] = True
+        if number % 24 == 4:
+            inside[:] = True
+        inside[height // 2, width // 2] |= not inside.any()
+        masks.append(encode_mask(inside))
+    return {
+        "area": np.array([rle_area_px(mask) for mask in masks], np.float32),
+        "bbox": np.array([rle_box_xywh_px(mask) for mask in masks], np.float32),
+        "counts": np.array([mask.counts for mask in masks], object),
+        "size": np.array([[height, width]] * len(masks), np.int32),
+    }
+
+
+def _blob(rng: Any, x: Any, y: Any, width: int, height: int, size: float = 0.3) -> Any:
+    """bool (height, width): an ellipse with a wavy edge."""
+    x0, y0 = rng.uniform(0.1, 0.9, 2) * (width, height)
+    a, b = rng.uniform(0.1, 1, 2) * size * (width, height) + 2
+    dx, dy = (x - x0) / a, (y - y0) / b
+    wave = 1 + 0.2 * np.sin(rng.integers(2, 9) * np.arctan2(dy, dx) + rng.uniform(0, 6))
+    return np.hypot(dx, dy) < wave
+
+
+def _jpeg(width: int, height: int) -> bytes:
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=60)
+    return buffer.getvalue()
+
+
+def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any], sizes: Any) -> dict[str, Any]:
+    """Columns of one shard by name, and `size_number`."""
+    size_number = rng.integers(len(SIZES_WH), size=rows)
+    kind = rng.random(rows)
+    failed, nameless = kind < 0.01, (kind >= 0.01) & (kind < 0.04)
+    regions = rng.integers(0, round(2 * mean), size=rows, endpoint=True)
+    regions[failed | nameless] = 0
+    widths, heights = (np.array([size[side] for size in SIZES_WH], np.int32)[size_number] for side in (0, 1))
+    sample_ids = [f"s{number:09d}" for number in range(start, start + rows)]
+    ids = [stable_id(sample_id) for sample_id in sample_ids]
+    texts = [_captions(rng, found, nameless[row]) for row, found in enumerate(regions.tolist())]
+    reasons = [REASONS[number] for number in rng.integers(len(REASONS), size=rows)]
+    total = int(regions.sum())
+    owners = np.repeat(np.arange(rows), regions)
+    mask = sizes[size_number[owners]] + rng.integers(MASKS_PER_SIZE, size=total)
+    similarity = rng.normal(0.24, 0.04, total).clip(-1, 1).astype(np.float32)
+    score = np.round(rng.beta(2, 2.5, total), 4).astype(np.float32)
+    placed = list(itertools.chain.from_iterable(phrases for _, phrases, _ in texts))
+    category = {phrase: stable_id(phrase) for phrase in {text for text, *_ in placed}}
+    numbers = np.arange(total) - np.repeat(np.cumsum(regions) - regions, regions)
+    fields = {
+        "id": pa.array(
+            [
+                stable_id(f"{sample_ids[row]}\n{number}")
+                for row, number in zip(owners.tolist(), numbers.tolist(), strict=True)
+            ],
+            pa.int64(),
+        ),
+        "image_id": pa.array(np.array(ids, np.int64)[owners]),
+        "category_id": pa.array([category[text] for text, *_ in placed], pa.int64()),
+        "bbox": _lists(stock["bbox"][mask], pa.float32()),
+        "area": pa.array(stock["area"][mask]),
+        "segmentation": pa.StructArray.from_arrays(
+            [_lists(stock["size"][mask], pa.int32()), pa.array(stock["counts"][mask].tolist(), pa.string())],
+            fields=list(ANNOTATION.field("segmentation").type),
+        ),
+        "iscrowd": pa.array(np.zeros(total, np.int8)),
+        "phrase": pa.array([text for text, *_ in placed], pa.string()),
+        "head": pa.array([head for _, head, *_ in placed], pa.string()),
+        "caption_index": pa.array([index for *_, index, _, _ in placed], pa.int32()),
+        "span": _lists(np.array([span for *_, start_, end in placed for span in (start_, end)]), pa.int32()),
+        "score": pa.array(score),
+        "similarity": pa.array(similarity),
+    }
+    annotations = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(regions)]).astype(np.int32)),
+        pa.StructArray.from_arrays([fields[field.name] for field in ANNOTATION], fields=list(ANNOTATION)),
+    )
+    return {
+        "id": ids,
+        "sample_id": sample_ids,
+        "file_name": [f"{(start + row) // 1000:05d}/{name}.jpg" for row, name in enumerate(sample_ids)],
+        "width": np.where(failed, 0, widths),
+        "height": np.where(failed, 0, heights),
+        "captions": [captions for captions, *_ in texts],
+        "annotations": annotations,
+        "phrase_count": np.array([0 if failed[row] else count for row, (*_, count) in enumerate(texts)], np.int32),
+        "warnings": [
+            ["no region for 'thing': no part of its heat map passed the cleaning"] if count > found and not bad else []
+            for (*_, count), found, bad in zip(texts, regions.tolist(), failed, strict=True)
+        ],
+        "error": [
+            f"{reason}: synthetic fault of {sample_id}" if bad else None
+            for reason, sample_id, bad in zip(reasons, sample_ids, failed, strict=True)
+        ],
+        "size_number": size_number,
+    }
+
+
+def _lists(values: Any, kind: Any) -> Any:
+    """list<kind> of an array (n, width), or of a flat one with two values an entry."""
+    width = values.shape[1] if values.ndim == 2 else 2
+    flat = values.ravel()
+    offsets = pa.array(np.arange(0, flat.size + 1, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(flat, kind))
+
+
+Placed = tuple[str, str, int, int, int]
+"""Phrase, head, caption index, start, end."""
+
+
+def _captions(rng: Any, regions: int, nameless: bool) -> tuple[list[str], list[Placed], int]:
+    """Captions, the phrase of each region, and the number of phrases. Some phrases have two regions, some none."""
+    if nameless:
+        return [NO_PHRASES[int(rng.integers(len(NO_PHRASES)))]], [], 0
+    draws = iter(rng.random(6 * regions + 12).tolist())
+    captions: list[str] = []
+    placed: list[Placed] = []
+    count = 0
+    while True:
+        text = _pick(OPENINGS, next(draws))
+        while len(placed) < regions:
+            words, phrase, head, plural = _phrase(next(draws), next(draws), next(draws))
+            start = len(text)
+            text += words
+            count += 1
+            found = 2 if plural and regions - len(placed) > 1 else 1
+            placed += [(phrase, head, len(captions), start, len(text))] * found
+            if len(placed) < regions:
+                text += _pick(LINKS, next(draws))
+            if count % 4 == 0 and not captions and next(draws) < 0.5:
+                break
+        if not regions:
+            count += 1
+            text += "some thing"
+        captions.append(text.removesuffix(" ") + ("" if text.endswith(" ") else "."))
+        if len(placed) >= regions:
+            return captions, placed, count
+
+
+def _phrase(first: float, second: float, third: float) -> tuple[str, str, str, bool]:
+    """Words as in a caption, normalised phrase, head, plural. The cube makes the first words the frequent ones."""
+    if third < 0.12:
+        noun = _pick(PLURALS, first**2)
+        phrase = f"{_pick(NUMBERS, second).removeprefix('a ')} {noun}"
+        return f"{_pick(NUMBERS, second)} {noun}", phrase, noun.removesuffix("s"), True
+    noun = _pick(NOUNS, first**3)
+    colour, kind = _pick(COLOURS, second), _pick(KINDS, (second * 7919) % 1)
+    # One phrase in twenty is one of 20,000 rare ones, the long tail of a real vocabulary.
+    rare = f"{int(second * 1e9) % 20_000}" if third > 0.95 else ""
+    words = " ".join(word for word in (kind, colour, noun, rare) if word)
+    determiner = "The " if third < 0.3 else "a "
+    return determiner + words, words, noun, False
+
+
+def _pick(words: tuple[str, ...], draw: float) -> str:
+    return words[int(draw * len(words))]
+
+
+def main() -> None:
+    """Write a dataset from the command line."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--regions-per-row", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows-per-file", type=int, default=10_000)
+    parser.add_argument("--embed-images", action="store_true")
+    chosen = parser.parse_args()
+    write_synthetic(
+        chosen.folder,
+        chosen.rows,
+        chosen.regions_per_row,
+        chosen.seed,
+        chosen.rows_per_file,
+        embed_images=chosen.embed_images,
+    )
+
+
+if __name__ == "__main__":
+    main()
