@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Iterator
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from stages.write.parquet import PARQUET_SETTINGS
 from stages.write.tally import Tally, tally, write_categories
 
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
-MASKS_PER_SIZE = 96
+MASKS_PER_SIZE = 48
 
 COLOURS = ("", "", "", "", "red", "blue", "green", "black", "white", "brown", "grey", "yellow", "silver", "pale pink")
 KINDS = ("", "", "", "", "", "old", "small", "large", "wooden", "young", "empty", "striped", "wet", "shiny", "broken")
@@ -70,15 +72,13 @@ def write_synthetic(
     """
     data = folder / "data"
     data.mkdir(parents=True)
-    stocks = [_stock(width, height, seed + number) for number, (width, height) in enumerate(SIZES_WH)]
-    sizes = np.cumsum([0, *(len(stock["area"]) for stock in stocks)])
-    stock = {name: np.concatenate([one[name] for one in stocks]) for name in ("area", "bbox", "counts", "size")}
+    stock = _stock()
     images = [_jpeg(width, height) for width, height in SIZES_WH] if embed_images else []
     schema = dataset_schema(embed_images=embed_images)
     for number, start in enumerate(range(0, rows, rows_per_file)):
         count = min(rows_per_file, rows - start)
         rng = np.random.default_rng((seed, number))
-        columns = _columns(rng, start, count, regions_per_row, stock, sizes)
+        columns = _columns(rng, start, count, regions_per_row, stock)
         if embed_images:
             which = columns.pop("size_number")
             columns["image"] = pa.array(
@@ -116,11 +116,21 @@ def _write_manifest(folder: Path, total: Tally, rows_per_file: int, *, embed_ima
     write_text(folder / "dataset.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
-def _stock(width: int, height: int, seed: int) -> dict[str, Any]:
-    """Masks of one image size, with their boxes and areas."""
+@cache
+def _stock() -> dict[str, Any]:
+    """Masks with their boxes and areas, `MASKS_PER_SIZE` for each of the sizes in turn."""
+    masks = [mask for number, (width, height) in enumerate(SIZES_WH) for mask in _masks(width, height, number)]
+    return {
+        "area": np.array([rle_area_px(mask) for mask in masks], np.float32),
+        "bbox": np.array([rle_box_xywh_px(mask) for mask in masks], np.float32),
+        "counts": np.array([mask.counts for mask in masks], object),
+        "size": np.array([mask.size_hw for mask in masks], np.int32),
+    }
+
+
+def _masks(width: int, height: int, seed: int) -> Iterator[Rle]:
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    masks: list[Rle] = []
     for number in range(MASKS_PER_SIZE):
         inside = _blob(rng, x, y, width, height)
         if number % 6 == 1:  # of several parts
@@ -133,13 +143,7 @@ def _stock(width: int, height: int, seed: int) -> dict[str, Any]:
         if number % 24 == 4:
             inside[:] = True
         inside[height // 2, width // 2] |= not inside.any()
-        masks.append(encode_mask(inside))
-    return {
-        "area": np.array([rle_area_px(mask) for mask in masks], np.float32),
-        "bbox": np.array([rle_box_xywh_px(mask) for mask in masks], np.float32),
-        "counts": np.array([mask.counts for mask in masks], object),
-        "size": np.array([[height, width]] * len(masks), np.int32),
-    }
+        yield encode_mask(inside)
 
 
 def _blob(rng: Any, x: Any, y: Any, width: int, height: int, size: float = 0.3) -> Any:
@@ -159,7 +163,7 @@ def _jpeg(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any], sizes: Any) -> dict[str, Any]:
+def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]) -> dict[str, Any]:
     """Columns of one shard by name, and `size_number`."""
     size_number = rng.integers(len(SIZES_WH), size=rows)
     kind = rng.random(rows)
@@ -173,7 +177,7 @@ def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]
     reasons = [REASONS[number] for number in rng.integers(len(REASONS), size=rows)]
     total = int(regions.sum())
     owners = np.repeat(np.arange(rows), regions)
-    mask = sizes[size_number[owners]] + rng.integers(MASKS_PER_SIZE, size=total)
+    mask = MASKS_PER_SIZE * size_number[owners] + rng.integers(MASKS_PER_SIZE, size=total)
     similarity = rng.normal(0.24, 0.04, total).clip(-1, 1).astype(np.float32)
     score = np.round(rng.beta(2, 2.5, total), 4).astype(np.float32)
     placed = list(itertools.chain.from_iterable(phrases for _, phrases, _ in texts))
