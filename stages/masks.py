@@ -159,18 +159,25 @@ def mask_polygons(mask: Mask) -> list[list[float]]:
     is a square of side 1 and `pycocotools` draws the same mask again, unless it has holes: COCO
     polygons cannot say holes, and they come back filled.
     """
+    return mask_outlines(mask)[0]
+
+
+def mask_outlines(mask: Mask) -> tuple[list[list[float]], int]:
+    """`mask_polygons`, and the number of holes that they fill."""
     x0, y0, w, h = cv2.boundingRect(np.ascontiguousarray(_as_ones(mask)))
     if not w:
-        return []
+        return [], 0
     # findContours walks through pixel centres, which loses half a pixel on every side. In the mask
     # at twice the size the parity of a border pixel tells on which side of its pixel it lies.
     doubled = np.repeat(np.repeat(_as_ones(mask)[y0 : y0 + h, x0 : x0 + w], 2, axis=0), 2, axis=1)
-    outlines, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outlines, tree = cv2.findContours(doubled, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    parents = tree[0, :, 3]
+    outer = parents < 0
     polygons = []
-    for outline in outlines:
+    for outline in (outline for outline, is_outer in zip(outlines, outer, strict=True) if is_outer):
         corners = (outline.reshape(-1, 2) + 1) // 2 + np.array([x0, y0])
         polygons.append([float(value) for value in _without_repeats(corners).ravel()])
-    return sorted(polygons)
+    return sorted(polygons), int(outer[parents[~outer]].sum())
 
 
 def _without_repeats(corners: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -136,7 +136,7 @@ def _masks(width: int, height: int, seed: int) -> Iterator[Rle]:
         if number % 6 == 1:  # of several parts
             inside |= _blob(rng, x, y, width, height)
         if number % 6 == 2:  # with a hole
-            inside &= ~_blob(rng, x, y, width, height, size=0.05)
+            inside &= np.hypot(x - x[inside].mean(), y - y[inside].mean()) > 5
         if number % 24 == 3:
             inside = np.zeros_like(inside)
             inside[rng.integers(height), rng.integers(width)] = True
@@ -146,10 +146,10 @@ def _masks(width: int, height: int, seed: int) -> Iterator[Rle]:
         yield encode_mask(inside)
 
 
-def _blob(rng: Any, x: Any, y: Any, width: int, height: int, size: float = 0.3) -> Any:
+def _blob(rng: Any, x: Any, y: Any, width: int, height: int) -> Any:
     """bool (height, width): an ellipse with a wavy edge."""
     x0, y0 = rng.uniform(0.1, 0.9, 2) * (width, height)
-    a, b = rng.uniform(0.1, 1, 2) * size * (width, height) + 2
+    a, b = rng.uniform(0.1, 1, 2) * 0.3 * (width, height) + 2
     dx, dy = (x - x0) / a, (y - y0) / b
     wave = 1 + 0.2 * np.sin(rng.integers(2, 9) * np.arctan2(dy, dx) + rng.uniform(0, 6))
     return np.hypot(dx, dy) < wave

@@ -41,7 +41,7 @@ def as_command(*arguments: str) -> str:
         ["--version"],
         *(
             [verb, "--help"]
-            for verb in ("run", "validate", "phrases", "explain", "scenes", "demo", "eval", "calibrate")
+            for verb in ("run", "validate", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export")
         ),
     ],
     ids=" ".join,
