@@ -170,8 +170,12 @@ def mask_polygons(mask: Mask) -> list[list[float]]:
     return mask_outlines(mask)[0]
 
 
-def mask_outlines(mask: Mask) -> tuple[list[list[float]], int]:
-    """`mask_polygons`, and the number of holes that they fill."""
+def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[float]], int]:
+    """`mask_polygons`, and the number of holes that they fill.
+
+    tolerance_px  how far an outline may run from the mask's to do with fewer corners (Douglas-Peucker); a part that
+                  would lose its area keeps all its corners
+    """
     x0, y0, w, h = _bounding_rectangle(_as_ones(mask))
     if not w:
         return [], 0
@@ -187,8 +191,17 @@ def mask_outlines(mask: Mask) -> tuple[list[list[float]], int]:
     polygons: list[list[float]] = []  # of whole numbers
     for outline in (outline for outline, is_outer in zip(outlines, outer, strict=True) if is_outer):
         corners = (outline.reshape(-1, 2) + 1) // 2 + np.array([x0, y0])
-        polygons.append(list[float](_without_repeats(corners).ravel().tolist()))
+        ring = _simplified(_without_repeats(corners), tolerance_px)
+        polygons.append(list[float](ring.ravel().tolist()))
     return sorted(polygons), int(outer[parents[~outer]].sum())
+
+
+def _simplified(corners: NDArray[np.int64], tolerance_px: float) -> NDArray[np.int64]:
+    """Ring (n, 2) with fewer corners, see `mask_outlines`."""
+    if tolerance_px <= 0:
+        return corners
+    fewer = cv2.approxPolyDP(corners.astype(np.int32), tolerance_px, closed=True).reshape(-1, 2)
+    return fewer.astype(np.int64) if len(fewer) >= 4 else corners
 
 
 def _bounding_rectangle(ones: NDArray[np.uint8]) -> tuple[int, int, int, int]:

@@ -58,8 +58,9 @@ class CocoFile:
         """Complete the file."""
         self._annotations.close()
         self._file.write('],\n"annotations":[')
-        with self._beside.open(encoding="utf-8", newline="\n") as annotations:
-            shutil.copyfileobj(annotations, self._file, 1 << 20)
+        self._file.flush()
+        with self._beside.open("rb") as annotations:
+            shutil.copyfileobj(annotations, self._file.buffer)
         self._file.write("]}\n")
         self._file.close()
         self._beside.unlink()
@@ -146,7 +147,7 @@ def annotation_entry(
         "category_id": category_id,
         "bbox": region["bbox"],
         "area": int(region["area"]),
-        "segmentation": segmentation_entry(region, segmentation, report),
+        "segmentation": region["segmentation"] if segmentation == "rle" else polygons_of(region, report),
         "iscrowd": 0,
         "tokens_positive": [[before + start, before + end]],
         **phrase_entry(region),
@@ -165,18 +166,11 @@ def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def segmentation_entry(region: Mapping[str, Any], kind: Segmentation, report: ExportReport) -> Any:
-    """Compressed RLE with text counts, or a list of polygons."""
-    if kind == "rle":
-        return region["segmentation"]
-    return polygons_of(region, report)
-
-
-def polygons_of(region: Mapping[str, Any], report: ExportReport) -> list[list[float]]:
-    """The outlines of a region's mask in pixels; filled holes are counted in the report."""
+def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
+    """The outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report."""
     height, width = region["segmentation"]["size"]
     mask = decode_mask(Rle(size_hw=(height, width), counts=region["segmentation"]["counts"]))
-    polygons, holes = mask_outlines(mask)
+    polygons, holes = mask_outlines(mask, tolerance_px)
     report.notes[HOLES] += bool(holes)
     return polygons
 

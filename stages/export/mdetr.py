@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 from stages.export.base import ChosenSample, Config, Exporter, Job
-from stages.export.coco_file import CocoFile, phrase_entry, segmentation_entry
+from stages.export.coco_file import CocoFile, phrase_entry, polygons_of
 from stages.export.image_files import ImageFolders
 from stages.records import stable_id
 
@@ -70,7 +70,7 @@ class Mdetr(Exporter):
             "category_id": 1,
             "bbox": region["bbox"],
             "area": int(region["area"]),
-            "segmentation": segmentation_entry(region, "polygons", self.job.report),
+            "segmentation": polygons_of(region, self.job.report),
             "iscrowd": 0,
             "tokens_positive": [region["span"]],
             "rle": region["segmentation"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,11 +12,15 @@ from stages.export.target import Target
 from stages.write.parquet import PARQUET_SETTINGS
 
 
+_ROWS_AT_ONCE: Final = 32
+"""Rows that are kept as Python objects, ten times larger than as Arrow's."""
+
+
 class ParquetParts:
     """Writes rows in row groups, so that only one group is in memory.
 
     rows_per_file   of every file but the last
-    rows_per_group  at most
+    rows_per_group  of every group but a file's last
     """
 
     def __init__(self, target: Target, split: str, schema: Any, *, rows_per_file: int, rows_per_group: int) -> None:
@@ -26,6 +30,8 @@ class ParquetParts:
         self._rows_per_file = rows_per_file
         self._rows_per_group = rows_per_group
         self._rows: list[Mapping[str, Any]] = []
+        self._tables: list[Any] = []
+        self._in_group = 0
         self._in_file = 0
         self._files: list[str] = []
         self._writer: Any = None
@@ -33,12 +39,16 @@ class ParquetParts:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row; may write a group."""
         self._rows.append(row)
-        if len(self._rows) >= min(self._rows_per_group, self._rows_per_file - self._in_file):
+        self._in_group += 1
+        self._in_file += 1
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._pack()
+        if self._in_group == self._rows_per_group or self._in_file == self._rows_per_file:
             self._flush()
 
     def close(self) -> None:
         """Write what is left and give the files their names. A split without rows has one file, without rows."""
-        if self._rows or not self._files:
+        if self._in_group or not self._files:
             self._flush()
         self.abandon()
         for number, name in enumerate(self._files):
@@ -50,14 +60,18 @@ class ParquetParts:
             self._writer.close()
             self._writer = None
 
+    def _pack(self) -> None:
+        self._tables.append(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
     def _flush(self) -> None:
+        self._pack()
         if self._writer is None:
             name = f"data/{self._split}-{len(self._files):05d}.parquet"
             self._files.append(name)
             self._writer = pq.ParquetWriter(self._target.file(name), self._schema, **PARQUET_SETTINGS)
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._in_file += len(self._rows)
-        self._rows = []
+        self._writer.write_table(pa.concat_tables(self._tables))
+        self._tables, self._in_group = [], 0
         if self._in_file >= self._rows_per_file:
             self.abandon()
             self._in_file = 0
