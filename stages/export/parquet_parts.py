@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from stages.export.target import Target
 from stages.write.parquet import PARQUET_SETTINGS
 
-
 _ROWS_AT_ONCE: Final = 32
 """Rows that are kept as Python objects, ten times larger than as Arrow's."""
 
