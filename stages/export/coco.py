@@ -18,7 +18,8 @@ class CocoConfig(Config):
 
     segmentation: Segmentation = "rle"
     """RLE by default, for it loses nothing and pycocotools, faster-coco-eval, torchvision, detectron2, mmdetection and
-    FiftyOne read it whatever `iscrowd` is. supervision reads it only with `iscrowd` 1: it wants polygons."""
+    FiftyOne, datumaro and supervision 0.31 read it whatever `iscrowd` is. Older versions of supervision read it only
+    with `iscrowd` 1, and other readers not at all: they want polygons."""
 
     classes: Naming = "phrase"
     """What the categories are."""
