@@ -64,6 +64,10 @@ def export(
     selector = Selector(request.selection)
     takes_images = exporter_type.takes_images(config)
     source = ImageSource(dataset, request.image_root) if takes_images else None
+    if source is not None and source.root is None and not dataset.has_images:
+        raise ConfigError(
+            f"--image-root: {name} takes images, but the dataset holds none and does not say in which folder they are"
+        )
     report = ExportReport(format=name)
     for split in request.splits.names:
         report.samples[split] = report.regions[split] = 0
