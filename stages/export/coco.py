@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from stages.export.base import ChosenSample, Config, Exporter, Job
 from stages.export.categories import Naming
-from stages.export.coco_file import CocoSplits, Segmentation
+from stages.export.coco_file import CocoSplits, Segmentation, Tolerance
 from stages.export.image_files import ImageFolders
 
 
@@ -20,6 +20,9 @@ class CocoConfig(Config):
     """RLE by default, for it loses nothing and pycocotools, faster-coco-eval, torchvision, detectron2, mmdetection and
     FiftyOne, datumaro and supervision 0.31 read it whatever `iscrowd` is. Older versions of supervision read it only
     with `iscrowd` 1, and other readers not at all: they want polygons."""
+
+    tolerance_px: Tolerance = 0.0
+    """Of polygons; exact by default, and several times as long as RLE."""
 
     classes: Naming = "phrase"
     """What the categories are."""
@@ -41,7 +44,7 @@ class Coco(Exporter):
     def __init__(self, config: CocoConfig, job: Job) -> None:
         super().__init__(config, job)
         self._images = ImageFolders(job.target, job.splits, "images/{split}", written=config.images)
-        self._splits = CocoSplits(job, "annotations/instances_{split}.json", config.segmentation)
+        self._splits = CocoSplits(job, "annotations/instances_{split}.json", config.segmentation, config.tolerance_px)
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""

@@ -6,9 +6,10 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+from pydantic import Field
 
 from stages.export.base import ChosenSample, ExportReport, Job
 from stages.export.categories import Categories
@@ -17,6 +18,11 @@ from stages.records import Rle
 
 Segmentation = Literal["rle", "polygons"]
 """`rle` says every mask exactly. `polygons` fill holes, but some readers know nothing else."""
+
+Tolerance = Annotated[float, Field(ge=0, le=100)]
+"""How far polygons may run from a mask's outline to do with fewer corners, px; 0 keeps every corner of a pixel. With 1
+they take an eighth of the bytes, at an IoU with the mask of .993 on average and .975 at worst (1,500 synthetic masks of
+up to 1024 x 768 without holes)."""
 
 HOLES: Final = "masks with holes: filled, since polygons cannot say them"
 
@@ -77,9 +83,10 @@ class CocoSplits:
     name  of the files, with `{split}`
     """
 
-    def __init__(self, job: Job, name: str, segmentation: Segmentation = "rle") -> None:
+    def __init__(self, job: Job, name: str, segmentation: Segmentation = "rle", tolerance_px: Tolerance = 0.0) -> None:
         self._job = job
         self._segmentation = segmentation
+        self._tolerance_px = tolerance_px
         self._files = {
             split: CocoFile(job.target.file(name.format(split=split)), category_entries(job.categories))
             for split in job.splits
@@ -87,11 +94,16 @@ class CocoSplits:
 
     def add(self, sample: ChosenSample, file_name: str) -> None:
         """Add a sample's image and regions."""
-        file, report = self._files[sample.split], self._job.report
+        file = self._files[sample.split]
         file.image(image_entry(sample, file_name))
         for region in sample.regions:
             category_id = self._job.categories.index_of(region) + 1
-            file.annotation(annotation_entry(sample, region, category_id, self._segmentation, report))
+            file.annotation(annotation_entry(sample, region, category_id, self._segmentation_of(region)))
+
+    def _segmentation_of(self, region: Mapping[str, Any]) -> Any:
+        if self._segmentation == "rle":
+            return region["segmentation"]
+        return polygons_of(region, self._job.report, self._tolerance_px)
 
     def close(self) -> None:
         """Complete the files."""
@@ -129,11 +141,7 @@ def image_entry(sample: ChosenSample, file_name: str) -> dict[str, Any]:
 
 
 def annotation_entry(
-    sample: ChosenSample,
-    region: Mapping[str, Any],
-    category_id: int,
-    segmentation: Segmentation,
-    report: ExportReport,
+    sample: ChosenSample, region: Mapping[str, Any], category_id: int, segmentation: Any
 ) -> dict[str, Any]:
     """COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; and the link to the caption.
 
@@ -147,7 +155,7 @@ def annotation_entry(
         "category_id": category_id,
         "bbox": region["bbox"],
         "area": int(region["area"]),
-        "segmentation": region["segmentation"] if segmentation == "rle" else polygons_of(region, report),
+        "segmentation": segmentation,
         "iscrowd": 0,
         "tokens_positive": [[before + start, before + end]],
         **phrase_entry(region),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 from stages.export.base import ChosenSample, Config, Exporter, Job
-from stages.export.coco_file import CocoFile, phrase_entry, polygons_of
+from stages.export.coco_file import CocoFile, Tolerance, phrase_entry, polygons_of
 from stages.export.image_files import ImageFolders
 from stages.records import stable_id
 
@@ -20,6 +20,9 @@ _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
 class MdetrConfig(Config):
     """Settings of `mdetr`."""
 
+    tolerance_px: Tolerance = 1.0
+    """Of the polygons, which most readers of the format pass over; the exact mask is in `rle`."""
+
     images: bool = False
     """Also write the images. Without them `file_name` is what the dataset says, below its image root."""
 
@@ -28,7 +31,9 @@ class Mdetr(Exporter):
     """Mixed grounding."""
 
     summary: ClassVar[str] = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
-    masks: ClassVar[str] = "polygons, which MDETR's masks want: holes are filled; exact as RLE in a field `rle`"
+    masks: ClassVar[str] = (
+        "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
+    )
     config_type: ClassVar[type[Config]] = MdetrConfig
 
     def __init__(self, config: MdetrConfig, job: Job) -> None:
@@ -70,7 +75,7 @@ class Mdetr(Exporter):
             "category_id": 1,
             "bbox": region["bbox"],
             "area": int(region["area"]),
-            "segmentation": polygons_of(region, self.job.report),
+            "segmentation": polygons_of(region, self.job.report, self.config.tolerance_px),
             "iscrowd": 0,
             "tokens_positive": [region["span"]],
             "rle": region["segmentation"],

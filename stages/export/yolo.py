@@ -11,15 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from stages.export.base import ChosenSample, Config, Exporter, Job
 from stages.export.categories import Categories, Naming
-from stages.export.coco_file import polygons_of
+from stages.export.coco_file import Tolerance, polygons_of
 from stages.export.image_files import ImageFolders
 from stages.export.target import number_name
 
@@ -35,9 +34,8 @@ class YoloConfig(Config):
     labels: Literal["polygons", "boxes"] = "polygons"
     """Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."""
 
-    tolerance_px: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """How far an outline may run from the mask's, to do with fewer corners: a tenth of the bytes at 1 px, which is
-    less than the 4 px cells that YOLO learns masks in. 0 keeps every corner of a pixel."""
+    tolerance_px: Tolerance = 1.0
+    """Of the outlines; YOLO learns masks in cells of 4 px."""
 
     classes: Naming = "head"
     """Head nouns by default: a closed vocabulary of all phrases is too long for a detection head to learn."""
