@@ -103,9 +103,8 @@ def print_report(report: ExportReport, out: Path, console: Console) -> None:
     if report.categories:
         console.print(f"{report.categories:,} categories")
     console.print(f"masks: {EXPORTERS[report.format].masks}", soft_wrap=True)
-    for note, count in sorted(report.notes.items()):
-        if count:
-            console.print(f"{count:,} {note}", soft_wrap=True)
+    for note, count in report.counts()["notes"].items():
+        console.print(f"{count:,} {note}", soft_wrap=True)
     console.print(f"rows left out: {report.left_out.total():,} of {report.rows:,}")
     for reason, count in report.left_out.most_common():
         console.print(f"  {count:,} {reason}", soft_wrap=True)

@@ -82,11 +82,11 @@ class ExportReport:
         """Plain values, in a fixed order."""
         return {
             "rows": self.rows,
-            "samples": {name: self.samples[name] for name in self.samples},
-            "regions": {name: self.regions[name] for name in self.regions},
+            "samples": dict(self.samples),
+            "regions": dict(self.regions),
             "categories": self.categories,
             "left_out": dict(sorted(self.left_out.items())),
-            "notes": dict(sorted(self.notes.items())),
+            "notes": {note: count for note, count in sorted(self.notes.items()) if count},
         }
 
 

@@ -2,7 +2,7 @@
 
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
 `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0; beside
-them `sample_id`, `captions`, and in `objects` what the dataset knows more. Parquet rather than an imagefolder with
+them `sample_id`, `file_name`, `captions`, and in `objects` what the dataset knows more. Parquet rather than an imagefolder with
 metadata.jsonl: it keeps types and class names, and `load_dataset` reads it without an index of a million files.
 """
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from stages.export.base import ChosenSample, Config, Exporter, Job
 from stages.export.categories import Categories, Naming
 from stages.export.parquet_parts import ParquetParts
+from stages.export.target import number_name
 
 _ROWS_PER_GROUP: Final = 100
 """As the Hugging Face hub wants it for images: its viewer reads a group at a time."""
@@ -77,18 +78,19 @@ class Hf(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
-        row, regions = sample.row, sample.regions
+        row, image, regions = sample.row, sample.encoded, sample.regions
         objects: dict[str, list[Any]] = {name: [region[name] for region in regions] for name in _AS_STORED}
         objects["area"] = [int(region["area"]) for region in regions]
         objects["category"] = [self.job.categories.index_of(region) for region in regions]
         objects["segmentation"] = [region["segmentation"]["counts"] for region in regions]
         self._parts[sample.split].add(
             {
-                "image": {"bytes": sample.encoded.content, "path": row["file_name"]},
+                "image": {"bytes": image.content, "path": number_name(row["id"], image.extension)},
                 "image_id": row["id"],
                 "width": row["width"],
                 "height": row["height"],
                 "sample_id": row["sample_id"],
+                "file_name": row["file_name"],
                 "captions": row["captions"],
                 "objects": objects,
             }
@@ -98,7 +100,8 @@ class Hf(Exporter):
         """See `Exporter.close`."""
         for parts in self._parts.values():
             parts.close()
-        self.job.target.file("README.md").write_text(_card(self.job.splits), encoding="utf-8")
+        with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
+        self.job.target.file("README.md").write_text(_card(with_rows), encoding="utf-8")
 
     def abandon(self) -> None:
         """See `Exporter.abandon`."""
@@ -114,6 +117,7 @@ def _schema(categories: Categories) -> Any:
         "width": _value("int32"),
         "height": _value("int32"),
         "sample_id": _value("string"),
+        "file_name": _value("string"),
         "captions": _list(_value("string")),
         "objects": {name: _list(_feature(name, kind, categories)) for name, kind in _OBJECTS.items()},
     }
@@ -125,6 +129,7 @@ def _schema(categories: Categories) -> Any:
             ("width", pa.int32()),
             ("height", pa.int32()),
             ("sample_id", pa.string()),
+            ("file_name", pa.string()),
             ("captions", pa.list_(pa.string())),
             ("objects", pa.struct([(name, pa.list_(kind)) for name, kind in _OBJECTS.items()])),
         ],
@@ -150,7 +155,7 @@ def _list(feature: dict[str, Any]) -> dict[str, Any]:
 
 def _card(splits: Sequence[str]) -> str:
     """A dataset card that says where the splits are. Their names are plain, see `Splits`."""
-    files = "\n".join(f"  - split: {split}\n    path: data/{split}-*.parquet" for split in splits)
+    files = "".join(f"\n  - split: {split}\n    path: data/{split}-*.parquet" for split in splits) or " []"
     return f"""---
 task_categories:
 - object-detection
@@ -159,8 +164,7 @@ tags:
 - phrasebox
 configs:
 - config_name: default
-  data_files:
-{files}
+  data_files:{files}
 ---
 
 # Regions for the phrases of captions

@@ -46,8 +46,11 @@ class ParquetParts:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left and give the files their names. A split without rows has one file, without rows."""
-        if self._in_group or not self._files:
+        """Write what is left and give the files their names.
+
+        A split without rows has no file: `datasets` refuses files and splits without rows.
+        """
+        if self._in_group:
             self._flush()
         self.abandon()
         for number, name in enumerate(self._files):

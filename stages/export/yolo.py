@@ -58,7 +58,9 @@ class Yolo(Exporter):
             for needed in ("train", "val"):  # Ultralytics opens no file without them
                 if needed not in job.splits:
                     file.write(f"{needed}: images/{job.splits[-1]}\n")
-                    job.report.notes[f"splits missing: `{needed}` of data.yaml is `{job.splits[-1]}`"] += 1
+                    job.report.notes[
+                        f"split that Ultralytics wants and is not there: `{needed}` is `{job.splits[-1]}`"
+                    ] += 1
             file.write("names:" + ("\n" if len(job.categories) else " {}\n"))
             for index, name in _names(job.categories):
                 file.write(f"  {index}: {name}\n")

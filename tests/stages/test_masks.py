@@ -233,3 +233,21 @@ def test_polygons_draw_the_mask_again_without_holes(mask):
         return
     drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
     assert drawn["counts"].decode("ascii") == encode_mask(filled(mask)).counts
+
+
+@pytest.mark.parametrize(
+    "counts",
+    ["", "0o", "\u00e9", "~", "`" * 3, "o" * 7 + "O", "oooooooooo1", "1", "P2", "04NOPQRST"],
+    ids=repr,
+)
+def test_text_that_is_no_run_length_code_is_refused(counts):
+    with pytest.raises(ValueError, match="expected run"):
+        decode_runs(Rle(size_hw=(3, 3), counts=counts))
+
+
+@given(st.lists(st.integers(1, 5_000_000), min_size=1, max_size=40), st.booleans())
+def test_runs_of_any_length_and_number(runs, starts_inside):
+    """Differences of either sign, of up to five characters."""
+    counts = np.array([0, *runs] if starts_inside else runs, np.uint32)
+    size_hw = (1, int(counts.sum()))
+    np.testing.assert_array_equal(decode_runs(encode_runs(counts, size_hw)), counts)

@@ -169,16 +169,18 @@ def test_datasets(dataset: Path, tmp_path: Path, annotations: dict[int, dict[str
     assert seen == len(annotations)
 
 
-def test_datasets_with_splits(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shares", ["train=0.6,validation=0.4", "train=0.999999,validation=0.000001"])
+def test_datasets_with_splits(shares: str, dataset: Path, tmp_path: Path) -> None:
+    """A split that got no sample is not there."""
     import datasets
 
     from stages.export.splits import parse_splits
 
     exporter = EXPORTERS["hf"]
-    request = Request(config=exporter.config_type(), splits=parse_splits("train=0.6,validation=0.4"))
+    request = Request(config=exporter.config_type(), splits=parse_splits(shares))
     report = export(open_dataset(dataset), tmp_path / "hf", "hf", exporter, request)
     loaded = datasets.load_dataset(str(tmp_path / "hf"), cache_dir=str(tmp_path / "cache"))
-    assert {name: len(split) for name, split in loaded.items()} == report.samples
+    assert {name: len(split) for name, split in loaded.items()} == +report.samples
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its tars open
