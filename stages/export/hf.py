@@ -2,8 +2,9 @@
 
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
 `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0; beside
-them `sample_id`, `file_name`, `captions`, and in `objects` what the dataset knows more. Parquet rather than an imagefolder with
-metadata.jsonl: it keeps types and class names, and `load_dataset` reads it without an index of a million files.
+them `sample_id`, `file_name`, `captions`, and in `objects` what the dataset knows more. Parquet rather than an
+imagefolder with metadata.jsonl: it keeps types and class names, and `load_dataset` reads it without an index of a
+million files.
 """
 
 from __future__ import annotations
