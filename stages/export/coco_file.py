@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 from pydantic import Field
 
+from stages.errors import InputError
 from stages.export.base import ChosenSample, ExportReport, Job
 from stages.export.categories import Categories
 from stages.masks import decode_mask, mask_outlines
@@ -175,9 +176,17 @@ def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
-    """The outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report."""
+    """The outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report.
+
+    Raises InputError for a damaged mask.
+    """
     height, width = region["segmentation"]["size"]
-    mask = decode_mask(Rle(size_hw=(height, width), counts=region["segmentation"]["counts"]))
+    try:
+        mask = decode_mask(Rle(size_hw=(height, width), counts=region["segmentation"]["counts"]))
+    except ValueError as error:
+        raise InputError(
+            f"the mask of annotation {region['id']} is damaged ({error}); phrasebox validate tells what else is"
+        ) from error
     polygons, holes = mask_outlines(mask, tolerance_px)
     report.notes[HOLES] += bool(holes)
     return polygons

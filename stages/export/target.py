@@ -119,7 +119,12 @@ def _take_place(temporary: Path, path: Path) -> None:
     replaces = path.is_dir() and any(path.iterdir())
     if replaces:
         path.rename(old)
-    temporary.rename(path)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if replaces:
+            old.rename(path)
+        raise
     if replaces:
         shutil.rmtree(old)
 
@@ -157,11 +162,12 @@ def _mark(path: Path) -> dict[str, Any] | None:
 
 
 def _strangers(path: Path, mark: Mapping[str, Any]) -> Iterator[str]:
-    """Files below `path` that are not the export's."""
+    """Files and links below `path` that are not the export's."""
     files, numbered = {MARK, *mark["files"]}, set(mark["numbered"])
-    for folder, _, names in os.walk(path):
+    for folder, folders, names in os.walk(path):
         place = Path(folder).relative_to(path)
-        for name in sorted(names):
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in sorted([*names, *links]):
             own = place.as_posix() in numbered and _NUMBERED.fullmatch(name)
             if not own and (place / name).as_posix() not in files:
                 yield (place / name).as_posix()

@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.export.base import ChosenSample, Config, Exporter, Job
-from stages.export.categories import Categories, Naming
+from stages.export.categories import Naming
 from stages.export.coco_file import Tolerance, polygons_of
 from stages.export.image_files import ImageFolders
 from stages.export.target import number_name
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 
-_UNPRINTABLE: Final = re.compile("[\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff]")
-"""What YAML wants escaped and JSON leaves as it is."""
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What YAML wants escaped, or folds as the end of a line, and JSON leaves as it is."""
 
 
 class YoloConfig(Config):
@@ -62,8 +62,8 @@ class Yolo(Exporter):
                         f"split that Ultralytics wants and is not there: `{needed}` is `{job.splits[-1]}`"
                     ] += 1
             file.write("names:" + ("\n" if len(job.categories) else " {}\n"))
-            for index, name in _names(job.categories):
-                file.write(f"  {index}: {name}\n")
+            for category in job.categories:
+                file.write(f"  {category.index}: {quoted(category.name)}\n")
 
     @classmethod
     def takes_images(cls, config: YoloConfig) -> bool:
@@ -112,13 +112,6 @@ def _numbers(values: NDArray[np.float64]) -> str:
     return " ".join(f"{value:.6f}".rstrip("0").rstrip(".") for value in values.ravel().tolist())
 
 
-def _names(categories: Categories) -> list[tuple[int, str]]:
-    """Names as YAML strings: JSON's are, but for a few characters."""
-    return [
-        (category.index, _UNPRINTABLE.sub(_escaped, json.dumps(category.name, ensure_ascii=False)))
-        for category in categories
-    ]
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"
+def quoted(name: str) -> str:
+    """A name as a YAML string: JSON's are, but for a few characters."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(name, ensure_ascii=False))

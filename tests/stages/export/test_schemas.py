@@ -19,6 +19,7 @@ import yaml
 from pycocotools import mask as coco_mask
 
 from stages.dataset.folder import open_dataset
+from stages.errors import InputError
 from stages.export import EXPORTERS
 from stages.export.base import ExportReport
 from stages.export.export import Request, export
@@ -116,6 +117,18 @@ def test_mdetr(dataset: Path, tmp_path: Path) -> None:
     assert filled == 1 == sum(count for note, count in report.notes.items() if "holes" in note)
 
 
+def test_a_damaged_mask_is_told(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "dataset")
+    shard = folder / "data" / "00000.parquet"
+    rows = pq.read_table(shard)
+    broken = rows.to_pylist()
+    broken[1]["annotations"][0]["segmentation"]["counts"] = "~~"
+    pq.write_table(rows.from_pylist(broken, schema=rows.schema), shard)
+    with pytest.raises(InputError, match="mask of annotation .* is damaged.*phrasebox validate"):
+        export_to(folder, tmp_path / "out", "mdetr")
+    assert not (tmp_path / "out").exists()
+
+
 def test_grit(dataset: Path, tmp_path: Path) -> None:
     export_to(dataset, tmp_path / "out", "grit")
     [path] = (tmp_path / "out" / "data").iterdir()
@@ -170,8 +183,6 @@ def test_clipself(classes: str, dataset: Path, tmp_path: Path) -> None:
 
 
 def test_clipself_refuses_another_model(dataset: Path, tmp_path: Path) -> None:
-    from stages.errors import InputError
-
     other = write_dataset(tmp_path / "other")  # its manifest tells another fingerprint
     with pytest.raises(InputError, match="not those that the dataset was made with"):
         export_to(other, tmp_path / "out", "clipself")

@@ -62,6 +62,15 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     assert (out / stranger).read_text() == "mine"
 
 
+def test_a_linked_folder_is_not_deleted(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    write(out)
+    elsewhere.mkdir()
+    (out / "images" / "link").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match=r"no export wrote \(images/link\)"):
+        write(out, overwrite=True)
+
+
 @pytest.mark.parametrize("mark", ["", "[]", "{}", '{"files": 3, "numbered": []}'])
 def test_a_mark_that_says_nothing_is_no_mark(mark: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
