@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -247,6 +247,7 @@ def test_text_that_is_no_run_length_code_is_refused(counts):
         decode_runs(Rle(size_hw=(3, 3), counts=counts))
 
 
+@settings(deadline=None)  # of the machine's load, not of the code
 @given(st.lists(st.integers(1, 5_000_000), min_size=1, max_size=40), st.booleans())
 def test_runs_of_any_length_and_number(runs, starts_inside):
     """Differences of either sign, of up to five characters."""

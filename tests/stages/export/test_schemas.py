@@ -124,7 +124,7 @@ def test_a_damaged_mask_is_told(tmp_path: Path) -> None:
     broken = rows.to_pylist()
     broken[1]["annotations"][0]["segmentation"]["counts"] = "~~"
     pq.write_table(rows.from_pylist(broken, schema=rows.schema), shard)
-    with pytest.raises(InputError, match="mask of annotation .* is damaged.*phrasebox validate"):
+    with pytest.raises(InputError, match=r"mask of annotation .* is damaged.*phrasebox validate"):
         export_to(folder, tmp_path / "out", "mdetr")
     assert not (tmp_path / "out").exists()
 
