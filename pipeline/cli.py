@@ -218,6 +218,71 @@ def stats(
 
 
 @app.command()
+def export(
+    dataset: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
+    name: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="What to write; --list tells the formats.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write to, not there yet.")] = None,
+    min_score: MinScore = 0.0,
+    where: Where = "",
+    split: Annotated[
+        str,
+        typer.Option("--split", metavar="NAME=SHARE,...", help="E.g. train=0.9,val=0.1; by a hash of the sample id."),
+    ] = "",
+    segmentation: Annotated[
+        str | None,
+        typer.Option("--segmentation", metavar="rle|polygons", help="Of coco: RLE is exact, polygons fill holes."),
+    ] = None,
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the format, see --list. Repeatable."),
+    ] = [],  # noqa: B006  typer copies it
+    keep_empty: Annotated[
+        bool,
+        typer.Option("--keep-empty", help="Also images without a chosen region; they are not certified negatives."),
+    ] = False,
+    image_root: ImageRoot = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the export in --out; deletes only what an export wrote.")
+    ] = False,
+    list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
+) -> None:
+    """Write a dataset in a format that trainers read: COCO, ODVG, MDETR, GRIT, Hugging Face, YOLO and others."""
+    from stages.errors import ConfigError
+
+    if list_formats:
+        from pipeline.export import print_formats
+
+        print_formats(console)
+        return
+    given = {"DATASET": dataset, "--format": name, "--out": out}
+    missing = [option for option, value in given.items() if not value]
+    if dataset is None or out is None or missing:
+        raise ConfigError(f"export needs {', '.join(missing)}; --list tells the formats")
+    from pipeline.export import export_dataset, print_report
+
+    try:
+        report = export_dataset(
+            dataset,
+            name,
+            out,
+            console,
+            min_score=min_score,
+            where=where,
+            splits=split,
+            settings=[*settings, *([f"segmentation={segmentation}"] if segmentation is not None else [])],
+            keep_empty=keep_empty,
+            image_root=image_root,
+            overwrite=overwrite,
+        )
+    except KeyboardInterrupt:
+        errors.print("stopped. Nothing was written.")
+        raise typer.Exit(130) from None
+    print_report(report, out, console)
+
+
+@app.command()
 def phrases(
     file: Annotated[
         str, typer.Argument(metavar="FILE|-", help="Text file with one caption a line; - is standard input.")

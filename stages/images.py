@@ -42,6 +42,10 @@ from stages.records import Sample
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names. No others are tried: each decoder is a door to untrusted input."""
 
+_EXTENSIONS: Final = {
+    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "png", "BMP": "bmp", "TIFF": "tif",
+}  # fmt: skip
+
 MAX_PIXELS_CEILING: Final = 178_956_970
 """No limit can be set above this: Pillow itself refuses larger images as decompression bombs."""
 
@@ -114,6 +118,22 @@ class DecodedImage:
     rgb: NDArray[np.uint8]
     width_px: int
     height_px: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UprightImage:
+    """An encoded image whose pixels are stored upright.
+
+    extension            of a file with this content, without a dot
+    width_px, height_px  as stored
+    encoded_again        whether the content is not that of the original
+    """
+
+    content: bytes
+    extension: str
+    width_px: int
+    height_px: int
+    encoded_again: bool
 
 
 class ImageFaultError(Exception):
@@ -202,6 +222,41 @@ def decode_resized(
                 rgb = rgb.resize(wanted, _RESAMPLING[interpolation])
             pixels = np.array(rgb)
         return DecodedImage(rgb=pixels, width_px=original[0], height_px=original[1])
+
+
+def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
+    """An image for readers that know neither EXIF orientation nor GIF; the same bytes if there is nothing to do.
+
+    What must be turned is encoded again: JPEG in quality 95 without subsampling, all else as PNG. Only the header is
+    read of the others. Raises ImageFaultError: bad_image or image_too_large.
+    """
+    _check_bytes(len(content), limits)
+    with _quiet():
+        with _faults(content):
+            image: Image.Image = Image.open(BytesIO(content), formats=FORMATS)
+        _check_pixels(*image.size, limits)
+        form, orientation = image.format or "", _orientation(image)
+        if orientation not in _UPRIGHT and form != "GIF":
+            width, height = image.size
+            extension = _EXTENSIONS[form]
+            return UprightImage(
+                content=content, extension=extension, width_px=width, height_px=height, encoded_again=False
+            )
+    rgb = decode_rgb(content, limits)
+    is_jpeg = _EXTENSIONS[form] == "jpg"
+    buffer = BytesIO()
+    if is_jpeg:
+        Image.fromarray(rgb).save(buffer, "JPEG", quality=95, subsampling=0)
+    else:
+        Image.fromarray(rgb).save(buffer, "PNG")
+    height, width = rgb.shape[:2]
+    return UprightImage(
+        content=buffer.getvalue(),
+        extension="jpg" if is_jpeg else "png",
+        width_px=width,
+        height_px=height,
+        encoded_again=True,
+    )
 
 
 def describe(content: bytes) -> str:

@@ -61,6 +61,7 @@ def write_synthetic(
     rows_per_file: int = 10_000,
     *,
     embed_images: bool = False,
+    fingerprint: str = "synthetic",
 ) -> Path:
     """A finished dataset of `rows` rows, which `validate` accepts; the same bytes for the same arguments.
 
@@ -68,7 +69,7 @@ def write_synthetic(
     average there are `regions_per_row` less 4 %. A few words are much more frequent than the others; some captions
     are long, some rows have two. Masks are blobs, some with holes, some of several parts, from a fixed stock for each
     of six image sizes. Images are not written, except into the rows with `embed_images`: plain JPEGs of the right
-    size.
+    size. `fingerprint` is of the model that the manifest names, the embedded one.
     """
     data = folder / "data"
     data.mkdir(parents=True)
@@ -93,25 +94,34 @@ def write_synthetic(
     total = tally(data)
     write_categories(total, folder / "categories.parquet")
     write_text(folder / "README.md", "# A synthetic dataset\n")
-    _write_manifest(folder, total, rows_per_file, embed_images=embed_images)
+    write_manifest(folder, total, rows_per_file=rows_per_file, embed_images=embed_images, fingerprint=fingerprint)
     return folder
 
 
-def _write_manifest(folder: Path, total: Tally, rows_per_file: int, *, embed_images: bool) -> None:
+def write_manifest(
+    folder: Path,
+    total: Tally,
+    *,
+    rows_per_file: int = 1000,
+    embed_images: bool = False,
+    image_root: Path | None = None,
+    fingerprint: str = "synthetic",
+) -> None:
+    """`dataset.json` of a dataset whose shards are counted, as if a run with the default settings had made it."""
+    root = folder / "images" if image_root is None else image_root
     output = {"path": str(folder), "rows_per_file": rows_per_file, "embed_images": embed_images}
-    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(root)}
     config = RunConfig.model_validate({"input": source, "output": output}).model_dump(mode="json")
+    run = {"schema_version": SCHEMA_VERSION, "model_fingerprint": fingerprint, "calibration": None}
     manifest = {
         "format": "phrasebox",
-        "schema_version": SCHEMA_VERSION,
         "phrasebox_version": __version__,
-        "model_fingerprint": "synthetic",
-        "calibration": None,
+        **run,
         "config": config,
         "counts": {"read": total.rows, **total.counts(), "skipped_by_reason": {}},
         "wall_time_s": 0.0,
         "stages": {},
-        "run": {"schema_version": SCHEMA_VERSION, "model_fingerprint": "synthetic", "calibration": None, "config": {}},
+        "run": {**run, "config": {}},
     }
     write_text(folder / "dataset.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
@@ -136,7 +146,7 @@ def _masks(width: int, height: int, seed: int) -> Iterator[Rle]:
         if number % 6 == 1:  # of several parts
             inside |= _blob(rng, x, y, width, height)
         if number % 6 == 2:  # with a hole
-            inside &= ~_blob(rng, x, y, width, height, size=0.05)
+            inside &= np.hypot(x - x[inside].mean(), y - y[inside].mean()) > 5
         if number % 24 == 3:
             inside = np.zeros_like(inside)
             inside[rng.integers(height), rng.integers(width)] = True
@@ -146,10 +156,10 @@ def _masks(width: int, height: int, seed: int) -> Iterator[Rle]:
         yield encode_mask(inside)
 
 
-def _blob(rng: Any, x: Any, y: Any, width: int, height: int, size: float = 0.3) -> Any:
+def _blob(rng: Any, x: Any, y: Any, width: int, height: int) -> Any:
     """bool (height, width): an ellipse with a wavy edge."""
     x0, y0 = rng.uniform(0.1, 0.9, 2) * (width, height)
-    a, b = rng.uniform(0.1, 1, 2) * size * (width, height) + 2
+    a, b = rng.uniform(0.1, 1, 2) * 0.3 * (width, height) + 2
     dx, dy = (x - x0) / a, (y - y0) / b
     wave = 1 + 0.2 * np.sin(rng.integers(2, 9) * np.arctan2(dy, dx) + rng.uniform(0, 6))
     return np.hypot(dx, dy) < wave

@@ -13,6 +13,13 @@ TEXT_LENGTHS: Final = (16, 32)
 """Token lengths that short texts are cut to; longer ones get the model's full context."""
 
 
+def templates_of(named: Sequence[str] | str) -> tuple[str, ...]:
+    """Text templates with `{}` for the phrase: the given ones, or the 80 that `openai_imagenet` stands for."""
+    if named == "openai_imagenet":
+        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+    return tuple(named)
+
+
 class TextEncoder:
     """Texts -> embeddings, in batches of one fixed shape, so that a text's row never depends on its neighbours.
 

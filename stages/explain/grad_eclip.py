@@ -30,13 +30,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.clip.base import ClipModel, TextCache
+from stages.clip.text import templates_of
 from stages.clip.vision import Block, attend
 from stages.errors import ConfigError
 from stages.explain import class_path
@@ -57,7 +57,7 @@ class GradEclip(Explainer):
         layers = len(model.tower.blocks)
         if self.settings.blocks > layers:
             raise ConfigError(f"explain.blocks: {model.name} has {layers} blocks, not {self.settings.blocks}")
-        self.texts = TextCache(model, _templates(config))
+        self.texts = TextCache(model, templates_of(config.templates))
         # Gradients of a unit vector's cosine are too small for 16 bits.
         self.exact_head = model.tower.float_head()
         self.exact_blocks = tuple(block.float() for block in model.tower.blocks[-self.settings.blocks :])
@@ -216,9 +216,3 @@ def _pad(embeddings: Tensor, counts: list[int], step: int) -> tuple[Tensor, list
         padded[b, :count] = embeddings[start : start + count]
         start += count
     return padded, counts
-
-
-def _templates(config: GradEclipConfig) -> tuple[str, ...]:
-    if config.templates == "openai_imagenet":
-        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
-    return tuple(config.templates)

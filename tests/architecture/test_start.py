@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.source import ROOT
+from tests.stages.export.datasets import write_dataset
 
 HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duckdb", "starlette", "uvicorn", "jinja2")
 
@@ -52,6 +53,7 @@ def as_command(*arguments: str) -> str:
                 "demo",
                 "eval",
                 "calibrate",
+                "export",
             )
         ),
     ],
@@ -81,6 +83,21 @@ def test_looking_at_a_dataset_needs_no_model(inline_dataset: Path, tmp_path: Pat
     model = {"torch", "ray", "open_clip", "spacy"}
     assert not loaded(as_command("stats", str(inline_dataset)), tmp_path) & {*model, "cv2", "starlette"}
     assert not loaded("import pipeline.viewer.serve, pipeline.viewer.gallery", tmp_path) & model
+
+
+def test_exports_need_no_model(tmp_path: Path) -> None:
+    """Of any format but the one that embeds texts."""
+    dataset = write_dataset(tmp_path / "dataset")
+    code = (
+        "from pathlib import Path\n"
+        "from rich.console import Console\n"
+        "from pipeline.export import export_dataset\n"
+        "from stages.export import EXPORTERS\n"
+        "for name in EXPORTERS:\n"
+        f"    if name != 'clipself': export_dataset(Path({str(dataset)!r}), name, Path(name), Console(quiet=True))\n"
+    )
+    assert not loaded(code, tmp_path) & {"torch", "ray", "open_clip", "spacy", "datasets"}
+    assert (tmp_path / "yolo" / "data.yaml").is_file()
 
 
 def test_the_inline_engine_needs_no_ray(tmp_path: Path) -> None:

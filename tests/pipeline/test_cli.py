@@ -21,7 +21,7 @@ from stages.phrases.stage import Config as PhrasesConfig
 from stages.phrases.stage import phrases_json
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate")
+VERBS = ("run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export")
 
 Answer = tuple[int, str, str]
 """Exit code, standard output, standard error."""

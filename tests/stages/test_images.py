@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages import images
-from stages.images import DecodeLimits, ImageFaultError, decode_resized, decode_rgb, load_image_bytes
+from stages.images import (
+    DecodeLimits,
+    ImageFaultError,
+    decode_resized,
+    decode_rgb,
+    load_image_bytes,
+    upright_image,
+)
 from stages.records import Sample
 
 LIMITS = DecodeLimits()
@@ -479,3 +486,46 @@ def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = "missing_image: 'a.jpg' cannot be read: connection reset (3 tries)"
     assert load_fault(image_url="memory://images/a.jpg") == expected
     assert pauses == [0.5, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_an_upright_image_stays_as_it_is(kind: str) -> None:
+    content = encode(Image.fromarray(picture()), kind)
+    upright = upright_image(content, LIMITS)
+    assert upright.content is content
+    assert not upright.encoded_again
+    assert (upright.width_px, upright.height_px) == (60, 40)
+    assert upright.extension == {"JPEG": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(Image.fromarray(picture()), kind, exif=exif)
+    upright = upright_image(content, LIMITS)
+    assert upright.encoded_again
+    assert upright.extension == ("jpg" if kind == "JPEG" else "png")
+    wanted = decode_rgb(content, LIMITS).astype(int)
+    assert (upright.height_px, upright.width_px) == wanted.shape[:2]
+    with Image.open(io.BytesIO(upright.content)) as stored:
+        assert stored.getexif().get(0x0112, 1) == 1
+        difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - wanted)
+    assert difference.max() <= (0 if kind != "JPEG" else 12)
+
+
+def test_a_gif_becomes_a_png_of_its_first_picture() -> None:
+    first, second = (Image.new("RGB", (9, 7), colour) for colour in ("red", "blue"))
+    content = encode(first, "GIF", save_all=True, append_images=[second])
+    upright = upright_image(content, LIMITS)
+    assert (upright.extension, upright.encoded_again) == ("png", True)
+    np.testing.assert_array_equal(decode_rgb(upright.content, LIMITS), decode_rgb(content, LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("content", "limits"), [(b"<html>", LIMITS), (b"", LIMITS), (png_of(50, 50), DecodeLimits(max_pixels=100))]
+)
+def test_what_cannot_be_turned_upright(content: bytes, limits: DecodeLimits) -> None:
+    with pytest.raises(ImageFaultError):
+        upright_image(content, limits)

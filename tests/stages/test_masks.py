@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from stages.masks import (
     encode_polygons,
     encode_runs,
     mask_box_xywh_px,
+    mask_outlines,
     mask_polygons,
     rle_area_px,
     rle_box_xywh_px,
@@ -270,3 +272,57 @@ def test_polygons_draw_the_mask_again_without_holes(mask):
         return
     drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
     assert drawn["counts"].decode("ascii") == encode_mask(filled(mask)).counts
+
+
+@pytest.mark.parametrize(
+    "counts",
+    ["", "0o", "\u00e9", "~", "`" * 3, "o" * 7 + "O", "oooooooooo1", "1", "P2", "04NOPQRST"],
+    ids=repr,
+)
+def test_text_that_is_no_run_length_code_is_refused(counts):
+    with pytest.raises(ValueError, match="expected run"):
+        decode_runs(Rle(size_hw=(3, 3), counts=counts))
+
+
+@settings(deadline=None)  # of the machine's load, not of the code
+@given(st.lists(st.integers(1, 5_000_000), min_size=1, max_size=40), st.booleans())
+def test_runs_of_any_length_and_number(runs, starts_inside):
+    """Differences of either sign, of up to five characters."""
+    counts = np.array([0, *runs] if starts_inside else runs, np.uint32)
+    size_hw = (1, int(counts.sum()))
+    np.testing.assert_array_equal(decode_runs(encode_runs(counts, size_hw)), counts)
+
+
+def with_boxes(*boxes):
+    """bool (30, 40) with boxes x, y, w, h inside."""
+    inside = np.zeros((30, 40), bool)
+    for x, y, w, h in boxes:
+        inside[y : y + h, x : x + w] = True
+    return inside
+
+
+def test_holes_are_counted():
+    ring = with_boxes((4, 4, 20, 16))
+    ring &= ~with_boxes((10, 8, 5, 5), (18, 8, 2, 2))
+    island = ring | with_boxes((12, 10, 1, 1))
+    assert mask_outlines(with_boxes((1, 1, 4, 4), (9, 9, 3, 3)))[1] == 0
+    assert mask_outlines(ring)[1] == 2
+    # An island in a hole lies within the outer outline already.
+    assert mask_outlines(island) == mask_outlines(ring)
+
+
+def test_fewer_corners_stay_near_the_mask():
+    y, x = np.mgrid[:200, :300]
+    disc = np.hypot(x - 150, y - 100) < 80
+    [exact], _ = mask_outlines(disc)
+    [rough], _ = mask_outlines(disc, tolerance_px=1)
+    assert len(rough) < len(exact) / 4
+    contours = [np.array(ring, np.int32).reshape(-1, 1, 2) for ring in (exact, rough)]
+    farthest = max(-cv2.pointPolygonTest(contours[1], tuple(map(float, point[0])), True) for point in contours[0])
+    assert farthest <= 1
+    assert cv2.contourArea(contours[1]) == pytest.approx(disc.sum(), rel=0.01)
+
+
+@pytest.mark.parametrize("box", [(3, 4, 1, 1), (0, 0, 40, 1), (0, 0, 1, 30), (5, 5, 2, 2)])
+def test_small_parts_keep_their_area(box):
+    assert mask_outlines(with_boxes(box), tolerance_px=5) == mask_outlines(with_boxes(box))

@@ -1,0 +1,286 @@
+"""What every entry of EXPORTERS promises. A new exporter is tested as soon as it is in the table and in READ_BACK."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from stages.dataset.folder import open_dataset
+from stages.dataset.selection import Selection
+from stages.errors import ConfigError, InputError
+from stages.export import EXPORTERS
+from stages.export.base import Exporter, ExportReport
+from stages.export.export import WITH_ERROR, WITHOUT_REGIONS, Request, export
+from stages.export.splits import parse_splits
+from stages.export.target import MARK
+from tests.stages.export.datasets import demo_fingerprint, encoded, rows_of, write_dataset
+from tests.stages.export.read_back import READ_BACK, Found, Samples
+from tests.synthetic import write_synthetic
+
+formats = pytest.mark.parametrize("name", EXPORTERS)
+
+ROWS, WITH_REGIONS, REGIONS = 16, 12, 17
+"""Of the dataset."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With images in it. Only to be read."""
+    return write_dataset(tmp_path_factory.mktemp("export") / "dataset", demo=True)
+
+
+def run(name: str, dataset: Path, out: Path, settings: dict[str, Any] | None = None, **request: Any) -> ExportReport:
+    exporter = EXPORTERS[name]
+    if isinstance(request.get("splits"), str):
+        request["splits"] = parse_splits(request["splits"])
+    config = exporter.config_type.model_validate(settings or {})
+    return export(open_dataset(dataset), out, name, exporter, Request(config=config, **request))
+
+
+def expected(name: str, rows: list[dict[str, Any]]) -> Counter[tuple[Found, ...]]:
+    """The regions of each row, as the format's reader should find them."""
+    read = READ_BACK[name]
+    return Counter(tuple(sorted(_expected(read, row, region) for region in row["annotations"])) for row in rows)
+
+
+def _expected(read: Any, row: dict[str, Any], region: dict[str, Any]) -> Found:
+    x, y, w, h = region["bbox"]
+    start, end = region["span"]
+    words = row["captions"][region["caption_index"]][start:end]
+    label = {"words": words, "phrase": region["phrase"], "head": region["head"]}[read.label]
+    return (x, y, x + w, y + h), label, int(region["area"]) if read.has_area else None
+
+
+def found(name: str, out: Path, split: str = "train") -> Counter[tuple[Found, ...]]:
+    samples: Samples = READ_BACK[name].samples(out, split)
+    return Counter(tuple(sorted(regions)) for regions in samples)
+
+
+def chosen(dataset: Path, wanted: Any = lambda row, region: True) -> list[dict[str, Any]]:
+    """Rows with their chosen regions; none without."""
+    rows = [
+        {**row, "annotations": [region for region in row["annotations"] if wanted(row, region)]}
+        for row in rows_of(dataset)
+    ]
+    return [row for row in rows if row["annotations"]]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_every_format_can_be_read_back() -> None:
+    assert list(READ_BACK) == list(EXPORTERS)
+
+
+@formats
+def test_it_says_what_it_is(name: str) -> None:
+    exporter = EXPORTERS[name]
+    for line in (exporter.summary, exporter.masks):
+        assert line
+        assert "\n" not in line
+    assert exporter.config_type.model_config["extra"] == "forbid"
+    assert exporter.config_type.model_config["frozen"]
+
+
+@formats
+def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Path, tmp_path: Path) -> None:
+    report = run(name, dataset, tmp_path / "out")
+    rows = chosen(dataset)
+    assert found(name, tmp_path / "out") == expected(name, rows)
+    assert (len(rows), sum(len(row["annotations"]) for row in rows)) == (WITH_REGIONS, REGIONS)
+    assert report.samples == {"train": WITH_REGIONS}
+    assert report.regions == {"train": REGIONS}
+    assert report.left_out == {WITH_ERROR: 2, WITHOUT_REGIONS: 2}
+    assert report.rows == ROWS == report.samples.total() + report.left_out.total()
+
+
+@formats
+@pytest.mark.parametrize(
+    ("selection", "wanted"),
+    [
+        (Selection(min_score=0.3), lambda row, region: region["score"] >= 0.299),
+        (
+            Selection(where="head = 'dog' OR area < 30"),
+            lambda row, region: region["head"] == "dog" or region["area"] < 30,
+        ),
+        (
+            Selection(where="mark = 'good'", marks={"ring": "good", "plain": "bad"}),
+            lambda row, region: row["sample_id"] == "ring",
+        ),
+    ],
+    ids=["score", "where", "mark"],
+)
+def test_a_choice_of_regions(name: str, selection: Selection, wanted: Any, dataset: Path, tmp_path: Path) -> None:
+    report = run(name, dataset, tmp_path / "out", selection=selection)
+    rows = chosen(dataset, wanted)
+    assert found(name, tmp_path / "out") == expected(name, rows)
+    assert 0 < report.regions.total() == sum(len(row["annotations"]) for row in rows) < REGIONS
+    assert report.rows == report.samples.total() + report.left_out.total()
+
+
+@formats
+def test_splits_are_a_partition(name: str, dataset: Path, tmp_path: Path) -> None:
+    splits = parse_splits("train=0.5,val=0.3,test=0.2")
+    report = run(name, dataset, tmp_path / "out", splits=splits)
+    for split in splits.names:
+        rows = [row for row in chosen(dataset) if splits.of(row["sample_id"]) == split]
+        assert found(name, tmp_path / "out", split) == expected(name, rows)
+        assert report.samples[split] == len(rows) > 0
+    assert report.samples.total() == WITH_REGIONS
+
+
+@formats
+def test_nothing_chosen_is_an_empty_export(name: str, dataset: Path, tmp_path: Path) -> None:
+    report = run(name, dataset, tmp_path / "out", selection=Selection(min_score=1.0), splits="train=0.5,val=0.5")
+    assert report.samples == {"train": 0, "val": 0}
+    assert found(name, tmp_path / "out", "train") == found(name, tmp_path / "out", "val") == Counter()
+
+
+@formats
+def test_images_without_regions_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
+    if not EXPORTERS[name].keeps_empty:
+        with pytest.raises(ConfigError, match="--keep-empty"):
+            run(name, dataset, tmp_path / "out", keep_empty=True)
+        assert list(tmp_path.iterdir()) == []
+        return
+    report = run(name, dataset, tmp_path / "out", keep_empty=True)
+    assert report.samples.total() == WITH_REGIONS + 2
+    assert report.left_out == {WITH_ERROR: 2}
+    assert found(name, tmp_path / "out") == expected(name, chosen(dataset)) + Counter({(): 2})
+
+
+@formats
+def test_same_dataset_same_bytes(name: str, dataset: Path, tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        run(name, dataset, tmp_path / out, splits="train=0.6,val=0.4")
+    first, again = files(tmp_path / "a"), files(tmp_path / "b")
+    assert first == again
+    assert len(first) > 1
+
+
+@formats
+def test_no_name_leads_out_of_the_target(name: str, dataset: Path, tmp_path: Path) -> None:
+    """Names of samples and files with `..`, roots, slashes, dots and other alphabets are in the dataset."""
+    place = tmp_path / "a" / "b" / "c"
+    place.mkdir(parents=True)
+    run(name, dataset, place / "out")
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
+        f"a/b/c/out/{path}" for path in files(place / "out")
+    }
+    assert not Path("/tmp/phrasebox-escape.png").exists()
+    assert all(path.isascii() and ".." not in path for path in files(place / "out"))
+
+
+@formats
+def test_a_target_that_holds_something_is_refused(name: str, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="is not empty and no export wrote it"):
+            run(name, dataset, out, overwrite=overwrite)
+    assert files(out) == {"precious.txt": b"mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@formats
+def test_an_export_is_replaced_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(name, dataset, out)
+    before = files(out)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        run(name, dataset, out, selection=Selection(min_score=0.5))
+    assert files(out) == before
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"files that no export wrote \(notes.txt\)"):
+        run(name, dataset, out, overwrite=True)
+    (out / "notes.txt").unlink()
+    assert files(out) == before
+    run(name, dataset, out, selection=Selection(min_score=1.0), overwrite=True)
+    assert found(name, out) == Counter()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@formats
+def test_a_failed_export_leaves_nothing(
+    name: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = EXPORTERS[name].add
+    calls = 0
+
+    def add(self: Exporter, sample: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise InputError("the third is one too many")
+        added(self, sample)
+
+    monkeypatch.setattr(EXPORTERS[name], "add", add)
+    with pytest.raises(InputError, match="one too many"):
+        run(name, dataset, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@formats
+def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> None:
+    """Without images in the dataset: from a folder in which some are missing, damaged, of another size, or outside."""
+    root = tmp_path / "images"
+    root.mkdir()
+    dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
+    good = {"1.jpg", "3.jpg", "9.jpg"}
+    for file_name in good:
+        (root / file_name).write_bytes(encoded())
+    (root / "10.jpg").write_bytes(encoded()[:20])
+    (root / "11.jpg").write_bytes(encoded(orientation=3))
+    (root / "14.jpg").write_bytes(encoded("PNG", orientation=1))
+    Image.new("RGB", (7, 7)).save(root / "17.jpg")
+    report = run(name, dataset, tmp_path / "out")
+    assert report.rows == report.samples.total() + report.left_out.total() == ROWS
+    if not EXPORTERS[name].takes_images(EXPORTERS[name].config_type()):
+        assert report.samples.total() == WITH_REGIONS
+        return
+    left_out = {reason: count for reason, count in report.left_out.items() if reason.startswith("image: ")}
+    assert left_out == {"image: missing_image": 2, "image: bad_location": 2, "image: bad_image": 2}
+    assert len(report.faults) == 5
+    names = {"1.jpg", "3.jpg", "9.jpg", "11.jpg", "14.jpg"}
+    assert found(name, tmp_path / "out") == expected(name, [r for r in chosen(dataset) if r["file_name"] in names])
+
+
+@formats
+def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path) -> None:
+    """Three times the regions in the same categories: what Python holds at its peak stays the same."""
+    exporter = EXPORTERS[name]
+    settings = {"classes": "head"} if "classes" in exporter.config_type.model_fields else {}
+    takes_images = exporter.takes_images(exporter.config_type())
+    peaks = []
+    for rows in (200, 600):
+        dataset = write_synthetic(
+            tmp_path / f"{rows}", rows, rows_per_file=20, embed_images=takes_images, fingerprint=demo_fingerprint()
+        )
+        if not peaks:
+            run(name, dataset, tmp_path / "warm", settings)  # imports and caches
+        tracemalloc.start()
+        try:
+            report = run(name, dataset, tmp_path / f"out{rows}", settings)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    more_regions = report.regions.total() * 2 / 3
+    assert more_regions > 1000
+    assert peaks[1] - peaks[0] < 150 * more_regions, "the smallest annotation takes more, so that they are not kept"
+
+
+@formats
+def test_the_mark_tells_what_was_exported(name: str, dataset: Path, tmp_path: Path) -> None:
+    run(name, dataset, tmp_path / "out", selection=Selection(min_score=0.5))
+    mark = json.loads((tmp_path / "out" / MARK).read_text())
+    assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)
