@@ -18,6 +18,9 @@ from pipeline.run import run
 from stages.pictures import regions_overlay, sheet
 from stages.scenes import write_scenes
 
+REGIONS = {"upsample": "guided", "rule": "fixed", "threshold": 0.45}
+"""What pays on drawn things: configs/README.md. The same as in configs/demo.yaml."""
+
 OVERLAYS = 24
 """Pictures written one by one; the first twelve also on one sheet."""
 
@@ -37,11 +40,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
                 "image_root": str(out / "scenes" / "images"),
             },
             "model": {"name": "demo"},
-            "regions": {
-                "upsample": "guided",
-                "rule": "fixed",
-                "threshold": 0.45,
-            },  # for drawn things: configs/README.md
+            "regions": REGIONS,
             "engine": {"kind": engine},
             "output": {"path": str(out / "dataset")},
         }

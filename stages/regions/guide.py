@@ -8,8 +8,8 @@ linear function of the colours I there, and averages what all windows around a p
     a_w = (cov_w(I) + EPSILON)^-1 cov_w(I, q)      b_w = mean_w(q) - a_w . mean_w(I)
     guided_i = mean(a_w) . I_i + mean(b_w)         over all w that hold i
 
-so that heat goes up and down where colours do. What the colours of the surroundings do not explain stays as it
-is, blurred over the window. All of it is box means, whose cost does not depend on the window.
+so that heat goes up and down where colours do. What the colours of the surroundings do not explain is
+blurred over the window. All of it is box means, whose cost does not depend on the window.
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline.demo import run_demo
+from pipeline.config import RunConfig, load_config
+from pipeline.demo import REGIONS, run_demo
 from stages.write.validate import validate
 
 
@@ -27,3 +29,9 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     assert sheet.shape[1] > 600
     again = run_demo(tmp_path, 24, 5, Console(file=io.StringIO()), engine="inline")
     assert again == figures
+
+
+def test_the_preset_has_the_demo_s_settings() -> None:
+    preset = load_config(Path(__file__).parents[2] / "configs" / "demo.yaml", [], RunConfig)
+    assert preset.regions.model_dump(include=set(REGIONS)) == REGIONS
+    assert preset.model.name == "demo"
