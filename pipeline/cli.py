@@ -46,7 +46,14 @@ def run(
     config: Config = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete the dataset that is in output.path and start over.")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Delete the dataset that is in output.path and start over; asks before it deletes other files.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Answer yes to what --fresh asks. Without a terminal the answer is no.")
     ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the resolved configuration and exit.")
@@ -60,12 +67,20 @@ def run(
         sys.stdout.write(resolved.to_yaml())
         return
     from pipeline.run import run as run_pipeline
+    from pipeline.stop import Terminated, stoppable
+
+    def may_delete(files: list[Path]) -> bool:
+        if yes or not sys.stdin.isatty():
+            return yes
+        console.print("phrasebox did not write these files:", *files, sep="\n  ", soft_wrap=True)
+        return typer.confirm("Delete them too?")
 
     try:
-        run_pipeline(resolved, console, fresh=fresh)
-    except KeyboardInterrupt:  # here, since typer makes an exit code of it and says nothing
+        with stoppable():
+            run_pipeline(resolved, console, fresh=fresh, may_delete=may_delete)
+    except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
         errors.print("stopped. What is finished is kept; the same command goes on from here.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 
 @app.command()

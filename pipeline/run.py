@@ -9,24 +9,28 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.engines import engine
 from pipeline.graph import build_graph
-from pipeline.output import DatasetFolder
+from pipeline.output import DatasetFolder, MayDelete
 from pipeline.summary import Display, Report, print_summary
 
 
-def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
+def run(config: RunConfig, console: Console, *, fresh: bool = False, may_delete: MayDelete = lambda _: False) -> Path:
     """Run the pipeline, or go on where a former run of the same command stopped; returns the dataset's folder.
 
-    Raises PhraseboxError before any work for what cannot be done.
+    may_delete   asked before `fresh` deletes files that no run wrote
+
+    Raises PhraseboxError: before any work for what cannot be done, later for what the surroundings no longer allow.
     """
     folder = DatasetFolder(config.output.path)
     graph = build_graph(config)
-    with folder.locked():
-        state = folder.begin(config, graph.fingerprint, calibration=graph.calibration, fresh=fresh)
+    with folder.locked(), folder.writing():
+        state = folder.begin(
+            config, graph.fingerprint, calibration=graph.calibration, fresh=fresh, may_delete=may_delete
+        )
         if state == "complete":
             console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
             return folder.path
         if state == "started":
-            console.print(f"going on with the run in {folder.path}", soft_wrap=True)
+            console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
         report = Report()
         with Display(console).shown() as display:
             engine(config.engine.kind)(graph, folder, config, report, display.update)

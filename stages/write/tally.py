@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,6 +29,7 @@ class Tally:
     phrases           phrases found in all captions
     regions           annotations
     categories        (phrase, head) -> number of regions
+    doubled           rows whose id an earlier row has
     """
 
     files: int = 0
@@ -39,6 +41,7 @@ class Tally:
     phrases: int = 0
     regions: int = 0
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
+    doubled: int = 0
 
     @property
     def failed(self) -> int:
@@ -66,24 +69,37 @@ CATEGORIES_SCHEMA: Final = pa.schema(
 )
 """The columns of `categories.parquet`."""
 
-_COLUMNS = ["error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head"]
+_COLUMNS = ["id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head"]
 
 
 def tally(data: Path) -> Tally:
     """Count the rows of all shards in a folder; reads only the columns it needs, a batch at a time.
 
-    Raises SchemaError if a shard lacks a column.
+    Raises SchemaError if a shard lacks a column or is damaged.
     """
     total = Tally()
+    ids = [np.empty(0, np.int64)]
     for path in sorted(data.glob("*.parquet")):
         total.files += 1
-        with pq.ParquetFile(path) as file:
-            missing = {"error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
-            if missing:
-                raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
-            for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
-                _count(total, batch)
+        try:
+            _tally_shard(path, total, ids)
+        except (pa.ArrowException, OSError) as error:
+            raise SchemaError(
+                f"{path} is damaged ({' '.join(str(error).split())}): delete it and run the same command again, only "
+                "its rows are done again"
+            ) from error
+    total.doubled = total.rows - len(np.unique(np.concatenate(ids)))
     return total
+
+
+def _tally_shard(path: Path, total: Tally, ids: list[Any]) -> None:
+    with pq.ParquetFile(path) as file:
+        missing = {"id", "error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
+        if missing:
+            raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
+        for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
+            _count(total, batch)
+            ids.append(batch.column("id").to_numpy())
 
 
 def _count(total: Tally, batch: Any) -> None:
