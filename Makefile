@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak scale clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
@@ -20,6 +20,15 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pipeline.bench
+
+# One run over 2,000 images that is killed 24 times in 8 ways; about half an hour on 2 cores.
+soak: $(VENV)/.installed-dev
+	rm -rf out/soak
+	$(BIN)/python -m tests.soak.soak --out out/soak
+
+# Memory over the length of a run, start-up and resume with large inputs; about an hour on 2 cores.
+scale: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.soak.scale
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -15,6 +15,7 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ from pipeline.graph import Graph
 from pipeline.output import DatasetFolder
 from pipeline.stop import keeping_handlers
 from pipeline.summary import Report
-from stages.errors import ConfigError
+from stages.errors import ConfigError, ResourceError
 from stages.read import Shard
 from stages.write.parquet import PARQUET_SETTINGS
 
@@ -48,6 +49,8 @@ CPU_MODEL_WORKERS: Final = 8
 OTHER_WORKERS: Final = 6
 """Logical CPUs beside the model's: one each for reading, preparing, finishing, writing and, in a resumed run,
 Ray Data's checkpoint filter, and one to spare. Fewer than these can hang on a small machine."""
+
+CONNECT_SECONDS: Final = 10
 
 INIT_DEATHS: Final = 20
 """Actors of a stage that may die one after the other while they start, say of a node that leaves; Ray Data's own
@@ -92,6 +95,7 @@ def _start(engine: RayEngine) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         options |= {
+            "address": "local",  # without it Ray would join a cluster that happens to run on this machine
             "num_cpus": engine.num_cpus
             or max(_cores(), (engine.most_explain_workers or _cpu_model_workers()) + OTHER_WORKERS),
             "include_dashboard": False,
@@ -99,6 +103,7 @@ def _start(engine: RayEngine) -> None:
             "resources": engine.model_resources or None,
         }
     else:
+        _refuse_unreachable(engine.address)
         options["address"] = engine.address
     if engine.ship_code:
         options["runtime_env"] = {"py_modules": same_code.packages()}
@@ -106,7 +111,20 @@ def _start(engine: RayEngine) -> None:
         with _silent_stderr(), keeping_handlers(), contextlib.chdir(same_code.neutral_folder()):
             ray.init(**options)
     except (ConnectionError, ValueError) as error:
+        if engine.address is None:
+            raise ResourceError(f"Ray does not start on this machine: {error}") from error
         raise ConfigError(f"engine.address: cannot reach a Ray cluster at {engine.address!r}: {error}") from error
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise ConfigError where nobody listens: Ray itself would knock for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto", or for Ray to judge
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(f"engine.address: cannot reach a Ray cluster at {address!r}: {error}") from error
 
 
 def _shake_hands(code: Code) -> None:

@@ -24,6 +24,8 @@ from stages.errors import PhraseboxError
 from stages.read import make_reader
 from stages.records import Phrase, Record
 
+ROOT = Path(__file__).parents[2]
+
 
 class CaptionStage(Stage):
     """One phrase: the caption's first word. Caption "die" kills the process, "die N" N times in all (kept in files)."""

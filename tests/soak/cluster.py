@@ -6,6 +6,7 @@ Its processes are children of the one that makes it, so only these are found and
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ class SmallCluster:
         from ray.cluster_utils import Cluster
 
         self.node_cpus = node_cpus
+        # A folder of its own, for what lies in Ray's usual one is found by every Ray on the machine; short, as
+        # sockets lie in it.
+        self._folder = tempfile.TemporaryDirectory(prefix="pb-", dir="/tmp", ignore_cleanup_errors=True)
         head = {
+            "temp_dir": self._folder.name,
             "num_cpus": head_cpus,
             "object_store_memory": STORE_BYTES,
             "include_dashboard": False,
@@ -78,6 +83,7 @@ class SmallCluster:
     def close(self) -> None:
         """End all of it."""
         self.cluster.shutdown()
+        self._folder.cleanup()
 
 
 def workers(kind: str) -> list[psutil.Process]:
