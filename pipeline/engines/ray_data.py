@@ -94,13 +94,13 @@ def _start(engine: RayEngine) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
+        workers = engine.most_explain_workers or _cpu_model_workers()
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
-            "num_cpus": engine.num_cpus
-            or max(_cores(), (engine.most_explain_workers or _cpu_model_workers()) + OTHER_WORKERS),
+            "num_cpus": engine.num_cpus or max(_cores(), workers + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
-            "resources": engine.model_resources or None,
+            "resources": {name: share * workers for name, share in engine.model_resources.items()},
         }
     else:
         _refuse_unreachable(engine.address)

@@ -50,12 +50,22 @@ class CaptionStage(Stage):
 
 
 class SleepStage(Stage):
-    """Takes its time for each record, as a model does, and leaves it as it is. seconds: of one record."""
+    """Takes its time for each record, as a model does, and leaves it as it is.
+
+    seconds  of one record
+    marks    a folder for a file of each worker, which holds its node's id
+    """
 
     name: ClassVar[str] = "explain"
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, marks: Path | None = None) -> None:
+        self.seconds, self.marks = seconds, marks
+
+    def setup(self) -> None:
+        if self.marks is not None:
+            import ray
+
+            (self.marks / str(os.getpid())).write_text(ray.get_runtime_context().get_node_id())
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         time.sleep(self.seconds * len(batch))
@@ -76,7 +86,16 @@ def write_captions(folder: Path, captions: Sequence[str]) -> Path:
     return path
 
 
-def light_command(captions: Path, out: Path, *, seconds: float = 0.0, shard_size: int = 40, **engine: Any) -> list[str]:
+def light_command(
+    captions: Path,
+    out: Path,
+    *,
+    seconds: float = 0.0,
+    marks: Path | None = None,
+    shard_size: int = 40,
+    rows_per_file: int = 16,
+    **engine: Any,
+) -> list[str]:
     """A process that runs the ray engine over captions with the light stages, from lock to manifest.
 
     It prints the samples read and the records each stage had, as JSON. A process of its own, since Ray warns of
@@ -85,9 +104,9 @@ def light_command(captions: Path, out: Path, *, seconds: float = 0.0, shard_size
     values = {
         "input": {"kind": "jsonl", "path": str(captions), "image_root": str(captions.parent), "shard_size": shard_size},
         "engine": {"kind": "ray", "explain_workers": 1, "object_store_bytes": 100_000_000, **engine},
-        "output": {"path": str(out), "rows_per_file": 16},
+        "output": {"path": str(out), "rows_per_file": rows_per_file},
     }
-    return [sys.executable, "-m", "tests.pipeline.light", json.dumps(values), str(captions.parent), str(seconds)]
+    return [sys.executable, "-m", "tests.pipeline.light", json.dumps(values), str(seconds), str(marks or "")]
 
 
 def light_run(*args: Any, **options: Any) -> dict[str, Any]:
@@ -98,34 +117,42 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     return report
 
 
-def _run(config: RunConfig, marks: Path, seconds: float) -> Report:
+def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report, float]:
+    """The report, and when the last row was ready."""
     from pipeline.engines.ray_data import run
 
     graph = Graph(
         reader=make_reader(config.input),
-        before=(CaptionStage(marks),),
-        model=SleepStage(seconds),  # type: ignore[arg-type]
+        before=(CaptionStage(Path(str(config.input.path)).parent),),
+        model=SleepStage(seconds, marks),  # type: ignore[arg-type]
         after=(LastStage(0.0),),
         fingerprint="light",
         calibration=None,
     )
     folder, report = DatasetFolder(config.output.path), Report()
+    rows: list[tuple[int, float]] = [(0, 0.0)]
+
+    def show(report: Report) -> None:
+        if report.done > rows[-1][0]:
+            rows.append((report.done, report.wall_time_s))
+
     with folder.locked(), folder.writing():
         folder.begin(config, graph.fingerprint, fresh=False)
-        run(graph, folder, config, report, lambda _: None)
+        run(graph, folder, config, report, show)
         folder.finish(config, report, model="light")
-    return report
+    return report, rows[-1][1]
 
 
 def _main() -> None:
-    values, marks, seconds = sys.argv[1:]
+    values, seconds, marks = sys.argv[1:]
     try:
-        report = _run(RunConfig.model_validate_json(values), Path(marks), float(seconds))
+        report, last_row_s = _run(RunConfig.model_validate_json(values), float(seconds), Path(marks) if marks else None)
     except PhraseboxError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(2)
     told = {name: stage.records for name, stage in report.stages.items()}
-    sys.stdout.write(json.dumps({"read": report.samples_read, "wall_time_s": report.wall_time_s, **told}))
+    times = {"first_row_s": report.first_row_s, "last_row_s": last_row_s}
+    sys.stdout.write(json.dumps({"read": report.samples_read, **times, **told}))
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import __version__
 from tests.pipeline.light import ROOT, light_command, light_run, rows_of, write_captions
+from tests.soak.cluster import SmallCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -125,3 +126,19 @@ def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith(f"ConfigError: engine.address: cannot reach a Ray cluster at '{address}'")
     assert done.stderr.count("\n") == 1
+
+
+def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up_to_it(tmp_path) -> None:
+    """Five workers would be allowed; two nodes have the resource for one each."""
+    captions = write_captions(tmp_path, ["cat"] * 400)
+    marks = tmp_path / "workers"
+    marks.mkdir()
+    cluster = SmallCluster(nodes=2)
+    try:
+        settings = {"address": cluster.address, "explain_workers": "1-5", "model_resources": {"model": 1}}
+        report = light_run(captions, tmp_path / "out", seconds=0.05, marks=marks, **settings)
+    finally:
+        cluster.close()
+    assert report["explain"] == len(rows_of(tmp_path / "out")) == 400
+    nodes = [mark.read_text() for mark in marks.iterdir()]
+    assert len(nodes) == len(set(nodes)) == 2
