@@ -28,8 +28,9 @@ from stages.read import Reader, Shard, Skipped
 from stages.records import Record
 from stages.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 
-READ_TASKS: Final = 2000
-"""At most so many read tasks; each reads several input shards where there are more."""
+READ_TASKS: Final = 400
+"""At most so many read tasks; each reads several input shards where there are more. A task costs Ray some 20 ms, and
+a resumed run another one for its rows, however few they are."""
 
 MOST_DEATHS: Final = 3
 """Two could be nodes that happened to leave."""

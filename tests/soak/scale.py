@@ -143,7 +143,7 @@ class Watched:
             used[kind][0] += memory.uss / MB
             used[kind][1] += memory.rss / MB
             if kind == "raylet":
-                used["object store"][0] += store_bytes(process) / MB
+                used["object store"][1] += store_bytes(process) / MB
         for kind, (own, mapped) in used.items():
             self.samples[kind].append((rows, own, mapped))
 
@@ -185,8 +185,15 @@ def kind_of(process: psutil.Process) -> str:
 
 
 def store_bytes(raylet: psutil.Process) -> int:
-    """Bytes of the object store that were ever touched: resident shared memory of the raylet."""
-    return sum(part.rss for part in raylet.memory_maps() if "plasma" in part.path or "/dev/shm" in part.path)
+    """Bytes of the object store that were ever touched: pages of its file, which the raylet keeps open."""
+    total = 0
+    for link in Path(f"/proc/{raylet.pid}/fd").iterdir():
+        try:
+            if "plasma" in str(link.readlink()):
+                total += link.stat().st_blocks * 512
+        except OSError:
+            continue  # closed meanwhile
+    return total
 
 
 def memory(images: int, folder: Path, model: dict[str, str]) -> dict[str, Any]:
