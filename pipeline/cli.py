@@ -68,8 +68,9 @@ def run(
         return
     from pipeline.run import run as run_pipeline
     from pipeline.stop import Terminated, stoppable
+    from stages.write.places import AnyPath
 
-    def may_delete(files: list[Path]) -> bool:
+    def may_delete(files: list[AnyPath]) -> bool:
         if yes or not sys.stdin.isatty():
             return yes
         console.print("phrasebox did not write these files:", *files, sep="\n  ", soft_wrap=True)
@@ -86,16 +87,19 @@ def run(
 @app.command()
 def validate(dataset: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
     """Check a dataset against its contract; exit code 1 and one line a problem if something is wrong."""
+    from stages.write.places import place_of
     from stages.write.validate import validate as problems_of
 
+    place = place_of(dataset)
+    place = dataset if isinstance(place, Path) else place  # a local one as it was given
     problems = 0
-    for problem in problems_of(dataset):
+    for problem in problems_of(place):
         sys.stdout.write(problem + "\n")
         problems += 1
     if problems:
-        errors.print(f"{problems} problems in {dataset}", soft_wrap=True)
+        errors.print(f"{problems} problems in {place}", soft_wrap=True)
         raise typer.Exit(1)
-    console.print(f"{dataset}: valid", soft_wrap=True)
+    console.print(f"{place}: valid", soft_wrap=True)
 
 
 @app.command("eval")

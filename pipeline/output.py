@@ -10,12 +10,11 @@ OUT/.phrasebox/           lock; until complete run.json (what the rows depend on
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +27,13 @@ from pipeline import __version__
 from pipeline.checkpoint import rebuild, rows_in, take_over, uncommitted, unreadable, without_rows
 from pipeline.config import RunConfig
 from pipeline.differences import differences
+from pipeline.lock import Lease, locked
 from pipeline.summary import Report
 from stages.errors import ConfigError, OutputError, ResumeError
 from stages.schema import SCHEMA_VERSION, dataset_schema
 from stages.write.atomic import write_text
 from stages.write.card import dataset_card
+from stages.write.places import AnyPath, found_in, move, place_of, remove_tree
 from stages.write.tally import Tally, tally, write_categories
 
 State = Literal["new", "started", "complete"]
@@ -40,15 +41,15 @@ State = Literal["new", "started", "complete"]
 OWN_SHARD: Final = re.compile(r"\d{5,}\.parquet|(?:[0-9A-Za-z]+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")
 """Names that the inline engine and Ray Data give to shards."""
 
-MayDelete = Callable[[list[Path]], bool]
+MayDelete = Callable[[list[AnyPath]], bool]
 """Asked before files are deleted that no run wrote."""
 
 
-def _never(_: list[Path]) -> bool:
+def _never(_: list[AnyPath]) -> bool:
     return False
 
 
-def cannot_write(path: Path, error: OSError) -> OutputError:
+def cannot_write(path: AnyPath, error: OSError) -> OutputError:
     """What to tell of a write that failed."""
     why = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
     return OutputError(
@@ -57,26 +58,27 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 
 class DatasetFolder:
-    """A dataset on a local or mounted file system.
+    """A dataset on a local or mounted file system, or in object storage.
 
-    notes   what `begin` and `agreed_checkpoint` found and did, for people
+    written_as   its path as the user wrote it
+    notes        what `begin` and `agreed_checkpoint` found and did, for people
     """
 
-    def __init__(self, path: Path) -> None:
-        if "://" in str(path) or ":/" in str(path):
-            raise ConfigError(f"output.path: {path} is a URL; the dataset is written to a local or mounted folder")
-        self.path = path.expanduser().absolute()
+    def __init__(self, path: Path | str) -> None:
+        self.path = place_of(path)
+        self.written_as = str(path if isinstance(self.path, Path) else self.path)
         self.data = self.path / "data"
         self.notes: list[str] = []
         self._own = self.path / ".phrasebox"
         self._run = self._own / "run.json"
         self._manifest = self.path / "dataset.json"
         self._goes_on = False
+        self._lease: Lease | None = None
 
     @property
-    def shards(self) -> list[Path]:
+    def shards(self) -> list[AnyPath]:
         """The shards that are there, by name."""
-        return sorted(self.data.glob("*.parquet"))
+        return found_in(self.data, "*.parquet")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -89,19 +91,12 @@ class DatasetFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for one run. Raises ResumeError if another run has it, ConfigError if it can't be made."""
-        lock = self.path / ".phrasebox" / "lock"
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
-        except OSError as error:
-            raise ConfigError(f"output.path: cannot write to {self.path}: {error.strerror}") from error
-        with file:
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lease = stack.enter_context(locked(self._own / "lock"))
             except OSError as error:
-                raise ResumeError(
-                    f"another run is writing to {self.path}; wait for it, or give another output.path"
-                ) from error
+                why = error.strerror or " ".join(str(error).split())
+                raise ConfigError(f"output.path: cannot write to {self.path}: {why}") from error
             yield
 
     def begin(
@@ -172,10 +167,10 @@ class DatasetFolder:
         for path, fault in list(unreadable(self.shards)):
             place = self._own / "damaged" / path.name
             place.parent.mkdir(exist_ok=True)
-            path.rename(place)
+            move(path, place)
             self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
 
-    def agreed_checkpoint(self) -> Path:
+    def agreed_checkpoint(self) -> AnyPath:
         """Ray Data's checkpoint, fenced off from a former attempt's workers and in agreement with the shards."""
         checkpoint = take_over(self._own)
         lost = without_rows(checkpoint, self.shards)
@@ -185,7 +180,7 @@ class DatasetFolder:
             )
         return checkpoint
 
-    def drop_uncommitted(self, checkpoint: Path) -> None:
+    def drop_uncommitted(self, checkpoint: AnyPath) -> None:
         """Delete shards that a former attempt's workers wrote after this one took over."""
         for path in uncommitted(checkpoint, self.shards):
             path.unlink()
@@ -203,7 +198,7 @@ class DatasetFolder:
             return found["run"] if path == self._manifest else found
         return None
 
-    def _beside(self) -> list[Path]:
+    def _beside(self) -> list[AnyPath]:
         """What a run writes beside the shards, the mark of a run last."""
         return [self.path / name for name in ("categories.parquet", "README.md", "dataset.json")]
 
@@ -220,19 +215,19 @@ class DatasetFolder:
                 raise
         foreign = self._foreign()
         if foreign and not may_delete(foreign):
-            names = ", ".join(str(path.relative_to(self.path)) for path in foreign[:5])
+            names = ", ".join(str(path).removeprefix(f"{self.path}/") for path in foreign[:5])
             raise ResumeError(
                 f"--fresh would delete files in {self.path} that phrasebox did not write ({names}): move them away, "
                 "or add --yes. Nothing was deleted"
             )
         # The marks last: a run that is stopped here is still one that --fresh clears.
-        shutil.rmtree(self._own / "damaged", ignore_errors=True)
-        for checkpoint in self._own.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        for path in (*self.shards, *self.data.glob(".*.tmp"), *self._beside(), self._run):
+        remove_tree(self._own / "damaged")
+        for checkpoint in found_in(self._own, "checkpoint-*"):
+            remove_tree(checkpoint)
+        for path in (*self.shards, *found_in(self.data, ".*.tmp"), *self._beside(), self._run):
             path.unlink(missing_ok=True)
 
-    def _foreign(self) -> list[Path]:
+    def _foreign(self) -> list[AnyPath]:
         """What lies where a run writes and was not written by one: other shards, a card that was edited."""
         foreign = self._strange_shards()
         card = self.path / "README.md"
@@ -246,7 +241,7 @@ class DatasetFolder:
             foreign += [] if is_own else [card]
         return foreign
 
-    def _strange_shards(self) -> list[Path]:
+    def _strange_shards(self) -> list[AnyPath]:
         return [path for path in self.shards if not OWN_SHARD.fullmatch(path.name)]
 
     def _is_damaged(self) -> bool:
@@ -263,7 +258,8 @@ class DatasetFolder:
         ids: set[int] = set()
         for path in self.shards:
             try:
-                ids.update(pq.read_table(path, columns=["id"])["id"].to_pylist())
+                with path.open("rb") as file:
+                    ids.update(pq.read_table(file, columns=["id"])["id"].to_pylist())
             except (pa.ArrowException, OSError) as error:
                 raise ResumeError(f"{path} is damaged ({error}); delete it, and its rows are done again") from error
         return ids
@@ -274,6 +270,8 @@ class DatasetFolder:
         Raises ResumeError if the input of a run that was continued has changed, RuntimeError if rows were lost or
         doubled: that is a fault of the program.
         """
+        if self._lease is not None:
+            self._lease.check()
         total = tally(self.data)
         if total.rows != report.samples_read:
             counts = f"{report.samples_read} samples were read but {total.rows} rows written"
@@ -311,7 +309,7 @@ class DatasetFolder:
             "run": run,
         }
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        for checkpoint in self._own.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        for checkpoint in found_in(self._own, "checkpoint-*"):
+            remove_tree(checkpoint)
         self._run.unlink()
         return total

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from pipeline.config import RunConfig
@@ -11,9 +9,12 @@ from pipeline.engines import engine
 from pipeline.graph import build_graph
 from pipeline.output import DatasetFolder, MayDelete
 from pipeline.summary import Display, Report, print_summary
+from stages.write.places import AnyPath
 
 
-def run(config: RunConfig, console: Console, *, fresh: bool = False, may_delete: MayDelete = lambda _: False) -> Path:
+def run(
+    config: RunConfig, console: Console, *, fresh: bool = False, may_delete: MayDelete = lambda _: False
+) -> AnyPath:
     """Run the pipeline, or go on where a former run of the same command stopped; returns the dataset's folder.
 
     may_delete   asked before `fresh` deletes files that no run wrote
@@ -35,7 +36,7 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False, may_delete:
         with Display(console).shown() as display:
             engine(config.engine.kind)(graph, folder, config, report, display.update)
         total = folder.finish(config, report, model=config.model.name or str(config.model.config))
-    print_summary(console, total, report, str(config.output.path))
+    print_summary(console, total, report, folder.written_as)
     if graph.calibration is None and config.regions.calibration == "auto":
         console.print(
             f"score: {config.regions.score}, which ranks and is no probability: no calibration for this model with "

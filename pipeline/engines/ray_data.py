@@ -39,6 +39,7 @@ from pipeline.summary import Report
 from stages.errors import ConfigError, ResourceError
 from stages.read import Shard
 from stages.write.parquet import PARQUET_SETTINGS
+from stages.write.places import AnyPath, ObjectPath
 
 BLOCK_BYTES: Final = 8 * 1024 * 1024
 """Size at which Ray Data hands a block on: small enough that all stages work at once on small inputs."""
@@ -174,7 +175,10 @@ def _execute(
     checkpoint = folder.agreed_checkpoint()
     context = DataContext.get_current().copy()
     context.checkpoint_config = CheckpointConfig(
-        id_column="id", checkpoint_path=str(checkpoint), delete_checkpoint_on_success=False
+        id_column="id",
+        checkpoint_path=_name(checkpoint),
+        delete_checkpoint_on_success=False,
+        override_filesystem=_filesystem(checkpoint),
     )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -216,12 +220,23 @@ def _execute(
             batch_format="pyarrow",
         )
         rows.write_parquet(
-            str(folder.data),
+            _name(folder.data),
+            filesystem=_filesystem(folder.data),
             min_rows_per_file=config.output.rows_per_file,
             max_rows_per_file=config.output.rows_per_file,
             **PARQUET_SETTINGS,
         )
     folder.drop_uncommitted(checkpoint)
+
+
+def _name(path: AnyPath) -> str:
+    """As its filesystem calls it."""
+    return str(path.key) if isinstance(path, ObjectPath) else str(path)
+
+
+def _filesystem(path: AnyPath) -> Any:
+    """pyarrow's filesystem of a place in object storage; it takes endpoint and region along to the workers."""
+    return path.filesystem if isinstance(path, ObjectPath) else None
 
 
 def _model_workers(engine: RayEngine, config: RunConfig) -> tuple[tuple[int, int], float]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from ray import exceptions
 
 from pipeline.output import cannot_write
 from stages.errors import PhraseboxError, ResourceError
+from stages.write.places import AnyPath, ObjectPath
 
 _GOES_ON: Final = "What is finished is kept, the same command goes on from there"
 
 
-def readable(error: Exception, folder: Path) -> Exception:
+def readable(error: Exception, folder: AnyPath) -> Exception:
     """The error to raise for one that Ray raised: one of ours if the surroundings are to blame, else as it is.
 
     folder   where the dataset goes: the only thing that workers write
@@ -33,7 +33,11 @@ def readable(error: Exception, folder: Path) -> Exception:
             )
         if isinstance(link, exceptions.ObjectStoreFullError):
             return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_GOES_ON}")
-        if isinstance(link, OSError) and link.errno and not isinstance(link, exceptions.RayError):
+        if (
+            isinstance(link, OSError)
+            and (link.errno or isinstance(folder, ObjectPath))
+            and not isinstance(link, exceptions.RayError)
+        ):
             return cannot_write(folder, link)
     if isinstance(error, (exceptions.ActorDiedError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)):
         return ResourceError(f"workers died one after the other: {_first_line(error)}. {_GOES_ON}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from stages.errors import RowError, SchemaError
 from stages.records import stable_id
 from stages.write.atomic import replacing
 from stages.write.parquet import PARQUET_SETTINGS
+from stages.write.places import AnyPath, found_in
 
 
 @dataclass(slots=True)
@@ -72,14 +72,14 @@ CATEGORIES_SCHEMA: Final = pa.schema(
 _COLUMNS = ["id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head"]
 
 
-def tally(data: Path) -> Tally:
+def tally(data: AnyPath) -> Tally:
     """Count the rows of all shards in a folder; reads only the columns it needs, a batch at a time.
 
     Raises SchemaError if a shard lacks a column or is damaged.
     """
     total = Tally()
     ids = [np.empty(0, np.int64)]
-    for path in sorted(data.glob("*.parquet")):
+    for path in found_in(data, "*.parquet"):
         total.files += 1
         try:
             _tally_shard(path, total, ids)
@@ -92,8 +92,8 @@ def tally(data: Path) -> Tally:
     return total
 
 
-def _tally_shard(path: Path, total: Tally, ids: list[Any]) -> None:
-    with pq.ParquetFile(path) as file:
+def _tally_shard(path: AnyPath, total: Tally, ids: list[Any]) -> None:
+    with path.open("rb") as content, pq.ParquetFile(content) as file:
         missing = {"id", "error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
         if missing:
             raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
@@ -120,7 +120,7 @@ def _count(total: Tally, batch: Any) -> None:
         total.categories.update((region["phrase"], region["head"]) for region in regions)
 
 
-def write_categories(total: Tally, path: Path) -> None:
+def write_categories(total: Tally, path: AnyPath) -> None:
     """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count.
 
     Raises SchemaError if two phrases have the same id (about 6 in 100,000 for a million phrases).

@@ -197,14 +197,6 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/out", "gs://b", "hf://datasets/me/mine"])
-def test_urls_are_refused(path: str) -> None:
-    with pytest.raises(ConfigError, match=r"output\.path: .* is a URL; the dataset is written to a local"):
-        DatasetFolder(
-            RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, "output": {"path": path}}).output.path
-        )
-
-
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
