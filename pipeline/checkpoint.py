@@ -1,11 +1,13 @@
 """Which shards of an unfinished run count: those that Ray Data's checkpoint answers for, and that can be read.
 
 Ray Data notes the ids of a write task in NAME.pending.parquet, writes the shards NAME-0.parquet, NAME-1.parquet, ...,
-then renames the note to NAME.parquet. What is left to us:
+then renames the note to NAME.parquet. What a run that goes on does with them is ours:
 
 1. A killed driver's workers live on for a moment, on a cluster for longer. Whoever goes on with the run first renames
    the checkpoint's folder: from then on they cannot commit, and shards without a note are deleted at the end.
-2. A committed shard may be lost or damaged all the same, by a disk or by hand. Its note is deleted, and its rows are
+2. Shards of a pending note are deleted, and the note. A task that Ray repeats after its commit writes a second note:
+   the first one goes too, or its rows would count as done.
+3. A committed shard may be lost or damaged all the same, by a disk or by hand. Its note is deleted, and its rows are
    done again.
 """
 
@@ -15,8 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from stages.write.atomic import replacing
 from stages.write.places import AnyPath, found_in, move
@@ -28,18 +32,30 @@ _PENDING: Final = ".pending"
 
 
 def take_over(folder: AnyPath) -> AnyPath:
-    """Rename the checkpoint of a former attempt in a folder, if there is one; returns where it is now.
-
-    A task that Ray repeats after its commit writes a second note. Where it was stopped in that, Ray Data would delete
-    the shards and still count their rows as done: the first note goes too.
-    """
+    """Rename the checkpoint of a former attempt in a folder, if there is one; returns where it is now."""
     former = sorted(found_in(folder, "checkpoint-*"), key=_number)
     place = folder / f"checkpoint-{_number(former[-1]) + 1 if former else 1:04d}"
     if former:
         move(former[-1], place)
-    for pending in found_in(place, f"*{_PENDING}.parquet"):
-        (place / pending.name.replace(_PENDING, "")).unlink(missing_ok=True)
     return place
+
+
+def drop_pending(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
+    """Delete what was being written when the former attempt ended; the pending notes last."""
+    members = _by_note(shards)
+    for pending in found_in(checkpoint, f"*{_PENDING}.parquet"):
+        name = pending.stem.removesuffix(_PENDING)
+        (checkpoint / f"{name}.parquet").unlink(missing_ok=True)
+        for shard in members.get(name, ()):
+            shard.unlink()
+        pending.unlink()
+
+
+def noted_ids(checkpoint: AnyPath) -> NDArray[np.int64]:
+    """Ids of the rows that are done, in order."""
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        ids = [table["id"].to_numpy() for table in pool.map(_ids, found_in(checkpoint, "*.parquet"))]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
 
 
 def _number(checkpoint: AnyPath) -> int:
@@ -59,9 +75,9 @@ def rebuild(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
 def without_rows(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[str]:
     """Delete the notes that speak of more or fewer rows than their shards hold, with these shards.
 
-    Returns the names of the notes. Shards that cannot be read must have been taken away before.
+    Returns the names of the notes. Shards that cannot be read, and pending notes, must have been taken away before.
     """
-    notes = [path for path in found_in(checkpoint, "*.parquet") if _PENDING not in path.name]
+    notes = found_in(checkpoint, "*.parquet")
     members = _by_note(shards)
     wrong: list[str] = []
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:

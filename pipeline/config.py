@@ -57,7 +57,7 @@ class RayEngine(BaseModel):
 
     num_cpus: Annotated[int, Field(ge=2)] | None = None
     """Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than
-    model workers: every stage holds one, and a resumed run one more."""
+    model workers: every stage holds one."""
 
     explain_workers: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None = None
     """Model workers, or their fewest and most as in "1-8": Ray then starts more while images wait for them, and asks

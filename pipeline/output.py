@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
-from pipeline.checkpoint import rebuild, rows_in, take_over, uncommitted, unreadable, without_rows
+from pipeline.checkpoint import drop_pending, rebuild, rows_in, take_over, uncommitted, unreadable, without_rows
 from pipeline.config import RunConfig
 from pipeline.differences import differences
 from pipeline.lock import Lease, locked
@@ -173,6 +173,7 @@ class DatasetFolder:
     def agreed_checkpoint(self) -> AnyPath:
         """Ray Data's checkpoint, fenced off from a former attempt's workers and in agreement with the shards."""
         checkpoint = take_over(self._own)
+        drop_pending(checkpoint, self.shards)
         lost = without_rows(checkpoint, self.shards)
         if lost:
             self.notes.append(

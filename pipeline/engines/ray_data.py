@@ -2,8 +2,8 @@
 
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
-Batches travel as Arrow tables (`stages.schema`). Which rows are done is Ray Data's business: its checkpoint holds
-the ids of written rows and is committed together with each file (`pipeline.checkpoint`). Actors and tasks are
+Batches travel as Arrow tables (`stages.schema`). Which rows are done stands in Ray Data's checkpoint: it holds the ids
+of written rows and is committed together with each file (`pipeline.checkpoint`). Actors and tasks are
 restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
 way to lose a long run. What would otherwise be repeated for ever, a sample that kills its worker, ends as a row
 with an error (`ray_workers`).
@@ -23,8 +23,10 @@ import ray
 import ray.data
 from ray.data import DataContext
 from ray.data.checkpoint import CheckpointConfig
+from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.checkpoint import noted_ids
 from pipeline.config import RayEngine, RunConfig
 from pipeline.engines import same_code
 from pipeline.engines.batches import BATCH_ROWS
@@ -48,8 +50,7 @@ CPU_MODEL_WORKERS: Final = 8
 """Without GPUs at most so many model workers by default: each loads the model. They share the cores as threads."""
 
 OTHER_WORKERS: Final = 6
-"""Logical CPUs beside the model's: one each for reading, preparing, finishing, writing and, in a resumed run,
-Ray Data's checkpoint filter, and one to spare. Fewer than these can hang on a small machine."""
+"""Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""
 
 CONNECT_SECONDS: Final = 10
 
@@ -179,6 +180,7 @@ def _execute(
         checkpoint_path=_name(checkpoint),
         delete_checkpoint_on_success=False,
         override_filesystem=_filesystem(checkpoint),
+        checkpoint_manager_cls=_OnlyWrites,
     )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -187,7 +189,8 @@ def _execute(
     context.raise_original_map_exception = True  # Ray Data's own would carry it as text only
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, once is enough
     with DataContext.current(context):
-        source = ShardSource(graph.reader, shards, ledger)
+        ids = noted_ids(checkpoint)
+        source = ShardSource(graph.reader, shards, ledger, ray.put(ids) if len(ids) else None)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows, and each leaves
         # the model a batch that is mostly padding.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
@@ -227,6 +230,18 @@ def _execute(
             **PARQUET_SETTINGS,
         )
     folder.drop_uncommitted(checkpoint)
+
+
+class _OnlyWrites(IdColumnCheckpointManager):  # type: ignore[misc]  # ray is untyped
+    """Ray Data's checkpoint without its filter of rows that are done.
+
+    The filter is a pool of actors behind the read tasks: it gets every row as a table only to drop it, holds CPUs and
+    a gigabyte, and can hang on a small machine. The read tasks leave these rows out themselves.
+    """
+
+    def load_checkpoint(self, *_: Any, **__: Any) -> tuple[None, int]:
+        """Nothing to filter by."""
+        return None, 0
 
 
 def _name(path: AnyPath) -> str:

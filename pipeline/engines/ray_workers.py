@@ -15,7 +15,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -29,8 +31,7 @@ from stages.records import Record
 from stages.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 
 READ_TASKS: Final = 400
-"""At most so many read tasks; each reads several input shards where there are more. A task costs Ray some 20 ms, and
-a resumed run another one for its rows, however few they are."""
+"""At most so many read tasks; each reads several input shards where there are more. A task costs Ray some 20 ms."""
 
 MOST_DEATHS: Final = 3
 """Two could be nodes that happened to leave."""
@@ -109,10 +110,14 @@ def _alone(stages: Sequence[Stage], record: Record, told: Told, ledger: Any) -> 
 
 
 class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
-    """The input's shards as read tasks that give small rows without images' pixels."""
+    """The input's shards as read tasks that give small rows without images' pixels.
 
-    def __init__(self, reader: Reader, shards: Sequence[Shard], ledger: Any) -> None:
+    done  a reference to the ids of rows that are written, in order; None if there are none
+    """
+
+    def __init__(self, reader: Reader, shards: Sequence[Shard], ledger: Any, done: Any = None) -> None:
         super().__init__()
+        self._done = done
         self._reader = reader
         self._ledger = ledger
         each = -(-len(shards) // READ_TASKS)
@@ -142,7 +147,9 @@ class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
         counts = [shard.samples for _, shard in group]
         known = None if None in counts else sum(count for count in counts if count is not None)
         metadata = BlockMetadata(num_rows=known, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(functools.partial(_read, self._reader, group, self._ledger), metadata, schema=RECORD_SCHEMA)
+        return ReadTask(
+            functools.partial(_read, self._reader, group, self._ledger, self._done), metadata, schema=RECORD_SCHEMA
+        )
 
 
 def count(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
@@ -153,14 +160,20 @@ def count(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
     return counts.samples, counts.skipped
 
 
-def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any) -> Iterator[Any]:
+def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any) -> Iterator[Any]:
+    written: NDArray[np.int64] = np.empty(0, np.int64) if done is None else ray.get(done)
     for number, shard in group:
         told, counts = Told(ledger), _Counts()
-        records = counts.records(reader, shard)
+        records = (record for record in counts.records(reader, shard) if not _contains(written, record.sample.id))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
         told.read(number, counts.samples, counts.skipped)
         told.send()
+
+
+def _contains(ordered: NDArray[np.int64], value: int) -> bool:
+    index = int(ordered.searchsorted(value))
+    return index < len(ordered) and int(ordered[index]) == value
 
 
 class _Counts:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import __version__
+from pipeline.checkpoint import noted_ids
 from pipeline.config import RunConfig
 from pipeline.output import DatasetFolder
 from pipeline.summary import Report
@@ -314,10 +315,13 @@ def test_rows_whose_shards_are_gone_are_done_again(noted: DatasetFolder) -> None
 
 
 def test_a_repeated_write_that_was_stopped_is_done_again(noted: DatasetFolder) -> None:
-    """Ray Data will delete the shards of a pending note: their rows must not count as done by an older one."""
+    """The shards of a pending note may be half written: they go, and the older note with them."""
     (checkpoint,) = (noted.path / ".phrasebox").glob("checkpoint-*")
     note_rows(checkpoint, f"{ray_name(1)}.pending", 1)
-    assert not (noted.agreed_checkpoint() / f"{ray_name(1)}.parquet").exists()
+    checkpoint = noted.agreed_checkpoint()
+    assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(0)}.parquet"]
+    assert [path.name for path in noted.shards] == [ray_name(0, 0), ray_name(0, 1)]
+    assert noted_ids(checkpoint).tolist() == list(range(8))
 
 
 def test_a_finished_run_that_lost_a_shard_has_notes_for_the_others(noted: DatasetFolder) -> None:

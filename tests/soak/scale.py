@@ -110,6 +110,7 @@ class Watched:
         command = [sys.executable, "-m", "pipeline", "run", str(config)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self._counted: dict[Path, int] = {}
+        self._cpu: dict[int, float] = {}
 
     def run(self) -> float:
         """Wait for the end; returns seconds. Raises AssertionError if the run fails."""
@@ -120,6 +121,11 @@ class Watched:
         told = self.process.stdout.read()
         assert self.process.returncode == 0, told
         return time.monotonic() - self.start
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds on a core, of all processes; what a shared machine does not change."""
+        return sum(self._cpu.values())
 
     def rows(self) -> int:
         """Rows in finished shards."""
@@ -137,6 +143,8 @@ class Watched:
         used: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for kind, process in self._processes():
             try:
+                times = process.cpu_times()
+                self._cpu[process.pid] = times.user + times.system
                 memory = process.memory_full_info()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
@@ -207,7 +215,7 @@ def memory(images: int, folder: Path, model: dict[str, str]) -> dict[str, Any]:
     manifest = json.loads((out / "dataset.json").read_text())
     assert manifest["counts"]["written"] == images
     shutil.rmtree(out)
-    return {"images": images, "seconds": round(seconds), **watched.figures()}
+    return {"images": images, "seconds": round(seconds), "cpu_s": round(watched.cpu_s), **watched.figures()}
 
 
 def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path, model: dict[str, str]) -> Any:
@@ -218,6 +226,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
         assert first.process.poll() is None, first.process.communicate()
         first._sample()
         time.sleep(0.2)
+    first_cpu_s = first.cpu_s
     first.process.terminate()
     first.process.communicate()
     out = folder / "resume"
@@ -246,8 +255,10 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
     return {
         "rows": rows,
         "first_shard_s": round(first.first_shard_s, 1),
+        "first_shard_cpu_s": round(first_cpu_s, 1),
         "resume_of_last": left,
         "resume_s": round(seconds, 1),
+        "resume_cpu_s": round(resumed.cpu_s, 1),
         "explained_again": counts["stages"]["explain"]["records"] - left,
         "rss_mb": figures,
     }
