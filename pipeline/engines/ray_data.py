@@ -16,7 +16,7 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import ray
@@ -39,6 +39,7 @@ from pipeline.output import DatasetFolder
 from pipeline.stop import keeping_handlers
 from pipeline.summary import Report
 from stages.errors import ConfigError, ResourceError
+from stages.files import is_local
 from stages.read import Shard
 from stages.write.parquet import PARQUET_SETTINGS
 from stages.write.places import AnyPath, ObjectPath
@@ -76,7 +77,7 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
         _start(config.engine)
     try:
         code = same_code.code_here()
-        _shake_hands(code)
+        _shake_hands(code, folder, shards)
         if shards:
             ledger = start_ledger()
             with watching(ledger, report, show, len(shards)):
@@ -129,18 +130,33 @@ def _refuse_unreachable(address: str) -> None:
         raise ConfigError(f"engine.address: cannot reach a Ray cluster at {address!r}: {error}") from error
 
 
-def _shake_hands(code: Code) -> None:
-    """Ask every node for its code before any work. Nodes that join later answer when their actors start."""
-    look = ray.remote(num_cpus=0)(same_code.looker())
-    asked = {
-        node["NodeManagerHostname"]: look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-        ).remote()
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-    for host, answer in asked.items():
-        same_code.refuse_other_code(code, Code(**ray.get(answer)), where=f"the worker on {host}")
+def _shake_hands(code: Code, folder: DatasetFolder, shards: Sequence[Shard]) -> None:
+    """Ask every node, before any work, for its code and whether it sees output and input.
+
+    Nodes that join later answer for their code when their actors start.
+
+    Raises WorkerCodeMismatch or ConfigError.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    for node, found in _asked(nodes, same_code.looker()):
+        same_code.refuse_other_code(code, Code(**found), where=f"the worker on {node}")
+    places = {"output.path": str(folder.path), **({"input.path": shards[0].url} if shards else {})}
+    places = {key: place for key, place in places.items() if is_local(place)}
+    for node, missing in _asked(nodes, _not_seen, places):
+        for key in missing:
+            raise ConfigError(f"{key}: the worker on {node} does not see {places[key]}; all nodes need to share it")
+
+
+def _asked(nodes: Sequence[dict[str, Any]], question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
+    """Every node's name and answer."""
+    ask = ray.remote(num_cpus=0)(question)
+    where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    answers = ray.get([ask.options(scheduling_strategy=place).remote(*about) for place in where])
+    return [(node["NodeManagerHostname"], answer) for node, answer in zip(nodes, answers, strict=True)]
+
+
+def _not_seen(places: Mapping[str, str]) -> list[str]:
+    return [key for key, place in places.items() if not os.path.exists(place)]
 
 
 def _count_again(graph: Graph, shards: Sequence[Shard], report: Report) -> None:

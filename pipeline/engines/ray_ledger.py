@@ -18,6 +18,9 @@ SHOW_SECONDS: Final = 0.5
 LAST_EVENTS_SECONDS: Final = 30
 """How long the driver waits at the end for the last read tasks' counts; what is missing then is counted again."""
 
+ANSWER_SECONDS: Final = 60
+"""Longer than the ledger needs to start again; where the whole cluster is gone, the driver must still get away."""
+
 Event = tuple[str, tuple[Any, ...]]
 
 
@@ -113,7 +116,7 @@ class watching:  # noqa: N801  a context manager
                 continue  # the ledger is started again; the run itself reports what else is wrong
 
     def _fetch(self) -> None:
-        events: Iterable[Event] = ray.get(self._ledger.take.remote())
+        events: Iterable[Event] = ray.get(self._ledger.take.remote(), timeout=ANSWER_SECONDS)
         for name, event in events:
             getattr(self._report, name)(*event)
         self._show(self._report)

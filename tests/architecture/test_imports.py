@@ -124,7 +124,7 @@ def test_siblings_do_not_know_each_other() -> None:
 
 def test_engines_know_no_single_stage() -> None:
     """They run a graph: which stages stand in it, and how a stage works, is none of their business."""
-    allowed = {f"stages.{name}" for name in ("base", "errors", "read", "records", "schema")}
+    allowed = {f"stages.{name}" for name in ("base", "errors", "files", "read", "records", "schema")}
     allowed |= {"stages.write.parquet", "stages.write.places"}
     strangers = offenders(
         "pipeline/engines/", lambda _, name: name.startswith("stages.") and not is_below(name, allowed)

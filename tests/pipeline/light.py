@@ -53,7 +53,7 @@ class SleepStage(Stage):
     """Takes its time for each record, as a model does, and leaves it as it is.
 
     seconds  of one record
-    marks    a folder for a file of each worker, which holds its node's id
+    marks    a folder for a file of each worker, which holds its node's id and the size of each batch
     """
 
     name: ClassVar[str] = "explain"
@@ -65,11 +65,17 @@ class SleepStage(Stage):
         if self.marks is not None:
             import ray
 
-            (self.marks / str(os.getpid())).write_text(ray.get_runtime_context().get_node_id())
+            self._mark(ray.get_runtime_context().get_node_id())
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         time.sleep(self.seconds * len(batch))
+        self._mark(str(len(batch)))
         return list(batch)
+
+    def _mark(self, line: str) -> None:
+        if self.marks is not None:
+            with (self.marks / str(os.getpid())).open("a") as file:
+                file.write(line + "\n")
 
 
 class LastStage(SleepStage):

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,22 @@ def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
     assert not list((tmp_path / "out/data").iterdir())
 
 
+def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) -> None:
+    """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
+    captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
+    script = f"mount -t tmpfs none {out}; exec "
+    out.mkdir()
+    cluster = SmallCluster(nodes=1)
+    try:
+        wanted = light_command(captions, out / "mine", address=cluster.address)
+        done = in_small_disk(script + shlex.join(wanted))
+    finally:
+        cluster.close()
+    assert done.returncode == 2
+    assert done.stderr.startswith("ConfigError: output.path: the worker on ")
+    assert done.stderr.endswith(f" does not see {out}/mine; all nodes need to share it\n")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
     captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
@@ -140,5 +158,57 @@ def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up
     finally:
         cluster.close()
     assert report["explain"] == len(rows_of(tmp_path / "out")) == 400
-    nodes = [mark.read_text() for mark in marks.iterdir()]
+    nodes = [mark.read_text().splitlines()[0] for mark in marks.iterdir()]
     assert len(nodes) == len(set(nodes)) == 2
+
+
+def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
+    """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand."""
+    captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
+    marks.mkdir()
+    wanted = light_command(captions, out, seconds=0.02, marks=marks)
+    process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list((out / "data").glob("*.parquet"))) < 12:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    light_run(captions, out, seconds=0.02, marks=marks)
+    assert len(rows_of(out)) == 600
+    answered = sum(int(size) for mark in marks.iterdir() for size in mark.read_text().splitlines()[1:])
+    print(f"{answered - 600} of 600 answered twice")
+    assert 0 <= answered - 600 <= 160
+
+
+def test_a_second_signal_ends_a_run_at_once() -> None:
+    code = """
+        import os, signal, time
+        from pipeline.stop import stoppable
+        try:
+            with stoppable():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+        finally:
+            print("cleaning up", flush=True)
+            with stoppable():
+                pass
+        """
+    nested = """
+        import os, signal, time
+        from pipeline.stop import stoppable
+        with stoppable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+        """
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(text)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        for text in (code, nested)
+    )
+    assert (first.stdout, first.stderr.splitlines()[-1]) == ("cleaning up\n", "pipeline.stop.Terminated")
+    assert (second.returncode, second.stderr) == (143, "stopped at once.\n")
