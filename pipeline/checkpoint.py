@@ -81,8 +81,8 @@ def without_rows(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[str]:
     members = _by_note(shards)
     wrong: list[str] = []
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        noted = pool.map(rows_in, notes)
-        written = pool.map(lambda note: _total(rows_in(shard) for shard in members.get(note.stem, ())), notes)
+        noted = pool.map(_rows, notes)
+        written = pool.map(lambda note: _total(_rows(shard) for shard in members.get(note.stem, ())), notes)
         for note, expected, found in zip(notes, noted, written, strict=True):
             if expected is None or expected != found:
                 note.unlink()
@@ -106,8 +106,13 @@ def unreadable(shards: Sequence[AnyPath]) -> Iterator[tuple[AnyPath, str]]:
                 yield path, fault
 
 
-def rows_in(path: AnyPath) -> int | None:
-    """Rows of a Parquet file by its footer; None if it cannot be read."""
+def rows_in(shards: Sequence[AnyPath]) -> int | None:
+    """Rows of Parquet files by their footers; None if one cannot be read."""
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        return _total(pool.map(_rows, shards))
+
+
+def _rows(path: AnyPath) -> int | None:
     try:
         with path.open("rb") as file:
             rows: int = pq.read_metadata(file).num_rows

@@ -11,6 +11,7 @@ OUT/.phrasebox/           lock; until complete run.json (what the rows depend on
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ from stages.errors import ConfigError, OutputError, ResumeError
 from stages.schema import SCHEMA_VERSION, dataset_schema
 from stages.write.atomic import write_text
 from stages.write.card import dataset_card
-from stages.write.places import AnyPath, found_in, move, place_of, remove_tree
+from stages.write.places import AnyPath, ObjectPath, found_in, move, place_of, remove_tree
 from stages.write.tally import Tally, tally, write_categories
 
 State = Literal["new", "started", "complete"]
@@ -41,12 +42,19 @@ State = Literal["new", "started", "complete"]
 OWN_SHARD: Final = re.compile(r"\d{5,}\.parquet|(?:[0-9A-Za-z]+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")
 """Names that the inline engine and Ray Data give to shards."""
 
+_WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE)
+
 MayDelete = Callable[[list[AnyPath]], bool]
 """Asked before files are deleted that no run wrote."""
 
 
 def _never(_: list[AnyPath]) -> bool:
     return False
+
+
+def is_about_writing(path: AnyPath, error: OSError) -> bool:
+    """Whether an error is one of writing below a path: it says so, or nothing else can be meant."""
+    return error.errno in _WRITE_ERRORS or str(path) in str(error) or isinstance(path, ObjectPath)
 
 
 def cannot_write(path: AnyPath, error: OSError) -> OutputError:
@@ -61,13 +69,15 @@ class DatasetFolder:
     """A dataset on a local or mounted file system, or in object storage.
 
     written_as   its path as the user wrote it
-    notes        what `begin` and `agreed_checkpoint` found and did, for people
+    checkpoint   Ray Data's, of this attempt; once a run has begun
+    notes        what `begin` found and did, for people
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = place_of(path)
         self.written_as = str(path if isinstance(self.path, Path) else self.path)
         self.data = self.path / "data"
+        self.checkpoint: AnyPath = self.path / ".phrasebox" / "checkpoint-0001"
         self.notes: list[str] = []
         self._own = self.path / ".phrasebox"
         self._run = self._own / "run.json"
@@ -86,6 +96,8 @@ class DatasetFolder:
         try:
             yield
         except OSError as error:
+            if not is_about_writing(self.path, error):
+                raise
             raise cannot_write(self.path, error) from error
 
     @contextmanager
@@ -131,6 +143,7 @@ class DatasetFolder:
             self._refuse_strange(strange)
             self.data.mkdir(parents=True, exist_ok=True)
             write_text(self._run, json.dumps(wanted, indent=2))
+            self.checkpoint = self.agreed_checkpoint()
             return "new"
         differing = list(differences(found, wanted))
         if differing:
@@ -148,6 +161,7 @@ class DatasetFolder:
             rebuild(take_over(self._own), self.shards)
             write_text(self._run, json.dumps(wanted, indent=2))
             self._manifest.unlink()
+        self.checkpoint = self.agreed_checkpoint()
         return "started"
 
     def _refuse_strange(self, names: list[str]) -> None:
@@ -160,8 +174,8 @@ class DatasetFolder:
     def _lacks_rows(self) -> bool:
         """Whether a finished run's shards hold fewer rows than its manifest says."""
         counts = json.loads(self._manifest.read_text(encoding="utf-8"))["counts"]
-        rows = [rows_in(path) for path in self.shards]
-        return None in rows or sum(filter(None, rows)) < counts["written"]
+        rows = rows_in(self.shards)
+        return rows is None or rows < counts["written"]
 
     def _set_damaged_aside(self) -> None:
         for path, fault in list(unreadable(self.shards)):
@@ -171,7 +185,7 @@ class DatasetFolder:
             self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
 
     def agreed_checkpoint(self) -> AnyPath:
-        """Ray Data's checkpoint, fenced off from a former attempt's workers and in agreement with the shards."""
+        """The checkpoint, fenced off from a former attempt's workers and in agreement with the shards."""
         checkpoint = take_over(self._own)
         drop_pending(checkpoint, self.shards)
         lost = without_rows(checkpoint, self.shards)
@@ -181,9 +195,9 @@ class DatasetFolder:
             )
         return checkpoint
 
-    def drop_uncommitted(self, checkpoint: AnyPath) -> None:
+    def drop_uncommitted(self) -> None:
         """Delete shards that a former attempt's workers wrote after this one took over."""
-        for path in uncommitted(checkpoint, self.shards):
+        for path in uncommitted(self.checkpoint, self.shards):
             path.unlink()
 
     def _what_is_here(self) -> dict[str, Any] | None:

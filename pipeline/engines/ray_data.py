@@ -189,13 +189,12 @@ def _execute(
     ledger: Any,
     code: Code,
 ) -> None:
-    checkpoint = folder.agreed_checkpoint()
     context = DataContext.get_current().copy()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
-        checkpoint_path=_name(checkpoint),
+        checkpoint_path=_name(folder.checkpoint),
         delete_checkpoint_on_success=False,
-        override_filesystem=_filesystem(checkpoint),
+        override_filesystem=_filesystem(folder.checkpoint),
         checkpoint_manager_cls=_OnlyWrites,
     )
     context.enable_progress_bars = False
@@ -205,7 +204,7 @@ def _execute(
     context.raise_original_map_exception = True  # Ray Data's own would carry it as text only
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, once is enough
     with DataContext.current(context):
-        ids = noted_ids(checkpoint)
+        ids = noted_ids(folder.checkpoint)
         source = ShardSource(graph.reader, shards, ledger, ray.put(ids) if len(ids) else None)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows, and each leaves
         # the model a batch that is mostly padding.
@@ -245,7 +244,7 @@ def _execute(
             max_rows_per_file=config.output.rows_per_file,
             **PARQUET_SETTINGS,
         )
-    folder.drop_uncommitted(checkpoint)
+    folder.drop_uncommitted()
 
 
 class _OnlyWrites(IdColumnCheckpointManager):  # type: ignore[misc]  # ray is untyped

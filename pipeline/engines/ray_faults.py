@@ -7,9 +7,9 @@ from typing import Final
 
 from ray import exceptions
 
-from pipeline.output import cannot_write
+from pipeline.output import cannot_write, is_about_writing
 from stages.errors import PhraseboxError, ResourceError
-from stages.write.places import AnyPath, ObjectPath
+from stages.write.places import AnyPath
 
 _GOES_ON: Final = "What is finished is kept, the same command goes on from there"
 
@@ -33,11 +33,7 @@ def readable(error: Exception, folder: AnyPath) -> Exception:
             )
         if isinstance(link, exceptions.ObjectStoreFullError):
             return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_GOES_ON}")
-        if (
-            isinstance(link, OSError)
-            and (link.errno or isinstance(folder, ObjectPath))
-            and not isinstance(link, exceptions.RayError)
-        ):
+        if isinstance(link, OSError) and not isinstance(link, exceptions.RayError) and is_about_writing(folder, link):
             return cannot_write(folder, link)
     if isinstance(error, (exceptions.ActorDiedError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)):
         return ResourceError(f"workers died one after the other: {_first_line(error)}. {_GOES_ON}")

@@ -297,11 +297,12 @@ def test_a_former_attempt_cannot_commit_any_more(noted: DatasetFolder) -> None:
     first = noted.path / ".phrasebox/checkpoint-0001"
     assert first.is_dir()
     second = noted.agreed_checkpoint()
+    noted.checkpoint = second
     assert (second.name, first.exists(), noted.notes) == ("checkpoint-0002", False, [])
     kept = set(noted.shards)
     late = noted.data / ray_name(2, 0)
     late.write_bytes((noted.data / ray_name(1, 0)).read_bytes())
-    noted.drop_uncommitted(second)
+    noted.drop_uncommitted()
     assert set(noted.shards) == kept
 
 
