@@ -123,8 +123,8 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     return report
 
 
-def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report, float]:
-    """The report, and when the last row was ready."""
+def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report, list[tuple[float, int]]]:
+    """The report, and how many records the model had answered when."""
     from pipeline.engines.ray_data import run
 
     graph = Graph(
@@ -136,29 +136,29 @@ def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report,
         calibration=None,
     )
     folder, report = DatasetFolder(config.output.path), Report()
-    rows: list[tuple[int, float]] = [(0, 0.0)]
+    progress: list[tuple[float, int]] = []
 
     def show(report: Report) -> None:
-        if report.done > rows[-1][0]:
-            rows.append((report.done, report.wall_time_s))
+        answered = report.stages["explain"].records if "explain" in report.stages else 0
+        if answered > (progress[-1][1] if progress else 0):
+            progress.append((report.wall_time_s, answered))
 
     with folder.locked(), folder.writing():
         folder.begin(config, graph.fingerprint, fresh=False)
         run(graph, folder, config, report, show)
         folder.finish(config, report, model="light")
-    return report, rows[-1][1]
+    return report, progress
 
 
 def _main() -> None:
     values, seconds, marks = sys.argv[1:]
     try:
-        report, last_row_s = _run(RunConfig.model_validate_json(values), float(seconds), Path(marks) if marks else None)
+        report, progress = _run(RunConfig.model_validate_json(values), float(seconds), Path(marks) if marks else None)
     except PhraseboxError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(2)
     told = {name: stage.records for name, stage in report.stages.items()}
-    times = {"first_row_s": report.first_row_s, "last_row_s": last_row_s}
-    sys.stdout.write(json.dumps({"read": report.samples_read, **times, **told}))
+    sys.stdout.write(json.dumps({"read": report.samples_read, "progress": progress, **told}))
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
     python -m tests.soak.nodes --nodes 1 2 4 8 --seconds 0.1 0.005
 
 All nodes share this machine's cores, so what a node costs beside its model shows, and what a real GPU does not.
-Counted are the images between the first finished row and the last.
+Counted are the images that the models answered after a quarter of them, until the last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def throughput(nodes: int, seconds: float, images: int, folder: Path) -> dict[st
         )
     finally:
         cluster.close()
-    rate = images / (told["last_row_s"] - told["first_row_s"])
+    progress = [(when, answered) for when, answered in told["progress"] if answered >= images / 4]
+    (start, first), (end, last) = progress[0], progress[-1]
+    rate = (last - first) / (end - start)
     return {
         "nodes": nodes,
         "sleep_s": seconds,
@@ -54,7 +56,7 @@ def main() -> None:
     given = parser.parse_args()
     for seconds in given.seconds:
         for nodes in given.nodes:
-            images = min(8000, round(30 / seconds) * nodes)
+            images = min(8000, round(40 / seconds) * nodes)
             with tempfile.TemporaryDirectory() as folder:
                 sys.stdout.write(json.dumps(throughput(nodes, seconds, images, Path(folder))) + "\n")
                 sys.stdout.flush()
