@@ -85,7 +85,7 @@ def run(
 
 
 @app.command()
-def validate(dataset: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+def validate(dataset: Annotated[Path, typer.Argument(help="Folder or URL of a finished run.")]) -> None:
     """Check a dataset against its contract; exit code 1 and one line a problem if something is wrong."""
     from stages.write.places import place_of
     from stages.write.validate import validate as problems_of

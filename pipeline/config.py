@@ -27,7 +27,8 @@ class OutputConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path = Path("out")
-    """The dataset's folder. It is continued if it holds the same run, and refused if it holds another."""
+    """The dataset's folder, or a URL of one in object storage (s3, gs, hdfs). It is continued if it holds the same run,
+    and refused if it holds another. On a cluster all nodes need to see it."""
 
     embed_images: bool = False
     """Put the encoded images into the shards, so that the dataset stands alone."""
