@@ -40,8 +40,7 @@ class SmallCluster:
         from ray.cluster_utils import Cluster
 
         self.node_cpus = node_cpus
-        # A folder of its own, for what lies in Ray's usual one is found by every Ray on the machine; short, as
-        # sockets lie in it.
+        # A folder of its own, which goes away with it; short, as sockets lie in it.
         self._folder = tempfile.TemporaryDirectory(prefix="pb-", dir="/tmp", ignore_cleanup_errors=True)
         head = {
             "temp_dir": self._folder.name,
@@ -57,6 +56,7 @@ class SmallCluster:
         # Workers import what they run from here, wherever the cluster was started.
         os.environ["PYTHONPATH"] = str(ROOT)
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        self._hide()
         self.nodes = [self.add_node() for _ in range(nodes)]
 
     @property
@@ -64,6 +64,12 @@ class SmallCluster:
         """For `engine.address`."""
         address: str = self.cluster.address
         return address
+
+    def _hide(self) -> None:
+        """Take back the note by which every Ray on the machine would find and join this cluster."""
+        note = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+        if note.is_file() and note.read_text() == self.address:
+            note.unlink()
 
     def add_node(self) -> Any:
         """One more node."""

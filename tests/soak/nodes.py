@@ -28,7 +28,6 @@ def throughput(nodes: int, seconds: float, images: int, folder: Path) -> dict[st
             captions,
             folder / "out",
             seconds=seconds,
-            shard_size=1000,
             rows_per_file=256,
             address=cluster.address,
             explain_workers=nodes,
