@@ -95,6 +95,8 @@ def _start(engine: RayEngine) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's C++ side warns on the terminal about things that are as they should be.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # What Ray keeps of past tasks is for its dashboard, which is not started here, and grows for 100,000 tasks.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         workers = engine.most_explain_workers or _cpu_model_workers()

@@ -57,7 +57,8 @@ class Ledger:
 def start_ledger() -> Any:
     """A ledger beside the driver, where no other node's end reaches it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
+    # Without task events: it is called for every batch, and Ray keeps the last 100,000 calls of all, hundreds of MB.
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, enable_task_events=False)(Ledger)
     return actor.options(scheduling_strategy=here).remote()
 
 

@@ -175,7 +175,10 @@ class Watched:
             slope = None
             if len(warm) >= 8 and warm[-1, 0] > warm[0, 0]:
                 (slope, _), covariance = np.polyfit(warm[:, 0], warm[:, 1], 1, cov=True)
-                slope = {"mb_per_10k_rows": round(slope * 1e4, 2), "±": round(2 * covariance[0, 0] ** 0.5 * 1e4, 2)}
+                slope = {
+                    "mb_per_10k_rows": round(slope * 1e4, 2),
+                    "plus_minus": round(2 * covariance[0, 0] ** 0.5 * 1e4, 2),
+                }
             found[kind] = {"own_mb": round(table[:, 1].max()), "rss_mb": round(table[:, 2].max()), "slope": slope}
         return found
 
@@ -212,6 +215,7 @@ def memory(images: int, folder: Path, model: dict[str, str]) -> dict[str, Any]:
     out = folder / f"memory-{images}"
     watched = Watched(values_of(inputs, model, out), folder)
     seconds = watched.run()
+    (folder / f"memory-{images}.json").write_text(json.dumps(watched.samples))
     manifest = json.loads((out / "dataset.json").read_text())
     assert manifest["counts"]["written"] == images
     shutil.rmtree(out)
