@@ -58,7 +58,14 @@ def run(
     config: Config = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Delete the dataset that is in output.path and start over.")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Delete the dataset that is in output.path and start over; asks before it deletes other files.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Answer yes to what --fresh asks. Without a terminal the answer is no.")
     ] = False,
     max_error_share: Annotated[
         str | None,
@@ -82,27 +89,39 @@ def run(
         sys.stdout.write(resolved.to_yaml())
         return
     from pipeline.run import run as run_pipeline
+    from pipeline.stop import Terminated, stoppable
+    from stages.write.places import AnyPath
+
+    def may_delete(files: list[AnyPath]) -> bool:
+        if yes or not sys.stdin.isatty():
+            return yes
+        console.print("phrasebox did not write these files:", *files, sep="\n  ", soft_wrap=True)
+        return typer.confirm("Delete them too?")
 
     try:
-        run_pipeline(resolved, console, fresh=fresh)
-    except KeyboardInterrupt:  # here, since typer makes an exit code of it and says nothing
+        with stoppable():
+            run_pipeline(resolved, console, fresh=fresh, may_delete=may_delete)
+    except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
         errors.print("stopped. What is finished is kept; the same command goes on from here.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 
 @app.command()
-def validate(dataset: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
+def validate(dataset: Annotated[Path, typer.Argument(help="Folder or URL of a finished run.")]) -> None:
     """Check a dataset against its contract; exit code 1 and one line a problem if something is wrong."""
+    from stages.write.places import place_of
     from stages.write.validate import validate as problems_of
 
+    place = place_of(dataset)
+    place = dataset if isinstance(place, Path) else place  # a local one as it was given
     problems = 0
-    for problem in problems_of(dataset):
+    for problem in problems_of(place):
         sys.stdout.write(_visible(problem) + "\n")
         problems += 1
     if problems:
-        errors.print(f"{problems} problems in {dataset}", soft_wrap=True)
+        errors.print(f"{problems} problems in {place}", soft_wrap=True)
         raise typer.Exit(1)
-    console.print(f"{dataset}: valid", soft_wrap=True)
+    console.print(f"{place}: valid", soft_wrap=True)
 
 
 @app.command("eval")

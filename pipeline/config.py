@@ -27,7 +27,8 @@ class OutputConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path = Path("out")
-    """The dataset's folder. It is continued if it holds the same run, and refused if it holds another."""
+    """The dataset's folder, or a URL of one in object storage (s3, gs, hdfs). It is continued if it holds the same run,
+    and refused if it holds another. On a cluster all nodes need to see it."""
 
     @field_validator("path")
     @classmethod
@@ -72,10 +73,11 @@ class RayEngine(BaseModel):
 
     num_cpus: Annotated[int, Field(ge=2)] | None = None
     """Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than
-    model workers: every stage holds one, and a resumed run one more."""
+    model workers: every stage holds one."""
 
-    explain_workers: Annotated[int, Field(ge=1)] | None = None
-    """Model workers. Default: one per GPU; without GPUs one per core of this machine, at most 8."""
+    explain_workers: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None = None
+    """Model workers, or their fewest and most as in "1-8": Ray then starts more while images wait for them, and asks
+    an autoscaling cluster for nodes. Default: one per GPU; without GPUs one per core of this machine, at most 8."""
 
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     """GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu."""
@@ -85,6 +87,33 @@ class RayEngine(BaseModel):
 
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] | None = None
     """Memory for data between stages of the Ray that is started here. Default: Ray's (30 % of memory)."""
+
+    model_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ray's custom resources that a model worker holds, as in `{big_gpu: 1}`: it then runs only on nodes that were
+    started with `ray start --resources`."""
+
+    ship_code: bool = False
+    """Send the driver's `pipeline` and `stages` to the workers (Ray's `py_modules`), for trials on a cluster whose
+    nodes have the libraries. Otherwise every node needs the same wheel; that it has it is checked."""
+
+    @field_validator("explain_workers")
+    @classmethod
+    def _in_order(cls, workers: int | str | None) -> int | str | None:
+        if isinstance(workers, str):
+            fewest, most = map(int, workers.split("-"))
+            if fewest > most:
+                raise ValueError(f"the fewest stand first: {most}-{fewest}")
+        return workers
+
+    @property
+    def fewest_explain_workers(self) -> int | None:
+        """The lower end of `explain_workers`."""
+        return None if self.explain_workers is None else int(str(self.explain_workers).split("-")[0])
+
+    @property
+    def most_explain_workers(self) -> int | None:
+        """The upper end of `explain_workers`."""
+        return None if self.explain_workers is None else int(str(self.explain_workers).split("-")[-1])
 
 
 EngineConfig = Annotated[RayEngine | InlineEngine, Field(discriminator="kind")]

@@ -45,7 +45,8 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
             "output": {"path": str(out / "dataset")},
         }
     )
-    dataset = run(config, console, fresh=True)
+    run(config, console, fresh=True)
+    dataset = out / "dataset"
     console.print("evaluating against the scenes' truth; heat maps are computed again for it", soft_wrap=True)
     figures = evaluate(dataset, out / "scenes" / "truth.json", console)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.differences import differences
 from stages.base import Stage
+from stages.clip.config import ModelConfig
 from stages.errors import ConfigError
 from stages.explain.stage import Config as ExplainStageConfig
 from stages.explain.stage import ExplainStage
@@ -63,7 +64,9 @@ def build_graph(config: RunConfig) -> Graph:
     refuse_misfit(description)
     canvas: dict[str, Any] = config.explain.canvas(description.input)
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
-    explain = ExplainStageConfig(model=config.model, explainer=config.explain, keep_pixels=config.regions.needs_pixels)
+    explain = ExplainStageConfig(
+        model=_absolute(config.model), explainer=config.explain, keep_pixels=config.regions.needs_pixels
+    )
     identity = fingerprint(description)
     calibration = _calibration(config, identity, description.calibrations)
     return Graph(
@@ -74,6 +77,14 @@ def build_graph(config: RunConfig) -> Graph:
         after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
         fingerprint=identity,
         calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
+    )
+
+
+def _absolute(model: ModelConfig) -> ModelConfig:
+    """The model with absolute paths: workers have another current folder."""
+    paths = {"weights": model.weights, "config": model.config}
+    return model.model_copy(
+        update={name: path.expanduser().absolute() for name, path in paths.items() if path is not None}
     )
 
 

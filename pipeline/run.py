@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.engines import engine
 from pipeline.graph import build_graph
-from pipeline.output import DatasetFolder
+from pipeline.output import DatasetFolder, MayDelete
 from pipeline.summary import Display, Report, print_summary
 from stages.errors import PhraseboxError, TooManyErrors
+from stages.write.places import AnyPath
 
 
-def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
+def run(
+    config: RunConfig, console: Console, *, fresh: bool = False, may_delete: MayDelete = lambda _: False
+) -> AnyPath:
     """Run the pipeline, or go on where a former run of the same command stopped; returns the dataset's folder.
 
-    Raises PhraseboxError before any work for what cannot be done, TooManyErrors after it for a complete dataset with
-    more failed rows than `output.max_error_share` allows.
+    may_delete   asked before `fresh` deletes files that no run wrote
+
+    Raises PhraseboxError: before any work for what cannot be done, later for what the surroundings no longer allow, and
+    TooManyErrors for a complete dataset with more failed rows than `output.max_error_share` allows.
     """
     folder = DatasetFolder(config.output.path)
     graph = build_graph(config)
-    with folder.locked():
-        state = folder.begin(config, graph.fingerprint, calibration=graph.calibration, fresh=fresh)
+    with folder.locked(), folder.writing():
+        state = folder.begin(
+            config, graph.fingerprint, calibration=graph.calibration, fresh=fresh, may_delete=may_delete
+        )
         if state == "complete":
             console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
             _refuse_many_errors(folder.path, config.output.max_error_share)
             return folder.path
         if state == "started":
-            console.print(f"going on with the run in {folder.path}", soft_wrap=True)
+            console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
         report = Report()
         try:
             with Display(console).shown() as display:
                 engine(config.engine.kind)(graph, folder, config, report, display.update)
         except PhraseboxError:
             if state == "new":
-                _forget(folder)
+                folder.forget()
             raise
         total = folder.finish(config, report, model=config.model.name or str(config.model.config))
-    print_summary(console, total, report, str(config.output.path))
+    print_summary(console, total, report, folder.written_as)
     if graph.calibration is None and config.regions.calibration == "auto":
         console.print(
             f"score: {config.regions.score}, which ranks and is no probability: no calibration for this model with "
@@ -51,13 +57,7 @@ def run(config: RunConfig, console: Console, *, fresh: bool = False) -> Path:
     return folder.path
 
 
-def _forget(folder: DatasetFolder) -> None:
-    """Take back the mark of a run that was refused before its first row: mended, it is another run."""
-    if not folder.checkpoint.exists() and not any(folder.data.iterdir()):
-        (folder.checkpoint.parent / "run.json").unlink(missing_ok=True)
-
-
-def _refuse_many_errors(dataset: Path, allowed: float | None) -> None:
+def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:
     """Raise TooManyErrors if more rows of a complete dataset failed than a share of them, by its manifest."""
     if allowed is None:
         return

@@ -9,6 +9,7 @@ configuration or its surroundings* is raised:
     ├── WeightsError         model weights missing, damaged or not supported
     ├── ResourceError        a worker did not get the device it was asked to use
     ├── SchemaError          a table that does not have the columns of the dataset contract
+    ├── OutputError          the dataset's folder can no longer be written: full, read-only, gone
     ├── ResumeError          an output folder that cannot be continued
     ├── TooManyErrors        a finished run with more failed rows than it was allowed
     └── WorkerCodeMismatch   a worker runs other code than the driver
@@ -44,6 +45,10 @@ class SchemaError(PhraseboxError):
     """A table does not have the columns of the dataset contract."""
 
 
+class OutputError(PhraseboxError):
+    """The dataset's folder can no longer be written; what is finished is kept."""
+
+
 class ResumeError(PhraseboxError):
     """An output folder holds a run that cannot be continued with this configuration."""
 
@@ -66,6 +71,7 @@ ROW_ERRORS: Final[dict[str, str]] = {
     "image_too_large": "the image has more pixels or bytes than the limits allow",
     "bad_location": "the image path leaves the image root or is not a file path",
     "failed_download": "the downloader that made the input marked this sample as failed",
+    "worker_died": "the worker died each time that it had this sample alone",
 }
 """Reason -> meaning. The only reasons a row's `error` may start with."""
 

@@ -1,9 +1,12 @@
-"""The graph on Ray Data. The only module that imports ray.
+"""The graph on Ray Data. Only the modules beside this one import ray.
 
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
-Batches travel as Arrow tables (`stages.schema`). Which rows are done is Ray Data's business: its
-checkpoint holds the ids of written rows and is committed together with each file.
+Batches travel as Arrow tables (`stages.schema`). Which rows are done stands in Ray Data's checkpoint: it holds the ids
+of written rows and is committed together with each file (`pipeline.checkpoint`). Actors and tasks are
+restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
+way to lose a long run. What would otherwise be repeated for ever, a sample that kills its worker, ends as a row
+with an error (`ray_workers`).
 """
 
 from __future__ import annotations
@@ -12,55 +15,56 @@ import contextlib
 import functools
 import logging
 import os
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import ray
 import ray.data
 from ray.data import DataContext
-from ray.data.block import BlockMetadata
 from ray.data.checkpoint import CheckpointConfig
-from ray.data.datasource import Datasource, ReadTask
+from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.checkpoint import noted_ids
 from pipeline.config import RayEngine, RunConfig
-from pipeline.engines.batches import BATCH_ROWS, run_stages
+from pipeline.engines import same_code
+from pipeline.engines.batches import BATCH_ROWS
+from pipeline.engines.ray_faults import readable
+from pipeline.engines.ray_ledger import start_ledger, watching
+from pipeline.engines.ray_workers import CaptionWorker, ModelWorker, ShardSource, count, finish
+from pipeline.engines.same_code import Code
 from pipeline.graph import Graph
 from pipeline.output import DatasetFolder
+from pipeline.stop import keeping_handlers
 from pipeline.summary import Report
-from stages.base import Stage
-from stages.errors import ConfigError, PhraseboxError
-from stages.read import Reader, Shard, Skipped
-from stages.records import Record
-from stages.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
+from stages.errors import ConfigError, ResourceError
+from stages.files import is_local
+from stages.read import Shard
 from stages.write.parquet import PARQUET_SETTINGS
+from stages.write.places import AnyPath, ObjectPath
 
-BLOCK_BYTES = 8 * 1024 * 1024
+BLOCK_BYTES: Final = 8 * 1024 * 1024
 """Size at which Ray Data hands a block on: small enough that all stages work at once on small inputs."""
 
-READ_TASKS = 2000
-"""At most so many read tasks; each reads several input shards where there are more."""
-
-CPU_MODEL_WORKERS = 8
+CPU_MODEL_WORKERS: Final = 8
 """Without GPUs at most so many model workers by default: each loads the model. They share the cores as threads."""
 
-OTHER_WORKERS = 6
-"""Logical CPUs beside the model's: one each for reading, preparing, finishing, writing and, in a resumed run,
-Ray Data's checkpoint filter, and one to spare. Fewer than these can hang on a small machine."""
+OTHER_WORKERS: Final = 6
+"""Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""
 
-SHOW_SECONDS = 0.5
+CONNECT_SECONDS: Final = 10
 
-LAST_EVENTS_SECONDS = 30
-"""How long the driver waits at the end for the last read tasks' counts."""
+INIT_DEATHS: Final = 20
+"""Actors of a stage that may die one after the other while they start, say of a node that leaves; Ray Data's own
+number is none. What our stages refuse is raised from the first batch, at once."""
 
 
 def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, show: Callable[[Report], None]) -> None:
     """See `pipeline.engines.Engine`.
 
-    Raises the PhraseboxError of a worker's `setup` as it is; other faults of workers as Ray reports them.
+    Raises the PhraseboxError of a worker as it is, ResourceError and OutputError for what the surroundings no longer
+    allow, WorkerCodeMismatch; faults of the program as Ray reports them.
     """
     if not isinstance(config.engine, RayEngine):
         raise TypeError(f"expected a ray engine, got {config.engine!r}")
@@ -72,13 +76,15 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
     if started_here:
         _start(config.engine)
     try:
-        ledger = ray.remote(num_cpus=0)(_Ledger).remote()
-        try:
-            with _watching(ledger, report, show, len(shards)):
-                if shards:
-                    _execute(graph, shards, folder, config, config.engine, ledger)
-        except ray.exceptions.RayError as error:
-            raise ray.get(ledger.refusal.remote()) or error from error
+        code = same_code.code_here()
+        _shake_hands(code, folder, shards)
+        if shards:
+            ledger = start_ledger()
+            with watching(ledger, report, show, len(shards)):
+                _execute(graph, shards, folder, config, config.engine, ledger, code)
+            _count_again(graph, shards, report)
+    except (ray.exceptions.RayError, OSError) as error:
+        raise readable(error, folder.path) from error
     finally:
         if started_here:
             ray.shutdown()
@@ -89,21 +95,78 @@ def _start(engine: RayEngine) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's C++ side warns on the terminal about things that are as they should be.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # What Ray keeps of past tasks is for its dashboard, which is not started here, and grows for 100,000 tasks.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
+        workers = engine.most_explain_workers or _cpu_model_workers()
         options |= {
-            "num_cpus": engine.num_cpus
-            or max(_cores(), (engine.explain_workers or _cpu_model_workers()) + OTHER_WORKERS),
+            "address": "local",  # without it Ray would join a cluster that happens to run on this machine
+            "num_cpus": engine.num_cpus or max(_cores(), workers + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
+            "resources": {name: share * workers for name, share in engine.model_resources.items()},
         }
     else:
+        _refuse_unreachable(engine.address)
         options["address"] = engine.address
+    if engine.ship_code:
+        options["runtime_env"] = {"py_modules": same_code.packages()}
     try:
-        with _silent_stderr():
+        with _silent_stderr(), keeping_handlers(), contextlib.chdir(same_code.neutral_folder()):
             ray.init(**options)
     except (ConnectionError, ValueError) as error:
+        if engine.address is None:
+            raise ResourceError(f"Ray does not start on this machine: {error}") from error
         raise ConfigError(f"engine.address: cannot reach a Ray cluster at {engine.address!r}: {error}") from error
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise ConfigError where nobody listens: Ray itself would knock for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto", or for Ray to judge
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(f"engine.address: cannot reach a Ray cluster at {address!r}: {error}") from error
+
+
+def _shake_hands(code: Code, folder: DatasetFolder, shards: Sequence[Shard]) -> None:
+    """Ask every node, before any work, for its code and whether it sees output and input.
+
+    Nodes that join later answer for their code when their actors start.
+
+    Raises WorkerCodeMismatch or ConfigError.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    for node, found in _asked(nodes, same_code.looker()):
+        same_code.refuse_other_code(code, Code(**found), where=f"the worker on {node}")
+    places = {"output.path": str(folder.path), **({"input.path": shards[0].url} if shards else {})}
+    places = {key: place for key, place in places.items() if is_local(place)}
+    for node, missing in _asked(nodes, _not_seen, places):
+        for key in missing:
+            raise ConfigError(f"{key}: the worker on {node} does not see {places[key]}; all nodes need to share it")
+
+
+def _asked(nodes: Sequence[dict[str, Any]], question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
+    """Every node's name and answer."""
+    ask = ray.remote(num_cpus=0)(question)
+    where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    answers = ray.get([ask.options(scheduling_strategy=place).remote(*about) for place in where])
+    return [(node["NodeManagerHostname"], answer) for node, answer in zip(nodes, answers, strict=True)]
+
+
+def _not_seen(places: Mapping[str, str]) -> list[str]:
+    return [key for key, place in places.items() if not os.path.exists(place)]
+
+
+def _count_again(graph: Graph, shards: Sequence[Shard], report: Report) -> None:
+    """Count the shards whose counts were lost with a worker."""
+    missing = [number for number in range(len(shards)) if number not in report.reads]
+    counted = ray.get([ray.remote(count).remote(graph.reader, shards[number]) for number in missing])
+    for number, (samples, skipped) in zip(missing, counted, strict=True):
+        report.read(number, samples, skipped)
 
 
 @contextlib.contextmanager
@@ -126,65 +189,95 @@ def _execute(
     config: RunConfig,
     engine: RayEngine,
     ledger: Any,
+    code: Code,
 ) -> None:
     context = DataContext.get_current().copy()
     context.checkpoint_config = CheckpointConfig(
-        id_column="id", checkpoint_path=str(folder.checkpoint), delete_checkpoint_on_success=False
+        id_column="id",
+        checkpoint_path=_name(folder.checkpoint),
+        delete_checkpoint_on_success=False,
+        override_filesystem=_filesystem(folder.checkpoint),
+        checkpoint_manager_cls=_OnlyWrites,
     )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.target_max_block_size = BLOCK_BYTES
-    # Failed starts of an actor are our own errors (a missing GPU, damaged weights): asking again does not help.
-    context.actor_init_retry_on_errors = False
+    context.max_consecutive_actor_init_deaths = INIT_DEATHS
+    context.raise_original_map_exception = True  # Ray Data's own would carry it as text only
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, once is enough
     with DataContext.current(context):
-        source = ShardSource(graph.reader, shards, ledger)
+        ids = noted_ids(folder.checkpoint)
+        source = ShardSource(graph.reader, shards, ledger, ray.put(ids) if len(ids) else None)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows, and each leaves
         # the model a batch that is mostly padding.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
-        workers, gpus = _model_workers(engine, config)
-        cpu_workers = engine.cpu_workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - workers - 4)
+        (fewest, most), gpus = _model_workers(engine, config)
+        cpu_workers = engine.cpu_workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - most - 4)
         rows = rows.map_batches(
-            StageWorker,
-            fn_constructor_args=(graph.before, ledger),
+            CaptionWorker,
+            fn_constructor_args=(graph.before, ledger, code),
             batch_size=BATCH_ROWS,
             batch_format="pyarrow",
             concurrency=(1, cpu_workers),
             num_cpus=1,
         )
         rows = rows.map_batches(
-            StageWorker,
-            fn_constructor_args=((graph.model,), ledger),
+            ModelWorker,
+            fn_constructor_args=((graph.model,), ledger, code),
             batch_size=BATCH_ROWS if gpus == 0 else 4 * BATCH_ROWS,
             batch_format="pyarrow",
-            concurrency=workers,
+            concurrency=(fewest, most),
             num_cpus=1,
             num_gpus=gpus,
+            resources=engine.model_resources or None,
             # Ray gives a worker as many threads as CPUs it holds, here one. Set from outside, since Ray Data calls
             # an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(_threads(config, workers))}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(_threads(config, most))}},
         )
         rows = rows.map_batches(
-            functools.partial(_finish, graph.after, ledger, embed_images=config.output.embed_images),
+            functools.partial(finish, graph.after, ledger, embed_images=config.output.embed_images),
             batch_size=BATCH_ROWS,
             batch_format="pyarrow",
         )
         rows.write_parquet(
-            str(folder.data),
+            _name(folder.data),
+            filesystem=_filesystem(folder.data),
             min_rows_per_file=config.output.rows_per_file,
             max_rows_per_file=config.output.rows_per_file,
             **PARQUET_SETTINGS,
         )
+    folder.drop_uncommitted()
 
 
-def _model_workers(engine: RayEngine, config: RunConfig) -> tuple[int, float]:
-    """How many model workers there are, and the GPU share of each."""
+class _OnlyWrites(IdColumnCheckpointManager):  # type: ignore[misc]  # ray is untyped
+    """Ray Data's checkpoint without its filter of rows that are done.
+
+    The filter is a pool of actors behind the read tasks: it gets every row as a table only to drop it, holds CPUs and
+    a gigabyte, and can hang on a small machine. The read tasks leave these rows out themselves.
+    """
+
+    def load_checkpoint(self, *_: Any, **__: Any) -> tuple[None, int]:
+        """Nothing to filter by."""
+        return None, 0
+
+
+def _name(path: AnyPath) -> str:
+    """As its filesystem calls it."""
+    return str(path.key) if isinstance(path, ObjectPath) else str(path)
+
+
+def _filesystem(path: AnyPath) -> Any:
+    """pyarrow's filesystem of a place in object storage; it takes endpoint and region along to the workers."""
+    return path.filesystem if isinstance(path, ObjectPath) else None
+
+
+def _model_workers(engine: RayEngine, config: RunConfig) -> tuple[tuple[int, int], float]:
+    """The fewest and most model workers, and the GPU share of each."""
     resources = ray.cluster_resources()
     available = 0.0 if config.model.device == "cpu" else float(resources.get("GPU", 0))
     gpus = engine.gpus_per_worker if engine.gpus_per_worker is not None else min(1.0, available)
-    if gpus > 0:
-        return engine.explain_workers or max(1, int(available / gpus)), gpus
-    return engine.explain_workers or _cpu_model_workers(), 0.0
+    workers = max(1, int(available / gpus)) if gpus > 0 else _cpu_model_workers()
+    return (engine.fewest_explain_workers or workers, engine.most_explain_workers or workers), gpus
 
 
 def _cpu_model_workers() -> int:
@@ -199,173 +292,3 @@ def _cores() -> int:
 def _threads(config: RunConfig, workers: int) -> int:
     """CPU threads of a model worker."""
     return config.model.threads or max(1, _cores() // workers)
-
-
-class StageWorker:
-    """Stages in an actor: table in, table out."""
-
-    def __init__(self, stages: Sequence[Stage], ledger: Any) -> None:
-        self.stages = stages
-        self.told = _Told(ledger)
-        try:
-            for stage in stages:
-                stage.setup()
-        except PhraseboxError as error:
-            # Ray reports an actor's failed start as text; the ledger keeps the error itself.
-            ray.get(ledger.refuse.remote(error))
-            raise
-
-    def __call__(self, table: Any) -> Any:
-        """Answer a batch."""
-        answer = records_to_table(run_stages(self.stages, table_to_records(table), self.told.stage))
-        self.told.send()
-        return answer
-
-
-def _finish(stages: Sequence[Stage], ledger: Any, table: Any, *, embed_images: bool) -> Any:
-    """The stages after the model, and the rows."""
-    told = _Told(ledger)
-    for stage in stages:
-        stage.setup()
-    records = run_stages(stages, table_to_records(table), told.stage)
-    told.rows(len(records), sum(record.error is not None for record in records))
-    told.send()
-    return records_to_rows(records, embed_images=embed_images)
-
-
-class ShardSource(Datasource):  # type: ignore[misc]  # ray is untyped
-    """The input's shards as read tasks that give small rows without images' pixels."""
-
-    def __init__(self, reader: Reader, shards: Sequence[Shard], ledger: Any) -> None:
-        super().__init__()
-        self._reader = reader
-        self._ledger = ledger
-        each = -(-len(shards) // READ_TASKS)
-        numbered = list(enumerate(shards))
-        self._groups = [numbered[i : i + each] for i in range(0, len(numbered), each)]
-
-    @property
-    def tasks(self) -> int:
-        """Number of read tasks."""
-        return len(self._groups)
-
-    def get_name(self) -> str:
-        """Name in Ray's dashboard."""
-        return "read"
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown before reading."""
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[Any]:
-        """One task a shard; several shards a task where there are thousands."""
-        return [self._task(group) for group in self._groups]
-
-    def _task(self, group: list[tuple[int, Shard]]) -> Any:
-        counts = [shard.samples for _, shard in group]
-        known = None if None in counts else sum(count for count in counts if count is not None)
-        metadata = BlockMetadata(num_rows=known, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(functools.partial(_read, self._reader, group, self._ledger), metadata, schema=RECORD_SCHEMA)
-
-
-def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any) -> Iterator[Any]:
-    for number, shard in group:
-        counts = [0, Counter[str]()]
-        records = _records(reader, shard, counts)
-        while batch := list(islice(records, BATCH_ROWS)):
-            yield records_to_table(batch)
-        ledger.read.remote(number, *counts)
-
-
-def _records(reader: Reader, shard: Shard, counts: list[Any]) -> Iterator[Record]:
-    for item in reader.read(shard):
-        if isinstance(item, Skipped):
-            counts[1][item.reason] += 1
-        else:
-            counts[0] += 1
-            yield Record.start(item)
-
-
-class _Ledger:
-    """Collects what workers tell, for the driver to fetch. Display only: the shards are counted at the end."""
-
-    def __init__(self) -> None:
-        self._events: list[tuple[str, tuple[Any, ...]]] = []
-        self._refusal: PhraseboxError | None = None
-
-    def refuse(self, error: PhraseboxError) -> None:
-        """A worker cannot start."""
-        self._refusal = error
-
-    def refusal(self) -> PhraseboxError | None:
-        """Why a worker could not start."""
-        return self._refusal
-
-    def read(self, *event: Any) -> None:
-        """A shard of the input was read."""
-        self._events.append(("read", event))
-
-    def add(self, events: list[tuple[str, tuple[Any, ...]]]) -> None:
-        """Stage times and finished rows."""
-        self._events.extend(events)
-
-    def take(self) -> list[tuple[str, tuple[Any, ...]]]:
-        """Everything since the last call."""
-        events, self._events = self._events, []
-        return events
-
-
-class _Told:
-    """Events of one worker, sent once a batch."""
-
-    def __init__(self, ledger: Any) -> None:
-        self._ledger = ledger
-        self._events: list[tuple[str, tuple[Any, ...]]] = []
-
-    def stage(self, name: str, records: int, seconds: float) -> None:
-        self._events.append(("stage", (name, records, seconds)))
-
-    def rows(self, done: int, failed: int) -> None:
-        self._events.append(("rows", (done, failed)))
-
-    def send(self) -> None:
-        self._ledger.add.remote(self._events)
-        self._events = []
-
-
-class _watching:  # noqa: N801  a context manager
-    """Fetch the ledger's events into the report while the block runs, and at its end until every shard was told of."""
-
-    def __init__(self, ledger: Any, report: Report, show: Callable[[Report], None], shards: int) -> None:
-        self._ledger, self._report, self._show, self._shards = ledger, report, show, shards
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._stop.set()
-        self._thread.join()
-        if kind is None:
-            self._fetch()
-            # Events of other processes may arrive after the rows they tell of.
-            deadline = time.monotonic() + LAST_EVENTS_SECONDS
-            while len(self._report.reads) < self._shards and time.monotonic() < deadline:
-                time.sleep(0.1)
-                self._fetch()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(SHOW_SECONDS):
-            try:
-                self._fetch()
-            except ray.exceptions.RayError:
-                return  # the run itself reports what is wrong
-
-    def _fetch(self) -> None:
-        events: Iterable[tuple[str, tuple[Any, ...]]] = ray.get(self._ledger.take.remote())
-        for name, event in events:
-            getattr(self._report, name)(*event)
-        self._show(self._report)

@@ -41,7 +41,7 @@ class ModelConfig(BaseModel):
     """Images of one forward pass; None: 8 on a CPU, 64 on a GPU. Always the full number: a short batch is
     padded, so that the arithmetic, and with it every bit of a map, does not depend on how many images
     happened to arrive together. With a multiple of 4 it does not depend on an image's place in the batch
-    either; other numbers may differ in the last digit."""
+    either; other numbers may differ in the last digit. A worker whose GPU memory is full halves it and goes on."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of one worker; None: torch's default. Runs are only bit-identical at equal threads."""

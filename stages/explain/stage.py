@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar, Final
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stages.base import Stage
 from stages.clip.config import ModelConfig
+from stages.errors import ResourceError
 from stages.explain.config import ExplainerConfig, GradEclipConfig
 from stages.explain.contrast import contrasted
 from stages.records import HeatMap, Record
@@ -31,9 +33,14 @@ class Config(BaseModel):
 BATCH_SIZES: Final = {"cpu": 8, "cuda": 64}
 """Images of one forward pass by device. On 2 CPU cores larger batches are no faster."""
 
+_log = logging.getLogger(__name__)
+
 
 class ExplainStage(Stage):
-    """Fills `heat_maps`, one per unique phrase text. Images of one size share a batch."""
+    """Fills `heat_maps`, one per unique phrase text. Images of one size share a batch.
+
+    Where a GPU's memory does not hold a batch, the batch is halved for the rest of the worker's life.
+    """
 
     name: ClassVar[str] = "explain"
 
@@ -55,10 +62,15 @@ class ExplainStage(Stage):
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
         for members in self._same_size(batch):
-            for start in range(0, len(members), self._batch_size):
-                part = members[start : start + self._batch_size]
-                for index, maps in zip(part, self._explain([batch[i] for i in part]), strict=True):
+            todo = members
+            while todo:
+                part = todo[: self._batch_size]
+                answers = self._explain_if_it_fits([batch[i] for i in part])
+                if answers is None:
+                    continue  # again, with the smaller batch
+                for index, maps in zip(part, answers, strict=True):
                     out[index] = replace(out[index], heat_maps=tuple(maps))
+                todo = todo[len(part) :]
         return out
 
     def teardown(self) -> None:
@@ -72,6 +84,29 @@ class ExplainStage(Stage):
             if record.error is None and record.phrases and record.pixels is not None:
                 groups.setdefault(record.pixels.rgb.shape, []).append(index)
         yield from groups.values()
+
+    def _explain_if_it_fits(self, records: Sequence[Record]) -> list[list[HeatMap]] | None:
+        """As `_explain`; None if memory did not suffice and the batch was halved.
+
+        Raises ResourceError if it does not suffice for one image.
+        """
+        import torch  # noqa: PLC0415
+
+        try:
+            return self._explain(records)
+        except torch.OutOfMemoryError as error:
+            why = str(error).partition("\n")[0]
+        # Not above: the error holds the frames, and they hold the tensors.
+        torch.cuda.empty_cache()
+        if self._batch_size == 1:
+            (record,) = records
+            raise ResourceError(
+                f"the GPU's memory does not hold one image with {len(record.phrases)} phrases: lower "
+                f"phrases.max_phrases or explain.image_size, or use a larger GPU ({why})"
+            )
+        self._batch_size //= 2
+        _log.warning("GPU memory is full: going on with batches of %d images", self._batch_size)
+        return None
 
     def _explain(self, records: Sequence[Record]) -> list[list[HeatMap]]:
         """Heat maps of at most `batch_size` records with pixels of one size."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.parquet as pq
 
 from stages.schema import IMAGE_FIELD
 from stages.write.atomic import replacing
+from stages.write.places import AnyPath
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
 """zstd: half the size of snappy on run-length masks and captions at the same reading speed."""
@@ -26,7 +26,7 @@ class ShardWriter:
     rows_per_file  rows of every shard but the last
     """
 
-    def __init__(self, folder: Path, rows_per_file: int) -> None:
+    def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
         self.folder = folder
         self.rows_per_file = rows_per_file
         self._tables: list[Any] = []

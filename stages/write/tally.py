@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +15,7 @@ from stages.errors import RowError, SchemaError
 from stages.records import stable_id
 from stages.write.atomic import replacing
 from stages.write.parquet import PARQUET_SETTINGS
+from stages.write.places import AnyPath, found_in
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class Tally:
     phrases           phrases found in all captions
     regions           annotations
     categories        (phrase, head) -> number of regions
+    doubled           rows whose id an earlier row has
     """
 
     files: int = 0
@@ -39,6 +41,7 @@ class Tally:
     phrases: int = 0
     regions: int = 0
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
+    doubled: int = 0
 
     @property
     def failed(self) -> int:
@@ -66,24 +69,37 @@ CATEGORIES_SCHEMA: Final = pa.schema(
 )
 """The columns of `categories.parquet`."""
 
-_COLUMNS = ["error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head"]
+_COLUMNS = ["id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head"]
 
 
-def tally(data: Path) -> Tally:
+def tally(data: AnyPath) -> Tally:
     """Count the rows of all shards in a folder; reads only the columns it needs, a batch at a time.
 
-    Raises SchemaError if a shard lacks a column.
+    Raises SchemaError if a shard lacks a column or is damaged.
     """
     total = Tally()
-    for path in sorted(data.glob("*.parquet")):
+    ids = [np.empty(0, np.int64)]
+    for path in found_in(data, "*.parquet"):
         total.files += 1
-        with pq.ParquetFile(path) as file:
-            missing = {"error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
-            if missing:
-                raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
-            for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
-                _count(total, batch)
+        try:
+            _tally_shard(path, total, ids)
+        except (pa.ArrowException, OSError) as error:
+            raise SchemaError(
+                f"{path} is damaged ({' '.join(str(error).split())}): delete it and run the same command again, only "
+                "its rows are done again"
+            ) from error
+    total.doubled = total.rows - len(np.unique(np.concatenate(ids)))
     return total
+
+
+def _tally_shard(path: AnyPath, total: Tally, ids: list[Any]) -> None:
+    with path.open("rb") as content, pq.ParquetFile(content) as file:
+        missing = {"id", "error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
+        if missing:
+            raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
+        for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
+            _count(total, batch)
+            ids.append(batch.column("id").to_numpy())
 
 
 def _count(total: Tally, batch: Any) -> None:
@@ -104,7 +120,7 @@ def _count(total: Tally, batch: Any) -> None:
         total.categories.update((region["phrase"], region["head"]) for region in regions)
 
 
-def write_categories(total: Tally, path: Path) -> None:
+def write_categories(total: Tally, path: AnyPath) -> None:
     """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count.
 
     Raises SchemaError if two phrases have the same id (about 6 in 100,000 for a million phrases).

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,13 @@ from stages.masks import decode_runs, rle_box_xywh_px
 from stages.phrases.filters import normalise
 from stages.records import Rle, stable_id
 from stages.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
+from stages.write.places import AnyPath, found_in
 from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
 
 _MOST_EXAMPLES = 20
 
 
-def validate(dataset: Path) -> Iterator[str]:
+def validate(dataset: AnyPath) -> Iterator[str]:
     """What is wrong with a dataset, one line a problem, with file and row; nothing if all is well.
 
     Checked: the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks, errors, embedded
@@ -30,7 +30,7 @@ def validate(dataset: Path) -> Iterator[str]:
     """
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
-    files = sorted((dataset / "data").glob("*.parquet"))
+    files = found_in(dataset / "data", "*.parquet")
     told = (manifest or {}).get("counts")
     if not files and not (isinstance(told, dict) and told.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
@@ -40,7 +40,7 @@ def validate(dataset: Path) -> Iterator[str]:
     for path in files:
         total.files += 1
         try:
-            with pq.ParquetFile(path) as file:
+            with path.open("rb") as content, pq.ParquetFile(content) as file:
                 readable = yield from _schema_problems(path, file.schema_arrow)
                 all_read &= readable
                 for number, row in enumerate(_rows(file) if readable else ()):
@@ -60,7 +60,7 @@ def validate(dataset: Path) -> Iterator[str]:
         yield from _category_problems(dataset / "categories.parquet", total)
 
 
-def _read_manifest(path: Path) -> Generator[str, None, dict[str, Any] | None]:
+def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]:
     """The manifest, or None and why there is none."""
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def _read_manifest(path: Path) -> Generator[str, None, dict[str, Any] | None]:
     return manifest
 
 
-def _schema_problems(path: Path, schema: Any) -> Generator[str, None, bool]:
+def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
     """Whether the rows can be read as rows of the dataset."""
     readable = True
     wanted = [*DATASET_SCHEMA, *([IMAGE_FIELD] if IMAGE_FIELD.name in schema.names else [])]
@@ -214,7 +214,7 @@ def _duplicates(what: str, ids: list[int]) -> Iterator[str]:
         yield f"{what} {value} occurs {count} times"
 
 
-def _count_problems(path: Path, told: Any, total: Tally) -> Iterator[str]:
+def _count_problems(path: AnyPath, told: Any, total: Tally) -> Iterator[str]:
     if not isinstance(told, dict):
         yield f"{path}: counts are missing"
         return
@@ -227,9 +227,10 @@ def _count_problems(path: Path, told: Any, total: Tally) -> Iterator[str]:
         yield f"{path}: {told['read']} samples were read but {total.rows} rows written"
 
 
-def _category_problems(path: Path, total: Tally) -> Iterator[str]:
+def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
     try:
-        table = pq.read_table(path)
+        with path.open("rb") as file:
+            table = pq.read_table(file)
     except FileNotFoundError:
         yield f"{path}: missing"
         return

@@ -129,6 +129,13 @@ def test_run_validate_and_run_again(phrasebox: Callable[..., Answer], scenes_fol
     code, out, err = phrasebox(*command, "--set", "explain.blocks=1", "--fresh")
     assert (code, err) == (0, "")
     assert phrasebox("validate", out_folder)[0] == 0
+    (out_folder / "data/mine.parquet").write_text("mine")
+    told = f"error: --fresh would delete files in {out_folder} that phrasebox did not write (data/mine.parquet): "
+    answer = phrasebox(*command, "--set", "explain.blocks=1", "--fresh")
+    assert answer == (2, "", f"{told}move them away, or add --yes. Nothing was deleted\n")
+    code, out, err = phrasebox(*command, "--set", "explain.blocks=1", "--fresh", "--yes")
+    assert (code, err) == (0, "")
+    assert not (out_folder / "data/mine.parquet").exists()
 
 
 def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset: Path, tmp_path: Path) -> None:
@@ -152,7 +159,7 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
         ),
         (
             ["run", "--set", "input={kind: jsonl, path: a}", "--set", "output.path=s3://b/out"],
-            ["output.path: s3:", "URL"],
+            ["cannot open s3://b"],
         ),
         (["phrases", "none.txt"], ["cannot read none.txt: No such file"]),
         (["phrases", "."], ["cannot read .: Is a directory"]),

@@ -250,3 +250,22 @@ def test_what_rows_do_not_depend_on(setting: str) -> None:
 def test_what_rows_depend_on_is_plain() -> None:
     plain = load_config(None, INPUT).rows_depend_on()
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+
+
+@pytest.mark.parametrize(
+    ("written_as", "expected"),
+    [("null", (None, None)), ("3", (3, 3)), ("2-8", (2, 8)), ("4-4", (4, 4))],
+)
+def test_model_workers_are_a_number_or_a_range(written_as: str, expected: tuple[int | None, int | None]) -> None:
+    engine = load_config(None, [*INPUT, f"engine.explain_workers={written_as}"]).engine
+    assert (engine.fewest_explain_workers, engine.most_explain_workers) == expected
+
+
+@pytest.mark.parametrize("wrong", ["0", "0-3", "3-", "many", "-2", "1.5"])
+def test_what_is_no_number_of_model_workers(wrong: str) -> None:
+    assert message([*INPUT, f"engine.explain_workers={wrong}"]).startswith("engine.explain_workers: ")
+
+
+def test_a_range_of_model_workers_begins_with_the_fewest() -> None:
+    told = message([*INPUT, "engine.explain_workers=8-2"])
+    assert told == "engine.explain_workers: the fewest stand first: 2-8, got '8-2'"

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import __version__
+from pipeline.checkpoint import noted_ids
 from pipeline.config import RunConfig
 from pipeline.output import DatasetFolder
 from pipeline.summary import Report
-from stages.errors import ConfigError, ResumeError
+from stages.errors import ConfigError, ResumeError, SchemaError
 from stages.schema import SCHEMA_VERSION
 from tests.stages.write.rows import mixed, write_shards
 
@@ -132,8 +133,9 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
 def test_fresh_deletes_an_unfinished_run_and_its_checkpoint(folder: DatasetFolder) -> None:
     begin(folder)
     write_shards(mixed(), folder.data)
-    (folder.checkpoint / "deep").mkdir(parents=True)
-    (folder.checkpoint / "deep" / "ids").touch()
+    checkpoint = folder.agreed_checkpoint()
+    (checkpoint / "deep").mkdir(parents=True)
+    (checkpoint / "deep" / "ids").touch()
     assert begin(folder, fresh=True) == "new"
     assert names(folder) == {".phrasebox/lock", ".phrasebox/run.json"}
 
@@ -196,14 +198,6 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/out", "gs://b", "hf://datasets/me/mine"])
-def test_urls_are_refused(path: str) -> None:
-    with pytest.raises(ConfigError, match=r"output\.path: .* is a URL; the dataset is written to a local"):
-        DatasetFolder(
-            RunConfig.model_validate({"input": {"kind": "jsonl", "path": "a"}, "output": {"path": path}}).output.path
-        )
-
-
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
@@ -228,19 +222,148 @@ def test_ids_that_are_written(folder: DatasetFolder) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 half of a file"])
-def test_a_damaged_shard_is_told_before_work_begins(content: bytes, folder: DatasetFolder) -> None:
+@pytest.mark.parametrize("is_complete", [False, True], ids=["unfinished", "finished"])
+def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
+    content: bytes, is_complete: bool, folder: DatasetFolder
+) -> None:
     begin(folder)
     write_shards(mixed(), folder.data)
-    (folder.data / "00001.parquet").write_bytes(content)
-    with pytest.raises(ResumeError, match=r"00001\.parquet is damaged .*delete it, or --fresh"):
-        folder.ids_written()
+    if is_complete:
+        finish(folder)
+    shard = folder.data / "00001.parquet"
+    lost = set(pq.read_table(shard)["id"].to_pylist())
+    shard.write_bytes(content)
+    assert begin(folder) == "started"
+    (note,) = folder.notes
+    assert note.startswith(f"{shard} is damaged (")
+    assert note.endswith(f"moved to {folder.path}/.phrasebox/damaged/00001.parquet, its rows are done again")
+    assert (folder.path / ".phrasebox/damaged/00001.parquet").read_bytes() == content
+    assert folder.ids_written() == {record.sample.id for record in mixed()} - lost
+    assert not (folder.path / "dataset.json").exists()
+    with pytest.raises(ResumeError, match="9 samples were read but 5 rows written"):
+        finish(folder)
+
+
+def test_a_shard_that_a_finished_run_lost_is_done_again(folder: DatasetFolder) -> None:
+    complete(folder)
+    (folder.data / "00002.parquet").unlink()
+    assert begin(folder) == "started"
+    assert begin(folder) == "started"
+
+
+def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    shard = folder.data / "00001.parquet"
+    content = bytearray(shard.read_bytes())
+    content[4:200] = bytes(196)
+    shard.write_bytes(content)
+    assert begin(folder) == "started"
+    with pytest.raises(SchemaError, match=r"00001\.parquet is damaged \(.*\): delete it and run the same command"):
+        finish(folder)
 
 
 def test_a_foreign_shard_is_told_before_work_begins(folder: DatasetFolder) -> None:
     begin(folder)
     pq.write_table(pa.table({"text": ["a"]}), folder.data / "other.parquet")
-    with pytest.raises(ResumeError, match=r"other\.parquet is damaged"):
-        folder.ids_written()
+    with pytest.raises(ResumeError, match=r"no run of phrasebox explains \(other\.parquet\)"):
+        begin(folder)
+
+
+def note_rows(checkpoint: Path, name: str, rows: int) -> None:
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": list(range(rows))}), checkpoint / f"{name}.parquet")
+
+
+def ray_name(task: int, part: int | None = None) -> str:
+    return f"0353PHFfaIG9VCr64qVmCc_{'0a' * 16}_{task:06d}" + ("" if part is None else f"-{part}.parquet")
+
+
+@pytest.fixture
+def noted(folder: DatasetFolder) -> DatasetFolder:
+    """Shards named as Ray Data does: two of the first write, one of the second, with their notes."""
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    for number, (task, part) in enumerate([(0, 0), (0, 1), (1, 0)]):
+        (folder.data / f"{number:05d}.parquet").rename(folder.data / ray_name(task, part))
+    checkpoint = folder.agreed_checkpoint()
+    note_rows(checkpoint, ray_name(0), 8)
+    note_rows(checkpoint, ray_name(1), 1)
+    return folder
+
+
+def test_a_former_attempt_cannot_commit_any_more(noted: DatasetFolder) -> None:
+    """Its workers hold the old name of the checkpoint's folder; what they write without a note is deleted."""
+    first = noted.path / ".phrasebox/checkpoint-0001"
+    assert first.is_dir()
+    second = noted.agreed_checkpoint()
+    noted.checkpoint = second
+    assert (second.name, first.exists(), noted.notes) == ("checkpoint-0002", False, [])
+    kept = set(noted.shards)
+    late = noted.data / ray_name(2, 0)
+    late.write_bytes((noted.data / ray_name(1, 0)).read_bytes())
+    noted.drop_uncommitted()
+    assert set(noted.shards) == kept
+
+
+def test_rows_whose_shards_are_gone_are_done_again(noted: DatasetFolder) -> None:
+    """The other shard of the same write goes too: its rows are in the same note."""
+    (noted.data / ray_name(0, 1)).unlink()
+    checkpoint = noted.agreed_checkpoint()
+    assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(1)}.parquet"]
+    assert [path.name for path in noted.shards] == [ray_name(1, 0)]
+    assert noted.notes == [f"shards of {noted.data} are missing or incomplete: the rows of 1 writes are done again"]
+
+
+def test_a_repeated_write_that_was_stopped_is_done_again(noted: DatasetFolder) -> None:
+    """The shards of a pending note may be half written: they go, and the older note with them."""
+    (checkpoint,) = (noted.path / ".phrasebox").glob("checkpoint-*")
+    note_rows(checkpoint, f"{ray_name(1)}.pending", 1)
+    checkpoint = noted.agreed_checkpoint()
+    assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(0)}.parquet"]
+    assert [path.name for path in noted.shards] == [ray_name(0, 0), ray_name(0, 1)]
+    assert noted_ids(checkpoint).tolist() == list(range(8))
+
+
+def test_a_finished_run_that_lost_a_shard_has_notes_for_the_others(noted: DatasetFolder) -> None:
+    finish(noted)
+    (noted.data / ray_name(0, 0)).unlink()
+    assert begin(noted) == "started"
+    checkpoint = noted.agreed_checkpoint()
+    assert {path.name for path in checkpoint.iterdir()} == {f"{ray_name(0)}.parquet", f"{ray_name(1)}.parquet"}
+    ids = {number for path in checkpoint.iterdir() for number in pq.read_table(path)["id"].to_pylist()}
+    assert ids == noted.ids_written()
+
+
+def test_rows_written_twice_are_a_fault_of_the_program(folder: DatasetFolder) -> None:
+    """Also where as many others are missing, so that the number is right."""
+    begin(folder)
+    write_shards([*mixed()[:8], mixed()[0]], folder.data)
+    with pytest.raises(RuntimeError, match="1 rows were written twice"):
+        finish(folder)
+
+
+@pytest.mark.parametrize("consent", [False, True])
+def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: DatasetFolder) -> None:
+    complete(folder)
+    (folder.data / "mine.parquet").write_text("mine")
+    (folder.path / "README.md").write_text("my own card")
+    asked: list[Path] = []
+
+    def may_delete(files: list[Path]) -> bool:
+        asked.extend(files)
+        return consent
+
+    config = config_of(folder.path)
+    if consent:
+        assert folder.begin(config, MARK, fresh=True, may_delete=may_delete) == "new"
+        assert not folder.shards
+    else:
+        before = names(folder)
+        with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
+            folder.begin(config, MARK, fresh=True, may_delete=may_delete)
+        assert names(folder) == before
+    assert asked == [folder.data / "mine.parquet", folder.path / "README.md"]
 
 
 def test_lost_rows_are_a_fault_of_the_program(folder: DatasetFolder) -> None:

@@ -89,7 +89,8 @@ def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, s
     assert rows_of(out) == reference
 
 
-def test_an_interrupted_run_says_that_it_can_go_on(source, reference, tmp_path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_that_it_can_go_on(source, reference, tmp_path, number, code) -> None:
     out = tmp_path / "out"
     wanted = command(source, out, "engine.kind=inline")
     # A child that is started in the background may have been told to ignore the signal.
@@ -109,9 +110,9 @@ def test_an_interrupted_run_says_that_it_can_go_on(source, reference, tmp_path) 
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert told.strip() == "stopped. What is finished is kept; the same command goes on from here."
     assert "going on with the run" in run(source, out, "engine.kind=inline")
     assert rows_of(out) == reference

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from stages.clip.config import ModelConfig
 from stages.errors import ConfigError, ResourceError, RowError, WeightsError
@@ -169,3 +170,50 @@ def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ResourceError, match="sees no GPU"):
         ExplainStage(Config(model=model.model_copy(update={"device": "cuda"}))).setup()
+
+
+class SmallMemory:
+    """An explainer whose GPU holds `most` images, around a real one; `seen` are the batches it was asked for."""
+
+    def __init__(self, explainer: Any, most: int) -> None:
+        self.explainer, self.most = explainer, most
+        self.seen: list[int] = []
+
+    def explain(self, pixels: Any, phrases: Sequence[Sequence[str]]) -> Any:
+        self.seen.append(len(pixels))
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+        return self.explainer.explain(pixels, phrases)
+
+
+def test_full_gpu_memory_halves_the_batch_and_no_answer_is_lost(
+    model: ModelConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = make_records()
+    stage = ExplainStage(Config(model=model.model_copy(update={"batch_size": 16})))
+    stage.setup()
+    memory = stage._explainer = SmallMemory(stage._explainer, most=5)
+    first = stage.process(records)
+    tried = [size for size in memory.seen if size > 5]
+    assert tried == [16, 8], "it does not try again what did not fit"
+    assert set(memory.seen) - {16, 8} == {4}
+    again = stage.process(records)
+    assert memory.seen.count(16) == 1
+    stage.teardown()
+    other = ExplainStage(Config(model=model))
+    other.setup()
+    assert as_bytes(first) == as_bytes(again) == as_bytes(other.process(records))
+    other.teardown()
+    assert [record.message for record in caplog.records] == [
+        "GPU memory is full: going on with batches of 8 images",
+        "GPU memory is full: going on with batches of 4 images",
+    ]
+
+
+def test_a_gpu_too_small_for_one_image_says_what_to_do(model: ModelConfig) -> None:
+    stage = ExplainStage(Config(model=model))
+    stage.setup()
+    stage._explainer = SmallMemory(stage._explainer, most=0)
+    with pytest.raises(ResourceError, match=r"does not hold one image with 2 phrases: lower phrases\.max_phrases"):
+        stage.process([make_record(0, ("dog", "cat"))])
+    stage.teardown()

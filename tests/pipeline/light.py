@@ -1,0 +1,174 @@
+"""A run on Ray with stages that need no model, so that what happens around them can be tested quickly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow.parquet as pq
+
+from pipeline.config import RunConfig
+from pipeline.graph import Graph
+from pipeline.output import DatasetFolder
+from pipeline.summary import Report
+from stages.base import Stage
+from stages.errors import PhraseboxError
+from stages.read import make_reader
+from stages.records import Phrase, Record
+
+ROOT = Path(__file__).parents[2]
+
+
+class CaptionStage(Stage):
+    """One phrase: the caption's first word. Caption "die" kills the process, "die N" N times in all (kept in files)."""
+
+    name: ClassVar[str] = "phrases"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        return [self._one(record) for record in batch]
+
+    def _one(self, record: Record) -> Record:
+        word, _, times = record.sample.captions[0].partition(" ")
+        if word == "die":
+            mark = self.folder / record.sample.sample_id.replace("/", "_")
+            deaths = int(mark.read_text()) if mark.exists() else 0
+            if not times or deaths < int(times):
+                mark.write_text(str(deaths + 1))
+                os.kill(os.getpid(), signal.SIGKILL)
+        return replace(record, phrases=(Phrase(text=word, caption_index=0, start=0, end=len(word), head=word),))
+
+
+class SleepStage(Stage):
+    """Takes its time for each record, as a model does, and leaves it as it is.
+
+    seconds  of one record
+    marks    a folder for a file of each worker, which holds its node's id and the size of each batch
+    """
+
+    name: ClassVar[str] = "explain"
+
+    def __init__(self, seconds: float, marks: Path | None = None) -> None:
+        self.seconds, self.marks = seconds, marks
+
+    def setup(self) -> None:
+        if self.marks is not None:
+            import ray
+
+            self._mark(ray.get_runtime_context().get_node_id())
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        time.sleep(self.seconds * len(batch))
+        self._mark(str(len(batch)))
+        return list(batch)
+
+    def _mark(self, line: str) -> None:
+        if self.marks is not None:
+            with (self.marks / str(os.getpid())).open("a") as file:
+                file.write(line + "\n")
+
+
+class LastStage(SleepStage):
+    """After the model."""
+
+    name: ClassVar[str] = "regions"
+
+
+def write_captions(folder: Path, captions: Sequence[str]) -> Path:
+    """captions.jsonl with ids c0, c1, ... of images that nobody opens."""
+    path = folder / "captions.jsonl"
+    rows = [{"id": f"c{i}", "image": f"{i}.jpg", "caption": caption} for i, caption in enumerate(captions)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def light_command(
+    captions: Path,
+    out: Path,
+    *,
+    seconds: float = 0.0,
+    marks: Path | None = None,
+    shard_size: int = 40,
+    rows_per_file: int = 16,
+    **engine: Any,
+) -> list[str]:
+    """A process that runs the ray engine over captions with the light stages, from lock to manifest.
+
+    It prints the samples read and the records each stage had, as JSON. A process of its own, since Ray warns of
+    itself, and since it is to be killed.
+    """
+    values = {
+        "input": {"kind": "jsonl", "path": str(captions), "image_root": str(captions.parent), "shard_size": shard_size},
+        "engine": {"kind": "ray", "explain_workers": 1, "object_store_bytes": 100_000_000, **engine},
+        "output": {"path": str(out), "rows_per_file": rows_per_file},
+    }
+    return [sys.executable, "-m", "tests.pipeline.light", json.dumps(values), str(seconds), str(marks or "")]
+
+
+def light_run(*args: Any, **options: Any) -> dict[str, Any]:
+    """Run `light_command` to its end."""
+    done = subprocess.run(light_command(*args, **options), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report, list[tuple[float, int]]]:
+    """The report, and how many records the model had answered when."""
+    from pipeline.engines.ray_data import run
+
+    graph = Graph(
+        reader=make_reader(config.input),
+        before=(CaptionStage(Path(str(config.input.path)).parent),),
+        model=SleepStage(seconds, marks),  # type: ignore[arg-type]
+        after=(LastStage(0.0),),
+        fingerprint="light",
+        calibration=None,
+    )
+    folder, report = DatasetFolder(config.output.path), Report()
+    progress: list[tuple[float, int]] = []
+
+    def show(report: Report) -> None:
+        answered = report.stages["explain"].records if "explain" in report.stages else 0
+        if answered > (progress[-1][1] if progress else 0):
+            progress.append((report.wall_time_s, answered))
+
+    with folder.locked(), folder.writing():
+        folder.begin(config, graph.fingerprint, fresh=False)
+        run(graph, folder, config, report, show)
+        folder.finish(config, report, model="light")
+    return report, progress
+
+
+def _main() -> None:
+    values, seconds, marks = sys.argv[1:]
+    try:
+        report, progress = _run(RunConfig.model_validate_json(values), float(seconds), Path(marks) if marks else None)
+    except PhraseboxError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(2)
+    told = {name: stage.records for name, stage in report.stages.items()}
+    sys.stdout.write(json.dumps({"read": report.samples_read, "progress": progress, **told}))
+
+
+def rows_of(dataset: Path) -> list[dict[str, Any]]:
+    """All rows, by id."""
+    rows = [row for path in (dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return sorted(rows, key=lambda row: row["id"])
+
+
+if __name__ == "__main__":
+    # Workers know the stages by this module's own name, not as those of a script.
+    from tests.pipeline import light
+
+    light._main()

@@ -1,0 +1,105 @@
+"""A Ray cluster of several nodes on this machine, which can be taken apart with signals.
+
+Its processes are children of the one that makes it, so only these are found and killed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+
+# Before ray is imported: of what its nodes find out about each other, most by default takes half a minute.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+STORE_BYTES = 100_000_000
+
+WORKERS = {
+    "model worker": "ray::MapWorker(MapBatches(ModelWorker))",
+    "caption worker": "ray::MapWorker(MapBatches(CaptionWorker))",
+    "write task": "ray::MapBatches(finish)->Write",
+    "read task": "ray::Read",
+    "ledger": "ray::Ledger",
+}
+"""Kind of worker -> how its process is called."""
+
+
+class SmallCluster:
+    """A head with the driver's processes, and `nodes` more that hold the resource "model".
+
+    node_cpus   logical CPUs of each further node
+    """
+
+    def __init__(self, nodes: int = 2, *, head_cpus: int = 6, node_cpus: int = 4) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.node_cpus = node_cpus
+        # A folder of its own, which goes away with it; short, as sockets lie in it.
+        self._folder = tempfile.TemporaryDirectory(prefix="pb-", dir="/tmp", ignore_cleanup_errors=True)
+        head = {
+            "temp_dir": self._folder.name,
+            "num_cpus": head_cpus,
+            "object_store_memory": STORE_BYTES,
+            "include_dashboard": False,
+            "_system_config": {
+                "health_check_initial_delay_ms": 0,
+                "health_check_period_ms": 1000,
+                "health_check_failure_threshold": 3,
+            },
+        }
+        # Workers import what they run from here, wherever the cluster was started.
+        os.environ["PYTHONPATH"] = str(ROOT)
+        self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        self._hide()
+        self.nodes = [self.add_node() for _ in range(nodes)]
+
+    @property
+    def address(self) -> str:
+        """For `engine.address`."""
+        address: str = self.cluster.address
+        return address
+
+    def _hide(self) -> None:
+        """Take back the note by which every Ray on the machine would find and join this cluster."""
+        note = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+        if note.is_file() and note.read_text() == self.address:
+            note.unlink()
+
+    def add_node(self) -> Any:
+        """One more node."""
+        return self.cluster.add_node(
+            num_cpus=self.node_cpus, object_store_memory=STORE_BYTES, resources={"model": 1}, wait=False
+        )
+
+    def replace_node(self, number: int) -> int:
+        """Kill a node's raylet as a spot machine goes, and start another; returns the killed process."""
+        node = self.nodes[number]
+        (info,) = node.all_processes["raylet"]
+        pid: int = info.process.pid
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.nodes[number] = self.add_node()
+        return pid
+
+    def close(self) -> None:
+        """End all of it."""
+        self.cluster.shutdown()
+        self._folder.cleanup()
+
+
+def workers(kind: str) -> list[psutil.Process]:
+    """Processes below this one of a kind in `WORKERS`, by age."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            name = " ".join(process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if name.startswith(WORKERS[kind]):
+            found.append(process)
+    return sorted(found, key=lambda process: process.pid)
