@@ -256,18 +256,31 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
 
 
 @formats
-def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path) -> None:
-    """Three times the regions in the same categories: what Python holds at its peak stays the same."""
+def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times the regions in the same categories: what is kept of them would show both before the end and at the
+    peak. Each alone also depends on how full a buffer is, or on the largest mask.
+    """
     exporter = EXPORTERS[name]
     settings = {"classes": "head"} if "classes" in exporter.config_type.model_fields else {}
-    takes_images = exporter.takes_images(exporter.config_type())
-    peaks = []
+    held: list[int] = []
+    peaks: list[int] = []
+    end = exporter.close
+
+    def close(self: Exporter) -> None:
+        held.append(tracemalloc.get_traced_memory()[0])
+        end(self)
+
     for rows in (100, 300):
         dataset = write_synthetic(
-            tmp_path / f"{rows}", rows, rows_per_file=20, embed_images=takes_images, fingerprint=demo_fingerprint()
+            tmp_path / f"{rows}",
+            rows,
+            rows_per_file=20,
+            embed_images=exporter.takes_images(exporter.config_type()),
+            fingerprint=demo_fingerprint(),
         )
         if not peaks:
             run(name, dataset, tmp_path / "warm", settings)  # imports and caches
+            monkeypatch.setattr(exporter, "close", close)
         tracemalloc.start()
         try:
             report = run(name, dataset, tmp_path / f"out{rows}", settings)
@@ -276,7 +289,8 @@ def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path) -> Non
             tracemalloc.stop()
     more_regions = report.regions.total() * 2 / 3
     assert more_regions > 500
-    assert peaks[1] - peaks[0] < 200 * more_regions, "the smallest annotation takes more, so that they are not kept"
+    growth = min(held[1] - held[0], peaks[1] - peaks[0])
+    assert growth < 200 * more_regions, "the smallest annotation takes more, so that they are not kept"
 
 
 @formats
