@@ -5,7 +5,8 @@
 
 Small images and a tiny CLIP with random weights in open_clip's real architecture: what is measured is what a run
 keeps, and that does not depend on what a model knows. One JSON line a figure. Memory is what a process has for itself
-(USS) and all it has mapped (RSS), in MB; the slope is that of USS over finished rows, from a quarter of the run on.
+(USS) and all it has mapped (RSS), in MB; the slope is that of USS over finished rows, from a quarter of the run to
+three quarters: towards the end the last rows arrive in larger tasks, whatever the length of the run. The peak counts.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ class Watched:
             table = np.array(self.samples.get(kind, []))
             if len(table) < 2:
                 continue
-            warm = table[table[:, 0] >= table[-1, 0] / 4]
+            warm = table[(table[:, 0] >= table[-1, 0] / 4) & (table[:, 0] <= table[-1, 0] * 3 / 4)]
             slope = None
             if len(warm) >= 8 and warm[-1, 0] > warm[0, 0]:
                 (slope, _), covariance = np.polyfit(warm[:, 0], warm[:, 1], 1, cov=True)
