@@ -181,7 +181,8 @@ def test_what_is_drawn_can_be_chosen_and_is_remembered(page: Page, served: Serve
 
 
 def test_the_heat_map_is_computed_while_one_looks(page: Page, served: Served, dataset: Path) -> None:
-    row = next(row for row in rows_of(dataset) if row["annotations"])
+    # of a doubtful region the peak may lie elsewhere: regions are chosen by their energy
+    row = max(rows_of(dataset), key=lambda row: row["annotations"][0]["score"] if row["annotations"] else 0)
     page.goto(f"{served.url}/sample/{row['id']}")
     page.get_by_label("heat map").check()
     expect(page.locator(".card")).to_have_class(re.compile("heated"), timeout=60_000)
