@@ -55,7 +55,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     console.print(
         f"pictures in {out / 'overlays'}/, the first {min(12, len(pictures))} on {out / 'overlays.png'}", soft_wrap=True
     )
-    console.print(f"shards in {dataset / 'data'}/; check them with: phrasebox validate {dataset}", soft_wrap=True)
+    console.print(f"shards in {dataset / 'data'}/; look at them with: phrasebox inspect {dataset}", soft_wrap=True)
     return figures
 
 
