@@ -6,14 +6,11 @@ dataset's own configuration, which gives the same maps, and made into what the r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +18,7 @@ from pipeline.config import RunConfig, override
 from pipeline.engines.batches import BATCH_ROWS, run_stages
 from pipeline.graph import Graph, build_graph
 from pipeline.summary import Display, Report
+from stages.dataset.folder import open_dataset
 from stages.errors import ConfigError, InputError
 from stages.evaluate.matching import images_of_rows, queries_of
 from stages.evaluate.metrics import METRICS
@@ -90,15 +88,8 @@ def matched_rows(dataset: Path, truth: Truth) -> tuple[dict[int, dict[str, Any]]
 
 def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
     """Manifest and configuration of a finished dataset. Raises InputError if it is none."""
-    path = dataset / "dataset.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        values = manifest["config"]
-    except FileNotFoundError as error:
-        raise InputError(f"{dataset} is not a finished dataset: no {path.name} in it") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    return manifest, override(values, settings)
+    manifest = open_dataset(dataset).manifest
+    return manifest, override(manifest["config"], settings)
 
 
 def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[Record]:
@@ -153,12 +144,7 @@ def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
 
 def _rows(dataset: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     columns = ["id", "file_name", "width", "height", "captions", "annotations", "error"]
-    for path in sorted((dataset / "data").glob("*.parquet")):
-        try:
-            rows = pq.read_table(path, columns=columns).to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path} is not a shard of a dataset: {error}") from error
-        yield from ((row["id"], row) for row in rows)
+    return ((row["id"], row) for row in open_dataset(dataset).rows(columns))
 
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
