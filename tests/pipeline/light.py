@@ -53,7 +53,7 @@ class SleepStage(Stage):
     """Takes its time for each record, as a model does, and leaves it as it is.
 
     seconds  of one record
-    marks    a folder for a file of each worker, which holds its node's id and the size of each batch
+    marks    a folder for a file of each worker, which holds its node's id, and of each batch size, begin and end
     """
 
     name: ClassVar[str] = "explain"
@@ -68,8 +68,9 @@ class SleepStage(Stage):
             self._mark(ray.get_runtime_context().get_node_id())
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
+        begin = time.time()
         time.sleep(self.seconds * len(batch))
-        self._mark(str(len(batch)))
+        self._mark(f"{len(batch)} {begin} {time.time()}")
         return list(batch)
 
     def _mark(self, line: str) -> None:
@@ -82,6 +83,16 @@ class LastStage(SleepStage):
     """After the model."""
 
     name: ClassVar[str] = "regions"
+
+
+def batches_of(marks: Path) -> dict[str, list[tuple[int, float, float]]]:
+    """What the marks of `SleepStage` tell: size, begin and end (seconds) of each batch by node, in order of begin."""
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for mark in marks.iterdir():
+        node, *lines = mark.read_text().splitlines()
+        batches = [(int(size), float(begin), float(end)) for size, begin, end in (line.split() for line in lines)]
+        found.setdefault(node, []).extend(batches)
+    return {node: sorted(batches, key=lambda batch: batch[1]) for node, batches in found.items()}
 
 
 def write_captions(folder: Path, captions: Sequence[str]) -> Path:

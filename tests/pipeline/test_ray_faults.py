@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import __version__
-from tests.pipeline.light import ROOT, light_command, light_run, rows_of, write_captions
+from tests.pipeline.light import ROOT, batches_of, light_command, light_run, rows_of, write_captions
 from tests.soak.cluster import SmallCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -147,7 +148,7 @@ def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
 
 
 def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up_to_it(tmp_path) -> None:
-    """Five workers would be allowed; two nodes have the resource for one each."""
+    """Five workers would be allowed; two nodes have the resource for one each at a time."""
     captions = write_captions(tmp_path, ["cat"] * 400)
     marks = tmp_path / "workers"
     marks.mkdir()
@@ -158,8 +159,10 @@ def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up
     finally:
         cluster.close()
     assert report["explain"] == len(rows_of(tmp_path / "out")) == 400
-    nodes = [mark.read_text().splitlines()[0] for mark in marks.iterdir()]
-    assert len(nodes) == len(set(nodes)) == 2
+    batches = batches_of(marks)
+    assert len([node for node, answered in batches.items() if answered]) == 2
+    for answered in batches.values():
+        assert all(end <= begin for (_, _, end), (_, begin, _) in itertools.pairwise(answered))
 
 
 def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
@@ -175,7 +178,7 @@ def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     process.wait()
     light_run(captions, out, seconds=0.02, marks=marks)
     assert len(rows_of(out)) == 600
-    answered = sum(int(size) for mark in marks.iterdir() for size in mark.read_text().splitlines()[1:])
+    answered = sum(size for batches in batches_of(marks).values() for size, _, _ in batches)
     print(f"{answered - 600} of 600 answered twice")
     assert 0 <= answered - 600 <= 160
 

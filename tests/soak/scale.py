@@ -4,10 +4,10 @@
     python -m tests.soak.scale --rows 1000000 --tars 10000
 
 Small images and a tiny CLIP with random weights in open_clip's real architecture: what is measured is what a run
-keeps, and that does not depend on what a model knows. One JSON line a figure. Memory is what a process has for itself
-(USS) and all it has mapped (RSS), in MB; the slope is that of USS over finished rows, from a quarter of the run to
-three quarters. Read it with the peak: model workers were seen to rise by some 40 MB in the last fifth of a run of
-100,000 images, for a reason not found.
+keeps, and that does not depend on what a model knows. One JSON line a figure. Memory is what a process has written for
+itself (anonymous pages) and all it has mapped (RSS: with libraries and the object store, which processes share), in MB;
+the slope is that of the first over finished rows, from a quarter of the run to three quarters. The unique set size
+(USS) would mislead: it jumps by 40 to 50 MB whenever another process that shares the libraries' pages ends.
 """
 
 from __future__ import annotations
@@ -147,11 +147,11 @@ class Watched:
             try:
                 times = process.cpu_times()
                 self._cpu[process.pid] = times.user + times.system
-                memory = process.memory_full_info()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                own, mapped = memory_of(process.pid)
+            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 continue
-            used[kind][0] += memory.uss / MB
-            used[kind][1] += memory.rss / MB
+            used[kind][0] += own
+            used[kind][1] += mapped
             if kind == "raylet":
                 used["object store"][1] += store_bytes(process) / MB
         for kind, (own, mapped) in used.items():
@@ -195,6 +195,13 @@ def kind_of(process: psutil.Process) -> str:
         if name.startswith(start):
             return kind
     return "raylet" if "/raylet/raylet" in name else "gcs" if "gcs_server" in name else "other"
+
+
+def memory_of(pid: int) -> tuple[float, float]:
+    """Own and mapped memory of a process, MB. Raises OSError if it is gone."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    kb = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
+    return kb["Anonymous"] * 1024 / MB, kb["Rss"] * 1024 / MB
 
 
 def store_bytes(raylet: psutil.Process) -> int:
