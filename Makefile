@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench browser corpus soak scale audit clean
+.PHONY: demo test lint bench browser corpus fuzz soak scale audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
@@ -30,6 +30,10 @@ bench: $(VENV)/.installed-dev
 # Every case of bad input and what it comes to. Also a part of `test`.
 corpus: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -rP tests/corpus/test_corpus.py
+
+# Every test that draws its own examples, with others than in `test`, and others each time.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Read by the libraries when they are imported, which a fixture would be too late for.
@@ -15,6 +16,12 @@ os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # The same number on every machine: sums in float32 depend on it.
 os.environ["OMP_NUM_THREADS"] = "2"
+
+# The same examples each time: a failure is the change's own. `make fuzz` draws others. No deadlines: other programs may
+# need the machine.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("same")
 
 SCENES = 12
 """Scenes in `scenes_folder` and rows in `inline_dataset`."""

@@ -387,7 +387,7 @@ SEEDS = [
 ] + [encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), encode(flat("CMYK", 0), "TIFF")]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.data())
 def test_damaged_images_are_pictures_or_faults(data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(SEEDS)))
@@ -404,7 +404,7 @@ def test_damaged_images_are_pictures_or_faults(data: st.DataObject) -> None:
         assert image.rgb.shape == (8, 8, 3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.sampled_from([seed[:24] for seed in SEEDS] + [b""]))
 def test_any_bytes_are_pictures_or_faults(tail: bytes, start: bytes) -> None:
     try:

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -116,7 +116,6 @@ def ends_of(*rles: Rle) -> tuple[np.ndarray, np.ndarray]:
     return run_ends(text, offsets, np.array([rle.size_hw[0] * rle.size_hw[1] for rle in rles], np.int64))
 
 
-@settings(deadline=None)  # other programs may need the machine
 @given(st.lists(masks, max_size=5))
 def test_many_masks_have_the_runs_of_each(drawn):
     rles = [encode_mask(mask) for mask in drawn]
@@ -127,7 +126,6 @@ def test_many_masks_have_the_runs_of_each(drawn):
     assert starts[-1] == len(ends)
 
 
-@settings(deadline=None)  # other programs may need the machine
 @given(st.lists(st.integers(1, 40_000_000), min_size=1, max_size=9), st.booleans())
 def test_many_masks_with_long_runs(runs, starts_inside):
     counts = np.array([0, *runs] if starts_inside else runs, dtype=np.uint32)
@@ -284,7 +282,6 @@ def test_text_that_is_no_run_length_code_is_refused(counts):
         decode_runs(Rle(size_hw=(3, 3), counts=counts))
 
 
-@settings(deadline=None)  # of the machine's load, not of the code
 @given(st.lists(st.integers(1, 5_000_000), min_size=1, max_size=40), st.booleans())
 def test_runs_of_any_length_and_number(runs, starts_inside):
     """Differences of either sign, of up to five characters."""

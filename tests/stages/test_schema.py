@@ -89,7 +89,7 @@ def plain(record: Record) -> Any:
     return replace(record, heat_maps=(), pixels=None), arrays, pixels
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(records(), max_size=4))
 def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     table = records_to_table(batch)

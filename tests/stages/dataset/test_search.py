@@ -124,7 +124,7 @@ def assert_the_same(search: Search, index: Index, table: Any, rows: Any) -> int:
     return len(expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(search=SEARCHES)
 def test_any_search_exports_what_it_shows(search: Search, index: Index, table: Any, rows: Any) -> None:
     assert_the_same(search, index, table, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import ConfigError
@@ -20,7 +20,6 @@ def test_shares_are_kept() -> None:
         assert counts[name] / 20_000 == pytest.approx(share, abs=0.01)
 
 
-@settings(deadline=None)  # of the machine's load, not of the code
 @given(st.text(max_size=20))
 def test_a_sample_stays_where_it_is_when_later_shares_change(sample_id: str) -> None:
     """The first split of 0.9 holds that of 0.5, so that a training set may grow."""

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -23,7 +23,6 @@ def enclosed_area(outline: np.ndarray) -> float:
     return abs(cv2.contourArea(outline.astype(np.float32)))
 
 
-@settings(deadline=None)  # of the machine's load, not of the code
 @given(hnp.arrays(np.bool_, (9, 11)).filter(np.any))
 def test_the_outline_encloses_what_the_parts_enclose(inside: np.ndarray) -> None:
     parts = parts_of(inside)
@@ -39,15 +38,13 @@ def test_parts_are_joined_at_their_nearest_corners() -> None:
     assert sorted(steps[steps > 2]) == [3, 3, 7, 7]
 
 
-@settings(deadline=None)  # of the machine's load, not of the code
 @given(st.floats(0, 1))
 def test_numbers_are_plain_and_near(value: float) -> None:
     text = _numbers(np.array([value]))
     assert "e" not in text
-    assert float(text) == pytest.approx(value, abs=5e-7)
+    assert float(text) == pytest.approx(value, abs=5.001e-7)
 
 
-@settings(deadline=None)  # of the machine's load, not of the code
 @given(st.text() | st.sampled_from(["null", "yes", "1", "a: b # c", "\x85", "\u2028", "\x7f", "\ufeff", "😀", "'\"\\"]))
 def test_any_name_is_a_yaml_string(name: str) -> None:
     assert yaml.safe_load(f"names:\n  0: {quoted(name)}\n") == {"names": {0: name}}

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import ConfigError
 from stages.load.order import cut, place, shuffled, stretch
 
 
-@settings(deadline=None)  # other programs may need the machine
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
 def test_stretches_cover_all_and_are_all_but_equal(start: int, size: int, parts: int) -> None:
     found = [stretch(start, start + size, parts, part) for part in range(parts)]
@@ -17,7 +16,6 @@ def test_stretches_cover_all_and_are_all_but_equal(start: int, size: int, parts:
     assert max(last - first for first, last in found) - min(last - first for first, last in found) <= 1
 
 
-@settings(deadline=None)  # other programs may need the machine
 @given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 30), st.integers(0, 30))
 def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int, length: int) -> None:
     once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]

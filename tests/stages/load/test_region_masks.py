@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -35,7 +35,6 @@ def shares_by_pixels(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
     return shares
 
 
-@settings(deadline=None)  # other programs may need the machine
 @given(st.data(), grids)
 def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int, int]) -> None:
     size_hw = data.draw(st.tuples(sides, sides))
@@ -62,7 +61,6 @@ def test_shares_of_large_masks(grid_hw: tuple[int, int]) -> None:
         np.testing.assert_allclose(grid_shares(*runs([rle]), rle.size_hw, grid_hw)[0], wanted, atol=2e-5)
 
 
-@settings(deadline=None)  # other programs may need the machine
 @given(st.data())
 def test_full_masks_are_the_decoded_ones(data: st.DataObject) -> None:
     size_hw = data.draw(st.tuples(sides, sides))

@@ -35,7 +35,7 @@ def test_members_with_their_places(tmp_path: Path) -> None:
     assert members[3].size == 0  # type: ignore[union-attr]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_headers_never_raise(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     content = bytearray(archive(tmp_path_factory.mktemp("tar")))
