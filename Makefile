@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench browser corpus fuzz soak scale audit clean
+.PHONY: demo test lint bench browser corpus fuzz faults soak scale audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
@@ -35,6 +35,10 @@ corpus: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis
 
+# Every test with a Ray of its own, those included that would make `test` too long; about ten minutes on 2 cores.
+faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m ray
+
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.
 audit: $(VENV)/.installed
@@ -42,12 +46,12 @@ audit: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/frozen.txt
 
-# One run over 2,000 images that is killed 24 times in 8 ways; about half an hour on 2 cores.
+# One run over 2,000 images that is killed 24 times in 8 ways; about a quarter of an hour on 2 cores.
 soak: $(VENV)/.installed-dev
 	rm -rf out/soak
 	$(BIN)/python -m tests.soak.soak --out out/soak
 
-# Memory over the length of a run, start-up and resume with large inputs; about an hour on 2 cores.
+# Memory over the length of a run, start-up and resume with large inputs; about half an hour on 2 cores.
 scale: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak.scale
 

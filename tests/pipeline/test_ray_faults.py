@@ -165,6 +165,7 @@ def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up
         assert all(end <= begin for (_, _, end), (_, begin, _) in itertools.pairwise(answered))
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand."""
     captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
