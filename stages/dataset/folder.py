@@ -11,7 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.errors import InputError
+from stages.errors import DATASET_EXPECTED, InputError
 from stages.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
 
 BATCH_ROWS: Final = 512
@@ -88,12 +88,16 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
     """
     folder = path.expanduser().absolute()
     if not folder.is_dir():
-        raise InputError(f"no such folder: {path}")
+        raise InputError(f"{path} is a file: {DATASET_EXPECTED}" if folder.exists() else f"no such folder: {path}")
     manifest = _manifest(folder / "dataset.json")
     run = manifest if manifest else _read_json(folder / ".phrasebox" / "run.json") or {}
     shards = tuple(sorted((folder / "data").glob("*.parquet")))
     if not manifest and (finished or not shards):
-        what = "the run has not finished, run the same command again" if run else "no dataset.json in it"
+        what = (
+            "the run has not finished, run the same command again"
+            if run
+            else f"no dataset.json in it; {DATASET_EXPECTED}"
+        )
         raise InputError(f"{path} is not a finished dataset: {what}")
     version = run.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
