@@ -171,13 +171,8 @@ def calibrate(
     """Fit scores to how often regions are right; for the model and settings that the dataset was made with."""
     from pipeline.calibrate import calibrate as fit
     from pipeline.calibrate import print_calibration
-    from stages.errors import ConfigError
 
-    try:
-        figures = fit(dataset, truth, out, console, settings)
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
-    print_calibration(figures, out, console)
+    print_calibration(fit(dataset, truth, out, console, settings), out, console)
 
 
 @app.command()
