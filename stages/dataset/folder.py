@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ BATCH_ROWS: Final = 512
 
 IMAGE_BATCH_ROWS: Final = 32
 """Rows of a table that holds encoded images."""
+
+
+_URL: Final = re.compile("[a-z][a-z0-9+.-]+:/")
+"""Also as pathlib writes it, with one slash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,8 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
 
     Raises InputError for a folder that holds no dataset, one of another schema version, and a damaged manifest.
     """
+    if _URL.match(str(path)):
+        raise InputError(f"{path} is a URL: only local and mounted folders are read here; copy the dataset first")
     folder = path.expanduser().absolute()
     if not folder.is_dir():
         raise InputError(f"{path} is a file: {DATASET_EXPECTED}" if folder.exists() else f"no such folder: {path}")
