@@ -13,7 +13,8 @@ from rich.table import Table
 
 from pipeline.evaluate import heat_mapped, matched_rows, read_run
 from pipeline.graph import build_graph, calibration_basis
-from stages.errors import InputError
+from pipeline.writable import check_writable
+from stages.errors import ConfigError, InputError
 from stages.evaluate.bootstrap import weighted_estimate
 from stages.evaluate.fit import fit_logistic, out_of_fold
 from stages.evaluate.matching import queries_of
@@ -38,10 +39,10 @@ def calibrate(
 
     The figures are from five folds: each region is judged by a fit that has not seen its image.
 
-    Raises InputError if there are too few regions, or only right or only wrong ones; OSError if `out` cannot be
-    written.
+    Raises InputError if there are too few regions, or only right or only wrong ones; ConfigError if `out` cannot be
+    written, before any work where that can be known.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of work rather than after
+    check_writable("--out", out)
     truth = read_truth(truth_path)
     _, config = read_run(dataset, settings)
     rows, matched = matched_rows(dataset, truth)
@@ -78,7 +79,11 @@ def calibrate(
         made_with=calibration_basis(config, graph.fingerprint),
         made_from={"truth": truth_path.name, "images": len(set(images)), "regions": len(right), "right": sum(right)},
     )
-    write_text(out, calibration.to_json())
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, calibration.to_json())
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
     return {"regions": len(right), "right": sum(right), **_worth(out_of_fold(features, labels, owners), labels, owners)}
 
 

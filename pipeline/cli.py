@@ -11,6 +11,19 @@ import typer
 from rich.console import Console
 
 from pipeline import __version__
+from pipeline.options import (
+    Config,
+    Finished,
+    ImageRoot,
+    MaybeUnfinished,
+    MinScore,
+    OverDataset,
+    Scenes,
+    Seed,
+    Settings,
+    Truth,
+    Where,
+)
 from stages.errors import PhraseboxError, TooManyErrors
 
 app = typer.Typer(
@@ -24,24 +37,6 @@ app = typer.Typer(
 # Paths and captions may hold square brackets and colons: nothing in them is markup.
 console = Console(markup=False, emoji=False)
 errors = Console(stderr=True, markup=False, emoji=False)
-
-Config = Annotated[Path | None, typer.Argument(help="YAML file; without it the defaults and --set hold.")]
-Settings = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. --set explain.blocks=1. Repeatable."),
-]
-
-Where = Annotated[
-    str,
-    typer.Option("--where", metavar="SQL", help="Only regions for which this holds, e.g. \"head = 'dog' AND w > h\"."),
-]
-MinScore = Annotated[
-    float, typer.Option("--min-score", min=0.0, max=1.0, help="Only regions with at least this score.")
-]
-ImageRoot = Annotated[
-    str | None,
-    typer.Option("--image-root", metavar="DIR", help="Where the images are now, if the dataset does not hold them."),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -61,7 +56,7 @@ def run(
         bool,
         typer.Option(
             "--fresh",
-            help="Delete the dataset that is in output.path and start over; asks before it deletes other files.",
+            help="Delete the dataset in output.path and start over; asks before it deletes files that no run wrote.",
         ),
     ] = False,
     yes: Annotated[
@@ -72,14 +67,22 @@ def run(
         typer.Option(
             "--max-error-share",
             metavar="SHARE",
-            help="Exit code 1 if a larger share of the rows failed, e.g. 0.1; short for output.max_error_share.",
+            help="Exit code 1 if a larger share of the rows failed, e.g. 0.1 for a tenth; no limit by default. "
+            "Short for --set output.max_error_share=SHARE.",
         ),
     ] = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the resolved configuration and exit.")
+        bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
     ] = False,
 ) -> None:
-    """Run the pipeline over captioned images; the same command again goes on where it stopped."""
+    """Make a dataset from captioned images; the same command again goes on where it stopped.
+
+    \b
+    phrasebox run --set input.kind=jsonl --set input.path=captions.jsonl \\
+                  --set input.image_root=images/ --set output.path=out/
+    phrasebox run my.yaml
+    phrasebox run my.yaml --print-config    all keys and their values
+    """
     from pipeline.config import load_config
 
     if max_error_share is not None:
@@ -107,8 +110,10 @@ def run(
 
 
 @app.command()
-def validate(dataset: Annotated[Path, typer.Argument(help="Folder or URL of a finished run.")]) -> None:
-    """Check a dataset against its contract; exit code 1 and one line a problem if something is wrong."""
+def validate(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")],
+) -> None:
+    """Check every row of a dataset and its files; one line a problem, exit code 1 if there is any."""
     from stages.write.places import place_of
     from stages.write.validate import validate as problems_of
 
@@ -126,27 +131,19 @@ def validate(dataset: Annotated[Path, typer.Argument(help="Folder or URL of a fi
 
 @app.command("eval")
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    truth: Annotated[
-        Path,
-        typer.Option(
-            "--truth",
-            help="COCO instances JSON, or a folder of Flickr30k Entities (Sentences/, Annotations/) or "
-            "RefCOCO (instances.json, refs*.json).",
-        ),
-    ],
+    dataset: Finished,
+    truth: Truth,
     maps: Annotated[
-        bool, typer.Option("--maps/--no-maps", help="Compute the heat maps again, for the metrics that need them.")
+        bool,
+        typer.Option(
+            "--maps/--no-maps",
+            help="Compute the heat maps again for pointing, energy and pixel AP; without them the input is not needed.",
+        ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
-    settings: Annotated[
-        list[str],
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Over the dataset's configuration, e.g. input.path=moved.jsonl."
-        ),
-    ] = [],  # noqa: B006  typer copies it
+    settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Measure a dataset against ground truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
+    """Measure a dataset against known truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
     import json
 
     from pipeline.evaluate import evaluate as figures_of
@@ -161,45 +158,58 @@ def evaluate(
 
 @app.command()
 def calibrate(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a finished run over images with known truth.")],
-    truth: Annotated[Path, typer.Option("--truth", help="As for eval.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Where the calibration goes.")],
-    settings: Annotated[
-        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Over the dataset's configuration.")
-    ] = [],  # noqa: B006  typer copies it
+    dataset: Finished,
+    truth: Truth,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
+        ),
+    ],
+    settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Fit scores to how often regions are right; for the model and settings that the dataset was made with."""
+    """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
     from pipeline.calibrate import calibrate as fit
     from pipeline.calibrate import print_calibration
-    from stages.errors import ConfigError
 
-    try:
-        figures = fit(dataset, truth, out, console, settings)
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
-    print_calibration(figures, out, console)
+    print_calibration(fit(dataset, truth, out, console, settings), out, console)
 
 
 @app.command()
 def inspect(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    dataset: MaybeUnfinished,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; only this machine by default.")
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address to listen on. By default only this machine can look; there is no password.",
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free one.")] = 8765,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free port.")] = 8765,
+    open_browser: Annotated[bool, typer.Option("--open", help="Also open the browser.")] = False,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="DIR", help="Write static pages there instead of serving.")
+        Path | None,
+        typer.Option("--html", metavar="DIR", help="Write the pages as files into this new folder instead of serving."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", min=1, help="Of --html: how many, drawn at random.  [default: 96]")
+        int | None,
+        typer.Option(
+            "--samples", metavar="N", min=1, help="With --html: so many samples, drawn at random. [default: 96]"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds, other random samples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples.")] = 0,
     where: Where = "",
     min_score: MinScore = 0.0,
     image_root: ImageRoot = None,
 ) -> None:
-    """Look at a dataset in the browser: pictures with regions, filters, figures, marks."""
+    """Look at a dataset in the browser: pictures with regions, filters, figures, marks.
+
+    \b
+    phrasebox inspect out/
+    phrasebox inspect out/ --where "head = 'dog'" --open
+    phrasebox inspect out/ --html gallery/
+    """
     from stages.dataset.search import Search
     from stages.errors import ConfigError
 
@@ -218,11 +228,14 @@ def inspect(
 
 @app.command()
 def stats(
-    dataset: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    dataset: Finished,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
     where: Where = "",
     min_score: MinScore = 0.0,
-    most: Annotated[int, typer.Option("--top", min=1, max=10_000, help="How many frequent phrases and heads.")] = 15,
+    most: Annotated[
+        int,
+        typer.Option("--top", metavar="N", min=1, max=10_000, help="So many of the most frequent phrases and heads."),
+    ] = 15,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
     import json
@@ -238,36 +251,59 @@ def stats(
 
 @app.command()
 def export(
-    dataset: Annotated[Path | None, typer.Argument(help="Folder of a finished run.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Argument(metavar="DATASET", help="Folder of a finished dataset.  [required]")
+    ] = None,
     name: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="What to write; --list tells the formats.")
+        str, typer.Option("--format", metavar="NAME", help="What to write; --list describes the formats.  [required]")
     ] = "",
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write to, not there yet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="New folder to write to.  [required]")
+    ] = None,
     min_score: MinScore = 0.0,
     where: Where = "",
     split: Annotated[
         str,
-        typer.Option("--split", metavar="NAME=SHARE,...", help="E.g. train=0.9,val=0.1; by a hash of the sample id."),
+        typer.Option(
+            "--split",
+            metavar="NAME=SHARE,...",
+            help="Shares that sum to 1, e.g. train=0.9,val=0.1, by a hash of the sample id; all is train by default.",
+        ),
     ] = "",
     segmentation: Annotated[
         str | None,
-        typer.Option("--segmentation", metavar="rle|polygons", help="Of coco: RLE is exact, polygons fill holes."),
+        typer.Option(
+            "--segmentation",
+            metavar="rle|polygons",
+            help="With --format coco: rle is exact (the default), polygons fill holes.",
+        ),
     ] = None,
     settings: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the format, see --list. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the format, see --list. Repeatable."),
     ] = [],  # noqa: B006  typer copies it
     keep_empty: Annotated[
         bool,
-        typer.Option("--keep-empty", help="Also images without a chosen region; they are not certified negatives."),
+        typer.Option(
+            "--keep-empty",
+            help="Also images without a chosen region. What their captions do not name may be in them all the same.",
+        ),
     ] = False,
     image_root: ImageRoot = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the export in --out; deletes only what an export wrote.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace the export that is in --out; only files that an export wrote are deleted."
+        ),
     ] = False,
     list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
 ) -> None:
-    """Write a dataset in a format that trainers read: COCO, ODVG, MDETR, GRIT, Hugging Face, YOLO and others."""
+    """Write a dataset in a format that trainers read: COCO, ODVG, MDETR, GRIT, Hugging Face, YOLO and others.
+
+    \b
+    phrasebox export --list
+    phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
+    """
     from stages.errors import ConfigError
 
     if list_formats:
@@ -278,7 +314,7 @@ def export(
     given = {"DATASET": dataset, "--format": name, "--out": out}
     missing = [option for option, value in given.items() if not value]
     if dataset is None or out is None or missing:
-        raise ConfigError(f"export needs {', '.join(missing)}; --list tells the formats")
+        raise ConfigError(f"export needs {', '.join(missing)}; --list describes the formats")
     from pipeline.export import export_dataset, print_report
 
     try:
@@ -290,7 +326,8 @@ def export(
             min_score=min_score,
             where=where,
             splits=split,
-            settings=[*settings, *([f"segmentation={segmentation}"] if segmentation is not None else [])],
+            settings=settings,
+            segmentation=segmentation,
             keep_empty=keep_empty,
             image_root=image_root,
             overwrite=overwrite,
@@ -308,10 +345,18 @@ def phrases(
     ],
     settings: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="A key of the phrases section, e.g. --set max_phrases=5."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set a key of the configuration's section phrases, e.g. --set max_phrases=5. Repeatable.",
+        ),
     ] = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Print the phrases of captions as JSON lines."""
+    """Print the phrases of captions as JSON lines.
+
+    \b
+    echo "A red car next to two dogs" | phrasebox phrases -
+    """
     import json
 
     from pipeline.config import load_config
@@ -326,29 +371,40 @@ def phrases(
             for answer in phrases_json((line.rstrip("\r\n") for line in lines), resolved):
                 sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+        raise InputError(f"cannot read {file or 'a file without a name'}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8: {error}") from error
 
 
 @app.command()
 def explain(
-    image: Annotated[Path, typer.Argument(help="Image file.")],
-    phrase: Annotated[list[str], typer.Option("--phrase", help="What to look for. Repeatable.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.npz", help="Where maps, scores and phrases go.")],
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file with model and explain sections.")] = None,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
+    phrase: Annotated[list[str], typer.Option("--phrase", metavar="TEXT", help="What to look for. Repeatable.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.npz", help="NumPy file to write: arrays maps, scores, phrases.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.yaml",
+            help="Configuration, of which model, images and explain count; without it the defaults and --set hold.",
+        ),
+    ] = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     overlay: Annotated[
-        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Draw the maps over the image.")
+        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture to write: the maps over the image.")
     ] = None,
     versus: Annotated[
         list[str],
-        typer.Option(
-            "--versus", metavar="KEY=VALUE", help="Compute again with these settings and compare. Repeatable."
-        ),
+        typer.Option("--versus", metavar="KEY=VALUE", help="Compute again with this key set and compare. Repeatable."),
     ] = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Heat maps of phrases in one image, as arrays and as a picture."""
+    """Compute heat maps of phrases in one image, as arrays and as a picture.
+
+    \b
+    phrasebox explain image.jpg --phrase "red car" --phrase dog --out maps.npz --overlay maps.png
+    """
     from pipeline.explain import explain_image
 
     explain_image(image, phrase, out, config, settings, console, overlay=overlay, versus=versus)
@@ -356,11 +412,11 @@ def explain(
 
 @app.command()
 def scenes(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds, other scenes.")] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    scenes: Scenes = 100,
+    seed: Seed = 0,
 ) -> None:
-    """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""
+    """Draw scenes with captions and exact truth: images/, captions.jsonl, truth.json."""
     from stages.errors import ConfigError
     from stages.scenes import write_scenes
 
@@ -373,11 +429,13 @@ def scenes(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("out/demo"),
-    scenes: Annotated[int, typer.Option("--scenes", min=1, help="How many scenes to draw.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds, other scenes.")] = 0,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write to; a dataset in it is replaced.")
+    ] = Path("out/demo"),
+    scenes: Scenes = 100,
+    seed: Seed = 0,
 ) -> None:
-    """The whole pipeline on drawn scenes with the embedded model; needs neither network nor GPU."""
+    """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU."""
     from pipeline.demo import run_demo
 
     run_demo(out, scenes, seed, console)

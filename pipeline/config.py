@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -170,11 +171,16 @@ def load_config(path: Path | None, settings: Iterable[str], model: type[BaseMode
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
-            raise ConfigError(f"{path} is not YAML: {_one_line(error)}") from error
+            raise ConfigError(f"{path} is not YAML: {_one_line(error)}{_hint(path)}") from error
         if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys")
+            raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys{_hint(path)}")
         values = loaded or {}
     return override(values, settings, model)
+
+
+def _hint(path: Path) -> str:
+    """What to do with a file that does not look like a configuration."""
+    return "" if path.suffix in (".yaml", ".yml") else f"; captions are given by --set input.path={path}"
 
 
 def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
@@ -275,6 +281,7 @@ def _explain_problem(problem: dict[str, Any], model: type[BaseModel]) -> tuple[s
         message = "expected keys below it"
     elif kind == "path_type":
         message = "expected a path"
+    message = re.sub("^Input should be ", "expected ", message).partition(", unable to ")[0]
     if _short(problem["input"]) and "got " not in message:
         message += f", got {problem['input']!r}"
     return name, message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import ExplainConfig, load_config
+from pipeline.writable import check_writable
 from stages.clip.open_clip import describe, load
 from stages.errors import ConfigError, InputError
 from stages.explain.contrast import contrasted
@@ -46,9 +46,9 @@ def explain_image(
     phrases = list(dict.fromkeys(" ".join(phrase.split()) for phrase in phrases))
     if not all(phrases):
         raise ConfigError("--phrase: expected words, got nothing")
-    _check_writable("--out", out)
+    check_writable("--out", out)
     if overlay is not None:
-        _check_writable("--overlay", overlay)
+        check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
     try:
@@ -71,22 +71,14 @@ def explain_image(
             cells.append(_correlation(heat_map, rows[1][1][number]))
         table.add_row(*cells)
     console.print(table)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("wb") as file:
         np.savez(file, **arrays)
     console.print(f"maps in {out}", soft_wrap=True)
     if overlay is not None:
+        overlay.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(_picture(content, rows)).save(overlay)
         console.print(f"picture in {overlay}", soft_wrap=True)
-
-
-def _check_writable(option: str, path: Path) -> None:
-    """Make the folder. Raises ConfigError where the file cannot be written, before any work."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{option}: cannot write {path}: {error.strerror}") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{option}: cannot write {path}")
 
 
 def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: ExplainConfig) -> list[HeatMap]:

@@ -34,17 +34,23 @@ def export_dataset(
     splits: str = "",
     settings: Sequence[str] = (),
     keep_empty: bool = False,
+    segmentation: str | None = None,
     image_root: str | None = None,
     overwrite: bool = False,
 ) -> ExportReport:
     """Export a finished dataset. See `stages.export.export` for the options.
 
-    splits    "train=0.9,val=0.1"
-    settings  `KEY=VALUE` of the format's own config
+    splits        "train=0.9,val=0.1"
+    settings      `KEY=VALUE` of the format's own config
+    segmentation  short for the setting of this name
 
     Raises ConfigError or InputError for what the user can mend.
     """
     exporter_type = exporter_named(name)
+    if segmentation is not None:
+        if "segmentation" not in exporter_type.config_type.model_fields:
+            raise ConfigError(f"--segmentation: not with {name}, whose masks are {exporter_type.masks}")
+        settings = [*settings, f"segmentation={segmentation}"]
     config = load_config(None, settings, exporter_type.config_type)
     dataset = open_dataset(path)
     request = Request(

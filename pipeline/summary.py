@@ -138,3 +138,8 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
         table.add_row("images/s in this run", f"{report.done / report.wall_time_s:,.1f}")
     console.print(f"dataset in {path}", soft_wrap=True)
     console.print(table)
+    if not total.rows:
+        console.print("the input holds no samples")
+    if total.failed:
+        told = f"why rows failed: column `error`; phrasebox stats {path} counts, phrasebox inspect {path} shows them"
+        console.print(told, soft_wrap=True)

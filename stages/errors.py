@@ -37,6 +37,10 @@ class WeightsError(PhraseboxError):
     """Model weights are missing, damaged or belong to an unsupported architecture."""
 
 
+DATASET_EXPECTED: Final = "expected the folder that a run wrote (its output.path)"
+"""What an InputError says of a path that is no dataset."""
+
+
 class ResourceError(PhraseboxError):
     """A worker did not get the device it was configured to use."""
 

@@ -18,6 +18,7 @@ checked before anything is decoded, and what decoding takes is bounded by it: at
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import struct
@@ -84,6 +85,9 @@ _DECODE_ERRORS: Final = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
     zlib.error,
 )  # fmt: skip
+
+# Of some damaged TIFFs: what is wrong stands in the row, and without a handler Python would print it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # `warnings.catch_warnings` changes the whole process: one thread at a time may do it.
 _WARNINGS_LOCK: Final = threading.Lock()

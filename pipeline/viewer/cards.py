@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,9 +20,23 @@ COLUMNS: Final = (
 """Of a row, for a card."""
 
 _OUTLINE_SIDE_PX: Final = 640
-_LETTER: Final = 0.58
-"""Mean width of a letter over its height."""
 _MOST_LETTERS: Final = 28
+
+# Of the widest font a browser may take, DejaVu Sans Bold, in parts of the text's height.
+_LETTER: Final = 0.72
+_WIDE_LETTER: Final = 1.1
+_LETTERS: Final = {
+    **dict.fromkeys("ijlI.,:;'|! ", 0.4),
+    **dict.fromkeys("frt()[]-", 0.5),
+    **dict.fromkeys("mwMW@%…", _WIDE_LETTER),
+}
+
+LABEL_HALO: Final = 0.16
+"""How far the coloured edge of a label reaches beyond its letters, in parts of their height: half of the style sheet's
+stroke-width."""
+_DESCENT: Final = 0.24
+_LABEL_STEP: Final = 1.2
+"""From base line to base line, so that no label's edge lies on another's letters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +101,9 @@ def card(
     """
     annotations = row["annotations"]
     text_px = max(row["width"], row["height"]) / lines
-    labels = [f"{_short(annotation['phrase'])} {annotation['score']:.2f}" for annotation in annotations]
+    labels = [
+        _label(annotation["phrase"], annotation["score"], row["width"] / (text_px or 1)) for annotation in annotations
+    ]
     places = label_places(
         [annotation["bbox"] for annotation in annotations], labels, text_px, (row["width"], row["height"])
     )
@@ -138,22 +155,47 @@ def label_places(
     Labels lie over one another only where the image has no room for all.
     """
     width_px, height_px = size_wh_px
-    highest, lowest, step = text_px, height_px - text_px / 4, text_px * 1.1
+    halo, step = LABEL_HALO * text_px, _LABEL_STEP * text_px
+    highest, lowest = text_px, height_px - _DESCENT * text_px - halo
     taken: list[tuple[float, float, float]] = []  # left, right, base line
     for (x, y, _, _), label in zip(boxes_xywh_px, labels, strict=True):
-        length = _LETTER * text_px * len(label)
-        left = max(0.0, min(x + text_px / 4, width_px - length))
-        beside = [line for start, right, line in taken if left < right and start < left + length]
+        length = label_width(label) * text_px
+        left = max(halo, min(x + text_px / 4, width_px - halo - length))
+        right = left + length
+        beside = [line for start, end, line in taken if left - 2 * halo < end and start < right + 2 * halo]
         first = max(highest, min(y + text_px, lowest))
-        below = [first + step * number for number in range(int((lowest - first) // step) + 1)]
-        above = [first - step * number for number in range(1, int((first - highest) // step) + 1)]
-        free = (base for base in below + above if all(abs(base - line) >= text_px for line in beside))
-        taken.append((left, left + length, next(free, first)))
+        next_to = (line + way * step for line in beside for way in (1, -1))
+        within = (base for base in next_to if highest <= base <= lowest)
+        nearest = sorted(within, key=lambda base: (round(abs(base - first), 6), -base))
+        free = (base for base in (first, *nearest) if all(abs(base - line) >= step * (1 - 1e-9) for line in beside))
+        taken.append((left, right, next(free, first)))
     return [(left, base) for left, _, base in taken]
 
 
-def _short(phrase: str) -> str:
-    return phrase if len(phrase) <= _MOST_LETTERS else f"{phrase[: _MOST_LETTERS - 1]}…"
+def label_width(label: str) -> float:
+    """Width of a label's letters in parts of their height, in the widest of the fonts that browsers take."""
+    return sum(map(_letter_width, label))
+
+
+def _letter_width(letter: str) -> float:
+    if unicodedata.east_asian_width(letter) in "WF":
+        return _WIDE_LETTER
+    return 0 if unicodedata.combining(letter) else _LETTERS.get(letter, _LETTER)
+
+
+def _label(phrase: str, score: float, room: float) -> str:
+    """Phrase and score; the phrase is cut where it is long or the image narrow.
+
+    room  width of the image in heights of the text
+    """
+    told = f" {score:.2f}"
+    room -= label_width(told) + 2 * LABEL_HALO
+    if len(phrase) <= _MOST_LETTERS and label_width(phrase) <= room:
+        return phrase + told
+    kept = phrase[: _MOST_LETTERS - 1]
+    while kept and label_width(f"{kept}…") > room:
+        kept = kept[:-1]
+    return f"{kept.rstrip()}…{told}" if kept else told.strip()
 
 
 def pieces(

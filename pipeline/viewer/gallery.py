@@ -92,14 +92,21 @@ def write_gallery(
         shutil.copytree(static, out / "static", dirs_exist_ok=True)
     console.print(f"{len(numbers)} samples in {out / 'index.html'}", soft_wrap=True)
     if missing:
-        console.print(f"{missing} pictures could not be had: rows with an error, or images that are not at their place")
+        console.print(
+            f"{missing} pictures could not be had: rows with an error, or images that are not where the run read them "
+            "(--image-root DIR says where they are)",
+            soft_wrap=True,
+        )
 
 
 def _make_folders(out: Path) -> None:
     try:
-        (out / "images").mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise ConfigError(f"--html: {out} is not empty; give a new folder")
+        (out / "images").mkdir()
     except FileExistsError as error:
-        raise ConfigError(f"--html: {out} holds a gallery already; give another folder") from error
+        raise ConfigError(f"--html: {out} is a file; give a new folder") from error
     except OSError as error:
         raise ConfigError(f"--html: cannot write to {out}: {error.strerror}") from error
 

@@ -167,7 +167,7 @@ class Pages:
 
     def sample(self, search: Search, number: int, at: int | None) -> str:
         """One sample in full size. at: its place in the search, for the neighbours' links."""
-        (one,) = self.cards(search, [number], lines=42)
+        (one,) = self.cards(search, [number], lines=36)
         before, after = self._neighbours(search, at)
         return self._render(
             "sample.html",

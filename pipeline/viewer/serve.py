@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import threading
@@ -55,8 +56,12 @@ def inspect(
     Raises InputError for a folder that is no dataset, ConfigError for an address that cannot be used.
     """
     viewer = make_viewer(path, image_root)
-    listening = _listen(host, port)
-    viewer.pages.index.check(search)
+    try:
+        viewer.pages.index.check(search)
+        listening = _listen(host, port)
+    except ConfigError:
+        viewer.pages.index.close()
+        raise
     address = f"http://{_printed(host)}:{listening.getsockname()[1]}{ServerLinks().page(search, 1)}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
@@ -90,13 +95,17 @@ def is_loopback(host: str) -> bool:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        info: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        try:
+            info: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        except OSError as error:
+            raise ConfigError(f"--host: no address {host}: {error.strerror}") from error
         listening = socket.socket(info[0], info[1], info[2])
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(info[4])
         listening.listen()
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; --port 0 takes any free port") from error
+        hint = "" if error.errno == errno.EADDRNOTAVAIL else "; --port 0 takes any free port"
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
     return listening
 
 

@@ -28,7 +28,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise WeightsError(
             f"model.weights: cannot read {path} as safetensors or with torch.load(weights_only=True), is it damaged? "
-            f"{_first_line(error)}"
+            f"{type(error).__name__}: {_first_line(error)}"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

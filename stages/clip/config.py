@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -61,8 +62,9 @@ class ModelConfig(BaseModel):
                 raise ValueError("the demo model brings its own weights: leave out pretrained and weights")
         elif self.pretrained is None and self.weights is None:
             where = self.name or self.config
+            meant = "; did you mean demo?" if difflib.get_close_matches(str(where), ["demo"], cutoff=0.7) else ""
             raise ValueError(
-                f"{where} needs weights: add `pretrained: TAG` (downloaded by open_clip) or `weights: FILE`"
+                f"{where} needs weights: set model.pretrained=TAG (open_clip downloads it) or model.weights=FILE{meant}"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.errors import InputError
+from stages.errors import DATASET_EXPECTED, InputError
 from stages.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
 
 BATCH_ROWS: Final = 512
@@ -19,6 +20,10 @@ BATCH_ROWS: Final = 512
 
 IMAGE_BATCH_ROWS: Final = 32
 """Rows of a table that holds encoded images."""
+
+
+_URL: Final = re.compile("[a-z][a-z0-9+.-]+:/")
+"""Also as pathlib writes it, with one slash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +91,20 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
 
     Raises InputError for a folder that holds no dataset, one of another schema version, and a damaged manifest.
     """
+    if _URL.match(str(path)):
+        raise InputError(f"{path} is a URL: only local and mounted folders are read here; copy the dataset first")
     folder = path.expanduser().absolute()
     if not folder.is_dir():
-        raise InputError(f"no such folder: {path}")
+        raise InputError(f"{path} is a file: {DATASET_EXPECTED}" if folder.exists() else f"no such folder: {path}")
     manifest = _manifest(folder / "dataset.json")
     run = manifest if manifest else _read_json(folder / ".phrasebox" / "run.json") or {}
     shards = tuple(sorted((folder / "data").glob("*.parquet")))
     if not manifest and (finished or not shards):
-        what = "the run has not finished, run the same command again" if run else "no dataset.json in it"
+        what = (
+            "the run has not finished, run the same command again"
+            if run
+            else f"no dataset.json in it; {DATASET_EXPECTED}"
+        )
         raise InputError(f"{path} is not a finished dataset: {what}")
     version = run.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:

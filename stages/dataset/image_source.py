@@ -32,7 +32,7 @@ class ImageSource:
         if self._given is not None and is_local(self._given):
             filesystem = filesystem_of(self._given)
             if not filesystem.isdir(path_in(filesystem, self._given)):
-                raise InputError(f"no such folder: {self._given}")
+                raise InputError(f"no such folder: {self._given} (image root)")
 
     @cached_property
     def root(self) -> str | None:

@@ -124,7 +124,11 @@ class Selector:
             return then(self._connection.from_arrow(flat).filter(self.selection.where))
         except duckdb.Error as error:
             known = ", ".join(REGION_COLUMNS.names)
-            raise ConfigError(f"not an SQL condition: {first_line(error)} (columns: {known})") from error
+            raise ConfigError(f"not an SQL condition: {first_line(error)}{_hint(error)} (columns: {known})") from error
+
+
+def _hint(error: duckdb.Error) -> str:
+    return "; text stands in single quotes, as in head = 'dog'" if "Referenced column" in str(error) else ""
 
 
 def sandboxed(database: str = ":memory:", **config: Any) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.errors import RowError
+from stages.errors import DATASET_EXPECTED, InputError, RowError
 from stages.masks import decode_runs, rle_box_xywh_px
 from stages.phrases.filters import normalise
 from stages.records import Rle, stable_id
@@ -27,10 +28,12 @@ def validate(dataset: AnyPath) -> Iterator[str]:
 
     Checked: the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks, errors, embedded
     images and categories. Counts are not compared where a shard could not be read: it is told itself.
+
+    Raises InputError for a place in which no run has written.
     """
+    files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
-    files = found_in(dataset / "data", "*.parquet")
     told = (manifest or {}).get("counts")
     if not files and not (isinstance(told, dict) and told.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
@@ -58,6 +61,21 @@ def validate(dataset: AnyPath) -> Iterator[str]:
         if manifest is not None:
             yield from _count_problems(manifest_path, told, total)
         yield from _category_problems(dataset / "categories.parquet", total)
+
+
+def _shards_of(dataset: AnyPath) -> list[AnyPath]:
+    try:
+        if isinstance(dataset, Path) and not dataset.is_dir():
+            raise InputError(
+                f"{dataset} is a file: {DATASET_EXPECTED}" if dataset.exists() else f"no such folder: {dataset}"
+            )
+        files = found_in(dataset / "data", "*.parquet")
+        marks = (dataset / "dataset.json", dataset / ".phrasebox" / "run.json")
+        if not files and not any(mark.exists() for mark in marks):
+            raise InputError(f"{dataset} is not a dataset: no dataset.json in it; {DATASET_EXPECTED}")
+    except OSError as error:
+        raise InputError(f"cannot read {dataset}: {error.strerror or ' '.join(str(error).split())}") from error
+    return files
 
 
 def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]:

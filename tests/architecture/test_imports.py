@@ -57,7 +57,7 @@ LIBRARIES: dict[str, set[str]] = {
     "safetensors": {"stages/clip/", "stages/train/"},
     "open_clip": {"stages/clip/", "stages/train/", "pipeline/bench.py"},
     "spacy": {"stages/phrases/noun_phrases.py"},
-    "typer": {"pipeline/cli.py"},
+    "typer": {"pipeline/cli.py", "pipeline/options.py"},
     "rich": {"pipeline/"},
     "cv2": {
         "stages/evaluate/",

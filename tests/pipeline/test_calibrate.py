@@ -101,3 +101,21 @@ def test_too_few_regions_are_refused(
     with pytest.raises(InputError, match="at least 10000"):
         calibrate(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
     assert not (tmp_path / "c.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    """Neither truth nor dataset is looked at: there is none."""
+    (tmp_path / "file").touch()
+    for out, words in (
+        (tmp_path, "--out: cannot write .*: it is a folder"),
+        (tmp_path / "file" / "c.json", "--out: cannot write .*c.json: .*file is a file"),
+        (Path("/proc/none/c.json"), "--out: cannot write /proc/none/c.json"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            calibrate(tmp_path / "none", tmp_path / "none.json", out, QUIET)
+
+
+def test_a_refused_calibration_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json"):
+        calibrate(tmp_path / "none", tmp_path / "none.json", tmp_path / "new" / "c.json", QUIET)
+    assert list(tmp_path.iterdir()) == []

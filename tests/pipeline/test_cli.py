@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline import __version__
 from pipeline.cli import main
+from stages.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import Config as PhrasesConfig
 from stages.phrases.stage import phrases_json
 
@@ -145,7 +146,6 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
     assert code == 1
     assert f"{dataset}/dataset.json: 12 samples were read but 7 rows written\n" in out
     assert err == f"{len(out.splitlines())} problems in {dataset}\n"
-    assert phrasebox("validate", tmp_path / "nowhere")[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,20 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
             ["explain.block: no"],
         ),
         (["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--config", "none.yaml"], ["none.yaml"]),
+        (["run", "a.jsonl"], ["a.jsonl is not YAML: ", "; captions are given by --set input.path=a.jsonl"]),
+        (["run", "text.jpg"], ["a mapping of keys; captions are given by --set input.path=text.jpg"]),
+        (
+            ["run", "--set", "input={kind: jsonl, path: a}", "--max-error-share", "10%"],
+            ["expected a valid number, got '10%'"],
+        ),
+        (["phrases", ""], ["cannot read a file without a name"]),
+        (["stats", "s3://bucket/out"], ["is a URL: only local and mounted folders are read here"]),
+        (["inspect", ".", "--html", "out", "--samples", "2"], [". is not a finished dataset: no dataset.json in it"]),
+        (["validate", "none"], ["no such folder: none"]),
+        (["validate", "text.jpg"], ["text.jpg is a file: expected the folder that a run wrote"]),
+        (["validate", "."], [". is not a dataset: no dataset.json in it; expected the folder that a run wrote"]),
+        (["stats", "text.jpg"], ["text.jpg is a file: expected the folder that a run wrote"]),
+        (["stats", "."], [". is not a finished dataset: no dataset.json in it; expected the folder that a run wrote"]),
         (["scenes", "--out", "text.jpg"], ["--out: cannot write to text.jpg"]),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
@@ -193,9 +207,50 @@ def test_errors_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "a.jsonl").write_text('{"image": "a.jpg"}\n' * 2)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     assert_refused_in_one_line(phrasebox(*arguments), *words)
-    assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "red.png", "out"}, "nothing half done"
+    assert {path.name for path in tmp_path.iterdir()} <= {"text.jpg", "a.jsonl", "red.png", "out"}, "nothing half done"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--format odvg --segmentation rle", "--segmentation: not with odvg, whose masks are exact as RLE"),
+        ("--format coco --where head=dog", "; text stands in single quotes, as in head = 'dog' (columns: phrase, "),
+        ("--format yolo --image-root none", "/none (image root)"),
+    ],
+)
+def test_errors_of_an_export_are_one_line(
+    options: str, words: str, phrasebox: Callable[..., Answer], inline_dataset: Path, tmp_path: Path
+) -> None:
+    answer = phrasebox("export", inline_dataset, *options.split(), "--out", tmp_path / "out")
+    assert_refused_in_one_line(answer, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_host_that_is_none(phrasebox: Callable[..., Answer], inline_dataset: Path) -> None:
+    answer = phrasebox("inspect", inline_dataset, "--host", "none.invalid")
+    assert_refused_in_one_line(answer, "--host: no address none.invalid: ")
+
+
+def test_the_columns_of_conditions_are_in_the_help(phrasebox: Callable[..., Answer]) -> None:
+    for verb in ("stats", "inspect", "export"):
+        _, out, _ = phrasebox(verb, "--help")
+        told = out.partition("--where SQL")[2].partition("--")[0].partition("Columns: ")[2]
+        words = set(told.replace(",", " ").replace(".", " ").split())
+        assert words == {*REGION_COLUMNS.names, "and", "in", "pixels"}
+
+
+def test_a_run_says_where_to_look_for_its_faults(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"image": "none.jpg", "caption": "a dog"}\n')
+    (tmp_path / "empty.jsonl").touch()
+    for name, words in (("a", f"phrasebox inspect {tmp_path}/a shows them"), ("empty", "the input holds no samples")):
+        source = f"input={{kind: jsonl, path: {tmp_path}/{name}.jsonl}}"
+        out = f"output.path={tmp_path}/{name}"
+        code, told, _ = phrasebox("run", "--set", source, "--set", "engine.kind=inline", "--set", out)
+        assert code == 0
+        assert words in told
 
 
 CAPTIONS = ["A red car next to two dogs.", "", "beautiful!", "a photo of the big  house — ein Zwölf"]

@@ -115,7 +115,7 @@ KINDS = {
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
     "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: ray, inline",
-    "explain.kind=grad_cam": "explain.kind: Input should be 'grad_eclip', got 'grad_cam'",
+    "explain.kind=grad_cam": "explain.kind: expected 'grad_eclip', got 'grad_cam'",
 }
 
 
@@ -139,33 +139,33 @@ def test_a_missing_input_says_what_to_type(settings: list[str], start: str) -> N
 
 
 VALUES = {
-    "output.rows_per_file=0": "output.rows_per_file: Input should be greater than or equal to 1, got 0",
+    "output.rows_per_file=0": "output.rows_per_file: expected greater than or equal to 1, got 0",
     "output.path=": "output.path: expected a path, got None",
-    "output.embed_images=maybe": "output.embed_images: Input should be a valid boolean",
+    "output.embed_images=maybe": "output.embed_images: expected a valid boolean",
     "output=out": "output: expected keys below it, got 'out'",
     "model=demo": "model: expected keys below it, got 'demo'",
     "model=": "model: expected keys below it, got None",
     "input=a.jsonl": "input: expected keys below it, got 'a.jsonl'",
-    "explain.blocks=two": "explain.blocks: Input should be a valid integer",
-    "explain.blocks=0": "explain.blocks: Input should be greater than or equal to 1, got 0",
-    "explain.image_size=big": "explain.image_size: Input should be 'model' or 'keep', got 'big'; or: ",
+    "explain.blocks=two": "explain.blocks: expected a valid integer",
+    "explain.blocks=0": "explain.blocks: expected greater than or equal to 1, got 0",
+    "explain.image_size=big": "explain.image_size: expected 'model' or 'keep', got 'big'; or: ",
     "explain.templates=[a]": "explain.templates: each template needs `{}` where the phrase goes",
-    "explain.variant=author": "explain.variant: Input should be 'recommended', 'authors' or 'notebook', got 'author'",
-    "regions.rule=otsy": "regions.rule: Input should be 'mean', 'otsu', 'fixed' or 'quantile', got 'otsy'",
+    "explain.variant=author": "explain.variant: expected 'recommended', 'authors' or 'notebook', got 'author'",
+    "regions.rule=otsy": "regions.rule: expected 'mean', 'otsu', 'fixed' or 'quantile', got 'otsy'",
     "regions.score=odd": "regions.score: expected one of ",
-    "model.device=gpu": "model.device: Input should be 'auto', 'cpu' or 'cuda', got 'gpu'",
-    "model.name=ViT-B-16": "model: ViT-B-16 needs weights: add `pretrained: TAG`",
-    "engine.num_cpus=1": "engine.num_cpus: Input should be greater than or equal to 2, got 1",
-    "explain.blocks.x=3": "explain.blocks: Input should be a valid integer",
+    "model.device=gpu": "model.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'",
+    "model.name=ViT-B-16": "model: ViT-B-16 needs weights: set model.pretrained=TAG",
+    "engine.num_cpus=1": "engine.num_cpus: expected greater than or equal to 2, got 1",
+    "explain.blocks.x=3": "explain.blocks: expected a valid integer",
     "abc": "--set abc: expected KEY=VALUE, for example --set output.path=out/",
     "=3": "--set =3: expected KEY=VALUE",
     "input.path.x=3": "--set input.path.x=3: path holds the value 'a.jsonl', not keys",
     'output.path="a\\0b"': "output.path: a path cannot hold the character NUL, got",
     "output.path='~nobodyatall/x'": "output.path: no user is called 'nobodyatall'",
-    "output.max_error_share=1.5": "output.max_error_share: Input should be less than or equal to 1, got 1.5",
-    "output.max_error_share=-0.1": "output.max_error_share: Input should be greater than or equal to 0, got -0.1",
-    "output.max_error_share=.nan": "output.max_error_share: Input should be a finite number",
-    "output.max_error_share=10%": "output.max_error_share: Input should be a valid number",
+    "output.max_error_share=1.5": "output.max_error_share: expected less than or equal to 1, got 1.5",
+    "output.max_error_share=-0.1": "output.max_error_share: expected greater than or equal to 0, got -0.1",
+    "output.max_error_share=.nan": "output.max_error_share: expected a finite number",
+    "output.max_error_share=10%": "output.max_error_share: expected a valid number",
     "output.path={a: 1, a: 2}": "--set output.path={a: 1, a: 2}: the value is not YAML: the key 'a' is given twice",
     "output.path=[": "--set output.path=[: the value is not YAML: ",
 }
@@ -183,7 +183,7 @@ def test_a_bad_value_is_one_readable_line(setting: str) -> None:
 def test_several_problems_are_a_line_each() -> None:
     assert message(["inptu.kind=jsonl", "output.rows_per_file=0"]).splitlines() == [
         "input: missing. Say what to read, for example --set input.kind=jsonl --set input.path=captions.jsonl",
-        "output.rows_per_file: Input should be greater than or equal to 1, got 0",
+        "output.rows_per_file: expected greater than or equal to 1, got 0",
         "inptu: no such key; did you mean input?",
     ]
 

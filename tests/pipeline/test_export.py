@@ -128,7 +128,7 @@ def test_what_cannot_be_used(name: str, options: dict[str, Any], message: str, d
 def test_what_is_missing_is_named() -> None:
     answer = call("--format", "coco")
     assert isinstance(answer.exception, ConfigError)
-    assert str(answer.exception) == "export needs DATASET, --out; --list tells the formats"
+    assert str(answer.exception) == "export needs DATASET, --out; --list describes the formats"
 
 
 def test_an_unfinished_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:

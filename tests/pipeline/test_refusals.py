@@ -163,4 +163,4 @@ def test_shares_that_are_none(share: str, half_bad: list[str], phrasebox: Callab
         assert code == 0
     else:
         assert (code, out) == (2, "")
-        assert err.startswith("error: output.max_error_share: Input should be ")
+        assert err.startswith("error: output.max_error_share: expected ")

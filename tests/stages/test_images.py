@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -365,6 +367,21 @@ def test_truncation_is_not_tolerated_by_this_process() -> None:
     from PIL import ImageFile
 
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
+    """In a process whose logging nobody has set up, as that of a run."""
+    content = bytearray(encode(Image.fromarray(picture()), "TIFF"))
+    entry = content.index(struct.pack("<HHL", 277, 3, 1))  # samples per pixel
+    content[entry + 8 : entry + 10] = struct.pack("<H", 9475)
+    program = (
+        "import sys; from stages.images import *\n"
+        "try: decode_rgb(sys.stdin.buffer.read(), DecodeLimits())\n"
+        "except ImageFaultError as fault: print(fault.error.reason)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=bytes(content), capture_output=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"bad_image\n", b"")
 
 
 def test_threads_leave_the_warning_filters_alone() -> None:

@@ -6,10 +6,19 @@ import json
 import re
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from tests.pipeline.viewer.conftest import Served, pictures_are_there, rows_of, serving
+from tests.pipeline.viewer.conftest import (
+    CROWD,
+    Served,
+    crowd,
+    labels_can_be_read,
+    pictures_are_there,
+    rows_of,
+    serving,
+)
 
 
 def samples_shown(page: Page) -> list[str | None]:
@@ -113,6 +122,32 @@ def test_phrase_and_region_light_each_other(page: Page, served: Served, dataset:
     assert all(f"{other.get_attribute('data-region')}" in f"{numbers}".split() for numbers in lit_phrases)
 
 
+def test_labels_can_be_read(page: Page, dataset: Path) -> None:
+    number = crowd(dataset)
+    with serving(dataset) as served:
+        for width in (1300, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto(f"{served.url}/sample/{number}")
+            assert labels_can_be_read(page) == len(CROWD)
+            page.goto(f"{served.url}/?status=regions")
+            assert labels_can_be_read(page) == sum(len(row["annotations"]) for row in shown_rows(page, dataset))
+
+
+def shown_rows(page: Page, dataset: Path) -> list[dict[str, Any]]:
+    shown = samples_shown(page)
+    return [row for row in rows_of(dataset) if row["sample_id"] in shown]
+
+
+def test_a_label_is_lit_with_its_region(page: Page, dataset: Path) -> None:
+    number = crowd(dataset)
+    with serving(dataset) as served:
+        page.goto(f"{served.url}/sample/{number}")
+        page.locator("tr[data-regions='3']").hover()
+        for part in (".region", ".label"):
+            opacities = [float(one.evaluate("e => getComputedStyle(e).opacity")) for one in page.locator(part).all()]
+            assert opacities == [1 if at == 3 else 0.1 for at in range(len(CROWD))]
+
+
 def test_marks_stay(page: Page, served: Served, dataset: Path) -> None:
     page.goto(served.url)
     first, second, third = samples_shown(page)[:3]
@@ -168,7 +203,7 @@ def test_nothing_in_a_caption_or_name_runs(page: Page, served: Served, dataset: 
 
 def test_what_is_drawn_can_be_chosen_and_is_remembered(page: Page, served: Served) -> None:
     page.goto(f"{served.url}/?status=regions")
-    box, label = page.locator(".region .box").first, page.locator(".region .label").first
+    box, label = page.locator(".region .box").first, page.locator(".label").first
     expect(box).to_be_visible()
     page.get_by_label("boxes").uncheck()
     expect(box).to_be_hidden()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.viewer.cards import _LETTER, COLOURS, COLUMNS, card, label_places, pieces
+from pipeline.viewer.cards import COLOURS, COLUMNS, LABEL_HALO, card, label_places, label_width, pieces
 from stages.dataset.folder import open_dataset
 from stages.masks import encode_mask
 from stages.pictures import mask_path
@@ -84,31 +84,39 @@ def test_pieces_make_the_caption(found: list[tuple[int, int]]) -> None:
 BOXES = st.tuples(st.floats(0, 639), st.floats(0, 479), st.floats(1, 100), st.floats(1, 100))
 
 
-@given(st.lists(st.tuples(BOXES, st.integers(5, 32)), max_size=8))
-def test_labels_stay_inside_and_beside_each_other(found: list[tuple[tuple[float, ...], int]]) -> None:
-    """Eight labels always have room in a picture of 19 lines."""
+@given(st.lists(st.tuples(BOXES, st.text("iaw", min_size=5, max_size=20)), max_size=8))
+def test_labels_stay_inside_and_beside_each_other(found: list[tuple[tuple[float, ...], str]]) -> None:
+    """Eight labels always have room in a picture of 16 lines; their coloured edges included."""
     text_px = 640 / 26
-    places = label_places([box for box, _ in found], ["x" * letters for _, letters in found], text_px, (640, 480))
-    drawn = [(x, y, x + _LETTER * text_px * letters) for (x, y), (_, letters) in zip(places, found, strict=True)]
+    places = label_places([box for box, _ in found], [label for _, label in found], text_px, (640, 480))
+    halo = LABEL_HALO * text_px
+    drawn = [(x, y, x + text_px * label_width(label)) for (x, y), (_, label) in zip(places, found, strict=True)]
     for number, (left, base, right) in enumerate(drawn):
-        assert left >= 0
-        assert right <= 640
-        assert text_px <= base <= 480
+        assert left >= halo
+        assert right <= 640 - halo + 1e-6
+        assert text_px <= base <= 480 - halo
         for start, line, end in drawn[:number]:
-            assert right <= start or end <= left or abs(base - line) >= text_px - 1e-6
+            apart = right + 2 * halo <= start or end + 2 * halo <= left
+            assert apart or abs(base - line) >= 1.2 * text_px - 1e-6
 
 
 def test_a_label_stands_in_its_box() -> None:
     assert label_places([(100, 50, 80, 80)], ["dog 0.50"], 20, (640, 480)) == [(105, 70)]
-    assert label_places([(100, 479, 80, 1)], ["dog 0.50"], 20, (640, 480)) == [(105, 475)], "at the lower border"
+    assert label_places([(100, 479, 80, 1)], ["dog 0.50"], 20, (640, 480)) == [(105, 472)], "at the lower border"
     [(x, y)] = label_places([(639, 0, 1, 1)], ["dog 0.50"], 20, (640, 480))
-    assert (x, y) == (pytest.approx(640 - 8 * _LETTER * 20), 20)
+    assert (x, y) == (pytest.approx(640 - 20 * (label_width("dog 0.50") + LABEL_HALO)), 20)
 
 
 def test_labels_of_one_place_go_down_then_up() -> None:
     box = (10, 420, 50, 50)
     lines = [y for _, y in label_places([box] * 4, ["dog 0.50"] * 4, 20, (640, 480))]
-    assert lines == pytest.approx([440, 462, 418, 396])
+    assert lines == pytest.approx([440, 464, 416, 392])
+
+
+def test_a_label_goes_where_there_is_room_between_others() -> None:
+    boxes = [(10, y, 50, 50) for y in (0, 24, 80, 100)]
+    lines = [y for _, y in label_places([*boxes, (10, 10, 5, 5)], ["dog 0.50"] * 5, 20, (640, 480))]
+    assert lines == pytest.approx([20, 44, 100, 124, 68])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (640, 3), (3, 640), (640, 480)], ids=str)
@@ -173,7 +181,7 @@ def test_a_card() -> None:
     assert dog.area_share == 50 / 4800
     assert dog.box_xywh_px == (10, 7, 10, 5)
     assert dog.path == "M10 7L10 12L20 12L20 7Z"
-    assert dog.label_xy_px == (11, pytest.approx(15.4)), "below the first one's"
+    assert dog.label_xy_px == (11, pytest.approx(15.8)), "below the first one's"
     assert one.captions[1][1].colour == dog.colour
 
 
@@ -198,6 +206,17 @@ def test_long_phrases_are_cut_in_labels_only() -> None:
     region = card(row_of(annotation(0, phrase, 0)), 0, None, None).regions[0]
     assert region.phrase == phrase
     assert region.label == "a very long phrase about ma… 0.50"
+
+
+@pytest.mark.parametrize(
+    ("width", "label"), [(600, "mushroom 0.50"), (180, "mushro… 0.50"), (120, "m… 0.50"), (80, "0.50")]
+)
+def test_labels_of_narrow_images_are_cut(width: int, label: str) -> None:
+    row = row_of(annotation(0, "mushroom", 0), width=width, height=600)
+    one = card(row, 0, None, None, lines=30)
+    assert one.regions[0].label == label
+    left = one.regions[0].label_xy_px[0]
+    assert left + label_width(label) * one.text_px <= width
 
 
 @pytest.mark.parametrize("counts", ["", "0é", "3"])

@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.viewer.gallery import write_gallery
 from stages.dataset.search import Search
 from stages.errors import ConfigError
-from tests.pipeline.viewer.conftest import SCENES, pictures_are_there, rows_of
+from tests.pipeline.viewer.conftest import SCENES, crowd, labels_can_be_read, pictures_are_there, rows_of
 
 QUIET = Console(quiet=True)
 
@@ -35,6 +35,13 @@ def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Pat
     assert all(address.startswith("file://") for address in asked)
 
 
+def test_labels_can_be_read(page: Page, dataset: Path, tmp_path: Path) -> None:
+    crowd(dataset)
+    write_gallery(dataset, tmp_path / "gallery", QUIET, Search(status="regions"), samples=24)
+    page.goto((tmp_path / "gallery" / "index.html").as_uri())
+    assert labels_can_be_read(page) > 40
+
+
 def test_conditions_and_seeds_choose_the_samples(viewed: Path, tmp_path: Path) -> None:
     def shown(name: str, search: Search, samples: int = 5) -> set[str]:
         write_gallery(viewed, tmp_path / name, QUIET, search, samples=samples)
@@ -52,10 +59,18 @@ def test_conditions_and_seeds_choose_the_samples(viewed: Path, tmp_path: Path) -
     assert shown("sure", Search(score_min=0.8), samples=1000) == wanted
 
 
-def test_a_folder_with_a_gallery_is_refused(viewed: Path, tmp_path: Path) -> None:
+def test_only_a_new_or_empty_folder_is_written_to(viewed: Path, tmp_path: Path) -> None:
+    (tmp_path / "gallery").mkdir()
     write_gallery(viewed, tmp_path / "gallery", QUIET, Search(), samples=2)
-    with pytest.raises(ConfigError, match="holds a gallery already"):
-        write_gallery(viewed, tmp_path / "gallery", QUIET, Search(), samples=2)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    for name in ("gallery", "mine"):
+        with pytest.raises(ConfigError, match=f"--html: .*{name} is not empty; give a new folder"):
+            write_gallery(viewed, tmp_path / name, QUIET, Search(), samples=2)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["index.html"]
+    assert (tmp_path / "mine" / "index.html").read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"--html: .*index\.html is a file; give a new folder"):
+        write_gallery(viewed, tmp_path / "mine" / "index.html", QUIET, Search(), samples=2)
 
 
 def test_a_wrong_condition_leaves_no_folder(viewed: Path, tmp_path: Path) -> None:

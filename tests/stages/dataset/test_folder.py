@@ -125,7 +125,7 @@ def test_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"no such folder: {tmp_path}/none"):
         open_dataset(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="no such folder: "):
+    with pytest.raises(InputError, match="file is a file: expected the folder that a run wrote"):
         open_dataset(tmp_path / "file")
     for finished in (True, False):
         with pytest.raises(InputError, match="is not a finished dataset"):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages.errors import InputError
 from stages.masks import decode_mask, encode_mask
 from stages.records import Rle, stable_id
 from stages.schema import SCHEMA_VERSION
@@ -299,8 +300,23 @@ def test_no_shards(dataset: Path) -> None:
 
 
 def test_no_dataset_at_all(tmp_path: Path) -> None:
-    problems = "\n".join(validate(tmp_path / "nowhere"))
-    assert "dataset.json: missing" in problems
+    (tmp_path / "captions.jsonl").write_text("{}")
+    expected = r"expected the folder that a run wrote \(its output\.path\)$"
+    for name, words in (
+        ("nowhere", "no such folder: .*nowhere$"),
+        ("captions.jsonl", f"captions.jsonl is a file: {expected}"),
+        ("captions.jsonl/out", "no such folder: "),
+        (".", rf"is not a dataset: no dataset\.json in it; {expected}"),
+    ):
+        with pytest.raises(InputError, match=words):
+            list(validate(tmp_path / name))
+
+
+def test_a_run_that_has_written_nothing_yet(tmp_path: Path) -> None:
+    (tmp_path / ".phrasebox").mkdir()
+    (tmp_path / ".phrasebox" / "run.json").write_text("{}")
+    problems = "\n".join(validate(tmp_path))
+    assert "dataset.json: missing; the run did not finish" in problems
 
 
 def change_categories(dataset: Path, change: Callable[[Rows], None]) -> None:

@@ -1,0 +1,64 @@
+"""Arguments and options that several verbs of the command line take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG.yaml", help="Configuration; without it the defaults and --set hold.")
+]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a key of the configuration, e.g. --set explain.blocks=1. Repeatable."
+    ),
+]
+
+Where = Annotated[
+    str,
+    typer.Option(
+        "--where",
+        metavar="SQL",
+        help="Only regions for which this holds, e.g. \"head = 'dog' AND w > 100\". Columns: phrase, head, score, "
+        "similarity, x, y, w, h and area in pixels, area_share, caption, caption_index, sample_id, file_name, width, "
+        "height, phrase_count, region_count, mark.",
+    ),
+]
+MinScore = Annotated[
+    float,
+    typer.Option(
+        "--min-score", metavar="SCORE", min=0.0, max=1.0, help="Only regions with at least this score, 0 to 1."
+    ),
+]
+ImageRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--image-root",
+        metavar="DIR",
+        help="Folder or URL of the images, if they have moved since the run and the dataset does not hold them.",
+    ),
+]
+Finished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a finished dataset.")]
+MaybeUnfinished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset, finished or not.")]
+Truth = Annotated[
+    Path,
+    typer.Option(
+        "--truth",
+        metavar="FILE|DIR",
+        help="Where things are in the images: COCO instances JSON, or a folder of Flickr30k Entities (Sentences/, "
+        "Annotations/) or RefCOCO (instances.json, refs*.json).",
+    ),
+]
+OverDataset = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set a key of the dataset's configuration, e.g. --set input.path=moved.jsonl. Repeatable.",
+    ),
+]
+Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How many to draw.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other scenes.")]
