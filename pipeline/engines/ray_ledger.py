@@ -40,12 +40,17 @@ class Ledger:
         self._trial, self._trial_since = "", 0.0
 
     def begin(self, work: str) -> int:
-        """A worker takes a piece of work in hand. Returns how many did so before and were not heard of again."""
+        """A worker takes a batch in hand. Returns how many did so before and were not heard of again."""
+        if self._in_hand[work]:
+            self._events.append(("died", ()))
+        return self._count(work)
+
+    def _count(self, work: str) -> int:
         self._in_hand[work] += 1
         return self._in_hand[work] - 1
 
     def begin_alone(self, work: str) -> int | None:
-        """As `begin`, for a single sample; None if it has to wait, which is then not counted.
+        """As `begin`, for a single sample of a batch; None if it has to wait, which is then not counted.
 
         Where memory is short Ray kills other workers too, the youngest first: which of two samples it was shows only
         when those that a worker died at are tried one after the other.
@@ -55,7 +60,7 @@ class Ledger:
             if others and time.monotonic() - self._trial_since < TRIAL_SECONDS:
                 return None
             self._trial, self._trial_since = work, time.monotonic()
-        return self.begin(work)
+        return self._count(work)
 
     def end(self, work: str) -> None:
         """The work is done."""

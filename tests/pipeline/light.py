@@ -173,7 +173,7 @@ def _main() -> None:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(2)
     told = {name: stage.records for name, stage in report.stages.items()}
-    sys.stdout.write(json.dumps({"read": report.samples_read, "progress": progress, **told}))
+    sys.stdout.write(json.dumps({"read": report.samples_read, "progress": progress, "deaths": report.deaths, **told}))
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

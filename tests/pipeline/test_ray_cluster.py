@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,15 +15,19 @@ import threading
 import time
 import venv
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from pipeline import __version__
 from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
+from pipeline.summary import Report, print_summary
 from stages.scenes import write_scenes
+from stages.write.tally import Tally
 from tests.pipeline.light import MB, ROOT, light_command, rows_of, write_captions
 from tests.soak.cluster import SmallCluster, workers
 
@@ -275,18 +280,21 @@ def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> N
     assert done.returncode == 0, done.stderr
     rows = {row["sample_id"]: row for row in rows_of(tmp_path / "out")}
     assert len(rows) == len(captions)
-    assert json.loads(done.stdout.splitlines()[-1])["read"] == len(captions)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["read"] == len(captions)
     assert memory.most > 450 * MB
     errors = {name: row["error"] for name, row in rows.items() if row["error"] is not None}
     if alone_mb == 60:
         assert errors == {}
-        assert len(memory.workers) == 2, "once with its batch"
+        assert report["deaths"] == 1, "once with its batch"
+        assert len(memory.workers) == 2
     else:
         assert set(errors) == {"c12"}
         assert errors["c12"].startswith(
             "worker_died: captions.jsonl:13: 3 workers died at it in phrases, out of memory or "
         )
-        assert len(memory.workers) == 5, "once with its batch, three times alone"
+        assert report["deaths"] == 4, "once with its batch, three times alone"
+        assert len(memory.workers) == 5
     assert all(row["phrase_count"] == 1 for name, row in rows.items() if name not in errors)
 
 
@@ -314,3 +322,16 @@ def test_a_sample_does_not_wait_for_a_worker_that_never_comes_back(monkeypatch) 
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + TRIAL_SECONDS + 1)
     assert ledger.begin_alone("other") == 1
+
+
+def test_workers_that_died_are_told_of_once_each() -> None:
+    ledger, report = Ledger(), Report()
+    for _ in range(3):
+        ledger.begin("batch")
+        ledger.begin_alone("sample")
+    for name, event in ledger.take():
+        getattr(report, name)(*event)
+    assert report.deaths == 2
+    console = Console(file=StringIO(), width=100)
+    print_summary(console, Tally(), report, "out")
+    assert re.search(r"workers that died +│ +2 │", console.file.getvalue())
