@@ -37,6 +37,7 @@ class Report:
     expected       samples of the input, where the reader can tell before reading
     reads          input shard number -> (samples, skipped by reason); a shard read again replaces itself
     done, failed   rows handed to the writer in this run, and those with an error
+    deaths         workers that died with a batch in hand, which was then given to another
     """
 
     expected: int | None = None
@@ -44,6 +45,7 @@ class Report:
     stages: dict[str, StageTime] = field(default_factory=dict)
     done: int = 0
     failed: int = 0
+    deaths: int = 0
     started_s: float = field(default_factory=time.perf_counter)
     first_row_s: float | None = None
 
@@ -63,6 +65,10 @@ class Report:
             self.first_row_s = self.wall_time_s
         self.done += done
         self.failed += failed
+
+    def died(self) -> None:
+        """A worker died with a batch in hand."""
+        self.deaths += 1
 
     @property
     def samples_read(self) -> int:
@@ -112,6 +118,8 @@ class Display:
         speed = f"{report.done / since:,.1f} images/s" if report.done and since > 0 else "starting"
         if report.failed:
             speed += f", {report.failed:,} failed"
+        if report.deaths:
+            speed += f", {report.deaths:,} workers died"
         self._progress.update(self._task, completed=report.done, total=report.expected, speed=speed)
 
 
@@ -134,6 +142,8 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
     table.add_row("phrases", f"{total.phrases:,}")
     table.add_row("regions", f"{total.regions:,}")
     table.add_row("time", f"{report.wall_time_s:,.1f} s")
+    if report.deaths:
+        table.add_row("workers that died", f"{report.deaths:,}")
     if report.done:
         table.add_row("images/s in this run", f"{report.done / report.wall_time_s:,.1f}")
     console.print(f"dataset in {path}", soft_wrap=True)

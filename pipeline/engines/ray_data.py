@@ -39,7 +39,7 @@ from pipeline.output import DatasetFolder
 from pipeline.stop import keeping_handlers
 from pipeline.summary import Report
 from stages.errors import ConfigError, ResourceError
-from stages.files import is_local
+from stages.files import absolute, is_local
 from stages.read import Shard
 from stages.write.parquet import PARQUET_SETTINGS
 from stages.write.places import AnyPath, ObjectPath
@@ -77,7 +77,7 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
         _start(config.engine)
     try:
         code = same_code.code_here()
-        _shake_hands(code, folder, shards)
+        _shake_hands(code, _places(config, folder, shards))
         if shards:
             ledger = start_ledger()
             with watching(ledger, report, show, len(shards)):
@@ -115,10 +115,17 @@ def _start(engine: RayEngine) -> None:
     try:
         with _silent_stderr(), keeping_handlers(), contextlib.chdir(same_code.neutral_folder()):
             ray.init(**options)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError, ray.exceptions.AuthenticationError) as error:
         if engine.address is None:
             raise ResourceError(f"Ray does not start on this machine: {error}") from error
-        raise ConfigError(f"engine.address: cannot reach a Ray cluster at {engine.address!r}: {error}") from error
+        what = f"engine.address: cannot reach a Ray cluster at {engine.address!r}"
+        if isinstance(error, ValueError):
+            raise ConfigError(f"{what}: {error}") from error
+        # Ray refuses a driver without the token as if nobody were there.
+        raise ConfigError(
+            f"{what}. If it has a token, which is Ray's default where there is a file ~/.ray/auth_token, set "
+            "RAY_AUTH_MODE=token, and the cluster's token in that file or in RAY_AUTH_TOKEN"
+        ) from error
 
 
 def _refuse_unreachable(address: str) -> None:
@@ -132,8 +139,8 @@ def _refuse_unreachable(address: str) -> None:
         raise ConfigError(f"engine.address: cannot reach a Ray cluster at {address!r}: {error}") from error
 
 
-def _shake_hands(code: Code, folder: DatasetFolder, shards: Sequence[Shard]) -> None:
-    """Ask every node, before any work, for its code and whether it sees output and input.
+def _shake_hands(code: Code, places: Mapping[str, str]) -> None:
+    """Ask every node, before any work, for its code and whether it sees the places.
 
     Nodes that join later answer for their code when their actors start.
 
@@ -142,11 +149,20 @@ def _shake_hands(code: Code, folder: DatasetFolder, shards: Sequence[Shard]) -> 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     for node, found in _asked(nodes, same_code.looker()):
         same_code.refuse_other_code(code, Code(**found), where=f"the worker on {node}")
-    places = {"output.path": str(folder.path), **({"input.path": shards[0].url} if shards else {})}
-    places = {key: place for key, place in places.items() if is_local(place)}
     for node, missing in _asked(nodes, _not_seen, places):
         for key in missing:
             raise ConfigError(f"{key}: the worker on {node} does not see {places[key]}; all nodes need to share it")
+
+
+def _places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Shard]) -> dict[str, str]:
+    """What all nodes have to see, by key; URLs are seen by all."""
+    places = {"output.path": str(folder.path)}
+    if shards:
+        places["input.path"] = shards[0].url
+    image_root = getattr(config.input, "image_root", None)  # not every kind of input has one
+    if image_root is not None:
+        places["input.image_root"] = absolute(image_root)
+    return {key: place for key, place in places.items() if is_local(place)}
 
 
 def _asked(nodes: Sequence[dict[str, Any]], question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:

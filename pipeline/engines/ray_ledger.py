@@ -21,6 +21,9 @@ LAST_EVENTS_SECONDS: Final = 30
 ANSWER_SECONDS: Final = 60
 """Longer than the ledger needs to start again; where the whole cluster is gone, the driver must still get away."""
 
+TRIAL_SECONDS: Final = 60
+"""Longer than a worker needs to start again and to answer one sample; where it never comes back, others must go on."""
+
 Event = tuple[str, tuple[Any, ...]]
 
 
@@ -34,15 +37,36 @@ class Ledger:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._in_hand: Counter[str] = Counter()
+        self._trial, self._trial_since = "", 0.0
 
     def begin(self, work: str) -> int:
-        """A worker takes a piece of work in hand. Returns how many did so before and were not heard of again."""
+        """A worker takes a batch in hand. Returns how many did so before and were not heard of again."""
+        if self._in_hand[work]:
+            self._events.append(("died", ()))
+        return self._count(work)
+
+    def _count(self, work: str) -> int:
         self._in_hand[work] += 1
         return self._in_hand[work] - 1
+
+    def begin_alone(self, work: str) -> int | None:
+        """As `begin`, for a single sample of a batch; None if it has to wait, which is then not counted.
+
+        Where memory is short Ray kills other workers too, the youngest first: which of two samples it was shows only
+        when those that a worker died at are tried one after the other.
+        """
+        if self._in_hand[work]:
+            others = self._trial not in ("", work)
+            if others and time.monotonic() - self._trial_since < TRIAL_SECONDS:
+                return None
+            self._trial, self._trial_since = work, time.monotonic()
+        return self._count(work)
 
     def end(self, work: str) -> None:
         """The work is done."""
         self._in_hand.pop(work, None)
+        if work == self._trial:
+            self._trial = ""
 
     def add(self, events: list[Event]) -> None:
         """Names of `Report`'s methods, with their arguments."""

@@ -9,6 +9,7 @@ an error.
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -35,6 +36,8 @@ READ_TASKS: Final = 400
 
 MOST_DEATHS: Final = 3
 """Two could be nodes that happened to leave."""
+
+WAIT_SECONDS: Final = 0.2
 
 
 class StageWorker:
@@ -95,13 +98,15 @@ def answered(stages: Sequence[Stage], records: list[Record], told: Told, ledger:
 
 def _alone(stages: Sequence[Stage], record: Record, told: Told, ledger: Any) -> Record:
     work = f"{stages[0].name}:{record.sample.id}"
-    deaths: int = ray.get(ledger.begin.remote(work))
+    while (deaths := ray.get(ledger.begin_alone.remote(work))) is None:
+        time.sleep(WAIT_SECONDS)
     if deaths < MOST_DEATHS or record.error is not None:
         (answer,) = run_stages(stages, [record], told.stage)
     else:
         detail = (
             f"{record.sample.source}: {deaths} workers died at it in {stages[0].name}, out of memory or by a fault in "
-            "a library; look at its image"
+            "a library; look at its image, or where many samples say so give workers more memory: fewer of them by "
+            "engine.cpu_workers or engine.explain_workers"
         )
         error = RowError(reason="worker_died", detail=detail)
         answer = replace(record, error=error, phrases=(), dropped_phrases=0, pixels=None, heat_maps=(), regions=())

@@ -66,10 +66,14 @@ def refuse_other_code(driver: Code, worker: Code | None = None, *, where: str = 
     found = worker or code_here()
     if found.digest == driver.digest:
         return
-    what = f"cannot import phrasebox ({found.fault})" if found.fault else f"has {found.version} in {found.folder}"
+    mine = f"the driver has {driver.version} in {driver.folder}"
+    if found.fault:
+        what = f"cannot import phrasebox ({found.fault}); {mine}"
+    else:
+        what = f"has {found.version} in {found.folder}, {mine}, and the code differs"
     raise WorkerCodeMismatch(
-        f"{where} {what}, the driver has {driver.version} in {driver.folder}, and the code differs. Install the same "
-        "wheel on every node, or set engine.ship_code=true; and start from a folder without a `pipeline` or `stages`"
+        f"{where} {what}. Install the same wheel on every node, or set engine.ship_code=true; and start from a folder "
+        "without a `pipeline` or `stages`"
     )
 
 

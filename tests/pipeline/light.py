@@ -26,9 +26,16 @@ from stages.records import Phrase, Record
 
 ROOT = Path(__file__).parents[2]
 
+MB = 1_000_000
+
+EAT_SECONDS_PER_MB = 0.003
+
 
 class CaptionStage(Stage):
-    """One phrase: the caption's first word. Caption "die" kills the process, "die N" N times in all (kept in files)."""
+    """One phrase: the caption's first word. Caption "die" kills the process, "die N" N times in all (kept in files).
+
+    Caption "eat N" takes N MB until the batch is answered, which then lasts EAT_SECONDS_PER_MB for each.
+    """
 
     name: ClassVar[str] = "phrases"
 
@@ -36,6 +43,8 @@ class CaptionStage(Stage):
         self.folder = folder
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
+        eaten = [_eat(record.sample.captions[0]) for record in batch]
+        time.sleep(sum(map(len, eaten)) / MB * EAT_SECONDS_PER_MB)
         return [self._one(record) for record in batch]
 
     def _one(self, record: Record) -> Record:
@@ -47,6 +56,12 @@ class CaptionStage(Stage):
                 mark.write_text(str(deaths + 1))
                 os.kill(os.getpid(), signal.SIGKILL)
         return replace(record, phrases=(Phrase(text=word, caption_index=0, start=0, end=len(word), head=word),))
+
+
+def _eat(caption: str) -> bytearray:
+    """Memory that is not only promised: all of it is written."""
+    word, _, size = caption.partition(" ")
+    return bytearray(b"x") * (int(size) * MB if word == "eat" else 0)
 
 
 class SleepStage(Stage):
@@ -169,7 +184,7 @@ def _main() -> None:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.exit(2)
     told = {name: stage.records for name, stage in report.stages.items()}
-    sys.stdout.write(json.dumps({"read": report.samples_read, "progress": progress, **told}))
+    sys.stdout.write(json.dumps({"read": report.samples_read, "progress": progress, "deaths": report.deaths, **told}))
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

@@ -92,10 +92,10 @@ class SmallCluster:
         self._folder.cleanup()
 
 
-def workers(kind: str) -> list[psutil.Process]:
-    """Processes below this one of a kind in `WORKERS`, by age."""
+def workers(kind: str, above: int | None = None) -> list[psutil.Process]:
+    """Processes below one (by default this one) of a kind in `WORKERS`, by age."""
     found = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(above).children(recursive=True):
         try:
             name = " ".join(process.cmdline())
         except (psutil.NoSuchProcess, psutil.AccessDenied):
