@@ -26,7 +26,7 @@ from pipeline.engines.batches import BATCH_ROWS, run_stages
 from pipeline.engines.ray_ledger import Told
 from pipeline.engines.same_code import Code, refuse_other_code
 from stages.base import Stage
-from stages.errors import PhraseboxError, RowError
+from stages.errors import InputError, PhraseboxError, RowError
 from stages.read import Reader, Shard, Skipped
 from stages.records import Record
 from stages.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
@@ -36,6 +36,9 @@ READ_TASKS: Final = 400
 
 MOST_DEATHS: Final = 3
 """Two could be nodes that happened to leave."""
+
+MOST_READ_DEATHS: Final = 10
+"""Of one read task. Reading holds little, so these are rather nodes that leave; but a run must not try for ever."""
 
 WAIT_SECONDS: Final = 0.2
 
@@ -167,6 +170,10 @@ def count(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
 
 def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any) -> Iterator[Any]:
     written: NDArray[np.int64] = np.empty(0, np.int64) if done is None else ray.get(done)
+    work = f"read:{group[0][0]}"
+    if (deaths := ray.get(ledger.begin.remote(work))) >= MOST_READ_DEATHS:
+        names = group[0][1].name if len(group) == 1 else f"{group[0][1].name} to {group[-1][1].name}"
+        raise InputError(f"{deaths} workers died while they read {names}, out of memory or by a fault in a library")
     for number, shard in group:
         told, counts = Told(ledger), _Counts()
         records = (record for record in counts.records(reader, shard) if not _contains(written, record.sample.id))
@@ -174,6 +181,7 @@ def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any
             yield records_to_table(batch)
         told.read(number, counts.samples, counts.skipped)
         told.send()
+    ledger.end.remote(work)
 
 
 def _contains(ordered: NDArray[np.int64], value: int) -> bool:

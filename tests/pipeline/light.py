@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,14 +21,30 @@ from pipeline.output import DatasetFolder
 from pipeline.summary import Report
 from stages.base import Stage
 from stages.errors import PhraseboxError
-from stages.read import make_reader
-from stages.records import Phrase, Record
+from stages.read import Reader, Shard, Skipped, make_reader
+from stages.records import Phrase, Record, Sample
 
 ROOT = Path(__file__).parents[2]
 
 MB = 1_000_000
 
 EAT_SECONDS_PER_MB = 0.003
+
+
+class DeadlyReader:
+    """Another reader whose process is killed where a caption is "die here"."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def shards(self) -> list[Shard]:
+        return self.reader.shards()
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        for item in self.reader.read(shard):
+            if isinstance(item, Sample) and item.captions == ("die here",):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield item
 
 
 class CaptionStage(Stage):
@@ -154,7 +170,7 @@ def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report,
     from pipeline.engines.ray_data import run
 
     graph = Graph(
-        reader=make_reader(config.input),
+        reader=DeadlyReader(make_reader(config.input)),
         before=(CaptionStage(Path(str(config.input.path)).parent),),
         model=SleepStage(seconds, marks),  # type: ignore[arg-type]
         after=(LastStage(0.0),),

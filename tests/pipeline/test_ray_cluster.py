@@ -38,6 +38,7 @@ SCENES = 10
 TOKEN = "0123456789abcdef" * 4
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_images_is_named_before_any_work(tmp_path) -> None:
     """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
     disk = tmp_path / "disk"
@@ -141,6 +142,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.slow
 def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
     """The driver has it as a wheel lays it down, out of the node's sight; without `ship_code` that is one line."""
     driver = bare_python(tmp_path / "driver")
@@ -184,6 +186,7 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
     assert sum(len(row["annotations"]) for row in rows) > SCENES
 
 
+@pytest.mark.slow
 def test_a_driver_without_the_clusters_token_is_told_of_it(node, tmp_path) -> None:
     wanted = light_command(write_captions(tmp_path, ["cat"]), tmp_path / "out", address=node)
     environment = with_token("f" * 64)
@@ -268,6 +271,7 @@ class MemoryOfCaptionWorkers:
         (self.folder / "new").rename(self.folder / "memory.current")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone_mb", [60, 700], ids=["a batch", "a sample"])
 def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> None:
     """Ten samples of 60 MB are too much at once and none is alone; with one of 700 MB for one of them, it alone is."""

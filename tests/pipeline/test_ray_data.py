@@ -72,7 +72,13 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
 
 
 @pytest.mark.parametrize(
-    "settings", [["engine.explain_workers=1"], ["engine.explain_workers=2"], ["model.threads=null"]], ids=str
+    "settings",
+    [
+        ["engine.explain_workers=1"],
+        pytest.param(["engine.explain_workers=2"], marks=pytest.mark.slow),
+        ["model.threads=null"],
+    ],
+    ids=str,
 )
 def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, settings) -> None:
     out = tmp_path / "out"

@@ -37,6 +37,19 @@ def test_a_sample_that_kills_its_worker_becomes_a_row_and_its_neighbours_are_unh
     assert int((tmp_path / "c50").read_text()) == 1
 
 
+@pytest.mark.slow
+def test_an_input_that_kills_its_readers_ends_the_run_with_its_name(tmp_path) -> None:
+    captions = write_captions(tmp_path, ["cat"] * 60 + ["die here"] + ["cat"] * 19)
+    done = subprocess.run(
+        light_command(captions, tmp_path / "out"), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("InputError")]
+    assert line == (
+        "InputError: 10 workers died while they read captions.jsonl, out of memory or by a fault in a library"
+    )
+
+
 def in_small_disk(script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script with mounts of its own, which go away with it; needs no rights beyond user namespaces."""
     return subprocess.run(
@@ -44,6 +57,7 @@ def in_small_disk(script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path) -> None:
     captions = write_captions(tmp_path, [f"cat {i}" for i in range(200)])
     out, copy = tmp_path / "out", tmp_path / "copy"
@@ -103,6 +117,7 @@ def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.
     )
 
 
+@pytest.mark.slow
 def test_folders_named_like_ours_where_the_run_is_started_do_no_harm(tmp_path) -> None:
     wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out")
     done = from_decoy(tmp_path, wanted)
