@@ -46,7 +46,7 @@ audit: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/frozen.txt
 
-# One run over 2,000 images that is killed 24 times in 8 ways; about a quarter of an hour on 2 cores.
+# One run over 3,000 images that is killed 24 times in 8 ways; about ten minutes on 2 cores.
 soak: $(VENV)/.installed-dev
 	rm -rf out/soak
 	$(BIN)/python -m tests.soak.soak --out out/soak
