@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Final
@@ -19,5 +20,8 @@ ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.
 
 def engine(kind: str) -> Engine:
     """The engine of a kind; imports ray only for ray."""
+    # Ray tells of every worker and node that dies on standard output, a paragraph each; the report counts them. Read
+    # when ray is imported.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     run: Engine = import_module(ENGINES[kind]).run
     return run

@@ -97,6 +97,7 @@ class Soak:
             text = Path(told.name).read_text()
             assert code == expected, f"driver {self.starts} ended with {code}, not {expected}:\n{text}"
             assert "Traceback" not in text, text
+            assert "(raylet)" not in text, text
             if expected in (130, 143):
                 assert "stopped. What is finished is kept" in text
             if expected == 0:
