@@ -165,7 +165,8 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
     shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
-    table = Table("group", "", "phrases", *shown, title="by group", title_justify="left")
+    headers = [name.replace("_", " ") for name in shown]  # so that narrow terminals break them
+    table = Table("group", "", "phrases", *headers, title="by group", title_justify="left")
     for group, members in figures["groups"].items():
         for number, (member, metrics) in enumerate(members.items()):
             cells = [_with_margin(metrics.get(name)) for name in shown]
@@ -197,11 +198,11 @@ def _number(figure: Mapping[str, Any] | None) -> str:
 
 
 def _with_margin(figure: Mapping[str, Any] | None) -> str:
-    """The value and the larger half of its interval."""
+    """The value and, below it, the larger half of its interval."""
     if figure is None or figure["value"] is None:
         return "-"
     margin = max(figure["value"] - figure["low"], figure["high"] - figure["value"])
-    return f"{figure['value']:.3f} ±{margin:.3f}"
+    return f"{figure['value']:.3f}\n±{margin:.3f}"
 
 
 def _interval(figure: Mapping[str, Any] | None) -> str:
