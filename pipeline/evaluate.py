@@ -165,7 +165,7 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
     shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
-    headers = [name.replace("_", " ") for name in shown]  # so that narrow terminals break them
+    headers = [name.replace("_", " ").replace("iou", "IoU") for name in shown]  # so that narrow terminals break them
     table = Table("group", "", "phrases", *headers, title="by group", title_justify="left")
     for group, members in figures["groups"].items():
         for number, (member, metrics) in enumerate(members.items()):
