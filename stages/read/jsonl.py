@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
@@ -121,8 +122,8 @@ def parse_object(content: bytes | LineFault, *, at_start: bool) -> dict[str, Any
         row = json.loads(text)
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg} at character {error.pos}"
-    except ValueError as error:  # an integer of thousands of digits
-        return f"not readable as JSON: {error}"
+    except ValueError:  # json raises no other
+        return f"not readable as JSON: a number has more than {sys.get_int_max_str_digits()} digits"
     except RecursionError:
         return "not readable as JSON: nested too deeply"
     if not isinstance(row, dict):
