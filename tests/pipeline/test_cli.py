@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -137,6 +139,45 @@ def test_run_validate_and_run_again(phrasebox: Callable[..., Answer], scenes_fol
     code, out, err = phrasebox(*command, "--set", "explain.blocks=1", "--fresh", "--yes")
     assert (code, err) == (0, "")
     assert not (out_folder / "data/mine.parquet").exists()
+
+
+def at_terminal(command: list[str], question: str, reply: str) -> tuple[int, str]:
+    """Exit code and all that was shown, of a program that asks at a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "dumb"}  # no colours
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with open(ours, "r+b", buffering=0) as terminal, contextlib.suppress(OSError):  # raised where the program has ended
+        while part := terminal.read(4096):
+            shown += part
+            if reply and question.encode() in shown:
+                terminal.write(reply.encode() + b"\n")
+                reply = ""
+    return process.wait(), shown.decode().replace("\r", "")
+
+
+def test_fresh_asks_at_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").write_text("")
+    out = tmp_path / "out"
+    keys = [
+        "input.kind=jsonl",
+        f"input.path={tmp_path}/none.jsonl",
+        f"input.image_root={tmp_path}",
+        "engine.kind=inline",
+    ]
+    settings = [part for key in [*keys, f"output.path={out}"] for part in ("--set", key)]
+    command = [sys.executable, "-m", "pipeline", "run", *settings]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    mine = out / "data/mine.parquet"
+    mine.write_text("mine")
+    code, shown = at_terminal([*command, "--fresh"], "Delete them too? [y/N]", "n")
+    assert code == 2
+    assert f"phrasebox did not write these files:\n  {mine}\n" in shown
+    assert mine.exists()
+    code, shown = at_terminal([*command, "--fresh"], "Delete them too? [y/N]", "y")
+    assert (code, mine.exists()) == (0, False), shown
+    assert f"dataset in {out}" in shown
 
 
 def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset: Path, tmp_path: Path) -> None:
