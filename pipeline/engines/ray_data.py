@@ -30,6 +30,7 @@ from pipeline.checkpoint import noted_ids
 from pipeline.config import RayEngine, RunConfig
 from pipeline.engines import same_code
 from pipeline.engines.batches import BATCH_ROWS
+from pipeline.engines.ray_claims import drop_claims_of_dead_drivers
 from pipeline.engines.ray_faults import readable
 from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import CaptionWorker, ModelWorker, ShardSource, count, finish
@@ -79,6 +80,7 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
         code = same_code.code_here()
         _shake_hands(code, _places(config, folder, shards))
         if shards:
+            drop_claims_of_dead_drivers()
             ledger = start_ledger()
             with watching(ledger, report, show, len(shards)):
                 _execute(graph, shards, folder, config, config.engine, ledger, code)

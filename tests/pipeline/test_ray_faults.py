@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -180,23 +182,72 @@ def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up
         assert all(end <= begin for (_, _, end), (_, begin, _) in itertools.pairwise(answered))
 
 
+@contextlib.contextmanager
+def killed(wanted: list[str], out: Path, shards: int = 2) -> Iterator[None]:
+    """Start a run, do what the block does when it has written so many shards, and kill its driver."""
+    process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list((out / "data").glob("*.parquet"))) < shards:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.slow
 def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand."""
     captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
     marks.mkdir()
     wanted = light_command(captions, out, seconds=0.02, marks=marks)
-    process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list((out / "data").glob("*.parquet"))) < 12:
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    with killed(wanted, out, shards=12):
+        pass
     light_run(captions, out, seconds=0.02, marks=marks)
     assert len(rows_of(out)) == 600
     answered = sum(size for batches in batches_of(marks).values() for size, _, _ in batches)
     print(f"{answered - 600} of 600 answered twice")
     assert 0 <= answered - 600 <= 160
+
+
+def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tmp_path) -> None:
+    """Else the next runs wait for what nobody uses. What a run that lives has claimed stays its own."""
+    code = """
+        import json, sys, ray
+        from pipeline.engines.ray_claims import CLAIMS, drop_claims_of_dead_drivers
+        ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+        name, namespace = CLAIMS
+        claims = ray.get_actor(name, namespace=namespace)
+        def share():
+            claims.request_resources.remote("test", [], expire_after_s=99, request_remaining=["CPU"])
+            reserved = ray.get(claims.get_reserved_resources.remote("test"))
+            claims.cancel_request.remote("test")
+            return sum(node["CPU"] for node in reserved.values())
+        before = share()
+        drop_claims_of_dead_drivers()
+        print(json.dumps([before, share()]))
+        """
+
+    def shares() -> list[float]:
+        """A newcomer's part of the cluster, before and after dead drivers' claims are dropped."""
+        ask = [sys.executable, "-c", textwrap.dedent(code), cluster.address]
+        asked = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+        found: list[float] = json.loads(asked.stdout)
+        return found
+
+    captions = write_captions(tmp_path, ["cat"] * 400)
+    cluster = SmallCluster(nodes=1, head_cpus=12, node_cpus=6)
+    try:
+        for name in ("first", "second"):
+            with killed(
+                light_command(captions, tmp_path / name, seconds=0.02, address=cluster.address), tmp_path / name
+            ):
+                living = shares()
+        assert living == [9, 9]
+        assert shares() == [9, 18], "the second run gave back what the first one held"
+    finally:
+        cluster.close()
 
 
 def test_a_second_signal_ends_a_run_at_once() -> None:

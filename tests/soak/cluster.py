@@ -55,6 +55,7 @@ class SmallCluster:
         }
         # Workers import what they run from here, wherever the cluster was started.
         os.environ["PYTHONPATH"] = str(ROOT)
+        (Path(tempfile.gettempdir()) / "ray").mkdir(exist_ok=True)  # Ray puts its note there; missing on a new machine
         self.cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         self._hide()
         self.nodes = [self.add_node() for _ in range(nodes)]
