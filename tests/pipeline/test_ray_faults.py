@@ -164,6 +164,7 @@ def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up_to_it(tmp_path) -> None:
     """Five workers would be allowed; two nodes have the resource for one each at a time."""
     captions = write_captions(tmp_path, ["cat"] * 400)
