@@ -71,6 +71,22 @@ for (const card of cards) {
   card.addEventListener("dblclick", () => card.querySelector("a.open")?.click());
 }
 
+// An image that cannot be had keeps its place, with the regions where they are, and says why.
+async function missed(image) {
+  const picture = image.parentElement;
+  picture.classList.add("missed");
+  picture.style.aspectRatio = `${image.getAttribute("width")} / ${image.getAttribute("height")}`;
+  const why = picture.appendChild(document.createElement("p"));
+  why.textContent = image.alt;
+  if (!live) return;
+  const told = await fetch(image.src).then((answer) => answer.json()).catch(() => ({ error: image.alt }));
+  why.textContent = told.error;
+}
+for (const image of document.querySelectorAll(".picture img")) {
+  if (image.complete && image.naturalWidth === 0) missed(image);
+  else image.addEventListener("error", () => missed(image), { once: true });
+}
+
 // Marks.
 async function mark(value) {
   const selected = cards.filter((card) => card.classList.contains("selected"));

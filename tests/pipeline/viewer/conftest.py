@@ -81,8 +81,8 @@ def served(dataset: Path) -> Iterator[Served]:
 class serving:  # noqa: N801  a context manager
     """Serve a dataset while the block runs."""
 
-    def __init__(self, dataset: Path, *, build: bool = True) -> None:
-        self.viewer = make_viewer(dataset, None)
+    def __init__(self, dataset: Path, *, build: bool = True, image_root: Path | None = None) -> None:
+        self.viewer = make_viewer(dataset, None if image_root is None else str(image_root))
         if build:
             self.viewer.pages.index.build()
         app = create_app(self.viewer, ["127.0.0.1"])

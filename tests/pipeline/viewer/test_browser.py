@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.pipeline.viewer.conftest import (
     CROWD,
@@ -186,6 +186,22 @@ def test_errors_are_listed(page: Page, served: Served, dataset: Path) -> None:
     assert samples_shown(page) == [row["sample_id"] for row in failed]
     for card, row in zip(page.locator(".card").all(), failed, strict=True):
         expect(card.locator(".fault")).to_contain_text(row["error"].partition(": ")[2])
+
+
+def test_images_that_moved_keep_their_place_and_say_so(browser: Browser, dataset: Path, tmp_path: Path) -> None:
+    """A browser without the other tests' watch over its console, which tells of every picture that is not there."""
+    (tmp_path / "elsewhere").mkdir()
+    with serving(dataset, image_root=tmp_path / "elsewhere") as started, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(started.url)
+        for card in page.locator(".card:has(.picture)").all():
+            card.scroll_into_view_if_needed()
+            said = card.locator(".missed p")
+            expect(said).to_contain_text("does not exist below the image root (if the images moved: ")
+            size = card.locator("svg").bounding_box()
+            assert size is not None
+            assert abs(size["width"] / size["height"] - 1) < 0.01, "drawn scenes are square"
+            assert size["height"] > 200
 
 
 def test_nothing_in_a_caption_or_name_runs(page: Page, served: Served, dataset: Path) -> None:
