@@ -6,6 +6,7 @@ between the two sides, so that a machine that slows down slows both.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -50,11 +51,14 @@ LAST_BLOCK = GradEclipConfig(blocks=1)
 
 
 def main() -> None:
-    """Print all figures."""
+    """The command line: all figures, or those that are named."""
     from pipeline.bench_load import loaders
 
-    for figure in (heat_maps, regions, phrases, engines, loaders):
-        for line in figure():
+    figures = {figure.__name__: figure for figure in (heat_maps, regions, phrases, engines, loaders)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(figures), help="repeatable; by default all")
+    for name in parser.parse_args().only or figures:
+        for line in figures[name]():
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 
