@@ -8,6 +8,7 @@ two kills nothing, and no shard is written before the last image is through the 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 import ray
@@ -29,14 +30,10 @@ def drop_claims_of_dead_drivers() -> None:
     """
     try:
         claims, datasets = (ray.get_actor(name, namespace=namespace) for name, namespace in (CLAIMS, DATASETS))
+    except ValueError:  # nobody has computed a dataset on this cluster
+        return
+    with contextlib.suppress(ray.exceptions.RayError, AttributeError, KeyError):
         dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
         begun = ray.get(datasets.get_datasets.remote(), timeout=ANSWER_SECONDS)
-        left = [name for name, dataset in begun.items() if dataset["job_id"] in dead]
+        left = [name for name, one in begun.items() if one["end_time"] is None and one["job_id"] in dead]
         ray.get([claims.cancel_request.remote(f"data-{name}") for name in left], timeout=ANSWER_SECONDS)
-    except (
-        ray.exceptions.RayError,
-        AttributeError,
-        KeyError,
-        ValueError,
-    ):  # ValueError: no such actor, on a new cluster
-        return

@@ -16,6 +16,7 @@ import functools
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -223,7 +224,9 @@ def _execute(
     context.max_consecutive_actor_init_deaths = INIT_DEATHS
     context.raise_original_map_exception = True  # Ray Data's own would carry it as text only
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, once is enough
-    with DataContext.current(context):
+    with DataContext.current(context), warnings.catch_warnings():
+        # A small input has fewer batches than there are model workers, and nobody needs to do anything about it.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         ids = noted_ids(folder.checkpoint)
         source = ShardSource(graph.reader, shards, ledger, ray.put(ids) if len(ids) else None)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows, and each leaves

@@ -38,8 +38,6 @@ from stages.pictures import heat_map_png, thumbnail
 LARGEST_SIDE_PX: Final = 2400
 """Of a picture in the browser."""
 
-MOVED: Final = "if the images moved: phrasebox inspect --image-root DIR"
-
 WAIT_SECONDS: Final = 0.7
 """How long a page waits for the index before it says that the shards are being read."""
 
@@ -177,7 +175,8 @@ def _image(request: Request) -> Response:
     try:
         content = thumbnail(viewer.images.load(row), side, viewer.images.limits)
     except ImageFaultError as fault:
-        hint = f" ({MOVED})" if fault.error.reason == "missing_image" else ""
+        moved = fault.error.reason == "missing_image"
+        hint = " (if the images moved: phrasebox inspect --image-root DIR)" if moved else ""
         return JSONResponse({"error": f"{fault.error}{hint}"}, 404)
     return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 

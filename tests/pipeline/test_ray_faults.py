@@ -198,6 +198,14 @@ def killed(wanted: list[str], out: Path, shards: int = 2) -> Iterator[None]:
 
 
 @pytest.mark.slow
+def test_an_input_smaller_than_the_pool_is_nothing_to_warn_of(tmp_path) -> None:
+    wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out", explain_workers=2)
+    done = subprocess.run(wanted, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr == ""
+    assert len(rows_of(tmp_path / "out")) == 3
+
+
+@pytest.mark.slow
 def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand."""
     captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
