@@ -22,15 +22,15 @@ import open_clip
 import torch
 from numpy.typing import NDArray
 
-from stages.clip.config import InputSpec
-from stages.clip.open_clip import from_open_clip
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.config import GradEclipConfig
 from stages.explain.grad_eclip import GradEclip
+from stages.model.config import InputSpec
+from stages.model.open_clip import from_open_clip
+from stages.model.scenes import make_scene
 from stages.phrases.stage import Config as PhrasesConfig
 from stages.phrases.stage import PhrasesStage
-from stages.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.regions.stage import RegionsConfig, RegionsStage
-from stages.scenes import make_scene
 
 IMAGES = 8
 ROUNDS = 7
@@ -185,9 +185,9 @@ def engines(scenes: int = 1000) -> list[dict[str, Any]]:
     from pipeline.config import RunConfig
     from pipeline.engines import engine
     from pipeline.graph import build_graph
-    from pipeline.output import DatasetFolder
+    from pipeline.output.folder import DatasetFolder
     from pipeline.summary import Report
-    from stages.scenes import write_scenes
+    from stages.model.scenes import write_scenes
 
     speeds, starts = {}, {}
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from stages.load import Contents, RegionDataset, RegionStream, collate_regions
+from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
 
 BATCH = 64
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pipeline import __version__
-from pipeline.options import (
+from pipeline.commands.options import (
     Config,
     Finished,
     ImageRoot,
@@ -24,7 +24,7 @@ from pipeline.options import (
     Truth,
     Where,
 )
-from stages.errors import PhraseboxError, TooManyErrors
+from stages.contract.errors import PhraseboxError, TooManyErrors
 
 app = typer.Typer(
     name="phrasebox",
@@ -91,9 +91,9 @@ def run(
     if print_config:
         sys.stdout.write(resolved.to_yaml())
         return
-    from pipeline.run import run as run_pipeline
+    from pipeline.commands.run import run as run_pipeline
     from pipeline.stop import Terminated, stoppable
-    from stages.write.places import AnyPath
+    from stages.places import AnyPath
 
     def may_delete(files: list[AnyPath]) -> bool:
         if yes or not sys.stdin.isatty():
@@ -114,7 +114,7 @@ def validate(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")],
 ) -> None:
     """Check every row of a dataset and its files; one line a problem, exit code 1 if there is any."""
-    from stages.write.places import place_of
+    from stages.places import place_of
     from stages.write.validate import validate as problems_of
 
     place = place_of(dataset)
@@ -146,8 +146,8 @@ def evaluate(
     """Measure a dataset against known truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
     import json
 
-    from pipeline.evaluate import evaluate as figures_of
-    from pipeline.evaluate import print_evaluation
+    from pipeline.commands.evaluate import evaluate as figures_of
+    from pipeline.commands.evaluate import print_evaluation
 
     figures = figures_of(dataset, truth, errors if as_json else console, settings, maps=maps)
     if as_json:
@@ -169,8 +169,8 @@ def calibrate(
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-    from pipeline.calibrate import calibrate as fit
-    from pipeline.calibrate import print_calibration
+    from pipeline.commands.calibrate import calibrate as fit
+    from pipeline.commands.calibrate import print_calibration
 
     print_calibration(fit(dataset, truth, out, console, settings), out, console)
 
@@ -210,8 +210,8 @@ def inspect(
     phrasebox inspect out/ --where "head = 'dog'" --open
     phrasebox inspect out/ --html gallery/
     """
+    from stages.contract.errors import ConfigError
     from stages.dataset.search import Search
-    from stages.errors import ConfigError
 
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None:
@@ -240,7 +240,7 @@ def stats(
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
     import json
 
-    from pipeline.statistics import print_statistics, statistics_of
+    from pipeline.commands.stats import print_statistics, statistics_of
 
     figures = statistics_of(dataset, errors, where=where, min_score=min_score, most=most)
     if as_json:
@@ -304,10 +304,10 @@ def export(
     phrasebox export --list
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
     """
-    from stages.errors import ConfigError
+    from stages.contract.errors import ConfigError
 
     if list_formats:
-        from pipeline.export import print_formats
+        from pipeline.commands.export import print_formats
 
         print_formats(console)
         return
@@ -315,7 +315,7 @@ def export(
     missing = [option for option, value in given.items() if not value]
     if dataset is None or out is None or missing:
         raise ConfigError(f"export needs {', '.join(missing)}; --list describes the formats")
-    from pipeline.export import export_dataset, print_report
+    from pipeline.commands.export import export_dataset, print_report
 
     try:
         report = export_dataset(
@@ -360,7 +360,7 @@ def phrases(
     import json
 
     from pipeline.config import load_config
-    from stages.errors import InputError
+    from stages.contract.errors import InputError
     from stages.phrases.stage import Config as PhrasesConfig
     from stages.phrases.stage import phrases_json
 
@@ -405,7 +405,7 @@ def explain(
     \b
     phrasebox explain image.jpg --phrase "red car" --phrase dog --out maps.npz --overlay maps.png
     """
-    from pipeline.explain import explain_image
+    from pipeline.commands.explain import explain_image
 
     explain_image(image, phrase, out, config, settings, console, overlay=overlay, versus=versus)
 
@@ -417,8 +417,8 @@ def scenes(
     seed: Seed = 0,
 ) -> None:
     """Draw scenes with captions and exact truth: images/, captions.jsonl, truth.json."""
-    from stages.errors import ConfigError
-    from stages.scenes import write_scenes
+    from stages.contract.errors import ConfigError
+    from stages.model.scenes import write_scenes
 
     try:
         write_scenes(out, scenes, seed)
@@ -436,7 +436,7 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU."""
-    from pipeline.demo import run_demo
+    from pipeline.commands.demo import run_demo
 
     run_demo(out, scenes, seed, console)
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from stages.clip.config import ModelConfig
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 from stages.explain.config import ExplainerConfig, GradEclipConfig
+from stages.model.config import ModelConfig
 from stages.phrases.stage import Config as PhrasesConfig
 from stages.prepare.stage import ImagesConfig
 from stages.read import InputConfig

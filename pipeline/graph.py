@@ -14,11 +14,11 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.differences import differences
-from stages.base import Stage
-from stages.clip.config import ModelConfig
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
+from stages.contract.stage import Stage
 from stages.explain.stage import Config as ExplainStageConfig
 from stages.explain.stage import ExplainStage
+from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare.stage import Config as PrepareConfig
 from stages.prepare.stage import PrepareStage
@@ -57,7 +57,7 @@ def build_graph(config: RunConfig) -> Graph:
     Raises ConfigError, InputError or WeightsError.
     """
     # torch and open_clip take seconds to import: only a run needs them.
-    from stages.clip.open_clip import describe, fingerprint, refuse_misfit, refuse_unsupported  # noqa: PLC0415
+    from stages.model.open_clip import describe, fingerprint, refuse_misfit, refuse_unsupported  # noqa: PLC0415
 
     description = describe(config.model)
     refuse_unsupported(description)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 
 
 def check_writable(option: str, path: Path) -> None:

@@ -30,7 +30,7 @@ SCENES = 12
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn scenes as `phrasebox scenes` writes them. Only to be read."""
-    from stages.scenes import write_scenes
+    from stages.model.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, SCENES, seed=3)
@@ -52,8 +52,8 @@ def inline_dataset(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempP
     """A finished dataset of the scenes, three files long. Only to be read: copy it to change it."""
     from rich.console import Console
 
+    from pipeline.commands.run import run
     from pipeline.config import RunConfig
-    from pipeline.run import run
 
     output = {"path": str(tmp_path_factory.mktemp("inline") / "dataset"), "rows_per_file": 5}
     return run(RunConfig.model_validate({**scenes_config, "output": output}), Console(quiet=True))

@@ -8,7 +8,7 @@ import open_clip
 import torch
 from torch import nn
 
-from stages.clip.config import InputSpec
+from stages.model.config import InputSpec
 
 SPEC = InputSpec(size_px=32, patch_px=8, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from stages.contract.masks import decode_mask, mask_polygons
+from stages.contract.records import Rle
 from stages.dataset.folder import open_dataset
-from stages.masks import decode_mask, mask_polygons
-from stages.records import Rle
 from stages.write.validate import validate
 from tests.synthetic import write_synthetic
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.config import RunConfig
 from pipeline.graph import Graph
-from pipeline.output import DatasetFolder
+from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 
 Engine = Callable[[Graph, DatasetFolder, RunConfig, Report, Callable[[Report], None]], None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from stages.base import Stage
-from stages.records import Record
+from stages.contract.records import Record
+from stages.contract.stage import Stage
 
 BATCH_ROWS = 32
 """Records that travel together: a multiple of the model's batch, small enough to show progress."""

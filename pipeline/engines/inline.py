@@ -9,11 +9,11 @@ from itertools import islice
 from pipeline.config import RunConfig
 from pipeline.engines.batches import BATCH_ROWS, run_stages
 from pipeline.graph import Graph
-from pipeline.output import DatasetFolder
+from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
+from stages.contract.records import Record
+from stages.contract.schema import records_to_rows
 from stages.read import Skipped
-from stages.records import Record
-from stages.schema import records_to_rows
 from stages.write.parquet import ShardWriter
 
 

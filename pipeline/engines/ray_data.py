@@ -2,11 +2,11 @@
 
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
-Batches travel as Arrow tables (`stages.schema`). Which rows are done stands in Ray Data's checkpoint: it holds the ids
-of written rows and is committed together with each file (`pipeline.checkpoint`). Actors and tasks are
-restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
-way to lose a long run. What would otherwise be repeated for ever, a sample that kills its worker, ends as a row
-with an error (`ray_workers`).
+Batches travel as Arrow tables (`stages.contract.schema`). Which rows are done stands in Ray Data's checkpoint: it
+holds the ids of written rows and is committed together with each file (`pipeline.output.checkpoint`). Actors and
+tasks are restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would
+only be a way to lose a long run. What would otherwise be repeated for ever, a sample that kills its worker, ends as a
+row with an error (`ray_workers`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.data.checkpoint.checkpoint_filter import IdColumnCheckpointManager
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.checkpoint import noted_ids
 from pipeline.config import RayEngine, RunConfig
 from pipeline.engines import same_code
 from pipeline.engines.batches import BATCH_ROWS
@@ -37,14 +36,15 @@ from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_workers import CaptionWorker, ModelWorker, ShardSource, count, finish
 from pipeline.engines.same_code import Code
 from pipeline.graph import Graph
-from pipeline.output import DatasetFolder
+from pipeline.output.checkpoint import noted_ids
+from pipeline.output.folder import DatasetFolder
 from pipeline.stop import keeping_handlers
 from pipeline.summary import Report
-from stages.errors import ConfigError, ResourceError
-from stages.files import absolute, is_local
+from stages.contract.errors import ConfigError, ResourceError
+from stages.places import AnyPath, ObjectPath
 from stages.read import Shard
+from stages.storage import absolute, is_local
 from stages.write.parquet import PARQUET_SETTINGS
-from stages.write.places import AnyPath, ObjectPath
 
 BLOCK_BYTES: Final = 8 * 1024 * 1024
 """Size at which Ray Data hands a block on: small enough that all stages work at once on small inputs."""

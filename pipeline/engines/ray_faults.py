@@ -7,9 +7,9 @@ from typing import Final
 
 from ray import exceptions
 
-from pipeline.output import cannot_write, is_about_writing
-from stages.errors import PhraseboxError, ResourceError
-from stages.write.places import AnyPath
+from pipeline.output.folder import cannot_write, is_about_writing
+from stages.contract.errors import PhraseboxError, ResourceError
+from stages.places import AnyPath
 
 _GOES_ON: Final = "What is finished is kept, the same command goes on from there"
 

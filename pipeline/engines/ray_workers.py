@@ -25,11 +25,11 @@ from ray.data.datasource import Datasource, ReadTask
 from pipeline.engines.batches import BATCH_ROWS, run_stages
 from pipeline.engines.ray_ledger import Told
 from pipeline.engines.same_code import Code, refuse_other_code
-from stages.base import Stage
-from stages.errors import InputError, PhraseboxError, RowError
+from stages.contract.errors import InputError, PhraseboxError, RowError
+from stages.contract.records import Record
+from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
+from stages.contract.stage import Stage
 from stages.read import Reader, Shard, Skipped
-from stages.records import Record
-from stages.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 
 READ_TASKS: Final = 400
 """At most so many read tasks; each reads several input shards where there are more. A task costs Ray some 20 ms."""

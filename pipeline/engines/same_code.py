@@ -14,7 +14,7 @@ from typing import Any
 
 import pipeline
 import stages
-from stages.errors import WorkerCodeMismatch
+from stages.contract.errors import WorkerCodeMismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,12 @@ from starlette.staticfiles import StaticFiles
 from pipeline.viewer.cards import COLUMNS
 from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Pages
+from stages.contract.errors import PhraseboxError
 from stages.dataset.image_source import ImageSource
 from stages.dataset.marks import FILE_NAME, MARKS, write_marks
 from stages.dataset.search import Search
-from stages.errors import PhraseboxError
-from stages.images import ImageFaultError
-from stages.pictures import heat_map_png, thumbnail
+from stages.images.decode import ImageFaultError
+from stages.images.pictures import heat_map_png, thumbnail
 
 LARGEST_SIDE_PX: Final = 2400
 """Of a picture in the browser."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from stages.pictures import mask_path
-from stages.records import Rle
+from stages.contract.records import Rle
+from stages.images.pictures import mask_path
 
 COLOURS: Final = 12
 """Classes c0 .. c11 of the style sheet."""

@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.progress import track
 
 from pipeline.viewer.pages import PAGE_SAMPLES, Pages
+from stages.contract.errors import ConfigError
 from stages.dataset.folder import open_dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
 from stages.dataset.marks import read_marks
 from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
-from stages.errors import ConfigError
-from stages.images import ImageFaultError
-from stages.pictures import thumbnail
+from stages.images.decode import ImageFaultError
+from stages.images.pictures import thumbnail
 
 GRID_SIDE_PX: Final = 640
 FULL_SIDE_PX: Final = 1600

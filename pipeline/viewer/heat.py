@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.config import override
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import HeatMap, Record, Sample
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
-from stages.errors import ConfigError, InputError
-from stages.images import ImageFaultError
-from stages.records import HeatMap, Record, Sample
+from stages.images.decode import ImageFaultError
 
 KEPT_SAMPLES: Final = 64
 """Samples whose maps are kept: a few kB each."""

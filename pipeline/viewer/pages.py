@@ -15,14 +15,14 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.viewer.cards import COLUMNS, Card, card
+from stages.contract.errors import ROW_ERRORS
+from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import Dataset
 from stages.dataset.index import Index
 from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
 from stages.dataset.selection import Selection, Selector
 from stages.dataset.statistics import statistics
-from stages.errors import ROW_ERRORS
-from stages.schema import DATASET_SCHEMA
 
 PAGE_SAMPLES: Final = 24
 

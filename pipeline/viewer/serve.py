@@ -16,13 +16,13 @@ from rich.console import Console
 from pipeline.viewer.app import Viewer, create_app
 from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Pages, ServerLinks
+from stages.contract.errors import ConfigError, InputError
 from stages.dataset.folder import open_dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
 from stages.dataset.marks import read_marks
 from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
-from stages.errors import ConfigError, InputError
 
 LOOPBACK: Final = "127.0.0.1"
 

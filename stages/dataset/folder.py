@@ -12,8 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.errors import DATASET_EXPECTED, InputError
-from stages.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
+from stages.contract.errors import DATASET_EXPECTED, InputError
+from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
 
 BATCH_ROWS: Final = 512
 """Rows of a table of `Dataset.tables`: a few MB, without images."""

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from stages.contract.errors import InputError
+from stages.contract.records import Sample
 from stages.dataset.folder import Dataset
-from stages.errors import InputError
-from stages.files import absolute, filesystem_of, is_local, join, parent, path_in
-from stages.images import DecodeLimits, ImageFaultError, load_image_bytes
-from stages.records import Sample
+from stages.images.decode import DecodeLimits, ImageFaultError, load_image_bytes
+from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
 
 
 class ImageSource:

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import Dataset
 from stages.dataset.search import Search, literal
 from stages.dataset.selection import Selection, Selector, first_line, sandboxed
-from stages.errors import ConfigError, InputError
-from stages.schema import DATASET_SCHEMA
 
 QUERY_SECONDS: Final = 30.0
 """A query that takes longer is given up: a condition can be written that never ends."""

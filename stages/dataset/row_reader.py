@@ -11,9 +11,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.contract.errors import InputError
+from stages.contract.schema import IMAGE_FIELD
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, Dataset
-from stages.errors import InputError
-from stages.schema import IMAGE_FIELD
 
 _BUFFER_BYTES: Final = 1 << 20
 """Read ahead at most so much of a column: a row group of images may be 100 MB."""

@@ -42,7 +42,7 @@ class Search(BaseModel):
     """What people marked: `none` for the samples without a mark."""
     status: Literal["", Status] = ""
     reason: str = ""
-    """Of the error, a key of `stages.errors.ROW_ERRORS`."""
+    """Of the error, a key of `stages.contract.errors.ROW_ERRORS`."""
     sort: Sort = "dataset"
     """`score_high` and `score_low` go by the best of the regions that were looked for."""
     seed: Count = 0

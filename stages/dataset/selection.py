@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 
 REGION_COLUMNS: Final = pa.schema(
     [

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.clip.base import ClipModel
-from stages.records import HeatMap
+from stages.contract.records import HeatMap
+from stages.model.base import ClipModel
 
 
 class Explainer(ABC):

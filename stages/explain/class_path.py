@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stages.clip.vision import Block, LayerNorm, VisionTower, split_heads
+from stages.model.vision import Block, LayerNorm, VisionTower, split_heads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

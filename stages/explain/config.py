@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from stages.clip.config import InputSpec
+from stages.model.config import InputSpec
 
 Variant = Literal["recommended", "authors", "notebook"]
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stages.records import HeatMap
+from stages.contract.records import HeatMap
 
 
 def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:

@@ -35,14 +35,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.clip.base import ClipModel, TextCache
-from stages.clip.text import templates_of
-from stages.clip.vision import Block, attend
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
+from stages.contract.records import HeatMap
 from stages.explain import class_path
 from stages.explain.base import Explainer
 from stages.explain.config import GradEclipConfig, Settings
-from stages.records import HeatMap
+from stages.model.base import ClipModel, TextCache
+from stages.model.text import templates_of
+from stages.model.vision import Block, attend
 
 
 class GradEclip(Explainer):

@@ -10,12 +10,12 @@ from typing import ClassVar, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from stages.base import Stage
-from stages.clip.config import ModelConfig
-from stages.errors import ResourceError
+from stages.contract.errors import ResourceError
+from stages.contract.records import HeatMap, Record
+from stages.contract.stage import Stage
 from stages.explain.config import ExplainerConfig, GradEclipConfig
 from stages.explain.contrast import contrasted
-from stages.records import HeatMap, Record
+from stages.model.config import ModelConfig
 
 
 class Config(BaseModel):
@@ -50,8 +50,8 @@ class ExplainStage(Stage):
     def setup(self) -> None:
         """Load the model. Raises WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from stages.clip.open_clip import load  # noqa: PLC0415
         from stages.explain.explainers import EXPLAINERS  # noqa: PLC0415
+        from stages.model.open_clip import load  # noqa: PLC0415
 
         model = load(self.config.model, pack=True)
         self._batch_size = self.config.model.batch_size or BATCH_SIZES[model.device.type]

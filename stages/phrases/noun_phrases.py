@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
 from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed
 from stages.phrases.repairs import repaired

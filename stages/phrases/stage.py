@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from stages.base import Stage
-from stages.errors import RowError
+from stages.contract.errors import RowError
+from stages.contract.records import Phrase, Record, Sample
+from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, WordLists, normalise, readable, word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline
 from stages.phrases.referring import referring_expressions
-from stages.records import Phrase, Record, Sample
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""

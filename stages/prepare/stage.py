@@ -13,11 +13,11 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from stages.base import Stage
-from stages.errors import RowError
-from stages.files import is_local
-from stages.geometry import round_to_multiple
-from stages.images import (
+from stages.contract.errors import RowError
+from stages.contract.geometry import round_to_multiple
+from stages.contract.records import Pixels, Record
+from stages.contract.stage import Stage
+from stages.images.decode import (
     MAX_PIXELS_CEILING,
     DecodeLimits,
     ImageFaultError,
@@ -25,7 +25,7 @@ from stages.images import (
     decode_resized,
     load_image_bytes,
 )
-from stages.records import Pixels, Record
+from stages.storage import is_local
 
 
 class ImagesConfig(BaseModel):

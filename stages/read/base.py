@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.records import Sample
+from stages.contract.records import Sample
 
 
 class SourceConfig(BaseModel):
@@ -70,7 +70,7 @@ class Shard:
 class Skipped:
     """A row of the input that gives no sample because a downloader already gave up on it.
 
-    reason  a key of `stages.errors.ROW_ERRORS`, to be counted by
+    reason  a key of `stages.contract.errors.ROW_ERRORS`, to be counted by
     source  the place of the row, for people
     """
 

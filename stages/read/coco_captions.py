@@ -20,13 +20,13 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from stages.errors import InputError, RowError
+from stages.contract.errors import InputError, RowError
+from stages.contract.records import Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import IdLog, with_renamed
 from stages.read.rows import FieldsConfig, RowFaultError, RowReader, given_id, settle, shorten
 from stages.read.streams import DamagedFileError, open_plain
-from stages.records import Sample
 
 SUFFIXES: Final = (".json", ".json.gz")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from stages.errors import ConfigError, InputError
-from stages.files import absolute, filesystem_of, is_local, location_of, parent, path_in
+from stages.contract.errors import ConfigError, InputError
+from stages.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
 
 _GLOB: Final = re.compile(r"[*?\[]")
 _BRACES: Final = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.records import stable_id
 from stages.read.base import Renamed, Shard
 from stages.read.find import FoundFile
 from stages.read.streams import is_compressed
-from stages.records import stable_id
 
 
 class Entry(NamedTuple):

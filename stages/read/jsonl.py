@@ -18,14 +18,14 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from stages.errors import InputError
+from stages.contract.errors import InputError
+from stages.contract.records import Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import Entry, plan_lines
 from stages.read.lines import TO_UTF_8, Line, LineFault, is_utf_16, iter_lines
 from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place, shorten
 from stages.read.streams import open_plain
-from stages.records import Sample
 
 SUFFIXES: Final = tuple(
     f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".bz2", ".xz", ".zst")

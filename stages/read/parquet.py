@@ -28,15 +28,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from stages.errors import InputError
-from stages.files import is_local
+from stages.contract.errors import InputError
+from stages.contract.records import Sample, stable_id
 from stages.read.base import Renamed, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import IdLog, with_renamed
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place
 from stages.read.streams import InputFile
-from stages.records import Sample, stable_id
+from stages.storage import is_local
 
 SUFFIXES: Final = (".parquet", ".pq")
 

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from pyarrow import types
 
-from stages.errors import InputError, RowError
+from stages.contract.errors import InputError, RowError
+from stages.contract.records import Sample
 from stages.read.find import printable
 from stages.read.rows import (
     CAPTION_FIELDS,
@@ -22,7 +23,6 @@ from stages.read.rows import (
     relative_path,
     shorten,
 )
-from stages.records import Sample
 
 BYTES_COLUMNS: Final = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
 """Searched in this order for bytes or a struct; img2dataset names the column after its encoding."""

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.errors import InputError, RowError
-from stages.files import absolute, filesystem_of, is_local, join, parent, path_in
+from stages.contract.errors import InputError, RowError
+from stages.contract.records import Sample
 from stages.read.base import Renamed, Shard
 from stages.read.find import printable
-from stages.records import Sample
+from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
 
 IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path")
 """Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others'."""

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from stages.errors import InputError
-from stages.files import open_file
+from stages.contract.errors import InputError
+from stages.storage import open_file
 
 Stream = Any
 """Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start."""

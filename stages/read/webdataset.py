@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from stages.errors import RowError
-from stages.files import is_local
+from stages.contract.errors import RowError
+from stages.contract.records import Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files, printable
 from stages.read.rows import RowFaultError, captions_of, shorten
 from stages.read.streams import is_compressed, open_plain
 from stages.read.tars import Damage, Member, iter_members
-from stages.records import Sample
+from stages.storage import is_local
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 

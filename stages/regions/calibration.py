@@ -1,7 +1,7 @@
 """From evidence to the share of regions with such evidence that are right.
 
 A calibration is a logistic regression on the evidence of one region. It holds for the model and the settings of
-explain and regions with which it was fitted, and says so itself; `stages/evaluate/fit.py` fits one.
+explain and regions with which it was fitted, and says so itself; `stages/dataset/evaluate/fit.py` fits one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 from stages.regions.score import Evidence
 
 FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {

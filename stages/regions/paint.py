@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.geometry import Box, cell_to_px, px_to_cell
-from stages.masks import encode_runs
-from stages.records import Rle
+from stages.contract.geometry import Box, cell_to_px, px_to_cell
+from stages.contract.masks import encode_runs
+from stages.contract.records import Rle
 from stages.regions.components import Component
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from stages.base import Stage
-from stages.records import HeatMap, Phrase, Record, Region
+from stages.contract.records import HeatMap, Phrase, Record, Region
+from stages.contract.stage import Stage
 from stages.regions.calibration import Calibration
 from stages.regions.canvas import Canvas
 from stages.regions.components import Component, clean, components, ranked

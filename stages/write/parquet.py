@@ -7,9 +7,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.schema import IMAGE_FIELD
-from stages.write.atomic import replacing
-from stages.write.places import AnyPath
+from stages.atomic import replacing
+from stages.contract.schema import IMAGE_FIELD
+from stages.places import AnyPath
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
 """zstd: half the size of snappy on run-length masks and captions at the same reading speed."""

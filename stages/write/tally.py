@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.errors import RowError, SchemaError
-from stages.records import stable_id
-from stages.write.atomic import replacing
+from stages.atomic import replacing
+from stages.contract.errors import RowError, SchemaError
+from stages.contract.records import stable_id
+from stages.places import AnyPath, found_in
 from stages.write.parquet import PARQUET_SETTINGS
-from stages.write.places import AnyPath, found_in
 
 
 @dataclass(slots=True)

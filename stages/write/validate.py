@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.errors import DATASET_EXPECTED, InputError, RowError
-from stages.masks import decode_runs, rle_box_xywh_px
+from stages.contract.errors import DATASET_EXPECTED, InputError, RowError
+from stages.contract.masks import decode_runs, rle_box_xywh_px
+from stages.contract.records import Rle, stable_id
+from stages.contract.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
 from stages.phrases.filters import normalise
-from stages.records import Rle, stable_id
-from stages.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
-from stages.write.places import AnyPath, found_in
+from stages.places import AnyPath, found_in
 from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
 
 _MOST_EXAMPLES = 20

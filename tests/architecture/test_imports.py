@@ -9,83 +9,84 @@ import pytest
 
 from tests.architecture.source import PACKAGES, imports, modules
 
-BASE = {"base", "errors", "records", "schema", "geometry", "masks", "images", "files", "pictures"}
-"""Modules under `stages/` that every stage may use."""
-
-STAGES: dict[str, set[str]] = {
-    "read": set(),
-    "phrases": set(),
-    "prepare": set(),
-    "explain": {"clip"},
-    "regions": set(),
-    "write": {"phrases.filters"},  # `validate` asks what the text of a span is
-    "evaluate": {"phrases.filters"},  # names of the truth are compared with phrases
-    "scenes": set(),
-    "dataset": {"write.atomic"},
-    "load": {"clip", "dataset"},  # of clip the tokenizer, when it is asked for
-    # clipself alone needs the model, and imports it when it is asked for
-    "export": {"clip", "dataset", "write.atomic", "write.parquet", "write.tally"},
-    "clip": {"weights"},
-    "weights": set(),
-    "train": {"clip", "scenes", "weights"},
+ROOMS: dict[str, set[str]] = {
+    "contract": set(),
+    "atomic": {"places"},
+    "places": {"contract"},
+    "storage": {"contract"},
+    "images": {"contract", "storage"},
+    "read": {"contract", "storage", "places"},
+    "phrases": {"contract"},
+    "prepare": {"contract", "storage", "images"},
+    "model": {"contract"},
+    "model.weights": {"contract"},
+    "model.scenes": {"contract"},
+    "model.train": {"contract", "model"},
+    "explain": {"contract", "model"},
+    "regions": {"contract", "images"},
+    "write": {"contract", "atomic", "places", "storage", "phrases.filters"},  # `validate` asks what a span's text is
+    "dataset": {"contract", "atomic", "storage", "images"},
+    "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
+    # Of the model the tokenizer, when it is asked for.
+    "dataset.load": {"contract", "images", "dataset", "model"},
+    # clipself alone needs the model, and imports it when it is asked for.
+    "dataset.export": {"contract", "images", "dataset", "model", "atomic", "write.parquet", "write.tally"},
 }
-"""Folder under `stages/` -> other folders, or modules in them, that it may import. Siblings do not know each other."""
+"""Room under `stages/` -> other rooms, or modules in them, that it may import. The steps do not know each other."""
 
-BASE_MODULES: dict[str, set[str]] = {
+CONTRACT: dict[str, set[str]] = {
     "errors": set(),
     "geometry": set(),
     "records": {"errors"},
-    "base": {"records"},
-    "files": {"errors"},
+    "stage": {"records"},
     "schema": {"errors", "records"},
     "masks": {"geometry", "records"},
-    "images": {"errors", "files", "records"},
-    "pictures": {"images", "masks", "records"},
 }
-"""Module under `stages/` -> modules below it that it may import; no stage."""
+"""Module of `stages/contract/` -> modules beside it that it may import."""
 
 LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_"},  # files whose names begin so
     "torch": {
-        "stages/clip/",
+        "stages/model/",
         "stages/explain/",
-        "stages/load/",
-        "stages/train/",
+        "stages/dataset/load/",
+        "stages/model/train/",
         "pipeline/bench.py",
         "pipeline/bench_load.py",
     },
-    "safetensors": {"stages/clip/", "stages/train/"},
-    "open_clip": {"stages/clip/", "stages/train/", "pipeline/bench.py"},
+    "safetensors": {"stages/model/", "stages/model/train/"},
+    "open_clip": {"stages/model/", "stages/model/train/", "pipeline/bench.py"},
     "spacy": {"stages/phrases/noun_phrases.py"},
-    "typer": {"pipeline/cli.py", "pipeline/options.py"},
+    "typer": {"pipeline/cli.py", "pipeline/commands/options.py"},
     "rich": {"pipeline/"},
     "cv2": {
-        "stages/evaluate/",
+        "stages/dataset/evaluate/",
         "stages/regions/",
-        "stages/scenes/",
-        "stages/train/",
-        "stages/masks.py",
-        "stages/pictures.py",
+        "stages/model/scenes/",
+        "stages/model/train/",
+        "stages/contract/masks.py",
+        "stages/images/pictures.py",
     },
-    "pycocotools": {"stages/masks.py", "stages/evaluate/coco_ap.py"},
+    "pycocotools": {"stages/contract/masks.py", "stages/dataset/evaluate/coco_ap.py"},
     "PIL": {
-        "stages/images.py",
-        "stages/pictures.py",
+        "stages/images/decode.py",
+        "stages/images/pictures.py",
         "pipeline/bench_load.py",
-        "pipeline/demo.py",
-        "pipeline/explain.py",
+        "pipeline/commands/demo.py",
+        "pipeline/commands/explain.py",
     },
-    "fsspec": {"stages/files.py"},
+    "fsspec": {"stages/storage.py"},
     "yaml": {"pipeline/config.py", "stages/write/card.py"},
     "pyarrow": {
         "pipeline/",
         "stages/dataset/",
-        "stages/load/",
-        "stages/export/",
+        "stages/dataset/load/",
+        "stages/dataset/export/",
         "stages/read/",
         "stages/write/",
-        "stages/schema.py",
-        "stages/files.py",
+        "stages/contract/schema.py",
+        "stages/places.py",
+        "stages/storage.py",
     },
     "pandas": set(),
     "datasets": set(),
@@ -104,7 +105,7 @@ Offenders = dict[str, list[str]]
 
 
 def parts(path: str) -> list[str]:
-    """["stages", "clip", "base"] of "stages/clip/base.py"; the folder for its `__init__`."""
+    """["stages", "model", "text"] of "stages/model/text.py"; the folder for its `__init__`."""
     names = path.removesuffix(".py").split("/")
     return names[:-1] if names[-1] == "__init__" else names
 
@@ -113,11 +114,18 @@ def is_below(name: str, allowed: set[str]) -> bool:
     return any(name == entry or name.startswith(f"{entry}.") for entry in allowed)
 
 
+def room(path: str) -> str:
+    """The innermost room that a file under `stages/` stands in."""
+    name = ".".join(parts(path)[1:])
+    return max((entry for entry in ROOMS if is_below(name, {entry})), key=len, default="")
+
+
 def test_every_module_has_a_place() -> None:
     """A new folder or module says here what it may import."""
-    places = {parts(path)[1] for path in modules() if path.startswith("stages/") and len(parts(path)) > 1}
-    assert places == set(STAGES) | set(BASE_MODULES)
-    assert set(BASE_MODULES) == BASE
+    placed = {path: room(path) for path in modules() if path.startswith("stages/") and len(parts(path)) > 1}
+    assert [path for path, name in placed.items() if not name] == []
+    assert set(placed.values()) == set(ROOMS)
+    assert {parts(path)[-1] for path in placed if path.startswith("stages/contract/")} - {"contract"} == set(CONTRACT)
 
 
 def offenders(folder: str, wrong: Callable[[str, str], bool]) -> Offenders:
@@ -134,19 +142,26 @@ def test_stages_never_import_the_pipeline() -> None:
     assert offenders("stages/", lambda _, name: name.split(".")[0] == "pipeline") == {}
 
 
-def test_siblings_do_not_know_each_other() -> None:
+def test_rooms_know_only_what_they_need() -> None:
     def is_stranger(path: str, name: str) -> bool:
-        own = parts(path)[1]
-        allowed = BASE_MODULES[own] if own in BASE_MODULES else BASE | {own} | STAGES[own]
-        return name.startswith("stages.") and not is_below(name.removeprefix("stages."), allowed)
+        own = room(path)
+        return name.startswith("stages.") and not is_below(name.removeprefix("stages."), ROOMS[own] | {own})
 
     assert offenders("stages/", lambda path, name: len(parts(path)) > 1 and is_stranger(path, name)) == {}
 
 
+def test_the_contract_has_floors() -> None:
+    def is_stranger(path: str, name: str) -> bool:
+        beside = CONTRACT.get(parts(path)[-1], set()) | {parts(path)[-1]}
+        return name.startswith("stages.contract.") and not is_below(name.removeprefix("stages.contract."), beside)
+
+    assert offenders("stages/contract/", is_stranger) == {}
+
+
 def test_engines_know_no_single_stage() -> None:
     """They run a graph: which stages stand in it, and how a stage works, is none of their business."""
-    allowed = {f"stages.{name}" for name in ("base", "errors", "files", "read", "records", "schema")}
-    allowed |= {"stages.write.parquet", "stages.write.places"}
+    allowed = {f"stages.{name}" for name in ("contract", "storage", "places", "read")}
+    allowed |= {"stages.write.parquet"}
     strangers = offenders(
         "pipeline/engines/", lambda _, name: name.startswith("stages.") and not is_below(name, allowed)
     )
@@ -166,12 +181,12 @@ def test_a_library_stands_only_in_its_place(library: str) -> None:
     assert unused == set(), "take it off the list"
 
 
-@pytest.mark.parametrize("path", ["stages/records.py", "stages/errors.py", "stages/geometry.py", "stages/base.py"])
-def test_the_ground_floor_is_light(path: str) -> None:
-    assert not {name.split(".")[0] for name in imports(modules()[path])} & set(NOT_IN_RECORDS)
+@pytest.mark.parametrize("name", ["records", "errors", "geometry", "stage"])
+def test_the_ground_floor_is_light(name: str) -> None:
+    assert not {name.split(".")[0] for name in imports(modules()[f"stages/contract/{name}.py"])} & set(NOT_IN_RECORDS)
 
 
-@pytest.mark.parametrize("path", ["stages/clip/config.py", "stages/explain/config.py"])
+@pytest.mark.parametrize("path", ["stages/model/config.py", "stages/explain/config.py"])
 def test_settings_need_no_torch(path: str) -> None:
     """The driver and `--help` read them."""
     assert "torch" not in {name.split(".")[0] for name in imports(modules()[path])}

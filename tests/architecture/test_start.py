@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.source import ROOT
-from tests.stages.export.datasets import write_dataset
+from tests.stages.dataset.export.datasets import write_dataset
 
 HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duckdb", "starlette", "uvicorn", "jinja2")
 
@@ -64,7 +64,7 @@ def test_asking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> Non
 
 
 def test_planning_a_run_loads_neither_cluster_nor_parser(tmp_path: Path) -> None:
-    modules = "pipeline.config, pipeline.output, pipeline.summary, pipeline.graph, pipeline.run"
+    modules = "pipeline.config, pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.commands.run"
     assert not loaded(f"import {modules}", tmp_path) & {"ray", "spacy"}
 
 
@@ -91,8 +91,8 @@ def test_exports_need_no_model(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"
         "from rich.console import Console\n"
-        "from pipeline.export import export_dataset\n"
-        "from stages.export import EXPORTERS\n"
+        "from pipeline.commands.export import export_dataset\n"
+        "from stages.dataset.export import EXPORTERS\n"
         "for name in EXPORTERS:\n"
         f"    if name != 'clipself': export_dataset(Path({str(dataset)!r}), name, Path(name), Console(quiet=True))\n"
     )
@@ -101,4 +101,6 @@ def test_exports_need_no_model(tmp_path: Path) -> None:
 
 
 def test_the_inline_engine_needs_no_ray(tmp_path: Path) -> None:
-    assert "ray" not in loaded("import pipeline.engines.inline, pipeline.explain, pipeline.demo", tmp_path)
+    assert "ray" not in loaded(
+        "import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo", tmp_path
+    )

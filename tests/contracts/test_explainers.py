@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from stages.clip.open_clip import from_open_clip
 from stages.explain.base import Explainer
 from stages.explain.explainers import EXPLAINERS
+from stages.model.open_clip import from_open_clip
 from tests.factories import SPEC, tiny_clip
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]

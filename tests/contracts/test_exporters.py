@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from stages.contract.errors import ConfigError, InputError
+from stages.dataset.export import EXPORTERS
+from stages.dataset.export.base import Exporter, ExportReport
+from stages.dataset.export.export import WITH_ERROR, WITHOUT_REGIONS, Request, export
+from stages.dataset.export.splits import parse_splits
+from stages.dataset.export.target import MARK
 from stages.dataset.folder import open_dataset
 from stages.dataset.selection import Selection
-from stages.errors import ConfigError, InputError
-from stages.export import EXPORTERS
-from stages.export.base import Exporter, ExportReport
-from stages.export.export import WITH_ERROR, WITHOUT_REGIONS, Request, export
-from stages.export.splits import parse_splits
-from stages.export.target import MARK
-from tests.stages.export.datasets import demo_fingerprint, encoded, rows_of, write_dataset
-from tests.stages.export.read_back import READ_BACK, Found, Samples
+from tests.stages.dataset.export.datasets import demo_fingerprint, encoded, rows_of, write_dataset
+from tests.stages.dataset.export.read_back import READ_BACK, Found, Samples
 from tests.synthetic import write_synthetic
 
 formats = pytest.mark.parametrize("name", EXPORTERS)

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.errors import ROW_ERRORS, InputError
+from stages.contract.errors import ROW_ERRORS, InputError
+from stages.contract.records import Record, Sample, stable_id
 from stages.read import READERS, Reader, Shard, Skipped
-from stages.records import Record, Sample, stable_id
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
 ROWS = 40

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.errors import ROW_ERRORS, InputError
+from stages.contract.errors import ROW_ERRORS, InputError
+from stages.contract.records import Record, Sample
 from stages.phrases.stage import Config, PhrasesStage
 from stages.read import Skipped
-from stages.records import Record, Sample
 from tests.corpus.goods import good
 from tests.corpus.tables import MANY
 from tests.corpus.tars import THREE, tar
@@ -138,7 +138,7 @@ MEMORY = """
 import io, resource, sys
 import numpy as np
 from PIL import Image
-from stages.images import DecodeLimits, decode_resized
+from stages.images.decode import DecodeLimits, decode_resized
 side = 3000
 stream = io.BytesIO()
 kind, mode = sys.argv[1:]
@@ -163,6 +163,6 @@ print((peak() - before) / side**2)
      ("TIFF", "CMYK"), ("JPEG", "RGB")],
 )  # fmt: skip
 def test_memory_is_bounded_by_the_header(kind: str, mode: str) -> None:
-    """At most 16 bytes a pixel, as `stages/images.py` says: a small file of the most pixels allowed takes 2 GB."""
+    """At most 16 bytes a pixel, as `images/decode.py` says: a small file of the most pixels allowed takes 2 GB."""
     done = subprocess.run([sys.executable, "-c", MEMORY, kind, mode], capture_output=True, text=True, check=True)
     assert 3 <= float(done.stdout) <= 16.5

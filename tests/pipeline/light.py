@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from pipeline.config import RunConfig
 from pipeline.graph import Graph
-from pipeline.output import DatasetFolder
+from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
-from stages.base import Stage
-from stages.errors import PhraseboxError
+from stages.contract.errors import PhraseboxError
+from stages.contract.records import Phrase, Record, Sample
+from stages.contract.stage import Stage
 from stages.read import Reader, Shard, Skipped, make_reader
-from stages.records import Phrase, Record, Sample
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 from stages.phrases.stage import Config as PhrasesConfig
 from stages.read import READERS
 

@@ -32,9 +32,9 @@ from PIL import Image
 
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
-from pipeline.output import DatasetFolder
-from stages.records import Record, Sample
-from stages.schema import records_to_rows
+from pipeline.output.folder import DatasetFolder
+from stages.contract.records import Record, Sample
+from stages.contract.schema import records_to_rows
 from stages.write.parquet import ShardWriter
 from tests.soak.cluster import WORKERS
 
@@ -81,7 +81,7 @@ def write_tars(folder: Path, tars: int, image: Path) -> None:
 
 def write_model(folder: Path) -> dict[str, str]:
     """A tiny model; its keys of `model`."""
-    from tests.stages.clip.saved import save_model
+    from tests.stages.model.saved import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
     config = save_model(folder)[1]
@@ -279,7 +279,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
 
 def note(output: DatasetFolder) -> None:
     """Ray Data's notes for the shards that are there."""
-    from pipeline.checkpoint import rebuild, take_over
+    from pipeline.output.checkpoint import rebuild, take_over
 
     rebuild(take_over(output.path / ".phrasebox"), output.shards)
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 import psutil
 import pyarrow.parquet as pq
 
-from stages.scenes import write_scenes
+from stages.model.scenes import write_scenes
 from stages.write.validate import validate
 from tests.soak.cluster import WORKERS, SmallCluster, workers
 

@@ -19,11 +19,11 @@ import uvicorn
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from rich.console import Console
 
+from pipeline.commands.run import run
 from pipeline.config import RunConfig
-from pipeline.run import run
 from pipeline.viewer.app import Viewer, create_app
 from pipeline.viewer.serve import make_viewer
-from stages.masks import encode_mask
+from stages.contract.masks import encode_mask
 
 HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
 """A caption that would like to run."""
@@ -34,7 +34,7 @@ SCENES = 30
 @pytest.fixture(scope="session")
 def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of drawn scenes by the real pipeline, with hostile and broken rows. Only to be read: see `dataset`."""
-    from stages.scenes import write_scenes
+    from stages.model.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("viewed")
     write_scenes(folder, SCENES, seed=11)

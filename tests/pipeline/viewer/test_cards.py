@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.viewer.cards import COLOURS, COLUMNS, LABEL_HALO, card, label_places, label_width, pieces
+from stages.contract.masks import encode_mask
+from stages.contract.records import Rle
 from stages.dataset.folder import open_dataset
-from stages.masks import encode_mask
-from stages.pictures import mask_path
-from stages.records import Rle
+from stages.images.pictures import mask_path
 
 CAPTION = "A man with a café cup 🙂 and two dogs"
 

@@ -9,8 +9,8 @@ from playwright.sync_api import Page, expect
 from rich.console import Console
 
 from pipeline.viewer.gallery import write_gallery
+from stages.contract.errors import ConfigError
 from stages.dataset.search import Search
-from stages.errors import ConfigError
 from tests.pipeline.viewer.conftest import SCENES, crowd, labels_can_be_read, pictures_are_there, rows_of
 
 QUIET = Console(quiet=True)

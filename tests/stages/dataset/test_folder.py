@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages.contract.errors import InputError
+from stages.contract.schema import DATASET_SCHEMA, SCHEMA_VERSION, dataset_schema
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, open_dataset
-from stages.errors import InputError
-from stages.schema import DATASET_SCHEMA, SCHEMA_VERSION, dataset_schema
 from tests.synthetic import write_synthetic
 
 

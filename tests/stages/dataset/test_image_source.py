@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from stages.contract.errors import InputError
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource, root_of
-from stages.errors import InputError
-from stages.images import DecodeLimits, ImageFaultError
+from stages.images.decode import DecodeLimits, ImageFaultError
 
 
 def dataset_of(**source: Any) -> Dataset:

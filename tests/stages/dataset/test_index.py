@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset import index as index_module
 from stages.dataset.folder import open_dataset
 from stages.dataset.index import Count, Index
 from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
-from stages.errors import ConfigError, InputError
-from stages.schema import DATASET_SCHEMA
 from tests.stages.dataset.plain import find, in_order, marks_of, status_of
 
 ENDLESS = "(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"

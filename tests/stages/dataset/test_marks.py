@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.contract.errors import InputError
 from stages.dataset.marks import FILE_NAME, MARKS, read_marks, write_marks
-from stages.errors import InputError
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.contract.errors import InputError
 from stages.dataset import row_reader
 from stages.dataset.folder import Dataset, open_dataset
 from stages.dataset.row_reader import RowReader
-from stages.errors import InputError
 from tests.synthetic import write_synthetic
 
 ROWS = 130

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from stages.contract.errors import ConfigError
+from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import open_dataset
 from stages.dataset.selection import NEEDED_COLUMNS, REGION_COLUMNS, Selection, Selector, sandboxed
-from stages.errors import ConfigError
-from stages.schema import DATASET_SCHEMA
 from tests.stages.dataset.plain import CONDITIONS, marks_of, regions_of
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.contract.errors import ConfigError
 from stages.dataset.folder import open_dataset
 from stages.dataset.index import Index
 from stages.dataset.search import Search
 from stages.dataset.statistics import AREA_EDGES, MOST_PER_IMAGE, SCORE_EDGES, statistics
-from stages.errors import ConfigError
 from tests.stages.dataset.plain import find, marks_of, status_of
 
 

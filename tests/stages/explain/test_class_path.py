@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.clip.vision import Block, LayerNorm, Linear, VisionTower, split_heads
 from stages.explain import class_path
+from stages.model.vision import Block, LayerNorm, Linear, VisionTower, split_heads
 
 B, P, N, D, E = 2, 3, 7, 12, 5
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from stages.contract.records import HeatMap
 from stages.explain.contrast import contrasted
-from stages.records import HeatMap
 
 
 def heat_map(*values: float, fault: str = "") -> HeatMap:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from stages.clip.open_clip import from_open_clip
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 from stages.explain.config import GradEclipConfig
 from stages.explain.grad_eclip import GradEclip
+from stages.model.open_clip import from_open_clip
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.reference import Answer, grad_eclip
 

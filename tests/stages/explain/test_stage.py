@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from stages.clip.config import ModelConfig
-from stages.errors import ConfigError, ResourceError, RowError, WeightsError
+from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
+from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.explain.config import GradEclipConfig
 from stages.explain.contrast import contrasted
 from stages.explain.stage import BATCH_SIZES, Config, ExplainStage
-from stages.records import Phrase, Pixels, Record, Sample
-from tests.stages.clip.saved import save_model
+from stages.model.config import ModelConfig
+from tests.stages.model.saved import save_model
 
 PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import spacy
 
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 from stages.phrases.filters import readable, word_lists
 from stages.phrases.noun_phrases import FoundPhrase, extract, load_pipeline
 from stages.phrases.parsed import Parsed

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.errors import ConfigError, RowError
+from stages.contract.errors import ConfigError, RowError
+from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.filters import normalise
 from stages.phrases.stage import Config, PhrasesStage, capped, phrases_json
-from stages.records import Phrase, Record, Sample
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 WORDS = (

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from stages.errors import RowError
+from stages.contract.errors import RowError
+from stages.contract.records import Record, Sample
 from stages.prepare import Config, PrepareStage
 from stages.prepare.stage import target_size_px
-from stages.records import Record, Sample
 
 
 def png(width: int, height: int, colour: Any = (10, 20, 30), mode: str = "RGB") -> bytes:

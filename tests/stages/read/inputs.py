@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from stages.contract.records import Sample
 from stages.read import InputConfig, Reader, Skipped, make_reader
-from stages.records import Sample
 
 JPEG = b"\xff\xd8 not decoded by readers \xff\xd9"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stages.errors import InputError
+from stages.contract.errors import InputError
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.errors import InputError
+from stages.contract.errors import InputError
 from tests.stages.read.inputs import reader_of, reason, samples_of
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from stages.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError
 from stages.read.find import find_files, printable
 
 

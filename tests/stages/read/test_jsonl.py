@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from stages.errors import InputError
+from stages.contract.errors import InputError
 from stages.read import lines
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of, write_lines
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.errors import InputError
-from stages.images import DecodeLimits, decode_rgb
+from stages.contract.errors import InputError
+from stages.contract.records import Sample
+from stages.images.decode import DecodeLimits, decode_rgb
 from stages.read import Skipped
-from stages.records import Sample
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

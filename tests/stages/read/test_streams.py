@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from stages.errors import InputError
+from stages.contract.errors import InputError
 from stages.read.lines import MAX_LINE_BYTES, LineFault, iter_lines
 from stages.read.streams import DamagedFileError, open_plain
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from stages.errors import InputError
-from stages.images import DecodeLimits, load_image_bytes
+from stages.contract.errors import InputError
+from stages.contract.records import Sample
+from stages.images.decode import DecodeLimits, load_image_bytes
 from stages.read import Skipped, webdataset
-from stages.records import Sample
 from tests.stages.read.inputs import JPEG, read_all, reader_of, reason, samples_of, tar_sample, write_tar
 
 

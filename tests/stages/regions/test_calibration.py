@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stages.errors import ConfigError
+from stages.contract.errors import ConfigError
 from stages.regions.calibration import FEATURES, Calibration, read_calibration
 from stages.regions.score import Evidence
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.masks import decode_mask
-from stages.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.contract.masks import decode_mask
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.regions.canvas import Canvas
 from stages.regions.guide import EPSILON, Guide
 from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions, surface

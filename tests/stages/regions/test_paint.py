@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.masks import decode_mask, encode_mask, mask_box_xywh_px
+from stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
 from stages.regions.components import components
 from stages.regions.paint import SignedField, component_field, paint
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.masks import decode_mask
-from stages.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.contract.masks import decode_mask
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.regions.canvas import CANVAS_SIDE, Canvas
 from stages.regions.paint import Painted
 from stages.regions.refine import grabcut

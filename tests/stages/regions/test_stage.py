@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.errors import RowError
-from stages.masks import decode_mask, mask_box_xywh_px
-from stages.records import HeatMap, Phrase, Pixels, Record, Region, Sample
+from stages.contract.errors import RowError
+from stages.contract.masks import decode_mask, mask_box_xywh_px
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
 from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions
 
 # Boxes by hand need the plain interpolated map: no blur.

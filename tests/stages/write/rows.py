@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from stages.errors import RowError
-from stages.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.records import HeatMap, Phrase, Record, Region, Sample
-from stages.schema import records_to_rows
+from stages.contract.errors import RowError
+from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.records import HeatMap, Phrase, Record, Region, Sample
+from stages.contract.schema import records_to_rows
 from stages.write.parquet import ShardWriter
 
 CAPTION = "The  Red car beside two dogs"

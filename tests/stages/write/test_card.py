@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from stages.schema import dataset_schema
+from stages.contract.schema import dataset_schema
 from stages.write.card import dataset_card
 from stages.write.tally import tally
 from tests.stages.write.rows import HEIGHT, WIDTH, mixed, write_shards

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.schema import DATASET_SCHEMA, records_to_rows
+from stages.contract.schema import DATASET_SCHEMA, records_to_rows
 from stages.write.parquet import IMAGE_ROW_GROUP_ROWS, ROW_GROUP_ROWS, ShardWriter
 from tests.stages.write.rows import annotated, mixed, write_shards
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.errors import SchemaError
-from stages.records import stable_id
+from stages.contract.errors import SchemaError
+from stages.contract.records import stable_id
 from stages.write import tally as tally_module
 from stages.write.tally import Tally, tally, write_categories
 from tests.stages.write.rows import mixed, write_shards

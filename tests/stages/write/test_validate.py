@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.errors import InputError
-from stages.masks import decode_mask, encode_mask
-from stages.records import Rle, stable_id
-from stages.schema import SCHEMA_VERSION
+from stages.contract.errors import InputError
+from stages.contract.masks import decode_mask, encode_mask
+from stages.contract.records import Rle, stable_id
+from stages.contract.schema import SCHEMA_VERSION
 from stages.write.tally import tally, write_categories
 from stages.write.validate import validate
 from tests.stages.write.rows import mixed, write_shards

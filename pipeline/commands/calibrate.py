@@ -1,0 +1,109 @@
+"""`phrasebox calibrate`: fit the scores of a model and its settings to how often regions are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.evaluate import heat_mapped, matched_rows, read_run
+from pipeline.graph import build_graph, calibration_basis
+from pipeline.writable import check_writable
+from stages.atomic import write_text
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.geometry import box_iou
+from stages.dataset.evaluate.bootstrap import weighted_estimate
+from stages.dataset.evaluate.fit import fit_logistic, out_of_fold
+from stages.dataset.evaluate.matching import queries_of
+from stages.dataset.evaluate.metrics import IOU
+from stages.dataset.evaluate.read_truth import read_truth
+from stages.dataset.evaluate.report import SCORE_RESAMPLES
+from stages.dataset.evaluate.scores import calibration_error, risk_coverage_area
+from stages.regions.calibration import FEATURES, Calibration
+from stages.regions.score import Evidence
+from stages.regions.stage import RegionsStage
+
+FEWEST_REGIONS = 100
+"""A calibration from fewer regions says more about chance than about the model."""
+
+
+def calibrate(
+    dataset: Path, truth_path: Path, out: Path, console: Console, settings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
+
+    The figures are from five folds: each region is judged by a fit that has not seen its image.
+
+    Raises InputError if there are too few regions, or only right or only wrong ones; ConfigError if `out` cannot be
+    written, before any work where that can be known.
+    """
+    check_writable("--out", out)
+    truth = read_truth(truth_path)
+    _, config = read_run(dataset, settings)
+    rows, matched = matched_rows(dataset, truth)
+    graph = build_graph(config)
+    stage = RegionsStage(config.regions)
+    evidence: list[Evidence] = []
+    right: list[bool] = []
+    images: list[int] = []
+    for record in heat_mapped(graph, rows, console):
+        row = rows[record.sample.id]
+        image = matched[row["file_name"]]
+        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
+        found = dict(zip((phrase.text for phrase in record.phrases), stage.regions_of(record), strict=True))
+        for query in queries_of(row["id"], row, image, truth.categories, record.phrases, maps):
+            boxes = () if query.target is None else query.target.boxes_xywh_px
+            for painted, what_is_known in found.get(query.phrase or "", ()):
+                evidence.append(what_is_known)
+                right.append(any(box_iou(painted.box_xywh_px, true) >= IOU for true in boxes))
+                images.append(query.image)
+    if len(right) < FEWEST_REGIONS or all(right) or not any(right):
+        raise InputError(
+            f"{len(right)} regions with a known truth, {sum(right)} of them right: a calibration needs at least "
+            f"{FEWEST_REGIONS}, right ones and wrong ones"
+        )
+    features = np.array([[measure(one) for measure in FEATURES.values()] for one in evidence])
+    labels, owners = np.array(right), np.array(images, np.int64)
+    fit = fit_logistic(features, labels)
+    names = list(FEATURES)
+    calibration = Calibration(
+        bias=fit.bias,
+        weight=dict(zip(names, fit.weight.tolist(), strict=True)),
+        mean=dict(zip(names, fit.mean.tolist(), strict=True)),
+        scale=dict(zip(names, fit.scale.tolist(), strict=True)),
+        made_with=calibration_basis(config, graph.fingerprint),
+        made_from={"truth": truth_path.name, "images": len(set(images)), "regions": len(right), "right": sum(right)},
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, calibration.to_json())
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    return {"regions": len(right), "right": sum(right), **_worth(out_of_fold(features, labels, owners), labels, owners)}
+
+
+def _worth(probability: Any, right: Any, images: Any) -> dict[str, Any]:
+    return {
+        "risk_coverage_area": asdict(
+            weighted_estimate(lambda w: risk_coverage_area(probability, right, w), images, SCORE_RESAMPLES)
+        ),
+        "calibration_error": asdict(
+            weighted_estimate(lambda w: calibration_error(probability, right, w), images, SCORE_RESAMPLES)
+        ),
+    }
+
+
+def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -> None:
+    """The table for people."""
+    table = Table("figure, on images not fitted to", "value", "95 % interval")
+    for name in ("risk_coverage_area", "calibration_error"):
+        figure = figures[name]
+        table.add_row(name, f"{figure['value']:.3f}", f"{figure['low']:.3f}-{figure['high']:.3f}")
+    console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
+    console.print(table)
+    console.print(f"calibration in {out}; use it with --set regions.calibration={out}", soft_wrap=True)

@@ -1,0 +1,209 @@
+"""`phrasebox eval`: a finished dataset against ground truth.
+
+Boxes, masks and scores are those of the shards. Heat maps are not stored: they are computed again from the
+dataset's own configuration, which gives the same maps, and made into what the regions were cut from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import RunConfig, override
+from pipeline.engines.batches import BATCH_ROWS, run_stages
+from pipeline.graph import Graph, build_graph
+from pipeline.summary import Display, Report
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import HeatMap, Phrase, Record
+from stages.dataset.evaluate.matching import images_of_rows, queries_of
+from stages.dataset.evaluate.metrics import METRICS
+from stages.dataset.evaluate.read_truth import read_truth
+from stages.dataset.evaluate.report import Outcomes, report
+from stages.dataset.evaluate.truth import Truth, TruthImage
+from stages.dataset.folder import open_dataset
+from stages.read import Skipped
+from stages.regions.stage import RegionsStage
+
+GROUP_COLUMNS = ("pointing", "box_recall", "box_iou", "mask_iou")
+"""Metrics that the table shows for every group; the JSON has all of them."""
+
+
+def evaluate(
+    dataset: Path, truth_path: Path, console: Console, settings: Sequence[str] = (), *, maps: bool = True
+) -> dict[str, Any]:
+    """All figures of `stages.dataset.evaluate.report.report`, and `dataset`, `truth`, `config`.
+
+    dataset     folder of a finished run
+    truth_path  see `stages.dataset.evaluate.read_truth`
+    settings    KEY=VALUE over the dataset's configuration, for files that moved and for the device
+    maps        whether heat maps are computed again, for the metrics that need them
+
+    Raises InputError or ConfigError for what cannot be read or does not fit together.
+    """
+    truth = read_truth(truth_path)
+    manifest, config = read_run(dataset, settings)
+    rows, matched = matched_rows(dataset, truth)
+    outcomes = Outcomes()
+    if maps:
+        graph = build_graph(config)
+        if graph.fingerprint != manifest["model_fingerprint"]:
+            raise ConfigError(
+                f"{dataset} was made with other weights ({manifest['model_fingerprint']}) than the configuration "
+                f"finds now ({graph.fingerprint}); --no-maps evaluates the regions alone"
+            )
+        cut_from = RegionsStage(config.regions)
+        plain = RegionsStage(config.regions.model_copy(update={"upsample": "linear"}))
+        for record in heat_mapped(graph, rows.keys(), console):
+            row = rows.pop(record.sample.id, None)
+            if row is not None:  # an id that the input has twice is asked once
+                maps_of = (cut_from.surfaces_of(record), plain.surfaces_of(record))
+                _add(outcomes, row, matched, truth, record.phrases, maps_of)
+        if rows:
+            raise InputError(f"{len(rows)} rows of {dataset} are not in its input any more; --no-maps needs no input")
+    else:
+        for row in rows.values():
+            _add(outcomes, row, matched, truth, _phrases_with_regions(row), None)
+    if not outcomes.images:
+        raise InputError(f"none of the {len(matched)} images has a phrase that {truth_path} knows")
+    return {
+        "dataset": str(dataset),
+        "truth": str(truth_path),
+        "rule": config.regions.rule,
+        **report(outcomes),
+        "config": config.model_dump(mode="json", include={"model", "explain", "regions"}),
+    }
+
+
+def matched_rows(dataset: Path, truth: Truth) -> tuple[dict[int, dict[str, Any]], dict[str, TruthImage]]:
+    """Rows by id and the truth's images by the rows' file names, for all rows whose image the truth has."""
+    rows = dict(_rows(dataset))
+    matched = images_of_rows([row["file_name"] for row in rows.values()], truth)
+    return {number: row for number, row in rows.items() if row["file_name"] in matched}, matched
+
+
+def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
+    """Manifest and configuration of a finished dataset. Raises InputError if it is none."""
+    manifest = open_dataset(dataset).manifest
+    return manifest, override(manifest["config"], settings)
+
+
+def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[Record]:
+    """The input's records with these ids, with phrases and heat maps.
+
+    Raises InputError if the input is not there any more.
+    """
+    wanted = set(ids)
+    stages = (*graph.before, graph.model)
+    for stage in stages:
+        stage.setup()
+    progress = Report(expected=len(wanted))
+    records = (
+        record
+        for shard in graph.reader.shards()
+        for item in graph.reader.read(shard)
+        if not isinstance(item, Skipped)
+        for record in (Record.start(item),)
+        if record.sample.id in wanted
+    )
+    with Display(console).shown() as display:
+        while batch := list(islice(records, BATCH_ROWS)):
+            yield from run_stages(stages, batch, progress.stage)
+            progress.rows(len(batch), 0)
+            display.update(progress)
+
+
+def _add(
+    outcomes: Outcomes,
+    row: Mapping[str, Any],
+    matched: Mapping[str, TruthImage],
+    truth: Truth,
+    phrases: Sequence[Phrase],
+    maps: tuple[Mapping[str, HeatMap], Mapping[str, HeatMap]] | None,
+) -> None:
+    """maps: by phrase, those that regions are cut from, and the same without a guide."""
+    image = matched[row["file_name"]]
+    asked = queries_of(row["id"], row, image, truth.categories, phrases, *(maps or ({},)))
+    outcomes.add(asked, maps=maps is not None)
+
+
+def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
+    spans = {
+        (annotation["phrase"], annotation["head"], annotation["caption_index"], *annotation["span"]): None
+        for annotation in row["annotations"]
+    }
+    return [
+        Phrase(text=text, head=head, caption_index=index, start=start, end=end)
+        for text, head, index, start, end in spans
+    ]
+
+
+def _rows(dataset: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    columns = ["id", "file_name", "width", "height", "captions", "annotations", "error"]
+    return ((row["id"], row) for row in open_dataset(dataset).rows(columns))
+
+
+def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
+    """The tables for people."""
+    counts = figures["counts"]
+    console.print(
+        f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "
+        f"{counts['targets_not_among_phrases']:,} of them were not found in the captions and count as missed; "
+        f"{counts['absent_phrases']:,} phrases name what is not there",
+        soft_wrap=True,
+    )
+    table = Table("metric", "value", "95 % interval", "what it is", title="all phrases", title_justify="left")
+    for name, figure in figures["metrics"].items():
+        table.add_row(name, _number(figure), _interval(figure), METRICS[name].doc)
+    for name, figure in figures["coco_ap"].items():
+        doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU .50:.95 (at .50: {figure['ap50']:.3f})"
+        table.add_row(f"{name}_ap", _number(figure["ap"]), _interval(figure["ap"]), doc)
+    console.print(table)
+    console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
+    shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
+    headers = [name.replace("_", " ").replace("iou", "IoU") for name in shown]  # so that narrow terminals break them
+    table = Table("group", "", "phrases", *headers, title="by group", title_justify="left")
+    for group, members in figures["groups"].items():
+        for number, (member, metrics) in enumerate(members.items()):
+            cells = [_with_margin(metrics.get(name)) for name in shown]
+            table.add_row(group if number == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
+    if figures["groups"]:
+        console.print(table)
+    _print_scores(figures, console)
+
+
+def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
+    if not figures["counts"]["regions"]:
+        return
+    title = "area under risk-coverage, lower is better"
+    table = Table("regions ranked by", "value", "95 % interval", title=title, title_justify="left")
+    for name, figure in figures["scores"].items():
+        table.add_row(name, _number(figure), _interval(figure))
+    console.print(table)
+    error = figures["calibration_error"]
+    console.print(f"expected calibration error of the score: {_number(error)} {_interval(error)}", soft_wrap=True)
+    table = Table("score at least", "regions kept", "precision", title="filtering by score", title_justify="left")
+    for line in figures["thresholds"]:
+        precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
+        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", precision)
+    console.print(table)
+
+
+def _number(figure: Mapping[str, Any] | None) -> str:
+    return "-" if figure is None or figure["value"] is None else f"{figure['value']:.3f}"
+
+
+def _with_margin(figure: Mapping[str, Any] | None) -> str:
+    """The value and, below it, the larger half of its interval."""
+    if figure is None or figure["value"] is None:
+        return "-"
+    margin = max(figure["value"] - figure["low"], figure["high"] - figure["value"])
+    return f"{figure['value']:.3f}\n±{margin:.3f}"
+
+
+def _interval(figure: Mapping[str, Any] | None) -> str:
+    return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"

@@ -1,0 +1,120 @@
+"""One run at a time for a dataset's folder.
+
+On a file system the kernel locks a file, and frees it when its process dies. In object storage there is no such
+thing: a run puts its name into an object and renews it while it lives (a lease). Whoever finds one watches it for
+`LEASE_SECONDS` and takes it over if it was not renewed; clocks of different machines are never compared. Two runs that
+start within the same second can both believe to be alone for up to `RENEW_SECONDS`; the one whose name was replaced
+then stops before it finishes anything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from stages.contract.errors import ResumeError
+from stages.places import AnyPath, ObjectPath
+
+LEASE_SECONDS: Final = 60.0
+
+RENEW_SECONDS: Final = 15.0
+
+
+class Lease:
+    """Our name in a lock object, renewed by a thread until `release`."""
+
+    def __init__(self, lock: ObjectPath) -> None:
+        self._lock = lock
+        self._name = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex}"
+        self._renewals = 0
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def acquire(self, wait_s: float) -> None:
+        """Take the lease; waits `wait_s` for one that nobody renews. Raises ResumeError if somebody does."""
+        found = self._read()
+        deadline = time.monotonic() + wait_s
+        while found is not None and time.monotonic() < deadline:
+            time.sleep(min(2.0, wait_s / 10))
+            now = self._read()
+            if now is not None and now != found:
+                raise ResumeError(
+                    f"another run is writing to {self._lock.parent.parent} ({now[0].rpartition(',')[0]}); wait for "
+                    "it, or give another output.path"
+                )
+            found = now
+        self._write()
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise ResumeError if another run has taken the lease over."""
+        found = self._read()
+        if self._lost or found is None or found[0] != self._name:
+            raise ResumeError(f"another run took {self._lock.parent.parent} over: this one stops. Nothing is lost")
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._stop.set()
+        self._thread.join()
+        found = self._read()
+        if found is not None and found[0] == self._name:
+            self._lock.unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            try:
+                found = self._read()
+                if found is not None and found[0] != self._name:
+                    self._lost = True
+                    return
+                self._write()
+            except OSError:
+                continue  # the network; `check` finds out what came of it
+
+    def _write(self) -> None:
+        self._renewals += 1
+        self._lock.write_bytes(json.dumps([self._name, self._renewals]).encode())
+
+    def _read(self) -> tuple[str, int] | None:
+        try:
+            name, renewals = json.loads(self._lock.read_bytes())
+        except FileNotFoundError:
+            return None
+        return name, renewals
+
+
+@contextmanager
+def locked(lock: AnyPath) -> Iterator[Lease | None]:
+    """Hold a lock while the block runs. Raises ResumeError if another run has it, OSError if it cannot be made."""
+    if isinstance(lock, ObjectPath):
+        lease = Lease(lock)
+        lease.acquire(LEASE_SECONDS)
+        try:
+            yield lease
+        finally:
+            lease.release()
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _flocked(lock):
+        yield None
+
+
+@contextmanager
+def _flocked(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            where = lock.parent.parent
+            raise ResumeError(f"another run is writing to {where}; wait for it, or give another output.path") from error
+        yield

@@ -1,0 +1,1 @@
+"""What all rooms share: records, their schema, errors, geometry, masks, and what a stage is."""

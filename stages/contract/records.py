@@ -1,0 +1,188 @@
+"""What travels between the stages, in memory.
+
+A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the way
+(`phrases`, then `pixels`, `heat_maps`, `regions`). Every field has its neutral value before its
+stage has run, and a record with an `error` passes through the remaining stages untouched.
+Records are immutable: a stage answers with `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.errors import RowError
+
+
+def stable_id(text: str) -> int:
+    """Hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
+
+    Below 2^53 because JSON readers and COCOeval hold ids in doubles, above 0 because COCOeval
+    reads 0 as "no match".
+    """
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % (2**53 - 1) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One captioned image as the reader found it.
+
+    sample_id   unique in the input: given by the user, or derived from the place in the input
+    source      the place, for people: "captions.jsonl:17", "00003.tar/000031234"
+    file_name   the image's name as the dataset shows it (relative to the image root or the tar)
+    captions    the user's texts, untouched
+    image_url   where the encoded image is: a path or file-system URL; None if it came inline
+    image_offset, image_size   bytes within that file; size -1 means the whole file
+    image_bytes the encoded image if the reader had it in hand
+    error       a fault of the input row
+    """
+
+    sample_id: str
+    source: str
+    file_name: str = ""
+    captions: tuple[str, ...] = ()
+    image_url: str | None = None
+    image_offset: int = 0
+    image_size: int = -1
+    image_bytes: bytes | None = None
+    error: RowError | None = None
+
+    @property
+    def id(self) -> int:
+        """Image id of the dataset: `stable_id(sample_id)`."""
+        return stable_id(self.sample_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phrase:
+    """A noun phrase of a caption.
+
+    text           normalised: case folded, one space between words, no leading determiner or possessive
+    caption_index  which caption of the sample
+    start, end     half-open character offsets: `captions[caption_index][start:end]` are the words
+    head           lemma of the head noun, lower case
+    plural         the phrase names several things ("two dogs")
+    """
+
+    text: str
+    caption_index: int
+    start: int
+    end: int
+    head: str
+    plural: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"expected 0 <= start < end, got {self.start}, {self.end}")
+        if not self.text:
+            raise ValueError("expected a non-empty phrase text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """The image as the model sees it before normalisation.
+
+    rgb                uint8 (H, W, 3), the whole image resized to the model's input
+    """
+
+    rgb: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
+            raise ValueError(f"expected uint8 (H, W, 3), got {self.rgb.dtype} {self.rgb.shape}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeatMap:
+    """Where an explainer saw one phrase in one image. One per unique phrase text of a sample.
+
+    text        the phrase's normalised text
+    values      float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image
+    similarity  cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated
+    fault       "" or why the map is all zeros: "constant", "empty" or "non_finite"
+    """
+
+    text: str
+    values: NDArray[np.float32]
+    similarity: float
+    fault: str = ""
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.dtype != np.float32:
+            raise ValueError(f"expected float32 (grid_h, grid_w), got {self.values.dtype} {self.values.shape}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rle:
+    """A mask in COCO's compressed run-length form: `size_hw` pixels, `counts` as ASCII text."""
+
+    size_hw: tuple[int, int]
+    counts: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A part of the image that a phrase names.
+
+    phrase_index  index into the record's `phrases`
+    box_xywh_px   half-open box of the mask, pixels of the EXIF-rotated original image
+    mask          same image size
+    area_px       pixels of the mask
+    score         0 .. 1: of a calibration (`stages.regions.calibration`), else of `stages.regions.score`
+    similarity    the heat map's
+    """
+
+    phrase_index: int
+    box_xywh_px: tuple[float, float, float, float]
+    mask: Rle
+    area_px: int
+    score: float
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One sample on its way through the stages.
+
+    width_px, height_px   of the image after EXIF rotation; 0 until the image was opened
+    dropped_phrases       phrases found in the captions but left out by the cap per image
+    """
+
+    sample: Sample
+    width_px: int = 0
+    height_px: int = 0
+    phrases: tuple[Phrase, ...] = ()
+    dropped_phrases: int = 0
+    pixels: Pixels | None = None
+    heat_maps: tuple[HeatMap, ...] = ()
+    regions: tuple[Region, ...] = ()
+    error: RowError | None = None
+
+    @staticmethod
+    def start(sample: Sample) -> Record:
+        """The record of a sample that no stage has seen yet.
+
+        Text that is not valid Unicode (lone surrogates, from JSON escapes) cannot be stored: the
+        escapes are written out, and a caption with them is an error.
+        """
+        stored = replace(
+            sample,
+            sample_id=_storable(sample.sample_id),
+            source=_storable(sample.source),
+            file_name=_storable(sample.file_name),
+            captions=tuple(_storable(caption) for caption in sample.captions),
+        )
+        error = sample.error
+        if error is None and stored.captions != sample.captions:
+            error = RowError(
+                reason="bad_caption", detail=f"{sample.source}: the caption holds lone surrogates, not text"
+            )
+        return Record(sample=stored, error=error)
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,300 @@
+"""Records as Arrow tables: on disk (`DATASET_SCHEMA`) and between workers (`RECORD_SCHEMA`).
+
+`data/*.parquet` of a dataset holds one row per input sample:
+
+    id              int64        image id, hash of sample_id in 1 .. 2^53 - 1
+    sample_id       string       given by the user or derived from the place in the input
+    file_name       string       the image, relative to the image root or tar
+    width, height   int32        pixels after EXIF rotation; 0 if the image could not be read
+    captions        list<string> untouched
+    annotations     list<struct> one per region, COCO's fields and the phrase's
+      id            int64        unique in the dataset, 1 .. 2^53 - 1
+      image_id      int64        the row's id
+      category_id   int64        hash of the phrase; names stand in categories.parquet
+      bbox          list<float>  [x, y, w, h] px, half open, of the mask
+      area          float        pixels of the mask
+      segmentation  struct       COCO's compressed run lengths: size [h, w], counts
+      iscrowd       int8         always 0
+      phrase        string       normalised text
+      head          string       lemma of its head noun
+      caption_index int32        which caption
+      span          list<int32>  [start, end): the phrase's words in that caption
+      score         float        0 .. 1, see stages/regions/score.py, calibration.py
+      similarity    float        cosine of image and phrase
+    phrase_count    int32        phrases found in the captions, before regions
+    warnings        list<string> phrases without a region and why, phrases dropped by the cap
+    error           string       null, or "reason: detail"; reasons in stages/contract/errors.py
+    image           struct       bytes and path, null with an error; only with `embed_images`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from stages.contract.errors import RowError, SchemaError
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample, stable_id
+
+SCHEMA_VERSION: Final = 1
+"""Goes up when a column changes its meaning or goes away."""
+
+
+def _field(name: str, kind: Any, unit: str, doc: str, *, nullable: bool = True) -> Any:
+    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "doc": doc})
+
+
+ANNOTATION: Final = pa.struct(
+    [
+        _field("id", pa.int64(), "", "unique in the dataset, 1 .. 2^53 - 1"),
+        _field("image_id", pa.int64(), "", "the row's id"),
+        _field("category_id", pa.int64(), "", "hash of the phrase; names in categories.parquet"),
+        _field("bbox", pa.list_(pa.float32()), "px", "[x, y, w, h], half open, of the mask"),
+        _field("area", pa.float32(), "px", "pixels of the mask"),
+        _field(
+            "segmentation",
+            pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())]),
+            "px",
+            "COCO compressed run lengths; size is [h, w]",
+        ),
+        _field("iscrowd", pa.int8(), "", "always 0"),
+        _field("phrase", pa.string(), "", "normalised text"),
+        _field("head", pa.string(), "", "lemma of the head noun"),
+        _field("caption_index", pa.int32(), "", "which caption"),
+        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
+        _field("score", pa.float32(), "0 .. 1", "see stages/regions/score.py, calibration.py"),
+        _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
+    ]
+)
+"""One region of one phrase."""
+
+DATASET_SCHEMA: Final = pa.schema(
+    [
+        _field("id", pa.int64(), "", "image id, hash of sample_id in 1 .. 2^53 - 1"),
+        _field("sample_id", pa.string(), "", "given by the user or derived from the place in the input"),
+        _field("file_name", pa.string(), "", "the image, relative to the image root or tar"),
+        _field("width", pa.int32(), "px", "after EXIF rotation; 0 if unknown"),
+        _field("height", pa.int32(), "px", "after EXIF rotation; 0 if unknown"),
+        _field("captions", pa.list_(pa.string()), "", "untouched"),
+        _field("annotations", pa.list_(ANNOTATION), "", "one per region"),
+        _field("phrase_count", pa.int32(), "", "phrases found in the captions"),
+        _field("warnings", pa.list_(pa.string()), "", "phrases without a region and why, dropped phrases"),
+        _field("error", pa.string(), "", "null, or reason: detail"),
+    ]
+)
+"""The row of `data/*.parquet` without embedded images."""
+
+IMAGE_FIELD: Final = _field(
+    "image",
+    pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
+    "",
+    "the encoded image as it was read; null with an error",
+)
+
+
+def dataset_schema(*, embed_images: bool) -> Any:
+    """Arrow schema of the shards."""
+    return DATASET_SCHEMA.append(IMAGE_FIELD) if embed_images else DATASET_SCHEMA
+
+
+_PHRASE = pa.struct(
+    [
+        pa.field("text", pa.string()),
+        pa.field("caption_index", pa.int32()),
+        pa.field("start", pa.int32()),
+        pa.field("end", pa.int32()),
+        pa.field("head", pa.string()),
+        pa.field("plural", pa.bool_()),
+    ]
+)
+_HEAT_MAP = pa.struct(
+    [
+        pa.field("text", pa.string()),
+        pa.field("grid_hw", pa.list_(pa.int32())),
+        pa.field("values", pa.binary()),
+        pa.field("similarity", pa.float32()),
+        pa.field("fault", pa.string()),
+    ]
+)
+
+RECORD_SCHEMA: Final = pa.schema(
+    [
+        pa.field("id", pa.int64()),
+        pa.field("sample_id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("file_name", pa.string()),
+        pa.field("captions", pa.list_(pa.string())),
+        pa.field("image_url", pa.string()),
+        pa.field("image_offset", pa.int64()),
+        pa.field("image_size", pa.int64()),
+        pa.field("image_bytes", pa.binary()),
+        pa.field("width_px", pa.int32()),
+        pa.field("height_px", pa.int32()),
+        pa.field("phrases", pa.list_(_PHRASE)),
+        pa.field("dropped_phrases", pa.int32()),
+        pa.field("pixels_hw", pa.list_(pa.int32())),
+        pa.field("pixels", pa.binary()),
+        pa.field("heat_maps", pa.list_(_HEAT_MAP)),
+        pa.field("error", pa.string()),
+    ]
+)
+"""A record on its way between workers, before it has regions."""
+
+
+def records_to_table(records: Sequence[Record]) -> Any:
+    """Records without regions -> table of `RECORD_SCHEMA`, one row each, in order."""
+    return pa.Table.from_pylist([_pack(record) for record in records], schema=RECORD_SCHEMA)
+
+
+def table_to_records(table: Any) -> list[Record]:
+    """Inverse of `records_to_table`. Raises SchemaError if columns are missing."""
+    missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise SchemaError(f"a batch between stages lacks the columns {missing}")
+    return [_unpack(row) for row in table.select(RECORD_SCHEMA.names).to_pylist()]
+
+
+def _pack(record: Record) -> dict[str, Any]:
+    sample, pixels = record.sample, record.pixels
+    return {
+        "id": sample.id,
+        "sample_id": sample.sample_id,
+        "source": sample.source,
+        "file_name": sample.file_name,
+        "captions": sample.captions,
+        "image_url": sample.image_url,
+        "image_offset": sample.image_offset,
+        "image_size": sample.image_size,
+        "image_bytes": sample.image_bytes,
+        "width_px": record.width_px,
+        "height_px": record.height_px,
+        "phrases": [
+            {
+                "text": phrase.text,
+                "caption_index": phrase.caption_index,
+                "start": phrase.start,
+                "end": phrase.end,
+                "head": phrase.head,
+                "plural": phrase.plural,
+            }
+            for phrase in record.phrases
+        ],
+        "dropped_phrases": record.dropped_phrases,
+        "pixels_hw": None if pixels is None else pixels.rgb.shape[:2],
+        "pixels": None if pixels is None else pixels.rgb.tobytes(),
+        "heat_maps": [
+            {
+                "text": heat_map.text,
+                "grid_hw": heat_map.values.shape,
+                "values": heat_map.values.tobytes(),
+                "similarity": heat_map.similarity,
+                "fault": heat_map.fault,
+            }
+            for heat_map in record.heat_maps
+        ],
+        "error": None if record.error is None else str(record.error),
+    }
+
+
+def _unpack(row: Mapping[str, Any]) -> Record:
+    error = None if row["error"] is None else RowError.parse(row["error"])
+    pixels = None
+    if row["pixels"] is not None:
+        pixels = Pixels(rgb=np.frombuffer(row["pixels"], np.uint8).reshape(*row["pixels_hw"], 3))
+    return Record(
+        sample=Sample(
+            sample_id=row["sample_id"],
+            source=row["source"],
+            file_name=row["file_name"],
+            captions=tuple(row["captions"]),
+            image_url=row["image_url"],
+            image_offset=row["image_offset"],
+            image_size=row["image_size"],
+            image_bytes=row["image_bytes"],
+        ),
+        width_px=row["width_px"],
+        height_px=row["height_px"],
+        phrases=tuple(Phrase(**phrase) for phrase in row["phrases"]),
+        dropped_phrases=row["dropped_phrases"],
+        pixels=pixels,
+        heat_maps=tuple(
+            HeatMap(
+                text=entry["text"],
+                values=np.frombuffer(entry["values"], np.float32).reshape(entry["grid_hw"]),
+                similarity=entry["similarity"],
+                fault=entry["fault"],
+            )
+            for entry in row["heat_maps"]
+        ),
+        error=error,
+    )
+
+
+def records_to_rows(records: Iterable[Record], *, embed_images: bool) -> Any:
+    """Finished records -> table of `dataset_schema`, one row each, in order."""
+    rows = [_row(record, embed_images=embed_images) for record in records]
+    return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images))
+
+
+def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
+    sample = record.sample
+    row: dict[str, Any] = {
+        "id": sample.id,
+        "sample_id": sample.sample_id,
+        "file_name": sample.file_name,
+        "width": record.width_px,
+        "height": record.height_px,
+        "captions": sample.captions,
+        "annotations": [_annotation(record, region, n) for n, region in enumerate(record.regions)],
+        "phrase_count": len(record.phrases),
+        "warnings": _warnings(record),
+        "error": None if record.error is None else str(record.error),
+    }
+    if embed_images:
+        # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
+        # a row with an error, whose bytes nobody may have decoded yet.
+        has_image = sample.image_bytes is not None and record.error is None
+        row["image"] = {"bytes": sample.image_bytes, "path": sample.file_name} if has_image else None
+    return row
+
+
+def _annotation(record: Record, region: Region, number: int) -> dict[str, Any]:
+    phrase = record.phrases[region.phrase_index]
+    return {
+        "id": stable_id(f"{record.sample.sample_id}\n{number}"),
+        "image_id": record.sample.id,
+        "category_id": stable_id(phrase.text),
+        "bbox": region.box_xywh_px,
+        "area": region.area_px,
+        "segmentation": {"size": region.mask.size_hw, "counts": region.mask.counts},
+        "iscrowd": 0,
+        "phrase": phrase.text,
+        "head": phrase.head,
+        "caption_index": phrase.caption_index,
+        "span": (phrase.start, phrase.end),
+        "score": region.score,
+        "similarity": region.similarity,
+    }
+
+
+_FAULTS = {
+    "": "no part of its heat map passed the cleaning",
+    "constant": "the similarity of all patches is the same",
+    "empty": "its heat map is zero everywhere",
+    "non_finite": "its heat map is not finite",
+}
+
+
+def _warnings(record: Record) -> list[str]:
+    """What a reader of the row would otherwise wonder about."""
+    if record.error is not None:
+        return []
+    placed = {record.phrases[region.phrase_index].text for region in record.regions}
+    faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
+    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in placed]
+    warnings = [f"no region for {text!r}: {_FAULTS[faults.get(text, '')]}" for text in missing]
+    if record.dropped_phrases:
+        warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
+    return warnings

@@ -1,0 +1,208 @@
+"""METRICS: one number per target. Each is 0 for a target that was missed, and None where it is not defined.
+
+Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV 2018), with the
+15 px tolerance of TorchRay; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as
+MDETR's evaluation of Flickr30k Entities does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
+from stages.contract.masks import rle_iou, rle_union
+from stages.dataset.evaluate.matching import Query
+
+TOLERANCE_PX: Final = 15
+TOLERANCE_SIDE_PX: Final = 384
+"""The tolerance is 15 px in an image whose longer side is 384 px, and grows with the image."""
+
+IOU: Final = 0.5
+"""A box is right from this intersection over union on."""
+
+LEVELS: Final = 256
+"""Heat levels that pixel AP tells apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A number per query with a target.
+
+    doc         one line for people
+    needs_maps  whether it looks at heat maps
+    """
+
+    doc: str
+    value: Callable[[Query], float | None]
+    needs_maps: bool = False
+
+
+def pointing(query: Query) -> float | None:
+    """1 if the map's highest pixel lies on the true mask, or in a true box where there is no mask.
+
+    The map is the one that regions are cut from: blurred, and guided by the image's colours if `regions.upsample`
+    says so. `pointing_plain` is the same without that guide.
+    """
+    peak = _peak(query.heat_px)
+    return 0.0 if peak is None else float(_on_truth(query, peak))
+
+
+def pointing_plain(query: Query) -> float | None:
+    """As `pointing`, on the map that is only interpolated between its cells, whatever `regions.upsample` says."""
+    peak = _peak(query.plain_heat_px)
+    return 0.0 if peak is None else float(_on_truth(query, peak))
+
+
+def pointing_tolerant(query: Query) -> float | None:
+    """As `pointing`, but the peak may miss by 15 px in an image of 384 px, scaled with the longer side."""
+    peak = _peak(query.heat_px)
+    if peak is None:
+        return 0.0
+    reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
+    mask = query.true_mask
+    if mask is None:
+        return float(any(_distance_px(peak, box) <= reach for box in _boxes(query)))
+    far = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return float(far[peak] <= reach)
+
+
+def pointing_box(query: Query) -> float | None:
+    """1 if the map's highest pixel lies in a true box."""
+    peak = _peak(query.heat_px)
+    return 0.0 if peak is None else float(any(_distance_px(peak, box) == 0 for box in _boxes(query)))
+
+
+def energy(query: Query) -> float | None:
+    """Share of the map's heat on the true mask, or in the true boxes where there is no mask."""
+    heat = query.heat_px
+    if heat is None:
+        return 0.0
+    total = float(heat.sum(dtype=np.float64))
+    return float(heat[_area(query)].sum(dtype=np.float64)) / total if total > 0 else 0.0
+
+
+def pixel_ap(query: Query) -> float | None:
+    """Average precision of the map's pixels as a ranking of the true mask's, over 256 levels of heat."""
+    mask, heat = query.true_mask, query.heat_px
+    if mask is None:
+        return None
+    if heat is None or not mask.any():
+        return 0.0
+    top = float(heat.max())
+    levels = np.rint(heat * ((LEVELS - 1) / top)).astype(np.int64) if top > 0 else np.zeros(heat.shape, np.int64)
+    all_at = np.bincount(levels.ravel(), minlength=LEVELS)[::-1]
+    true_at = np.bincount(levels[mask], minlength=LEVELS)[::-1]
+    kept, true = np.cumsum(all_at), np.cumsum(true_at)
+    precision = np.divide(true, kept, out=np.zeros(LEVELS), where=kept > 0)
+    return float((precision * true_at).sum() / true[-1])
+
+
+def box_recall(query: Query) -> float | None:
+    """1 if the best-scored region's box has IoU >= 0.5 with any true box."""
+    return float((box_iou_any(query) or 0.0) >= IOU)
+
+
+def box_recall_merged(query: Query) -> float | None:
+    """1 if the best-scored region's box has IoU >= 0.5 with the box around all true boxes."""
+    if not query.answers:
+        return 0.0
+    corners = np.array([xywh_to_xyxy(box) for box in _boxes(query)])
+    low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
+    merged = xyxy_to_xywh((float(low[0]), float(low[1]), float(high[0]), float(high[1])))
+    return float(box_iou(query.answers[0].box_xywh_px, merged) >= IOU)
+
+
+def box_iou_any(query: Query) -> float | None:
+    """IoU of the best-scored region's box with its best true box."""
+    if not query.answers:
+        return 0.0
+    return max(box_iou(query.answers[0].box_xywh_px, box) for box in _boxes(query))
+
+
+def mask_iou(query: Query) -> float | None:
+    """IoU of all regions of the phrase together with the true mask."""
+    if query.target is None or query.target.mask is None:
+        return None
+    if not query.answers:
+        return 0.0
+    return rle_iou(rle_union([answer.mask for answer in query.answers]), query.target.mask)
+
+
+def centre(query: Query) -> float | None:
+    """Baseline: `pointing` of the image's centre."""
+    h, w = query.size_hw
+    return float(_on_truth(query, (h // 2, w // 2)))
+
+
+def chance(query: Query) -> float | None:
+    """Baseline: `pointing` of a random pixel, on average."""
+    return float(_area(query).mean())
+
+
+METRICS: Final[dict[str, Metric]] = {
+    "pointing": Metric(doc="heat map's peak on the true mask", value=pointing, needs_maps=True),
+    "pointing_plain": Metric(doc="the same before colours guide the map", value=pointing_plain, needs_maps=True),
+    "pointing_15px": Metric(doc="peak at most 15 px (at 384) away", value=pointing_tolerant, needs_maps=True),
+    "pointing_box": Metric(doc="peak in a true box", value=pointing_box, needs_maps=True),
+    "energy": Metric(doc="share of the heat on the true mask", value=energy, needs_maps=True),
+    "pixel_ap": Metric(doc="average precision of the heat's pixels", value=pixel_ap, needs_maps=True),
+    "box_recall": Metric(doc="best region's box, IoU >= .5 with any true box", value=box_recall),
+    "box_recall_merged": Metric(doc="the same with the box around all true boxes", value=box_recall_merged),
+    "box_iou": Metric(doc="best region's box with its best true box", value=box_iou_any),
+    "mask_iou": Metric(doc="all regions together with the true mask", value=mask_iou),
+    "centre": Metric(doc="baseline: pointing at the image's centre", value=centre),
+    "chance": Metric(doc="baseline: pointing at random", value=chance),
+}
+"""Name -> metric, in the order of the report."""
+
+
+def correct(query: Query) -> list[bool]:
+    """For each answer, whether its box has IoU >= 0.5 with any true box; all wrong for an absent phrase."""
+    boxes = [] if query.target is None else query.target.boxes_xywh_px
+    return [any(box_iou(answer.box_xywh_px, box) >= IOU for box in boxes) for answer in query.answers]
+
+
+def _boxes(query: Query) -> tuple[Box, ...]:
+    if query.target is None:
+        raise ValueError("metrics are for queries with a target")
+    return query.target.boxes_xywh_px
+
+
+def _peak(heat: NDArray[np.float32] | None) -> tuple[int, int] | None:
+    """Row and column of the highest pixel, the middle one of a flat top; None without a map."""
+    if heat is None:
+        return None
+    rows, columns = np.nonzero(heat == heat.max())
+    middle = len(rows) // 2
+    return int(rows[middle]), int(columns[middle])
+
+
+def _on_truth(query: Query, pixel: tuple[int, int]) -> bool:
+    mask = query.true_mask
+    if mask is not None:
+        return bool(mask[pixel])
+    return any(_distance_px(pixel, box) == 0 for box in _boxes(query))
+
+
+def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
+    """From a pixel's centre to a box; 0 inside."""
+    y, x = pixel[0] + 0.5, pixel[1] + 0.5
+    x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
+    return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))
+
+
+def _area(query: Query) -> NDArray[np.bool_]:
+    """The true mask, or the true boxes drawn: bool (h, w)."""
+    if query.true_mask is not None:
+        return query.true_mask
+    drawn = np.zeros(query.size_hw, dtype=np.bool_)
+    for box in _boxes(query):
+        x0, y0, x1, y1 = (round(edge) for edge in xywh_to_xyxy(box))
+        drawn[max(0, y0) : y1, max(0, x0) : x1] = True
+    return drawn

@@ -1,0 +1,176 @@
+"""Parquet for Hugging Face `datasets`: data/SPLIT-*.parquet with images, and README.md.
+
+Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
+`height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0; beside
+them `sample_id`, `file_name`, `captions`, and in `objects` what the dataset knows more. Parquet rather than an
+imagefolder with metadata.jsonl: it keeps types and class names, and `load_dataset` reads it without an index of a
+million files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Final
+
+import pyarrow as pa
+from pydantic import Field
+
+from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
+from stages.dataset.export.categories import Categories, Naming
+from stages.dataset.export.parquet_parts import ParquetParts
+from stages.dataset.export.target import number_name
+
+_ROWS_PER_GROUP: Final = 100
+"""As the Hugging Face hub wants it for images: its viewer reads a group at a time."""
+
+_OBJECTS: Final = {
+    "id": pa.int64(),
+    "area": pa.int64(),
+    "bbox": pa.list_(pa.float32()),
+    "category": pa.int64(),
+    "phrase": pa.string(),
+    "head": pa.string(),
+    "caption_index": pa.int32(),
+    "span": pa.list_(pa.int32()),
+    "score": pa.float32(),
+    "similarity": pa.float32(),
+    "segmentation": pa.string(),
+}
+"""Fields of `objects`, each a list with an entry for every region. `segmentation`: COCO's compressed counts for
+[height, width]."""
+
+_AS_STORED: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
+
+
+class HfConfig(Config):
+    """Settings of `hf`."""
+
+    classes: Naming = "phrase"
+    """What the categories are."""
+
+    rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Images of one Parquet file."""
+
+
+class Hf(Exporter):
+    """Parquet for `datasets.load_dataset`."""
+
+    summary: ClassVar[str] = (
+        "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
+    )
+    masks: ClassVar[str] = "exact as RLE counts in objects.segmentation, which detection scripts pass over"
+    config_type: ClassVar[type[Config]] = HfConfig
+
+    def __init__(self, config: HfConfig, job: Job) -> None:
+        super().__init__(config, job)
+        schema = _schema(job.categories)
+        self._parts = {
+            split: ParquetParts(
+                job.target, split, schema, rows_per_file=config.rows_per_file, rows_per_group=_ROWS_PER_GROUP
+            )
+            for split in job.splits
+        }
+
+    @classmethod
+    def takes_images(cls, config: HfConfig) -> bool:
+        """Always."""
+        return True
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        row, image, regions = sample.row, sample.encoded, sample.regions
+        objects: dict[str, list[Any]] = {name: [region[name] for region in regions] for name in _AS_STORED}
+        objects["area"] = [int(region["area"]) for region in regions]
+        objects["category"] = [self.job.categories.index_of(region) for region in regions]
+        objects["segmentation"] = [region["segmentation"]["counts"] for region in regions]
+        self._parts[sample.split].add(
+            {
+                "image": {"bytes": image.content, "path": number_name(row["id"], image.extension)},
+                "image_id": row["id"],
+                "width": row["width"],
+                "height": row["height"],
+                "sample_id": row["sample_id"],
+                "file_name": row["file_name"],
+                "captions": row["captions"],
+                "objects": objects,
+            }
+        )
+
+    def close(self) -> None:
+        """See `Exporter.close`."""
+        for parts in self._parts.values():
+            parts.close()
+        with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
+        self.job.target.file("README.md").write_text(_card(with_rows), encoding="utf-8")
+
+    def abandon(self) -> None:
+        """See `Exporter.abandon`."""
+        for parts in self._parts.values():
+            parts.abandon()
+
+
+def _schema(categories: Categories) -> Any:
+    """Arrow schema with the features of `datasets` in its metadata."""
+    features = {
+        "image": {"_type": "Image"},
+        "image_id": _value("int64"),
+        "width": _value("int32"),
+        "height": _value("int32"),
+        "sample_id": _value("string"),
+        "file_name": _value("string"),
+        "captions": _list(_value("string")),
+        "objects": {name: _list(_feature(name, kind, categories)) for name, kind in _OBJECTS.items()},
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
+    return pa.schema(
+        [
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("image_id", pa.int64()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("sample_id", pa.string()),
+            ("file_name", pa.string()),
+            ("captions", pa.list_(pa.string())),
+            ("objects", pa.struct([(name, pa.list_(kind)) for name, kind in _OBJECTS.items()])),
+        ],
+        metadata=metadata,
+    )
+
+
+def _feature(name: str, kind: Any, categories: Categories) -> dict[str, Any]:
+    if name == "category":
+        return {"names": [category.name for category in categories], "_type": "ClassLabel"}
+    if pa.types.is_list(kind):
+        return _list(_feature(name, kind.value_type, categories))
+    return _value({"float": "float32"}.get(str(kind), str(kind)))
+
+
+def _value(dtype: str) -> dict[str, Any]:
+    return {"dtype": dtype, "_type": "Value"}
+
+
+def _list(feature: dict[str, Any]) -> dict[str, Any]:
+    return {"feature": feature, "_type": "Sequence"}
+
+
+def _card(splits: Sequence[str]) -> str:
+    """A dataset card that says where the splits are. Their names are plain, see `Splits`."""
+    files = "".join(f"\n  - split: {split}\n    path: data/{split}-*.parquet" for split in splits) or " []"
+    return f"""---
+task_categories:
+- object-detection
+tags:
+- phrase-grounding
+- phrasebox
+configs:
+- config_name: default
+  data_files:{files}
+---
+
+# Regions for the phrases of captions
+
+Made by phrasebox from CLIP alone; nobody looked at the regions. `objects.bbox` is [x, y, width, height] in pixels,
+`objects.segmentation` COCO's compressed run-length counts for the size [height, width], `objects.span` the phrase's
+characters [start, end) in `captions[caption_index]`. The licence of the images and captions is that of their source.
+"""

@@ -1,0 +1,99 @@
+"""ODVG, the JSON lines of Open-GroundingDino and mmdetection: SPLIT.jsonl and label_map.json.
+
+Open-GroundingDino (tools/ and datasets/odvg.py) and mmdetection's `ODVGDataset`. Boxes are [x0, y0, x1, y1] px.
+
+- `grounding`: one line for each caption that has regions, `tokens_positive` in it as mmdetection needs; a region
+  for each box, since Open-GroundingDino reads one box a region. Open-GroundingDino must not be given the label map
+  for these lines (it would look for `detection`), ignores the caption and joins the phrases with " . ".
+- `detection`: one line for each image, labels from 0 as in the label map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from stages.contract.geometry import xywh_to_xyxy
+from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
+from stages.dataset.export.categories import Naming
+from stages.dataset.export.coco_file import dumped, phrase_entry
+from stages.dataset.export.image_files import ImageFolders
+
+
+class OdvgConfig(Config):
+    """Settings of `odvg`."""
+
+    form: Literal["grounding", "detection"] = "grounding"
+    """`grounding` carries the captions; `detection` the categories."""
+
+    classes: Naming = "phrase"
+    """What the labels of `detection` and the label map are."""
+
+    images: bool = False
+    """Also write the images. Without them `filename` is what the dataset says, below its image root."""
+
+
+class Odvg(Exporter):
+    """ODVG lines."""
+
+    summary: ClassVar[str] = (
+        "SPLIT.jsonl and label_map.json, for Open-GroundingDino and MM-Grounding-DINO (mmdetection's ODVGDataset)"
+    )
+    masks: ClassVar[str] = "exact as RLE in a field `segmentation` that both readers pass over: they train on boxes"
+    keeps_empty: ClassVar[bool] = False  # Open-GroundingDino raises on an empty list
+    config_type: ClassVar[type[Config]] = OdvgConfig
+
+    def __init__(self, config: OdvgConfig, job: Job) -> None:
+        super().__init__(config, job)
+        self._images = ImageFolders(job.target, job.splits, "images/{split}", written=config.images)
+        self._files = {
+            split: job.target.file(f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in job.splits
+        }
+        with job.target.file("label_map.json").open("w", encoding="utf-8", newline="\n") as file:
+            file.write("{")
+            for category in job.categories:
+                file.write(("," if category.index else "") + f'\n"{category.index}":{dumped(category.name)}')
+            file.write("}\n")
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        row = sample.row
+        start = {"filename": self._images.place(sample), "height": row["height"], "width": row["width"]}
+        file = self._files[sample.split]
+        if self.config.form == "detection":
+            instances = [self._instance(region) for region in sample.regions]
+            file.write(dumped({**start, "detection": {"instances": instances}}) + "\n")
+            return
+        for index, regions in sample.captions_with_regions():
+            if regions:
+                grounding = {"caption": row["captions"][index], "regions": [_region(region) for region in regions]}
+                file.write(dumped({**start, "grounding": grounding}) + "\n")
+
+    def _instance(self, region: Mapping[str, Any]) -> dict[str, Any]:
+        categories = self.job.categories
+        return {
+            "bbox": list(xywh_to_xyxy(region["bbox"])),
+            "label": categories.index_of(region),
+            "category": categories.name_of(region),
+            "segmentation": region["segmentation"],
+            "score": phrase_entry(region)["score"],
+        }
+
+    def close(self) -> None:
+        """See `Exporter.close`."""
+        self.abandon()
+
+    def abandon(self) -> None:
+        """See `Exporter.abandon`."""
+        for file in self._files.values():
+            file.close()
+
+
+def _region(region: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "bbox": list(xywh_to_xyxy(region["bbox"])),
+        "phrase": region["phrase"],
+        "tokens_positive": [region["span"]],
+        "segmentation": region["segmentation"],
+        "score": phrase_entry(region)["score"],
+    }

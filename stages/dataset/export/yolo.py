@@ -1,0 +1,117 @@
+"""Ultralytics YOLO: data.yaml, images/SPLIT/, labels/SPLIT/ with a text file for each image.
+
+https://docs.ultralytics.com/datasets/segment/: a line is `class x0 y0 x1 y1 ...`, one closed outline, or
+`class cx cy w h`; shares 0 .. 1 of width and height. One outline can say neither holes nor several parts. Holes are
+filled. Parts are joined by a line of no width from a corner to the nearest one, there and back, as Ultralytics' own
+COCO converter does; drawn again, the line is a pixel wide.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
+from stages.dataset.export.categories import Naming
+from stages.dataset.export.coco_file import Tolerance, polygons_of
+from stages.dataset.export.image_files import ImageFolders
+from stages.dataset.export.target import number_name
+
+PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
+
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What YAML wants escaped, or folds as the end of a line, and JSON leaves as it is."""
+
+
+class YoloConfig(Config):
+    """Settings of `yolo`."""
+
+    labels: Literal["polygons", "boxes"] = "polygons"
+    """Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."""
+
+    tolerance_px: Tolerance = 1.0
+    """Of the outlines; YOLO learns masks in cells of 4 px."""
+
+    classes: Naming = "head"
+    """Head nouns by default: a closed vocabulary of all phrases is too long for a detection head to learn."""
+
+
+class Yolo(Exporter):
+    """Ultralytics labels."""
+
+    summary: ClassVar[str] = "data.yaml, images/SPLIT/, labels/SPLIT/, for Ultralytics YOLO (segment or detect)"
+    masks: ClassVar[str] = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
+    config_type: ClassVar[type[Config]] = YoloConfig
+
+    def __init__(self, config: YoloConfig, job: Job) -> None:
+        super().__init__(config, job)
+        self._images = ImageFolders(job.target, job.splits, "images/{split}", written=True)
+        self._labels = {split: job.target.numbered(f"labels/{split}") for split in job.splits}
+        with job.target.file("data.yaml").open("w", encoding="utf-8", newline="\n") as file:
+            for split in job.splits:
+                file.write(f"{split}: images/{split}\n")
+            for needed in ("train", "val"):  # Ultralytics opens no file without them
+                if needed not in job.splits:
+                    file.write(f"{needed}: images/{job.splits[-1]}\n")
+                    job.report.notes[
+                        f"split that Ultralytics wants and is not there: `{needed}` is `{job.splits[-1]}`"
+                    ] += 1
+            file.write("names:" + ("\n" if len(job.categories) else " {}\n"))
+            for category in job.categories:
+                file.write(f"  {category.index}: {quoted(category.name)}\n")
+
+    @classmethod
+    def takes_images(cls, config: YoloConfig) -> bool:
+        """Always: the labels are found by the place of the images."""
+        return True
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        self._images.place(sample)
+        as_line = self._outline if self.config.labels == "polygons" else _box
+        lines = [f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n" for region in sample.regions]
+        if self.config.labels == "boxes":
+            self.job.report.notes["masks dropped: labels=boxes"] += len(lines)
+        path = self._labels[sample.split] / number_name(sample.row["id"], "txt")
+        path.write_text("".join(lines), encoding="ascii", newline="\n")
+
+    def _outline(self, region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+        report = self.job.report
+        parts = [np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, report, self.config.tolerance_px)]
+        report.notes[PARTS] += len(parts) > 1
+        return _numbers(joined(parts) / (row["width"], row["height"]))
+
+    def close(self) -> None:
+        """See `Exporter.close`."""
+
+
+def joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One closed outline (n, 2) of several: each further part is walked around from the nearest corner, and back."""
+    outline, *others = parts
+    for part in others:
+        distances = np.square(outline[:, None] - part[None]).sum(axis=2)
+        here, there = np.unravel_index(distances.argmin(), distances.shape)
+        around = np.roll(part, -there, axis=0)
+        outline = np.concatenate([outline[: here + 1], around, around[:1], outline[here:]])
+    return outline
+
+
+def _box(region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    x, y, w, h = region["bbox"]
+    width, height = row["width"], row["height"]
+    return _numbers(np.array([(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]))
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    """To a millionth of the side, which is a hundredth of a pixel at 10,000."""
+    return " ".join(f"{value:.6f}".rstrip("0").rstrip(".") for value in values.ravel().tolist())
+
+
+def quoted(name: str) -> str:
+    """A name as a YAML string: JSON's are, but for a few characters."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(name, ensure_ascii=False))

@@ -1,0 +1,129 @@
+"""An open_clip image tower taken apart into the tensors that explainers work on.
+
+Only vision transformers with a class token can be explained; `check_supported` refuses the rest with
+the list of what is supported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from open_clip.transformer import (
+    Attention,
+    CustomResidualAttentionBlock,
+    LayerNorm,
+    LayerNormFp32,
+    LayerScale,
+    ResidualAttentionBlock,
+    VisionTransformer,
+)
+from torch import Tensor, nn
+
+from stages.contract.errors import ConfigError
+from stages.model import vision
+from stages.model.config import InputSpec
+
+SUPPORTED = (
+    "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
+    "their -quickgelu configurations, any size, patch and activation, LayerScale). Not supported: ResNets, "
+    "timm towers, SigLIP and other models without a class token, CoCa and other attention poolers, "
+    "and blocks with qk-norm, scaled cosine attention, head scale or inner norms."
+)
+
+Model = Any
+"""An open_clip model or a part of one: open_clip is untyped."""
+
+
+def check_supported(model: Model) -> None:
+    """Raises ConfigError, naming the obstacle, if the image tower cannot be explained."""
+    visual = model.visual
+    if not isinstance(visual, VisionTransformer):
+        raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
+    if visual.attn_pool is not None:
+        raise ConfigError(f"the image tower ends in an attention pooler. {SUPPORTED}")
+    if visual.pool_type != "tok":
+        raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
+    for block in visual.transformer.resblocks:
+        obstacle = _obstacle(block)
+        if obstacle:
+            raise ConfigError(f"the image tower's blocks have {obstacle}. {SUPPORTED}")
+
+
+def _obstacle(block: Model) -> str:
+    """What in a block changes the formula, or ""."""
+    plain = isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
+    custom = isinstance(block, CustomResidualAttentionBlock) and isinstance(block.attn, Attention)
+    if not plain and not custom:
+        return f"an unknown type {type(block).__name__}"
+    attn = block.attn
+    if plain:
+        if attn.in_proj_weight is None or attn.bias_k is not None or attn.add_zero_attn:
+            return "attention with separate projections or extra tokens"
+        return ""
+    identities = {
+        "qk-norm": attn.ln_q,
+        "inner norm": attn.ln_inner,
+        "attention norm": block.ln_attn,
+        "MLP norm": block.mlp.ln,
+    }
+    for name, module in identities.items():
+        if not isinstance(module, nn.Identity):
+            return name
+    if attn.logit_scale is not None:
+        return "scaled cosine attention"
+    if attn.head_scale is not None:
+        return "head scale"
+    return ""
+
+
+def take_apart(visual: VisionTransformer, spec: InputSpec, precision: torch.dtype | None) -> vision.VisionTower:
+    """The tower's weights, in `precision` or as they are. Raises ConfigError for an unknown normalisation."""
+
+    def weight(tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.detach().to(precision or tensor.dtype)
+
+    def norm(module: Any) -> vision.LayerNorm:
+        if not isinstance(module, (LayerNorm, LayerNormFp32, nn.LayerNorm)):
+            raise ConfigError(f"the image tower normalises with {type(module).__name__}. {SUPPORTED}")
+        return vision.LayerNorm(weight(module.weight), weight(module.bias), module.eps)
+
+    def linear(module: Any) -> vision.Linear:
+        return vision.Linear(weight(module.weight), weight(module.bias))
+
+    def layer_scale(module: Any) -> Tensor | None:
+        scale: Tensor | None = weight(module.gamma) if isinstance(module, LayerScale) else None
+        return scale
+
+    def block(module: Any) -> vision.Block:
+        qkv = vision.Linear(weight(module.attn.in_proj_weight), weight(module.attn.in_proj_bias))
+        width = qkv.weight.shape[1]
+        kv = vision.Linear(qkv.weight[width:], None if qkv.bias is None else qkv.bias[width:])
+        return vision.Block(
+            heads=int(module.attn.num_heads),
+            ln_1=norm(module.ln_1),
+            qkv=qkv,
+            kv=kv,
+            out=linear(module.attn.out_proj),
+            ls_1=layer_scale(module.ls_1),
+            ln_2=norm(module.ln_2),
+            fc=linear(module.mlp.c_fc),
+            activation=module.mlp.gelu.forward,
+            proj=linear(module.mlp.c_proj),
+            ls_2=layer_scale(module.ls_2),
+        )
+
+    device = visual.class_embedding.device
+    return vision.VisionTower(
+        patch_weight=weight(visual.conv1.weight),
+        patch_bias=weight(visual.conv1.bias),
+        class_token=weight(visual.class_embedding),
+        position_embedding=weight(visual.positional_embedding),
+        grid_hw=(int(visual.grid_size[0]), int(visual.grid_size[1])),
+        ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else norm(visual.ln_pre),
+        blocks=tuple(block(module) for module in visual.transformer.resblocks),
+        ln_post=norm(visual.ln_post),
+        output=weight(visual.proj),
+        mean=torch.tensor(spec.mean, device=device),
+        std=torch.tensor(spec.std, device=device),
+    )

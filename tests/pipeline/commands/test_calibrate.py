@@ -1,0 +1,121 @@
+"""`phrasebox calibrate`, and scores that a calibration makes."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+import pipeline.commands.calibrate as calibrate_module
+from pipeline.commands.calibrate import calibrate, print_calibration
+from pipeline.commands.evaluate import evaluate
+from pipeline.commands.run import run
+from pipeline.config import RunConfig
+from pipeline.graph import build_graph
+from stages.contract.errors import ConfigError, InputError
+from stages.model.scenes import write_scenes
+
+QUIET = Console(quiet=True)
+
+
+def config_of(folder: Path, out: Path, **values: Any) -> RunConfig:
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
+    return RunConfig.model_validate(
+        {"input": source, "engine": {"kind": "inline"}, "output": {"path": str(out)}, **values}
+    )
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder, 60, 41)
+    return folder
+
+
+def scores_of(dataset: Path) -> list[float]:
+    rows = [row for path in sorted((dataset / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [annotation["score"] for row in rows for annotation in row["annotations"]]
+
+
+def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_path: Path) -> None:
+    """Settings that the shipped calibration is not for, so that the first run has none."""
+    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none"}}
+    printed = StringIO()
+    plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=200))
+    assert "score: product" in printed.getvalue()
+    figures = calibrate(plain, drawn / "truth.json", tmp_path / "c.json", QUIET)
+    assert figures["regions"] >= 100
+    with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
+    printed = StringIO()
+    fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=200))
+    assert "score:" not in printed.getvalue()
+    before = evaluate(plain, drawn / "truth.json", QUIET, maps=False)
+    after = evaluate(fitted, drawn / "truth.json", QUIET, maps=False)
+    assert after["metrics"]["mask_iou"] == before["metrics"]["mask_iou"]
+    assert after["calibration_error"]["value"] < 0.15 < before["calibration_error"]["value"]
+    hit_rate = after["thresholds"][0]["precision"]
+    assert sum(scores_of(fitted)) / len(scores_of(fitted)) == pytest.approx(hit_rate, abs=0.02)
+    assert json.loads((fitted / "dataset.json").read_text())["calibration"] is not None
+    assert json.loads((plain / "dataset.json").read_text())["calibration"] is None
+    assert "only ranks" in (plain / "README.md").read_text()
+    assert "calibrated" in (fitted / "README.md").read_text()
+    print_calibration(figures, tmp_path / "c.json", Console(file=printed, width=200))
+    assert f"{figures['calibration_error']['value']:.3f}" in printed.getvalue()
+    # It is for three blocks only, and says so.
+    with pytest.raises(ConfigError, match=r"explain\.blocks: 3 there, 4 now"):
+        build_graph(config_of(drawn, tmp_path / "other", regions=with_file["regions"]))
+
+
+def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:
+    contour = build_graph(config_of(drawn, tmp_path)).calibration
+    outlined = build_graph(config_of(drawn, tmp_path, regions={"refine": "grabcut"})).calibration
+    assert contour is not None
+    assert outlined is not None
+    assert contour != outlined
+    assert build_graph(config_of(drawn, tmp_path, regions={"calibration": "none"})).calibration is None
+    assert build_graph(config_of(drawn, tmp_path, regions={"rule": "mean"})).calibration is None
+    assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
+
+
+@pytest.mark.parametrize("refine", ["none", "grabcut"])
+def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
+    drawn: Path, tmp_path: Path, refine: str
+) -> None:
+    dataset = run(config_of(drawn, tmp_path / "dataset", regions={"refine": refine}), QUIET)
+    figures = evaluate(dataset, drawn / "truth.json", QUIET)
+    scores = figures["scores"]
+    assert figures["calibration_error"]["value"] < 0.12  # of 150 regions; 0.024 of 1,300
+    assert scores["score"]["value"] < scores["similarity"]["value"]
+    assert scores["score"]["value"] < scores["mean_heat"]["value"]
+
+
+def test_too_few_regions_are_refused(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 10_000)
+    with pytest.raises(InputError, match="at least 10000"):
+        calibrate(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    """Neither truth nor dataset is looked at: there is none."""
+    (tmp_path / "file").touch()
+    for out, words in (
+        (tmp_path, "--out: cannot write .*: it is a folder"),
+        (tmp_path / "file" / "c.json", "--out: cannot write .*c.json: .*file is a file"),
+        (Path("/proc/none/c.json"), "--out: cannot write /proc/none/c.json"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            calibrate(tmp_path / "none", tmp_path / "none.json", out, QUIET)
+
+
+def test_a_refused_calibration_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json"):
+        calibrate(tmp_path / "none", tmp_path / "none.json", tmp_path / "new" / "c.json", QUIET)
+    assert list(tmp_path.iterdir()) == []

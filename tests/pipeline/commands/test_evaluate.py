@@ -1,0 +1,149 @@
+"""`phrasebox eval` on datasets whose figures are known: the truth itself, the truth of other images, nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from pipeline.commands.evaluate import evaluate, print_evaluation
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import stable_id
+from stages.contract.schema import DATASET_SCHEMA
+from stages.dataset.evaluate.metrics import METRICS
+
+QUIET = Console(quiet=True)
+
+
+def truth_of(scenes_folder: Path) -> Any:
+    return json.loads((scenes_folder / "truth.json").read_text())
+
+
+def rewritten(dataset: Path, out: Path, annotations: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> Path:
+    """The dataset with other annotations in its rows."""
+    shutil.copytree(dataset, out)
+    for path in (out / "data").glob("*.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["annotations"] = annotations(row)
+        pq.write_table(pa.Table.from_pylist(rows, schema=DATASET_SCHEMA), path)
+    return out
+
+
+def as_annotation(row: dict[str, Any], entry: dict[str, Any], phrase: str, score: float) -> dict[str, Any]:
+    return {
+        "id": entry["id"],
+        "image_id": row["id"],
+        "category_id": stable_id(phrase),
+        "bbox": entry["bbox"],
+        "area": entry["area"],
+        "segmentation": entry["segmentation"],
+        "iscrowd": 0,
+        "phrase": phrase,
+        "head": phrase.rsplit(maxsplit=1)[-1],
+        "caption_index": 0,
+        "span": [0, 1],
+        "score": score,
+        "similarity": 0.2,
+    }
+
+
+def test_the_truth_itself_has_all_figures_at_their_best(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    truth = truth_of(scenes_folder)
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
+
+    def true(row: dict[str, Any]) -> list[dict[str, Any]]:
+        entries = [entry for entry in truth["annotations"] if names[entry["image_id"]] == row["file_name"]]
+        return [as_annotation(row, entry, entry["phrase"], 1.0) for entry in entries if entry["mentioned"]]
+
+    dataset = rewritten(inline_dataset, tmp_path / "dataset", true)
+    figures = evaluate(dataset, scenes_folder / "truth.json", QUIET, maps=False)
+    mentioned = {(e["image_id"], e["phrase"]) for e in truth["annotations"] if e["mentioned"]}
+    assert figures["counts"]["targets"] == len(mentioned)
+    assert figures["counts"]["targets_not_among_phrases"] == 0
+    for name in ("box_recall", "box_iou", "mask_iou"):
+        assert figures["metrics"][name] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": len(mentioned)}
+    assert figures["coco_ap"]["box"]["ap"]["value"] == pytest.approx(1.0)
+    assert figures["scores"]["score"]["value"] == 0.0
+    assert figures["calibration_error"]["value"] == 0.0
+    assert figures["thresholds"][-1] == {"score": 0.9, "kept": 1.0, "precision": 1.0}
+
+
+def test_the_truth_of_other_images_is_near_chance(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    truth = truth_of(scenes_folder)
+    names = [image["file_name"] for image in truth["images"]]
+
+    def strange(row: dict[str, Any]) -> list[dict[str, Any]]:
+        here = names.index(row["file_name"]) + 1
+        there = here % len(names) + 1
+        phrases = list(dict.fromkeys(e["phrase"] for e in truth["annotations"] if e["image_id"] == here))
+        entries = [entry for entry in truth["annotations"] if entry["image_id"] == there]
+        return [
+            as_annotation(row, entries[number % len(entries)], phrase, 1.0) for number, phrase in enumerate(phrases)
+        ]
+
+    dataset = rewritten(inline_dataset, tmp_path / "dataset", strange)
+    figures = evaluate(dataset, scenes_folder / "truth.json", QUIET, maps=False)
+    assert figures["metrics"]["box_recall"]["value"] < 0.2
+    assert figures["metrics"]["mask_iou"]["value"] < 0.2
+    assert figures["coco_ap"]["box"]["ap"]["value"] < 0.1
+    assert figures["calibration_error"]["value"] > 0.8
+
+
+def test_all_figures_of_a_run(inline_dataset: Path, scenes_folder: Path) -> None:
+    figures = evaluate(inline_dataset, scenes_folder / "truth.json", QUIET)
+    assert set(figures["metrics"]) == set(METRICS)
+    for figure in figures["metrics"].values():
+        assert 0.0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
+        assert figure["n"] == figures["counts"]["targets"]
+    assert figures["metrics"]["pointing"]["value"] > 0.5
+    assert figures["metrics"]["pointing_15px"]["value"] >= figures["metrics"]["pointing"]["value"]
+    assert figures["metrics"]["centre"]["value"] < 0.3
+    assert set(figures["groups"]) == {"number", "size", "objects", "combination"}
+    for members in figures["groups"].values():
+        assert sum(metrics["box_iou"]["n"] for metrics in members.values()) == figures["counts"]["targets"]
+    assert set(figures["scores"]) == {"score", "similarity", "mean_heat"}
+    assert figures["thresholds"][0]["kept"] == 1.0
+    json.dumps(figures, allow_nan=False)
+    assert evaluate(inline_dataset, scenes_folder / "truth.json", QUIET) == figures
+    with_table = Console(record=True, width=120, file=StringIO())
+    print_evaluation(figures, with_table)
+    assert f"{figures['metrics']['pointing']['value']:.3f}" in with_table.export_text()
+
+
+def test_boxes_and_masks_need_no_input(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    gone = ["input.path=/gone.jsonl"]
+    whole = evaluate(inline_dataset, scenes_folder / "truth.json", QUIET)
+    regions = evaluate(inline_dataset, scenes_folder / "truth.json", QUIET, gone, maps=False)
+    for name, figure in regions["metrics"].items():
+        assert not METRICS[name].needs_maps
+        assert figure == whole["metrics"][name]
+    assert regions["coco_ap"] == whole["coco_ap"]
+    with pytest.raises(InputError, match=r"gone\.jsonl"):
+        evaluate(inline_dataset, scenes_folder / "truth.json", QUIET, gone)
+
+
+def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**manifest, "model_fingerprint": "demo:0"}))
+    with pytest.raises(ConfigError, match="other weights"):
+        evaluate(dataset, scenes_folder / "truth.json", QUIET)
+
+
+def test_what_is_no_dataset_is_refused(scenes_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a finished dataset"):
+        evaluate(tmp_path, scenes_folder / "truth.json", QUIET)
+    (tmp_path / "dataset.json").write_text("[1]")
+    with pytest.raises(InputError, match="damaged"):
+        evaluate(tmp_path, scenes_folder / "truth.json", QUIET)

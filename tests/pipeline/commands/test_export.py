@@ -1,0 +1,159 @@
+"""`phrasebox export`: what it prints, how it fails, and that each option arrives."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.commands.export import export_dataset, print_formats, print_report
+from stages.contract.errors import ConfigError, InputError
+from stages.dataset.export import EXPORTERS
+from stages.dataset.marks import write_marks
+from tests.stages.dataset.export.datasets import encoded, write_dataset
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("cli") / "dataset")
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner(env={"COLUMNS": "300"}).invoke(app, ["export", *map(str, arguments)])
+
+
+def content_of(out: Path, split: str = "train") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((out / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Path) -> None:
+    answer = call(dataset, "--format", "coco", "--out", tmp_path / "out", "--split", "train=0.6,val=0.4")
+    assert answer.exit_code == 0, answer.exception
+    for words in (
+        "coco in",
+        "train",
+        "val",
+        "12",
+        "17",
+        "14 categories",
+        "masks: exact as RLE",
+        "rows left out: 4 of 16",
+    ):
+        assert words in answer.stdout
+    assert "2 with an error in the dataset" in answer.stdout
+    assert "2 without a chosen region" in answer.stdout
+
+
+def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = (dataset, "--format", "coco", "--out", out)
+    options = ("--min-score", "0.1", "--where", "caption_index = 0", "--segmentation", "polygons", "--keep-empty")
+    answer = call(*arguments, *options, "--set", "classes=head")
+    assert answer.exit_code == 0, answer.exception
+    content = content_of(out)
+    assert len(content["images"]) == 14
+    assert all(entry["score"] >= 0.1 and entry["caption_index"] == 0 for entry in content["annotations"])
+    assert all(isinstance(entry["segmentation"], list) for entry in content["annotations"])
+    assert {category["name"] for category in content["categories"]} >= {"ring", "chain"}
+    assert "1 masks with holes: filled" in answer.stdout
+    with pytest.raises(ConfigError, match="--overwrite"):
+        export_dataset(dataset, "coco", out, QUIET)
+    assert call(*arguments, "--overwrite").exit_code == 0
+    assert len(content_of(out)["images"]) == 12
+
+
+def test_images_from_a_root(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=tmp_path / "gone")
+    root = tmp_path / "moved"
+    root.mkdir()
+    (root / "1.jpg").write_bytes(encoded())
+    answer = call(dataset, "--format", "webdataset", "--out", tmp_path / "out", "--image-root", root)
+    assert answer.exit_code == 0, answer.exception
+    assert "image: missing_image" in answer.stdout
+    assert "does not exist below the image root" in answer.stdout
+    with pytest.raises(InputError, match="no such folder"):
+        export_dataset(dataset, "webdataset", tmp_path / "other", QUIET, image_root=str(tmp_path / "nowhere"))
+    forget_root(dataset)
+    with pytest.raises(ConfigError, match="--image-root: webdataset takes images, but the dataset holds none"):
+        export_dataset(dataset, "webdataset", tmp_path / "other", QUIET)
+    assert not (tmp_path / "other").exists()
+
+
+def forget_root(dataset: Path) -> None:
+    """As if the images had come from tars."""
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest["config"]["input"] = {"kind": "webdataset", "path": "x.tar"}
+    (dataset / "dataset.json").write_text(json.dumps(manifest))
+
+
+def test_marks_of_people_can_choose(dataset: Path, tmp_path: Path) -> None:
+    write_marks(dataset, {"ring": "good", "plain": "bad"})
+    try:
+        export_dataset(dataset, "coco", tmp_path / "out", QUIET, where="mark IS DISTINCT FROM 'bad'")
+        export_dataset(dataset, "coco", tmp_path / "good", QUIET, where="mark = 'good'")
+    finally:
+        (dataset / "marks.json").unlink()
+    assert {image["sample_id"] for image in content_of(tmp_path / "good")["images"]} == {"ring"}
+    names = {image["sample_id"] for image in content_of(tmp_path / "out")["images"]}
+    assert "plain" not in names
+    assert len(names) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cooc", {}, "there is no 'cooc'; one of clipself, coco, fiftyone, grit, hf, mdetr, odvg, webdataset, yolo"),
+        ("coco", {"where": "hed = 'dog'"}, "not an SQL condition.*columns: phrase, head"),
+        ("coco", {"splits": "../x=1"}, "cannot be the name of a split"),
+        ("coco", {"settings": ["segmentation=masks"]}, "segmentation"),
+        ("grit", {"settings": ["segmentation=rle"]}, "segmentation"),
+        ("odvg", {"keep_empty": True}, "--keep-empty: odvg cannot hold"),
+    ],
+)
+def test_what_cannot_be_used(name: str, options: dict[str, Any], message: str, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export_dataset(dataset, name, tmp_path / "out", QUIET, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_missing_is_named() -> None:
+    answer = call("--format", "coco")
+    assert isinstance(answer.exception, ConfigError)
+    assert str(answer.exception) == "export needs DATASET, --out; --list describes the formats"
+
+
+def test_an_unfinished_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a finished dataset"):
+        export_dataset(tmp_path, "coco", tmp_path / "out", QUIET)
+    with pytest.raises(ConfigError, match="no export wrote it"):
+        export_dataset(dataset, "coco", dataset, QUIET, overwrite=True)
+
+
+def test_the_list_describes_every_format() -> None:
+    text = StringIO()
+    print_formats(Console(file=text, width=300))
+    for name, exporter in EXPORTERS.items():
+        assert f"{name}: {exporter.summary}" in text.getvalue()
+        assert exporter.masks in text.getvalue()
+    assert call("--list").exit_code == 0
+
+
+def test_progress_is_drawn_on_a_terminal_only(dataset: Path, tmp_path: Path) -> None:
+    texts = {}
+    for is_terminal in (True, False):
+        texts[is_terminal] = StringIO()
+        console = Console(file=texts[is_terminal], force_terminal=is_terminal, width=100)
+        report = export_dataset(dataset, "coco", tmp_path / f"{is_terminal}", console)
+    assert "rows" in texts[True].getvalue()
+    assert texts[False].getvalue() == ""
+    print_report(report, tmp_path, Console(file=texts[False], width=100))
+    assert "regions" in texts[False].getvalue()

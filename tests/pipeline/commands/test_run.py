@@ -1,0 +1,351 @@
+"""A run on the inline engine, from captioned images to a dataset that others read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import pipeline.engines.inline as inline_engine
+from pipeline.commands.run import run
+from pipeline.config import RunConfig
+from pipeline.engines import batches
+from pipeline.engines.batches import run_stages
+from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResumeError
+from stages.contract.records import Record, stable_id
+from stages.contract.stage import Stage
+from stages.phrases.filters import normalise
+from stages.prepare.stage import PrepareStage
+from stages.write.validate import validate
+from tests.conftest import SCENES
+
+QUIET = Console(quiet=True)
+
+
+def config_of(values: dict[str, Any], out: Path, **output: Any) -> RunConfig:
+    return RunConfig.model_validate({**values, "output": {"path": str(out), "rows_per_file": 5, **output}})
+
+
+def table_of(dataset: Path) -> Any:
+    """All rows, by file and row."""
+    return pa.concat_tables(pq.read_table(path) for path in sorted((dataset / "data").glob("*.parquet")))
+
+
+def rows_of(dataset: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table_of(dataset).to_pylist()
+    return rows
+
+
+def manifest_of(dataset: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads((dataset / "dataset.json").read_text())
+    return manifest
+
+
+def test_one_row_for_every_sample(inline_dataset: Path, scenes_folder: Path) -> None:
+    samples = [json.loads(line) for line in (scenes_folder / "captions.jsonl").read_text().splitlines()]
+    rows = rows_of(inline_dataset)
+    assert [row["sample_id"] for row in rows] == [sample["id"] for sample in samples]
+    assert [row["file_name"] for row in rows] == [sample["image"] for sample in samples]
+    assert [row["captions"] for row in rows] == [[sample["caption"]] for sample in samples]
+    assert {(row["width"], row["height"], row["error"]) for row in rows} == {(360, 360, None)}
+    assert [pq.read_metadata(path).num_rows for path in sorted((inline_dataset / "data").iterdir())] == [5, 5, 2]
+
+
+def test_it_is_valid(inline_dataset: Path) -> None:
+    assert list(validate(inline_dataset)) == []
+
+
+def test_phrases_become_regions(inline_dataset: Path) -> None:
+    """What the scenes' captions name is found as phrases; where it is is the model's business, not this test's."""
+    rows = rows_of(inline_dataset)
+    assert all(row["phrase_count"] > 0 for row in rows)
+    annotations = [(row, annotation) for row in rows for annotation in row["annotations"]]
+    assert len(annotations) >= SCENES
+    for row, annotation in annotations:
+        start, end = annotation["span"]
+        assert normalise(row["captions"][annotation["caption_index"]][start:end]) == annotation["phrase"]
+        assert annotation["head"] in annotation["phrase"] or annotation["phrase"].split()[-1].startswith(
+            annotation["head"][:3]
+        )
+        assert 0 < annotation["area"] <= 360 * 360
+
+
+def test_counts_and_stages_of_the_manifest(inline_dataset: Path) -> None:
+    manifest = manifest_of(inline_dataset)
+    counts, rows = manifest["counts"], rows_of(inline_dataset)
+    assert counts["read"] == counts["written"] == counts["annotated"] == SCENES
+    assert counts["regions"] == sum(len(row["annotations"]) for row in rows)
+    assert list(manifest["stages"]) == ["phrases", "prepare", "explain", "regions"]
+    assert {stage["records"] for stage in manifest["stages"].values()} == {SCENES}
+    assert manifest["model_fingerprint"].startswith("demo:")
+
+
+def test_categories_name_every_annotation(inline_dataset: Path) -> None:
+    names = {row["id"]: row for row in pq.read_table(inline_dataset / "categories.parquet").to_pylist()}
+    for row in rows_of(inline_dataset):
+        for annotation in row["annotations"]:
+            assert names[annotation["category_id"]]["name"] == annotation["phrase"]
+    assert sum(row["count"] for row in names.values()) == manifest_of(inline_dataset)["counts"]["regions"]
+
+
+def test_duckdb_joins_categories(inline_dataset: Path) -> None:
+    query = f"""
+        with regions as (select unnest(annotations) as a from '{inline_dataset}/data/*.parquet')
+        select count(*), count(distinct c.id), min(a.score) >= 0 and max(a.score) <= 1
+        from regions join '{inline_dataset}/categories.parquet' c on c.id = a.category_id
+    """
+    counts = manifest_of(inline_dataset)["counts"]
+    assert duckdb.sql(query).fetchall() == [(counts["regions"], counts["categories"], True)]
+
+
+def test_the_same_command_has_nothing_to_do(inline_dataset: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    config = RunConfig.model_validate(manifest_of(dataset)["config"])
+    moved = config.model_copy(update={"output": config.output.model_copy(update={"path": dataset})})
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*.parquet")}
+    printed = StringIO()
+    run(moved, Console(file=printed, width=500))
+    assert f"{dataset} is complete: nothing to do." in printed.getvalue()
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*.parquet")} == before
+
+
+def test_another_configuration_is_refused(inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    other = config_of({**scenes_config, "explain": {"blocks": 1}}, dataset)
+    with pytest.raises(ResumeError, match=r"explain\.blocks: None there, 1 now"):
+        run(other, QUIET)
+    assert list(validate(dataset)) == []
+
+
+def test_a_run_that_cannot_start_leaves_nothing(scenes_config: dict[str, Any], tmp_path: Path) -> None:
+    wrong = {**scenes_config, "model": {"name": "ViT-B-17", "pretrained": "openai"}}
+    with pytest.raises(ConfigError, match="ViT-B-16"):
+        run(config_of(wrong, tmp_path / "out"), QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_do_not_depend_on_batches(
+    inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inline_engine, "BATCH_ROWS", 5)
+    other = run(config_of(scenes_config, tmp_path / "out", rows_per_file=7), QUIET)
+    assert rows_of(other) == rows_of(inline_dataset)
+
+
+class Stopped(Exception):
+    """The process is gone."""
+
+
+def stop_after(
+    batches_done: int, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Sequence[Stage], list[Record], Any], list[Record]]:
+    """Let the engine run so many batches of four."""
+    monkeypatch.setattr(inline_engine, "BATCH_ROWS", 4)
+    done = 0
+
+    def run_or_stop(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:
+        nonlocal done
+        if done == batches_done:
+            raise Stopped
+        done += 1
+        return run_stages(stages, records, told)
+
+    monkeypatch.setattr(inline_engine, "run_stages", run_or_stop)
+    return run_or_stop
+
+
+@pytest.mark.parametrize("batches_done", [1, 2])
+def test_a_stopped_run_goes_on(
+    batches_done: int,
+    inline_dataset: Path,
+    scenes_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same rows as an uninterrupted run, byte for byte, and finished rows are not done again."""
+    config = config_of(scenes_config, tmp_path / "out")
+    stop_after(batches_done, monkeypatch)
+    with pytest.raises(Stopped):
+        run(config, QUIET)
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    written = sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out" / "data").glob("*.parquet"))
+    assert written == batches_done * 4 // 5 * 5
+    monkeypatch.setattr(inline_engine, "run_stages", run_stages)
+    printed = StringIO()
+    dataset = run(config, Console(file=printed, width=500))
+    assert f"going on with the run in {dataset}" in printed.getvalue()
+    assert list(validate(dataset)) == []
+    again, whole = table_of(dataset), table_of(inline_dataset)
+    assert again.schema.equals(whole.schema, check_metadata=True)
+    for name in whole.column_names:
+        assert again[name].combine_chunks().equals(whole[name].combine_chunks()), name
+    assert manifest_of(dataset)["stages"]["explain"]["records"] == SCENES - written
+    ours, theirs = manifest_of(dataset)["counts"], manifest_of(inline_dataset)["counts"]
+    assert {**ours, "files": 0} == {**theirs, "files": 0}
+
+
+def test_a_stage_that_loses_records_is_caught() -> None:
+    class Loses(Stage):
+        name = "loses"
+
+        def process(self, batch: Sequence[Record]) -> list[Record]:
+            return list(batch)[1:]
+
+    with pytest.raises(RuntimeError, match="stage loses answered 1 of 2 records"):
+        run_stages([Loses()], [None, None], lambda *_: None)  # type: ignore[list-item]
+
+
+def test_times_are_told_for_every_stage() -> None:
+    class Same(Stage):
+        name = "same"
+
+        def process(self, batch: Sequence[Record]) -> list[Record]:
+            return list(batch)
+
+    told: list[Any] = []
+    assert run_stages([Same(), Same()], [], lambda *event: told.append(event)) == []
+    assert [event[:2] for event in told] == [("same", 0), ("same", 0)]
+    assert all(event[2] >= 0 for event in told)
+    assert batches.BATCH_ROWS % 8 == 0, "a multiple of the model's batch"
+
+
+@pytest.fixture
+def bad_input(tmp_path: Path) -> dict[str, Any]:
+    """Good rows, and one of every kind that is not."""
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(images / "red.jpg")
+    (images / "text.jpg").write_text("not an image")
+    (images / "half.jpg").write_bytes((images / "red.jpg").read_bytes()[:200])
+    (images / "empty.jpg").touch()
+    rows: list[Any] = [
+        {"id": "good", "image": "red.jpg", "caption": "a red car"},
+        "{broken",
+        {"id": "gone", "image": "gone.jpg", "caption": "a red car"},
+        {"id": "text", "image": "text.jpg", "caption": "a red car"},
+        {"id": "half", "image": "half.jpg", "caption": "a red car"},
+        {"id": "empty", "image": "empty.jpg", "caption": "a red car"},
+        {"id": "mute", "image": "red.jpg", "caption": " \n"},
+        {"id": "none", "image": "red.jpg"},
+        {"id": "good", "image": "red.jpg", "caption": "the same id again"},
+        {"id": "outside", "image": "../../etc/passwd", "caption": "a red car"},
+        {"id": "web", "image": "https://example.org/a.jpg", "caption": "a red car"},
+        {"id": "list", "image": ["red.jpg"], "caption": "a red car"},
+        {"id": "number", "image": "red.jpg", "caption": 5},
+        {"id": "half a pair", "image": "red.jpg", "caption": "\ud83d"},
+        {"id": "long", "image": "red.jpg", "caption": "word " * 3000},
+        {"id": "nothing", "image": "red.jpg", "caption": "beautiful!"},
+        {"image": "red.jpg", "captions": ["two green fish", "so nice"]},
+    ]
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n\n")
+    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(images)}
+    return {"input": source, "engine": {"kind": "inline"}}
+
+
+REASONS = {
+    "good": None,
+    "captions.jsonl:2": "bad_row",
+    "gone": "missing_image",
+    "text": "bad_image",
+    "half": "bad_image",
+    "empty": "bad_image",
+    "mute": "no_caption",
+    "none": "no_caption",
+    "outside": "bad_location",
+    "web": "bad_location",
+    "list": "bad_row",
+    "number": "bad_caption",
+    "half a pair": "bad_caption",
+    "long": "bad_caption",
+    "nothing": None,
+    "captions.jsonl:17": None,
+}
+
+
+def test_bad_rows_are_rows_with_their_reason(bad_input: dict[str, Any], tmp_path: Path) -> None:
+    dataset = run(config_of(bad_input, tmp_path / "out", embed_images=True), QUIET)
+    assert list(validate(dataset)) == []
+    rows = rows_of(dataset)
+    assert len(rows) == 17
+    [twice] = [row for row in rows if row["sample_id"] not in REASONS]
+    assert twice["error"].startswith("duplicate_id: captions.jsonl:9: an earlier sample has the id 'good'")
+    for row in rows:
+        reason = REASONS.get(row["sample_id"], "duplicate_id")
+        assert (row["error"] or "").partition(":")[0] == (reason or ""), row
+        assert row["error"] is None or "captions.jsonl:" in row["error"] or reason in ("no_caption", "bad_caption")
+        assert (row["width"] > 0) == (row["error"] is None)
+        image = {"bytes": (tmp_path / "images" / "red.jpg").read_bytes(), "path": "red.jpg"}
+        assert row["image"] == (image if row["error"] is None else None)
+        assert row["id"] == stable_id(row["sample_id"])
+    counts = manifest_of(dataset)["counts"]
+    assert (counts["read"], counts["failed"], counts["without_phrases"]) == (17, 14, 1)
+    assert set(counts["failed_by_reason"]) <= set(ROW_ERRORS)
+
+
+def test_the_summary_tells_what_failed(bad_input: dict[str, Any], tmp_path: Path) -> None:
+    printed = StringIO()
+    run(config_of(bad_input, tmp_path / "out [1] :smile:"), Console(file=printed, width=120, markup=False, emoji=False))
+    text = printed.getvalue()
+    assert "out [1] :smile:" in text
+    for line in ("samples read", "rows written", "annotated", "without phrases", "bad_image", "duplicate_id"):
+        assert line in text
+    told = {line.split("│")[1].strip(): line.split("│")[2].strip() for line in text.splitlines() if line.count("│") > 2}
+    assert (told["samples read"], told["rows written"], told["failed"], told["bad_image"]) == ("17", "17", "14", "3")
+
+
+def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text("\n")
+    values = {"input": {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl")}, "engine": {"kind": "inline"}}
+    dataset = run(config_of(values, tmp_path / "out"), QUIET)
+    assert manifest_of(dataset)["counts"]["read"] == 0
+    assert list(validate(dataset)) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "error", "told"),
+    [
+        ({"input": {"kind": "jsonl", "path": "none.jsonl"}}, InputError, "none.jsonl"),
+        ({"model": {"config": "none.json", "weights": "none.pt"}}, ConfigError, "none.json"),
+        ({"model": {"name": "RN50", "weights": __file__}}, ConfigError, "Supported: "),
+        ({"phrases": {"spacy_model": "xx_none"}}, ConfigError, "xx_none"),
+        ({"explain": {"blocks": 99}}, ConfigError, "blocks, not 99"),
+    ],
+    ids=["input", "model", "architecture", "parser", "blocks"],
+)
+def test_what_cannot_be_run_is_refused_before_any_row(
+    section: dict[str, Any], error: type[Exception], told: str, scenes_config: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=told):
+        run(config_of({**scenes_config, **section}, tmp_path / "out"), QUIET)
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_a_run_that_was_refused_can_be_started(scenes_config: dict[str, Any], tmp_path: Path) -> None:
+    """The folder that it made is in nobody's way."""
+    with pytest.raises(ConfigError):
+        run(config_of({**scenes_config, "model": {"config": "none.json", "weights": "a"}}, tmp_path / "out"), QUIET)
+    small = tmp_path / "one.jsonl"
+    small.write_text(Path(scenes_config["input"]["path"]).read_text().splitlines()[0])
+    values = {**scenes_config, "input": {**scenes_config["input"], "path": str(small)}}
+    assert len(rows_of(run(config_of(values, tmp_path / "out"), QUIET))) == 1
+
+
+def test_prepare_keeps_images_only_on_demand(scenes_config: dict[str, Any], tmp_path: Path) -> None:
+    from pipeline.graph import build_graph
+
+    for embed_images in (False, True):
+        graph = build_graph(config_of(scenes_config, tmp_path / "out", embed_images=embed_images))
+        [prepare] = [stage for stage in graph.stages if isinstance(stage, PrepareStage)]
+        assert prepare.config.keep_image_bytes == embed_images
+        assert [stage.name for stage in graph.stages] == ["phrases", "prepare", "explain", "regions"]

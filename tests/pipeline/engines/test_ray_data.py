@@ -1,0 +1,178 @@
+"""The ray engine gives the rows of the inline engine, and loses or doubles none when it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from stages.model.scenes import write_scenes
+from stages.write.validate import validate
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+SCENES = 150
+
+
+def rows_of(dataset: Path) -> list[dict[str, Any]]:
+    rows = [row for path in (dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return sorted(rows, key=lambda row: row["id"])
+
+
+def command(source: Path, out: Path, *settings: str) -> list[str]:
+    keys = [
+        "input.kind=jsonl",
+        f"input.path={source / 'captions.jsonl'}",
+        f"input.image_root={source / 'images'}",
+        "input.shard_size=40",
+        "model.threads=2",
+        f"output.path={out}",
+        "output.rows_per_file=16",
+        *settings,
+    ]
+    return [sys.executable, "-m", "pipeline", "run", *(part for key in keys for part in ("--set", key))]
+
+
+def run(*args: Any) -> str:
+    done = subprocess.run(command(*args), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, and among their rows one that is no JSON, one without image and one without caption."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, SCENES, 7)
+    lines = (folder / "captions.jsonl").read_text().splitlines()
+    lines[10:10] = ["{not json", '{"id": "gone", "image": "gone.jpg", "caption": "a cat"}']
+    lines[90:90] = ['{"id": "mute", "image": "000000.jpg", "caption": " "}']
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out = tmp_path_factory.mktemp("inline") / "out"
+    run(source, out, "engine.kind=inline")
+    rows = rows_of(out)
+    assert len(rows) == SCENES + 3
+    assert sum(row["error"] is not None for row in rows) == 3
+    assert sum(len(row["annotations"]) for row in rows) > SCENES
+    return rows
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["engine.explain_workers=1"],
+        pytest.param(["engine.explain_workers=2"], marks=pytest.mark.slow),
+        ["model.threads=null"],
+    ],
+    ids=str,
+)
+def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, settings) -> None:
+    out = tmp_path / "out"
+    printed = run(source, out, *settings)
+    assert rows_of(out) == reference
+    assert list(validate(out)) == []
+    assert "153" in printed
+    manifest = json.loads((out / "dataset.json").read_text())
+    assert manifest["counts"]["read"] == manifest["counts"]["written"] == SCENES + 3
+    assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}
+    assert set(manifest["stages"]) == {"phrases", "prepare", "explain", "regions"}
+    assert all(pq.read_metadata(path).num_rows <= 16 for path in (out / "data").glob("*.parquet"))
+    assert "nothing to do" in run(source, out, *settings)
+    assert rows_of(out) == reference
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_that_it_can_go_on(source, reference, tmp_path, number, code) -> None:
+    out = tmp_path / "out"
+    wanted = command(source, out, "engine.kind=inline")
+    # A child that is started in the background may have been told to ignore the signal.
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            f"sys.argv = {wanted[2:]!r}; from pipeline.cli import main; main()",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list((out / "data").glob("*.parquet")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert told.strip() == "stopped. What is finished is kept; the same command goes on from here."
+    assert "going on with the run" in run(source, out, "engine.kind=inline")
+    assert rows_of(out) == reference
+
+
+def test_an_input_without_rows_gives_a_dataset_without_rows(tmp_path) -> None:
+    (tmp_path / "captions.jsonl").write_text("")
+    (tmp_path / "images").mkdir()
+    run(tmp_path, tmp_path / "out")
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["counts"]["written"] == 0
+
+
+def test_a_worker_that_cannot_start_says_why(source, tmp_path) -> None:
+    wanted = command(source, tmp_path / "out", "model.device=cuda")
+    done = subprocess.run(wanted, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2
+    assert "this worker sees no GPU" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_killed_runs_go_on_where_they_stopped(source, reference, tmp_path) -> None:
+    """kill -9 of the driver, twice, each after some more shards were finished."""
+    out = tmp_path / "out"
+    data = out / "data"
+    finished: dict[Path, bytes] = {}
+    for shards in (1, 4):
+        kill_when(command(source, out), lambda n=shards: len(list(data.glob("*.parquet"))) >= n)
+        kept = {path: path.read_bytes() for path in committed(out)}
+        assert finished.items() <= kept.items(), "finished shards are neither rewritten nor lost"
+        finished = kept
+    assert finished
+    assert not (out / "dataset.json").exists()
+    printed = run(source, out)
+    assert "going on with the run" in printed
+    assert rows_of(out) == reference
+    assert list(validate(out)) == []
+    assert {path: path.read_bytes() for path in finished} == finished
+    done = json.loads((out / "dataset.json").read_text())["stages"]["explain"]["records"]
+    assert done <= len(reference) - sum(pq.read_metadata(path).num_rows for path in finished)
+
+
+def kill_when(wanted: list[str], condition: Callable[[], bool]) -> None:
+    process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # the workers follow their driver
+
+
+def committed(out: Path) -> list[Path]:
+    """Shards whose rows are in the checkpoint: those without a pending checkpoint of the same name."""
+    pending = [path.name.split(".pending")[0] for path in (out / ".phrasebox/checkpoint").glob("*.pending.parquet")]
+    return [path for path in (out / "data").glob("*.parquet") if not any(path.name.startswith(p) for p in pending)]

@@ -1,0 +1,293 @@
+"""What goes wrong around the ray engine's workers: they die, their code differs, the disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import __version__
+from tests.pipeline.light import ROOT, batches_of, light_command, light_run, rows_of, write_captions
+from tests.soak.cluster import SmallCluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+
+def test_a_sample_that_kills_its_worker_becomes_a_row_and_its_neighbours_are_unharmed(tmp_path) -> None:
+    """c7 always kills, c50 once: its batch is tried one by one, and it passes."""
+    captions = ["cat"] * 100
+    captions[7], captions[50] = "die", "die 1"
+    report = light_run(write_captions(tmp_path, captions), tmp_path / "out")
+    rows = {row["sample_id"]: row for row in rows_of(tmp_path / "out")}
+    assert len(rows) == 100
+    assert report["read"] == 100
+    assert {name for name, row in rows.items() if row["error"] is not None} == {"c7"}
+    assert rows["c7"]["error"].startswith("worker_died: captions.jsonl:8: 3 workers died at it in phrases")
+    assert all(row["phrase_count"] == 1 for name, row in rows.items() if name != "c7")
+    assert int((tmp_path / "c7").read_text()) == 4, "once with its batch, three times alone"
+    assert int((tmp_path / "c50").read_text()) == 1
+
+
+@pytest.mark.slow
+def test_an_input_that_kills_its_readers_ends_the_run_with_its_name(tmp_path) -> None:
+    captions = write_captions(tmp_path, ["cat"] * 60 + ["die here"] + ["cat"] * 19)
+    done = subprocess.run(
+        light_command(captions, tmp_path / "out"), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("InputError")]
+    assert line == (
+        "InputError: 10 workers died while they read captions.jsonl, out of memory or by a fault in a library"
+    )
+
+
+def in_small_disk(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script with mounts of its own, which go away with it; needs no rights beyond user namespaces."""
+    return subprocess.run(
+        ["unshare", "-rm", "bash", "-ec", script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path) -> None:
+    captions = write_captions(tmp_path, [f"cat {i}" for i in range(200)])
+    out, copy = tmp_path / "out", tmp_path / "copy"
+    out.mkdir()
+    wanted = shlex.join(light_command(captions, out))
+    script = f"""
+        mount -t tmpfs -o size=160k none {out}
+        {wanted} > {tmp_path}/first 2>&1 && exit 9
+        mount -o remount,size=20m {out}
+        {wanted} > {tmp_path}/second 2>&1
+        cp -r {out} {copy}
+    """
+    done = in_small_disk(script)
+    first = (tmp_path / "first").read_text().splitlines()
+    assert first == [
+        f"OutputError: cannot write to {out}: No space left on device. What is finished is kept: mend that, and the "
+        "same command goes on from there"
+    ]
+    assert done.returncode == 0, (done.stderr, (tmp_path / "second").read_text())
+    assert len(rows_of(copy)) == 200
+    report = json.loads((tmp_path / "second").read_text().splitlines()[-1])
+    assert report["read"] == 200
+    assert report["explain"] < 200, "what was finished is not done again"
+
+
+@pytest.mark.parametrize("kind", ["inline", "ray"])
+def test_a_read_only_output_is_refused_before_any_work(kind, tmp_path) -> None:
+    captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
+    out.mkdir()
+    keys = [f"input.path={captions}", f"input.image_root={tmp_path}", f"engine.kind={kind}", f"output.path={out}"]
+    settings = [part for key in ["input.kind=jsonl", *keys] for part in ("--set", key)]
+    wanted = shlex.join([sys.executable, "-m", "pipeline", "run", *settings])
+    done = in_small_disk(f"mount -t tmpfs -o ro none {out}; {wanted}")
+    assert done.returncode == 2
+    assert done.stderr == f"error: output.path: cannot write to {out}: Read-only file system\n"
+
+
+def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `light_command` as an installed script would be, in a folder that has a `pipeline` and a `stages`."""
+    decoy, script = folder / "decoy", folder / "bin/run.py"
+    (decoy / "pipeline").mkdir(parents=True)
+    (decoy / "pipeline/__init__.py").write_text("")
+    shutil.copytree(ROOT / "stages", decoy / "stages", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    with (decoy / "stages/contract/records.py").open("a") as file:
+        file.write("\n# an older version\n")
+    script.parent.mkdir()
+    script.write_text(f"from tests.pipeline import light\n{before}\nlight._main()\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(script), *wanted[3:]],
+        cwd=decoy,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_folders_named_like_ours_where_the_run_is_started_do_no_harm(tmp_path) -> None:
+    wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out")
+    done = from_decoy(tmp_path, wanted)
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(tmp_path / "out")) == 3
+
+
+def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
+    """Here because Ray was started in the folder of the decoys, which stands first in what its workers import."""
+    wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out")
+    start = "import ray; ray.init(address='local', num_cpus=8, logging_level='ERROR', log_to_driver=False)"
+    done = from_decoy(tmp_path, wanted, start)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("WorkerCodeMismatch")]
+    assert line.startswith("WorkerCodeMismatch: the worker on ")
+    assert f" in {tmp_path / 'decoy'}, the driver has {__version__} in {ROOT}, and the code differs." in line
+    assert not list((tmp_path / "out/data").iterdir())
+
+
+def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) -> None:
+    """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
+    captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
+    script = f"mount -t tmpfs none {out}; exec "
+    out.mkdir()
+    cluster = SmallCluster(nodes=1)
+    try:
+        wanted = light_command(captions, out / "mine", address=cluster.address)
+        done = in_small_disk(script + shlex.join(wanted))
+    finally:
+        cluster.close()
+    assert done.returncode == 2
+    assert done.stderr.startswith("ConfigError: output.path: the worker on ")
+    assert done.stderr.endswith(f" does not see {out}/mine; all nodes need to share it\n")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
+    captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
+    done = subprocess.run(light_command(captions, out, address=address), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ConfigError: engine.address: cannot reach a Ray cluster at '{address}'")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_on_a_cluster_the_model_runs_where_its_resource_is_and_the_pool_grows_up_to_it(tmp_path) -> None:
+    """Five workers would be allowed; two nodes have the resource for one each at a time."""
+    captions = write_captions(tmp_path, ["cat"] * 400)
+    marks = tmp_path / "workers"
+    marks.mkdir()
+    cluster = SmallCluster(nodes=2)
+    try:
+        settings = {"address": cluster.address, "explain_workers": "1-5", "model_resources": {"model": 1}}
+        report = light_run(captions, tmp_path / "out", seconds=0.05, marks=marks, **settings)
+    finally:
+        cluster.close()
+    assert report["explain"] == len(rows_of(tmp_path / "out")) == 400
+    batches = batches_of(marks)
+    assert len([node for node, answered in batches.items() if answered]) == 2
+    for answered in batches.values():
+        assert all(end <= begin for (_, _, end), (_, begin, _) in itertools.pairwise(answered))
+
+
+@contextlib.contextmanager
+def killed(wanted: list[str], out: Path, shards: int = 2) -> Iterator[None]:
+    """Start a run, do what the block does when it has written so many shards, and kill its driver."""
+    process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list((out / "data").glob("*.parquet"))) < shards:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_an_input_smaller_than_the_pool_is_nothing_to_warn_of(tmp_path) -> None:
+    wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out", explain_workers=2)
+    done = subprocess.run(wanted, capture_output=True, text=True, timeout=300, check=True)
+    assert done.stderr == ""
+    assert len(rows_of(tmp_path / "out")) == 3
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
+    """What the model had answered and no finished file holds: a file that fills, what is written, a batch in hand."""
+    captions, out, marks = write_captions(tmp_path, ["cat"] * 600), tmp_path / "out", tmp_path / "workers"
+    marks.mkdir()
+    wanted = light_command(captions, out, seconds=0.02, marks=marks)
+    with killed(wanted, out, shards=12):
+        pass
+    light_run(captions, out, seconds=0.02, marks=marks)
+    assert len(rows_of(out)) == 600
+    answered = sum(size for batches in batches_of(marks).values() for size, _, _ in batches)
+    print(f"{answered - 600} of 600 answered twice")
+    assert 0 <= answered - 600 <= 160
+
+
+def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tmp_path) -> None:
+    """Else the next runs wait for what nobody uses. What a run that lives has claimed stays its own."""
+    code = """
+        import json, sys, ray
+        from pipeline.engines.ray_claims import CLAIMS, drop_claims_of_dead_drivers
+        ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+        name, namespace = CLAIMS
+        claims = ray.get_actor(name, namespace=namespace)
+        def share():
+            claims.request_resources.remote("test", [], expire_after_s=99, request_remaining=["CPU"])
+            reserved = ray.get(claims.get_reserved_resources.remote("test"))
+            claims.cancel_request.remote("test")
+            return sum(node["CPU"] for node in reserved.values())
+        before = share()
+        drop_claims_of_dead_drivers()
+        print(json.dumps([before, share()]))
+        """
+
+    def shares() -> list[float]:
+        """A newcomer's part of the cluster, before and after dead drivers' claims are dropped."""
+        ask = [sys.executable, "-c", textwrap.dedent(code), cluster.address]
+        asked = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+        found: list[float] = json.loads(asked.stdout)
+        return found
+
+    captions = write_captions(tmp_path, ["cat"] * 400)
+    cluster = SmallCluster(nodes=1, head_cpus=12, node_cpus=6)
+    try:
+        for name in ("first", "second"):
+            with killed(
+                light_command(captions, tmp_path / name, seconds=0.02, address=cluster.address), tmp_path / name
+            ):
+                living = shares()
+        assert living == [9, 9]
+        assert shares() == [9, 18], "the second run gave back what the first one held"
+    finally:
+        cluster.close()
+
+
+def test_a_second_signal_ends_a_run_at_once() -> None:
+    code = """
+        import os, signal, time
+        from pipeline.stop import stoppable
+        try:
+            with stoppable():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+        finally:
+            print("cleaning up", flush=True)
+            with stoppable():
+                pass
+        """
+    nested = """
+        import os, signal, time
+        from pipeline.stop import stoppable
+        with stoppable():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+        """
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(text)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        for text in (code, nested)
+    )
+    assert (first.stdout, first.stderr.splitlines()[-1]) == ("cleaning up\n", "pipeline.stop.Terminated")
+    assert (second.returncode, second.stderr) == (143, "stopped at once.\n")

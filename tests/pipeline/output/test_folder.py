@@ -1,0 +1,382 @@
+"""The dataset's folder: which run may write into it, and what is deleted when."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import __version__
+from pipeline.config import RunConfig
+from pipeline.output.checkpoint import noted_ids
+from pipeline.output.folder import DatasetFolder
+from pipeline.summary import Report
+from stages.contract.errors import ConfigError, ResumeError, SchemaError
+from stages.contract.schema import SCHEMA_VERSION
+from tests.stages.write.rows import mixed, write_shards
+
+MARK = "demo:0123"
+
+
+def config_of(folder: Path, **sections: Any) -> RunConfig:
+    values = {"input": {"kind": "jsonl", "path": "a.jsonl"}, "engine": {"kind": "inline"}, **sections}
+    return RunConfig.model_validate({**values, "output": {"path": str(folder)}})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[DatasetFolder]:
+    """A locked folder without a run."""
+    folder = DatasetFolder(tmp_path / "out")
+    with folder.locked():
+        yield folder
+
+
+def begin(folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, **sections: Any) -> str:
+    return folder.begin(config_of(folder.path, **sections), mark, fresh=fresh)
+
+
+def finish(folder: DatasetFolder, read: int = 9) -> None:
+    report = Report()
+    report.read(0, read, report.skipped)
+    folder.finish(config_of(folder.path), report, model="demo")
+
+
+def complete(folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    finish(folder)
+
+
+def names(folder: DatasetFolder) -> set[str]:
+    return {path.relative_to(folder.path).as_posix() for path in folder.path.rglob("*") if path.is_file()}
+
+
+def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
+    assert begin(folder) == "new"
+    assert begin(folder) == "started"
+    write_shards(mixed(), folder.data)
+    assert begin(folder) == "started"
+    finish(folder)
+    assert begin(folder) == "complete"
+
+
+def test_a_finished_dataset_is_whole_and_clean(folder: DatasetFolder) -> None:
+    complete(folder)
+    shards = {f"data/{n:05d}.parquet" for n in range(3)}
+    assert names(folder) - {".phrasebox/lock"} == {*shards, "categories.parquet", "README.md", "dataset.json"}
+
+
+def test_the_manifest(folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    report = Report()
+    report.read(0, 9, Report().skipped)
+    report.stage("phrases", 9, 0.5)
+    folder.finish(config_of(folder.path), report, model="demo")
+    manifest = json.loads((folder.path / "dataset.json").read_text())
+    assert (manifest["format"], manifest["schema_version"]) == ("phrasebox", SCHEMA_VERSION)
+    assert manifest["phrasebox_version"] == __version__
+    assert manifest["model_fingerprint"] == MARK
+    assert RunConfig.model_validate(manifest["config"]) == config_of(folder.path)
+    counts = manifest["counts"]
+    assert counts["read"] == counts["written"] == 9
+    assert counts["annotated"] + counts["without_phrases"] + counts["failed"] == 9
+    assert counts["failed_by_reason"] == {"bad_image": 1, "missing_image": 1}
+    assert (counts["phrases"], counts["regions"], counts["categories"], counts["files"]) == (12, 9, 2, 3)
+    assert manifest["stages"] == {"phrases": {"records": 9, "busy_s": 0.5}}
+    assert manifest["wall_time_s"] >= 0
+
+
+def test_another_configuration_is_refused_with_the_differences(folder: DatasetFolder) -> None:
+    begin(folder)
+    with pytest.raises(ResumeError) as error:
+        begin(folder, explain={"blocks": 2}, regions={"rule": "mean"}, mark="demo:4567")
+    assert str(error.value).splitlines() == [
+        f"{folder.path} holds a run with other settings:",
+        f"  model_fingerprint: '{MARK}' there, 'demo:4567' now",
+        "  explain.blocks: None there, 2 now",
+        "  regions.rule: 'otsu' there, 'mean' now",
+        "Give another output.path, or --fresh to delete that run and start over.",
+    ]
+
+
+def test_another_configuration_is_refused_when_complete_too(folder: DatasetFolder) -> None:
+    complete(folder)
+    with pytest.raises(ResumeError, match=r"phrases\.max_phrases: 32 there, 3 now"):
+        begin(folder, phrases={"max_phrases": 3})
+
+
+def test_what_rows_do_not_depend_on_may_change(folder: DatasetFolder) -> None:
+    begin(folder)
+    assert begin(folder, model={"threads": 1, "device": "cpu"}) == "started"
+
+
+def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) -> None:
+    complete(folder)
+    foreign = ["notes.txt", "data/notes.txt", "images/a.jpg", ".git/config"]
+    for name in foreign:
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_text("mine")
+    (folder.data / ".00007.parquet.99.tmp").write_text("left by a kill")
+    assert begin(folder, fresh=True, explain={"blocks": 1}) == "new"
+    assert names(folder) == {*foreign, ".phrasebox/lock", ".phrasebox/run.json"}
+
+
+def test_fresh_deletes_an_unfinished_run_and_its_checkpoint(folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    checkpoint = folder.agreed_checkpoint()
+    (checkpoint / "deep").mkdir(parents=True)
+    (checkpoint / "deep" / "ids").touch()
+    assert begin(folder, fresh=True) == "new"
+    assert names(folder) == {".phrasebox/lock", ".phrasebox/run.json"}
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", ["data/train.parquet", "README.md", "categories.parquet"])
+def test_files_that_no_run_explains_are_neither_touched_nor_joined(
+    name: str, fresh: bool, folder: DatasetFolder
+) -> None:
+    """A folder named by mistake, say that of the user's own project, loses nothing."""
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).write_text("mine")
+    with pytest.raises(ResumeError, match=rf"no run of phrasebox explains \({Path(name).name}\): give another"):
+        begin(folder, fresh=fresh)
+    assert (folder.path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("content", ['{"name": "mine"}', "[]", "3"])
+def test_a_foreign_manifest_is_kept(content: str, fresh: bool, folder: DatasetFolder) -> None:
+    (folder.path / "dataset.json").write_text(content)
+    with pytest.raises(ResumeError, match=r"dataset\.json is not phrasebox's"):
+        begin(folder, fresh=fresh)
+    assert (folder.path / "dataset.json").read_text() == content
+
+
+@pytest.mark.parametrize("name", ["dataset.json", ".phrasebox/run.json"])
+def test_a_damaged_mark_is_told_and_fresh_starts_over(name: str, folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    (folder.path / name).write_text('{"half')
+    with pytest.raises(ResumeError, match=r"is damaged .*--fresh starts over"):
+        begin(folder)
+    assert begin(folder, fresh=True) == "new"
+    assert not list(folder.data.glob("*.parquet"))
+
+
+def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
+    first, second = DatasetFolder(tmp_path / "out"), DatasetFolder(tmp_path / "out")
+    with first.locked():
+        with pytest.raises(ResumeError, match="another run is writing to"), second.locked():
+            pass
+        with DatasetFolder(tmp_path / "other").locked():
+            pass
+    with second.locked():
+        pass
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
+    code = f"""
+        import os, signal, sys
+        from pathlib import Path
+        from pipeline.output.folder import DatasetFolder
+        with DatasetFolder(Path({str(tmp_path)!r})).locked():
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=False).returncode == -9
+    with DatasetFolder(tmp_path).locked():
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match=r"output\.path: cannot write to .*file"),
+        DatasetFolder(tmp_path / "file" / "out").locked(),
+    ):
+        pass
+
+
+def test_home_folders_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert DatasetFolder(Path("~/out")).path == tmp_path / "out"
+    assert DatasetFolder(Path("out")).path == tmp_path / "out"
+
+
+def test_ids_that_are_written(folder: DatasetFolder) -> None:
+    begin(folder)
+    assert folder.ids_written() == set()
+    write_shards(mixed(), folder.data)
+    assert folder.ids_written() == {record.sample.id for record in mixed()}
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 half of a file"])
+@pytest.mark.parametrize("is_complete", [False, True], ids=["unfinished", "finished"])
+def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
+    content: bytes, is_complete: bool, folder: DatasetFolder
+) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    if is_complete:
+        finish(folder)
+    shard = folder.data / "00001.parquet"
+    lost = set(pq.read_table(shard)["id"].to_pylist())
+    shard.write_bytes(content)
+    assert begin(folder) == "started"
+    (note,) = folder.notes
+    assert note.startswith(f"{shard} is damaged (")
+    assert note.endswith(f"moved to {folder.path}/.phrasebox/damaged/00001.parquet, its rows are done again")
+    assert (folder.path / ".phrasebox/damaged/00001.parquet").read_bytes() == content
+    assert folder.ids_written() == {record.sample.id for record in mixed()} - lost
+    assert not (folder.path / "dataset.json").exists()
+    with pytest.raises(ResumeError, match="9 samples were read but 5 rows written"):
+        finish(folder)
+
+
+def test_a_shard_that_a_finished_run_lost_is_done_again(folder: DatasetFolder) -> None:
+    complete(folder)
+    (folder.data / "00002.parquet").unlink()
+    assert begin(folder) == "started"
+    assert begin(folder) == "started"
+
+
+def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    shard = folder.data / "00001.parquet"
+    content = bytearray(shard.read_bytes())
+    content[4:200] = bytes(196)
+    shard.write_bytes(content)
+    assert begin(folder) == "started"
+    with pytest.raises(SchemaError, match=r"00001\.parquet is damaged \(.*\): delete it and run the same command"):
+        finish(folder)
+
+
+def test_a_foreign_shard_is_told_before_work_begins(folder: DatasetFolder) -> None:
+    begin(folder)
+    pq.write_table(pa.table({"text": ["a"]}), folder.data / "other.parquet")
+    with pytest.raises(ResumeError, match=r"no run of phrasebox explains \(other\.parquet\)"):
+        begin(folder)
+
+
+def note_rows(checkpoint: Path, name: str, rows: int) -> None:
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"id": list(range(rows))}), checkpoint / f"{name}.parquet")
+
+
+def ray_name(task: int, part: int | None = None) -> str:
+    return f"0353PHFfaIG9VCr64qVmCc_{'0a' * 16}_{task:06d}" + ("" if part is None else f"-{part}.parquet")
+
+
+@pytest.fixture
+def noted(folder: DatasetFolder) -> DatasetFolder:
+    """Shards named as Ray Data does: two of the first write, one of the second, with their notes."""
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    for number, (task, part) in enumerate([(0, 0), (0, 1), (1, 0)]):
+        (folder.data / f"{number:05d}.parquet").rename(folder.data / ray_name(task, part))
+    checkpoint = folder.agreed_checkpoint()
+    note_rows(checkpoint, ray_name(0), 8)
+    note_rows(checkpoint, ray_name(1), 1)
+    return folder
+
+
+def test_a_former_attempt_cannot_commit_any_more(noted: DatasetFolder) -> None:
+    """Its workers hold the old name of the checkpoint's folder; what they write without a note is deleted."""
+    first = noted.path / ".phrasebox/checkpoint-0001"
+    assert first.is_dir()
+    second = noted.agreed_checkpoint()
+    noted.checkpoint = second
+    assert (second.name, first.exists(), noted.notes) == ("checkpoint-0002", False, [])
+    kept = set(noted.shards)
+    late = noted.data / ray_name(2, 0)
+    late.write_bytes((noted.data / ray_name(1, 0)).read_bytes())
+    noted.drop_uncommitted()
+    assert set(noted.shards) == kept
+
+
+def test_rows_whose_shards_are_gone_are_done_again(noted: DatasetFolder) -> None:
+    """The other shard of the same write goes too: its rows are in the same note."""
+    (noted.data / ray_name(0, 1)).unlink()
+    checkpoint = noted.agreed_checkpoint()
+    assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(1)}.parquet"]
+    assert [path.name for path in noted.shards] == [ray_name(1, 0)]
+    assert noted.notes == [f"shards of {noted.data} are missing or incomplete: the rows of 1 writes are done again"]
+
+
+def test_a_repeated_write_that_was_stopped_is_done_again(noted: DatasetFolder) -> None:
+    """The shards of a pending note may be half written: they go, and the older note with them."""
+    (checkpoint,) = (noted.path / ".phrasebox").glob("checkpoint-*")
+    note_rows(checkpoint, f"{ray_name(1)}.pending", 1)
+    checkpoint = noted.agreed_checkpoint()
+    assert [path.name for path in checkpoint.iterdir()] == [f"{ray_name(0)}.parquet"]
+    assert [path.name for path in noted.shards] == [ray_name(0, 0), ray_name(0, 1)]
+    assert noted_ids(checkpoint).tolist() == list(range(8))
+
+
+def test_a_finished_run_that_lost_a_shard_has_notes_for_the_others(noted: DatasetFolder) -> None:
+    finish(noted)
+    (noted.data / ray_name(0, 0)).unlink()
+    assert begin(noted) == "started"
+    checkpoint = noted.agreed_checkpoint()
+    assert {path.name for path in checkpoint.iterdir()} == {f"{ray_name(0)}.parquet", f"{ray_name(1)}.parquet"}
+    ids = {number for path in checkpoint.iterdir() for number in pq.read_table(path)["id"].to_pylist()}
+    assert ids == noted.ids_written()
+
+
+def test_rows_written_twice_are_a_fault_of_the_program(folder: DatasetFolder) -> None:
+    """Also where as many others are missing, so that the number is right."""
+    begin(folder)
+    write_shards([*mixed()[:8], mixed()[0]], folder.data)
+    with pytest.raises(RuntimeError, match="1 rows were written twice"):
+        finish(folder)
+
+
+@pytest.mark.parametrize("consent", [False, True])
+def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: DatasetFolder) -> None:
+    complete(folder)
+    (folder.data / "mine.parquet").write_text("mine")
+    (folder.path / "README.md").write_text("my own card")
+    asked: list[Path] = []
+
+    def may_delete(files: list[Path]) -> bool:
+        asked.extend(files)
+        return consent
+
+    config = config_of(folder.path)
+    if consent:
+        assert folder.begin(config, MARK, fresh=True, may_delete=may_delete) == "new"
+        assert not folder.shards
+    else:
+        before = names(folder)
+        with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
+            folder.begin(config, MARK, fresh=True, may_delete=may_delete)
+        assert names(folder) == before
+    assert asked == [folder.data / "mine.parquet", folder.path / "README.md"]
+
+
+def test_lost_rows_are_a_fault_of_the_program(folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    with pytest.raises(RuntimeError, match="10 samples were read but 9 rows written"):
+        finish(folder, read=10)
+    assert not (folder.path / "dataset.json").exists()
+
+
+def test_an_input_that_changed_since_the_run_was_started(folder: DatasetFolder) -> None:
+    begin(folder)
+    write_shards(mixed(), folder.data)
+    begin(folder)
+    with pytest.raises(ResumeError, match=r"8 samples were read but 9 rows written: the input is not what it was"):
+        finish(folder, read=8)

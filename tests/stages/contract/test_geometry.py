@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.contract.geometry import (
+    box_iou,
+    cell_to_px,
+    px_to_cell,
+    round_to_multiple,
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+)
+
+boxes = st.tuples(*[st.integers(0, 1000).map(float)] * 4)
+
+
+def test_forms_of_a_box():
+    assert xywh_to_xyxy((3.0, 5.0, 1.0, 2.0)) == (3.0, 5.0, 4.0, 7.0)
+    assert xyxy_to_xywh((3.0, 5.0, 4.0, 7.0)) == (3.0, 5.0, 1.0, 2.0)
+
+
+@given(boxes)
+def test_forms_of_a_box_are_inverse(box):
+    assert xyxy_to_xywh(xywh_to_xyxy(box)) == box
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        pytest.param((0, 0, 2, 2), (0, 0, 2, 2), 1.0, id="same"),
+        pytest.param((0, 0, 2, 2), (1, 1, 2, 2), 1 / 7, id="one pixel of 4 + 4 shared"),
+        pytest.param((0, 0, 2, 2), (2, 0, 2, 2), 0.0, id="edges touch"),
+        pytest.param((0, 0, 10, 10), (2, 3, 2, 5), 0.1, id="one within the other"),
+        pytest.param((0, 0, 2, 2), (5, 5, 0, 0), 0.0, id="one empty"),
+        pytest.param((1, 1, 0, 0), (1, 1, 0, 0), 0.0, id="both empty"),
+    ],
+)
+def test_box_iou(a, b, expected):
+    assert box_iou(a, b) == pytest.approx(expected)
+
+
+@given(boxes, boxes)
+def test_box_iou_is_a_symmetric_share(a, b):
+    assert 0.0 <= box_iou(a, b) <= 1.0
+    assert box_iou(a, b) == box_iou(b, a)
+
+
+@pytest.mark.parametrize(
+    ("side_px", "multiple", "expected"),
+    [(224, 16, 224), (231, 16, 224), (232, 16, 240), (1, 16, 16), (7.9, 16, 16)],
+)
+def test_round_to_multiple(side_px, multiple, expected):
+    assert round_to_multiple(side_px, multiple) == expected
+
+
+@pytest.mark.parametrize(
+    ("position_px", "side_px", "cells", "position_cells"),
+    [
+        pytest.param(0.0, 40, 4, -0.5, id="left edge of the image"),
+        pytest.param(5.0, 40, 4, 0.0, id="centre of the first cell"),
+        pytest.param(25.0, 40, 4, 2.0, id="centre of the third cell"),
+        pytest.param(40.0, 40, 4, 3.5, id="right edge of the image"),
+        pytest.param(0.5, 1, 14, 6.5, id="one pixel under 14 cells"),
+    ],
+)
+def test_cells_and_pixels(position_px, side_px, cells, position_cells):
+    assert px_to_cell(position_px, side_px=side_px, cells=cells) == pytest.approx(position_cells)
+    assert cell_to_px(position_cells, side_px=side_px, cells=cells) == pytest.approx(position_px)
+
+
+@given(st.floats(0, 1e4), st.integers(1, 10_000), st.integers(1, 100))
+def test_cells_and_pixels_are_inverse(position_px, side_px, cells):
+    there = px_to_cell(position_px, side_px=side_px, cells=cells)
+    assert cell_to_px(there, side_px=side_px, cells=cells) == pytest.approx(position_px, abs=1e-6)
+
+
+def test_cells_and_pixels_of_arrays():
+    centres_px = np.arange(4) + 0.5
+    expected = [-0.25, 0.25, 0.75, 1.25]
+    np.testing.assert_allclose(px_to_cell(centres_px, side_px=4, cells=2), expected)

@@ -1,0 +1,325 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as coco_mask
+
+from stages.contract.masks import (
+    decode_mask,
+    decode_runs,
+    encode_counts,
+    encode_mask,
+    encode_polygons,
+    encode_runs,
+    mask_box_xywh_px,
+    mask_outlines,
+    mask_polygons,
+    rle_area_px,
+    rle_box_xywh_px,
+    rle_iou,
+    rle_union,
+    run_ends,
+)
+from stages.contract.records import Rle
+
+masks = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
+
+
+def mask_of(*rows: str) -> np.ndarray:
+    return np.array([[letter == "#" for letter in row] for row in rows])
+
+
+@given(masks)
+def test_encode_and_decode_are_inverse(mask):
+    rle = encode_mask(mask)
+    assert rle.size_hw == mask.shape
+    np.testing.assert_array_equal(decode_mask(rle), mask)
+
+
+@given(masks)
+def test_area_and_box_of_mask_and_code_agree(mask):
+    rle = encode_mask(mask)
+    assert rle_area_px(rle) == mask.sum()
+    assert rle_box_xywh_px(rle) == mask_box_xywh_px(mask)
+
+
+@given(masks)
+def test_box_is_the_smallest_half_open_one(mask):
+    x, y, w, h = (int(value) for value in mask_box_xywh_px(mask))
+    inside = mask[y : y + h, x : x + w]
+    assert inside.sum() == mask.sum()
+    if mask.any():
+        assert inside[0].any()
+        assert inside[-1].any()
+        assert inside[:, 0].any()
+        assert inside[:, -1].any()
+    else:
+        assert (x, y, w, h) == (0, 0, 0, 0)
+
+
+@given(masks, st.sampled_from(["C", "F"]), st.sampled_from([1, 2, 255]))
+def test_any_layout_and_any_non_zero_value(mask, order, value):
+    expected = encode_mask(mask)
+    values = np.array(mask * np.uint8(value), dtype=np.uint8, order=order)
+    assert encode_mask(values) == expected
+    assert encode_mask(np.array(mask, order=order)) == expected
+    assert mask_box_xywh_px(values) == mask_box_xywh_px(mask)
+
+
+def test_mixed_non_zero_values_are_one_mask():
+    labels = np.array([[1, 2], [3, 0]], dtype=np.uint8)
+    assert encode_mask(labels) == encode_mask(labels > 0)
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 4), (3, 0), (3, 4), (0, 2), (3, 2), (2, 0), (2, 4)])
+def test_one_pixel_on_each_border(row, column):
+    mask = np.zeros((4, 5), dtype=bool)
+    mask[row, column] = True
+    assert mask_box_xywh_px(mask) == (column, row, 1, 1)
+    assert rle_box_xywh_px(encode_mask(mask)) == (column, row, 1, 1)
+    assert rle_area_px(encode_mask(mask)) == 1
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 2, 1)])
+def test_other_shapes_are_refused(shape):
+    for function in (encode_mask, mask_box_xywh_px, mask_polygons):
+        with pytest.raises(ValueError, match="expected a mask"):
+            function(np.zeros(shape, dtype=bool))
+
+
+def test_counts_are_the_text_that_coco_stores():
+    # two columns of three: runs 1, 2, 3 are the characters "123" by the format's definition
+    assert encode_mask(np.array([[0, 0], [1, 0], [1, 0]], dtype=np.uint8)) == Rle(size_hw=(3, 2), counts="123")
+
+
+@given(masks)
+def test_runs_give_the_same_code_as_the_mask(mask):
+    flat = np.concatenate([[False], mask.ravel(order="F")])
+    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]), [mask.size]])
+    counts = np.diff(edges).astype(np.uint32)
+    assert encode_runs(counts, mask.shape) == encode_mask(mask)
+    np.testing.assert_array_equal(decode_runs(encode_mask(mask)), counts)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=30), st.booleans())
+def test_long_runs_survive_the_text(runs, starts_inside):
+    counts = np.array([0, *runs] if starts_inside else runs, dtype=np.uint32)
+    rle = encode_runs(counts, (int(counts.sum()), 1))
+    np.testing.assert_array_equal(decode_runs(rle), counts)
+
+
+def ends_of(*rles: Rle) -> tuple[np.ndarray, np.ndarray]:
+    text = np.frombuffer("".join(rle.counts for rle in rles).encode(), np.uint8)
+    offsets = np.cumsum([0, *(len(rle.counts.encode()) for rle in rles)])
+    return run_ends(text, offsets, np.array([rle.size_hw[0] * rle.size_hw[1] for rle in rles], np.int64))
+
+
+@given(st.lists(masks, max_size=5))
+def test_many_masks_have_the_runs_of_each(drawn):
+    rles = [encode_mask(mask) for mask in drawn]
+    ends, starts = ends_of(*rles)
+    assert len(starts) == len(rles) + 1
+    for number, rle in enumerate(rles):
+        np.testing.assert_array_equal(ends[starts[number] : starts[number + 1]], np.cumsum(decode_runs(rle)))
+    assert starts[-1] == len(ends)
+
+
+@given(st.lists(st.integers(1, 40_000_000), min_size=1, max_size=9), st.booleans())
+def test_many_masks_with_long_runs(runs, starts_inside):
+    counts = np.array([0, *runs] if starts_inside else runs, dtype=np.uint32)
+    rle = encode_runs(counts, (int(counts.sum()), 1))
+    ends, starts = ends_of(rle, rle)
+    wanted = np.cumsum(counts, dtype=np.int64)
+    np.testing.assert_array_equal(ends, [*wanted, *wanted])
+    np.testing.assert_array_equal(starts, [0, len(counts), 2 * len(counts)])
+
+
+@pytest.mark.parametrize("counts", ["12", "1234", "12S", "1 3", "12\u00e9", "O123", "", "oooooooooooo0", "O@15"])
+def test_damaged_text_among_many_is_refused(counts):
+    sound = encode_mask(np.eye(3, 2, dtype=bool))
+    for rles in ([Rle(size_hw=(3, 2), counts=counts)], [sound, Rle(size_hw=(3, 2), counts=counts), sound]):
+        with pytest.raises(ValueError, match="expected run"):
+            ends_of(*rles)
+
+
+@pytest.mark.parametrize("counts", ["12", "1234", "12S", "1 3", "12\u00e9", "O123", ""])
+def test_damaged_text_is_refused(counts):
+    with pytest.raises(ValueError, match="expected run"):
+        decode_runs(Rle(size_hw=(3, 2), counts=counts))
+
+
+@pytest.mark.parametrize("counts", [[], [5], [1, 2], [1, 0, 5], [1, 5, 0], [3, 4]])
+def test_runs_that_are_no_code_are_refused(counts):
+    with pytest.raises(ValueError, match="expected runs"):
+        encode_runs(np.array(counts, dtype=np.uint32), (3, 2))
+
+
+@given(masks, st.data())
+def test_counts_with_empty_runs_are_the_same_mask(mask, data):
+    runs = decode_runs(encode_mask(mask)).tolist()
+    for _ in range(3):
+        # a run of 0 cuts another in two
+        place = data.draw(st.integers(0, len(runs) - 1))
+        cut = data.draw(st.integers(0, runs[place]))
+        runs[place : place + 1] = [cut, 0, runs[place] - cut]
+    assert encode_counts(runs, mask.shape) == encode_mask(mask)
+
+
+@pytest.mark.parametrize("counts", [[], [5], [7], [-1, 7], [7, -1], [6.0], [True, 5], [2**40, -(2**40), 6]])
+def test_counts_that_are_no_code_are_refused(counts):
+    with pytest.raises(ValueError, match="expected whole run lengths"):
+        encode_counts(counts, (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("polygons", "expected"),
+    [
+        pytest.param([[1, 0, 3, 0, 3, 2, 1, 2]], [".##.", ".##.", "...."], id="rectangle"),
+        pytest.param([[0, 0, 2, 0, 2, 2, 0, 2], [1, 1, 3, 1, 3, 3, 1, 3]], ["##..", "###.", ".##."], id="union"),
+        pytest.param([[2, -9, 9, -9, 9, 1, 2, 1]], ["..##", "....", "...."], id="cut off"),
+        pytest.param([[9, 9, 12, 9, 12, 12, 9, 12]], ["....", "....", "...."], id="outside"),
+        pytest.param([], ["....", "....", "...."], id="none"),
+        pytest.param([[0, 0, 4, 3]], ["....", "....", "...."], id="two points are not a box"),
+        pytest.param([[0, 0, 4, 3], [3, 2, 4, 2, 4, 3, 3, 3]], ["....", "....", "...#"], id="two points beside"),
+    ],
+)
+def test_encode_polygons(polygons, expected):
+    assert encode_polygons(polygons, (3, 4)) == encode_mask(mask_of(*expected))
+
+
+@pytest.mark.parametrize("bad", [[0, 0, 1, 0, 1, 1, 0], [0, 0, 1, 0, 1, float("nan")], [0, 0, 1, 0, 1, 1e12]])
+def test_polygons_that_cannot_be_drawn_are_refused(bad):
+    with pytest.raises(ValueError, match="pairs of coordinates"):
+        encode_polygons([[0, 0, 1, 0, 1, 1], bad], (3, 4))
+
+
+@given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))))
+def test_rle_union(stack):
+    assert rle_union([encode_mask(mask) for mask in stack]) == encode_mask(stack.any(axis=0))
+
+
+def test_rle_union_of_nothing_or_of_two_images():
+    with pytest.raises(ValueError, match="one size"):
+        rle_union([])
+    with pytest.raises(ValueError, match="one size"):
+        rle_union([encode_mask(np.ones((2, 3), dtype=bool)), encode_mask(np.ones((3, 2), dtype=bool))])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        pytest.param(["##.", "##."], ["##.", "##."], 1.0, id="same"),
+        pytest.param(["##.", "##."], [".##", "..."], 1 / 5, id="one pixel of five"),
+        pytest.param(["#..", "..."], ["..#", "..."], 0.0, id="apart"),
+        pytest.param(["...", "..."], ["...", "..."], 0.0, id="both empty"),
+    ],
+)
+def test_rle_iou(a, b, expected):
+    assert rle_iou(encode_mask(mask_of(*a)), encode_mask(mask_of(*b))) == pytest.approx(expected)
+
+
+@given(masks)
+def test_rle_iou_with_itself(mask):
+    assert rle_iou(encode_mask(mask), encode_mask(mask)) == float(mask.any())
+
+
+def test_rle_iou_of_two_images():
+    with pytest.raises(ValueError, match="one size"):
+        rle_iou(encode_mask(np.ones((2, 3), dtype=bool)), encode_mask(np.ones((3, 2), dtype=bool)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param(["..", ".."], [], id="empty"),
+        pytest.param(["...", "..#"], [{(2, 1), (3, 1), (3, 2), (2, 2)}], id="one pixel"),
+        pytest.param(["##", "#."], [{(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)}], id="inner corner"),
+        pytest.param(["#.#"], [{(0, 0), (1, 0), (1, 1), (0, 1)}, {(2, 0), (3, 0), (3, 1), (2, 1)}], id="two parts"),
+    ],
+)
+def test_polygons_run_through_pixel_corners(rows, expected):
+    polygons = mask_polygons(mask_of(*rows))
+    vertices = [set(zip(polygon[0::2], polygon[1::2], strict=True)) for polygon in polygons]
+    assert vertices == expected
+    assert all(len(polygon) >= 8 for polygon in polygons)
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """Everything that cannot be reached from beyond the border by steps up, down, left, right."""
+    reached = np.pad(np.zeros_like(mask), 1, constant_values=True)
+    free = ~np.pad(mask, 1)
+    while True:
+        grown = reached.copy()
+        grown[1:] |= reached[:-1]
+        grown[:-1] |= reached[1:]
+        grown[:, 1:] |= reached[:, :-1]
+        grown[:, :-1] |= reached[:, 1:]
+        grown &= free
+        if (grown == reached).all():
+            return ~reached[1:-1, 1:-1]
+        reached = grown
+
+
+@given(masks)
+def test_polygons_draw_the_mask_again_without_holes(mask):
+    polygons = mask_polygons(mask)
+    if not mask.any():
+        assert polygons == []
+        return
+    drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
+    assert drawn["counts"].decode("ascii") == encode_mask(filled(mask)).counts
+
+
+@pytest.mark.parametrize(
+    "counts",
+    ["", "0o", "\u00e9", "~", "`" * 3, "o" * 7 + "O", "oooooooooo1", "1", "P2", "04NOPQRST"],
+    ids=repr,
+)
+def test_text_that_is_no_run_length_code_is_refused(counts):
+    with pytest.raises(ValueError, match="expected run"):
+        decode_runs(Rle(size_hw=(3, 3), counts=counts))
+
+
+@given(st.lists(st.integers(1, 5_000_000), min_size=1, max_size=40), st.booleans())
+def test_runs_of_any_length_and_number(runs, starts_inside):
+    """Differences of either sign, of up to five characters."""
+    counts = np.array([0, *runs] if starts_inside else runs, np.uint32)
+    size_hw = (1, int(counts.sum()))
+    np.testing.assert_array_equal(decode_runs(encode_runs(counts, size_hw)), counts)
+
+
+def with_boxes(*boxes):
+    """bool (30, 40) with boxes x, y, w, h inside."""
+    inside = np.zeros((30, 40), bool)
+    for x, y, w, h in boxes:
+        inside[y : y + h, x : x + w] = True
+    return inside
+
+
+def test_holes_are_counted():
+    ring = with_boxes((4, 4, 20, 16))
+    ring &= ~with_boxes((10, 8, 5, 5), (18, 8, 2, 2))
+    island = ring | with_boxes((12, 10, 1, 1))
+    assert mask_outlines(with_boxes((1, 1, 4, 4), (9, 9, 3, 3)))[1] == 0
+    assert mask_outlines(ring)[1] == 2
+    # An island in a hole lies within the outer outline already.
+    assert mask_outlines(island) == mask_outlines(ring)
+
+
+def test_fewer_corners_stay_near_the_mask():
+    y, x = np.mgrid[:200, :300]
+    disc = np.hypot(x - 150, y - 100) < 80
+    [exact], _ = mask_outlines(disc)
+    [rough], _ = mask_outlines(disc, tolerance_px=1)
+    assert len(rough) < len(exact) / 4
+    contours = [np.array(ring, np.int32).reshape(-1, 1, 2) for ring in (exact, rough)]
+    farthest = max(-cv2.pointPolygonTest(contours[1], tuple(map(float, point[0])), True) for point in contours[0])
+    assert farthest <= 1
+    assert cv2.contourArea(contours[1]) == pytest.approx(disc.sum(), rel=0.01)
+
+
+@pytest.mark.parametrize("box", [(3, 4, 1, 1), (0, 0, 40, 1), (0, 0, 1, 30), (5, 5, 2, 2)])
+def test_small_parts_keep_their_area(box):
+    assert mask_outlines(with_boxes(box), tolerance_px=5) == mask_outlines(with_boxes(box))

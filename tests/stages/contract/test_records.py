@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.contract.errors import ROW_ERRORS, RowError
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+
+any_text = st.text(st.characters())  # lone surrogates too
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("", 1865147336997338), ("scene-0-000000", 6330526573861826), ("a\n0", 24314453463526)],
+)
+def test_ids_never_change(text: str, number: int) -> None:
+    """They are stored in datasets: a new hash is a new schema version."""
+    assert stable_id(text) == number
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    assert number == int.from_bytes(digest, "big") % (2**53 - 1) + 1
+
+
+@given(any_text)
+def test_ids_are_exact_in_doubles_and_not_zero(text: str) -> None:
+    number = stable_id(text)
+    assert 0 < number < 2**53
+    assert int(float(number)) == number
+
+
+def test_ids_differ() -> None:
+    assert len({stable_id(str(n)) for n in range(20_000)}) == 20_000
+
+
+def test_a_samples_id_is_that_of_its_sample_id() -> None:
+    assert Sample(sample_id="k1", source="").id == stable_id("k1")
+
+
+@pytest.mark.parametrize(("start", "end"), [(3, 3), (4, 3), (-1, 3)])
+def test_a_span_has_a_length(start: int, end: int) -> None:
+    with pytest.raises(ValueError, match=f"expected 0 <= start < end, got {start}, {end}"):
+        Phrase(text="dog", caption_index=0, start=start, end=end, head="dog")
+
+
+def test_a_phrase_has_a_text() -> None:
+    with pytest.raises(ValueError, match="non-empty"):
+        Phrase(text="", caption_index=0, start=0, end=1, head="dog")
+
+
+@pytest.mark.parametrize(
+    "rgb",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)],
+    ids=["grey", "alpha", "float"],
+)
+def test_pixels_are_rgb(rgb: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 3\), got"):
+        Pixels(rgb=rgb)
+
+
+@pytest.mark.parametrize("values", [np.zeros(4, np.float32), np.zeros((2, 2))], ids=["flat", "float64"])
+def test_heat_maps_are_float32_grids(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected float32 \(grid_h, grid_w\), got"):
+        HeatMap(text="dog", values=values, similarity=0.2)
+
+
+@pytest.mark.parametrize("kind", [Sample, Phrase, Pixels, HeatMap, Rle, Region, Record, RowError])
+def test_records_are_frozen_and_told_by_name(kind: Any) -> None:
+    assert kind.__dataclass_params__.frozen
+    assert hasattr(kind, "__slots__")
+    assert all(entry.kw_only for entry in fields(kind))
+
+
+@given(sample_id=any_text, source=any_text, file_name=any_text)
+def test_a_started_record_can_be_stored(sample_id: str, source: str, file_name: str) -> None:
+    record = Record.start(Sample(sample_id=sample_id, source=source, file_name=file_name, captions=("a dog",)))
+    assert record.error is None
+    for before, after in (
+        (sample_id, record.sample.sample_id),
+        (source, record.sample.source),
+        (file_name, record.sample.file_name),
+    ):
+        after.encode()
+        if before.isascii():
+            assert after == before
+
+
+def test_surrogates_are_written_out() -> None:
+    record = Record.start(Sample(sample_id="a\ud800", source="b", file_name="c\udcff", captions=("dog",)))
+    assert (record.sample.sample_id, record.sample.file_name) == ("a\\ud800", "c\\udcff")
+    assert record.error is None
+
+
+def test_a_caption_with_surrogates_is_an_error() -> None:
+    record = Record.start(Sample(sample_id="a", source="f.jsonl:3", captions=("a dog", "half \ud83d")))
+    assert str(record.error) == "bad_caption: f.jsonl:3: the caption holds lone surrogates, not text"
+    assert record.sample.captions == ("a dog", "half \\ud83d")
+
+
+@given(st.lists(any_text.filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))))
+def test_other_captions_are_untouched(captions: list[str]) -> None:
+    record = Record.start(Sample(sample_id="a", source="b", captions=tuple(captions)))
+    assert record.sample.captions == tuple(captions)
+    assert record.error is None
+
+
+def test_a_readers_error_stays() -> None:
+    error = RowError(reason="bad_row", detail="b: not JSON")
+    assert Record.start(Sample(sample_id="a", source="b", captions=("\ud800",), error=error)).error == error
+
+
+def test_a_new_record_is_empty() -> None:
+    record = Record.start(Sample(sample_id="a", source="b"))
+    assert (record.width_px, record.height_px, record.phrases, record.heat_maps) == (0, 0, (), ())
+    assert replace(record, width_px=3) != record
+
+
+@pytest.mark.parametrize("reason", ROW_ERRORS)
+def test_row_errors_as_text_and_back(reason: str) -> None:
+    error = RowError(reason=reason, detail="a: b: c")
+    assert str(error) == f"{reason}: a: b: c"
+    assert RowError.parse(str(error)) == error
+
+
+def test_the_reasons_are_a_closed_list() -> None:
+    with pytest.raises(ValueError, match=r"expected a reason from \[.*got 'odd'"):
+        RowError.parse("odd: something")

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.contract import schema
+from stages.contract.errors import ROW_ERRORS, RowError, SchemaError
+from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+from stages.contract.schema import (
+    ANNOTATION,
+    DATASET_SCHEMA,
+    IMAGE_FIELD,
+    RECORD_SCHEMA,
+    dataset_schema,
+    records_to_rows,
+    records_to_table,
+    table_to_records,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+finite = st.floats(-1, 1, width=32)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    return Sample(
+        sample_id=draw(texts),
+        source=draw(texts),
+        file_name=draw(texts),
+        captions=tuple(draw(st.lists(texts, max_size=3))),
+        image_url=draw(st.none() | texts),
+        image_offset=draw(st.integers(0, 2**62)),
+        image_size=draw(st.integers(-1, 2**62)),
+        image_bytes=draw(st.none() | st.binary(max_size=20)),
+    )
+
+
+@st.composite
+def phrases(draw: st.DrawFn) -> Phrase:
+    start = draw(st.integers(0, 99))
+    return Phrase(
+        text=draw(texts.filter(bool)),
+        caption_index=draw(st.integers(0, 9)),
+        start=start,
+        end=start + draw(st.integers(1, 99)),
+        head=draw(texts),
+        plural=draw(st.booleans()),
+    )
+
+
+@st.composite
+def heat_maps(draw: st.DrawFn) -> HeatMap:
+    h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    values = np.array(draw(st.lists(finite, min_size=h * w, max_size=h * w)), np.float32).reshape(h, w)
+    fault = draw(st.sampled_from(["", "constant", "empty", "non_finite"]))
+    return HeatMap(text=draw(texts), values=values, similarity=draw(finite), fault=fault)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Record:
+    h, w = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rgb = np.frombuffer(draw(st.binary(min_size=h * w * 3, max_size=h * w * 3)), np.uint8).reshape(h, w, 3)
+    error = RowError(reason=draw(st.sampled_from(sorted(ROW_ERRORS))), detail=draw(texts))
+    return Record(
+        sample=draw(samples()),
+        width_px=draw(st.integers(0, 2**31 - 1)),
+        height_px=draw(st.integers(0, 2**31 - 1)),
+        phrases=tuple(draw(st.lists(phrases(), max_size=3))),
+        dropped_phrases=draw(st.integers(0, 99)),
+        pixels=draw(st.none() | st.just(Pixels(rgb=rgb))),
+        heat_maps=tuple(draw(st.lists(heat_maps(), max_size=3))),
+        error=draw(st.none() | st.just(error)),
+    )
+
+
+def plain(record: Record) -> Any:
+    """The record with its arrays as nested lists, so that == works."""
+    arrays = [(m.text, m.values.dtype, m.values.tolist(), m.similarity, m.fault) for m in record.heat_maps]
+    pixels = None if record.pixels is None else (record.pixels.rgb.dtype, record.pixels.rgb.tolist())
+    return replace(record, heat_maps=(), pixels=None), arrays, pixels
+
+
+@settings(max_examples=60)
+@given(st.lists(records(), max_size=4))
+def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
+    table = records_to_table(batch)
+    assert table.schema == RECORD_SCHEMA
+    assert table["id"].to_pylist() == [record.sample.id for record in batch]
+    assert [plain(record) for record in table_to_records(table)] == [plain(record) for record in batch]
+
+
+def test_columns_may_stand_in_any_order_and_others_beside_them() -> None:
+    record = make_record(regions=())
+    table = records_to_table([record]).append_column("more", pa.array([1]))
+    assert [plain(r) for r in table_to_records(table.select(table.column_names[::-1]))] == [plain(record)]
+
+
+def test_missing_columns_are_named() -> None:
+    table = records_to_table([make_record()]).drop_columns(["phrases", "error"])
+    with pytest.raises(SchemaError, match=r"lacks the columns \['phrases', 'error'\]"):
+        table_to_records(table)
+
+
+def make_record(**changes: Any) -> Record:
+    """A 10x8 image with a region for "red car", none for "sky", and a caption each."""
+    captions = ("A red car.", "a car under the Sky")
+    mask = np.zeros((8, 10), bool)
+    mask[2:5, 1:7] = True
+    rle = encode_mask(mask)
+    record = Record(
+        sample=Sample(sample_id="k1", source="a.jsonl:1", file_name="a/b.jpg", captions=captions, image_bytes=b"JPEG"),
+        width_px=10,
+        height_px=8,
+        phrases=(
+            Phrase(text="red car", caption_index=0, start=0, end=9, head="car"),
+            Phrase(text="sky", caption_index=1, start=16, end=19, head="sky"),
+        ),
+        heat_maps=(
+            HeatMap(text="red car", values=np.ones((2, 2), np.float32), similarity=0.25),
+            HeatMap(text="sky", values=np.zeros((2, 2), np.float32), similarity=0.125, fault="empty"),
+        ),
+        regions=(
+            Region(
+                phrase_index=0,
+                box_xywh_px=rle_box_xywh_px(rle),
+                mask=rle,
+                area_px=rle_area_px(rle),
+                score=0.75,
+                similarity=0.25,
+            ),
+        ),
+    )
+    return replace(record, **changes)
+
+
+def row_of(record: Record, *, embed_images: bool = False) -> dict[str, Any]:
+    table = records_to_rows([record], embed_images=embed_images)
+    assert table.schema == dataset_schema(embed_images=embed_images)
+    [row] = table.to_pylist()
+    return row
+
+
+def test_the_row_of_an_annotated_image() -> None:
+    row = row_of(make_record())
+    assert row == {
+        "id": stable_id("k1"),
+        "sample_id": "k1",
+        "file_name": "a/b.jpg",
+        "width": 10,
+        "height": 8,
+        "captions": ["A red car.", "a car under the Sky"],
+        "annotations": [
+            {
+                "id": stable_id("k1\n0"),
+                "image_id": stable_id("k1"),
+                "category_id": stable_id("red car"),
+                "bbox": [1.0, 2.0, 6.0, 3.0],
+                "area": 18.0,
+                "segmentation": {"size": [8, 10], "counts": make_record().regions[0].mask.counts},
+                "iscrowd": 0,
+                "phrase": "red car",
+                "head": "car",
+                "caption_index": 0,
+                "span": [0, 9],
+                "score": 0.75,
+                "similarity": 0.25,
+            }
+        ],
+        "phrase_count": 2,
+        "warnings": ["no region for 'sky': its heat map is zero everywhere"],
+        "error": None,
+    }
+
+
+def test_the_row_of_a_failed_sample() -> None:
+    error = RowError(reason="missing_image", detail="a.jsonl:1: no file a/b.jpg")
+    sample = Sample(sample_id="k1", source="a.jsonl:1", file_name="a/b.jpg", captions=("a dog",))
+    row = row_of(Record(sample=sample, error=error))
+    assert (row["error"], row["annotations"], row["warnings"]) == (str(error), [], [])
+    assert (row["width"], row["height"], row["phrase_count"], row["captions"]) == (0, 0, 0, ["a dog"])
+
+
+def test_the_row_of_an_image_without_phrases() -> None:
+    row = row_of(make_record(phrases=(), heat_maps=(), regions=()))
+    assert (row["annotations"], row["phrase_count"], row["warnings"], row["error"]) == ([], 0, [], None)
+
+
+def test_no_rows() -> None:
+    assert records_to_rows([], embed_images=False).num_rows == 0
+    assert records_to_table([]).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("constant", "the similarity of all patches is the same"),
+        ("empty", "its heat map is zero everywhere"),
+        ("non_finite", "its heat map is not finite"),
+        ("", "no part of its heat map passed the cleaning"),
+    ],
+)
+def test_phrases_without_a_region_are_explained_once(fault: str, reason: str) -> None:
+    record = make_record()
+    sky = replace(record.heat_maps[1], fault=fault)
+    phrases = (*record.phrases, replace(record.phrases[1], caption_index=0, start=2, end=5))
+    row = row_of(replace(record, heat_maps=(record.heat_maps[0], sky), phrases=phrases))
+    assert row["warnings"] == [f"no region for 'sky': {reason}"]
+    assert row["phrase_count"] == 3
+
+
+def test_dropped_phrases_are_counted_in_the_warnings() -> None:
+    row = row_of(make_record(dropped_phrases=3))
+    assert row["warnings"][-1] == "3 phrases over the limit per image were dropped"
+
+
+def test_annotation_ids_are_unique() -> None:
+    record = make_record()
+    row = row_of(replace(record, regions=record.regions * 3))
+    ids = [annotation["id"] for annotation in row["annotations"]]
+    assert len(set(ids)) == 3
+    assert all(0 < number < 2**53 for number in (*ids, row["id"]))
+
+
+def test_images_are_embedded_as_they_were_read() -> None:
+    assert row_of(make_record(), embed_images=True)["image"] == {"bytes": b"JPEG", "path": "a/b.jpg"}
+
+
+def test_a_failed_sample_has_no_image() -> None:
+    """Readers of the dataset would open the path, or decode what could not be decoded."""
+    error = RowError(reason="bad_image", detail="a.jsonl:1: not an image")
+    assert row_of(make_record(error=error, regions=(), phrases=()), embed_images=True)["image"] is None
+    sample = Sample(sample_id="k1", source="a", file_name="a/b.jpg")
+    assert row_of(Record(sample=sample, error=error), embed_images=True)["image"] is None
+
+
+def fields_of(kind: Any) -> list[Any]:
+    """A schema's or struct's fields."""
+    return [kind.field(i) for i in range(len(kind))]
+
+
+def test_every_field_says_its_unit_and_meaning() -> None:
+    fields = [*fields_of(DATASET_SCHEMA), *fields_of(ANNOTATION), IMAGE_FIELD]
+    for field in fields:
+        assert set(field.metadata) == {b"unit", b"doc"}, field.name
+        assert field.metadata[b"doc"], field.name
+    units = {field.name: field.metadata[b"unit"].decode() for field in fields}
+    assert units["width"] == units["height"] == units["bbox"] == units["area"] == "px"
+    assert (units["score"], units["similarity"], units["span"]) == ("0 .. 1", "-1 .. 1", "characters")
+
+
+def test_metadata_survives_in_parquet(tmp_path: Any) -> None:
+    pq.write_table(records_to_rows([make_record()], embed_images=True), tmp_path / "a.parquet")
+    back = pq.read_schema(tmp_path / "a.parquet")
+    assert back.field("width").metadata[b"unit"] == b"px"
+    assert back.field("annotations").type.value_type.field("bbox").metadata[b"unit"] == b"px"
+
+
+def test_the_docstrings_table_lists_exactly_the_columns() -> None:
+    table: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+    for line in (schema.__doc__ or "").splitlines():
+        entry = re.match(r" {4}(  )?(\w+(?:, \w+)*) +(\w+(?:<\w+>)?)(?: |$)", line)
+        if entry:
+            table[bool(entry[1])].extend((name, entry[3]) for name in entry[2].split(", "))
+    columns = [*fields_of(DATASET_SCHEMA), IMAGE_FIELD]
+    assert [name for name, _ in table[False]] == [field.name for field in columns]
+    assert [name for name, _ in table[True]] == [field.name for field in fields_of(ANNOTATION)]
+    for told, fields in ((table[False], columns), (table[True], fields_of(ANNOTATION))):
+        for (name, kind), field in zip(told, fields, strict=True):
+            assert kind == short_type(field.type), name
+
+
+def short_type(kind: Any) -> str:
+    if pa.types.is_list(kind):
+        return f"list<{short_type(kind.value_type)}>"
+    return "struct" if pa.types.is_struct(kind) else str(kind)
+
+
+def test_the_mask_of_a_row_is_the_regions() -> None:
+    record = make_record()
+    coded = row_of(record)["annotations"][0]["segmentation"]
+    assert Rle(size_hw=tuple(coded["size"]), counts=coded["counts"]) == record.regions[0].mask

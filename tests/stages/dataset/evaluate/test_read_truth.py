@@ -1,0 +1,60 @@
+"""Which reader a path gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.contract.errors import InputError
+from stages.dataset.evaluate.read_truth import TRUTHS, kind_of, read_truth
+
+EMPTY = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
+
+
+def made(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+        else:
+            path.write_text(json.dumps(EMPTY))
+    return folder
+
+
+def test_kinds(tmp_path: Path) -> None:
+    found = {
+        kind_of(made(tmp_path, "some.JSON") / "some.JSON"),
+        kind_of(made(tmp_path, "flickr/Sentences/", "flickr/Annotations/") / "flickr"),
+        kind_of(made(tmp_path, "refs/", "refs/instances.json") / "refs"),
+    }
+    assert found == set(TRUTHS) == {"coco", "flickr30k", "refcoco"}
+
+
+def test_it_is_read(tmp_path: Path) -> None:
+    assert read_truth(made(tmp_path, "truth.json") / "truth.json").categories == {"car"}
+
+
+def test_the_readers_of_folders_get_the_folder(tmp_path: Path) -> None:
+    made(tmp_path, "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
+    with pytest.raises(InputError, match=r"expected files ID\.txt"):
+        read_truth(tmp_path / "flickr")
+    with pytest.raises(InputError, match=r"expected a refs"):
+        read_truth(tmp_path / "refs")
+
+
+@pytest.mark.parametrize(
+    ("names", "path", "message"),
+    [
+        pytest.param((), "none.json", "does not exist", id="missing"),
+        pytest.param(("some.txt",), "some.txt", "is no ground truth", id="other file"),
+        pytest.param(("Sentences/",), ".", "is no ground truth", id="half a folder"),
+        pytest.param(("x.json/",), "x.json", "is no ground truth", id="a folder with the name of a file"),
+    ],
+)
+def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], path: str, message: str) -> None:
+    made(tmp_path, *names)
+    with pytest.raises(InputError, match=rf"{message}.*COCO.*Sentences/ and Annotations/.*instances\.json") as caught:
+        read_truth(tmp_path / path)
+    assert str(tmp_path / path) in str(caught.value)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from stages.model.config import ModelConfig
+
+
+def test_the_embedded_model_is_the_default() -> None:
+    assert ModelConfig().name == ModelConfig(name="demo").name == "demo"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": "a.pt"}, "need a name or a config"),
+        ({"pretrained": "openai"}, "need a name or a config"),
+        ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "either name or config"),
+        ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "either pretrained or weights"),
+        ({"name": "demo", "weights": "a.pt"}, "brings its own weights"),
+        ({"name": "ViT-B-16"}, "ViT-B-16 needs weights: set model.pretrained=TAG"),
+        ({"config": "a.json"}, "a.json needs weights"),
+        ({"name": "demmo"}, "demmo needs weights: .*; did you mean demo"),
+        ({"device": "tpu"}, "'auto', 'cpu' or 'cuda'"),
+        ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"weight": "a.pt"}, "Extra inputs"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig(**values)
+
+
+def test_the_four_forms() -> None:
+    ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")
+    ModelConfig(name="ViT-B-16", weights=Path("a.pt"))
+    ModelConfig(config=Path("a.json"), weights=Path("a.pt"))

@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stages.contract.errors import ConfigError, ResourceError, WeightsError
+from stages.model.config import ModelConfig
+from stages.model.open_clip import (
+    Description,
+    describe,
+    fingerprint,
+    from_open_clip,
+    load,
+    load_tokenizer,
+    pick_device,
+    refuse_misfit,
+    refuse_unsupported,
+)
+from stages.model.take_apart import SUPPORTED
+from tests.factories import SPEC, tiny_architecture, tiny_clip
+from tests.stages.model.saved import save_json, save_model
+
+RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def embedding(model: Any, rgb: Tensor = RGB) -> Tensor:
+    """`encode_image` of an open_clip model, from pixels 0 .. 255."""
+    mean, std = torch.tensor(SPEC.mean)[:, None, None], torch.tensor(SPEC.std)[:, None, None]
+    with torch.no_grad():
+        return model.encode_image((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std)
+
+
+def assert_is(clip: Any, model: nn.Module) -> None:
+    """The loaded model computes what the original computes, for images and texts."""
+    assert torch.allclose(clip.tower.encode(RGB), embedding(model), atol=1e-5)
+    with torch.no_grad():
+        texts = model.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a red car", "two dogs"]))
+    assert torch.allclose(clip.encode_text(["a red car", "two dogs"]), texts, atol=1e-5)
+
+
+def test_config_and_safetensors(tmp_path: Path) -> None:
+    model, config = save_model(tmp_path, ls_init_value=0.1)
+    clip = load(config)
+    assert_is(clip, model)
+    assert (clip.name, clip.embed_dim, clip.input) == ("tiny", 48, SPEC)
+    assert str(clip.device) == "cpu"
+
+
+def test_config_without_a_wrapper(tmp_path: Path) -> None:
+    model, config = save_model(tmp_path)
+    save_json(tmp_path, wrapped=False)
+    assert_is(load(config), model)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [lambda s: s, lambda s: {"epoch": 1, "state_dict": {f"module.{k}": v for k, v in s.items()}}],
+    ids=["state", "training"],
+)
+def test_torch_checkpoint(content: Any, tmp_path: Path) -> None:
+    model, config = save_model(tmp_path)
+    torch.save(content(model.state_dict()), tmp_path / "tiny.pt")
+    assert_is(load(config.model_copy(update={"weights": tmp_path / "tiny.pt"})), model)
+
+
+def test_weights_are_computed_in_the_wanted_precision(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    clip = load(config.model_copy(update={"precision": "bf16"}))
+    assert clip.tower.class_token.dtype == torch.bfloat16
+    assert clip.encode_text(["a"]).dtype == torch.float32
+
+
+OPENAI_KEYS = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+
+
+class _Node(nn.Module):
+    """A part of an archive: it has parameters and children, and does nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def archive_of(state: dict[str, Tensor]) -> nn.Module:
+    """A module with exactly these parameters, in 16 bits, and OpenAI's three numbers, as in OpenAI's archives."""
+    root = _Node()
+    for key, value in state.items():
+        *path, name = key.split(".")
+        node: Any = root
+        for part in path:
+            if part not in node._modules:
+                node.add_module(part, _Node())
+            node = node._modules[part]
+        node.register_parameter(name, nn.Parameter(value.half()))
+    for key, number in OPENAI_KEYS.items():
+        root.register_buffer(key, torch.tensor(number))
+    return root
+
+
+def test_openai_layout_turns_quick_gelu_on(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    model = tiny_clip(quick_gelu=True)
+    state = {**model.state_dict(), **{key: torch.tensor(number) for key, number in OPENAI_KEYS.items()}}
+    torch.save(state, tmp_path / "openai.pt")
+    clip = load(config.model_copy(update={"weights": tmp_path / "openai.pt"}))
+    assert_is(clip, model)
+    assert not torch.allclose(clip.tower.encode(RGB), load(config).tower.encode(RGB), atol=1e-3)
+
+
+def test_openai_layout(tmp_path: Path) -> None:
+    """The state dict of OpenAI's files: 16 bits, QuickGELU, three tensors more."""
+    _, config = save_model(tmp_path)
+    model = tiny_clip(quick_gelu=True)
+    model.load_state_dict({key: value.half().float() for key, value in model.state_dict().items()})
+    torch.save(archive_of(model.state_dict()).state_dict(), tmp_path / "openai.pt")
+    other = config.model_copy(update={"weights": tmp_path / "openai.pt"})
+    assert_is(load(other), model)
+    refuse_misfit(describe(other))
+
+
+def test_openai_archive_is_refused(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        traced = torch.jit.trace(archive_of(tiny_clip().state_dict()), torch.zeros(1), check_trace=False)
+        torch.jit.save(traced, str(tmp_path / "openai.pt"))
+    with pytest.raises(WeightsError, match=r"openai\.pt is a TorchScript archive, and loading one can run code"):
+        load(config.model_copy(update={"weights": tmp_path / "openai.pt"}))
+
+
+def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    refuse_misfit(describe(config))
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "tiny.safetensors").read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"cannot read .*cut\.safetensors .* is it damaged\?"):
+        refuse_misfit(describe(config.model_copy(update={"weights": tmp_path / "cut.safetensors"})))
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(
+        WeightsError, match=r"other\.pt does not fit .* tensors are missing, such as .*; 1 tensors are not"
+    ):
+        refuse_misfit(describe(config.model_copy(update={"weights": tmp_path / "other.pt"})))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"embed_dim": "x", "vision_cfg": 5, "text_cfg": []},
+        {"embed_dim": 8, "vision_cfg": {"image_size": "big"}, "text_cfg": {}},
+        {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "width": -1, "layers": 1}, "text_cfg": {}},
+        {"embed_dim": "x", "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 1}, "text_cfg": {}},
+        {"embed_dim": 8, "vision_cfg": {"image_size": 32, "patch_size": 8, "heads": 3}, "text_cfg": {}},
+    ],
+    ids=["no keys", "size", "width", "dimension", "unknown key"],
+)
+def test_a_model_file_that_makes_no_sense(architecture: dict[str, Any], tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
+    with pytest.raises(ConfigError, match=r"model\.config"):
+        refuse_unsupported(describe(config))
+
+
+def test_custom_text_towers_take_plain_checkpoints(tmp_path: Path) -> None:
+    model, config = save_model(tmp_path)
+    architecture = {**tiny_architecture(), "custom_text": True}
+    (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
+    clip = load(config)
+    assert_is(clip, model)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path, layers=3)
+    save_json(tmp_path, layers=4)
+    with pytest.raises(WeightsError, match=r"tiny\.safetensors does not fit the architecture tiny"):
+        load(config)
+    torch.save({**tiny_clip(layers=3).state_dict(), "logit_scale": torch.ones(3)}, tmp_path / "odd.pt")
+    save_json(tmp_path, layers=3)
+    with pytest.raises(WeightsError, match=r"odd\.pt does not fit"):
+        load(config.model_copy(update={"weights": tmp_path / "odd.pt"}))
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    config = ModelConfig(config=save_json(tmp_path), weights=tmp_path / "none.pt")
+    with pytest.raises(WeightsError, match=r"model\.weights: no file .*none\.pt"):
+        describe(config)
+    with pytest.raises(ConfigError, match=r"model\.config: cannot read .*none\.json: No such file"):
+        describe(ModelConfig(config=tmp_path / "none.json", weights=tmp_path / "tiny.json"))
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", '{"embed_dim": 3}', '{"model_cfg": {}}'])
+def test_a_json_that_is_no_model_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"model\.config: .*odd\.json"):
+        describe(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
+
+
+def test_a_key_that_open_clip_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = save_json(tmp_path, widht=64)
+    with pytest.raises(ConfigError, match="widht"):
+        refuse_unsupported(describe(ModelConfig(config=path, weights=path)))
+
+
+def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+    architecture = tiny_architecture()
+    architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
+    (tmp_path / "tiny.json").write_text(json.dumps(architecture))
+    config = ModelConfig(config=tmp_path / "tiny.json", weights=tmp_path / "tiny.json")
+    with pytest.raises(WeightsError, match=r"no vocabulary file .*words\.txt\.gz"):
+        fingerprint(describe(config))
+
+
+def test_home_folders_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = save_model(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = ModelConfig(config=Path("~/tiny.json"), weights=Path("~/tiny.safetensors"), device="cpu")
+    assert_is(load(config), model)
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no model 'ViT-B16'; did you mean .*ViT-B-16"):
+        describe(ModelConfig(name="ViT-B16", weights=Path("any")))
+    with pytest.raises(ConfigError, match=r"no model 'zzzzzzzz'; see open_clip.list_models"):
+        describe(ModelConfig(name="zzzzzzzz", weights=Path("any")))
+
+
+def test_unknown_tags_get_the_list() -> None:
+    with pytest.raises(ConfigError, match=r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k"):
+        describe(ModelConfig(name="ViT-B-16", pretrained="laion"))
+
+
+def test_tags_decide_about_activation_and_normalisation() -> None:
+    assert describe(ModelConfig(name="ViT-B-16", pretrained="openai")).architecture["quick_gelu"]
+    assert not describe(ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")).architecture.get("quick_gelu")
+
+
+def test_a_download_that_fails_says_what_to_do() -> None:
+    """There is no network in tests."""
+    with pytest.raises(WeightsError, match=r"could not get ViT-B-32/laion2b_s34b_b79k.*weights: FILE"):
+        load(ModelConfig(name="ViT-B-32", pretrained="laion2b_s34b_b79k"))
+
+
+def description(architecture: dict[str, Any]) -> Description:
+    return Description(name="tiny", architecture=architecture, input=SPEC, folder=None, weights=None, pretrained=None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ViT-S-16",
+        "ViT-B-32",
+        "ViT-B-16-quickgelu",
+        "ViT-B-16-plus-240",
+        "ViT-L-14-336",
+        "ViT-H-14",
+        "ViT-H-14-378-quickgelu",
+        "ViT-g-14",
+        "ViT-bigG-14",
+    ],
+)
+def test_towers_with_a_class_token_are_supported_and_checked_quickly(name: str, tmp_path: Path) -> None:
+    """Also the largest: nothing is allocated."""
+    (tmp_path / "weights.pt").touch()
+    model = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt"))
+    start = time.perf_counter()
+    refuse_unsupported(model)
+    assert time.perf_counter() - start < 5
+
+
+def test_text_towers_of_hugging_face_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.model.open_clip.find_spec", lambda name: None)
+    (tmp_path / "weights.pt").touch()
+    with pytest.raises(ConfigError, match="pip install transformers"):
+        refuse_unsupported(describe(ModelConfig(name="nllb-clip-base", weights=tmp_path / "weights.pt")))
+
+
+@pytest.mark.parametrize(
+    ("name", "obstacle"),
+    [
+        ("RN50", "ModifiedResNet"),
+        ("RN50x4-quickgelu", "ModifiedResNet"),
+        ("ViT-B-16-SigLIP", "timm"),
+        ("convnext_base", "timm"),
+        ("EVA02-B-16", "timm"),
+        ("coca_ViT-B-32", "CoCa"),
+    ],
+)
+def test_other_towers_of_open_clip_are_refused(name: str, obstacle: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").touch()
+    with pytest.raises(ConfigError, match=obstacle) as error:
+        refuse_unsupported(describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")))
+    assert SUPPORTED in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("vision", "obstacle"),
+    [
+        ({"attentional_pool": True}, "attention pooler"),
+        ({"attentional_pool": "parallel"}, "attention pooler"),
+        ({"pool_type": "avg"}, "pools by 'avg'"),
+        ({"pool_type": "none"}, "pools by 'none'"),
+        ({"qk_norm": True}, "qk-norm"),
+        ({"scaled_cosine_attn": True}, "scaled cosine"),
+        ({"scale_heads": True}, "head scale"),
+        ({"scale_attn_inner": True}, "inner norm"),
+        ({"scale_attn": True}, "attention norm"),
+        ({"scale_fc": True}, "MLP norm"),
+        ({"layers": [1, 1, 1, 1]}, "ModifiedResNet"),
+        ({"timm_model_name": "vit_tiny_patch16_224"}, "timm"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_tower_options_that_change_the_formula_are_refused(vision: dict[str, Any], obstacle: str) -> None:
+    with pytest.raises(ConfigError, match=obstacle) as error:
+        refuse_unsupported(description(tiny_architecture(**vision)))
+    assert SUPPORTED in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {},
+        {"ls_init_value": 0.1},
+        {"no_ln_pre": True},
+        {"block_type": "custom"},
+        {"patch_dropout": 0.5},
+        {"final_ln_after_pool": True},
+        {"mlp_ratio": 2.0},
+        {"norm_kwargs": {"eps": 1e-3}},
+        {"act_kwargs": {"approximate": "tanh"}},
+    ],
+    ids=lambda value: next(iter(value), "plain"),
+)
+def test_tower_options_that_do_not_are_supported(vision: dict[str, Any]) -> None:
+    refuse_unsupported(description(tiny_architecture(**vision)))
+    model = tiny_clip(**vision)
+    clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), SPEC)
+    assert torch.allclose(clip.tower.encode(RGB), embedding(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("vision", [{"image_size": [32, 64]}, {"patch_size": [8, 16]}], ids=["image", "patch"])
+def test_only_square_inputs_and_patches(vision: dict[str, Any], tmp_path: Path) -> None:
+    path = save_json(tmp_path, **vision)
+    with pytest.raises(ConfigError, match="only square"):
+        describe(ModelConfig(config=path, weights=path))
+
+
+def test_tower_options_that_return_tokens_too() -> None:
+    model = tiny_clip(output_tokens=True)
+    clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), SPEC)
+    assert torch.allclose(clip.tower.encode(RGB), embedding(model)[0], atol=1e-5)
+
+
+def test_devices() -> None:
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match=r"model\.device is cuda, but this worker sees no GPU; use `auto` or `cpu`"):
+        pick_device("cuda")
+    assert pick_device("auto").type == "cpu"
+
+
+def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    first = fingerprint(describe(config))
+    assert first.startswith("tiny:")
+    assert fingerprint(describe(config)) == first
+    seen = {first}
+
+    def is_new() -> bool:
+        mark = fingerprint(describe(config))
+        return mark not in seen and seen.add(mark) is None
+
+    content = bytearray((tmp_path / "tiny.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "tiny.safetensors").write_bytes(content)
+    assert is_new()
+    save_json(tmp_path, quick_gelu=True)
+    assert is_new()
+    parsed = json.loads((tmp_path / "tiny.json").read_text())
+    for key, value in (("mean", [0.5, 0.5, 0.5]), ("std", [0.5, 0.5, 0.5]), ("interpolation", "bilinear")):
+        parsed["preprocess_cfg"][key] = value
+        (tmp_path / "tiny.json").write_text(json.dumps(parsed))
+        assert is_new(), key
+    parsed["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words"}
+    (tmp_path / "words").write_text("a b")
+    (tmp_path / "tiny.json").write_text(json.dumps(parsed))
+    assert is_new()
+    (tmp_path / "words").write_text("a c")
+    assert is_new()
+
+
+def test_the_fingerprint_of_a_tag_needs_no_file() -> None:
+    marks = {
+        fingerprint(describe(ModelConfig(name=name, pretrained=tag)))
+        for name, tag in (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
+    }
+    assert len(marks) == 3
+
+
+def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    assert config.weights is not None
+    config.weights.unlink()
+    texts = ["a red car", "two dogs"]
+    assert torch.equal(load_tokenizer(config)(texts), open_clip.get_tokenizer("ViT-B-16")(texts))
+    tag = ModelConfig(name="ViT-B-32", pretrained="openai")  # not downloaded
+    assert load_tokenizer(tag)(texts).shape == (2, 77)
+    assert load_tokenizer(ModelConfig(name="demo"))(texts).shape == (2, 32)
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_tokenizer(ModelConfig(config=tmp_path / "gone.json", weights=tmp_path / "gone"))
+
+
+def test_the_embedded_model_loads() -> None:
+    clip = load(ModelConfig(device="cpu", threads=2), pack=True)
+    side = clip.input.size_px
+    maps = clip.tower.encode(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    assert clip.name == "demo"
+    assert maps.shape == (1, clip.embed_dim)
+    assert maps.isfinite().all()
+    assert clip.encode_text(["a red car"]).shape == (1, clip.embed_dim)
