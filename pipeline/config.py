@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, one_line
 from stages.explain.config import ExplainerConfig, GradEclipConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import Config as PhrasesConfig
@@ -171,7 +171,7 @@ def load_config(path: Path | None, settings: Iterable[str], model: type[BaseMode
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
-            raise ConfigError(f"{path} is not YAML: {_one_line(error)}{_hint(path)}") from error
+            raise ConfigError(f"{path} is not YAML: {one_line(error)}{_hint(path)}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys{_hint(path)}")
         values = loaded or {}
@@ -215,7 +215,7 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     try:
         value = _yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--set {setting}: the value is not YAML: {_one_line(error)}") from error
+        raise ConfigError(f"--set {setting}: the value is not YAML: {one_line(error)}") from error
     *sections, last = key.split(".")
     place = values
     for name in sections:
@@ -246,10 +246,6 @@ class _Loader(yaml.SafeLoader):
 def _yaml(text: str) -> Any:
     """The value of YAML. Raises yaml.YAMLError, or ValueError for a date that is none."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _explain_problem(problem: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:

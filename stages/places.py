@@ -18,7 +18,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, one_line
 
 _URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
 """Also as pathlib writes it, with one slash."""
@@ -167,4 +167,4 @@ def _filesystem(protocol: str, bucket: str) -> Any:
     try:
         return pa_fs.FileSystem.from_uri(f"{protocol}://{bucket}")[0]
     except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"cannot open {protocol}://{bucket}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"cannot open {protocol}://{bucket}: {one_line(error)}") from error

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.atomic import replacing
+from stages.contract.errors import one_line
 from stages.places import AnyPath, found_in, move
 
 _OPENED_AT_ONCE: Final = 16
@@ -131,7 +132,7 @@ def _fault(path: AnyPath) -> str | None:
         with path.open("rb") as file:
             names: list[Any] = pq.read_schema(file).names
     except (pa.ArrowException, OSError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     return None if "id" in names else "it has no column id"
 
 

@@ -31,7 +31,7 @@ from pipeline.output.checkpoint import drop_pending, rebuild, rows_in, take_over
 from pipeline.output.lock import Lease, locked
 from pipeline.summary import Report
 from stages.atomic import write_text
-from stages.contract.errors import ConfigError, OutputError, ResumeError
+from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
 from stages.places import AnyPath, ObjectPath, found_in, move, place_of, remove_tree
 from stages.write.card import dataset_card
@@ -59,7 +59,7 @@ def is_about_writing(path: AnyPath, error: OSError) -> bool:
 
 def cannot_write(path: AnyPath, error: OSError) -> OutputError:
     """What to tell of a write that failed."""
-    why = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+    why = os.strerror(error.errno) if error.errno else one_line(error)
     return OutputError(
         f"cannot write to {path}: {why}. What is finished is kept: mend that, and the same command goes on from there"
     )
@@ -107,7 +107,7 @@ class DatasetFolder:
             try:
                 self._lease = stack.enter_context(locked(self._own / "lock"))
             except OSError as error:
-                why = error.strerror or " ".join(str(error).split())
+                why = error.strerror or one_line(error)
                 raise ConfigError(f"output.path: cannot write to {self.path}: {why}") from error
             yield
 

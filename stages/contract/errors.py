@@ -103,3 +103,8 @@ class RowError:
         """Inverse of `str`. Raises ValueError on text that does not start with a known reason."""
         reason, _, detail = text.partition(": ")
         return RowError(reason=reason, detail=detail)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.errors import DATASET_EXPECTED, InputError
+from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
 
 BATCH_ROWS: Final = 512
@@ -81,7 +81,7 @@ def tables_of(path: Path, columns: Sequence[str], batch_rows: int) -> Iterator[A
             for batch in file.iter_batches(batch_size=batch_rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a shard of a dataset: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not a shard of a dataset: {one_line(error)}") from error
 
 
 def open_dataset(path: Path, *, finished: bool = True) -> Dataset:

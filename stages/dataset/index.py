@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, one_line
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import Dataset
 from stages.dataset.search import Search, literal
@@ -128,7 +128,7 @@ class Index:
                     table = file.read(columns=list(_LIGHT_COLUMNS), use_threads=False)
             except (pa.ArrowException, OSError) as error:
                 if self.dataset.finished:
-                    raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+                    raise InputError(f"{path} is damaged: {one_line(error)}") from error
                 table = DATASET_SCHEMA.empty_table()  # a run may be writing it
             waiting.append(_light(table, first))
             first += table.num_rows

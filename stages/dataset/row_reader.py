@@ -11,7 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, one_line
 from stages.contract.schema import IMAGE_FIELD
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, Dataset
 
@@ -56,7 +56,7 @@ class RowReader:
             return int(pq.read_metadata(path).num_rows)
         except (pa.ArrowException, OSError) as error:
             if self.dataset.finished:
-                raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+                raise InputError(f"{path} is damaged: {one_line(error)}") from error
             return 0
 
     def _read(self, shard: int, numbers: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
@@ -80,5 +80,5 @@ class RowReader:
                         inside = inside[len(here) :]
                         start += batch.num_rows
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+            raise InputError(f"{path} is damaged: {one_line(error)}") from error
         return found

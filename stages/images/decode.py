@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from stages.contract.errors import RowError
+from stages.contract.errors import RowError, one_line
 from stages.contract.records import Sample
 from stages.storage import is_local, open_file
 
@@ -315,7 +315,7 @@ def _faults(content: bytes) -> Iterator[None]:
         raise ImageFaultError("image_too_large", "the worker has not enough memory to decode it") from error
     except _DECODE_ERRORS as error:
         detail = f"the image is damaged, incomplete or of a kind that is not read ({len(content)} bytes): "
-        detail += " ".join(str(error).split()) or type(error).__name__
+        detail += one_line(error)
         raise ImageFaultError("bad_image", detail) from error
 
 

@@ -15,7 +15,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from stages.contract.errors import ConfigError, ResourceError, WeightsError
+from stages.contract.errors import ConfigError, ResourceError, WeightsError, one_line
 from stages.model.base import ClipModel
 from stages.model.checkpoint import read_state
 from stages.model.config import InputSpec, ModelConfig
@@ -236,12 +236,8 @@ def _build(architecture: dict[str, Any]) -> Model:
     except OSError as error:
         raise WeightsError(f"open_clip could not get the text tower's configuration: {error}") from error
     except _BUILD_ERRORS as error:  # keys that open_clip does not have, values that make no sense
-        raise ConfigError(f"open_clip cannot build the model that model.config describes: {_told(error)}") from error
+        raise ConfigError(f"open_clip cannot build the model that model.config describes: {one_line(error)}") from error
     return model
-
-
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def refuse_unsupported(description: Description) -> None:

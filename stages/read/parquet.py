@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, one_line
 from stages.contract.records import Sample, stable_id
 from stages.read.base import Renamed, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
@@ -156,11 +156,11 @@ class ParquetReader:
                 if self.config.check_ids and columns.id_columns:
                     hashes = array("q", (stable_id(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
         except pa.ArrowException as error:
-            return _Footer(damage=_one_line(error))
+            return _Footer(damage=one_line(error))
         except OSError as error:
             if error.errno is not None:
                 raise InputError(f"cannot read {file.url}: {error.strerror}") from error
-            return _Footer(damage=_one_line(error))
+            return _Footer(damage=one_line(error))
         return _Footer(group_rows=group_rows, hashes=hashes)
 
     def _ids_again(self, files: Sequence[FoundFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
@@ -200,11 +200,11 @@ def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[
         try:
             batch = next(batches, None)
         except pa.ArrowException as error:
-            raise _DamagedGroupError(f"row group {group} is damaged: {_one_line(error)}") from error
+            raise _DamagedGroupError(f"row group {group} is damaged: {one_line(error)}") from error
         except OSError as error:
             if error.errno is not None:  # the disk or the network, not the content
                 raise
-            raise _DamagedGroupError(f"row group {group} is damaged: {_one_line(error)}") from error
+            raise _DamagedGroupError(f"row group {group} is damaged: {one_line(error)}") from error
         if batch is None:
             return
         table = [values_of(batch.column(name)) for name in names]
@@ -237,10 +237,6 @@ def _cut(file: FoundFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
         if rows >= shard_size or (rows and group + 1 == len(footer.group_rows)):
             yield Shard(url=file.url, name=file.name, start=start, stop=group + 1, first_row=first_row, samples=rows)
             start, first_row, rows = group + 1, first_row + rows, 0
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _damaged_place(name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, one_line
 from stages.storage import open_file
 
 Stream = Any
@@ -154,7 +154,7 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
             try:
                 piece: bytes = stream.read1(min(_PIECE_BYTES, left) if left > 0 else _PIECE_BYTES)
             except _DECOMPRESS_ERRORS as error:
-                damage = DamagedFileError(" ".join(str(error).split()))
+                damage = DamagedFileError(one_line(error))
                 break
             if not piece:
                 break

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.atomic import replacing
-from stages.contract.errors import RowError, SchemaError
+from stages.contract.errors import RowError, SchemaError, one_line
 from stages.contract.records import stable_id
 from stages.places import AnyPath, found_in
 from stages.write.parquet import PARQUET_SETTINGS
@@ -85,7 +85,7 @@ def tally(data: AnyPath) -> Tally:
             _tally_shard(path, total, ids)
         except (pa.ArrowException, OSError) as error:
             raise SchemaError(
-                f"{path} is damaged ({' '.join(str(error).split())}): delete it and run the same command again, only "
+                f"{path} is damaged ({one_line(error)}): delete it and run the same command again, only "
                 "its rows are done again"
             ) from error
     total.doubled = total.rows - len(np.unique(np.concatenate(ids)))

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.errors import DATASET_EXPECTED, InputError, RowError
+from stages.contract.errors import DATASET_EXPECTED, InputError, RowError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
@@ -54,7 +54,7 @@ def validate(dataset: AnyPath) -> Iterator[str]:
         # UnicodeDecodeError: text whose bytes were changed
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             all_read = False
-            yield f"{path}: damaged or not a phrasebox shard: {' '.join(str(error).split())}"
+            yield f"{path}: damaged or not a phrasebox shard: {one_line(error)}"
     yield from _duplicates("image id", image_ids)
     yield from _duplicates("annotation id", annotation_ids)
     if all_read:
@@ -74,7 +74,7 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
         if not files and not any(mark.exists() for mark in marks):
             raise InputError(f"{dataset} is not a dataset: no dataset.json in it; {DATASET_EXPECTED}")
     except OSError as error:
-        raise InputError(f"cannot read {dataset}: {error.strerror or ' '.join(str(error).split())}") from error
+        raise InputError(f"cannot read {dataset}: {error.strerror or one_line(error)}") from error
     return files
 
 
@@ -253,7 +253,7 @@ def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
         yield f"{path}: missing"
         return
     except (pa.ArrowException, OSError) as error:
-        yield f"{path}: damaged: {' '.join(str(error).split())}"
+        yield f"{path}: damaged: {one_line(error)}"
         return
     if not table.schema.equals(CATEGORIES_SCHEMA):
         yield f"{path}: expected the columns {_columns(CATEGORIES_SCHEMA)}, got {_columns(table.schema)}"

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, one_line
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, Dataset
 from stages.dataset.selection import Selection, Selector
 
@@ -151,4 +151,4 @@ def _opened(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is not a shard of a dataset: {' '.join(str(error).split())}")
+    return InputError(f"{path} is not a shard of a dataset: {one_line(error)}")
