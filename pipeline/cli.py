@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline import __version__
+from pipeline.commands.explain import explain
+from pipeline.commands.inspect import inspect
 from pipeline.commands.options import (
     Config,
     Finished,
     ImageRoot,
-    MaybeUnfinished,
     MinScore,
     OverDataset,
     Scenes,
@@ -24,6 +24,7 @@ from pipeline.commands.options import (
     Truth,
     Where,
 )
+from pipeline.console import console, errors
 from stages.contract.errors import PhraseboxError, TooManyErrors
 
 app = typer.Typer(
@@ -34,9 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Paths and captions may hold square brackets and colons: nothing in them is markup.
-console = Console(markup=False, emoji=False)
-errors = Console(stderr=True, markup=False, emoji=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -175,55 +173,7 @@ def calibrate(
     print_calibration(fit(dataset, truth, out, console, settings), out, console)
 
 
-@app.command()
-def inspect(
-    dataset: MaybeUnfinished,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            metavar="ADDRESS",
-            help="Address to listen on. By default only this machine can look; there is no password.",
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free port.")] = 8765,
-    open_browser: Annotated[bool, typer.Option("--open", help="Also open the browser.")] = False,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="DIR", help="Write the pages as files into this new folder instead of serving."),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            "--samples", metavar="N", min=1, help="With --html: so many samples, drawn at random. [default: 96]"
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples.")] = 0,
-    where: Where = "",
-    min_score: MinScore = 0.0,
-    image_root: ImageRoot = None,
-) -> None:
-    """Look at a dataset in the browser: pictures with regions, filters, figures, marks.
-
-    \b
-    phrasebox inspect out/
-    phrasebox inspect out/ --where "head = 'dog'" --open
-    phrasebox inspect out/ --html gallery/
-    """
-    from stages.contract.errors import ConfigError
-    from stages.dataset.search import Search
-
-    search = Search(where=where, score_min=min_score or None, seed=seed)
-    if html is not None:
-        from pipeline.viewer.gallery import write_gallery
-
-        write_gallery(dataset, html, console, search, samples=96 if samples is None else samples, image_root=image_root)
-        return
-    if samples is not None:
-        raise ConfigError("--samples: goes with --html; the server shows all")
-    from pipeline.viewer.serve import inspect as serve
-
-    serve(dataset, console, search, host=host, port=port, open_browser=open_browser, image_root=image_root)
+app.command()(inspect)
 
 
 @app.command()
@@ -376,38 +326,7 @@ def phrases(
         raise InputError(f"{file} is not UTF-8: {error}") from error
 
 
-@app.command()
-def explain(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
-    phrase: Annotated[list[str], typer.Option("--phrase", metavar="TEXT", help="What to look for. Repeatable.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.npz", help="NumPy file to write: arrays maps, scores, phrases.")
-    ],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.yaml",
-            help="Configuration, of which model, images and explain count; without it the defaults and --set hold.",
-        ),
-    ] = None,
-    settings: Settings = [],  # noqa: B006  typer copies it
-    overlay: Annotated[
-        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture to write: the maps over the image.")
-    ] = None,
-    versus: Annotated[
-        list[str],
-        typer.Option("--versus", metavar="KEY=VALUE", help="Compute again with this key set and compare. Repeatable."),
-    ] = [],  # noqa: B006  typer copies it
-) -> None:
-    """Compute heat maps of phrases in one image, as arrays and as a picture.
-
-    \b
-    phrasebox explain image.jpg --phrase "red car" --phrase dog --out maps.npz --overlay maps.png
-    """
-    from pipeline.commands.explain import explain_image
-
-    explain_image(image, phrase, out, config, settings, console, overlay=overlay, versus=versus)
+app.command()(explain)
 
 
 @app.command()

@@ -4,46 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import ExplainConfig, load_config
+from pipeline.commands.options import Settings
+from pipeline.console import console
 from pipeline.writable import check_writable
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap
-from stages.explain.contrast import contrasted
-from stages.explain.explainers import EXPLAINERS
-from stages.images.decode import DecodeLimits, ImageFaultError, decode_resized
-from stages.images.pictures import heat_map_overlay, row
-from stages.model.open_clip import describe, load
-from stages.prepare.stage import Config as PrepareConfig
-from stages.prepare.stage import target_size_px
+
+if TYPE_CHECKING:
+    from pipeline.config import ExplainConfig
 
 
-def explain_image(
-    image: Path,
-    phrases: Sequence[str],
-    out: Path,
-    config_file: Path | None,
-    settings: Sequence[str],
-    console: Console,
-    *,
-    overlay: Path | None,
-    versus: Sequence[str],
+def explain(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
+    phrase: Annotated[list[str], typer.Option("--phrase", metavar="TEXT", help="What to look for. Repeatable.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.npz", help="NumPy file to write: arrays maps, scores, phrases.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.yaml",
+            help="Configuration, of which model, images and explain count; without it the defaults and --set hold.",
+        ),
+    ] = None,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    overlay: Annotated[
+        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture to write: the maps over the image.")
+    ] = None,
+    versus: Annotated[
+        list[str],
+        typer.Option("--versus", metavar="KEY=VALUE", help="Compute again with this key set and compare. Repeatable."),
+    ] = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Write `maps` float32 (P, grid_h, grid_w), `scores` float32 (P,), `phrases` (P,) to an npz file.
+    """Compute heat maps of phrases in one image, as arrays and as a picture.
 
-    maps are raw, >= 0, not normalised; scores are the cosines that were differentiated.
-    With `versus` the maps of those settings go into `versus_maps` and `versus_scores`.
-
-    Raises InputError for an image that cannot be read, ConfigError for settings that cannot be used.
+    \b
+    phrasebox explain image.jpg --phrase "red car" --phrase dog --out maps.npz --overlay maps.png
     """
-    phrases = list(dict.fromkeys(" ".join(phrase.split()) for phrase in phrases))
+    from pipeline.config import ExplainConfig, load_config
+
+    phrases = list(dict.fromkeys(" ".join(each.split()) for each in phrase))
     if not all(phrases):
         raise ConfigError("--phrase: expected words, got nothing")
     check_writable("--out", out)
@@ -55,13 +64,13 @@ def explain_image(
         content = image.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {image}: {error.strerror}") from error
-    config: ExplainConfig = load_config(config_file, settings, ExplainConfig)
-    maps = _heat_maps(content, image, phrases, config)
+    resolved = load_config(config, settings, ExplainConfig)
+    maps = _heat_maps(content, image, phrases, resolved)
     arrays: dict[str, Any] = {"maps": _stack(maps), "scores": _scores(maps), "phrases": np.array(phrases)}
     table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=f"{image.name}", title_justify="left")
     rows = [("", maps)]
     if versus:
-        other = _heat_maps(content, image, phrases, load_config(config_file, [*settings, *versus], ExplainConfig))
+        other = _heat_maps(content, image, phrases, load_config(config, [*settings, *versus], ExplainConfig))
         arrays |= {"versus_maps": _stack(other), "versus_scores": _scores(other)}
         rows.append((", ".join(versus), other))
         table.add_column(f"correlation with {', '.join(versus)}")
@@ -82,6 +91,13 @@ def explain_image(
 
 
 def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: ExplainConfig) -> list[HeatMap]:
+    from stages.explain.contrast import contrasted
+    from stages.explain.explainers import EXPLAINERS
+    from stages.images.decode import DecodeLimits, ImageFaultError, decode_resized
+    from stages.model.open_clip import describe, load
+    from stages.prepare.stage import Config as PrepareConfig
+    from stages.prepare.stage import target_size_px
+
     spec = describe(config.model).input
     prepare = PrepareConfig(**config.images.model_dump(), **config.explain.canvas(spec))
     limits = DecodeLimits(max_pixels=prepare.max_pixels, max_bytes=prepare.max_bytes)
@@ -119,6 +135,9 @@ def _correlation(a: HeatMap, b: HeatMap) -> str:
 
 def _picture(content: bytes, rows: Sequence[tuple[str, Sequence[HeatMap]]]) -> NDArray[np.uint8]:
     """One picture a phrase, and a line of pictures for each set of settings."""
+    from stages.images.decode import DecodeLimits, decode_resized
+    from stages.images.pictures import heat_map_overlay, row
+
     shown_px = 360
 
     def size(width: int, height: int) -> tuple[int, int]:

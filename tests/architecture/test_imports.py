@@ -57,7 +57,7 @@ LIBRARIES: dict[str, set[str]] = {
     "safetensors": {"stages/model/", "stages/model/train/"},
     "open_clip": {"stages/model/", "stages/model/train/", "pipeline/bench.py"},
     "spacy": {"stages/phrases/noun_phrases.py"},
-    "typer": {"pipeline/cli.py", "pipeline/commands/options.py"},
+    "typer": {"pipeline/cli.py", "pipeline/commands/"},
     "rich": {"pipeline/"},
     "cv2": {
         "stages/dataset/evaluate/",

@@ -1,0 +1,61 @@
+"""`phrasebox inspect`: look at a dataset in the browser, or write the pages as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, Where
+from pipeline.console import console
+from stages.contract.errors import ConfigError
+
+
+def inspect(
+    dataset: MaybeUnfinished,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address to listen on. By default only this machine can look; there is no password.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free port.")] = 8765,
+    open_browser: Annotated[bool, typer.Option("--open", help="Also open the browser.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="DIR", help="Write the pages as files into this new folder instead of serving."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples", metavar="N", min=1, help="With --html: number of samples, drawn at random. [default: 96]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other samples.")] = 0,
+    where: Where = "",
+    min_score: MinScore = 0.0,
+    image_root: ImageRoot = None,
+) -> None:
+    """Look at a dataset in the browser: pictures with regions, filters, figures, marks.
+
+    \b
+    phrasebox inspect out/
+    phrasebox inspect out/ --where "head = 'dog'" --open
+    phrasebox inspect out/ --html gallery/
+    """
+    from stages.dataset.search import Search
+
+    search = Search(where=where, score_min=min_score or None, seed=seed)
+    if html is not None:
+        from pipeline.viewer.gallery import write_gallery
+
+        write_gallery(dataset, html, console, search, samples=96 if samples is None else samples, image_root=image_root)
+        return
+    if samples is not None:
+        raise ConfigError("--samples goes with --html; the server shows all samples")
+    from pipeline.viewer.serve import inspect as serve
+
+    serve(dataset, console, search, host=host, port=port, open_browser=open_browser, image_root=image_root)
