@@ -15,7 +15,7 @@ from rich.table import Table
 from pipeline.commands.options import Settings
 from pipeline.console import console
 from pipeline.writable import check_writable
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def explain(
 def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: ExplainConfig) -> list[HeatMap]:
     from stages.explain.contrast import contrasted
     from stages.explain.explainers import EXPLAINERS
-    from stages.images.decode import DecodeLimits, ImageFaultError, decode_resized
+    from stages.images.decode import DecodeLimits, decode_resized
     from stages.model.open_clip import describe, load
     from stages.prepare.stage import Config as PrepareConfig
     from stages.prepare.stage import target_size_px
@@ -105,8 +105,8 @@ def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: Expl
         pixels = decode_resized(
             content, limits, lambda w, h: target_size_px(prepare, w, h), interpolation=prepare.interpolation
         )
-    except ImageFaultError as fault:
-        raise InputError(f"{image}: {fault.error}") from fault
+    except RowFault as fault:
+        raise InputError(f"{image}: {fault}") from fault
     model = load(config.model)
     explainer = EXPLAINERS[config.explain.kind](config.explain, model)
     maps = explainer.explain(pixels.rgb[None], [phrases])[0]

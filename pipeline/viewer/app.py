@@ -28,11 +28,10 @@ from starlette.staticfiles import StaticFiles
 from pipeline.viewer.cards import COLUMNS
 from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Pages
-from stages.contract.errors import PhraseboxError
+from stages.contract.errors import PhraseboxError, RowFault
 from stages.dataset.image_source import ImageSource
 from stages.dataset.marks import FILE_NAME, MARKS, write_marks
 from stages.dataset.search import Search
-from stages.images.decode import ImageFaultError
 from stages.images.pictures import heat_map_png, thumbnail
 
 LARGEST_SIDE_PX: Final = 2400
@@ -174,10 +173,10 @@ def _image(request: Request) -> Response:
     row = _row_at(viewer, request, columns)
     try:
         content = thumbnail(viewer.images.load(row), side, viewer.images.limits)
-    except ImageFaultError as fault:
+    except RowFault as fault:
         moved = fault.error.reason == "missing_image"
         hint = " (if the images moved: phrasebox inspect --image-root DIR)" if moved else ""
-        return JSONResponse({"error": f"{fault.error}{hint}"}, 404)
+        return JSONResponse({"error": f"{fault}{hint}"}, 404)
     return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 

@@ -13,14 +13,13 @@ from rich.console import Console
 from rich.progress import track
 
 from pipeline.viewer.pages import PAGE_SAMPLES, Pages
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, RowFault
 from stages.dataset.folder import open_dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
 from stages.dataset.marks import read_marks
 from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
-from stages.images.decode import ImageFaultError
 from stages.images.pictures import thumbnail
 
 GRID_SIDE_PX: Final = 640
@@ -126,6 +125,6 @@ def _write_pictures(pages: Pages, images: ImageSource, row: int, out: Path) -> b
         content = images.load(values)
         for side in sides:
             (out / pages.links.image(row, side)).write_bytes(thumbnail(content, side, images.limits))
-    except ImageFaultError:
+    except RowFault:
         return False
     return True

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.config import override
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, Record, Sample
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
-from stages.images.decode import ImageFaultError
 
 KEPT_SAMPLES: Final = 64
 """Samples whose maps are kept: a few kB each."""
@@ -52,7 +51,7 @@ class HeatMaps:
             self._stages = self._load()
         try:
             content = self.images.load(row)
-        except ImageFaultError as fault:
+        except RowFault as fault:
             raise InputError(fault.error.detail) from fault
         sample = Sample(
             sample_id=row["sample_id"],

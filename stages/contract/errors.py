@@ -98,11 +98,26 @@ class RowError:
         """The form stored in the dataset's `error` column: "reason: detail"."""
         return f"{self.reason}: {self.detail}"
 
+    def at(self, place: str) -> RowError:
+        """The same error with its place in front of the detail."""
+        return RowError(reason=self.reason, detail=f"{place}: {self.detail}")
+
     @staticmethod
     def parse(text: str) -> RowError:
         """Inverse of `str`. Raises ValueError on text that does not start with a known reason."""
         reason, _, detail = text.partition(": ")
         return RowError(reason=reason, detail=detail)
+
+
+class RowFault(Exception):
+    """A fault of one sample, on its way from where it is found to the border of the step, which keeps its `error`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.error = RowError(reason=reason, detail=detail)
+
+    def __str__(self) -> str:
+        return str(self.error)
 
 
 def one_line(error: BaseException) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.dataset.folder import Dataset
-from stages.images.decode import DecodeLimits, ImageFaultError, load_image_bytes
+from stages.images.decode import DecodeLimits, load_image_bytes
 from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
 
 
@@ -42,14 +42,14 @@ class ImageSource:
     def load(self, row: Mapping[str, Any]) -> bytes:
         """The encoded image of a row that has `file_name`, and `image` where the dataset has images.
 
-        Raises ImageFaultError: missing_image, bad_location or image_too_large. A name never leaves the root.
+        Raises RowFault: missing_image, bad_location or image_too_large. A name never leaves the root.
         """
         name = row["file_name"]
         embedded = (row.get("image") or {}).get("bytes")
         url = None
         if embedded is None:
             if self.root is None:
-                raise ImageFaultError(
+                raise RowFault(
                     "missing_image",
                     "the dataset holds no images and does not say in which folder they are: give the folder, or run "
                     "again with output.embed_images=true",
@@ -80,8 +80,8 @@ def root_of(dataset: Dataset) -> str | None:
 
 
 def _below_root(name: str) -> str:
-    """The name as a normalised path below the root. Raises ImageFaultError: bad_location."""
+    """The name as a normalised path below the root. Raises RowFault: bad_location."""
     path = posixpath.normpath(name)
     if not name or "\0" in name or posixpath.isabs(path) or path == ".." or path.startswith("../"):
-        raise ImageFaultError("bad_location", f"{name!r} is not the name of a file below the image root")
+        raise RowFault("bad_location", f"{name!r} is not the name of a file below the image root")
     return path

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from stages.contract.errors import RowError, one_line
+from stages.contract.errors import RowFault, one_line
 from stages.contract.records import Sample
 from stages.storage import is_local, open_file
 
@@ -140,47 +140,39 @@ class UprightImage:
     encoded_again: bool
 
 
-class ImageFaultError(Exception):
-    """An image that cannot be had, on its way into the sample's `error`; says what, but not where."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.error = RowError(reason=reason, detail=detail)
-
-
 def load_image_bytes(sample: Sample, limits: DecodeLimits) -> bytes:
     """The sample's encoded image. A symbolic link is followed, a pipe or device is not opened.
 
-    Raises ImageFaultError: missing_image, image_too_large, or bad_image if the file is too short.
+    Raises RowFault: missing_image, image_too_large, or bad_image if the file is too short.
     """
     name = repr(sample.file_name if len(sample.file_name) <= _NAME_CHARS else sample.file_name[:_NAME_CHARS] + "…")
     if sample.image_bytes is not None:
         _check_bytes(len(sample.image_bytes), limits)
         return sample.image_bytes
     if sample.image_url is None:
-        raise ImageFaultError("missing_image", "the row names no image")
+        raise RowFault("missing_image", "the row names no image")
     try:
         read = _read_local if is_local(sample.image_url) else _read_remote
         content = read(sample.image_url, sample.image_offset, sample.image_size, limits)
     except FileNotFoundError as error:
         is_link = is_local(sample.image_url) and os.path.islink(sample.image_url)
         what = "is a link to a file that does not exist" if is_link else "does not exist below the image root"
-        raise ImageFaultError("missing_image", f"{name} {what}") from error
+        raise RowFault("missing_image", f"{name} {what}") from error
     except OSError as error:
         detail = f"{name} cannot be read: {error.strerror or error}"
-        raise ImageFaultError("missing_image", detail) from error
+        raise RowFault("missing_image", detail) from error
     except ValueError as error:
-        raise ImageFaultError("bad_location", f"{name} cannot be the name of a file: {error}") from error
+        raise RowFault("bad_location", f"{name} cannot be the name of a file: {error}") from error
     if len(content) < sample.image_size:
         missing = f"{len(content)} of the image's {sample.image_size} bytes"
-        raise ImageFaultError("bad_image", f"{name}: the file holds only {missing}")
+        raise RowFault("bad_image", f"{name}: the file holds only {missing}")
     return content
 
 
 def decode_rgb(content: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
     """uint8 (H, W, 3) of an encoded image in its full size, upright.
 
-    Raises ImageFaultError: bad_image or image_too_large.
+    Raises RowFault: bad_image or image_too_large.
     """
     return decode_resized(content, limits, lambda width, height: (width, height)).rgb
 
@@ -199,7 +191,7 @@ def decode_resized(
     shrink_jpeg: let the JPEG decoder halve the size while at least twice the target is left. 2 to 5 times
         faster from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated
         colours (measured at 224 x 224).
-    Raises ImageFaultError: bad_image or image_too_large.
+    Raises RowFault: bad_image or image_too_large.
     """
     _check_bytes(len(content), limits)
     with _quiet():
@@ -232,7 +224,7 @@ def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
     """An image for readers that know neither EXIF orientation nor GIF; the same bytes if there is nothing to do.
 
     What must be turned is encoded again: JPEG in quality 95 without subsampling, all else as PNG. Only the header is
-    read of the others. Raises ImageFaultError: bad_image or image_too_large.
+    read of the others. Raises RowFault: bad_image or image_too_large.
     """
     _check_bytes(len(content), limits)
     with _quiet():
@@ -302,21 +294,21 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _faults(content: bytes) -> Iterator[None]:
-    """Turn what Pillow raises on a bad image into ImageFaultError."""
+    """Turn what Pillow raises on a bad image into RowFault."""
     try:
         yield
-    except ImageFaultError:
+    except RowFault:
         raise
     except UnidentifiedImageError as error:  # its text holds a memory address
-        raise ImageFaultError("bad_image", describe(content)) from error
+        raise RowFault("bad_image", describe(content)) from error
     except Image.DecompressionBombError as error:
-        raise ImageFaultError("image_too_large", f"more than {MAX_PIXELS_CEILING} pixels, by its header") from error
+        raise RowFault("image_too_large", f"more than {MAX_PIXELS_CEILING} pixels, by its header") from error
     except MemoryError as error:
-        raise ImageFaultError("image_too_large", "the worker has not enough memory to decode it") from error
+        raise RowFault("image_too_large", "the worker has not enough memory to decode it") from error
     except _DECODE_ERRORS as error:
         detail = f"the image is damaged, incomplete or of a kind that is not read ({len(content)} bytes): "
         detail += one_line(error)
-        raise ImageFaultError("bad_image", detail) from error
+        raise RowFault("bad_image", detail) from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -412,12 +404,12 @@ def _read_remote(url: str, offset: int, size: int, limits: DecodeLimits) -> byte
 
 def _check_bytes(size: int, limits: DecodeLimits) -> None:
     if size > limits.max_bytes:
-        raise ImageFaultError("image_too_large", f"the file has {size} bytes, the limit is {limits.max_bytes}")
+        raise RowFault("image_too_large", f"the file has {size} bytes, the limit is {limits.max_bytes}")
 
 
 def _check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
     if width * height > limits.max_pixels:
-        raise ImageFaultError(
+        raise RowFault(
             "image_too_large",
             f"{width} x {height} pixels, the limit is {limits.max_pixels} in all (max_pixels)",
         )

@@ -98,7 +98,7 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
 def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
     """A JPEG of an encoded image, upright, with a longer side of at most `side_px`; never enlarged.
 
-    Raises ImageFaultError: bad_image or image_too_large.
+    Raises RowFault: bad_image or image_too_large.
     """
 
     def size(width: int, height: int) -> tuple[int, int]:

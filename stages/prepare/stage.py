@@ -13,18 +13,11 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from stages.contract.errors import RowError
+from stages.contract.errors import RowFault
 from stages.contract.geometry import round_to_multiple
 from stages.contract.records import Pixels, Record
 from stages.contract.stage import Stage
-from stages.images.decode import (
-    MAX_PIXELS_CEILING,
-    DecodeLimits,
-    ImageFaultError,
-    Interpolation,
-    decode_resized,
-    load_image_bytes,
-)
+from stages.images.decode import MAX_PIXELS_CEILING, DecodeLimits, Interpolation, decode_resized, load_image_bytes
 from stages.storage import is_local
 
 
@@ -102,18 +95,18 @@ class PrepareStage(Stage):
             fetched = iter([None] * len(batch))
         return [self._answer(record, content) for record, content in zip(batch, fetched, strict=True)]
 
-    def _load(self, record: Record) -> bytes | ImageFaultError:
+    def _load(self, record: Record) -> bytes | RowFault:
         try:
             return load_image_bytes(record.sample, self._limits)
-        except ImageFaultError as fault:
+        except RowFault as fault:
             return fault
 
-    def _answer(self, record: Record, fetched: bytes | ImageFaultError | None) -> Record:
+    def _answer(self, record: Record, fetched: bytes | RowFault | None) -> Record:
         if record.error is not None:
             return record
         content = self._load(record) if fetched is None else fetched
         try:
-            if isinstance(content, ImageFaultError):
+            if isinstance(content, RowFault):
                 raise content
             image = decode_resized(
                 content,
@@ -122,9 +115,8 @@ class PrepareStage(Stage):
                 interpolation=self.config.interpolation,
                 shrink_jpeg=self.config.shrink_jpeg,
             )
-        except ImageFaultError as fault:
-            detail = f"{record.sample.source}: {fault.error.detail}"
-            error = RowError(reason=fault.error.reason, detail=detail)
+        except RowFault as fault:
+            error = fault.error.at(record.sample.source)
             return replace(record, sample=replace(record.sample, image_bytes=None), error=error)
         return replace(
             record,

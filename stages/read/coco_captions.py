@@ -20,13 +20,13 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from stages.contract.errors import InputError, RowError
+from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import IdLog, with_renamed
-from stages.read.rows import FieldsConfig, RowFaultError, RowReader, given_id, settle, shorten
-from stages.read.streams import DamagedFileError, open_plain
+from stages.read.rows import FieldsConfig, RowReader, given_id, settle, shorten
+from stages.read.streams import open_plain
 
 SUFFIXES: Final = (".json", ".json.gz")
 
@@ -126,8 +126,10 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     try:
         with open_plain(file.url) as stream:
             content = json.loads(stream.read(-1))
-    except (ValueError, DamagedFileError) as error:
+    except ValueError as error:
         raise InputError(f"{file.url} is not a JSON file: {error}") from error
+    except RowFault as fault:
+        raise InputError(f"{file.url} is not a JSON file: {fault.error.detail}") from fault
     except RecursionError as error:
         raise InputError(f"{file.url} is not a JSON file that can be read: it is nested too deeply") from error
     if not isinstance(content, dict):
@@ -161,5 +163,5 @@ def _cut(file: FoundFile, rows: list[Row], shard_size: int) -> Iterator[Shard]:
 def _usable_id(value: object) -> str | None:
     try:
         return given_id({"id": value}, ("id",))
-    except RowFaultError:
+    except RowFault:
         return None

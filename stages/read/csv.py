@@ -18,12 +18,12 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import Entry, plan_lines
-from stages.read.lines import TO_UTF_8, Line, LineFault, is_utf_16, iter_lines
+from stages.read.lines import TO_UTF_8, Line, is_utf_16, iter_lines
 from stages.read.rows import FieldsConfig, RowReader, bad_row, is_storable, safe_place, shorten
 from stages.read.streams import open_plain
 
@@ -50,7 +50,7 @@ _TOLD: Final = {
 }
 """What the csv module says, for people."""
 
-Row = tuple[int, int, list[str] | str]
+Row = tuple[int, int, list[str] | RowFault]
 """Number of the row's first line, its first byte, its fields or what is wrong with it."""
 
 
@@ -76,7 +76,7 @@ class CsvReader:
         header: list[str] = json.loads(shard.payload)
         for index, (number, _, fields) in enumerate(self._data_rows(shard, header)):
             place = safe_place(shard.name, number)
-            if isinstance(fields, str):
+            if isinstance(fields, RowFault):
                 yield bad_row(place, fields, renamed.get(index))
             else:
                 row = dict(zip(header, fields, strict=True))
@@ -86,8 +86,8 @@ class CsvReader:
         """The file's columns; none for an empty file. Raises InputError if a needed one is missing."""
         shard = Shard(url=file.url, name=file.name, first_row=1)
         fields = next((fields for _, _, fields in self._rows(shard)), [])
-        if isinstance(fields, str):
-            raise InputError(f"{file.url}: the header cannot be read: {fields}")
+        if isinstance(fields, RowFault):
+            raise InputError(f"{file.url}: the header cannot be read: {fields.error.detail}")
         if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
             raise InputError(f"{file.url} is UTF-16; {TO_UTF_8}")
         header = [name.strip() for name in fields]
@@ -102,7 +102,7 @@ class CsvReader:
         has_ids = any(name in header for name in self.rows.fields.id_fields)
         for number, position, fields in self._data_rows(Shard(url=file.url, name=file.name, first_row=1), header):
             place = sample_id = safe_place(file.name, number)
-            if has_ids and not isinstance(fields, str):
+            if has_ids and not isinstance(fields, RowFault):
                 sample_id = self.rows.id_of(_without_empty(dict(zip(header, fields, strict=True))), place)
             yield Entry(position, number, sample_id, place)
 
@@ -112,9 +112,10 @@ class CsvReader:
             if index == 0 and shard.start == 0:
                 continue
             if isinstance(fields, list) and len(fields) != len(header):
-                yield number, position, f"the row has {len(fields)} fields, the header has {len(header)}"
+                fault = f"the row has {len(fields)} fields, the header has {len(header)}"
+                yield number, position, RowFault("bad_row", fault)
             elif isinstance(fields, list) and not all(map(is_storable, fields)):
-                yield number, position, "the row is not UTF-8"
+                yield number, position, RowFault("bad_row", "the row is not UTF-8")
             else:
                 yield number, position, fields
 
@@ -125,13 +126,14 @@ class CsvReader:
             rows = csv.reader(lines, delimiter=delimiter)
             while True:
                 lines.begin_row()
-                fields: list[str] | str
+                fields: list[str] | RowFault
                 try:
                     fields = next(rows)
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    fields = f"not CSV: {next((told for part, told in _TOLD.items() if part in str(error)), error)}"
+                    told = next((told for part, told in _TOLD.items() if part in str(error)), error)
+                    fields = RowFault("bad_row", f"not CSV: {told}")
                 if fields or lines.fault:
                     yield lines.number, lines.position, lines.fault or fields
 
@@ -147,12 +149,12 @@ class _Feed:
         self._at_row_start = True
         self.number = 0
         self.position = 0
-        self.fault = ""
+        self.fault: RowFault | None = None
 
     def begin_row(self) -> None:
         """The next line begins a row."""
         self._at_row_start = True
-        self.fault = ""
+        self.fault = None
 
     def __iter__(self) -> _Feed:
         return self
@@ -161,8 +163,8 @@ class _Feed:
         number, position, content = next(self._lines)
         if self._at_row_start:
             self.number, self.position, self._at_row_start = number, position, False
-        if isinstance(content, LineFault):
-            self.fault = content.text
+        if isinstance(content, RowFault):
+            self.fault = content
             return "\n"
         text = content.decode("utf-8", "surrogateescape")
         return (text.removeprefix("\ufeff") if position == 0 else text) + "\n"

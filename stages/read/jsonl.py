@@ -14,16 +14,17 @@ import codecs
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import Entry, plan_lines
-from stages.read.lines import TO_UTF_8, Line, LineFault, is_utf_16, iter_lines
+from stages.read.lines import TO_UTF_8, Line, is_utf_16, iter_lines
 from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place, shorten
 from stages.read.streams import open_plain
 
@@ -68,9 +69,10 @@ class JsonlReader:
         renamed = {item.index: item for item in shard.renamed}
         for index, (number, position, content) in enumerate(_lines(shard)):
             place = safe_place(shard.name, number)
-            row = parse_object(content, at_start=position == 0)
-            if isinstance(row, str):
-                yield bad_row(place, row, renamed.get(index))
+            try:
+                row = parse_object(content, at_start=position == 0)
+            except RowFault as fault:
+                yield bad_row(place, fault, renamed.get(index))
             else:
                 yield self.rows.sample(row, place=place, root=root, renamed=renamed.get(index))
 
@@ -81,9 +83,8 @@ class JsonlReader:
             place = sample_id = safe_place(file.name, number)
             # A line that holds neither the key nor an escape that may spell it gives no id: not parsed.
             if isinstance(content, bytes) and (b"\\u" in content or any(mark in content for mark in marks)):
-                row = parse_object(content, at_start=position == 0)
-                if not isinstance(row, str):
-                    sample_id = self.rows.id_of(row, place)
+                with suppress(RowFault):
+                    sample_id = self.rows.id_of(parse_object(content, at_start=position == 0), place)
             yield Entry(position, number, sample_id, place)
 
     def _probe(self, file: FoundFile) -> None:
@@ -91,8 +92,8 @@ class JsonlReader:
         names: dict[str, None] = {}
         rows = 0
         for index, (_, position, content) in enumerate(_lines(Shard(url=file.url, name=file.name, first_row=1))):
-            row = parse_object(content, at_start=position == 0)
-            if not isinstance(row, str):
+            with suppress(RowFault):
+                row = parse_object(content, at_start=position == 0)
                 rows += 1
                 names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
             if index + 1 == _PROBE_ROWS:
@@ -108,26 +109,29 @@ class JsonlReader:
                 )
 
 
-def parse_object(content: bytes | LineFault, *, at_start: bool) -> dict[str, Any] | str:
-    """The object in a line, or what is wrong with it. at_start: a byte order mark may stand there."""
-    if isinstance(content, LineFault):
-        return content.text
+def parse_object(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
+    """The object in a line. Raises RowFault (bad_row).
+
+    at_start: the line is the file's first, where a byte order mark may stand
+    """
+    if isinstance(content, RowFault):
+        raise content
     if at_start and is_utf_16(content):
-        return f"the file is UTF-16; {TO_UTF_8}"
+        raise RowFault("bad_row", f"the file is UTF-16; {TO_UTF_8}")
     try:
         text = content.decode("utf-8-sig" if at_start else "utf-8")
-    except UnicodeDecodeError as error:
-        return f"byte {error.start} of the line is not UTF-8"
-    try:
         row = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise RowFault("bad_row", f"byte {error.start} of the line is not UTF-8") from error
     except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at character {error.pos}"
-    except ValueError:  # json raises no other
-        return f"not readable as JSON: a number has more than {sys.get_int_max_str_digits()} digits"
-    except RecursionError:
-        return "not readable as JSON: nested too deeply"
+        raise RowFault("bad_row", f"not JSON: {error.msg} at character {error.pos}") from error
+    except ValueError as error:  # json raises no other
+        limit = sys.get_int_max_str_digits()
+        raise RowFault("bad_row", f"not readable as JSON: a number has more than {limit} digits") from error
+    except RecursionError as error:
+        raise RowFault("bad_row", "not readable as JSON: nested too deeply") from error
     if not isinstance(row, dict):
-        return f"expected a JSON object, got {shorten(text.strip())}"
+        raise RowFault("bad_row", f"expected a JSON object, got {shorten(text.strip())}")
     return row
 
 
@@ -136,7 +140,7 @@ def _lines(shard: Shard) -> Iterator[Line]:
     with open_plain(shard.url) as stream:
         for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
             _, position, content = line
-            if isinstance(content, LineFault) or _without_mark(content, position).strip(b" \t\r"):
+            if isinstance(content, RowFault) or _without_mark(content, position).strip(b" \t\r"):
                 yield line
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
-from stages.read.streams import DamagedFileError, Stream
+from stages.contract.errors import RowFault
+from stages.read.streams import Stream
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 """Longer lines are faults, so that a file without line ends does not fill the memory."""
@@ -15,16 +15,8 @@ MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 _BLOCK_BYTES: Final = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class LineFault:
-    """What stands in for a line that could not be read. text: what is wrong with it."""
-
-    text: str
-
-
-Line = tuple[int, int, bytes | LineFault]
-"""Number of the line, its first byte, its content without the line feed."""
-
+Line = tuple[int, int, bytes | RowFault]
+"""Number of the line, its first byte, its content without the line feed or why it could not be read."""
 
 TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
 
@@ -39,7 +31,7 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
 
     stream: newly opened
     start: the first byte of a line; number: that line's number
-    A line above MAX_LINE_BYTES, and the point where a compressed file breaks off, give a LineFault.
+    A line above MAX_LINE_BYTES, and the point where a compressed file breaks off, give a RowFault.
     """
     stream.seek(start)
     position, rest, overlong = start, b"", 0
@@ -47,8 +39,12 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
     while True:
         try:
             block = stream.read(_BLOCK_BYTES if left is None else min(_BLOCK_BYTES, left))
-        except DamagedFileError as error:
-            yield number, position, LineFault(f"the compressed file is damaged from here on: {error}")
+        except RowFault as fault:
+            yield (
+                number,
+                position,
+                _damaged(fault),
+            )
             return
         if not block:
             break
@@ -72,5 +68,9 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
         yield number, position, rest
 
 
-def _too_long(size: int) -> LineFault:
-    return LineFault(f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read")
+def _damaged(fault: RowFault) -> RowFault:
+    return RowFault("bad_row", f"the compressed file is damaged from here on: {fault.error.detail}")
+
+
+def _too_long(size: int) -> RowFault:
+    return RowFault("bad_row", f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read")

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from stages.contract.errors import InputError, one_line
+from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_id
 from stages.read.base import Renamed, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
@@ -106,7 +106,8 @@ class ParquetReader:
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`. Where a row group is damaged, its other rows are bad rows with places as ids."""
         if shard.payload:
-            yield bad_row(_damaged_place(shard.name), f"not a Parquet file, or damaged: {shard.payload.decode()}")
+            fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
+            yield bad_row(_damaged_place(shard.name), fault)
             return
         renamed = {item.index: item for item in shard.renamed}
         index = end = 0
@@ -119,9 +120,9 @@ class ParquetReader:
                     for row in _rows(file, group, columns.names, _BATCH_ROWS):
                         yield self._answer(row, columns, rows, shard, index=index, renamed=renamed.get(index))
                         index += 1
-                except _DamagedGroupError as damage:
+                except RowFault as fault:
                     for lost in range(index, end):
-                        yield bad_row(safe_place(shard.name, shard.first_row + lost), str(damage), renamed.get(lost))
+                        yield bad_row(safe_place(shard.name, shard.first_row + lost), fault, renamed.get(lost))
                     index = end
 
     def _answer(
@@ -189,22 +190,18 @@ def _open(url: str) -> Iterator[Any]:
             yield file
 
 
-class _DamagedGroupError(Exception):
-    """A row group that cannot be read any further."""
-
-
 def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[dict[str, Any]]:
-    """The rows of a row group by column name, read `batch_rows` at a time. Raises _DamagedGroupError."""
+    """The rows of a row group by column name, read `batch_rows` at a time. Raises RowFault for damage."""
     batches = file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
         except pa.ArrowException as error:
-            raise _DamagedGroupError(f"row group {group} is damaged: {one_line(error)}") from error
+            raise RowFault("bad_row", f"row group {group} is damaged: {one_line(error)}") from error
         except OSError as error:
             if error.errno is not None:  # the disk or the network, not the content
                 raise
-            raise _DamagedGroupError(f"row group {group} is damaged: {one_line(error)}") from error
+            raise RowFault("bad_row", f"row group {group} is damaged: {one_line(error)}") from error
         if batch is None:
             return
         table = [values_of(batch.column(name)) for name in names]
@@ -217,7 +214,7 @@ def _ids(file: Any, columns: Columns, name: str) -> Iterator[tuple[str, str]]:
     row_number = end = 0
     for group in range(file.num_row_groups):
         end += file.metadata.row_group(group).num_rows
-        with suppress(_DamagedGroupError):
+        with suppress(RowFault):
             for row in _rows(file, group, columns.id_columns, _ID_BATCH_ROWS):
                 place = safe_place(name, row_number)
                 yield columns.id_of(row, name, place), place

@@ -11,18 +11,10 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from pyarrow import types
 
-from stages.contract.errors import InputError, RowError
+from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Sample
 from stages.read.find import printable
-from stages.read.rows import (
-    CAPTION_FIELDS,
-    IMAGE_FIELDS,
-    FieldsConfig,
-    RowFaultError,
-    given_id,
-    relative_path,
-    shorten,
-)
+from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, given_id, relative_path, shorten
 
 BYTES_COLUMNS: Final = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
 """Searched in this order for bytes or a struct; img2dataset names the column after its encoding."""
@@ -102,7 +94,7 @@ class Columns:
         default = self.default_id(row, name, place)
         try:
             return given_id(row, () if self.id is None else (self.id,)) or default
-        except RowFaultError:
+        except RowFault:
             return default
 
     def with_path(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +119,7 @@ class Columns:
         """A relative name for the dataset: the path's, else one made of the key or the place."""
         if isinstance(path, str):
             name = posixpath.basename(path) if path.startswith("/") else path
-            with suppress(RowFaultError):
+            with suppress(RowFault):
                 return relative_path(name, "/")
         key = row[self.key] if self.key is not None else None
         if isinstance(key, str) and key:

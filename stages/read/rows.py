@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from stages.contract.errors import InputError, RowError
+from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Renamed, Shard
 from stages.read.find import printable
@@ -68,14 +68,6 @@ class FieldsConfig(BaseModel):
         return ID_FIELDS if self.id is None else (self.id,)
 
 
-class RowFaultError(Exception):
-    """A fault of one row, on its way into the sample's `error`."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.error = RowError(reason=reason, detail=detail)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowReader:
     """Makes samples from rows. fields: what to read; image_root: absolute, None for the file's folder."""
@@ -117,7 +109,7 @@ class RowReader:
         """The row's own id, or its place if it has none or one that cannot be used."""
         try:
             return given_id(row, self.fields.id_fields) or place
-        except RowFaultError:
+        except RowFault:
             return place
 
     def sample(
@@ -141,7 +133,7 @@ class RowReader:
         captions: tuple[str, ...] = ()
         try:
             given = given_id(row, self.fields.id_fields)
-        except RowFaultError as fault:
+        except RowFault as fault:
             faults.append(fault.error)
         if image is not None:
             faults += [] if image.error is None else [image.error]
@@ -150,15 +142,15 @@ class RowReader:
             try:
                 file_name, url = image_location(row, self.fields.image_fields, root)
                 image = replace(image, file_name=file_name, image_url=url)
-            except RowFaultError as fault:
+            except RowFault as fault:
                 faults.append(fault.error)
         try:
             captions = captions_of(row, self.fields.caption_fields, first_only=self.fields.caption is None)
-        except RowFaultError as fault:
+        except RowFault as fault:
             faults.append(fault.error)
         return settle(
             replace(image, sample_id=given or default_id or place, source=place, captions=captions, error=None),
-            [RowError(reason=fault.reason, detail=f"{place}: {fault.detail}") for fault in faults],
+            [fault.at(place) for fault in faults],
             renamed,
         )
 
@@ -176,17 +168,13 @@ def settle(sample: Sample, faults: Sequence[RowError], renamed: Renamed | None) 
     return replace(sample, sample_id=renamed.sample_id, error=faults[0] if faults else None)
 
 
-def bad_row(place: str, detail: str, renamed: Renamed | None = None) -> Sample:
+def bad_row(place: str, fault: RowFault, renamed: Renamed | None = None) -> Sample:
     """The sample of a row that could not be parsed at all."""
-    return settle(
-        Sample(sample_id=place, source=place),
-        [RowError(reason="bad_row", detail=f"{place}: {detail}")],
-        renamed,
-    )
+    return settle(Sample(sample_id=place, source=place), [fault.error.at(place)], renamed)
 
 
 def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The id that the row gives, as text; None if it gives none. Raises RowFaultError (bad_row)."""
+    """The id that the row gives, as text; None if it gives none. Raises RowFault (bad_row)."""
     for name in names:
         value = row.get(name)
         if value is None:
@@ -194,11 +182,11 @@ def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str):
-            raise RowFaultError("bad_row", f"{name!r} is {_kind(value)}, expected text or a whole number")
+            raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected text or a whole number")
         if not value:
-            raise RowFaultError("bad_row", f"{name!r} is empty")
+            raise RowFault("bad_row", f"{name!r} is empty")
         if not is_storable(value):
-            raise RowFaultError("bad_row", f"{name!r} holds half of a surrogate pair: {shorten(value)}")
+            raise RowFault("bad_row", f"{name!r} holds half of a surrogate pair: {shorten(value)}")
         return value
     return None
 
@@ -206,7 +194,7 @@ def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
     """The row's captions, untouched, from the first field that has any or from all of them.
 
-    Raises RowFaultError (bad_caption).
+    Raises RowFault (bad_caption).
     """
     captions: list[str] = []
     for name in names:
@@ -216,9 +204,9 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
         texts = value if isinstance(value, list | tuple) else [value]
         for text in texts:
             if not isinstance(text, str):
-                raise RowFaultError("bad_caption", f"{name!r} holds {_kind(text)}, expected text")
+                raise RowFault("bad_caption", f"{name!r} holds {_kind(text)}, expected text")
             if not is_storable(text):
-                raise RowFaultError("bad_caption", f"{name!r} holds half of a surrogate pair: {shorten(text)}")
+                raise RowFault("bad_caption", f"{name!r} holds half of a surrogate pair: {shorten(text)}")
         captions.extend(texts)
         if first_only:
             break
@@ -226,16 +214,14 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
 
 
 def image_location(row: Mapping[str, Any], names: Sequence[str], root: str) -> tuple[str, str]:
-    """Path below the root, and location of the row's image. Raises RowFaultError (bad_row, bad_location)."""
+    """Path below the root, and location of the row's image. Raises RowFault (bad_row, bad_location)."""
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
-        raise RowFaultError(
-            "bad_row", f"no image: expected the field {' or '.join(map(repr, names))}, the row has {fields}"
-        )
+        raise RowFault("bad_row", f"no image: expected the field {' or '.join(map(repr, names))}, the row has {fields}")
     value = row[name]
     if not isinstance(value, str):
-        raise RowFaultError("bad_row", f"{name!r} is {_kind(value)}, expected the path of an image")
+        raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected the path of an image")
     relative = relative_path(value, root)
     return relative, join(root, relative)
 
@@ -244,23 +230,23 @@ def relative_path(value: str, root: str) -> str:
     """The normalised path below the root that an image path means; nothing is looked up on the disk.
 
     An absolute path is accepted if it lies below a root on this machine.
-    Raises RowFaultError: bad_row if it is empty, bad_location if it leaves the root or is a URL.
+    Raises RowFault: bad_row if it is empty, bad_location if it leaves the root or is a URL.
     """
     if not value.strip():
-        raise RowFaultError("bad_row", "the image path is empty")
+        raise RowFault("bad_row", "the image path is empty")
     if "://" in value or value.lower().startswith(("file:", "http:", "https:", "data:")):
-        raise RowFaultError("bad_location", f"{shorten(value)} is a URL; download images first, then give their paths")
+        raise RowFault("bad_location", f"{shorten(value)} is a URL; download images first, then give their paths")
     if "\0" in value or not is_storable(value):
-        raise RowFaultError("bad_location", f"{shorten(value)} cannot be the name of a file")
+        raise RowFault("bad_location", f"{shorten(value)} cannot be the name of a file")
     normal = posixpath.normpath(value)
     if normal.startswith("/"):
         if not is_local(root) or os.path.commonpath([root, normal]) != root or normal == root:
-            raise RowFaultError("bad_location", f"{shorten(value)} is not below the image root (input.image_root)")
+            raise RowFault("bad_location", f"{shorten(value)} is not below the image root (input.image_root)")
         normal = normal[len(root) :].lstrip("/")
     if normal == ".":
-        raise RowFaultError("bad_location", f"{shorten(value)} is the image root itself, expected a file below it")
+        raise RowFault("bad_location", f"{shorten(value)} is the image root itself, expected a file below it")
     if normal == ".." or normal.startswith("../"):
-        raise RowFaultError("bad_location", f"{shorten(value)} leaves the image root (input.image_root)")
+        raise RowFault("bad_location", f"{shorten(value)} leaves the image root (input.image_root)")
     return normal
 
 

@@ -1,8 +1,7 @@
 """Files of an input as streams, decompressed on the way.
 
 Two kinds of trouble are told apart. What the disk or network does is an InputError, which ends the
-run: no row is to blame. Damaged content of a compressed file is a DamagedFileError, which becomes a
-bad row.
+run: no row is to blame. Damaged content of a compressed file is a RowFault, which becomes a bad row.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from stages.contract.errors import InputError, one_line
+from stages.contract.errors import InputError, RowFault, one_line
 from stages.storage import open_file
 
 Stream = Any
@@ -28,10 +27,6 @@ _PIECE_BYTES: Final = 64 * 1024
 """Read at once from a compressed file: what comes before the damage in a larger piece would be lost with it."""
 
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
-
-
-class DamagedFileError(Exception):
-    """A compressed file that cannot be decompressed any further; says why."""
 
 
 class InputFile:
@@ -89,11 +84,11 @@ class Forward:
         return self._position
 
     def seek(self, position: int) -> int:
-        """Go to a byte. Raises DamagedFileError if it lies before the last piece."""
+        """Go to a byte. Raises RowFault if it lies before the last piece."""
         if position < self._position:
             back = self._position - position
             if self._back or back > len(self._last):
-                raise DamagedFileError(f"byte {self._position} leads back to byte {position}")
+                raise RowFault("bad_row", f"byte {self._position} leads back to byte {position}")
             self._back, self._position = self._last[-back:], position
         while self._position < position and self.read(min(_BLOCK_BYTES, position - self._position)):
             pass
@@ -143,7 +138,7 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
     else:
         stream = pa.CompressedInputStream(pa.PythonFile(packed, mode="r"), "zstd")
 
-    damage: DamagedFileError | None = None
+    damage: RowFault | None = None
 
     def read(size: int) -> bytes:
         """`size` bytes, or all if negative; fewer at the end and where the damage begins, which the next call tells."""
@@ -154,7 +149,7 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
             try:
                 piece: bytes = stream.read1(min(_PIECE_BYTES, left) if left > 0 else _PIECE_BYTES)
             except _DECOMPRESS_ERRORS as error:
-                damage = DamagedFileError(one_line(error))
+                damage = RowFault("bad_row", one_line(error))
                 break
             if not piece:
                 break

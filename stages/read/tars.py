@@ -1,7 +1,7 @@
 """The members of a tar, from front to back, with a clear word about where it breaks off.
 
 Headers are parsed by Python's tarfile, which ends silently at a damaged or missing header; here
-every end that is not the format's own end mark is a `Damage`.
+every end that is not the format's own end mark is a member with an `error`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final, TypeVar, cast
 
-from stages.read.streams import DamagedFileError, Forward, Stream
+from stages.contract.errors import RowError, RowFault
+from stages.read.streams import Forward, Stream
 
 _READ_BYTES: Final = 1024 * 1024
 _LOOK_AHEAD_BYTES: Final = 64 * 1024
 
 # Besides its own errors tarfile lets through what broken numbers and names in headers raise.
 _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, IndexError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """Where (byte offset) and why a tar cannot be read any further."""
-
-    offset: int
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +30,16 @@ class Member:
     offset       of its header
     data_offset  of its content, of `size` bytes
     content      None unless it was asked for
+    error        why the tar cannot be read any further from `offset` on; then nothing else is set
     """
 
-    name: str
-    kind: str
+    name: str = ""
+    kind: str = ""
     offset: int
-    data_offset: int
-    size: int
+    data_offset: int = 0
+    size: int = 0
     content: bytes | None = None
+    error: RowError | None = None
 
     @property
     def is_file(self) -> bool:
@@ -52,8 +47,8 @@ class Member:
         return self.kind == "a file"
 
 
-def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member | Damage]:
-    """Members in order, without folders; a `Damage` is always the last item.
+def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member]:
+    """Members in order, without folders; one with an `error` is always the last.
 
     stream: newly opened; read from front to back only unless it `can_seek`
     wants: says of which files the content is to be read
@@ -74,40 +69,42 @@ def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bo
                 size=header.size,
             )
             if member.size < 0:
-                raise DamagedFileError(f"{member.name!r} has {member.size} bytes")
+                raise RowFault("bad_row", f"{member.name!r} has {member.size} bytes")
             if member.is_file and total is not None and member.data_offset + member.size > total:
-                raise DamagedFileError(f"it ends within {member.name!r}")
+                raise RowFault("bad_row", f"it ends within {member.name!r}")
             if member.is_file and wants(member):
                 source.seek(member.data_offset)
                 content = _read_up_to(source, member.size)
                 if len(content) < member.size:
-                    raise DamagedFileError(f"it ends within {member.name!r}")
+                    raise RowFault("bad_row", f"it ends within {member.name!r}")
                 member = replace(member, content=content)
             end = archive.offset
             if member.kind != "a folder":
                 yield member
         source.seek(end)
         mark, beyond = _read_up_to(source, tarfile.BLOCKSIZE), _read_up_to(source, _LOOK_AHEAD_BYTES)
-    except DamagedFileError as error:
-        yield Damage(offset=end, text=f"the tar is damaged or cut off: {error}")
+        if not mark:
+            raise RowFault("bad_row", "it ends without its end mark")
+        if any(mark):
+            raise RowFault("bad_row", "no member begins here")
+    except RowFault as fault:
+        detail = f"the tar is damaged or cut off: {fault.error.detail}"
+        yield Member(offset=end, error=RowError(reason="bad_row", detail=detail))
         return
-    if not mark:
-        yield Damage(offset=end, text="the tar is damaged or cut off: it ends without its end mark")
-    elif any(mark):
-        yield Damage(offset=end, text="the tar is damaged or cut off: no member begins here")
-    elif any(beyond):
-        yield Damage(offset=end, text="the tar goes on after its end mark, as joined tars do")
+    if any(beyond):
+        detail = "the tar goes on after its end mark, as joined tars do"
+        yield Member(offset=end, error=RowError(reason="bad_row", detail=detail))
 
 
 Answer = TypeVar("Answer")
 
 
 def _parsed(step: Callable[[], Answer]) -> Answer:
-    """What a step of tarfile answers. Raises DamagedFileError for a header that it cannot make sense of."""
+    """What a step of tarfile answers. Raises RowFault for a header that it cannot make sense of."""
     try:
         return step()
     except _HEADER_ERRORS as error:
-        raise DamagedFileError(str(error)) from error
+        raise RowFault("bad_row", str(error)) from error
 
 
 def _read_up_to(stream: Stream, size: int) -> bytes:

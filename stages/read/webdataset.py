@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from stages.contract.errors import RowError
+from stages.contract.errors import RowError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files, printable
-from stages.read.rows import RowFaultError, captions_of, shorten
+from stages.read.rows import captions_of, shorten
 from stages.read.streams import is_compressed, open_plain
-from stages.read.tars import Damage, Member, iter_members
+from stages.read.tars import Member, iter_members
 from stages.storage import is_local
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
@@ -61,7 +61,7 @@ class _Group:
     offset: int
     images: dict[str, Sample] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
-    faults: list[RowFaultError] = field(default_factory=list)
+    faults: list[RowFault] = field(default_factory=list)
 
 
 class WebdatasetReader:
@@ -86,15 +86,14 @@ class WebdatasetReader:
         inline = self._is_inline(shard)
         with open_plain(shard.url) as stream:
             for member in iter_members(stream, can_seek=not inline, wants=lambda member: self._wants(member, inline)):
-                if isinstance(member, Damage):
+                if member.error is not None:
                     whole = group is not None and group.images and self._has_caption(group)
                     if group is not None and whole:
                         yield from self._finish(group, shard, seen)
                     cut = "" if group is None or whole else f"; the sample {shorten(group.key)} is incomplete"
-                    place = f"{printable(shard.name)}:{member.offset}"
-                    detail = (
-                        f"{printable(shard.name)}, byte {member.offset}: {member.text}{cut}; what follows is not read"
-                    )
+                    name = printable(shard.name)
+                    place = f"{name}:{member.offset}"
+                    detail = f"{name}, byte {member.offset}: {member.error.detail}{cut}; what follows is not read"
                     yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
                     return
                 key, extension = _split(member.name)
@@ -125,13 +124,13 @@ class WebdatasetReader:
             return
         if not member.is_file:
             detail = f"{shorten(member.name)} is {member.kind} in the tar; only plain files are read"
-            group.faults.append(RowFaultError("bad_location", detail))
+            group.faults.append(RowFault("bad_location", detail))
         elif member.content is not None and is_text:
             group.texts[extension] = member.content
         elif member.content is None and (is_text or self._is_inline(shard)):
             limit = MAX_TEXT_BYTES if is_text else MAX_INLINE_BYTES
             detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
-            group.faults.append(RowFaultError("bad_row" if is_text else "image_too_large", detail))
+            group.faults.append(RowFault("bad_row" if is_text else "image_too_large", detail))
         else:
             group.images[extension] = Sample(
                 sample_id="",
@@ -158,22 +157,22 @@ class WebdatasetReader:
                 yield Skipped(reason="failed_download", source=place)
                 return
             captions = self._captions_of(group, row)
-        except RowFaultError as fault:
+        except RowFault as fault:
             faults.append(fault)
         if group.key.startswith("/") or ".." in group.key.split("/"):
-            faults.insert(0, RowFaultError("bad_location", f"the name {shorten(group.key)} leaves the tar"))
+            faults.insert(0, RowFault("bad_location", f"the name {shorten(group.key)} leaves the tar"))
         extension = next((extension for extension in self._images if extension in group.images), None)
         if extension is None:
             expected = " or ".join(f".{extension}" for extension in self._images)
-            faults.append(RowFaultError("missing_image", f"no {expected} beside the other members of this name"))
+            faults.append(RowFault("missing_image", f"no {expected} beside the other members of this name"))
         sample_id = place
         if group.key in seen:
             sample_id = f"{place}#{group.offset}"
             detail = "the name came before in this tar; members of a sample must be neighbours (tar --sort=name)"
-            faults.insert(0, RowFaultError("duplicate_id", detail))
+            faults.insert(0, RowFault("duplicate_id", detail))
         seen.add(group.key)
         image = Sample(sample_id="", source="") if extension is None else group.images[extension]
-        error = RowError(reason=faults[0].error.reason, detail=f"{place}: {faults[0]}") if faults else None
+        error = faults[0].error.at(place) if faults else None
         yield replace(image, sample_id=sample_id, source=place, captions=captions, error=error)
 
     def _captions_of(self, group: _Group, row: dict[str, Any]) -> tuple[str, ...]:
@@ -190,7 +189,7 @@ class WebdatasetReader:
     def _has_caption(self, group: _Group) -> bool:
         try:
             return bool(self._captions_of(group, _json_of(group)))
-        except RowFaultError:
+        except RowFault:
             return False
 
 
@@ -204,17 +203,17 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _json_of(group: _Group) -> dict[str, Any]:
-    """The json member's object, empty if there is none. Raises RowFaultError (bad_row)."""
+    """The json member's object, empty if there is none. Raises RowFault (bad_row)."""
     if "json" not in group.texts:
         return {}
     try:
         row = json.loads(group.texts["json"])
     except ValueError as error:
-        raise RowFaultError("bad_row", f"the json member cannot be read: {error}") from error
+        raise RowFault("bad_row", f"the json member cannot be read: {error}") from error
     except RecursionError as error:
-        raise RowFaultError("bad_row", "the json member cannot be read: it is nested too deeply") from error
+        raise RowFault("bad_row", "the json member cannot be read: it is nested too deeply") from error
     if not isinstance(row, dict):
-        raise RowFaultError("bad_row", "the json member is not an object")
+        raise RowFault("bad_row", "the json member is not an object")
     return row
 
 
@@ -222,7 +221,7 @@ def _decode(text: bytes, name: str) -> str:
     try:
         return text.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RowFaultError("bad_caption", f"{shorten(name)} is not UTF-8 at byte {error.start}") from error
+        raise RowFault("bad_caption", f"{shorten(name)} is not UTF-8 at byte {error.start}") from error
 
 
 def _count_beside(file: FoundFile) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, RowFault
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD
 from stages.dataset.export.base import ChosenSample, Config, Exporter, ExportReport, Job
 from stages.dataset.export.categories import Categories, count_categories
@@ -17,7 +17,7 @@ from stages.dataset.export.target import opened
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.selection import Selection, Selector
-from stages.images.decode import ImageFaultError, UprightImage, upright_image
+from stages.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
@@ -110,10 +110,10 @@ def _chosen(
             if source is not None:
                 try:
                     image = _image(source, row, report)
-                except ImageFaultError as fault:
+                except RowFault as fault:
                     report.left_out[f"image: {fault.error.reason}"] += 1
                     if len(report.faults) < _MOST_FAULTS:
-                        report.faults.append(f"{row['sample_id']}: {fault.error}")
+                        report.faults.append(f"{row['sample_id']}: {fault}")
                     continue
             yield ChosenSample(row=row, split=request.splits.of(row["sample_id"]), image=image)
 
@@ -121,7 +121,7 @@ def _chosen(
 def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> UprightImage:
     image = upright_image(source.load(row), source.limits)
     if (image.width_px, image.height_px) != (row["width"], row["height"]):
-        raise ImageFaultError(
+        raise RowFault(
             "bad_image",
             f"{row['file_name']!r} is {image.width_px} x {image.height_px} pixels, but the dataset was made from "
             f"{row['width']} x {row['height']}",

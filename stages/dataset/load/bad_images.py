@@ -8,8 +8,7 @@ from typing import Final, Literal
 import torch
 from torch.utils.data import get_worker_info
 
-from stages.contract.errors import ConfigError, InputError
-from stages.images.decode import ImageFaultError
+from stages.contract.errors import ConfigError, InputError, RowFault
 
 OnBadImage = Literal["raise", "skip"]
 
@@ -34,11 +33,11 @@ class BadImages:
         """Images skipped since this was made, by all workers, each time one came up."""
         return int(self._counts.sum())
 
-    def met(self, where: str, fault: ImageFaultError) -> None:
+    def met(self, where: str, fault: RowFault) -> None:
         """Warns at this process's 1st, 10th, 100th, ... bad image. Raises InputError under the policy "raise"."""
         if self.policy == "raise":
             raise InputError(
-                f"{where}: {fault.error}. Training can go on without such images: on_bad_image='skip'"
+                f"{where}: {fault}. Training can go on without such images: on_bad_image='skip'"
             ) from fault
         worker = get_worker_info()
         own = self._counts[(0 if worker is None else worker.id) % _WORKERS]
@@ -46,4 +45,4 @@ class BadImages:
         number = int(own)
         if number == 10 ** (len(str(number)) - 1):
             so_far = "an image is skipped" if number == 1 else f"{number} images skipped so far, the last"
-            warnings.warn(f"{so_far}: {where}: {fault.error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{so_far}: {where}: {fault}", RuntimeWarning, stacklevel=2)

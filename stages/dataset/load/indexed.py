@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset as TorchDataset
 
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.load.bad_images import BadImages, OnBadImage
 from stages.dataset.load.block import Block
@@ -19,7 +19,6 @@ from stages.dataset.load.contents import Contents
 from stages.dataset.load.opened import choice_of, opened
 from stages.dataset.load.pieces import counted, pieces_of, tables
 from stages.dataset.load.sample import SampleMaker
-from stages.images.decode import ImageFaultError
 
 
 class RegionDataset(TorchDataset[Any]):
@@ -75,8 +74,8 @@ class RegionDataset(TorchDataset[Any]):
         block, row = self._place(index)
         try:
             return self._maker.sample(block, row)
-        except ImageFaultError as fault:
-            raise InputError(f"{self._where(block, row)}: {fault.error}") from fault
+        except RowFault as fault:
+            raise InputError(f"{self._where(block, row)}: {fault}") from fault
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The samples of those numbers, in their order, without those of bad images under "skip"."""
@@ -85,7 +84,7 @@ class RegionDataset(TorchDataset[Any]):
             block, row = self._place(index)
             try:
                 found[index] = self._maker.sample(block, row)
-            except ImageFaultError as fault:
+            except RowFault as fault:
                 self.bad_images.met(self._where(block, row), fault)
         return [found[index] for index in indices if index in found]
 

@@ -42,7 +42,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.load.block import Block, block_of
@@ -51,7 +51,7 @@ from stages.dataset.load.pieces import CONDITION_COLUMNS, Choice, samples_of
 from stages.dataset.load.region_masks import full_masks, grid_shares
 from stages.dataset.load.tokens import PhraseTokens, tokenizer_of
 from stages.dataset.selection import Selector
-from stages.images.decode import ImageFaultError, decode_resized
+from stages.images.decode import decode_resized
 
 _INHERITED: Final[list[Selector | None]] = []
 """Those of the process that this one was forked from: DuckDB crashes if they are closed here, without its threads."""
@@ -91,7 +91,7 @@ class SampleMaker:
         return block_of(table), numbers
 
     def sample(self, block: Block, row: int) -> Any:
-        """A sample, as the transform leaves it. Raises ImageFaultError for an image that cannot be had."""
+        """A sample, as the transform leaves it. Raises RowFault for an image that cannot be had."""
         contents = self.contents
         first, last = int(block.starts[row]), int(block.starts[row + 1])
         width, height = block.size_wh[row].tolist()
@@ -152,7 +152,7 @@ class SampleMaker:
         )
         width, height = block.size_wh[row].tolist()
         if (decoded.width_px, decoded.height_px) != (width, height):
-            raise ImageFaultError(
+            raise RowFault(
                 "bad_image",
                 f"it has {decoded.width_px} x {decoded.height_px} pixels, its regions were found in {width} x {height}",
             )

@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.load.bad_images import BadImages, OnBadImage
 from stages.dataset.load.block import Block
@@ -21,7 +21,6 @@ from stages.dataset.load.opened import choice_of, opened
 from stages.dataset.load.order import cut, place, shuffled, stretch
 from stages.dataset.load.pieces import Piece, counted, pieces_of, tables
 from stages.dataset.load.sample import SampleMaker
-from stages.images.decode import ImageFaultError
 
 Even = Literal["no", "drop", "repeat"]
 
@@ -168,7 +167,7 @@ class RegionStream(IterableDataset[Any]):
     def _sample(self, block: Block, row: int) -> Iterator[Any]:
         try:
             sample = self._maker.sample(block, row)
-        except ImageFaultError as fault:
+        except RowFault as fault:
             where = f"{self.dataset.path}: sample {block.sample_ids[row]!r}, image {block.file_names[row]!r}"
             self.bad_images.met(where, fault)
             if self._even != "no":

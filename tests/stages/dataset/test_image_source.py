@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource, root_of
-from stages.images.decode import DecodeLimits, ImageFaultError
+from stages.images.decode import DecodeLimits
 
 
 def dataset_of(**source: Any) -> Dataset:
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def fault(source: ImageSource, name: str) -> tuple[str, str]:
     """Reason and detail of an image that cannot be had."""
-    with pytest.raises(ImageFaultError) as refused:
+    with pytest.raises(RowFault) as refused:
         source.load({"file_name": name})
     return refused.value.error.reason, refused.value.error.detail
 
@@ -152,5 +152,5 @@ def test_embedded_images(folder: Path) -> None:
 def test_limits(folder: Path) -> None:
     source = ImageSource(dataset_of(kind="jsonl", path="/a.jsonl"), str(folder / "images"), DecodeLimits(max_bytes=6))
     assert fault(source, "a.jpg")[0] == "image_too_large"
-    with pytest.raises(ImageFaultError, match="the limit is 6"):
+    with pytest.raises(RowFault, match="the limit is 6"):
         source.load({"file_name": "a.jpg", "image": {"bytes": b"1234567", "path": ""}})

@@ -19,16 +19,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from stages.contract.errors import RowFault
 from stages.contract.records import Sample
 from stages.images import decode as images
-from stages.images.decode import (
-    DecodeLimits,
-    ImageFaultError,
-    decode_resized,
-    decode_rgb,
-    load_image_bytes,
-    upright_image,
-)
+from stages.images.decode import DecodeLimits, decode_resized, decode_rgb, load_image_bytes, upright_image
 
 LIMITS = DecodeLimits()
 WHITE, GREY, RED, BLUE = (255, 255, 255), (128, 128, 128), (255, 0, 0), (0, 0, 255)
@@ -52,7 +46,7 @@ def picture(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
 
 
 def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
-    with pytest.raises(ImageFaultError) as caught:
+    with pytest.raises(RowFault) as caught:
         decode_rgb(content, limits)
     return str(caught.value.error)
 
@@ -281,7 +275,7 @@ def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: dict[str, 
     ):
         try:
             rgb = decode_rgb(content[:length], LIMITS)
-        except ImageFaultError as error:
+        except RowFault as error:
             assert error.error.reason == "bad_image"  # noqa: PT017
             faults += 1
         else:
@@ -377,7 +371,7 @@ def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
     program = (
         "import sys; from stages.images.decode import *\n"
         "try: decode_rgb(sys.stdin.buffer.read(), DecodeLimits())\n"
-        "except ImageFaultError as fault: print(fault.error.reason)"
+        "except RowFault as fault: print(fault.error.reason)"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, input=bytes(content), capture_output=True, check=True, timeout=60)
@@ -415,7 +409,7 @@ def test_damaged_images_are_pictures_or_faults(data: st.DataObject) -> None:
     length = data.draw(st.integers(0, len(content)) | st.just(len(content)))
     try:
         image = decode_resized(bytes(content[:length]), DecodeLimits(max_pixels=4_000_000), lambda *_: (8, 8))
-    except ImageFaultError as error:
+    except RowFault as error:
         assert error.error.reason in ("bad_image", "image_too_large")  # noqa: PT017
     else:
         assert image.rgb.shape == (8, 8, 3)
@@ -426,7 +420,7 @@ def test_damaged_images_are_pictures_or_faults(data: st.DataObject) -> None:
 def test_any_bytes_are_pictures_or_faults(tail: bytes, start: bytes) -> None:
     try:
         rgb = decode_rgb(start + tail, DecodeLimits(max_pixels=4_000_000))
-    except ImageFaultError:
+    except RowFault:
         return
     assert rgb.shape[2] == 3
 
@@ -448,7 +442,7 @@ def test_loading(tmp_path: Path) -> None:
 
 
 def load_fault(limits: DecodeLimits = LIMITS, **fields: Any) -> str:
-    with pytest.raises(ImageFaultError) as caught:
+    with pytest.raises(RowFault) as caught:
         load_image_bytes(sample(**fields), limits)
     return str(caught.value.error)
 
@@ -544,5 +538,5 @@ def test_a_gif_becomes_a_png_of_its_first_picture() -> None:
     ("content", "limits"), [(b"<html>", LIMITS), (b"", LIMITS), (png_of(50, 50), DecodeLimits(max_pixels=100))]
 )
 def test_what_cannot_be_turned_upright(content: bytes, limits: DecodeLimits) -> None:
-    with pytest.raises(ImageFaultError):
+    with pytest.raises(RowFault):
         upright_image(content, limits)

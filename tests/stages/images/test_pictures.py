@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import HeatMap, Rle
-from stages.images.decode import DecodeLimits, ImageFaultError
+from stages.images.decode import DecodeLimits
 from stages.images.pictures import heat_map_overlay, heat_map_png, mask_path, regions_overlay, row, sheet, thumbnail
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
@@ -269,7 +270,7 @@ def test_thumbnails_of_transparent_and_grey_images() -> None:
     ids=["empty", "a page", "half", "too large"],
 )
 def test_thumbnails_of_bad_images(content: bytes, reason: str) -> None:
-    with pytest.raises(ImageFaultError) as refused:
+    with pytest.raises(RowFault) as refused:
         thumbnail(content, 100, LIMITS)
     assert refused.value.error.reason == reason
 
