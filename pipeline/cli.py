@@ -11,19 +11,18 @@ import typer
 
 from pipeline import __version__
 from pipeline.commands.explain import explain
+from pipeline.commands.export import export
 from pipeline.commands.inspect import inspect
 from pipeline.commands.options import (
     Config,
     Finished,
-    ImageRoot,
-    MinScore,
     OverDataset,
     Scenes,
     Seed,
     Settings,
     Truth,
-    Where,
 )
+from pipeline.commands.stats import stats
 from pipeline.console import console, errors
 from stages.contract.errors import PhraseboxError, TooManyErrors
 
@@ -176,116 +175,10 @@ def calibrate(
 app.command()(inspect)
 
 
-@app.command()
-def stats(
-    dataset: Finished,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
-    where: Where = "",
-    min_score: MinScore = 0.0,
-    most: Annotated[
-        int,
-        typer.Option("--top", metavar="N", min=1, max=10_000, help="So many of the most frequent phrases and heads."),
-    ] = 15,
-) -> None:
-    """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
-    import json
-
-    from pipeline.commands.stats import print_statistics, statistics_of
-
-    figures = statistics_of(dataset, errors, where=where, min_score=min_score, most=most)
-    if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    else:
-        print_statistics(figures, console)
+app.command()(stats)
 
 
-@app.command()
-def export(
-    dataset: Annotated[
-        Path | None, typer.Argument(metavar="DATASET", help="Folder of a finished dataset.  [required]")
-    ] = None,
-    name: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="What to write; --list describes the formats.  [required]")
-    ] = "",
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="New folder to write to.  [required]")
-    ] = None,
-    min_score: MinScore = 0.0,
-    where: Where = "",
-    split: Annotated[
-        str,
-        typer.Option(
-            "--split",
-            metavar="NAME=SHARE,...",
-            help="Shares that sum to 1, e.g. train=0.9,val=0.1, by a hash of the sample id; all is train by default.",
-        ),
-    ] = "",
-    segmentation: Annotated[
-        str | None,
-        typer.Option(
-            "--segmentation",
-            metavar="rle|polygons",
-            help="With --format coco: rle is exact (the default), polygons fill holes.",
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the format, see --list. Repeatable."),
-    ] = [],  # noqa: B006  typer copies it
-    keep_empty: Annotated[
-        bool,
-        typer.Option(
-            "--keep-empty",
-            help="Also images without a chosen region. What their captions do not name may be in them all the same.",
-        ),
-    ] = False,
-    image_root: ImageRoot = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace the export that is in --out; only files that an export wrote are deleted."
-        ),
-    ] = False,
-    list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
-) -> None:
-    """Write a dataset in a format that trainers read: COCO, ODVG, MDETR, GRIT, Hugging Face, YOLO and others.
-
-    \b
-    phrasebox export --list
-    phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
-    """
-    from stages.contract.errors import ConfigError
-
-    if list_formats:
-        from pipeline.commands.export import print_formats
-
-        print_formats(console)
-        return
-    given = {"DATASET": dataset, "--format": name, "--out": out}
-    missing = [option for option, value in given.items() if not value]
-    if dataset is None or out is None or missing:
-        raise ConfigError(f"export needs {', '.join(missing)}; --list describes the formats")
-    from pipeline.commands.export import export_dataset, print_report
-
-    try:
-        report = export_dataset(
-            dataset,
-            name,
-            out,
-            console,
-            min_score=min_score,
-            where=where,
-            splits=split,
-            settings=settings,
-            segmentation=segmentation,
-            keep_empty=keep_empty,
-            image_root=image_root,
-            overwrite=overwrite,
-        )
-    except KeyboardInterrupt:
-        errors.print("stopped. Nothing was written.")
-        raise typer.Exit(130) from None
-    print_report(report, out, console)
+app.command()(export)
 
 
 @app.command()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from stages.dataset.folder import open_dataset
-from stages.dataset.index import Index
-from stages.dataset.marks import read_marks
-from stages.dataset.search import Search
-from stages.dataset.statistics import MOST_PER_IMAGE, statistics
+from pipeline.commands.options import Finished, MinScore, Where
+from pipeline.console import console, errors
 
 _BAR: Final = 30
 """Characters of the longest bar."""
@@ -29,11 +29,35 @@ _STATUS: Final = {
 }
 
 
+def stats(
+    dataset: Finished,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    where: Where = "",
+    min_score: MinScore = 0.0,
+    most: Annotated[
+        int,
+        typer.Option("--top", metavar="N", min=1, max=10_000, help="So many of the most frequent phrases and heads."),
+    ] = 15,
+) -> None:
+    """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
+    figures = statistics_of(dataset, errors, where=where, min_score=min_score, most=most)
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    else:
+        print_statistics(figures, console)
+
+
 def statistics_of(path: Path, console: Console, *, where: str, min_score: float, most: int) -> dict[str, Any]:
     """See `stages.dataset.statistics`, and `dataset`, `finished`; progress goes to the console.
 
     Raises InputError for a folder that holds no dataset, ConfigError for a condition that is none.
     """
+    from stages.dataset.folder import open_dataset
+    from stages.dataset.index import Index
+    from stages.dataset.marks import read_marks
+    from stages.dataset.search import Search
+    from stages.dataset.statistics import statistics
+
     dataset = open_dataset(path, finished=False)
     search = Search(where=where, score_min=min_score or None)
     with closing(Index(dataset, read_marks(dataset.path))) as index:
@@ -67,7 +91,8 @@ def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
         kept = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
         console.print(f"kept by a lowest score of {kept}")
         _print_histogram(console, "region's share of the image", figures["area_share"])
-    counts = [str(number) for number in range(MOST_PER_IMAGE)] + [f"{MOST_PER_IMAGE} or more"]
+    most = len(figures["phrases_per_image"]) - 1
+    counts = [str(number) for number in range(most)] + [f"{most} or more"]
     for name in ("phrases_per_image", "regions_per_image"):
         _print_bars(console, name.replace("_", " "), counts, figures[name])
     for name, title in (("top_phrases", "phrase"), ("top_heads", "head noun")):
