@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
 
 test: lint browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""What all tests share: no network, no caches, two threads, and one small dataset of drawn scenes."""
+"""What all tests share: no network, no caches, one thread, the order of parallel tests, and two small datasets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,46 @@ import pytest
 _CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-# The same number on every machine: sums in float32 depend on it.
-os.environ["OMP_NUM_THREADS"] = "2"
+# The same number on every machine, since sums in float32 depend on it. One, since `make test` runs a process per core:
+# threads that wait for each other on a busy core take many times as long.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples each time: a failure is the change's own. `make fuzz` draws others. No deadlines: other programs may
 # need the machine.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("same")
+
+TOGETHER = ("tests/pipeline/engines", "tests/pipeline/viewer")
+"""Folders whose files run in one process and start first: they share Ray's or the browser's cores, and take longest."""
+
+WITH_RAY = ("tests/soak/test_soak.py", "tests/pipeline/output/test_s3.py")
+"""Files that start Ray too: they run in the process of the engines' tests, so that one Ray runs at a time."""
+
+
+def group_of(node_id: str) -> str:
+    """The tests that one process of `pytest -n` runs after each other: a file's, which share what its fixtures make."""
+    path = TOGETHER[0] if node_id.startswith(WITH_RAY) else node_id.partition("::")[0]
+    return next((folder for folder in TOGETHER if path.startswith(folder)), path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole groups, in the order of collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with what takes longest, so that no process waits for another at the end."""
+    items.sort(key=lambda item: not group_of(item.nodeid).startswith(TOGETHER))
+
 
 SCENES = 12
 """Scenes in `scenes_folder` and rows in `inline_dataset`."""

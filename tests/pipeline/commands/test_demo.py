@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from rich.console import Console
 
@@ -14,7 +13,6 @@ from pipeline.config import RunConfig, load_config
 from stages.write.validate import validate
 
 
-@pytest.mark.timeout(300)
 def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     printed = io.StringIO()
     figures = run_demo(tmp_path, 24, 5, Console(file=printed, width=120), engine="inline")

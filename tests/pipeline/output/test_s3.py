@@ -65,7 +65,7 @@ def command(source: AnyPath, out: AnyPath, *settings: str) -> list[str]:
 
 
 def run(wanted: list[str]) -> str:
-    done = subprocess.run(wanted, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(wanted, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -83,21 +83,18 @@ def reference(source: tuple[Path, AnyPath], tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(400)
 def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(source, reference) -> None:
     out = place_of("s3://bucket/ray/out")
     wanted = command(source[1], out)
     process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 200
         while not condition():
             assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
             time.sleep(0.1)
 
     wait_for((out / ".phrasebox/lock").exists)
-    second = subprocess.run(wanted, capture_output=True, text=True, timeout=100, check=False)
+    second = subprocess.run(wanted, capture_output=True, text=True, check=False)
     assert second.returncode == 2
     assert second.stderr.startswith("error: another run is writing to s3://bucket/ray/out (")
     wait_for(lambda: len(found_in(out / "data", "*.parquet")) >= 2)
@@ -110,7 +107,6 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
     assert {path.name for path in found_in(out / ".phrasebox", "*")} <= {"damaged"}
 
 
-@pytest.mark.timeout(400)
 def test_inline_into_storage(source, reference) -> None:
     out = place_of("s3://bucket/inline")
     run(command(source[0], out, "engine.kind=inline"))
@@ -121,7 +117,7 @@ def test_inline_into_storage(source, reference) -> None:
 def test_storage_that_does_not_answer_is_one_line(source, tmp_path) -> None:
     environment = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
     wanted = command(source[0], place_of("s3://bucket/out"), "engine.kind=inline")
-    done = subprocess.run(wanted, capture_output=True, text=True, timeout=110, check=False, env=environment)
+    done = subprocess.run(wanted, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -142,7 +138,7 @@ def test_a_lease_that_is_renewed_is_refused_and_one_that_was_given_back_is_free(
         assert first is not None
         other = Lease(lease_file)
         with pytest.raises(ResumeError, match=r"another run is writing to s3://bucket/\S+ \(.*, process \d+\); wait"):
-            other.acquire(wait_s=5.0)
+            other.acquire(wait_s=60.0)
         first.check()
     assert not lease_file.exists()
     with locked(lease_file):
@@ -155,14 +151,15 @@ def test_a_lease_whose_run_was_killed_is_taken_over(lease_file: ObjectPath) -> N
     with locked(lease_file) as lease:
         assert lease is not None
         lease.check()
-    assert time.monotonic() - start >= 1.0
+    assert time.monotonic() - start >= lock.LEASE_SECONDS, "it may live: it was watched for so long"
 
 
 def test_a_run_that_lost_its_lease_stops_before_it_finishes(lease_file: ObjectPath) -> None:
     with locked(lease_file) as lease:
         assert lease is not None
-        lease_file.write_bytes(b'["other machine, process 7, abc", 1]')
-        time.sleep(0.3)
+        while not lease._lost:  # again, should the first have come between a renewal's look and its write
+            lease_file.write_bytes(b'["other machine, process 7, abc", 1]')
+            time.sleep(lock.RENEW_SECONDS)
         with pytest.raises(ResumeError, match=r"another run took s3://bucket/\S+ over: this one stops"):
             lease.check()
     assert lease_file.read_bytes() == b'["other machine, process 7, abc", 1]'

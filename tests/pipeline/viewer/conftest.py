@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from rich.console import Console
 
 from pipeline.commands.run import run
@@ -29,6 +29,11 @@ HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror
 """A caption that would like to run."""
 
 SCENES = 30
+
+PATIENCE_MS = 600_000
+"""How long the browser waits for what must come: a bound against hanging, which no busy machine reaches."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="session")
@@ -110,36 +115,40 @@ def browser() -> Iterator[Browser]:
     assert path is not None, "the tests of pages need Chromium: apt-get install chromium"
     options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=options)
+        started = playwright.chromium.launch(executable_path=path, args=options, timeout=PATIENCE_MS)
         yield started
         started.close()
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh page; an error of a script, or a resource that is refused, fails the test that saw it."""
-    with browser.new_context(viewport={"width": 1300, "height": 900}) as context:
-        opened = context.new_page()
-        opened.set_default_timeout(20_000)
-        wrong: list[str] = []
-
-        def note(message: ConsoleMessage) -> None:
-            if message.type == "error":
-                wrong.append(message.text)
-
-        opened.on("console", note)
-        opened.on("pageerror", lambda error: wrong.append(str(error)))
-        opened.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}"))
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser without cookies and with a patient clock."""
+    with browser.new_context(viewport={"width": 1300, "height": 900}) as opened:
+        opened.set_default_timeout(PATIENCE_MS)
         yield opened
-        assert wrong == []
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A fresh page; an error of a script, or a resource that is refused, fails the test that saw it."""
+    opened = context.new_page()
+    wrong: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            wrong.append(message.text)
+
+    opened.on("console", note)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("dialog", lambda dialog: wrong.append(f"a dialog: {dialog.message}"))
+    yield opened
+    assert wrong == []
 
 
 def pictures_are_there(page: Page) -> None:
     """Wait for all pictures in sight; not by `wait_for_function`, which the pages' policy forbids."""
     broken = "[...document.images].filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.src)"
-    deadline = time.monotonic() + 20
-    while missing := page.evaluate(broken):
-        assert time.monotonic() < deadline, missing
+    while page.evaluate(broken):
         page.mouse.wheel(0, 300)  # those below are loaded when one comes near
         page.wait_for_timeout(50)
 

@@ -16,7 +16,7 @@ def ask(
     served: Served, path: str, method: str = "GET", body: str | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, bytes]:
     """An answer to exactly this path: browsers and clients would tidy it up."""
-    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc)
     connection.putrequest(method, path, skip_host="Host" in (headers or {}))
     for name, value in (headers or {}).items():
         connection.putheader(name, value)

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.pipeline.viewer.conftest import (
     CROWD,
@@ -188,10 +188,10 @@ def test_errors_are_listed(page: Page, served: Served, dataset: Path) -> None:
         expect(card.locator(".fault")).to_contain_text(row["error"].partition(": ")[2])
 
 
-def test_images_that_moved_keep_their_place_and_say_so(browser: Browser, dataset: Path, tmp_path: Path) -> None:
-    """A browser without the other tests' watch over its console, which tells of every picture that is not there."""
+def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, dataset: Path, tmp_path: Path) -> None:
+    """In a page without the other tests' watch over its console, which tells of every picture that is not there."""
     (tmp_path / "elsewhere").mkdir()
-    with serving(dataset, image_root=tmp_path / "elsewhere") as started, browser.new_context() as context:
+    with serving(dataset, image_root=tmp_path / "elsewhere") as started:
         page = context.new_page()
         page.goto(started.url)
         for card in page.locator(".card:has(.picture)").all():
@@ -236,7 +236,7 @@ def test_the_heat_map_is_computed_while_one_looks(page: Page, served: Served, da
     row = max(rows_of(dataset), key=lambda row: row["annotations"][0]["score"] if row["annotations"] else 0)
     page.goto(f"{served.url}/sample/{row['id']}")
     page.get_by_label("heat map").check()
-    expect(page.locator(".card")).to_have_class(re.compile("heated"), timeout=60_000)
+    expect(page.locator(".card")).to_have_class(re.compile("heated"))
     address = page.locator(".heat").get_attribute("href")
     assert address is not None
     picture = page.request.get(served.url + address)

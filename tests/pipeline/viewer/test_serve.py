@@ -63,7 +63,7 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
             assert b"phrasebox" in answer.read()
         assert listening(process) == {"0100007F"}
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait() == 0
         assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
 
@@ -85,7 +85,7 @@ def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         command = [sys.executable, "-m", "pipeline", "inspect", str(viewed), "--port", str(taken.getsockname()[1])]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "cannot listen on 127.0.0.1" in done.stderr
     assert done.stderr.count("\n") == 1

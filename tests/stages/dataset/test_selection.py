@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +167,8 @@ def test_a_condition_that_fails_on_a_value(where: str, table: Any) -> None:
 
 
 def test_checking_a_condition_does_not_run_it() -> None:
-    start = time.monotonic()
+    """It would take hours."""
     Selector(Selection(where="(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"))
-    assert time.monotonic() - start < 20, "it would take hours"
 
 
 def test_the_sandbox_stays_closed(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_two_ranks_of_gloo_with_two_workers_each(even: str, folder: Path, tmp_pa
         for n, out in enumerate(outs)
     ]
     for process in ranks:
-        _, errors = process.communicate(timeout=110)
+        _, errors = process.communicate()
         assert process.returncode == 0, errors
     batches = [json.loads(out.read_text()) for out in outs]
     orders = [[[name for batch in epoch for name in batch] for epoch in rank] for rank in batches]

@@ -11,8 +11,6 @@ from stages.model.scenes.captions import Caption, Thing, phrase_of, write_captio
 from stages.model.scenes.scene import Scene, make_scene
 from stages.model.scenes.vocabulary import NUMBER_WORDS, PLURALS
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:

@@ -11,8 +11,6 @@ from stages.model.scenes.drawing import paint_object, paint_silhouette, pick_ton
 from stages.model.scenes.kinds import shape_of
 from stages.model.scenes.vocabulary import COLOUR_NAMES, COLOURS, KINDS, PLURALS
 
-pytestmark = pytest.mark.timeout(60)
-
 MATRIX = np.array([[60, 0, 40], [0, 60, 40]], dtype=np.float32)
 
 

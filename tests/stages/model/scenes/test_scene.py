@@ -10,8 +10,6 @@ import pytest
 from stages.model.scenes.scene import Scene, make_scene, resize_image
 from stages.model.scenes.vocabulary import COLOURS, HELDOUT_PAIRS, KINDS, Split
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def series(count: int, *, split: Split = "train", side_px: int = 96) -> list[Scene]:
     return [make_scene(3, k, side_px=side_px, split=split, min_objects=2, max_objects=5) for k in range(count)]

@@ -13,8 +13,6 @@ import pytest
 from stages.contract.masks import mask_box_xywh_px
 from stages.model.scenes import make_scene, write_scenes
 
-pytestmark = pytest.mark.timeout(60)
-
 COUNT = 12
 
 

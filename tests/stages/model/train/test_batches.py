@@ -14,8 +14,6 @@ from stages.model.train.config import Phase
 from stages.model.train.loop import VOCABULARY_FILE, load_tokenizer
 from stages.model.train.tokenizer import write_vocabulary
 
-pytestmark = pytest.mark.timeout(90)
-
 PHASE = Phase(name="one", steps=4, side_px=70, render_scale=1.5)
 
 

@@ -20,8 +20,6 @@ from stages.model.train.concepts import (
 )
 from stages.model.train.loss import known_true
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def test_columns_are_distinct() -> None:
     pairs = [concept_column(kind, colour) for kind in KINDS for colour in COLOUR_NAMES]

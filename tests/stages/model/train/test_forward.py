@@ -12,8 +12,6 @@ from stages.model.train.loop import VOCABULARY_FILE, load_tokenizer
 from stages.model.train.model import build_model
 from stages.model.train.tokenizer import write_vocabulary
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SimpleTokenizer:

@@ -21,8 +21,6 @@ from stages.model.train.loop import LATEST_FILE, LOG_FILE, train
 from stages.model.train.model import resize_positions
 from stages.model.weights.resolve import sha256_of
 
-pytestmark = pytest.mark.timeout(110)
-
 CONFIG = TrainConfig(
     batch=12,
     warmup_steps=2,

@@ -9,8 +9,6 @@ import torch
 
 from stages.model.train.loss import bank_loss, caption_loss, known_true
 
-pytestmark = pytest.mark.timeout(30)
-
 
 def test_a_caption_is_true_if_all_claims_hold_and_nothing_denied_is_there() -> None:
     claimed = torch.tensor([[1.0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]])

@@ -10,8 +10,6 @@ from open_clip.tokenizer import SimpleTokenizer
 from stages.model.scenes.scene import make_scene
 from stages.model.train.tokenizer import scene_words, write_vocabulary
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> SimpleTokenizer:

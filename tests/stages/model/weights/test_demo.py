@@ -6,15 +6,12 @@ import json
 
 import numpy as np
 import open_clip
-import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 
 from stages.model.scenes.scene import make_scene, resize_image
 from stages.model.weights.resolve import resolve
-
-pytestmark = pytest.mark.timeout(90)
 
 SCENES = 40
 

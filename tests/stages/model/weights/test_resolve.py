@@ -12,8 +12,6 @@ from stages.model.weights.catalog import CATALOG
 from stages.model.weights.resolve import WEIGHTS_ROOT, resolve, sha256_of
 from stages.model.weights.resolve import _resolve as resolve_in
 
-pytestmark = pytest.mark.timeout(30)
-
 
 def test_the_embedded_model_is_there_and_small() -> None:
     files = resolve("demo")
