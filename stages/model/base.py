@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.model.config import InputSpec
+from stages.model.device import device_name
 from stages.model.vision import VisionTower
 
 
@@ -33,6 +34,11 @@ class ClipModel:
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.tower.device
+
+    @property
+    def device_name(self) -> str:
+        """The device for people: `cuda:0 NVIDIA H100 80GB HBM3`, or `cpu, 2 threads`."""
+        return device_name(self.device)
 
 
 @dataclass

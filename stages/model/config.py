@@ -36,7 +36,8 @@ class ModelConfig(BaseModel):
     """`auto` takes the GPU that the worker was given, else the CPU."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the image trunk. Gradients and heat maps are computed in fp32 always."""
+    """Precision of the image trunk; gradients and heat maps are always computed in fp32. `bf16` and `fp16` are for GPUs
+    and for CPUs with instructions for them: on another CPU they are some 40 times slower than `fp32`, which is said."""
 
     batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Images of one forward pass; None: 8 on a CPU, 64 on a GPU. Always the full number: a short batch is

@@ -15,19 +15,19 @@ import open_clip
 import torch
 from torch import Tensor
 
-from stages.contract.errors import ConfigError, ResourceError, WeightsError, one_line
+from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.model.base import ClipModel
 from stages.model.checkpoint import read_state
 from stages.model.config import InputSpec, ModelConfig
+from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.model.take_apart import SUPPORTED, check_supported, take_apart
 from stages.model.text import TextEncoder
 from stages.model.weights.resolve import resolve
 
+_log = logging.getLogger(__name__)
+
 Model = Any
 """An open_clip model or a part of one: open_clip is untyped."""
-
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 """Tensors that only OpenAI's own files have."""
@@ -189,6 +189,7 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
     """
     description = describe(config)
     device = pick_device(config.device)
+    warn_of_slow_precision(config.precision, device)
     if config.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.threads)
     if description.pretrained is not None:
@@ -204,22 +205,16 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
         _load_state(model, state, description)
     model = model.eval().requires_grad_(False).to(device)
     tokenizer = _tokenizer(description)
-    return from_open_clip(
+    clip = from_open_clip(
         model,
         tokenizer,
         description.input,
         name=description.name,
-        precision=_PRECISIONS[config.precision],
+        precision=PRECISIONS[config.precision],
         pack=pack,
     )
-
-
-def pick_device(wanted: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> the device. Raises ResourceError if `cuda` is not there."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise ResourceError("model.device is cuda, but this worker sees no GPU; use `auto` or `cpu`")
-    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+    _log.info("%s computes on %s in %s", clip.name, clip.device_name, config.precision)
+    return clip
 
 
 def _build(architecture: dict[str, Any]) -> Model:

@@ -42,7 +42,7 @@ vocabulary is a selection of the merges in CLIP's public byte-pair vocabulary (M
 masks or locations were used: captions with images, and a bank of phrases that are true or false of an
 image. The exported weights are a moving average over steps. Seed {seed}, batch {batch}, {steps:,} steps{began} on
 {images:,} scenes, none seen twice; {cpu_minutes} minutes of processor time over all threads, on {machine},
-torch {torch_version}, bf16. {note}
+torch {torch_version}, {precision}. {note}
 
 | phase | last step | image side px | patches left out | caption loss | phrase loss | top-1, held-out |
 |---|---|---|---|---|---|---|
@@ -132,6 +132,7 @@ def write_card(
         cpu_minutes=round(float(log[-1]["cpu_s"]) / 60),
         machine=machine,
         torch_version=torch_version,
+        precision=" and ".join(sorted({line["precision"] for line in log})),
         phases="\n".join(rows),
         log_scenes=config["evaluation_scenes"],
         scenes=scenes,

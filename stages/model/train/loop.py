@@ -16,6 +16,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stages.model.device import PRECISIONS, fast_precision
 from stages.model.train.batches import Batch, PhraseBank, SceneBatches, load_batches, normalise
 from stages.model.train.card import told_training
 from stages.model.train.config import MODEL_CFG, Phase, TrainConfig
@@ -44,6 +45,7 @@ class _Setting:
     out: Path
     workers: int
     checkpoint_every_s: float
+    precision: str
 
 
 @dataclass(slots=True)
@@ -74,6 +76,8 @@ def train(
     warm-up, steps counted from 0 and the log from its first line. Give it another seed, or it draws the scenes that
     the weights have seen. Its model card tells the earlier training too.
 
+    Matrices are multiplied in bf16 on a CPU with instructions for it, else in fp32. Log and model card say which.
+
     Args:
         config: what to do; when going on, the phases and learning rates may differ from the checkpoint's.
         out: folder for the vocabulary, the log and the checkpoints.
@@ -101,6 +105,7 @@ def train(
         out=out,
         workers=workers,
         checkpoint_every_s=checkpoint_every_s,
+        precision=fast_precision(torch.device("cpu")),
     )
     state = _start(config, tokenizer, resume) if from_weights is None else _from(from_weights, config, tokenizer)
     first_step = 0
@@ -209,6 +214,7 @@ def _run_phase(setting: _Setting, state: _State, phase: Phase, first_step: int) 
             "step": state.step,
             "caption_loss": round(captions, 4),
             "bank_loss": round(phrases, 4),
+            "precision": setting.precision,
             "images_per_s": round(len(losses) * config.batch / (now - last_logged), 1),
             "cpu_s": round(state.active_s),
         }
@@ -234,7 +240,7 @@ def _step(setting: _Setting, state: _State, phase: Phase, batch: Batch, factor: 
         kept = round(patches * (1 - phase.patch_dropout))
         keep = torch.rand(len(batch.images), patches, generator=generator).topk(kept, dim=1).indices
     phrases = bank.tokens(generator)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=PRECISIONS[setting.precision], enabled=setting.precision != "fp32"):
         image = encode_image(model, normalise(batch.images), keep=keep)
         caption = encode_text(model, batch.tokens)
         phrase = encode_text(model, phrases)

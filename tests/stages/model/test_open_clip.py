@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stages.contract.errors import ConfigError, ResourceError, WeightsError
+from stages.contract.errors import ConfigError, WeightsError
 from stages.model.config import ModelConfig
 from stages.model.open_clip import (
     Description,
@@ -19,7 +19,6 @@ from stages.model.open_clip import (
     from_open_clip,
     load,
     load_tokenizer,
-    pick_device,
     refuse_misfit,
     refuse_unsupported,
 )
@@ -361,18 +360,6 @@ def test_tower_options_that_return_tokens_too() -> None:
     model = tiny_clip(output_tokens=True)
     clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), SPEC)
     assert torch.allclose(clip.tower.encode(RGB), embedding(model)[0], atol=1e-5)
-
-
-def test_devices() -> None:
-    assert pick_device("cpu").type == "cpu"
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ResourceError, match=r"model\.device is cuda, but this worker sees no GPU; use `auto` or `cpu`"):
-        pick_device("cuda")
-    assert pick_device("auto").type == "cpu"
 
 
 def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:

@@ -6,17 +6,21 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from stages.model.device import PRECISIONS
 from stages.model.train.__main__ import main
 from stages.model.train.card import told_training
 from stages.model.train.config import Phase, TrainConfig
 from stages.model.train.export import export, renew_checksums
+from stages.model.train.forward import encode_image
 from stages.model.train.loop import LATEST_FILE, LOG_FILE, train
 from stages.model.train.model import resize_positions
 from stages.model.weights.resolve import sha256_of
@@ -48,7 +52,7 @@ def run(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def lines(out: Path) -> list[dict[str, float]]:
+def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / LOG_FILE).read_text("utf-8").splitlines()]
 
 
@@ -114,6 +118,28 @@ def test_what_cannot_be_gone_on_from_is_refused(run: Path, tmp_path: Path) -> No
     (tmp_path / "bpe_vocab.txt.gz").write_bytes(gzip.compress(b"#version: 0.2\nr e\nr e d</w>\n"))
     with pytest.raises(ValueError, match="got another one"):
         train(CONFIG, tmp_path / "out", workers=0, from_weights=tmp_path)
+
+
+@pytest.mark.parametrize(("instructions", "precision"), [({}, "fp32"), ({"avx512_bf16": True}, "bf16")])
+def test_the_processor_decides_the_precision_and_the_card_says_it(
+    instructions: dict[str, bool], precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    seen = set()
+
+    def watched(*args: Any, **options: Any) -> Tensor:
+        seen.add((out := encode_image(*args, **options)).dtype)
+        return out
+
+    monkeypatch.setattr("stages.model.train.loop.encode_image", watched)
+    phase = CONFIG.phases[0].model_copy(update={"steps": 1})
+    config = CONFIG.model_copy(update={"batch": 2, "evaluation_scenes": 1, "phases": (phase,)})
+    latest = train(config, tmp_path, workers=0, checkpoint_every_s=0)
+    assert seen == {PRECISIONS[precision]}
+    assert [line["precision"] for line in lines(tmp_path)] == [precision]
+    export(latest, tmp_path / "weights", evaluation_scenes=1)
+    card = (tmp_path / "weights" / "MODEL_CARD.md").read_text("utf-8")
+    assert f"torch {torch.__version__}, {precision}." in card
 
 
 def test_the_same_seed_learns_the_same(tmp_path: Path) -> None:
