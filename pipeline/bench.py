@@ -23,8 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.explain.config import GradEclipConfig
-from stages.explain.grad_eclip import GradEclip
+from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import InputSpec
 from stages.model.open_clip import from_open_clip
 from stages.model.scenes import make_scene

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-import types
-import typing
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +10,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.config_errors import in_words
 from stages.contract.errors import ConfigError, one_line
-from stages.explain.config import ExplainerConfig, GradEclipConfig
+from stages.explain import AnyExplainerConfig, explainer_config
 from stages.model.config import ModelConfig
 from stages.phrases.stage import Config as PhrasesConfig
 from stages.prepare.stage import ImagesConfig
@@ -129,7 +127,7 @@ class RunConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     phrases: PhrasesConfig = PhrasesConfig()
     images: ImagesConfig = ImagesConfig()
-    explain: ExplainerConfig = GradEclipConfig()
+    explain: AnyExplainerConfig = Field(default_factory=explainer_config)
     regions: RegionsConfig = RegionsConfig()
     engine: EngineConfig = RayEngine()
     output: OutputConfig = OutputConfig()
@@ -187,11 +185,28 @@ def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseMo
     """Apply `KEY=VALUE` settings to plain values, which they change, and check. Raises ConfigError."""
     for setting in settings:
         _apply(values, setting)
-    for key, kind in (("explain", "grad_eclip"), ("engine", "ray")):
-        section = values.get(key)
-        if isinstance(section, dict) and key in model.model_fields:
-            section.setdefault("kind", kind)
+    engine = values.get("engine")
+    if isinstance(engine, dict) and "engine" in model.model_fields:
+        engine.setdefault("kind", "ray")
     return check(values, model)
+
+
+def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = ()) -> RunConfig:
+    """The configuration that a dataset was made with, from its `dataset.json`, with settings applied.
+
+    Datasets made before presets were resolved hold nulls in `explain` for what the variant decided; they are left out.
+    A setting that names another explainer or variant replaces the stored section, which holds every value.
+
+    Raises ConfigError.
+    """
+    values, settings = copy.deepcopy(dict(stored)), list(settings)
+    explain = values.get("explain", {})
+    if explain.get("heads", "") is None:
+        values["explain"] = {key: value for key, value in explain.items() if value is not None}
+    if any(setting.startswith(("explain.kind=", "explain.variant=")) for setting in settings):
+        values["explain"] = {}
+    config: RunConfig = override(values, settings)
+    return config
 
 
 def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
@@ -201,7 +216,7 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
     except ValidationError as error:
         problems: dict[str, dict[str, None]] = {}
         for problem in error.errors(include_url=False):
-            name, message = _explain_problem(dict(problem), model)
+            name, message = in_words(dict(problem), model, values)
             problems.setdefault(name, {})[message] = None
         # Several of one key: what each type in a union says.
         lines = [f"{name}: {'; or: '.join(messages)}" for name, messages in problems.items()]
@@ -246,82 +261,3 @@ class _Loader(yaml.SafeLoader):
 def _yaml(text: str) -> Any:
     """The value of YAML. Raises yaml.YAMLError, or ValueError for a date that is none."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
-
-
-def _explain_problem(problem: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
-    """Name of the key, and what is wrong with it."""
-    location = list(problem["loc"])
-    fields, shown = _fields_at(model, location)
-    name = ".".join(shown) or "config"
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(shown[-1], fields, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {'.'.join([*shown[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
-        )
-        return name, f"no such key; {hint}"
-    if kind == "missing":
-        return name, f"missing. {_EXAMPLES.get(name, '')}".rstrip()
-    if kind == "union_tag_not_found":
-        tags = problem["ctx"]["discriminator"].strip("'")
-        return f"{name}.{tags}", f"missing. {_EXAMPLES.get(name, '')}".rstrip()
-    if kind == "union_tag_invalid":
-        context = problem["ctx"]
-        tag = context["tag"]
-        allowed = [value.strip(" '") for value in context["expected_tags"].split(",")]
-        close = difflib.get_close_matches(tag, allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{name}.kind", f"no kind {tag!r}; {hint}kinds: {', '.join(allowed)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if kind in ("model_type", "model_attributes_type"):
-        message = "expected keys below it"
-    elif kind == "path_type":
-        message = "expected a path"
-    message = re.sub("^Input should be ", "expected ", message).partition(", unable to ")[0]
-    if _short(problem["input"]) and "got " not in message:
-        message += f", got {problem['input']!r}"
-    return name, message
-
-
-_EXAMPLES = {
-    "input": "Say what to read, for example --set input.kind=jsonl --set input.path=captions.jsonl",
-    "input.path": "Say what to read, for example --set input.path=captions.jsonl",
-}
-
-
-def _short(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80
-
-
-def _fields_at(model: type[BaseModel], location: list[Any]) -> tuple[list[str], list[str]]:
-    """Names of the fields around a location, and the location without the tags of unions."""
-    shown: list[str] = []
-    types_here: list[Any] = [model]
-    fields: list[str] = list(model.model_fields)
-    for step in location:
-        models = [t for t in types_here if isinstance(t, type) and issubclass(t, BaseModel)]
-        tagged = [t for t in models if _tag(t) == step]
-        if tagged and not any(step in t.model_fields for t in models):
-            types_here = tagged
-            continue
-        fields = sorted({name for t in models for name in t.model_fields}) or fields
-        if not models and not isinstance(step, int):
-            continue  # pydantic names the member of a plain union that it tried
-        shown.append(str(step))
-        types_here = [m for t in models if step in t.model_fields for m in _members(t.model_fields[step].annotation)]
-    return fields, shown
-
-
-def _tag(model: type[BaseModel]) -> Any:
-    kind = model.model_fields.get("kind")
-    return None if kind is None else kind.default
-
-
-def _members(annotation: Any) -> list[Any]:
-    """Types inside a union, Optional or Annotated."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _members(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        return [m for argument in typing.get_args(annotation) for m in _members(argument)]
-    return [annotation]

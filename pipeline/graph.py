@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.differences import differences
 from stages.contract.errors import ConfigError
 from stages.contract.stage import Stage
-from stages.explain.stage import Config as ExplainStageConfig
-from stages.explain.stage import ExplainStage
+from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare.stage import Config as PrepareConfig
@@ -90,10 +89,9 @@ def _absolute(model: ModelConfig) -> ModelConfig:
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """What a calibration is made with, and holds for; plain values."""
-    explain = config.explain
     basis = {
         "model": model_fingerprint,
-        "explain": {"kind": explain.kind, **asdict(explain.settings), "templates": explain.templates},
+        "explain": config.explain.decides_maps(),
         "regions": config.regions.model_dump(mode="json", exclude={"score", "calibration"}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(basis))

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import RunConfig, override
+from pipeline.config import RunConfig, stored_config
 from pipeline.engines.batches import BATCH_ROWS, run_stages
 from pipeline.graph import Graph, build_graph
 from pipeline.summary import Display, Report
@@ -89,7 +89,7 @@ def matched_rows(dataset: Path, truth: Truth) -> tuple[dict[int, dict[str, Any]]
 def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
     """Manifest and configuration of a finished dataset. Raises InputError if it is none."""
     manifest = open_dataset(dataset).manifest
-    return manifest, override(manifest["config"], settings)
+    return manifest, stored_config(manifest["config"], settings)
 
 
 def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[Record]:

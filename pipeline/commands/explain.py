@@ -91,8 +91,8 @@ def explain(
 
 
 def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: ExplainConfig) -> list[HeatMap]:
+    from stages.explain import explainer_type
     from stages.explain.contrast import contrasted
-    from stages.explain.explainers import EXPLAINERS
     from stages.images.decode import DecodeLimits, decode_resized
     from stages.model.open_clip import describe, load
     from stages.prepare.stage import Config as PrepareConfig
@@ -108,9 +108,9 @@ def _heat_maps(content: bytes, image: Path, phrases: Sequence[str], config: Expl
     except RowFault as fault:
         raise InputError(f"{image}: {fault}") from fault
     model = load(config.model)
-    explainer = EXPLAINERS[config.explain.kind](config.explain, model)
+    explainer = explainer_type(config.explain.kind)(config.explain, model)
     maps = explainer.explain(pixels.rgb[None], [phrases])[0]
-    return contrasted(maps, config.explain.settings.contrast)
+    return contrasted(maps, config.explain.contrast)
 
 
 def _stack(maps: Sequence[HeatMap]) -> NDArray[np.float32]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.config import override
+from pipeline.config import stored_config
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, Record, Sample
 from stages.dataset.folder import Dataset
@@ -70,7 +69,7 @@ class HeatMaps:
 
         if not self.dataset.run:
             raise InputError("the dataset does not say how it was made")
-        config = override(copy.deepcopy(self.dataset.run["config"]), ["model.batch_size=1", "model.device=auto"])
+        config = stored_config(self.dataset.run["config"], ["model.batch_size=1", "model.device=auto"])
         graph = build_graph(config)
         if graph.fingerprint != self.dataset.run["model_fingerprint"]:
             raise ConfigError("the dataset was made with other weights than its configuration finds now")

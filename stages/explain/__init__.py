@@ -1,1 +1,58 @@
-"""STEP 2: one heat map per phrase."""
+"""Step 4: one heat map per phrase.
+
+To add an explainer, write one file with an `ExplainerConfig` and an `Explainer`, and name it in `EXPLAINERS`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import BeforeValidator, SerializeAsAny
+from pydantic_core import PydanticCustomError
+
+from stages.explain.config import ExplainerConfig
+
+if TYPE_CHECKING:
+    from stages.explain.base import Explainer
+
+__all__ = ["EXPLAINERS", "AnyExplainerConfig", "explainer_config", "explainer_type"]
+
+DEFAULT_KIND: Final = "grad_eclip"
+
+EXPLAINERS: Final[dict[str, str]] = {
+    "grad_eclip": "stages.explain.grad_eclip:GradEclip",
+    "rollout": "stages.explain.rollout:Rollout",
+}
+"""Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
+
+
+def explainer_type(kind: str) -> type[Explainer[Any]]:
+    """The explainer of a kind. Raises KeyError for a kind that is not in the table."""
+    module, _, name = EXPLAINERS[kind].partition(":")
+    found: type[Explainer[Any]] = getattr(import_module(module), name)
+    return found
+
+
+def explainer_config(values: Any = None) -> Any:
+    """Plain values -> the settings of the explainer that their `kind` names; grad_eclip without one.
+
+    Settings that are ready, and values that are not a mapping, are returned as they are.
+
+    Raises:
+        PydanticCustomError: The kind is unknown.
+        ValidationError: The explainer refuses a value.
+    """
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        return values
+    kind = values.get("kind", DEFAULT_KIND)
+    if kind not in EXPLAINERS:
+        context = {"tag": str(kind), "expected_tags": ", ".join(EXPLAINERS), "discriminator": "kind"}
+        raise PydanticCustomError("union_tag_invalid", "no kind {tag}; kinds: {expected_tags}", context)
+    return explainer_type(kind).config_type.model_validate(values)
+
+
+AnyExplainerConfig = Annotated[SerializeAsAny[ExplainerConfig], BeforeValidator(explainer_config)]
+"""The `explain` section of a run."""

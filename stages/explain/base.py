@@ -1,38 +1,131 @@
-"""What an explainer is."""
+"""What an explainer is: a class that leaves one method, `maps`, to each method of the field."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Final, Generic, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stages.contract.records import HeatMap
-from stages.model.base import ClipModel
+from stages.explain.config import ExplainerConfig
+from stages.model.base import ClipModel, TextCache
+from stages.model.text import templates_of
+
+FAULTS: Final = ("", "constant", "empty", "non_finite")
+"""Why a map is all zeros, by number."""
+
+ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 
-class Explainer(ABC):
-    """Heat maps for phrases from a CLIP model.
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """What an explainer computes for a batch of B images, P phrases each and N patches.
 
-    config_type  the pydantic model of its settings, with a literal `kind`
+    Attributes:
+        values: float32 (B, P, N), >= 0, not normalised.
+        cosines: float32 (B, P), of image and text embedding.
+        constant: bool (B,), True where the method cannot tell one patch of the image from another. None if it always
+            can.
     """
 
-    config_type: ClassVar[type[Any]]
+    values: Tensor
+    cosines: Tensor
+    constant: Tensor | None = None
+
+
+class Explainer(ABC, Generic[ConfigT]):
+    """Heat maps for phrases from a CLIP model, which it only reads.
+
+    Attributes:
+        config_type: The pydantic model of its settings, with a literal `kind`.
+    """
+
+    config_type: ClassVar[type[ExplainerConfig]]
+
+    def __init__(self, config: ConfigT, model: ClipModel) -> None:
+        self.config = config
+        self.model = model
+        self.texts = TextCache(model, templates_of(config.templates))
 
     @abstractmethod
-    def __init__(self, config: Any, model: ClipModel) -> None:
-        """Keep the model; anything that depends on the config is worked out here."""
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """Compute the maps of a batch.
 
-    @abstractmethod
+        An image's maps must not depend on the other images of the batch.
+
+        Args:
+            rgb: uint8 (B, height, width, 3), whole images.
+            texts: float32 (B, P, E), unit text embeddings; P is a multiple of `phrases_per_step`. Rows of zeros fill up
+                images that have fewer phrases.
+        """
+
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """One heat map for each phrase of each image.
 
-        rgb      uint8 (B, height, width, 3), whole images at the model's input size
-        phrases  per image its unique phrase texts, none to many
+        Args:
+            rgb: uint8 (B, height, width, 3), whole images whose sides are multiples of the patch.
+            phrases: The unique phrase texts of each image, none to many.
 
-        Returns per image the maps in the order of its phrases; values float32
-        (height / patch, width / patch), >= 0 and finite, not normalised. An image's maps do not
-        depend on the other images of the batch.
+        Returns:
+            The maps of each image in the order of its phrases; values float32 (height / patch, width / patch), >= 0 and
+            finite, not normalised. `similarity` is the cosine.
+
+        Raises:
+            ValueError: The numbers of images and phrase lists differ, or the size does not fit the patch.
         """
+        if len(rgb) != len(phrases):
+            raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(rgb)}")
+        if not any(phrases):
+            return [[] for _ in phrases]
+        embeddings = self.texts([text for texts in phrases for text in texts])
+        patch = self.model.tower.patch_px
+        grid_hw = (rgb.shape[1] // patch, rgb.shape[2] // patch)
+        padded = _pad(embeddings, [len(texts) for texts in phrases], self.config.phrases_per_step)
+        maps, cosines, faults = _checked(self.maps(torch.from_numpy(rgb), padded))
+        maps_np = maps.cpu().numpy().reshape(*maps.shape[:2], *grid_hw)
+        cosines_np, faults_np = cosines.cpu().numpy(), faults.cpu().numpy()
+        return [
+            [
+                HeatMap(
+                    text=text,
+                    values=np.ascontiguousarray(maps_np[b, p]),
+                    similarity=float(cosines_np[b, p]),
+                    fault=FAULTS[int(faults_np[b, p])],
+                )
+                for p, text in enumerate(texts)
+            ]
+            for b, texts in enumerate(phrases)
+        ]
+
+
+def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:
+    """Image embeddings (B, E) in any scale and unit text embeddings (B, P, E) -> cosines (B, P)."""
+    return torch.einsum("be,bpe->bp", F.normalize(embedding, dim=-1), texts)
+
+
+def _checked(found: Maps) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps and cosines without values that are not finite, and the number of each map's fault."""
+    finite = found.values.isfinite().all(dim=-1) & found.cosines.isfinite()
+    maps = torch.where(finite[..., None], found.values, 0.0)
+    empty = maps.amax(dim=-1) <= 0
+    faults = torch.where(empty, 2, 0)
+    if found.constant is not None:
+        faults = torch.where(empty & found.constant[:, None], 1, faults)
+    faults = torch.where(finite, faults, 3)
+    return maps, torch.where(found.cosines.isfinite(), found.cosines, 0.0), faults
+
+
+def _pad(embeddings: Tensor, counts: Sequence[int], step: int) -> Tensor:
+    """Rows of all images (sum of counts, E) -> (B, P, E) with P a multiple of `step`; missing rows are zero."""
+    longest = -(-max(counts) // step) * step
+    padded = embeddings.new_zeros(len(counts), longest, embeddings.shape[1])
+    for row, own in zip(padded, embeddings.split(list(counts)), strict=True):
+        row[: len(own)] = own
+    return padded

@@ -8,23 +8,23 @@ from dataclasses import replace
 from typing import ClassVar, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import ResourceError
 from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Stage
-from stages.explain.config import ExplainerConfig, GradEclipConfig
+from stages.explain import AnyExplainerConfig, explainer_config, explainer_type
 from stages.explain.contrast import contrasted
 from stages.model.config import ModelConfig
 
 
-class Config(BaseModel):
+class ExplainStageConfig(BaseModel):
     """Model and explainer of one worker."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelConfig = ModelConfig()
-    explainer: ExplainerConfig = GradEclipConfig()
+    explainer: AnyExplainerConfig = Field(default_factory=explainer_config)
 
     keep_pixels: bool = False
     """Leave the pixels in the record, for a later stage that looks at colours."""
@@ -44,18 +44,17 @@ class ExplainStage(Stage):
 
     name: ClassVar[str] = "explain"
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ExplainStageConfig) -> None:
         self.config = config
 
     def setup(self) -> None:
         """Load the model. Raises WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from stages.explain.explainers import EXPLAINERS  # noqa: PLC0415
         from stages.model.open_clip import load  # noqa: PLC0415
 
         model = load(self.config.model, pack=True)
         self._batch_size = self.config.model.batch_size or BATCH_SIZES[model.device.type]
-        self._explainer = EXPLAINERS[self.config.explainer.kind](self.config.explainer, model)
+        self._explainer = explainer_type(self.config.explainer.kind)(self.config.explainer, model)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
@@ -115,4 +114,4 @@ class ExplainStage(Stage):
         missing = self._batch_size - len(records)
         pixels = np.stack(rgb + [np.zeros_like(rgb[0])] * missing)
         maps = self._explainer.explain(pixels, phrases + [[]] * missing)[: len(records)]
-        return [contrasted(each, self.config.explainer.settings.contrast) for each in maps]
+        return [contrasted(each, self.config.explainer.contrast) for each in maps]

@@ -1,8 +1,14 @@
-"""What every entry of EXPLAINERS promises. A new explainer is tested as soon as it is in the table."""
+"""What every entry of EXPLAINERS promises: through the configuration and the stage, as a run takes it, and by itself.
+
+A new explainer is tested as soon as it is in the table.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +17,14 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.config import load_config, stored_config
+from stages.contract.records import Phrase, Pixels, Record, Sample
+from stages.explain import EXPLAINERS, explainer_type
 from stages.explain.base import Explainer
-from stages.explain.explainers import EXPLAINERS
+from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.open_clip import from_open_clip
 from tests.factories import SPEC, tiny_clip
+from tests.stages.model.saved import save_model
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
@@ -26,8 +36,8 @@ def pixels(height: int = 32, width: int = 32) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (len(PHRASES), height, width, 3), dtype=np.uint8)
 
 
-def explainer_of(kind: str, model: nn.Module, **settings: Any) -> Explainer:
-    explainer = EXPLAINERS[kind]
+def explainer_of(kind: str, model: nn.Module, **settings: Any) -> Explainer[Any]:
+    explainer = explainer_type(kind)
     return explainer(explainer.config_type(**settings), from_open_clip(model, tokenizer, SPEC))
 
 
@@ -60,12 +70,47 @@ def make_model() -> nn.Module:
 
 @kinds
 def test_the_kind_is_the_key(kind: str) -> None:
-    assert EXPLAINERS[kind].config_type().kind == kind
+    assert explainer_type(kind).config_type().kind == kind
+
+
+@kinds
+def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
+    """From a configuration through the graph's own stage to maps, and back from what `dataset.json` stores."""
+    keys = ["input.kind=jsonl", "input.path=a.jsonl", f"explain.kind={kind}", "model.batch_size=2"]
+    config = load_config(None, keys)
+    assert stored_config(json.loads(config.model_dump_json())) == config
+    stage_config = ExplainStageConfig(model=save_model(tmp_path)[1], explainer=config.explain)
+    stage = pickle.loads(pickle.dumps(ExplainStage(stage_config)))
+    stage.setup()
+    phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in PHRASES[0])
+    rgb = pixels()[0]
+    answers = stage.process(
+        [
+            Record(sample=Sample(sample_id=name, source="test"), phrases=phrases, pixels=Pixels(rgb=rgb))
+            for name in ("a", "b", "c")
+        ]
+    )
+    stage.teardown()
+    for answer in answers:
+        assert [heat_map.text for heat_map in answer.heat_maps] == PHRASES[0]
+        assert all(heat_map.values.shape == (4, 4) for heat_map in answer.heat_maps)
+    assert config.explain.canvas(SPEC)["patch_px"] == SPEC.patch_px
+    assert config.explain.decides_maps()["kind"] == kind
+
+
+@kinds
+def test_no_setting_is_left_to_be_resolved(kind: str) -> None:
+    """A dataset says which settings made it: nothing but a setting that may be none is stored as null."""
+    config_type = explainer_type(kind).config_type
+    stored = config_type().model_dump(mode="json")
+    for name, value in stored.items():
+        assert value is not None or config_type.model_fields[name].default is None, name
+    assert config_type.model_validate(stored) == config_type()
 
 
 @kinds
 def test_settings_are_closed(kind: str) -> None:
-    config_type = EXPLAINERS[kind].config_type
+    config_type = explainer_type(kind).config_type
     assert config_type.model_config["extra"] == "forbid"
     assert config_type.model_config["frozen"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config
+from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config, stored_config
 from stages.contract.errors import ConfigError
 from stages.phrases.stage import Config as PhrasesConfig
 from stages.read import READERS
@@ -115,7 +116,7 @@ KINDS = {
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
     "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: ray, inline",
-    "explain.kind=grad_cam": "explain.kind: expected 'grad_eclip', got 'grad_cam'",
+    "explain.kind=grad_cam": "explain.kind: no kind 'grad_cam'; did you mean grad_eclip? kinds: grad_eclip, rollout",
 }
 
 
@@ -269,3 +270,35 @@ def test_what_is_no_number_of_model_workers(wrong: str) -> None:
 def test_a_range_of_model_workers_begins_with_the_fewest() -> None:
     told = message([*INPUT, "engine.explain_workers=8-2"])
     assert told == "engine.explain_workers: the fewest stand first: 2-8, got '8-2'"
+
+
+def test_a_variant_is_resolved_when_it_is_loaded() -> None:
+    """What is stored says what was computed: no later change of a preset can change what a dataset says."""
+    config = load_config(None, [*INPUT, "explain.variant=authors"])
+    assert (config.explain.blocks, config.explain.path, config.explain.shorter_side_px) == (1, "full", 640)
+    stored = config.rows_depend_on()["explain"]
+    assert (stored["blocks"], stored["heads"], stored["contrast"]) == (1, "single", 0.0)
+    assert [key for key, value in load_config(None, INPUT).rows_depend_on()["explain"].items() if value is None] == [
+        "shorter_side_px"
+    ]
+
+
+def test_an_explicit_null_is_kept() -> None:
+    config = load_config(None, [*INPUT, "explain.variant=authors", "explain.shorter_side_px=null"])
+    assert config.explain.shorter_side_px is None
+    assert message([*INPUT, "explain.blocks=null"]).startswith("explain.blocks: expected a valid integer")
+
+
+def test_the_configuration_of_an_older_dataset_still_opens() -> None:
+    """It held nulls where the variant decided."""
+    stored = json.loads(load_config(None, [*INPUT, "explain.variant=authors"]).model_dump_json())
+    unresolved = ("heads", "similarity", "spatial_weight", "blocks", "path", "rectify", "image_size", "contrast")
+    stored["explain"] |= dict.fromkeys(unresolved)
+    assert stored_config(stored).explain.blocks == 1
+    assert stored_config(stored, ["explain.blocks=2"]).explain.blocks == 2
+
+
+def test_another_variant_replaces_the_stored_values() -> None:
+    stored = json.loads(load_config(None, INPUT).model_dump_json())
+    assert stored_config(stored, ["explain.variant=authors"]).explain.blocks == 1
+    assert stored_config(stored, ["explain.variant=authors", "explain.blocks=3"]).explain.blocks == 3

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from stages.contract.errors import ConfigError
-from stages.explain.config import GradEclipConfig
-from stages.explain.grad_eclip import GradEclip
+from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.open_clip import from_open_clip
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.reference import Answer, grad_eclip
@@ -37,16 +36,15 @@ def expected(double: nn.Module, rgb: np.ndarray, phrase: str, config: GradEclipC
     mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (SPEC.mean, SPEC.std))
     with torch.no_grad():
         text = double.encode_text(tokenizer([phrase]))[0]
-    settings = config.settings
     return grad_eclip(
         double,
         (x - mean) / std,
         text / text.norm(),
-        heads=settings.heads,
-        similarity=settings.similarity,
-        spatial_weight=settings.spatial_weight,
-        blocks=settings.blocks,
-        rectify=settings.rectify,
+        heads=config.heads,
+        similarity=config.similarity,
+        spatial_weight=config.spatial_weight,
+        blocks=config.blocks,
+        rectify=config.rectify,
     )
 
 

@@ -12,9 +12,9 @@ import torch
 
 from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
 from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.explain.config import GradEclipConfig
 from stages.explain.contrast import contrasted
-from stages.explain.stage import BATCH_SIZES, Config, ExplainStage
+from stages.explain.grad_eclip import GradEclipConfig
+from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
 from stages.model.config import ModelConfig
 from tests.stages.model.saved import save_model
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def stage(model: ModelConfig) -> Iterator[ExplainStage]:
-    stage = ExplainStage(Config(model=model, keep_pixels=True))
+    stage = ExplainStage(ExplainStageConfig(model=model, keep_pixels=True))
     stage.setup()
     yield stage
     stage.teardown()
@@ -73,7 +73,7 @@ def test_batch_sizes_give_the_same_bytes(stage: ExplainStage) -> None:
 
 
 def test_neighbours_with_more_phrases_than_a_step_give_the_same_bytes(model: ModelConfig) -> None:
-    stage = ExplainStage(Config(model=model, explainer=GradEclipConfig(phrases_per_step=2)))
+    stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(phrases_per_step=2)))
     stage.setup()
     first, *others = (as_bytes(answers) for answers in orders(stage, make_records()))
     stage.teardown()
@@ -82,7 +82,7 @@ def test_neighbours_with_more_phrases_than_a_step_give_the_same_bytes(model: Mod
 
 def test_batch_sizes_agree_on_the_full_path(model: ModelConfig) -> None:
     """To 1e-5 of a map's largest value: float32 products of all tokens depend on an image's place in the batch."""
-    stage = ExplainStage(Config(model=model, explainer=GradEclipConfig(variant="authors")))
+    stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(variant="authors")))
     stage.setup()
     first, *others = orders(stage, make_records())
     stage.teardown()
@@ -109,7 +109,7 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_pixels_stay_only_if_asked_for(model: ModelConfig, keep: bool) -> None:
-    stage = ExplainStage(Config(model=model, keep_pixels=keep))
+    stage = ExplainStage(ExplainStageConfig(model=model, keep_pixels=keep))
     stage.setup()
     before = [make_record(0, ["dog"]), make_record(1, [])]
     after = stage.process(before)
@@ -121,7 +121,7 @@ def test_pixels_stay_only_if_asked_for(model: ModelConfig, keep: bool) -> None:
 def test_maps_are_taken_against_the_others_of_their_image(model: ModelConfig) -> None:
     maps = []
     for strength in (0.0, 0.5):
-        stage = ExplainStage(Config(model=model, explainer=GradEclipConfig(contrast=strength)))
+        stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(contrast=strength)))
         stage.setup()
         maps.append([each.heat_maps for each in stage.process([make_record(0, ["dog", "red car"]), make_record(1)])])
         stage.teardown()
@@ -148,7 +148,7 @@ def test_the_same_batch_twice(stage: ExplainStage) -> None:
 
 
 def test_the_batch_size_of_the_device_holds_if_none_is_given(model: ModelConfig) -> None:
-    stage = ExplainStage(Config(model=model.model_copy(update={"batch_size": None})))
+    stage = ExplainStage(ExplainStageConfig(model=model.model_copy(update={"batch_size": None})))
     stage.setup()
     assert stage._batch_size == BATCH_SIZES["cpu"]
     assert len(stage.process(make_records())) == 15
@@ -156,7 +156,7 @@ def test_the_batch_size_of_the_device_holds_if_none_is_given(model: ModelConfig)
 
 
 def test_a_stage_is_picklable_and_cheap_before_setup() -> None:
-    config = Config(model=ModelConfig(config=Path("none.json"), weights=Path("none.pt")))
+    config = ExplainStageConfig(model=ModelConfig(config=Path("none.json"), weights=Path("none.pt")))
     stage = pickle.loads(pickle.dumps(ExplainStage(config)))
     assert stage.config == config
 
@@ -164,12 +164,12 @@ def test_a_stage_is_picklable_and_cheap_before_setup() -> None:
 def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = model.model_copy(update={"weights": Path("none.safetensors")})
     with pytest.raises(WeightsError, match=r"none\.safetensors"):
-        ExplainStage(Config(model=gone)).setup()
+        ExplainStage(ExplainStageConfig(model=gone)).setup()
     with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
-        ExplainStage(Config(model=model, explainer=GradEclipConfig(blocks=5))).setup()
+        ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(blocks=5))).setup()
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ResourceError, match="sees no GPU"):
-        ExplainStage(Config(model=model.model_copy(update={"device": "cuda"}))).setup()
+        ExplainStage(ExplainStageConfig(model=model.model_copy(update={"device": "cuda"}))).setup()
 
 
 class SmallMemory:
@@ -190,7 +190,7 @@ def test_full_gpu_memory_halves_the_batch_and_no_answer_is_lost(
     model: ModelConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = make_records()
-    stage = ExplainStage(Config(model=model.model_copy(update={"batch_size": 16})))
+    stage = ExplainStage(ExplainStageConfig(model=model.model_copy(update={"batch_size": 16})))
     stage.setup()
     memory = stage._explainer = SmallMemory(stage._explainer, most=5)
     first = stage.process(records)
@@ -200,7 +200,7 @@ def test_full_gpu_memory_halves_the_batch_and_no_answer_is_lost(
     again = stage.process(records)
     assert memory.seen.count(16) == 1
     stage.teardown()
-    other = ExplainStage(Config(model=model))
+    other = ExplainStage(ExplainStageConfig(model=model))
     other.setup()
     assert as_bytes(first) == as_bytes(again) == as_bytes(other.process(records))
     other.teardown()
@@ -211,7 +211,7 @@ def test_full_gpu_memory_halves_the_batch_and_no_answer_is_lost(
 
 
 def test_a_gpu_too_small_for_one_image_says_what_to_do(model: ModelConfig) -> None:
-    stage = ExplainStage(Config(model=model))
+    stage = ExplainStage(ExplainStageConfig(model=model))
     stage.setup()
     stage._explainer = SmallMemory(stage._explainer, most=0)
     with pytest.raises(ResourceError, match=r"does not hold one image with 2 phrases: lower phrases\.max_phrases"):
