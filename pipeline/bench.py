@@ -27,8 +27,7 @@ from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import InputSpec
 from stages.model.open_clip import from_open_clip
 from stages.model.scenes import make_scene
-from stages.phrases.stage import Config as PhrasesConfig
-from stages.phrases.stage import PhrasesStage
+from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.stage import RegionsConfig, RegionsStage
 
 IMAGES = 8

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import __version__
+from pipeline.commands.calibrate import calibrate
+from pipeline.commands.evaluate import evaluate
 from pipeline.commands.explain import explain
 from pipeline.commands.export import export
 from pipeline.commands.inspect import inspect
-from pipeline.commands.options import (
-    Config,
-    Finished,
-    OverDataset,
-    Scenes,
-    Seed,
-    Settings,
-    Truth,
-)
+from pipeline.commands.options import Config, Scenes, Seed, Settings
+from pipeline.commands.phrases import phrases
 from pipeline.commands.stats import stats
-from pipeline.console import console, errors
+from pipeline.commands.validate import validate
+from pipeline.console import console, errors, visible
 from stages.contract.errors import PhraseboxError, TooManyErrors
 
 app = typer.Typer(
@@ -106,70 +101,9 @@ def run(
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 
-@app.command()
-def validate(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")],
-) -> None:
-    """Check every row of a dataset and its files; one line a problem, exit code 1 if there is any."""
-    from stages.places import place_of
-    from stages.write.validate import validate as problems_of
-
-    place = place_of(dataset)
-    place = dataset if isinstance(place, Path) else place  # a local one as it was given
-    problems = 0
-    for problem in problems_of(place):
-        sys.stdout.write(_visible(problem) + "\n")
-        problems += 1
-    if problems:
-        errors.print(f"{problems} problems in {place}", soft_wrap=True)
-        raise typer.Exit(1)
-    console.print(f"{place}: valid", soft_wrap=True)
-
-
-@app.command("eval")
-def evaluate(
-    dataset: Finished,
-    truth: Truth,
-    maps: Annotated[
-        bool,
-        typer.Option(
-            "--maps/--no-maps",
-            help="Compute the heat maps again for pointing, energy and pixel AP; without them the input is not needed.",
-        ),
-    ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
-    settings: OverDataset = [],  # noqa: B006  typer copies it
-) -> None:
-    """Measure a dataset against known truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
-    import json
-
-    from pipeline.commands.evaluate import evaluate as figures_of
-    from pipeline.commands.evaluate import print_evaluation
-
-    figures = figures_of(dataset, truth, errors if as_json else console, settings, maps=maps)
-    if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
-    else:
-        print_evaluation(figures, console)
-
-
-@app.command()
-def calibrate(
-    dataset: Finished,
-    truth: Truth,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
-        ),
-    ],
-    settings: OverDataset = [],  # noqa: B006  typer copies it
-) -> None:
-    """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-    from pipeline.commands.calibrate import calibrate as fit
-    from pipeline.commands.calibrate import print_calibration
-
-    print_calibration(fit(dataset, truth, out, console, settings), out, console)
+app.command()(validate)
+app.command("eval")(evaluate)
+app.command()(calibrate)
 
 
 app.command()(inspect)
@@ -181,42 +115,7 @@ app.command()(stats)
 app.command()(export)
 
 
-@app.command()
-def phrases(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE|-", help="Text file with one caption a line; - is standard input.")
-    ],
-    settings: Annotated[
-        list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Set a key of the configuration's section phrases, e.g. --set max_phrases=5. Repeatable.",
-        ),
-    ] = [],  # noqa: B006  typer copies it
-) -> None:
-    """Print the phrases of captions as JSON lines.
-
-    \b
-    echo "A red car next to two dogs" | phrasebox phrases -
-    """
-    import json
-
-    from pipeline.config import load_config
-    from stages.contract.errors import InputError
-    from stages.phrases.stage import Config as PhrasesConfig
-    from stages.phrases.stage import phrases_json
-
-    resolved = load_config(None, settings, PhrasesConfig)
-    try:
-        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:
-            lines = TextIOWrapper(content, encoding="utf-8-sig", newline="\n")
-            for answer in phrases_json((line.rstrip("\r\n") for line in lines), resolved):
-                sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise InputError(f"cannot read {file or 'a file without a name'}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8: {error}") from error
+app.command()(phrases)
 
 
 app.command()(explain)
@@ -258,13 +157,8 @@ def main() -> None:
     try:
         app()
     except PhraseboxError as error:
-        errors.print(f"error: {_visible(str(error))}", style="red", highlight=False, soft_wrap=True)
+        errors.print(f"error: {visible(str(error))}", style="red", highlight=False, soft_wrap=True)
         sys.exit(1 if isinstance(error, TooManyErrors) else 2)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
-
-
-def _visible(text: str) -> str:
-    """The text with control characters written out: names of files may hold what a terminal would obey."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

@@ -14,7 +14,7 @@ from pipeline.config_errors import in_words
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import AnyExplainerConfig, explainer_config
 from stages.model.config import ModelConfig
-from stages.phrases.stage import Config as PhrasesConfig
+from stages.phrases.stage import PhrasesConfig
 from stages.prepare.stage import ImagesConfig
 from stages.read import InputConfig
 from stages.regions.stage import RegionsConfig

@@ -9,3 +9,8 @@ console = Console(markup=False, emoji=False)
 
 errors = Console(stderr=True, markup=False, emoji=False)
 """Standard error."""
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out: file names may hold characters that a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)

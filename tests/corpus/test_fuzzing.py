@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stages.contract.errors import ROW_ERRORS, InputError
 from stages.contract.records import Record, Sample
-from stages.phrases.stage import Config, PhrasesStage
+from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import Skipped
 from tests.corpus.goods import good
 from tests.corpus.tables import MANY
@@ -89,7 +89,7 @@ ROW = st.fixed_dictionaries({}, optional={"image": VALUES, "caption": VALUES, "i
 
 @pytest.fixture(scope="module")
 def phrases() -> PhrasesStage:
-    stage = PhrasesStage(Config())
+    stage = PhrasesStage(PhrasesConfig())
     stage.setup()
     return stage
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config, stored_config
 from stages.contract.errors import ConfigError
-from stages.phrases.stage import Config as PhrasesConfig
+from stages.phrases.stage import PhrasesConfig
 from stages.read import READERS
 
 ROOT = Path(__file__).parents[2]

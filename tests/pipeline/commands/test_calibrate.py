@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 import pipeline.commands.calibrate as calibrate_module
-from pipeline.commands.calibrate import calibrate, print_calibration
-from pipeline.commands.evaluate import evaluate
+from pipeline.commands.calibrate import print_calibration, write_calibration
+from pipeline.commands.evaluate import evaluation_of
 from pipeline.commands.run import run
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
@@ -48,14 +48,14 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=200))
     assert "score: product" in printed.getvalue()
-    figures = calibrate(plain, drawn / "truth.json", tmp_path / "c.json", QUIET)
+    figures = write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET)
     assert figures["regions"] >= 100
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     printed = StringIO()
     fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=200))
     assert "score:" not in printed.getvalue()
-    before = evaluate(plain, drawn / "truth.json", QUIET, maps=False)
-    after = evaluate(fitted, drawn / "truth.json", QUIET, maps=False)
+    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
+    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
     assert after["metrics"]["mask_iou"] == before["metrics"]["mask_iou"]
     assert after["calibration_error"]["value"] < 0.15 < before["calibration_error"]["value"]
     hit_rate = after["thresholds"][0]["precision"]
@@ -87,7 +87,7 @@ def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
     drawn: Path, tmp_path: Path, refine: str
 ) -> None:
     dataset = run(config_of(drawn, tmp_path / "dataset", regions={"refine": refine}), QUIET)
-    figures = evaluate(dataset, drawn / "truth.json", QUIET)
+    figures = evaluation_of(dataset, drawn / "truth.json", QUIET)
     scores = figures["scores"]
     assert figures["calibration_error"]["value"] < 0.12  # of 150 regions; 0.024 of 1,300
     assert scores["score"]["value"] < scores["similarity"]["value"]
@@ -99,7 +99,7 @@ def test_too_few_regions_are_refused(
 ) -> None:
     monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 10_000)
     with pytest.raises(InputError, match="at least 10000"):
-        calibrate(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
+        write_calibration(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
     assert not (tmp_path / "c.json").exists()
 
 
@@ -112,10 +112,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
         (Path("/proc/none/c.json"), "--out: cannot write /proc/none/c.json"),
     ):
         with pytest.raises(ConfigError, match=words):
-            calibrate(tmp_path / "none", tmp_path / "none.json", out, QUIET)
+            write_calibration(tmp_path / "none", tmp_path / "none.json", out, QUIET)
 
 
 def test_a_refused_calibration_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json"):
-        calibrate(tmp_path / "none", tmp_path / "none.json", tmp_path / "new" / "c.json", QUIET)
+        write_calibration(tmp_path / "none", tmp_path / "none.json", tmp_path / "new" / "c.json", QUIET)
     assert list(tmp_path.iterdir()) == []

@@ -20,8 +20,7 @@ from PIL import Image
 from pipeline import __version__
 from pipeline.cli import main
 from stages.dataset.selection import REGION_COLUMNS
-from stages.phrases.stage import Config as PhrasesConfig
-from stages.phrases.stage import phrases_json
+from stages.phrases.stage import PhrasesConfig, phrases_json
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export")

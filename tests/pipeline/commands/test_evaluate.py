@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.commands.evaluate import evaluate, print_evaluation
+from pipeline.commands.evaluate import evaluation_of, print_evaluation
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
@@ -67,7 +67,7 @@ def test_the_truth_itself_has_all_figures_at_their_best(
         return [as_annotation(row, entry, entry["phrase"], 1.0) for entry in entries if entry["mentioned"]]
 
     dataset = rewritten(inline_dataset, tmp_path / "dataset", true)
-    figures = evaluate(dataset, scenes_folder / "truth.json", QUIET, maps=False)
+    figures = evaluation_of(dataset, scenes_folder / "truth.json", QUIET, maps=False)
     mentioned = {(e["image_id"], e["phrase"]) for e in truth["annotations"] if e["mentioned"]}
     assert figures["counts"]["targets"] == len(mentioned)
     assert figures["counts"]["targets_not_among_phrases"] == 0
@@ -93,7 +93,7 @@ def test_the_truth_of_other_images_is_near_chance(inline_dataset: Path, scenes_f
         ]
 
     dataset = rewritten(inline_dataset, tmp_path / "dataset", strange)
-    figures = evaluate(dataset, scenes_folder / "truth.json", QUIET, maps=False)
+    figures = evaluation_of(dataset, scenes_folder / "truth.json", QUIET, maps=False)
     assert figures["metrics"]["box_recall"]["value"] < 0.2
     assert figures["metrics"]["mask_iou"]["value"] < 0.2
     assert figures["coco_ap"]["box"]["ap"]["value"] < 0.1
@@ -101,7 +101,7 @@ def test_the_truth_of_other_images_is_near_chance(inline_dataset: Path, scenes_f
 
 
 def test_all_figures_of_a_run(inline_dataset: Path, scenes_folder: Path) -> None:
-    figures = evaluate(inline_dataset, scenes_folder / "truth.json", QUIET)
+    figures = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)
     assert set(figures["metrics"]) == set(METRICS)
     for figure in figures["metrics"].values():
         assert 0.0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
@@ -115,7 +115,7 @@ def test_all_figures_of_a_run(inline_dataset: Path, scenes_folder: Path) -> None
     assert set(figures["scores"]) == {"score", "similarity", "mean_heat"}
     assert figures["thresholds"][0]["kept"] == 1.0
     json.dumps(figures, allow_nan=False)
-    assert evaluate(inline_dataset, scenes_folder / "truth.json", QUIET) == figures
+    assert evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET) == figures
     with_table = Console(record=True, width=120, file=StringIO())
     print_evaluation(figures, with_table)
     assert f"{figures['metrics']['pointing']['value']:.3f}" in with_table.export_text()
@@ -123,14 +123,14 @@ def test_all_figures_of_a_run(inline_dataset: Path, scenes_folder: Path) -> None
 
 def test_boxes_and_masks_need_no_input(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
     gone = ["input.path=/gone.jsonl"]
-    whole = evaluate(inline_dataset, scenes_folder / "truth.json", QUIET)
-    regions = evaluate(inline_dataset, scenes_folder / "truth.json", QUIET, gone, maps=False)
+    whole = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)
+    regions = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, gone, maps=False)
     for name, figure in regions["metrics"].items():
         assert not METRICS[name].needs_maps
         assert figure == whole["metrics"][name]
     assert regions["coco_ap"] == whole["coco_ap"]
     with pytest.raises(InputError, match=r"gone\.jsonl"):
-        evaluate(inline_dataset, scenes_folder / "truth.json", QUIET, gone)
+        evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, gone)
 
 
 def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_fold
     manifest = json.loads((dataset / "dataset.json").read_text())
     (dataset / "dataset.json").write_text(json.dumps({**manifest, "model_fingerprint": "demo:0"}))
     with pytest.raises(ConfigError, match="other weights"):
-        evaluate(dataset, scenes_folder / "truth.json", QUIET)
+        evaluation_of(dataset, scenes_folder / "truth.json", QUIET)
 
 
 def test_what_is_no_dataset_is_refused(scenes_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a finished dataset"):
-        evaluate(tmp_path, scenes_folder / "truth.json", QUIET)
+        evaluation_of(tmp_path, scenes_folder / "truth.json", QUIET)
     (tmp_path / "dataset.json").write_text("[1]")
     with pytest.raises(InputError, match="damaged"):
-        evaluate(tmp_path, scenes_folder / "truth.json", QUIET)
+        evaluation_of(tmp_path, scenes_folder / "truth.json", QUIET)

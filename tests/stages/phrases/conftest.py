@@ -3,18 +3,18 @@ from __future__ import annotations
 import pytest
 
 from stages.phrases.noun_phrases import load_pipeline
-from stages.phrases.stage import Config, PhrasesStage
+from stages.phrases.stage import PhrasesConfig, PhrasesStage
 
 
 @pytest.fixture(scope="session")
 def nlp():
     """The default spaCy pipeline with only what phrases need."""
-    return load_pipeline(Config().spacy_model)
+    return load_pipeline(PhrasesConfig().spacy_model)
 
 
 @pytest.fixture(scope="session")
 def stage():
     """A phrases stage with default settings, ready."""
-    ready = PhrasesStage(Config())
+    ready = PhrasesStage(PhrasesConfig())
     ready.setup()
     return ready

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from stages.contract.errors import ConfigError, RowError
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.filters import normalise
-from stages.phrases.stage import Config, PhrasesStage, capped, phrases_json
+from stages.phrases.stage import PhrasesConfig, PhrasesStage, capped, phrases_json
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 WORDS = (
@@ -27,7 +27,7 @@ def make_record(*captions: str, sample_id: str = "1") -> Record:
 
 
 def make_stage(**settings) -> PhrasesStage:
-    stage = PhrasesStage(Config(**settings))
+    stage = PhrasesStage(PhrasesConfig(**settings))
     stage.setup()
     return stage
 
@@ -149,7 +149,7 @@ def test_the_batch_size_of_the_parser_changes_nothing(stage):
 
 
 def test_a_stage_travels_before_its_setup():
-    stage = pickle.loads(pickle.dumps(PhrasesStage(Config())))
+    stage = pickle.loads(pickle.dumps(PhrasesStage(PhrasesConfig())))
     with pytest.raises(RuntimeError, match="setup"):
         stage.process([make_record("a dog")])
 
@@ -167,7 +167,7 @@ def test_teardown_releases_the_pipeline():
 )
 def test_settings_that_are_refused(settings):
     with pytest.raises(ValidationError):
-        Config(**settings)
+        PhrasesConfig(**settings)
 
 
 def test_drop_settings_reach_the_phrases():
@@ -178,7 +178,7 @@ def test_drop_settings_reach_the_phrases():
 
 def test_phrases_json():
     captions = ["Two dogs.", "", "A photo of my cat"]
-    lines = list(phrases_json(captions, Config(batch_size=2)))
+    lines = list(phrases_json(captions, PhrasesConfig(batch_size=2)))
     assert json.loads(json.dumps(lines)) == [
         {"caption": "Two dogs.", "phrases": [{"text": "two dogs", "start": 0, "end": 8, "head": "dog"}]},
         {"caption": "", "phrases": [], "error": "no_caption: all captions are empty"},
@@ -194,14 +194,14 @@ def test_phrases_json_reads_no_further_than_a_batch():
             read.append(number)
             yield "a dog"
 
-    first = next(phrases_json(captions(), Config(batch_size=3)))
+    first = next(phrases_json(captions(), PhrasesConfig(batch_size=3)))
     assert first["caption"] == "a dog"
     assert read == [0, 1, 2]
 
 
 def test_phrases_json_with_a_pipeline_that_is_not_installed():
     with pytest.raises(ConfigError, match="spacy_model"):
-        list(phrases_json(["a dog"], Config(spacy_model="nothing_like_it")))
+        list(phrases_json(["a dog"], PhrasesConfig(spacy_model="nothing_like_it")))
 
 
 def test_importing_the_stage_does_not_import_spacy():

@@ -1,0 +1,30 @@
+"""`phrasebox validate`: check every row of a dataset and its files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.console import console, errors, visible
+
+
+def validate(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")],
+) -> None:
+    """Check every row of a dataset and its files. Prints one line for each problem; any problem is exit code 1."""
+    from stages.places import place_of
+    from stages.write.validate import validate as problems_of
+
+    place = place_of(dataset)
+    place = dataset if isinstance(place, Path) else place  # a local one as it was given
+    problems = 0
+    for problem in problems_of(place):
+        sys.stdout.write(visible(problem) + "\n")
+        problems += 1
+    if problems:
+        errors.print(f"{problems} problems in {place}", soft_wrap=True)
+        raise typer.Exit(1)
+    console.print(f"{place}: valid", soft_wrap=True)
