@@ -85,7 +85,7 @@ def run(
         return
     from pipeline.commands.run import run as run_pipeline
     from pipeline.stop import Terminated, stoppable
-    from stages.places import AnyPath
+    from stages.storage import AnyPath
 
     def may_delete(files: list[AnyPath]) -> bool:
         if yes or not sys.stdin.isatty():

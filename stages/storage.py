@@ -1,17 +1,28 @@
-"""Files by location, for reading: a local path, or `protocol://...`.
+"""The one file system of phrasebox, for reading and for writing: local paths, and URLs such as `s3://bucket/name`.
 
-Local paths are opened by Python itself, URLs by the fsspec filesystem of their protocol; `s3`, `gs`
-and `hdfs` fall back on pyarrow's own filesystems where s3fs or gcsfs is not installed. Credentials
-and endpoints come from each library's usual places (environment, profiles). fsspec's chained URLs
-(`zip://a::s3://b`) are not understood, on purpose: a name read from a caption file must never be
-able to choose a filesystem.
+Local files are Python's own. `s3`, `gs` and `hdfs` are pyarrow's file systems, which Ray Data writes to as well; they
+take credentials and endpoint from the usual places (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, profiles). Every other
+protocol is fsspec's, and can only be read. fsspec's chained URLs (`zip://a::s3://b`) are not understood on purpose: a
+name that is read from a caption file must never be able to choose a file system.
+
+Inputs and images are locations, plain text that travels in rows. A dataset lies in an `AnyPath`: a local `Path`, or an
+`ObjectPath` with the same methods. An object appears whole or not at all, so one put does what a rename does on a local
+disk. A folder of objects is only the beginning of their names: renaming it copies what is in it, and is not atomic.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
 import fsspec
@@ -19,9 +30,13 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from stages.contract.errors import InputError
+from stages.contract.errors import ConfigError, InputError, one_line
 
-_ARROW_PROTOCOLS: Final = ("s3", "gs", "gcs", "hdfs")
+_WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")
+"""The protocols of pyarrow's file systems."""
+
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
+"""A URL, also with the one slash that pathlib leaves of two."""
 
 
 def is_local(location: str) -> bool:
@@ -38,60 +53,281 @@ def absolute(location: str) -> str:
 
 def parent(location: str) -> str:
     """The folder of an absolute location."""
-    if is_local(location):
-        return os.path.dirname(location)
-    return posixpath.dirname(location.rstrip("/"))
+    return os.path.dirname(location) if is_local(location) else posixpath.dirname(location.rstrip("/"))
 
 
 def join(folder: str, relative: str) -> str:
-    """A normalised relative path under a folder; slashes separate, on every system."""
+    """A normalised relative path below a folder; slashes separate its parts on every system."""
     return f"{folder.rstrip('/')}/{relative}"
 
 
 def filesystem_of(location: str) -> Any:
-    """The fsspec filesystem of a location; the same object for every location it serves.
+    """The fsspec file system of a location; the same object for all locations that it serves.
 
-    Raises InputError for a protocol that is unknown or needs a package that is not installed.
+    Raises:
+        InputError: The protocol is unknown, needs a package that is not installed, or its storage does not answer.
     """
     if is_local(location):
         return fsspec.filesystem("file")
-    protocol = location.partition("://")[0]
+    protocol, _, key = location.partition("://")
+    if protocol in _WRITABLE:
+        return _arrow_filesystem(f"{protocol}://{key.partition('/')[0]}", os.getpid())
     try:
         options = fsspec.get_filesystem_class(protocol)._get_kwargs_from_urls(location)
         return fsspec.filesystem(protocol, **options)
-    except ImportError as error:
-        if protocol in _ARROW_PROTOCOLS:
-            bucket = location.removeprefix(f"{protocol}://").partition("/")[0]
-            return _arrow_filesystem(f"{protocol}://{bucket}")
-        raise InputError(f"cannot open {location}: {error}") from error
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise InputError(f"cannot open {location}: {error}") from error
 
 
 @cache
-def _arrow_filesystem(root: str) -> Any:
-    """The filesystem of a bucket; made from its URL, it finds the bucket's region and AWS_ENDPOINT_URL."""
+def _arrow_filesystem(bucket_url: str, process: int) -> Any:
+    """The file system of a bucket. pyarrow finds the bucket's region and AWS_ENDPOINT_URL when it is given the URL.
+
+    process: Its id. A client's threads do not survive a fork, so each process makes its own client.
+    """
     try:
-        return ArrowFSWrapper(pa_fs.FileSystem.from_uri(root)[0])
+        return ArrowFSWrapper(pa_fs.FileSystem.from_uri(bucket_url)[0])
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot open {root}: {error}") from error
+        raise InputError(f"cannot open {bucket_url}: {one_line(error)}") from error
 
 
 def path_in(filesystem: Any, location: str) -> str:
-    """The location as its filesystem names it."""
+    """The location as its file system names it."""
+    if isinstance(filesystem, ArrowFSWrapper):
+        return location.partition("://")[2]
     return cast(str, filesystem._strip_protocol(location))
 
 
 def location_of(filesystem_path: str, like: str) -> str:
-    """Inverse of `path_in`, for a path found in the filesystem of `like`."""
+    """Inverse of `path_in`, for a path found in the file system of `like`."""
     if is_local(like) or "://" in filesystem_path:
         return filesystem_path
     return f"{like.partition('://')[0]}://{filesystem_path.lstrip('/')}"
 
 
+def is_folder(location: str) -> bool:
+    """Whether there is a folder at a location. Raises OSError or InputError if that cannot be found out."""
+    filesystem = filesystem_of(location)
+    return bool(filesystem.isdir(path_in(filesystem, location)))
+
+
 def open_file(location: str) -> IO[bytes]:
-    """Open for reading. Raises OSError, or InputError for a filesystem that cannot be used."""
+    """Open for reading. Raises OSError, or InputError for a file system that cannot be used."""
     if is_local(location):
         return open(location, "rb")
     filesystem = filesystem_of(location)
     return cast(IO[bytes], filesystem.open(path_in(filesystem, location), "rb"))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectPath:
+    """A name behind a URL, with those methods of `pathlib.Path` that a dataset needs.
+
+    Attributes:
+        protocol: Such as "s3".
+        key: Bucket and name.
+    """
+
+    protocol: str
+    key: PurePosixPath
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.key}"
+
+    def __truediv__(self, name: str) -> ObjectPath:
+        return ObjectPath(self.protocol, self.key / name)
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.key.name
+
+    @property
+    def stem(self) -> str:
+        """The last part without its last extension."""
+        return self.key.stem
+
+    @property
+    def parent(self) -> ObjectPath:
+        """The folder."""
+        return ObjectPath(self.protocol, self.key.parent)
+
+    @property
+    def filesystem(self) -> Any:
+        """See `filesystem_of`."""
+        return filesystem_of(str(self))
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Objects and folders directly below this name whose own name matches."""
+        try:
+            entries = self.filesystem.ls(self._path, detail=True)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            key = PurePosixPath(entry["name"].strip("/"))
+            if key.parent == self.key and fnmatchcase(key.name, pattern):
+                yield ObjectPath(self.protocol, key)
+
+    def is_file(self) -> bool:
+        """Whether there is an object of this name."""
+        return self._kind() == "file"
+
+    def is_dir(self) -> bool:
+        """Whether there are objects below this name."""
+        return self._kind() == "directory"
+
+    def exists(self) -> bool:
+        """Whether there is an object of this name, or one below it."""
+        return self._kind() is not None
+
+    def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: there are no folders."""
+
+    def open(self, mode: str = "rb") -> Any:
+        """Open for reading. Raises FileNotFoundError."""
+        if mode != "rb":
+            raise ValueError(f"expected the mode rb, got {mode}")
+        filesystem = self.filesystem
+        if isinstance(filesystem, ArrowFSWrapper):
+            return filesystem.fs.open_input_file(self._path)  # pyarrow reads its own files without Python in between
+        return filesystem.open(self._path, "rb")
+
+    def read_bytes(self) -> bytes:
+        """The content. Raises FileNotFoundError."""
+        with self.open() as stream:
+            content: bytes = stream.read()
+        return content
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The content as text. Raises FileNotFoundError."""
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Put the object, whole."""
+        with self.filesystem.open(self._path, "wb") as stream:
+            stream.write(content)
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete the object."""
+        try:
+            self.filesystem.rm_file(self._path)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    @property
+    def _path(self) -> str:
+        return path_in(self.filesystem, str(self))
+
+    def _kind(self) -> str | None:
+        try:
+            kind: str = self.filesystem.info(self._path)["type"]
+        except FileNotFoundError:
+            return None
+        return kind
+
+
+AnyPath = Path | ObjectPath
+"""A local path, or a name behind a URL."""
+
+
+def place_of(path: AnyPath | str) -> AnyPath:
+    """What a user's path means: a local path, made absolute, or a URL. The protocol is looked up when it is used."""
+    if isinstance(path, ObjectPath):
+        return path
+    match = _URL.fullmatch(str(path).rstrip("/"))
+    if match is None:
+        return Path(path).expanduser().absolute()
+    return Path(f"/{match[2]}") if match[1] == "file" else ObjectPath(match[1], PurePosixPath(match[2]))
+
+
+def writable_place(path: Path | str) -> AnyPath:
+    """What a user's path means, as `place_of`. Raises ConfigError for a protocol that can only be read."""
+    place = place_of(path)
+    if isinstance(place, ObjectPath) and place.protocol not in _WRITABLE:
+        raise ConfigError(f"cannot write to {place}: expected a folder or a URL of {', '.join(_WRITABLE)}")
+    return place
+
+
+def arrow_file(path: AnyPath) -> Any:
+    """The file for pyarrow, which reads it without going through Python where it can. Raises FileNotFoundError."""
+    return pa.OSFile(str(path)) if isinstance(path, Path) else path.open()
+
+
+def found_in(folder: AnyPath, pattern: str) -> list[AnyPath]:
+    """What lies directly in a folder and matches, by name; nothing if the folder is not there."""
+    found: list[AnyPath] = [*folder.glob(pattern)]
+    return sorted(found, key=str)
+
+
+def move(path: AnyPath, target: AnyPath) -> None:
+    """Rename a file, or a folder with all that is in it, within its own file system."""
+    if isinstance(path, Path):
+        path.rename(str(target))
+    elif not isinstance(target, ObjectPath):
+        raise ValueError(f"expected a place in object storage, got {target}")
+    elif path.is_file():
+        path.filesystem.mv(path._path, target._path)
+    else:
+        for inner in list(path.glob("*")):
+            move(inner, target / inner.name)
+        remove_tree(path)
+
+
+def remove_tree(path: AnyPath) -> None:
+    """Delete a folder with all that is in it; nothing if it is not there."""
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.filesystem.rm(path._path, recursive=True)
+
+
+@contextmanager
+def replacing(path: AnyPath) -> Iterator[Path]:
+    """Write a file atomically: it is either whole or not there.
+
+    Yields:
+        A temporary path to write to. What is written takes the place of `path` when the block ends without an error.
+        It lies beside `path`; for object storage it lies on this machine, to be put as one object.
+    """
+    if isinstance(path, Path):
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / path.name
+        path.write_bytes((Path(folder) / path.name).read_bytes())
+
+
+def write_text(path: AnyPath, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Find out whether a local file can be written: before minutes of work rather than after. Leaves nothing behind.
+
+    Args:
+        option: The option that names the file, for the message.
+        path: The file; its folder need not be there yet.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    refusal = f"{option}: cannot write {path}"
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{refusal}: it is a folder; give the name of a file in it")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise ConfigError(f"{refusal}: {folder} is a file")
+        tempfile.TemporaryFile(dir=folder).close()  # os.access says yes to root even where nobody can
+    except OSError as error:
+        raise ConfigError(f"{refusal}: {error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,25 @@ def synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.synthetic import write_synthetic
 
     return write_synthetic(tmp_path_factory.mktemp("synthetic") / "dataset", 500, rows_per_file=180, seed=3)
+
+
+@pytest.fixture(scope="session")
+def storage_environment() -> Iterator[dict[str, str]]:
+    """The environment in which `s3://bucket/...` is a server that the tests start."""
+    from tests.object_storage import object_storage
+
+    with object_storage() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def storage(storage_environment: dict[str, str]) -> Iterator[None]:
+    """Object storage in this process and those that it starts."""
+    from stages.storage import _arrow_filesystem
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in storage_environment.items():
+            patch.setenv(name, value)
+        _arrow_filesystem.cache_clear()
+        yield
+    _arrow_filesystem.cache_clear()

@@ -21,11 +21,11 @@ from PIL import Image
 
 from pipeline import __version__
 from pipeline.config import RunConfig
-from stages.atomic import write_text
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import ANNOTATION, IMAGE_FIELD, SCHEMA_VERSION, dataset_schema
+from stages.storage import write_text
 from stages.write.parquet import PARQUET_SETTINGS
 from stages.write.tally import Tally, tally, write_categories
 

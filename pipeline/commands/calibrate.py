@@ -51,8 +51,6 @@ def write_calibration(
     import numpy as np
 
     from pipeline.graph import build_graph, calibration_basis
-    from pipeline.writable import check_writable
-    from stages.atomic import write_text
     from stages.contract.geometry import box_iou
     from stages.dataset.evaluate.fit import fit_logistic, out_of_fold
     from stages.dataset.evaluate.matching import queries_of
@@ -60,6 +58,7 @@ def write_calibration(
     from stages.dataset.evaluate.read_truth import read_truth
     from stages.regions.calibration import FEATURES, Calibration
     from stages.regions.stage import RegionsStage
+    from stages.storage import check_writable, write_text
 
     check_writable("--out", out)
     truth = read_truth(truth_path)

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from pipeline.commands.options import Settings
 from pipeline.console import console
-from pipeline.writable import check_writable
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap
+from stages.storage import check_writable
 
 if TYPE_CHECKING:
     from pipeline.config import ExplainConfig

@@ -12,7 +12,7 @@ from pipeline.graph import build_graph
 from pipeline.output.folder import DatasetFolder, MayDelete
 from pipeline.summary import Display, Report, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
-from stages.places import AnyPath
+from stages.storage import AnyPath
 
 
 def run(

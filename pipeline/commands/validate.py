@@ -15,7 +15,7 @@ def validate(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")],
 ) -> None:
     """Check every row of a dataset and its files. Prints one line for each problem; any problem is exit code 1."""
-    from stages.places import place_of
+    from stages.storage import place_of
     from stages.write.validate import validate as problems_of
 
     place = place_of(dataset)

@@ -41,9 +41,8 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.stop import keeping_handlers
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResourceError
-from stages.places import AnyPath, ObjectPath
 from stages.read import Shard
-from stages.storage import absolute, is_local
+from stages.storage import AnyPath, ObjectPath, absolute, is_local
 from stages.write.parquet import PARQUET_SETTINGS
 
 BLOCK_BYTES: Final = 8 * 1024 * 1024
@@ -289,7 +288,7 @@ def _name(path: AnyPath) -> str:
 
 def _filesystem(path: AnyPath) -> Any:
     """pyarrow's filesystem of a place in object storage; it takes endpoint and region along to the workers."""
-    return path.filesystem if isinstance(path, ObjectPath) else None
+    return path.filesystem.fs if isinstance(path, ObjectPath) else None
 
 
 def _model_workers(engine: RayEngine, config: RunConfig) -> tuple[tuple[int, int], float]:

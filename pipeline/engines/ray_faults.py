@@ -9,7 +9,7 @@ from ray import exceptions
 
 from pipeline.output.folder import cannot_write, is_about_writing
 from stages.contract.errors import PhraseboxError, ResourceError
-from stages.places import AnyPath
+from stages.storage import AnyPath
 
 _GOES_ON: Final = "What is finished is kept, the same command goes on from there"
 

@@ -22,9 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.atomic import replacing
 from stages.contract.errors import one_line
-from stages.places import AnyPath, found_in, move
+from stages.storage import AnyPath, found_in, move, replacing
 
 _OPENED_AT_ONCE: Final = 16
 """Footers are small: what counts is the time until a disk or a network answers."""

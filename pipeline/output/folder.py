@@ -30,10 +30,9 @@ from pipeline.differences import differences
 from pipeline.output.checkpoint import drop_pending, rebuild, rows_in, take_over, uncommitted, unreadable, without_rows
 from pipeline.output.lock import Lease, locked
 from pipeline.summary import Report
-from stages.atomic import write_text
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
-from stages.places import AnyPath, ObjectPath, found_in, move, place_of, remove_tree
+from stages.storage import AnyPath, ObjectPath, found_in, move, remove_tree, writable_place, write_text
 from stages.write.card import dataset_card
 from stages.write.tally import Tally, tally, write_categories
 
@@ -74,7 +73,7 @@ class DatasetFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = place_of(path)
+        self.path = writable_place(path)
         self.written_as = str(path if isinstance(self.path, Path) else self.path)
         self.data = self.path / "data"
         self.checkpoint: AnyPath = self.path / ".phrasebox" / "checkpoint-0001"

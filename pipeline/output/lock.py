@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from stages.contract.errors import ResumeError
-from stages.places import AnyPath, ObjectPath
+from stages.storage import AnyPath, ObjectPath
 
 LEASE_SECONDS: Final = 60.0
 

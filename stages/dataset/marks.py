@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from stages.atomic import write_text
 from stages.contract.errors import InputError
+from stages.storage import write_text
 
 MARKS: Final = ("good", "bad")
 

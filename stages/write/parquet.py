@@ -7,9 +7,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.atomic import replacing
 from stages.contract.schema import IMAGE_FIELD
-from stages.places import AnyPath
+from stages.storage import AnyPath, replacing
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
 """zstd: half the size of snappy on run-length masks and captions at the same reading speed."""

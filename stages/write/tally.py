@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.atomic import replacing
 from stages.contract.errors import RowError, SchemaError, one_line
 from stages.contract.records import stable_id
-from stages.places import AnyPath, found_in
+from stages.storage import AnyPath, found_in, replacing
 from stages.write.parquet import PARQUET_SETTINGS
 
 

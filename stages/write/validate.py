@@ -17,7 +17,7 @@ from stages.contract.masks import decode_runs, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
 from stages.phrases.filters import normalise
-from stages.places import AnyPath, found_in
+from stages.storage import AnyPath, found_in
 from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
 
 _MOST_EXAMPLES = 20

@@ -11,11 +11,9 @@ from tests.architecture.source import PACKAGES, imports, modules
 
 ROOMS: dict[str, set[str]] = {
     "contract": set(),
-    "atomic": {"places"},
-    "places": {"contract"},
     "storage": {"contract"},
     "images": {"contract", "storage"},
-    "read": {"contract", "storage", "places"},
+    "read": {"contract", "storage"},
     "phrases": {"contract"},
     "prepare": {"contract", "storage", "images"},
     "model": {"contract"},
@@ -24,13 +22,13 @@ ROOMS: dict[str, set[str]] = {
     "model.train": {"contract", "model"},
     "explain": {"contract", "model"},
     "regions": {"contract", "images"},
-    "write": {"contract", "atomic", "places", "storage", "phrases.filters"},  # `validate` asks what a span's text is
-    "dataset": {"contract", "atomic", "storage", "images"},
+    "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
+    "dataset": {"contract", "storage", "images"},
     "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
     # Of the model the tokenizer, when it is asked for.
     "dataset.load": {"contract", "images", "dataset", "model"},
     # clipself alone needs the model, and imports it when it is asked for.
-    "dataset.export": {"contract", "images", "dataset", "model", "atomic", "write.parquet", "write.tally"},
+    "dataset.export": {"contract", "images", "dataset", "model", "storage", "write.parquet", "write.tally"},
 }
 """Room under `stages/` -> other rooms, or modules in them, that it may import. The steps do not know each other."""
 
@@ -85,7 +83,6 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/read/",
         "stages/write/",
         "stages/contract/schema.py",
-        "stages/places.py",
         "stages/storage.py",
     },
     "pandas": set(),
@@ -160,7 +157,7 @@ def test_the_contract_has_floors() -> None:
 
 def test_engines_know_no_single_stage() -> None:
     """They run a graph: which stages stand in it, and how a stage works, is none of their business."""
-    allowed = {f"stages.{name}" for name in ("contract", "storage", "places", "read")}
+    allowed = {f"stages.{name}" for name in ("contract", "storage", "read")}
     allowed |= {"stages.write.parquet"}
     strangers = offenders(
         "pipeline/engines/", lambda _, name: name.startswith("stages.") and not is_below(name, allowed)

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
-from stages.atomic import write_text
 from stages.contract.errors import ConfigError
+from stages.storage import write_text
 
 MARK: Final = ".phrasebox-export.json"
 """Hidden, because some loaders read every JSON file that they see."""

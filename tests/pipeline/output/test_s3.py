@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,13 @@ import pytest
 
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
-from stages import places
 from stages.contract.errors import ResumeError
 from stages.model.scenes import write_scenes
-from stages.places import AnyPath, ObjectPath, found_in, place_of
-from tests.object_storage import object_storage
+from stages.storage import AnyPath, ObjectPath, found_in, place_of
+
+pytestmark = pytest.mark.usefixtures("storage")
 
 SCENES = 60
-
-
-@pytest.fixture(scope="module", autouse=True)
-def storage() -> Iterator[None]:
-    """The environment of a storage server."""
-    with object_storage() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        places._filesystem.cache_clear()
-        yield
-    places._filesystem.cache_clear()
 
 
 @pytest.fixture(scope="module")
