@@ -97,17 +97,17 @@ class RegionStream(IterableDataset[Any]):
         if self._counted:
             self._pieces = counted(self._pieces, self._choice, self._maker.selector)
         self.read_row_groups = 0
-        # In shared memory, so that it reaches workers that live on.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._begun, self._position = 0, 0
-        self._resumed = 0
+        # In shared memory, so that it reaches workers that live on; -1 until `set_epoch` is called.
+        self._epoch = torch.full((), -1, dtype=torch.int64).share_memory_()
+        self._begun, self._position, self._resumes = 0, 0, False
 
     def set_epoch(self, epoch: int) -> None:
-        """The number of the epoch, >= 0, that the next iteration begins."""
+        """The number, >= 0, of the epoch that the next iteration gives; a loaded state counts for its own epoch only."""
         if epoch < 0:
             raise ValueError(f"expected epoch >= 0, got {epoch}")
         self._epoch.fill_(epoch)
-        self._begun, self._position = epoch, 0
+        if not self._resumes or epoch != self._begun:
+            self._begun, self._position, self._resumes = epoch, 0, False
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch. Raises TypeError if they were not counted."""
@@ -122,24 +122,28 @@ class RegionStream(IterableDataset[Any]):
         return {"seed": self._seed, "epoch": self._begun, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration goes on there. Same dataset, arguments, ranks and workers, or the rest is another one.
+        """The next iteration gives the rest of the state's epoch, unless `set_epoch` asks for another one, which is
+        given whole. The dataset, the arguments, the ranks and the workers must be those that the state was saved with.
 
         Raises ConfigError for the state of another seed.
         """
         if state["seed"] != self._seed:
             raise ConfigError(f"the state is of seed {state['seed']}, this stream has {self._seed}")
-        self.set_epoch(state["epoch"])
-        self._resumed = state["position"]
+        self._begun, self._position, self._resumes = state["epoch"], state["position"], True
+        # A worker gets its state when the iteration begins, after the trainer's `set_epoch`, which all of them share.
+        if get_worker_info() is None:
+            self._epoch.fill_(state["epoch"])
 
     def __iter__(self) -> Iterator[Any]:
         """This worker's samples of the epoch."""
         self._check_place()
-        epoch = int(self._epoch)
+        asked = int(self._epoch)
+        epoch = asked if asked >= 0 else self._begun
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
         start, stop = stretch(*self._rank_stretch(), workers, number)
-        skipped, self._resumed = self._resumed, 0
-        self._begun, self._position = epoch, skipped
+        skipped = self._position if self._resumes and epoch == self._begun else 0
+        self._begun, self._position, self._resumes = epoch, skipped, False
         order = range(len(self._pieces))
         if self._shuffle:
             order = shuffled(len(self._pieces), self._seed, epoch).tolist()

@@ -6,6 +6,7 @@ import pickle
 import shutil
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,41 @@ def test_it_goes_on_where_it_stood(folder: Path, taken: int) -> None:
     assert names(again) == whole  # the one after begins anew
     with pytest.raises(ConfigError, match="seed"):
         stream_of(folder, seed=8).load_state_dict(state)
+
+
+@pytest.mark.parametrize("in_worker", [False, True])
+def test_a_saved_state_holds_for_its_own_epoch_only(
+    folder: Path, in_worker: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is given its state after the trainer has set the epoch."""
+
+    def resumed(state: dict[str, int], epoch: int | None) -> RegionStream:
+        stream = stream_of(folder)
+        if in_worker:
+            worker = SimpleNamespace(num_workers=1, id=0)
+            monkeypatch.setattr("stages.dataset.load.stream.get_worker_info", lambda: worker)
+        steps = [lambda: stream.load_state_dict(state), lambda: None if epoch is None else stream.set_epoch(epoch)]
+        for step in reversed(steps) if in_worker else steps:
+            step()
+        return stream
+
+    stream = stream_of(folder)
+    first, at_end = names(stream), stream.state_dict()
+    half = names(islice(iter(stream), 60))
+    in_middle = stream.state_dict()
+    whole = {}
+    for epoch in (1, 5):
+        stream.set_epoch(epoch)
+        whole[epoch] = names(stream)
+        assert set(whole[epoch]) == set(first)
+    assert names(resumed(at_end, 1)) == whole[1]
+    assert names(resumed(at_end, None)) == []
+    assert half + names(resumed(in_middle, None)) == first
+    assert half + names(resumed(in_middle, 0)) == first
+    again = resumed(in_middle, 5)
+    assert names(again) == whole[5]
+    again.set_epoch(1)
+    assert names(again) == whole[1]
 
 
 def test_going_on_does_not_read_what_is_behind(folder: Path) -> None:
