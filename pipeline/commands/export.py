@@ -40,7 +40,8 @@ def export(
         typer.Option(
             "--split",
             metavar="NAME=SHARE,...",
-            help="Shares that sum to 1, e.g. train=0.9,val=0.1, by a hash of the sample id; all is train by default.",
+            help="Shares that sum to 1, e.g. train=0.9,val=0.1. The file name decides by its hash, so all rows of an "
+            "image go into one split. By default all is train.",
         ),
     ] = "",
     segmentation: Annotated[

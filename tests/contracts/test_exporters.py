@@ -132,7 +132,7 @@ def test_splits_are_a_partition(name: str, dataset: Path, tmp_path: Path) -> Non
     splits = parse_splits("train=0.5,val=0.3,test=0.2")
     report = run(name, dataset, tmp_path / "out", splits=splits)
     for split in splits.names:
-        rows = [row for row in chosen(dataset) if splits.of(row["sample_id"]) == split]
+        rows = [row for row in chosen(dataset) if splits.of(row["file_name"]) == split]
         assert found(name, tmp_path / "out", split) == expected(name, rows)
         assert report.samples[split] == len(rows) > 0
     assert report.samples.total() == WITH_REGIONS

@@ -12,7 +12,7 @@ from stages.contract.errors import ConfigError, RowFault
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD
 from stages.dataset.export.base import ChosenSample, Config, Exporter, ExportReport, Job
 from stages.dataset.export.categories import Categories, count_categories
-from stages.dataset.export.splits import Splits, parse_splits
+from stages.dataset.export.splits import Splits, image_of, parse_splits
 from stages.dataset.export.target import opened
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
@@ -115,7 +115,7 @@ def _chosen(
                     if len(report.faults) < _MOST_FAULTS:
                         report.faults.append(f"{row['sample_id']}: {fault}")
                     continue
-            yield ChosenSample(row=row, split=request.splits.of(row["sample_id"]), image=image)
+            yield ChosenSample(row=row, split=request.splits.of(image_of(row)), image=image)
 
 
 def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> UprightImage:

@@ -1,4 +1,4 @@
-"""Which split a sample belongs to: by a hash of its id, so that no other sample has a say in it."""
+"""Which split an image belongs to: by a hash of its name, so that it does not depend on any other image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
@@ -23,7 +23,7 @@ _IDS: Final = 2**53
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """Shares of the samples by name.
+    """Shares of the images by name.
 
     shares  name -> share > 0, in order; their sum is 1
 
@@ -49,12 +49,22 @@ class Splits:
         """In the order given."""
         return tuple(self.shares)
 
-    def of(self, sample_id: str) -> str:
-        """The split of a sample."""
-        # A hash of its own: that of the id alone also orders and names things.
-        place = (stable_id(f"split\n{sample_id}") - 1) / (_IDS - 1)
+    def of(self, image: str) -> str:
+        """The split of an image, see `image_of`."""
+        # A hash of its own: that of the name alone also orders and names things.
+        place = (stable_id(f"split\n{image}") - 1) / (_IDS - 1)
         ends = list(itertools.accumulate(self.shares.values()))
         return self.names[min(bisect_right(ends, place), len(ends) - 1)]
+
+
+def image_of(row: Mapping[str, Any]) -> str:
+    """What tells a row's image from other images: its file name below the image root or in the tar, else the sample id.
+
+    An input with a row for each caption has many rows for an image, and all of them go into one split. Images of equal
+    names in different tars share a split too, which does no harm.
+    """
+    name: str = row["file_name"] or row["sample_id"]
+    return name
 
 
 def parse_splits(text: str) -> Splits:

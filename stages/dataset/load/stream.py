@@ -102,7 +102,7 @@ class RegionStream(IterableDataset[Any]):
         self._begun, self._position, self._resumes = 0, 0, False
 
     def set_epoch(self, epoch: int) -> None:
-        """The number, >= 0, of the epoch that the next iteration gives; a loaded state counts for its own epoch only."""
+        """The number, >= 0, of the epoch that the next iteration gives. A loaded state counts for its own epoch."""
         if epoch < 0:
             raise ValueError(f"expected epoch >= 0, got {epoch}")
         self._epoch.fill_(epoch)

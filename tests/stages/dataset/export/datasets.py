@@ -148,14 +148,16 @@ def write_dataset(
 
     demo  let it be made with the embedded model, whose weights are looked at
     """
-    chosen = records()
-    write_shards(chosen, folder / "data", rows_per_file=5, embed_images=embed_images)
+    fingerprint = demo_fingerprint() if demo else "none"
+    return finished(folder, records(), embed_images=embed_images, image_root=image_root, fingerprint=fingerprint)
+
+
+def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **manifest: Any) -> Path:
+    """Records as a finished dataset in shards of five rows."""
+    write_shards(rows, folder / "data", rows_per_file=5, embed_images=embed_images)
     total = tally(folder / "data")
     write_categories(total, folder / "categories.parquet")
-    fingerprint = demo_fingerprint() if demo else "none"
-    write_manifest(
-        folder, total, rows_per_file=5, embed_images=embed_images, image_root=image_root, fingerprint=fingerprint
-    )
+    write_manifest(folder, total, rows_per_file=5, embed_images=embed_images, **manifest)
     return folder
 
 

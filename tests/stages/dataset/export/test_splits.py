@@ -1,23 +1,60 @@
-"""Splits depend on the sample's id alone."""
+"""Splits depend on the image's name alone."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
-from stages.dataset.export.splits import ALL, parse_splits
+from stages.dataset.export import EXPORTERS
+from stages.dataset.export.export import Request, export
+from stages.dataset.export.splits import ALL, image_of, parse_splits
+from stages.dataset.folder import open_dataset
+from tests.stages.dataset.export.datasets import Maker, finished, mask
 
 
 def test_shares_are_kept() -> None:
     splits = parse_splits(" train = 0.8, val=0.15 ,test=0.05")
     assert splits.names == ("train", "val", "test")
-    counts = Counter(splits.of(f"sample {number}") for number in range(20_000))
+    counts = Counter(splits.of(f"{number}.jpg") for number in range(20_000))
     for name, share in splits.shares.items():
         assert counts[name] / 20_000 == pytest.approx(share, abs=0.01)
+
+
+def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
+    """An input with a row for each caption, five an image, and its ids "captions.jsonl:1", "captions.jsonl:2", ..."""
+    rows = []
+    make = Maker()
+    for number in range(40):
+        for caption in range(5):
+            sample_id = f"captions.jsonl:{5 * number + caption + 1}"
+            record = make.record(sample_id, ("a dog",), [(0, "a dog", mask((1, 1, 5, 5)))], file_name=f"{number}.jpg")
+            rows.append(replace(record, regions=tuple(replace(region, score=0.5) for region in record.regions)))
+    dataset = finished(tmp_path / "dataset", rows)
+    splits = parse_splits("train=0.5,val=0.5")
+    request = Request(config=EXPORTERS["coco"].config_type(), splits=splits)
+    report = export(open_dataset(dataset), tmp_path / "coco", "coco", EXPORTERS["coco"], request)
+    found = {
+        split: Counter(
+            image["file_name"]
+            for image in json.loads((tmp_path / "coco" / f"annotations/instances_{split}.json").read_text())["images"]
+        )
+        for split in splits.names
+    }
+    assert not found["train"].keys() & found["val"].keys()
+    assert set((found["train"] + found["val"]).values()) == {5}
+    assert report.samples.total() == 200
+    assert min(report.samples.values()) >= 50
+
+
+def test_an_image_without_a_name_is_told_by_its_sample() -> None:
+    assert image_of({"sample_id": "s1", "file_name": ""}) == "s1"
 
 
 @given(st.text(max_size=20))
