@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import RunConfig
 from pipeline.differences import differences
@@ -25,22 +25,25 @@ from stages.read import Reader, make_reader
 from stages.regions.calibration import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
 
+if TYPE_CHECKING:
+    from stages.model.base import ClipModel
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
-    """What an engine runs.
+class Steps:
+    """The stages of a run.
 
-    before    stages on CPUs before the model
-    model     the stage that holds the model
-    after     stages on CPUs after it; their records become rows
-    fingerprint  of the model
-    calibration  SHA-256 of what the scores are calibrated with; None if they are not
+    Attributes:
+        before: Stages on CPUs before the model.
+        model: The stage that holds the model.
+        after: Stages on CPUs after it; their records become rows.
+        fingerprint: Of the model; "" if it was given in memory.
+        calibration: SHA-256 of what the scores are calibrated with; None if they are not.
     """
 
-    reader: Reader
-    before: tuple[Stage, ...]
+    before: tuple[PhrasesStage, PrepareStage]
     model: ExplainStage
-    after: tuple[Stage, ...]
+    after: tuple[RegionsStage]
     fingerprint: str
     calibration: str | None
 
@@ -50,28 +53,56 @@ class Graph:
         return (*self.before, self.model, *self.after)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph(Steps):
+    """What an engine runs: a reader and the stages."""
+
+    reader: Reader
+
+
 def build_graph(config: RunConfig) -> Graph:
     """Check everything that can be checked before any work, and put the stages in order.
 
-    Raises ConfigError, InputError or WeightsError.
+    Raises:
+        ConfigError: A setting cannot be used.
+        InputError: The input cannot be read.
+        WeightsError: The model's files are missing or damaged.
     """
-    # torch and open_clip take seconds to import: only a run needs them.
-    from stages.model.open_clip import describe, fingerprint, refuse_misfit, refuse_unsupported  # noqa: PLC0415
+    steps = build_steps(config)
+    return Graph(reader=make_reader(config.input), **{each.name: getattr(steps, each.name) for each in fields(steps)})
 
-    description = describe(config.model)
-    refuse_unsupported(description)
-    refuse_misfit(description)
-    canvas: dict[str, Any] = config.explain.canvas(description.input)
+
+def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
+    """The stages without a reader. `loaded` is a model in memory, which takes the place of the one in `config.model`.
+
+    Raises:
+        ConfigError: A setting cannot be used.
+        WeightsError: The model's files are missing or damaged.
+    """
+    if loaded is None:
+        # torch and open_clip take seconds to import: only a run needs them.
+        from stages.model.open_clip import describe, fingerprint, refuse_misfit, refuse_unsupported  # noqa: PLC0415
+
+        description = describe(config.model)
+        refuse_unsupported(description)
+        refuse_misfit(description)
+        identity, shipped, spec = fingerprint(description), description.calibrations, description.input
+    else:
+        identity, shipped, spec = "", (), loaded.input
+        if config.regions.calibration not in ("auto", "none"):
+            raise ConfigError(
+                "regions.calibration: a calibration holds for known weights, and those of a model in memory are not "
+                "known: name the model instead"
+            )
+    canvas: dict[str, Any] = config.explain.canvas(spec)
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
     explain = ExplainStageConfig(
         model=_absolute(config.model), explainer=config.explain, keep_pixels=config.regions.needs_pixels
     )
-    identity = fingerprint(description)
-    calibration = _calibration(config, identity, description.calibrations)
-    return Graph(
-        reader=make_reader(config.input),
+    calibration = _calibration(config, identity, shipped)
+    return Steps(
         before=(PhrasesStage(config.phrases), PrepareStage(prepare)),
-        model=ExplainStage(explain),
+        model=ExplainStage(explain, loaded),
         # Kept, because a row says why a map is empty.
         after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
         fingerprint=identity,

@@ -199,7 +199,9 @@ def _heat(request: Request) -> Response:
         return JSONResponse({"error": str(error)}, 409)
     if heat_map is None:
         return JSONResponse({"error": "the phrase is not found in the captions any more"}, 409)
-    return Response(heat_map_png(heat_map), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(
+        heat_map_png(heat_map.values), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"}
+    )
 
 
 def _row_at(viewer: Viewer, request: Request, columns: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,9 @@ from stages.contract.stage import Stage
 from stages.explain import AnyExplainerConfig, explainer_config, explainer_type
 from stages.explain.contrast import contrasted
 from stages.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from stages.model.base import ClipModel
 
 
 class ExplainStageConfig(BaseModel):
@@ -40,19 +43,22 @@ class ExplainStage(Stage):
     """Fills `heat_maps`, one per unique phrase text. Images of one size share a batch.
 
     Where a GPU's memory does not hold a batch, the batch is halved for the rest of the worker's life.
+
+    model: one that is already loaded, instead of the one that the configuration names.
     """
 
     name: ClassVar[str] = "explain"
 
-    def __init__(self, config: ExplainStageConfig) -> None:
+    def __init__(self, config: ExplainStageConfig, model: ClipModel | None = None) -> None:
         self.config = config
+        self._loaded = model
 
     def setup(self) -> None:
         """Load the model. Raises WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.model.open_clip import load  # noqa: PLC0415
 
-        model = load(self.config.model, pack=True)
+        model = self._loaded or load(self.config.model, pack=True)
         self._batch_size = self.config.model.batch_size or BATCH_SIZES[model.device.type]
         self._explainer = explainer_type(self.config.explainer.kind)(self.config.explainer, model)
 

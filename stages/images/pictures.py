@@ -1,4 +1,4 @@
-"""Pictures a person can look at: heat maps over an image, regions over an image with the caption below."""
+"""Pictures for people: heat maps over an image, regions over an image with captions below, thumbnails, outlines."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stages.contract.masks import decode_mask, mask_box_xywh_px
-from stages.contract.records import HeatMap, Rle
+from stages.contract.records import Rle
 from stages.images.decode import DecodeLimits, decode_resized
 
 Rgb = NDArray[np.uint8]
+"""uint8 (H, W, 3)."""
+
+HeatValues = NDArray[np.float32]
+"""float32 (height, width) of a heat map, >= 0, not normalised."""
 
 _TEXT_PX = 15
 _LINE_PX = 20
@@ -25,52 +29,84 @@ _PAPER = (250, 250, 248)
 _INK = (30, 30, 30)
 
 
-def heat_map_overlay(rgb: Rgb, heat_map: HeatMap) -> Rgb:
-    """The image (H, W, 3) under its heat map, min-maxed and resized bilinearly; blue is cold, red is hot."""
-    height, width = rgb.shape[:2]
-    values = heat_map.values - heat_map.values.min()
-    peak = float(values.max())
-    unit = values / peak if peak > 0 else values
-    unit = cv2.resize(unit, (width, height), interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+def heat_map_overlay(rgb: Rgb, values: HeatValues) -> Rgb:
+    """Lay a heat map of any size over its image (H, W, 3); blue is cold, red is hot."""
+    unit, colours = _coloured(values, (rgb.shape[1], rgb.shape[0]))
     share = 0.25 + 0.4 * unit[..., None]
     mixed: Rgb = (rgb * (1 - share) + colours * share).astype(np.uint8)
     return mixed
 
 
-def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: Sequence[str] = ()) -> Rgb:
-    """The image with each annotation's mask, box, phrase and score in a colour of its own, captions below.
+def heat_map_png(values: HeatValues, side_px: int = 512) -> bytes:
+    """Encode a heat map as a PNG to lay over its image; blue is cold, red is hot, and cold is more transparent.
 
-    annotations   rows of the dataset's `annotations` column, in pixels of this image
+    The picture has the shape of the grid and a longer side of `side_px`: stretch it to the image.
     """
+    grid_h, grid_w = values.shape
+    scale = side_px / max(grid_h, grid_w)
+    unit, colours = _coloured(values, (round(grid_w * scale), round(grid_h * scale)))
+    opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
+    return encoded(Image.fromarray(np.dstack([colours, opacity])), "PNG")
+
+
+def _coloured(values: HeatValues, size_wh: tuple[int, int]) -> tuple[HeatValues, Rgb]:
+    """A heat map, min-maxed to 0 .. 1 and resized bilinearly, and its colours."""
+    values = values - values.min()
+    peak = float(values.max())
+    unit = cv2.resize(values / peak if peak > 0 else values, size_wh, interpolation=cv2.INTER_LINEAR)
+    colours: Rgb = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    return unit, colours
+
+
+def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: Sequence[str] = ()) -> Rgb:
+    """Draw the annotations of a row over its image, each in a colour of its own, and the captions below.
+
+    Args:
+        rgb: The image in its original size.
+        annotations: Entries of the dataset's `annotations` column.
+        captions: Lines of text below the image.
+    """
+    coded = [annotation["segmentation"] for annotation in annotations]
+    drawn = draw_regions(
+        rgb,
+        [decode_mask(Rle(size_hw=tuple(one["size"]), counts=one["counts"])) for one in coded],
+        [annotation["bbox"] for annotation in annotations],
+        [f"{annotation['phrase']} {annotation['score']:.2f}" for annotation in annotations],
+    )
+    return _with_text(drawn, captions)
+
+
+def draw_regions(
+    rgb: Rgb, masks: Sequence[NDArray[np.bool_]], boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str]
+) -> Image.Image:
+    """Draw regions over an image: the mask bool (H, W), the box and the label of each, in a colour of its own."""
     picture = rgb.astype(np.float32)
-    colours = [_colour(number) for number in range(len(annotations))]
-    for annotation, colour in zip(annotations, colours, strict=True):
-        coded = annotation["segmentation"]
-        mask = decode_mask(Rle(size_hw=tuple(coded["size"]), counts=coded["counts"]))
+    colours = [_colour(number) for number in range(len(labels))]
+    for mask, colour in zip(masks, colours, strict=True):
         picture[mask] = picture[mask] * 0.6 + np.array(colour, np.float32) * 0.4
     image = Image.fromarray(picture.astype(np.uint8))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT_PX)
-    for annotation, colour in zip(annotations, colours, strict=True):
-        x, y, w, h = annotation["bbox"]
+    for (x, y, w, h), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
         draw.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=2)
-        label = f"{annotation['phrase']} {annotation['score']:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
         at_x = max(0.0, min(x, image.width - (right - left) - 6))
         at_y = y - (bottom - top) - 8 if y > bottom - top + 8 else y
         draw.rectangle((at_x, at_y, at_x + right - left + 6, at_y + bottom - top + 8), fill=colour)
         draw.text((at_x + 3, at_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
-    return _with_text(image, captions)
+    return image
 
 
 def mask_path(rle: Rle, most_px: int = 640) -> str:
-    """A mask as SVG path data in pixels of its image, holes included (fill rule "evenodd"); "" if it is empty.
+    """Convert a mask to SVG path data in pixels of its image, with holes (fill rule "evenodd"); "" if it is empty.
 
     Long outlines are simplified, by about half a pixel.
 
-    most_px   the outline is drawn on a grid of at most so many pixels a side; larger masks are averaged down
+    Args:
+        rle: The mask.
+        most_px: Longest side of the grid on which the outline is drawn. Larger masks are averaged down to it.
 
-    Raises ValueError for a damaged code.
+    Raises:
+        ValueError: The run-length code is damaged.
     """
     mask = decode_mask(rle)
     left, top, width, height = (int(value) for value in mask_box_xywh_px(mask))
@@ -96,51 +132,61 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
 
 
 def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
-    """A JPEG of an encoded image, upright, with a longer side of at most `side_px`; never enlarged.
+    """Turn an encoded image into an upright JPEG whose longer side is at most `side_px`; it is never enlarged.
 
-    Raises RowFault: bad_image or image_too_large.
+    Raises:
+        RowFault: bad_image or image_too_large.
+    """
+    return encoded(Image.fromarray(scaled(content, side_px, limits)), "JPEG", quality=88)
+
+
+def scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool = False) -> Rgb:
+    """Decode an image, upright, with a longer side of at most `side_px`, or of just that with `enlarge`.
+
+    Raises:
+        RowFault: bad_image or image_too_large.
     """
 
     def size(width: int, height: int) -> tuple[int, int]:
-        scale = min(1.0, side_px / max(width, height))
+        scale = side_px / max(width, height)
+        scale = scale if enlarge else min(1.0, scale)
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    decoded = decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True)
-    return _encoded(Image.fromarray(decoded.rgb), "JPEG", quality=88)
+    return decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True).rgb
 
 
-def heat_map_png(heat_map: HeatMap, side_px: int = 512) -> bytes:
-    """A PNG of a heat map to lay over its image, min-maxed: blue is cold, red is hot; the hotter, the less clear.
-
-    side_px   of the longer side, in the shape of the grid: stretch it to the image
-    """
-    grid_h, grid_w = heat_map.values.shape
-    scale = side_px / max(grid_h, grid_w)
-    values = heat_map.values - heat_map.values.min()
-    peak = float(values.max())
-    unit = values / peak if peak > 0 else values
-    unit = cv2.resize(unit, (round(grid_w * scale), round(grid_h * scale)), interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
-    return _encoded(Image.fromarray(np.dstack([colours, opacity])), "PNG")
-
-
-def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The image as a file of Pillow's format `kind`."""
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
+def lossless(image: Image.Image | Rgb) -> bytes:
+    """Encode an image in memory as an uncompressed TIFF, upright, which `decode` then reads like any file."""
+    image = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.fromarray(image))
+    if "transparency" in image.info:  # a TIFF has no place for it
+        image = image.convert("RGBA")
+    try:
+        return encoded(image, "TIFF")
+    except (OSError, KeyError):  # a mode that TIFF does not have
+        return encoded(image.convert("RGB"), "TIFF")
+
+
 def row(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
-    """Pictures of one height side by side, a title under each."""
-    return np.concatenate(
-        [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)],
-        axis=1,
-    )
+    """Put pictures of one height side by side, with a title under each, which may be several lines long."""
+    titled = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
+    height = max(len(picture) for picture in titled)
+    paper = np.full((height, sum(picture.shape[1] for picture in titled), 3), _PAPER, np.uint8)
+    left = 0
+    for picture in titled:
+        paper[: len(picture), left : left + picture.shape[1]] = picture
+        left += picture.shape[1]
+    return paper
 
 
 def sheet(pictures: Sequence[Rgb], columns: int) -> Rgb:
-    """Pictures of any size on one sheet, `columns` in a row."""
+    """Put pictures of any size on one sheet, `columns` in a row."""
     gap = 8
     width = max(picture.shape[1] for picture in pictures) + gap
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
@@ -156,13 +202,13 @@ def sheet(pictures: Sequence[Rgb], columns: int) -> Rgb:
 
 
 def _colour(number: int) -> tuple[int, int, int]:
-    """Bright colours whose hues stay far apart: steps of the golden ratio."""
+    """A bright colour whose hue is far from those of other numbers: hues go in steps of the golden ratio."""
     r, g, b = colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1.0, 0.65, 1.0)
     return int(r * 255), int(g * 255), int(b * 255)
 
 
 def _with_text(image: Image.Image, texts: Sequence[str]) -> Rgb:
-    """The image with lines of text below, wrapped to its width."""
+    """The image with lines of text below it, wrapped to its width."""
     lines = [line for text in texts for line in textwrap.wrap(_printable(text), max(10, image.width // 8)) or [""]]
     paper = Image.new("RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER)
     paper.paste(image, (0, 0))

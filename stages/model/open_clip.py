@@ -343,23 +343,35 @@ def _vocabulary(description: Description) -> Path | None:
 
 def from_open_clip(
     model: Model,
-    tokenizer: Any,
-    input_spec: InputSpec,
+    tokenizer: Any = None,
+    input_spec: InputSpec | None = None,
     *,
     name: str = "open_clip",
     precision: torch.dtype | None = None,
     pack: bool = False,
 ) -> ClipModel:
-    """Wrap a model one already has. It is only read: its mode, hooks, flags and outputs stay as they are.
+    """Wrap a model that is already loaded. It is only read: its mode, hooks, flags and outputs stay as they are.
 
-    model       an open_clip CLIP or CustomTextCLIP on any device
-    tokenizer   texts -> int (T, context), as `open_clip.get_tokenizer` gives
-    precision   of the image trunk; None keeps the model's own
-    pack        see `VisionTower.pack`
+    Args:
+        model: An open_clip CLIP or CustomTextCLIP on any device.
+        tokenizer: Texts -> int (T, context), as `open_clip.get_tokenizer` gives it. None: CLIP's own, if the model has
+            its vocabulary.
+        input_spec: Size and normalisation of the images. None: what the model says, and OpenAI's mean and deviation
+            where it says nothing.
+        name: For people.
+        precision: Of the image trunk; None keeps the model's own.
+        pack: See `VisionTower.pack`.
 
-    Raises ConfigError if the image tower cannot be explained.
+    Raises:
+        ConfigError: The image tower cannot be explained, or the tokenizer has to be given.
     """
     check_supported(model)
+    if input_spec is None:
+        sides = {"image_size": model.visual.image_size, "patch_size": model.visual.patch_size}
+        preprocess = getattr(model.visual, "preprocess_cfg", {})
+        input_spec = _input_spec({"vision_cfg": sides, "text_cfg": {}}, preprocess)
+    if tokenizer is None:
+        tokenizer = _tokenizer_of(model)
     tower = take_apart(model.visual, input_spec, precision)
     return ClipModel(
         name=name,
@@ -368,6 +380,18 @@ def from_open_clip(
         encode_text=TextEncoder(model, tokenizer),
         embed_dim=int(model.visual.output_dim),
     )
+
+
+def _tokenizer_of(model: Model) -> Any:
+    """CLIP's own tokenizer for a model with its vocabulary. Raises ConfigError for a model with another one."""
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=getattr(model, "context_length", None) or 77)
+    size = getattr(model, "vocab_size", None)
+    if size != tokenizer.vocab_size:
+        raise ConfigError(
+            f"the model's vocabulary has {size} tokens and not the {tokenizer.vocab_size} of CLIP's own tokenizer: "
+            "give its tokenizer too, tokenizer=open_clip.get_tokenizer(NAME)"
+        )
+    return tokenizer
 
 
 logging.getLogger("open_clip").setLevel(logging.WARNING)

@@ -37,7 +37,9 @@ Model = Any
 
 def check_supported(model: Model) -> None:
     """Raises ConfigError, naming the obstacle, if the image tower cannot be explained."""
-    visual = model.visual
+    visual = getattr(model, "visual", None)
+    if visual is None:
+        raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     if not isinstance(visual, VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:

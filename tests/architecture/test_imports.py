@@ -72,6 +72,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/bench_load.py",
         "pipeline/commands/demo.py",
         "pipeline/commands/explain.py",
+        "pipeline/notebook.py",
     },
     "fsspec": {"stages/storage.py"},
     "yaml": {"pipeline/config.py", "stages/write/card.py"},

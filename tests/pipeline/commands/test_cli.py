@@ -206,7 +206,7 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
         (["phrases", "-", "--set", "max_phrase=3"], ["max_phrase: no such key; did you mean max_phrases?"]),
         (["phrases", "-", "--set", "spacy_model=xx_none"], ["xx_none"]),
         (["explain", "none.jpg", "--phrase", "dog", "--out", "a.npz"], ["cannot read none.jpg: No such file"]),
-        (["explain", "text.jpg", "--phrase", "dog", "--out", "a.npz"], ["text.jpg: bad_image"]),
+        (["explain", "text.jpg", "--phrase", "dog", "--out", "a.npz"], ["bad_image: text.jpg: starts with"]),
         (["explain", "text.jpg", "--phrase", " ", "--out", "a.npz"], ["--phrase: expected words"]),
         (["explain", "text.jpg", "--phrase", "dog", "--out", "text.jpg/a.npz"], ["--out: cannot write text.jpg/a.npz"]),
         (["explain", "text.jpg", "--phrase", "dog", "--out", "."], ["--out: cannot write ."]),

@@ -11,15 +11,15 @@ from PIL import Image
 
 from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
-from stages.contract.records import HeatMap, Rle
+from stages.contract.records import Rle
 from stages.images.decode import DecodeLimits
 from stages.images.pictures import heat_map_overlay, heat_map_png, mask_path, regions_overlay, row, sheet, thumbnail
 
 GREY = np.full((60, 80, 3), 128, np.uint8)
 
 
-def heat_map(values: Any) -> HeatMap:
-    return HeatMap(text="dog", values=np.array(values, np.float32), similarity=0.2)
+def heat_map(values: Any) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
 
 
 def annotation(x: int, y: int, w: int, h: int, phrase: str = "dog") -> dict[str, Any]:
@@ -75,6 +75,9 @@ def test_a_row_stands_side_by_side() -> None:
     both = row([GREY, GREY], ["one", "two"])
     assert both.shape[1] == 160
     assert both.shape[0] > 60
+    uneven = row([GREY, GREY], ["one", "a phrase of more than one line"])
+    assert uneven.shape[0] > both.shape[0]
+    assert np.array_equal(uneven[: len(both), :80], both[:, :80])
 
 
 def test_a_sheet_holds_pictures_of_any_size() -> None:

@@ -1,0 +1,261 @@
+"""Find phrases in one image from Python, for example in a notebook:
+
+    import open_clip
+    from pipeline.notebook import Locator
+
+    model, _, _ = open_clip.create_model_and_transforms("ViT-B-16", pretrained="laion2b_s34b_b88k")
+    found = Locator.from_open_clip(model)("photo.jpg", ["a red car", "two dogs"])
+    found  # shows the picture; found.heat_maps, found.boxes_xyxy_px, found.masks and found.scores are arrays
+
+An image goes through the stages of a run, so what is found equals the row that a run writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.config import ExplainConfig, RunConfig, check
+from pipeline.graph import build_steps
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.masks import decode_mask
+from stages.contract.records import Phrase, Record, Region, Sample
+from stages.images.decode import DecodeLimits
+from stages.images.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
+from stages.model.config import ModelConfig
+from stages.phrases.filters import normalise
+from stages.storage import absolute, open_file
+
+if TYPE_CHECKING:
+    from stages.model.base import ClipModel
+
+IN_MEMORY: Final = "image"
+"""What messages call an image that has no path."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Located:
+    """What was found in one image: P phrases and n regions.
+
+    A notebook shows it as `picture()`.
+
+    Attributes:
+        phrases: The P phrases, as they were given.
+        heat_maps: float32 (P, grid_h, grid_w), >= 0, not normalised; each covers the whole image.
+        similarities: float32 (P,), cosine of image and phrase, -1 .. 1.
+        faults: P texts: "", or why the heat map is all zeros: "constant", "empty" or "non_finite".
+        phrase_indices: int64 (n,), the phrase of each region. Regions are in the order of the phrases, and those of one
+            phrase are ordered best first.
+        boxes_xyxy_px: float32 (n, 4), half-open boxes [left, top, right, bottom) in pixels of the upright image.
+        scores: float32 (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these
+            settings, else a number that only ranks.
+        regions: The n regions as the stages make them, with masks in run-length form.
+        size_hw: Height and width of the upright image, px.
+    """
+
+    phrases: tuple[str, ...]
+    heat_maps: NDArray[np.float32]
+    similarities: NDArray[np.float32]
+    faults: tuple[str, ...]
+    phrase_indices: NDArray[np.int64]
+    boxes_xyxy_px: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    regions: tuple[Region, ...] = field(repr=False)
+    size_hw: tuple[int, int]
+    _content: bytes = field(repr=False)
+    _limits: DecodeLimits = field(repr=False)
+
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """bool (n, H, W), the pixels of each region. Decoded when it is first used; an array as large as n images."""
+        masks = [decode_mask(region.mask) for region in self.regions]
+        return np.stack(masks) if masks else np.zeros((0, *self.size_hw), np.bool_)
+
+    def picture(self, side_px: int = 1024) -> Image.Image:
+        """Draw the regions with phrases and scores over the image, whose longer side is at most `side_px`."""
+        rgb = scaled(self._content, side_px, self._limits)
+        height, width = rgb.shape[:2]
+        scale = width / self.size_hw[1]
+        masks = (Image.fromarray(decode_mask(region.mask)).resize((width, height)) for region in self.regions)
+        return draw_regions(
+            rgb,
+            [np.asarray(mask) for mask in masks],
+            [[value * scale for value in region.box_xywh_px] for region in self.regions],
+            [
+                f"{self.phrases[index]} {score:.2f}"
+                for index, score in zip(self.phrase_indices, self.scores, strict=True)
+            ],
+        )
+
+    def heat_picture(self, side_px: int = 360, *, title: str = "") -> Image.Image:
+        """Draw the heat maps over the image, side by side, each with a longer side of `side_px`.
+
+        Below each map is its phrase, and `title` if there is one.
+        """
+        rgb = scaled(self._content, side_px, self._limits, enlarge=True)
+        texts = [f"{phrase} {title}".strip() for phrase in self.phrases]
+        return Image.fromarray(row([heat_map_overlay(rgb, values) for values in self.heat_maps], texts))
+
+    def _repr_png_(self) -> bytes:
+        return encoded(self.picture(), "PNG")
+
+
+class Locator:
+    """Finds phrases in images with one CLIP model, which is loaded once.
+
+    Each image is looked at with its own phrases, which compete for the heat (`explain.contrast`): all phrases of an
+    image belong into one call, as the phrases of one caption do.
+
+    Args:
+        model: "demo" for the embedded model, which knows drawn scenes only; "NAME/TAG" for open_clip's pretrained
+            models; the `model` section of a run as a dict or `ModelConfig`; or a `ClipModel` in memory. See
+            `from_open_clip` for a model of open_clip.
+        explain: The `explain` section of a run, as a dict or as an explainer's settings.
+        regions: The `regions` section of a run, as a dict or `RegionsConfig`.
+        run: A run's configuration, for all that the other arguments leave out.
+
+    Raises:
+        ConfigError: A setting or the model cannot be used; the message names the key.
+        WeightsError: The weights are missing, damaged or cannot be downloaded.
+        ResourceError: The device is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | Mapping[str, Any] | ModelConfig | ClipModel | None = None,
+        *,
+        explain: Mapping[str, Any] | Any = None,
+        regions: Mapping[str, Any] | Any = None,
+        run: RunConfig | None = None,
+    ) -> None:
+        values: dict[str, Any] = {} if run is None else {name: getattr(run, name) for name in type(run).model_fields}
+        values |= {name: given for name, given in (("explain", explain), ("regions", regions)) if given is not None}
+        loaded = None
+        if isinstance(model, str):
+            name, _, tag = model.partition("/")
+            values["model"] = {"name": name, **({"pretrained": tag} if tag else {})}
+        elif isinstance(model, (Mapping, ModelConfig)):
+            values["model"] = model
+        else:
+            loaded = model
+        config: ExplainConfig = check(values, ExplainConfig)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
+        steps = build_steps(config, loaded)
+        self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
+        self._read_phrases = steps.before[0]
+        self._read_phrases.setup()
+        # The stage of the regions is not set up: that would leave OpenCV one thread in the whole process.
+        self._stages = (steps.before[1], steps.model, *steps.after)
+        steps.model.setup()
+
+    @classmethod
+    def from_open_clip(
+        cls,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        explain: Mapping[str, Any] | Any = None,
+        regions: Mapping[str, Any] | Any = None,
+    ) -> Locator:
+        """A locator for a model that `open_clip` has loaded, on the device that the model is on.
+
+        The model is only read: mode, hooks, flags and outputs stay as they are. Make a new locator after the model's
+        weights have changed.
+
+        Args:
+            model: An open_clip CLIP or CustomTextCLIP with a vision transformer that has a class token.
+            tokenizer: What `open_clip.get_tokenizer` gives. It may be left out for models with CLIP's own vocabulary.
+            explain: As for `Locator`.
+            regions: As for `Locator`.
+
+        Raises:
+            ConfigError: The model is not supported, its tokenizer has to be given, or a setting cannot be used.
+        """
+        # torch and open_clip take seconds to import.
+        from stages.model.open_clip import from_open_clip  # noqa: PLC0415
+
+        return cls(from_open_clip(model, tokenizer), explain=explain, regions=regions)
+
+    def __call__(
+        self, image: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8], phrases: str | Sequence[str]
+    ) -> Located:
+        """Compute the heat maps and regions of phrases in an image.
+
+        Phrases are read as a run reads them in captions: case and articles do not count, and a plural ("two dogs") may
+        have several regions.
+
+        Args:
+            image: Path or URL of an image, an encoded image, a Pillow image, or an array uint8 (height, width, 3) in
+                RGB. EXIF orientation is applied.
+            phrases: One or several phrases.
+
+        Raises:
+            ConfigError: There is no phrase, or one of them is empty.
+            InputError: The image cannot be read, or is damaged; the message says what is wrong with it.
+            ResourceError: The GPU's memory does not hold the image and its phrases.
+        """
+        texts = (phrases,) if isinstance(phrases, str) else tuple(phrases)
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
+        name, content = _content(image)
+        sample = Sample(sample_id=name, source=name, file_name=name, captions=texts, image_bytes=content)
+        record = replace(Record.start(sample), phrases=self._phrases(texts))
+        for stage in self._stages:
+            (record,) = stage.process([record])
+        if record.error is not None:
+            raise InputError(str(record.error))
+        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
+        asked = [maps[phrase.text] for phrase in record.phrases]
+        boxes = np.array([region.box_xywh_px for region in record.regions], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return Located(
+            phrases=texts,
+            heat_maps=np.stack([heat_map.values for heat_map in asked]),
+            similarities=np.array([heat_map.similarity for heat_map in asked], np.float32),
+            faults=tuple(heat_map.fault for heat_map in asked),
+            phrase_indices=np.array([region.phrase_index for region in record.regions], np.int64),
+            boxes_xyxy_px=boxes,
+            scores=np.array([region.score for region in record.regions], np.float32),
+            regions=record.regions,
+            size_hw=(record.height_px, record.width_px),
+            _content=content,
+            _limits=self._limits,
+        )
+
+    def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
+        """Each text as one phrase: as the stage finds it in a caption of its own, or else as it is, for one thing."""
+        samples = [Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)]
+        found = self._read_phrases.process([Record.start(sample) for sample in samples])
+        phrases = []
+        for index, (text, record) in enumerate(zip(texts, found, strict=True)):
+            words = normalise(text) or " ".join(text.split())
+            whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
+            phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
+            phrases.append(replace(phrase, caption_index=index))
+        return tuple(phrases)
+
+
+def _content(image: Any) -> tuple[str, bytes]:
+    """Name and encoded image. Raises InputError for what is no image and for files that cannot be read."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return IN_MEMORY, bytes(image)
+    if isinstance(image, (str, os.PathLike)):
+        try:
+            with open_file(absolute(os.fspath(image))) as file:
+                return os.fspath(image), file.read()
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {image}: {getattr(error, 'strerror', None) or error}") from error
+    if isinstance(image, Image.Image):
+        return IN_MEMORY, lossless(image)
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"expected a path, bytes, a Pillow image or an array as image, got a {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(f"expected uint8 (height, width, 3) as image, got {image.dtype} {image.shape}")
+    return IN_MEMORY, lossless(image)

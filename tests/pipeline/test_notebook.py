@@ -1,0 +1,206 @@
+"""Heat maps and regions from Python, for one image and some phrases."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.notebook import Located, Locator
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.masks import decode_mask
+from stages.contract.records import Rle
+from tests.contracts.test_explainers import state_of
+from tests.factories import tiny_clip
+
+
+@pytest.fixture(scope="module")
+def locator() -> Locator:
+    return Locator("demo")
+
+
+@pytest.fixture(scope="module")
+def row(inline_dataset: Path) -> dict[str, Any]:
+    """The row with the most regions of a run over drawn scenes."""
+    rows = [row for path in (inline_dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    return max(rows, key=lambda row: len(row["annotations"]))
+
+
+@pytest.fixture(scope="module")
+def path(row: dict[str, Any], scenes_folder: Path) -> Path:
+    return scenes_folder / "images" / str(row["file_name"])
+
+
+@pytest.fixture(scope="module")
+def found(locator: Locator, row: dict[str, Any], path: Path) -> Located:
+    """The phrases of the row, as the caption has them."""
+    spans = dict.fromkeys(tuple(annotation["span"]) for annotation in row["annotations"])
+    return locator(path, [row["captions"][0][start:end] for start, end in spans])
+
+
+def test_what_is_found_equals_the_row_of_a_run(found: Located, row: dict[str, Any]) -> None:
+    annotations = row["annotations"]
+    assert len(annotations) > 1
+    boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    assert np.array_equal(found.boxes_xyxy_px, boxes)
+    coded = [annotation["segmentation"] for annotation in annotations]
+    masks = [decode_mask(Rle(size_hw=tuple(one["size"]), counts=one["counts"])) for one in coded]
+    assert np.array_equal(found.masks, masks)
+    assert found.scores == pytest.approx([annotation["score"] for annotation in annotations], abs=1e-5)
+    similarities = found.similarities[found.phrase_indices]
+    assert similarities == pytest.approx([annotation["similarity"] for annotation in annotations], abs=1e-5)
+    assert found.phrases != tuple(annotation["phrase"] for annotation in annotations), "with articles"
+
+
+def test_shapes_types_and_ranges(found: Located) -> None:
+    phrases, regions = len(found.phrases), len(found.scores)
+    assert found.heat_maps.shape == (phrases, 20, 20)
+    assert found.similarities.shape == (phrases,)
+    assert found.faults == ("",) * phrases
+    assert found.masks.shape == (regions, *found.size_hw)
+    assert [array.dtype.name for array in (found.heat_maps, found.similarities, found.boxes_xyxy_px, found.scores)] == [
+        "float32"
+    ] * 4
+    assert (found.masks.dtype, found.phrase_indices.dtype) == (np.bool_, np.int64)
+    assert (found.heat_maps >= 0).all()
+    assert ((found.scores >= 0) & (found.scores <= 1)).all()
+
+
+def test_every_form_of_an_image_is_the_same_image(locator: Locator, path: Path) -> None:
+    with Image.open(path) as opened:
+        rgb = np.asarray(opened.convert("RGB"))
+        forms = [str(path), path.read_bytes(), opened, rgb]
+        maps = [locator(form, "red car").heat_maps for form in forms]
+    assert all(np.array_equal(maps[0], other) for other in maps[1:])
+
+
+def test_images_in_memory_are_turned_upright_and_keep_their_transparency(locator: Locator, tmp_path: Path) -> None:
+    camera = Image.new("RGB", (64, 32), "red")
+    exif = camera.getexif()
+    exif[0x0112] = 6
+    camera.save(tmp_path / "turned.jpg", exif=exif)
+    glass = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    glass.save(tmp_path / "glass.png")
+    for name, size_hw in (("turned.jpg", (64, 32)), ("glass.png", (40, 40))):
+        with Image.open(tmp_path / name) as opened:
+            by_path, in_memory = locator(tmp_path / name, "red car"), locator(opened, "red car")
+        assert by_path.size_hw == in_memory.size_hw == size_hw
+        assert np.array_equal(by_path.heat_maps, in_memory.heat_maps)
+
+
+def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None:
+    loose = Locator("demo", regions={"keep_share": 0.0, "min_area_share": 0.0, "rule": "mean"})
+    one, several = loose(path, "a red car"), loose(path, "two red cars")
+    assert len(one.scores) == 1
+    assert len(several.scores) > 1
+    assert np.array_equal(locator(path, "the Red  Car").heat_maps, locator(path, ["red car"]).heat_maps)
+
+
+def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
+    default = locator(path, ["red car", "dog"])
+    other = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})(
+        path, ["red car", "dog"]
+    )
+    assert not np.array_equal(default.heat_maps, other.heat_maps)
+    assert other.masks.sum() < default.masks.sum()
+    with pytest.raises(ConfigError, match=r"explain\.block: no such key; did you mean explain\.blocks\?"):
+        Locator("demo", explain={"block": 1})
+
+
+def test_a_picture_is_shown_by_a_notebook(found: Located) -> None:
+    with Image.open(BytesIO(found._repr_png_())) as shown:
+        assert shown.size == (found.size_hw[1], found.size_hw[0])
+        drawn = np.asarray(shown.convert("RGB")).astype(int)
+    small = found.picture(side_px=100)
+    assert max(small.size) == 100
+    inside = found.masks.any(axis=0)
+    with Image.open(BytesIO(found._content)) as original:
+        change = np.abs(drawn - np.asarray(original.convert("RGB"))).max(axis=2)
+    assert (change[inside] > 0).mean() > 0.9, "regions are coloured"
+    assert found.heat_picture(side_px=120).width == 120 * len(found.phrases)
+
+
+def test_an_image_without_a_region_has_empty_arrays(locator: Locator) -> None:
+    found = Locator("demo", regions={"min_area_px": 100_000})(np.zeros((50, 40, 3), np.uint8), "red car")
+    assert (found.boxes_xyxy_px.shape, found.masks.shape, found.scores.shape) == ((0, 4), (0, 50, 40), (0,))
+    assert found.picture().size == (40, 50)
+
+
+@pytest.mark.parametrize(
+    ("image", "phrases", "error", "message"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), [], ConfigError, "expected one or several phrases, none of them empty"),
+        (np.zeros((8, 8, 3), np.uint8), ["dog", " "], ConfigError, "none of them empty, got"),
+        (np.zeros((3, 8, 8), np.float32), "dog", InputError, r"\(height, width, 3\) as image, got float32 \(3, 8, 8\)"),
+        (None, "dog", InputError, "a Pillow image or an array as image, got a NoneType"),
+        ("none.jpg", "dog", InputError, "cannot read none.jpg: No such file"),
+        (b"", "dog", InputError, "bad_image: image: the file is empty"),
+        (b"<html>", "dog", InputError, "bad_image: image: .* looks like HTML"),
+    ],
+)
+def test_errors_say_what_is_wrong(
+    locator: Locator, image: Any, phrases: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        locator(image, phrases)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("ViT-B-16", "ViT-B-16 needs weights: set model.pretrained=TAG"),
+        ("ViT-B-17/openai", "open_clip has no model 'ViT-B-17'; did you mean"),
+        ("ViT-B-16/none", "open_clip has no tag 'none' for ViT-B-16; it has"),
+        ("RN50/openai", "the image tower is a ModifiedResNet. Supported: "),
+    ],
+)
+def test_models_that_cannot_be_used(model: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        Locator(model)
+
+
+def test_a_model_in_memory_is_only_read() -> None:
+    model = tiny_clip().train()
+    for parameter in list(model.parameters())[::2]:
+        parameter.requires_grad_(False)
+    before = state_of(model)
+    found = Locator.from_open_clip(model)(np.full((20, 30, 3), 200, np.uint8), ["red car", "two dogs"])
+    assert state_of(model) == before
+    assert found.heat_maps.shape == (2, 4, 4)
+
+
+def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
+    """The demo model by name, and the same weights as open_clip has them in memory."""
+    from safetensors.torch import load_file
+
+    from stages.model.config import ModelConfig
+    from stages.model.open_clip import describe, load_tokenizer
+
+    description = describe(ModelConfig(name="demo"))
+    model = open_clip.CLIP(**description.architecture).eval()
+    model.load_state_dict(load_file(str(description.weights)))
+    spec = description.input
+    open_clip.model.set_model_preprocess_cfg(model, {"mean": spec.mean, "std": spec.std, "size": spec.size_px})
+    with pytest.raises(ConfigError, match=r"give its tokenizer too, tokenizer=open_clip.get_tokenizer\(NAME\)"):
+        Locator.from_open_clip(model)
+    phrases = ["red car", "two dogs"]
+    mine = Locator.from_open_clip(model, load_tokenizer(ModelConfig(name="demo")))(path, phrases)
+    named = Locator("demo", regions={"calibration": "none"})(path, phrases)
+    assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())
+    assert np.allclose(mine.similarities, named.similarities, atol=1e-5)
+    assert np.allclose(mine.scores, named.scores, atol=1e-4)
+
+
+def test_models_in_memory_that_cannot_be_used() -> None:
+    with pytest.raises(ConfigError, match="a Linear is not an open_clip model"):
+        Locator.from_open_clip(torch.nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match=r"regions\.calibration: a calibration holds for known weights"):
+        Locator.from_open_clip(tiny_clip(), regions={"calibration": "some.json"})
