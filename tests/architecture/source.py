@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import subprocess
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,16 +18,35 @@ def modules() -> dict[str, ast.Module]:
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in files}
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
+@cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """All nodes of a tree."""
+    return tuple(ast.walk(tree))
+
+
+@cache
+def imports(tree: ast.AST) -> tuple[str, ...]:
     """Full names of the modules and members that a file imports, also inside functions.
 
     A relative import begins with a dot.
     """
-    for node in ast.walk(tree):
+    names: list[str] = []
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ("." * node.level + f"{node.module}.{alias.name}" for alias in node.names)
+            names += ("." * node.level + f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(names)
+
+
+def classes() -> dict[str, list[str]]:
+    """Name of a class -> the files that define one of this name."""
+    found: dict[str, list[str]] = {}
+    for path, tree in modules().items():
+        for node in nodes(tree):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(path)
+    return found
 
 
 def tracked() -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-
-from tests.architecture.source import ROOT, modules, tracked
+from tests.architecture.source import ROOT, classes, modules, tracked
 
 MOST_LINES = 600
 LONGER: set[str] = set()
@@ -28,6 +26,10 @@ HIDING_NAMES |= {"service", "core", "lib", "tools", "types"}
 """Names that hide what is inside."""
 
 
+SHARED_NAMES: set[str] = {"Block", "Config", "Piece", "RowReader", "Target", "Thing"}
+"""Class names that several files may use, each with its reason beside it."""
+
+
 def test_no_file_is_too_long() -> None:
     files = [ROOT / path for path in modules()] + sorted((ROOT / "tests").rglob("*.py"))
     long = {path.relative_to(ROOT).as_posix() for path in files if path.read_text().count("\n") > MOST_LINES}
@@ -42,8 +44,11 @@ def test_names_say_what_is_inside() -> None:
 
 def test_classes_say_what_they_are() -> None:
     endings = tuple(name.capitalize() for name in HIDING_NAMES)
-    classes = [node.name for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    assert [name for name in classes if name.endswith(endings)] == []
+    assert [name for name in classes() if name.endswith(endings)] == []
+
+
+def test_a_class_name_means_one_thing() -> None:
+    assert {name for name, files in classes().items() if len(files) > 1} <= SHARED_NAMES
 
 
 def test_the_top_level_is_a_closed_list() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from tests.architecture.source import imports, modules
+from tests.architecture.source import imports, modules, nodes
 
 MODULES = {
     "pickle",
@@ -45,7 +45,7 @@ def name_of(node: ast.expr) -> str:
 
 def calls() -> Iterator[tuple[str, ast.Call, str]]:
     for path, tree in modules().items():
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.Call):
                 yield path, node, name_of(node.func)
 
@@ -85,7 +85,7 @@ def test_yaml_is_read_as_plain_values() -> None:
     assert loads == {("pipeline/config.py", "yaml.load(text, Loader=_Loader)")}
     loader = next(
         node
-        for node in ast.walk(modules()["pipeline/config.py"])
+        for node in nodes(modules()["pipeline/config.py"])
         if isinstance(node, ast.ClassDef) and node.name == "_Loader"
     )
     assert [ast.unparse(base) for base in loader.bases] == ["yaml.SafeLoader"]

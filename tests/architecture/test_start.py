@@ -15,92 +15,86 @@ from tests.stages.dataset.export.datasets import write_dataset
 
 HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duckdb", "starlette", "uvicorn", "jinja2")
 
+MODEL = {"torch", "ray", "open_clip", "spacy"}
 
-def loaded(code: str, folder: Path) -> set[str]:
-    """Heavy libraries in `sys.modules` after some code, in a fresh process."""
-    report = folder / "loaded.json"
-    program = (
-        "import atexit, json, sys\n"
-        f"atexit.register(lambda: open({str(report)!r}, 'w').write(json.dumps(sorted(sys.modules))))\n{code}"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+VERBS = ["run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export"]
+
+EXPORT_ALL = """
+from rich.console import Console
+from pipeline.commands.export import export_dataset
+from stages.dataset.export import EXPORTERS
+for name in EXPORTERS:
+    if name != "clipself":
+        export_dataset(pathlib.Path("exported"), name, pathlib.Path(name), Console(quiet=True))
+"""
+"""Every format but the one that embeds texts."""
+
+STEPS: dict[str, tuple[str, set[str]]] = {
+    "--version": ("phrasebox('--version')", set(HEAVY)),
+    "--help": ("phrasebox('--help')", set(HEAVY)),
+    **{f"{verb} --help": (f"phrasebox('{verb}', '--help')", set(HEAVY)) for verb in VERBS},
+    "stats": ("phrasebox('stats', 'dataset')", MODEL | {"cv2", "starlette"}),
+    "a configuration": ("import pipeline.config", MODEL),
+    "looking at a dataset": ("import pipeline.viewer.serve, pipeline.viewer.gallery", MODEL),
+    "validate": ("phrasebox('validate', 'dataset')", MODEL),
+    "exports": (EXPORT_ALL, MODEL | {"datasets"}),
+    "planning a run": (
+        "import pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.commands.run",
+        {"ray", "spacy"},
+    ),
+    "the inline engine": ("import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo", {"ray"}),
+}
+"""What a process does -> the code, and the libraries that it must not need. From light to heavy, as one process does
+all of it: a step that loads too much is the first that fails.
+"""
+
+PROGRAM = """
+import contextlib, json, pathlib, sys
+
+def phrasebox(*arguments):
+    from pipeline.cli import main
+    sys.argv = ["phrasebox", *arguments]
+    with contextlib.redirect_stdout(sys.stderr), contextlib.suppress(SystemExit):
+        main()
+
+steps, heavy = json.loads(sys.argv[1])
+for name, code in steps.items():
+    exec(code, {"phrasebox": phrasebox, "pathlib": pathlib})
+    print(json.dumps([name, [library for library in heavy if library in sys.modules]]), flush=True)
+"""
+
+
+def loaded(steps: dict[str, str], folder: Path) -> dict[str, set[str]]:
+    """Step -> heavy libraries in `sys.modules` after it, in a fresh process that does one after the other."""
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, json.dumps([steps, HEAVY])],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {name for name in json.loads(report.read_text()) if name in HEAVY}
+    return {name: set(libraries) for name, libraries in map(json.loads, done.stdout.splitlines())}
 
 
-def as_command(*arguments: str) -> str:
-    return f"import sys; sys.argv = ['phrasebox', *{list(arguments)!r}]; from pipeline.cli import main; main()"
+@pytest.fixture(scope="module")
+def after(inline_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Step -> what is loaded after it."""
+    folder = tmp_path_factory.mktemp("start")
+    (folder / "dataset").symlink_to(inline_dataset)
+    write_dataset(folder / "exported")
+    found = loaded({name: code for name, (code, _) in STEPS.items()}, folder)
+    assert (folder / "yolo" / "data.yaml").is_file()
+    return found
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        *(
-            [verb, "--help"]
-            for verb in (
-                "run",
-                "validate",
-                "inspect",
-                "stats",
-                "phrases",
-                "explain",
-                "scenes",
-                "demo",
-                "eval",
-                "calibrate",
-                "export",
-            )
-        ),
-    ],
-    ids=" ".join,
-)
-def test_asking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
-    assert loaded(as_command(*arguments), tmp_path) == set()
+@pytest.mark.parametrize("step", STEPS)
+def test_nothing_heavy_is_loaded_without_need(step: str, after: dict[str, set[str]]) -> None:
+    assert after[step] & STEPS[step][1] == set()
 
 
-def test_planning_a_run_loads_neither_cluster_nor_parser(tmp_path: Path) -> None:
-    modules = "pipeline.config, pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.commands.run"
-    assert not loaded(f"import {modules}", tmp_path) & {"ray", "spacy"}
-
-
-def test_a_configuration_needs_no_model(tmp_path: Path) -> None:
-    assert not loaded("import pipeline.config", tmp_path) & {"torch", "open_clip", "ray", "spacy"}
-    # The workers that read and finish import this; seconds of it would be seconds of each.
-    assert not loaded("import pipeline.engines.ray_data", tmp_path) & {"torch", "open_clip", "spacy"}
-
-
-def test_validate_needs_no_model(inline_dataset: Path, tmp_path: Path) -> None:
-    found = loaded(as_command("validate", str(inline_dataset)), tmp_path)
-    assert not found & {"torch", "ray", "open_clip", "spacy"}
-
-
-def test_looking_at_a_dataset_needs_no_model(inline_dataset: Path, tmp_path: Path) -> None:
-    model = {"torch", "ray", "open_clip", "spacy"}
-    assert not loaded(as_command("stats", str(inline_dataset)), tmp_path) & {*model, "cv2", "starlette"}
-    assert not loaded("import pipeline.viewer.serve, pipeline.viewer.gallery", tmp_path) & model
-
-
-def test_exports_need_no_model(tmp_path: Path) -> None:
-    """Of any format but the one that embeds texts."""
-    dataset = write_dataset(tmp_path / "dataset")
-    code = (
-        "from pathlib import Path\n"
-        "from rich.console import Console\n"
-        "from pipeline.commands.export import export_dataset\n"
-        "from stages.dataset.export import EXPORTERS\n"
-        "for name in EXPORTERS:\n"
-        f"    if name != 'clipself': export_dataset(Path({str(dataset)!r}), name, Path(name), Console(quiet=True))\n"
-    )
-    assert not loaded(code, tmp_path) & {"torch", "ray", "open_clip", "spacy", "datasets"}
-    assert (tmp_path / "yolo" / "data.yaml").is_file()
-
-
-def test_the_inline_engine_needs_no_ray(tmp_path: Path) -> None:
-    assert "ray" not in loaded(
-        "import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo", tmp_path
-    )
+def test_workers_that_read_and_finish_load_no_model(tmp_path: Path) -> None:
+    """Seconds of it would be seconds of each."""
+    found = loaded({"engine": "import pipeline.engines.ray_data"}, tmp_path)
+    assert not found["engine"] & {"torch", "open_clip", "spacy"}
