@@ -234,9 +234,10 @@ def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]
             ["no region for 'thing': no part of its heat map passed the cleaning"] if count > found and not bad else []
             for (*_, count), found, bad in zip(texts, regions.tolist(), failed, strict=True)
         ],
-        "error": [
-            f"{reason}: synthetic fault of {sample_id}" if bad else None
-            for reason, sample_id, bad in zip(reasons, sample_ids, failed, strict=True)
+        "error": [reason if bad else None for reason, bad in zip(reasons, failed, strict=True)],
+        "error_detail": [
+            f"synthetic fault of {sample_id}" if bad else None
+            for sample_id, bad in zip(sample_ids, failed, strict=True)
         ],
         "size_number": size_number,
     }

@@ -68,5 +68,5 @@ def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:
         raise TooManyErrors(
             f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may "
             f"(output.max_error_share): {', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
-            f"The dataset in {dataset} is complete; the column `error` says what is wrong with each row"
+            f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong"
         )

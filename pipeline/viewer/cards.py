@@ -16,6 +16,7 @@ COLOURS: Final = 12
 
 COLUMNS: Final = (
     "id", "sample_id", "file_name", "width", "height", "captions", "annotations", "phrase_count", "warnings", "error",
+    "error_detail",
 )  # fmt: skip
 """Of a row, for a card."""
 
@@ -86,6 +87,7 @@ class Card:
     regions: list[RegionView]
     warnings: list[str]
     error: str | None
+    error_detail: str | None
     mark: str
     text_px: float
 
@@ -142,6 +144,7 @@ def card(
         regions=regions,
         warnings=row["warnings"],
         error=row["error"],
+        error_detail=row["error_detail"],
         mark=mark or "",
         text_px=text_px,
     )

@@ -77,7 +77,7 @@ ROW_ERRORS: Final[dict[str, str]] = {
     "failed_download": "the downloader that made the input marked this sample as failed",
     "worker_died": "the worker died each time that it had this sample alone",
 }
-"""Reason -> meaning. The only reasons a row's `error` may start with."""
+"""Reason -> meaning. The only values that a row's `error` may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +95,11 @@ class RowError:
             raise ValueError(f"expected a reason from {sorted(ROW_ERRORS)}, got {self.reason!r}")
 
     def __str__(self) -> str:
-        """The form stored in the dataset's `error` column: "reason: detail"."""
         return f"{self.reason}: {self.detail}"
 
     def at(self, place: str) -> RowError:
         """The same error with its place in front of the detail."""
         return RowError(reason=self.reason, detail=f"{place}: {self.detail}")
-
-    @staticmethod
-    def parse(text: str) -> RowError:
-        """Inverse of `str`. Raises ValueError on text that does not start with a known reason."""
-        reason, _, detail = text.partition(": ")
-        return RowError(reason=reason, detail=detail)
 
 
 class RowFault(Exception):

@@ -23,23 +23,33 @@
       similarity    float        cosine of image and phrase
     phrase_count    int32        phrases found in the captions, before regions
     warnings        list<string> phrases without a region and why, phrases dropped by the cap
-    error           string       null, or "reason: detail"; reasons in stages/contract/errors.py
+    error           string       null, or the reason of the fault, a key of `errors.ROW_ERRORS`
+    error_detail    string       null, or what is wrong, where, and what to do
     image           struct       bytes and path, null with an error; only with `embed_images`
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample, stable_id
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Goes up when a column changes its meaning or goes away."""
+
+READABLE_VERSIONS: Final = (1, 2)
+"""Versions of datasets that `read_batches` reads. In version 1, `error` held "reason: detail"."""
+
+
+def other_version(version: object) -> str:
+    """What to say of a dataset whose version is none of `READABLE_VERSIONS`."""
+    return f"schema version {version}, this phrasebox reads {' and '.join(map(str, READABLE_VERSIONS))}"
 
 
 def _field(name: str, kind: Any, unit: str, doc: str, *, nullable: bool = True) -> Any:
@@ -81,7 +91,8 @@ DATASET_SCHEMA: Final = pa.schema(
         _field("annotations", pa.list_(ANNOTATION), "", "one per region"),
         _field("phrase_count", pa.int32(), "", "phrases found in the captions"),
         _field("warnings", pa.list_(pa.string()), "", "phrases without a region and why, dropped phrases"),
-        _field("error", pa.string(), "", "null, or reason: detail"),
+        _field("error", pa.string(), "", "null, or the reason of the fault"),
+        _field("error_detail", pa.string(), "", "null, or what is wrong, where, and what to do"),
     ]
 )
 """The row of `data/*.parquet` without embedded images."""
@@ -138,6 +149,7 @@ RECORD_SCHEMA: Final = pa.schema(
         pa.field("pixels", pa.binary()),
         pa.field("heat_maps", pa.list_(_HEAT_MAP)),
         pa.field("error", pa.string()),
+        pa.field("error_detail", pa.string()),
     ]
 )
 """A record on its way between workers, before it has regions."""
@@ -194,12 +206,12 @@ def _pack(record: Record) -> dict[str, Any]:
             }
             for heat_map in record.heat_maps
         ],
-        "error": None if record.error is None else str(record.error),
+        **_error_columns(record.error),
     }
 
 
 def _unpack(row: Mapping[str, Any]) -> Record:
-    error = None if row["error"] is None else RowError.parse(row["error"])
+    error = None if row["error"] is None else RowError(reason=row["error"], detail=row["error_detail"])
     pixels = None
     if row["pixels"] is not None:
         pixels = Pixels(rgb=np.frombuffer(row["pixels"], np.uint8).reshape(*row["pixels_hw"], 3))
@@ -232,6 +244,12 @@ def _unpack(row: Mapping[str, Any]) -> Record:
     )
 
 
+def _error_columns(error: RowError | None) -> dict[str, str | None]:
+    if error is None:
+        return {"error": None, "error_detail": None}
+    return {"error": error.reason, "error_detail": error.detail}
+
+
 def records_to_rows(records: Iterable[Record], *, embed_images: bool) -> Any:
     """Finished records -> table of `dataset_schema`, one row each, in order."""
     rows = [_row(record, embed_images=embed_images) for record in records]
@@ -250,7 +268,7 @@ def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
         "annotations": [_annotation(record, region, n) for n, region in enumerate(record.regions)],
         "phrase_count": len(record.phrases),
         "warnings": _warnings(record),
-        "error": None if record.error is None else str(record.error),
+        **_error_columns(record.error),
     }
     if embed_images:
         # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
@@ -298,3 +316,27 @@ def _warnings(record: Record) -> list[str]:
     if record.dropped_phrases:
         warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
     return warnings
+
+
+_OLD_ERROR: Final = r"(?s)^(?P<error>.*?)(?:: (?P<error_detail>.*))?$"
+
+
+def read_batches(shard: Any, columns: Sequence[str], **options: Any) -> Iterator[Any]:
+    """Rows of a shard of any of `READABLE_VERSIONS` as tables, with the columns of today's version.
+
+    Args:
+        shard: the open pyarrow ParquetFile.
+        columns: names of columns, or dotted paths into them as Parquet knows them
+            ("annotations.list.element.score").
+        options: of `ParquetFile.iter_batches`.
+    """
+    is_old = "error_detail" not in shard.schema_arrow.names
+    stored = dict.fromkeys("error" if is_old and name == "error_detail" else name for name in columns)
+    for batch in shard.iter_batches(columns=list(stored), **options):
+        table = pa.Table.from_batches([batch])
+        if is_old and "error" in table.column_names:
+            parts = pc.extract_regex(table["error"], _OLD_ERROR)
+            table = table.drop_columns(["error"])
+            for name in ("error", "error_detail"):
+                table = table.append_column(DATASET_SCHEMA.field(name), pc.struct_field(parts, name))
+        yield table

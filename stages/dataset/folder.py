@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
-from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
+from stages.contract.schema import (
+    DATASET_SCHEMA,
+    IMAGE_FIELD,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    other_version,
+    read_batches,
+)
 
 BATCH_ROWS: Final = 512
 """Rows of a table of `Dataset.tables`: a few MB, without images."""
@@ -78,8 +85,7 @@ def tables_of(path: Path, columns: Sequence[str], batch_rows: int) -> Iterator[A
     try:
         # Without pre-buffering, or a row group of images would be read into memory at once.
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=batch_rows, columns=list(columns)):
-                yield pa.Table.from_batches([batch])
+            yield from read_batches(file, columns, batch_size=batch_rows)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a shard of a dataset: {one_line(error)}") from error
 
@@ -107,8 +113,8 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
         )
         raise InputError(f"{path} is not a finished dataset: {what}")
     version = run.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}")
+    if version not in READABLE_VERSIONS:
+        raise InputError(f"{path}: {other_version(version)}")
     return Dataset(
         path=folder,
         manifest=manifest,
@@ -135,7 +141,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest.get("config"), dict):
         raise InputError(f"{path} is not the manifest of a phrasebox dataset")
     if "schema_version" not in manifest:
-        raise InputError(f"{path}: schema version None, this phrasebox reads {SCHEMA_VERSION}")
+        raise InputError(f"{path}: {other_version(None)}")
     return manifest
 
 

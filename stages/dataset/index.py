@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.contract.errors import ConfigError, InputError, one_line
-from stages.contract.schema import DATASET_SCHEMA
+from stages.contract.schema import DATASET_SCHEMA, read_batches
 from stages.dataset.folder import Dataset
 from stages.dataset.search import Search, literal
 from stages.dataset.selection import Selection, Selector, first_line, sandboxed
@@ -125,7 +125,8 @@ class Index:
         for path in self.dataset.shards:
             try:
                 with pq.ParquetFile(path, pre_buffer=False) as file:
-                    table = file.read(columns=list(_LIGHT_COLUMNS), use_threads=False)
+                    parts = list(read_batches(file, _LIGHT_COLUMNS, use_threads=False))
+                table = pa.concat_tables(parts) if parts else DATASET_SCHEMA.empty_table()
             except (pa.ArrowException, OSError) as error:
                 if self.dataset.finished:
                     raise InputError(f"{path} is damaged: {one_line(error)}") from error
@@ -270,7 +271,7 @@ def _light(table: Any, first: int) -> dict[str, Any]:
                 "region_count": counts,
                 "best": pa.array(best, mask=np.isnan(best)),
                 "status": pa.array(status.astype(str)),
-                "reason": pc.list_element(pc.split_pattern(errors, ": ", max_splits=1), 0),
+                "reason": errors,
             }
         ),
         "captions": pa.table(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.errors import InputError, one_line
-from stages.contract.schema import IMAGE_FIELD
+from stages.contract.schema import IMAGE_FIELD, read_batches
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, Dataset
 
 _BUFFER_BYTES: Final = 1 << 20
@@ -71,7 +71,7 @@ class RowReader:
                     inside = [number for number in numbers if first <= number < stop]
                     start = first
                     first = stop
-                    batches = file.iter_batches(rows, row_groups=[group], columns=list(columns), use_threads=False)
+                    batches = read_batches(file, columns, batch_size=rows, row_groups=[group], use_threads=False)
                     while inside:
                         batch = next(batches)
                         here = [number for number in inside if number < start + batch.num_rows]

@@ -103,7 +103,7 @@ class PhrasesStage(Stage):
         if fault is None:
             return record
         source = record.sample.source
-        return replace(record, error=replace(fault, detail=f"{source}: {fault.detail}" if source else fault.detail))
+        return replace(record, error=fault.at(source) if source else fault)
 
     def _phrases(self, captions: Sequence[str]) -> list[list[Phrase]]:
         """The phrases of every caption, with caption index 0."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.errors import RowError, SchemaError, one_line
+from stages.contract.errors import SchemaError, one_line
 from stages.contract.records import stable_id
 from stages.storage import AnyPath, found_in, replacing
 from stages.write.parquet import PARQUET_SETTINGS
@@ -110,7 +110,7 @@ def _count(total: Tally, batch: Any) -> None:
         total.phrases += phrases
         total.regions += len(regions)
         if error is not None:
-            total.failed_by_reason[RowError.parse(error).reason] += 1
+            total.failed_by_reason[error] += 1
         elif phrases == 0:
             total.without_phrases += 1
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.contract.errors import DATASET_EXPECTED, InputError, RowError, one_line
+from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
-from stages.contract.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION
+from stages.contract.schema import (
+    ANNOTATION,
+    DATASET_SCHEMA,
+    IMAGE_FIELD,
+    READABLE_VERSIONS,
+    other_version,
+    read_batches,
+)
 from stages.phrases.filters import normalise
 from stages.storage import AnyPath, found_in
 from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
 
 _MOST_EXAMPLES = 20
+_ERROR_COLUMNS = ("error", "error_detail")
 
 
 def validate(dataset: AnyPath) -> Iterator[str]:
@@ -35,6 +43,7 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
     told = (manifest or {}).get("counts")
+    missing = ("error_detail",) if (manifest or {}).get("schema_version") == 1 else ()
     if not files and not (isinstance(told, dict) and told.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
     total, all_read = Tally(), True
@@ -44,7 +53,7 @@ def validate(dataset: AnyPath) -> Iterator[str]:
         total.files += 1
         try:
             with path.open("rb") as content, pq.ParquetFile(content) as file:
-                readable = yield from _schema_problems(path, file.schema_arrow)
+                readable = yield from _schema_problems(path, file.schema_arrow, missing)
                 all_read &= readable
                 for number, row in enumerate(_rows(file) if readable else ()):
                     yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
@@ -91,15 +100,18 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]
     if not isinstance(manifest, dict):
         yield f"{path}: expected an object, got {type(manifest).__name__}"
         return None
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        yield f"{path}: schema version {manifest.get('schema_version')}, this phrasebox reads {SCHEMA_VERSION}"
+    if manifest.get("schema_version") not in READABLE_VERSIONS:
+        yield f"{path}: {other_version(manifest.get('schema_version'))}"
     return manifest
 
 
-def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
-    """Whether the rows can be read as rows of the dataset."""
+def _schema_problems(path: AnyPath, schema: Any, missing: Collection[str]) -> Generator[str, None, bool]:
+    """Whether the rows can be read as rows of the dataset. missing: columns that its version does not have."""
     readable = True
-    wanted = [*DATASET_SCHEMA, *([IMAGE_FIELD] if IMAGE_FIELD.name in schema.names else [])]
+    wanted = [
+        *(entry for entry in DATASET_SCHEMA if entry.name not in missing),
+        *([IMAGE_FIELD] if IMAGE_FIELD.name in schema.names else []),
+    ]
     for expected in wanted:
         position = schema.get_field_index(expected.name)
         if position < 0:
@@ -115,8 +127,8 @@ def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
 
 
 def _rows(file: Any) -> Iterator[dict[str, Any]]:
-    for batch in file.iter_batches(batch_size=512):
-        yield from batch.to_pylist()
+    for table in read_batches(file, [*file.schema_arrow.names, "error_detail"], batch_size=512):
+        yield from table.to_pylist()
 
 
 def _count(total: Tally, row: dict[str, Any]) -> None:
@@ -127,7 +139,7 @@ def _count(total: Tally, row: dict[str, Any]) -> None:
     total.regions += len(annotations)
     total.categories.update((annotation["phrase"] or "", annotation["head"] or "") for annotation in annotations)
     if row["error"] is not None:
-        total.failed_by_reason[row["error"].partition(": ")[0]] += 1
+        total.failed_by_reason[row["error"]] += 1
     elif phrases:
         total.annotated += 1
         total.without_regions += not annotations
@@ -136,20 +148,22 @@ def _count(total: Tally, row: dict[str, Any]) -> None:
 
 
 def _row_problems(row: dict[str, Any]) -> Iterator[str]:
-    nulls = [name for name in DATASET_SCHEMA.names if name != "error" and row[name] is None]
+    nulls = [name for name in DATASET_SCHEMA.names if name not in _ERROR_COLUMNS and row[name] is None]
     if nulls or None in row["captions"]:
         yield f"{' and '.join(nulls)} is null" if nulls else "a caption is null"
         return
     if row["id"] != stable_id(row["sample_id"]):
         yield f"id {row['id']} is not the hash of its sample_id"
     if row["error"] is not None:
-        try:
-            RowError.parse(row["error"])
-        except ValueError as error:
-            yield f"error: {error}"
+        if row["error"] not in ROW_ERRORS:
+            yield f"error: expected a reason from {sorted(ROW_ERRORS)}, got {row['error']!r}"
+        if row["error_detail"] is None:
+            yield "has an error without a detail"
         if row["annotations"]:
             yield "has an error and annotations"
     else:
+        if row["error_detail"] is not None:
+            yield "has the detail of an error but no error"
         if not (row["width"] > 0 and row["height"] > 0):
             yield f"no error but a size of {row['width']}x{row['height']}"
         if IMAGE_FIELD.name in row and (row[IMAGE_FIELD.name] or {}).get("bytes") is None:

@@ -38,6 +38,8 @@ def good(number: int) -> Good:
 
 def seen(row: Mapping[str, Any]) -> dict[str, Any]:
     """All that a row says of its image, without the ids, which depend on its place in the input."""
-    own = {key: row[key] for key in ("width", "height", "captions", "phrase_count", "warnings", "error")}
+    own = {
+        key: row[key] for key in ("width", "height", "captions", "phrase_count", "warnings", "error", "error_detail")
+    }
     regions = [{k: v for k, v in region.items() if k not in ("id", "image_id")} for region in row["annotations"]]
     return {**own, "annotations": regions}

@@ -10,7 +10,9 @@ from tests.corpus.goods import seen
 
 def outcome(row: Mapping[str, Any]) -> str:
     """ "annotated", "without phrases", or the row's error."""
-    return row["error"] or ("annotated" if row["phrase_count"] else "without phrases")
+    if row["error"] is not None:
+        return f"{row['error']}: {row['error_detail']}"
+    return "annotated" if row["phrase_count"] else "without phrases"
 
 
 def meets(row: Mapping[str, Any], wanted: str, alone: Mapping[str, Any] | None = None) -> bool:

@@ -126,7 +126,7 @@ def test_every_row_is_counted_and_the_summary_is_by_reason(
     done = finished_run(name, runs, tmp_path_factory)
     assert list(validate(done.dataset)) == []
     assert len(done.rows) == len(done.input.wanted)
-    reasons = Counter(row["error"].split(":")[0] for row in done.rows if row["error"] is not None)
+    reasons = Counter(row["error"] for row in done.rows if row["error"] is not None)
     assert set(reasons) <= set(ROW_ERRORS)
     lines = [line.split() for line in done.printed.replace("│", " ").splitlines()]
     for reason, count in reasons.items():
@@ -138,7 +138,7 @@ def test_errors_are_for_people(runs: dict[str, Finished], tmp_path_factory: pyte
     """One line, no addresses, no names of classes, not endless."""
     for name in RUNS:
         for row in finished_run(name, runs, tmp_path_factory).rows:
-            text = row["error"] or ""
+            text = row["error_detail"] or ""
             assert "\n" not in text.strip() or "\n" in row["sample_id"], text
             assert not any(part in text for part in (" at 0x", "Traceback", "<class", "object at")), text
             assert len(text) < 1000 + len(row["sample_id"]), text

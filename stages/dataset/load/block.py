@@ -23,7 +23,7 @@ _MASKS_AT_ONCE: Final = 64
 class Block:
     """Rows and their regions, as they are stored; `starts[row]` to `starts[row + 1]` are the regions of a row.
 
-    ids, sample_ids, file_names, captions, size_wh, errors   of the rows
+    ids, sample_ids, file_names, captions, size_wh, errors, error_details   of the rows
     starts                    int64 (rows + 1,)
     boxes_xyxy_px             float32 (regions, 4), pixels of the original image
     spans                     int64 (regions, 2), half open, characters of the caption
@@ -38,6 +38,7 @@ class Block:
     captions: list[list[str]]
     size_wh: NDArray[np.int64]
     errors: list[str | None]
+    error_details: list[str | None]
     starts: NDArray[np.int64]
     region_ids: NDArray[np.int64]
     boxes_xyxy_px: NDArray[np.float32]
@@ -73,6 +74,7 @@ def block_of(table: Any) -> Block:
             captions=rows["captions"].to_pylist(),
             size_wh=np.stack([_numbers(rows[name], np.int64) for name in ("width", "height")], axis=1),
             errors=rows["error"].to_pylist(),
+            error_details=rows["error_detail"].to_pylist(),
             starts=starts,
             region_ids=_numbers(fields["id"], np.int64),
             boxes_xyxy_px=_corners(_rows_of(fields["bbox"], 4, np.float32)),

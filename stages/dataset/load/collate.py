@@ -41,7 +41,7 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         tokens            int64 (U, context), if the samples have them
         grid_masks        float32 (R, grid_h, grid_w), 0 .. 1, if the samples have them
         masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
-        errors            list of B, if failed rows are kept
+        errors, error_details              lists of B, if failed rows are kept
 
     An image may hold a phrase several times, and images may share one: `phrases`, each once, are what a contrastive
     loss tells apart. No samples give a batch with B = 0 without what is optional.
@@ -80,6 +80,7 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch["images"] = _if_alike([sample["image"] for sample in samples], torch.stack)
     if "error" in held:
         batch["errors"] = [sample["error"] for sample in samples]
+        batch["error_details"] = [sample["error_detail"] for sample in samples]
     return batch
 
 

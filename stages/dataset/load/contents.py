@@ -16,7 +16,7 @@ Masks = Literal["none", "full"]
 
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
-_ROW_COLUMNS: Final = ("id", "sample_id", "file_name", "width", "height", "captions", "error")
+_ROW_COLUMNS: Final = ("id", "sample_id", "file_name", "width", "height", "captions", "error", "error_detail")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.contract.errors import InputError, one_line
+from stages.contract.schema import read_batches
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, Dataset
 from stages.dataset.selection import Selection, Selector
 
@@ -136,9 +137,9 @@ def tables(piece: Piece, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         # Without pre-buffering, or a row group of images would be read into memory at once.
         with pq.ParquetFile(piece.path, pre_buffer=False) as file:
             groups = [piece.group]
-            for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns, use_threads=False):
-                yield first, pa.Table.from_batches([batch])
-                first += batch.num_rows
+            for table in read_batches(file, columns, batch_size=rows, row_groups=groups, use_threads=False):
+                yield first, table
+                first += table.num_rows
     except (pa.ArrowException, OSError) as error:
         raise _damaged(piece.path, error) from error
 

@@ -15,7 +15,7 @@
     masks            bool (n, H, W), with `masks="full"`
     grid_masks       float32 (n, grid_h, grid_w), share of each cell inside, with `grid_hw`
     tokens           int64 (n, context), with `tokenizer`
-    error            str or None, if failed rows are kept
+    error, error_detail        str or None, if failed rows are kept
 
 Boxes, masks and the rest are in the order of the row's annotations. All tensors own their memory.
 
@@ -114,7 +114,7 @@ class SampleMaker:
             "region_ids": torch.from_numpy(block.region_ids[first:last].copy()),
         }
         if self.choice.keep_failed:
-            sample["error"] = block.errors[row]
+            sample["error"], sample["error_detail"] = block.errors[row], block.error_details[row]
         if contents.needs_masks:
             self._add_masks(sample, block, first, last)
         if contents.tokenizer is not None:

@@ -279,11 +279,14 @@ def test_bad_rows_are_rows_with_their_reason(bad_input: dict[str, Any], tmp_path
     rows = rows_of(dataset)
     assert len(rows) == 17
     [twice] = [row for row in rows if row["sample_id"] not in REASONS]
-    assert twice["error"].startswith("duplicate_id: captions.jsonl:9: an earlier sample has the id 'good'")
+    assert twice["error"] == "duplicate_id"
+    assert twice["error_detail"].startswith("captions.jsonl:9: an earlier sample has the id 'good'")
     for row in rows:
         reason = REASONS.get(row["sample_id"], "duplicate_id")
-        assert (row["error"] or "").partition(":")[0] == (reason or ""), row
-        assert row["error"] is None or "captions.jsonl:" in row["error"] or reason in ("no_caption", "bad_caption")
+        assert row["error"] == reason, row
+        assert (
+            row["error"] is None or "captions.jsonl:" in row["error_detail"] or reason in ("no_caption", "bad_caption")
+        )
         assert (row["width"] > 0) == (row["error"] is None)
         image = {"bytes": (tmp_path / "images" / "red.jpg").read_bytes(), "path": "red.jpg"}
         assert row["image"] == (image if row["error"] is None else None)

@@ -287,7 +287,7 @@ def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> N
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["read"] == len(captions)
     assert memory.most > 450 * MB
-    errors = {name: row["error"] for name, row in rows.items() if row["error"] is not None}
+    errors = {name: f"{row['error']}: {row['error_detail']}" for name, row in rows.items() if row["error"] is not None}
     if alone_mb == 60:
         assert errors == {}
         assert report["deaths"] == 1, "once with its batch"

@@ -33,7 +33,8 @@ def test_a_sample_that_kills_its_worker_becomes_a_row_and_its_neighbours_are_unh
     assert len(rows) == 100
     assert report["read"] == 100
     assert {name for name, row in rows.items() if row["error"] is not None} == {"c7"}
-    assert rows["c7"]["error"].startswith("worker_died: captions.jsonl:8: 3 workers died at it in phrases")
+    assert rows["c7"]["error"] == "worker_died"
+    assert rows["c7"]["error_detail"].startswith("captions.jsonl:8: 3 workers died at it in phrases")
     assert all(row["phrase_count"] == 1 for name, row in rows.items() if name != "c7")
     assert int((tmp_path / "c7").read_text()) == 4, "once with its batch, three times alone"
     assert int((tmp_path / "c50").read_text()) == 1

@@ -159,6 +159,7 @@ def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
         "phrase_count": 3,
         "warnings": ["no region for 'cup'"],
         "error": None,
+        "error_detail": None,
     }
     assert tuple(row) == COLUMNS
     return {**row, **fields}
@@ -229,9 +230,11 @@ def test_a_damaged_mask_leaves_the_box(counts: str) -> None:
 
 
 def test_a_row_with_an_error() -> None:
-    row = row_of(width=0, height=0, phrase_count=0, warnings=[], error="missing_image: no file 7.jpg")
+    row = row_of(width=0, height=0, phrase_count=0, warnings=[], error="missing_image")
+    row["error_detail"] = "no file 7.jpg"
     one = card(row, 0, "bad", None)
-    assert (one.regions, one.error, one.mark, one.text_px) == ([], "missing_image: no file 7.jpg", "bad", 0)
+    assert (one.error, one.error_detail) == ("missing_image", "no file 7.jpg")
+    assert (one.regions, one.mark, one.text_px) == ([], "bad", 0)
     assert [[piece.text for piece in caption] for caption in one.captions] == [["A man."], ["A dog."]]
 
 

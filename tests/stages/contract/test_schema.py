@@ -178,6 +178,7 @@ def test_the_row_of_an_annotated_image() -> None:
         "phrase_count": 2,
         "warnings": ["no region for 'sky': its heat map is zero everywhere"],
         "error": None,
+        "error_detail": None,
     }
 
 
@@ -185,7 +186,8 @@ def test_the_row_of_a_failed_sample() -> None:
     error = RowError(reason="missing_image", detail="a.jsonl:1: no file a/b.jpg")
     sample = Sample(sample_id="k1", source="a.jsonl:1", file_name="a/b.jpg", captions=("a dog",))
     row = row_of(Record(sample=sample, error=error))
-    assert (row["error"], row["annotations"], row["warnings"]) == (str(error), [], [])
+    assert (row["error"], row["error_detail"]) == (error.reason, error.detail)
+    assert (row["annotations"], row["warnings"]) == ([], [])
     assert (row["width"], row["height"], row["phrase_count"], row["captions"]) == (0, 0, 0, ["a dog"])
 
 

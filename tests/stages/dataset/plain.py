@@ -113,7 +113,7 @@ def _row_fits(row: Row, mark: str | None, search: Search) -> bool:
         _between(len(row["annotations"]), search.regions_min, search.regions_max, int)
         and {"": True, "none": mark is None, "any": mark is not None}.get(search.mark, search.mark == mark)
         and search.status in ("", status_of(row))
-        and search.reason in ("", (row["error"] or "").partition(":")[0])
+        and search.reason in ("", row["error"])
     )
 
 

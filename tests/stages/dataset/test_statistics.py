@@ -66,7 +66,7 @@ def test_all_figures(name: str, index: Index, rows: list[dict[str, Any]]) -> Non
     for column in ("phrase", "head"):
         assert_most_frequent(figures[f"top_{column}s"], [(region[column], region["score"]) for region in regions], 7)
 
-    reasons = Counter(one.row["error"].partition(":")[0] for one in found if one.row["error"])
+    reasons = Counter(one.row["error"] for one in found if one.row["error"])
     expected = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
     assert figures["errors"] == [{"reason": reason, "count": count} for reason, count in expected]
     marked = Counter(marks[one.row["sample_id"]] for one in found if one.row["sample_id"] in marks)

@@ -147,8 +147,13 @@ ROWS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "score not a number": (put("score", float("nan")), r"score nan outside 0 .. 1"),
     "similarity": (put("similarity", -2.0), r"similarity -2.0 outside -1"),
     "annotation id 0": (put("id", 0), r"annotation 0: id outside 1"),
-    "unknown error": (lambda r: r[0].update(error="odd: no"), r"error: expected a reason from"),
-    "error and annotations": (lambda r: r[0].update(error="bad_image: no"), r"has an error and annotations"),
+    "unknown error": (lambda r: r[0].update(error="odd", error_detail="no"), r"error: expected a reason from"),
+    "error without detail": (lambda r: r[0].update(error="bad_image"), "has an error without a detail"),
+    "detail without error": (lambda r: r[0].update(error_detail="no"), "has the detail of an error but no error"),
+    "error and annotations": (
+        lambda r: r[0].update(error="bad_image", error_detail="no"),
+        r"has an error and annotations",
+    ),
     "captions missing": (lambda r: r[0].update(captions=None), r"row 0 \('s0'\): captions is null"),
     "annotations missing": (lambda r: r[0].update(annotations=None), r"row 0 \('s0'\): annotations is null"),
     "id missing": (lambda r: r[0].update(id=None), r"row 0 \('s0'\): id is null"),
@@ -228,7 +233,7 @@ def test_a_damaged_manifest(content: str, dataset: Path) -> None:
 def test_another_schema_version(dataset: Path) -> None:
     change_manifest(dataset, lambda manifest: manifest.update(schema_version=99))
     [problem] = validate(dataset)
-    assert f"schema version 99, this phrasebox reads {SCHEMA_VERSION}" in problem
+    assert f"schema version 99, this phrasebox reads 1 and {SCHEMA_VERSION}" in problem
 
 
 def test_an_unfinished_run(dataset: Path) -> None:
@@ -237,7 +242,7 @@ def test_an_unfinished_run(dataset: Path) -> None:
     assert "dataset.json: missing; the run did not finish" in problem
 
 
-@pytest.mark.parametrize("name", ["captions", "annotations", "phrase_count", "error"])
+@pytest.mark.parametrize("name", ["captions", "annotations", "phrase_count", "error", "error_detail"])
 def test_a_missing_column(name: str, dataset: Path) -> None:
     path = dataset / "data" / "00000.parquet"
     pq.write_table(pq.read_table(path).drop_columns([name]), path)

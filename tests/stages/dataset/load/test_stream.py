@@ -166,7 +166,7 @@ def test_row_groups_that_cannot_hold_a_sample_are_not_read(tmp_path: Path) -> No
 
     def change(number: int, row: Row) -> None:
         group = number // 30
-        row["error"] = "bad_image: test" if group == 0 else None
+        row["error"], row["error_detail"] = ("bad_image", "test") if group == 0 else (None, None)
         for region in row["annotations"]:
             region["score"] = 0.25 if group in (2, 3, 4) else 0.75
         if group in (0, 1):

@@ -1,0 +1,108 @@
+"""Datasets of schema version 1, whose one column `error` held "reason: detail", read like those of today."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.viewer.serve import make_viewer
+from stages.contract.schema import DATASET_SCHEMA
+from stages.dataset.export import EXPORTERS
+from stages.dataset.export.export import Request, export
+from stages.dataset.folder import open_dataset
+from stages.dataset.load import Contents, RegionStream
+from stages.dataset.row_reader import RowReader
+from stages.dataset.search import Search
+from stages.dataset.statistics import statistics
+from stages.write.validate import validate
+
+DETAIL = "a.jsonl:3: two: colons,\nand a line end"
+
+
+@pytest.fixture(scope="module")
+def today(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of today in which one detail has colons and a line end, and one is empty."""
+    folder = Path(shutil.copytree(synthetic_dataset, tmp_path_factory.mktemp("today") / "dataset"))
+    path = folder / "data" / "00000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    failed = [row for row in rows if row["error"] is not None]
+    failed[0]["error_detail"], failed[1]["error_detail"] = DETAIL, ""
+    pq.write_table(pa.Table.from_pylist(rows, schema=DATASET_SCHEMA), path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def former(today: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same dataset in the form of version 1."""
+    folder = Path(shutil.copytree(today, tmp_path_factory.mktemp("former") / "dataset"))
+    for path in (folder / "data").glob("*.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            detail = row.pop("error_detail")
+            row["error"] = row["error"] and f"{row['error']}: {detail}"
+        schema = DATASET_SCHEMA.remove(DATASET_SCHEMA.get_field_index("error_detail"))
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    manifest = folder / "dataset.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 1}))
+    return folder
+
+
+def test_rows(today: Path, former: Path) -> None:
+    rows = list(open_dataset(today).rows())
+    assert list(open_dataset(former).rows()) == rows
+    assert any(row["error_detail"] == DETAIL for row in rows)
+    for columns in (["error"], ["error_detail", "id"], ["id"]):
+        wanted = [{name: row[name] for name in columns} for row in rows]
+        found = RowReader(open_dataset(former)).rows_at(range(len(rows)), columns)
+        assert [{name: row[name] for name in columns} for row in found] == wanted
+
+
+def test_figures_and_pages(today: Path, former: Path) -> None:
+    search = Search(status="failed", reason="missing_image")
+    seen: list[tuple[Any, ...]] = []
+    for folder in (today, former):
+        pages = make_viewer(folder, None).pages
+        with closing(pages.index) as index:
+            index.build()
+            seen.append((statistics(index), index.page(search, 0, 100), pages.grid(search, 1)))
+    assert seen[0] == seen[1]
+    figures, found, page = seen[1]
+    assert len(found) == {entry["reason"]: entry["count"] for entry in figures["errors"]}["missing_image"] > 0
+    assert "synthetic fault of" in page
+
+
+def test_samples_for_training(today: Path, former: Path) -> None:
+    def faults(folder: Path) -> list[tuple[str, str | None, str | None]]:
+        stream = RegionStream(folder, Contents(images=False), keep_failed=True)
+        return sorted((sample["sample_id"], sample["error"], sample["error_detail"]) for sample in stream)
+
+    assert faults(former) == faults(today)
+    assert any(detail == DETAIL for _, _, detail in faults(former))
+
+
+def test_exports(today: Path, former: Path, tmp_path: Path) -> None:
+    exporter = EXPORTERS["coco"]
+    counts = []
+    for name, folder in (("today", today), ("former", former)):
+        request = Request(config=exporter.config_type())
+        counts.append(export(open_dataset(folder), tmp_path / name, "coco", exporter, request).counts())
+    assert counts[0] == counts[1]
+    for path in (tmp_path / "today").rglob("*.json"):
+        assert (tmp_path / "former" / path.relative_to(tmp_path / "today")).read_bytes() == path.read_bytes()
+
+
+def test_validation(former: Path, tmp_path: Path) -> None:
+    assert list(validate(former)) == []
+    folder = Path(shutil.copytree(former, tmp_path / "dataset"))
+    path = folder / "data" / "00000.parquet"
+    table = pq.read_table(path)
+    odd = pa.array(["odd", *table["error"].to_pylist()[1:]], pa.string())
+    pq.write_table(table.set_column(table.column_names.index("error"), "error", odd), path)
+    assert any("expected a reason from" in problem and "got 'odd'" in problem for problem in validate(folder))
