@@ -6,6 +6,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.model import convert_weights_to_lp
 from torch import nn
 
 from stages.model.config import InputSpec
@@ -29,15 +30,25 @@ def tiny_architecture(**vision: Any) -> dict[str, Any]:
     }
 
 
-def tiny_clip(seed: int = 0, *, quick_gelu: bool = False, spread: float = 3.0, **vision: Any) -> nn.Module:
+def tiny_clip(
+    seed: int = 0,
+    *,
+    quick_gelu: bool = False,
+    spread: float = 3.0,
+    precision: torch.dtype | None = None,
+    **vision: Any,
+) -> nn.Module:
     """A randomly initialised open_clip model of the tiny architecture.
+
+    With `precision` its weights are halved as `open_clip.create_model(precision="fp16")` does it: all but layer norms
+    and embeddings.
 
     `spread` widens the attention's weights: at open_clip's initialisation all attention is nearly
     uniform, and a wrong formula would go unnoticed.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**tiny_architecture(**vision), quick_gelu=quick_gelu)
+        model = open_clip.CLIP(**tiny_architecture(**vision), quick_gelu=quick_gelu, cast_dtype=precision)
         with torch.no_grad():
             for block in model.visual.transformer.resblocks:
                 block.attn.in_proj_weight.mul_(spread)
@@ -48,4 +59,6 @@ def tiny_clip(seed: int = 0, *, quick_gelu: bool = False, spread: float = 3.0, *
                 for scale in (block.ls_1, block.ls_2):
                     if hasattr(scale, "gamma"):
                         scale.gamma.uniform_(0.5, 1.5)
+    if precision is not None:
+        convert_weights_to_lp(model, dtype=precision)
     return model.eval()

@@ -115,7 +115,8 @@ class GradEclip(Explainer[GradEclipConfig]):
         layers = len(model.tower.blocks)
         if config.blocks > layers:
             raise ConfigError(f"explain.blocks: {model.name} has {layers} blocks, not {config.blocks}")
-        # Gradients of a unit vector's cosine are too small for 16 bits.
+        # Gradients of a unit vector's cosine are too small for 16 bits, so these compute in float32. "Exact" is the
+        # arithmetic: where the trunk has 16 bits, their weights are the trunk's rounded ones.
         self.exact_head = model.tower.float_head()
         self.exact_blocks = tuple(block.float() for block in model.tower.blocks[-config.blocks :])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -52,8 +53,9 @@ class TextCache:
     model: ClipModel
     templates: tuple[str, ...] = ("{}",)
     max_texts: int = 200_000
-    """Beyond this the oldest are forgotten: 200,000 embeddings of 768 floats are 0.6 GB."""
-    _rows: dict[str, Tensor] = field(default_factory=dict)
+    """Beyond this number the texts that were not used for the longest time are forgotten. 200,000 embeddings of 768
+    floats are 0.6 GB."""
+    _rows: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 (len(texts), E) of unit length on the model's device."""
@@ -62,8 +64,11 @@ class TextCache:
             filled = [template.replace("{}", text) for text in new for template in self.templates]
             e = F.normalize(self.model.encode_text(filled).float(), dim=-1)
             e = F.normalize(e.unflatten(0, (len(new), len(self.templates))).mean(dim=1), dim=-1)
-            self._rows.update(zip(new, e.cpu(), strict=True))
+            # Copies: a view would keep the embeddings of all texts that were new with it.
+            self._rows.update(zip(new, (row.clone() for row in e.cpu()), strict=True))
+        for text in texts:
+            self._rows.move_to_end(text)
         out = torch.stack([self._rows[text] for text in texts]).to(self.model.device)
         while len(self._rows) > self.max_texts:
-            del self._rows[next(iter(self._rows))]
+            self._rows.popitem(last=False)
         return out

@@ -164,7 +164,11 @@ def _input_spec(architecture: dict[str, Any], preprocess: dict[str, Any]) -> Inp
 
 
 def fingerprint(description: Description) -> str:
-    """Identifies architecture, input, vocabulary and weights: equal strings, equal heat maps."""
+    """Identify architecture, input, vocabulary and weights.
+
+    Equal strings mean equal heat maps, with one exception: of a `pretrained` tag the name is hashed and not the file,
+    which need not be there yet. open_clip can give a tag other weights in a later version.
+    """
     parts = [description.architecture, asdict(description.input)]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     vocabulary = _vocabulary(description)

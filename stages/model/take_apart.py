@@ -80,15 +80,28 @@ def _obstacle(block: Model) -> str:
 
 
 def take_apart(visual: VisionTransformer, spec: InputSpec, precision: torch.dtype | None) -> vision.VisionTower:
-    """The tower's weights, in `precision` or as they are. Raises ConfigError for an unknown normalisation."""
+    """Take the weights out of an image tower.
+
+    Args:
+        visual: the tower; it is only read.
+        spec: what its input looks like.
+        precision: of all weights. With None they keep the model's own: that of its matrices, except for layer norms,
+            which keep theirs, since open_clip's half-precision models leave them in float32.
+
+    Raises:
+        ConfigError: the tower has an unknown normalisation.
+    """
+    own = visual.conv1.weight.dtype
 
     def weight(tensor: Tensor | None) -> Any:
-        return None if tensor is None else tensor.detach().to(precision or tensor.dtype)
+        return None if tensor is None else tensor.detach().to(precision or own)
 
     def norm(module: Any) -> vision.LayerNorm:
         if not isinstance(module, (LayerNorm, LayerNormFp32, nn.LayerNorm)):
             raise ConfigError(f"the image tower normalises with {type(module).__name__}. {SUPPORTED}")
-        return vision.LayerNorm(weight(module.weight), weight(module.bias), module.eps)
+        wanted = precision or module.weight.dtype
+        bias = None if module.bias is None else module.bias.detach().to(wanted)
+        return vision.LayerNorm(module.weight.detach().to(wanted), bias, module.eps)
 
     def linear(module: Any) -> vision.Linear:
         return vision.Linear(weight(module.weight), weight(module.bias))

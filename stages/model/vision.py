@@ -23,18 +23,22 @@ Heads = int
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Layer normalisation with fixed weights."""
+    """Layer normalisation with fixed weights.
+
+    The weights may be float32 where the tokens have 16 bits, as in open_clip's half-precision models.
+    """
 
     weight: Tensor
     bias: Tensor | None
     eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+        """Normalise the last dimension in the weights' precision; the result has the precision of x."""
+        y = F.layer_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.bias, self.eps)
+        return y.to(x.dtype)
 
     def float(self) -> LayerNorm:
-        """The same with float32 weights."""
+        """The same with float32 weights, see `Block.float`."""
         return LayerNorm(self.weight.float(), None if self.bias is None else self.bias.float(), self.eps)
 
 
@@ -58,7 +62,7 @@ class Linear:
         return y
 
     def float(self) -> Linear:
-        """The same with float32 weights."""
+        """The same with float32 weights, see `Block.float`."""
         return Linear(self.weight.float(), None if self.bias is None else self.bias.float(), self.packed)
 
     def pack(self) -> Linear:
@@ -128,7 +132,10 @@ class Block:
         return self.finish(x, attend(q, k, v, heads or self.heads))
 
     def float(self) -> Block:
-        """The same block with float32 weights; itself if they are already."""
+        """The same block with float32 weights; itself if they are already.
+
+        It computes in float32, but weights that were rounded to 16 bits stay as rounded as they are.
+        """
         if self.qkv.weight.dtype == torch.float32:
             return self
         return replace(

@@ -60,7 +60,7 @@ def test_templates_are_filled_and_averaged(model: ClipModel) -> None:
         assert torch.allclose(row, F.normalize(mean, dim=-1), atol=1e-6)
 
 
-def test_the_oldest_are_forgotten(model: ClipModel) -> None:
+def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel) -> None:
     counted = Counted(model)
     cache = TextCache(counted.model, max_texts=2)
     first = cache(["a", "b", "c"])
@@ -72,3 +72,19 @@ def test_the_oldest_are_forgotten(model: ClipModel) -> None:
     assert torch.equal(again[0], first[0])
     cache(["c", "b"])
     assert counted.asked == ["a", "b", "c", "a", "b"]
+
+
+def test_a_phrase_of_every_batch_is_embedded_once(model: ClipModel) -> None:
+    counted = Counted(model)
+    cache = TextCache(counted.model, max_texts=5)
+    for number in range(20):
+        cache(["dog", f"new {number}", f"newer {number}"])
+    assert counted.asked.count("dog") == 1
+    assert len(counted.asked) == 41
+
+
+def test_a_kept_text_keeps_nothing_of_its_batch(model: ClipModel) -> None:
+    cache = TextCache(model, max_texts=1)
+    cache([str(number) for number in range(10)])
+    (row,) = cache._rows.values()
+    assert row.untyped_storage().nbytes() == model.embed_dim * 4

@@ -5,12 +5,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError, WeightsError
+from stages.explain.config import GradEclipConfig
+from stages.explain.grad_eclip import GradEclip
 from stages.model.config import ModelConfig
 from stages.model.open_clip import (
     Description,
@@ -29,11 +32,11 @@ from tests.stages.model.saved import save_json, save_model
 RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def embedding(model: Any, rgb: Tensor = RGB) -> Tensor:
+def embedding(model: Any, rgb: Tensor = RGB, dtype: torch.dtype = torch.float32) -> Tensor:
     """`encode_image` of an open_clip model, from pixels 0 .. 255."""
     mean, std = torch.tensor(SPEC.mean)[:, None, None], torch.tensor(SPEC.std)[:, None, None]
     with torch.no_grad():
-        return model.encode_image((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std)
+        return model.encode_image(((rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std).to(dtype))
 
 
 def assert_is(clip: Any, model: nn.Module) -> None:
@@ -74,6 +77,24 @@ def test_weights_are_computed_in_the_wanted_precision(tmp_path: Path) -> None:
     clip = load(config.model_copy(update={"precision": "bf16"}))
     assert clip.tower.class_token.dtype == torch.bfloat16
     assert clip.encode_text(["a"]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(precision: torch.dtype) -> None:
+    """open_clip leaves layer norms and embeddings in float32."""
+    model = tiny_clip(precision=precision)
+    clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), SPEC)
+    ours, theirs = clip.tower.encode(RGB), embedding(model, dtype=precision)
+    assert ours.dtype == theirs.dtype == precision
+    step = torch.finfo(precision).eps * theirs.abs().max()  # both round to `precision` after each of ~50 operations
+    assert (ours - theirs).abs().max() <= 8 * step
+    reference = from_open_clip(tiny_clip(), open_clip.get_tokenizer("ViT-B-32"), SPEC)
+    for config in (GradEclipConfig(), GradEclipConfig(variant="authors", image_size="model")):
+        maps, exact = (GradEclip(config, c).explain(RGB.numpy(), [["a red car"], ["dogs"]]) for c in (clip, reference))
+        for (ours_map,), (exact_map,) in zip(maps, exact, strict=True):
+            top = exact_map.values.max()
+            assert np.abs(ours_map.values - exact_map.values).max() < 0.1 * top
+            assert ours_map.similarity == pytest.approx(exact_map.similarity, abs=0.02)
 
 
 OPENAI_KEYS = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
