@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError, WeightsError
-from stages.explain.config import GradEclipConfig
-from stages.explain.grad_eclip import GradEclip
+from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import ModelConfig
 from stages.model.open_clip import (
     Description,
