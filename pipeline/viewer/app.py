@@ -16,6 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -42,6 +43,18 @@ WAIT_SECONDS: Final = 0.7
 
 MOST_MARKED: Final = 10_000
 """Samples that one request may mark."""
+
+MOST_DIGITS: Final = 18
+"""Digits of a number in an address. Python refuses to read numbers of thousands of digits, and no row has one."""
+
+
+class _NumberConvertor(IntegerConvertor):
+    """`{name:number}` in a route: other numbers than those of up to `MOST_DIGITS` digits are no such page."""
+
+    regex = f"[0-9]{{1,{MOST_DIGITS}}}"
+
+
+register_url_convertor("number", _NumberConvertor())
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -70,8 +83,7 @@ class Viewer:
             marks = {name: one for name, one in self.pages.marks.items() if name not in set(sample_ids)}
             marks |= dict.fromkeys(sample_ids, mark) if mark else {}
             write_marks(self.pages.dataset.path, marks)
-            self.pages.marks.clear()
-            self.pages.marks.update(marks)
+            self.pages.marks = marks  # another dict, because other threads read the old one
             self.pages.index.mark_all(marks)
 
 
@@ -80,10 +92,10 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
     routes = [
         Route("/", _page(_grid)),
         Route("/stats", _page(_stats)),
-        Route("/sample/{id:int}", _page(_sample)),
-        Route("/rows/{row:int}/image.jpg", _image),
-        Route("/rows/{row:int}/row.json", _row),
-        Route("/rows/{row:int}/heat/{region:int}.png", _heat),
+        Route("/sample/{id:number}", _page(_sample)),
+        Route("/rows/{row:number}/image.jpg", _image),
+        Route("/rows/{row:number}/row.json", _row),
+        Route("/rows/{row:number}/heat/{region:number}.png", _heat),
         Route("/suggest/{field}", _suggest),
         Route(f"/{FILE_NAME}", _marks),
         Route("/marks", _mark, methods=["POST"]),
@@ -142,8 +154,13 @@ def _page(view: Callable[[Viewer, Search, Request], str]) -> Callable[[Request],
 
 
 def _number(request: Request, name: str, default: int, most: int = 10**12) -> int:
+    """A whole number of the query, at most `most`; `default` if there is none. Raises HTTPException for a long one."""
     text = request.query_params.get(name, "")
-    return min(int(text), most) if text.isascii() and text.isdigit() else default
+    if not (text.isascii() and text.isdigit()):
+        return default
+    if len(text) > MOST_DIGITS:
+        raise HTTPException(404)
+    return min(int(text), most)
 
 
 def _grid(viewer: Viewer, search: Search, request: Request) -> str:
@@ -236,7 +253,7 @@ async def _mark(request: Request) -> Response:
     try:
         wanted = json.loads(await request.body())
         names, mark = wanted["sample_ids"], wanted["mark"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return JSONResponse({"error": "expected {sample_ids, mark}"}, 400)
     if not (isinstance(names, list) and len(names) <= MOST_MARKED and all(isinstance(name, str) for name in names)):
         return JSONResponse({"error": f"expected at most {MOST_MARKED} sample ids"}, 400)

@@ -49,6 +49,11 @@ def ask(
         "/sample/1",
         "/sample/99999999999999999999999999",
         "/suggest/sample_id?text=a",
+        pytest.param(f"/?page={'9' * 5000}", id="a page of 5,000 digits"),
+        pytest.param(f"/sample/{'9' * 5000}", id="a sample of 5,000 digits"),
+        pytest.param(f"/rows/{'9' * 5000}/image.jpg", id="a row of 5,000 digits"),
+        pytest.param(f"/rows/0/image.jpg?side={'9' * 5000}", id="a side of 5,000 digits"),
+        pytest.param(f"/rows/0/heat/{'9' * 5000}.png", id="a region of 5,000 digits"),
     ],
 )
 def test_nothing_beside_the_pages_is_served(served: Served, path: str) -> None:
@@ -103,7 +108,30 @@ def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> N
     assert served.viewer.pages.marks == {}
 
 
-@pytest.mark.parametrize("query", ["score_min=2", "score_min=x", "status=wrong", "seed=-1", "sort=size"])
+def test_who_reads_the_marks_sees_those_before_or_those_after(served: Served) -> None:
+    """Another thread may be in the middle of the old ones."""
+    viewer = served.viewer
+    viewer.mark(["a", "b"], "good")
+    before = viewer.pages.marks
+    reading = iter(before.items())
+    assert next(reading) == ("a", "good")
+    viewer.mark(["a", "c"], "bad")
+    assert list(reading) == [("b", "good")]
+    assert before == {"a": "good", "b": "good"}
+    assert viewer.pages.marks == {"b": "good", "a": "bad", "c": "bad"}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"seed={'9' * 5000}",
+        "score_min=2",
+        "score_min=x",
+        "status=wrong",
+        "seed=-1",
+        "sort=size",
+    ],
+)
 def test_a_filter_that_cannot_be_used_is_said(served: Served, query: str) -> None:
     status, content = ask(served, f"/?{query}")
     assert status == 400
