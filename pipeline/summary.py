@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -19,15 +20,34 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from stages.contract.stage import Forwards
 from stages.write.tally import Tally
 
 
 @dataclass(slots=True)
 class StageTime:
-    """Records a stage answered in this run and the seconds its workers were busy, summed."""
+    """What a stage did in this run, summed over its workers.
+
+    Attributes:
+        records: Records it answered.
+        busy_s: Seconds in which its workers were busy.
+        images: Images that a forward pass was asked for; 0 for a stage without a model.
+        computed: Images in these passes, including those that only fill up a batch.
+        devices: Images asked for, by the device that computed them.
+    """
 
     records: int = 0
     busy_s: float = 0.0
+    images: int = 0
+    computed: int = 0
+    devices: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `dataset.json`."""
+        told = {"records": self.records, "busy_s": round(self.busy_s, 3)}
+        if not self.devices:
+            return told
+        return {**told, "images": self.images, "images_computed": self.computed, "devices": dict(self.devices)}
 
 
 @dataclass(slots=True)
@@ -53,11 +73,15 @@ class Report:
         """A shard of the input was read to its end."""
         self.reads[shard] = (samples, skipped)
 
-    def stage(self, name: str, records: int, busy_s: float) -> None:
+    def stage(self, name: str, records: int, busy_s: float, forwards: Forwards | None = None) -> None:
         """A stage answered a batch."""
         entry = self.stages.setdefault(name, StageTime())
         entry.records += records
         entry.busy_s += busy_s
+        if forwards is not None:
+            entry.images += forwards.images
+            entry.computed += forwards.computed
+            entry.devices[forwards.device] += forwards.images
 
     def rows(self, done: int, failed: int) -> None:
         """Rows are ready to be written."""
@@ -144,6 +168,11 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
     table.add_row("time", f"{report.wall_time_s:,.1f} s")
     if report.deaths:
         table.add_row("workers that died", f"{report.deaths:,}")
+    for stage in report.stages.values():
+        for device, images in stage.devices.items():
+            table.add_row("images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}")
+        if stage.images:
+            table.add_row("forward passes per image", f"{stage.computed / stage.images:.2f}")
     if report.done:
         table.add_row("images/s in this run", f"{report.done / report.wall_time_s:,.1f}")
     console.print(f"dataset in {path}", soft_wrap=True)

@@ -128,7 +128,7 @@ def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[
 
     Raises InputError if the input is not there any more.
     """
-    from pipeline.engines.batches import BATCH_ROWS, run_stages
+    from pipeline.engines.batches import batch_rows, run_stages
     from pipeline.summary import Display, Report
     from stages.contract.records import Record
     from stages.read import Skipped
@@ -147,7 +147,7 @@ def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[
         if record.sample.id in wanted
     )
     with Display(console).shown() as display:
-        while batch := list(islice(records, BATCH_ROWS)):
+        while batch := list(islice(records, batch_rows(graph.model))):
             yield from run_stages(stages, batch, progress.stage)
             progress.rows(len(batch), 0)
             display.update(progress)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from pipeline.config import RunConfig
-from pipeline.engines.batches import BATCH_ROWS, run_stages
+from pipeline.engines.batches import batch_rows, run_stages
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
@@ -25,7 +25,8 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
     for stage in graph.stages:
         stage.setup()
     writer = ShardWriter(folder.data, config.output.rows_per_file)
-    while batch := list(islice(todo, BATCH_ROWS)):
+    rows = batch_rows(graph.model)
+    while batch := list(islice(todo, rows)):
         finished = run_stages(graph.stages, batch, report.stage)
         writer.write(records_to_rows(finished, embed_images=config.output.embed_images))
         report.rows(len(finished), sum(record.error is not None for record in finished))

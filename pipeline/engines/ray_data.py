@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import RayEngine, RunConfig
 from pipeline.engines import same_code
-from pipeline.engines.batches import BATCH_ROWS
+from pipeline.engines.batches import batch_rows
 from pipeline.engines.ray_claims import drop_claims_of_dead_drivers
 from pipeline.engines.ray_faults import readable
 from pipeline.engines.ray_ledger import start_ledger, watching
@@ -232,19 +232,22 @@ def _execute(
         # the model a batch that is mostly padding.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
         (fewest, most), gpus = _model_workers(engine, config)
+        batch = batch_rows(graph.model, "cuda" if gpus > 0 else "cpu")
         cpu_workers = engine.cpu_workers or max(1, int(ray.cluster_resources().get("CPU", 2)) - most - 4)
         rows = rows.map_batches(
             CaptionWorker,
             fn_constructor_args=(graph.before, ledger, code),
-            batch_size=BATCH_ROWS,
+            batch_size=batch,
             batch_format="pyarrow",
             concurrency=(1, cpu_workers),
             num_cpus=1,
         )
+        # Without it blocks would be cut by their bytes, and each would leave the model a remainder to fill up.
+        rows = rows.repartition(target_num_rows_per_block=batch, strict=True)
         rows = rows.map_batches(
             ModelWorker,
             fn_constructor_args=((graph.model,), ledger, code),
-            batch_size=BATCH_ROWS if gpus == 0 else 4 * BATCH_ROWS,
+            batch_size=batch,
             batch_format="pyarrow",
             concurrency=(fewest, most),
             num_cpus=1,
@@ -256,7 +259,7 @@ def _execute(
         )
         rows = rows.map_batches(
             functools.partial(finish, graph.after, ledger, embed_images=config.output.embed_images),
-            batch_size=BATCH_ROWS,
+            batch_size=batch,
             batch_format="pyarrow",
         )
         rows.write_parquet(

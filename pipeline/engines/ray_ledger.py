@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.summary import Report
+from stages.contract.stage import Forwards
 
 SHOW_SECONDS: Final = 0.5
 
@@ -93,9 +94,9 @@ class Told:
         self._ledger = ledger
         self._events: list[Event] = []
 
-    def stage(self, name: str, records: int, seconds: float) -> None:
+    def stage(self, name: str, records: int, seconds: float, forwards: Forwards | None) -> None:
         """See `Report.stage`."""
-        self._events.append(("stage", (name, records, seconds)))
+        self._events.append(("stage", (name, records, seconds, forwards)))
 
     def rows(self, done: int, failed: int) -> None:
         """See `Report.rows`."""

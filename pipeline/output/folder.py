@@ -320,10 +320,7 @@ class DatasetFolder:
                 "skipped_by_reason": dict(sorted(report.skipped.items())),
             },
             "wall_time_s": round(report.wall_time_s, 3),
-            "stages": {
-                name: {"records": stage.records, "busy_s": round(stage.busy_s, 3)}
-                for name, stage in report.stages.items()
-            },
+            "stages": {name: stage.to_json() for name, stage in report.stages.items()},
             "card_sha256": hashlib.sha256(card.encode()).hexdigest(),
             "run": run,
         }

@@ -5,7 +5,7 @@
 2. `setup()` once per worker (weights, spaCy), `process` many times, `teardown()` once. The
    constructor takes only the stage's config and stays cheap and picklable.
 3. What a worker is given (CPUs, GPUs) is the engine's business; a stage that needs a device checks in
-   `setup` that it got one.
+   `setup` that it got one. How many records the stage wants at once is the stage's: see `Stage.batch_rows`.
 4. No mutation of inputs, no dependence on neighbours in the batch, no global random state.
 5. The same batch twice on one machine gives the same answer.
 6. A stage catches only the named exceptions of the library it calls.
@@ -15,9 +15,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from stages.contract.records import Record
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwards:
+    """Forward passes of a stage that holds a model.
+
+    Attributes:
+        images: Images that a forward pass was asked for.
+        computed: Images in these passes, including those that only fill up a batch.
+        device: Where they were computed, for example "cpu" or "NVIDIA H100 80GB HBM3".
+    """
+
+    images: int
+    computed: int
+    device: str
 
 
 class Stage(ABC):
@@ -28,6 +46,18 @@ class Stage(ABC):
 
     def setup(self) -> None:
         """Load what `process` needs. Called once per worker, before the first batch."""
+
+    def batch_rows(self, device: Device | None = None) -> int:
+        """How many records the stage takes at once; engines hand it a multiple of this number.
+
+        Args:
+            device: Where the stage will run. None asks a stage that was set up, and knows.
+        """
+        return 1
+
+    def take_forwards(self) -> Forwards | None:
+        """The forward passes since the last call; None for a stage without a model."""
+        return None
 
     @abstractmethod
     def process(self, batch: Sequence[Record]) -> list[Record]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.contract.errors import ResourceError
+from stages.contract.errors import ConfigError, ResourceError
 from stages.contract.records import HeatMap, Record
-from stages.contract.stage import Stage
+from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import AnyExplainerConfig, explainer_config, explainer_type
 from stages.explain.contrast import contrasted
 from stages.model.config import ModelConfig
@@ -33,14 +33,18 @@ class ExplainStageConfig(BaseModel):
     """Leave the pixels in the record, for a later stage that looks at colours."""
 
 
-BATCH_SIZES: Final = {"cpu": 8, "cuda": 64}
+BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}
 """Images of one forward pass by device. On 2 CPU cores larger batches are no faster."""
 
 _log = logging.getLogger(__name__)
 
 
 class ExplainStage(Stage):
-    """Fills `heat_maps`, one per unique phrase text. Images of one size share a batch.
+    """Fills `heat_maps`, one per unique phrase text.
+
+    Every forward pass has the same number of images, and the last one of a call is filled up with blank images: the
+    bits of a product depend on its shape, and so no map depends on how many images arrived together. Images that keep
+    their aspect ratio differ in size and are computed one by one, without any filling.
 
     Where a GPU's memory does not hold a batch, the batch is halved for the rest of the worker's life.
 
@@ -52,6 +56,19 @@ class ExplainStage(Stage):
     def __init__(self, config: ExplainStageConfig, model: ClipModel | None = None) -> None:
         self.config = config
         self._loaded = model
+        self._batch_size, self._images, self._computed, self._device = 0, 0, 0, ""
+        self._one_by_one = config.explainer.image_size == "keep"
+        if self._one_by_one and config.model.batch_size not in (None, 1):
+            raise ConfigError(
+                f"model.batch_size: {config.model.batch_size} images of different sizes do not fit into one batch; "
+                "explain.image_size=keep computes them one by one, so leave model.batch_size out"
+            )
+
+    def batch_rows(self, device: Device | None = None) -> int:
+        """See `Stage.batch_rows`: the images of one forward pass."""
+        if device is None:
+            return self._batch_size
+        return 1 if self._one_by_one else self.config.model.batch_size or BATCH_SIZES[device]
 
     def setup(self) -> None:
         """Load the model. Raises WeightsError, ConfigError or ResourceError."""
@@ -59,39 +76,37 @@ class ExplainStage(Stage):
         from stages.model.open_clip import load  # noqa: PLC0415
 
         model = self._loaded or load(self.config.model, pack=True)
-        self._batch_size = self.config.model.batch_size or BATCH_SIZES[model.device.type]
+        self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
+        self._device = getattr(model, "device_name", str(model.device))
         self._explainer = explainer_type(self.config.explainer.kind)(self.config.explainer, model)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
-        for members in self._same_size(batch):
-            todo = members
-            while todo:
-                part = todo[: self._batch_size]
-                answers = self._explain_if_it_fits([batch[i] for i in part])
-                if answers is None:
-                    continue  # again, with the smaller batch
-                for index, maps in zip(part, answers, strict=True):
-                    out[index] = replace(out[index], heat_maps=tuple(maps))
-                todo = todo[len(part) :]
+        todo = [i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels]
+        while todo:
+            part = todo[: self._batch_size]
+            answers = self._explain_if_it_fits([batch[i] for i in part])
+            if answers is None:
+                continue  # again, with the smaller batch
+            for index, maps in zip(part, answers, strict=True):
+                out[index] = replace(out[index], heat_maps=tuple(maps))
+            todo = todo[len(part) :]
         return out
+
+    def take_forwards(self) -> Forwards:
+        """See `Stage.take_forwards`."""
+        forwards = Forwards(images=self._images, computed=self._computed, device=self._device)
+        self._images = self._computed = 0
+        return forwards
 
     def teardown(self) -> None:
         """Let the model go."""
         del self._explainer
 
-    def _same_size(self, batch: Sequence[Record]) -> Iterator[list[int]]:
-        """Positions of the records to explain, grouped by the size of their pixels, in order."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, record in enumerate(batch):
-            if record.error is None and record.phrases and record.pixels is not None:
-                groups.setdefault(record.pixels.rgb.shape, []).append(index)
-        yield from groups.values()
-
     def _explain_if_it_fits(self, records: Sequence[Record]) -> list[list[HeatMap]] | None:
-        """As `_explain`; None if memory did not suffice and the batch was halved.
+        """Like `_explain`, but None where the GPU's memory did not suffice and the batch was halved.
 
         Raises ResourceError if it does not suffice for one image.
         """
@@ -99,9 +114,12 @@ class ExplainStage(Stage):
 
         try:
             return self._explain(records)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            # cuBLAS and cuDNN report an allocation that failed as a plain RuntimeError.
+            if not isinstance(error, torch.OutOfMemoryError) and "ALLOC_FAILED" not in str(error):
+                raise
             why = str(error).partition("\n")[0]
-        # Not above: the error holds the frames, and they hold the tensors.
+        # Outside the handler: the error holds the frames, and they hold the tensors.
         torch.cuda.empty_cache()
         if self._batch_size == 1:
             (record,) = records
@@ -114,10 +132,12 @@ class ExplainStage(Stage):
         return None
 
     def _explain(self, records: Sequence[Record]) -> list[list[HeatMap]]:
-        """Heat maps of at most `batch_size` records with pixels of one size."""
+        """Heat maps of at most a batch of records whose pixels have one size."""
         rgb = [record.pixels.rgb for record in records if record.pixels is not None]
         phrases = [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
         missing = self._batch_size - len(records)
         pixels = np.stack(rgb + [np.zeros_like(rgb[0])] * missing)
         maps = self._explainer.explain(pixels, phrases + [[]] * missing)[: len(records)]
+        self._images += len(records)
+        self._computed += len(pixels)
         return [contrasted(each, self.config.explainer.contrast) for each in maps]

@@ -19,7 +19,6 @@ from rich.console import Console
 import pipeline.engines.inline as inline_engine
 from pipeline.commands.run import run
 from pipeline.config import RunConfig
-from pipeline.engines import batches
 from pipeline.engines.batches import run_stages
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResumeError
 from stages.contract.records import Record, stable_id
@@ -137,7 +136,7 @@ def test_a_run_that_cannot_start_leaves_nothing(scenes_config: dict[str, Any], t
 def test_rows_do_not_depend_on_batches(
     inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inline_engine, "BATCH_ROWS", 5)
+    monkeypatch.setattr(inline_engine, "batch_rows", lambda _: 5)
     other = run(config_of(scenes_config, tmp_path / "out", rows_per_file=7), QUIET)
     assert rows_of(other) == rows_of(inline_dataset)
 
@@ -150,7 +149,7 @@ def stop_after(
     batches_done: int, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Sequence[Stage], list[Record], Any], list[Record]]:
     """Let the engine run so many batches of four."""
-    monkeypatch.setattr(inline_engine, "BATCH_ROWS", 4)
+    monkeypatch.setattr(inline_engine, "batch_rows", lambda _: 4)
     done = 0
 
     def run_or_stop(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:
@@ -216,7 +215,6 @@ def test_times_are_told_for_every_stage() -> None:
     assert run_stages([Same(), Same()], [], lambda *event: told.append(event)) == []
     assert [event[:2] for event in told] == [("same", 0), ("same", 0)]
     assert all(event[2] >= 0 for event in told)
-    assert batches.BATCH_ROWS % 8 == 0, "a multiple of the model's batch"
 
 
 @pytest.fixture

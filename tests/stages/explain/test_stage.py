@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engines.batches import batch_rows
 from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
-from stages.contract.records import Phrase, Pixels, Record, Sample
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.contrast import contrasted
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
@@ -44,9 +45,8 @@ def make_record(number: int, texts: Sequence[str] = ("dog",), size: tuple[int, i
 
 
 def make_records(most: int = 9) -> list[Record]:
-    """Fifteen records with none to `most` phrases, some twice; one failed, one without pixels; three sizes."""
-    sizes = [(32, 32), (32, 32), (24, 40), (32, 32), (40, 24)]
-    records = [make_record(n, [*PHRASES[: n % (most + 1)], *PHRASES[: n % 3]], sizes[n % 5]) for n in range(15)]
+    """Fifteen records with none to `most` phrases, some twice; one failed, one without pixels."""
+    records = [make_record(n, [*PHRASES[: n % (most + 1)], *PHRASES[: n % 3]]) for n in range(15)]
     records[4] = replace(records[4], error=RowError(reason="bad_image", detail="here"))
     records[7] = replace(records[7], pixels=None)
     return records
@@ -82,7 +82,7 @@ def test_neighbours_with_more_phrases_than_a_step_give_the_same_bytes(model: Mod
 
 def test_batch_sizes_agree_on_the_full_path(model: ModelConfig) -> None:
     """To 1e-5 of a map's largest value: float32 products of all tokens depend on an image's place in the batch."""
-    stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(variant="authors")))
+    stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(path="full", blocks=1)))
     stage.setup()
     first, *others = orders(stage, make_records())
     stage.teardown()
@@ -92,6 +92,94 @@ def test_batch_sizes_agree_on_the_full_path(model: ModelConfig) -> None:
                 assert (mine.text, mine.fault) == (theirs.text, theirs.fault)
                 assert np.abs(mine.values - theirs.values).max() <= 1e-5 * mine.values.max()
                 assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-6)
+
+
+@pytest.fixture
+def authors(model: ModelConfig) -> ExplainStage:
+    """A stage whose images keep their aspect ratio."""
+    return ExplainStage(
+        ExplainStageConfig(
+            model=model.model_copy(update={"batch_size": None}), explainer=GradEclipConfig(variant="authors")
+        )
+    )
+
+
+def test_images_of_mixed_sizes_give_the_same_bytes_in_every_batch_without_filling(authors: ExplainStage) -> None:
+    sizes = [(32, 32), (24, 40), (32, 32), (40, 24), (24, 40)]
+    records = [make_record(n, PHRASES[: n % 4 + 1], sizes[n % 5]) for n in range(15)]
+    authors.setup()
+    first, *others = (as_bytes(answers) for answers in orders(authors, records))
+    assert all(other == first for other in others)
+    forwards = authors.take_forwards()
+    assert (forwards.images, forwards.computed) == (60, 60)
+    authors.teardown()
+
+
+class CountingExplainer:
+    """Takes the place of an explainer where only the shapes of what it is asked for matter."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def explain(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
+        self.images += len(rgb)
+        zeros = np.zeros((1, 1), np.float32)
+        return [
+            [HeatMap(text=text, values=zeros, similarity=0.0, fault="empty") for text in texts] for texts in phrases
+        ]
+
+
+PHOTOGRAPHS = {
+    (500, 333): 18,
+    (500, 375): 16,
+    (333, 500): 8,
+    (375, 500): 5,
+    (500, 334): 5,
+    (500, 332): 4,
+    (334, 500): 2,
+}
+"""(width, height): of how many of 100 photographs in Flickr8k; the others all differ (242 sizes among 1,000)."""
+
+
+@pytest.mark.parametrize(
+    ("variant", "batch_size", "device"),
+    [
+        ("recommended", None, "cpu"),
+        ("recommended", None, "cuda"),
+        ("recommended", 64, "cpu"),
+        ("recommended", 96, "cuda"),
+        ("recommended", 256, "cuda"),
+        ("authors", None, "cpu"),
+        ("authors", None, "cuda"),
+    ],
+)
+def test_a_thousand_photographs_take_at_most_1_15_forward_passes_each(variant, batch_size, device) -> None:
+    """The engines hand over `batch_rows` records at a time; the last of them may be fewer."""
+    stage = ExplainStage(
+        ExplainStageConfig(model=ModelConfig(batch_size=batch_size), explainer=GradEclipConfig(variant=variant))
+    )
+    stage._batch_size = stage.batch_rows(device)  # as `setup` leaves it on this device
+    stage._explainer = counted = CountingExplainer()  # type: ignore[assignment]
+    sizes = [size for size, share in PHOTOGRAPHS.items() for _ in range(share)]
+    sizes += [(500, 340 + number) for number in range(100 - len(sizes))]
+    rng = np.random.default_rng(0)
+    canvas = [sizes[i] for i in rng.integers(0, 100, 1000)] if variant == "authors" else [(224, 224)] * 1000
+    records = [make_record(n, size=(height // 16, width // 16)) for n, (width, height) in enumerate(canvas)]
+    rows = batch_rows(stage, device)
+    assert rows % stage.batch_rows(device) == 0
+    answers = in_batches(stage, records, rows)
+    assert all(len(answer.heat_maps) == 1 for answer in answers)
+    forwards = stage.take_forwards()
+    assert forwards.images == 1000
+    assert forwards.computed == counted.images <= 1150
+    assert stage.take_forwards().images == 0, "told once"
+
+
+def test_a_batch_size_for_images_of_mixed_sizes_is_refused(model: ModelConfig) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^model\.batch_size: 4 images of different sizes do not fit into one batch;"
+    ):
+        ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(variant="authors")))
 
 
 def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
@@ -150,7 +238,7 @@ def test_the_same_batch_twice(stage: ExplainStage) -> None:
 def test_the_batch_size_of_the_device_holds_if_none_is_given(model: ModelConfig) -> None:
     stage = ExplainStage(ExplainStageConfig(model=model.model_copy(update={"batch_size": None})))
     stage.setup()
-    assert stage._batch_size == BATCH_SIZES["cpu"]
+    assert stage.batch_rows() == stage.batch_rows("cpu") == BATCH_SIZES["cpu"]
     assert len(stage.process(make_records())) == 15
     stage.teardown()
 
@@ -175,14 +263,15 @@ def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.Monkey
 class SmallMemory:
     """An explainer whose GPU holds `most` images, around a real one; `seen` are the batches it was asked for."""
 
-    def __init__(self, explainer: Any, most: int) -> None:
+    def __init__(self, explainer: Any, most: int, error: RuntimeError | None = None) -> None:
         self.explainer, self.most = explainer, most
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
         self.seen: list[int] = []
 
     def explain(self, pixels: Any, phrases: Sequence[Sequence[str]]) -> Any:
         self.seen.append(len(pixels))
         if len(pixels) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+            raise self.error
         return self.explainer.explain(pixels, phrases)
 
 
@@ -208,6 +297,19 @@ def test_full_gpu_memory_halves_the_batch_and_no_answer_is_lost(
         "GPU memory is full: going on with batches of 8 images",
         "GPU memory is full: going on with batches of 4 images",
     ]
+
+
+def test_an_allocation_that_cublas_could_not_make_is_full_memory_and_other_faults_are_not(model: ModelConfig) -> None:
+    stage = ExplainStage(ExplainStageConfig(model=model))
+    stage.setup()
+    explainer = stage._explainer
+    cublas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    stage._explainer = SmallMemory(explainer, 2, cublas)
+    assert [len(record.heat_maps) for record in stage.process([make_record(n) for n in range(3)])] == [1, 1, 1]
+    stage._explainer = SmallMemory(explainer, 0, RuntimeError("CUDA error: device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        stage.process([make_record(0)])
+    stage.teardown()
 
 
 def test_a_gpu_too_small_for_one_image_says_what_to_do(model: ModelConfig) -> None:
