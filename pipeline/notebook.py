@@ -26,7 +26,7 @@ from pipeline.config import ExplainConfig, RunConfig, check
 from pipeline.graph import build_steps
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
-from stages.contract.records import Phrase, Record, Region, Sample
+from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.images.decode import DecodeLimits
 from stages.images.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
 from stages.model.config import ModelConfig
@@ -205,7 +205,8 @@ class Locator:
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
-        sample = Sample(sample_id=name, source=name, file_name=name, captions=texts, image_bytes=content)
+        given = ImageRef(file_name=name, content=content)
+        sample = Sample(sample_id=name, source=name, captions=texts, image=given)
         record = replace(Record.start(sample), phrases=self._phrases(texts))
         for stage in self._stages:
             (record,) = stage.process([record])

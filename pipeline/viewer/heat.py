@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pipeline.config import stored_config
 from stages.contract.errors import ConfigError, InputError, RowFault
-from stages.contract.records import HeatMap, Record, Sample
+from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
 
@@ -55,9 +55,8 @@ class HeatMaps:
         sample = Sample(
             sample_id=row["sample_id"],
             source=row["sample_id"],
-            file_name=row["file_name"],
             captions=tuple(row["captions"]),
-            image_bytes=content,
+            image=ImageRef(file_name=row["file_name"], content=content),
         )
         (record,) = run_stages(self._stages, [Record.start(sample)], lambda *_: None)
         if record.error is not None:

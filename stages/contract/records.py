@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,27 +29,41 @@ def stable_id(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """Where an encoded image is: in a file, in a part of a file, or here.
+
+    file_name     the image's name as the dataset shows it, relative to the image root or the tar
+    url           path or file-system URL of the file that holds it; None if the image came inline, or there is none
+    offset, size  bytes within that file; size -1 means up to its end
+    content       the encoded image if the reader had it in hand
+    """
+
+    file_name: str = ""
+    url: str | None = None
+    offset: int = 0
+    size: int = -1
+    content: bytes | None = None
+
+
+NO_IMAGE: Final = ImageRef()
+"""Of a sample that names no image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One captioned image as the reader found it.
 
     sample_id   unique in the input: given by the user, or derived from the place in the input
     source      the place, for people: "captions.jsonl:17", "00003.tar/000031234"
-    file_name   the image's name as the dataset shows it (relative to the image root or the tar)
     captions    the user's texts, untouched
-    image_url   where the encoded image is: a path or file-system URL; None if it came inline
-    image_offset, image_size   bytes within that file; size -1 means the whole file
-    image_bytes the encoded image if the reader had it in hand
+    image       where the image is
     error       a fault of the input row
     """
 
     sample_id: str
     source: str
-    file_name: str = ""
     captions: tuple[str, ...] = ()
-    image_url: str | None = None
-    image_offset: int = 0
-    image_size: int = -1
-    image_bytes: bytes | None = None
+    image: ImageRef = NO_IMAGE
     error: RowError | None = None
 
     @property
@@ -173,8 +188,8 @@ class Record:
             sample,
             sample_id=_storable(sample.sample_id),
             source=_storable(sample.source),
-            file_name=_storable(sample.file_name),
             captions=tuple(_storable(caption) for caption in sample.captions),
+            image=replace(sample.image, file_name=_storable(sample.image.file_name)),
         )
         error = sample.error
         if error is None and stored.captions != sample.captions:

@@ -38,7 +38,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.contract.errors import RowError, SchemaError
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample, stable_id
+from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
 
 SCHEMA_VERSION: Final = 2
 """Goes up when a column changes its meaning or goes away."""
@@ -174,12 +174,12 @@ def _pack(record: Record) -> dict[str, Any]:
         "id": sample.id,
         "sample_id": sample.sample_id,
         "source": sample.source,
-        "file_name": sample.file_name,
+        "file_name": sample.image.file_name,
         "captions": sample.captions,
-        "image_url": sample.image_url,
-        "image_offset": sample.image_offset,
-        "image_size": sample.image_size,
-        "image_bytes": sample.image_bytes,
+        "image_url": sample.image.url,
+        "image_offset": sample.image.offset,
+        "image_size": sample.image.size,
+        "image_bytes": sample.image.content,
         "width_px": record.width_px,
         "height_px": record.height_px,
         "phrases": [
@@ -219,12 +219,14 @@ def _unpack(row: Mapping[str, Any]) -> Record:
         sample=Sample(
             sample_id=row["sample_id"],
             source=row["source"],
-            file_name=row["file_name"],
             captions=tuple(row["captions"]),
-            image_url=row["image_url"],
-            image_offset=row["image_offset"],
-            image_size=row["image_size"],
-            image_bytes=row["image_bytes"],
+            image=ImageRef(
+                file_name=row["file_name"],
+                url=row["image_url"],
+                offset=row["image_offset"],
+                size=row["image_size"],
+                content=row["image_bytes"],
+            ),
         ),
         width_px=row["width_px"],
         height_px=row["height_px"],
@@ -261,7 +263,7 @@ def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": sample.id,
         "sample_id": sample.sample_id,
-        "file_name": sample.file_name,
+        "file_name": sample.image.file_name,
         "width": record.width_px,
         "height": record.height_px,
         "captions": sample.captions,
@@ -273,8 +275,8 @@ def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
     if embed_images:
         # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
         # a row with an error, whose bytes nobody may have decoded yet.
-        has_image = sample.image_bytes is not None and record.error is None
-        row["image"] = {"bytes": sample.image_bytes, "path": sample.file_name} if has_image else None
+        has_image = sample.image.content is not None and record.error is None
+        row["image"] = {"bytes": sample.image.content, "path": sample.image.file_name} if has_image else None
     return row
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import Sample
+from stages.contract.records import ImageRef
 from stages.dataset.folder import Dataset
 from stages.images.decode import DecodeLimits, load_image_bytes
 from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
@@ -55,9 +55,7 @@ class ImageSource:
                     "again with output.embed_images=true",
                 )
             url = join(self.root, _below_root(name))
-        return load_image_bytes(
-            Sample(sample_id="", source="", file_name=name, image_bytes=embedded, image_url=url), self.limits
-        )
+        return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
 
 
 def root_of(dataset: Dataset) -> str | None:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stages.contract.errors import RowFault, one_line
-from stages.contract.records import Sample
+from stages.contract.records import ImageRef
 from stages.storage import is_local, open_file
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -140,22 +140,22 @@ class UprightImage:
     encoded_again: bool
 
 
-def load_image_bytes(sample: Sample, limits: DecodeLimits) -> bytes:
-    """The sample's encoded image. A symbolic link is followed, a pipe or device is not opened.
+def load_image_bytes(image: ImageRef, limits: DecodeLimits) -> bytes:
+    """The encoded image. A symbolic link is followed, a pipe or device is not opened.
 
     Raises RowFault: missing_image, image_too_large, or bad_image if the file is too short.
     """
-    name = repr(sample.file_name if len(sample.file_name) <= _NAME_CHARS else sample.file_name[:_NAME_CHARS] + "…")
-    if sample.image_bytes is not None:
-        _check_bytes(len(sample.image_bytes), limits)
-        return sample.image_bytes
-    if sample.image_url is None:
+    name = repr(image.file_name if len(image.file_name) <= _NAME_CHARS else image.file_name[:_NAME_CHARS] + "…")
+    if image.content is not None:
+        _check_bytes(len(image.content), limits)
+        return image.content
+    if image.url is None:
         raise RowFault("missing_image", "the row names no image")
     try:
-        read = _read_local if is_local(sample.image_url) else _read_remote
-        content = read(sample.image_url, sample.image_offset, sample.image_size, limits)
+        read = _read_local if is_local(image.url) else _read_remote
+        content = read(image.url, image.offset, image.size, limits)
     except FileNotFoundError as error:
-        is_link = is_local(sample.image_url) and os.path.islink(sample.image_url)
+        is_link = is_local(image.url) and os.path.islink(image.url)
         what = "is a link to a file that does not exist" if is_link else "does not exist below the image root"
         raise RowFault("missing_image", f"{name} {what}") from error
     except OSError as error:
@@ -163,8 +163,8 @@ def load_image_bytes(sample: Sample, limits: DecodeLimits) -> bytes:
         raise RowFault("missing_image", detail) from error
     except ValueError as error:
         raise RowFault("bad_location", f"{name} cannot be the name of a file: {error}") from error
-    if len(content) < sample.image_size:
-        missing = f"{len(content)} of the image's {sample.image_size} bytes"
+    if len(content) < image.size:
+        missing = f"{len(content)} of the image's {image.size} bytes"
         raise RowFault("bad_image", f"{name}: the file holds only {missing}")
     return content
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from stages.contract.errors import RowFault
 from stages.contract.geometry import round_to_multiple
-from stages.contract.records import Pixels, Record
+from stages.contract.records import Pixels, Record, Sample
 from stages.contract.stage import Stage
 from stages.images.decode import MAX_PIXELS_CEILING, DecodeLimits, Interpolation, decode_resized, load_image_bytes
 from stages.storage import is_local
@@ -97,7 +97,7 @@ class PrepareStage(Stage):
 
     def _load(self, record: Record) -> bytes | RowFault:
         try:
-            return load_image_bytes(record.sample, self._limits)
+            return load_image_bytes(record.sample.image, self._limits)
         except RowFault as fault:
             return fault
 
@@ -117,10 +117,10 @@ class PrepareStage(Stage):
             )
         except RowFault as fault:
             error = fault.error.at(record.sample.source)
-            return replace(record, sample=replace(record.sample, image_bytes=None), error=error)
+            return replace(record, sample=_with_content(record.sample, None), error=error)
         return replace(
             record,
-            sample=replace(record.sample, image_bytes=content if self.config.keep_image_bytes else None),
+            sample=_with_content(record.sample, content if self.config.keep_image_bytes else None),
             width_px=image.width_px,
             height_px=image.height_px,
             pixels=Pixels(rgb=image.rgb),
@@ -148,6 +148,10 @@ def target_size_px(config: Config, width_px: int, height_px: int) -> tuple[int, 
 
 
 def _is_remote(record: Record) -> bool:
-    sample = record.sample
-    is_needed = record.error is None and sample.image_bytes is None and sample.image_url is not None
-    return is_needed and not is_local(sample.image_url or "")
+    image = record.sample.image
+    is_needed = record.error is None and image.content is None and image.url is not None
+    return is_needed and not is_local(image.url or "")
+
+
+def _with_content(sample: Sample, content: bytes | None) -> Sample:
+    return replace(sample, image=replace(sample.image, content=content))

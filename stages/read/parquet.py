@@ -144,7 +144,7 @@ class ParquetReader:
             root=rows.root_of(shard),
             renamed=renamed,
             default_id=columns.default_id(row, shard.name, place),
-            image=columns.inline_image(row, place),
+            image=lambda: columns.inline_image(row, place),
         )
 
     def _footer(self, file: FoundFile) -> _Footer:

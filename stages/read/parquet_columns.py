@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 from pyarrow import types
 
-from stages.contract.errors import InputError, RowError, RowFault
-from stages.contract.records import Sample
+from stages.contract.errors import InputError, RowFault
+from stages.contract.records import ImageRef
 from stages.read.find import printable
 from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, given_id, relative_path, shorten
 
@@ -103,17 +103,16 @@ class Columns:
             return row
         return {**row, self.image: (row[self.image] or {}).get("path")}
 
-    def inline_image(self, row: dict[str, Any], place: str) -> Sample | None:
-        """The row's image if the row holds it; None if the path is to be taken."""
+    def inline_image(self, row: dict[str, Any], place: str) -> ImageRef | None:
+        """The row's image if the row holds it; None if the path is to be taken. Raises RowFault (missing_image)."""
         value = row[self.image]
         content = (value or {}).get("bytes") if self.form == "struct" else value if self.form == "bytes" else None
         path = (value or {}).get("path") if self.form == "struct" else None
         if content is not None:
-            return Sample(sample_id="", source="", file_name=self._file_name(row, path, place), image_bytes=content)
+            return ImageRef(file_name=self._file_name(row, path, place), content=content)
         if self.form == "path" or path is not None:
             return None
-        error = RowError(reason="missing_image", detail=f"the column {self.image!r} is null")
-        return Sample(sample_id="", source="", error=error)
+        raise RowFault("missing_image", f"the column {self.image!r} is null")
 
     def _file_name(self, row: dict[str, Any], path: object, place: str) -> str:
         """A relative name for the dataset: the path's, else one made of the key or the place."""

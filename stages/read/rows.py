@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
 from stages.contract.errors import InputError, RowError, RowFault
-from stages.contract.records import Sample
+from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import Renamed, Shard
 from stages.read.find import printable
 from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
@@ -120,42 +120,35 @@ class RowReader:
         root: str,
         renamed: Renamed | None,
         default_id: str = "",
-        image: Sample | None = None,
+        image: Callable[[], ImageRef | None] = lambda: None,
     ) -> Sample:
         """The sample of one row.
 
         place: where it stands, for people, and its id unless it gives one or has a `default_id`
         renamed: the id it must have instead
-        image: if the row holds the image itself: name and bytes, or the error why there are none
+        image: gives the image where the row itself holds it, else None; may raise RowFault
         """
         faults: list[RowError] = []
         given: str | None = None
+        found = NO_IMAGE
         captions: tuple[str, ...] = ()
         try:
             given = given_id(row, self.fields.id_fields)
         except RowFault as fault:
             faults.append(fault.error)
-        if image is not None:
-            faults += [] if image.error is None else [image.error]
-        else:
-            image = _NO_IMAGE
-            try:
-                file_name, url = image_location(row, self.fields.image_fields, root)
-                image = replace(image, file_name=file_name, image_url=url)
-            except RowFault as fault:
-                faults.append(fault.error)
+        try:
+            found = image() or image_of(row, self.fields.image_fields, root)
+        except RowFault as fault:
+            faults.append(fault.error)
         try:
             captions = captions_of(row, self.fields.caption_fields, first_only=self.fields.caption is None)
         except RowFault as fault:
             faults.append(fault.error)
         return settle(
-            replace(image, sample_id=given or default_id or place, source=place, captions=captions, error=None),
+            Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found),
             [fault.at(place) for fault in faults],
             renamed,
         )
-
-
-_NO_IMAGE: Final = Sample(sample_id="", source="")
 
 
 def settle(sample: Sample, faults: Sequence[RowError], renamed: Renamed | None) -> Sample:
@@ -213,8 +206,8 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
     return tuple(captions)
 
 
-def image_location(row: Mapping[str, Any], names: Sequence[str], root: str) -> tuple[str, str]:
-    """Path below the root, and location of the row's image. Raises RowFault (bad_row, bad_location)."""
+def image_of(row: Mapping[str, Any], names: Sequence[str], root: str) -> ImageRef:
+    """The image whose path the row gives. Raises RowFault (bad_row, bad_location)."""
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
@@ -223,7 +216,7 @@ def image_location(row: Mapping[str, Any], names: Sequence[str], root: str) -> t
     if not isinstance(value, str):
         raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected the path of an image")
     relative = relative_path(value, root)
-    return relative, join(root, relative)
+    return ImageRef(file_name=relative, url=join(root, relative))
 
 
 def relative_path(value: str, root: str) -> str:

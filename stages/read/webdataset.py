@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from stages.contract.errors import RowError, RowFault
-from stages.contract.records import Sample
+from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files, printable
 from stages.read.rows import captions_of, shorten
@@ -59,7 +59,7 @@ class _Group:
 
     key: str
     offset: int
-    images: dict[str, Sample] = field(default_factory=dict)
+    images: dict[str, ImageRef] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     faults: list[RowFault] = field(default_factory=list)
 
@@ -132,14 +132,12 @@ class WebdatasetReader:
             detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
             group.faults.append(RowFault("bad_row" if is_text else "image_too_large", detail))
         else:
-            group.images[extension] = Sample(
-                sample_id="",
-                source="",
-                file_name=printable(member.name),
-                image_url=None if member.content is not None else shard.url,
-                image_offset=member.data_offset if member.content is None else 0,
-                image_size=member.size if member.content is None else -1,
-                image_bytes=member.content,
+            group.images[extension] = (
+                ImageRef(file_name=printable(member.name), content=member.content)
+                if member.content is not None
+                else ImageRef(
+                    file_name=printable(member.name), url=shard.url, offset=member.data_offset, size=member.size
+                )
             )
 
     def _finish(self, group: _Group, shard: Shard, seen: set[str]) -> Iterator[Sample | Skipped]:
@@ -171,9 +169,9 @@ class WebdatasetReader:
             detail = "the name came before in this tar; members of a sample must be neighbours (tar --sort=name)"
             faults.insert(0, RowFault("duplicate_id", detail))
         seen.add(group.key)
-        image = Sample(sample_id="", source="") if extension is None else group.images[extension]
+        image = NO_IMAGE if extension is None else group.images[extension]
         error = faults[0].error.at(place) if faults else None
-        yield replace(image, sample_id=sample_id, source=place, captions=captions, error=error)
+        yield Sample(sample_id=sample_id, source=place, captions=captions, image=image, error=error)
 
     def _captions_of(self, group: _Group, row: dict[str, Any]) -> tuple[str, ...]:
         captions: list[str] = []

@@ -154,8 +154,8 @@ def test_good_samples_have_a_place_or_bytes(case: Case) -> None:
     _, items = shards_and_rows(reader_of(kind=kind, **keys))
     for item in items:
         if isinstance(item, Sample) and item.error is None:
-            assert (item.image_url is None) != (item.image_bytes is None)
-            assert item.file_name
+            assert (item.image.url is None) != (item.image.content is None)
+            assert item.image.file_name
             assert isinstance(item.captions, tuple)
 
 

@@ -32,7 +32,7 @@ def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
     assert len({sample.sample_id for sample in found}) == len(found)
     for sample in found:
         assert sample.error is None or (sample.error.reason in ROW_ERRORS and sample.error.detail)
-        json.dumps([sample.sample_id, sample.source, sample.file_name]).encode("utf-8")
+        json.dumps([sample.sample_id, sample.source, sample.image.file_name]).encode("utf-8")
     return found
 
 
@@ -70,7 +70,7 @@ def test_parquet_cut_or_with_other_bytes(tmp_path: Path, place: int, new: bytes 
         assert "a.parquet" in str(error)  # noqa: PT017
         return
     beside = [sample for sample in found if sample.source.startswith("b.parquet")]
-    assert [sample.image_bytes for sample in beside] == [good(number).image for number in range(3)]
+    assert [sample.image.content for sample in beside] == [good(number).image for number in range(3)]
     assert all(sample.error is None for sample in beside)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import RowError, RowFault
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
 
 any_text = st.text(st.characters())  # lone surrogates too
 
@@ -78,12 +78,14 @@ def test_records_are_frozen_and_told_by_name(kind: Any) -> None:
 
 @given(sample_id=any_text, source=any_text, file_name=any_text)
 def test_a_started_record_can_be_stored(sample_id: str, source: str, file_name: str) -> None:
-    record = Record.start(Sample(sample_id=sample_id, source=source, file_name=file_name, captions=("a dog",)))
+    record = Record.start(
+        Sample(sample_id=sample_id, source=source, captions=("a dog",), image=ImageRef(file_name=file_name))
+    )
     assert record.error is None
     for before, after in (
         (sample_id, record.sample.sample_id),
         (source, record.sample.source),
-        (file_name, record.sample.file_name),
+        (file_name, record.sample.image.file_name),
     ):
         after.encode()
         if before.isascii():
@@ -91,8 +93,10 @@ def test_a_started_record_can_be_stored(sample_id: str, source: str, file_name: 
 
 
 def test_surrogates_are_written_out() -> None:
-    record = Record.start(Sample(sample_id="a\ud800", source="b", file_name="c\udcff", captions=("dog",)))
-    assert (record.sample.sample_id, record.sample.file_name) == ("a\\ud800", "c\\udcff")
+    record = Record.start(
+        Sample(sample_id="a\ud800", source="b", captions=("dog",), image=ImageRef(file_name="c\udcff"))
+    )
+    assert (record.sample.sample_id, record.sample.image.file_name) == ("a\\ud800", "c\\udcff")
     assert record.error is None
 
 

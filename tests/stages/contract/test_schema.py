@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stages.contract import schema
 from stages.contract.errors import ROW_ERRORS, RowError, SchemaError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
 from stages.contract.schema import (
     ANNOTATION,
     DATASET_SCHEMA,
@@ -35,12 +35,14 @@ def samples(draw: st.DrawFn) -> Sample:
     return Sample(
         sample_id=draw(texts),
         source=draw(texts),
-        file_name=draw(texts),
         captions=tuple(draw(st.lists(texts, max_size=3))),
-        image_url=draw(st.none() | texts),
-        image_offset=draw(st.integers(0, 2**62)),
-        image_size=draw(st.integers(-1, 2**62)),
-        image_bytes=draw(st.none() | st.binary(max_size=20)),
+        image=ImageRef(
+            file_name=draw(texts),
+            url=draw(st.none() | texts),
+            offset=draw(st.integers(0, 2**62)),
+            size=draw(st.integers(-1, 2**62)),
+            content=draw(st.none() | st.binary(max_size=20)),
+        ),
     )
 
 
@@ -117,7 +119,12 @@ def make_record(**changes: Any) -> Record:
     mask[2:5, 1:7] = True
     rle = encode_mask(mask)
     record = Record(
-        sample=Sample(sample_id="k1", source="a.jsonl:1", file_name="a/b.jpg", captions=captions, image_bytes=b"JPEG"),
+        sample=Sample(
+            sample_id="k1",
+            source="a.jsonl:1",
+            captions=captions,
+            image=ImageRef(file_name="a/b.jpg", content=b"JPEG"),
+        ),
         width_px=10,
         height_px=8,
         phrases=(
@@ -184,7 +191,7 @@ def test_the_row_of_an_annotated_image() -> None:
 
 def test_the_row_of_a_failed_sample() -> None:
     error = RowError(reason="missing_image", detail="a.jsonl:1: no file a/b.jpg")
-    sample = Sample(sample_id="k1", source="a.jsonl:1", file_name="a/b.jpg", captions=("a dog",))
+    sample = Sample(sample_id="k1", source="a.jsonl:1", captions=("a dog",), image=ImageRef(file_name="a/b.jpg"))
     row = row_of(Record(sample=sample, error=error))
     assert (row["error"], row["error_detail"]) == (error.reason, error.detail)
     assert (row["annotations"], row["warnings"]) == ([], [])
@@ -240,7 +247,7 @@ def test_a_failed_sample_has_no_image() -> None:
     """Readers of the dataset would open the path, or decode what could not be decoded."""
     error = RowError(reason="bad_image", detail="a.jsonl:1: not an image")
     assert row_of(make_record(error=error, regions=(), phrases=()), embed_images=True)["image"] is None
-    sample = Sample(sample_id="k1", source="a", file_name="a/b.jpg")
+    sample = Sample(sample_id="k1", source="a", image=ImageRef(file_name="a/b.jpg"))
     assert row_of(Record(sample=sample, error=error), embed_images=True)["image"] is None
 
 

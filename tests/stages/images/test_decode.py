@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.contract.errors import RowFault
-from stages.contract.records import Sample
+from stages.contract.records import ImageRef
 from stages.images import decode as images
 from stages.images.decode import DecodeLimits, decode_resized, decode_rgb, load_image_bytes, upright_image
 
@@ -425,25 +425,25 @@ def test_any_bytes_are_pictures_or_faults(tail: bytes, start: bytes) -> None:
     assert rgb.shape[2] == 3
 
 
-def sample(**fields: Any) -> Sample:
-    return Sample(sample_id="s", source="p", file_name="a.jpg", **fields)
+def image(**fields: Any) -> ImageRef:
+    return ImageRef(file_name="a.jpg", **fields)
 
 
 def test_loading(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"0123456789")
-    assert load_image_bytes(sample(image_url=str(path)), LIMITS) == b"0123456789"
-    assert load_image_bytes(sample(image_url=f"{path}", image_offset=3, image_size=4), LIMITS) == b"3456"
-    assert load_image_bytes(sample(image_url=f"{path}", image_offset=3), LIMITS) == b"3456789"
-    assert load_image_bytes(sample(image_url=f"{path}", image_offset=3, image_size=0), LIMITS) == b""
-    assert load_image_bytes(sample(image_bytes=b"abc"), LIMITS) == b"abc"
+    assert load_image_bytes(image(url=str(path)), LIMITS) == b"0123456789"
+    assert load_image_bytes(image(url=f"{path}", offset=3, size=4), LIMITS) == b"3456"
+    assert load_image_bytes(image(url=f"{path}", offset=3), LIMITS) == b"3456789"
+    assert load_image_bytes(image(url=f"{path}", offset=3, size=0), LIMITS) == b""
+    assert load_image_bytes(image(content=b"abc"), LIMITS) == b"abc"
     (tmp_path / "link.jpg").symlink_to(path)
-    assert load_image_bytes(sample(image_url=str(tmp_path / "link.jpg")), LIMITS) == b"0123456789"
+    assert load_image_bytes(image(url=str(tmp_path / "link.jpg")), LIMITS) == b"0123456789"
 
 
 def load_fault(limits: DecodeLimits = LIMITS, **fields: Any) -> str:
     with pytest.raises(RowFault) as caught:
-        load_image_bytes(sample(**fields), limits)
+        load_image_bytes(image(**fields), limits)
     return str(caught.value.error)
 
 
@@ -462,12 +462,12 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         "n" * 300: "missing_image: 'a.jpg' cannot be read: File name too long",
         "a\0b": "bad_location: 'a.jpg' cannot be the name of a file",
     }.items():
-        assert load_fault(image_url=f"{tmp_path}/{name}").startswith(expected)
+        assert load_fault(url=f"{tmp_path}/{name}").startswith(expected)
     assert load_fault() == "missing_image: the row names no image"
-    cut = load_fault(image_url=f"{tmp_path}/ten", image_offset=8, image_size=5)
+    cut = load_fault(url=f"{tmp_path}/ten", offset=8, size=5)
     assert cut == "bad_image: 'a.jpg': the file holds only 2 of the image's 5 bytes"
     small = DecodeLimits(max_bytes=9)
-    for fields in ({"image_url": f"{tmp_path}/ten"}, {"image_bytes": b"0123456789"}):
+    for fields in ({"url": f"{tmp_path}/ten"}, {"content": b"0123456789"}):
         assert load_fault(small, **fields).startswith("image_too_large: the file has 10 bytes")
 
 
@@ -476,7 +476,7 @@ def test_unreadable_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(images.os, "stat", refuse)  # the tests may run as root
-    assert "cannot be read: Permission denied" in load_fault(image_url=f"{tmp_path}/a")
+    assert "cannot be read: Permission denied" in load_fault(url=f"{tmp_path}/a")
 
 
 def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,10 +484,10 @@ def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images.time, "sleep", pauses.append)
     with fsspec.open("memory://images/a.jpg", "wb") as file:
         file.write(b"0123456789")
-    assert load_image_bytes(sample(image_url="memory://images/a.jpg"), LIMITS) == b"0123456789"
-    assert load_image_bytes(sample(image_url="memory://images/a.jpg", image_offset=3, image_size=2), LIMITS) == b"34"
-    assert "does not exist" in load_fault(image_url="memory://images/b.jpg")
-    assert "image_too_large" in load_fault(DecodeLimits(max_bytes=9), image_url="memory://images/a.jpg")
+    assert load_image_bytes(image(url="memory://images/a.jpg"), LIMITS) == b"0123456789"
+    assert load_image_bytes(image(url="memory://images/a.jpg", offset=3, size=2), LIMITS) == b"34"
+    assert "does not exist" in load_fault(url="memory://images/b.jpg")
+    assert "image_too_large" in load_fault(DecodeLimits(max_bytes=9), url="memory://images/a.jpg")
     assert pauses == []
 
     def unreachable(url: str) -> Any:
@@ -495,7 +495,7 @@ def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(images, "open_file", unreachable)
     expected = "missing_image: 'a.jpg' cannot be read: connection reset (3 tries)"
-    assert load_fault(image_url="memory://images/a.jpg") == expected
+    assert load_fault(url="memory://images/a.jpg") == expected
     assert pauses == [0.5, 2.0]
 
 

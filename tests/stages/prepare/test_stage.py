@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from stages.contract.errors import RowError
-from stages.contract.records import Record, Sample
+from stages.contract.records import ImageRef, Record, Sample
 from stages.prepare import Config, PrepareStage
 from stages.prepare.stage import target_size_px
 
@@ -29,10 +29,8 @@ def record(content: bytes | None = None, **fields: Any) -> Record:
         Sample(
             sample_id="s",
             source="in.jsonl:3",
-            file_name="a.png",
             captions=("a cat",),
-            image_bytes=content,
-            **fields,
+            image=ImageRef(file_name="a.png", content=content, **fields),
         )
     )
 
@@ -90,7 +88,7 @@ def test_pixels_and_size(width: int, height: int, keys: dict[str, Any]) -> None:
 def test_a_photograph_of_6000_by_4000(tmp_path: Path) -> None:
     Image.new("RGB", (6000, 4000), (10, 20, 30)).save(tmp_path / "a.jpg")
     for shrink_jpeg in (False, True):
-        (answer,) = prepare(record(image_url=str(tmp_path / "a.jpg")), shrink_jpeg=shrink_jpeg)
+        (answer,) = prepare(record(url=str(tmp_path / "a.jpg")), shrink_jpeg=shrink_jpeg)
         assert (answer.width_px, answer.height_px) == (6000, 4000)
         assert answer.pixels is not None
         assert answer.pixels.rgb.shape == (224, 224, 3)
@@ -111,7 +109,7 @@ def test_faults_become_errors_with_their_place_and_harm_no_neighbour(tmp_path: P
     records = [
         record(png(5, 5)),
         record(b"<html>"),
-        record(image_url=str(tmp_path / "none.png")),
+        record(url=str(tmp_path / "none.png")),
         record(png(50, 50)),
         record(png(5, 5)),
         record(),
@@ -122,7 +120,7 @@ def test_faults_become_errors_with_their_place_and_harm_no_neighbour(tmp_path: P
     ]  # fmt: skip
     assert str(answers[1].error).startswith("bad_image: in.jsonl:3: starts with b'<html>', looks like HTML")
     for answer in answers:
-        assert answer.sample.image_bytes is None
+        assert answer.sample.image.content is None
         if answer.error is not None:
             assert (answer.pixels, answer.width_px, answer.height_px) == (None, 0, 0)
 
@@ -143,24 +141,24 @@ def test_records_without_phrases_are_decoded_too() -> None:
 def test_keeping_the_encoded_image(tmp_path: Path, inline: bool) -> None:
     content = png(5, 5)
     (tmp_path / "a.png").write_bytes(b"##" + content + b"##")
-    place = {"image_url": str(tmp_path / "a.png"), "image_offset": 2, "image_size": len(content)}
+    place = {"url": str(tmp_path / "a.png"), "offset": 2, "size": len(content)}
     given = record(content) if inline else record(**place)
     (kept,) = prepare(given, keep_image_bytes=True)
     (dropped,) = prepare(given)
-    assert kept.sample.image_bytes == content
-    assert dropped.sample.image_bytes is None
+    assert kept.sample.image.content == content
+    assert dropped.sample.image.content is None
     assert kept.pixels is not None
     assert given.pixels is None
     (bad,) = prepare(record(b"no image"), keep_image_bytes=True)
-    assert bad.sample.image_bytes is None
+    assert bad.sample.image.content is None
 
 
 def test_images_behind_a_url_keep_their_order() -> None:
     for number in range(20):
         with fsspec.open(f"memory://pictures/{number}.png", "wb") as file:
             file.write(png(number + 1, 5))
-    records = [record(image_url=f"memory://pictures/{number}.png") for number in range(20)]
-    records.insert(7, record(image_url="memory://pictures/none.png"))
+    records = [record(url=f"memory://pictures/{number}.png") for number in range(20)]
+    records.insert(7, record(url="memory://pictures/none.png"))
     records.insert(9, record(png(99, 5)))
     answers = prepare(*records, size_px=8, fetch_threads=3)
     widths = [number + 1 for number in range(20)]

@@ -33,7 +33,7 @@ def test_captions_of_an_image_are_together_in_order(tmp_path: Path) -> None:
             ("2", ("e", "d")), ("1", ("a", "b")), ("3", ()),
         ]  # fmt: skip
         assert [sample.error for sample in samples] == [None] * 3
-        assert samples[0].image_url == f"{tmp_path}/val/000000000002.jpg"
+        assert samples[0].image.url == f"{tmp_path}/val/000000000002.jpg"
         assert samples[0].source == "c.json:image 2"
 
 

@@ -18,15 +18,15 @@ def test_rows_become_samples(tmp_path: Path) -> None:
     text = 'image,caption,id\na.jpg,"a cat, asleep",k1\nsub/b.jpg,"say ""hi""\nagain",\n'
     for shard_size in (1, 10):
         first, second = samples_of(kind="csv", path=write(tmp_path / "in.csv", text), shard_size=shard_size)
-        assert (first.sample_id, first.captions, first.file_name) == ("k1", ("a cat, asleep",), "a.jpg")
+        assert (first.sample_id, first.captions, first.image.file_name) == ("k1", ("a cat, asleep",), "a.jpg")
         assert (second.sample_id, second.captions) == ("in.csv:3", ('say "hi"\nagain',))
-        assert second.image_url == str(tmp_path / "sub/b.jpg")
+        assert second.image.url == str(tmp_path / "sub/b.jpg")
 
 
 @pytest.mark.parametrize("name", ["in.tsv", "in.tab", "in.TSV"])
 def test_tabs_by_extension(tmp_path: Path, name: str) -> None:
     (sample,) = samples_of(kind="csv", path=write(tmp_path / name, "file_name\ttext\na.jpg\ta, b\n"))
-    assert (sample.file_name, sample.captions) == ("a.jpg", ("a, b",))
+    assert (sample.image.file_name, sample.captions) == ("a.jpg", ("a, b",))
 
 
 def test_delimiter_option(tmp_path: Path) -> None:

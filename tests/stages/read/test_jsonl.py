@@ -23,9 +23,9 @@ def test_fields_become_a_sample(tmp_path: Path) -> None:
     (sample,) = samples_of(kind="jsonl", path=str(path))
     assert sample.sample_id == "k 1"
     assert sample.source == "captions.jsonl:1"
-    assert sample.file_name == "sub/a.jpg"
-    assert sample.image_url == str(tmp_path / "sub/a.jpg")
-    assert (sample.image_offset, sample.image_size, sample.image_bytes) == (0, -1, None)
+    assert sample.image.file_name == "sub/a.jpg"
+    assert sample.image.url == str(tmp_path / "sub/a.jpg")
+    assert (sample.image.offset, sample.image.size, sample.image.content) == (0, -1, None)
     assert sample.captions == (" A cat. ",)
     assert sample.error is None
 
@@ -65,9 +65,9 @@ def test_accepted_rows(
 ) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row])
     (sample,) = samples_of(kind="jsonl", path=str(path))
-    assert (sample.file_name, sample.captions, sample.sample_id) == (file_name, captions, sample_id)
+    assert (sample.image.file_name, sample.captions, sample.sample_id) == (file_name, captions, sample_id)
     assert sample.error is None
-    assert sample.image_url == f"{tmp_path}/{file_name}"
+    assert sample.image.url == f"{tmp_path}/{file_name}"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_broken_lines_are_rows_and_harm_no_neighbour(tmp_path: Path, line: bytes
     assert words in sample.error.detail
     assert "\n" not in sample.error.detail
     assert sample.source == "in.jsonl:2"
-    assert sample.image_url is None or expected in ("bad_caption", "bad_row")
+    assert sample.image.url is None or expected in ("bad_caption", "bad_row")
     assert before.error is None
     assert after.error is None
     f"{sample}".encode()  # whatever was read can be stored
@@ -197,7 +197,7 @@ def test_several_files_are_named_below_their_common_folder(tmp_path: Path) -> No
     samples = samples_of(kind="jsonl", path=str(tmp_path))
     assert [sample.sample_id for sample in samples] == ["a/x.jsonl:1", "b/x.jsonl:1", "b/x.jsonl:2"]
     # Without image_root, images lie beside their own file.
-    assert [sample.image_url for sample in samples][:2] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
+    assert [sample.image.url for sample in samples][:2] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
     listed = samples_of(kind="jsonl", path=[str(tmp_path / "b"), str(tmp_path / "a" / "x.jsonl")])
     assert [sample.sample_id for sample in listed] == ["b/x.jsonl:1", "b/x.jsonl:2", "a/x.jsonl:1"]
     assert samples_of(kind="jsonl", path=str(tmp_path / "*" / "*.jsonl")) == samples
@@ -211,7 +211,7 @@ def test_image_root_relative_to_the_working_folder(tmp_path: Path, monkeypatch: 
     (shard,) = reader.shards()
     monkeypatch.chdir("/")  # workers run elsewhere
     (sample,) = reader.read(shard)
-    assert sample.image_url == f"{tmp_path}/images/a.jpg"  # type: ignore[union-attr]
+    assert sample.image.url == f"{tmp_path}/images/a.jpg"  # type: ignore[union-attr]
 
 
 def test_absolute_paths_below_the_image_root(tmp_path: Path) -> None:
@@ -222,11 +222,11 @@ def test_absolute_paths_below_the_image_root(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", rows)
     (tmp_path / "images").mkdir()
     inside, outside = samples_of(kind="jsonl", path=str(path), image_root=str(tmp_path / "images"))
-    assert inside.file_name == "a.jpg"
-    assert inside.image_url == f"{tmp_path}/images/a.jpg"
+    assert inside.image.file_name == "a.jpg"
+    assert inside.image.url == f"{tmp_path}/images/a.jpg"
     assert reason(outside) == "bad_location"
     everywhere = samples_of(kind="jsonl", path=str(path), image_root="/")
-    assert [sample.image_url for sample in everywhere] == [row["image"] for row in rows]
+    assert [sample.image.url for sample in everywhere] == [row["image"] for row in rows]
 
 
 def test_configured_fields(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_configured_fields(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [row])
     keys = {"kind": "jsonl", "path": str(path), "image": "picture", "id": "n"}
     (one,) = samples_of(**keys, caption="long")
-    assert (one.file_name, one.captions, one.sample_id) == ("a.jpg", ("y", "z"), "3")
+    assert (one.image.file_name, one.captions, one.sample_id) == ("a.jpg", ("y", "z"), "3")
     (several,) = samples_of(**keys, caption=["short", "long"])
     assert several.captions == ("x", "y", "z")
 
@@ -312,7 +312,7 @@ def test_input_behind_a_url() -> None:
         file.write(b"".join(json.dumps({**GOOD, "id": n}).encode() + b"\n" for n in range(10)))
     samples = samples_of(kind="jsonl", path="memory://set/in.jsonl", shard_size=3)
     assert [sample.sample_id for sample in samples] == [str(n) for n in range(10)]
-    assert samples[0].image_url == "memory://set/a.jpg"
+    assert samples[0].image.url == "memory://set/a.jpg"
     assert samples_of(kind="jsonl", path="memory://set", shard_size=4) == samples
     assert samples_of(kind="jsonl", path="memory://set/*.jsonl") == samples
     with pytest.raises(InputError, match=r"no such file or folder: memory://set/other.jsonl"):

@@ -48,11 +48,11 @@ def test_hugging_face_form(tmp_path: Path) -> None:
     samples = samples_of(kind="parquet", path=write(tmp_path / "h.parquet", columns))
     assert [sample.sample_id for sample in samples] == [f"h.parquet:{n}" for n in range(9)]
     assert [sample.captions for sample in samples] == [(f"t{n}",) for n in range(9)]
-    assert [sample.image_bytes for sample in samples] == [b"1", b"2", None, b"4", b"5", None, None, None, b""]
-    assert [sample.file_name for sample in samples] == [
+    assert [sample.image.content for sample in samples] == [b"1", b"2", None, b"4", b"5", None, None, None, b""]
+    assert [sample.image.file_name for sample in samples] == [
         "sub/a.jpg", "h.parquet:1", "b.jpg", "c.jpg", "h.parquet:4", "", "", "", "f.jpg",
     ]  # fmt: skip
-    assert samples[2].image_url == str(tmp_path / "b.jpg")
+    assert samples[2].image.url == str(tmp_path / "b.jpg")
     assert [reason(sample) for sample in samples] == [
         None, None, None, None, None, "bad_location", "missing_image", "missing_image", None,
     ]  # fmt: skip
@@ -72,8 +72,8 @@ def test_img2dataset_form(tmp_path: Path, encoding: str, text: str) -> None:
     items = read_all(kind="parquet", path=write(tmp_path / "00000.parquet", columns))
     first, *skipped = items
     assert isinstance(first, Sample)
-    assert (first.sample_id, first.image_bytes, first.captions) == ("00000.parquet/0000", b"1", ("a",))
-    assert first.file_name == f"0000.{encoding}"
+    assert (first.sample_id, first.image.content, first.captions) == ("00000.parquet/0000", b"1", ("a",))
+    assert first.image.file_name == f"0000.{encoding}"
     assert skipped == [Skipped(reason="failed_download", source=f"00000.parquet:{n}") for n in (1, 2, 3)]
 
 
@@ -103,7 +103,7 @@ def test_types_of_captions(tmp_path: Path, captions: pa.Array, expected: list[tu
     columns = {"image_path": ["1.jpg", "2.jpg", "3.jpg"], "captions": captions}
     samples = samples_of(kind="parquet", path=write(tmp_path / "p.parquet", columns))
     assert [sample.captions for sample in samples] == expected
-    assert samples[0].image_url == str(tmp_path / "1.jpg")
+    assert samples[0].image.url == str(tmp_path / "1.jpg")
 
 
 def test_paths_and_configured_columns(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_paths_and_configured_columns(tmp_path: Path) -> None:
     assert [sample.sample_id for sample in samples] == ["5", "6", "p.parquet:2"]
     assert [sample.captions for sample in samples] == [("u", "x"), ("v",), ("z",)]
     assert [reason(sample) for sample in samples] == [None, "bad_location", "bad_row"]
-    assert samples[0].image_url == f"{tmp_path}/images/a.jpg"
+    assert samples[0].image.url == f"{tmp_path}/images/a.jpg"
 
 
 def test_text_that_is_not_utf8_harms_no_neighbour(tmp_path: Path) -> None:
@@ -268,8 +268,8 @@ def test_hugging_face_datasets_own_files(tmp_path: Path) -> None:
     samples = samples_of(kind="parquet", path=str(tmp_path))
     assert [sample.captions for sample in samples] == [("a",), ("b",), ("c",)]
     for sample, expected in zip(samples, pixels, strict=True):
-        assert sample.image_bytes is not None
-        np.testing.assert_array_equal(decode_rgb(sample.image_bytes, DecodeLimits()), expected)
+        assert sample.image.content is not None
+        np.testing.assert_array_equal(decode_rgb(sample.image.content, DecodeLimits()), expected)
 
 
 def test_shards_do_not_hold_the_rows(tmp_path: Path) -> None:

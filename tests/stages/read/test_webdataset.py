@@ -20,11 +20,11 @@ def test_a_tar_of_img2dataset(tmp_path: Path) -> None:
     write_tar(tmp_path / "00000.tar", [*tar_sample("000000000", "a cat"), *tar_sample("000000001", "two dogs")])
     first, second = samples_of(kind="webdataset", path=str(tmp_path))
     assert first.sample_id == first.source == "00000.tar/000000000"
-    assert (first.file_name, first.captions, first.error) == ("000000000.jpg", ("a cat",), None)
-    assert first.image_url == str(tmp_path / "00000.tar")
-    assert first.image_bytes is None
-    assert load_image_bytes(first, DecodeLimits()) == JPEG + b"000000000"
-    assert load_image_bytes(second, DecodeLimits()) == JPEG + b"000000001"
+    assert (first.image.file_name, first.captions, first.error) == ("000000000.jpg", ("a cat",), None)
+    assert first.image.url == str(tmp_path / "00000.tar")
+    assert first.image.content is None
+    assert load_image_bytes(first.image, DecodeLimits()) == JPEG + b"000000000"
+    assert load_image_bytes(second.image, DecodeLimits()) == JPEG + b"000000001"
 
 
 def one(tmp_path: Path, *members: tuple[str, bytes] | tarfile.TarInfo, **keys: object) -> Sample | Skipped:
@@ -69,8 +69,8 @@ def test_members_of_a_sample(
 ) -> None:
     sample = one(tmp_path, *members)
     assert isinstance(sample, Sample)
-    assert (sample.error, sample.file_name, sample.captions) == (None, file_name, captions)
-    assert load_image_bytes(sample, DecodeLimits()) == b"x"
+    assert (sample.error, sample.image.file_name, sample.captions) == (None, file_name, captions)
+    assert load_image_bytes(sample.image, DecodeLimits()) == b"x"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_configured_members(tmp_path: Path) -> None:
     (sample,) = samples_of(
         kind="webdataset", path=str(path), image="in.png", caption=["short.txt", "long", "missing", "alt"]
     )
-    assert (sample.file_name, sample.captions) == ("k.in.png", ("y", "z", "u", "v"))
+    assert (sample.image.file_name, sample.captions) == ("k.in.png", ("y", "z", "u", "v"))
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
@@ -147,7 +147,9 @@ def test_compressed_tars_carry_their_images(tmp_path: Path, mode: str) -> None:
     members = [*tar_sample("a"), ("b.jpg", b""), ("b.txt", b"x"), *tar_sample("c")]
     plain = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tar", members)))
     packed = samples_of(kind="webdataset", path=str(write_tar(tmp_path / f"t.tar.{mode[2:]}", members, mode)))
-    assert [sample.image_bytes for sample in packed] == [load_image_bytes(sample, DecodeLimits()) for sample in plain]
+    assert [sample.image.content for sample in packed] == [
+        load_image_bytes(sample.image, DecodeLimits()) for sample in plain
+    ]
     assert [sample.captions for sample in packed] == [sample.captions for sample in plain]
 
 
@@ -159,8 +161,8 @@ def test_tars_behind_a_url_carry_their_images(tmp_path: Path) -> None:
             file.write(stored)
     samples = samples_of(kind="webdataset", path="memory://tars")
     assert [sample.sample_id for sample in samples] == ["t.tar/a", "t.tar/c", "u.tar.gz/a", "u.tar.gz/c"]
-    assert [sample.image_bytes for sample in samples] == [JPEG + b"a", JPEG + b"c"] * 2
-    assert all(sample.image_url is None for sample in samples)
+    assert [sample.image.content for sample in samples] == [JPEG + b"a", JPEG + b"c"] * 2
+    assert all(sample.image.url is None for sample in samples)
 
 
 def test_limits_for_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,8 +199,8 @@ def test_a_tar_that_breaks_off_anywhere(tmp_path: Path, packed: bool) -> None:
         for sample in good:
             assert sample.error is None
             assert sample.captions == whole[sample.sample_id[-1]].captions
-            original = load_image_bytes(whole[sample.sample_id[-1]], DecodeLimits())
-            assert load_image_bytes(sample, DecodeLimits()) == original
+            original = load_image_bytes(whole[sample.sample_id[-1]].image, DecodeLimits())
+            assert load_image_bytes(sample.image, DecodeLimits()) == original
     assert counts == {0, 1, 2, 3}
     for length in (end + 1, end + 511, end + 512, end + 1024, len(content)):
         (tmp_path / "t.tar").write_bytes(content[:length])
@@ -255,7 +257,7 @@ def test_webdatasets_own_writer(tmp_path: Path) -> None:
             writer.write({"__key__": f"{number:09d}", "jpg": JPEG, "txt": f"a cat {number}", "json": facts})
     samples = samples_of(kind="webdataset", path=str(tmp_path / "w.tar"))
     assert [sample.captions for sample in samples] == [(f"a cat {number}",) for number in range(3)]
-    assert [load_image_bytes(sample, DecodeLimits()) for sample in samples] == [JPEG] * 3
+    assert [load_image_bytes(sample.image, DecodeLimits()) for sample in samples] == [JPEG] * 3
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -270,4 +272,4 @@ def test_formats_of_tar(tmp_path: Path, tar_format: int) -> None:
             tar.addfile(entry, io.BytesIO(content))
     (sample,) = samples_of(kind="webdataset", path=str(tmp_path / "t.tar"))
     assert (sample.sample_id, sample.error) == (f"t.tar/{name}", None)
-    assert load_image_bytes(sample, DecodeLimits()) == JPEG + name.encode()
+    assert load_image_bytes(sample.image, DecodeLimits()) == JPEG + name.encode()

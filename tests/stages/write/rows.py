@@ -12,7 +12,7 @@ from PIL import Image
 
 from stages.contract.errors import RowError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import HeatMap, Phrase, Record, Region, Sample
+from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Region, Sample
 from stages.contract.schema import records_to_rows
 from stages.write.parquet import ShardWriter
 
@@ -54,9 +54,8 @@ def annotated(number: int, regions: int = 2) -> Record:
         sample=Sample(
             sample_id=f"s{number}",
             source="test",
-            file_name=f"{number}.jpg",
             captions=(CAPTION,),
-            image_bytes=encoded_image(),
+            image=ImageRef(file_name=f"{number}.jpg", content=encoded_image()),
         ),
         width_px=WIDTH,
         height_px=HEIGHT,
@@ -68,13 +67,15 @@ def annotated(number: int, regions: int = 2) -> Record:
 
 def without_phrases(number: int) -> Record:
     """A record whose caption names nothing."""
-    sample = Sample(sample_id=f"s{number}", source="test", captions=("beautiful!",), image_bytes=encoded_image())
+    sample = Sample(
+        sample_id=f"s{number}", source="test", captions=("beautiful!",), image=ImageRef(content=encoded_image())
+    )
     return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT)
 
 
 def failed(number: int, reason: str = "missing_image") -> Record:
     """A record with an error."""
-    sample = Sample(sample_id=f"s{number}", source="test", file_name="gone.jpg", captions=(CAPTION,))
+    sample = Sample(sample_id=f"s{number}", source="test", captions=(CAPTION,), image=ImageRef(file_name="gone.jpg"))
     return Record(sample=sample, error=RowError(reason=reason, detail="test: no file gone.jpg"))
 
 

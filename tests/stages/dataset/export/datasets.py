@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Phrase, Record, Region, Sample
+from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.dataset.folder import open_dataset
 from stages.phrases.filters import normalise
 from stages.write.tally import tally, write_categories
@@ -79,9 +79,8 @@ class Maker:
         sample = Sample(
             sample_id=sample_id,
             source="test",
-            file_name=more.pop("file_name", f"{self.regions}.jpg"),
             captions=captions,
-            image_bytes=content,
+            image=ImageRef(file_name=more.pop("file_name", f"{self.regions}.jpg"), content=content),
         )
         return Record(
             sample=sample, width_px=WIDTH, height_px=HEIGHT, phrases=tuple(phrases), regions=tuple(regions), **more

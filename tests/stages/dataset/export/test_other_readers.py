@@ -212,7 +212,7 @@ def test_phrasebox_reads_its_own_tars(dataset: Path, tmp_path: Path) -> None:
     samples = read_all(kind="webdataset", path=str(folder))
     assert len(samples) == 12
     for sample in samples:
-        image = Image.open(BytesIO(load_image_bytes(sample, DecodeLimits())))
+        image = Image.open(BytesIO(load_image_bytes(sample.image, DecodeLimits())))
         assert image.size == (WIDTH, HEIGHT)
 
 
