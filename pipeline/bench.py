@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import InputSpec
-from stages.model.open_clip import from_open_clip
+from stages.model.load import from_open_clip
 from stages.model.scenes import make_scene
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.stage import RegionsConfig, RegionsStage

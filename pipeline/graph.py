@@ -26,7 +26,7 @@ from stages.regions.calibration import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
 
 if TYPE_CHECKING:
-    from stages.model.base import ClipModel
+    from stages.model.clip import ClipModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,8 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
     """
     if loaded is None:
         # torch and open_clip take seconds to import: only a run needs them.
-        from stages.model.open_clip import describe, fingerprint, refuse_misfit, refuse_unsupported  # noqa: PLC0415
+        from stages.model.describe import describe, fingerprint  # noqa: PLC0415
+        from stages.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
 
         description = describe(config.model)
         refuse_unsupported(description)

@@ -34,7 +34,7 @@ from stages.phrases.filters import normalise
 from stages.storage import absolute, open_file
 
 if TYPE_CHECKING:
-    from stages.model.base import ClipModel
+    from stages.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"
 """What messages call an image that has no path."""
@@ -179,7 +179,7 @@ class Locator:
             ConfigError: The model is not supported, its tokenizer has to be given, or a setting cannot be used.
         """
         # torch and open_clip take seconds to import.
-        from stages.model.open_clip import from_open_clip  # noqa: PLC0415
+        from stages.model.load import from_open_clip  # noqa: PLC0415
 
         return cls(from_open_clip(model, tokenizer), explain=explain, regions=regions)
 

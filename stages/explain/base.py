@@ -15,8 +15,7 @@ from torch import Tensor
 
 from stages.contract.records import HeatMap
 from stages.explain.config import ExplainerConfig
-from stages.model.base import ClipModel, TextCache
-from stages.model.text import templates_of
+from stages.model.clip import ClipModel, TextCache, templates_of
 
 FAULTS: Final = ("", "constant", "empty", "non_finite")
 """Why a map is all zeros, by number."""

@@ -38,7 +38,7 @@ from stages.contract.errors import ConfigError
 from stages.explain import class_path
 from stages.explain.base import Explainer, Maps
 from stages.explain.config import ExplainerConfig
-from stages.model.base import ClipModel
+from stages.model.clip import ClipModel
 from stages.model.vision import Block, attend
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {

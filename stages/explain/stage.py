@@ -18,7 +18,7 @@ from stages.explain.contrast import contrasted
 from stages.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from stages.model.base import ClipModel
+    from stages.model.clip import ClipModel
 
 
 class ExplainStageConfig(BaseModel):
@@ -73,7 +73,7 @@ class ExplainStage(Stage):
     def setup(self) -> None:
         """Load the model. Raises WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from stages.model.open_clip import load  # noqa: PLC0415
+        from stages.model.load import load  # noqa: PLC0415
 
         model = self._loaded or load(self.config.model, pack=True)
         self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")

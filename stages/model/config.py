@@ -45,7 +45,7 @@ class ModelConfig(BaseModel):
     happened to arrive together. With a multiple of 4 it does not depend on an image's place in the batch
     either; other numbers may differ in the last digit. A worker whose GPU memory is full halves it and goes on."""
 
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of one worker; None: torch's default. Runs are only bit-identical at equal threads."""
 
     @model_validator(mode="after")

@@ -17,7 +17,6 @@ ROOMS: dict[str, set[str]] = {
     "phrases": {"contract"},
     "prepare": {"contract", "storage", "images"},
     "model": {"contract"},
-    "model.weights": {"contract"},
     "model.scenes": {"contract"},
     "model.train": {"contract", "model"},
     "explain": {"contract", "model"},

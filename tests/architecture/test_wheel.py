@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import __version__
-from stages.model.weights.catalog import CATALOG
+from stages.model.catalog import CATALOG
 from tests.architecture.source import PACKAGES, ROOT, modules
 
 
@@ -76,7 +76,7 @@ def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
     code = (
         "import pipeline, stages\n"
         "from stages.phrases.filters import word_lists\n"
-        "from stages.model.weights.resolve import resolve\n"
+        "from stages.model.catalog import resolve\n"
         "assert word_lists((), ())\n"
         "print(pipeline.__file__, stages.__file__, resolve('demo').weights)\n"
     )

@@ -22,7 +22,7 @@ from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.explain import EXPLAINERS, explainer_type
 from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.model.open_clip import from_open_clip
+from stages.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 from tests.stages.model.saved import save_model
 

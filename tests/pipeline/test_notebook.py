@@ -182,7 +182,7 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     from safetensors.torch import load_file
 
     from stages.model.config import ModelConfig
-    from stages.model.open_clip import describe, load_tokenizer
+    from stages.model.describe import describe, load_tokenizer
 
     description = describe(ModelConfig(name="demo"))
     model = open_clip.CLIP(**description.architecture).eval()

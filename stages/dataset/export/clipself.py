@@ -54,9 +54,9 @@ class Clipself(Exporter):
     def _write_embeddings(self) -> None:
         """Raises InputError for a model that is no longer what it was, and what `load` of the model raises."""
         # Seconds of import, for this format alone.
-        from stages.model.base import TextCache  # noqa: PLC0415
-        from stages.model.open_clip import describe, fingerprint, load  # noqa: PLC0415
-        from stages.model.text import templates_of  # noqa: PLC0415
+        from stages.model.clip import TextCache, templates_of  # noqa: PLC0415
+        from stages.model.describe import describe, fingerprint  # noqa: PLC0415
+        from stages.model.load import load  # noqa: PLC0415
 
         manifest, categories = self.job.dataset.manifest, self.job.categories
         config = ModelConfig.model_validate(manifest["config"].get("model", {}))

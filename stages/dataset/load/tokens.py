@@ -48,7 +48,7 @@ def tokenizer_of(dataset: Dataset) -> Tokenize:
 
     Raises ConfigError if the manifest's model is not known here.
     """
-    from stages.model.open_clip import load_tokenizer
+    from stages.model.describe import load_tokenizer
 
     what = f"{dataset.path}: the tokenizer of the dataset's model cannot be had"
     try:

@@ -15,12 +15,12 @@ from open_clip.model import CLIP
 from safetensors.torch import save
 from torch import Tensor
 
+from stages.model.catalog import WEIGHTS_ROOT, sha256_of
 from stages.model.train.card import write_card
 from stages.model.train.config import MODEL_CFG, PREPROCESS_CFG
 from stages.model.train.evaluate import class_top1
 from stages.model.train.loop import CARD_FILE, VOCABULARY_FILE, WEIGHTS_FILE, load_tokenizer
 from stages.model.train.model import model_cfg, resize_positions
-from stages.model.weights.resolve import WEIGHTS_ROOT, sha256_of
 
 CONFIG_FILE: Final = "model.json"
 _CARD_SCENES: Final = 500
@@ -32,7 +32,7 @@ def export(
 ) -> dict[str, str]:
     """Write the averaged weights of a checkpoint into a folder that stock open_clip can load.
 
-    Where the folder is the catalog's own, the checksums in `stages/model/weights/catalog.py` are renewed too.
+    Where the folder is the catalog's own, the checksums in `stages/model/catalog.py` are renewed too.
 
     Args:
         checkpoint: a file of `stages.model.train.loop.train`; the vocabulary is taken from beside it.
@@ -86,7 +86,7 @@ def export(
     )
     _replace(folder / CARD_FILE, card.encode("utf-8"))
     if folder.resolve() == (WEIGHTS_ROOT / "demo").resolve():
-        renew_checksums(WEIGHTS_ROOT / "catalog.py", checksums)
+        renew_checksums(WEIGHTS_ROOT.parent / "catalog.py", checksums)
     return checksums
 
 

@@ -16,6 +16,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stages.model.catalog import sha256_of
 from stages.model.device import PRECISIONS, fast_precision
 from stages.model.train.batches import Batch, PhraseBank, SceneBatches, load_batches, normalise
 from stages.model.train.card import told_training
@@ -25,7 +26,6 @@ from stages.model.train.forward import encode_image, encode_text
 from stages.model.train.loss import bank_loss, caption_loss, known_true
 from stages.model.train.model import build_model, make_optimisers, model_at
 from stages.model.train.tokenizer import write_vocabulary
-from stages.model.weights.resolve import sha256_of
 
 VOCABULARY_FILE = "bpe_vocab.txt.gz"
 WEIGHTS_FILE = "model.safetensors"

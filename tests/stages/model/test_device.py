@@ -16,7 +16,7 @@ from stages.model.device import (
     pick_device,
     warn_of_slow_precision,
 )
-from stages.model.open_clip import load
+from stages.model.load import load
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.model.open_clip import from_open_clip
-from stages.model.vision import VisionTower, attend, can_pack
+from stages.model.load import from_open_clip
+from stages.model.packed import PackedLinear, can_pack
+from stages.model.vision import VisionTower, attend
 from tests import factories
 from tests.factories import SPEC
 
@@ -58,7 +59,7 @@ def test_packed_weights_agree(options: dict[str, Any]) -> None:
 
 def test_packing_really_packs() -> None:
     tower = tower_of(tiny_clip(), pack=True)
-    assert all((block.qkv.packed is not None) == can_pack() for block in tower.blocks)
+    assert all(isinstance(block.qkv, PackedLinear) == can_pack() for block in tower.blocks)
 
 
 def test_packed_weights_are_not_used_where_a_gradient_is_wanted() -> None:
@@ -71,7 +72,7 @@ def test_packed_weights_are_not_used_where_a_gradient_is_wanted() -> None:
 
 def test_sixteen_bits_are_not_packed() -> None:
     tower = from_open_clip(tiny_clip(), tokenizer, SPEC, precision=torch.bfloat16, pack=True).tower
-    assert all(block.qkv.packed is None for block in tower.blocks)
+    assert not any(isinstance(block.qkv, PackedLinear) for block in tower.blocks)
     block = tower.blocks[0].float()
     assert {block.qkv.weight.dtype, block.ln_1.weight.dtype, block.proj.bias.dtype} == {torch.float32}
 

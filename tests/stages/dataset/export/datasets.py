@@ -163,7 +163,7 @@ def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **m
 def demo_fingerprint() -> str:
     """Of the embedded model."""
     from stages.model.config import ModelConfig
-    from stages.model.open_clip import describe, fingerprint
+    from stages.model.describe import describe, fingerprint
 
     return fingerprint(describe(ModelConfig()))
 

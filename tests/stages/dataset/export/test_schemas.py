@@ -163,7 +163,7 @@ def test_clipself(classes: str, dataset: Path, tmp_path: Path) -> None:
     import torch.nn.functional as F
 
     from stages.model.config import ModelConfig
-    from stages.model.open_clip import load
+    from stages.model.load import load
 
     export_to(dataset, tmp_path / "out", "clipself", classes=classes)
     content = json.loads((tmp_path / "out" / "train.json").read_text(encoding="utf-8"))

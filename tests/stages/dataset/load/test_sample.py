@@ -112,7 +112,7 @@ def test_one_pixel_at_the_border_stays_there(tmp_path: Path, with_images: Path) 
 
 def test_tokens_are_those_of_the_datasets_model(folder: Path) -> None:
     from stages.model.config import ModelConfig
-    from stages.model.open_clip import load_tokenizer
+    from stages.model.describe import load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig(name="demo"))
     for sample in RegionStream(folder, Contents(images=False, tokenizer="dataset")):

@@ -15,6 +15,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from stages.model.catalog import sha256_of
 from stages.model.device import PRECISIONS
 from stages.model.train.__main__ import main
 from stages.model.train.card import told_training
@@ -23,7 +24,6 @@ from stages.model.train.export import export, renew_checksums
 from stages.model.train.forward import encode_image
 from stages.model.train.loop import LATEST_FILE, LOG_FILE, train
 from stages.model.train.model import resize_positions
-from stages.model.weights.resolve import sha256_of
 
 CONFIG = TrainConfig(
     batch=12,

@@ -14,16 +14,8 @@ from torch import Tensor, nn
 from stages.contract.errors import ConfigError, WeightsError
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import ModelConfig
-from stages.model.open_clip import (
-    Description,
-    describe,
-    fingerprint,
-    from_open_clip,
-    load,
-    load_tokenizer,
-    refuse_misfit,
-    refuse_unsupported,
-)
+from stages.model.describe import Description, describe
+from stages.model.load import from_open_clip, load, refuse_misfit, refuse_unsupported
 from stages.model.take_apart import SUPPORTED, check_supported
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.model.saved import save_json, save_model
@@ -203,34 +195,10 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
         load(config.model_copy(update={"weights": tmp_path / "odd.pt"}))
 
 
-def test_missing_files_are_named(tmp_path: Path) -> None:
-    config = ModelConfig(config=save_json(tmp_path), weights=tmp_path / "none.pt")
-    with pytest.raises(WeightsError, match=r"model\.weights: no file .*none\.pt"):
-        describe(config)
-    with pytest.raises(ConfigError, match=r"model\.config: cannot read .*none\.json: No such file"):
-        describe(ModelConfig(config=tmp_path / "none.json", weights=tmp_path / "tiny.json"))
-
-
-@pytest.mark.parametrize("content", ["{", "[1, 2]", '{"embed_dim": 3}', '{"model_cfg": {}}'])
-def test_a_json_that_is_no_model_is_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "odd.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"model\.config: .*odd\.json"):
-        describe(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
-
-
 def test_a_key_that_open_clip_does_not_have_is_refused(tmp_path: Path) -> None:
     path = save_json(tmp_path, widht=64)
     with pytest.raises(ConfigError, match="widht"):
         refuse_unsupported(describe(ModelConfig(config=path, weights=path)))
-
-
-def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
-    architecture = tiny_architecture()
-    architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
-    (tmp_path / "tiny.json").write_text(json.dumps(architecture))
-    config = ModelConfig(config=tmp_path / "tiny.json", weights=tmp_path / "tiny.json")
-    with pytest.raises(WeightsError, match=r"no vocabulary file .*words\.txt\.gz"):
-        fingerprint(describe(config))
 
 
 def test_home_folders_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,23 +206,6 @@ def test_home_folders_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     config = ModelConfig(config=Path("~/tiny.json"), weights=Path("~/tiny.safetensors"), device="cpu")
     assert_is(load(config), model)
-
-
-def test_unknown_names_get_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"no model 'ViT-B16'; did you mean .*ViT-B-16"):
-        describe(ModelConfig(name="ViT-B16", weights=Path("any")))
-    with pytest.raises(ConfigError, match=r"no model 'zzzzzzzz'; see open_clip.list_models"):
-        describe(ModelConfig(name="zzzzzzzz", weights=Path("any")))
-
-
-def test_unknown_tags_get_the_list() -> None:
-    with pytest.raises(ConfigError, match=r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k"):
-        describe(ModelConfig(name="ViT-B-16", pretrained="laion"))
-
-
-def test_tags_decide_about_activation_and_normalisation() -> None:
-    assert describe(ModelConfig(name="ViT-B-16", pretrained="openai")).architecture["quick_gelu"]
-    assert not describe(ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")).architecture.get("quick_gelu")
 
 
 def test_a_download_that_fails_says_what_to_do() -> None:
@@ -291,7 +242,7 @@ def test_towers_with_a_class_token_are_supported_and_need_no_memory(
         devices.update(parameter.device.type for parameter in model.parameters())
         check_supported(model)
 
-    monkeypatch.setattr("stages.model.open_clip.check_supported", note_devices)
+    monkeypatch.setattr("stages.model.load.check_supported", note_devices)
     (tmp_path / "weights.pt").touch()
     model = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt"))
     refuse_unsupported(model)
@@ -299,7 +250,7 @@ def test_towers_with_a_class_token_are_supported_and_need_no_memory(
 
 
 def test_text_towers_of_hugging_face_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stages.model.open_clip.find_spec", lambda name: None)
+    monkeypatch.setattr("stages.model.load.find_spec", lambda name: None)
     (tmp_path / "weights.pt").touch()
     with pytest.raises(ConfigError, match="pip install transformers"):
         refuse_unsupported(describe(ModelConfig(name="nllb-clip-base", weights=tmp_path / "weights.pt")))
@@ -369,68 +320,10 @@ def test_tower_options_that_do_not_are_supported(vision: dict[str, Any]) -> None
     assert torch.allclose(clip.tower.encode(RGB), embedding(model), atol=1e-5)
 
 
-@pytest.mark.parametrize("vision", [{"image_size": [32, 64]}, {"patch_size": [8, 16]}], ids=["image", "patch"])
-def test_only_square_inputs_and_patches(vision: dict[str, Any], tmp_path: Path) -> None:
-    path = save_json(tmp_path, **vision)
-    with pytest.raises(ConfigError, match="only square"):
-        describe(ModelConfig(config=path, weights=path))
-
-
 def test_tower_options_that_return_tokens_too() -> None:
     model = tiny_clip(output_tokens=True)
     clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"), SPEC)
     assert torch.allclose(clip.tower.encode(RGB), embedding(model)[0], atol=1e-5)
-
-
-def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:
-    _, config = save_model(tmp_path)
-    first = fingerprint(describe(config))
-    assert first.startswith("tiny:")
-    assert fingerprint(describe(config)) == first
-    seen = {first}
-
-    def is_new() -> bool:
-        mark = fingerprint(describe(config))
-        return mark not in seen and seen.add(mark) is None
-
-    content = bytearray((tmp_path / "tiny.safetensors").read_bytes())
-    content[-1] ^= 1
-    (tmp_path / "tiny.safetensors").write_bytes(content)
-    assert is_new()
-    save_json(tmp_path, quick_gelu=True)
-    assert is_new()
-    parsed = json.loads((tmp_path / "tiny.json").read_text())
-    for key, value in (("mean", [0.5, 0.5, 0.5]), ("std", [0.5, 0.5, 0.5]), ("interpolation", "bilinear")):
-        parsed["preprocess_cfg"][key] = value
-        (tmp_path / "tiny.json").write_text(json.dumps(parsed))
-        assert is_new(), key
-    parsed["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words"}
-    (tmp_path / "words").write_text("a b")
-    (tmp_path / "tiny.json").write_text(json.dumps(parsed))
-    assert is_new()
-    (tmp_path / "words").write_text("a c")
-    assert is_new()
-
-
-def test_the_fingerprint_of_a_tag_needs_no_file() -> None:
-    marks = {
-        fingerprint(describe(ModelConfig(name=name, pretrained=tag)))
-        for name, tag in (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
-    }
-    assert len(marks) == 3
-
-
-def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
-    _, config = save_model(tmp_path)
-    assert config.weights is not None
-    config.weights.unlink()
-    texts = ["a red car", "two dogs"]
-    assert torch.equal(load_tokenizer(config)(texts), open_clip.get_tokenizer("ViT-B-16")(texts))
-    tag = ModelConfig(name="ViT-B-32", pretrained="openai")  # not downloaded
-    assert load_tokenizer(tag)(texts).shape == (2, 77)
-    assert load_tokenizer(ModelConfig(name="demo"))(texts).shape == (2, 32)
-    with pytest.raises(ConfigError, match="cannot read"):
-        load_tokenizer(ModelConfig(config=tmp_path / "gone.json", weights=tmp_path / "gone"))
 
 
 def test_the_embedded_model_loads() -> None:
@@ -441,3 +334,11 @@ def test_the_embedded_model_loads() -> None:
     assert maps.shape == (1, clip.embed_dim)
     assert maps.isfinite().all()
     assert clip.encode_text(["a red car"]).shape == (1, clip.embed_dim)
+
+
+def test_a_file_that_is_called_like_the_embedded_model_is_checked_too(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    path = (tmp_path / "tiny.json").rename(tmp_path / "demo.json")
+    torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"other\.pt does not fit the architecture demo"):
+        refuse_misfit(describe(config.model_copy(update={"config": path, "weights": tmp_path / "other.pt"})))

@@ -1,0 +1,242 @@
+"""What can be known of a model before its weights are read: architecture, input, tokenizer, fingerprint, trust."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import open_clip
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.model.catalog import CATALOG, resolve
+from stages.model.config import InputSpec, ModelConfig
+
+_TOKENIZER_OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "language": str}
+"""What a model file may say under `tokenizer_kwargs`, and of which type. open_clip hands everything else on to
+`transformers`, where some options run code that is downloaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """A model before its weights are read.
+
+    Attributes:
+        name: for people.
+        architecture: open_clip's model configuration.
+        input: what the images look like.
+        folder: where relative tokenizer paths start; None for open_clip's own models.
+        weights: the checkpoint file; None if open_clip downloads it.
+        pretrained: open_clip's tag of the weights; None for a file.
+        calibrations: files of calibrations of scores, where the model brings some.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    input: InputSpec
+    folder: Path | None
+    weights: Path | None
+    pretrained: str | None
+    calibrations: tuple[Path, ...] = ()
+
+
+def is_known(config: ModelConfig) -> bool:
+    """Whether a model configuration that came with a dataset can be built without asking.
+
+    Whoever made the dataset chose the configuration in it. The catalog's models are known, and so are open_clip's own
+    names with one of its own tags: open_clip alone decides then what is downloaded, and from where. Not known are:
+
+    * a `config` file: it may name any tokenizer or text tower on Hugging Face;
+    * a `weights` file: this machine would read a path of a stranger's choice;
+    * open_clip's models whose text tower or tokenizer comes from a repository on Hugging Face.
+    """
+    if config.config is not None or config.weights is not None or config.name is None:
+        return False
+    if config.name in CATALOG:
+        return True
+    if config.pretrained not in open_clip.list_pretrained_tags_by_model(config.name):
+        return False
+    text = open_clip.get_model_config(config.name)["text_cfg"]
+    return not any(key.startswith("hf_") for key in text)
+
+
+def describe(config: ModelConfig) -> Description:
+    """Look up architecture, input and weights file; nothing heavy is read.
+
+    Raises:
+        ConfigError: the name is unknown, or the model file is unusable.
+        WeightsError: files are missing or damaged.
+    """
+    if config.config is not None:
+        return _describe_file(config.config.expanduser(), config.weights)
+    name = config.name or "demo"
+    if name in CATALOG:
+        files = resolve(name)
+        return replace(_describe_file(files.config, files.weights, name=name), calibrations=files.calibrations)
+    names = open_clip.list_models()
+    if name not in names:  # also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()"
+        raise ConfigError(f"model.name: open_clip has no model {name!r}; {hint}")
+    architecture = open_clip.get_model_config(name)
+    preprocess: dict[str, Any] = {}
+    if config.pretrained is not None:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if config.pretrained not in tags:
+            raise ConfigError(
+                f"model.pretrained: open_clip has no tag {config.pretrained!r} for {name}; it has {', '.join(tags)}"
+            )
+        preprocess = open_clip.get_pretrained_cfg(name, config.pretrained)
+        if preprocess.get("quick_gelu"):
+            architecture["quick_gelu"] = True
+    return Description(
+        name=name,
+        architecture=architecture,
+        input=input_spec(architecture, preprocess),
+        folder=None,
+        weights=_existing(config.weights),
+        pretrained=config.pretrained,
+    )
+
+
+def _describe_file(path: Path, weights: Path | None, *, name: str | None = None) -> Description:
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"model.config: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"model.config: {path} is not JSON: {error}") from error
+    architecture = parsed.get("model_cfg", parsed) if isinstance(parsed, dict) else {}
+    if not {"embed_dim", "vision_cfg", "text_cfg"} <= architecture.keys():
+        raise ConfigError(f"model.config: {path} lacks embed_dim, vision_cfg or text_cfg")
+    spec = input_spec(architecture, parsed.get("preprocess_cfg", {}))
+    _check_tokenizer(path, architecture["text_cfg"].get("tokenizer_kwargs") or {})
+    return Description(
+        name=name or path.stem,
+        architecture=architecture,
+        input=spec,
+        folder=path.parent,
+        weights=_existing(weights),
+        pretrained=None,
+    )
+
+
+def _check_tokenizer(path: Path, options: Any) -> None:
+    """Raise ConfigError for tokenizer options that are not on the list, or have another type."""
+    if not isinstance(options, dict):
+        raise ConfigError(f"model.config: {path}: tokenizer_kwargs must hold keys")
+    if "trust_remote_code" in options:
+        raise ConfigError(
+            f"model.config: {path} asks for trust_remote_code, which runs code from a repository on Hugging Face: "
+            "phrasebox never does that"
+        )
+    for key, value in options.items():
+        wanted = _TOKENIZER_OPTIONS.get(key)
+        if wanted is None or not isinstance(value, wanted):
+            allowed = ", ".join(f"{name} ({kind.__name__})" for name, kind in _TOKENIZER_OPTIONS.items())
+            raise ConfigError(f"model.config: {path}: tokenizer_kwargs may hold {allowed}, not {key}: {value!r}")
+
+
+def _existing(weights: Path | None) -> Path | None:
+    if weights is None:
+        return None
+    path = weights.expanduser()
+    if not path.is_file():
+        raise WeightsError(f"model.weights: no file {path}")
+    return path
+
+
+def input_spec(architecture: dict[str, Any], preprocess: dict[str, Any]) -> InputSpec:
+    """Read the image tower's input from open_clip's `model_cfg` and `preprocess_cfg`.
+
+    Raises:
+        ConfigError: a value makes no sense, or image or patch is not square.
+    """
+    sides = architecture["vision_cfg"]
+    if not all(isinstance(part, dict) for part in (sides, architecture["text_cfg"], preprocess)):
+        raise ConfigError("model.config: vision_cfg, text_cfg and preprocess_cfg must hold keys")
+    size, patch = sides.get("image_size", 224), sides.get("patch_size", 16)
+    if isinstance(size, (list, tuple)):
+        if len(set(size)) != 1:
+            raise ConfigError(f"the model's input is {size[1]}x{size[0]}; only square inputs are supported")
+        size = size[0]
+    if isinstance(patch, (list, tuple)):
+        if len(set(patch)) != 1:
+            raise ConfigError("only square patches are supported")
+        patch = patch[0]
+    if not (isinstance(size, int) and size > 0 and isinstance(patch or 1, int)):
+        raise ConfigError(
+            f"model.config: image_size and patch_size must be whole numbers above 0, got {size} and {patch}"
+        )
+    return InputSpec(
+        size_px=size,
+        patch_px=patch or 1,
+        mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
+        interpolation=preprocess.get("interpolation") or "bicubic",
+    )
+
+
+def fingerprint(description: Description) -> str:
+    """Identify architecture, input, vocabulary and weights.
+
+    Equal strings mean equal heat maps, with one exception: of a `pretrained` tag the name is hashed and not the file,
+    which need not be there yet. open_clip can give a tag other weights in a later version.
+    """
+    parts = [description.architecture, asdict(description.input)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    vocabulary = _vocabulary(description)
+    if vocabulary is not None:
+        digest.update(vocabulary.read_bytes())
+    if description.weights is not None:
+        with description.weights.open("rb") as file:
+            while piece := file.read(1 << 22):
+                digest.update(piece)
+    else:
+        digest.update(f"{description.name}/{description.pretrained}".encode())
+    return f"{description.name}:{digest.hexdigest()[:32]}"
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """Load the model's tokenizer, texts -> int64 (texts, context), without its weights, which need not be there.
+
+    Raises:
+        ConfigError: the name is unknown.
+        WeightsError: the vocabulary is missing.
+    """
+    return tokenizer_of(describe(config.model_copy(update={"weights": None})))
+
+
+def tokenizer_of(description: Description) -> Any:
+    """The tokenizer of a described model. Raises WeightsError if its vocabulary is missing."""
+    if description.folder is None:
+        return open_clip.get_tokenizer(description.name)
+    text = description.architecture["text_cfg"]
+    options = dict(text.get("tokenizer_kwargs") or {})
+    length = text.get("context_length", 77)
+    if text.get("hf_tokenizer_name"):
+        return open_clip.tokenizer.HFTokenizer(
+            text["hf_tokenizer_name"],
+            context_length=length,
+            tokenizer_mode=text.get("tokenizer_mode"),
+            trust_remote_code=False,  # without a word transformers would ask at the terminal
+            **options,
+        )
+    vocabulary = _vocabulary(description)
+    if vocabulary is not None:
+        options["bpe_path"] = str(vocabulary)
+    return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
+
+
+def _vocabulary(description: Description) -> Path | None:
+    """File with the tokenizer's merges, if the model brings its own. Raises WeightsError if it is missing."""
+    options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
+    if description.folder is None or "bpe_path" not in options:
+        return None
+    path = description.folder / str(options["bpe_path"])
+    if not path.is_file():
+        raise WeightsError(f"model.config: no vocabulary file {path}")
+    return path

@@ -1,0 +1,267 @@
+"""open_clip models, loaded by name and tag, from a checkpoint, or taken from memory."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import open_clip
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stages.contract.errors import ConfigError, WeightsError, one_line
+from stages.model.catalog import WEIGHTS_ROOT
+from stages.model.clip import ClipModel, TextEncoder
+from stages.model.config import InputSpec, ModelConfig
+from stages.model.describe import Description, describe, input_spec, tokenizer_of
+from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
+from stages.model.packed import pack_tower
+from stages.model.take_apart import SUPPORTED, check_supported, take_apart
+
+Model = Any
+"""An open_clip model or a part of one: open_clip is untyped."""
+
+_OPENAI_ONLY: Final = ("input_resolution", "context_length", "vocab_size")
+"""Tensors that only OpenAI's own files have."""
+
+_BUILD_ERRORS: Final = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+)
+"""What open_clip and torch raise on a model JSON that makes no sense."""
+
+_log = logging.getLogger(__name__)
+
+
+def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
+    """Load a model, in evaluation mode on the configured device.
+
+    Args:
+        config: which model, where, and in which precision.
+        pack: see `pack_tower`; for bulk work on a CPU.
+
+    Raises:
+        ConfigError: the model is unknown or unsupported.
+        WeightsError: the weights are missing, damaged or another model's.
+        ResourceError: the device is not there.
+    """
+    description = describe(config)
+    device = pick_device(config.device)
+    warn_of_slow_precision(config.precision, device)
+    if config.threads is not None and device.type == "cpu":
+        torch.set_num_threads(config.threads)
+    if description.pretrained is not None:
+        model = _download(description)
+    else:
+        state = read_state(description.weights) if description.weights else {}
+        architecture = dict(description.architecture)
+        if any(key in state for key in _OPENAI_ONLY):
+            # All of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
+            architecture["quick_gelu"] = True
+        model = _build(architecture)
+        check_supported(model)
+        model.load_state_dict(_fitting(model, state, description), strict=True)
+    clip = from_open_clip(
+        model.eval().requires_grad_(False).to(device),
+        tokenizer_of(description),
+        description.input,
+        name=description.name,
+        precision=PRECISIONS[config.precision],
+        pack=pack,
+    )
+    _log.info("%s computes on %s in %s", clip.name, clip.device_name, config.precision)
+    return clip
+
+
+def from_open_clip(
+    model: Model,
+    tokenizer: Any = None,
+    spec: InputSpec | None = None,
+    *,
+    name: str = "open_clip",
+    precision: torch.dtype | None = None,
+    pack: bool = False,
+) -> ClipModel:
+    """Wrap a model that is already loaded. It is only read: its mode, hooks, flags and outputs stay as they are.
+
+    Args:
+        model: an open_clip CLIP or CustomTextCLIP on any device and in any precision.
+        tokenizer: texts -> int (T, context), as `open_clip.get_tokenizer` gives it. None: CLIP's own, if the model has
+            its vocabulary.
+        spec: size and normalisation of the images. None: what the model says, and OpenAI's mean and deviation where it
+            says nothing.
+        name: for people.
+        precision: of the image trunk; None keeps the model's own.
+        pack: see `pack_tower`.
+
+    Raises:
+        ConfigError: the image tower cannot be explained, or the tokenizer has to be given.
+    """
+    check_supported(model)
+    if spec is None:
+        sides = {"image_size": model.visual.image_size, "patch_size": model.visual.patch_size}
+        spec = input_spec({"vision_cfg": sides, "text_cfg": {}}, getattr(model.visual, "preprocess_cfg", {}))
+    tower = take_apart(model.visual, spec, precision)
+    return ClipModel(
+        name=name,
+        tower=pack_tower(tower) if pack else tower,
+        input=spec,
+        encode_text=TextEncoder(model, _own_tokenizer(model) if tokenizer is None else tokenizer),
+        embed_dim=int(model.visual.output_dim),
+    )
+
+
+def _own_tokenizer(model: Model) -> Any:
+    """CLIP's own tokenizer for a model with its vocabulary. Raises ConfigError for a model with another one."""
+    tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=getattr(model, "context_length", None) or 77)
+    size = getattr(model, "vocab_size", None)
+    if size != tokenizer.vocab_size:
+        raise ConfigError(
+            f"the model's vocabulary has {size} tokens and not the {tokenizer.vocab_size} of CLIP's own tokenizer: "
+            "give its tokenizer too, tokenizer=open_clip.get_tokenizer(NAME)"
+        )
+    return tokenizer
+
+
+def refuse_unsupported(description: Description) -> None:
+    """Build the model without memory and check it, so that what cannot be explained is refused before any work.
+
+    Raises:
+        ConfigError: the image tower cannot be explained.
+    """
+    if "timm_model_name" in description.architecture["vision_cfg"]:
+        raise ConfigError(f"{description.name} has a timm image tower. {SUPPORTED}")
+    check_supported(_without_memory(description))
+
+
+def refuse_misfit(description: Description) -> None:
+    """Read a weights file and compare it with the model before any worker does; the catalog's files are known to fit.
+
+    Raises:
+        WeightsError: the file is damaged or belongs to another model.
+    """
+    if description.weights is not None and WEIGHTS_ROOT not in description.weights.parents:
+        _fitting(_without_memory(description), read_state(description.weights), description)
+
+
+def _without_memory(description: Description) -> Model:
+    with torch.device("meta"):
+        return _build(description.architecture)
+
+
+def _build(architecture: dict[str, Any]) -> Model:
+    """Build an open_clip model with random weights."""
+    arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
+    hugging_face = "hf_model_name" in architecture["text_cfg"]
+    if "multimodal_cfg" in architecture:
+        raise ConfigError(f"CoCa models cannot be explained. {SUPPORTED}")
+    if hugging_face:
+        if find_spec("transformers") is None:
+            raise ConfigError("the model's text tower comes from Hugging Face: pip install transformers")
+        # The weights come from our checkpoint: open_clip would first download those of the text tower alone.
+        arguments["text_cfg"] = {**architecture["text_cfg"], "hf_model_pretrained": False}
+    custom = architecture.get("custom_text") or hugging_face
+    try:
+        model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+    except OSError as error:
+        raise WeightsError(f"open_clip could not get the text tower's configuration: {error}") from error
+    except _BUILD_ERRORS as error:  # keys that open_clip does not have, values that make no sense
+        raise ConfigError(f"open_clip cannot build the model that model.config describes: {one_line(error)}") from error
+    return model
+
+
+def _download(description: Description) -> Model:
+    try:
+        model: Model = open_clip.create_model(
+            description.name,
+            pretrained=description.pretrained,
+            precision="fp32",
+            force_quick_gelu=bool(description.architecture.get("quick_gelu")),
+        )
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"open_clip could not get {description.name}/{description.pretrained}: {error}. Download the checkpoint "
+            f"where there is a network and use `model: {{name: {description.name}, weights: FILE}}`"
+        ) from error
+    check_supported(model)
+    return model
+
+
+def _fitting(model: Model, state: dict[str, Tensor], description: Description) -> dict[str, Tensor]:
+    """Name the tensors as the model does. Raises WeightsError if they are those of another model."""
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
+    state = {name: value for name, value in state.items() if name not in _OPENAI_ONLY}
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    scale = state.get("logit_scale")
+    if isinstance(scale, Tensor) and scale.numel() == 1 and "logit_scale" in wanted:
+        state["logit_scale"] = scale.reshape(wanted["logit_scale"])
+    found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(state.keys() - wanted.keys())
+    differing = [name for name in wanted if name in found and wanted[name] != found[name]]
+    faults = [
+        f"{len(names)} tensors {what}, such as {names[0]}"
+        for names, what in ((missing, "are missing"), (unknown, "are not the model's"))
+        if names
+    ]
+    if differing:
+        name = differing[0]
+        faults.append(f"{len(differing)} have other sizes, such as {name}: {wanted[name]} wanted, {found[name]} found")
+    if faults:
+        raise WeightsError(
+            f"model.weights: {description.weights} does not fit the architecture {description.name}: "
+            + "; ".join(faults)
+        )
+    return state
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a checkpoint; nothing in the file is executed.
+
+    Raises:
+        WeightsError: the file is damaged, is a TorchScript archive, or holds something else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        if _is_torchscript(path):
+            raise WeightsError(
+                f"model.weights: {path} is a TorchScript archive, and loading one can run code that is in it. Save its "
+                "state dict with torch.save or as safetensors where you trust it, or use open_clip's `openai` tags"
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
+    except Exception as error:
+        raise WeightsError(
+            f"model.weights: cannot read {path} as safetensors or with torch.load(weights_only=True), is it damaged? "
+            f"{type(error).__name__}: {_first_line(error)}"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict):
+        raise WeightsError(f"model.weights: {path} holds a {type(state).__name__}, not a state dict")
+    return {str(key).removeprefix("module."): value for key, value in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    """torch's messages go on for paragraphs about how to load the file all the same."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.model.clip import ClipModel, TextCache, TextEncoder
+from stages.model.config import ModelConfig
+from stages.model.load import from_open_clip, load
+from tests.factories import SPEC, tiny_architecture, tiny_clip
+from tests.stages.model.saved import save_model
+
+tokenizer = open_clip.get_tokenizer("ViT-B-32")
+
+TEXTS = [
+    "a red car",
+    "",
+    "!",
+    "! ! !",
+    "wow! two dogs! really!",
+    "!" * 40,
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen",
+    "a fourteen word phrase " * 5,
+    "far too long for the model's context of seventy-seven tokens " * 12,
+    "<end_of_text> a red car",
+    "Zwölf Boxkämpfer 拳击手 🚗",
+]
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return tiny_clip()
+
+
+def wanted(network: nn.Module, texts: list[str]) -> Tensor:
+    with torch.no_grad():
+        return network.encode_text(tokenizer(texts))
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_equals_encode_text(network: nn.Module, text: str) -> None:
+    """Cut to 16 or 32 tokens or not. The id of "!" is 0, like that of padding."""
+    assert torch.allclose(TextEncoder(network, tokenizer)([text]), wanted(network, [text]), atol=1e-5)
+
+
+def test_texts_of_all_lengths_are_cut_differently(network: nn.Module) -> None:
+    lengths = TextEncoder(network, tokenizer)._lengths(tokenizer(TEXTS))
+    assert set(lengths) == {16, 32, 77}
+    assert torch.allclose(TextEncoder(network, tokenizer)(TEXTS), wanted(network, TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [14, 15, 30, 31, 32])
+def test_at_the_borders_of_the_cut(network: nn.Module, n: int) -> None:
+    """n words and two marks: 16 tokens fit into 16, 17 do not."""
+    text = " ".join(["dog"] * n)
+    assert TextEncoder(network, tokenizer)._lengths(tokenizer([text])) == [16 if n <= 14 else 32 if n <= 30 else 77]
+    assert torch.allclose(TextEncoder(network, tokenizer)([text]), wanted(network, [text]), atol=1e-5)
+
+
+def test_the_same_row_in_any_batch(network: nn.Module) -> None:
+    encode = TextEncoder(network, tokenizer)
+    alone = torch.cat([encode([text]) for text in TEXTS])
+    assert torch.equal(encode(TEXTS), alone)
+    many = TEXTS * 3
+    assert torch.equal(encode(many), alone.repeat(3, 1))
+    assert torch.equal(encode(TEXTS[::-1]), alone.flip(0))
+
+
+def test_no_gradient_is_recorded(network: nn.Module) -> None:
+    assert not TextEncoder(network, tokenizer)(["dog"]).requires_grad
+
+
+@pytest.mark.parametrize(
+    "text_options",
+    [{"no_causal_mask": True, "pool_type": "argmax"}, {"pool_type": "last"}, {"proj_type": "none"}],
+    ids=["no mask", "last token", "no projection"],
+)
+def test_other_text_towers(text_options: dict[str, object]) -> None:
+    """Where tokens after the end count, or another one is pooled, nothing may be cut."""
+    architecture = tiny_architecture()
+    architecture["text_cfg"].update(text_options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        other = open_clip.CLIP(**architecture).eval()
+    assert torch.allclose(TextEncoder(other, tokenizer)(TEXTS), wanted(other, TEXTS), atol=1e-5)
+
+
+def test_custom_text_towers_are_never_cut(tmp_path: Path) -> None:
+    network, config = save_model(tmp_path)
+    (tmp_path / "tiny.json").write_text(json.dumps({**tiny_architecture(), "custom_text": True}))
+    encode = load(config).encode_text
+    assert isinstance(encode, TextEncoder)
+    assert not encode.can_cut
+    assert torch.allclose(encode(TEXTS), wanted(network, TEXTS), atol=1e-5)
+
+
+def test_the_embedded_models_own_context_length() -> None:
+    """Its tokenizer has its own words and a shorter context."""
+    encode = load(ModelConfig(device="cpu")).encode_text
+    assert isinstance(encode, TextEncoder)
+    with torch.no_grad():
+        full = encode.model.encode_text(encode.tokenizer(TEXTS))
+    assert torch.allclose(encode(TEXTS), full, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def model() -> ClipModel:
+    return from_open_clip(tiny_clip(), tokenizer, SPEC)
+
+
+class Counted:
+    """A model's text encoder that remembers what it was asked."""
+
+    def __init__(self, model: ClipModel) -> None:
+        self.asked: list[str] = []
+        self._encode = model.encode_text
+        self.model = replace(model, encode_text=self)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        self.asked.extend(texts)
+        return self._encode(texts)
+
+
+def test_unit_rows_in_the_order_of_the_texts(model: ClipModel) -> None:
+    rows = TextCache(model)(["dog", "cat", "dog"])
+    wanted = F.normalize(model.encode_text(["dog", "cat", "dog"]), dim=-1)
+    assert rows.dtype == torch.float32
+    assert torch.allclose(rows, wanted, atol=1e-6)
+    assert torch.equal(rows[0], rows[2])
+
+
+def test_each_text_is_computed_once(model: ClipModel) -> None:
+    counted = Counted(model)
+    cache = TextCache(counted.model)
+    cache(["dog", "cat", "dog"])
+    cache(["cat", "bird"])
+    cache(["bird", "dog", "cat"])
+    assert counted.asked == ["dog", "cat", "bird"]
+
+
+def test_templates_are_filled_and_averaged(model: ClipModel) -> None:
+    counted = Counted(model)
+    cache = TextCache(counted.model, ("a photo of a {}", "{} and {}"))
+    rows = cache(["dog", "a {} b"])
+    assert counted.asked == ["a photo of a dog", "dog and dog", "a photo of a a {} b", "a {} b and a {} b"]
+    for row, text in zip(rows, ["dog", "a {} b"], strict=True):
+        parts = [template.replace("{}", text) for template in cache.templates]
+        mean = F.normalize(model.encode_text(parts), dim=-1).mean(dim=0)
+        assert torch.allclose(row, F.normalize(mean, dim=-1), atol=1e-6)
+
+
+def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel) -> None:
+    counted = Counted(model)
+    cache = TextCache(counted.model, max_texts=2)
+    first = cache(["a", "b", "c"])
+    assert len(first) == 3, "more than fit may be asked for at once"
+    cache(["b", "c"])
+    assert counted.asked == ["a", "b", "c"]
+    again = cache(["a"])
+    assert counted.asked == ["a", "b", "c", "a"]
+    assert torch.equal(again[0], first[0])
+    cache(["c", "b"])
+    assert counted.asked == ["a", "b", "c", "a", "b"]
+
+
+def test_a_phrase_of_every_batch_is_embedded_once(model: ClipModel) -> None:
+    counted = Counted(model)
+    cache = TextCache(counted.model, max_texts=5)
+    for number in range(20):
+        cache(["dog", f"new {number}", f"newer {number}"])
+    assert counted.asked.count("dog") == 1
+    assert len(counted.asked) == 41
+
+
+def test_a_kept_text_keeps_nothing_of_its_batch(model: ClipModel) -> None:
+    cache = TextCache(model, max_texts=1)
+    cache([str(number) for number in range(10)])
+    (row,) = cache._rows.values()
+    assert row.untyped_storage().nbytes() == model.embed_dim * 4
