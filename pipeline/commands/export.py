@@ -133,8 +133,7 @@ def export_dataset(
     from stages.dataset.export.export import Request
     from stages.dataset.export.export import export as write
     from stages.dataset.export.splits import parse_splits
-    from stages.dataset.folder import open_dataset
-    from stages.dataset.marks import read_marks
+    from stages.dataset.folder import open_dataset, read_marks
     from stages.dataset.selection import Selection
 
     exporter_type = exporter_named(name)

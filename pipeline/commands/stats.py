@@ -52,9 +52,8 @@ def statistics_of(path: Path, console: Console, *, where: str, min_score: float,
 
     Raises InputError for a folder that holds no dataset, ConfigError for a condition that is none.
     """
-    from stages.dataset.folder import open_dataset
+    from stages.dataset.folder import open_dataset, read_marks
     from stages.dataset.index import Index
-    from stages.dataset.marks import read_marks
     from stages.dataset.search import Search
     from stages.dataset.statistics import statistics
 

@@ -30,8 +30,8 @@ from pipeline.viewer.cards import COLUMNS
 from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Pages
 from stages.contract.errors import PhraseboxError, RowFault
+from stages.dataset.folder import MARKS, MARKS_FILE, write_marks
 from stages.dataset.image_source import ImageSource
-from stages.dataset.marks import FILE_NAME, MARKS, write_marks
 from stages.dataset.search import Search
 from stages.images.pictures import heat_map_png, thumbnail
 
@@ -97,7 +97,7 @@ def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
         Route("/rows/{row:number}/row.json", _row),
         Route("/rows/{row:number}/heat/{region:number}.png", _heat),
         Route("/suggest/{field}", _suggest),
-        Route(f"/{FILE_NAME}", _marks),
+        Route(f"/{MARKS_FILE}", _marks),
         Route("/marks", _mark, methods=["POST"]),
         Mount("/static", StaticFiles(packages=[("pipeline.viewer", "static")])),
     ]
@@ -239,7 +239,7 @@ def _suggest(request: Request) -> Response:
 
 def _marks(request: Request) -> Response:
     marks = dict(sorted(_viewer(request).pages.marks.items()))
-    headers = {"Content-Disposition": f"attachment; filename={FILE_NAME}"}
+    headers = {"Content-Disposition": f"attachment; filename={MARKS_FILE}"}
     return JSONResponse(marks, headers=headers)
 
 

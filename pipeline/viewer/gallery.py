@@ -14,11 +14,9 @@ from rich.progress import track
 
 from pipeline.viewer.pages import PAGE_SAMPLES, Pages
 from stages.contract.errors import ConfigError, RowFault
-from stages.dataset.folder import open_dataset
+from stages.dataset.folder import NumberedRows, open_dataset, read_marks
 from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
-from stages.dataset.marks import read_marks
-from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
 from stages.images.pictures import thumbnail
 
@@ -76,7 +74,7 @@ def write_gallery(
         index.build()
         numbers = index.page(search, 0, samples)
         pages = Pages(
-            dataset=dataset, index=index, rows=RowReader(dataset), marks=marks, links=FileLinks(), only=numbers
+            dataset=dataset, index=index, rows=NumberedRows(dataset), marks=marks, links=FileLinks(), only=numbers
         )
         for page in range(1, max(1, -(-len(numbers) // PAGE_SAMPLES)) + 1):
             _write(out / pages.links.page(search, page), pages.grid(search, page))

@@ -17,9 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pipeline.viewer.cards import COLUMNS, Card, card
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_SCHEMA
-from stages.dataset.folder import Dataset
+from stages.dataset.folder import Dataset, NumberedRows
 from stages.dataset.index import Index
-from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
 from stages.dataset.selection import Selection, Selector
 from stages.dataset.statistics import statistics
@@ -104,7 +103,7 @@ class Pages:
 
     dataset: Dataset
     index: Index
-    rows: RowReader
+    rows: NumberedRows
     marks: dict[str, str]
     links: Links
     only: Sequence[int] | None = None

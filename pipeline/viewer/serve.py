@@ -17,11 +17,9 @@ from pipeline.viewer.app import Viewer, create_app
 from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Pages, ServerLinks
 from stages.contract.errors import ConfigError, InputError
-from stages.dataset.folder import open_dataset
+from stages.dataset.folder import NumberedRows, open_dataset, read_marks
 from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
-from stages.dataset.marks import read_marks
-from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
 
 LOOPBACK: Final = "127.0.0.1"
@@ -33,7 +31,7 @@ def make_viewer(path: Path, image_root: str | None) -> Viewer:
     marks = read_marks(dataset.path)
     images = ImageSource(dataset, image_root)
     pages = Pages(
-        dataset=dataset, index=Index(dataset, marks), rows=RowReader(dataset), marks=marks, links=ServerLinks()
+        dataset=dataset, index=Index(dataset, marks), rows=NumberedRows(dataset), marks=marks, links=ServerLinks()
     )
     return Viewer(pages=pages, images=images, heat=HeatMaps(dataset, images))
 

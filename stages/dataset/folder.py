@@ -1,15 +1,19 @@
-"""The folder of a dataset, for reading: manifest, shards, and their rows as Arrow tables or dicts."""
+"""A dataset's folder, for reading: manifest, shards, rows as Arrow tables or dicts, and the marks of people."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
@@ -21,27 +25,38 @@ from stages.contract.schema import (
     other_version,
     read_batches,
 )
+from stages.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
+from stages.storage import write_text
 
 BATCH_ROWS: Final = 512
-"""Rows of a table of `Dataset.tables`: a few MB, without images."""
+"""Rows of a table without images: a few MB."""
 
 IMAGE_BATCH_ROWS: Final = 32
 """Rows of a table that holds encoded images."""
 
+MARKS: Final = ("good", "bad")
+"""What people can say of a sample."""
+
+MARKS_FILE: Final = "marks.json"
+"""File beside the shards: sample id -> mark."""
+
+_BUFFER_BYTES: Final = 1 << 20
+"""Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""
 
 _URL: Final = re.compile("[a-z][a-z0-9+.-]+:/")
-"""Also as pathlib writes it, with one slash."""
+"""With one slash, as pathlib writes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset on a local or mounted file system.
+    """A dataset on a local or mounted file system; its length is the number of its rows.
 
-    path        absolute folder
-    manifest    `dataset.json`; empty if the run has not finished
-    run         what the rows depend on: `config`, `model_fingerprint`; empty if not even that is known
-    shards      Parquet files in order of their names, which is the order of the rows everywhere
-    has_images  whether the rows hold the encoded images
+    Attributes:
+        path: Absolute folder.
+        manifest: `dataset.json`; empty if the run has not finished.
+        run: What the rows depend on: `config` and `model_fingerprint`; empty if even that is unknown.
+        shards: Parquet files in the order of their names, which is the order of the rows everywhere.
+        has_images: Whether the rows hold the encoded images.
     """
 
     path: Path
@@ -52,7 +67,7 @@ class Dataset:
 
     @property
     def finished(self) -> bool:
-        """Whether the run that makes it has come to its end."""
+        """Whether the run that makes the dataset has come to its end."""
         return bool(self.manifest)
 
     @property
@@ -60,58 +75,198 @@ class Dataset:
         """Names of the columns of the shards."""
         return (*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if self.has_images else []))
 
+    def __len__(self) -> int:
+        return sum(rows_in(path) for path in self.shards)
+
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
-        """All rows as Arrow tables of at most `batch_rows` rows, in order; memory stays flat.
+        """Gives all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
 
-        columns     names of columns, or dotted paths into them as Parquet knows them
-                    ("annotations.list.element.score"); all but the image by default
-        batch_rows  `BATCH_ROWS` by default, `IMAGE_BATCH_ROWS` with images
+        Args:
+            columns: Names of columns, or dotted paths into them as Parquet knows them
+                ("annotations.list.element.score"). By default all columns except the image.
+            batch_rows: By default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read.
 
-        Raises InputError for a shard that is damaged.
+        Raises:
+            InputError: A shard is damaged.
         """
-        names = list(DATASET_SCHEMA.names if columns is None else columns)
-        rows = batch_rows or (IMAGE_BATCH_ROWS if IMAGE_FIELD.name in names else BATCH_ROWS)
         for path in self.shards:
-            yield from tables_of(path, names, rows)
+            with open_shard(path) as file:
+                yield from (table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows))
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """All rows as dicts, in order. See `tables`."""
+        """Gives all rows in order, as dicts; see `tables`."""
         for table in self.tables(columns):
             yield from table.to_pylist()
 
+    def sample(self, sample_id: str) -> dict[str, Any]:
+        """The row of a sample with all columns, `image` included. Raises InputError if there is none."""
+        for path in self.shards:
+            with open_shard(path) as file:
+                for first, table in tables_in(file, ["sample_id"], 8192):
+                    place = pc.index(table["sample_id"], sample_id).as_py()
+                    if place >= 0:
+                        return rows_of_shard(path, [first + place], self.columns)[0]
+        raise InputError(f"{self.path} has no sample {sample_id!r}")
 
-def tables_of(path: Path, columns: Sequence[str], batch_rows: int) -> Iterator[Any]:
-    """The rows of one shard. Raises InputError if it is damaged."""
+    def regions(self, where: str = "", columns: Sequence[str] | None = None, *, min_score: float = 0.0) -> Any:
+        """The chosen regions as one Arrow table with a row for each region.
+
+        Args:
+            where: SQL condition such as "head = 'dog' AND score >= 0.5", see `stages.dataset.selection`.
+            columns: Names from `REGION_COLUMNS`, which are the default, or fields of the schema's annotation, such as
+                "segmentation".
+            min_score: Only regions with at least this score, 0 .. 1.
+
+        Raises:
+            ConfigError: The condition is invalid or a column is unknown.
+            InputError: A shard is damaged.
+        """
+        selector = Selector(Selection(min_score=min_score, where=where, marks=read_marks(self.path)))
+        schema = region_schema(REGION_COLUMNS.names if columns is None else columns)
+        fields = [REGION + name for name in schema.names if name not in REGION_COLUMNS.names]
+        tables = self.tables([*CONDITION_COLUMNS, *fields], batch_rows=8 * BATCH_ROWS)
+        return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
+
+    def selection(self, where: str = "", *, min_score: float = 0.0) -> Selection:
+        """A choice of regions; reads the marks, which a condition may ask for.
+
+        Raises:
+            ConfigError: `min_score` is not in 0 .. 1.
+            InputError: The marks are damaged.
+        """
+        return Selection(min_score=min_score, where=where, marks=read_marks(self.path) if where.strip() else {})
+
+
+class NumberedRows:
+    """The rows of a dataset by their number. Opens only the shards that it must know; threads may share it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._firsts = [0]
+        self._lock = threading.Lock()
+
+    def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows with these numbers, in this order, without those beyond the last row.
+
+        Raises:
+            InputError: A shard is damaged.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        by_shard: dict[int, set[int]] = {}
+        for number in numbers:
+            shard = self._shard_of(number)
+            if shard is not None:
+                by_shard.setdefault(shard, set()).add(number)
+        for shard, members in by_shard.items():
+            wanted, first = sorted(members), self._firsts[shard]
+            rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in wanted], columns)
+            found.update(zip(wanted, rows, strict=True))
+        return [found[number] for number in numbers if number in found]
+
+    def _shard_of(self, number: int) -> int | None:
+        with self._lock:
+            while number >= self._firsts[-1] and len(self._firsts) <= len(self.dataset.shards):
+                path = self.dataset.shards[len(self._firsts) - 1]
+                self._firsts.append(self._firsts[-1] + self._length(path))
+            if not 0 <= number < self._firsts[-1]:
+                return None
+            return bisect_right(self._firsts, number) - 1
+
+    def _length(self, path: Path) -> int:
+        try:
+            return rows_in(path)
+        except InputError:
+            if self.dataset.finished:
+                raise
+            return 0  # a run may be writing it
+
+
+@contextmanager
+def open_shard(path: Path, *, buffer_bytes: int = 0) -> Iterator[Any]:
+    """A shard as a `ParquetFile`. Raises InputError if opening it, or reading from it in the block, fails."""
+    with _named(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=buffer_bytes) as file:
+        yield file
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
     try:
-        # Without pre-buffering, or a row group of images would be read into memory at once.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            yield from read_batches(file, columns, batch_size=batch_rows)
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a shard of a dataset: {one_line(error)}") from error
+        raise InputError(f"{path} is damaged: {one_line(error)}") from error
 
 
-def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
+def rows_in(path: Path) -> int:
+    """Number of rows of a shard. Raises InputError if it is damaged."""
+    with _named(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
+def tables_in(
+    file: Any, columns: Sequence[str], batch_rows: int | None = None, *, group: int | None = None, threads: bool = True
+) -> Iterator[tuple[int, Any]]:
+    """Gives the rows of an open shard as Arrow tables, each with the number of its first row.
+
+    Args:
+        file: What `open_shard` gives.
+        columns: As for `Dataset.tables`.
+        batch_rows: As for `Dataset.tables`.
+        group: The row group to read, and to count rows in; by default all.
+        threads: Whether Arrow may decode in threads, which do not survive a fork.
+    """
+    has_images = any(name.partition(".")[0] == IMAGE_FIELD.name for name in columns)
+    size, first = batch_rows or (IMAGE_BATCH_ROWS if has_images else BATCH_ROWS), 0
+    options = {} if group is None else {"row_groups": [group]}
+    for table in read_batches(file, columns, batch_size=size, use_threads=threads, **options):
+        yield first, table
+        first += table.num_rows
+
+
+def rows_of_shard(path: Path, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a shard with these ascending numbers. Reads only their row groups, up to the last of the rows.
+
+    Raises:
+        InputError: The shard is damaged.
+    """
+    found: list[dict[str, Any]] = []
+    with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            stop = first + file.metadata.row_group(group).num_rows
+            inside = [number - first for number in numbers if first <= number < stop]
+            first = stop
+            tables = tables_in(file, columns, group=group, threads=False)
+            while inside:
+                start, table = next(tables)
+                here = [number - start for number in inside if number < start + table.num_rows]
+                found += table.take(pa.array(here, pa.int64())).to_pylist()
+                inside = inside[len(here) :]
+    return found
+
+
+def open_dataset(path: Path | str, *, finished: bool = True) -> Dataset:
     """The dataset in a folder.
 
-    finished  refuse a dataset whose run has not come to its end
+    Args:
+        path: The folder that a run wrote.
+        finished: Refuse a dataset whose run has not come to its end.
 
-    Raises InputError for a folder that holds no dataset, one of another schema version, and a damaged manifest.
+    Raises:
+        InputError: The folder holds no dataset or one of another schema version, or its manifest is damaged.
     """
     if _URL.match(str(path)):
         raise InputError(f"{path} is a URL: only local and mounted folders are read here; copy the dataset first")
-    folder = path.expanduser().absolute()
+    folder = Path(path).expanduser().absolute()
     if not folder.is_dir():
         raise InputError(f"{path} is a file: {DATASET_EXPECTED}" if folder.exists() else f"no such folder: {path}")
     manifest = _manifest(folder / "dataset.json")
-    run = manifest if manifest else _read_json(folder / ".phrasebox" / "run.json") or {}
+    run = manifest or _read_json(folder / ".phrasebox" / "run.json") or {}
     shards = tuple(sorted((folder / "data").glob("*.parquet")))
     if not manifest and (finished or not shards):
-        what = (
-            "the run has not finished, run the same command again"
-            if run
-            else f"no dataset.json in it; {DATASET_EXPECTED}"
+        what = "the run has not finished, run the same command again"
+        raise InputError(
+            f"{path} is not a finished dataset: {what if run else f'no dataset.json in it; {DATASET_EXPECTED}'}"
         )
-        raise InputError(f"{path} is not a finished dataset: {what}")
     version = run.get("schema_version", SCHEMA_VERSION)
     if version not in READABLE_VERSIONS:
         raise InputError(f"{path}: {other_version(version)}")
@@ -125,7 +280,7 @@ def open_dataset(path: Path, *, finished: bool = True) -> Dataset:
 
 
 def _has_images(shards: Sequence[Path]) -> bool:
-    for path in shards:  # of an unfinished run, the first ones may be half written
+    for path in shards:  # the first shards of an unfinished run may be half written
         try:
             return IMAGE_FIELD.name in pq.read_schema(path).names
         except (pa.ArrowException, OSError):
@@ -134,7 +289,7 @@ def _has_images(shards: Sequence[Path]) -> bool:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """Empty where there is none."""
+    """The manifest; empty if the file does not exist."""
     manifest = _read_json(path)
     if manifest is None:
         return {}
@@ -146,7 +301,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file."""
+    """The object in a file; None if the file does not exist."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -156,3 +311,20 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: expected an object")
     return content
+
+
+def read_marks(dataset: Path) -> dict[str, str]:
+    """The marks by sample id; empty if nobody marked anything. Raises InputError for a damaged file."""
+    path = dataset / MARKS_FILE
+    marks = _read_json(path) or {}
+    if not all(mark in MARKS for mark in marks.values()):
+        raise InputError(f"{path}: expected sample ids with {' or '.join(map(repr, MARKS))}")
+    return marks
+
+
+def write_marks(dataset: Path, marks: Mapping[str, str]) -> None:
+    """Replaces the marks atomically. Raises OSError if the folder cannot be written, ValueError for another mark."""
+    wrong = {mark for mark in marks.values() if mark not in MARKS}
+    if wrong:
+        raise ValueError(f"expected marks from {MARKS}, got {sorted(wrong)}")
+    write_text(dataset / MARKS_FILE, json.dumps(dict(sorted(marks.items())), indent=0, ensure_ascii=False) + "\n")

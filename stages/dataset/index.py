@@ -1,7 +1,7 @@
 """The light columns of all rows in a temporary DuckDB database, for search and statistics.
 
 Masks, boxes' ids and images stay in the shards: a million rows with three regions each are some 150 MB here, on
-disk. Answers are numbers of rows, with which `RowReader` reads the rows themselves.
+disk. Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from stages.contract.errors import ConfigError, InputError, one_line
-from stages.contract.schema import DATASET_SCHEMA, read_batches
-from stages.dataset.folder import Dataset
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.schema import DATASET_SCHEMA
+from stages.dataset.folder import Dataset, open_shard, tables_in
 from stages.dataset.search import Search, literal
-from stages.dataset.selection import Selection, Selector, first_line, sandboxed
+from stages.dataset.selection import CONDITION_COLUMNS, Selection, Selector, first_line, sandboxed
 
 QUERY_SECONDS: Final = 30.0
 """A query that takes longer is given up: a condition can be written that never ends."""
@@ -32,11 +31,10 @@ QUERY_SECONDS: Final = 30.0
 _SHARDS_AT_ONCE: Final = 40
 """Shards that are put into the database together; each insert has a fixed cost of some milliseconds."""
 
-_LIGHT_COLUMNS: Final = (
-    "id", "sample_id", "file_name", "width", "height", "captions", "phrase_count", "error",
-    *(f"annotations.list.element.{name}" for name in ("phrase", "head", "score", "similarity", "area")),
-    "annotations.list.element.bbox.list.element", "annotations.list.element.caption_index",
-)  # fmt: skip
+_BATCH_ROWS: Final = 1 << 16
+"""Rows that are read at once; reading more would not be faster."""
+
+_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS)
 
 _TABLES: Final = """
 CREATE TABLE samples (
@@ -124,12 +122,12 @@ class Index:
         first, waiting = 0, []
         for path in self.dataset.shards:
             try:
-                with pq.ParquetFile(path, pre_buffer=False) as file:
-                    parts = list(read_batches(file, _LIGHT_COLUMNS, use_threads=False))
+                with open_shard(path) as file:
+                    parts = [table for _, table in tables_in(file, _LIGHT_COLUMNS, _BATCH_ROWS, threads=False)]
                 table = pa.concat_tables(parts) if parts else DATASET_SCHEMA.empty_table()
-            except (pa.ArrowException, OSError) as error:
+            except InputError:
                 if self.dataset.finished:
-                    raise InputError(f"{path} is damaged: {one_line(error)}") from error
+                    raise
                 table = DATASET_SCHEMA.empty_table()  # a run may be writing it
             waiting.append(_light(table, first))
             first += table.num_rows

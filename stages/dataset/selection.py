@@ -8,7 +8,7 @@ DuckDB evaluates the condition on the regions of each table, one row a region, w
     caption_index, caption                  which caption, and its text
     sample_id, file_name, width, height     of the image
     phrase_count, region_count              of the image; regions before the choice
-    mark                                    'good', 'bad' or null, see `stages.dataset.marks`
+    mark                                    'good', 'bad' or null, see `stages.dataset.folder`
 
 A condition reads nothing else: files, extensions and settings are closed to it, and so is the table itself, of
 which a subquery would only see a part.
@@ -16,7 +16,7 @@ which a subquery would only see a part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,8 +24,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
+from stages.contract.schema import ANNOTATION
 
 REGION_COLUMNS: Final = pa.schema(
     [
@@ -52,35 +54,53 @@ REGION_COLUMNS: Final = pa.schema(
 )
 """What a condition may name."""
 
-NEEDED_COLUMNS: Final = (
-    "sample_id", "file_name", "width", "height", "captions", "annotations", "phrase_count",
+REGION: Final = "annotations.list.element."
+"""Begins the path of a region's field, as Parquet names it."""
+
+CONDITION_COLUMNS: Final = (
+    "sample_id", "file_name", "width", "height", "captions", "phrase_count",
+    *(REGION + name for name in ("phrase", "head", "score", "similarity", "area", "bbox", "caption_index")),
 )  # fmt: skip
-"""Columns that a table must have for a choice by condition."""
+"""Paths of the columns that a condition may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which regions are taken.
 
-    min_score  only regions with at least this score, 0 .. 1
-    where      SQL condition over `REGION_COLUMNS`; "" takes all
-    marks      sample id -> mark, for conditions on `mark`
+    Attributes:
+        min_score: Only regions with at least this score, 0 .. 1.
+        where: SQL condition over `REGION_COLUMNS`; "" takes all.
+        marks: Sample id -> mark, for conditions on `mark`.
+
+    Raises:
+        ConfigError: The score is outside 0 .. 1.
     """
 
     min_score: float = 0.0
     where: str = ""
     marks: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(f"min_score: expected 0 .. 1, got {self.min_score}")
+
     @property
     def takes_all(self) -> bool:
         """Whether every region is taken."""
         return self.min_score <= 0 and not self.where.strip()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Paths of the columns that a table must have for this choice."""
+        return CONDITION_COLUMNS if self.where.strip() else (f"{REGION}score",)
+
 
 class Selector:
-    """Applies a selection to tables. Holds a DuckDB connection: one per process and thread.
+    """Applies a selection to tables. Holds a DuckDB connection, so make one for each process and thread.
 
-    Raises ConfigError when made if the condition is no SQL condition over `REGION_COLUMNS`.
+    Raises:
+        ConfigError: When made, if `where` is not an SQL condition over `REGION_COLUMNS`.
     """
 
     def __init__(self, selection: Selection) -> None:
@@ -88,35 +108,46 @@ class Selector:
         self._connection: Any = None
         if selection.where.strip():
             self._connection = sandboxed(threads=1)
-            # Read but not run: a condition without columns may take for ever.
+            # Read but not run: a condition without columns may never end.
             self._filtered(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
 
     def choose(self, table: Any) -> Any:
-        """The table with only the chosen regions in `annotations`; no row is taken away.
+        """The table with only the chosen regions in `annotations`; every row stays.
 
-        With a condition the table needs `NEEDED_COLUMNS`. Raises ConfigError if the condition fails on a value.
+        The table needs `Selection.columns`. Raises ConfigError if the condition fails on a value.
         """
         if self.selection.takes_all:
             return table
         annotations = table["annotations"].combine_chunks()
         owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
-        kept = np.ones(len(regions), np.bool_)
-        if self.selection.min_score > 0:
-            # As stored: 0.8 is another number in float32.
-            kept &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
-        if self._connection is not None:
-            chosen = np.zeros(len(regions), np.bool_)
-            chosen[self._chosen(_flat(table, owners, regions, self.selection.marks))] = True
-            kept &= chosen
+        flat = None if self._connection is None else _flat(table, owners, regions, self.selection.marks)
+        kept = self._kept(regions, flat)
         counts = np.bincount(owners.to_numpy()[kept], minlength=table.num_rows)
         offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
         lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(kept)), type=annotations.type)
         return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
 
-    def _chosen(self, flat: Any) -> Any:
-        """Numbers of the rows of a flat table for which the condition holds."""
-        numbered = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
-        return self._filtered(numbered, lambda relation: relation.project("row_number").fetchnumpy()["row_number"])
+    def regions(self, table: Any, schema: Any) -> Any:
+        """The chosen regions of a table with `CONDITION_COLUMNS`, one row each, with the columns of `region_schema`."""
+        annotations = table["annotations"].combine_chunks()
+        owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
+        flat = _flat(table, owners, regions, self.selection.marks)
+        columns = [flat[name] if name in flat.column_names else regions.field(name) for name in schema.names]
+        return pa.table(columns, schema=schema).filter(pa.array(self._kept(regions, flat)))
+
+    def _kept(self, regions: Any, flat: Any) -> NDArray[np.bool_]:
+        """Which regions are chosen: bool (regions,)."""
+        kept = np.ones(len(regions), np.bool_)
+        if self.selection.min_score > 0:
+            # In the precision of the column: 0.8 is another number in float32.
+            kept &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
+        if self._connection is not None:
+            chosen = np.zeros(len(regions), np.bool_)
+            numbered = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
+            rows = self._filtered(numbered, lambda relation: relation.project("row_number").fetchnumpy())
+            chosen[rows["row_number"]] = True
+            kept &= chosen
+        return kept
 
     def _filtered(self, flat: Any, then: Callable[[Any], Any]) -> Any:
         try:
@@ -124,7 +155,25 @@ class Selector:
             return then(self._connection.from_arrow(flat).filter(self.selection.where))
         except duckdb.Error as error:
             known = ", ".join(REGION_COLUMNS.names)
-            raise ConfigError(f"not an SQL condition: {first_line(error)}{_hint(error)} (columns: {known})") from error
+            raise ConfigError(
+                f"where: not an SQL condition: {first_line(error)}{_hint(error)} (columns: {known})"
+            ) from error
+
+
+def region_schema(names: Sequence[str]) -> Any:
+    """Arrow schema of regions in rows of their own.
+
+    Args:
+        names: From `REGION_COLUMNS`, and fields of the schema's annotation.
+
+    Raises:
+        ConfigError: A name is neither.
+    """
+    known = {field.name: field for field in (*ANNOTATION, *REGION_COLUMNS)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"columns: there is no {unknown[0]!r}; one of {', '.join(sorted(known))}")
+    return pa.schema([(name, known[name].type) for name in names])
 
 
 def _hint(error: duckdb.Error) -> str:

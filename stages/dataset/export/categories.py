@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from stages.dataset.folder import Dataset
-from stages.dataset.selection import Selector
+from stages.dataset.selection import REGION, Selector
 from stages.write.tally import Tally, category_rows
 
 Naming = Literal["phrase", "head"]
 """Whether the categories are the phrases, or only their head nouns: thousands instead of hundred thousands."""
-
-_LEAVES: Final = ("phrase", "head", "score")
-_LEAVES_FOR_CONDITION: Final = (*_LEAVES, "bbox", "area", "caption_index", "similarity")
-_ROW_COLUMNS_FOR_CONDITION: Final = ("sample_id", "file_name", "width", "height", "captions", "phrase_count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +61,9 @@ class Categories:
 
 def count_categories(dataset: Dataset, selector: Selector, naming: Naming) -> Counter[tuple[str, str]]:
     """(category, head) -> number of chosen regions, from the columns that the choice needs and no others."""
-    by_condition = bool(selector.selection.where.strip())
-    leaves = _LEAVES_FOR_CONDITION if by_condition else _LEAVES
-    columns = [f"annotations.list.element.{leaf}" for leaf in leaves]
-    columns += _ROW_COLUMNS_FOR_CONDITION if by_condition else ()
+    columns = dict.fromkeys([f"{REGION}phrase", f"{REGION}head", *selector.selection.columns])
     counts: Counter[tuple[str, str]] = Counter()
-    for table in dataset.tables(columns, batch_rows=4096):
+    for table in dataset.tables(list(columns), batch_rows=4096):
         regions = selector.choose(table)["annotations"].combine_chunks().flatten()
         named = pa.table({"name": regions.field(naming), "head": regions.field("head")})
         grouped = named.group_by(["name", "head"]).aggregate([([], "count_all")]).to_pydict()

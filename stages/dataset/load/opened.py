@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.contract.errors import ConfigError
 from stages.dataset.folder import Dataset, open_dataset
 from stages.dataset.load.pieces import Choice
-from stages.dataset.marks import read_marks
-from stages.dataset.selection import Selection, Selector
+from stages.dataset.selection import Selector
 
 
 def opened(dataset: Dataset | Path | str) -> Dataset:
@@ -21,9 +19,6 @@ def choice_of(dataset: Dataset, min_score: float, where: str, *, keep_empty: boo
 
     Raises ConfigError for what is no score or no condition, InputError for damaged marks.
     """
-    if not 0 <= min_score <= 1:
-        raise ConfigError(f"min_score: expected 0 .. 1, got {min_score}")
-    marks = read_marks(dataset.path) if where.strip() else {}
-    selection = Selection(min_score=min_score, where=where, marks=marks)
-    Selector(selection)  # refuses a condition that is none, here rather than in a worker
+    selection = dataset.selection(where, min_score=min_score)
+    Selector(selection)  # an invalid condition is refused here rather than in a worker
     return Choice(selection=selection, keep_empty=keep_empty, keep_failed=keep_failed)

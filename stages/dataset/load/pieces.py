@@ -14,22 +14,13 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stages.contract.errors import InputError, one_line
-from stages.contract.schema import read_batches
-from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, Dataset
-from stages.dataset.selection import Selection, Selector
+from stages.contract.errors import InputError
+from stages.dataset.folder import Dataset, open_shard, tables_in
+from stages.dataset.selection import REGION, Selection, Selector
 
-SCORE: Final = "annotations.list.element.score"
-
-CONDITION_COLUMNS: Final = (
-    "sample_id", "file_name", "width", "height", "captions", "phrase_count",
-    *(f"annotations.list.element.{name}" for name in
-      ("phrase", "head", "score", "similarity", "area", "bbox", "caption_index")),
-)  # fmt: skip
-"""Leaf columns that a condition may ask for."""
+SCORE: Final = f"{REGION}score"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +62,7 @@ def pieces_of(dataset: Dataset, choice: Choice) -> tuple[list[Piece], int]:
     """
     pieces, skipped = [], 0
     for path in dataset.shards:
-        with _opened(path) as file:
+        with open_shard(path) as file:
             metadata = file.metadata
             names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
             numbers = {name: names.index(name) for name in ("error", SCORE) if name in names}
@@ -103,7 +94,7 @@ def _may_hold(columns: dict[str, Any], rows: int, choice: Choice) -> bool:
 
 def counted(pieces: Iterable[Piece], choice: Choice, selector: Selector) -> list[Piece]:
     """The pieces with the rows that are samples, and without those that have none. Reads what the choice asks for."""
-    columns = list(dict.fromkeys(["error", SCORE, *(CONDITION_COLUMNS if choice.selection.where.strip() else ())]))
+    columns = ["error", *choice.selection.columns]
     found = []
     for piece in pieces:
         rows = [first + samples_of(table, choice, selector)[1] for first, table in tables(piece, columns)]
@@ -124,32 +115,16 @@ def samples_of(table: Any, choice: Choice, selector: Selector) -> tuple[Any, NDA
 
 
 def tables(piece: Piece, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-    """The rows of a piece as tables of at most a few MB, each with the number of its first row.
+    """Gives the rows of a piece as tables of at most a few MB, each with the number of its first row.
 
-    columns  leaf columns
+    Single-threaded: Arrow's threads do not survive a fork, and DataLoader runs a worker for each core anyway.
 
-    Threads of Arrow would be lost in a forked worker, and there is one worker a core anyway: there are none here.
-    Raises InputError for a shard that is damaged.
+    Args:
+        piece: The row group.
+        columns: Paths of leaf columns.
+
+    Raises:
+        InputError: The shard is damaged.
     """
-    rows = IMAGE_BATCH_ROWS if any(name.startswith("image.") for name in columns) else BATCH_ROWS
-    first = 0
-    try:
-        # Without pre-buffering, or a row group of images would be read into memory at once.
-        with pq.ParquetFile(piece.path, pre_buffer=False) as file:
-            groups = [piece.group]
-            for table in read_batches(file, columns, batch_size=rows, row_groups=groups, use_threads=False):
-                yield first, table
-                first += table.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(piece.path, error) from error
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is not a shard of a dataset: {one_line(error)}")
+    with open_shard(piece.path) as file:
+        yield from tables_in(file, columns, group=piece.group, threads=False)

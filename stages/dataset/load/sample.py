@@ -47,7 +47,7 @@ from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.load.block import Block, block_of
 from stages.dataset.load.contents import Contents
-from stages.dataset.load.pieces import CONDITION_COLUMNS, Choice, samples_of
+from stages.dataset.load.pieces import Choice, samples_of
 from stages.dataset.load.region_masks import full_masks, grid_shares
 from stages.dataset.load.tokens import PhraseTokens, tokenizer_of
 from stages.dataset.selection import Selector
@@ -67,9 +67,8 @@ class SampleMaker:
         self.contents = contents
         self.choice = choice
         self.source = ImageSource(dataset, contents.image_root, contents.limits)
-        condition = CONDITION_COLUMNS if choice.selection.where.strip() else ()
         leaves = contents.leaf_columns(embedded=dataset.has_images and contents.image_root is None)
-        self.columns = tuple(dict.fromkeys((*leaves, *condition)))
+        self.columns = tuple(dict.fromkeys((*leaves, *choice.selection.columns)))
         self._selector: Selector | None = None
         self._process = 0
         self._phrase_tokens: PhraseTokens | None = None

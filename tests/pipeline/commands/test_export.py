@@ -15,7 +15,7 @@ from pipeline.cli import app
 from pipeline.commands.export import export_dataset, print_formats, print_report
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.export import EXPORTERS
-from stages.dataset.marks import write_marks
+from stages.dataset.folder import write_marks
 from tests.stages.dataset.export.datasets import encoded, write_dataset
 
 QUIET = Console(quiet=True)

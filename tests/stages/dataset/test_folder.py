@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages.contract.errors import InputError
+import stages.dataset
+from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA, SCHEMA_VERSION, dataset_schema
-from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, open_dataset
+from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, open_dataset, write_marks
+from stages.dataset.selection import REGION_COLUMNS
+from tests.stages.dataset.plain import CONDITIONS, marks_of, regions_of
 from tests.synthetic import write_synthetic
 
 
@@ -95,6 +100,52 @@ def test_images(with_images: Path) -> None:
     assert tables[0].schema.equals(dataset_schema(embed_images=True))
 
 
+def test_regions_in_rows_of_their_own(folder: Path) -> None:
+    """The columns that a condition knows, and any field of the annotation."""
+    rows = list(open_dataset(folder).rows())
+    write_marks(folder, marks_of(rows))
+    dataset = open_dataset(folder)
+    assert len(dataset) == 500
+    plain = [region for row in rows for region in regions_of(row, marks_of(rows))]
+    whole = dataset.regions()
+    assert whole.schema.equals(REGION_COLUMNS)
+    for name in REGION_COLUMNS.names:
+        assert whole[name].to_pylist() == [region[name] for region in plain], name
+    for where in ("w > h", "phrase_count <> region_count", "mark = 'good'"):
+        found = dataset.regions(where, ["id", "region_count", "phrase"], min_score=0.3)
+        kept = [r for r in plain if CONDITIONS[where](r) and r["score"] >= np.float32(0.3)]
+        assert found.to_pylist() == [{name: r[name] for name in ("id", "region_count", "phrase")} for r in kept]
+        assert 0 < len(kept) < len(plain)
+    masks = dataset.regions(columns=["segmentation"])["segmentation"].to_pylist()
+    assert masks == [a["segmentation"] for row in rows for a in row["annotations"]]
+    assert dataset.regions("score > 2", ["phrase"]).to_pydict() == {"phrase": []}
+    with pytest.raises(ConfigError, match="columns: there is no 'fraze'; one of area, area_share, bbox"):
+        dataset.regions(columns=["fraze"])
+    with pytest.raises(ConfigError, match="where: not an SQL condition"):
+        dataset.regions("hed = 'dog'")
+
+
+def test_a_sample_by_its_id(with_images: Path) -> None:
+    """With its image."""
+    dataset = open_dataset(with_images)
+    rows = list(dataset.rows(dataset.columns))
+    for number in (0, 31, 32, 49, 50, 79):
+        assert dataset.sample(rows[number]["sample_id"]) == rows[number]
+    with pytest.raises(InputError, match="has no sample 'nobody'"):
+        dataset.sample("nobody")
+
+
+def test_the_example_of_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(folder.parent)
+    shutil.copytree(folder, "out")
+    lines = (inspect.getdoc(stages.dataset) or "").splitlines()
+    code = "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    "))
+    exec(compile(code, "example", "exec"), {})
+    found = capsys.readouterr().out.splitlines()
+    assert found[0].startswith("500 images, ")
+    assert len(found) == 1 + int(found[0].split()[2]) > 1
+
+
 def test_an_unfinished_dataset(folder: Path) -> None:
     (folder / "dataset.json").unlink()
     with pytest.raises(InputError, match=r"dataset is not a finished dataset: no dataset\.json in it"):
@@ -169,7 +220,7 @@ def test_damaged_shards(keep: float, folder: Path) -> None:
     rows = open_dataset(folder).rows(["id"])
     for _ in range(180):
         next(rows)
-    with pytest.raises(InputError, match=r"00001\.parquet is not a shard of a dataset: ") as refused:
+    with pytest.raises(InputError, match=r"00001\.parquet is damaged: ") as refused:
         next(rows)
     assert "\n" not in str(refused.value)
 
@@ -177,5 +228,5 @@ def test_damaged_shards(keep: float, folder: Path) -> None:
 def test_a_shard_that_went(folder: Path) -> None:
     dataset = open_dataset(folder)
     dataset.shards[0].unlink()
-    with pytest.raises(InputError, match=r"00000\.parquet is not a shard of a dataset: "):
+    with pytest.raises(InputError, match=r"00000\.parquet is damaged: "):
         next(dataset.rows())

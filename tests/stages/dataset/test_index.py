@@ -17,9 +17,8 @@ import pytest
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset import index as index_module
-from stages.dataset.folder import open_dataset
+from stages.dataset.folder import NumberedRows, open_dataset
 from stages.dataset.index import Count, Index
-from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
 from tests.stages.dataset.plain import find, in_order, marks_of, status_of
 
@@ -248,7 +247,7 @@ def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[dict
         index.build()
         numbers = page(index, Search())
         assert numbers == list(range(500 - 180))
-        names = [row["sample_id"] for row in RowReader(dataset).rows_at(numbers, ["sample_id"])]
+        names = [row["sample_id"] for row in NumberedRows(dataset).rows_at(numbers, ["sample_id"])]
         assert names == [row["sample_id"] for row in rows[:180] + rows[360:]]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import InputError
-from stages.dataset.marks import FILE_NAME, MARKS, read_marks, write_marks
+from stages.dataset.folder import MARKS, MARKS_FILE, read_marks, write_marks
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -19,13 +19,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_marks(tmp_path) == {"a": "bad"}
     write_marks(tmp_path, {})
     assert read_marks(tmp_path) == {}
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME], "nothing temporary stays"
+    assert [path.name for path in tmp_path.iterdir()] == [MARKS_FILE], "nothing temporary stays"
 
 
 def test_a_sample_a_line_in_order(tmp_path: Path) -> None:
     """So that two versions of the file can be compared."""
     write_marks(tmp_path, {"b": "bad", "ä": "good", "a": "good"})
-    assert (tmp_path / FILE_NAME).read_text(encoding="utf-8") == '{\n"a": "good",\n"b": "bad",\n"ä": "good"\n}\n'
+    assert (tmp_path / MARKS_FILE).read_text(encoding="utf-8") == '{\n"a": "good",\n"b": "bad",\n"ä": "good"\n}\n'
 
 
 @pytest.mark.parametrize("mark", ["", "great", "Good"])
@@ -47,13 +47,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     ["", "{", "[]", "3", "null", '{"a": "great"}', '{"a": ["good"]}', '{"a": null}', '["good"]', "\udcff"],
 )
 def test_damaged_files(content: str, tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text(content, errors="surrogateescape")
-    with pytest.raises(InputError, match=FILE_NAME) as refused:
+    (tmp_path / MARKS_FILE).write_text(content, errors="surrogateescape")
+    with pytest.raises(InputError, match=MARKS_FILE) as refused:
         read_marks(tmp_path)
     assert "\n" not in str(refused.value)
 
 
 def test_a_folder_in_its_place(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).mkdir()
-    with pytest.raises(InputError, match=FILE_NAME):
+    (tmp_path / MARKS_FILE).mkdir()
+    with pytest.raises(InputError, match=MARKS_FILE):
         read_marks(tmp_path)

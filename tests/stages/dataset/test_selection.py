@@ -12,7 +12,7 @@ import pytest
 from stages.contract.errors import ConfigError
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import open_dataset
-from stages.dataset.selection import NEEDED_COLUMNS, REGION_COLUMNS, Selection, Selector, sandboxed
+from stages.dataset.selection import REGION_COLUMNS, Selection, Selector, sandboxed
 from tests.stages.dataset.plain import CONDITIONS, marks_of, regions_of
 
 
@@ -50,6 +50,12 @@ def test_a_lowest_score_is_compared_as_it_is_stored(table: Any) -> None:
         assert kept == sum(stored >= np.float32(score) for stored in scores)
         assert kept == sum(map(len, chosen(table, where=f"score >= {score!r}")))
     assert chosen(table, min_score=1.0) == [[]] * table.num_rows
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_a_lowest_score_lies_between_0_and_1(score: float) -> None:
+    with pytest.raises(ConfigError, match=r"min_score: expected 0 \.\. 1, got"):
+        Selection(min_score=score)
 
 
 def test_both_must_hold(table: Any) -> None:
@@ -98,8 +104,10 @@ def test_empty_tables(selection: dict[str, Any], table: Any) -> None:
 
 
 def test_the_columns_it_needs_are_enough(table: Any) -> None:
-    few = Selector(Selection(where="mark = 'bad' OR w > h")).choose(table.select(NEEDED_COLUMNS))
-    assert few.column_names == list(NEEDED_COLUMNS)
+    selection = Selection(where="mark = 'bad' OR w > h")
+    needed = list(dict.fromkeys(path.partition(".")[0] for path in selection.columns))
+    few = Selector(selection).choose(table.select(needed))
+    assert few.column_names == needed
     assert few["annotations"].equals(Selector(Selection(where="w > h")).choose(table)["annotations"])
 
 

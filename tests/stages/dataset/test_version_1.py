@@ -16,9 +16,8 @@ from pipeline.viewer.serve import make_viewer
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.export import EXPORTERS
 from stages.dataset.export.export import Request, export
-from stages.dataset.folder import open_dataset
+from stages.dataset.folder import NumberedRows, open_dataset
 from stages.dataset.load import Contents, RegionStream
-from stages.dataset.row_reader import RowReader
 from stages.dataset.search import Search
 from stages.dataset.statistics import statistics
 from stages.write.validate import validate
@@ -60,7 +59,7 @@ def test_rows(today: Path, former: Path) -> None:
     assert any(row["error_detail"] == DETAIL for row in rows)
     for columns in (["error"], ["error_detail", "id"], ["id"]):
         wanted = [{name: row[name] for name in columns} for row in rows]
-        found = RowReader(open_dataset(former)).rows_at(range(len(rows)), columns)
+        found = NumberedRows(open_dataset(former)).rows_at(range(len(rows)), columns)
         assert [{name: row[name] for name in columns} for row in found] == wanted
 
 

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.contract.errors import InputError
-from stages.dataset import row_reader
-from stages.dataset.folder import Dataset, open_dataset
-from stages.dataset.row_reader import RowReader
+from stages.dataset import folder as folder_module
+from stages.dataset.folder import Dataset, NumberedRows, open_dataset
 from tests.synthetic import write_synthetic
 
 ROWS = 130
@@ -44,8 +43,8 @@ def rows(dataset: Dataset) -> list[dict[str, Any]]:
 def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: list[dict[str, Any]]) -> None:
     """In any order, twice, beyond the end; the batches end inside and at the end of row groups."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_reader, "BATCH_ROWS", batch)
-        found = RowReader(dataset).rows_at(numbers, ["id", "annotations"])
+        patch.setattr(folder_module, "BATCH_ROWS", batch)
+        found = NumberedRows(dataset).rows_at(numbers, ["id", "annotations"])
     expected = [rows[number] for number in numbers if 0 <= number < ROWS]
     assert found == [{"id": row["id"], "annotations": row["annotations"]} for row in expected]
 
@@ -54,21 +53,21 @@ def test_any_numbers(numbers: list[int], batch: int, dataset: Dataset, rows: lis
     "numbers", [[0], [129], [19, 20], [49, 50], [99, 100, 101], [128, 3, 3, 77], range(ROWS)], ids=str
 )
 def test_rows_with_images(numbers: list[int], dataset: Dataset, rows: list[dict[str, Any]]) -> None:
-    found = RowReader(dataset).rows_at(numbers, dataset.columns)
+    found = NumberedRows(dataset).rows_at(numbers, dataset.columns)
     assert found == [rows[number] for number in numbers]
     assert any(row["image"]["bytes"].startswith(b"\xff\xd8") for row in found if row["error"] is None)
 
 
 @pytest.mark.parametrize("numbers", [[], [ROWS], [-1], [10**12]], ids=str)
 def test_no_such_rows(numbers: list[int], dataset: Dataset) -> None:
-    assert RowReader(dataset).rows_at(numbers, ["id"]) == []
+    assert NumberedRows(dataset).rows_at(numbers, ["id"]) == []
 
 
 def test_only_shards_that_it_must_know_are_opened(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     read = pq.read_metadata
     monkeypatch.setattr(pq, "read_metadata", lambda path: (opened.append(path.name), read(path))[1])
-    reader = RowReader(dataset)
+    reader = NumberedRows(dataset)
     reader.rows_at([49, 3], ["id"])
     assert opened == ["00000.parquet"]
     reader.rows_at([50], ["id"])
@@ -77,7 +76,7 @@ def test_only_shards_that_it_must_know_are_opened(dataset: Dataset, monkeypatch:
 
 
 def test_several_threads_may_read(dataset: Dataset, rows: list[dict[str, Any]]) -> None:
-    reader = RowReader(dataset)
+    reader = NumberedRows(dataset)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda number: reader.rows_at([number, 0], ["sample_id"]), reversed(range(ROWS))))
     names = [row["sample_id"] for row in rows]
@@ -90,14 +89,14 @@ def test_damaged_shards(dataset: Dataset, tmp_path: Path) -> None:
     shard = folder / "data" / "00001.parquet"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-100])
-    assert len(RowReader(open_dataset(folder)).rows_at([0, 49], ["id"])) == 2
+    assert len(NumberedRows(open_dataset(folder)).rows_at([0, 49], ["id"])) == 2
     with pytest.raises(InputError, match=r"00001\.parquet is damaged: ") as refused:
-        RowReader(open_dataset(folder)).rows_at([50], ["id"])
+        NumberedRows(open_dataset(folder)).rows_at([50], ["id"])
     assert "\n" not in str(refused.value)
     manifest = (folder / "dataset.json").read_text()
     (folder / "dataset.json").unlink()
-    assert len(RowReader(open_dataset(folder, finished=False)).rows_at(range(ROWS), ["id"])) == ROWS - 50
+    assert len(NumberedRows(open_dataset(folder, finished=False)).rows_at(range(ROWS), ["id"])) == ROWS - 50
     (folder / "dataset.json").write_text(manifest)
     shard.write_bytes(whole[:4] + b"\x55" * (len(whole) - 40_000) + whole[len(whole) - 39_996 :])
     with pytest.raises(InputError, match=r"00001\.parquet is damaged: "):
-        RowReader(open_dataset(folder)).rows_at([50], dataset.columns)
+        NumberedRows(open_dataset(folder)).rows_at([50], dataset.columns)
