@@ -14,8 +14,9 @@ from pipeline.commands.evaluate import evaluate
 from pipeline.commands.explain import explain
 from pipeline.commands.export import export
 from pipeline.commands.inspect import inspect
-from pipeline.commands.options import Config, Scenes, Seed, Settings
+from pipeline.commands.options import Scenes, Seed
 from pipeline.commands.phrases import phrases
+from pipeline.commands.run import run
 from pipeline.commands.stats import stats
 from pipeline.commands.validate import validate
 from pipeline.console import console, errors, visible
@@ -40,67 +41,7 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
-def run(
-    config: Config = None,
-    settings: Settings = [],  # noqa: B006  typer copies it
-    fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh",
-            help="Delete the dataset in output.path and start over; asks before it deletes files that no run wrote.",
-        ),
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Answer yes to what --fresh asks. Without a terminal the answer is no.")
-    ] = False,
-    max_error_share: Annotated[
-        str | None,
-        typer.Option(
-            "--max-error-share",
-            metavar="SHARE",
-            help="Exit code 1 if a larger share of the rows failed, e.g. 0.1 for a tenth; no limit by default. "
-            "Short for --set output.max_error_share=SHARE.",
-        ),
-    ] = None,
-    print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
-    ] = False,
-) -> None:
-    """Make a dataset from captioned images; the same command again goes on where it stopped.
-
-    \b
-    phrasebox run --set input.kind=jsonl --set input.path=captions.jsonl \\
-                  --set input.image_root=images/ --set output.path=out/
-    phrasebox run my.yaml
-    phrasebox run my.yaml --print-config    all keys and their values
-    """
-    from pipeline.config import load_config
-
-    if max_error_share is not None:
-        settings = [*settings, f"output.max_error_share={max_error_share}"]
-    resolved = load_config(config, settings)
-    if print_config:
-        sys.stdout.write(resolved.to_yaml())
-        return
-    from pipeline.commands.run import run as run_pipeline
-    from pipeline.stop import Terminated, stoppable
-    from stages.storage import AnyPath
-
-    def may_delete(files: list[AnyPath]) -> bool:
-        if yes or not sys.stdin.isatty():
-            return yes
-        console.print("phrasebox did not write these files:", *files, sep="\n  ", soft_wrap=True)
-        return typer.confirm("Delete them too?")
-
-    try:
-        with stoppable():
-            run_pipeline(resolved, console, fresh=fresh, may_delete=may_delete)
-    except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
-        errors.print("stopped. What is finished is kept; the same command goes on from here.")
-        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
-
-
+app.command()(run)
 app.command()(validate)
 app.command("eval")(evaluate)
 app.command()(calibrate)

@@ -154,13 +154,23 @@ class ExplainConfig(RunConfig):
     input: InputConfig | None = None  # type: ignore[assignment]  # nothing is read but the one image
 
 
-def load_config(path: Path | None, settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
-    """Read YAML (if any), apply `KEY=VALUE` settings, check.
+def load_config(
+    path: Path | None,
+    settings: Iterable[str],
+    model: type[BaseModel] = RunConfig,
+    *,
+    assigned: Mapping[str, Any] | None = None,
+) -> Any:
+    """Read YAML (if any), assign values, apply `KEY=VALUE` settings, check; what comes later wins.
 
-    settings   dotted keys with YAML values, e.g. `explain.blocks=1`, `output.path=out/`
-    model      what to check against; the whole run by default
+    Args:
+        path: A YAML file.
+        settings: Dotted keys with YAML values, e.g. `explain.blocks=1`, `output.path=out/`.
+        model: What to check against; the whole run by default.
+        assigned: Dotted keys with plain values.
 
-    Raises ConfigError with one line per problem.
+    Raises:
+        ConfigError: With one line per problem.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -173,12 +183,14 @@ def load_config(path: Path | None, settings: Iterable[str], model: type[BaseMode
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys{_hint(path)}")
         values = loaded or {}
+    for key, value in (assigned or {}).items():
+        _assign(values, key, value)
     return override(values, settings, model)
 
 
 def _hint(path: Path) -> str:
     """What to do with a file that does not look like a configuration."""
-    return "" if path.suffix in (".yaml", ".yml") else f"; captions are given by --set input.path={path}"
+    return "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
 
 
 def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
@@ -231,18 +243,23 @@ def _apply(values: dict[str, Any], setting: str) -> None:
         value = _yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {setting}: the value is not YAML: {one_line(error)}") from error
+    _assign(values, key, value)
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value under a dotted key, in nested dicts. Raises ConfigError if a part of the key holds a value."""
     *sections, last = key.split(".")
     place = values
     for name in sections:
         inner = place.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {setting}: {name} holds the value {inner!r}, not keys")
+            raise ConfigError(f"{key}: {name} holds the value {inner!r}, not keys")
         place = inner
     place[last] = value
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of plain values that refuses what it would lose: of a key given twice, all but the last."""
+    """SafeLoader that refuses duplicate keys; PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """See yaml."""
@@ -259,5 +276,5 @@ class _Loader(yaml.SafeLoader):
 
 
 def _yaml(text: str) -> Any:
-    """The value of YAML. Raises yaml.YAMLError, or ValueError for a date that is none."""
+    """The value of YAML. Raises yaml.YAMLError, or ValueError for an invalid date."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader

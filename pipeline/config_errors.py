@@ -57,8 +57,8 @@ def in_words(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping
 
 
 _EXAMPLES = {
-    "input": "Say what to read, for example --set input.kind=jsonl --set input.path=captions.jsonl",
-    "input.path": "Say what to read, for example --set input.path=captions.jsonl",
+    "input": "Say what to read, for example: phrasebox run captions.jsonl --images photos/",
+    "input.path": "Say what to read, for example: phrasebox run captions.jsonl --images photos/",
 }
 
 

@@ -85,8 +85,8 @@ def inline_dataset(scenes_config: dict[str, Any], tmp_path_factory: pytest.TempP
     """A finished dataset of the scenes, three files long. Only to be read: copy it to change it."""
     from rich.console import Console
 
-    from pipeline.commands.run import run
     from pipeline.config import RunConfig
+    from pipeline.run import run
 
     output = {"path": str(tmp_path_factory.mktemp("inline") / "dataset"), "rows_per_file": 5}
     return run(RunConfig.model_validate({**scenes_config, "output": output}), Console(quiet=True))

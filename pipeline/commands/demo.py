@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.commands.evaluate import evaluation_of, print_evaluation
-from pipeline.commands.run import run
 from pipeline.config import RunConfig
+from pipeline.run import run
 from stages.images.pictures import regions_overlay, sheet
 from stages.model.scenes import write_scenes
 

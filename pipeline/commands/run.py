@@ -1,72 +1,168 @@
-"""A run from configuration to dataset."""
+"""`phrasebox run`: a dataset from captioned images."""
 
 from __future__ import annotations
 
-import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from rich.console import Console
+import typer
 
-from pipeline.config import RunConfig
-from pipeline.engines import engine
-from pipeline.graph import build_graph
-from pipeline.output.folder import DatasetFolder, MayDelete
-from pipeline.summary import Display, Report, print_summary
-from stages.contract.errors import PhraseboxError, TooManyErrors
-from stages.storage import AnyPath
+from pipeline.commands.options import Settings
+from pipeline.console import console, errors
+from stages.contract.errors import ConfigError, PhraseboxError
+
+if TYPE_CHECKING:
+    from stages.storage import AnyPath
+
+SHORTHANDS: Final = {
+    "input.path": "INPUT",
+    "input.image_root": "--images",
+    "output.path": "--out",
+    "output.max_error_share": "--max-error-share",
+    "model.name": "--model",
+    "model.weights": "--weights",
+    "engine.kind": "--engine",
+}
+"""Key of the configuration -> the argument or option that sets it, and nothing else."""
 
 
 def run(
-    config: RunConfig, console: Console, *, fresh: bool = False, may_delete: MayDelete = lambda _: False
-) -> AnyPath:
-    """Run the pipeline, or go on where a former run of the same command stopped; returns the dataset's folder.
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[INPUT|CONFIG.yaml]",
+            help="Captioned images: a file, folder, glob or URL, of a kind that its name and content tell "
+            "(input.path); or a configuration in YAML.",
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images", metavar="DIR", help="Folder or URL that the input's image paths start from (input.image_root)."
+        ),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset (output.path).")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME[/TAG]",
+            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; or demo "
+            "(model.name).",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", metavar="ray|inline", help="What runs the stages (engine.kind).")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML, beside an INPUT.")
+    ] = None,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    max_error_share: Annotated[
+        str | None,
+        typer.Option(
+            "--max-error-share",
+            metavar="SHARE",
+            help="Exit with code 1 if a larger share of the rows failed, e.g. 0.1 for a tenth; no limit by default "
+            "(output.max_error_share).",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Delete the dataset in --out and start over; asks before it deletes files that no run wrote.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Answer yes to what --fresh asks. Without a terminal the answer is no.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Take ten samples through all stages, show their phrases, the model, the device, the estimated time "
+            "and what would be written, and write nothing.",
+        ),
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
+    ] = False,
+) -> None:
+    """Make a dataset from captioned images. The same command goes on where it stopped.
 
-    may_delete   asked before `fresh` deletes files that no run wrote
+    Options set keys of the configuration, which stand in brackets. They override the YAML file; --set overrides both.
 
-    Raises PhraseboxError: before any work for what cannot be done, later for what the surroundings no longer allow, and
-    TooManyErrors for a complete dataset with more failed rows than `output.max_error_share` allows.
+    \b
+    phrasebox run captions.jsonl --images photos/ --out out/ --model ViT-B-16/laion2b_s34b_b88k
+    phrasebox run photos/ --dry-run         pairs of name.jpg and name.txt, or tars, or Parquet files
+    phrasebox run my.yaml --set explain.blocks=1
+    phrasebox run my.yaml --print-config    all keys and their values
     """
-    folder = DatasetFolder(config.output.path)
-    graph = build_graph(config)
-    with folder.locked(), folder.writing():
-        state = folder.begin(
-            config, graph.fingerprint, calibration=graph.calibration, fresh=fresh, may_delete=may_delete
-        )
-        if state == "complete":
-            console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
-            _refuse_many_errors(folder.path, config.output.max_error_share)
-            return folder.path
-        if state == "started":
-            console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
-        report = Report()
-        try:
-            with Display(console).shown() as display:
-                engine(config.engine.kind)(graph, folder, config, report, display.update)
-        except PhraseboxError:
-            if state == "new":
-                folder.forget()
-            raise
-        total = folder.finish(config, report, model=config.model.name or str(config.model.config))
-    print_summary(console, total, report, folder.written_as)
-    if graph.calibration is None and config.regions.calibration == "auto":
-        console.print(
-            f"score: {config.regions.score}, which ranks and is no probability: no calibration for this model with "
-            "these settings (phrasebox calibrate fits one)",
-            soft_wrap=True,
-        )
-    _refuse_many_errors(folder.path, config.output.max_error_share)
-    return folder.path
+    from pipeline.config import load_config
+
+    if source is not None and Path(source).suffix in (".yaml", ".yml"):
+        if config is not None:
+            raise ConfigError(f"--config: {source} is a configuration already; give one of the two")
+        config, source = Path(source), None
+    given = {
+        "input.path": source,
+        "input.image_root": images,
+        "output.path": out,
+        "output.max_error_share": max_error_share,
+        "model.name": model,
+        "model.weights": weights,
+        "engine.kind": engine,
+    }
+    typed = {key: value for key, value in given.items() if value is not None}
+    try:
+        resolved = load_config(config, settings, assigned=typed)
+        if print_config:
+            sys.stdout.write(resolved.to_yaml())
+            return
+        if dry_run:
+            from pipeline.preview import preview
+
+            preview(resolved, console)
+            return
+        _run(resolved, fresh=fresh, yes=yes)
+    except PhraseboxError as error:
+        # Somebody who wrote keys reads keys; otherwise the message names the options.
+        wrote_keys = config is not None or any(setting.startswith(tuple(SHORTHANDS)) for setting in settings)
+        message = as_typed(str(error), typed if wrote_keys else SHORTHANDS)
+        raise type(error)(message) from error
 
 
-def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:
-    """Raise TooManyErrors if more rows of a complete dataset failed than a share of them, by its manifest."""
-    if allowed is None:
-        return
-    counts = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
-    failed, rows = counts["failed"], counts["written"]
-    if failed > allowed * rows:
-        reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
-        raise TooManyErrors(
-            f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may "
-            f"(output.max_error_share): {', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
-            f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong"
-        )
+def as_typed(message: str, keys: Iterable[str]) -> str:
+    """The message with these keys of the configuration called by the options that set them."""
+    for key in keys:
+        option = SHORTHANDS[key]
+        message = re.sub(rf"(?:--set )?(?<![\w.]){re.escape(key)}(?![\w.])", option, message)
+        message = message.replace(f"{option}=", f"{option} ")
+    return message
+
+
+def _run(config: Any, *, fresh: bool, yes: bool) -> None:
+    from pipeline.run import run as run_pipeline
+    from pipeline.stop import Terminated, stoppable
+
+    def may_delete(files: list[AnyPath]) -> bool:
+        if yes or not sys.stdin.isatty():
+            return yes
+        console.print("phrasebox did not write these files:", *files, sep="\n  ", soft_wrap=True)
+        return typer.confirm("Delete them too?")
+
+    try:
+        with stoppable():
+            run_pipeline(config, console, fresh=fresh, may_delete=may_delete)
+    except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
+        errors.print("stopped. What is finished is kept; the same command goes on from here.")
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +21,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     name: str | None = None
-    """`demo`, or a name of `open_clip.list_models()`. `demo` if nothing is given."""
+    """`demo`, or a name of `open_clip.list_models()`. `demo` if nothing is given. NAME/TAG sets `pretrained` too."""
 
     pretrained: str | None = None
     """open_clip's tag of pretrained weights for `name`."""
@@ -47,6 +47,16 @@ class ModelConfig(BaseModel):
 
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of one worker; None: torch's default. Runs are only bit-identical at equal threads."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_and_tag(cls, values: Any) -> Any:
+        """`name: ViT-B-16/laion2b_s34b_b88k` is short for a name and a tag of pretrained weights."""
+        name = values.get("name") if isinstance(values, dict) else None
+        if not isinstance(name, str) or "/" not in name or ":" in name or values.get("pretrained") is not None:
+            return values
+        name, _, tag = name.partition("/")
+        return {**values, "name": name, "pretrained": tag}
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:

@@ -39,7 +39,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "validate": ("phrasebox('validate', 'dataset')", MODEL),
     "exports": (EXPORT_ALL, MODEL | {"datasets"}),
     "planning a run": (
-        "import pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.commands.run",
+        "import pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.run",
         {"ray", "spacy"},
     ),
     "the inline engine": ("import pipeline.engines.inline, pipeline.commands.explain, pipeline.commands.demo", {"ray"}),

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.commands.run import run
 from pipeline.config import RunConfig
+from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS
 from stages.write.validate import validate
 from tests.corpus.goods import seen

@@ -128,8 +128,8 @@ def test_a_wrong_kind_gets_the_right_ones(setting: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "start"),
     [
-        ([], "input: missing. Say what to read, for example --set input.kind=jsonl"),
-        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example --set input.path=captions.jsonl"),
+        ([], "input: missing. Say what to read, for example: phrasebox run captions.jsonl"),
+        (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: phrasebox run captions.jsonl"),
         (["input.path=x"], "input.kind: missing."),
     ],
     ids=["all", "path", "kind"],
@@ -160,7 +160,7 @@ VALUES = {
     "explain.blocks.x=3": "explain.blocks: expected a valid integer",
     "abc": "--set abc: expected KEY=VALUE, for example --set output.path=out/",
     "=3": "--set =3: expected KEY=VALUE",
-    "input.path.x=3": "--set input.path.x=3: path holds the value 'a.jsonl', not keys",
+    "input.path.x=3": "input.path.x: path holds the value 'a.jsonl', not keys",
     'output.path="a\\0b"': "output.path: a path cannot hold the character NUL, got",
     "output.path='~nobodyatall/x'": "output.path: no user is called 'nobodyatall'",
     "output.max_error_share=1.5": "output.max_error_share: expected less than or equal to 1, got 1.5",
@@ -183,7 +183,7 @@ def test_a_bad_value_is_one_readable_line(setting: str) -> None:
 
 def test_several_problems_are_a_line_each() -> None:
     assert message(["inptu.kind=jsonl", "output.rows_per_file=0"]).splitlines() == [
-        "input: missing. Say what to read, for example --set input.kind=jsonl --set input.path=captions.jsonl",
+        "input: missing. Say what to read, for example: phrasebox run captions.jsonl --images photos/",
         "output.rows_per_file: expected greater than or equal to 1, got 0",
         "inptu: no such key; did you mean input?",
     ]

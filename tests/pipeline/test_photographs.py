@@ -17,8 +17,8 @@ from pycocotools.coco import COCO
 from rich.console import Console
 from torchvision.ops import box_area, masks_to_boxes
 
-from pipeline.commands.run import run
 from pipeline.config import RunConfig
+from pipeline.run import run
 from stages.write.validate import validate
 
 CAPTION = "A red car and two green fish next to a big house"

@@ -14,9 +14,9 @@ from rich.console import Console
 import pipeline.commands.calibrate as calibrate_module
 from pipeline.commands.calibrate import print_calibration, write_calibration
 from pipeline.commands.evaluate import evaluation_of
-from pipeline.commands.run import run
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
+from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.model.scenes import write_scenes
 

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from pipeline import __version__
 from pipeline.cli import main
+from pipeline.commands.run import SHORTHANDS
 from stages.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig, phrases_json
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VERBS = ("run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export")
 
 Answer = tuple[int, str, str]
@@ -110,6 +112,60 @@ def test_print_config(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
     assert "blocks: 2" in out
 
 
+def test_run_as_a_person_types_it(phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path) -> None:
+    """Each option sets the one key that its help names."""
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join((scenes_folder / "captions.jsonl").read_text().splitlines()[:3]))
+    command = ["run", few, "--images", scenes_folder / "images", "--out", tmp_path / "out", "--engine", "inline"]
+    command += ["--model", "demo"]
+    code, out, err = phrasebox(*command, "--set", "input.kind=jsonl")
+    assert (code, err) == (0, "")
+    config = json.loads((tmp_path / "out" / "dataset.json").read_text())["config"]
+    assert config["input"]["path"] == str(few)
+    assert config["input"]["image_root"] == str(scenes_folder / "images")
+    assert (config["engine"]["kind"], config["model"]["name"]) == ("inline", "demo")
+    code, out, _ = phrasebox("run", "--help")
+    assert all(f"({key})" in " ".join(out.split()) for key in SHORTHANDS)
+
+
+def test_options_go_over_the_file_and_set_over_both(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("input: {kind: jsonl, path: a.jsonl}\nmodel: {name: demo}\noutput: {path: a}\n")
+    command = ["run", "b.jsonl", "--config", tmp_path / "my.yaml", "--model", "ViT-B-16/openai", "--out", "b"]
+    code, out, _ = phrasebox(*command, "--set", "output.path=c", "--print-config")
+    assert code == 0
+    values = yaml.safe_load(out)
+    assert (values["input"]["path"], values["output"]["path"]) == ("b.jsonl", "c")
+    assert (values["model"]["name"], values["model"]["pretrained"]) == ("ViT-B-16", "openai")
+
+
+def test_errors_name_what_was_typed(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+    given = ["run", "a.jsonl", "--set", "input.kind=jsonl"]
+    assert_refused_in_one_line(phrasebox(*given, "--engine", "rai"), "error: --engine: ", "ray, inline")
+    assert_refused_in_one_line(
+        phrasebox("run", tmp_path / "none.jsonl", *given[2:], "--engine", "inline"), "none.jsonl"
+    )
+    assert_refused_in_one_line(phrasebox(*given, "--set", "output.path="), "error: output.path: expected a path")
+    (tmp_path / "my.yaml").write_text("input: {kind: jsonl, path: a.jsonl}\nengine: {kind: rai}\n")
+    assert_refused_in_one_line(phrasebox("run", tmp_path / "my.yaml"), "error: engine.kind: ")
+    both = ["run", tmp_path / "my.yaml", "--config", tmp_path / "my.yaml"]
+    assert_refused_in_one_line(phrasebox(*both), "error: --config: ")
+
+
+def test_a_dry_run_shows_and_writes_nothing(
+    phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path
+) -> None:
+    captions = scenes_folder / "captions.jsonl"
+    command = ["run", captions, "--images", scenes_folder / "images", "--out", tmp_path / "out", "--dry-run"]
+    code, out, err = phrasebox(*command, "--set", "input.kind=jsonl", "--set", "model.threads=1")
+    assert (code, err) == (0, "")
+    first = json.loads(captions.read_text().splitlines()[0])
+    assert "the first 10 samples" in out
+    assert f" {first['id']} " in out
+    for words in ("model: demo", "device: cpu, ", "images/s in one process", f"would write to {tmp_path / 'out'}: "):
+        assert words in out
+    assert not (tmp_path / "out").exists()
+
+
 def test_run_validate_and_run_again(phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path) -> None:
     """With a folder whose name looks like markup."""
     out_folder, lines = tmp_path / "[red] out", (scenes_folder / "captions.jsonl").read_text().splitlines()
@@ -127,7 +183,7 @@ def test_run_validate_and_run_again(phrasebox: Callable[..., Answer], scenes_fol
     assert (code, out) == (0, f"{out_folder} is complete: nothing to do. --fresh starts over.\n")
     code, out, err = phrasebox(*command, "--set", "explain.blocks=1")
     assert (code, out) == (2, "")
-    assert "  explain.blocks: None there, 1 now\n" in err
+    assert "  explain.blocks: 4 there, 1 now\n" in err
     code, out, err = phrasebox(*command, "--set", "explain.blocks=1", "--fresh")
     assert (code, err) == (0, "")
     assert phrasebox("validate", out_folder)[0] == 0
@@ -220,8 +276,8 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
             ["explain.block: no"],
         ),
         (["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--config", "none.yaml"], ["none.yaml"]),
-        (["run", "a.jsonl"], ["a.jsonl is not YAML: ", "; captions are given by --set input.path=a.jsonl"]),
-        (["run", "text.jpg"], ["a mapping of keys; captions are given by --set input.path=text.jpg"]),
+        (["run", "--config", "a.jsonl"], ["a.jsonl is not YAML: ", "; captions are read by phrasebox run a.jsonl"]),
+        (["run", "--config", "text.jpg"], ["a mapping of keys; captions are read by phrasebox run text.jpg"]),
         (
             ["run", "--set", "input={kind: jsonl, path: a}", "--max-error-share", "10%"],
             ["expected a valid number, got '10%'"],

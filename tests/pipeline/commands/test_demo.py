@@ -30,6 +30,6 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
 
 
 def test_the_preset_has_the_demo_s_settings() -> None:
-    preset = load_config(Path(__file__).parents[2] / "configs" / "demo.yaml", [], RunConfig)
+    preset = load_config(Path(__file__).parents[3] / "configs" / "demo.yaml", [], RunConfig)
     assert preset.regions.model_dump(include=set(REGIONS)) == REGIONS
     assert preset.model.name == "demo"

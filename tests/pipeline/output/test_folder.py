@@ -192,7 +192,7 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
         with DatasetFolder(Path({str(tmp_path)!r})).locked():
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=root, check=False).returncode == -9
     with DatasetFolder(tmp_path).locked():
         pass

@@ -19,8 +19,8 @@ import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 from rich.console import Console
 
-from pipeline.commands.run import run
 from pipeline.config import RunConfig
+from pipeline.run import run
 from pipeline.viewer.app import Viewer, create_app
 from pipeline.viewer.serve import make_viewer
 from stages.contract.masks import encode_mask
