@@ -61,7 +61,7 @@ class ImageSource:
 def root_of(dataset: Dataset) -> str | None:
     """The folder that the run read its images from; None if they came from tars, Parquet or many folders."""
     source = dataset.run.get("config", {}).get("input", {})
-    if source.get("kind") not in ("jsonl", "csv", "coco_captions"):
+    if source.get("kind") not in ("jsonl", "csv", "coco_captions", "folder"):
         return None
     if source.get("image_root") is not None:
         return absolute(source["image_root"])

@@ -1,5 +1,5 @@
 """From encoded images to the model's input size."""
 
-from stages.prepare.stage import Config, PrepareStage
+from stages.prepare.stage import PrepareConfig, PrepareStage
 
-__all__ = ["Config", "PrepareStage"]
+__all__ = ["PrepareConfig", "PrepareStage"]

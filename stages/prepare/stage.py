@@ -39,7 +39,7 @@ class ImagesConfig(BaseModel):
     """Images behind a URL that are fetched at once; local files are read one by one."""
 
 
-class Config(ImagesConfig):
+class PrepareConfig(ImagesConfig):
     """How images are brought to the model's input. Filled in from the model and `explain.image_size`."""
 
     mode: Literal["square", "keep"] = "square"
@@ -71,7 +71,7 @@ class PrepareStage(Stage):
 
     name: ClassVar[str] = "prepare"
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: PrepareConfig) -> None:
         self.config = config
         self._limits = DecodeLimits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
         self._pool: ThreadPoolExecutor | None = None
@@ -127,10 +127,10 @@ class PrepareStage(Stage):
         )
 
 
-def target_size_px(config: Config, width_px: int, height_px: int) -> tuple[int, int]:
+def target_size_px(config: PrepareConfig, width_px: int, height_px: int) -> tuple[int, int]:
     """(width, height) of the model's input for an original of this size.
 
-    >>> target_size_px(Config(mode="keep", patch_px=16, shorter_side_max_px=640), 6000, 4000)
+    >>> target_size_px(PrepareConfig(mode="keep", patch_px=16, shorter_side_max_px=640), 6000, 4000)
     (960, 640)
     """
     if config.mode == "square":

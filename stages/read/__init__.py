@@ -1,37 +1,71 @@
 """The source: captioned images of any kind as `Sample`s, in shards.
 
-To add a kind, write one file with a `Config` (`kind: Literal["x"]`) and a `base.Reader`, and
-enter it in `READERS` and `InputConfig`.
+To add a kind, write one file with a config (`kind: Literal["x"]`) and a `base.Reader` of it, and enter the reader in
+`READERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 
 from pydantic import Field
 
-from stages.read import coco_captions, csv, jsonl, parquet, webdataset
-from stages.read.base import Reader, Shard, Skipped
+from stages.contract.errors import InputError
+from stages.read.base import Reader, Shard, Skipped, SourceConfig
+from stages.read.coco_captions import CocoCaptionsReader
+from stages.read.csv import CsvReader
+from stages.read.folder import FolderReader
+from stages.read.guess import kind_of
+from stages.read.jsonl import JsonlReader
+from stages.read.parquet import ParquetReader
+from stages.read.webdataset import WebdatasetReader
 
-__all__ = ["READERS", "InputConfig", "Reader", "Shard", "Skipped", "make_reader"]
+__all__ = ["READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader"]
 
-READERS: Final[dict[str, Callable[[Any], Reader]]] = {
-    "jsonl": jsonl.JsonlReader,
-    "csv": csv.CsvReader,
-    "webdataset": webdataset.WebdatasetReader,
-    "parquet": parquet.ParquetReader,
-    "coco_captions": coco_captions.CocoCaptionsReader,
+READERS: Final[dict[str, type[Reader]]] = {
+    "webdataset": WebdatasetReader,
+    "parquet": ParquetReader,
+    "jsonl": JsonlReader,
+    "csv": CsvReader,
+    "folder": FolderReader,
+    "coco_captions": CocoCaptionsReader,
 }
-"""Kind -> reader, made from the kind's config."""
+"""Kind -> reader. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside
+each tar, and images lie beside the tables that name them."""
 
-InputConfig = Annotated[
-    jsonl.Config | csv.Config | webdataset.Config | parquet.Config | coco_captions.Config,
-    Field(discriminator="kind"),
-]
-"""The `input` section of a run."""
+if TYPE_CHECKING:
+    InputConfig = SourceConfig
+else:
+    InputConfig = Annotated[
+        Union[tuple(reader.config_type for reader in READERS.values())],  # noqa: UP007
+        Field(discriminator="kind"),
+    ]
+    """The `input` section of a run."""
 
 
 def make_reader(config: InputConfig) -> Reader:
     """The reader of an input. Make it where the run was started: relative paths are resolved here."""
     return READERS[config.kind](config)
+
+
+def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
+    """The `input` settings for a path.
+
+    Args:
+        path: As `input.path`: a file, a folder, a glob, a numeric range such as `{00000..00099}.tar`, or several of
+            these; local or any URL that fsspec or pyarrow opens.
+
+    Returns:
+        Keys of the `input` section, such as `{"kind": "csv", "path": "captions.tsv"}`.
+
+    Raises:
+        InputError: The path does not exist, or it is of no kind that is read, or of several.
+    """
+    paths = (path,) if isinstance(path, str) else tuple(path)
+    kinds = {kind_of(entry, READERS) for entry in paths}
+    if len(kinds) != 1:
+        raise InputError(
+            f"expected inputs of one kind, got {' and '.join(sorted(kinds)) or 'none'}: run them one after the other"
+        )
+    return {"kind": kinds.pop(), "path": path if isinstance(path, str) else paths}

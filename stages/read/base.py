@@ -8,19 +8,29 @@ samples do not depend on where the input was cut.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict
 
 from stages.contract.records import Sample
+
+IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""Searched in this order where images are files or members of tars."""
+
+MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
+"""Larger texts and JSON members are faults."""
 
 
 class SourceConfig(BaseModel):
     """The keys that every kind of input has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    """A key of `READERS`."""
 
     path: str | tuple[str, ...]
     """A file, a folder (all files of the kind below it), a glob, a numeric range as in
@@ -78,20 +88,30 @@ class Skipped:
     source: str
 
 
-class Reader(Protocol):
-    """Reads one kind of input. Instances are cheap, picklable and hold only their configuration."""
+class Reader(ABC):
+    """Reads one kind of input. Instances are cheap, picklable and hold only their configuration.
 
+    config_type  the kind's keys of `input`, with `kind: Literal["x"]`
+    suffixes     how its files end, lower case and with the dot
+    """
+
+    config_type: ClassVar[type[SourceConfig]]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None: ...
+
+    @abstractmethod
     def shards(self) -> list[Shard]:
         """Plan the input, on the driver.
 
         Raises InputError if the input as a whole cannot be read: a missing file, a glob without
         match, columns that are not there. An input without rows gives an empty list.
         """
-        ...
 
+    @abstractmethod
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """The rows of one shard, in order; bad rows are samples with an `error`.
 
         Raises InputError if the shard's file, present when the input was planned, has gone.
         """
-        ...

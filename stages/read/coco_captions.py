@@ -16,22 +16,22 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import IdLog, with_renamed
-from stages.read.rows import FieldsConfig, RowReader, given_id, settle, shorten
+from stages.read.rows import FieldsConfig, RowParser, given_id, settle, shorten
 from stages.read.streams import open_plain
 
 SUFFIXES: Final = (".json", ".json.gz")
 
 
-class Config(SourceConfig):
+class CocoCaptionsInput(SourceConfig):
     """Keys of `input` for `kind: coco_captions`."""
 
     kind: Literal["coco_captions"] = "coco_captions"
@@ -48,12 +48,15 @@ Row = tuple[str, dict[str, Any], str, str]
 detail of its fault."""
 
 
-class CocoCaptionsReader:
+class CocoCaptionsReader(Reader):
     """Reads `kind: coco_captions`. The image ids are the sample ids."""
 
-    def __init__(self, config: Config) -> None:
+    config_type: ClassVar = CocoCaptionsInput
+    suffixes: ClassVar = SUFFIXES
+
+    def __init__(self, config: CocoCaptionsInput) -> None:
         self.config = config
-        self.rows = RowReader.of(
+        self.rows = RowParser.of(
             FieldsConfig(image="file_name", caption="captions", id="id", image_root=config.image_root)
         )
 

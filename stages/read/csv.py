@@ -14,17 +14,17 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import Entry, plan_lines
 from stages.read.lines import TO_UTF_8, Line, is_utf_16, iter_lines
-from stages.read.rows import FieldsConfig, RowReader, bad_row, is_storable, safe_place, shorten
+from stages.read.rows import FieldsConfig, RowParser, bad_row, is_storable, safe_place, shorten
 from stages.read.streams import open_plain
 
 SUFFIXES: Final = tuple(
@@ -32,7 +32,7 @@ SUFFIXES: Final = tuple(
 )
 
 
-class Config(SourceConfig, FieldsConfig):
+class CsvInput(SourceConfig, FieldsConfig):
     """Keys of `input` for `kind: csv`."""
 
     kind: Literal["csv"] = "csv"
@@ -54,12 +54,15 @@ Row = tuple[int, int, list[str] | RowFault]
 """Number of the row's first line, its first byte, its fields or what is wrong with it."""
 
 
-class CsvReader:
+class CsvReader(Reader):
     """Reads `kind: csv`. Ids that are not given are "FILE:LINE", counting the header as line 1."""
 
-    def __init__(self, config: Config) -> None:
+    config_type: ClassVar = CsvInput
+    suffixes: ClassVar = SUFFIXES
+
+    def __init__(self, config: CsvInput) -> None:
         self.config = config
-        self.rows = RowReader.of(config)
+        self.rows = RowParser.of(config)
 
     def shards(self) -> list[Shard]:
         """See `base.Reader`."""

@@ -15,17 +15,17 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import Entry, plan_lines
 from stages.read.lines import TO_UTF_8, Line, is_utf_16, iter_lines
-from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place, shorten
+from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place, shorten
 from stages.read.streams import open_plain
 
 SUFFIXES: Final = tuple(
@@ -36,7 +36,7 @@ _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
 
 
-class Config(SourceConfig, FieldsConfig):
+class JsonlInput(SourceConfig, FieldsConfig):
     """Keys of `input` for `kind: jsonl`."""
 
     kind: Literal["jsonl"] = "jsonl"
@@ -45,12 +45,15 @@ class Config(SourceConfig, FieldsConfig):
     """Samples that one worker reads at once; compressed files are not cut."""
 
 
-class JsonlReader:
+class JsonlReader(Reader):
     """Reads `kind: jsonl`. Ids that are not given are "FILE:LINE"."""
 
-    def __init__(self, config: Config) -> None:
+    config_type: ClassVar = JsonlInput
+    suffixes: ClassVar = SUFFIXES
+
+    def __init__(self, config: JsonlInput) -> None:
         self.config = config
-        self.rows = RowReader.of(config)
+        self.rows = RowParser.of(config)
 
     def shards(self) -> list[Shard]:
         """See `base.Reader`.

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,11 +30,11 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_id
-from stages.read.base import Renamed, Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Renamed, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.ids import IdLog, with_renamed
 from stages.read.parquet_columns import Columns, values_of
-from stages.read.rows import FieldsConfig, RowReader, bad_row, safe_place
+from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
 from stages.read.streams import InputFile
 from stages.storage import is_local
 
@@ -46,7 +46,7 @@ _ID_BATCH_ROWS: Final = 65_536
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 
-class Config(SourceConfig, FieldsConfig):
+class ParquetInput(SourceConfig, FieldsConfig):
     """Keys of `input` for `kind: parquet`."""
 
     kind: Literal["parquet"] = "parquet"
@@ -73,12 +73,15 @@ class _Footer:
     damage: str = ""
 
 
-class ParquetReader:
+class ParquetReader(Reader):
     """Reads `kind: parquet`."""
 
-    def __init__(self, config: Config) -> None:
+    config_type: ClassVar = ParquetInput
+    suffixes: ClassVar = SUFFIXES
+
+    def __init__(self, config: ParquetInput) -> None:
         self.config = config
-        self.rows = RowReader.of(config)
+        self.rows = RowParser.of(config)
 
     def shards(self) -> list[Shard]:
         """See `base.Reader`."""
@@ -113,7 +116,7 @@ class ParquetReader:
         index = end = 0
         with _open(shard.url) as file:
             columns = Columns.of(file.schema_arrow, self.config, shard.url)
-            rows = RowReader(fields=columns.fields, image_root=self.rows.image_root)
+            rows = RowParser(fields=columns.fields, image_root=self.rows.image_root)
             for group in range(shard.start, shard.stop or file.num_row_groups):
                 end += file.metadata.row_group(group).num_rows
                 try:
@@ -129,7 +132,7 @@ class ParquetReader:
         self,
         row: dict[str, Any],
         columns: Columns,
-        rows: RowReader,
+        rows: RowParser,
         shard: Shard,
         *,
         index: int,

@@ -75,7 +75,7 @@ class Columns:
 
     @property
     def fields(self) -> FieldsConfig:
-        """The same choice for `rows.RowReader`."""
+        """The same choice for `rows.RowParser`."""
         return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "")
 
     def is_failed(self, row: dict[str, Any]) -> bool:
@@ -90,7 +90,7 @@ class Columns:
         return f"{printable(name)}/{key}" if isinstance(key, str) and key else place
 
     def id_of(self, row: dict[str, Any], name: str, place: str) -> str:
-        """The id that `rows.RowReader.sample` will give the row."""
+        """The id that `rows.RowParser.sample` will give the row."""
         default = self.default_id(row, name, place)
         try:
             return given_id(row, () if self.id is None else (self.id,)) or default

@@ -69,16 +69,16 @@ class FieldsConfig(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowReader:
+class RowParser:
     """Makes samples from rows. fields: what to read; image_root: absolute, None for the file's folder."""
 
     fields: FieldsConfig
     image_root: str | None
 
     @staticmethod
-    def of(fields: FieldsConfig) -> RowReader:
+    def of(fields: FieldsConfig) -> RowParser:
         """For a config. Makes a relative `image_root` absolute, so call it on the driver."""
-        return RowReader(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
+        return RowParser(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
 
     def check_image_root(self) -> None:
         """Raise InputError if a root was given that is not a folder on this machine."""
@@ -241,6 +241,14 @@ def relative_path(value: str, root: str) -> str:
     if normal == ".." or normal.startswith("../"):
         raise RowFault("bad_location", f"{shorten(value)} leaves the image root (input.image_root)")
     return normal
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """The text of a file or member. Raises RowFault (bad_caption) unless it is UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RowFault("bad_caption", f"{shorten(name)} is not UTF-8 at byte {error.start}") from error
 
 
 def is_storable(text: str) -> bool:

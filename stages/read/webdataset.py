@@ -16,30 +16,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample
-from stages.read.base import Shard, Skipped, SourceConfig
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files, printable
-from stages.read.rows import captions_of, shorten
+from stages.read.rows import captions_of, decode_text, shorten
 from stages.read.streams import is_compressed, open_plain
 from stages.read.tars import Member, iter_members
 from stages.storage import is_local
 
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
-IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-"""Searched in this order."""
-
 MAX_INLINE_BYTES: Final = 256 * 1024 * 1024
 """Larger images are not carried along from tars that have to be read from front to back."""
 
-MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
-"""Larger txt and json members are faults."""
 
-
-class Config(SourceConfig):
+class WebdatasetInput(SourceConfig):
     """Keys of `input` for `kind: webdataset`."""
 
     kind: Literal["webdataset"] = "webdataset"
@@ -64,10 +58,13 @@ class _Group:
     faults: list[RowFault] = field(default_factory=list)
 
 
-class WebdatasetReader:
+class WebdatasetReader(Reader):
     """Reads `kind: webdataset`: one shard for each tar."""
 
-    def __init__(self, config: Config) -> None:
+    config_type: ClassVar = WebdatasetInput
+    suffixes: ClassVar = SUFFIXES
+
+    def __init__(self, config: WebdatasetInput) -> None:
         self.config = config
         names = config.caption
         self._images = IMAGE_EXTENSIONS if config.image is None else (config.image.lower(),)
@@ -177,7 +174,7 @@ class WebdatasetReader:
         captions: list[str] = []
         for name in self._captions:
             if name.lower() in group.texts and name.lower() != "json":
-                captions.append(_decode(group.texts[name.lower()], f"{group.key}.{name}"))
+                captions.append(decode_text(group.texts[name.lower()], f"{group.key}.{name}"))
             elif self.config.caption is None:
                 captions += captions_of(row, ("caption", "captions", "text"), first_only=True)
             else:
@@ -213,13 +210,6 @@ def _json_of(group: _Group) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RowFault("bad_row", "the json member is not an object")
     return row
-
-
-def _decode(text: bytes, name: str) -> str:
-    try:
-        return text.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RowFault("bad_caption", f"{shorten(name)} is not UTF-8 at byte {error.start}") from error
 
 
 def _count_beside(file: FoundFile) -> int | None:

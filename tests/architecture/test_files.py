@@ -26,7 +26,7 @@ HIDING_NAMES |= {"service", "core", "lib", "tools", "types"}
 """Names that hide what is inside."""
 
 
-SHARED_NAMES: set[str] = {"Block", "Config", "Piece", "RowReader", "Target", "Thing"}
+SHARED_NAMES: set[str] = {"Block", "Config", "Piece", "Target", "Thing"}
 """Class names that several files may use, each with its reason beside it."""
 
 

@@ -95,12 +95,24 @@ def write_coco_captions(folder: Path) -> dict[str, Any]:
     return {"path": str(folder)}
 
 
+def write_folder(folder: Path) -> dict[str, Any]:
+    for number in range(ROWS):
+        path = folder / ("sub" if number % 3 else "") / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        if number % 7 != 1:
+            path.write_bytes(JPEG)
+        if number % 11 != 5:
+            path.with_suffix(".txt").write_bytes(b"\xff" if number % 13 == 4 else b"cat on a sofa\n\na cat\n")
+    return {"path": str(folder)}
+
+
 INPUTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "jsonl": write_jsonl,
     "csv": write_csv,
     "webdataset": write_webdataset,
     "parquet": write_parquet,
     "coco_captions": write_coco_captions,
+    "folder": write_folder,
 }
 
 Case = tuple[str, dict[str, Any]]
@@ -124,7 +136,7 @@ def test_every_row_is_answered_once(case: Case) -> None:
     assert sum(isinstance(item, Skipped) for item in items) == {"webdataset": 5, "parquet": 5}.get(kind, 0)
     assert any(isinstance(item, Sample) and item.error is not None for item in items)
     assert sum(isinstance(item, Sample) and item.error is None for item in items) >= ROWS // 3
-    assert len({shard.url for shard in shards}) == (1 if kind == "coco_captions" else 2)
+    assert len({shard.url for shard in shards}) == (1 if kind in ("coco_captions", "folder") else 2)
 
 
 def test_ids_are_unique_and_can_be_stored(case: Case) -> None:
@@ -226,7 +238,7 @@ def test_an_empty_folder_is_refused(kind: str, tmp_path: Path) -> None:
         reader_of(kind=kind, path=str(tmp_path)).shards()
 
 
-@pytest.mark.parametrize("kind", sorted(set(READERS) - {"webdataset"}))
+@pytest.mark.parametrize("kind", sorted(set(READERS) - {"webdataset", "folder"}))
 def test_a_missing_image_root_is_refused(kind: str, tmp_path: Path) -> None:
     keys = INPUTS[kind](tmp_path)
     with pytest.raises(InputError, match=rf"no such folder: {tmp_path}/none \(input\.image_root\)"):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from stages.contract.errors import RowError
 from stages.contract.records import ImageRef, Record, Sample
-from stages.prepare import Config, PrepareStage
+from stages.prepare import PrepareConfig, PrepareStage
 from stages.prepare.stage import target_size_px
 
 
@@ -36,7 +36,7 @@ def record(content: bytes | None = None, **fields: Any) -> Record:
 
 
 def prepare(*records: Record, **keys: Any) -> list[Record]:
-    stage = PrepareStage(Config(**keys))
+    stage = PrepareStage(PrepareConfig(**keys))
     stage.setup()
     answers = stage.process(records)
     stage.teardown()
@@ -71,7 +71,7 @@ def prepare(*records: Record, **keys: Any) -> list[Record]:
     ],
 )
 def test_target_sizes(keys: dict[str, Any], original: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert target_size_px(Config(**keys), *original) == expected
+    assert target_size_px(PrepareConfig(**keys), *original) == expected
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (600, 400), (3, 700)])
@@ -81,7 +81,7 @@ def test_pixels_and_size(width: int, height: int, keys: dict[str, Any]) -> None:
     assert answer.error is None
     assert (answer.width_px, answer.height_px) == (width, height)
     assert answer.pixels is not None
-    assert answer.pixels.rgb.shape == (*target_size_px(Config(**keys), width, height)[::-1], 3)
+    assert answer.pixels.rgb.shape == (*target_size_px(PrepareConfig(**keys), width, height)[::-1], 3)
     assert answer.pixels.rgb.reshape(-1, 3).max(axis=0).tolist() == [10, 20, 30]
 
 
@@ -169,7 +169,7 @@ def test_images_behind_a_url_keep_their_order() -> None:
 
 def test_batches_do_not_matter_and_nothing_changes() -> None:
     records = [record(png(n + 3, 2 * n + 1, (n, 2 * n, 3 * n))) for n in range(7)]
-    stage = PrepareStage(Config(size_px=16))
+    stage = PrepareStage(PrepareConfig(size_px=16))
     together = stage.process(records)
     again = [stage.process([item])[0] for item in records]
     for one, other in zip(together, again, strict=True):
@@ -180,8 +180,8 @@ def test_batches_do_not_matter_and_nothing_changes() -> None:
 
 
 def test_the_stage_travels() -> None:
-    stage = pickle.loads(pickle.dumps(PrepareStage(Config(mode="keep"))))
-    assert stage.config == Config(mode="keep")
+    stage = pickle.loads(pickle.dumps(PrepareStage(PrepareConfig(mode="keep"))))
+    assert stage.config == PrepareConfig(mode="keep")
     assert stage.name == "prepare"
 
 
@@ -198,4 +198,4 @@ def test_the_stage_travels() -> None:
 )
 def test_config_refuses(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Config(**keys)
+        PrepareConfig(**keys)

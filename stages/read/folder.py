@@ -1,0 +1,138 @@
+"""A folder of images with their captions beside them: `cats/1.jpg` and `cats/1.txt`.
+
+A text holds one caption a line; blank lines are none. Every image is a sample, also without a text: its captions
+are then empty, which the phrases stage reports. A text without an image is the error missing_image. Images that
+differ only in their extension share a text. Samples are identified by the path of the image in the folder.
+
+Planning lists the folder once; each shard carries the names of its files, compressed.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar, Final, Literal
+
+from pydantic import Field
+
+from stages.contract.errors import InputError, RowFault
+from stages.contract.records import NO_IMAGE, ImageRef, Sample
+from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
+from stages.read.find import FoundFile, find_files
+from stages.read.ids import IdLog, with_renamed
+from stages.read.rows import decode_text, settle, shorten
+from stages.read.streams import open_plain
+from stages.storage import is_local
+
+IMAGE_SUFFIXES: Final = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
+TEXT_SUFFIX: Final = ".txt"
+
+_FETCH_THREADS: Final = 16
+
+Row = tuple[str, str | None, str | None]
+"""The name that identifies the sample, and the locations of its image and of its text."""
+
+
+class FolderInput(SourceConfig):
+    """Keys of `input` for `kind: folder`."""
+
+    kind: Literal["folder"] = "folder"
+
+    shard_size: int = Field(default=1000, ge=1, le=100_000)
+    """Images that one worker reads at once."""
+
+
+class FolderReader(Reader):
+    """Reads `kind: folder`."""
+
+    config_type: ClassVar = FolderInput
+    suffixes: ClassVar = IMAGE_SUFFIXES
+
+    def __init__(self, config: FolderInput) -> None:
+        self.config = config
+
+    def shards(self) -> list[Shard]:
+        """See `base.Reader`. A folder in which no image has a text is refused."""
+        rows = _paired(find_files(self.config.path, (*IMAGE_SUFFIXES, TEXT_SUFFIX)))
+        if not any(image and text for _, image, text in rows):
+            raise InputError(
+                f"{self.config.path}: none of its images has a text of the same name beside it, such as 1.jpg and "
+                f"1.txt (input.path); images are {', '.join(IMAGE_SUFFIXES)}"
+            )
+        log = IdLog()
+        for name, _, _ in rows:
+            log.add(name)
+        shards = [_shard(rows, start, self.config.shard_size) for start in range(0, len(rows), self.config.shard_size)]
+        return with_renamed(shards, log.renamed(lambda: ((name, name) for name, _, _ in rows)))
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        """See `base.Reader`."""
+        renamed = {item.index: item for item in shard.renamed}
+        rows: list[Row] = json.loads(zlib.decompress(shard.payload))
+        for index, ((name, image, _), captions) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
+            faults = [captions.error.at(name)] if isinstance(captions, RowFault) else []
+            if image is None:
+                expected = " or ".join(IMAGE_SUFFIXES)
+                faults = [RowFault("missing_image", f"no {expected} of this name beside it").error.at(name)]
+            sample = Sample(
+                sample_id=name,
+                source=name,
+                captions=() if isinstance(captions, RowFault) else captions,
+                image=NO_IMAGE if image is None else ImageRef(file_name=name, url=image),
+            )
+            yield settle(sample, faults, renamed.get(index))
+
+
+def _paired(files: Sequence[FoundFile]) -> list[Row]:
+    """A row for each image and for each text without one, in the order of their names."""
+    texts = {file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)}
+    images = [file for file in files if not file.name.lower().endswith(TEXT_SUFFIX)]
+    rows: list[Row] = []
+    taken = set()
+    for file in images:
+        stem = file.name.rpartition(".")[0]
+        taken.add(stem)
+        rows.append((file.name, file.url, texts[stem].url if stem in texts else None))
+    rows += [(text.name, None, text.url) for stem, text in texts.items() if stem not in taken]
+    return sorted(rows, key=lambda row: row[0])
+
+
+def _shard(rows: Sequence[Row], start: int, size: int) -> Shard:
+    part = rows[start : start + size]
+    name, image, text = part[0]
+    return Shard(
+        url=image or text or "",
+        name=name,
+        start=start,
+        stop=start + len(part),
+        first_row=start,
+        samples=len(part),
+        payload=zlib.compress(json.dumps(part, separators=(",", ":")).encode()),
+    )
+
+
+def _captions_of_all(rows: Sequence[Row]) -> Iterator[tuple[str, ...] | RowFault]:
+    """The captions of each row; texts behind URLs are fetched several at a time."""
+    texts = [text for _, _, text in rows]
+    if all(text is None or is_local(text) for text in texts):
+        yield from map(_captions_of, texts)
+        return
+    with ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="fetch") as pool:
+        yield from pool.map(_captions_of, texts)
+
+
+def _captions_of(text: str | None) -> tuple[str, ...] | RowFault:
+    if text is None:
+        return ()
+    with open_plain(text) as stream:
+        content = stream.read(MAX_TEXT_BYTES + 1)
+    name = text.rpartition("/")[2]
+    try:
+        if len(content) > MAX_TEXT_BYTES:
+            raise RowFault("bad_caption", f"{shorten(name)} has more than {MAX_TEXT_BYTES} bytes")
+        lines = decode_text(content, name).split("\n")
+    except RowFault as fault:
+        return fault
+    return tuple(line for line in (line.rstrip("\r") for line in lines) if line.strip())
