@@ -212,8 +212,8 @@ def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = ()) -> Ru
     Raises ConfigError.
     """
     values, settings = copy.deepcopy(dict(stored)), list(settings)
-    explain = values.get("explain", {})
-    if explain.get("heads", "") is None:
+    explain = values.get("explain")
+    if isinstance(explain, dict) and explain.get("heads", "") is None:
         values["explain"] = {key: value for key, value in explain.items() if value is not None}
     if any(setting.startswith(("explain.kind=", "explain.variant=")) for setting in settings):
         values["explain"] = {}

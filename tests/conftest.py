@@ -13,7 +13,7 @@ import pytest
 
 # Read by the libraries when they are imported, which a fixture would be too late for.
 _CACHE = tempfile.TemporaryDirectory(prefix="phrasebox-tests-")  # goes away with this variable
-os.environ["HF_HOME"] = _CACHE.name
+os.environ["HF_HOME"] = os.environ["XDG_STATE_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # The same number on every machine, since sums in float32 depend on it. One, since `make test` runs a process per core:
 # threads that wait for each other on a busy core take many times as long.

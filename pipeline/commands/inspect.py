@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, Where
+from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, OverDataset, Where
 from pipeline.console import console
 from stages.contract.errors import ConfigError
 
@@ -38,6 +38,16 @@ def inspect(
     where: Where = "",
     min_score: MinScore = 0.0,
     image_root: ImageRoot = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME/TAG",
+            help="The open_clip model that the dataset was made with. Heat maps of a dataset that you have not made on "
+            "this machine are only computed with the embedded model and with models that you name.",
+        ),
+    ] = None,
+    settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Look at a dataset in the browser: pictures with regions, filters, figures, marks.
 
@@ -50,6 +60,8 @@ def inspect(
 
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None:
+        if model or settings:
+            raise ConfigError("--model and --set are about heat maps, and --html writes none")
         from pipeline.viewer.gallery import write_gallery
 
         write_gallery(dataset, html, console, search, samples=96 if samples is None else samples, image_root=image_root)
@@ -58,4 +70,16 @@ def inspect(
         raise ConfigError("--samples goes with --html; the server shows all samples")
     from pipeline.viewer.serve import inspect as serve
 
-    serve(dataset, console, search, host=host, port=port, open_browser=open_browser, image_root=image_root)
+    if model is not None:
+        name, _, tag = model.partition("/")
+        settings = [f"model.name={name}", f"model.pretrained={tag or 'null'}", *settings]
+    serve(
+        dataset,
+        console,
+        search,
+        host=host,
+        port=port,
+        open_browser=open_browser,
+        image_root=image_root,
+        settings=settings,
+    )

@@ -29,6 +29,7 @@ from pipeline.config import RunConfig
 from pipeline.differences import differences
 from pipeline.output.checkpoint import drop_pending, rebuild, rows_in, take_over, uncommitted, unreadable, without_rows
 from pipeline.output.lock import Lease, locked
+from pipeline.output.origin import signed
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
@@ -141,7 +142,7 @@ class DatasetFolder:
             strange = [path.name for path in (*self.data.glob("*.parquet"), *self._beside()) if path.exists()]
             self._refuse_strange(strange)
             self.data.mkdir(parents=True, exist_ok=True)
-            write_text(self._run, json.dumps(wanted, indent=2))
+            write_text(self._run, json.dumps(signed(wanted), indent=2))
             self.checkpoint = self.agreed_checkpoint()
             return "new"
         differing = list(differences(found, wanted))
@@ -158,7 +159,7 @@ class DatasetFolder:
         self._set_damaged_aside()
         if self._manifest.is_file():
             rebuild(take_over(self._own), self.shards)
-            write_text(self._run, json.dumps(wanted, indent=2))
+            write_text(self._run, json.dumps(signed(wanted), indent=2))
             self._manifest.unlink()
         self.checkpoint = self.agreed_checkpoint()
         return "started"
@@ -214,7 +215,8 @@ class DatasetFolder:
                 raise ResumeError(f"{path} is damaged ({error}); --fresh starts over") from error
             if path == self._manifest and not (isinstance(found, dict) and "run" in found):
                 raise ResumeError(f"{path} is not phrasebox's; give another output.path")
-            return found["run"] if path == self._manifest else found
+            run: dict[str, Any] = found["run"] if path == self._manifest else found
+            return {key: value for key, value in run.items() if key != "signature"}
         return None
 
     def _beside(self) -> list[AnyPath]:
@@ -304,6 +306,7 @@ class DatasetFolder:
         write_categories(total, self.path / "categories.parquet")
         schema = dataset_schema(embed_images=config.output.embed_images)
         run = json.loads(self._run.read_text(encoding="utf-8"))
+        run.pop("signature", None)  # of a part of the configuration; the manifest signs all of it
         calibrated = run["calibration"] is not None
         card = dataset_card(total, schema, model=model, explainer=config.explain.kind, calibrated=calibrated)
         write_text(self.path / "README.md", card)
@@ -324,7 +327,7 @@ class DatasetFolder:
             "card_sha256": hashlib.sha256(card.encode()).hexdigest(),
             "run": run,
         }
-        write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        write_text(self._manifest, json.dumps(signed(manifest), indent=2, ensure_ascii=False) + "\n")
         for checkpoint in found_in(self._own, "checkpoint-*"):
             remove_tree(checkpoint)
         self._run.unlink()

@@ -192,7 +192,7 @@ def _image(request: Request) -> Response:
         content = thumbnail(viewer.images.load(row), side, viewer.images.limits)
     except RowFault as fault:
         moved = fault.error.reason == "missing_image"
-        hint = " (if the images moved: phrasebox inspect --image-root DIR)" if moved else ""
+        hint = " (phrasebox inspect --image-root DIR says where the images are)" if moved else ""
         return JSONResponse({"error": f"{fault}{hint}"}, 404)
     return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 

@@ -12,7 +12,8 @@ from typing import Final
 from rich.console import Console
 from rich.progress import track
 
-from pipeline.viewer.pages import PAGE_SAMPLES, Pages
+from pipeline.output.origin import is_own
+from pipeline.viewer.pages import PAGE_SAMPLES, Pages, note_on_images
 from stages.contract.errors import ConfigError, RowFault
 from stages.dataset.folder import NumberedRows, open_dataset, read_marks
 from stages.dataset.image_source import ImageSource
@@ -67,7 +68,8 @@ def write_gallery(
     """
     dataset = open_dataset(path, finished=False)
     search = search.model_copy(update={"sort": "random"})
-    images, marks = ImageSource(dataset, image_root), read_marks(dataset.path)
+    images = ImageSource(dataset, image_root, confined=not is_own(dataset.run))
+    marks = read_marks(dataset.path)
     with closing(Index(dataset, marks)) as index:
         index.check(search)
         _make_folders(out)
@@ -76,6 +78,7 @@ def write_gallery(
         pages = Pages(
             dataset=dataset, index=index, rows=NumberedRows(dataset), marks=marks, links=FileLinks(), only=numbers
         )
+        pages.note = note_on_images(images, dataset)
         for page in range(1, max(1, -(-len(numbers) // PAGE_SAMPLES)) + 1):
             _write(out / pages.links.page(search, page), pages.grid(search, page))
         _write(out / pages.links.stats(search), pages.stats(search))
@@ -88,7 +91,9 @@ def write_gallery(
     with as_file(files("pipeline.viewer") / "static") as static:
         shutil.copytree(static, out / "static", dirs_exist_ok=True)
     console.print(f"{len(numbers)} samples in {out / 'index.html'}", soft_wrap=True)
-    if missing:
+    if pages.note:
+        console.print(pages.note, soft_wrap=True)
+    elif missing:
         console.print(
             f"{missing} pictures could not be had: rows with an error, or images that are not where the run read them "
             "(--image-root DIR says where they are)",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.config import stored_config
+from pipeline.config import RunConfig, stored_config
+from pipeline.output.origin import is_own
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
+from stages.phrases.stage import PhrasesConfig
 
 KEPT_SAMPLES: Final = 64
 """Samples whose maps are kept: a few kB each."""
@@ -20,20 +23,29 @@ KEPT_SAMPLES: Final = 64
 class HeatMaps:
     """Computes the heat maps of rows with the dataset's own configuration and model, one sample at a time.
 
-    The model is loaded for the first one.
+    The model is loaded for the first one. A dataset that this user has not made does not decide what is loaded: see
+    `config_to_load`.
+
+    Args:
+        dataset: The rows' dataset.
+        images: Loads the rows' images.
+        settings: `KEY=VALUE` settings that replace the dataset's.
     """
 
-    def __init__(self, dataset: Dataset, images: ImageSource) -> None:
+    def __init__(self, dataset: Dataset, images: ImageSource, settings: Sequence[str] = ()) -> None:
         self.dataset = dataset
         self.images = images
+        self.settings = tuple(settings)
         self._stages: Any = None
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, dict[str, HeatMap]] = OrderedDict()
 
     def of(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
-        """Heat maps by phrase. row: has `id`, `sample_id`, `file_name`, `captions`, and `image` if there is one.
+        """Heat maps by phrase. The row has `id`, `sample_id`, `file_name`, `captions`, and `image` if there is one.
 
-        Raises PhraseboxError where the model cannot be had, InputError where the image cannot.
+        Raises:
+            PhraseboxError: The model cannot be loaded.
+            InputError: The image cannot be loaded.
         """
         with self._lock:
             if row["id"] not in self._kept:
@@ -64,15 +76,64 @@ class HeatMaps:
         return {heat_map.text: heat_map for heat_map in record.heat_maps}
 
     def _load(self) -> Any:
-        from pipeline.graph import build_graph  # noqa: PLC0415
+        from pipeline.graph import build_steps  # noqa: PLC0415
 
-        if not self.dataset.run:
-            raise InputError("the dataset does not say how it was made")
-        config = stored_config(self.dataset.run["config"], ["model.batch_size=1", "model.device=auto"])
-        graph = build_graph(config)
-        if graph.fingerprint != self.dataset.run["model_fingerprint"]:
+        steps = build_steps(config_to_load(self.dataset, self.settings))
+        if steps.fingerprint != self.dataset.run.get("model_fingerprint"):
             raise ConfigError("the dataset was made with other weights than its configuration finds now")
-        stages = (*graph.before, graph.model)
+        stages = (*steps.before, steps.model)
         for stage in stages:
             stage.setup()
         return stages
+
+
+def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
+    """The dataset's configuration for computing heat maps, with settings applied.
+
+    A configuration can name files and packages of this machine, and models that are downloaded. Those that a dataset
+    names are only used if this user has made the dataset, or names them too, in `settings`. The embedded model is
+    always used.
+
+    Raises:
+        InputError: The dataset does not say how it was made.
+        ConfigError: Something has to be named first, or a setting cannot be used.
+    """
+    stored = dataset.run.get("config")
+    if not isinstance(stored, dict):
+        raise InputError("the dataset does not say how it was made")
+    if not is_own(dataset.run):
+        given = {setting.partition("=")[0] for setting in settings}
+        unnamed = {
+            f"{section}.{key}": value
+            for section, key, harmless in _NAMING
+            if (value := _value(stored, section, key)) not in harmless and not given & {section, f"{section}.{key}"}
+        }
+        if unnamed:
+            raise ConfigError(
+                "you have not made this dataset on this machine, so what it names is only loaded if you name it too: "
+                f"phrasebox inspect {shlex.quote(str(dataset.path))} {_options(unnamed)}"
+            )
+    fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none")
+    return stored_config(stored, [*settings, *fixed])
+
+
+_NAMING: Final = (
+    ("model", "name", (None, "demo")),
+    ("model", "pretrained", (None,)),
+    ("model", "weights", (None,)),
+    ("model", "config", (None,)),
+    ("phrases", "spacy_model", (None, PhrasesConfig().spacy_model)),
+)
+"""Section and key of what is loaded by name, and the values that load only what comes with phrasebox."""
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    """What to type to name values of a configuration."""
+    if list(values) == ["model.name", "model.pretrained"]:
+        return f"--model {shlex.quote('/'.join(map(str, values.values())))}"
+    return " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in values.items())
+
+
+def _value(stored: Mapping[str, Any], section: str, key: str) -> Any:
+    values = stored.get(section)
+    return values.get(key) if isinstance(values, dict) else None

@@ -18,6 +18,7 @@ from pipeline.viewer.cards import COLUMNS, Card, card
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import Dataset, NumberedRows
+from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
 from stages.dataset.search import Search
 from stages.dataset.selection import Selection, Selector
@@ -97,6 +98,17 @@ def _address(path: str, query: Mapping[str, str]) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
+def note_on_images(images: ImageSource, dataset: Dataset) -> str:
+    """Why the images are not shown, and what to type; "" if they are, or the reason stands with each of them."""
+    if dataset.has_images or images.refused_root is None:
+        return ""
+    command = f"phrasebox inspect {shlex.quote(str(dataset.path))} --image-root {shlex.quote(images.refused_root)}"
+    return (
+        "You have not made this dataset on this machine, and it names a folder outside of its own, so its images are "
+        f"not shown. If that folder is right: {command}"
+    )
+
+
 @dataclass(slots=True, kw_only=True)
 class Pages:
     """Renders the pages of one dataset. Raises ConfigError for a search that is no SQL condition."""
@@ -108,6 +120,8 @@ class Pages:
     links: Links
     only: Sequence[int] | None = None
     """Rows of a static gallery, in order, instead of those that a search finds."""
+    note: str = ""
+    """A line above every page."""
 
     def cards(self, search: Search, numbers: Sequence[int], *, lines: int = 26) -> list[Card]:
         """Cards of rows by number. lines: see `cards.card`."""
@@ -209,6 +223,7 @@ class Pages:
     def _render(self, template: str, search: Search, **values: Any) -> str:
         return TEMPLATES.get_template(template).render(
             dataset=self.dataset,
+            note=self.note,
             name=self.dataset.path.name,
             links=self.links,
             search=search,

@@ -7,15 +7,17 @@ import ipaddress
 import socket
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 from rich.console import Console
 
+from pipeline.output.origin import is_own
 from pipeline.viewer.app import Viewer, create_app
 from pipeline.viewer.heat import HeatMaps
-from pipeline.viewer.pages import Pages, ServerLinks
+from pipeline.viewer.pages import Pages, ServerLinks, note_on_images
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.folder import NumberedRows, open_dataset, read_marks
 from stages.dataset.image_source import ImageSource
@@ -25,15 +27,16 @@ from stages.dataset.search import Search
 LOOPBACK: Final = "127.0.0.1"
 
 
-def make_viewer(path: Path, image_root: str | None) -> Viewer:
-    """The viewer of a dataset, its index still empty. Raises InputError."""
+def make_viewer(path: Path, image_root: str | None = None, settings: Sequence[str] = ()) -> Viewer:
+    """The viewer of a dataset, its index still empty. Settings: see `HeatMaps`. Raises InputError."""
     dataset = open_dataset(path, finished=False)
     marks = read_marks(dataset.path)
-    images = ImageSource(dataset, image_root)
+    images = ImageSource(dataset, image_root, confined=not is_own(dataset.run))
     pages = Pages(
         dataset=dataset, index=Index(dataset, marks), rows=NumberedRows(dataset), marks=marks, links=ServerLinks()
     )
-    return Viewer(pages=pages, images=images, heat=HeatMaps(dataset, images))
+    pages.note = note_on_images(images, dataset)
+    return Viewer(pages=pages, images=images, heat=HeatMaps(dataset, images, settings))
 
 
 def inspect(
@@ -45,15 +48,25 @@ def inspect(
     port: int,
     open_browser: bool,
     image_root: str | None = None,
+    settings: Sequence[str] = (),
 ) -> None:
     """Serve the viewer until it is interrupted.
 
-    search  what the address that is printed shows first
-    port    0 takes any free one
+    Args:
+        path: The dataset's folder.
+        console: Where the address is printed.
+        search: What the printed address shows first.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes any free one.
+        open_browser: Whether to open the browser too.
+        image_root: See `ImageSource`.
+        settings: See `HeatMaps`.
 
-    Raises InputError for a folder that is no dataset, ConfigError for an address that cannot be used.
+    Raises:
+        InputError: The folder is not a dataset.
+        ConfigError: The address cannot be used.
     """
-    viewer = make_viewer(path, image_root)
+    viewer = make_viewer(path, image_root, settings)
     try:
         viewer.pages.index.check(search)
         listening = _listen(host, port)

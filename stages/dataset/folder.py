@@ -54,7 +54,7 @@ class Dataset:
     Attributes:
         path: Absolute folder.
         manifest: `dataset.json`; empty if the run has not finished.
-        run: What the rows depend on: `config` and `model_fingerprint`; empty if even that is unknown.
+        run: What the rows depend on: `config`, `model_fingerprint` and `signature`; empty if even that is unknown.
         shards: Parquet files in the order of their names, which is the order of the rows everywhere.
         has_images: Whether the rows hold the encoded images.
     """
@@ -273,7 +273,7 @@ def open_dataset(path: Path | str, *, finished: bool = True) -> Dataset:
     return Dataset(
         path=folder,
         manifest=manifest,
-        run={key: run[key] for key in ("config", "model_fingerprint") if key in run},
+        run={key: run[key] for key in ("config", "model_fingerprint", "signature") if key in run},
         shards=shards,
         has_images=_has_images(shards),
     )

