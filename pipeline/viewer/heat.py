@@ -14,6 +14,7 @@ from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
+from stages.model.catalog import CATALOG
 from stages.phrases.stage import PhrasesConfig
 
 KEPT_SAMPLES: Final = 64
@@ -118,7 +119,7 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
 
 
 _NAMING: Final = (
-    ("model", "name", (None, "demo")),
+    ("model", "name", (None, *CATALOG)),
     ("model", "pretrained", (None,)),
     ("model", "weights", (None,)),
     ("model", "config", (None,)),
