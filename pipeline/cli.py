@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import __version__
 from pipeline.commands.calibrate import calibrate
+from pipeline.commands.demo import demo
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.explain import explain
 from pipeline.commands.export import export
 from pipeline.commands.inspect import inspect
-from pipeline.commands.options import Scenes, Seed
 from pipeline.commands.phrases import phrases
 from pipeline.commands.run import run
+from pipeline.commands.scenes import scenes
 from pipeline.commands.stats import stats
 from pipeline.commands.validate import validate
 from pipeline.console import console, errors, visible
@@ -62,35 +62,8 @@ app.command()(phrases)
 app.command()(explain)
 
 
-@app.command()
-def scenes(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
-    scenes: Scenes = 100,
-    seed: Seed = 0,
-) -> None:
-    """Draw scenes with captions and exact truth: images/, captions.jsonl, truth.json."""
-    from stages.contract.errors import ConfigError
-    from stages.model.scenes import write_scenes
-
-    try:
-        write_scenes(out, scenes, seed)
-    except OSError as error:
-        raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from error
-    console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)
-
-
-@app.command()
-def demo(
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder to write to; a dataset in it is replaced.")
-    ] = Path("out/demo"),
-    scenes: Scenes = 100,
-    seed: Seed = 0,
-) -> None:
-    """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU."""
-    from pipeline.commands.demo import run_demo
-
-    run_demo(out, scenes, seed, console)
+app.command()(scenes)
+app.command()(demo)
 
 
 def main() -> None:

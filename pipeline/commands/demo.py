@@ -3,79 +3,95 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
-import numpy as np
-import pyarrow.parquet as pq
-from PIL import Image
+import typer
 from rich.console import Console
 
-from pipeline.commands.evaluate import evaluation_of, print_evaluation
-from pipeline.config import RunConfig
-from pipeline.run import run
-from stages.images.pictures import regions_overlay, sheet
-from stages.model.scenes import write_scenes
+from pipeline.commands.options import Scenes, Seed
+from pipeline.console import console
 
-REGIONS = {"upsample": "guided", "rule": "fixed", "threshold": 0.45}
-"""What pays on drawn things: configs/README.md. The same as in configs/demo.yaml."""
+REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45}
+"""What pays on drawn things, see configs/README.md; the same as in configs/demo.yaml."""
 
-OVERLAYS = 24
-"""Pictures written one by one; the first twelve also on one sheet."""
+OVERLAYS: Final = 24
+"""Number of pictures that are written one by one."""
+
+ON_SHEET: Final = 12
+"""How many of them also stand on one sheet."""
+
+
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write to; a dataset in it is replaced.")
+    ] = Path("out/demo"),
+    scenes: Scenes = 100,
+    seed: Seed = 0,
+) -> None:
+    """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU."""
+    run_demo(out, scenes, seed, console)
 
 
 def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> dict[str, Any]:
     """Draw scenes, run the pipeline on them with the embedded model, evaluate against the truth, draw overlays.
 
-    Returns the figures, which also stand in `out/evaluation.json`.
+    Returns:
+        The figures, which are also in `out/evaluation.json`.
     """
-    console.print(f"drawing {scenes} scenes into {out / 'scenes'}", soft_wrap=True)
-    write_scenes(out / "scenes", scenes, seed)
+    from pipeline.commands.evaluate import evaluation_of, print_evaluation
+    from pipeline.config import RunConfig
+    from pipeline.run import run
+    from stages.model.scenes import write_scenes
+
+    drawn, dataset = out / "scenes", out / "dataset"
+    console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
+    write_scenes(drawn, scenes, seed)
     config = RunConfig.model_validate(
         {
             "input": {
                 "kind": "jsonl",
-                "path": str(out / "scenes" / "captions.jsonl"),
-                "image_root": str(out / "scenes" / "images"),
+                "path": str(drawn / "captions.jsonl"),
+                "image_root": str(drawn / "images"),
             },
             "model": {"name": "demo"},
             "regions": REGIONS,
             "engine": {"kind": engine},
-            "output": {"path": str(out / "dataset")},
+            "output": {"path": str(dataset)},
         }
     )
     run(config, console, fresh=True)
-    dataset = out / "dataset"
-    console.print("evaluating against the scenes' truth; heat maps are computed again for it", soft_wrap=True)
-    figures = evaluation_of(dataset, out / "scenes" / "truth.json", console)
+    console.print("evaluating against the scenes' truth, which computes the heat maps again", soft_wrap=True)
+    figures = evaluation_of(dataset, drawn / "truth.json", console)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print_evaluation(figures, console)
-    pictures = _write_overlays(list(_rows(dataset))[:OVERLAYS], out)
+    count = _write_overlays(out)
     console.print(
-        f"pictures in {out / 'overlays'}/, the first {min(12, len(pictures))} on {out / 'overlays.png'}", soft_wrap=True
+        f"pictures in {out / 'overlays'}/, the first {min(ON_SHEET, count)} on {out / 'overlays.png'}", soft_wrap=True
     )
     console.print(f"shards in {dataset / 'data'}/; look at them with: phrasebox inspect {dataset}", soft_wrap=True)
     return figures
 
 
-def _rows(dataset: Path) -> Iterator[dict[str, Any]]:
-    """All rows, by sample id."""
-    rows = [row for path in sorted((dataset / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
-    yield from sorted(rows, key=lambda row: str(row["sample_id"]))
+def _write_overlays(out: Path) -> int:
+    """Draw the regions of the first rows by sample id over their images; returns how many."""
+    import numpy as np
+    import pyarrow.parquet as pq
+    from PIL import Image
 
+    from stages.images.pictures import regions_overlay, sheet
 
-def _write_overlays(rows: list[dict[str, Any]], out: Path) -> list[Path]:
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    pictures, paths = [], []
-    for row in rows:
+    shards = (pq.read_table(path).to_pylist() for path in (out / "dataset" / "data").glob("*.parquet"))
+    rows = sorted((row for rows in shards for row in rows), key=lambda row: str(row["sample_id"]))
+    pictures = []
+    for row in rows[:OVERLAYS]:
         rgb = np.asarray(Image.open(out / "scenes" / "images" / row["file_name"]).convert("RGB"))
         pictures.append(regions_overlay(rgb, row["annotations"], row["captions"]))
-        paths.append(folder / f"{Path(row['file_name']).stem}.png")
-        Image.fromarray(pictures[-1]).save(paths[-1])
+        Image.fromarray(pictures[-1]).save(folder / f"{Path(row['file_name']).stem}.png")
     if pictures:
-        Image.fromarray(sheet(pictures[:12], columns=4)).save(out / "overlays.png")
-    return paths
+        Image.fromarray(sheet(pictures[:ON_SHEET], columns=4)).save(out / "overlays.png")
+    return len(pictures)

@@ -1,0 +1,27 @@
+"""`phrasebox scenes`: drawn images with captions, and the truth about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.options import Scenes, Seed
+from pipeline.console import console
+from stages.contract.errors import ConfigError
+
+
+def scenes(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    scenes: Scenes = 100,
+    seed: Seed = 0,
+) -> None:
+    """Draw scenes with captions and exact truth: images/, captions.jsonl, truth.json."""
+    from stages.model.scenes import write_scenes
+
+    try:
+        write_scenes(out, scenes, seed)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from error
+    console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)
