@@ -99,7 +99,7 @@ def named_root(dataset: Dataset) -> str | None:
     source = _input_of(dataset)
     root, path = source.get("image_root"), source.get("path")
     if root is None and isinstance(path, str):
-        root = parent(absolute(path))
+        root = path if source["kind"] == "folder" else parent(absolute(path))
     return absolute(root) if isinstance(root, str) and "\0" not in root else None
 
 
