@@ -40,8 +40,8 @@ Fine-tuning CLIP on the regions, each the mean of its patches, against the phras
 """
 
 from stages.dataset.load.collate import collate_regions
-from stages.dataset.load.contents import Contents
 from stages.dataset.load.indexed import RegionDataset
+from stages.dataset.load.sample import Contents
 from stages.dataset.load.stream import RegionStream
 
 __all__ = ["Contents", "RegionDataset", "RegionStream", "collate_regions"]

@@ -19,7 +19,7 @@
 
 Boxes, masks and the rest are in the order of the row's annotations. All tensors own their memory.
 
-`Contents.transform` gets this dict. For what moves things, let torchvision know what is what, and all moves together:
+`Contents.transform` gets this dict. Tell torchvision what each entry is, and a geometric transform moves all of them:
 
     def flip(sample):
         sample["image"] = tv_tensors.Image(sample["image"])
@@ -28,37 +28,200 @@ Boxes, masks and the rest are in the order of the row's annotations. All tensors
             sample["boxes_xyxy_px"], format="XYXY", canvas_size=sample["size_hw"])
         return v2.RandomHorizontalFlip()(sample)
 
-`grid_masks` would stay behind: leave `grid_hw` out, take `masks="full"`, and afterwards
+`grid_masks` would stay behind: leave `grid_hw` out, take `masks="full"`, and compute them afterwards with
 `torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`, which gives the same numbers where the
-sides are multiples of the grid's. A transform that changes the size also sets `size_hw`. Captions that say "left" are
-the user's to think of.
+sides are multiples of the grid's. A transform that changes the size also sets `size_hw`. Nothing corrects captions that
+say "left".
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.utils.data import get_worker_info
 
-from stages.contract.errors import ConfigError, RowFault
+from stages.contract.errors import ConfigError, InputError, RowFault, WeightsError
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
-from stages.dataset.load.block import Block, block_of
-from stages.dataset.load.contents import Contents
-from stages.dataset.load.pieces import Choice, samples_of
 from stages.dataset.load.region_masks import full_masks, grid_shares
-from stages.dataset.load.tokens import PhraseTokens, tokenizer_of
-from stages.dataset.selection import Selector
-from stages.images.decode import decode_resized
+from stages.dataset.load.row_groups import Choice, RowBlock, block_of, samples_of
+from stages.dataset.selection import REGION, Selector
+from stages.images.decode import DecodeLimits, decode_resized
+from stages.model.config import ModelConfig
+
+Tokenize = Callable[[Sequence[str]], Any]
+"""Texts -> whole numbers (texts, context), a tensor or an array, as `open_clip.get_tokenizer` gives."""
+
+Masks = Literal["none", "full"]
+
+OnBadImage = Literal["raise", "skip"]
+
+MAX_PHRASES: Final = 200_000
+"""Phrases whose tokens are kept; then the oldest are forgotten. 200,000 phrases of 77 tokens take 120 MB."""
+
+_REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
+_MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
+_ROW_COLUMNS: Final = ("id", "sample_id", "file_name", "width", "height", "captions", "error", "error_detail")
+
+_WORKERS: Final = 1024
+"""Workers of a DataLoader whose skipped images are counted apart."""
 
 _INHERITED: Final[list[Selector | None]] = []
-"""Those of the process that this one was forked from: DuckDB crashes if they are closed here, without its threads."""
+"""Selectors of the process that this one was forked from. DuckDB crashes if they are closed here, without its threads,
+so they are kept alive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a sample holds beside its annotations; nothing else is read or computed.
+
+    All functions must be picklable where workers are spawned.
+
+    Raises:
+        ConfigError: A value is invalid, or two contradict each other.
+    """
+
+    images: bool = True
+    """Load and decode the images: uint8 RGB, upright."""
+
+    image_root: str | None = None
+    """Folder or URL that `file_name` is relative to, where the shards hold no images; None: the run's own."""
+
+    square_px: int | None = None
+    """Stretch images to squares of this side, as CLIP's training sees them without cropping. Boxes and masks follow.
+    None: the original size."""
+
+    shrink_jpeg: bool = False
+    """With `square_px`: let the JPEG decoder halve large images, see `stages.images.decode.decode_resized`."""
+
+    image_transform: Callable[[Any], Any] | None = None
+    """uint8 array (H, W, 3) -> the sample's image. It must not change the geometry, since nothing else follows.
+    `PIL.Image.fromarray` makes a PIL image of the array."""
+
+    masks: Masks = "none"
+    """"full": bool masks in the size of the image."""
+
+    grid_hw: tuple[int, int] | None = None
+    """Masks at the size of a feature grid (height, width): the share of each cell that is inside."""
+
+    tokenizer: Tokenize | Literal["dataset"] | None = None
+    """Token numbers of the phrases: "dataset" takes the tokenizer of the model that made the dataset."""
+
+    transform: Callable[[dict[str, Any]], Any] | None = None
+    """Sample -> what is yielded; last of all. See `stages.dataset.load.sample` for geometric transforms."""
+
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    """The largest images that are decoded."""
+
+    def __post_init__(self) -> None:
+        if self.square_px is not None and self.square_px < 1:
+            raise ConfigError(f"square_px: expected >= 1, got {self.square_px}")
+        if self.grid_hw is not None and (len(self.grid_hw) != 2 or min(self.grid_hw) < 1):
+            raise ConfigError(f"grid_hw: expected a height and a width >= 1, got {self.grid_hw}")
+        if self.masks not in ("none", "full"):
+            raise ConfigError(f"masks: expected 'none' or 'full', got {self.masks!r}")
+        if isinstance(self.tokenizer, str) and self.tokenizer != "dataset":
+            raise ConfigError(f"tokenizer: expected 'dataset' or a function, got {self.tokenizer!r}")
+        if not self.images and (self.image_transform is not None or self.image_root is not None):
+            raise ConfigError("image_transform and image_root are given, but images is False")
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether run lengths are read at all."""
+        return self.masks != "none" or self.grid_hw is not None
+
+    def leaf_columns(self, *, embedded: bool) -> tuple[str, ...]:
+        """Paths of the leaf columns that Parquet must read; `embedded` says whether the shards hold the images."""
+        regions = (*_REGION_FIELDS, *(_MASK_FIELDS if self.needs_masks else ()))
+        images = ("image.bytes",) if self.images and embedded else ()
+        return (*_ROW_COLUMNS, *(REGION + name for name in regions), *images)
+
+
+class BadImages:
+    """Raises, or counts and warns, at broken and missing images, so that they are never silent.
+
+    The process that made it and its DataLoader's workers share the count.
+    """
+
+    def __init__(self, policy: OnBadImage) -> None:
+        if policy not in ("raise", "skip"):
+            raise ConfigError(f"on_bad_image: expected 'raise' or 'skip', got {policy!r}")
+        self.policy = policy
+        # A number for each worker: adding is not atomic.
+        self._counts = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()
+
+    @property
+    def count(self) -> int:
+        """Images that all workers have skipped so far, counted each time one came up."""
+        return int(self._counts.sum())
+
+    def met(self, where: str, fault: RowFault) -> None:
+        """Warns at this process's 1st, 10th, 100th, ... bad image. Raises InputError under the policy "raise"."""
+        if self.policy == "raise":
+            raise InputError(f"{where}: {fault}. To train on without such images, give on_bad_image='skip'") from fault
+        worker = get_worker_info()
+        own = self._counts[(0 if worker is None else worker.id) % _WORKERS]
+        own += 1
+        number = int(own)
+        if number == 10 ** (len(str(number)) - 1):
+            so_far = "an image is skipped" if number == 1 else f"{number} images skipped so far, the last"
+            warnings.warn(f"{so_far}: {where}: {fault}", RuntimeWarning, stacklevel=2)
+
+
+class PhraseTokens:
+    """Phrases -> int64 (phrases, context); a phrase is tokenised once."""
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        self.tokenize = tokenize
+        self._rows: dict[str, Tensor] = {}
+
+    def __call__(self, phrases: Sequence[str]) -> Tensor:
+        """The tokens of one or more phrases. Raises ConfigError unless the tokenizer gives a row for each."""
+        new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._rows]
+        if new:
+            tokens = torch.as_tensor(self.tokenize(new))
+            if tokens.ndim != 2 or len(tokens) != len(new) or tokens.is_floating_point():
+                shape = tuple(tokens.shape)
+                raise ConfigError(
+                    f"tokenizer: expected ({len(new)}, context) whole numbers, got {shape} {tokens.dtype}"
+                )
+            # Copies: a view would keep its whole batch alive.
+            self._rows.update(zip(new, (row.clone() for row in tokens.long()), strict=True))
+        rows = torch.stack([self._rows[phrase] for phrase in phrases])
+        while len(self._rows) > MAX_PHRASES:
+            del self._rows[next(iter(self._rows))]
+        return rows
+
+
+def tokenizer_of(dataset: Dataset) -> Tokenize:
+    """The tokenizer of the model that made the dataset, by its manifest; no weights are read.
+
+    Raises:
+        ConfigError: The manifest's model is unknown here.
+    """
+    from stages.model.describe import load_tokenizer
+
+    try:
+        tokenize: Tokenize = load_tokenizer(ModelConfig.model_validate(dataset.manifest.get("config", {}).get("model")))
+    except (ConfigError, WeightsError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{dataset.path}: the tokenizer of the dataset's model cannot be loaded ({reason}): give a function as "
+            "tokenizer"
+        ) from error
+    return tokenize
 
 
 class SampleMaker:
-    """Tables of rows -> blocks -> samples. What cannot be shared between processes is made where it is used."""
+    """Tables of rows -> blocks -> samples. What processes cannot share is made in the process that uses it."""
 
     def __init__(self, dataset: Dataset, contents: Contents, choice: Choice) -> None:
         if choice.keep_failed and contents.images:
@@ -78,24 +241,32 @@ class SampleMaker:
 
     @property
     def selector(self) -> Selector:
-        """This process's own: a connection of DuckDB is of no use after a fork."""
+        """This process's own: a connection of DuckDB does not survive a fork."""
         if self._selector is None or self._process != os.getpid():
             _INHERITED.append(self._selector)
             self._selector, self._process = Selector(self.choice.selection), os.getpid()
         return self._selector
 
-    def block(self, table: Any) -> tuple[Block, Any]:
+    def block(self, table: Any) -> tuple[RowBlock, Any]:
         """The samples of a table, and the numbers of their rows in it."""
         table, numbers = samples_of(table, self.choice, self.selector)
         return block_of(table), numbers
 
-    def sample(self, block: Block, row: int) -> Any:
-        """A sample, as the transform leaves it. Raises RowFault for an image that cannot be had."""
+    def where(self, block: RowBlock, row: int) -> str:
+        """Names a sample in a message."""
+        return f"{self.dataset.path}: sample {block.sample_ids[row]!r}, image {block.file_names[row]!r}"
+
+    def sample(self, block: RowBlock, row: int) -> Any:
+        """A sample, as the transform leaves it. Raises RowFault for an image that is missing or broken."""
         contents = self.contents
         first, last = int(block.starts[row]), int(block.starts[row + 1])
         width, height = block.size_wh[row].tolist()
         h, w = (height, width) if contents.square_px is None else (contents.square_px, contents.square_px)
         scale = np.array([w / max(width, 1), h / max(height, 1)] * 2, np.float32)
+
+        def own(values: Any) -> Tensor:
+            return torch.from_numpy(values[first:last].copy())
+
         sample: dict[str, Any] = {
             "id": int(block.ids[row]),
             "sample_id": block.sample_ids[row],
@@ -106,11 +277,11 @@ class SampleMaker:
             "boxes_xyxy_px": torch.from_numpy(block.boxes_xyxy_px[first:last] * scale),
             "phrases": block.phrases[first:last],
             "heads": block.heads[first:last],
-            "spans": torch.from_numpy(block.spans[first:last].copy()),
-            "caption_indices": torch.from_numpy(block.caption_indices[first:last].copy()),
-            "scores": torch.from_numpy(block.scores[first:last].copy()),
-            "similarities": torch.from_numpy(block.similarities[first:last].copy()),
-            "region_ids": torch.from_numpy(block.region_ids[first:last].copy()),
+            "spans": own(block.spans),
+            "caption_indices": own(block.caption_indices),
+            "scores": own(block.scores),
+            "similarities": own(block.similarities),
+            "region_ids": own(block.region_ids),
         }
         if self.choice.keep_failed:
             sample["error"], sample["error_detail"] = block.errors[row], block.error_details[row]
@@ -122,7 +293,7 @@ class SampleMaker:
             sample["image"] = self._image(block, row)
         return sample if contents.transform is None else contents.transform(sample)
 
-    def _add_masks(self, sample: dict[str, Any], block: Block, first: int, last: int) -> None:
+    def _add_masks(self, sample: dict[str, Any], block: RowBlock, first: int, last: int) -> None:
         starts = block.run_starts[first : last + 1]
         ends, starts = block.run_ends[starts[0] : starts[-1]], starts - starts[0]
         if self.contents.masks == "full":
@@ -132,14 +303,14 @@ class SampleMaker:
             shares = grid_shares(ends, starts, sample["original_hw"], self.contents.grid_hw)
             sample["grid_masks"] = torch.from_numpy(shares)
 
-    def _tokens(self, phrases: list[str]) -> torch.Tensor:
+    def _tokens(self, phrases: list[str]) -> Tensor:
         if self._phrase_tokens is None:
             chosen = self.contents.tokenizer
             tokenize = tokenizer_of(self.dataset) if chosen is None or chosen == "dataset" else chosen
             self._phrase_tokens = PhraseTokens(tokenize)
         return self._phrase_tokens(phrases or [""])[: len(phrases)]
 
-    def _image(self, block: Block, row: int) -> Any:
+    def _image(self, block: RowBlock, row: int) -> Any:
         contents = self.contents
         content = self.source.load({"file_name": block.file_names[row], "image": {"bytes": block.images[row]}})
         side = contents.square_px

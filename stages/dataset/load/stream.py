@@ -1,66 +1,74 @@
-"""A dataset as a stream of samples, for training on more than fits into memory."""
+"""A dataset as a stream of samples, for training on more than fits into memory.
+
+An epoch is one sequence of rows: the row groups, shuffled over all shards. Every consumer, which is a worker of a rank,
+reads one stretch of it; the lengths of the stretches differ by at most one row. Within a stretch, windows of rows are
+shuffled. All of it follows from the seed, the epoch and the numbers of ranks and workers, and from no other random
+state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.dataset.folder import Dataset
-from stages.dataset.load.bad_images import BadImages, OnBadImage
-from stages.dataset.load.block import Block
-from stages.dataset.load.contents import Contents
-from stages.dataset.load.opened import choice_of, opened
-from stages.dataset.load.order import cut, place, shuffled, stretch
-from stages.dataset.load.pieces import Piece, counted, pieces_of, tables
-from stages.dataset.load.sample import SampleMaker
+from stages.dataset.load.row_groups import RowBlock, RowGroup, counted, opened, row_groups_of
+from stages.dataset.load.sample import BadImages, Contents, OnBadImage, SampleMaker
 
 Even = Literal["no", "drop", "repeat"]
 
-Entry = tuple[Block, int] | None
-"""A row of the sequence: where it stands, or None if it is no sample."""
+Entry = tuple[RowBlock, int] | None
+"""A row of the sequence: its block and its number there, or None if it is no sample."""
 
 
 class RegionStream(IterableDataset[Any]):
     """Streams the samples of a dataset: see `stages.dataset.load.sample` for what a sample is.
 
-    Workers and ranks share an epoch's rows, each sample comes exactly once. The order is a function of `seed`, epoch
-    and the numbers of ranks and workers, of nothing else; call `set_epoch` before each epoch, as with torch's
-    DistributedSampler, or every epoch has the same one. It reaches persistent workers too.
+    Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a function of `seed`,
+    the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch, as with torch's
+    DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
 
-    Rows are dealt out to within one row, but which of them are samples is only known when they are read: ranks may
+    Ranks get equally many rows, give or take one. Which rows are samples is only known when they are read, so ranks may
     get different numbers of samples, at which DistributedDataParallel hangs. `even` prevents it.
 
     Args:
-        dataset: its folder, or an opened one.
-        contents: what a sample holds.
-        min_score: only regions with at least this score. Row groups without any are not read.
+        dataset: The folder, or an opened dataset.
+        contents: What a sample holds.
+        min_score: Only regions with at least this score. Row groups without any are not read.
         where: SQL condition on regions, see `stages.dataset.selection`.
-        keep_empty: also images without a chosen region.
-        keep_failed: also rows with an error; only without images.
+        keep_empty: Also images without a chosen region.
+        keep_failed: Also rows with an error; only without images.
         shuffle: False for the order of the shards.
-        shuffle_rows: rows of the window that is shuffled; a worker holds as many, with their encoded images. Windows
-            hold neighbours of a row group: where groups are large and the dataset is sorted, take several groups'.
-        seed: of the order, >= 0.
-        even: "drop" or "repeat" give each rank the same number of samples: up to `world_size - 1` are left out of an
-            epoch, others in each, or come twice. The rows are counted first, which reads their errors and scores.
-        count: count the rows, for `len`; so do "drop" and "repeat".
-        rank, world_size: by default of torch.distributed if it is initialised, else RANK and WORLD_SIZE, else 0 of 1;
-            asked for here, not later in the workers.
-        on_bad_image: "raise" InputError, or "skip" it with a warning, counted in `bad_images.count`. With `even` a
-            neighbour comes twice in its place.
+        shuffle_rows: Size of the shuffle buffer in rows; each worker holds that many rows with their encoded images.
+            Rows of a row group stay neighbours, so use several row groups for a sorted dataset.
+        seed: Seed of the order, >= 0.
+        even: "drop" or "repeat" give each rank the same number of samples: in an epoch, up to `world_size - 1` samples
+            are left out, other ones in each epoch, or come twice. The rows are counted first, which reads their errors
+            and scores.
+        count: Count the rows, for `len`; "drop" and "repeat" count them too.
+        rank, world_size: By default those of torch.distributed if it is initialised, else RANK and WORLD_SIZE, else 0
+            of 1. They are found out when the stream is made, not later in the workers.
+        on_bad_image: "raise" InputError, or "skip" the image with a warning and count it in `bad_images.count`. With
+            `even` a neighbour comes twice in its place.
 
-    `skipped_row_groups` could not hold a sample, by their statistics; `read_row_groups` counts those that this
-    process has read.
+    Attributes:
+        skipped_row_groups: Row groups that cannot hold a sample, by their statistics.
+        read_row_groups: Row groups that this process has read.
 
-    Raises InputError for what is no dataset and ConfigError for arguments that cannot be.
+    Raises:
+        InputError: There is no dataset, or it is damaged.
+        ConfigError: An argument is invalid.
     """
 
     def __init__(
@@ -85,17 +93,16 @@ class RegionStream(IterableDataset[Any]):
             raise ConfigError(f"expected shuffle_rows >= 1 and seed >= 0, got {shuffle_rows} and {seed}")
         if even not in ("no", "drop", "repeat"):
             raise ConfigError(f"even: expected 'no', 'drop' or 'repeat', got {even!r}")
-        self.dataset = opened(dataset)
-        self._choice = choice_of(self.dataset, min_score, where, keep_empty=keep_empty, keep_failed=keep_failed)
-        self._maker = SampleMaker(self.dataset, contents or Contents(), self._choice)
+        self.dataset, choice = opened(dataset, min_score, where, keep_empty=keep_empty, keep_failed=keep_failed)
+        self._maker = SampleMaker(self.dataset, contents or Contents(), choice)
         self._shuffle, self._shuffle_rows, self._seed, self._even = shuffle, shuffle_rows, seed, even
         self._given = rank is not None
-        self.rank, self.world_size = place(rank, world_size)
+        self.rank, self.world_size = place_of_rank(rank, world_size)
         self.bad_images = BadImages(on_bad_image)
-        self._pieces, self.skipped_row_groups = pieces_of(self.dataset, self._choice)
+        self._groups, self.skipped_row_groups = row_groups_of(self.dataset, choice)
         self._counted = count or even != "no"
         if self._counted:
-            self._pieces = counted(self._pieces, self._choice, self._maker.selector)
+            self._groups = counted(self._groups, choice, self._maker.selector)
         self.read_row_groups = 0
         # In shared memory, so that it reaches workers that live on; -1 until `set_epoch` is called.
         self._epoch = torch.full((), -1, dtype=torch.int64).share_memory_()
@@ -110,15 +117,15 @@ class RegionStream(IterableDataset[Any]):
             self._begun, self._position, self._resumes = epoch, 0, False
 
     def __len__(self) -> int:
-        """Samples of this rank in an epoch. Raises TypeError if they were not counted."""
+        """Samples of this rank in an epoch. Raises TypeError if the rows were not counted."""
         if not self._counted:
             raise TypeError("the samples of a RegionStream are not counted: give count=True, or even")
         start, stop = self._rank_stretch()
         return stop - start
 
     def state_dict(self) -> dict[str, int]:
-        """Where this process's iteration stands, at no cost. With workers it is theirs that counts: torchdata's
-        StatefulDataLoader asks each of them, and gives each its own back."""
+        """How far this process's iteration has come, at no cost. With workers, the state of each of them counts:
+        torchdata's StatefulDataLoader asks for it, and gives each worker its own back."""
         return {"seed": self._seed, "epoch": self._begun, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -144,36 +151,33 @@ class RegionStream(IterableDataset[Any]):
         start, stop = stretch(*self._rank_stretch(), workers, number)
         skipped = self._position if self._resumes and epoch == self._begun else 0
         self._begun, self._position, self._resumes = epoch, skipped, False
-        order = range(len(self._pieces))
-        if self._shuffle:
-            order = shuffled(len(self._pieces), self._seed, epoch).tolist()
-        pieces = [self._pieces[index] for index in order]
-        samples = self._samples(pieces, epoch, start, stop, skipped)
+        samples = self._samples(
+            [self._groups[n] for n in self._order(len(self._groups), epoch)], epoch, start, stop, skipped
+        )
         return samples if self._even == "no" else _in_full(samples)
 
-    def _samples(self, pieces: list[Piece], epoch: int, start: int, stop: int, skipped: int) -> Iterator[Any]:
+    def _order(self, count: int, *seeds: int) -> Sequence[int]:
+        return shuffled(count, self._seed, *seeds).tolist() if self._shuffle else range(count)
+
+    def _samples(self, groups: list[RowGroup], epoch: int, start: int, stop: int, skipped: int) -> Iterator[Any]:
         """Samples of a stretch without its first rows; None for a bad image under `even`."""
         begun = skipped // self._shuffle_rows * self._shuffle_rows
-        entries = self._entries(pieces, start + begun, stop)
+        entries = self._entries(groups, start + begun, stop)
         for first in range(start + begun, stop, self._shuffle_rows):
             window = list(islice(entries, self._shuffle_rows))
-            order = range(len(window))
-            if self._shuffle:
-                order = shuffled(len(window), self._seed, epoch, first).tolist()
-            for place_, index in enumerate(order, start=first - start):
+            for position, index in enumerate(self._order(len(window), epoch, first), start=first - start):
                 entry, window[index] = window[index], None
-                if place_ < skipped:
+                if position < skipped:
                     continue
-                self._position = place_ + 1
+                self._position = position + 1
                 if entry is not None:
                     yield from self._sample(*entry)
 
-    def _sample(self, block: Block, row: int) -> Iterator[Any]:
+    def _sample(self, block: RowBlock, row: int) -> Iterator[Any]:
         try:
             sample = self._maker.sample(block, row)
         except RowFault as fault:
-            where = f"{self.dataset.path}: sample {block.sample_ids[row]!r}, image {block.file_names[row]!r}"
-            self.bad_images.met(where, fault)
+            self.bad_images.met(self._maker.where(block, row), fault)
             if self._even != "no":
                 yield None
         else:
@@ -181,19 +185,17 @@ class RegionStream(IterableDataset[Any]):
         finally:
             block.images[row] = None  # other rows keep the block alive
 
-    def _entries(self, pieces: list[Piece], start: int, stop: int) -> Iterator[Entry]:
-        """The rows of a part of the epoch's sequence, one by one."""
-        for number, first, last in cut([piece.size for piece in pieces], start, stop):
-            piece = pieces[number]
-            wanted = piece.numbers(first, last)
+    def _entries(self, groups: list[RowGroup], start: int, stop: int) -> Iterator[Entry]:
+        """Gives the rows of a part of the epoch's sequence, one by one."""
+        for number, first, last in cut([group.size for group in groups], start, stop):
+            wanted = groups[number].numbers(first, last)
             self.read_row_groups += 1
-            for offset, table in tables(piece, self._maker.columns):
+            for offset, table in groups[number].tables(self._maker.columns):
                 if offset > wanted[-1]:
                     break
                 inside = wanted[(wanted >= offset) & (wanted < offset + table.num_rows)] - offset
-                if not len(inside):
-                    continue
-                yield from self._entries_of(table, inside)
+                if len(inside):
+                    yield from self._entries_of(table, inside)
 
     def _entries_of(self, table: Any, numbers: Any) -> Iterator[Entry]:
         if len(numbers) < table.num_rows:
@@ -205,7 +207,7 @@ class RegionStream(IterableDataset[Any]):
         yield from places
 
     def _rank_stretch(self) -> tuple[int, int]:
-        total = sum(piece.size for piece in self._pieces)
+        total = sum(group.size for group in self._groups)
         if self._even == "no":
             return stretch(0, total, self.world_size, self.rank)
         each = total // self.world_size if self._even == "drop" else -(-total // self.world_size)
@@ -213,7 +215,11 @@ class RegionStream(IterableDataset[Any]):
 
     def _check_place(self) -> None:
         """A stream that was made before its process joined a group would give all ranks the same samples."""
-        now = place(None, None) if torch.distributed.is_available() and torch.distributed.is_initialized() else None
+        now = (
+            place_of_rank(None, None)
+            if torch.distributed.is_available() and torch.distributed.is_initialized()
+            else None
+        )
         if not self._given and now is not None and now != (self.rank, self.world_size):
             raise ConfigError(
                 f"the stream was made for rank {self.rank} of {self.world_size}, this process is rank {now[0]} of "
@@ -222,7 +228,7 @@ class RegionStream(IterableDataset[Any]):
 
 
 def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
-    """The samples, another one in the place of each None. Raises InputError if there is no other."""
+    """The samples, with another sample in the place of each None. Raises InputError if there is no other."""
     owed, last = 0, None
     for sample in samples:
         if sample is None:
@@ -236,3 +242,54 @@ def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
         raise InputError(f"all {owed} images of this worker's part are broken or missing, see the warnings")
     for _ in range(owed):
         yield last
+
+
+def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Rank and number of ranks: as given, else of torch.distributed if it is initialised, else of the environment's
+    RANK and WORLD_SIZE, which torchrun sets, else 0 of 1.
+
+    Raises:
+        ConfigError: Only one is given, or they do not fit together.
+    """
+    if (rank is None) != (world_size is None):
+        raise ConfigError(f"expected rank and world_size together, got {rank} and {world_size}")
+    if rank is None or world_size is None:
+        rank, world_size = _surroundings()
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"expected 0 <= rank < world_size, got rank {rank} of {world_size}")
+    return rank, world_size
+
+
+def _surroundings() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not rank.isdecimal() or not world_size.isdecimal():
+        raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {rank!r} and {world_size!r}")
+    return int(rank), int(world_size)
+
+
+def stretch(start: int, stop: int, parts: int, part: int) -> tuple[int, int]:
+    """Part `part` of `parts` of the positions from `start` to `stop`; lengths differ by at most one."""
+    size = stop - start
+    return start + size * part // parts, start + size * (part + 1) // parts
+
+
+def shuffled(count: int, *seeds: int) -> NDArray[np.int64]:
+    """0 .. count - 1 in an order that follows from the seeds."""
+    return np.random.default_rng(seeds).permutation(count)
+
+
+def cut(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Cuts positions `start` to `stop` out of a sequence of groups with `sizes` rows.
+
+    Gives (group, first, last), the rows `first` to `last` of a group. Beyond its end the sequence begins anew.
+    """
+    total = sum(sizes)
+    offset = start // total * total if total else 0
+    while total and offset < stop:
+        for number, size in enumerate(sizes):
+            first, last = max(0, start - offset), min(size, stop - offset)
+            if first < last:
+                yield number, first, last
+            offset += size

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
-from stages.dataset.load.order import cut, place, shuffled, stretch
+from stages.dataset.load.stream import cut, place_of_rank, shuffled, stretch
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
@@ -32,17 +32,17 @@ def test_an_order_follows_from_its_seeds() -> None:
 
 
 def test_the_place_is_the_given_one_else_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert place(None, None) == (0, 1)
+    assert place_of_rank(None, None) == (0, 1)
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert place(None, None) == (2, 4)
-    assert place(0, 3) == (0, 3)
+    assert place_of_rank(None, None) == (2, 4)
+    assert place_of_rank(0, 3) == (0, 3)
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
 def test_places_that_cannot_be(rank: int | None, world_size: int | None) -> None:
     with pytest.raises(ConfigError, match="expected"):
-        place(rank, world_size)
+        place_of_rank(rank, world_size)
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [("x", "2"), ("3", "2"), ("-1", "2")])
@@ -50,4 +50,4 @@ def test_an_environment_that_cannot_be(rank: str, world_size: str, monkeypatch: 
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", world_size)
     with pytest.raises(ConfigError, match=r"RANK|rank"):
-        place(None, None)
+        place_of_rank(None, None)
