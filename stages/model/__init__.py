@@ -1,1 +1,25 @@
-"""MODELS: what an explainer may ask of a CLIP model, and open_clip's answer to it."""
+"""What an explainer may ask of a CLIP model, and open_clip's answer to it.
+
+`load.load` gives a `clip.ClipModel`: an image tower taken apart (`vision`) and a function that embeds texts.
+`describe` says what can be known of a model before its weights are read. The shipped weights are in `weights/`, what
+made them in `train/` and `scenes/`.
+
+These parts of open_clip 3.3 and torch 2.13 are used without being documented. Each has a test in
+`tests/architecture/test_private_apis.py` that fails when it changes; open_clip has an upper bound in pyproject.toml,
+since a block that computes something else would give wrong heat maps without an error.
+
+    what                                                              used in           if it changes
+    open_clip.transformer: towers, blocks, attention and their        take_apart        wrong heat maps
+        attributes; that no other attribute changes what they compute
+    open_clip.CLIP: token_embedding, positional_embedding,            clip, train       wrong text embeddings
+        transformer.get_cast_dtype, attn_mask, ln_final,
+        text_projection, text_pool_type
+    open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...)        load, train       own model files are refused
+    open_clip.model.convert_to_custom_text_state_dict                 load              some checkpoints are refused
+    open_clip.get_pretrained_cfg: mean, std, interpolation,           describe          images wrongly normalised
+        quick_gelu
+    open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   describe, train   another vocabulary
+        its encoder and bpe_ranks, get_pairs; HFTokenizer
+    torch.ops.mkldnn._reorder_linear_weight, _linear_pointwise        packed            tried once, else not used
+    torch._foreach_lerp_                                              train             training stops
+"""
