@@ -25,7 +25,7 @@ _SHOWN_EVERY_ROWS = 100
 
 def export(
     dataset: Annotated[
-        Path | None, typer.Argument(metavar="DATASET", help="Folder of a finished dataset.  [required]")
+        Path | None, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.  [required]")
     ] = None,
     name: Annotated[
         str, typer.Option("--format", metavar="NAME", help="What to write; --list describes the formats.  [required]")

@@ -41,8 +41,10 @@ ImageRoot = Annotated[
         help="Folder or URL of the images, if they have moved since the run and the dataset does not hold them.",
     ),
 ]
-Finished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a finished dataset.")]
-MaybeUnfinished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset, finished or not.")]
+Finished = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")]
+MaybeUnfinished = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="Folder or URL of a dataset, finished or not.")
+]
 Truth = Annotated[
     Path,
     typer.Option(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -26,7 +24,7 @@ from stages.contract.schema import (
     read_batches,
 )
 from stages.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
-from stages.storage import write_text
+from stages.storage import AnyPath, ObjectPath, arrow_file, found_in, place_of, write_text
 
 BATCH_ROWS: Final = 512
 """Rows of a table without images: a few MB."""
@@ -43,26 +41,23 @@ MARKS_FILE: Final = "marks.json"
 _BUFFER_BYTES: Final = 1 << 20
 """Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""
 
-_URL: Final = re.compile("[a-z][a-z0-9+.-]+:/")
-"""With one slash, as pathlib writes it."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """A dataset on a local or mounted file system; its length is the number of its rows.
+    """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows.
 
     Attributes:
-        path: Absolute folder.
+        path: Folder; absolute if it is local.
         manifest: `dataset.json`; empty if the run has not finished.
         run: What the rows depend on: `config`, `model_fingerprint` and `signature`; empty if even that is unknown.
         shards: Parquet files in the order of their names, which is the order of the rows everywhere.
         has_images: Whether the rows hold the encoded images.
     """
 
-    path: Path
+    path: AnyPath
     manifest: dict[str, Any]
     run: dict[str, Any]
-    shards: tuple[Path, ...]
+    shards: tuple[AnyPath, ...]
     has_images: bool
 
     @property
@@ -172,7 +167,7 @@ class NumberedRows:
                 return None
             return bisect_right(self._firsts, number) - 1
 
-    def _length(self, path: Path) -> int:
+    def _length(self, path: AnyPath) -> int:
         try:
             return rows_in(path)
         except InputError:
@@ -182,24 +177,22 @@ class NumberedRows:
 
 
 @contextmanager
-def open_shard(path: Path, *, buffer_bytes: int = 0) -> Iterator[Any]:
+def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
     """A shard as a `ParquetFile`. Raises InputError if opening it, or reading from it in the block, fails."""
-    with _named(path), pq.ParquetFile(path, pre_buffer=False, buffer_size=buffer_bytes) as file:
-        yield file
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
     try:
-        yield
+        with (
+            arrow_file(path) as content,
+            pq.ParquetFile(content, pre_buffer=False, buffer_size=buffer_bytes) as file,
+        ):
+            yield file
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is damaged: {one_line(error)}") from error
+        raise InputError(f"{path} is damaged or cannot be read: {one_line(error)}") from error
 
 
-def rows_in(path: Path) -> int:
+def rows_in(path: AnyPath) -> int:
     """Number of rows of a shard. Raises InputError if it is damaged."""
-    with _named(path):
-        return int(pq.read_metadata(path).num_rows)
+    with open_shard(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def tables_in(
@@ -222,7 +215,7 @@ def tables_in(
         first += table.num_rows
 
 
-def rows_of_shard(path: Path, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of a shard with these ascending numbers. Reads only their row groups, up to the last of the rows.
 
     Raises:
@@ -244,32 +237,36 @@ def rows_of_shard(path: Path, numbers: Sequence[int], columns: Sequence[str]) ->
     return found
 
 
-def open_dataset(path: Path | str, *, finished: bool = True) -> Dataset:
-    """The dataset in a folder.
+def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
+    """The dataset in a folder, which may be a URL.
 
     Args:
         path: The folder that a run wrote.
         finished: Refuse a dataset whose run has not come to its end.
 
     Raises:
-        InputError: The folder holds no dataset or one of another schema version, or its manifest is damaged.
+        InputError: The folder holds no dataset or one of another schema version, its manifest is damaged, or it cannot
+            be read.
     """
-    if _URL.match(str(path)):
-        raise InputError(f"{path} is a URL: only local and mounted folders are read here; copy the dataset first")
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        raise InputError(f"{path} is a file: {DATASET_EXPECTED}" if folder.exists() else f"no such folder: {path}")
-    manifest = _manifest(folder / "dataset.json")
-    run = manifest or _read_json(folder / ".phrasebox" / "run.json") or {}
-    shards = tuple(sorted((folder / "data").glob("*.parquet")))
+    folder = place_of(path)
+    named = folder if isinstance(folder, ObjectPath) else path
+    try:
+        if not folder.is_dir():
+            is_file = folder.exists()
+            raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {named}")
+        manifest = _manifest(folder / "dataset.json")
+        run = manifest or _read_json(folder / ".phrasebox" / "run.json") or {}
+        shards = tuple(found_in(folder / "data", "*.parquet"))
+    except OSError as error:
+        raise InputError(f"cannot read {named}: {one_line(error)}") from error
     if not manifest and (finished or not shards):
         what = "the run has not finished, run the same command again"
         raise InputError(
-            f"{path} is not a finished dataset: {what if run else f'no dataset.json in it; {DATASET_EXPECTED}'}"
+            f"{named} is not a finished dataset: {what if run else f'no dataset.json in it; {DATASET_EXPECTED}'}"
         )
     version = run.get("schema_version", SCHEMA_VERSION)
     if version not in READABLE_VERSIONS:
-        raise InputError(f"{path}: {other_version(version)}")
+        raise InputError(f"{named}: {other_version(version)}")
     return Dataset(
         path=folder,
         manifest=manifest,
@@ -279,16 +276,14 @@ def open_dataset(path: Path | str, *, finished: bool = True) -> Dataset:
     )
 
 
-def _has_images(shards: Sequence[Path]) -> bool:
+def _has_images(shards: Sequence[AnyPath]) -> bool:
     for path in shards:  # the first shards of an unfinished run may be half written
-        try:
-            return IMAGE_FIELD.name in pq.read_schema(path).names
-        except (pa.ArrowException, OSError):
-            continue
+        with suppress(InputError), open_shard(path) as file:
+            return IMAGE_FIELD.name in file.schema_arrow.names
     return False
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: AnyPath) -> dict[str, Any]:
     """The manifest; empty if the file does not exist."""
     manifest = _read_json(path)
     if manifest is None:
@@ -300,7 +295,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: AnyPath) -> dict[str, Any] | None:
     """The object in a file; None if the file does not exist."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -313,7 +308,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def read_marks(dataset: Path) -> dict[str, str]:
+def read_marks(dataset: AnyPath) -> dict[str, str]:
     """The marks by sample id; empty if nobody marked anything. Raises InputError for a damaged file."""
     path = dataset / MARKS_FILE
     marks = _read_json(path) or {}
@@ -322,7 +317,7 @@ def read_marks(dataset: Path) -> dict[str, str]:
     return marks
 
 
-def write_marks(dataset: Path, marks: Mapping[str, str]) -> None:
+def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
     """Replaces the marks atomically. Raises OSError if the folder cannot be written, ValueError for another mark."""
     wrong = {mark for mark in marks.values() if mark not in MARKS}
     if wrong:

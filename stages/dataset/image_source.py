@@ -12,7 +12,7 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import ImageRef
 from stages.dataset.folder import Dataset
 from stages.images.decode import DecodeLimits, load_image_bytes
-from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
+from stages.storage import ObjectPath, absolute, filesystem_of, is_folder, is_local, join, parent, path_in
 
 _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
 """Kinds of input whose images are files below a root."""
@@ -45,10 +45,8 @@ class ImageSource:
         self._dataset = dataset
         self._given = None if image_root is None else absolute(image_root)
         self._confined = confined and image_root is None
-        if self._given is not None and is_local(self._given):
-            filesystem = filesystem_of(self._given)
-            if not filesystem.isdir(path_in(filesystem, self._given)):
-                raise InputError(f"no such folder: {self._given} (image root)")
+        if self._given is not None and is_local(self._given) and not is_folder(self._given):
+            raise InputError(f"no such folder: {self._given} (image root)")
 
     @cached_property
     def root(self) -> str | None:
@@ -90,6 +88,8 @@ class ImageSource:
 
     def _is_inside(self, location: str) -> bool:
         """Whether a location is in the dataset's folder, also after all links are followed."""
+        if isinstance(self._dataset.path, ObjectPath):
+            return location.startswith(f"{self._dataset.path}/") and "/../" not in location
         folder = os.path.realpath(self._dataset.path)
         return is_local(location) and f"{os.path.realpath(location)}{os.sep}".startswith(f"{folder}{os.sep}")
 

@@ -25,7 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "dataset": {"contract", "storage", "images"},
     "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
     # Of the model the tokenizer, when it is asked for.
-    "dataset.load": {"contract", "images", "dataset", "model"},
+    "dataset.load": {"contract", "storage", "images", "dataset", "model"},
     # clipself alone needs the model, and imports it when it is asked for.
     "dataset.export": {"contract", "images", "dataset", "model", "storage", "write.parquet", "write.tally"},
 }

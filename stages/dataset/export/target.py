@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from stages.contract.errors import ConfigError
-from stages.storage import write_text
+from stages.storage import place_of, write_text
 
 MARK: Final = ".phrasebox-export.json"
 """Hidden, because some loaders read every JSON file that they see."""
@@ -77,7 +77,9 @@ def opened(out: Path, *, overwrite: bool) -> Iterator[Target]:
 
     Raises ConfigError if `out` holds something, or cannot be written, or another export is writing to it.
     """
-    path = out.expanduser().absolute()
+    path = place_of(out)
+    if not isinstance(path, Path):
+        raise ConfigError(f"--out: {path} is a URL; exports are written to local and mounted folders")
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         check_free(path, overwrite=overwrite)

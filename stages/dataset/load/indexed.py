@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.load.row_groups import RowBlock, counted, opened, row_groups_of
 from stages.dataset.load.sample import BadImages, Contents, OnBadImage, SampleMaker
+from stages.storage import AnyPath
 
 
 class RegionDataset(TorchDataset[Any]):
@@ -39,7 +39,7 @@ class RegionDataset(TorchDataset[Any]):
 
     def __init__(
         self,
-        dataset: Dataset | Path | str,
+        dataset: Dataset | AnyPath | str,
         contents: Contents | None = None,
         *,
         min_score: float = 0.0,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from stages.contract.errors import InputError, SchemaError
 from stages.contract.masks import run_ends
 from stages.dataset.folder import Dataset, open_dataset, open_shard, tables_in
 from stages.dataset.selection import REGION, Selection, Selector
+from stages.storage import AnyPath
 
 _SCORE: Final = f"{REGION}score"
 
@@ -43,7 +43,7 @@ class Choice:
 
 
 def opened(
-    dataset: Dataset | Path | str, min_score: float, where: str, *, keep_empty: bool, keep_failed: bool
+    dataset: Dataset | AnyPath | str, min_score: float, where: str, *, keep_empty: bool, keep_failed: bool
 ) -> tuple[Dataset, Choice]:
     """What both loaders ask first: the dataset, opened if need be, and the choice, with the marks for a condition.
 
@@ -69,7 +69,7 @@ class RowGroup:
             all rows count.
     """
 
-    path: Path
+    path: AnyPath
     number: int
     size: int
     rows: NDArray[np.int64] | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.load.row_groups import RowBlock, RowGroup, counted, opened, row_groups_of
 from stages.dataset.load.sample import BadImages, Contents, OnBadImage, SampleMaker
+from stages.storage import AnyPath
 
 Even = Literal["no", "drop", "repeat"]
 
@@ -73,7 +73,7 @@ class RegionStream(IterableDataset[Any]):
 
     def __init__(
         self,
-        dataset: Dataset | Path | str,
+        dataset: Dataset | AnyPath | str,
         contents: Contents | None = None,
         *,
         min_score: float = 0.0,

@@ -283,7 +283,7 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
             ["expected a valid number, got '10%'"],
         ),
         (["phrases", ""], ["cannot read a file without a name"]),
-        (["stats", "s3://bucket/out"], ["is a URL: only local and mounted folders are read here"]),
+        (["stats", "nonsense://bucket/out"], ["cannot open nonsense://bucket/out: Protocol not known: nonsense"]),
         (["inspect", ".", "--html", "out", "--samples", "2"], [". is not a finished dataset: no dataset.json in it"]),
         (["validate", "none"], ["no such folder: none"]),
         (["validate", "text.jpg"], ["text.jpg is a file: expected the folder that a run wrote"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,12 +14,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from rich.console import Console
+from torch.utils.data import DataLoader
 
+from pipeline.commands.export import export_dataset
+from pipeline.commands.stats import statistics_of
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
-from stages.contract.errors import ResumeError
+from pipeline.viewer.gallery import write_gallery
+from stages.contract.errors import InputError, ResumeError
+from stages.dataset.folder import open_dataset, read_marks, write_marks
+from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
+from stages.dataset.search import Search
 from stages.model.scenes import write_scenes
 from stages.storage import AnyPath, ObjectPath, found_in, place_of
+from stages.write.validate import validate as problems_of
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -65,14 +76,23 @@ def rows_of(dataset: AnyPath) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def reference(source: tuple[Path, AnyPath], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def on_disk(source: tuple[Path, AnyPath], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished dataset on the disk."""
     out = tmp_path_factory.mktemp("inline") / "out"
     run(command(source[0], out, "engine.kind=inline"))
-    return rows_of(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def stored(source: tuple[Path, AnyPath]) -> AnyPath:
+    """The same in storage, where its images are too."""
+    out = place_of("s3://bucket/inline")
+    run(command(source[1], out, "engine.kind=inline"))
+    return out
 
 
 @pytest.mark.ray
-def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(source, reference) -> None:
+def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(source, on_disk) -> None:
     out = place_of("s3://bucket/ray/out")
     wanted = command(source[1], out)
     process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -90,17 +110,69 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
     process.kill()
     process.wait()
     assert "going on with the run in s3://bucket/ray/out" in run(wanted)
-    assert rows_of(out) == reference
+    assert rows_of(out) == rows_of(on_disk)
     assert "s3://bucket/ray/out: valid" in run([sys.executable, "-m", "pipeline", "validate", "s3://bucket/ray/out"])
     assert "nothing to do" in run(wanted)
     assert {path.name for path in found_in(out / ".phrasebox", "*")} <= {"damaged"}
 
 
-def test_inline_into_storage(source, reference) -> None:
-    out = place_of("s3://bucket/inline")
-    run(command(source[0], out, "engine.kind=inline"))
-    assert rows_of(out) == reference
-    assert {path.name for path in found_in(out, "*")} >= {"data", "categories.parquet", "dataset.json", "README.md"}
+def test_inline_into_storage(stored, on_disk) -> None:
+    assert rows_of(stored) == rows_of(on_disk)
+    found = {path.name for path in found_in(stored, "*")}
+    assert found >= {"data", "categories.parquet", "dataset.json", "README.md"}
+    assert list(problems_of(stored)) == []
+
+
+def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, tmp_path) -> None:
+    console = Console(quiet=True)
+    read_back: list[Any] = []
+    for dataset in (on_disk, stored):
+        out, as_typed = tmp_path / dataset.name, Path(str(dataset))  # of a URL, what the command line's pathlib leaves
+        figures = statistics_of(as_typed, console, where="score > 0.1", min_score=0.0, most=10)
+        assert figures.pop("dataset") == str(dataset)
+        export_dataset(as_typed, "yolo", out / "yolo", console)  # takes the images too
+        write_gallery(as_typed, out / "pages", console, Search(), samples=5, image_root=str(source[0] / "images"))
+        files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".html"]
+        read_back.append((figures, {path.relative_to(out): path.read_bytes() for path in files}))
+    assert len(read_back[0][1]) > SCENES
+    assert read_back[0] == read_back[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk, workers) -> None:
+    contents = Contents(square_px=16, masks="full")
+    for loader in (RegionStream, RegionDataset):
+        batches = [
+            list(DataLoader(loader(place, contents), batch_size=8, num_workers=workers, collate_fn=collate_regions))
+            for place in (str(on_disk), str(stored))
+        ]
+        assert len(batches[0]) > 3
+        for there, here in zip(*batches, strict=True):
+            assert there.keys() == here.keys()
+            for key, value in there.items():
+                same = torch.equal(value, here[key]) if isinstance(value, torch.Tensor) else value == here[key]
+                assert same, key
+
+
+def test_marks_are_kept_with_the_dataset(stored) -> None:
+    write_marks(stored, {"one": "good"})
+    assert read_marks(open_dataset("s3://bucket/inline").path) == {"one": "good"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("s3://bucket/nothing/here", "no such folder: s3://bucket/nothing/here"),
+        (
+            "s3://bucket/inline/dataset.json",
+            "s3://bucket/inline/dataset.json is a file: expected the folder that a run",
+        ),
+        ("s3://bucket/inline/data", "s3://bucket/inline/data is not a finished dataset: no dataset.json in it"),
+    ],
+)
+def test_what_is_no_dataset_is_named_by_its_url(stored, dataset: str, words: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(words)}"):
+        open_dataset(Path(dataset))
 
 
 def test_storage_that_does_not_answer_is_one_line(source, tmp_path) -> None:

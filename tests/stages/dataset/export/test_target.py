@@ -34,6 +34,11 @@ def test_without_an_end_nothing_appears(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_url_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--out: s3://bucket/out is a URL; exports are written to local and"):
+        write(Path("s3://bucket/out"))
+
+
 def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write(tmp_path / "out")
