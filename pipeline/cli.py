@@ -1,9 +1,10 @@
-"""The command line: parse, call, print, exit code. Heavy imports stand inside the verbs that need them."""
+"""The command line: it collects the verbs of `commands/`, and turns known errors into a message and an exit code."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Final
 
 import typer
 
@@ -41,29 +42,23 @@ def _version(
         raise typer.Exit
 
 
-app.command()(run)
-app.command()(validate)
-app.command("eval")(evaluate)
-app.command()(calibrate)
+VERBS: Final[dict[str, Callable[..., None]]] = {
+    "run": run,
+    "validate": validate,
+    "inspect": inspect,
+    "stats": stats,
+    "export": export,
+    "eval": evaluate,
+    "calibrate": calibrate,
+    "explain": explain,
+    "phrases": phrases,
+    "scenes": scenes,
+    "demo": demo,
+}
+"""The verbs, in the order of `--help`. To add one, write its file in `commands/` and name it here."""
 
-
-app.command()(inspect)
-
-
-app.command()(stats)
-
-
-app.command()(export)
-
-
-app.command()(phrases)
-
-
-app.command()(explain)
-
-
-app.command()(scenes)
-app.command()(demo)
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from stages.explain import AnyExplainerConfig, explainer_config
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare.stage import ImagesConfig
-from stages.read import InputConfig
+from stages.read import InputConfig, guess_kind
 from stages.regions.stage import RegionsConfig
 
 
@@ -131,6 +131,14 @@ class RunConfig(BaseModel):
     regions: RegionsConfig = RegionsConfig()
     engine: EngineConfig = RayEngine()
     output: OutputConfig = OutputConfig()
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _kind_of_input(cls, values: Any) -> Any:
+        """Without `kind`, the kind follows from the path. Raises InputError for a path of no kind that is read."""
+        if not isinstance(values, dict) or "kind" in values or not isinstance(values.get("path"), str | list | tuple):
+            return values
+        return {**guess_kind(values["path"]), **values}
 
     def rows_depend_on(self) -> dict[str, Any]:
         """The settings that decide what the rows are, for comparing runs; plain values."""

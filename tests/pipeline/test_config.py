@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config, stored_config
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, InputError
 from stages.phrases.stage import PhrasesConfig
 from stages.read import READERS
 
@@ -130,9 +130,8 @@ def test_a_wrong_kind_gets_the_right_ones(setting: str) -> None:
     [
         ([], "input: missing. Say what to read, for example: phrasebox run captions.jsonl"),
         (["input.kind=jsonl"], "input.path: missing. Say what to read, for example: phrasebox run captions.jsonl"),
-        (["input.path=x"], "input.kind: missing."),
     ],
-    ids=["all", "path", "kind"],
+    ids=["all", "path"],
 )
 def test_a_missing_input_says_what_to_type(settings: list[str], start: str) -> None:
     assert message(settings).startswith(start)
@@ -302,3 +301,12 @@ def test_another_variant_replaces_the_stored_values() -> None:
     stored = json.loads(load_config(None, INPUT).model_dump_json())
     assert stored_config(stored, ["explain.variant=authors"]).explain.blocks == 1
     assert stored_config(stored, ["explain.variant=authors", "explain.blocks=3"]).explain.blocks == 3
+
+
+def test_the_kind_of_input_follows_from_the_path(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("image\tcaption\n")
+    config = load_config(None, [f"input.path={tmp_path / 'a.tsv'}"])
+    assert config.input.kind == "csv"
+    assert RunConfig(input={"path": str(tmp_path / "a.tsv")}) == config
+    with pytest.raises(InputError, match=r"no such file or folder: .*none\.xyz"):
+        load_config(None, [f"input.path={tmp_path / 'none.xyz'}"])

@@ -118,7 +118,7 @@ def test_run_as_a_person_types_it(phrasebox: Callable[..., Answer], scenes_folde
     few.write_text("\n".join((scenes_folder / "captions.jsonl").read_text().splitlines()[:3]))
     command = ["run", few, "--images", scenes_folder / "images", "--out", tmp_path / "out", "--engine", "inline"]
     command += ["--model", "demo"]
-    code, out, err = phrasebox(*command, "--set", "input.kind=jsonl")
+    code, out, err = phrasebox(*command)
     assert (code, err) == (0, "")
     config = json.loads((tmp_path / "out" / "dataset.json").read_text())["config"]
     assert config["input"]["path"] == str(few)
@@ -156,7 +156,7 @@ def test_a_dry_run_shows_and_writes_nothing(
 ) -> None:
     captions = scenes_folder / "captions.jsonl"
     command = ["run", captions, "--images", scenes_folder / "images", "--out", tmp_path / "out", "--dry-run"]
-    code, out, err = phrasebox(*command, "--set", "input.kind=jsonl", "--set", "model.threads=1")
+    code, out, err = phrasebox(*command, "--set", "model.threads=1")
     assert (code, err) == (0, "")
     first = json.loads(captions.read_text().splitlines()[0])
     assert "the first 10 samples" in out
