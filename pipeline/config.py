@@ -1,4 +1,4 @@
-"""The configuration of a run: defaults in code, then YAML, then `--set`. Unknown keys are refused."""
+"""The configuration of a run: defaults in code, then YAML, then options, then `--set`. Unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stages.regions.stage import RegionsConfig
 
 
 class OutputConfig(BaseModel):
-    """Where the dataset goes."""
+    """The dataset that a run writes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,8 +48,8 @@ class OutputConfig(BaseModel):
     written at that moment). A row is about 1 kB without images."""
 
     max_error_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    """A run in which a larger share of the rows failed ends with exit code 1 and the number by reason. Its dataset is
-    complete all the same: what to make of it is the user's decision. None: no limit. 0: no row may fail."""
+    """A run in which a larger share of the rows failed ends with exit code 1 and the numbers by reason. Its dataset is
+    complete all the same, and the user decides what to do with it. Null: no limit. 0: no row may fail."""
 
 
 class InlineEngine(BaseModel):
@@ -82,7 +82,7 @@ class RayEngine(BaseModel):
     """GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu."""
 
     cpu_workers: Annotated[int, Field(ge=1)] | None = None
-    """At most so many workers that parse captions and decode images. Default: the CPUs left over."""
+    """The most workers that parse captions and decode images. Default: the CPUs left over."""
 
     object_store_bytes: Annotated[int, Field(ge=80_000_000)] | None = None
     """Memory for data between stages of the Ray that is started here. Default: Ray's (30 % of memory)."""
@@ -93,7 +93,7 @@ class RayEngine(BaseModel):
 
     ship_code: bool = False
     """Send the driver's `pipeline` and `stages` to the workers (Ray's `py_modules`), for trials on a cluster whose
-    nodes have the libraries. Otherwise every node needs the same wheel; that it has it is checked."""
+    nodes have the libraries. Otherwise every node needs the same wheel, which is checked."""
 
     @field_validator("explain_workers")
     @classmethod
@@ -101,7 +101,7 @@ class RayEngine(BaseModel):
         if isinstance(workers, str):
             fewest, most = map(int, workers.split("-"))
             if fewest > most:
-                raise ValueError(f"the fewest stand first: {most}-{fewest}")
+                raise ValueError(f"expected the fewest first, {most}-{fewest}")
         return workers
 
     @property

@@ -1,4 +1,4 @@
-"""RunConfig -> reader and ordered stages: the one place where the order of the pipeline stands.
+"""RunConfig -> reader and ordered stages: the one place that says the order of the pipeline.
 
 read -> phrases -> prepare -> explain -> regions -> write
 """

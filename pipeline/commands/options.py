@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[
-    Path | None, typer.Argument(metavar="CONFIG.yaml", help="Configuration; without it the defaults and --set hold.")
-]
 Settings = Annotated[
     list[str],
     typer.Option(

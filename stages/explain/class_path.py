@@ -1,9 +1,9 @@
 """The class token's way through the last blocks, and gradients back along it, for many phrases at once.
 
 Keys and values of the patch tokens are constants here, so a gradient touches one token per image, phrase and
-block instead of N + 1. Written out by hand rather than left to autograd because the phrases of an image share
-everything but the gradient: as a further axis P of plain matrix products they cost next to nothing, while
-autograd's batching copies keys and values for each phrase. The tests compare with autograd in float64.
+block instead of N + 1. The gradients are written out by hand, because the phrases of an image share everything but the
+gradient: as a further axis P of plain matrix products they cost next to nothing, while autograd's batching copies keys
+and values for each phrase. The tests compare with autograd in float64.
 
 Shapes: B images, P phrases, H heads, N patches, D width, E embedding.
 """
@@ -23,12 +23,15 @@ from stages.model.vision import Block, LayerNorm, VisionTower, split_heads
 class Step:
     """What one block leaves behind on the way forward, float32.
 
-    token      (B, D)        class token before the block
-    q, k, v    (B, D)        its query, key and value
-    keys, values (B, H, N, d) of the patches
-    attention  (B, H, 1 + N) weights of the class row, itself first
-    middle     (B, D)        class token after attention
-    hidden     (B, 4 D)      before the activation
+    Attributes:
+        block: The block's weights.
+        heads: H, the number of attention heads used.
+        token: (B, D), class token before the block.
+        q, k, v: (B, D), its query, key and value.
+        keys, values: (B, H, N, d), those of the patches.
+        attention: (B, H, 1 + N), weights of the class row, with the class token first.
+        middle: (B, D), class token after attention.
+        hidden: (B, 4 D), before the activation.
     """
 
     block: Block
@@ -74,14 +77,19 @@ def forward(block: Block, token: Tensor, keys: Tensor, values: Tensor, heads: in
 
 
 def attention_gradients(tower: VisionTower, token: Tensor, steps: Sequence[Step], gradient: Tensor) -> list[Tensor]:
-    """dc/da of every block's class row, summed over heads, for the patches: (B, P, N) each, in block order.
-
-    tower      with `ln_post` and `output` in float32
-    token      (B, D) after the last block
-    gradient   (B, P, E): dc/de of each phrase
+    """dc/da of every block's class row, summed over heads, for the patches.
 
     Since o is linear in the attention weights, sum_h dc/da^h_i = sum_d (dc/do)_d v_i,d, which is Grad-ECLIP's
     channel-weighted value of patch i before the spatial weight.
+
+    Args:
+        tower: With `ln_post` and `output` in float32.
+        token: (B, D), class token after the last block.
+        steps: Of the explained blocks, in order.
+        gradient: (B, P, E), dc/de of each phrase.
+
+    Returns:
+        (B, P, N) for each block, in order.
     """
     if tower.output is not None:
         gradient = gradient @ tower.output.T

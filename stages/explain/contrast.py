@@ -1,8 +1,8 @@
-"""What tells the phrases of an image apart: each map less what the others' maps show at the same place.
+"""Contrast between the phrases of an image: each map minus what the others' maps show at the same place.
 
 The maps of all phrases of an image share some heat: on whatever stands out, whichever phrase is asked for.
-CLIP Surgery (Li et al., arXiv 2304.05653) calls it redundant features and takes their mean over the classes
-away from the tokens. Here it is done on the finished maps, so that any explainer will do. With every map
+CLIP Surgery (Li et al., arXiv 2304.05653) calls it redundant features and subtracts their mean over the classes
+from the tokens. Here it is done on the finished maps, so that it works with any explainer. With every map
 divided by its largest value,
 
     H_i - strength * max over the others of H_j, not below 0
@@ -22,9 +22,11 @@ from stages.contract.records import HeatMap
 
 
 def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
-    """The maps of one image's phrases, all of one shape, each against the others.
+    """Contrast the maps of one image's phrases with each other.
 
-    strength: 0 .. 1, below 1: no map becomes empty. Maps with a fault, and a map without others, stay as they are.
+    Args:
+        maps: Of one shape. Maps with a fault, and a map without others, stay as they are.
+        strength: 0 <= strength < 1, so that no map becomes empty.
     """
     clear = [index for index, heat_map in enumerate(maps) if not heat_map.fault]
     out = list(maps)

@@ -268,7 +268,7 @@ def test_what_is_no_number_of_model_workers(wrong: str) -> None:
 
 def test_a_range_of_model_workers_begins_with_the_fewest() -> None:
     told = message([*INPUT, "engine.explain_workers=8-2"])
-    assert told == "engine.explain_workers: the fewest stand first: 2-8, got '8-2'"
+    assert told == "engine.explain_workers: expected the fewest first, 2-8, got '8-2'"
 
 
 def test_a_variant_is_resolved_when_it_is_loaded() -> None:
