@@ -13,7 +13,7 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
-from stages.read import Skipped
+from stages.read import Skipped, read_shard
 from stages.write.parquet import ShardWriter
 
 
@@ -43,7 +43,7 @@ def _read(graph: Graph, report: Report) -> Iterator[Record]:
         report.expected = sum(count for count in counts if count is not None)
     for number, shard in enumerate(shards):
         samples, skipped = 0, Counter[str]()
-        for item in graph.reader.read(shard):
+        for item in read_shard(graph.reader, shard):
             if isinstance(item, Skipped):
                 skipped[item.reason] += 1
             else:

@@ -29,7 +29,7 @@ from stages.contract.errors import InputError, PhraseboxError, RowError
 from stages.contract.records import Record
 from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
-from stages.read import Reader, Shard, Skipped
+from stages.read import Reader, Shard, Skipped, read_shard
 
 READ_TASKS: Final = 400
 """At most so many read tasks; each reads several input shards where there are more. A task costs Ray some 20 ms."""
@@ -197,7 +197,7 @@ class _Counts:
         self.skipped: Counter[str] = Counter()
 
     def records(self, reader: Reader, shard: Shard) -> Iterator[Record]:
-        for item in reader.read(shard):
+        for item in read_shard(reader, shard):
             if isinstance(item, Skipped):
                 self.skipped[item.reason] += 1
             else:

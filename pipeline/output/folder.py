@@ -52,16 +52,29 @@ def _never(_: list[AnyPath]) -> bool:
     return False
 
 
+def _release(version: str | None) -> list[str] | None:
+    """Major and minor version: patches leave rows as they are."""
+    return version.split(".")[:2] if version else None
+
+
 def is_about_writing(path: AnyPath, error: OSError) -> bool:
-    """Whether an error is one of writing below a path: it says so, or nothing else can be meant."""
-    return error.errno in _WRITE_ERRORS or str(path) in str(error) or isinstance(path, ObjectPath)
+    """Whether the error came from writing below `path`: its number or its text says so.
+
+    Errors of object storage have neither a number nor a file's name. Reading reports its own as InputError
+    (`stages.read.read_shard`), so an error without a file's name is taken as one of writing there.
+    """
+    if error.errno in _WRITE_ERRORS or str(path) in str(error):
+        return True
+    return isinstance(path, ObjectPath) and error.filename is None
 
 
 def cannot_write(path: AnyPath, error: OSError) -> OutputError:
-    """What to tell of a write that failed."""
+    """The error to raise for a write that failed. It names another file where that one cannot be written."""
     why = os.strerror(error.errno) if error.errno else one_line(error)
+    other = error.filename if error.filename and str(path) not in str(error) else None
     return OutputError(
-        f"cannot write to {path}: {why}. What is finished is kept: mend that, and the same command goes on from there"
+        f"cannot write to {other or path}: {why}. What is finished is kept: mend that, and the same command goes on "
+        "from there"
     )
 
 
@@ -127,9 +140,13 @@ class DatasetFolder:
 
         Shards that cannot be read are set aside, also those of a finished run, which then goes on.
 
+        A finished dataset may be another version's. An unfinished one is only continued by the same major and minor
+        version, since all rows of a dataset are made in the same way.
+
         Raises ResumeError if the folder holds another run, or data that no run of phrasebox explains.
         """
         wanted = {
+            "phrasebox_version": __version__,
             "schema_version": SCHEMA_VERSION,
             "model_fingerprint": fingerprint,
             "calibration": calibration,
@@ -145,14 +162,21 @@ class DatasetFolder:
             write_text(self._run, json.dumps(signed(wanted), indent=2))
             self.checkpoint = self.agreed_checkpoint()
             return "new"
-        differing = list(differences(found, wanted))
+        finished = self._manifest.is_file() and not self._lacks_rows()
+        made_by = found.get("phrasebox_version")
+        if not finished and _release(made_by) != _release(__version__):
+            raise ResumeError(
+                f"{self.path} holds an unfinished run of phrasebox {made_by or '(unknown version)'}, this is "
+                f"{__version__}, whose rows may differ: finish it with that version, or --fresh to start over"
+            )
+        differing = list(differences({**found, "phrasebox_version": __version__}, wanted))
         if differing:
             listed = "\n".join(f"  {line}" for line in differing)
             raise ResumeError(
                 f"{self.path} holds a run with other settings:\n{listed}\n"
                 "Give another output.path, or --fresh to delete that run and start over."
             )
-        if self._manifest.is_file() and not self._lacks_rows():
+        if finished:
             return "complete"
         self._refuse_strange([path.name for path in self._strange_shards()])
         self._goes_on = True
@@ -215,7 +239,7 @@ class DatasetFolder:
                 raise ResumeError(f"{path} is damaged ({error}); --fresh starts over") from error
             if path == self._manifest and not (isinstance(found, dict) and "run" in found):
                 raise ResumeError(f"{path} is not phrasebox's; give another output.path")
-            run: dict[str, Any] = found["run"] if path == self._manifest else found
+            run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
             return {key: value for key, value in run.items() if key != "signature"}
         return None
 

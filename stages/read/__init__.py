@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 from pydantic import Field
 
 from stages.contract.errors import InputError
-from stages.read.base import Reader, Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.coco_captions import CocoCaptionsReader
 from stages.read.csv import CsvReader
 from stages.read.folder import FolderReader
@@ -21,7 +21,7 @@ from stages.read.jsonl import JsonlReader
 from stages.read.parquet import ParquetReader
 from stages.read.webdataset import WebdatasetReader
 
-__all__ = ["READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader"]
+__all__ = ["READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader", "read_shard"]
 
 READERS: Final[dict[str, type[Reader]]] = {
     "webdataset": WebdatasetReader,

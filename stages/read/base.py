@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from stages.contract.errors import InputError, one_line
 from stages.contract.records import Sample
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -115,3 +116,16 @@ class Reader(ABC):
 
         Raises InputError if the shard's file, present when the input was planned, has gone.
         """
+
+
+def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | Skipped]:
+    """The rows of one shard as `Reader.read` gives them, for runs, which also write.
+
+    Raises:
+        InputError: What the disk or the network did while the shard was read. A run would take it for an error of
+            writing, since object storage does not say which of the two failed.
+    """
+    try:
+        yield from reader.read(shard)
+    except OSError as error:
+        raise InputError(f"cannot read {shard.url}: {error.strerror or one_line(error)}") from error

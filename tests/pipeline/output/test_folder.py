@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,11 +17,18 @@ import pytest
 
 from pipeline import __version__
 from pipeline.config import RunConfig
+from pipeline.engines import inline
+from pipeline.graph import Graph
+from pipeline.output import folder as folder_module
 from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
-from stages.contract.errors import ConfigError, ResumeError, SchemaError
+from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
+from stages.contract.records import Sample
 from stages.contract.schema import SCHEMA_VERSION
+from stages.read import Shard, Skipped
+from stages.storage import place_of
+from tests.pipeline.light import LastStage, SleepStage
 from tests.stages.write.rows import mixed, write_shards
 
 MARK = "demo:0123"
@@ -102,7 +110,7 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
     assert str(error.value).splitlines() == [
         f"{folder.path} holds a run with other settings:",
         f"  model_fingerprint: '{MARK}' there, 'demo:4567' now",
-        "  explain.blocks: None there, 2 now",
+        "  explain.blocks: 4 there, 2 now",
         "  regions.rule: 'otsu' there, 'mean' now",
         "Give another output.path, or --fresh to delete that run and start over.",
     ]
@@ -117,6 +125,32 @@ def test_another_configuration_is_refused_when_complete_too(folder: DatasetFolde
 def test_what_rows_do_not_depend_on_may_change(folder: DatasetFolder) -> None:
     begin(folder)
     assert begin(folder, model={"threads": 1, "device": "cpu"}) == "started"
+
+
+@pytest.mark.parametrize("other", ["0.0.9", "0.2.0", "1.1.0", None])
+def test_an_unfinished_run_of_another_version_is_not_continued(
+    other: str | None, folder: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "__version__", other)
+    begin(folder)
+    monkeypatch.setattr(folder_module, "__version__", "0.1.3")
+    words = rf"an unfinished run of phrasebox {re.escape(other or '(unknown version)')}, this is 0\.1\.3, whose"
+    with pytest.raises(ResumeError, match=words):
+        begin(folder)
+    assert begin(folder, fresh=True) == "new"
+    monkeypatch.setattr(folder_module, "__version__", "0.1.4")
+    assert begin(folder) == "started", "a patch leaves rows as they are"
+
+
+def test_a_finished_dataset_of_another_version_is_complete_but_gets_no_new_rows(
+    folder: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete(folder)
+    monkeypatch.setattr(folder_module, "__version__", "0.2.0")
+    assert begin(folder) == "complete"
+    folder.shards[0].unlink()
+    with pytest.raises(ResumeError, match=rf"run of phrasebox {re.escape(__version__)}, this is 0\.2\.0"):
+        begin(folder)
 
 
 def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) -> None:
@@ -380,3 +414,59 @@ def test_an_input_that_changed_since_the_run_was_started(folder: DatasetFolder) 
     begin(folder)
     with pytest.raises(ResumeError, match=r"8 samples were read but 9 rows written: the input is not what it was"):
         finish(folder, read=8)
+
+
+class ReaderOfABadDisk:
+    """Fails after its first row, as pyarrow does: without a number and without the file's name."""
+
+    def shards(self) -> list[Shard]:
+        return [Shard(url="s3://inputs/a.parquet", name="a.parquet")]
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        yield Sample(sample_id="a", source="a.parquet:0")
+        raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation")
+
+
+@pytest.mark.parametrize("out", ["disk", "memory"])
+def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_storage(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "writable_place", place_of)  # of fsspec's, memory can be written too
+    folder = DatasetFolder(tmp_path / "out" if out == "disk" else f"memory://{tmp_path.name}/out")
+    config = config_of(tmp_path)
+    graph = Graph(
+        reader=ReaderOfABadDisk(),
+        before=(),
+        model=SleepStage(0.0),  # type: ignore[arg-type]
+        after=(LastStage(0.0),),
+        fingerprint=MARK,
+        calibration=None,
+    )
+    words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"
+
+    def run() -> None:
+        with folder.writing():
+            inline.run(graph, folder, config, Report(), lambda report: None)
+
+    with folder.locked():
+        folder.begin(config, MARK, fresh=False)
+        with pytest.raises(InputError, match=words):
+            run()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            OSError("AWS Error ACCESS_DENIED during PutObject"),
+            "cannot write to s3://bucket/out: AWS Error ACCESS_DENIED",
+        ),
+        (OSError(28, "No space left on device", "/tmp/a/0.parquet"), "cannot write to /tmp/a/0.parquet: No space left"),
+        (OSError(28, "No space left on device"), "cannot write to s3://bucket/out: No space left"),
+        (FileNotFoundError(2, "No such file or directory", "/models/a.safetensors"), None),
+    ],
+)
+def test_what_an_error_in_a_run_into_object_storage_is_about(error: OSError, words: str | None) -> None:
+    wanted = type(error) if words is None else OutputError
+    with pytest.raises(wanted, match=words), DatasetFolder("s3://bucket/out").writing():
+        raise error
