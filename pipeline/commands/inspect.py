@@ -68,7 +68,7 @@ def inspect(
         return
     if samples is not None:
         raise ConfigError("--samples goes with --html; the server shows all samples")
-    from pipeline.viewer.serve import inspect as serve
+    from pipeline.viewer.serve import serve
 
     if model is not None:
         name, _, tag = model.partition("/")

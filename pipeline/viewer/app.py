@@ -26,30 +26,29 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pipeline.viewer.cards import COLUMNS
 from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Pages
+from pipeline.viewer.sample_view import COLUMNS
 from stages.contract.errors import PhraseboxError, RowFault
 from stages.dataset.folder import MARKS, MARKS_FILE, write_marks
-from stages.dataset.image_source import ImageSource
 from stages.dataset.search import Search
 from stages.images.pictures import heat_map_png, thumbnail
 
 LARGEST_SIDE_PX: Final = 2400
-"""Of a picture in the browser."""
+"""Longest side of an image that is sent to the browser."""
 
 WAIT_SECONDS: Final = 0.7
 """How long a page waits for the index before it says that the shards are being read."""
 
 MOST_MARKED: Final = 10_000
-"""Samples that one request may mark."""
+"""Most samples that one request may mark."""
 
 MOST_DIGITS: Final = 18
 """Digits of a number in an address. Python refuses to read numbers of thousands of digits, and no row has one."""
 
 
 class _NumberConvertor(IntegerConvertor):
-    """`{name:number}` in a route: other numbers than those of up to `MOST_DIGITS` digits are no such page."""
+    """`{name:number}` in a route: a number of at most `MOST_DIGITS` digits. For others there is no such page."""
 
     regex = f"[0-9]{{1,{MOST_DIGITS}}}"
 
@@ -73,12 +72,11 @@ class Viewer:
     """What the application answers from."""
 
     pages: Pages
-    images: ImageSource
     heat: HeatMaps
     lock: Lock = field(default_factory=Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
-        """Set or, with "", take away marks. Raises OSError if they cannot be saved; then nothing has changed."""
+        """Give samples a mark, or take theirs away with "". Raises OSError, and changes none, if they cannot be saved."""
         with self.lock:
             marks = {name: one for name, one in self.pages.marks.items() if name not in set(sample_ids)}
             marks |= dict.fromkeys(sample_ids, mark) if mark else {}
@@ -88,7 +86,7 @@ class Viewer:
 
 
 def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
-    """The application. allowed_hosts: names by which browsers may call it, against DNS rebinding."""
+    """The application. Browsers may call it by the names in `allowed_hosts` only, against DNS rebinding."""
     routes = [
         Route("/", _page(_grid)),
         Route("/stats", _page(_stats)),
@@ -124,7 +122,7 @@ def _viewer(request: Request) -> Viewer:
 
 
 def _page(view: Callable[[Viewer, Search, Request], str]) -> Callable[[Request], Awaitable[Response]]:
-    """A view with its search read from the address, and pages for what is wrong with it."""
+    """An endpoint that reads a search from the address and answers with a view, or with what is wrong."""
 
     def answer(request: Request) -> Response:
         viewer = _viewer(request)
@@ -135,8 +133,8 @@ def _page(view: Callable[[Viewer, Search, Request], str]) -> Callable[[Request],
         try:
             search = Search.model_validate(values)
         except ValidationError as error:
-            told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            return HTMLResponse(pages.message("This filter cannot be used", told), 400)
+            problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            return HTMLResponse(pages.message("This filter cannot be used", problems), 400)
         try:
             needs_index = search != Search() or request.url.path == "/stats"
             if needs_index and not pages.index.wait(WAIT_SECONDS):
@@ -189,7 +187,7 @@ def _image(request: Request) -> Response:
     columns = ["file_name", *(["image"] if viewer.pages.dataset.has_images else [])]
     row = _row_at(viewer, request, columns)
     try:
-        content = thumbnail(viewer.images.load(row), side, viewer.images.limits)
+        content = thumbnail(viewer.pages.images.load(row), side, viewer.pages.images.limits)
     except RowFault as fault:
         moved = fault.error.reason == "missing_image"
         hint = " (phrasebox inspect --image-root DIR says where the images are)" if moved else ""
@@ -215,7 +213,7 @@ def _heat(request: Request) -> Response:
     except PhraseboxError as error:
         return JSONResponse({"error": str(error)}, 409)
     if heat_map is None:
-        return JSONResponse({"error": "the phrase is not found in the captions any more"}, 409)
+        return JSONResponse({"error": "the captions no longer hold the phrase"}, 409)
     return Response(
         heat_map_png(heat_map.values), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"}
     )
@@ -229,7 +227,7 @@ def _row_at(viewer: Viewer, request: Request, columns: Sequence[str]) -> dict[st
 
 
 def _suggest(request: Request) -> Response:
-    """Frequent phrases or heads that begin or contain what was typed."""
+    """Frequent phrases or heads that begin with or contain what was typed."""
     name, typed = request.path_params["field"], request.query_params.get("text", "")
     index = _viewer(request).pages.index
     if name not in ("phrase", "head"):
@@ -249,7 +247,7 @@ async def _mark(request: Request) -> Response:
         return JSONResponse({"error": "expected JSON"}, 415)
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-        return JSONResponse({"error": "another origin"}, 403)
+        return JSONResponse({"error": "the request comes from another origin"}, 403)
     try:
         wanted = json.loads(await request.body())
         names, mark = wanted["sample_ids"], wanted["mark"]

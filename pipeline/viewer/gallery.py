@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from contextlib import closing
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,12 +11,8 @@ from typing import Final
 from rich.console import Console
 from rich.progress import track
 
-from pipeline.output.origin import is_own
-from pipeline.viewer.pages import PAGE_SAMPLES, Pages, note_on_images
+from pipeline.viewer.pages import PAGE_SAMPLES, Links, Pages, open_pages
 from stages.contract.errors import ConfigError, RowFault
-from stages.dataset.folder import NumberedRows, open_dataset, read_marks
-from stages.dataset.image_source import ImageSource
-from stages.dataset.index import Index
 from stages.dataset.search import Search
 from stages.images.pictures import thumbnail
 
@@ -25,29 +20,24 @@ GRID_SIDE_PX: Final = 640
 FULL_SIDE_PX: Final = 1600
 
 
-class FileLinks:
+class _FileLinks(Links):
     """Names of files in one folder."""
 
     live = False
 
     def page(self, search: Search, page: int) -> str:
-        """See `Links`."""
         return "index.html" if page == 1 else f"page-{page}.html"
 
     def sample(self, search: Search, at: int | None, row: int, image_id: int) -> str:
-        """See `Links`."""
         return f"sample-{row}.html"
 
     def image(self, row: int, side_px: int) -> str:
-        """See `Links`."""
         return f"images/{row}-{side_px}.jpg"
 
     def stats(self, search: Search) -> str:
-        """See `Links`."""
         return "figures.html"
 
     def static(self, name: str) -> str:
-        """See `Links`."""
         return f"static/{name}"
 
 
@@ -60,25 +50,29 @@ def write_gallery(
     samples: int,
     image_root: str | None = None,
 ) -> None:
-    """Write pages of at most `samples` of the samples that a search finds, drawn at random, into a new folder.
+    """Write pages of a random choice of the samples that a search finds, into a new folder.
 
-    The figures are those of all that it finds. Pictures that cannot be had are left out and counted.
+    The figures are those of all samples that it finds. Images that cannot be loaded are left out and counted.
 
-    Raises InputError for a folder that is no dataset, ConfigError for conditions and folders that cannot be used.
+    Args:
+        path: The dataset's folder.
+        out: Folder to write to.
+        console: Where progress and result are printed.
+        search: What to choose from; its seed decides the choice.
+        samples: The most samples to choose.
+        image_root: See `ImageSource`.
+
+    Raises:
+        InputError: The folder is not a dataset.
+        ConfigError: The condition or the new folder cannot be used.
     """
-    dataset = open_dataset(path, finished=False)
     search = search.model_copy(update={"sort": "random"})
-    images = ImageSource(dataset, image_root, confined=not is_own(dataset.run))
-    marks = read_marks(dataset.path)
-    with closing(Index(dataset, marks)) as index:
+    pages = open_pages(path, image_root, _FileLinks())
+    with closing(pages.index) as index:
         index.check(search)
         _make_folders(out)
         index.build()
-        numbers = index.page(search, 0, samples)
-        pages = Pages(
-            dataset=dataset, index=index, rows=NumberedRows(dataset), marks=marks, links=FileLinks(), only=numbers
-        )
-        pages.note = note_on_images(images, dataset)
+        numbers = pages.only = index.page(search, 0, samples)
         for page in range(1, max(1, -(-len(numbers) // PAGE_SAMPLES)) + 1):
             _write(out / pages.links.page(search, page), pages.grid(search, page))
         _write(out / pages.links.stats(search), pages.stats(search))
@@ -87,7 +81,7 @@ def write_gallery(
             list(enumerate(numbers)), "pages", console=console, transient=True, disable=not console.is_terminal
         ):
             _write(out / pages.links.sample(search, at, row, 0), pages.sample(search, row, at))
-            missing += not _write_pictures(pages, images, row, out)
+            missing += not _write_images(pages, row, out)
     with as_file(files("pipeline.viewer") / "static") as static:
         shutil.copytree(static, out / "static", dirs_exist_ok=True)
     console.print(f"{len(numbers)} samples in {out / 'index.html'}", soft_wrap=True)
@@ -95,7 +89,7 @@ def write_gallery(
         console.print(pages.note, soft_wrap=True)
     elif missing:
         console.print(
-            f"{missing} pictures could not be had: rows with an error, or images that are not where the run read them "
+            f"{missing} images are missing: their rows have an error, or they are not where the run read them "
             "(--image-root DIR says where they are)",
             soft_wrap=True,
         )
@@ -117,17 +111,16 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_pictures(pages: Pages, images: ImageSource, row: int, out: Path) -> bool:
-    """The two sizes of a row's picture; whether it could be had."""
+def _write_images(pages: Pages, row: int, out: Path) -> bool:
+    """Write a row's image in both sizes. Returns whether it could be loaded."""
     columns = ["file_name", "error", *(["image"] if pages.dataset.has_images else [])]
     (values,) = pages.rows.rows_at([row], columns)
-    sides: Sequence[int] = (GRID_SIDE_PX, FULL_SIDE_PX)
+    if values["error"] is not None:
+        return False
     try:
-        if values["error"] is not None:
-            return False
-        content = images.load(values)
-        for side in sides:
-            (out / pages.links.image(row, side)).write_bytes(thumbnail(content, side, images.limits))
+        content = pages.images.load(values)
+        for side in (GRID_SIDE_PX, FULL_SIDE_PX):
+            (out / pages.links.image(row, side)).write_bytes(thumbnail(content, side, pages.images.limits))
     except RowFault:
         return False
     return True

@@ -1,6 +1,6 @@
-"""What the pages show: answers of the index and rows of the shards, rendered by the templates.
+"""The pages: answers of the index and rows of the shards, rendered by the templates.
 
-Used by the server (`app.py`) and by the static gallery (`gallery.py`), which differ in how they name links.
+The server (`app.py`) and the static gallery (`gallery.py`) use them, and differ in how they name links.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.viewer.cards import COLUMNS, Card, card
+from pipeline.output.origin import is_own
+from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_SCHEMA
-from stages.dataset.folder import Dataset, NumberedRows
+from stages.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
 from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
 from stages.dataset.search import Search
@@ -35,31 +37,32 @@ TEMPLATES: Final = Environment(
 )
 
 
-class Links(Protocol):
-    """How pages name each other: as a server's addresses, or as files."""
+class Links:
+    """How pages name each other: as addresses of the server (`app.py`). A gallery of files derives its own."""
 
-    live: bool
-    """Whether a server answers: then there are filters, marks and heat maps."""
+    live = True
+    """Whether a server answers. Then there are filters, marks and heat maps."""
 
     def page(self, search: Search, page: int) -> str:
-        """The grid."""
-        ...
+        """A page of the grid, counted from 1."""
+        return _address("/", {**parameters(search), **({"page": str(page)} if page > 1 else {})})
 
     def sample(self, search: Search, at: int | None, row: int, image_id: int) -> str:
-        """One sample; at: its place among those found, None outside of a search."""
-        ...
+        """One sample. `at` is its place among those that the search finds, None outside of a search."""
+        place = {} if at is None else {"at": str(at)}
+        return _address(f"/sample/{image_id}", {**parameters(search), **place, "row": str(row)})
 
     def image(self, row: int, side_px: int) -> str:
-        """Its picture, at most so large."""
-        ...
+        """The image of a row, with a longer side of at most `side_px`."""
+        return f"/rows/{row}/image.jpg?side={side_px}"
 
     def stats(self, search: Search) -> str:
         """The page of figures."""
-        ...
+        return _address("/stats", parameters(search))
 
     def static(self, name: str) -> str:
         """A file of `static/`."""
-        ...
+        return f"/static/{name}"
 
 
 def parameters(search: Search) -> dict[str, str]:
@@ -67,69 +70,41 @@ def parameters(search: Search) -> dict[str, str]:
     return {name: str(value) for name, value in search.model_dump(exclude_defaults=True).items()}
 
 
-class ServerLinks:
-    """Addresses of `app.py`."""
-
-    live = True
-
-    def page(self, search: Search, page: int) -> str:
-        """See `Links`."""
-        return _address("/", {**parameters(search), **({"page": str(page)} if page > 1 else {})})
-
-    def sample(self, search: Search, at: int | None, row: int, image_id: int) -> str:
-        """See `Links`."""
-        place = {} if at is None else {"at": str(at)}
-        return _address(f"/sample/{image_id}", {**parameters(search), **place, "row": str(row)})
-
-    def image(self, row: int, side_px: int) -> str:
-        """See `Links`."""
-        return f"/rows/{row}/image.jpg?side={side_px}"
-
-    def stats(self, search: Search) -> str:
-        """See `Links`."""
-        return _address("/stats", parameters(search))
-
-    def static(self, name: str) -> str:
-        """See `Links`."""
-        return f"/static/{name}"
-
-
 def _address(path: str, query: Mapping[str, str]) -> str:
     return f"{path}?{urlencode(query)}" if query else path
 
 
-def note_on_images(images: ImageSource, dataset: Dataset) -> str:
-    """Why the images are not shown, and what to type; "" if they are, or the reason stands with each of them."""
-    if dataset.has_images or images.refused_root is None:
-        return ""
-    command = f"phrasebox inspect {shlex.quote(str(dataset.path))} --image-root {shlex.quote(images.refused_root)}"
-    return (
-        "You have not made this dataset on this machine, and it names a folder outside of its own, so its images are "
-        f"not shown. If that folder is right: {command}"
-    )
-
-
 @dataclass(slots=True, kw_only=True)
 class Pages:
-    """Renders the pages of one dataset. Raises ConfigError for a search that is no SQL condition."""
+    """Renders the pages of one dataset. A search that is not an SQL condition raises ConfigError."""
 
     dataset: Dataset
+    images: ImageSource
     index: Index
     rows: NumberedRows
     marks: dict[str, str]
     links: Links
     only: Sequence[int] | None = None
     """Rows of a static gallery, in order, instead of those that a search finds."""
-    note: str = ""
-    """A line above every page."""
 
-    def cards(self, search: Search, numbers: Sequence[int], *, lines: int = 26) -> list[Card]:
-        """Cards of rows by number. lines: see `cards.card`."""
+    @property
+    def note(self) -> str:
+        """A line above every page: why no image is shown, and what to type."""
+        if self.dataset.has_images or self.images.refused_root is None:
+            return ""
+        options = f"{shlex.quote(str(self.dataset.path))} --image-root {shlex.quote(self.images.refused_root)}"
+        return (
+            "You have not made this dataset on this machine, and it names a folder outside of its own, so its images "
+            f"are not shown. If that folder is right: phrasebox inspect {options}"
+        )
+
+    def views(self, search: Search, numbers: Sequence[int], *, lines: int = 26) -> list[SampleView]:
+        """Views of rows by number. For `lines` see `sample_view`."""
         rows = self.rows.rows_at(numbers, COLUMNS)
         condition = search.region_condition()
         found = None if not condition else self._found(condition, rows)
         return [
-            card(row, number, self.marks.get(row["sample_id"]), found, lines=lines)
+            sample_view(row, number, self.marks.get(row["sample_id"]), found, lines=lines)
             for number, row in zip(numbers, rows, strict=False)
         ]
 
@@ -139,7 +114,7 @@ class Pages:
         return {region["id"] for regions in chosen["annotations"].to_pylist() for region in regions}
 
     def grid(self, search: Search, page: int) -> str:
-        """The page of pictures; `page` counts from 1."""
+        """A page of the grid of images, counted from 1."""
         offset = (page - 1) * PAGE_SAMPLES
         samples: int | None
         regions: int | None = None
@@ -151,27 +126,27 @@ class Pages:
             count = self.index.count(search)
             samples, regions = count.samples, count.regions
         numbers = self._numbers(search, offset, PAGE_SAMPLES)
-        cards = self.cards(search, numbers)
+        views = self.views(search, numbers)
         pages = None if samples is None else max(1, -(-samples // PAGE_SAMPLES))
         return self._render(
             "grid.html",
             search,
-            cards=[
-                (one, self.links.sample(search, offset + place, one.row, one.id)) for place, one in enumerate(cards)
+            shown=[
+                (one, self.links.sample(search, offset + place, one.row, one.id)) for place, one in enumerate(views)
             ],
             samples=samples,
             regions=regions,
-            first=offset + 1 if cards else 0,
-            last=offset + len(cards),
+            first=offset + 1 if views else 0,
+            last=offset + len(views),
             page=page,
             pages=pages,
             before=self.links.page(search, page - 1) if page > 1 else "",
-            after=self.links.page(search, page + 1) if (pages is None and cards) or (pages and page < pages) else "",
+            after=self.links.page(search, page + 1) if (pages is None and views) or (pages and page < pages) else "",
             command=self._command(search),
         )
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
-        """Of the rows found, in order."""
+        """Numbers of the rows that are found, in order."""
         if self.only is not None:
             return self.only[offset : offset + limit]
         if search == Search() and not self.index.ready:  # the first page need not wait for the index
@@ -179,8 +154,8 @@ class Pages:
         return self.index.page(search, offset, limit)
 
     def sample(self, search: Search, number: int, at: int | None) -> str:
-        """One sample in full size. at: its place in the search, for the neighbours' links."""
-        (one,) = self.cards(search, [number], lines=36)
+        """One sample in full size. `at` is its place in the search, for the links to its neighbours."""
+        (one,) = self.views(search, [number], lines=36)
         before, after = self._neighbours(search, at)
         return self._render(
             "sample.html",
@@ -208,11 +183,11 @@ class Pages:
         return self._render("stats.html", search, figures=statistics(self.index, search))
 
     def message(self, title: str, text: str, search: Search | None = None, *, again: bool = False) -> str:
-        """A page that says one thing. again: it asks again after a second."""
+        """A page with a message. With `again` the browser asks again after a second."""
         return self._render("message.html", search or Search(), title=title, text=text, again=again)
 
     def _command(self, search: Search) -> str:
-        """The command that exports what is shown; "" where regions cannot say it."""
+        """The command that exports what is shown; "" if a condition on regions cannot express it."""
         condition = search.condition()
         if not condition or search.status not in ("", "regions"):
             return ""
@@ -232,3 +207,22 @@ class Pages:
             filtered=bool(parameters(search)),
             **values,
         )
+
+
+def open_pages(path: Path, image_root: str | None, links: Links) -> Pages:
+    """The pages of the dataset in a folder. Their index is empty, and the caller closes it.
+
+    Raises:
+        InputError: The folder is not a dataset, or `image_root` is not a folder.
+    """
+    dataset = open_dataset(path, finished=False)
+    images = ImageSource(dataset, image_root, confined=not is_own(dataset.run))
+    marks = read_marks(dataset.path)
+    return Pages(
+        dataset=dataset,
+        images=images,
+        index=Index(dataset, marks),
+        rows=NumberedRows(dataset),
+        marks=marks,
+        links=links,
+    )

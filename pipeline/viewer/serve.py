@@ -9,37 +9,26 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import uvicorn
 from rich.console import Console
 
-from pipeline.output.origin import is_own
 from pipeline.viewer.app import Viewer, create_app
 from pipeline.viewer.heat import HeatMaps
-from pipeline.viewer.pages import Pages, ServerLinks, note_on_images
+from pipeline.viewer.pages import Links, open_pages
 from stages.contract.errors import ConfigError, InputError
-from stages.dataset.folder import NumberedRows, open_dataset, read_marks
-from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index
 from stages.dataset.search import Search
 
-LOOPBACK: Final = "127.0.0.1"
-
 
 def make_viewer(path: Path, image_root: str | None = None, settings: Sequence[str] = ()) -> Viewer:
-    """The viewer of a dataset, its index still empty. Settings: see `HeatMaps`. Raises InputError."""
-    dataset = open_dataset(path, finished=False)
-    marks = read_marks(dataset.path)
-    images = ImageSource(dataset, image_root, confined=not is_own(dataset.run))
-    pages = Pages(
-        dataset=dataset, index=Index(dataset, marks), rows=NumberedRows(dataset), marks=marks, links=ServerLinks()
-    )
-    pages.note = note_on_images(images, dataset)
-    return Viewer(pages=pages, images=images, heat=HeatMaps(dataset, images, settings))
+    """The viewer of a dataset, with an empty index. For the arguments see `serve`. Raises InputError."""
+    pages = open_pages(path, image_root, Links())
+    return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings))
 
 
-def inspect(
+def serve(
     path: Path,
     console: Console,
     search: Search,
@@ -73,14 +62,14 @@ def inspect(
     except ConfigError:
         viewer.pages.index.close()
         raise
-    address = f"http://{_printed(host)}:{listening.getsockname()[1]}{ServerLinks().page(search, 1)}"
+    address = f"http://{_printed(host)}:{listening.getsockname()[1]}{Links().page(search, 1)}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
     threading.Thread(target=_build, args=(viewer.pages.index,), daemon=True).start()
     console.print(f"{viewer.pages.dataset.path}: {address}  (Ctrl-C ends it)", soft_wrap=True)
     if not loopback:
-        console.print("everyone who reaches this machine can look at the dataset and mark samples", soft_wrap=True)
+        console.print("everyone who can reach this machine can look at the dataset and mark samples", soft_wrap=True)
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
     try:
@@ -93,7 +82,7 @@ def _build(index: Index) -> None:
     try:
         index.build()
     except InputError:
-        return  # the pages say it: `Index.wait` raises it
+        return  # the pages show the error, which `Index.wait` raises
 
 
 def is_loopback(host: str) -> bool:

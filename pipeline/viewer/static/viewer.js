@@ -3,7 +3,7 @@
 
 const live = "live" in document.body.dataset;
 const root = document.documentElement;
-const cards = [...document.querySelectorAll(".card")];
+const samples = [...document.querySelectorAll(".sample")];
 
 function tell(text) {
   const told = document.getElementById("told");
@@ -25,8 +25,8 @@ for (const box of switches) {
   const apply = () => {
     root.classList.toggle(`no-${name}`, !box.checked);
     stored.set(`phrasebox-${name}`, box.checked ? "1" : "0");
-    if (name === "heat" && !box.checked) cards.forEach((card) => card.classList.remove("heated"));
-    const first = document.querySelector(".card.full");
+    if (name === "heat" && !box.checked) samples.forEach((sample) => sample.classList.remove("heated"));
+    const first = document.querySelector(".sample.full");
     if (name === "heat" && box.checked && first) showHeat(first, 0);
   };
   box.addEventListener("change", apply);
@@ -38,37 +38,37 @@ function shows(name) { return switches.some((box) => box.dataset.show === name &
 function numbersOf(element) {
   return (element.dataset.region ?? element.dataset.regions ?? "").split(" ").filter(Boolean);
 }
-function light(card, numbers) {
-  card.classList.toggle("on", numbers.length > 0);
-  for (const other of card.querySelectorAll("[data-region], [data-regions]")) {
+function light(sample, numbers) {
+  sample.classList.toggle("on", numbers.length > 0);
+  for (const other of sample.querySelectorAll("[data-region], [data-regions]")) {
     other.classList.toggle("hit", numbersOf(other).some((number) => numbers.includes(number)));
   }
-  if (numbers.length && shows("heat")) showHeat(card, numbers[0]);
+  if (numbers.length && shows("heat")) showHeat(sample, numbers[0]);
 }
-async function showHeat(card, number) {
-  const image = card.querySelector(".heat");
-  if (!image || !card.querySelector(`[data-region="${number}"]`)) return;
-  const address = `/rows/${card.dataset.row}/heat/${number}.png`;
-  card.dataset.heat = address;
+async function showHeat(sample, number) {
+  const image = sample.querySelector(".heat");
+  if (!image || !sample.querySelector(`[data-region="${number}"]`)) return;
+  const address = `/rows/${sample.dataset.row}/heat/${number}.png`;
+  sample.dataset.heat = address;
   const slow = setTimeout(() => tell("computing the heat map…"), 300);
   const answer = await fetch(address);
   clearTimeout(slow);
-  if (card.dataset.heat !== address || !shows("heat")) return; // somebody has moved on
+  if (sample.dataset.heat !== address || !shows("heat")) return; // somebody has moved on
   if (!answer.ok) {
     const told = await answer.json().catch(() => ({ error: answer.statusText }));
     return tell(`no heat map: ${told.error}`);
   }
   tell("");
   image.setAttribute("href", address);
-  card.classList.add("heated");
+  sample.classList.add("heated");
 }
-for (const card of cards) {
-  card.addEventListener("pointerover", (event) => {
+for (const sample of samples) {
+  sample.addEventListener("pointerover", (event) => {
     const part = event.target.closest("[data-region], [data-regions]");
-    light(card, part ? numbersOf(part) : []);
+    light(sample, part ? numbersOf(part) : []);
   });
-  card.addEventListener("pointerleave", () => light(card, []));
-  card.addEventListener("dblclick", () => card.querySelector("a.open")?.click());
+  sample.addEventListener("pointerleave", () => light(sample, []));
+  sample.addEventListener("dblclick", () => sample.querySelector("a.open")?.click());
 }
 
 // An image that cannot be had keeps its place, with the regions where they are, and says why.
@@ -89,20 +89,20 @@ for (const image of document.querySelectorAll(".picture img")) {
 
 // Marks.
 async function mark(value) {
-  const selected = cards.filter((card) => card.classList.contains("selected"));
-  const chosen = selected.length ? selected : cards.filter((card) => card === focused());
+  const selected = samples.filter((sample) => sample.classList.contains("selected"));
+  const chosen = selected.length ? selected : samples.filter((sample) => sample === focused());
   if (!live || !chosen.length) return;
   const answer = await fetch("/marks", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ sample_ids: chosen.map((card) => card.dataset.sample), mark: value }),
+    body: JSON.stringify({ sample_ids: chosen.map((sample) => sample.dataset.sample), mark: value }),
   });
   const told = await answer.json().catch(() => ({ error: answer.statusText }));
   if (!answer.ok) return tell(told.error);
-  for (const card of chosen) {
-    card.dataset.mark = value;
-    card.querySelector(".mark").textContent = value;
-    card.classList.remove("selected");
+  for (const sample of chosen) {
+    sample.dataset.mark = value;
+    sample.querySelector(".mark").textContent = value;
+    sample.classList.remove("selected");
   }
   tell(`${chosen.length} ${value ? `marked ${value}` : "without a mark"}`);
 }
@@ -112,13 +112,13 @@ for (const button of document.querySelectorAll("[data-set]")) {
 
 // Keys.
 function focused() {
-  return document.activeElement?.closest?.(".card") ?? (cards.length === 1 ? cards[0] : null);
+  return document.activeElement?.closest?.(".sample") ?? (samples.length === 1 ? samples[0] : null);
 }
 function move(step) {
   const grid = document.querySelector(".grid");
   if (!grid) return follow(step < 0 ? "prev" : "next");
-  const place = cards.indexOf(focused());
-  const next = place < 0 ? cards[0] : cards[place + step];
+  const place = samples.indexOf(focused());
+  const next = place < 0 ? samples[0] : samples[place + step];
   if (next) { next.focus(); next.scrollIntoView({ block: "nearest" }); } else follow(step < 0 ? "prev" : "next");
 }
 function follow(rel) { document.querySelector(`a[rel=${rel}]`)?.click(); }
@@ -167,4 +167,4 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     tell("copied");
   });
 }
-if (cards.length === 1) cards[0].focus({ preventScroll: true });
+if (samples.length === 1) samples[0].focus({ preventScroll: true });

@@ -10,6 +10,7 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Page, expect
 
+from pipeline.output.origin import signed
 from tests.pipeline.viewer.conftest import (
     CROWD,
     Served,
@@ -22,7 +23,7 @@ from tests.pipeline.viewer.conftest import (
 
 
 def samples_shown(page: Page) -> list[str | None]:
-    return [card.get_attribute("data-sample") for card in page.locator(".card").all()]
+    return [sample.get_attribute("data-sample") for sample in page.locator(".sample").all()]
 
 
 def test_the_first_page_shows_the_first_samples(page: Page, served: Served, dataset: Path) -> None:
@@ -54,10 +55,10 @@ def test_filters_find_what_sql_finds(page: Page, served: Served, dataset: Path) 
     assert samples_shown(page) == wanted[:24]
     expect(page.locator("#samples")).to_have_text(str(len(wanted)))
     # what is not looked for steps back
-    for card in page.locator(".card").all():
-        (row,) = [row for row in rows if row["sample_id"] == card.get_attribute("data-sample")]
+    for sample in page.locator(".sample").all():
+        (row,) = [row for row in rows if row["sample_id"] == sample.get_attribute("data-sample")]
         beside = [one["head"] != head or one["score"] < 0.5 for one in row["annotations"]]
-        shown = [" beside" in f"{part.get_attribute('class')}" for part in card.locator(".region").all()]
+        shown = [" beside" in f"{part.get_attribute('class')}" for part in sample.locator(".region").all()]
         assert shown == beside
 
 
@@ -94,17 +95,17 @@ def test_phrase_and_region_light_each_other(page: Page, served: Served, dataset:
         if len({a["phrase"] for a in row["annotations"]}) > 1
     )
     page.goto(f"{served.url}/sample/{row['id']}")
-    card = page.locator(".card")
-    assert card.get_attribute("data-row") == str(number)
-    phrase = card.locator(".phrase").first
+    sample = page.locator(".sample")
+    assert sample.get_attribute("data-row") == str(number)
+    phrase = sample.locator(".phrase").first
     mine = f"{phrase.get_attribute('data-regions')}".split(" ")
     phrase.hover()
-    for region in card.locator(".region").all():
+    for region in sample.locator(".region").all():
         lit = region.get_attribute("data-region") in mine
         assert ("hit" in f"{region.get_attribute('class')}".split()) == lit
         opacity = float(region.evaluate("element => getComputedStyle(element).opacity"))
         assert (opacity == 1) == lit
-    other = next(r for r in card.locator(".region").all() if r.get_attribute("data-region") not in mine)
+    other = next(r for r in sample.locator(".region").all() if r.get_attribute("data-region") not in mine)
     box = other.locator(".mask").bounding_box()
     assert box is not None
     inside = page.evaluate(  # a point on the mask, as a hand would find it
@@ -117,7 +118,7 @@ def test_phrase_and_region_light_each_other(page: Page, served: Served, dataset:
         [other.get_attribute("data-region"), box],
     )
     page.mouse.move(*inside)
-    lit_phrases = [p.get_attribute("data-regions") for p in card.locator(".phrase.hit").all()]
+    lit_phrases = [p.get_attribute("data-regions") for p in sample.locator(".phrase.hit").all()]
     assert lit_phrases
     assert all(f"{other.get_attribute('data-region')}" in f"{numbers}".split() for numbers in lit_phrases)
 
@@ -151,25 +152,25 @@ def test_a_label_is_lit_with_its_region(page: Page, dataset: Path) -> None:
 def test_marks_stay(page: Page, served: Served, dataset: Path) -> None:
     page.goto(served.url)
     first, second, third = samples_shown(page)[:3]
-    cards = page.locator(".card")
-    cards.nth(0).focus()
+    samples = page.locator(".sample")
+    samples.nth(0).focus()
     page.keyboard.press("g")
-    expect(cards.nth(0)).to_have_attribute("data-mark", "good")
+    expect(samples.nth(0)).to_have_attribute("data-mark", "good")
     page.keyboard.press("j")
     page.keyboard.press("x")
     page.keyboard.press("j")
     page.keyboard.press("x")
     page.keyboard.press("b")  # both that are selected
-    expect(cards.nth(1)).to_have_attribute("data-mark", "bad")
-    expect(cards.nth(2)).to_have_attribute("data-mark", "bad")
+    expect(samples.nth(1)).to_have_attribute("data-mark", "bad")
+    expect(samples.nth(2)).to_have_attribute("data-mark", "bad")
     page.reload()
-    expect(cards.nth(0)).to_have_attribute("data-mark", "good")
+    expect(samples.nth(0)).to_have_attribute("data-mark", "good")
     assert json.loads((dataset / "marks.json").read_text()) == {first: "good", second: "bad", third: "bad"}
     page.goto(f"{served.url}/?mark=bad")
     assert samples_shown(page) == [second, third]
-    page.locator(".card").first.focus()
+    page.locator(".sample").first.focus()
     page.keyboard.press("u")
-    expect(page.locator(".card").first).to_have_attribute("data-mark", "")
+    expect(page.locator(".sample").first).to_have_attribute("data-mark", "")
     with serving(dataset) as again:  # another server, another day
         page.goto(f"{again.url}/?mark=any")
         assert samples_shown(page) == [first, third]
@@ -184,8 +185,8 @@ def test_errors_are_listed(page: Page, served: Served, dataset: Path) -> None:
     assert samples_shown(page) == [row["sample_id"] for row in failed if row["error"] == "missing_image"]
     page.goto(f"{served.url}/?status=failed")
     assert samples_shown(page) == [row["sample_id"] for row in failed]
-    for card, row in zip(page.locator(".card").all(), failed, strict=True):
-        expect(card.locator(".fault")).to_contain_text(row["error_detail"])
+    for sample, row in zip(page.locator(".sample").all(), failed, strict=True):
+        expect(sample.locator(".fault")).to_contain_text(row["error_detail"])
 
 
 def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, dataset: Path, tmp_path: Path) -> None:
@@ -194,11 +195,11 @@ def test_images_that_moved_keep_their_place_and_say_so(context: BrowserContext, 
     with serving(dataset, image_root=tmp_path / "elsewhere") as started:
         page = context.new_page()
         page.goto(started.url)
-        for card in page.locator(".card:has(.picture)").all():
-            card.scroll_into_view_if_needed()
-            said = card.locator(".missed p")
-            expect(said).to_contain_text("does not exist below the image root (if the images moved: ")
-            size = card.locator("svg").bounding_box()
+        for sample in page.locator(".sample:has(.picture)").all():
+            sample.scroll_into_view_if_needed()
+            said = sample.locator(".missed p")
+            expect(said).to_contain_text("does not exist below the image root (phrasebox inspect --image-root DIR says")
+            size = sample.locator("svg").bounding_box()
             assert size is not None
             assert abs(size["width"] / size["height"] - 1) < 0.01, "drawn scenes are square"
             assert size["height"] > 200
@@ -236,7 +237,7 @@ def test_the_heat_map_is_computed_while_one_looks(page: Page, served: Served, da
     row = max(rows_of(dataset), key=lambda row: row["annotations"][0]["score"] if row["annotations"] else 0)
     page.goto(f"{served.url}/sample/{row['id']}")
     page.get_by_label("heat map").check()
-    expect(page.locator(".card")).to_have_class(re.compile("heated"))
+    expect(page.locator(".sample")).to_have_class(re.compile("heated"))
     address = page.locator(".heat").get_attribute("href")
     assert address is not None
     picture = page.request.get(served.url + address)
@@ -266,11 +267,11 @@ def test_keys_lead_through_the_samples(page: Page, served: Served) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     page.wait_for_url("**/sample/**")
-    expect(page.locator(".card")).to_have_attribute("data-sample", f"{order[1]}")
+    expect(page.locator(".sample")).to_have_attribute("data-sample", f"{order[1]}")
     for key, number in (("ArrowRight", 2), ("k", 1)):
         page.wait_for_load_state()
         page.keyboard.press(key)
-        expect(page.locator(".card")).to_have_attribute("data-sample", f"{order[number]}")
+        expect(page.locator(".sample")).to_have_attribute("data-sample", f"{order[number]}")
     page.wait_for_load_state()
     page.keyboard.press("Escape")
     page.wait_for_url("**/?*seed=5")
@@ -328,7 +329,7 @@ def test_while_the_shards_are_read_the_first_page_is_there(page: Page, dataset: 
 
 def test_an_unfinished_dataset_says_so(page: Page, dataset: Path) -> None:
     run = json.loads((dataset / "dataset.json").read_text())["run"]
-    (dataset / ".phrasebox" / "run.json").write_text(json.dumps(run))
+    (dataset / ".phrasebox" / "run.json").write_text(json.dumps(signed(run)))
     (dataset / "dataset.json").unlink()
     with serving(dataset) as started:
         page.goto(started.url)

@@ -21,11 +21,11 @@ def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Pat
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto((tmp_path / "gallery" / "index.html").as_uri())
-    assert page.locator(".card").count() == 24
+    assert page.locator(".sample").count() == 24
     expect(page.locator("#samples")).to_have_text(str(SCENES))
     page.get_by_role("link", name="After →").first.click()
-    assert page.locator(".card").count() == SCENES - 24
-    page.locator(".card:not(.failed) a.open").first.click()
+    assert page.locator(".sample").count() == SCENES - 24
+    page.locator(".sample:not(.failed) a.open").first.click()
     pictures_are_there(page)
     page.locator(".phrase").first.hover()
     assert page.locator(".region.hit").count() > 0

@@ -77,7 +77,7 @@ def test_it_listens_elsewhere_when_told_so(viewed: Path) -> None:
     with started(str(viewed), "--port", "0", "--host", "0.0.0.0") as (process, _):
         assert listening(process) == {"00000000"}
         assert process.stdout is not None
-        assert "everyone who reaches this machine" in process.stdout.readline()
+        assert "everyone who can reach this machine" in process.stdout.readline()
 
 
 def test_a_port_that_is_taken_is_said(viewed: Path) -> None:

@@ -1,4 +1,4 @@
-"""From a row of a dataset to what a page shows of it. No HTML here: templates do that."""
+"""What a page shows of a row: outlines, labels and their places, captions in parts. The HTML is left to templates."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from stages.contract.records import Rle
 from stages.images.pictures import mask_path
 
 COLOURS: Final = 12
-"""Classes c0 .. c11 of the style sheet."""
+"""Number of colours: classes c0 .. c11 of the style sheet."""
 
 COLUMNS: Final = (
     "id", "sample_id", "file_name", "width", "height", "captions", "annotations", "phrase_count", "warnings", "error",
     "error_detail",
 )  # fmt: skip
-"""Of a row, for a card."""
+"""Columns of a row that `sample_view` needs."""
 
 _OUTLINE_SIDE_PX: Final = 640
 _MOST_LETTERS: Final = 28
 
-# Of the widest font a browser may take, DejaVu Sans Bold, in parts of the text's height.
+# Widths of letters in the widest font that a browser may take, DejaVu Sans Bold, as parts of the text's height.
 _LETTER: Final = 0.72
 _WIDE_LETTER: Final = 1.1
 _LETTERS: Final = {
@@ -33,16 +33,16 @@ _LETTERS: Final = {
 }
 
 LABEL_HALO: Final = 0.16
-"""How far the coloured edge of a label reaches beyond its letters, in parts of their height: half of the style sheet's
+"""How far the coloured edge of a label reaches beyond its letters, as a part of their height: half of the style sheet's
 stroke-width."""
 _DESCENT: Final = 0.24
 _LABEL_STEP: Final = 1.2
-"""From base line to base line, so that no label's edge lies on another's letters."""
+"""Distance of base lines at which no label's edge lies on the letters of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """A part of a caption that belongs to the same regions throughout. colour: of the innermost phrase, or None."""
+class CaptionPart:
+    """A part of a caption that belongs to the same regions throughout. Its colour is that of the innermost phrase."""
 
     text: str
     regions: tuple[int, ...]
@@ -53,10 +53,12 @@ class Piece:
 class RegionView:
     """A region as it is drawn.
 
-    number     in the row's `annotations`
-    path       SVG path data of the mask, px
-    label, label_xy_px   what stands at the box, and where its base line starts
-    found      whether the search is for this region
+    Attributes:
+        number: Place in the row's `annotations`.
+        path: SVG path data of the mask, px.
+        label: Text at the box.
+        label_xy_px: Where the label's base line starts.
+        found: Whether the search finds this region.
     """
 
     number: int
@@ -74,8 +76,13 @@ class RegionView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """A sample on a page. row: its number in the dataset; text_px: height of labels in pixels of the image."""
+class SampleView:
+    """A sample as a page shows it.
+
+    Attributes:
+        row: Number of its row in the dataset.
+        text_px: Height of labels in pixels of the image.
+    """
 
     row: int
     id: int
@@ -83,7 +90,7 @@ class Card:
     file_name: str
     width: int
     height: int
-    captions: list[list[Piece]]
+    captions: list[list[CaptionPart]]
     regions: list[RegionView]
     warnings: list[str]
     error: str | None
@@ -92,14 +99,17 @@ class Card:
     text_px: float
 
 
-def card(
+def sample_view(
     row: Mapping[str, Any], number: int, mark: str | None, found: Collection[int] | None, *, lines: int = 26
-) -> Card:
-    """The card of a row that has `COLUMNS`.
+) -> SampleView:
+    """What is shown of a row.
 
-    number  of the row
-    found   ids of the annotations that the search is for; None for all
-    lines   lines of text that the longer side of the image has room for
+    Args:
+        row: Has `COLUMNS`.
+        number: Number of the row in the dataset.
+        mark: The mark that somebody gave it.
+        found: Ids of the annotations that the search finds; None for all.
+        lines: Lines of labels that fit into the longer side of the image.
     """
     annotations = row["annotations"]
     text_px = max(row["width"], row["height"]) / lines
@@ -130,7 +140,7 @@ def card(
         )
         for place, annotation in enumerate(annotations)
     ]
-    return Card(
+    return SampleView(
         row=number,
         id=row["id"],
         sample_id=row["sample_id"],
@@ -138,7 +148,7 @@ def card(
         width=row["width"],
         height=row["height"],
         captions=[
-            pieces(caption, [(n, a) for n, a in enumerate(annotations) if a["caption_index"] == index], colours)
+            caption_parts(caption, [(n, a) for n, a in enumerate(annotations) if a["caption_index"] == index], colours)
             for index, caption in enumerate(row["captions"])
         ],
         regions=regions,
@@ -153,9 +163,9 @@ def card(
 def label_places(
     boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str], text_px: float, size_wh_px: tuple[int, int]
 ) -> list[tuple[float, float]]:
-    """Where each label's base line starts: at the top of its box, within the image, below or above labels in its way.
+    """Find where each label's base line starts: at the top of its box, or else below or above the labels in its way.
 
-    Labels lie over one another only where the image has no room for all.
+    Labels stay within the image. They lie over one another only where the image has no room for all.
     """
     width_px, height_px = size_wh_px
     halo, step = LABEL_HALO * text_px, _LABEL_STEP * text_px
@@ -176,7 +186,7 @@ def label_places(
 
 
 def label_width(label: str) -> float:
-    """Width of a label's letters in parts of their height, in the widest of the fonts that browsers take."""
+    """Width of a label in the widest of the fonts that browsers take, in multiples of the letters' height."""
     return sum(map(_letter_width, label))
 
 
@@ -187,26 +197,32 @@ def _letter_width(letter: str) -> float:
 
 
 def _label(phrase: str, score: float, room: float) -> str:
-    """Phrase and score; the phrase is cut where it is long or the image narrow.
+    """Phrase and score. A long phrase, or one in a narrow image, is cut.
 
-    room  width of the image in heights of the text
+    Args:
+        phrase: The region's phrase.
+        score: Its score.
+        room: Width of the image in multiples of the letters' height.
     """
-    told = f" {score:.2f}"
-    room -= label_width(told) + 2 * LABEL_HALO
+    number = f" {score:.2f}"
+    room -= label_width(number) + 2 * LABEL_HALO
     if len(phrase) <= _MOST_LETTERS and label_width(phrase) <= room:
-        return phrase + told
+        return phrase + number
     kept = phrase[: _MOST_LETTERS - 1]
     while kept and label_width(f"{kept}…") > room:
         kept = kept[:-1]
-    return f"{kept.rstrip()}…{told}" if kept else told.strip()
+    return f"{kept.rstrip()}…{number}" if kept else number.strip()
 
 
-def pieces(
+def caption_parts(
     caption: str, annotations: Sequence[tuple[int, Mapping[str, Any]]], colours: Mapping[str, int]
-) -> list[Piece]:
-    """The caption cut at the borders of its phrases, which may lie in one another.
+) -> list[CaptionPart]:
+    """Cut a caption at the borders of its phrases, which may lie in one another.
 
-    annotations  number and fields of the regions whose phrase stands in this caption
+    Args:
+        caption: The text.
+        annotations: Number and fields of the regions whose phrase is in this caption.
+        colours: Phrase -> number of its colour.
     """
     edges = {0, len(caption)}
     for _, annotation in annotations:
@@ -216,7 +232,7 @@ def pieces(
         inside = [(number, a) for number, a in annotations if a["span"][0] <= start and end <= a["span"][1]]
         innermost = min(inside, key=lambda one: one[1]["span"][1] - one[1]["span"][0], default=None)
         found.append(
-            Piece(
+            CaptionPart(
                 text=caption[start:end],
                 regions=tuple(number for number, _ in inside),
                 colour=None if innermost is None else colours[innermost[1]["phrase"]],
@@ -230,4 +246,4 @@ def _path(segmentation: Mapping[str, Any]) -> str:
     try:
         return mask_path(rle, _OUTLINE_SIDE_PX)
     except ValueError:
-        return ""  # a damaged mask: `validate` names it, the box is shown
+        return ""  # a damaged mask: the box is shown, and `phrasebox validate` names the row

@@ -1,4 +1,4 @@
-"""From rows to cards: captions in pieces, places of labels, colours, and what a damaged row becomes."""
+"""From rows to views: captions in parts, places of labels, colours, and what a damaged row becomes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.viewer.cards import COLOURS, COLUMNS, LABEL_HALO, card, label_places, label_width, pieces
+from pipeline.viewer.sample_view import (
+    COLOURS,
+    COLUMNS,
+    LABEL_HALO,
+    caption_parts,
+    label_places,
+    label_width,
+    sample_view,
+)
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
 from stages.dataset.folder import open_dataset
@@ -25,16 +33,16 @@ def spans(*found: tuple[str, int, int]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def cut(*found: tuple[str, int, int]) -> list[tuple[str, tuple[int, ...], int | None]]:
-    """The pieces of the caption as plain values."""
+    """The parts of the caption as plain values."""
     colours: dict[str, int] = {}
     for phrase, *_ in found:
         colours.setdefault(phrase, len(colours))
-    return [(piece.text, piece.regions, piece.colour) for piece in pieces(CAPTION, spans(*found), colours)]
+    return [(part.text, part.regions, part.colour) for part in caption_parts(CAPTION, spans(*found), colours)]
 
 
-def test_a_caption_without_regions_is_one_piece() -> None:
+def test_a_caption_without_regions_is_one_part() -> None:
     assert cut() == [(CAPTION, (), None)]
-    assert pieces("", [], {}) == []
+    assert caption_parts("", [], {}) == []
 
 
 def test_phrases_side_by_side() -> None:
@@ -67,18 +75,18 @@ SPANS = st.lists(
 
 
 @given(SPANS)
-def test_pieces_make_the_caption(found: list[tuple[int, int]]) -> None:
+def test_parts_make_the_caption(found: list[tuple[int, int]]) -> None:
     """Also where phrases overlap, or where a damaged span leaves the caption."""
     regions = spans(*((f"p{number}", *span) for number, span in enumerate(found)))
-    cuts = pieces(CAPTION, regions, {f"p{number}": number for number in range(6)})
-    assert "".join(piece.text for piece in cuts) == CAPTION
+    cuts = caption_parts(CAPTION, regions, {f"p{number}": number for number in range(6)})
+    assert "".join(part.text for part in cuts) == CAPTION
     at = 0
-    for piece in cuts:
-        for place in range(at, at + len(piece.text)):
-            assert piece.regions == tuple(n for n, (start, end) in enumerate(found) if start <= place < end)
-        lengths = {number: found[number][1] - found[number][0] for number in piece.regions}
-        assert piece.colour is None if not lengths else lengths[piece.colour] == min(lengths.values())
-        at += len(piece.text)
+    for part in cuts:
+        for place in range(at, at + len(part.text)):
+            assert part.regions == tuple(n for n, (start, end) in enumerate(found) if start <= place < end)
+        lengths = {number: found[number][1] - found[number][0] for number in part.regions}
+        assert part.colour is None if not lengths else lengths[part.colour] == min(lengths.values())
+        at += len(part.text)
 
 
 BOXES = st.tuples(st.floats(0, 639), st.floats(0, 479), st.floats(1, 100), st.floats(1, 100))
@@ -165,12 +173,12 @@ def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {**row, **fields}
 
 
-def test_a_card() -> None:
+def test_a_view() -> None:
     row = row_of(annotation(0, "man", 0), annotation(1, "dog", 1), annotation(2, "man", 0))
-    one = card(row, 3, "good", found={101}, lines=20)
+    one = sample_view(row, 3, "good", found={101}, lines=20)
     assert (one.row, one.id, one.sample_id, one.file_name, one.width, one.height) == (3, 7, "s7", "7.jpg", 80, 60)
     assert (one.mark, one.error, one.warnings, one.text_px) == ("good", None, ["no region for 'cup'"], 4)
-    assert [[(piece.text, piece.regions) for piece in caption] for caption in one.captions] == [
+    assert [[(part.text, part.regions) for part in caption] for caption in one.captions] == [
         [("A ", ()), ("man", (0, 2)), (".", ())],
         [("A ", ()), ("dog", (1,)), (".", ())],
     ]
@@ -187,7 +195,7 @@ def test_a_card() -> None:
 
 
 def test_without_a_search_all_regions_are_found() -> None:
-    one = card(row_of(annotation(0, "man", 0), annotation(1, "dog", 1)), 0, None, None)
+    one = sample_view(row_of(annotation(0, "man", 0), annotation(1, "dog", 1)), 0, None, None)
     assert [region.found for region in one.regions] == [True, True]
     assert one.mark == ""
 
@@ -196,7 +204,7 @@ def test_more_phrases_than_colours() -> None:
     """A colour is used again; regions of one phrase share theirs."""
     phrases = [f"dog {number}" for number in range(COLOURS + 3)] * 2
     row = row_of(*(annotation(number % 8, phrase, 1) for number, phrase in enumerate(phrases)))
-    colours = [region.colour for region in card(row, 0, None, None).regions]
+    colours = [region.colour for region in sample_view(row, 0, None, None).regions]
     assert set(colours) == set(range(COLOURS))
     assert colours[: COLOURS + 3] == colours[COLOURS + 3 :]
     assert colours[COLOURS] == colours[0]
@@ -204,7 +212,7 @@ def test_more_phrases_than_colours() -> None:
 
 def test_long_phrases_are_cut_in_labels_only() -> None:
     phrase = "a very long phrase about many things beside each other"
-    region = card(row_of(annotation(0, phrase, 0)), 0, None, None).regions[0]
+    region = sample_view(row_of(annotation(0, phrase, 0)), 0, None, None).regions[0]
     assert region.phrase == phrase
     assert region.label == "a very long phrase about ma… 0.50"
 
@@ -214,7 +222,7 @@ def test_long_phrases_are_cut_in_labels_only() -> None:
 )
 def test_labels_of_narrow_images_are_cut(width: int, label: str) -> None:
     row = row_of(annotation(0, "mushroom", 0), width=width, height=600)
-    one = card(row, 0, None, None, lines=30)
+    one = sample_view(row, 0, None, None, lines=30)
     assert one.regions[0].label == label
     left = one.regions[0].label_xy_px[0]
     assert left + label_width(label) * one.text_px <= width
@@ -223,7 +231,7 @@ def test_labels_of_narrow_images_are_cut(width: int, label: str) -> None:
 @pytest.mark.parametrize("counts", ["", "0é", "3"])
 def test_a_damaged_mask_leaves_the_box(counts: str) -> None:
     damaged = annotation(1, "dog", 1, segmentation={"size": [60, 80], "counts": counts})
-    first, second = card(row_of(annotation(0, "man", 0), damaged), 0, None, None).regions
+    first, second = sample_view(row_of(annotation(0, "man", 0), damaged), 0, None, None).regions
     assert first.path
     assert second.path == ""
     assert second.box_xywh_px == (10, 7, 10, 5)
@@ -232,10 +240,10 @@ def test_a_damaged_mask_leaves_the_box(counts: str) -> None:
 def test_a_row_with_an_error() -> None:
     row = row_of(width=0, height=0, phrase_count=0, warnings=[], error="missing_image")
     row["error_detail"] = "no file 7.jpg"
-    one = card(row, 0, "bad", None)
+    one = sample_view(row, 0, "bad", None)
     assert (one.error, one.error_detail) == ("missing_image", "no file 7.jpg")
     assert (one.regions, one.mark, one.text_px) == ([], "bad", 0)
-    assert [[piece.text for piece in caption] for caption in one.captions] == [["A man."], ["A dog."]]
+    assert [[part.text for part in caption] for caption in one.captions] == [["A man."], ["A dog."]]
 
 
 def test_rows_of_a_dataset(synthetic_dataset: Path) -> None:
@@ -244,10 +252,10 @@ def test_rows_of_a_dataset(synthetic_dataset: Path) -> None:
     for number, row in enumerate(open_dataset(synthetic_dataset).rows(COLUMNS)):
         if number % 12:
             continue
-        one = card(row, number, None, None)
-        assert ["".join(piece.text for piece in caption) for caption in one.captions] == row["captions"]
+        one = sample_view(row, number, None, None)
+        assert ["".join(part.text for part in caption) for caption in one.captions] == row["captions"]
         for region, a in zip(one.regions, row["annotations"], strict=True):
-            words = "".join(piece.text for piece in one.captions[a["caption_index"]] if region.number in piece.regions)
+            words = "".join(part.text for part in one.captions[a["caption_index"]] if region.number in part.regions)
             assert region.phrase in words.lower()
             assert region.path == mask_path(
                 Rle(size_hw=tuple(a["segmentation"]["size"]), counts=a["segmentation"]["counts"])
