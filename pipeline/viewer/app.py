@@ -76,7 +76,7 @@ class Viewer:
     lock: Lock = field(default_factory=Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
-        """Give samples a mark, or take theirs away with "". Raises OSError, and changes none, if they cannot be saved."""
+        """Give samples a mark, or take it away with "". Raises OSError, and changes none, if they cannot be saved."""
         with self.lock:
             marks = {name: one for name, one in self.pages.marks.items() if name not in set(sample_ids)}
             marks |= dict.fromkeys(sample_ids, mark) if mark else {}
