@@ -1,6 +1,5 @@
 """Drawn scenes with exact boxes, masks and captions: `make_scene` for one, `write_scenes` for a data set."""
 
-from stages.model.scenes.scene import Scene, SceneObject, make_scene
-from stages.model.scenes.write import write_scenes
+from stages.model.scenes.scene import Scene, SceneObject, make_scene, write_scenes
 
 __all__ = ["Scene", "SceneObject", "make_scene", "write_scenes"]

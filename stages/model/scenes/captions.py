@@ -8,21 +8,19 @@ from typing import Final
 
 import numpy as np
 
-from stages.model.scenes.templates import (
-    ABSENCE_TEMPLATES,
-    COUNT_TEMPLATES,
-    PLACE_WORDS,
-    PLAIN_TEMPLATES,
-    VAGUE_TEMPLATES,
-)
 from stages.model.scenes.vocabulary import (
+    ABSENCE_TEMPLATES,
     COLOUR_NAMES,
+    COUNT_TEMPLATES,
     HELDOUT_PAIRS,
     KINDS,
     LARGE_WORDS,
     NUMBER_WORDS,
+    PLACE_WORDS,
+    PLAIN_TEMPLATES,
     PLURALS,
     SMALL_WORDS,
+    VAGUE_TEMPLATES,
     Split,
 )
 
@@ -36,7 +34,7 @@ _FORMS: Final[dict[str, float]] = {"plain": 0.78, "vague": 0.10, "absence": 0.08
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class DrawnThing:
     """What a caption may know of an object.
 
     Attributes:
@@ -92,7 +90,7 @@ class _Name:
 
 
 def write_captions(
-    rng: np.random.Generator, things: Sequence[Thing], split: Split, *, extra: int
+    rng: np.random.Generator, things: Sequence[DrawnThing], split: Split, *, extra: int
 ) -> tuple[Caption, ...]:
     """One unambiguous caption, then `extra` captions for training.
 
@@ -111,7 +109,7 @@ def write_captions(
     )
 
 
-def phrase_of(caption: Caption, number: int, thing: Thing) -> tuple[str, bool]:
+def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bool]:
     """How a caption names one object, lower case and without determiner, and whether it does at all.
 
     Args:
@@ -131,7 +129,7 @@ def phrase_of(caption: Caption, number: int, thing: Thing) -> tuple[str, bool]:
     return f"{thing.colour} {thing.kind}", False
 
 
-def _training_caption(rng: np.random.Generator, things: Sequence[Thing], split: Split) -> Caption:
+def _training_caption(rng: np.random.Generator, things: Sequence[DrawnThing], split: Split) -> Caption:
     names, shares = zip(*_FORMS.items(), strict=True)
     name = names[int(np.searchsorted(np.cumsum(shares)[:-1], rng.random(), side="right"))]
     if name == "vague":
@@ -147,7 +145,7 @@ def _training_caption(rng: np.random.Generator, things: Sequence[Thing], split: 
     return _plain_caption(rng, things, exact=False)
 
 
-def _plain_caption(rng: np.random.Generator, things: Sequence[Thing], *, exact: bool) -> Caption:
+def _plain_caption(rng: np.random.Generator, things: Sequence[DrawnThing], *, exact: bool) -> Caption:
     """Names one to four groups of things; sometimes leaves others out."""
     groups = _groups(things)
     order = rng.permutation(len(groups))
@@ -174,7 +172,7 @@ def _plain_caption(rng: np.random.Generator, things: Sequence[Thing], *, exact: 
     return _fill(template, names)
 
 
-def _groups(things: Sequence[Thing]) -> list[tuple[int, ...]]:
+def _groups(things: Sequence[DrawnThing]) -> list[tuple[int, ...]]:
     """Positions of things of equal kind and colour, grouped."""
     groups: dict[tuple[str, str], list[int]] = {}
     for number, thing in enumerate(things):
@@ -188,7 +186,7 @@ def _pick_group(rng: np.random.Generator, groups: Sequence[tuple[int, ...]]) -> 
 
 def _name_group(
     rng: np.random.Generator,
-    things: Sequence[Thing],
+    things: Sequence[DrawnThing],
     group: tuple[int, ...],
     *,
     exact: bool,
@@ -222,7 +220,7 @@ def _name_group(
     return _Name(text, kind, named_colour, objects)
 
 
-def _vague_name(rng: np.random.Generator, things: Sequence[Thing]) -> _Name:
+def _vague_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> _Name:
     """Only a colour: "something red"."""
     colour = things[int(rng.integers(len(things)))].colour
     objects = tuple(k for k, thing in enumerate(things) if thing.colour == colour)
@@ -234,7 +232,7 @@ def _vague_name(rng: np.random.Generator, things: Sequence[Thing]) -> _Name:
     return _Name(_pick(rng, texts), None, colour, objects)
 
 
-def _absent_name(rng: np.random.Generator, things: Sequence[Thing], split: Split) -> _Name:
+def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: Split) -> _Name:
     """A thing that is not in the scene, preferably one that is nearly there: its kind or its colour is."""
     kinds = {thing.kind for thing in things}
     pairs = {(thing.kind, thing.colour) for thing in things}
@@ -252,7 +250,7 @@ def _absent_name(rng: np.random.Generator, things: Sequence[Thing], split: Split
             return _Name(f"{colour} {kind}", kind, colour, (), absent=True)
 
 
-def _where(rng: np.random.Generator, things: Sequence[Thing], names: Sequence[_Name]) -> str:
+def _where(rng: np.random.Generator, things: Sequence[DrawnThing], names: Sequence[_Name]) -> str:
     """Words for where the first name's things are, seen from the second's, or a neutral word."""
     centres = [np.mean([things[k].centre_rel for k in name.objects], axis=0) for name in names[:2]]
     dx, dy = (float(v) for v in centres[0] - centres[1])

@@ -1,4 +1,4 @@
-"""Composes one scene: chooses things, places them, paints them, and has captions written.
+"""Composes scenes: chooses things, places them, paints them, has captions written; and writes a series as files.
 
 A scene is a pure function of (split, seed, index, side, number of objects): the same arguments give the same
 pixels, masks and words in any process and any order. No global random state is read or changed.
@@ -6,15 +6,17 @@ pixels, masks and words in any process and any order. No global random state is 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.contract.masks import mask_box_xywh_px
-from stages.model.scenes.captions import Caption, Thing, phrase_of, write_captions
+from stages.contract.masks import encode_mask, mask_box_xywh_px
+from stages.model.scenes.captions import Caption, DrawnThing, phrase_of, write_captions
 from stages.model.scenes.drawing import (
     ImageU8,
     finish,
@@ -46,7 +48,7 @@ _TRAIN_PAIRS: Final = tuple((k, c) for k in KINDS for c in COLOUR_NAMES if (k, c
 _UNSEEN_PAIRS: Final = tuple(sorted(HELDOUT_PAIRS))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class SceneObject:
     """One drawn thing.
 
@@ -55,8 +57,7 @@ class SceneObject:
         colour: colour name, e.g. "red".
         mask: bool (H, W), the pixels where it is visible after occlusion.
         size_rel: its longer side before rotation, relative to the image's side.
-        phrase: how the scene's first caption names it, lower case without determiner ("red car", "two red
-        fish",
+        phrase: how the scene's first caption names it, lower case without determiner ("red car", "two red fish",
             "car"); where that caption does not name it, "<colour> <kind>".
         mentioned: whether the first caption names it.
     """
@@ -86,10 +87,9 @@ class Scene:
     Attributes:
         image: uint8 RGB (side, side, 3).
         objects: back to front.
-        captions: the first is unambiguous: each of its phrases denotes exactly the objects that it is about,
-        and
-            nothing absent is named. The others, for training, may be vague, name only a kind or a colour, or
-            name what is absent.
+        captions: the first is unambiguous: each of its phrases denotes exactly the objects that it is about, and
+            nothing absent is named. The others, for training, may be vague, name only a kind or a colour, or name
+            what is absent.
     """
 
     image: ImageU8
@@ -114,8 +114,7 @@ def make_scene(
         seed: the series, >= 0.
         index: the scene's number in the series, >= 0.
         side_px: side of the square image in pixels, >= 64.
-        split: "train" never shows a pair of `HELDOUT_PAIRS`; "heldout" uses other random numbers than "train"
-        for
+        split: "train" never shows a pair of `HELDOUT_PAIRS`; "heldout" uses other random numbers than "train" for
             the same seed and draws about every seventh object from those pairs.
         min_objects: least number of things, >= 1. Fewer are drawn only where no free place is found.
         max_objects: greatest number of things, <= 6.
@@ -143,21 +142,12 @@ def make_scene(
     for (kind, colour, size_rel), mask in zip(placed, masks, strict=True):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         centre = (float(columns[0] + columns[-1] + 1) / 2, float(rows[0] + rows[-1] + 1) / 2)
-        things.append(Thing(kind, colour, size_rel, (centre[0] / side_px, centre[1] / side_px)))
+        things.append(DrawnThing(kind, colour, size_rel, (centre[0] / side_px, centre[1] / side_px)))
     captions = write_captions(rng, things, split, extra=extra_captions)
     objects = []
     for number, (thing, mask) in enumerate(zip(things, masks, strict=True)):
         phrase, mentioned = phrase_of(captions[0], number, thing)
-        objects.append(
-            SceneObject(
-                kind=thing.kind,
-                colour=thing.colour,
-                mask=mask,
-                size_rel=thing.size_rel,
-                phrase=phrase,
-                mentioned=mentioned,
-            )
-        )
+        objects.append(SceneObject(thing.kind, thing.colour, mask, thing.size_rel, phrase=phrase, mentioned=mentioned))
     return Scene(image=image, objects=tuple(objects), captions=captions)
 
 
@@ -246,3 +236,75 @@ def resize_image(image: ImageU8, side_px: int) -> ImageU8:
     """An area-averaged copy at (side_px, side_px), RGB uint8."""
     resized: ImageU8 = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
     return resized
+
+
+def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg") -> None:
+    """Draw held-out scenes of two to five things into a folder: images, one caption each, and where everything is.
+
+    The folder gets `images/NAME`, `captions.jsonl` with one object per line, `{"id", "image", "caption"}`, the image
+    relative to `images/`, and `truth.json`, COCO instances. Beside COCO's own keys every annotation has `phrase` (how
+    the caption names the thing, lower case and without determiner, else "<colour> <kind>"), `mentioned` (whether the
+    caption names it), `colour`, and `unseen_combination` (whether training never shows the kind in that colour). A
+    phrase that is mentioned denotes exactly the annotations that carry it: both of "two red cars" do. The same
+    arguments give the same files with the same OpenCV.
+
+    Args:
+        out: folder; it is made if it does not exist. Files of the same names are replaced, others are left.
+        scenes: how many, >= 1.
+        seed: the series, >= 0.
+        side_px: side of the square images in pixels, >= 64. The default gives small files that a person still likes to
+            look at.
+        image_format: "jpg" (quality 93) or "png".
+
+    Raises:
+        ValueError: an argument is outside its range.
+        OSError: a file cannot be written.
+    """
+    if scenes < 1 or seed < 0:
+        raise ValueError(f"expected >= 1 scenes and a seed >= 0, got {scenes} and {seed}")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    rows: list[str] = []
+    for index in range(scenes):
+        scene = make_scene(seed, index, side_px=side_px, min_objects=2, extra_captions=0)
+        name = f"{index:06d}.{image_format}"
+        (out / "images" / name).write_bytes(_encode(scene.image, image_format))
+        row = {"id": f"scene-{seed}-{index:06d}", "image": name, "caption": scene.captions[0].text}
+        rows.append(json.dumps(row) + "\n")
+        images.append({"id": index + 1, "file_name": name, "width": side_px, "height": side_px})
+        for thing in scene.objects:
+            annotations.append(_annotation(thing, annotation_id=len(annotations) + 1, image_id=index + 1))
+    truth = {
+        "info": {"description": "drawn scenes", "seed": seed, "split": "heldout", "scenes": scenes},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": k + 1, "name": kind, "supercategory": "thing"} for k, kind in enumerate(KINDS)],
+    }
+    (out / "captions.jsonl").write_text("".join(rows), encoding="utf-8")
+    (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+
+
+def _annotation(thing: SceneObject, *, annotation_id: int, image_id: int) -> dict[str, Any]:
+    rle = encode_mask(thing.mask)
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": KINDS.index(thing.kind) + 1,
+        "bbox": list(thing.box_xywh_px),
+        "area": int(thing.mask.sum()),
+        "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
+        "iscrowd": 0,
+        "phrase": thing.phrase,
+        "mentioned": thing.mentioned,
+        "colour": thing.colour,
+        "unseen_combination": thing.unseen_combination,
+    }
+
+
+def _encode(image: ImageU8, image_format: str) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, 93] if image_format == "jpg" else []
+    done, encoded = cv2.imencode(f".{image_format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise OSError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as {image_format}")
+    return encoded.tobytes()

@@ -1,20 +1,106 @@
-"""Batches of freshly drawn scenes: every step sees scenes that no step saw before."""
+"""What training learns from: batches of freshly drawn scenes, their tokens, and which phrases are true of which scene.
+
+A truth table says what captions and phrases are true of which scenes. Its columns are the colour-kind pairs, the kinds
+and the colours; the same again for "at least two of them"; then the number of things. A caption counts as true of a
+scene if the scene has everything that the caption claims and nothing that it denies. Such a pair must not be trained
+apart, even if the caption was written for another scene.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gzip
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from stages.model.scenes.scene import make_scene, resize_image
-from stages.model.train.concepts import bank_columns, bank_wordings, claims, present
-from stages.model.train.config import PREPROCESS_CFG, Phase
+from stages.model.scenes.captions import DETERMINERS, Caption
+from stages.model.scenes.scene import SceneObject, make_scene, resize_image
+from stages.model.scenes.vocabulary import (
+    COLOUR_NAMES,
+    HELDOUT_PAIRS,
+    KINDS,
+    LARGE_WORDS,
+    NUMBER_WORDS,
+    PLURALS,
+    SMALL_WORDS,
+    all_templates,
+)
+from stages.model.train.config import Phase
+
+_KIND_INDEX: Final = {kind: k for k, kind in enumerate(KINDS)}
+_COLOUR_INDEX: Final = {colour: k for k, colour in enumerate(COLOUR_NAMES)}
+PAIRS: Final = len(KINDS) * len(COLOUR_NAMES)
+"""Number of colour-kind pairs, the first columns; pair (k, c) is column k * colours + c."""
+
+CONCEPTS: Final = PAIRS + len(KINDS) + len(COLOUR_NAMES)
+"""Columns of the first block; the second, "at least two", is as wide."""
+
+COLUMNS: Final = 2 * CONCEPTS + 7
+"""Width of the truth table; the last seven are "exactly n things", n = 0-6."""
+
+_NUMBER_VALUES: Final = {word: number for number, word in NUMBER_WORDS.items()}
+
+_QUERY_WORDS: Final = "of one photograph drawing illustration scene it them this that all also close"
+"""Words that scenes do not use but people put around a phrase. They are untrained, but at least stay whole."""
+
+
+def concept_column(kind: str | None, colour: str | None) -> int:
+    """Column of a kind and colour, of a kind (colour None) or of a colour (kind None).
+
+    Raises:
+        ValueError: both are None.
+        KeyError: a name is unknown.
+    """
+    if kind is not None and colour is not None:
+        return _KIND_INDEX[kind] * len(COLOUR_NAMES) + _COLOUR_INDEX[colour]
+    if kind is not None:
+        return PAIRS + _KIND_INDEX[kind]
+    if colour is not None:
+        return PAIRS + len(KINDS) + _COLOUR_INDEX[colour]
+    raise ValueError("expected a kind or a colour, got neither")
+
+
+def present(objects: Sequence[SceneObject]) -> npt.NDArray[np.float32]:
+    """Row of the truth table for a scene: float32 (COLUMNS,), 0 or 1."""
+    counts: Counter[int] = Counter()
+    for thing in objects:
+        for kind, colour in ((thing.kind, thing.colour), (thing.kind, None), (None, thing.colour)):
+            counts[concept_column(kind, colour)] += 1
+    row = np.zeros(COLUMNS, np.float32)
+    for column, count in counts.items():
+        row[column] = 1.0
+        if count > 1:
+            row[CONCEPTS + column] = 1.0
+    row[2 * CONCEPTS + min(len(objects), 6)] = 1.0
+    return row
+
+
+def claims(caption: Caption) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What a caption says is there, and what it says is not: two float32 (COLUMNS,), 0 or 1."""
+    claimed, denied = np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
+    for mention in caption.mentions:
+        column = concept_column(mention.kind, mention.colour)
+        if mention.absent:
+            denied[column] = 1.0
+            continue
+        claimed[column] = 1.0
+        if len(mention.objects) > 1:
+            claimed[CONCEPTS + column] = 1.0
+    if not caption.mentions:
+        number = next(_NUMBER_VALUES[word] for word in caption.text.lower().split() if word in _NUMBER_VALUES)
+        claimed[2 * CONCEPTS + number] = 1.0
+    return claimed, denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +110,7 @@ class Batch:
     Attributes:
         images: uint8 (batch, 3, side, side), RGB.
         tokens: int64 (batch, context), one caption an image.
-        present, claimed, denied: float32 (batch, columns), see `stages.model.train.concepts`.
+        present, claimed, denied: float32 (batch, columns), rows of the truth table.
     """
 
     images: Tensor
@@ -40,8 +126,8 @@ class SceneBatches(IterableDataset[Batch]):
     Args:
         tokenizer: turns captions into tokens.
         phase: image size, number and size of things.
-        seed: seed of the scenes; batch b holds the scenes b * size to (b + 1) * size - 1 of the split
-        "train". size: images per batch.
+        seed: seed of the scenes; batch b holds the scenes b * size to (b + 1) * size - 1 of the split "train".
+        size: images per batch.
         first: number of the first batch, over all phases.
         count: how many batches.
     """
@@ -80,12 +166,9 @@ class SceneBatches(IterableDataset[Batch]):
             yes, no = claims(caption)
             claimed.append(yes)
             denied.append(no)
+        table = (torch.from_numpy(np.stack(part)) for part in (rows, claimed, denied))
         return Batch(
-            images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
-            tokens=self._tokenizer(texts),
-            present=torch.from_numpy(np.stack(rows)),
-            claimed=torch.from_numpy(np.stack(claimed)),
-            denied=torch.from_numpy(np.stack(denied)),
+            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), self._tokenizer(texts), *table
         )
 
 
@@ -122,8 +205,71 @@ class PhraseBank:
         return self._tokens[torch.arange(phrases), choice]
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (batch, 3, H, W) -> float32, as `PREPROCESS_CFG` says."""
-    mean = torch.tensor(PREPROCESS_CFG["mean"]).view(3, 1, 1)
-    std = torch.tensor(PREPROCESS_CFG["std"]).view(3, 1, 1)
-    return (images.float() / 255.0 - mean) / std
+def bank_columns() -> list[int]:
+    """Columns of the first block in the phrase bank: all except the pairs that training never shows."""
+    hidden = {concept_column(kind, colour) for kind, colour in HELDOUT_PAIRS}
+    return [column for column in range(CONCEPTS) if column not in hidden]
+
+
+def bank_wordings(column: int) -> tuple[str, ...]:
+    """Six ways to ask for a column of the first block; the bare phrase comes first and most often."""
+    if column < PAIRS:
+        kind, colour = KINDS[column // len(COLOUR_NAMES)], COLOUR_NAMES[column % len(COLOUR_NAMES)]
+        one, many = f"{colour} {kind}", f"{colour} {PLURALS[kind]}"
+    elif column < PAIRS + len(KINDS):
+        kind = KINDS[column - PAIRS]
+        one, many = kind, PLURALS[kind]
+    else:
+        colour = COLOUR_NAMES[column - PAIRS - len(KINDS)]
+        one, many = f"{colour} thing", f"{colour} things"
+        return (one, f"something {colour}", colour, f"the {one}", many, f"two {many}")
+    article = "an" if one[0] in "aeiou" else "a"
+    return (one, one, f"{article} {one}", f"the {one}", many, f"two {many}")
+
+
+def scene_words() -> list[str]:
+    """Every word that a caption or a query wording can hold, lower case, sorted."""
+    words = {*PLURALS, *PLURALS.values(), *COLOUR_NAMES, *NUMBER_WORDS.values(), *SMALL_WORDS, *LARGE_WORDS}
+    words |= {*DETERMINERS, *_QUERY_WORDS.split(), "thing", "things", "object", "objects", "something"}
+    for template in all_templates():
+        words |= set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", template.lower())))
+    return sorted(words)
+
+
+def cut_merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """CLIP's merges that are needed to write the given words, in CLIP's order.
+
+    With only these merges a word among `words` becomes the same pieces as with all of CLIP's: at every step the
+    best-ranked pair is one of them.
+    """
+    full = SimpleTokenizer()
+    used: set[tuple[str, str]] = set()
+    for word in words:
+        pieces = (*word[:-1], word[-1] + "</w>")
+        while len(pieces) > 1:
+            best = min(get_pairs(pieces), key=lambda pair: full.bpe_ranks.get(pair, float("inf")))
+            if best not in full.bpe_ranks:
+                break
+            used.add(best)
+            pieces = _merge(pieces, best)
+    return sorted(used, key=lambda pair: int(full.bpe_ranks[pair]))
+
+
+def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    merged: list[str] = []
+    k = 0
+    while k < len(pieces):
+        step = 2 if pieces[k : k + 2] == pair else 1
+        merged.append("".join(pieces[k : k + step]))
+        k += step
+    return tuple(merged)
+
+
+def write_vocabulary(path: Path) -> None:
+    """Write the cut vocabulary in the form that `open_clip.tokenizer.SimpleTokenizer(bpe_path=...)` reads.
+
+    The bytes are the same on every call. No line break ends the file, since the tokenizer would count it as a merge.
+    """
+    merges = (" ".join(merge) for merge in cut_merges(scene_words()))
+    lines = "\n".join(["#version: 0.2, cut from CLIP's bpe_simple_vocab_16e6", *merges])
+    path.write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))

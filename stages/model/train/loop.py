@@ -1,4 +1,4 @@
-"""The training loop: phases, log lines, checkpoints, and going on from one."""
+"""The training loop: phases, log lines, checkpoints, going on from one, and how well the model names things."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import copy
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
@@ -18,25 +19,41 @@ from torch import Tensor
 
 from stages.model.catalog import sha256_of
 from stages.model.device import PRECISIONS, fast_precision
-from stages.model.train.batches import Batch, PhraseBank, SceneBatches, load_batches, normalise
-from stages.model.train.card import told_training
+from stages.model.scenes.scene import make_scene, resize_image
+from stages.model.scenes.vocabulary import COLOUR_NAMES, KINDS
+from stages.model.train.batches import (
+    Batch,
+    PhraseBank,
+    SceneBatches,
+    concept_column,
+    load_batches,
+    write_vocabulary,
+)
 from stages.model.train.config import MODEL_CFG, Phase, TrainConfig
-from stages.model.train.evaluate import class_top1
-from stages.model.train.forward import encode_image, encode_text
-from stages.model.train.loss import bank_loss, caption_loss, known_true
-from stages.model.train.model import build_model, make_optimisers, model_at
-from stages.model.train.tokenizer import write_vocabulary
+from stages.model.train.model import (
+    bank_loss,
+    build_model,
+    caption_loss,
+    encode_image,
+    encode_text,
+    known_true,
+    make_optimisers,
+    model_at,
+    normalise,
+)
 
-VOCABULARY_FILE = "bpe_vocab.txt.gz"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "MODEL_CARD.md"
-LATEST_FILE = "latest.pt"
-LOG_FILE = "log.jsonl"
-_LOG_EVERY_STEPS = 20
+VOCABULARY_FILE: Final = "bpe_vocab.txt.gz"
+WEIGHTS_FILE: Final = "model.safetensors"
+CARD_FILE: Final = "MODEL_CARD.md"
+LATEST_FILE: Final = "latest.pt"
+LOG_FILE: Final = "log.jsonl"
+_LOG_EVERY_STEPS: Final = 20
+_EVALUATION_SEED: Final = 4_321
+_TRAINING: Final = "## Training\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Setting:
+class _TrainSetting:
     """What stays the same from step to step."""
 
     config: TrainConfig
@@ -49,15 +66,24 @@ class _Setting:
 
 
 @dataclass(slots=True)
-class _State:
-    """What changes from step to step, and `earlier`: how the weights it began with were trained, in Markdown."""
+class _TrainState:
+    """What changes from step to step.
+
+    Attributes:
+        model, average: the weights, and their moving average.
+        optimisers: as `make_optimisers` gives them.
+        step: steps taken.
+        active_s: processor time in seconds.
+        log: all log lines.
+        earlier: how the weights that the run began with were trained, in Markdown; "" for random ones.
+    """
 
     model: CLIP
     average: CLIP
     optimisers: list[torch.optim.Optimizer]
-    step: int
-    active_s: float
-    log: list[dict[str, Any]]
+    step: int = 0
+    active_s: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
     earlier: str = ""
 
 
@@ -73,8 +99,8 @@ def train(
     """Train a model from scratch, or go on with one.
 
     Exported weights hold neither the optimisers' memory nor the step: going on from them is a new run with its own
-    warm-up, steps counted from 0 and the log from its first line. Give it another seed, or it draws the scenes that
-    the weights have seen. Its model card tells the earlier training too.
+    warm-up, steps and log. Give it another seed, or it draws the scenes that the weights have seen. Its model card
+    describes the earlier training too.
 
     Matrices are multiplied in bf16 on a CPU with instructions for it, else in fp32. Log and model card say which.
 
@@ -98,7 +124,7 @@ def train(
     write_vocabulary(out / VOCABULARY_FILE)
     tokenizer = load_tokenizer(out)
     torch.manual_seed(config.seed)
-    setting = _Setting(
+    setting = _TrainSetting(
         config=config,
         tokenizer=tokenizer,
         bank=PhraseBank(tokenizer),
@@ -125,14 +151,11 @@ def load_tokenizer(folder: Path) -> SimpleTokenizer:
     )
 
 
-def _start(config: TrainConfig, tokenizer: SimpleTokenizer, resume: Path | None) -> _State:
-    side = config.phases[0].side_px
-    saved: dict[str, Any] | None = None
-    if resume is not None:
-        saved = torch.load(resume, weights_only=True)
-        side = int(saved["side_px"])
-    model = build_model(tokenizer, side)
-    state = _State(model, copy.deepcopy(model), make_optimisers(model, config), 0, 0.0, [])
+def _start(config: TrainConfig, tokenizer: SimpleTokenizer, resume: Path | None) -> _TrainState:
+    """Step 0 with random weights, or where a checkpoint stopped, with the learning rates of `config`."""
+    saved: dict[str, Any] | None = None if resume is None else torch.load(resume, weights_only=True)
+    model = build_model(tokenizer, config.phases[0].side_px if saved is None else int(saved["side_px"]))
+    state = _TrainState(model, copy.deepcopy(model), make_optimisers(model, config))
     if saved is not None:
         model.load_state_dict(saved["model"])
         state.average.load_state_dict(saved["average"])
@@ -141,16 +164,12 @@ def _start(config: TrainConfig, tokenizer: SimpleTokenizer, resume: Path | None)
             optimiser.load_state_dict(values)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["full_lr"] = rate
-        state.step, state.active_s, state.log = (
-            int(saved["step"]),
-            float(saved["active_s"]),
-            list(saved["log"]),
-        )
-        state.earlier = str(saved["earlier"])
+        for name in ("step", "active_s", "log", "earlier"):
+            setattr(state, name, saved[name])
     return state
 
 
-def _from(folder: Path, config: TrainConfig, tokenizer: SimpleTokenizer) -> _State:
+def _from(folder: Path, config: TrainConfig, tokenizer: SimpleTokenizer) -> _TrainState:
     """Step 0 with model and moving average at exported weights, and what their model card says of them."""
     if load_tokenizer(folder).encoder != tokenizer.encoder:
         raise ValueError(f"expected the vocabulary of the scenes in {folder}, got another one")
@@ -162,11 +181,27 @@ def _from(folder: Path, config: TrainConfig, tokenizer: SimpleTokenizer) -> _Sta
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"expected weights of the architecture of MODEL_CFG in {folder}: {error}") from error
-    earlier = told_training((folder / CARD_FILE).read_text("utf-8"), sha256_of(folder / WEIGHTS_FILE))
-    return _State(model, copy.deepcopy(model), make_optimisers(model, config), 0, 0.0, [], earlier)
+    earlier = earlier_training((folder / CARD_FILE).read_text("utf-8"), sha256_of(folder / WEIGHTS_FILE))
+    return _TrainState(model, copy.deepcopy(model), make_optimisers(model, config), earlier=earlier)
 
 
-def _enter_phase(setting: _Setting, state: _State, phase: Phase) -> None:
+def earlier_training(card: str, weights_sha256: str) -> str:
+    """The training section of a model card, for the card of a run that begins with its weights.
+
+    Args:
+        card: the text of a card by `stages.model.train.export`.
+        weights_sha256: checksum of the weights that it belongs to.
+
+    Raises:
+        ValueError: the card has no such section.
+    """
+    _, found, section = card.partition(_TRAINING)
+    if not found:
+        raise ValueError(f"expected a model card with the section {_TRAINING.strip()!r}")
+    return f"## Before that\n\nThe weights it began with: `{weights_sha256}`.\n{section}"
+
+
+def _enter_phase(setting: _TrainSetting, state: _TrainState, phase: Phase) -> None:
     """Change the image size; the optimisers' memory is kept except for the positional embedding's."""
     if int(state.model.visual.image_size[0]) == phase.side_px:
         return
@@ -181,7 +216,7 @@ def _enter_phase(setting: _Setting, state: _State, phase: Phase) -> None:
                 after.state[now] = before.state[was]
 
 
-def _run_phase(setting: _Setting, state: _State, phase: Phase, first_step: int) -> None:
+def _run_phase(setting: _TrainSetting, state: _TrainState, phase: Phase, first_step: int) -> None:
     """Take the phase's remaining steps; `first_step` is the number of its first one."""
     config = setting.config
     last_step = first_step + phase.steps
@@ -229,7 +264,7 @@ def _run_phase(setting: _Setting, state: _State, phase: Phase, first_step: int) 
             last_saved = last_logged = time.monotonic()
 
 
-def _step(setting: _Setting, state: _State, phase: Phase, batch: Batch, factor: float) -> Tensor:
+def _step(setting: _TrainSetting, state: _TrainState, phase: Phase, batch: Batch, factor: float) -> Tensor:
     """One optimiser step; returns the caption and the bank loss, float (2,)."""
     config, bank = setting.config, setting.bank
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
@@ -266,14 +301,14 @@ def _step(setting: _Setting, state: _State, phase: Phase, batch: Batch, factor: 
     return torch.stack([captions.detach(), phrases_loss.detach()])
 
 
-def _log(setting: _Setting, state: _State, line: dict[str, Any]) -> None:
+def _log(setting: _TrainSetting, state: _TrainState, line: dict[str, Any]) -> None:
     state.log.append(line)
     with (setting.out / LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     print(json.dumps(line), flush=True)
 
 
-def _save(setting: _Setting, state: _State) -> None:
+def _save(setting: _TrainSetting, state: _TrainState) -> None:
     """Write the checkpoint beside its place and move it there, so that a reader never sees half of one."""
     path = setting.out / LATEST_FILE
     temporary = path.with_suffix(".tmp")
@@ -292,3 +327,32 @@ def _save(setting: _Setting, state: _State) -> None:
         temporary,
     )
     os.replace(temporary, path)
+
+
+@torch.inference_mode()
+def class_top1(model: CLIP, tokenizer: SimpleTokenizer, *, scenes: int, render_scale: float = 1.0) -> float:
+    """Share of held-out scenes with one thing whose nearest of all colour-kind phrases is the right one.
+
+    Args:
+        model: the model; its image size sets the scenes'.
+        tokenizer: its tokenizer.
+        scenes: how many scenes; about every seventh shows a pair that training never showed.
+        render_scale: draw scenes larger by this factor and average them down.
+
+    Returns:
+        0-1; chance is 1 in 360.
+    """
+    side = int(model.visual.image_size[0])
+    phrases = [f"{colour} {kind}" for kind in KINDS for colour in COLOUR_NAMES]
+    texts = encode_text(model, tokenizer(phrases))
+    images, truth = [], []
+    for index in range(scenes):
+        scene = make_scene(_EVALUATION_SEED, index, side_px=round(side * render_scale), max_objects=1)
+        images.append(resize_image(scene.image, side))
+        truth.append(concept_column(scene.objects[0].kind, scene.objects[0].colour))
+    right = 0
+    for first in range(0, scenes, 50):
+        block = torch.from_numpy(np.stack(images[first : first + 50])).permute(0, 3, 1, 2)
+        best = (encode_image(model, normalise(block)) @ texts.T).argmax(dim=1)
+        right += int((best == torch.tensor(truth[first : first + 50])).sum())
+    return right / scenes

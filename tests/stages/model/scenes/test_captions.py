@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from stages.model.scenes.captions import Caption, Thing, phrase_of, write_captions
+from stages.model.scenes.captions import Caption, DrawnThing, phrase_of, write_captions
 from stages.model.scenes.scene import Scene, make_scene
 from stages.model.scenes.vocabulary import NUMBER_WORDS, PLURALS
 
@@ -125,5 +125,5 @@ def test_articles_fit_their_word(scenes: list[Scene]) -> None:
                 assert (article == "an") == (word[0] in "aeiou"), caption.text
 
 
-def _thing(kind: str, colour: str, *, x: float = 0.5, y: float = 0.5) -> Thing:
-    return Thing(kind, colour, 0.3, (x, y))
+def _thing(kind: str, colour: str, *, x: float = 0.5, y: float = 0.5) -> DrawnThing:
+    return DrawnThing(kind, colour, 0.3, (x, y))
