@@ -28,6 +28,7 @@ from typing import IO, Any, Final, cast
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from stages.contract.errors import ConfigError, InputError, one_line
@@ -249,9 +250,20 @@ def writable_place(path: Path | str) -> AnyPath:
     return place
 
 
-def arrow_file(path: AnyPath) -> Any:
-    """The file for pyarrow, which reads it without going through Python where it can. Raises FileNotFoundError."""
-    return pa.OSFile(str(path)) if isinstance(path, Path) else path.open()
+@contextmanager
+def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`, which reads without going through Python where it can.
+
+    It does not pre-buffer, or a row group of images would be read into memory at once.
+
+    Raises:
+        OSError, pyarrow.ArrowException: The file cannot be read, or is not Parquet; also for what is read in the block.
+    """
+    with (
+        pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as content,
+        pq.ParquetFile(content, pre_buffer=False, buffer_size=buffer_bytes) as file,
+    ):
+        yield file
 
 
 def found_in(folder: AnyPath, pattern: str) -> list[AnyPath]:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
@@ -24,7 +23,7 @@ from stages.contract.schema import (
     read_batches,
 )
 from stages.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
-from stages.storage import AnyPath, ObjectPath, arrow_file, found_in, place_of, write_text
+from stages.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
 
 BATCH_ROWS: Final = 512
 """Rows of a table without images: a few MB."""
@@ -180,10 +179,7 @@ class NumberedRows:
 def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
     """A shard as a `ParquetFile`. Raises InputError if opening it, or reading from it in the block, fails."""
     try:
-        with (
-            arrow_file(path) as content,
-            pq.ParquetFile(content, pre_buffer=False, buffer_size=buffer_bytes) as file,
-        ):
+        with parquet_file(path, buffer_bytes=buffer_bytes) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is damaged or cannot be read: {one_line(error)}") from error

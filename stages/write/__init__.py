@@ -1,1 +1,1 @@
-"""SINK: rows -> Parquet shards, and what stands beside them: categories, manifest, card, checks."""
+"""The sink: rows become Parquet shards. Beside them come the table of phrases, the dataset card, and the checks."""

@@ -1,4 +1,4 @@
-"""The dataset card, in the form the Hugging Face hub and `datasets.load_dataset` read."""
+"""The dataset card, in the form that the Hugging Face hub and `datasets.load_dataset` read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stages.write.tally import Tally
 
 
 def dataset_card(total: Tally, schema: Any, *, model: str, explainer: str, calibrated: bool) -> str:
-    """README.md of a dataset: YAML header with splits and features, then the figures and columns."""
+    """The README.md of a dataset: a YAML header with splits and features, then the figures and the columns."""
     score = (
         "It is calibrated: where it was fitted, about 80 % of regions with a score of 0.8 had a box IoU of 0.5 or more."
         if calibrated

@@ -1,4 +1,4 @@
-"""How shards are written."""
+"""Writing shards."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_l
 
 ROW_GROUP_ROWS: Final = 1000
 IMAGE_ROW_GROUP_ROWS: Final = 100
-"""Of shards that hold images: a reader that wants one row reads a row group of some 10 MB at most."""
+"""For shards with images: whoever wants one row reads a row group, which is then some 10 MB."""
+
+
+def row_group_rows(*, embed_images: bool) -> int:
+    """Rows of the row groups of a shard, whichever engine writes it."""
+    return IMAGE_ROW_GROUP_ROWS if embed_images else ROW_GROUP_ROWS
 
 
 class ShardWriter:
-    """Collects tables of rows and writes a shard whenever enough rows are there, atomically.
+    """Collects tables of rows, and writes each shard atomically as soon as there are enough rows for it.
 
-    folder         where the shards go
-    rows_per_file  rows of every shard but the last
+    Args:
+        folder: Where the shards go. They are numbered from the highest number there on.
+        rows_per_file: Rows of every shard except the last.
     """
 
     def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
@@ -34,20 +40,20 @@ class ShardWriter:
         self._next = max(taken, default=-1) + 1
 
     def write(self, table: Any) -> None:
-        """Add rows; may write shards."""
+        """Add rows, and write the shards that are full."""
         self._tables.append(table)
         self._rows += table.num_rows
         while self._rows >= self.rows_per_file:
             self._flush(self.rows_per_file)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self._rows:
             self._flush(self._rows)
 
     def _flush(self, rows: int) -> None:
         table = pa.concat_tables(self._tables)
-        group = IMAGE_ROW_GROUP_ROWS if IMAGE_FIELD.name in table.column_names else ROW_GROUP_ROWS
+        group = row_group_rows(embed_images=IMAGE_FIELD.name in table.column_names)
         with replacing(self.folder / f"{self._next:05d}.parquet") as temporary:
             pq.write_table(table.slice(0, rows), temporary, row_group_size=group, **PARQUET_SETTINGS)
         rest = table.slice(rows)

@@ -1,9 +1,10 @@
-"""Counting what a dataset holds, from its shards."""
+"""Counts of what a dataset's shards hold, and the table of its phrases."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,22 +14,25 @@ import pyarrow.parquet as pq
 
 from stages.contract.errors import SchemaError, one_line
 from stages.contract.records import stable_id
-from stages.storage import AnyPath, found_in, replacing
+from stages.storage import AnyPath, found_in, parquet_file, replacing
 from stages.write.parquet import PARQUET_SETTINGS
 
 
 @dataclass(slots=True)
 class Tally:
-    """Rows and regions of a dataset. rows = annotated + without_phrases + failed.
+    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed.
 
-    annotated         rows with at least one phrase
-    without_regions   of these, rows in which no phrase got a region
-    without_phrases   rows whose captions name nothing
-    failed_by_reason  rows with an error, by its reason
-    phrases           phrases found in all captions
-    regions           annotations
-    categories        (phrase, head) -> number of regions
-    doubled           rows whose id an earlier row has
+    Attributes:
+        files: Shards.
+        rows: All rows.
+        annotated: Rows with at least one phrase.
+        without_regions: Those of the annotated rows in which no phrase got a region.
+        without_phrases: Rows whose captions name nothing.
+        failed_by_reason: Rows with an error, by its reason.
+        phrases: Phrases found in all captions.
+        regions: Annotations.
+        categories: (phrase, head) -> number of regions.
+        doubled: Rows whose id an earlier row has.
     """
 
     files: int = 0
@@ -42,13 +46,28 @@ class Tally:
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
     doubled: int = 0
 
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count a row by its columns `error`, `phrase_count` and `annotations`, which may be null in a damaged row."""
+        regions, phrases = row["annotations"] or (), row["phrase_count"] or 0
+        self.rows += 1
+        self.phrases += phrases
+        self.regions += len(regions)
+        self.categories.update((region["phrase"] or "", region["head"] or "") for region in regions)
+        if row["error"] is not None:
+            self.failed_by_reason[row["error"]] += 1
+        elif phrases:
+            self.annotated += 1
+            self.without_regions += not regions
+        else:
+            self.without_phrases += 1
+
     @property
     def failed(self) -> int:
         """Rows with an error."""
         return sum(self.failed_by_reason.values())
 
     def counts(self) -> dict[str, Any]:
-        """The manifest's `counts`, as far as the shards tell them."""
+        """The part of the manifest's `counts` that the shards tell."""
         return {
             "written": self.rows,
             "annotated": self.annotated,
@@ -72,57 +91,38 @@ _COLUMNS = ["id", "error", "phrase_count", "annotations.list.element.phrase", "a
 
 
 def tally(data: AnyPath) -> Tally:
-    """Count the rows of all shards in a folder; reads only the columns it needs, a batch at a time.
+    """Count the rows of all shards in a folder. Reads only the columns it needs, a batch at a time.
 
-    Raises SchemaError if a shard lacks a column or is damaged.
+    Raises:
+        SchemaError: A shard lacks a column or is damaged.
     """
     total = Tally()
     ids = [np.empty(0, np.int64)]
     for path in found_in(data, "*.parquet"):
         total.files += 1
         try:
-            _tally_shard(path, total, ids)
+            with parquet_file(path) as file:
+                missing = {"id", "error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
+                if missing:
+                    raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
+                for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
+                    ids.append(batch.column("id").to_numpy())
+                    for row in batch.to_pylist():
+                        total.add(row)
         except (pa.ArrowException, OSError) as error:
             raise SchemaError(
-                f"{path} is damaged ({one_line(error)}): delete it and run the same command again, only "
-                "its rows are done again"
+                f"{path} is damaged ({one_line(error)}): delete it and run the same command again, only its rows are "
+                "done again"
             ) from error
     total.doubled = total.rows - len(np.unique(np.concatenate(ids)))
     return total
 
 
-def _tally_shard(path: AnyPath, total: Tally, ids: list[Any]) -> None:
-    with path.open("rb") as content, pq.ParquetFile(content) as file:
-        missing = {"id", "error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
-        if missing:
-            raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
-        for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
-            _count(total, batch)
-            ids.append(batch.column("id").to_numpy())
-
-
-def _count(total: Tally, batch: Any) -> None:
-    total.rows += batch.num_rows
-    annotations = batch.column("annotations").to_pylist()
-    errors = batch.column("error").to_pylist()
-    phrase_counts = batch.column("phrase_count").to_pylist()
-    for regions, error, phrases in zip(annotations, errors, phrase_counts, strict=True):
-        total.phrases += phrases
-        total.regions += len(regions)
-        if error is not None:
-            total.failed_by_reason[error] += 1
-        elif phrases == 0:
-            total.without_phrases += 1
-        else:
-            total.annotated += 1
-            total.without_regions += not regions
-        total.categories.update((region["phrase"], region["head"]) for region in regions)
-
-
 def write_categories(total: Tally, path: AnyPath) -> None:
     """Write `categories.parquet`: id, name (the phrase), supercategory (its most frequent head), count.
 
-    Raises SchemaError if two phrases have the same id (about 6 in 100,000 for a million phrases).
+    Raises:
+        SchemaError: Two phrases have the same id; for a million phrases that happens in about 6 of 100,000 datasets.
     """
     rows = category_rows(total)
     for before, after in itertools.pairwise(rows):
@@ -135,7 +135,7 @@ def write_categories(total: Tally, path: AnyPath) -> None:
 
 
 def category_rows(total: Tally) -> list[tuple[int, str, str, int]]:
-    """Rows (id, name, supercategory, count) of `categories.parquet`, by id."""
+    """The rows (id, name, supercategory, count) of `categories.parquet`, in order of their ids."""
     heads: dict[str, Counter[str]] = {}
     for (phrase, head), count in total.categories.items():
         heads.setdefault(phrase, Counter())[head] += count

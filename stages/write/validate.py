@@ -1,4 +1,4 @@
-"""Checking a finished dataset against its contract."""
+"""Checks of a finished dataset against its contract."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
@@ -24,27 +23,33 @@ from stages.contract.schema import (
     read_batches,
 )
 from stages.phrases.filters import normalise
-from stages.storage import AnyPath, found_in
+from stages.storage import AnyPath, found_in, parquet_file
 from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
 
-_MOST_EXAMPLES = 20
-_ERROR_COLUMNS = ("error", "error_detail")
+_MOST_EXAMPLES: Final = 20
+"""Ids that are named of those that occur more than once."""
+
+_ERROR_COLUMNS: Final = ("error", "error_detail")
 
 
 def validate(dataset: AnyPath) -> Iterator[str]:
-    """What is wrong with a dataset, one line a problem, with file and row; nothing if all is well.
+    """Find what is wrong with a dataset.
 
-    Checked: the manifest and its counts, the schema, unique ids, spans, boxes, areas, masks, errors, embedded
-    images and categories. Counts are not compared where a shard could not be read: it is told itself.
+    The manifest and its counts are checked, the schema, unique ids, spans, boxes, areas, masks, errors, embedded
+    images and categories. Where a shard cannot be read, that is the problem, and counts are not compared.
 
-    Raises InputError for a place in which no run has written.
+    Yields:
+        One line for each problem, with file and row; nothing if all is well.
+
+    Raises:
+        InputError: No run has written in this place.
     """
     files = _shards_of(dataset)
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
-    told = (manifest or {}).get("counts")
+    stored = (manifest or {}).get("counts")
     missing = ("error_detail",) if (manifest or {}).get("schema_version") == 1 else ()
-    if not files and not (isinstance(told, dict) and told.get("read") == 0):
+    if not files and not (isinstance(stored, dict) and stored.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
     total, all_read = Tally(), True
     image_ids: list[int] = []
@@ -52,12 +57,12 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     for path in files:
         total.files += 1
         try:
-            with path.open("rb") as content, pq.ParquetFile(content) as file:
+            with parquet_file(path) as file:
                 readable = yield from _schema_problems(path, file.schema_arrow, missing)
                 all_read &= readable
                 for number, row in enumerate(_rows(file) if readable else ()):
                     yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
-                    _count(total, row)
+                    total.add(row)
                     image_ids.append(row["id"] or 0)
                     annotation_ids.extend(annotation["id"] or 0 for annotation in row["annotations"] or ())
         # UnicodeDecodeError: text whose bytes were changed
@@ -68,16 +73,15 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     yield from _duplicates("annotation id", annotation_ids)
     if all_read:
         if manifest is not None:
-            yield from _count_problems(manifest_path, told, total)
+            yield from _count_problems(manifest_path, stored, total)
         yield from _category_problems(dataset / "categories.parquet", total)
 
 
 def _shards_of(dataset: AnyPath) -> list[AnyPath]:
     try:
         if isinstance(dataset, Path) and not dataset.is_dir():
-            raise InputError(
-                f"{dataset} is a file: {DATASET_EXPECTED}" if dataset.exists() else f"no such folder: {dataset}"
-            )
+            is_file = dataset.exists()
+            raise InputError(f"{dataset} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {dataset}")
         files = found_in(dataset / "data", "*.parquet")
         marks = (dataset / "dataset.json", dataset / ".phrasebox" / "run.json")
         if not files and not any(mark.exists() for mark in marks):
@@ -88,7 +92,7 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
 
 
 def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]:
-    """The manifest, or None and why there is none."""
+    """Yield what is wrong with the manifest; return it, or None if it cannot be read."""
     try:
         manifest: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -106,7 +110,13 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]
 
 
 def _schema_problems(path: AnyPath, schema: Any, missing: Collection[str]) -> Generator[str, None, bool]:
-    """Whether the rows can be read as rows of the dataset. missing: columns that its version does not have."""
+    """Yield what is wrong with a shard's columns; return whether its rows can be checked.
+
+    Args:
+        path: The shard.
+        schema: Its schema.
+        missing: Columns that the dataset's version does not have.
+    """
     readable = True
     wanted = [
         *(entry for entry in DATASET_SCHEMA if entry.name not in missing),
@@ -129,22 +139,6 @@ def _schema_problems(path: AnyPath, schema: Any, missing: Collection[str]) -> Ge
 def _rows(file: Any) -> Iterator[dict[str, Any]]:
     for table in read_batches(file, [*file.schema_arrow.names, "error_detail"], batch_size=512):
         yield from table.to_pylist()
-
-
-def _count(total: Tally, row: dict[str, Any]) -> None:
-    """As `tally` counts, but for rows that may be damaged."""
-    annotations, phrases = row["annotations"] or (), row["phrase_count"] or 0
-    total.rows += 1
-    total.phrases += phrases
-    total.regions += len(annotations)
-    total.categories.update((annotation["phrase"] or "", annotation["head"] or "") for annotation in annotations)
-    if row["error"] is not None:
-        total.failed_by_reason[row["error"]] += 1
-    elif phrases:
-        total.annotated += 1
-        total.without_regions += not annotations
-    else:
-        total.without_phrases += 1
 
 
 def _row_problems(row: dict[str, Any]) -> Iterator[str]:
@@ -195,8 +189,8 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
 
 
 def _place_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
-    """Box, mask and area."""
-    if not _are_numbers(annotation["bbox"], 4):
+    """Problems of box, mask and area."""
+    if len(annotation["bbox"]) != 4 or None in annotation["bbox"]:
         yield f"bbox {annotation['bbox']} has not four numbers"
         return
     x, y, w, h = annotation["bbox"]
@@ -220,7 +214,7 @@ def _place_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator
 
 
 def _span_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
-    if not _are_numbers(annotation["span"], 2):
+    if len(annotation["span"]) != 2 or None in annotation["span"]:
         yield f"span {annotation['span']} has not two numbers"
         return
     start, end = annotation["span"]
@@ -235,10 +229,6 @@ def _span_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[
         yield f"span says {words!r} but the phrase is {annotation['phrase']!r}"
 
 
-def _are_numbers(values: list[Any], count: int) -> bool:
-    return len(values) == count and None not in values
-
-
 def _duplicates(what: str, ids: list[int]) -> Iterator[str]:
     values, times = np.unique(np.array(ids, np.int64), return_counts=True)
     twice = times > 1
@@ -246,23 +236,23 @@ def _duplicates(what: str, ids: list[int]) -> Iterator[str]:
         yield f"{what} {value} occurs {count} times"
 
 
-def _count_problems(path: AnyPath, told: Any, total: Tally) -> Iterator[str]:
-    if not isinstance(told, dict):
+def _count_problems(path: AnyPath, stored: Any, total: Tally) -> Iterator[str]:
+    if not isinstance(stored, dict):
         yield f"{path}: counts are missing"
         return
     counted = total.counts()
-    yield from (f"{path}: counts.{name} is missing" for name in ("read", *counted) if name not in told)
+    yield from (f"{path}: counts.{name} is missing" for name in ("read", *counted) if name not in stored)
     for name, count in counted.items():
-        if name in told and told[name] != count:
-            yield f"{path}: counts.{name} is {told[name]} but the shards hold {count}"
-    if "read" in told and told["read"] != total.rows:
-        yield f"{path}: {told['read']} samples were read but {total.rows} rows written"
+        if name in stored and stored[name] != count:
+            yield f"{path}: counts.{name} is {stored[name]} but the shards hold {count}"
+    if "read" in stored and stored["read"] != total.rows:
+        yield f"{path}: {stored['read']} samples were read but {total.rows} rows written"
 
 
 def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
     try:
-        with path.open("rb") as file:
-            table = pq.read_table(file)
+        with parquet_file(path) as file:
+            table = file.read()
     except FileNotFoundError:
         yield f"{path}: missing"
         return
@@ -272,11 +262,11 @@ def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:
     if not table.schema.equals(CATEGORIES_SCHEMA):
         yield f"{path}: expected the columns {_columns(CATEGORIES_SCHEMA)}, got {_columns(table.schema)}"
         return
-    told = [tuple(row.values()) for row in table.to_pylist()]
-    names = Counter(name for _, name, _, _ in told)
+    stored = [tuple(row.values()) for row in table.to_pylist()]
+    names = Counter(name for _, name, _, _ in stored)
     yield from (f"{path}: {name!r} occurs twice" for name, count in names.items() if count > 1)
-    yield from (f"{path}: id of {name!r} is wrong" for number, name, _, _ in told if number != stable_id(name or ""))
-    different = {row[1:] for row in told} ^ {row[1:] for row in category_rows(total)}
+    yield from (f"{path}: id of {name!r} is wrong" for number, name, _, _ in stored if number != stable_id(name or ""))
+    different = {row[1:] for row in stored} ^ {row[1:] for row in category_rows(total)}
     if different:
         yield f"{path}: does not agree with the shards, for example on {sorted(different, key=str)[:3]}"
 

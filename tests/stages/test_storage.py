@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.errors import ConfigError, InputError
@@ -13,7 +15,6 @@ from stages.storage import (
     AnyPath,
     ObjectPath,
     absolute,
-    arrow_file,
     filesystem_of,
     found_in,
     is_folder,
@@ -23,6 +24,7 @@ from stages.storage import (
     move,
     open_file,
     parent,
+    parquet_file,
     path_in,
     place_of,
     remove_tree,
@@ -122,7 +124,7 @@ def test_what_is_written_is_read(folder: AnyPath) -> None:
     assert (folder / "a" / "1.txt").read_bytes() == "Zwölf\n".encode()
     assert (folder / "a" / "1.txt").read_text(encoding="utf-8") == "Zwölf\n"
     binary = folder / "a" / "2.bin"
-    for opened in (lambda: binary.open("rb"), lambda: arrow_file(binary), lambda: open_file(str(binary))):
+    for opened in (lambda: binary.open("rb"), lambda: open_file(str(binary))):
         with opened() as file:
             assert file.read() == b"\0\1"
     assert names(folder / "a") == ["1.txt", "2.bin"]
@@ -135,11 +137,19 @@ def test_what_is_written_is_read(folder: AnyPath) -> None:
     assert (folder / "a" / "1.txt").stem == "1"
 
 
+def test_parquet_is_read(folder: AnyPath) -> None:
+    table = pa.table({"a": [1, 2, 3]})
+    with replacing(folder / "a.parquet") as temporary:
+        pq.write_table(table, temporary)
+    with parquet_file(folder / "a.parquet", buffer_bytes=1024) as file:
+        assert file.read() == table
+
+
 def test_what_is_not_there(folder: AnyPath) -> None:
     with pytest.raises(FileNotFoundError):
         (folder / "x").read_bytes()
-    with pytest.raises(FileNotFoundError):
-        arrow_file(folder / "x")
+    with pytest.raises(FileNotFoundError), parquet_file(folder / "x"):
+        pass
     with pytest.raises(FileNotFoundError):
         (folder / "x").unlink()
     (folder / "x").unlink(missing_ok=True)
