@@ -266,6 +266,15 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
+def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+    """Lines "key: found there, wanted now" for the leaves of nested settings that differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        names = dict.fromkeys([*found, *wanted])
+        below = (differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name) for name in names)
+        return [line for lines in below for line in lines]
+    return [] if found == wanted else [f"{key.removeprefix('config.')}: {found!r} there, {wanted!r} now"]
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys; PyYAML would silently keep the last."""
 

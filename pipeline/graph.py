@@ -12,8 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import RunConfig
-from pipeline.differences import differences
+from pipeline.config import RunConfig, differences
 from stages.contract.errors import ConfigError
 from stages.contract.stage import Stage
 from stages.explain.stage import ExplainStage, ExplainStageConfig
@@ -142,7 +141,7 @@ def _calibration(config: RunConfig, model_fingerprint: str, shipped: Sequence[Pa
         fitting = (one for one in map(read_calibration, shipped) if one.made_with == basis)
         return next(fitting, None)
     calibration = read_calibration(Path(wanted))
-    differing = list(differences(calibration.made_with, basis))
+    differing = differences(calibration.made_with, basis)
     if differing:
         listed = "\n".join(f"  {line}" for line in differing)
         raise ConfigError(f"regions.calibration: {wanted} was made with other settings:\n{listed}")

@@ -25,8 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
-from pipeline.config import RunConfig
-from pipeline.differences import differences
+from pipeline.config import RunConfig, differences
 from pipeline.output.checkpoint import drop_pending, rebuild, rows_in, take_over, uncommitted, unreadable, without_rows
 from pipeline.output.lock import Lease, locked
 from pipeline.output.origin import signed
@@ -169,7 +168,7 @@ class DatasetFolder:
                 f"{self.path} holds an unfinished run of phrasebox {made_by or '(unknown version)'}, this is "
                 f"{__version__}, whose rows may differ: finish it with that version, or --fresh to start over"
             )
-        differing = list(differences({**found, "phrasebox_version": __version__}, wanted))
+        differing = differences({**found, "phrasebox_version": __version__}, wanted)
         if differing:
             listed = "\n".join(f"  {line}" for line in differing)
             raise ResumeError(
