@@ -43,7 +43,7 @@ def inspect(
         typer.Option(
             "--model",
             metavar="NAME/TAG",
-            help="The open_clip model that the dataset was made with. Heat maps of a dataset that you have not made on "
+            help="The open_clip model that the dataset was made with. Heat maps of a dataset that you did not make on "
             "this machine are only computed with the embedded model and with models that you name.",
         ),
     ] = None,

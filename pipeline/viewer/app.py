@@ -139,7 +139,7 @@ def _page(view: Callable[[Viewer, Search, Request], str]) -> Callable[[Request],
             needs_index = search != Search() or request.url.path == "/stats"
             if needs_index and not pages.index.wait(WAIT_SECONDS):
                 done, total = pages.index.done, len(pages.dataset.shards)
-                text = f"Filters, orders and figures need them: {done:,} of {total:,}."
+                text = f"Filters, orders and figures need all shards. {done:,} of {total:,} have been read."
                 return HTMLResponse(pages.message("Reading the shards", text, search, again=True), 202)
             return HTMLResponse(view(viewer, search, request))
         except PhraseboxError as error:

@@ -111,7 +111,7 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
         }
         if unnamed:
             raise ConfigError(
-                "you have not made this dataset on this machine, so what it names is only loaded if you name it too: "
+                "you did not make this dataset on this machine, so what it names is only loaded if you name it too: "
                 f"phrasebox inspect {shlex.quote(str(dataset.path))} {_options(unnamed)}"
             )
     fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none")

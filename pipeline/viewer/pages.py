@@ -89,13 +89,13 @@ class Pages:
 
     @property
     def note(self) -> str:
-        """A line above every page: why no image is shown, and what to type."""
+        """Two lines above every page: why no image is shown, and what to type."""
         if self.dataset.has_images or self.images.refused_root is None:
             return ""
         options = f"{shlex.quote(str(self.dataset.path))} --image-root {shlex.quote(self.images.refused_root)}"
         return (
-            "You have not made this dataset on this machine, and it names a folder outside of its own, so its images "
-            f"are not shown. If that folder is right: phrasebox inspect {options}"
+            "You did not make this dataset on this machine, and it names a folder outside its own, so its images "
+            f"are not shown. If that folder is right, type:\nphrasebox inspect {options}"
         )
 
     def views(self, search: Search, numbers: Sequence[int], *, lines: int = 26) -> list[SampleView]:

@@ -82,7 +82,7 @@ class ImageSource:
             if self._confined and not self._is_inside(url):
                 raise RowFault(
                     "missing_image",
-                    f"{name!r} lies outside of the dataset's folder, at a place that only the dataset itself names",
+                    f"{name!r} is outside the dataset's folder, in a place that only the dataset itself names",
                 )
         return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
 

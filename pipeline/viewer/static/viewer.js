@@ -1,18 +1,18 @@
-// Hovering links phrases and regions; keys move, mark and switch what is drawn. Pages work without this file, too.
+// Hovering links phrases and regions; keys move, mark, and switch what is drawn. The pages also work without this file.
 "use strict";
 
 const live = "live" in document.body.dataset;
 const root = document.documentElement;
 const samples = [...document.querySelectorAll(".sample")];
 
-function tell(text) {
-  const told = document.getElementById("told");
-  told.textContent = text;
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => (told.textContent = ""), 4000);
+function say(text) {
+  const line = document.getElementById("status");
+  line.textContent = text;
+  clearTimeout(say.timer);
+  say.timer = setTimeout(() => (line.textContent = ""), Math.max(4000, 60 * text.length));
 }
 
-// What is drawn: kept for the next page, where the browser keeps anything.
+// What is drawn. The choice is kept for the next page if the browser allows it.
 const stored = {
   get(name) { try { return localStorage.getItem(name); } catch { return null; } },
   set(name, value) { try { localStorage.setItem(name, value); } catch { /* private windows */ } },
@@ -50,15 +50,15 @@ async function showHeat(sample, number) {
   if (!image || !sample.querySelector(`[data-region="${number}"]`)) return;
   const address = `/rows/${sample.dataset.row}/heat/${number}.png`;
   sample.dataset.heat = address;
-  const slow = setTimeout(() => tell("computing the heat map…"), 300);
+  const slow = setTimeout(() => say("computing the heat map…"), 300);
   const answer = await fetch(address);
   clearTimeout(slow);
-  if (sample.dataset.heat !== address || !shows("heat")) return; // somebody has moved on
+  if (sample.dataset.heat !== address || !shows("heat")) return; // the pointer has moved on
   if (!answer.ok) {
-    const told = await answer.json().catch(() => ({ error: answer.statusText }));
-    return tell(`no heat map: ${told.error}`);
+    const problem = await answer.json().catch(() => ({ error: answer.statusText }));
+    return say(`no heat map: ${problem.error}`);
   }
-  tell("");
+  say("");
   image.setAttribute("href", address);
   sample.classList.add("heated");
 }
@@ -71,7 +71,7 @@ for (const sample of samples) {
   sample.addEventListener("dblclick", () => sample.querySelector("a.open")?.click());
 }
 
-// An image that cannot be had keeps its place, with the regions where they are, and says why.
+// An image that cannot be loaded keeps its place, with the regions where they belong, and says why.
 async function missed(image) {
   const picture = image.parentElement;
   picture.classList.add("missed");
@@ -79,8 +79,8 @@ async function missed(image) {
   const why = picture.appendChild(document.createElement("p"));
   why.textContent = image.alt;
   if (!live) return;
-  const told = await fetch(image.src).then((answer) => answer.json()).catch(() => ({ error: image.alt }));
-  why.textContent = told.error;
+  const problem = await fetch(image.src).then((answer) => answer.json()).catch(() => ({ error: image.alt }));
+  why.textContent = problem.error;
 }
 for (const image of document.querySelectorAll(".picture img")) {
   if (image.complete && image.naturalWidth === 0) missed(image);
@@ -97,14 +97,14 @@ async function mark(value) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ sample_ids: chosen.map((sample) => sample.dataset.sample), mark: value }),
   });
-  const told = await answer.json().catch(() => ({ error: answer.statusText }));
-  if (!answer.ok) return tell(told.error);
+  const problem = await answer.json().catch(() => ({ error: answer.statusText }));
+  if (!answer.ok) return say(problem.error);
   for (const sample of chosen) {
     sample.dataset.mark = value;
     sample.querySelector(".mark").textContent = value;
     sample.classList.remove("selected");
   }
-  tell(`${chosen.length} ${value ? `marked ${value}` : "without a mark"}`);
+  say(`${chosen.length} ${value ? `marked ${value}` : "no longer marked"}`);
 }
 for (const button of document.querySelectorAll("[data-set]")) {
   button.addEventListener("click", () => mark(button.dataset.set));
@@ -143,7 +143,7 @@ document.addEventListener("keydown", (event) => {
 });
 document.getElementById("help-button").addEventListener("click", keys["?"]);
 
-// Filters: nothing empty goes into the address; words are suggested while one types.
+// Filters: empty fields stay out of the address; words are suggested while one types.
 const form = document.querySelector("#filters form");
 form?.addEventListener("submit", () => {
   for (const field of form.elements) {
@@ -164,7 +164,7 @@ for (const field of document.querySelectorAll("[data-suggest]")) {
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(button.parentElement.querySelector("code").textContent);
-    tell("copied");
+    say("copied");
   });
 }
 if (samples.length === 1) samples[0].focus({ preventScroll: true });

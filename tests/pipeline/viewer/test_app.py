@@ -141,4 +141,4 @@ def test_a_filter_that_cannot_be_used_is_said(served: Served, query: str) -> Non
 def test_a_page_beyond_the_last_is_empty(served: Served) -> None:
     status, content = ask(served, "/?page=9999999")
     assert status == 200
-    assert b"Nothing is found" in content
+    assert b"Nothing was found" in content

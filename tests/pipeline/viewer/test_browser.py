@@ -31,7 +31,7 @@ def test_the_first_page_shows_the_first_samples(page: Page, served: Served, data
     rows = rows_of(dataset)
     expect(page.locator("#samples")).to_have_text(str(len(rows)))
     assert samples_shown(page) == [row["sample_id"] for row in rows[:24]]
-    page.get_by_role("link", name="After →").first.click()
+    page.get_by_role("link", name="Next →").first.click()
     page.wait_for_url("**page=2")
     assert samples_shown(page) == [row["sample_id"] for row in rows[24:]]
     pictures_are_there(page)
@@ -73,7 +73,7 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page: Page, served: 
         if len(row["annotations"]) >= 2 and any(one["bbox"][2] > one["bbox"][3] for one in row["annotations"])
     ]
     assert samples_shown(page) == wanted[:24]
-    page.get_by_text("As an export").click()
+    page.get_by_text("Export this search").click()
     expect(page.locator(".command code")).to_contain_text("--where 'w > h AND region_count >= 2 -- wide things'")
 
 

@@ -23,7 +23,7 @@ def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Pat
     page.goto((tmp_path / "gallery" / "index.html").as_uri())
     assert page.locator(".sample").count() == 24
     expect(page.locator("#samples")).to_have_text(str(SCENES))
-    page.get_by_role("link", name="After →").first.click()
+    page.get_by_role("link", name="Next →").first.click()
     assert page.locator(".sample").count() == SCENES - 24
     page.locator(".sample:not(.failed) a.open").first.click()
     pictures_are_there(page)
