@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.evaluate import heat_mapped, matched_rows, read_run
+from pipeline.commands.evaluate import heat_mapped, matched_rows, print_matched, read_run
 from pipeline.commands.options import Finished, OverDataset, Truth
 from pipeline.console import console
 from stages.contract.errors import ConfigError, InputError
@@ -52,10 +52,10 @@ def write_calibration(
 
     from pipeline.graph import build_graph, calibration_basis
     from stages.contract.geometry import box_iou
-    from stages.dataset.evaluate.fit import fit_logistic, out_of_fold
+    from stages.dataset.evaluate import read_truth
     from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.metrics import IOU
-    from stages.dataset.evaluate.read_truth import read_truth
+    from stages.dataset.evaluate.scores import fit_logistic, out_of_fold
     from stages.regions.calibration import FEATURES, Calibration
     from stages.regions.stage import RegionsStage
     from stages.storage import check_writable, write_text
@@ -71,10 +71,9 @@ def write_calibration(
     images: list[int] = []
     for record in heat_mapped(graph, rows, console):
         row = rows[record.sample.id]
-        image = matched[row["file_name"]]
-        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
+        image = matched.images[row["file_name"]]
         found = dict(zip((phrase.text for phrase in record.phrases), stage.regions_of(record), strict=True))
-        for query in queries_of(row["id"], row, image, truth.categories, record.phrases, maps):
+        for query in queries_of(row["id"], row, image, truth.categories, record.phrases, {}):
             boxes = () if query.target is None else query.target.boxes_xywh_px
             for painted, what_is_known in found.get(query.phrase or "", ()):
                 evidence.append(what_is_known)
@@ -102,21 +101,21 @@ def write_calibration(
         write_text(out, calibration.to_json())
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
-    return {"regions": len(right), "right": sum(right), **_worth(out_of_fold(features, labels, owners), labels, owners)}
+    return {
+        "matched": matched.counts,
+        "regions": len(right),
+        "right": sum(right),
+        **_worth(out_of_fold(features, labels, owners), labels, owners),
+    }
 
 
 def _worth(probability: Any, right: Any, images: Any) -> dict[str, Any]:
-    from stages.dataset.evaluate.bootstrap import weighted_estimate
-    from stages.dataset.evaluate.report import SCORE_RESAMPLES
+    from stages.dataset.evaluate.report import weighted_estimate
     from stages.dataset.evaluate.scores import calibration_error, risk_coverage_area
 
     return {
-        "risk_coverage_area": asdict(
-            weighted_estimate(lambda w: risk_coverage_area(probability, right, w), images, SCORE_RESAMPLES)
-        ),
-        "calibration_error": asdict(
-            weighted_estimate(lambda w: calibration_error(probability, right, w), images, SCORE_RESAMPLES)
-        ),
+        "risk_coverage_area": asdict(weighted_estimate(lambda w: risk_coverage_area(probability, right, w), images)),
+        "calibration_error": asdict(weighted_estimate(lambda w: calibration_error(probability, right, w), images)),
     }
 
 
@@ -126,6 +125,7 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
     for name in ("risk_coverage_area", "calibration_error"):
         figure = figures[name]
         table.add_row(name, f"{figure['value']:.3f}", f"{figure['low']:.3f}-{figure['high']:.3f}")
+    print_matched(figures["matched"], console)
     console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)
     console.print(f"calibration in {out}; use it with --set regions.calibration={out}", soft_wrap=True)

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.graph import Graph
     from stages.contract.records import HeatMap, Phrase, Record
-    from stages.dataset.evaluate.report import Outcomes
-    from stages.dataset.evaluate.truth import Truth as GroundTruth
-    from stages.dataset.evaluate.truth import TruthImage
+    from stages.dataset.evaluate.matching import ImageMatches
+    from stages.dataset.evaluate.truth import GroundTruth
 
 GROUP_COLUMNS = ("pointing", "box_recall", "box_iou", "mask_iou")
 """Metrics that the table shows for every group; the JSON has all of them."""
@@ -57,17 +56,22 @@ def evaluate(
 def evaluation_of(
     dataset: Path, truth_path: Path, console: Console, settings: Sequence[str] = (), *, maps: bool = True
 ) -> dict[str, Any]:
-    """All figures of `stages.dataset.evaluate.report.report`, and `dataset`, `truth`, `config`.
+    """All figures of `stages.dataset.evaluate.report.report`, and `dataset`, `truth`, `matched`, `rule`, `config`.
 
-    dataset     folder of a finished run
-    truth_path  see `stages.dataset.evaluate.read_truth`
-    settings    KEY=VALUE over the dataset's configuration, for files that moved and for the device
-    maps        whether heat maps are computed again, for the metrics that need them
+    Args:
+        dataset: Folder of a finished run.
+        truth_path: A file or folder that `stages.dataset.evaluate.read_truth` reads.
+        console: Shows the progress.
+        settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
+        maps: Whether to compute the heat maps again, for the metrics that need them.
 
-    Raises InputError or ConfigError for what cannot be read or does not fit together.
+    Raises:
+        InputError: The dataset or the truth cannot be read, or they do not fit together.
+        ConfigError: A setting cannot be used, or the model is not the dataset's.
     """
     from pipeline.graph import build_graph
-    from stages.dataset.evaluate.read_truth import read_truth
+    from stages.dataset.evaluate import read_truth
+    from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.report import Outcomes, report
     from stages.regions.stage import RegionsStage
 
@@ -75,6 +79,17 @@ def evaluation_of(
     manifest, config = read_run(dataset, settings)
     rows, matched = matched_rows(dataset, truth)
     outcomes = Outcomes()
+
+    def add(
+        row: Mapping[str, Any],
+        phrases: Sequence[Phrase],
+        heat_maps: Mapping[str, HeatMap],
+        plain_maps: Mapping[str, HeatMap] | None = None,
+    ) -> None:
+        image = matched.images[row["file_name"]]
+        queries = queries_of(row["id"], row, image, truth.categories, phrases, heat_maps, plain_maps)
+        outcomes.add(queries, maps=maps)
+
     if maps:
         graph = build_graph(config)
         if graph.fingerprint != manifest["model_fingerprint"]:
@@ -83,39 +98,43 @@ def evaluation_of(
                 f"finds now ({graph.fingerprint}); --no-maps evaluates the regions alone"
             )
         cut_from = RegionsStage(config.regions)
+        guided = config.regions.upsample != "linear"
         plain = RegionsStage(config.regions.model_copy(update={"upsample": "linear"}))
         for record in heat_mapped(graph, rows.keys(), console):
             row = rows.pop(record.sample.id, None)
             if row is not None:  # an id that the input has twice is asked once
-                maps_of = (cut_from.surfaces_of(record), plain.surfaces_of(record))
-                _add(outcomes, row, matched, truth, record.phrases, maps_of)
+                plain_maps = plain.surfaces_of(record) if guided else None
+                add(row, record.phrases, cut_from.surfaces_of(record), plain_maps)
         if rows:
-            raise InputError(f"{len(rows)} rows of {dataset} are not in its input any more; --no-maps needs no input")
+            raise InputError(f"{len(rows)} rows of {dataset} are no longer in its input; --no-maps needs no input")
     else:
         for row in rows.values():
-            _add(outcomes, row, matched, truth, _phrases_with_regions(row), None)
+            add(row, _phrases_with_regions(row), {})
     if not outcomes.images:
-        raise InputError(f"none of the {len(matched)} images has a phrase that {truth_path} knows")
+        raise InputError(f"none of the {len(matched.images)} images has a phrase that {truth_path} knows")
     return {
         "dataset": str(dataset),
         "truth": str(truth_path),
+        "matched": matched.counts,
         "rule": config.regions.rule,
         **report(outcomes),
         "config": config.model_dump(mode="json", include={"model", "explain", "regions"}),
     }
 
 
-def matched_rows(dataset: Path, truth: GroundTruth) -> tuple[dict[int, dict[str, Any]], dict[str, TruthImage]]:
-    """Rows by id and the truth's images by the rows' file names, for all rows whose image the truth has."""
-    from stages.dataset.evaluate.matching import images_of_rows
+def matched_rows(dataset: Path, truth: GroundTruth) -> tuple[dict[int, dict[str, Any]], ImageMatches]:
+    """The rows of the images that the truth has, by id, and which images these are."""
+    from stages.dataset.evaluate.matching import match_images
+    from stages.dataset.folder import open_dataset
 
-    rows = dict(_rows(dataset))
-    matched = images_of_rows([row["file_name"] for row in rows.values()], truth)
-    return {number: row for number, row in rows.items() if row["file_name"] in matched}, matched
+    columns = ["id", "file_name", "width", "height", "captions", "annotations", "error"]
+    rows = {row["id"]: row for row in open_dataset(dataset).rows(columns)}
+    matched = match_images((row["file_name"] for row in rows.values()), truth)
+    return {number: row for number, row in rows.items() if row["file_name"] in matched.images}, matched
 
 
 def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
-    """Manifest and configuration of a finished dataset. Raises InputError if it is none."""
+    """Manifest and configuration of a finished dataset. Raises InputError if it is not one."""
     from pipeline.config import stored_config
     from stages.dataset.folder import open_dataset
 
@@ -126,7 +145,7 @@ def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], Ru
 def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[Record]:
     """The input's records with these ids, with phrases and heat maps.
 
-    Raises InputError if the input is not there any more.
+    Raises InputError if the input is gone.
     """
     from pipeline.engines.batches import batch_rows, run_stages
     from pipeline.summary import Display, Report
@@ -138,14 +157,9 @@ def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[
     for stage in stages:
         stage.setup()
     progress = Report(expected=len(wanted))
-    records = (
-        record
-        for shard in graph.reader.shards()
-        for item in graph.reader.read(shard)
-        if not isinstance(item, Skipped)
-        for record in (Record.start(item),)
-        if record.sample.id in wanted
-    )
+    items = (item for shard in graph.reader.shards() for item in graph.reader.read(shard))
+    started = (Record.start(item) for item in items if not isinstance(item, Skipped))
+    records = (record for record in started if record.sample.id in wanted)
     with Display(console).shown() as display:
         while batch := list(islice(records, batch_rows(graph.model))):
             yield from run_stages(stages, batch, progress.stage)
@@ -153,40 +167,16 @@ def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[
             display.update(progress)
 
 
-def _add(
-    outcomes: Outcomes,
-    row: Mapping[str, Any],
-    matched: Mapping[str, TruthImage],
-    truth: GroundTruth,
-    phrases: Sequence[Phrase],
-    maps: tuple[Mapping[str, HeatMap], Mapping[str, HeatMap]] | None,
-) -> None:
-    """maps: by phrase, those that regions are cut from, and the same without a guide."""
-    from stages.dataset.evaluate.matching import queries_of
-
-    image = matched[row["file_name"]]
-    asked = queries_of(row["id"], row, image, truth.categories, phrases, *(maps or ({},)))
-    outcomes.add(asked, maps=maps is not None)
-
-
 def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
     from stages.contract.records import Phrase
 
-    spans = {
-        (annotation["phrase"], annotation["head"], annotation["caption_index"], *annotation["span"]): None
-        for annotation in row["annotations"]
-    }
+    spans = dict.fromkeys(
+        (each["phrase"], each["head"], each["caption_index"], *each["span"]) for each in row["annotations"]
+    )
     return [
         Phrase(text=text, head=head, caption_index=index, start=start, end=end)
         for text, head, index, start, end in spans
     ]
-
-
-def _rows(dataset: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    from stages.dataset.folder import open_dataset
-
-    columns = ["id", "file_name", "width", "height", "captions", "annotations", "error"]
-    return ((row["id"], row) for row in open_dataset(dataset).rows(columns))
 
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
@@ -200,6 +190,7 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
         f"{counts['absent_phrases']:,} phrases name what is not there",
         soft_wrap=True,
     )
+    print_matched(figures["matched"], console)
     table = Table("metric", "value", "95 % interval", "what it is", title="all phrases", title_justify="left")
     for name, figure in figures["metrics"].items():
         table.add_row(name, _number(figure), _interval(figure), METRICS[name].doc)
@@ -218,6 +209,19 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     if figures["groups"]:
         console.print(table)
     _print_scores(figures, console)
+
+
+def print_matched(matched: Mapping[str, int], console: Console) -> None:
+    """Say which images were matched by less than their names, and which were left out; nothing if there are none."""
+    by_stem, ambiguous = matched["by_stem"], matched["ambiguous"]
+    if by_stem:
+        console.print(f"{by_stem:,} images have another extension in the truth: matched without it", soft_wrap=True)
+    if ambiguous:
+        console.print(
+            f"{ambiguous:,} images were left out: the truth has several names like theirs, or one that several of the "
+            "dataset's are like",
+            soft_wrap=True,
+        )
 
 
 def _print_scores(figures: Mapping[str, Any], console: Console) -> None:

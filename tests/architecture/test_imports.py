@@ -64,7 +64,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/contract/masks.py",
         "stages/images/pictures.py",
     },
-    "pycocotools": {"stages/contract/masks.py", "stages/dataset/evaluate/coco_ap.py"},
+    "pycocotools": {"stages/contract/masks.py", "stages/dataset/evaluate/scores.py"},
     "PIL": {
         "stages/images/decode.py",
         "stages/images/pictures.py",

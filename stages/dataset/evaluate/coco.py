@@ -21,7 +21,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
-from stages.dataset.evaluate.truth import Match, Target, Truth, TruthImage
+from stages.dataset.evaluate.truth import GroundTruth, Match, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
 
 SMALL_BELOW_PX: Final = 32**2
@@ -35,7 +35,7 @@ EntryId = int | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Thing:
+class CocoThing:
     """An annotation.
 
     place  in the file, for messages: "annotations[3]"
@@ -61,7 +61,7 @@ class PictureEntry:
     file_name: str
     width_px: int
     height_px: int
-    things: list[Thing] = field(default_factory=list)
+    things: list[CocoThing] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +74,11 @@ class Instances:
 
     path: Path
     images: Mapping[EntryId, PictureEntry]
-    things: Sequence[Thing]
+    things: Sequence[CocoThing]
     names: Mapping[EntryId, str]
 
 
-def read_coco(path: Path) -> Truth:
+def read_coco(path: Path) -> GroundTruth:
     """Ground truth of an instances file.
 
     Where annotations carry a `phrase`, as the truth of drawn scenes does, a target is a phrase of an image, and its
@@ -114,7 +114,7 @@ def read_coco(path: Path) -> Truth:
         )
         for image in instances.images.values()
     }
-    return Truth(images=images, categories=frozenset(instances.names.values()))
+    return GroundTruth(images=images, categories=frozenset(instances.names.values()))
 
 
 def read_instances(path: Path) -> Instances:
@@ -139,7 +139,7 @@ def read_instances(path: Path) -> Instances:
         if category_id in names:
             raise InputError(f"{path}: {place}: an earlier category has the id {category_id!r} too")
         names[category_id] = _normalised(path, place, entry, "name")
-    things: list[Thing] = []
+    things: list[CocoThing] = []
     for place, entry in entries(path, content.get("annotations"), "annotations"):
         image_id = given_id(path, place, entry, "image_id")
         if image_id not in images:
@@ -151,7 +151,7 @@ def read_instances(path: Path) -> Instances:
     return Instances(path=path, images=images, things=things, names=names)
 
 
-def mask_of(path: Path, things: Sequence[Thing]) -> Rle | None:
+def mask_of(path: Path, things: Sequence[CocoThing]) -> Rle | None:
     """Union of the masks of some things of one image; None if one has no segmentation, or if no pixel is inside.
 
     Raises InputError for a segmentation that is damaged or of another size than the image.
@@ -223,7 +223,7 @@ def _image(path: Path, place: str, entry: Mapping[str, Any]) -> PictureEntry:
     return PictureEntry(file_name=file_name, width_px=entry["width"], height_px=entry["height"])
 
 
-def _thing(path: Path, place: str, entry: Mapping[str, Any], image: PictureEntry) -> Thing:
+def _thing(path: Path, place: str, entry: Mapping[str, Any], image: PictureEntry) -> CocoThing:
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
         raise InputError(f"{path}: {place}: expected 'bbox' with four numbers [x, y, w, h], got {_kind(box)}")
@@ -231,13 +231,13 @@ def _thing(path: Path, place: str, entry: Mapping[str, Any], image: PictureEntry
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1):
         raise InputError(f"{path}: {place}: expected 'iscrowd' to be 0 or 1, got {_kind(crowd)}")
-    return Thing(place=place, image=image, box_xywh_px=(x, y, w, h), crowd=bool(crowd), entry=entry)
+    return CocoThing(place=place, image=image, box_xywh_px=(x, y, w, h), crowd=bool(crowd), entry=entry)
 
 
 def _by_name(
-    instances: Instances, image: PictureEntry, name_of: Callable[[Instances, Thing], str | None]
-) -> dict[str, list[Thing]]:
-    named: dict[str, list[Thing]] = {}
+    instances: Instances, image: PictureEntry, name_of: Callable[[Instances, CocoThing], str | None]
+) -> dict[str, list[CocoThing]]:
+    named: dict[str, list[CocoThing]] = {}
     for thing in image.things:
         name = name_of(instances, thing)
         if name is not None:
@@ -245,21 +245,21 @@ def _by_name(
     return named
 
 
-def _phrase_of(instances: Instances, thing: Thing) -> str | None:
+def _phrase_of(instances: Instances, thing: CocoThing) -> str | None:
     """The thing's normalised phrase; None if no caption names it."""
     if not _flag(instances.path, thing, "mentioned", default=True):
         return None
     return _normalised(instances.path, thing.place, thing.entry, "phrase")
 
 
-def _category_of(instances: Instances, thing: Thing) -> str:
+def _category_of(instances: Instances, thing: CocoThing) -> str:
     category_id = given_id(instances.path, thing.place, thing.entry, "category_id")
     if category_id not in instances.names:
         raise InputError(f"{instances.path}: {thing.place}: no category has the id {category_id!r}")
     return instances.names[category_id]
 
 
-def _target(instances: Instances, phrase: str, match: Match, things: Sequence[Thing]) -> Target:
+def _target(instances: Instances, phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarget:
     boxes = tuple(thing.box_xywh_px for thing in things)
     mask = mask_of(instances.path, things)
     groups = {
@@ -270,10 +270,10 @@ def _target(instances: Instances, phrase: str, match: Match, things: Sequence[Th
     if match == "phrase" and any("unseen_combination" in thing.entry for thing in things):
         unseen = any(_flag(instances.path, thing, "unseen_combination", default=False) for thing in things)
         groups["combination"] = "unseen" if unseen else "seen"
-    return Target(phrase=phrase, boxes_xywh_px=boxes, match=match, mask=mask, groups=groups)
+    return TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match=match, mask=mask, groups=groups)
 
 
-def _mask(path: Path, thing: Thing) -> Rle | None:
+def _mask(path: Path, thing: CocoThing) -> Rle | None:
     """Mask of one thing; None without a segmentation, and for one without a polygon of three points."""
     value = thing.entry.get("segmentation")
     if value is None or value == []:
@@ -312,7 +312,7 @@ def _normalised(path: Path, place: str, entry: Mapping[str, Any], key: str) -> s
     return text
 
 
-def _flag(path: Path, thing: Thing, key: str, *, default: bool) -> bool:
+def _flag(path: Path, thing: CocoThing, key: str, *, default: bool) -> bool:
     value = thing.entry.get(key, default)
     if not isinstance(value, bool):
         raise InputError(f"{path}: {thing.place}: expected '{key}' to be true or false, got {_kind(value)}")

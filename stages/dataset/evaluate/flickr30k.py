@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.dataset.evaluate.coco import number_member, size_member
-from stages.dataset.evaluate.truth import Target, Truth, TruthImage
+from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
 
 SENTENCES: Final = "Sentences"
@@ -33,7 +33,7 @@ _Object = tuple[frozenset[str], Box]
 """Chains, and the box that they share."""
 
 
-def read_flickr30k(folder: Path) -> Truth:
+def read_flickr30k(folder: Path) -> GroundTruth:
     """Ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
 
     A target is a phrase of one caption, and its things are all boxes of its chain; boxes are not joined, any of
@@ -50,23 +50,23 @@ def read_flickr30k(folder: Path) -> Truth:
     if not paths:
         raise InputError(f"{folder / SENTENCES}: expected files ID.txt with captions, found none")
     images = (_image(path, folder / ANNOTATIONS / f"{path.stem}.xml") for path in paths)
-    return Truth(images={image.file_name: image for image in images})
+    return GroundTruth(images={image.file_name: image for image in images})
 
 
 def _image(sentences: Path, annotations: Path) -> TruthImage:
     (width_px, height_px), objects = _annotations(annotations)
-    targets: list[Target] = []
+    with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
+    targets: list[TruthTarget] = []
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
-        targets += _targets(line, objects, f"{sentences}: line {number}")
+        targets += _targets(line, objects, with_box, f"{sentences}: line {number}")
     return TruthImage(file_name=f"{sentences.stem}.jpg", width_px=width_px, height_px=height_px, targets=tuple(targets))
 
 
-def _targets(line: str, objects: list[_Object], place: str) -> Iterator[Target]:
-    """The targets of one caption with marks."""
+def _targets(line: str, objects: list[_Object], with_box: set[str], place: str) -> Iterator[TruthTarget]:
+    """The targets of one caption with marks. with_box: the chains that any of the objects shows."""
     caption = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
     if "[/EN#" in caption:
         raise InputError(f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}")
-    with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
     chains_of: dict[str, set[str]] = {}
     type_of: dict[str, str] = {}
     for match in _PHRASE.finditer(line):
@@ -81,7 +81,7 @@ def _targets(line: str, objects: list[_Object], place: str) -> Iterator[Target]:
             "number": number_member(len(boxes)),
             "size": size_member(None, boxes),
         }
-        yield Target(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
+        yield TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
 
 
 def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:

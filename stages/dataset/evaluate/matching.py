@@ -1,44 +1,45 @@
 """Which phrases and regions of a dataset answer which targets of the truth.
 
-Images: the same file name, or the same last part of it where that is unique on both sides.
+An image of the dataset is matched with one of the truth by its file name, see `match_images`.
 
-Targets, by `Target.match`:
+How a target finds its phrase depends on `TruthTarget.match`:
 
-phrase      the row's phrase with the same normalised text; with `caption`, one that stands in that caption
-category    each phrase of the row whose text, or else whose head noun, is the category's name is asked for
-            separately, and any thing of the category is right for it. A category that no caption names is not
-            asked for.
-expression  the phrase that is the whole caption, else the caption's first phrase
+phrase      The row's phrase with the same normalised text. A target with a `caption` takes it from that caption only.
+category    Each phrase of the row whose text, or else whose head noun, is the category's name is a query of its own,
+            and any thing of the category is right for it. A category that no caption names is no query.
+expression  The phrase that is the whole caption, else the first phrase of the caption.
 
 A target's caption is the row's caption with the same letters and digits: Flickr30k Entities has its captions
 tokenised, other sources of the same captions do not.
 
-A target whose phrase the row does not have, whose map is empty or whose row has an error is asked for too and
-counts as missed in every metric: what the pipeline loses on the way is part of the figure.
+A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
+empty or if the row has an error: what the pipeline loses on the way is part of the figures.
 
-A phrase that answers no target, and whose head noun or text is a category that the truth annotates everywhere
-and of which nothing is in the image, is known to be absent: its regions are wrong. It counts for scores and for
-COCO's average precision. All other phrases are left out.
+A phrase that answers no target is known to be absent if its head noun or text is a category that the truth annotates
+everywhere and nothing of that category is in the image. Its regions are wrong; they count for the scores and for COCO's
+average precision. All other phrases are left out.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import PurePosixPath
-from typing import Any
+from functools import cached_property, lru_cache
+from posixpath import basename, splitext
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.errors import InputError
-from stages.contract.geometry import Box
-from stages.contract.masks import decode_mask
+from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Rle
-from stages.dataset.evaluate.truth import Target, Truth, TruthImage
+from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
+
+LEVELS: Final = 256
+"""Heat levels that `metrics.pixel_ap` tells apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,77 +52,188 @@ class Answer:
     similarity: float
 
 
+class ImageHeat:
+    """A heat map at the size of its image. All queries of a phrase share it, so that each part is computed once.
+
+    Attributes:
+        heat_map: The map on its grid, >= 0.
+        size_hw: Pixels of the image.
+    """
+
+    def __init__(self, heat_map: HeatMap, size_hw: tuple[int, int]) -> None:
+        self.heat_map = heat_map
+        self.size_hw = size_hw
+
+    @cached_property
+    def px(self) -> NDArray[np.float32]:
+        """The heat of every pixel, float32 (h, w), bilinear between the centres of the cells."""
+        heat: NDArray[np.float32] = cv2.resize(self.heat_map.values, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+        return heat
+
+    @cached_property
+    def top(self) -> float:
+        """The highest heat."""
+        return float(self.px.max())
+
+    @cached_property
+    def total(self) -> float:
+        """The sum of all heat."""
+        return float(self.px.sum(dtype=np.float64))
+
+    @cached_property
+    def levels(self) -> NDArray[np.uint8]:
+        """The heat in whole levels, uint8 (h, w): 0 where it is 0, and `LEVELS` - 1 where it is highest."""
+        if self.top <= 0:
+            return np.zeros(self.size_hw, np.uint8)
+        levels: NDArray[np.uint8] = np.rint(self.px * ((LEVELS - 1) / self.top)).astype(np.uint8)
+        return levels
+
+    @cached_property
+    def pixels_per_level(self) -> NDArray[np.int64]:
+        """How many pixels have each level, (LEVELS,)."""
+        return np.bincount(self.levels.ravel(), minlength=LEVELS)
+
+    @cached_property
+    def peak(self) -> tuple[int, int]:
+        """Row and column of the highest pixel, the middle one of a flat top."""
+        highest = np.flatnonzero(self.px == self.px.max())
+        row, column = divmod(int(highest[highest.size // 2]), self.size_hw[1])
+        return row, column
+
+    def mean_inside(self, mask: Rle) -> float:
+        """The mean heat on a mask, 0 .. 1 of the highest; 0 on a map without heat."""
+        if self.top <= 0:
+            return 0.0
+        window, inside = _window_of(decode_mask(mask))
+        return float(self.px[window][inside].mean()) / self.top
+
+
+@dataclass(frozen=True, slots=True)
+class TrueArea:
+    """The pixels of a target: its true mask, or its true boxes drawn where there is no mask.
+
+    Attributes:
+        window: Rows and columns outside of which there are none.
+        inside: bool, of the window's shape.
+    """
+
+    window: tuple[slice, slice]
+    inside: NDArray[np.bool_]
+
+    def has(self, pixel: tuple[int, int]) -> bool:
+        """Whether the pixel (row, column) belongs to it."""
+        rows, columns = self.window
+        y, x = pixel
+        if not (rows.start <= y < rows.stop and columns.start <= x < columns.stop):
+            return False
+        return bool(self.inside[y - rows.start, x - columns.start])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """One phrase asked of one image.
+    """One phrase of one image, looked for in the dataset.
 
-    image      number of the image, for resampling whole images
-    size_hw    pixels
-    phrase     the row's phrase; None if the row does not have it
-    target     what is right; None for a phrase that is known to be absent
-    answers    the phrase's regions, best score first
-    heat_map   the phrase's map; None if there is none, or maps were not asked for
-    plain_map  the map before the image's colours guided it, the same one where they did not
+    Attributes:
+        image: Number of the image; the bootstrap draws whole images.
+        size_hw: Pixels.
+        phrase: The row's phrase; None if the row does not have it.
+        target: What is right; None for a phrase that is known to be absent.
+        answers: The phrase's regions, best score first.
+        heat: The phrase's map; None if there is none, or if maps were not computed.
+        plain_heat: The map before the image's colours guided it; the same object where they did not.
     """
 
     image: int
     size_hw: tuple[int, int]
     phrase: str | None
-    target: Target | None
+    target: TruthTarget | None
     answers: tuple[Answer, ...]
-    heat_map: HeatMap | None = None
-    plain_map: HeatMap | None = None
+    heat: ImageHeat | None = None
+    plain_heat: ImageHeat | None = None
 
     @cached_property
-    def true_mask(self) -> NDArray[np.bool_] | None:
-        """bool (h, w); None where the truth has boxes only or nothing."""
-        if self.target is None or self.target.mask is None:
-            return None
-        return decode_mask(self.target.mask)
-
-    @cached_property
-    def heat_px(self) -> NDArray[np.float32] | None:
-        """The map at the size of the image, float32 (h, w), >= 0, bilinear between cell centres."""
-        return _at_size(self.heat_map, self.size_hw)
-
-    @cached_property
-    def plain_heat_px(self) -> NDArray[np.float32] | None:
-        """As `heat_px`, of the plain map."""
-        return _at_size(self.plain_map, self.size_hw)
+    def area(self) -> TrueArea:
+        """Where the target is. Raises ValueError without a target."""
+        if self.target is None:
+            raise ValueError("expected a query with a target")
+        if self.target.mask is not None:
+            return TrueArea(*_window_of(decode_mask(self.target.mask)))
+        drawn = np.zeros(self.size_hw, dtype=np.bool_)
+        for box in self.target.boxes_xywh_px:
+            x0, y0, x1, y1 = (round(edge) for edge in xywh_to_xyxy(box))
+            drawn[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = True
+        return TrueArea(*_window_of(drawn))
 
 
-def _at_size(heat_map: HeatMap | None, size_hw: tuple[int, int]) -> NDArray[np.float32] | None:
-    if heat_map is None or heat_map.fault:
-        return None
-    heat: NDArray[np.float32] = cv2.resize(heat_map.values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
-    return heat
+def _window_of(mask: NDArray[np.bool_]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """The box around a mask (h, w) as slices, and the mask within it."""
+    x, y, w, h = (int(edge) for edge in mask_box_xywh_px(mask))
+    window = (slice(y, y + h), slice(x, x + w))
+    return window, mask[window]
 
 
-def images_of_rows(file_names: Iterable[str], truth: Truth) -> dict[str, TruthImage]:
-    """The truth's image for each file name of the dataset that has one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMatches:
+    """Which images of the dataset the truth has.
 
-    Raises InputError if not a single name is known to both.
+    Attributes:
+        images: File name in the dataset -> image of the truth.
+        by_stem: How many of them the truth has under another extension.
+        ambiguous: How many further file names resemble one of the truth, but not one to one.
     """
-    names = list(file_names)
-    found = {name: truth.images[name] for name in names if name in truth.images}
-    by_last = _unique_last_parts(truth.images)
-    unique = _unique_last_parts(names)
-    for last, name in unique.items():
-        if name not in found and last in by_last:
-            found[name] = truth.images[by_last[last]]
+
+    images: Mapping[str, TruthImage]
+    by_stem: int
+    ambiguous: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers, for the report."""
+        return {"images": len(self.images), "by_stem": self.by_stem, "ambiguous": self.ambiguous}
+
+
+def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
+    """Match the images of the dataset with those of the truth by their file names.
+
+    The whole name comes first, then the last part of the path, then both of them without the extension. A name that
+    only resembles the truth's must do so one to one: "a/1.jpg" and "b/1.jpg" are both left out where the truth has
+    "1.jpg".
+
+    Raises:
+        InputError: No name matches.
+    """
+    names = list(dict.fromkeys(file_names))
+    found = {name: name for name in names if name in truth.images}
+    alike: set[str] = set()
+    by_stem = 0
+    for key in (basename, _stem, lambda name: _stem(basename(name))):
+        ours, theirs = _grouped(names, key), _grouped(truth.images, key)
+        taken = set(found.values())
+        for like, members in theirs.items():
+            resembling = [name for name in ours.get(like, ()) if name not in found]
+            if len(ours.get(like, ())) == len(members) == 1 and resembling and members[0] not in taken:
+                found[resembling[0]] = members[0]
+                by_stem += key is not basename
+            else:
+                alike.update(resembling)
     if names and not found:
         raise InputError(
             f"the truth has no image of the dataset: the dataset's first is {names[0]!r}, "
             f"the truth's {next(iter(truth.images), None)!r}"
         )
-    return found
+    images = {name: truth.images[found[name]] for name in names if name in found}
+    return ImageMatches(images=images, by_stem=by_stem, ambiguous=len(alike - found.keys()))
 
 
-def _unique_last_parts(names: Iterable[str]) -> dict[str, str]:
-    """Last part of a path -> the path, for last parts that occur once."""
-    names = list(names)
-    times = Counter(PurePosixPath(name).name for name in names)
-    return {PurePosixPath(name).name: name for name in names if times[PurePosixPath(name).name] == 1}
+def _stem(name: str) -> str:
+    return splitext(name)[0]
+
+
+def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return groups
 
 
 def queries_of(
@@ -133,30 +245,37 @@ def queries_of(
     maps: Mapping[str, HeatMap],
     plain_maps: Mapping[str, HeatMap] | None = None,
 ) -> list[Query]:
-    """What is asked of one row.
+    """The queries of one row.
 
-    number      of the image
-    row         of the dataset
-    phrases     all phrases of the row, also those without a region
-    maps        heat maps by the phrases' texts; empty if maps were not asked for
-    plain_maps  the same before colours guided them; None if they did not
+    Args:
+        number: Number of the image.
+        row: A row of the dataset.
+        image: The same image in the truth.
+        categories: See `GroundTruth.categories`.
+        phrases: All phrases of the row, also those without a region.
+        maps: Heat maps by the phrases' texts; empty if maps were not computed.
+        plain_maps: The maps before colours guided them; None if they did not.
 
-    Raises InputError if the truth speaks of an image of another size.
+    Raises:
+        InputError: The truth is for an image of another size.
     """
     size_hw = (row["height"], row["width"])
-    told_hw = (image.height_px, image.width_px)
-    if row["error"] is None and 0 not in told_hw and told_hw != size_hw:
+    true_hw = (image.height_px, image.width_px)
+    if row["error"] is None and 0 not in true_hw and true_hw != size_hw:
         raise InputError(
             f"{row['file_name']} has {size_hw[1]}x{size_hw[0]} pixels, but the truth is for "
-            f"{told_hw[1]}x{told_hw[0]}: it must be for the image as stored, turned as its EXIF tag says"
+            f"{true_hw[1]}x{true_hw[0]}: it must be for the image as stored, turned as its EXIF tag says"
         )
-    answers: dict[str, list[Answer]] = {}
+    size_hw = true_hw if 0 in size_hw else size_hw
+    heats = _at_image_size(maps, size_hw)
+    plain_heats = heats if plain_maps is None else _at_image_size(plain_maps, size_hw)
+    answers: dict[str, dict[Answer, None]] = {}  # a phrase that stands in a row twice has its regions twice
     for annotation in row["annotations"]:
-        answers.setdefault(annotation["phrase"], []).append(_answer(annotation))
-    asked: list[tuple[str | None, Target | None]] = []
+        answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
+    pairs: list[tuple[str | None, TruthTarget | None]] = []
     for target in image.targets:
-        asked.extend((phrase, target) for phrase in _phrases_for(target, row, phrases))
-    answered = {phrase for phrase, _ in asked}
+        pairs.extend((phrase, target) for phrase in _phrases_for(target, row, phrases))
+    answered = {phrase for phrase, _ in pairs}
     absent = dict.fromkeys(
         phrase.text
         for phrase in phrases
@@ -164,19 +283,23 @@ def queries_of(
         and {phrase.text, phrase.head} & categories
         and not {phrase.text, phrase.head} & image.present
     )
-    asked.extend((text, None) for text in absent)
+    pairs.extend((text, None) for text in absent)
     return [
         Query(
             image=number,
-            size_hw=size_hw if 0 not in size_hw else told_hw,
+            size_hw=size_hw,
             phrase=phrase,
             target=target,
-            answers=tuple(sorted(_unique(answers.get(phrase or "", ())), key=lambda answer: -answer.score)),
-            heat_map=maps.get(phrase or ""),
-            plain_map=(maps if plain_maps is None else plain_maps).get(phrase or ""),
+            answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
+            heat=heats.get(phrase or ""),
+            plain_heat=plain_heats.get(phrase or ""),
         )
-        for phrase, target in asked
+        for phrase, target in pairs
     ]
+
+
+def _at_image_size(maps: Mapping[str, HeatMap], size_hw: tuple[int, int]) -> dict[str, ImageHeat]:
+    return {text: ImageHeat(heat_map, size_hw) for text, heat_map in maps.items() if not heat_map.fault}
 
 
 def _answer(annotation: Mapping[str, Any]) -> Answer:
@@ -190,26 +313,22 @@ def _answer(annotation: Mapping[str, Any]) -> Answer:
     )
 
 
-def _unique(answers: Iterable[Answer]) -> list[Answer]:
-    """A phrase that stands in a row twice has its regions twice."""
-    return list(dict.fromkeys(answers))
-
-
+@lru_cache(maxsize=1024)
 def _bare(caption: str) -> str:
-    return "".join(character for character in caption.casefold() if character.isalnum())
+    """The caption's letters and digits. Each target of an image asks for those of all its captions."""
+    return "".join(filter(str.isalnum, caption.casefold()))
 
 
-def _phrases_for(target: Target, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[str | None]:
-    """Texts of the row's phrases that a target is asked by; [None] if it has none."""
+def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[str | None]:
+    """Texts of the row's phrases that answer a target; [None] if none does."""
     if target.match == "category":
         named = [phrase.text for phrase in phrases if target.phrase in (phrase.text, phrase.head)]
         return list(dict.fromkeys(named))
     wanted = None if target.caption is None else _bare(target.caption)
     captions = [_bare(caption) for caption in row["captions"]]
     near = [phrase for phrase in phrases if wanted is None or captions[phrase.caption_index] == wanted]
-    same = [phrase.text for phrase in near if phrase.text == target.phrase]
-    if same:
-        return [same[0]]
+    if any(phrase.text == target.phrase for phrase in near):
+        return [target.phrase]
     if target.match == "expression" and near:
         return [min(near, key=lambda phrase: phrase.start).text]
     return [None]

@@ -1,8 +1,8 @@
-"""METRICS: one number per target. Each is 0 for a target that was missed, and None where it is not defined.
+"""METRICS: one number for each target. It is 0 for a target that was missed, and None where it is not defined.
 
 Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV 2018), with the
-15 px tolerance of TorchRay; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as
-MDETR's evaluation of Flickr30k Entities does it.
+15 px tolerance of TorchRay; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as in
+MDETR's evaluation of Flickr30k Entities.
 """
 
 from __future__ import annotations
@@ -11,31 +11,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
-from stages.dataset.evaluate.matching import Query
+from stages.dataset.evaluate.matching import LEVELS, ImageHeat, Query
 
 TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384
-"""The tolerance is 15 px in an image whose longer side is 384 px, and grows with the image."""
+"""The tolerance is 15 px in an image whose longer side has 384 px, and grows with the image."""
 
 IOU: Final = 0.5
-"""A box is right from this intersection over union on."""
-
-LEVELS: Final = 256
-"""Heat levels that pixel AP tells apart."""
+"""A box is right if its intersection over union is at least this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A number per query with a target.
+    """A number for each query with a target.
 
-    doc         one line for people
-    needs_maps  whether it looks at heat maps
+    Attributes:
+        doc: One line for people.
+        value: Computes it.
+        needs_maps: Whether it looks at heat maps.
     """
 
     doc: str
@@ -47,57 +44,49 @@ def pointing(query: Query) -> float | None:
     """1 if the map's highest pixel lies on the true mask, or in a true box where there is no mask.
 
     The map is the one that regions are cut from: blurred, and guided by the image's colours if `regions.upsample`
-    says so. `pointing_plain` is the same without that guide.
+    says so.
     """
-    peak = _peak(query.heat_px)
-    return 0.0 if peak is None else float(_on_truth(query, peak))
+    return _points_at_truth(query, query.heat)
 
 
 def pointing_plain(query: Query) -> float | None:
     """As `pointing`, on the map that is only interpolated between its cells, whatever `regions.upsample` says."""
-    peak = _peak(query.plain_heat_px)
-    return 0.0 if peak is None else float(_on_truth(query, peak))
+    return _points_at_truth(query, query.plain_heat)
 
 
 def pointing_tolerant(query: Query) -> float | None:
     """As `pointing`, but the peak may miss by 15 px in an image of 384 px, scaled with the longer side."""
-    peak = _peak(query.heat_px)
-    if peak is None:
+    if query.heat is None:
         return 0.0
     reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
-    mask = query.true_mask
-    if mask is None:
-        return float(any(_distance_px(peak, box) <= reach for box in _boxes(query)))
-    far = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return float(far[peak] <= reach)
+    if query.target is None or query.target.mask is None:
+        return float(any(_distance_px(query.heat.peak, box) <= reach for box in _boxes(query)))
+    rows, columns = np.nonzero(query.area.inside)
+    y, x = query.heat.peak
+    squares = (rows + (query.area.window[0].start - y)) ** 2 + (columns + (query.area.window[1].start - x)) ** 2
+    return float(squares.size > 0 and squares.min() <= reach**2)
 
 
 def pointing_box(query: Query) -> float | None:
     """1 if the map's highest pixel lies in a true box."""
-    peak = _peak(query.heat_px)
-    return 0.0 if peak is None else float(any(_distance_px(peak, box) == 0 for box in _boxes(query)))
+    return 0.0 if query.heat is None else float(_is_in_a_box(query, query.heat.peak))
 
 
 def energy(query: Query) -> float | None:
     """Share of the map's heat on the true mask, or in the true boxes where there is no mask."""
-    heat = query.heat_px
-    if heat is None:
+    if query.heat is None or query.heat.total <= 0:
         return 0.0
-    total = float(heat.sum(dtype=np.float64))
-    return float(heat[_area(query)].sum(dtype=np.float64)) / total if total > 0 else 0.0
+    return float(query.heat.px[query.area.window][query.area.inside].sum(dtype=np.float64)) / query.heat.total
 
 
 def pixel_ap(query: Query) -> float | None:
     """Average precision of the map's pixels as a ranking of the true mask's, over 256 levels of heat."""
-    mask, heat = query.true_mask, query.heat_px
-    if mask is None:
+    if query.target is None or query.target.mask is None:
         return None
-    if heat is None or not mask.any():
+    if query.heat is None or not query.area.inside.any():
         return 0.0
-    top = float(heat.max())
-    levels = np.rint(heat * ((LEVELS - 1) / top)).astype(np.int64) if top > 0 else np.zeros(heat.shape, np.int64)
-    all_at = np.bincount(levels.ravel(), minlength=LEVELS)[::-1]
-    true_at = np.bincount(levels[mask], minlength=LEVELS)[::-1]
+    all_at = query.heat.pixels_per_level[::-1]
+    true_at = np.bincount(query.heat.levels[query.area.window][query.area.inside], minlength=LEVELS)[::-1]
     kept, true = np.cumsum(all_at), np.cumsum(true_at)
     precision = np.divide(true, kept, out=np.zeros(LEVELS), where=kept > 0)
     return float((precision * true_at).sum() / true[-1])
@@ -112,9 +101,8 @@ def box_recall_merged(query: Query) -> float | None:
     """1 if the best-scored region's box has IoU >= 0.5 with the box around all true boxes."""
     if not query.answers:
         return 0.0
-    corners = np.array([xywh_to_xyxy(box) for box in _boxes(query)])
-    low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
-    merged = xyxy_to_xywh((float(low[0]), float(low[1]), float(high[0]), float(high[1])))
+    x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in _boxes(query)), strict=True)
+    merged = xyxy_to_xywh((min(x0), min(y0), max(x1), max(y1)))
     return float(box_iou(query.answers[0].box_xywh_px, merged) >= IOU)
 
 
@@ -137,12 +125,13 @@ def mask_iou(query: Query) -> float | None:
 def centre(query: Query) -> float | None:
     """Baseline: `pointing` of the image's centre."""
     h, w = query.size_hw
-    return float(_on_truth(query, (h // 2, w // 2)))
+    return float(_is_on_truth(query, (h // 2, w // 2)))
 
 
 def chance(query: Query) -> float | None:
     """Baseline: `pointing` of a random pixel, on average."""
-    return float(_area(query).mean())
+    h, w = query.size_hw
+    return float(np.count_nonzero(query.area.inside)) / (h * w)
 
 
 METRICS: Final[dict[str, Metric]] = {
@@ -163,7 +152,7 @@ METRICS: Final[dict[str, Metric]] = {
 
 
 def correct(query: Query) -> list[bool]:
-    """For each answer, whether its box has IoU >= 0.5 with any true box; all wrong for an absent phrase."""
+    """Whether the box of each answer has IoU >= 0.5 with any true box; all are wrong for an absent phrase."""
     boxes = [] if query.target is None else query.target.boxes_xywh_px
     return [any(box_iou(answer.box_xywh_px, box) >= IOU for box in boxes) for answer in query.answers]
 
@@ -174,19 +163,17 @@ def _boxes(query: Query) -> tuple[Box, ...]:
     return query.target.boxes_xywh_px
 
 
-def _peak(heat: NDArray[np.float32] | None) -> tuple[int, int] | None:
-    """Row and column of the highest pixel, the middle one of a flat top; None without a map."""
-    if heat is None:
-        return None
-    rows, columns = np.nonzero(heat == heat.max())
-    middle = len(rows) // 2
-    return int(rows[middle]), int(columns[middle])
+def _points_at_truth(query: Query, heat: ImageHeat | None) -> float:
+    return 0.0 if heat is None else float(_is_on_truth(query, heat.peak))
 
 
-def _on_truth(query: Query, pixel: tuple[int, int]) -> bool:
-    mask = query.true_mask
-    if mask is not None:
-        return bool(mask[pixel])
+def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
+    if query.target is None or query.target.mask is None:
+        return _is_in_a_box(query, pixel)
+    return query.area.has(pixel)
+
+
+def _is_in_a_box(query: Query, pixel: tuple[int, int]) -> bool:
     return any(_distance_px(pixel, box) == 0 for box in _boxes(query))
 
 
@@ -195,14 +182,3 @@ def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
     y, x = pixel[0] + 0.5, pixel[1] + 0.5
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
     return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))
-
-
-def _area(query: Query) -> NDArray[np.bool_]:
-    """The true mask, or the true boxes drawn: bool (h, w)."""
-    if query.true_mask is not None:
-        return query.true_mask
-    drawn = np.zeros(query.size_hw, dtype=np.bool_)
-    for box in _boxes(query):
-        x0, y0, x1, y1 = (round(edge) for edge in xywh_to_xyxy(box))
-        drawn[max(0, y0) : y1, max(0, x0) : x1] = True
-    return drawn

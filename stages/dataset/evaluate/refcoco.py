@@ -14,9 +14,9 @@ from typing import Final
 
 from stages.contract.errors import InputError
 from stages.dataset.evaluate.coco import (
+    CocoThing,
     EntryId,
     Instances,
-    Thing,
     entries,
     given_id,
     mask_of,
@@ -25,7 +25,7 @@ from stages.dataset.evaluate.coco import (
     read_json,
     size_member,
 )
-from stages.dataset.evaluate.truth import Target, Truth, TruthImage
+from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
 
 INSTANCES: Final = "instances.json"
@@ -35,7 +35,7 @@ _TO_JSON: Final = (
 )
 
 
-def read_refcoco(folder: Path) -> Truth:
+def read_refcoco(folder: Path) -> GroundTruth:
     """Ground truth of a folder with `instances.json` and one `refs*.json`.
 
     A target is a sentence, and its thing the annotation that its ref names, be it a crowd; refs to a box without
@@ -50,7 +50,7 @@ def read_refcoco(folder: Path) -> Truth:
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
     things = _by_id(instances)
-    targets: dict[str, list[Target]] = {image.file_name: [] for image in instances.images.values()}
+    targets: dict[str, list[TruthTarget]] = {image.file_name: [] for image in instances.images.values()}
     for place, ref in entries(path, read_json(path), "refs"):
         ann_id, image_id = given_id(path, place, ref, "ann_id"), given_id(path, place, ref, "image_id")
         thing = things.get(ann_id)
@@ -70,7 +70,7 @@ def read_refcoco(folder: Path) -> Truth:
         )
         for image in instances.images.values()
     }
-    return Truth(images=images)
+    return GroundTruth(images=images)
 
 
 def _refs_path(folder: Path) -> Path:
@@ -89,8 +89,8 @@ def _refs_path(folder: Path) -> Path:
     raise InputError(f"{folder}: expected a refs*.json beside {INSTANCES}, found none")
 
 
-def _by_id(instances: Instances) -> dict[EntryId, Thing]:
-    things: dict[EntryId, Thing] = {}
+def _by_id(instances: Instances) -> dict[EntryId, CocoThing]:
+    things: dict[EntryId, CocoThing] = {}
     for thing in instances.things:
         ann_id = given_id(instances.path, thing.place, thing.entry, "id")
         if ann_id in things:
@@ -109,14 +109,14 @@ def _sentences(path: Path, place: str, ref: dict[str, object]) -> list[str]:
     return sentences
 
 
-def _targets(path: Path, thing: Thing, sentences: list[str], split: object) -> list[Target]:
+def _targets(path: Path, thing: CocoThing, sentences: list[str], split: object) -> list[TruthTarget]:
     boxes = (thing.box_xywh_px,)
     mask = mask_of(path, [thing])
     groups = {"size": size_member(mask, boxes), "objects": objects_member(len(thing.image.things))}
     if isinstance(split, str):
         groups["split"] = split
     return [
-        Target(
+        TruthTarget(
             phrase=normalise(sentence),
             boxes_xywh_px=boxes,
             match="expression",

@@ -1,36 +1,104 @@
-"""The figures of an evaluation: plain values that go into JSON and into a table."""
+"""The figures of an evaluation with their intervals: plain values that go into JSON and into a table.
+
+Intervals are a percentile bootstrap over images: phrases of one image are not independent, so whole images are drawn.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.masks import decode_mask
-from stages.dataset.evaluate.bootstrap import Estimate, mean_estimate, weighted_estimate
-from stages.dataset.evaluate.coco_ap import coco_matches
 from stages.dataset.evaluate.matching import Query
 from stages.dataset.evaluate.metrics import METRICS, correct
-from stages.dataset.evaluate.scores import THRESHOLDS, calibration_error, kept_and_precision, risk_coverage_area
+from stages.dataset.evaluate.scores import (
+    THRESHOLDS,
+    Floats,
+    calibration_error,
+    coco_matches,
+    kept_and_precision,
+    risk_coverage_area,
+)
 
+RESAMPLES: Final = 1000
 SCORE_RESAMPLES: Final = 200
 """Resamples of the figures that sort all regions each time: risk-coverage, calibration, AP."""
+
+SEED: Final = 0
+LEVEL: Final = 0.95
+"""Two-sided confidence level of all intervals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval and the number of values that it comes from; NaN without any."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+_NO_ESTIMATE: Final = Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
+
+
+def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resamples: int = RESAMPLES) -> list[Estimate]:
+    """The means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
+
+    All kinds share the resamples: to draw them takes far longer than to use them.
+    """
+    if images.size == 0:
+        return [_NO_ESTIMATE] * len(values)
+    _, owner = np.unique(images, return_inverse=True)
+    sums = [np.bincount(owner, each) for each in values]
+    counts = np.bincount(owner).astype(np.float64)
+    rng = np.random.default_rng(SEED)
+    means = np.empty((len(sums), resamples))
+    for i in range(resamples):
+        drawn = _draw(rng, counts.size)
+        total = drawn @ counts
+        means[:, i] = [(drawn @ each) / total for each in sums]
+    return [_estimate(float(each.mean()), row, each.size) for each, row in zip(values, means, strict=True)]
+
+
+def weighted_estimate(
+    statistic: Callable[[Floats], float], images: NDArray[np.int64], resamples: int = SCORE_RESAMPLES
+) -> Estimate:
+    """Any statistic of weights (n,), one per value; images (n,) says to which image a value belongs."""
+    if images.size == 0:
+        return _NO_ESTIMATE
+    names, owner = np.unique(images, return_inverse=True)
+    rng = np.random.default_rng(SEED)
+    drawn = np.array([statistic(_draw(rng, names.size)[owner]) for _ in range(resamples)])
+    return _estimate(statistic(np.ones(images.size)), drawn, images.size)
+
+
+def _draw(rng: np.random.Generator, count: int) -> Floats:
+    """How often each of `count` images is drawn in a sample of `count` with replacement."""
+    return np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
+
+
+def _estimate(value: float, drawn: Floats, n: int) -> Estimate:
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return Estimate(value=value, low=low, high=high, n=n)
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """What is kept of queries: numbers, and of the heat maps nothing.
+    """The numbers that are kept of queries; their heat maps are not kept.
 
-    values   metric -> one number per query with a target, NaN where not defined
-    images   image of each query with a target
-    groups   group -> member of each query with a target, "" where it has none
-    queries  all queries, their maps taken away
-    heat     mean heat inside each region, by query and answer, in 0 .. 1 of the map's highest; only with maps
+    Attributes:
+        values: Metric -> one number per query with a target, NaN where it is not defined.
+        images: Image of each query with a target.
+        groups: Group -> member, for each query with a target.
+        queries: All queries, without their maps.
+        heat: Mean heat inside each region, by query and answer, 0 .. 1 of the map's highest; empty without maps.
+        missed: Queries with a target whose phrase the row does not have.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -41,7 +109,8 @@ class Outcomes:
     missed: int = 0
 
     def add(self, queries: Iterable[Query], *, maps: bool) -> None:
-        """Measure queries and keep the numbers."""
+        """Measure queries and keep the numbers. maps: whether the queries have heat maps."""
+        mean_heats: dict[tuple[int, str | None], list[float]] = {}  # targets of several captions share a phrase
         for query in queries:
             if query.target is not None:
                 self.missed += query.phrase is None
@@ -52,22 +121,22 @@ class Outcomes:
                         value = metric.value(query)
                         self.values.setdefault(name, []).append(math.nan if value is None else value)
             if maps:
-                self.heat.extend(_mean_heat(query))
-            self.queries.append(
-                Query(
-                    image=query.image,
-                    size_hw=query.size_hw,
-                    phrase=query.phrase,
-                    target=query.target,
-                    answers=query.answers,
-                )
-            )
+                key = (query.image, query.phrase)
+                if key not in mean_heats:
+                    mean_heats[key] = _mean_heat(query)
+                self.heat.extend(mean_heats[key])
+            self.queries.append(replace(query, heat=None, plain_heat=None))
+
+
+def _mean_heat(query: Query) -> list[float]:
+    """Mean heat on the mask of each answer; the map's highest value is 1."""
+    return [0.0 if query.heat is None else query.heat.mean_inside(answer.mask) for answer in query.answers]
 
 
 def report(outcomes: Outcomes) -> dict[str, Any]:
-    """All figures as plain values: counts, metrics, groups, coco_ap, scores, thresholds.
+    """All figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
 
-    Every figure is {value, low, high, n}; see `bootstrap.Estimate`. NaN is None.
+    Every figure is {value, low, high, n}, see `Estimate`. NaN becomes None.
     """
     images = np.array(outcomes.images, np.int64)
     everything = np.ones(images.size, np.bool_)
@@ -93,10 +162,10 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
         },
         "coco_ap": _coco(outcomes.queries),
         "scores": {
-            name: _plain(_estimate(risk_coverage_area, np.array(values, np.float64), right, owners))
+            name: _plain(weighted_estimate(partial(risk_coverage_area, np.array(values, np.float64), right), owners))
             for name, values in ranks.items()
         },
-        "calibration_error": _plain(_estimate(calibration_error, scores, right, owners)),
+        "calibration_error": _plain(weighted_estimate(partial(calibration_error, scores, right), owners)),
         "thresholds": [
             {"score": threshold, **dict(zip(("kept", "precision"), _numbers(scores, right, threshold), strict=True))}
             for threshold in THRESHOLDS
@@ -104,49 +173,48 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def _numbers(scores: NDArray[np.float64], right: NDArray[np.bool_], threshold: float) -> list[float | None]:
+def _numbers(scores: Floats, right: NDArray[np.bool_], threshold: float) -> list[float | None]:
     if scores.size == 0:
         return [None, None]
     return [None if math.isnan(value) else value for value in kept_and_precision(scores, right, threshold)]
 
 
 def _means(outcomes: Outcomes, images: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    figures = {}
-    for name, numbers in outcomes.values.items():
-        values = np.array(numbers, np.float64)
-        use = chosen & ~np.isnan(values)
-        if use.any():
-            figures[name] = _plain(mean_estimate(values[use], images[use]))
-    return figures
+    """The mean of every metric over the chosen targets; metrics that are defined for none of them are left out."""
+    values = {name: np.array(numbers, np.float64)[chosen] for name, numbers in outcomes.values.items()}
+    together: dict[bytes, list[str]] = {}  # metrics by the targets for which they are defined
+    for name, numbers in values.items():
+        together.setdefault(np.isnan(numbers).tobytes(), []).append(name)
+    estimates: dict[str, Estimate] = {}
+    for names in together.values():
+        known = ~np.isnan(values[names[0]])
+        found = mean_estimates([values[name][known] for name in names], images[chosen][known])
+        estimates.update(zip(names, found, strict=True))
+    return {name: _plain(estimates[name]) for name in values if estimates[name].n}
 
 
 def _members(groups: Sequence[Mapping[str, str]]) -> dict[str, dict[str, NDArray[np.bool_]]]:
     """Group -> member -> which targets belong to it, members in order."""
-    names = sorted({name for group in groups for name in group})
     chosen = {}
-    for name in names:
+    for name in sorted({name for group in groups for name in group}):
         members = np.array([group.get(name, "") for group in groups])
         chosen[name] = {str(member): members == member for member in np.unique(members) if member}
     return chosen
 
 
 def _coco(queries: Sequence[Query]) -> dict[str, Any]:
+    """COCO's AP of boxes, and of masks where every target has one."""
+    kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
+    if all(query.target is None or query.target.mask is not None for query in queries):
+        kinds["mask"] = "segm"
+    images = np.array([query.image for query in queries], np.int64)
     figures: dict[str, Any] = {}
-    masks_known = all(query.target is None or query.target.mask is not None for query in queries)
-    for kind, name in (("bbox", "box"), ("segm", "mask")):
-        matches = coco_matches(queries, "bbox" if kind == "bbox" else "segm") if name == "box" or masks_known else None
-        if matches is None:
-            continue
-        images = np.array([query.image for query in queries], np.int64)
-        ap = weighted_estimate(matches.average_precision, images, SCORE_RESAMPLES)
-        figures[name] = {"ap": _plain(ap), "ap50": matches.stats[1], "ap75": matches.stats[2]}
+    for name, kind in kinds.items():
+        matches = coco_matches(queries, kind)
+        if matches is not None:
+            ap = _plain(weighted_estimate(matches.average_precision, images))
+            figures[name] = {"ap": ap, "ap50": matches.ap50, "ap75": matches.ap75}
     return figures
-
-
-def _estimate(
-    statistic: Any, scores: NDArray[np.float64], right: NDArray[np.bool_], images: NDArray[np.int64]
-) -> Estimate:
-    return weighted_estimate(partial(statistic, scores, right), images, SCORE_RESAMPLES)
 
 
 def _plain(estimate: Estimate) -> dict[str, Any]:
@@ -154,12 +222,3 @@ def _plain(estimate: Estimate) -> dict[str, Any]:
         key: None if isinstance(value, float) and math.isnan(value) else value
         for key, value in asdict(estimate).items()
     }
-
-
-def _mean_heat(query: Query) -> list[float]:
-    """Mean heat on each answer's mask; the map's highest value is 1."""
-    heat = query.heat_px
-    top = 0.0 if heat is None else float(heat.max())
-    if heat is None or top <= 0:
-        return [0.0] * len(query.answers)
-    return [float(heat[decode_mask(answer.mask)].mean()) / top for answer in query.answers]

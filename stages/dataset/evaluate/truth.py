@@ -1,4 +1,4 @@
-"""What a ground truth is, whatever file it came from."""
+"""What a ground truth is, whatever file it comes from."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ from stages.contract.geometry import Box
 from stages.contract.records import Rle
 
 Match = Literal["phrase", "category", "expression"]
-"""How a target finds its phrase in a row, see `stages.dataset.evaluate.matching`.
-
-phrase      the row's phrase with the same normalised text (in `caption`, where the target has one)
-category    every phrase of the row whose text or head noun is the category's name
-expression  the caption is one referring expression: the phrase with its whole text, else its first phrase
-"""
+"""How a target finds its phrase in a row, see `stages.dataset.evaluate.matching`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """A phrase of an image, and where it truly is.
+class TruthTarget:
+    """A phrase of an image, and where the things are that it means.
 
-    phrase         normalised (`stages.phrases.filters.normalise`); for `category` the category's name
-    boxes_xywh_px  one per thing, at least one; half open, pixels of the EXIF-rotated image
-    mask           of all things together; None where the truth has boxes only
-    caption        the caption it stands in; None if any caption may name it
-    groups         group -> member, for the report: {"number": "plural", "combination": "unseen"}
+    Attributes:
+        phrase: Normalised (`stages.phrases.filters.normalise`); with `category` the category's name.
+        boxes_xywh_px: One for each thing, at least one; half open, pixels of the EXIF-rotated image.
+        match: How it finds its phrase in a row.
+        mask: Of all things together; None where the truth has boxes only.
+        caption: The caption that holds the phrase; None if any caption may name it.
+        groups: Group -> member, for the report: {"number": "plural", "combination": "unseen"}.
     """
 
     phrase: str
@@ -45,25 +42,31 @@ class Target:
 class TruthImage:
     """An image of the truth.
 
-    targets  may be empty: nothing that a phrase could name is in it
-    present  those of `Truth.categories` of which something is in it, be it in a target or not (a crowd, a thing
-             that no caption names)
+    Attributes:
+        file_name: As in the truth's own files.
+        width_px: Of the EXIF-rotated image, as `height_px`; 0 if the truth does not say.
+        height_px: See `width_px`.
+        targets: May be empty, if nothing in the image has a name that a phrase could have.
+        present: Those of `GroundTruth.categories` of which the image shows something, also what is in no target (a
+            crowd, a thing that no caption names).
     """
 
     file_name: str
     width_px: int
     height_px: int
-    targets: tuple[Target, ...]
+    targets: tuple[TruthTarget, ...]
     present: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Truth:
-    """Images by file name, and the names whose absence it knows.
+class GroundTruth:
+    """All images of a truth.
 
-    categories  names of which every thing in every image is annotated: where a phrase has such a head noun and
-                nothing of the name is `present`, it is known to be absent, and a region for it is wrong. Empty
-                where that is not known; such phrases are then left out.
+    Attributes:
+        images: By file name.
+        categories: Names of which every thing in every image is annotated. A phrase with such a head noun is known to
+            be absent from an image that does not list the name in `present`, and a region for it is wrong. Empty if
+            the truth does not annotate everything; such phrases are then left out.
     """
 
     images: Mapping[str, TruthImage]

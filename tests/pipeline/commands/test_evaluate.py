@@ -121,6 +121,26 @@ def test_all_figures_of_a_run(inline_dataset: Path, scenes_folder: Path) -> None
     assert f"{figures['metrics']['pointing']['value']:.3f}" in with_table.export_text()
 
 
+def test_a_truth_whose_images_have_another_extension_is_used_and_that_is_said(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    truth = truth_of(scenes_folder)
+    for image in truth["images"]:
+        image["file_name"] = Path(image["file_name"]).with_suffix(".webp").name
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    same = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, maps=False)
+    other = evaluation_of(inline_dataset, tmp_path / "truth.json", QUIET, maps=False)
+    count = len(truth["images"])
+    assert same["matched"] == {"images": count, "by_stem": 0, "ambiguous": 0}
+    assert other["matched"] == {"images": count, "by_stem": count, "ambiguous": 0}
+    assert {**other, "truth": "", "matched": ""} == {**same, "truth": "", "matched": ""}
+    printed = Console(record=True, width=120, file=StringIO())
+    print_evaluation(other, printed)
+    assert f"{count} images have another extension in the truth" in printed.export_text(clear=False)
+    print_evaluation({**other, "matched": {"images": 1, "by_stem": 0, "ambiguous": 2}}, printed)
+    assert "2 images were left out: the truth has several names like theirs" in printed.export_text()
+
+
 def test_boxes_and_masks_need_no_input(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
     gone = ["input.path=/gone.jsonl"]
     whole = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)

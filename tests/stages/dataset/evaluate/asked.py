@@ -9,8 +9,8 @@ import numpy as np
 from stages.contract.geometry import Box
 from stages.contract.masks import encode_mask
 from stages.contract.records import HeatMap, Rle
-from stages.dataset.evaluate.matching import Answer, Query
-from stages.dataset.evaluate.truth import Target
+from stages.dataset.evaluate.matching import Answer, ImageHeat, Query
+from stages.dataset.evaluate.truth import TruthTarget
 
 
 def mask_of(box: Box, size_hw: tuple[int, int] = (8, 8)) -> Rle:
@@ -21,13 +21,13 @@ def mask_of(box: Box, size_hw: tuple[int, int] = (8, 8)) -> Rle:
     return encode_mask(mask)
 
 
-def target_of(*boxes: Box, size_hw: tuple[int, int] = (8, 8), masked: bool = True, **fields: Any) -> Target:
+def target_of(*boxes: Box, size_hw: tuple[int, int] = (8, 8), masked: bool = True, **fields: Any) -> TruthTarget:
     """Things that fill their boxes."""
     drawn = np.zeros(size_hw, np.bool_)
     for x, y, w, h in boxes:
         drawn[int(y) : int(y + h), int(x) : int(x + w)] = True
     mask = encode_mask(drawn) if masked else None
-    return Target(**{"phrase": "car", "match": "phrase", "boxes_xywh_px": boxes, "mask": mask, **fields})
+    return TruthTarget(**{"phrase": "car", "match": "phrase", "boxes_xywh_px": boxes, "mask": mask, **fields})
 
 
 def answer_of(box: Box, score: float = 0.5, size_hw: tuple[int, int] = (8, 8), similarity: float = 0.2) -> Answer:
@@ -39,7 +39,7 @@ def map_of(values: Any, text: str = "car", fault: str = "") -> HeatMap:
 
 
 def query_of(
-    target: Target | None,
+    target: TruthTarget | None,
     *answers: Answer,
     heat: HeatMap | None = None,
     plain: HeatMap | None = None,
@@ -49,12 +49,13 @@ def query_of(
 ) -> Query:
     """plain: the map before it was guided; None for the same map."""
     ordered = tuple(sorted(answers, key=lambda answer: -answer.score))
+    shown = ImageHeat(heat, size_hw) if heat is not None and not heat.fault else None
     return Query(
         image=image,
         size_hw=size_hw,
         phrase=phrase,
         target=target,
         answers=ordered,
-        heat_map=heat,
-        plain_map=heat if plain is None else plain,
+        heat=shown,
+        plain_heat=shown if plain is None else ImageHeat(plain, size_hw),
     )

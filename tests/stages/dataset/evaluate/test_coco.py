@@ -12,7 +12,7 @@ import pytest
 from stages.contract.errors import InputError
 from stages.contract.masks import encode_mask, rle_area_px
 from stages.dataset.evaluate.coco import read_coco, size_member
-from stages.dataset.evaluate.truth import Target
+from stages.dataset.evaluate.truth import TruthTarget
 from stages.model.scenes import write_scenes
 
 WIDTH, HEIGHT = 20, 10
@@ -38,7 +38,7 @@ def written(folder: Path, value: Any) -> Path:
     return path
 
 
-def targets(folder: Path, *annotations: dict[str, Any]) -> list[Target]:
+def targets(folder: Path, *annotations: dict[str, Any]) -> list[TruthTarget]:
     return list(read_coco(written(folder, content(*annotations))).images["a.jpg"].targets)
 
 
@@ -67,14 +67,14 @@ def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
     expected[2:5, 1:4] = expected[4:7, 3:6] = True  # 9 + 9 pixels, one of them shared
     assert cars.mask == encode_mask(expected)
     assert rle_area_px(cars.mask) == 17
-    assert cars == Target(
+    assert cars == TruthTarget(
         phrase="car",
         boxes_xywh_px=cars.boxes_xywh_px,
         match="category",
         mask=cars.mask,
         groups={"number": "plural", "size": "small", "objects": "3"},
     )
-    assert light == Target(
+    assert light == TruthTarget(
         phrase="traffic light",
         boxes_xywh_px=((0, 0, 2.5, 2),),
         match="category",

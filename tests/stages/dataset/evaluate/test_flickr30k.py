@@ -8,7 +8,7 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.dataset.evaluate.flickr30k import read_flickr30k
-from stages.dataset.evaluate.truth import Target
+from stages.dataset.evaluate.truth import TruthTarget
 
 CAPTIONS = """\
 [/EN#7/people Two men] hold [/EN#8/bodyparts/people the man 's arm] while [/EN#0/notvisual it] rains .
@@ -53,21 +53,21 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
     large, tiny = (0, 0, 100, 200), (10, 20, 1, 2)
     first = "Two men hold the man 's arm while it rains ."
     assert image.targets == (
-        Target(
+        TruthTarget(
             phrase="two men",
             boxes_xywh_px=(large, tiny),
             match="phrase",
             caption=first,
             groups={"type": "people", "number": "plural", "size": "large"},
         ),
-        Target(
+        TruthTarget(
             phrase="man's arm",
             boxes_xywh_px=(tiny,),
             match="phrase",
             caption=first,
             groups={"type": "bodyparts", "number": "singular", "size": "small"},
         ),
-        Target(
+        TruthTarget(
             phrase="men",
             boxes_xywh_px=(large, tiny),
             match="phrase",

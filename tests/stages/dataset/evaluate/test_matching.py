@@ -9,8 +9,8 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase
-from stages.dataset.evaluate.matching import Query, images_of_rows, queries_of
-from stages.dataset.evaluate.truth import Target, Truth, TruthImage
+from stages.dataset.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
 from tests.stages.dataset.evaluate.asked import map_of, mask_of, target_of
 
 BOX = (0.0, 0.0, 4.0, 4.0)
@@ -34,7 +34,7 @@ def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:
 
 
 def asked(
-    targets: list[Target],
+    targets: list[TruthTarget],
     phrases: list[Phrase],
     row: dict[str, Any] | None = None,
     categories: Iterable[str] = (),
@@ -50,8 +50,8 @@ def test_a_phrase_is_matched_by_its_whole_text() -> None:
     (query,) = asked([target_of(BOX, phrase="red car")], [phrase_of("red car", "car"), phrase_of("cars", "car")], row)
     assert query.phrase == "red car"
     assert [answer.score for answer in query.answers] == [0.8, 0.2]
-    assert query.heat_map is not None
-    assert query.heat_map.text == "red car"
+    assert query.heat is not None
+    assert query.heat.heat_map.text == "red car"
 
 
 def test_the_plain_map_is_the_map_itself_unless_colours_guided_it() -> None:
@@ -59,17 +59,26 @@ def test_the_plain_map_is_the_map_itself_unless_colours_guided_it() -> None:
     phrases = [phrase_of("car", "car")]
     maps, plain = {"car": map_of([[1.0, 0.0]])}, {"car": map_of([[0.0, 1.0]])}
     (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps)
-    assert query.plain_map is query.heat_map is maps["car"]
+    assert query.heat is not None
+    assert query.plain_heat is query.heat
     (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps, plain)
-    assert (query.heat_map, query.plain_map) == (maps["car"], plain["car"])
-    assert query.plain_heat_px is not None
-    assert query.plain_heat_px.shape == (8, 8)
-    assert query.plain_heat_px[0].argmax() > 3
+    assert query.heat is not None
+    assert query.plain_heat is not None
+    assert (query.heat.heat_map, query.plain_heat.heat_map) == (maps["car"], plain["car"])
+    assert query.plain_heat.px.shape == (8, 8)
+    assert query.plain_heat.px[0].argmax() > 3
+
+
+def test_targets_of_one_phrase_share_its_map_at_the_size_of_the_image() -> None:
+    targets = [target_of(BOX, phrase="dog", caption=caption) for caption in ("a dog", None)]
+    first, second = asked(targets, [phrase_of("dog", "dog", 2)])
+    assert first.heat is not None
+    assert first.heat is second.heat is second.plain_heat
 
 
 def test_a_target_that_no_phrase_names_is_missed() -> None:
     (query,) = asked([target_of(BOX, phrase="boat")], [phrase_of("red car", "car")], row_of(annotation_of("car", 0.9)))
-    assert (query.phrase, query.answers, query.heat_map) == (None, (), None)
+    assert (query.phrase, query.answers, query.heat) == (None, (), None)
 
 
 def test_a_phrase_that_stands_in_two_captions_has_its_regions_once() -> None:
@@ -125,18 +134,59 @@ def test_a_truth_of_another_size_is_refused() -> None:
         asked([], [], row_of(width=9))
 
 
-def truth_of(*names: str) -> Truth:
+def truth_of(*names: str) -> GroundTruth:
     images = {name: TruthImage(file_name=name, width_px=8, height_px=8, targets=()) for name in names}
-    return Truth(images=images)
+    return GroundTruth(images=images)
+
+
+def names_of(matches: ImageMatches) -> dict[str, str]:
+    return {name: image.file_name for name, image in matches.images.items()}
 
 
 def test_images_are_matched_by_name_or_by_a_last_part_that_is_unique() -> None:
     truth = truth_of("val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg")
     names = ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"]
-    found = {name: image.file_name for name, image in images_of_rows(names, truth).items()}
-    assert found == {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"}
+    matches = match_images(names, truth)
+    assert names_of(matches) == {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"}
+    assert matches.counts == {"images": 3, "by_stem": 0, "ambiguous": 1}
+
+
+def test_a_row_per_caption_does_not_make_an_image_ambiguous() -> None:
+    assert names_of(match_images(["a/1.jpg", "a/1.jpg"], truth_of("1.jpg"))) == {"a/1.jpg": "1.jpg"}
+
+
+def test_images_that_differ_only_in_their_extension_are_matched_and_counted() -> None:
+    truth = truth_of("1.jpg", "2.jpg", "3.jpg", "a/4.jpg", "b/4.jpg")
+    matches = match_images(["1.webp", "in/2.PNG", "3", "a/4.webp", "b/4.webp"], truth)
+    assert names_of(matches) == {
+        "1.webp": "1.jpg",
+        "in/2.PNG": "2.jpg",
+        "3": "3.jpg",
+        "a/4.webp": "a/4.jpg",
+        "b/4.webp": "b/4.jpg",
+    }
+    assert matches.counts == {"images": 5, "by_stem": 5, "ambiguous": 0}
+
+
+@pytest.mark.parametrize(
+    ("names", "true_names", "matched", "ambiguous"),
+    [
+        # The exact name wins, and its image is not given away twice.
+        (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 1),
+        (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 1),
+        # Several of the dataset are like one of the truth, or the other way round.
+        (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 2),
+        (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1),
+    ],
+)
+def test_images_that_are_alike_but_not_one_to_one_are_left_out_and_counted(
+    names: list[str], true_names: list[str], matched: dict[str, str], ambiguous: int
+) -> None:
+    matches = match_images(names, truth_of(*true_names))
+    assert names_of(matches) == matched
+    assert matches.ambiguous == ambiguous
 
 
 def test_nothing_in_common_is_refused_with_examples() -> None:
     with pytest.raises(InputError, match=r"the dataset's first is 'x\.jpg', the truth's '1\.jpg'"):
-        images_of_rows(["x.jpg"], truth_of("1.jpg"))
+        match_images(["x.jpg"], truth_of("1.jpg"))

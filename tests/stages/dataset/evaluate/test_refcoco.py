@@ -14,7 +14,7 @@ import pytest
 from stages.contract.errors import InputError
 from stages.contract.masks import rle_area_px
 from stages.dataset.evaluate.refcoco import read_refcoco
-from stages.dataset.evaluate.truth import Target
+from stages.dataset.evaluate.truth import TruthTarget
 
 INSTANCES: dict[str, Any] = {
     "images": [
@@ -52,7 +52,7 @@ def test_a_target_for_every_sentence(tmp_path: Path) -> None:
     image = truth.images["COCO_train2014_5.jpg"]
     assert (image.width_px, image.height_px) == (60, 50)
     man, left, mark = image.targets
-    assert man == Target(
+    assert man == TruthTarget(
         phrase="man in blue",
         boxes_xywh_px=((1, 2, 40, 40),),
         match="expression",

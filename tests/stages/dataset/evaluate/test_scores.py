@@ -1,4 +1,4 @@
-"""Risk, coverage and calibration by hand, and against a plain loop."""
+"""Risk, coverage, calibration, COCO's AP and the fit: by hand, against plain loops, and against what was drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.dataset.evaluate.scores import calibration_error, kept_and_precision, risk_coverage_area
+from stages.dataset.evaluate.matching import Query
+from stages.dataset.evaluate.scores import (
+    calibration_error,
+    coco_matches,
+    fit_logistic,
+    kept_and_precision,
+    out_of_fold,
+    risk_coverage_area,
+)
+from tests.stages.dataset.evaluate.asked import answer_of, query_of, target_of
+
+SIZE = (64, 64)
 
 
 def area(scores: list[float], right: list[bool], weights: list[float] | None = None) -> float:
@@ -67,3 +78,123 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     kept, precision = kept_and_precision(scores, right, 0.95)
     assert kept == 0.0
     assert math.isnan(precision)
+
+
+def random_queries(count: int, seed: int) -> list[Query]:
+    """Boxes near the truth, some far off, some for what is not there."""
+    rng = np.random.default_rng(seed)
+    queries = []
+    for image in range(count):
+        boxes = [tuple(float(v) for v in (*rng.integers(0, 32, 2), *rng.integers(8, 24, 2))) for _ in range(2)]
+        moved = [(x + rng.integers(0, 6), y + rng.integers(0, 6), w, h) for x, y, w, h in boxes]
+        answers = [answer_of(box, float(rng.integers(1, 9)) / 10, SIZE) for box in moved]
+        target = target_of(*boxes, size_hw=SIZE) if image % 5 else None
+        queries.append(query_of(target, *answers, size_hw=SIZE, image=image))
+    return queries
+
+
+def test_perfect_regions_have_an_ap_of_one() -> None:
+    target = target_of((0.0, 0.0, 16.0, 16.0), size_hw=SIZE)
+    queries = [query_of(target, answer_of((0.0, 0.0, 16.0, 16.0), size_hw=SIZE), size_hw=SIZE, image=i) for i in (1, 2)]
+    for kind in ("bbox", "segm"):
+        matches = coco_matches(queries, kind)  # type: ignore[arg-type]
+        assert matches is not None
+        assert matches.ap == pytest.approx(1.0)
+
+
+def test_ap_by_hand() -> None:
+    """Best score right, second wrong, third right, of three things: precision 1 to recall 1/3, 2/3 to 2/3."""
+    here, there = (0.0, 0.0, 16.0, 16.0), (40.0, 40.0, 16.0, 16.0)
+    queries = [
+        query_of(target_of(here, size_hw=SIZE), answer_of(here, 0.9, SIZE), size_hw=SIZE, image=1),
+        query_of(target_of(here, size_hw=SIZE), answer_of(there, 0.8, SIZE), size_hw=SIZE, image=2),
+        query_of(target_of(here, size_hw=SIZE), answer_of(here, 0.7, SIZE), size_hw=SIZE, image=3),
+    ]
+    matches = coco_matches(queries, "bbox")
+    assert matches is not None
+    # of 101 recalls 0 .. 1 in steps of .01: 34 up to .33, 33 more up to .66
+    assert matches.ap == pytest.approx((34 * 1.0 + 33 * 2 / 3) / 101)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_equal_weights_it_is_pycocotools_figure(seed: int) -> None:
+    matches = coco_matches(random_queries(40, seed), "bbox")
+    assert matches is not None
+    assert 0.05 < matches.ap < 0.9
+    assert matches.average_precision(np.ones(40)) == pytest.approx(matches.ap, abs=1e-12)
+
+
+def test_a_weight_of_two_is_the_query_twice() -> None:
+    queries = random_queries(20, 9)
+    weights = np.array([1 + (i % 3 == 0) for i in range(20)], np.float64)
+    matches = coco_matches(queries, "bbox")
+    repeated = [query for query, times in zip(queries, weights, strict=True) for _ in range(int(times))]
+    twice = coco_matches(repeated, "bbox")
+    assert matches is not None
+    assert twice is not None
+    # Equal scores of different queries may stand in another order.
+    assert matches.average_precision(weights) == pytest.approx(twice.ap, abs=0.02)
+
+
+def test_nothing_to_compare() -> None:
+    assert coco_matches([query_of(target_of((0.0, 0.0, 4.0, 4.0)))], "bbox") is None
+    assert coco_matches([query_of(None, answer_of((0.0, 0.0, 4.0, 4.0)))], "bbox") is None
+
+
+def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two features of other scales, one of them without meaning; logit 2 x - 1."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    features = np.column_stack([100 + 10 * x, rng.normal(size=n)])
+    return features, rng.uniform(size=n) < 1 / (1 + np.exp(-(2 * x - 1)))
+
+
+def test_it_finds_what_the_labels_were_drawn_from() -> None:
+    features, right = drawn(20_000)
+    fit = fit_logistic(features, right)
+    assert fit.weight / fit.scale == pytest.approx([0.2, 0.0], abs=0.01)
+    at_average = fit.probability(np.array([[100.0, 0.0]]))
+    assert at_average == pytest.approx([1 / (1 + np.e)], abs=0.01)
+
+
+def test_at_its_optimum_the_hit_rate_is_the_mean_probability() -> None:
+    features, right = drawn(500)
+    assert fit_logistic(features, right).probability(features).mean() == pytest.approx(right.mean(), abs=1e-6)
+
+
+def test_a_feature_that_tells_all_keeps_finite_weights() -> None:
+    x = np.linspace(-1, 1, 200)[:, None]
+    fit = fit_logistic(x, x[:, 0] > 0)
+    assert np.isfinite(fit.weight).all()
+    assert fit.probability(x)[-1] > 0.95
+
+
+def test_a_constant_feature_changes_nothing() -> None:
+    features, right = drawn(500)
+    more = np.column_stack([features, np.full(500, 3.0)])
+    assert fit_logistic(more, right).probability(more) == pytest.approx(
+        fit_logistic(features, right).probability(features), abs=1e-6
+    )
+
+
+def test_one_kind_of_label_is_refused() -> None:
+    with pytest.raises(ValueError, match="both right and wrong"):
+        fit_logistic(np.zeros((5, 1)), np.ones(5, np.bool_))
+
+
+def test_out_of_fold_has_not_seen_the_image() -> None:
+    """Labels that are the same within an image and random between: only a leak could know them."""
+    rng = np.random.default_rng(1)
+    images = np.repeat(np.arange(200), 5)
+    right = np.repeat(rng.uniform(size=200) < 0.5, 5)
+    marks = np.repeat(rng.normal(size=(200, 40)), 5, axis=0)
+    seen = fit_logistic(marks, right).probability(marks)
+    unseen = out_of_fold(marks, right, images)
+    assert ((seen > 0.5) == right).mean() > 0.65
+    assert 0.4 < ((unseen > 0.5) == right).mean() < 0.6
+
+
+def test_out_of_fold_is_calibrated() -> None:
+    features, right = drawn(5000)
+    probability = out_of_fold(features, right, np.arange(5000))
+    assert calibration_error(probability, right, np.ones(5000)) < 0.03

@@ -244,7 +244,7 @@ def test_import_of_a_coco_export_gives_the_same_annotations(dataset: Path, coco:
 
 
 def test_eval_takes_a_coco_export_for_truth(dataset: Path, coco: Path) -> None:
-    from stages.dataset.evaluate.read_truth import read_truth
+    from stages.dataset.evaluate import read_truth
 
     truth = read_truth(coco / INSTANCES)
     assert len(truth.images) == 12

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import InputError
-from stages.dataset.evaluate.read_truth import TRUTHS, kind_of, read_truth
+from stages.dataset.evaluate import TRUTHS, kind_of, read_truth
 
 EMPTY = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
 
@@ -48,9 +48,9 @@ def test_the_readers_of_folders_get_the_folder(tmp_path: Path) -> None:
     ("names", "path", "message"),
     [
         pytest.param((), "none.json", "does not exist", id="missing"),
-        pytest.param(("some.txt",), "some.txt", "is no ground truth", id="other file"),
-        pytest.param(("Sentences/",), ".", "is no ground truth", id="half a folder"),
-        pytest.param(("x.json/",), "x.json", "is no ground truth", id="a folder with the name of a file"),
+        pytest.param(("some.txt",), "some.txt", "is not a ground truth", id="other file"),
+        pytest.param(("Sentences/",), ".", "is not a ground truth", id="half a folder"),
+        pytest.param(("x.json/",), "x.json", "is not a ground truth", id="a folder with the name of a file"),
     ],
 )
 def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], path: str, message: str) -> None:

@@ -7,7 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from stages.dataset.evaluate.bootstrap import mean_estimate, weighted_estimate
+from stages.dataset.evaluate.report import Estimate, mean_estimates, weighted_estimate
+
+
+def mean_estimate(values: np.ndarray, images: np.ndarray, resamples: int = 1000) -> Estimate:
+    (found,) = mean_estimates([values], images, resamples)
+    return found
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
@@ -35,6 +40,12 @@ def test_any_statistic_and_the_mean_agree() -> None:
     plain = mean_estimate(values, images, resamples=200)
     weighted = weighted_estimate(lambda w: float(w @ values / w.sum()), images, resamples=200)
     assert (weighted.value, weighted.low, weighted.high) == pytest.approx((plain.value, plain.low, plain.high))
+
+
+def test_figures_share_their_resamples_and_are_those_of_each_alone() -> None:
+    values = np.random.default_rng(4).uniform(size=(3, 60))
+    images = np.arange(60) // 4
+    assert mean_estimates(list(values), images) == [mean_estimate(each, images) for each in values]
 
 
 def test_nothing_gives_nan() -> None:
