@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pipeline.commands.options import ImageRoot, MinScore, Where
-from pipeline.console import console, errors
+from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options
+from pipeline.console import console, errors, progress_bar
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
     from stages.dataset.export.base import Exporter, ExportReport
-    from stages.dataset.folder import Dataset
-
-_SHOWN_EVERY_ROWS = 100
 
 
 def export(
@@ -49,7 +45,8 @@ def export(
         typer.Option(
             "--segmentation",
             metavar="rle|polygons",
-            help="With --format coco: rle is exact (the default), polygons fill holes.",
+            help="With --format coco: rle is exact (the default), polygons fill holes. Short for --set "
+            "segmentation=...",
         ),
     ] = None,
     settings: Annotated[
@@ -60,7 +57,7 @@ def export(
         bool,
         typer.Option(
             "--keep-empty",
-            help="Also images without a chosen region. What their captions do not name may be in them all the same.",
+            help="Also write images without a chosen region. They may show things that their captions do not name.",
         ),
     ] = False,
     image_root: ImageRoot = None,
@@ -70,6 +67,7 @@ def export(
             "--overwrite", help="Replace the export that is in --out; only files that an export wrote are deleted."
         ),
     ] = False,
+    as_json: Json = False,
     list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
 ) -> None:
     """Write a dataset in a format that trainers read: COCO, ODVG, MDETR, GRIT, Hugging Face, YOLO and others.
@@ -78,6 +76,8 @@ def export(
     phrasebox export --list
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
     """
+    from stages.dataset.export import EXPORTERS
+
     if list_formats:
         print_formats(console)
         return
@@ -85,113 +85,45 @@ def export(
     missing = [option for option, value in given.items() if not value]
     if dataset is None or out is None or missing:
         raise ConfigError(f"export needs {', '.join(missing)}; --list describes the formats")
-    try:
-        report = export_dataset(
-            dataset,
-            name,
-            out,
-            console,
-            min_score=min_score,
-            where=where,
-            splits=split,
-            settings=settings,
-            segmentation=segmentation,
-            keep_empty=keep_empty,
-            image_root=image_root,
-            overwrite=overwrite,
-        )
-    except KeyboardInterrupt:
-        errors.print("stopped. Nothing was written.")
-        raise typer.Exit(130) from None
-    print_report(report, out, console)
-
-
-def export_dataset(
-    path: Path,
-    name: str,
-    out: Path,
-    console: Console,
-    *,
-    min_score: float = 0.0,
-    where: str = "",
-    splits: str = "",
-    settings: Sequence[str] = (),
-    keep_empty: bool = False,
-    segmentation: str | None = None,
-    image_root: str | None = None,
-    overwrite: bool = False,
-) -> ExportReport:
-    """Export a finished dataset. See `stages.dataset.export.export` for the options.
-
-    splits        "train=0.9,val=0.1"
-    settings      `KEY=VALUE` of the format's own config
-    segmentation  short for the setting of this name
-
-    Raises ConfigError or InputError for what the user can mend.
-    """
+    if name not in EXPORTERS:
+        raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
     from pipeline.config import load_config
-    from stages.dataset.export.export import Request
-    from stages.dataset.export.export import export as write
-    from stages.dataset.export.splits import parse_splits
-    from stages.dataset.folder import open_dataset, read_marks
-    from stages.dataset.selection import Selection
+    from stages.dataset import open_dataset
+    from stages.dataset.export import ExportRequest, export_dataset
 
-    exporter_type = exporter_named(name)
+    exporter = EXPORTERS[name]
     if segmentation is not None:
-        if "segmentation" not in exporter_type.config_type.model_fields:
-            raise ConfigError(f"--segmentation: not with {name}, whose masks are {exporter_type.masks}")
+        if "segmentation" not in exporter.config_type.model_fields:
+            raise ConfigError(f"--segmentation: not with {name}, whose masks are {exporter.masks}")
         settings = [*settings, f"segmentation={segmentation}"]
-    config = load_config(None, settings, exporter_type.config_type)
-    dataset = open_dataset(path)
-    request = Request(
-        config=config,
-        selection=Selection(min_score=min_score, where=where, marks=read_marks(dataset.path) if where else {}),
-        splits=parse_splits(splits),
+    request = ExportRequest(
+        exporter=exporter,
+        config=load_config(None, settings, exporter.config_type),
+        out=out,
+        min_score=min_score,
+        where=where,
+        split=split,
         keep_empty=keep_empty,
         image_root=image_root,
         overwrite=overwrite,
     )
-    with _progress(console, dataset) as advance:
-        return write(dataset, out, name, exporter_type, request, advance)
+    opened = open_dataset(dataset)
+    total = opened.manifest.get("counts", {}).get("written")
+    try:
+        with naming_options(), progress_bar(errors if as_json else console, "rows", total) as advance:
+            report = export_dataset(opened, request, advance)
+    except KeyboardInterrupt:
+        errors.print("stopped. Nothing was written.")
+        raise typer.Exit(130) from None
+    if as_json:
+        written = {"format": name, "out": str(out), **report.counts(), "faults": report.faults}
+        sys.stdout.write(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    else:
+        print_report(report, exporter, out, console)
 
 
-def exporter_named(name: str) -> type[Exporter]:
-    """The exporter of a format. Raises ConfigError with the names that there are."""
-    from stages.dataset.export import EXPORTERS
-
-    if name not in EXPORTERS:
-        raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
-    return EXPORTERS[name]
-
-
-@contextmanager
-def _progress(console: Console, dataset: Dataset) -> Iterator[Callable[[int], None]]:
-    """One line that is redrawn on a terminal; in a log it is silent."""
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    total = dataset.manifest.get("counts", {}).get("written")
-    task = progress.add_task("rows", total=total)
-
-    def advance(rows: int) -> None:
-        if rows % _SHOWN_EVERY_ROWS == 0:
-            progress.update(task, completed=rows)
-
-    with progress:
-        yield advance
-
-
-def print_report(report: ExportReport, out: Path, console: Console) -> None:
+def print_report(report: ExportReport, exporter: type[Exporter], out: Path, console: Console) -> None:
     """What is in the export and what is not."""
-    from stages.dataset.export import EXPORTERS
-
     table = Table("", *report.samples, *(["all"] if len(report.samples) > 1 else []))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -202,7 +134,7 @@ def print_report(report: ExportReport, out: Path, console: Console) -> None:
     console.print(table)
     if report.categories:
         console.print(f"{report.categories:,} categories")
-    console.print(f"masks: {EXPORTERS[report.format].masks}", soft_wrap=True)
+    console.print(f"masks: {exporter.masks}", soft_wrap=True)
     for note, count in report.counts()["notes"].items():
         console.print(f"{count:,} {note}", soft_wrap=True)
     console.print(f"rows left out: {report.left_out.total():,} of {report.rows:,}")

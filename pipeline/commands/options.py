@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+from stages.contract.errors import ConfigError
 
 Settings = Annotated[
     list[str],
@@ -61,3 +65,19 @@ OverDataset = Annotated[
 ]
 Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How many to draw.")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other scenes.")]
+Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
+
+_NAMED: Final = ("out", "split", "where", "min_score", "keep_empty", "image_root")
+"""Parameters that are options of the same names."""
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Errors in the block name the options that the user typed: --image-root where they say image_root."""
+    try:
+        yield
+    except ConfigError as error:
+        name, colon, what = str(error).partition(": ")
+        if name not in _NAMED:
+            raise
+        raise ConfigError(f"--{name.replace('_', '-')}{colon}{what}") from error

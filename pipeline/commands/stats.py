@@ -7,16 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.commands.options import Finished, MinScore, Where
-from pipeline.console import console, errors
+from pipeline.commands.options import Json, MaybeUnfinished, MinScore, Where, naming_options
+from pipeline.console import console, errors, progress_bar
 
 _BAR: Final = 30
 """Characters of the longest bar."""
@@ -30,41 +28,35 @@ _STATUS: Final = {
 
 
 def stats(
-    dataset: Finished,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    dataset: MaybeUnfinished,
+    as_json: Json = False,
     where: Where = "",
     min_score: MinScore = 0.0,
     most: Annotated[
         int,
-        typer.Option("--top", metavar="N", min=1, max=10_000, help="So many of the most frequent phrases and heads."),
+        typer.Option(
+            "--top", metavar="N", min=1, max=10_000, help="Number of most frequent phrases and heads to list."
+        ),
     ] = 15,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
-    figures = statistics_of(dataset, errors, where=where, min_score=min_score, most=most)
-    if as_json:
-        sys.stdout.write(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    else:
-        print_statistics(figures, console)
-
-
-def statistics_of(path: Path, console: Console, *, where: str, min_score: float, most: int) -> dict[str, Any]:
-    """See `stages.dataset.statistics`, and `dataset`, `finished`; progress goes to the console.
-
-    Raises InputError for a folder that holds no dataset, ConfigError for a condition that is none.
-    """
     from stages.dataset.folder import open_dataset, read_marks
     from stages.dataset.index import Index
     from stages.dataset.search import Search
     from stages.dataset.statistics import statistics
 
-    dataset = open_dataset(path, finished=False)
+    opened = open_dataset(dataset, finished=False)
     search = Search(where=where, score_min=min_score or None)
-    with closing(Index(dataset, read_marks(dataset.path))) as index:
+    with closing(Index(opened, read_marks(opened.path))) as index, naming_options():
         index.check(search)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("reading shards", total=len(dataset.shards))
-            index.build(lambda done, _: progress.update(task, completed=done))
-        return {"dataset": str(dataset.path), "finished": dataset.finished, **statistics(index, search, most=most)}
+        with progress_bar(errors, "reading shards", len(opened.shards)) as advance:
+            index.build(lambda done, _: advance(done))
+        counted = statistics(index, search, most=most)
+    figures = {"dataset": str(opened.path), "finished": opened.finished, **counted}
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    else:
+        print_statistics(figures, console)
 
 
 def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
@@ -105,8 +97,8 @@ def _print_histogram(console: Console, title: str, histogram: Mapping[str, Any])
     edges = histogram["edges"]
     labels = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     middle = histogram["quantiles"]
-    told = f"{title}: median {middle['50']:.3f}, middle half {middle['25']:.3f} to {middle['75']:.3f}"
-    _print_bars(console, told, labels, histogram["counts"])
+    heading = f"{title}: median {middle['50']:.3f}, middle half {middle['25']:.3f} to {middle['75']:.3f}"
+    _print_bars(console, heading, labels, histogram["counts"])
 
 
 def _print_bars(console: Console, title: str, labels: Sequence[str], counts: Sequence[int]) -> None:

@@ -20,12 +20,10 @@ MODEL = {"torch", "ray", "open_clip", "spacy"}
 VERBS = ["run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export"]
 
 EXPORT_ALL = """
-from rich.console import Console
-from pipeline.commands.export import export_dataset
 from stages.dataset.export import EXPORTERS
 for name in EXPORTERS:
     if name != "clipself":
-        export_dataset(pathlib.Path("exported"), name, pathlib.Path(name), Console(quiet=True))
+        phrasebox("export", "exported", "--format", name, "--out", name)
 """
 """Every format but the one that embeds texts."""
 

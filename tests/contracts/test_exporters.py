@@ -12,13 +12,11 @@ import pytest
 from PIL import Image
 
 from stages.contract.errors import ConfigError, InputError
-from stages.dataset.export import EXPORTERS
+from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.export.base import Exporter, ExportReport
-from stages.dataset.export.export import WITH_ERROR, WITHOUT_REGIONS, Request, export
-from stages.dataset.export.splits import parse_splits
-from stages.dataset.export.target import MARK
-from stages.dataset.folder import open_dataset
-from stages.dataset.selection import Selection
+from stages.dataset.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
+from stages.dataset.export.files import MARK
+from stages.dataset.folder import open_dataset, write_marks
 from tests.stages.dataset.export.datasets import demo_fingerprint, encoded, rows_of, write_dataset
 from tests.stages.dataset.export.read_back import READ_BACK, Found, Samples
 from tests.synthetic import write_synthetic
@@ -32,15 +30,15 @@ ROWS, WITH_REGIONS, REGIONS = 16, 12, 17
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With images in it. Only to be read."""
-    return write_dataset(tmp_path_factory.mktemp("export") / "dataset", demo=True)
+    folder = write_dataset(tmp_path_factory.mktemp("export") / "dataset", demo=True)
+    write_marks(folder, {"ring": "good", "plain": "bad"})
+    return folder
 
 
 def run(name: str, dataset: Path, out: Path, settings: dict[str, Any] | None = None, **request: Any) -> ExportReport:
     exporter = EXPORTERS[name]
-    if isinstance(request.get("splits"), str):
-        request["splits"] = parse_splits(request["splits"])
     config = exporter.config_type.model_validate(settings or {})
-    return export(open_dataset(dataset), out, name, exporter, Request(config=config, **request))
+    return export_dataset(open_dataset(dataset), ExportRequest(exporter=exporter, out=out, config=config, **request))
 
 
 def expected(name: str, rows: list[dict[str, Any]]) -> Counter[tuple[Found, ...]]:
@@ -87,6 +85,7 @@ def test_it_says_what_it_is(name: str) -> None:
     for line in (exporter.summary, exporter.masks):
         assert line
         assert "\n" not in line
+    assert exporter.name == name
     assert exporter.config_type.model_config["extra"] == "forbid"
     assert exporter.config_type.model_config["frozen"]
 
@@ -105,22 +104,19 @@ def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Pat
 
 @formats
 @pytest.mark.parametrize(
-    ("selection", "wanted"),
+    ("choice", "wanted"),
     [
-        (Selection(min_score=0.3), lambda row, region: region["score"] >= 0.299),
+        ({"min_score": 0.3}, lambda row, region: region["score"] >= 0.299),
         (
-            Selection(where="head = 'dog' OR area < 30"),
+            {"where": "head = 'dog' OR area < 30"},
             lambda row, region: region["head"] == "dog" or region["area"] < 30,
         ),
-        (
-            Selection(where="mark = 'good'", marks={"ring": "good", "plain": "bad"}),
-            lambda row, region: row["sample_id"] == "ring",
-        ),
+        ({"where": "mark = 'good'"}, lambda row, region: row["sample_id"] == "ring"),
     ],
     ids=["score", "where", "mark"],
 )
-def test_a_choice_of_regions(name: str, selection: Selection, wanted: Any, dataset: Path, tmp_path: Path) -> None:
-    report = run(name, dataset, tmp_path / "out", selection=selection)
+def test_a_choice_of_regions(name: str, choice: dict[str, Any], wanted: Any, dataset: Path, tmp_path: Path) -> None:
+    report = run(name, dataset, tmp_path / "out", **choice)
     rows = chosen(dataset, wanted)
     assert found(name, tmp_path / "out") == expected(name, rows)
     assert 0 < report.regions.total() == sum(len(row["annotations"]) for row in rows) < REGIONS
@@ -129,8 +125,9 @@ def test_a_choice_of_regions(name: str, selection: Selection, wanted: Any, datas
 
 @formats
 def test_splits_are_a_partition(name: str, dataset: Path, tmp_path: Path) -> None:
-    splits = parse_splits("train=0.5,val=0.3,test=0.2")
-    report = run(name, dataset, tmp_path / "out", splits=splits)
+    shares = "train=0.5,val=0.3,test=0.2"
+    splits = parse_splits(shares)
+    report = run(name, dataset, tmp_path / "out", split=shares)
     for split in splits.names:
         rows = [row for row in chosen(dataset) if splits.of(row["file_name"]) == split]
         assert found(name, tmp_path / "out", split) == expected(name, rows)
@@ -140,7 +137,7 @@ def test_splits_are_a_partition(name: str, dataset: Path, tmp_path: Path) -> Non
 
 @formats
 def test_nothing_chosen_is_an_empty_export(name: str, dataset: Path, tmp_path: Path) -> None:
-    report = run(name, dataset, tmp_path / "out", selection=Selection(min_score=1.0), splits="train=0.5,val=0.5")
+    report = run(name, dataset, tmp_path / "out", min_score=1.0, split="train=0.5,val=0.5")
     assert report.samples == {"train": 0, "val": 0}
     assert found(name, tmp_path / "out", "train") == found(name, tmp_path / "out", "val") == Counter()
 
@@ -148,7 +145,7 @@ def test_nothing_chosen_is_an_empty_export(name: str, dataset: Path, tmp_path: P
 @formats
 def test_images_without_regions_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
     if not EXPORTERS[name].keeps_empty:
-        with pytest.raises(ConfigError, match="--keep-empty"):
+        with pytest.raises(ConfigError, match="keep_empty: "):
             run(name, dataset, tmp_path / "out", keep_empty=True)
         assert list(tmp_path.iterdir()) == []
         return
@@ -161,7 +158,7 @@ def test_images_without_regions_only_if_asked_for(name: str, dataset: Path, tmp_
 @formats
 def test_same_dataset_same_bytes(name: str, dataset: Path, tmp_path: Path) -> None:
     for out in ("a", "b"):
-        run(name, dataset, tmp_path / out, splits="train=0.6,val=0.4")
+        run(name, dataset, tmp_path / out, split="train=0.6,val=0.4")
     first, again = files(tmp_path / "a"), files(tmp_path / "b")
     assert first == again
     assert len(first) > 1
@@ -198,14 +195,14 @@ def test_an_export_is_replaced_only_if_asked_for(name: str, dataset: Path, tmp_p
     run(name, dataset, out)
     before = files(out)
     with pytest.raises(ConfigError, match="--overwrite"):
-        run(name, dataset, out, selection=Selection(min_score=0.5))
+        run(name, dataset, out, min_score=0.5)
     assert files(out) == before
     (out / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"files that no export wrote \(notes.txt\)"):
         run(name, dataset, out, overwrite=True)
     (out / "notes.txt").unlink()
     assert files(out) == before
-    run(name, dataset, out, selection=Selection(min_score=1.0), overwrite=True)
+    run(name, dataset, out, min_score=1.0, overwrite=True)
     assert found(name, out) == Counter()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -295,6 +292,6 @@ def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path, monkey
 
 @formats
 def test_the_mark_tells_what_was_exported(name: str, dataset: Path, tmp_path: Path) -> None:
-    run(name, dataset, tmp_path / "out", selection=Selection(min_score=0.5))
+    run(name, dataset, tmp_path / "out", min_score=0.5)
     mark = json.loads((tmp_path / "out" / MARK).read_text())
     assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)

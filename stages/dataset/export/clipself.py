@@ -1,8 +1,8 @@
-"""For CLIPSelf and its kin (RegionCLIP-style training): SPLIT.json in COCO's form and text_embeddings.npy.
+"""For CLIPSelf and other RegionCLIP-style training: SPLIT.json in COCO's form and text_embeddings.npy.
 
 CLIPSelf's `--dataset-type region_clip --train-data SPLIT.json --train-embed-path text_embeddings.npy`: the row of a
-category's embedding is the rank of its id, so that ids are dense from 1 and row = id - 1. It takes at most 20 boxes of
-an image. The embeddings are of the dataset's own CLIP model and text templates, of unit length, float32.
+category's embedding is the rank of its id, so ids are dense from 1 and row = id - 1. It takes at most 20 boxes of an
+image. The embeddings are those of the dataset's own CLIP model and text templates, of unit length, float32.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from typing import ClassVar, Final
 import numpy as np
 
 from stages.contract.errors import InputError
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.categories import Naming
-from stages.dataset.export.coco_file import CocoSplits
-from stages.dataset.export.image_files import ImageFolders
+from stages.dataset.export.base import ChosenSample, ExportJob, FormatConfig, Naming
+from stages.dataset.export.coco import CocoLayout
 from stages.model.config import ModelConfig
 
 MOST_BOXES: Final = 20
-"""Of an image in CLIPSelf's loader."""
+"""Boxes that CLIPSelf's loader takes of an image."""
 
 MANY_BOXES: Final = f"images with more than {MOST_BOXES} boxes, which is what CLIPSelf takes of one image"
 
 _TEXTS_AT_ONCE: Final = 512
 
 
-class ClipselfConfig(Config):
+class ClipselfConfig(FormatConfig):
     """Settings of `clipself`."""
 
     classes: Naming = "phrase"
@@ -36,54 +34,48 @@ class ClipselfConfig(Config):
     """Also write the images. Without them `file_name` is what the dataset says, below its image root."""
 
 
-class Clipself(Exporter):
+class Clipself(CocoLayout):
     """COCO with embeddings."""
 
+    name: ClassVar[str] = "clipself"
     summary: ClassVar[str] = (
         "SPLIT.json and text_embeddings.npy from the dataset's CLIP model, for CLIPSelf; this one loads torch"
     )
     masks: ClassVar[str] = "exact as RLE; CLIPSelf trains on boxes"
-    config_type: ClassVar[type[Config]] = ClipselfConfig
+    config_type: ClassVar[type[FormatConfig]] = ClipselfConfig
+    json_file: ClassVar[str] = "{split}.json"
+    image_folder: ClassVar[str] = "images/{split}"
 
-    def __init__(self, config: ClipselfConfig, job: Job) -> None:
+    def __init__(self, config: ClipselfConfig, job: ExportJob) -> None:
+        _write_embeddings(job)  # before any file is opened, since it may fail
         super().__init__(config, job)
-        self._write_embeddings()  # before the files: it is what may fail
-        self._images = ImageFolders(job.target, job.splits, "images/{split}", written=config.images)
-        self._splits = CocoSplits(job, "{split}.json")
-
-    def _write_embeddings(self) -> None:
-        """Raises InputError for a model that is no longer what it was, and what `load` of the model raises."""
-        # Seconds of import, for this format alone.
-        from stages.model.clip import TextCache, templates_of  # noqa: PLC0415
-        from stages.model.describe import describe, fingerprint  # noqa: PLC0415
-        from stages.model.load import load  # noqa: PLC0415
-
-        manifest, categories = self.job.dataset.manifest, self.job.categories
-        config = ModelConfig.model_validate(manifest["config"].get("model", {}))
-        if fingerprint(describe(config)) != manifest.get("model_fingerprint"):
-            raise InputError("the model's weights are not those that the dataset was made with")
-        model = load(config)
-        templates = templates_of(manifest["config"].get("explain", {}).get("templates", ("{}",)))
-        # Each category comes once: nothing is worth keeping from one round to the next.
-        texts = TextCache(model, templates, max_texts=_TEXTS_AT_ONCE)
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(categories), model.embed_dim)}
-        with self.job.target.file("text_embeddings.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            names = [category.name for category in categories]
-            for start in range(0, len(names), _TEXTS_AT_ONCE):
-                embeddings = texts(names[start : start + _TEXTS_AT_ONCE]).cpu().numpy()
-                file.write(embeddings.astype("<f4").tobytes())
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
-        self._splits.add(sample, self._images.place(sample))
+        super().add(sample)
         if len(sample.regions) > MOST_BOXES:
             self.job.report.notes[MANY_BOXES] += 1
 
-    def close(self) -> None:
-        """See `Exporter.close`."""
-        self._splits.close()
 
-    def abandon(self) -> None:
-        """See `Exporter.abandon`."""
-        self._splits.abandon()
+def _write_embeddings(job: ExportJob) -> None:
+    """Raises InputError if the model has changed since the run, and what `load` of the model raises."""
+    # Imports of seconds, for this format alone.
+    from stages.model.clip import TextCache, templates_of  # noqa: PLC0415
+    from stages.model.describe import describe, fingerprint  # noqa: PLC0415
+    from stages.model.load import load  # noqa: PLC0415
+
+    manifest, categories = job.dataset.manifest, job.categories
+    config = ModelConfig.model_validate(manifest["config"].get("model", {}))
+    if fingerprint(describe(config)) != manifest.get("model_fingerprint"):
+        raise InputError("the model's weights are not those that the dataset was made with")
+    model = load(config)
+    templates = templates_of(manifest["config"].get("explain", {}).get("templates", ("{}",)))
+    # Each category comes once, so no more than a round is kept.
+    texts = TextCache(model, templates, max_texts=_TEXTS_AT_ONCE)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(categories), model.embed_dim)}
+    with job.folder.file("text_embeddings.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        names = [category.name for category in categories]
+        for start in range(0, len(names), _TEXTS_AT_ONCE):
+            embeddings = texts(names[start : start + _TEXTS_AT_ONCE]).cpu().numpy()
+            file.write(embeddings.astype("<f4").tobytes())

@@ -1,25 +1,39 @@
-"""COCO instances JSON: annotations/instances_SPLIT.json and, if wanted, images/SPLIT/.
+"""COCO instances JSON: annotations/instances_SPLIT.json and, if wanted, images/SPLIT/; and what builds on COCO's JSON.
 
 https://cocodataset.org/#format-data, with the captions in the images and MDETR's `tokens_positive` in the annotations.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
 
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.categories import Naming
-from stages.dataset.export.coco_file import CocoSplits, Segmentation, Tolerance
-from stages.dataset.export.image_files import ImageFolders
+from stages.dataset.export.base import (
+    Categories,
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    ImageFolders,
+    Naming,
+    Tolerance,
+    dumped,
+    phrase_entry,
+    polygons_of,
+)
+
+_INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
 
 
-class CocoConfig(Config):
+class CocoConfig(FormatConfig):
     """Settings of `coco`."""
 
-    segmentation: Segmentation = "rle"
-    """RLE by default, for it loses nothing and pycocotools, faster-coco-eval, torchvision, detectron2, mmdetection and
-    FiftyOne, datumaro and supervision 0.31 read it whatever `iscrowd` is. Older versions of supervision read it only
-    with `iscrowd` 1, and other readers not at all: they want polygons."""
+    segmentation: Literal["rle", "polygons"] = "rle"
+    """`rle` says every mask exactly; `polygons` fill holes. RLE by default, for it loses nothing and pycocotools,
+    faster-coco-eval, torchvision, detectron2, mmdetection, FiftyOne, datumaro and supervision 0.31 read it whatever
+    `iscrowd` is. Older versions of supervision read it only with `iscrowd` 1, and some readers know only polygons."""
 
     tolerance_px: Tolerance = 0.0
     """Of polygons; exact by default, and several times as long as RLE."""
@@ -31,29 +45,141 @@ class CocoConfig(Config):
     """Also write the images. Without them `file_name` is what the dataset says, below its image root."""
 
 
-class Coco(Exporter):
+class CocoLayout(Exporter):
+    """A COCO JSON for each split, with dense category ids from 1 and the captions in the images.
+
+    Attributes:
+        json_file: Name of the JSON, with `{split}`.
+        image_folder: Folder of the images, with `{split}`.
+    """
+
+    json_file: ClassVar[str]
+    image_folder: ClassVar[str]
+
+    def __init__(self, config: Any, job: ExportJob) -> None:
+        super().__init__(config, job)
+        self._images = ImageFolders(job, self.image_folder, written=self.takes_images(config))
+        self._files = self.for_splits(
+            lambda split: CocoFile(job.folder.file(self.json_file.format(split=split)), _categories(job.categories))
+        )
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        file = self._files[sample.split]
+        file.image(_image_entry(sample, self._images.place(sample)))
+        for region in sample.regions:
+            category_id = self.job.categories.index_of(region) + 1
+            file.annotation(_annotation_entry(sample, region, category_id, self.segmentation_of(region)))
+
+    def segmentation_of(self, region: Mapping[str, Any]) -> Any:
+        """What stands in an annotation's `segmentation`."""
+        return region["segmentation"]
+
+
+class Coco(CocoLayout):
     """COCO instances."""
 
+    name: ClassVar[str] = "coco"
     summary: ClassVar[str] = (
         "annotations/instances_SPLIT.json, for pycocotools, torchvision, detectron2, mmdetection, supervision, "
         "datumaro; captions and tokens_positive in it"
     )
     masks: ClassVar[str] = "exact as RLE; segmentation=polygons fills holes"
-    config_type: ClassVar[type[Config]] = CocoConfig
+    config_type: ClassVar[type[FormatConfig]] = CocoConfig
+    json_file: ClassVar[str] = "annotations/instances_{split}.json"
+    image_folder: ClassVar[str] = "images/{split}"
 
-    def __init__(self, config: CocoConfig, job: Job) -> None:
-        super().__init__(config, job)
-        self._images = ImageFolders(job.target, job.splits, "images/{split}", written=config.images)
-        self._splits = CocoSplits(job, "annotations/instances_{split}.json", config.segmentation, config.tolerance_px)
+    def segmentation_of(self, region: Mapping[str, Any]) -> Any:
+        """See `CocoLayout.segmentation_of`."""
+        if self.config.segmentation == "rle":
+            return region["segmentation"]
+        return polygons_of(region, self.job.report, self.config.tolerance_px)
 
-    def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
-        self._splits.add(sample, self._images.place(sample))
+
+class CocoFile:
+    """A COCO JSON, written in one pass: images go into the file, annotations beside it until the images are complete.
+
+    Memory holds no entry. Close it exactly once, or `abandon` it.
+    """
+
+    def __init__(self, path: Path, categories: Iterable[Mapping[str, Any]]) -> None:
+        self._beside = path.with_name(f"{path.name}.annotations")
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+        self._annotations = self._beside.open("w", encoding="utf-8", newline="\n")
+        self._first = {"image": True, "annotation": True}
+        self._file.write(f'{{"info":{dumped(_INFO)},"licenses":[],"categories":[')
+        for number, category in enumerate(categories):
+            self._file.write(("," if number else "") + "\n" + dumped(category))
+        self._file.write('],\n"images":[')
+
+    def image(self, entry: Mapping[str, Any]) -> None:
+        """Adds an entry of `images`."""
+        self._file.write(("\n" if self._first["image"] else ",\n") + dumped(entry))
+        self._first["image"] = False
+
+    def annotation(self, entry: Mapping[str, Any]) -> None:
+        """Adds an entry of `annotations`."""
+        self._annotations.write(("\n" if self._first["annotation"] else ",\n") + dumped(entry))
+        self._first["annotation"] = False
 
     def close(self) -> None:
-        """See `Exporter.close`."""
-        self._splits.close()
+        """Completes the file."""
+        self._annotations.close()
+        self._file.write('],\n"annotations":[')
+        self._file.flush()
+        with self._beside.open("rb") as annotations:
+            shutil.copyfileobj(annotations, self._file.buffer)
+        self._file.write("]}\n")
+        self._file.close()
+        self._beside.unlink()
 
     def abandon(self) -> None:
-        """See `Exporter.abandon`."""
-        self._splits.abandon()
+        """Closes the files as they are."""
+        self._annotations.close()
+        self._file.close()
+
+
+def _categories(categories: Categories) -> Iterable[dict[str, Any]]:
+    """COCO's categories, with dense ids from 1 in the order of the names."""
+    for category in categories:
+        yield {"id": category.index + 1, "name": category.name, "supercategory": category.head}
+
+
+def _image_entry(sample: ChosenSample, file_name: str) -> dict[str, Any]:
+    """COCO's image with the captions.
+
+    `caption` holds all captions, each on a line of its own, so that `tokens_positive` counts in one text; `captions`
+    holds them one by one, which `caption_index` and `span` of the annotations count in.
+    """
+    row = sample.row
+    return {
+        "id": row["id"],
+        "file_name": file_name,
+        "width": row["width"],
+        "height": row["height"],
+        "caption": "\n".join(row["captions"]),
+        "captions": row["captions"],
+        "sample_id": row["sample_id"],
+    }
+
+
+def _annotation_entry(
+    sample: ChosenSample, region: Mapping[str, Any], category_id: int, segmentation: Any
+) -> dict[str, Any]:
+    """COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; and the link to the caption.
+
+    `tokens_positive` is [[start, end)] in the image's `caption`.
+    """
+    start, end = region["span"]
+    before = sum(len(caption) + 1 for caption in sample.row["captions"][: region["caption_index"]])
+    return {
+        "id": region["id"],
+        "image_id": region["image_id"],
+        "category_id": category_id,
+        "bbox": region["bbox"],
+        "area": int(region["area"]),
+        "segmentation": segmentation,
+        "iscrowd": 0,
+        "tokens_positive": [[before + start, before + end]],
+        **phrase_entry(region),
+    }

@@ -2,120 +2,166 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from stages.contract.errors import ConfigError, RowFault
-from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD
-from stages.dataset.export.base import ChosenSample, Config, Exporter, ExportReport, Job
-from stages.dataset.export.categories import Categories, count_categories
-from stages.dataset.export.splits import Splits, image_of, parse_splits
-from stages.dataset.export.target import opened
+from stages.contract.records import stable_id
+from stages.dataset.export.base import (
+    Categories,
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    ExportReport,
+    FormatConfig,
+    Naming,
+)
+from stages.dataset.export.files import export_folder
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
-from stages.dataset.selection import Selection, Selector
+from stages.dataset.selection import REGION, Selector
 from stages.images.decode import UprightImage, upright_image
 
 WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
 
+ALL: Final = "train"
+"""Name of the only split where nothing is split: what loaders look for first."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
+"""A name for files and folders on every system, and for a split of Hugging Face datasets."""
+
+_IDS: Final = 2**53
+
 _MOST_FAULTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ExportRequest:
     """What to export.
 
-    keep_empty  also samples without a chosen region; nobody has certified that nothing is in them
-    image_root  see `ImageSource`
-    overwrite   see `stages.dataset.export.target`
+    Attributes:
+        exporter: Of the format, one of `EXPORTERS`.
+        out: New folder to write to.
+        config: Settings of the format; None for its defaults.
+        min_score: Only regions with at least this score, 0 .. 1.
+        where: SQL condition on regions, see `stages.dataset.selection`.
+        split: Shares of the images, "train=0.9,val=0.1"; "" puts all into "train".
+        keep_empty: Also samples without a chosen region. Nobody has certified that nothing is in them.
+        image_root: Folder or URL of the images, see `ImageSource`.
+        overwrite: Replace the export that is in `out`; only files that an export wrote are deleted.
     """
 
-    config: Config
-    selection: Selection = field(default_factory=Selection)
-    splits: Splits = field(default_factory=lambda: parse_splits(""))
+    exporter: type[Exporter]
+    out: Path
+    config: FormatConfig | None = None
+    min_score: float = 0.0
+    where: str = ""
+    split: str = ""
     keep_empty: bool = False
     image_root: str | None = None
     overwrite: bool = False
 
 
-def export(
-    dataset: Dataset,
-    out: Path,
-    name: str,
-    exporter_type: type[Exporter],
-    request: Request,
-    progress: Callable[[int], None] = lambda rows: None,
+def export_dataset(
+    dataset: Dataset, request: ExportRequest, on_progress: Callable[[int], None] = lambda rows: None
 ) -> ExportReport:
-    """Write the chosen part of a dataset to the folder `out`.
+    """Writes the chosen part of a dataset in another format.
 
-    name      of the format, for the report
-    progress  called with the number of rows that are done
+    Args:
+        dataset: A finished dataset.
+        request: What to write, and where.
+        on_progress: Called with the number of rows that are done.
 
-    Raises ConfigError for a condition that is none, and for a folder that holds something; InputError for a damaged
-    shard or an image root that is no folder. Images that cannot be had are counted in the report.
+    Returns:
+        What is in the export and what is not. An image that is missing or broken leaves its row out.
+
+    Raises:
+        ConfigError: The condition or the splits are invalid, or the folder holds something.
+        InputError: A shard is damaged, or the image root is no folder.
     """
-    config = request.config
+    exporter_type, name = request.exporter, request.exporter.name
+    config = exporter_type.config_type() if request.config is None else request.config
     if request.keep_empty and not exporter_type.keeps_empty:
-        raise ConfigError(f"--keep-empty: {name} cannot hold a sample without regions")
-    selector = Selector(request.selection)
-    takes_images = exporter_type.takes_images(config)
-    source = ImageSource(dataset, request.image_root) if takes_images else None
+        raise ConfigError(f"keep_empty: {name} cannot hold a sample without regions")
+    splits = parse_splits(request.split)
+    selector = Selector(dataset.selection(request.where, min_score=request.min_score))
+    source = ImageSource(dataset, request.image_root) if exporter_type.takes_images(config) else None
     if source is not None and source.root is None and not dataset.has_images:
         raise ConfigError(
-            f"--image-root: {name} takes images, but the dataset holds none and does not say in which folder they are"
+            f"image_root: {name} takes images, but the dataset holds none and does not say in which folder they are"
         )
     report = ExportReport(format=name)
-    for split in request.splits.names:
+    for split in splits.names:
         report.samples[split] = report.regions[split] = 0
-    with opened(out, overwrite=request.overwrite) as target:
+    with export_folder(request.out, overwrite=request.overwrite) as folder:
         naming = exporter_type.naming(config)
-        counts = count_categories(dataset, selector, naming) if naming else Counter()
+        counts = _count_categories(dataset, selector, naming) if naming else Counter()
         categories = Categories(counts, naming or "phrase")
         report.categories = len(categories)
-        job = Job(dataset=dataset, target=target, splits=request.splits.names, categories=categories, report=report)
+        job = ExportJob(dataset=dataset, folder=folder, splits=splits.names, categories=categories, report=report)
         exporter = exporter_type(config, job)
         try:
-            for sample in _chosen(dataset, selector, source, request, report):
+            for row in _chosen_rows(dataset, selector, source, report, on_progress, keep_empty=request.keep_empty):
+                image = None
+                if source is not None:
+                    try:
+                        image = _image(source, row, report)
+                    except RowFault as fault:
+                        report.left_out[f"image: {fault.error.reason}"] += 1
+                        if len(report.faults) < _MOST_FAULTS:
+                            report.faults.append(f"{row['sample_id']}: {fault}")
+                        continue
+                sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image)
                 exporter.add(sample)
                 report.samples[sample.split] += 1
                 report.regions[sample.split] += len(sample.regions)
-                progress(report.rows)
             exporter.close()
         except BaseException:
             exporter.abandon()
             raise
-        target.finish(_about(name, request, report))
+        folder.finish(
+            {
+                "format": name,
+                "config": config.model_dump(mode="json"),
+                "min_score": request.min_score,
+                "where": request.where,
+                "splits": dict(splits.shares),
+                "keep_empty": request.keep_empty,
+                "counts": report.counts(),
+            }
+        )
     return report
 
 
-def _chosen(
-    dataset: Dataset, selector: Selector, source: ImageSource | None, request: Request, report: ExportReport
-) -> Iterator[ChosenSample]:
-    """The samples of the export; those that are not are counted."""
-    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if source and dataset.has_images else [])]
-    for table in dataset.tables(columns):
+def _chosen_rows(
+    dataset: Dataset,
+    selector: Selector,
+    source: ImageSource | None,
+    report: ExportReport,
+    on_progress: Callable[[int], None],
+    *,
+    keep_empty: bool,
+) -> Iterator[dict[str, Any]]:
+    """Gives the rows of the export; counts those that are left out."""
+    for table in dataset.tables(None if source is None else dataset.columns):
         for row in selector.choose(table).to_pylist():
             report.rows += 1
             if row["error"] is not None:
                 report.left_out[WITH_ERROR] += 1
-                continue
-            if not row["annotations"] and not request.keep_empty:
+            elif not row["annotations"] and not keep_empty:
                 report.left_out[WITHOUT_REGIONS] += 1
-                continue
-            image = None
-            if source is not None:
-                try:
-                    image = _image(source, row, report)
-                except RowFault as fault:
-                    report.left_out[f"image: {fault.error.reason}"] += 1
-                    if len(report.faults) < _MOST_FAULTS:
-                        report.faults.append(f"{row['sample_id']}: {fault}")
-                    continue
-            yield ChosenSample(row=row, split=request.splits.of(image_of(row)), image=image)
+            else:
+                yield row
+        on_progress(report.rows)
 
 
 def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> UprightImage:
@@ -131,14 +177,80 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
     return image
 
 
-def _about(name: str, request: Request, report: ExportReport) -> dict[str, Any]:
-    selection = request.selection
-    return {
-        "format": name,
-        "config": request.config.model_dump(mode="json"),
-        "min_score": selection.min_score,
-        "where": selection.where,
-        "splits": dict(request.splits.shares),
-        "keep_empty": request.keep_empty,
-        "counts": report.counts(),
-    }
+def _count_categories(dataset: Dataset, selector: Selector, naming: Naming) -> Counter[tuple[str, str]]:
+    """(category, head) -> number of chosen regions, from the columns that the choice needs and no others."""
+    columns = dict.fromkeys([f"{REGION}phrase", f"{REGION}head", *selector.selection.columns])
+    counts: Counter[tuple[str, str]] = Counter()
+    for table in dataset.tables(list(columns), batch_rows=4096):
+        regions = selector.choose(table)["annotations"].combine_chunks().flatten()
+        named = pa.table({"name": regions.field(naming), "head": regions.field("head")})
+        grouped = named.group_by(["name", "head"]).aggregate([([], "count_all")]).to_pydict()
+        for name, head, count in zip(grouped["name"], grouped["head"], grouped["count_all"], strict=True):
+            counts[(name, head)] += count
+    return counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """Shares of the images. A hash of an image's name decides, so that the split depends on no other image.
+
+    Attributes:
+        shares: Name -> share > 0, in order; their sum is 1.
+
+    Raises:
+        ConfigError: Other shares, or a name that is no plain file name.
+    """
+
+    shares: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        for name, share in self.shares.items():
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f"split: {name!r} cannot be the name of a split: letters, digits and _ only")
+            if not 0 < share <= 1:
+                raise ConfigError(f"split: expected a share above 0 and up to 1 for {name}, got {share:g}")
+        if len({name.lower() for name in self.shares}) < len(self.shares):
+            raise ConfigError("split: two names differ only by case, which some file systems cannot tell apart")
+        total = sum(self.shares.values())
+        if abs(total - 1) > 1e-6:
+            raise ConfigError(f"split: expected shares that sum to 1, got {total:g}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in the given order."""
+        return tuple(self.shares)
+
+    def of(self, image: str) -> str:
+        """The split of an image, see `image_of`."""
+        # A hash of its own: that of the name alone also orders and names things.
+        place = (stable_id(f"split\n{image}") - 1) / (_IDS - 1)
+        ends = list(itertools.accumulate(self.shares.values()))
+        return self.names[min(bisect_right(ends, place), len(ends) - 1)]
+
+
+def image_of(row: Mapping[str, Any]) -> str:
+    """What tells a row's image from other images: its file name below the image root or in the tar, else the sample id.
+
+    An input with a row for each caption has many rows for an image, and all of them go into one split. Images of equal
+    names in different tars share a split too, which does no harm.
+    """
+    name: str = row["file_name"] or row["sample_id"]
+    return name
+
+
+def parse_splits(text: str) -> Splits:
+    """The splits of "train=0.9,val=0.1"; "" is one split of all. Raises ConfigError for other text."""
+    if not text.strip():
+        return Splits(shares={ALL: 1.0})
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, share = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise ConfigError(f"split: expected NAME=SHARE,..., for example train=0.9,val=0.1; got {part!r}")
+        if name in shares:
+            raise ConfigError(f"split: {name} is given twice")
+        try:
+            shares[name] = float(share)
+        except ValueError as error:
+            raise ConfigError(f"split: the share of {name} is not a number: {share!r}") from error
+    return Splits(shares=shares)

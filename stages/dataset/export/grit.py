@@ -2,7 +2,7 @@
 
 https://huggingface.co/datasets/zzliang/GRIT: `noun_chunks` and `ref_exps` are lists of [start, end, x0, y0, x1, y1,
 score]: characters [start, end) of `caption`, box edges as shares 0 .. 1 of width and height. `ref_exps` holds, as
-there, the expressions that lie in no other. The two CLIP similarities of GRIT are null: they are of other models.
+there, the expressions that lie in no other. GRIT's two CLIP similarities are null: they belong to other models.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pydantic import Field
 
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.records import stable_id
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.coco_file import shortest
-from stages.dataset.export.parquet_parts import ParquetParts
+from stages.dataset.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, shortest
+from stages.dataset.export.files import ParquetParts
 
 _SCHEMA: Final = pa.schema(
     [
@@ -37,7 +36,7 @@ _SCHEMA: Final = pa.schema(
 """GRIT's columns, and `segmentations`: COCO's compressed counts for [height, width], one for each of `noun_chunks`."""
 
 
-class GritConfig(Config):
+class GritConfig(FormatConfig):
     """Settings of `grit`."""
 
     rows_per_file: Annotated[int, Field(ge=1)] = 100_000
@@ -47,25 +46,24 @@ class GritConfig(Config):
 class Grit(Exporter):
     """GRIT's Parquet."""
 
+    name: ClassVar[str] = "grit"
     summary: ClassVar[str] = (
         "data/SPLIT-*.parquet with noun_chunks and ref_exps as in GRIT, for Kosmos-2 and FG-CLIP; images by name"
     )
     masks: ClassVar[str] = "exact as RLE counts in a column `segmentations` beside GRIT's own"
-    config_type: ClassVar[type[Config]] = GritConfig
+    config_type: ClassVar[type[FormatConfig]] = GritConfig
 
-    def __init__(self, config: GritConfig, job: Job) -> None:
+    def __init__(self, config: GritConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._parts = {
-            split: ParquetParts(job.target, split, _SCHEMA, rows_per_file=config.rows_per_file, rows_per_group=1000)
-            for split in job.splits
-        }
+        rows = config.rows_per_file
+        self._parts = self.for_splits(
+            lambda split: ParquetParts(job.folder, split, _SCHEMA, rows_per_file=rows, rows_per_group=1000)
+        )
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
         row = sample.row
         for index, regions in sample.captions_with_regions():
-            if not regions and sample.regions:
-                continue
             chunks = [_chunk(region, row) for region in regions]
             spans = {(region["span"][0], region["span"][1]) for region in regions}
             self._parts[sample.split].add(
@@ -81,16 +79,6 @@ class Grit(Exporter):
                     "segmentations": [region["segmentation"]["counts"] for region in regions],
                 }
             )
-
-    def close(self) -> None:
-        """See `Exporter.close`."""
-        for parts in self._parts.values():
-            parts.close()
-
-    def abandon(self) -> None:
-        """See `Exporter.abandon`."""
-        for parts in self._parts.values():
-            parts.abandon()
 
 
 def _chunk(region: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:

@@ -16,10 +16,8 @@ from typing import Annotated, Any, ClassVar, Final
 import pyarrow as pa
 from pydantic import Field
 
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.categories import Categories, Naming
-from stages.dataset.export.parquet_parts import ParquetParts
-from stages.dataset.export.target import number_name
+from stages.dataset.export.base import Categories, ChosenSample, Exporter, ExportJob, FormatConfig, Naming
+from stages.dataset.export.files import ParquetParts, number_name
 
 _ROWS_PER_GROUP: Final = 100
 """As the Hugging Face hub wants it for images: its viewer reads a group at a time."""
@@ -43,7 +41,7 @@ _OBJECTS: Final = {
 _AS_STORED: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 
 
-class HfConfig(Config):
+class HfConfig(FormatConfig):
     """Settings of `hf`."""
 
     classes: Naming = "phrase"
@@ -56,26 +54,21 @@ class HfConfig(Config):
 class Hf(Exporter):
     """Parquet for `datasets.load_dataset`."""
 
+    name: ClassVar[str] = "hf"
     summary: ClassVar[str] = (
         "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
     )
     masks: ClassVar[str] = "exact as RLE counts in objects.segmentation, which detection scripts pass over"
-    config_type: ClassVar[type[Config]] = HfConfig
+    needs_images: ClassVar[bool] = True
+    config_type: ClassVar[type[FormatConfig]] = HfConfig
 
-    def __init__(self, config: HfConfig, job: Job) -> None:
+    def __init__(self, config: HfConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         schema = _schema(job.categories)
-        self._parts = {
-            split: ParquetParts(
-                job.target, split, schema, rows_per_file=config.rows_per_file, rows_per_group=_ROWS_PER_GROUP
-            )
-            for split in job.splits
-        }
-
-    @classmethod
-    def takes_images(cls, config: HfConfig) -> bool:
-        """Always."""
-        return True
+        rows = config.rows_per_file
+        self._parts = self.for_splits(
+            lambda split: ParquetParts(job.folder, split, schema, rows_per_file=rows, rows_per_group=_ROWS_PER_GROUP)
+        )
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
@@ -99,15 +92,9 @@ class Hf(Exporter):
 
     def close(self) -> None:
         """See `Exporter.close`."""
-        for parts in self._parts.values():
-            parts.close()
+        super().close()
         with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
-        self.job.target.file("README.md").write_text(_card(with_rows), encoding="utf-8")
-
-    def abandon(self) -> None:
-        """See `Exporter.abandon`."""
-        for parts in self._parts.values():
-            parts.abandon()
+        self.job.folder.file("README.md").write_text(_card(with_rows), encoding="utf-8")
 
 
 def _schema(categories: Categories) -> Any:
@@ -155,7 +142,7 @@ def _list(feature: dict[str, Any]) -> dict[str, Any]:
 
 
 def _card(splits: Sequence[str]) -> str:
-    """A dataset card that says where the splits are. Their names are plain, see `Splits`."""
+    """A dataset card that says where the splits are. Their names need no quotes, see `Splits`."""
     files = "".join(f"\n  - split: {split}\n    path: data/{split}-*.parquet" for split in splits) or " []"
     return f"""---
 task_categories:

@@ -10,14 +10,22 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 from stages.contract.records import stable_id
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.coco_file import CocoFile, Tolerance, phrase_entry, polygons_of
-from stages.dataset.export.image_files import ImageFolders
+from stages.dataset.export.base import (
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    ImageFolders,
+    Tolerance,
+    phrase_entry,
+    polygons_of,
+)
+from stages.dataset.export.coco import CocoFile
 
 _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
 
 
-class MdetrConfig(Config):
+class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
     tolerance_px: Tolerance = 1.0
@@ -30,25 +38,24 @@ class MdetrConfig(Config):
 class Mdetr(Exporter):
     """Mixed grounding."""
 
+    name: ClassVar[str] = "mdetr"
     summary: ClassVar[str] = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
     masks: ClassVar[str] = (
         "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
     )
-    config_type: ClassVar[type[Config]] = MdetrConfig
+    config_type: ClassVar[type[FormatConfig]] = MdetrConfig
 
-    def __init__(self, config: MdetrConfig, job: Job) -> None:
+    def __init__(self, config: MdetrConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job.target, job.splits, "images/{split}", written=config.images)
-        self._files = {split: CocoFile(job.target.file(f"{split}.json"), _CATEGORIES) for split in job.splits}
+        self._images = ImageFolders(job, "images/{split}", written=config.images)
+        self._files = self.for_splits(lambda split: CocoFile(job.folder.file(f"{split}.json"), _CATEGORIES))
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
         row, file = sample.row, self._files[sample.split]
         file_name = self._images.place(sample)
+        # A caption without regions beside one with regions would be a picture without objects.
         for index, regions in sample.captions_with_regions():
-            # A caption that names nothing beside one that does is no entry: it would be a picture without objects.
-            if not regions and sample.regions:
-                continue
             caption = row["captions"][index]
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
             file.image(
@@ -81,16 +88,6 @@ class Mdetr(Exporter):
             "rle": region["segmentation"],
             **phrase_entry(region),
         }
-
-    def close(self) -> None:
-        """See `Exporter.close`."""
-        for file in self._files.values():
-            file.close()
-
-    def abandon(self) -> None:
-        """See `Exporter.abandon`."""
-        for file in self._files.values():
-            file.abandon()
 
 
 def _spans(regions: list[dict[str, Any]]) -> list[list[int]]:

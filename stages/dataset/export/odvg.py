@@ -14,13 +14,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from stages.contract.geometry import xywh_to_xyxy
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.categories import Naming
-from stages.dataset.export.coco_file import dumped, phrase_entry
-from stages.dataset.export.image_files import ImageFolders
+from stages.dataset.export.base import (
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    ImageFolders,
+    Naming,
+    dumped,
+    shortest,
+)
 
 
-class OdvgConfig(Config):
+class OdvgConfig(FormatConfig):
     """Settings of `odvg`."""
 
     form: Literal["grounding", "detection"] = "grounding"
@@ -36,20 +42,21 @@ class OdvgConfig(Config):
 class Odvg(Exporter):
     """ODVG lines."""
 
+    name: ClassVar[str] = "odvg"
     summary: ClassVar[str] = (
         "SPLIT.jsonl and label_map.json, for Open-GroundingDino and MM-Grounding-DINO (mmdetection's ODVGDataset)"
     )
     masks: ClassVar[str] = "exact as RLE in a field `segmentation` that both readers pass over: they train on boxes"
     keeps_empty: ClassVar[bool] = False  # Open-GroundingDino raises on an empty list
-    config_type: ClassVar[type[Config]] = OdvgConfig
+    config_type: ClassVar[type[FormatConfig]] = OdvgConfig
 
-    def __init__(self, config: OdvgConfig, job: Job) -> None:
+    def __init__(self, config: OdvgConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job.target, job.splits, "images/{split}", written=config.images)
+        self._images = ImageFolders(job, "images/{split}", written=config.images)
         self._files = {
-            split: job.target.file(f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in job.splits
+            split: job.folder.file(f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in job.splits
         }
-        with job.target.file("label_map.json").open("w", encoding="utf-8", newline="\n") as file:
+        with job.folder.file("label_map.json").open("w", encoding="utf-8", newline="\n") as file:
             file.write("{")
             for category in job.categories:
                 file.write(("," if category.index else "") + f'\n"{category.index}":{dumped(category.name)}')
@@ -65,9 +72,8 @@ class Odvg(Exporter):
             file.write(dumped({**start, "detection": {"instances": instances}}) + "\n")
             return
         for index, regions in sample.captions_with_regions():
-            if regions:
-                grounding = {"caption": row["captions"][index], "regions": [_region(region) for region in regions]}
-                file.write(dumped({**start, "grounding": grounding}) + "\n")
+            grounding = {"caption": row["captions"][index], "regions": [_region(region) for region in regions]}
+            file.write(dumped({**start, "grounding": grounding}) + "\n")
 
     def _instance(self, region: Mapping[str, Any]) -> dict[str, Any]:
         categories = self.job.categories
@@ -76,7 +82,7 @@ class Odvg(Exporter):
             "label": categories.index_of(region),
             "category": categories.name_of(region),
             "segmentation": region["segmentation"],
-            "score": phrase_entry(region)["score"],
+            "score": shortest(region["score"]),
         }
 
     def close(self) -> None:
@@ -95,5 +101,5 @@ def _region(region: Mapping[str, Any]) -> dict[str, Any]:
         "phrase": region["phrase"],
         "tokens_positive": [region["span"]],
         "segmentation": region["segmentation"],
-        "score": phrase_entry(region)["score"],
+        "score": shortest(region["score"]),
     }

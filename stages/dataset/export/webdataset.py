@@ -1,6 +1,6 @@
 """Tars for WebDataset: SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, as img2dataset names them.
 
-`KEY` is the sample's id in 16 digits: names of samples may hold dots and slashes, which mean something in a tar. The
+`KEY` is the sample's id in 16 digits: names of samples may hold dots and slashes, which have a meaning in a tar. The
 text is the first caption; the JSON holds all, and the regions as in COCO. Members carry neither time nor owner.
 """
 
@@ -11,33 +11,29 @@ from typing import IO, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.coco_file import dumped, phrase_entry
-from stages.dataset.export.target import number_name
+from stages.dataset.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped, phrase_entry
+from stages.dataset.export.files import ExportFolder, number_name
 
 
-class WebdatasetConfig(Config):
+class WebdatasetConfig(FormatConfig):
     """Settings of `webdataset`."""
 
     rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Samples of one tar."""
+    """Samples in one tar."""
 
 
 class Webdataset(Exporter):
     """Tars of samples."""
 
+    name: ClassVar[str] = "webdataset"
     summary: ClassVar[str] = "SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, for webdataset and open_clip"
     masks: ClassVar[str] = "exact as RLE in the JSON"
-    config_type: ClassVar[type[Config]] = WebdatasetConfig
+    needs_images: ClassVar[bool] = True
+    config_type: ClassVar[type[FormatConfig]] = WebdatasetConfig
 
-    def __init__(self, config: WebdatasetConfig, job: Job) -> None:
+    def __init__(self, config: WebdatasetConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._tars = {split: _Tars(job, split, config.rows_per_file) for split in job.splits}
-
-    @classmethod
-    def takes_images(cls, config: WebdatasetConfig) -> bool:
-        """Always."""
-        return True
+        self._tars = self.for_splits(lambda split: _Tars(job.folder, split, config.rows_per_file))
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
@@ -64,25 +60,15 @@ class Webdataset(Exporter):
         members = ((image.extension, image.content), ("json", dumped(described).encode()), ("txt", caption.encode()))
         self._tars[sample.split].add(row["id"], members)
 
-    def close(self) -> None:
-        """See `Exporter.close`."""
-        for tars in self._tars.values():
-            tars.close()
-
-    def abandon(self) -> None:
-        """See `Exporter.abandon`."""
-        for tars in self._tars.values():
-            tars.abandon()
-
 
 class _Tars:
     """The tars of one split, one open at a time. A split without samples has one empty tar.
 
-    Written by hand around tarfile's headers: tarfile itself keeps an entry of every member in memory.
+    Written by hand around tarfile's headers, since tarfile itself keeps an entry of every member in memory.
     """
 
-    def __init__(self, job: Job, split: str, samples_per_file: int) -> None:
-        self._target = job.target
+    def __init__(self, folder: ExportFolder, split: str, samples_per_file: int) -> None:
+        self._folder = folder
         self._split = split
         self._most = samples_per_file
         self._number = 0
@@ -113,7 +99,7 @@ class _Tars:
             self._file = None
 
     def _next(self) -> IO[bytes]:
-        self._file = self._target.file(f"{self._split}-{self._number:06d}.tar").open("wb")
+        self._file = self._folder.file(f"{self._split}-{self._number:06d}.tar").open("wb")
         self._number += 1
         self._samples = 0
         return self._file

@@ -16,19 +16,25 @@ from typing import Any, ClassVar, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.dataset.export.base import ChosenSample, Config, Exporter, Job
-from stages.dataset.export.categories import Naming
-from stages.dataset.export.coco_file import Tolerance, polygons_of
-from stages.dataset.export.image_files import ImageFolders
-from stages.dataset.export.target import number_name
+from stages.dataset.export.base import (
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    ImageFolders,
+    Naming,
+    Tolerance,
+    polygons_of,
+)
+from stages.dataset.export.files import number_name
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""What YAML wants escaped, or folds as the end of a line, and JSON leaves as it is."""
+"""Characters that YAML wants escaped, or folds as the end of a line, and JSON leaves as they are."""
 
 
-class YoloConfig(Config):
+class YoloConfig(FormatConfig):
     """Settings of `yolo`."""
 
     labels: Literal["polygons", "boxes"] = "polygons"
@@ -44,18 +50,20 @@ class YoloConfig(Config):
 class Yolo(Exporter):
     """Ultralytics labels."""
 
+    name: ClassVar[str] = "yolo"
     summary: ClassVar[str] = "data.yaml, images/SPLIT/, labels/SPLIT/, for Ultralytics YOLO (segment or detect)"
     masks: ClassVar[str] = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
-    config_type: ClassVar[type[Config]] = YoloConfig
+    needs_images: ClassVar[bool] = True  # Ultralytics finds the labels by the paths of the images
+    config_type: ClassVar[type[FormatConfig]] = YoloConfig
 
-    def __init__(self, config: YoloConfig, job: Job) -> None:
+    def __init__(self, config: YoloConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job.target, job.splits, "images/{split}", written=True)
-        self._labels = {split: job.target.numbered(f"labels/{split}") for split in job.splits}
-        with job.target.file("data.yaml").open("w", encoding="utf-8", newline="\n") as file:
+        self._images = ImageFolders(job, "images/{split}", written=True)
+        self._labels = {split: job.folder.numbered(f"labels/{split}") for split in job.splits}
+        with job.folder.file("data.yaml").open("w", encoding="utf-8", newline="\n") as file:
             for split in job.splits:
                 file.write(f"{split}: images/{split}\n")
-            for needed in ("train", "val"):  # Ultralytics opens no file without them
+            for needed in ("train", "val"):  # Ultralytics refuses a file without them
                 if needed not in job.splits:
                     file.write(f"{needed}: images/{job.splits[-1]}\n")
                     job.report.notes[
@@ -64,11 +72,6 @@ class Yolo(Exporter):
             file.write("names:" + ("\n" if len(job.categories) else " {}\n"))
             for category in job.categories:
                 file.write(f"  {category.index}: {quoted(category.name)}\n")
-
-    @classmethod
-    def takes_images(cls, config: YoloConfig) -> bool:
-        """Always: the labels are found by the place of the images."""
-        return True
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
@@ -85,9 +88,6 @@ class Yolo(Exporter):
         parts = [np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, report, self.config.tolerance_px)]
         report.notes[PARTS] += len(parts) > 1
         return _numbers(joined(parts) / (row["width"], row["height"]))
-
-    def close(self) -> None:
-        """See `Exporter.close`."""
 
 
 def joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -108,10 +108,10 @@ def _box(region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 
 def _numbers(values: NDArray[np.float64]) -> str:
-    """To a millionth of the side, which is a hundredth of a pixel at 10,000."""
+    """Rounded to a millionth of the side, which is a hundredth of a pixel at 10,000 pixels."""
     return " ".join(f"{value:.6f}".rstrip("0").rstrip(".") for value in values.ravel().tolist())
 
 
 def quoted(name: str) -> str:
-    """A name as a YAML string: JSON's are, but for a few characters."""
+    """A name as a YAML string, which JSON's strings are except for a few characters."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(name, ensure_ascii=False))

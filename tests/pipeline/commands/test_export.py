@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.commands.export import export_dataset, print_formats, print_report
+from pipeline.commands.export import print_formats
+from pipeline.console import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.export import EXPORTERS
 from stages.dataset.folder import write_marks
 from tests.stages.dataset.export.datasets import encoded, write_dataset
-
-QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(*arguments: object) -> Any:
     return CliRunner(env={"COLUMNS": "300"}).invoke(app, ["export", *map(str, arguments)])
+
+
+def refused(error: type[Exception], message: str, *arguments: object) -> None:
+    answer = call(*arguments)
+    assert isinstance(answer.exception, error), answer.exception
+    assert re.search(message, str(answer.exception)), answer.exception
 
 
 def content_of(out: Path, split: str = "train") -> dict[str, Any]:
@@ -65,8 +71,7 @@ def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
     assert all(isinstance(entry["segmentation"], list) for entry in content["annotations"])
     assert {category["name"] for category in content["categories"]} >= {"ring", "chain"}
     assert "1 masks with holes: filled" in answer.stdout
-    with pytest.raises(ConfigError, match="--overwrite"):
-        export_dataset(dataset, "coco", out, QUIET)
+    refused(ConfigError, "^--out: .* holds an export; .*--overwrite", *arguments)
     assert call(*arguments, "--overwrite").exit_code == 0
     assert len(content_of(out)["images"]) == 12
 
@@ -80,11 +85,10 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.exception
     assert "image: missing_image" in answer.stdout
     assert "does not exist below the image root" in answer.stdout
-    with pytest.raises(InputError, match="no such folder"):
-        export_dataset(dataset, "webdataset", tmp_path / "other", QUIET, image_root=str(tmp_path / "nowhere"))
+    other = (dataset, "--format", "webdataset", "--out", tmp_path / "other")
+    refused(InputError, "no such folder", *other, "--image-root", tmp_path / "nowhere")
     forget_root(dataset)
-    with pytest.raises(ConfigError, match="--image-root: webdataset takes images, but the dataset holds none"):
-        export_dataset(dataset, "webdataset", tmp_path / "other", QUIET)
+    refused(ConfigError, "^--image-root: webdataset takes images, but the dataset holds none", *other)
     assert not (tmp_path / "other").exists()
 
 
@@ -98,8 +102,8 @@ def forget_root(dataset: Path) -> None:
 def test_marks_of_people_can_choose(dataset: Path, tmp_path: Path) -> None:
     write_marks(dataset, {"ring": "good", "plain": "bad"})
     try:
-        export_dataset(dataset, "coco", tmp_path / "out", QUIET, where="mark IS DISTINCT FROM 'bad'")
-        export_dataset(dataset, "coco", tmp_path / "good", QUIET, where="mark = 'good'")
+        for out, where in (("out", "mark IS DISTINCT FROM 'bad'"), ("good", "mark = 'good'")):
+            assert call(dataset, "--format", "coco", "--out", tmp_path / out, "--where", where).exit_code == 0
     finally:
         (dataset / "marks.json").unlink()
     assert {image["sample_id"] for image in content_of(tmp_path / "good")["images"]} == {"ring"}
@@ -111,31 +115,31 @@ def test_marks_of_people_can_choose(dataset: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cooc", {}, "there is no 'cooc'; one of clipself, coco, fiftyone, grit, hf, mdetr, odvg, webdataset, yolo"),
-        ("coco", {"where": "hed = 'dog'"}, "not an SQL condition.*columns: phrase, head"),
-        ("coco", {"splits": "../x=1"}, "cannot be the name of a split"),
-        ("coco", {"settings": ["segmentation=masks"]}, "segmentation"),
-        ("grit", {"settings": ["segmentation=rle"]}, "segmentation"),
-        ("odvg", {"keep_empty": True}, "--keep-empty: odvg cannot hold"),
+        (
+            "cooc",
+            [],
+            "^--format: there is no 'cooc'; one of clipself, coco, fiftyone, grit, hf, mdetr, odvg",
+        ),
+        ("coco", ["--where", "hed = 'dog'"], "^--where: not an SQL condition.*columns: phrase, head"),
+        ("coco", ["--split", "../x=1"], "^--split: .*cannot be the name of a split"),
+        ("coco", ["--set", "segmentation=masks"], "segmentation"),
+        ("grit", ["--set", "segmentation=rle"], "segmentation"),
+        ("grit", ["--segmentation", "rle"], "^--segmentation: not with grit"),
+        ("odvg", ["--keep-empty"], "^--keep-empty: odvg cannot hold"),
     ],
 )
-def test_what_cannot_be_used(name: str, options: dict[str, Any], message: str, dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=message):
-        export_dataset(dataset, name, tmp_path / "out", QUIET, **options)
+def test_what_cannot_be_used(name: str, options: list[str], message: str, dataset: Path, tmp_path: Path) -> None:
+    refused(ConfigError, message, dataset, "--format", name, "--out", tmp_path / "out", *options)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_missing_is_named() -> None:
-    answer = call("--format", "coco")
-    assert isinstance(answer.exception, ConfigError)
-    assert str(answer.exception) == "export needs DATASET, --out; --list describes the formats"
+    refused(ConfigError, "^export needs DATASET, --out; --list describes the formats$", "--format", "coco")
 
 
 def test_an_unfinished_dataset_is_refused(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a finished dataset"):
-        export_dataset(tmp_path, "coco", tmp_path / "out", QUIET)
-    with pytest.raises(ConfigError, match="no export wrote it"):
-        export_dataset(dataset, "coco", dataset, QUIET, overwrite=True)
+    refused(InputError, "not a finished dataset", tmp_path, "--format", "coco", "--out", tmp_path / "out")
+    refused(ConfigError, "no export wrote it", dataset, "--format", "coco", "--out", dataset, "--overwrite")
 
 
 def test_the_list_describes_every_format() -> None:
@@ -147,13 +151,16 @@ def test_the_list_describes_every_format() -> None:
     assert call("--list").exit_code == 0
 
 
-def test_progress_is_drawn_on_a_terminal_only(dataset: Path, tmp_path: Path) -> None:
-    texts = {}
+def test_progress_is_drawn_on_a_terminal_only() -> None:
     for is_terminal in (True, False):
-        texts[is_terminal] = StringIO()
-        console = Console(file=texts[is_terminal], force_terminal=is_terminal, width=100)
-        report = export_dataset(dataset, "coco", tmp_path / f"{is_terminal}", console)
-    assert "rows" in texts[True].getvalue()
-    assert texts[False].getvalue() == ""
-    print_report(report, tmp_path, Console(file=texts[False], width=100))
-    assert "regions" in texts[False].getvalue()
+        text = StringIO()
+        with progress_bar(Console(file=text, force_terminal=is_terminal, width=100), "rows", 2) as advance:
+            advance(1)
+        assert ("rows" in text.getvalue()) == is_terminal
+
+
+def test_figures_as_json(dataset: Path, tmp_path: Path) -> None:
+    answer = call(dataset, "--format", "grit", "--out", tmp_path / "out", "--json")
+    figures = json.loads(answer.stdout)
+    assert (figures["format"], figures["out"], figures["rows"]) == ("grit", str(tmp_path / "out"), 16)
+    assert (figures["samples"], figures["regions"], figures["faults"]) == ({"train": 12}, {"train": 17}, [])

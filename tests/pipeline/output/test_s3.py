@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -17,9 +18,9 @@ import pytest
 import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
+from typer.testing import CliRunner
 
-from pipeline.commands.export import export_dataset
-from pipeline.commands.stats import statistics_of
+from pipeline.cli import app
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
 from pipeline.viewer.gallery import write_gallery
@@ -123,14 +124,20 @@ def test_inline_into_storage(stored, on_disk) -> None:
     assert list(problems_of(stored)) == []
 
 
+def phrasebox(*arguments: object) -> str:
+    answer = CliRunner().invoke(app, list(map(str, arguments)))
+    assert answer.exit_code == 0, answer.exception
+    return answer.stdout
+
+
 def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, tmp_path) -> None:
     console = Console(quiet=True)
     read_back: list[Any] = []
     for dataset in (on_disk, stored):
         out, as_typed = tmp_path / dataset.name, Path(str(dataset))  # of a URL, what the command line's pathlib leaves
-        figures = statistics_of(as_typed, console, where="score > 0.1", min_score=0.0, most=10)
+        figures = json.loads(phrasebox("stats", dataset, "--where", "score > 0.1", "--json"))
         assert figures.pop("dataset") == str(dataset)
-        export_dataset(as_typed, "yolo", out / "yolo", console)  # takes the images too
+        phrasebox("export", dataset, "--format", "yolo", "--out", out / "yolo")  # takes the images too
         write_gallery(as_typed, out / "pages", console, Search(), samples=5, image_root=str(source[0] / "images"))
         files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.suffix != ".html"]
         read_back.append((figures, {path.relative_to(out): path.read_bytes() for path in files}))

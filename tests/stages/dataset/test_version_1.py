@@ -14,8 +14,7 @@ import pytest
 
 from pipeline.viewer.serve import make_viewer
 from stages.contract.schema import DATASET_SCHEMA
-from stages.dataset.export import EXPORTERS
-from stages.dataset.export.export import Request, export
+from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.folder import NumberedRows, open_dataset
 from stages.dataset.load import Contents, RegionStream
 from stages.dataset.search import Search
@@ -87,11 +86,10 @@ def test_samples_for_training(today: Path, former: Path) -> None:
 
 
 def test_exports(today: Path, former: Path, tmp_path: Path) -> None:
-    exporter = EXPORTERS["coco"]
     counts = []
     for name, folder in (("today", today), ("former", former)):
-        request = Request(config=exporter.config_type())
-        counts.append(export(open_dataset(folder), tmp_path / name, "coco", exporter, request).counts())
+        request = ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / name)
+        counts.append(export_dataset(open_dataset(folder), request).counts())
     assert counts[0] == counts[1]
     for path in (tmp_path / "today").rglob("*.json"):
         assert (tmp_path / "former" / path.relative_to(tmp_path / "today")).read_bytes() == path.read_bytes()

@@ -14,8 +14,7 @@ from PIL import Image
 
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
-from stages.dataset.export import EXPORTERS
-from stages.dataset.export.export import Request, export
+from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.folder import open_dataset
 from stages.images.decode import DecodeLimits, load_image_bytes
 from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, rows_of, write_dataset
@@ -42,7 +41,8 @@ def mask_of(counts: str) -> np.ndarray:
 
 def export_to(dataset: Path, out: Path, name: str, **settings: Any) -> Path:
     exporter = EXPORTERS[name]
-    export(open_dataset(dataset), out, name, exporter, Request(config=exporter.config_type(**settings)))
+    request = ExportRequest(exporter=exporter, out=out, config=exporter.config_type(**settings))
+    export_dataset(open_dataset(dataset), request)
     return out
 
 
@@ -174,11 +174,8 @@ def test_datasets_with_splits(shares: str, dataset: Path, tmp_path: Path) -> Non
     """A split that got no sample is not there."""
     import datasets
 
-    from stages.dataset.export.splits import parse_splits
-
-    exporter = EXPORTERS["hf"]
-    request = Request(config=exporter.config_type(), splits=parse_splits(shares))
-    report = export(open_dataset(dataset), tmp_path / "hf", "hf", exporter, request)
+    request = ExportRequest(exporter=EXPORTERS["hf"], out=tmp_path / "hf", split=shares)
+    report = export_dataset(open_dataset(dataset), request)
     loaded = datasets.load_dataset(str(tmp_path / "hf"), cache_dir=str(tmp_path / "cache"))
     assert {name: len(split) for name, split in loaded.items()} == +report.samples
 

@@ -21,9 +21,8 @@ from pycocotools import mask as coco_mask
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
-from stages.dataset.export import EXPORTERS
+from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.export.base import ExportReport
-from stages.dataset.export.export import Request, export
 from stages.dataset.folder import open_dataset
 from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, rows_of, write_dataset
 
@@ -35,7 +34,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export_to(dataset: Path, out: Path, name: str, **settings: Any) -> ExportReport:
     exporter = EXPORTERS[name]
-    return export(open_dataset(dataset), out, name, exporter, Request(config=exporter.config_type(**settings)))
+    request = ExportRequest(exporter=exporter, out=out, config=exporter.config_type(**settings))
+    return export_dataset(open_dataset(dataset), request)
 
 
 def is_number(value: Any) -> bool:

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
-from stages.dataset.export import EXPORTERS
-from stages.dataset.export.export import Request, export
-from stages.dataset.export.splits import ALL, image_of, parse_splits
+from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
+from stages.dataset.export.export import ALL, image_of, parse_splits
 from stages.dataset.folder import open_dataset
 from tests.stages.dataset.export.datasets import Maker, finished, mask
 
@@ -37,15 +36,14 @@ def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
             record = make.record(sample_id, ("a dog",), [(0, "a dog", mask((1, 1, 5, 5)))], file_name=f"{number}.jpg")
             rows.append(replace(record, regions=tuple(replace(region, score=0.5) for region in record.regions)))
     dataset = finished(tmp_path / "dataset", rows)
-    splits = parse_splits("train=0.5,val=0.5")
-    request = Request(config=EXPORTERS["coco"].config_type(), splits=splits)
-    report = export(open_dataset(dataset), tmp_path / "coco", "coco", EXPORTERS["coco"], request)
+    request = ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / "coco", split="train=0.5,val=0.5")
+    report = export_dataset(open_dataset(dataset), request)
     found = {
         split: Counter(
             image["file_name"]
             for image in json.loads((tmp_path / "coco" / f"annotations/instances_{split}.json").read_text())["images"]
         )
-        for split in splits.names
+        for split in ("train", "val")
     }
     assert not found["train"].keys() & found["val"].keys()
     assert set((found["train"] + found["val"]).values()) == {5}

@@ -8,34 +8,34 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import ConfigError
-from stages.dataset.export.target import MARK, number_name, opened
+from stages.dataset.export.files import MARK, export_folder, number_name
 
 
 def write(out: Path, text: str = "new", *, overwrite: bool = False) -> None:
-    with opened(out, overwrite=overwrite) as target:
-        target.file("a/b.txt").write_text(text)
-        (target.numbered("images") / number_name(7, "jpg")).write_bytes(b"7")
-        target.finish({"format": "test"})
+    with export_folder(out, overwrite=overwrite) as folder:
+        folder.file("a/b.txt").write_text(text)
+        (folder.numbered("images") / number_name(7, "jpg")).write_bytes(b"7")
+        folder.finish({"format": "test"})
 
 
 def test_it_appears_when_it_is_finished(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with opened(out, overwrite=False) as target:
-        target.file("a.txt").write_text("a")
+    with export_folder(out, overwrite=False) as folder:
+        folder.file("a.txt").write_text("a")
         assert not out.exists()
-        target.finish({})
+        folder.finish({})
         assert not out.exists()
     assert sorted(path.name for path in out.iterdir()) == [MARK, "a.txt"]
 
 
 def test_without_an_end_nothing_appears(tmp_path: Path) -> None:
-    with opened(tmp_path / "out", overwrite=False) as target:
-        target.file("a.txt").write_text("a")
+    with export_folder(tmp_path / "out", overwrite=False) as folder:
+        folder.file("a.txt").write_text("a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_url_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--out: s3://bucket/out is a URL; exports are written to local and"):
+    with pytest.raises(ConfigError, match=r"^out: s3://bucket/out is a URL; exports are written to local and"):
         write(Path("s3://bucket/out"))
 
 
@@ -48,8 +48,8 @@ def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
 def test_the_old_export_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(out, "old")
-    with opened(out, overwrite=True) as target:
-        target.file("a/b.txt").write_text("half")
+    with export_folder(out, overwrite=True) as folder:
+        folder.file("a/b.txt").write_text("half")
     assert (out / "a" / "b.txt").read_text() == "old"
     write(out, "new", overwrite=True)
     assert (out / "a" / "b.txt").read_text() == "new"
