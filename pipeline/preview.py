@@ -14,6 +14,7 @@ from pipeline.graph import Graph, build_graph
 from pipeline.summary import Report
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
+from stages.read import plan_shards
 
 SAMPLES = 10
 
@@ -28,7 +29,7 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
         PhraseboxError: Whatever would refuse the run before any work.
     """
     graph = build_graph(config)
-    shards = graph.reader.shards()
+    shards = plan_shards(graph.reader)
     known = [shard.samples for shard in shards]
     total = None if None in known else sum(count for count in known if count is not None)
     first = (item for shard in shards for item in graph.reader.read(shard) if isinstance(item, Sample))

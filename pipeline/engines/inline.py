@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from pipeline.config import RunConfig
@@ -13,14 +13,15 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
-from stages.read import Skipped, read_shard
+from stages.read import Shard, Skipped, plan_shards, read_shard
 from stages.write.parquet import ShardWriter
 
 
 def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, show: Callable[[Report], None]) -> None:
     """See `pipeline.engines.Engine`."""
+    shards = plan_shards(graph.reader)
     written = folder.ids_written()
-    records = _read(graph, report)
+    records = _read(graph, shards, report)
     todo = (record for record in records if record.sample.id not in written) if written else records
     for stage in graph.stages:
         stage.setup()
@@ -36,8 +37,7 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
         stage.teardown()
 
 
-def _read(graph: Graph, report: Report) -> Iterator[Record]:
-    shards = graph.reader.shards()
+def _read(graph: Graph, shards: Sequence[Shard], report: Report) -> Iterator[Record]:
     counts = [shard.samples for shard in shards]
     if None not in counts:
         report.expected = sum(count for count in counts if count is not None)

@@ -41,7 +41,7 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.stop import keeping_handlers
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResourceError
-from stages.read import Shard
+from stages.read import Shard, plan_shards
 from stages.storage import AnyPath, ObjectPath, absolute, is_local
 from stages.write.parquet import PARQUET_SETTINGS
 
@@ -69,7 +69,7 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
     """
     if not isinstance(config.engine, RayEngine):
         raise TypeError(f"expected a ray engine, got {config.engine!r}")
-    shards = graph.reader.shards()
+    shards = plan_shards(graph.reader)
     counts = [shard.samples for shard in shards]
     if None not in counts:
         report.expected = sum(count for count in counts if count is not None)

@@ -19,9 +19,12 @@ from stages.read.folder import FolderReader
 from stages.read.guess import kind_of
 from stages.read.jsonl import JsonlReader
 from stages.read.parquet import ParquetReader
+from stages.read.plan import plan_shards
 from stages.read.webdataset import WebdatasetReader
 
-__all__ = ["READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader", "read_shard"]
+__all__ = [
+    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader", "plan_shards", "read_shard",
+]  # fmt: skip
 
 READERS: Final[dict[str, type[Reader]]] = {
     "webdataset": WebdatasetReader,

@@ -24,7 +24,7 @@ from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.ids import IdLog, with_renamed
+from stages.read.plan import IdLog, with_renamed
 from stages.read.rows import FieldsConfig, RowParser, given_id, settle, shorten
 from stages.read.streams import open_plain
 

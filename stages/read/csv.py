@@ -22,8 +22,8 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.ids import Entry, plan_lines
 from stages.read.lines import TO_UTF_8, Line, is_utf_16, iter_lines
+from stages.read.plan import Entry, plan_lines
 from stages.read.rows import FieldsConfig, RowParser, bad_row, is_storable, safe_place, shorten
 from stages.read.streams import open_plain
 

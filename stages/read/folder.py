@@ -21,7 +21,7 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.ids import IdLog, with_renamed
+from stages.read.plan import IdLog, with_renamed
 from stages.read.rows import decode_text, settle, shorten
 from stages.read.streams import open_plain
 from stages.storage import is_local

@@ -32,8 +32,8 @@ from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_id
 from stages.read.base import Reader, Renamed, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.ids import IdLog, with_renamed
 from stages.read.parquet_columns import Columns, values_of
+from stages.read.plan import IdLog, with_renamed
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
 from stages.read.streams import InputFile
 from stages.storage import is_local

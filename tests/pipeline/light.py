@@ -127,8 +127,9 @@ def batches_of(marks: Path) -> dict[str, list[tuple[int, float, float]]]:
 
 
 def write_captions(folder: Path, captions: Sequence[str]) -> Path:
-    """captions.jsonl with ids c0, c1, ... of images that nobody opens."""
+    """captions.jsonl with ids c0, c1, ... of images that nobody opens. The first is there, or the run is refused."""
     path = folder / "captions.jsonl"
+    (folder / "0.jpg").touch()
     rows = [{"id": f"c{i}", "image": f"{i}.jpg", "caption": caption} for i, caption in enumerate(captions)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -339,7 +339,8 @@ def test_the_columns_of_conditions_are_in_the_help(phrasebox: Callable[..., Answ
 
 
 def test_a_run_says_where_to_look_for_its_faults(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"image": "none.jpg", "caption": "a dog"}\n')
+    (tmp_path / "bad.jpg").write_text("not an image")
+    (tmp_path / "a.jsonl").write_text('{"image": "bad.jpg", "caption": "a dog"}\n')
     (tmp_path / "empty.jsonl").touch()
     for name, words in (("a", f"phrasebox inspect {tmp_path}/a shows them"), ("empty", "the input holds no samples")):
         source = f"input={{kind: jsonl, path: {tmp_path}/{name}.jsonl}}"

@@ -1,20 +1,30 @@
-"""Cutting an input into shards while making sure that no id is given twice."""
+"""Cutting an input into shards, making sure that no id is given twice and that its images are where it says."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
-from itertools import pairwise
-from typing import NamedTuple
+from itertools import islice, pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.records import stable_id
-from stages.read.base import Renamed, Shard
+from stages.contract.errors import InputError
+from stages.contract.records import ImageRef, Sample, stable_id
+from stages.read.base import Reader, Renamed, Shard
 from stages.read.find import FoundFile
 from stages.read.streams import is_compressed
+from stages.storage import filesystem_of, path_in
+
+_FIRST_IMAGES: Final = 20
+"""Images of which at least one must exist."""
+
+_FIRST_ROWS: Final = 1000
+"""Rows among which they are looked for."""
 
 
 class Entry(NamedTuple):
@@ -102,6 +112,51 @@ def plan_lines(
                 )
             )
     return with_renamed(shards, log.renamed(lambda: ((e.sample_id, e.place) for file in files for e in scan(file))))
+
+
+def plan_shards(reader: Reader) -> list[Shard]:
+    """The shards of an input whose images are there.
+
+    Looked at are the first images that the input names as files of their own.
+
+    Raises:
+        InputError: None of these images exists; and whatever `Reader.shards` raises.
+    """
+    shards = reader.shards()
+    images = _first_images(reader, shards)
+    if not images:
+        return shards
+    with ThreadPoolExecutor(_FIRST_IMAGES) as pool:
+        if any(pool.map(_exists, images)):
+            return shards
+    first = images[0]
+    which = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
+    raise InputError(
+        f"{which} in the folder {(first.url or '').removesuffix(first.file_name)}; the first is {first.file_name!r}. "
+        "Set input.image_root to the folder that the paths of the images start from"
+    )
+
+
+def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
+    """At most `_FIRST_IMAGES` images that are files of their own; none if the input holds its images."""
+    images: list[ImageRef] = []
+    items = (item for shard in shards for item in reader.read(shard))
+    with closing(items):
+        for item in islice(items, _FIRST_ROWS):
+            if not isinstance(item, Sample) or item.error is not None:
+                continue
+            if item.image.url is None or item.image.size >= 0:
+                return []
+            images.append(item.image)
+            if len(images) == _FIRST_IMAGES:
+                break
+    return images
+
+
+def _exists(image: ImageRef) -> bool:
+    url = image.url or ""
+    filesystem = filesystem_of(url)
+    return bool(filesystem.exists(path_in(filesystem, url)))
 
 
 def with_renamed(shards: Sequence[Shard], renamed: dict[int, Renamed]) -> list[Shard]:

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.contract.errors import InputError
+from stages.read import Reader, Shard, plan_shards
+from stages.read.plan import IdLog, with_renamed
+from tests.stages.read.inputs import reader_of, tar_sample, write_lines, write_tar
+
+
+def renamed(rows: list[str]) -> dict[int, tuple[str, bool]]:
+    log = IdLog()
+    for row in rows:
+        log.add(row)
+    found = log.renamed(lambda: ((row, f"p{index}") for index, row in enumerate(rows)))
+    return {ordinal: (item.sample_id, item.duplicate) for ordinal, item in found.items()}
+
+
+def test_no_second_look_without_need() -> None:
+    log = IdLog()
+    assert log.renamed(lambda: 1 / 0) == {}  # type: ignore[arg-type, return-value]
+    log.add("a")
+    log.add("b")
+    assert log.renamed(lambda: 1 / 0) == {}  # type: ignore[arg-type, return-value]
+
+
+def test_all_but_the_first_are_renamed() -> None:
+    assert renamed(["a", "b", "a", "a"]) == {2: ("a#p2", True), 3: ("a#p3", True)}
+    assert renamed(["a", "a", "a#p1", "a#p1#"]) == {1: ("a#p1##", True)}
+    assert renamed(["a#p2", "a", "a", "a#p2"]) == {2: ("a#p2#", True), 3: ("a#p2#p3", True)}
+
+
+def test_different_ids_with_one_hash_are_told_apart(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("stages.read.plan.stable_id", lambda text: 1 + sum(map(ord, text)))
+    assert renamed(["ab", "ba", "c", "ab"]) == {1: ("ba#p1", False), 3: ("ab#p3", True)}
+
+
+def test_shards_get_their_own() -> None:
+    log = IdLog()
+    rows = ["a", "a", "b", "c", "a"]
+    for row in rows:
+        log.add(row)
+    found = log.renamed(lambda: ((row, "p") for row in rows))
+    shards = [
+        Shard(url="u", name="n", samples=2),
+        Shard(url="u", name="n", samples=2),
+        Shard(url="u", name="n", samples=1),
+    ]
+    assert [[item.index for item in shard.renamed] for shard in with_renamed(shards, found)] == [[1], [], [0]]
+
+
+def read_rows_of(tmp_path: Path, kind: str, names: Sequence[str]) -> Reader:
+    """A reader of rows that name these images."""
+    if kind == "jsonl":
+        path = write_lines(tmp_path / "a.jsonl", [{"image": name, "caption": "a cat"} for name in names])
+    elif kind == "csv":
+        path = write_lines(tmp_path / "a.csv", [b"image,caption", *(f"{name},a cat".encode() for name in names)])
+    elif kind == "parquet":
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"image": names, "caption": ["a cat"] * len(names)}), path)
+    else:
+        path = tmp_path / "a.json"
+        images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        path.write_text(json.dumps({"images": images, "annotations": []}))
+    return reader_of(kind=kind, path=str(path), image_root=f"{tmp_path}/pictures")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "coco_captions"])
+def test_an_input_whose_first_images_do_not_exist_is_refused(kind: str, tmp_path: Path) -> None:
+    """With the folder that was looked in, the first image, and the key to set."""
+    (tmp_path / "pictures").mkdir()
+    names = [f"sub/{number}.jpg" for number in range(30)]
+    (tmp_path / "pictures" / "sub").mkdir()
+    (tmp_path / "pictures" / "sub" / "25.jpg").touch()  # beyond the first
+    reader = read_rows_of(tmp_path, kind, names)
+    with pytest.raises(InputError) as refused:
+        plan_shards(reader)
+    assert str(refused.value).startswith(
+        f"none of the first 20 images exists in the folder {tmp_path}/pictures/; the first is 'sub/0.jpg'. "
+        "Set input.image_root"
+    )
+    (tmp_path / "pictures" / "sub" / "19.jpg").touch()
+    assert plan_shards(reader) == reader.shards()
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "the only image does not exist"), (3, "none of the first 3 images")])
+def test_small_inputs_without_their_images_are_refused(count: int, words: str, tmp_path: Path) -> None:
+    """Rows with an error of their own do not count."""
+    rows: list[Any] = [b"{", {"image": "../x.jpg"}, *({"image": f"{number}.jpg"} for number in range(count))]
+    write_lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match=f"{words} .*{tmp_path}/; the first is '0.jpg'"):
+        plan_shards(reader_of(kind="jsonl", path=str(tmp_path / "a.jsonl")))
+
+
+def test_images_behind_a_url_must_be_there_too(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [{"image": f"{number}.jpg", "caption": "a cat"} for number in range(3)])
+    reader = reader_of(kind="jsonl", path=str(path), image_root="memory://forgotten")
+    with pytest.raises(InputError, match="none of the first 3 images exists in the folder memory://forgotten/"):
+        plan_shards(reader)
+    with fsspec.open("memory://forgotten/2.jpg", "wb") as file:
+        file.write(b"")
+    assert len(plan_shards(reader)) == 1
+
+
+def test_inputs_that_hold_their_images_are_not_asked_for_others(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", tar_sample("1"))
+    assert len(plan_shards(reader_of(kind="webdataset", path=str(tmp_path)))) == 1
+    pq.write_table(pa.table({"image": [b"1"], "caption": ["a cat"]}), tmp_path / "a.parquet")
+    assert len(plan_shards(reader_of(kind="parquet", path=str(tmp_path)))) == 1
+
+
+def test_an_input_of_bad_rows_alone_is_read(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [b"{", {"image": "../x.jpg"}])
+    assert len(plan_shards(reader_of(kind="jsonl", path=str(tmp_path)))) == 1
