@@ -27,7 +27,7 @@ from pipeline.graph import build_steps
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
-from stages.images.decode import DecodeLimits
+from stages.images.faults import DecodeLimits
 from stages.images.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
 from stages.model.config import ModelConfig
 from stages.phrases.filters import normalise

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import Rle
-from stages.images.decode import DecodeLimits, decode_resized
+from stages.images.decode import decode_resized
+from stages.images.faults import DecodeLimits
 
 Rgb = NDArray[np.uint8]
 """uint8 (H, W, 3)."""

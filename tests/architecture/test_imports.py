@@ -67,6 +67,7 @@ LIBRARIES: dict[str, set[str]] = {
     "pycocotools": {"stages/contract/masks.py", "stages/dataset/evaluate/scores.py"},
     "PIL": {
         "stages/images/decode.py",
+        "stages/images/faults.py",
         "stages/images/pictures.py",
         "pipeline/bench_load.py",
         "pipeline/commands/demo.py",

@@ -138,7 +138,8 @@ MEMORY = """
 import io, resource, sys
 import numpy as np
 from PIL import Image
-from stages.images.decode import DecodeLimits, decode_resized
+from stages.images.faults import DecodeLimits
+from stages.images.decode import decode_resized
 side = 3000
 stream = io.BytesIO()
 kind, mode = sys.argv[1:]

@@ -54,7 +54,8 @@ from stages.dataset.image_source import ImageSource
 from stages.dataset.load.region_masks import full_masks, grid_shares
 from stages.dataset.load.row_groups import Choice, RowBlock, block_of, samples_of
 from stages.dataset.selection import REGION, Selector
-from stages.images.decode import DecodeLimits, decode_resized
+from stages.images.decode import decode_resized
+from stages.images.faults import DecodeLimits
 from stages.model.config import ModelConfig
 
 Tokenize = Callable[[Sequence[str]], Any]

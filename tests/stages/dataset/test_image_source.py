@@ -10,7 +10,7 @@ import pytest
 from stages.contract.errors import InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource, root_of
-from stages.images.decode import DecodeLimits
+from stages.images.faults import DecodeLimits
 
 
 def dataset_of(**source: Any) -> Dataset:

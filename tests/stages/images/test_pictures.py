@@ -12,7 +12,7 @@ from PIL import Image
 from stages.contract.errors import RowFault
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
-from stages.images.decode import DecodeLimits
+from stages.images.faults import DecodeLimits
 from stages.images.pictures import heat_map_overlay, heat_map_png, mask_path, regions_overlay, row, sheet, thumbnail
 
 GREY = np.full((60, 80, 3), 128, np.uint8)

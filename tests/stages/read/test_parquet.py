@@ -12,7 +12,8 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
-from stages.images.decode import DecodeLimits, decode_rgb
+from stages.images.decode import decode_rgb
+from stages.images.faults import DecodeLimits
 from stages.read import Skipped
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
 

@@ -1,0 +1,153 @@
+"""The faults of images: above the limits, or damaged.
+
+Pillow's exceptions become faults of the row; its warnings and log lines are not shown.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from PIL import Image, UnidentifiedImageError
+
+from stages.contract.errors import RowFault, one_line
+
+MAX_PIXELS_CEILING: Final = 178_956_970
+"""No limit can be set above this: Pillow itself refuses larger images as decompression bombs."""
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's names. No others are tried: each decoder is a door to untrusted input."""
+
+_SIGNATURES: Final = {
+    "JPEG": (b"\xff\xd8",),
+    "PNG": (b"\x89PNG",),
+    "WEBP": (b"RIFF",),
+    "GIF": (b"GIF8",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*"),
+}
+"""How files of `FORMATS` begin."""
+
+DECODE_ERRORS: Final = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
+    zlib.error,
+)  # fmt: skip
+"""Exceptions of Pillow's decoders on damaged files. The first three were seen in fuzzing; the others are those that
+Pillow's own code catches."""
+
+# Pillow logs some damage in TIFFs, which the row's error states; without a handler Python would print it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """The largest image that is decoded.
+
+    Attributes:
+        max_pixels: Width x height; 128 million are the picture of a 100-megapixel camera, 384 MB as RGB.
+        max_bytes: Size of the encoded image.
+    """
+
+    max_pixels: int = 128_000_000
+    max_bytes: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= MAX_PIXELS_CEILING:
+            raise ValueError(f"expected max_pixels in 1 .. {MAX_PIXELS_CEILING}, got {self.max_pixels}")
+        if self.max_bytes < 1:
+            raise ValueError(f"expected max_bytes >= 1, got {self.max_bytes}")
+
+
+class _Decoding(threading.local):
+    """Whether this thread is decoding; as the message of a warning filter, it matches every warning while it is."""
+
+    now = False
+
+    def match(self, text: str) -> bool:
+        """What `warnings` asks the pattern of a filter."""
+        return self.now
+
+
+_DECODING: Final = _Decoding()
+
+_FILTER: Final[Any] = ("ignore", _DECODING, Warning, None, 0)
+"""`warnings.catch_warnings` changes the filters of the whole process, so that only one thread at a time could decode
+under it. This filter may stay for good: it holds for the threads that decode, while they do."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show no warnings of this thread, such as Pillow's about damaged EXIF or large images; not to be nested."""
+    filters: Any = warnings.filters  # a list, whatever typeshed says
+    if filters[:1] != [_FILTER]:  # others may have put theirs in front
+        filters.insert(0, _FILTER)
+    _DECODING.now = True
+    try:
+        yield
+    finally:
+        _DECODING.now = False
+
+
+@contextmanager
+def faults(content: bytes) -> Iterator[None]:
+    """Turn what Pillow raises on a bad image into RowFault."""
+    try:
+        yield
+    except UnidentifiedImageError as error:  # its text holds a memory address
+        raise RowFault("bad_image", describe(content)) from error
+    except Image.DecompressionBombError as error:
+        raise RowFault("image_too_large", f"more than {MAX_PIXELS_CEILING} pixels, by its header") from error
+    except MemoryError as error:
+        raise RowFault("image_too_large", "the worker has not enough memory to decode it") from error
+    except DECODE_ERRORS as error:
+        detail = f"the image is damaged, incomplete or of a kind that is not read ({len(content)} bytes): "
+        raise RowFault("bad_image", detail + one_line(error)) from error
+
+
+def check_bytes(size: int, limits: DecodeLimits) -> None:
+    """Raise RowFault (image_too_large) for an encoded image of this size, if it is above the limit."""
+    if size > limits.max_bytes:
+        raise RowFault("image_too_large", f"the file has {size} bytes, the limit is {limits.max_bytes}")
+
+
+def check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
+    """Raise RowFault (image_too_large) for an image of this size, if it is above the limit."""
+    if width * height > limits.max_pixels:
+        detail = f"{width} x {height} pixels, the limit is {limits.max_pixels} in all (max_pixels)"
+        raise RowFault("image_too_large", detail)
+
+
+def describe(content: bytes) -> str:
+    """What bytes that are not a readable image look like, for people."""
+    if not content:
+        return "the file is empty"
+    start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for mark, meaning in (
+        (b"<!doctype html", "looks like HTML: a web page was saved instead of the image"),
+        (b"<html", "looks like HTML: a web page was saved instead of the image"),
+        (b"version https://git-lfs", "is a Git LFS pointer: run git lfs pull"),
+        (b"%pdf", "looks like PDF"),
+        (b"pk\x03\x04", "looks like a ZIP archive"),
+        (b"\x1f\x8b", "looks like gzip"),
+        (b"{", "looks like JSON"),
+    ):
+        if start.startswith(mark):
+            return f"starts with {content[:24]!r}, {meaning}"
+    if b"<svg" in start:
+        return f"starts with {content[:24]!r}, looks like SVG: vector drawings are not read"
+    if content[4:8] == b"ftyp":
+        brand = content[8:12].decode("ascii", "replace")
+        return f"looks like {brand} (AVIF, HEIC or video): convert it to JPEG or PNG"
+    if not content.strip(b"\0"):
+        return f"all its {len(content)} bytes are zero"
+    for name, marks in _SIGNATURES.items():
+        if content.startswith(marks) and (name != "WEBP" or content[8:12] == b"WEBP"):
+            return f"begins like {name}, but its header is damaged, cut off or of a kind that is not read"
+    return f"starts with {content[:16]!r}, which is none of {', '.join(FORMATS)}"
