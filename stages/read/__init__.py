@@ -15,8 +15,8 @@ from stages.contract.errors import InputError
 from stages.read.base import Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.coco_captions import CocoCaptionsReader
 from stages.read.csv import CsvReader
+from stages.read.find import kind_of
 from stages.read.folder import FolderReader
-from stages.read.guess import kind_of
 from stages.read.jsonl import JsonlReader
 from stages.read.parquet import ParquetReader
 from stages.read.plan import plan_shards

@@ -1,9 +1,8 @@
-"""What all readers share: the contract, the parts of an input (`Shard`), and rows left out (`Skipped`).
+"""What all readers share: the contract, the parts of an input (`Shard`), and rows that are left out (`Skipped`).
 
-A reader works in two steps. `shards()` plans on the driver: it finds the files, refuses an input
-that cannot be read as a whole, and cuts the rest into parts. `read(shard)` runs on any worker and
-gives exactly one `Sample` or `Skipped` for every row of the part, in the order of the input. The
-samples do not depend on where the input was cut.
+A reader works in two steps. `shards()` plans on the driver: it finds the files, refuses an input that cannot be read as
+a whole, and cuts the rest into parts. `read(shard)` runs on any worker and gives exactly one `Sample` or `Skipped` for
+every row of the part, in the order of the input. The samples do not depend on where the input was cut.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from stages.contract.errors import InputError, one_line
 from stages.contract.records import Sample
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-"""Searched in this order where images are files or members of tars."""
+"""Extensions of images that are files or members of tars, in the order in which they are looked for."""
 
 MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
 """Larger texts and JSON members are faults."""
@@ -40,12 +39,13 @@ class SourceConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renamed:
-    """A row that cannot have its own id because an earlier row of the input has it.
+    """A row that gets another id because an earlier row of the input has its own.
 
-    index      counts the rows of the shard, from 0
-    sample_id  the id it gets instead, unique in the input
-    duplicate  the ids were equal (the row is an error); otherwise only their 53-bit hashes are,
-               which happens once in some ten thousand inputs of a million rows
+    Attributes:
+        index: Counts the rows of the shard, from 0.
+        sample_id: The id that the row gets instead, unique in the input.
+        duplicate: True if the ids are equal, which makes the row an error. False if only their 53-bit hashes are,
+            which happens once in some ten thousand inputs of a million rows.
     """
 
     index: int
@@ -57,14 +57,15 @@ class Renamed:
 class Shard:
     """A part of the input that one worker reads at once. Small and picklable.
 
-    url        absolute location of the file
-    name       what sample ids and messages call it: the path relative to the input's common folder
-    start      where the part begins: a byte (jsonl, csv), a row group (parquet), else 0
-    stop       where it ends, exclusive, in the same unit; None means the end of the file
-    first_row  number of the first row, as messages count: lines from 1, Parquet rows from 0
-    samples    how many rows it holds; None if only reading will tell
-    renamed    its rows whose id is taken, by `Renamed.index`
-    payload    what else the kind needs to know (a header, rows from a file that cannot be cut)
+    Attributes:
+        url: Absolute location of the file.
+        name: The path relative to the input's common folder, as sample ids and messages use it.
+        start: Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row.
+        stop: Where it ends, exclusive, in the same unit; None means the end of the file.
+        first_row: Number of the first row, as messages count: lines from 1, Parquet rows from 0.
+        samples: How many rows it holds; None if only reading will tell.
+        renamed: Its rows whose id is taken, by `Renamed.index`.
+        payload: What else the kind needs to know (a header, rows from a file that cannot be cut).
     """
 
     url: str
@@ -81,8 +82,9 @@ class Shard:
 class Skipped:
     """A row of the input that gives no sample because a downloader already gave up on it.
 
-    reason  a key of `stages.contract.errors.ROW_ERRORS`, to be counted by
-    source  the place of the row, for people
+    Attributes:
+        reason: A key of `stages.contract.errors.ROW_ERRORS`, under which the row is counted.
+        source: The place of the row, for people.
     """
 
     reason: str
@@ -92,8 +94,9 @@ class Skipped:
 class Reader(ABC):
     """Reads one kind of input. Instances are cheap, picklable and hold only their configuration.
 
-    config_type  the kind's keys of `input`, with `kind: Literal["x"]`
-    suffixes     how its files end, lower case and with the dot
+    Attributes:
+        config_type: The kind's keys of `input`, with `kind: Literal["x"]`.
+        suffixes: How files of the kind end, in lower case and with the dot.
     """
 
     config_type: ClassVar[type[SourceConfig]]
@@ -104,17 +107,18 @@ class Reader(ABC):
 
     @abstractmethod
     def shards(self) -> list[Shard]:
-        """Plan the input, on the driver.
+        """Plan the input, on the driver. An input without rows gives an empty list.
 
-        Raises InputError if the input as a whole cannot be read: a missing file, a glob without
-        match, columns that are not there. An input without rows gives an empty list.
+        Raises:
+            InputError: The input as a whole cannot be read: a file or a column is missing, a glob matches nothing.
         """
 
     @abstractmethod
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """The rows of one shard, in order; bad rows are samples with an `error`.
 
-        Raises InputError if the shard's file, present when the input was planned, has gone.
+        Raises:
+            InputError: The shard's file was there when the input was planned, and is gone.
         """
 
 

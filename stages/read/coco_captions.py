@@ -3,20 +3,19 @@
     {"images": [{"id": 9, "file_name": "000000000009.jpg"}],
      "annotations": [{"id": 1, "image_id": 9, "caption": "a bowl of broccoli"}]}
 
-Captions keep the order of the annotations. Every entry of the file is accounted for: an image
-without captions is a row without captions, a caption of an image that is not listed is a bad row
-"annotation:ID". The images usually lie elsewhere than the JSON: set `image_root`.
+Captions keep the order of the annotations. Every entry of the file is accounted for: an image without captions is a
+row without captions, and a caption of an image that is not listed is a bad row "annotation:ID". The images usually lie
+elsewhere than the JSON: set `image_root`.
 
-A JSON cannot be read in parts, so planning loads it whole (about 6 times its size in memory) and
-each shard carries its rows, compressed: about 0.1 MB for 1,000 images with five captions.
+A JSON cannot be read in parts. So planning loads it whole, which takes about 6 times its size in memory, and each
+shard carries its rows, compressed: about 0.1 MB for 1,000 images with five captions.
 """
 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,11 +23,9 @@ from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.plan import IdLog, with_renamed
+from stages.read.plan import carried_rows, plan_rows, with_unique_ids
 from stages.read.rows import FieldsConfig, RowParser, given_id, settle, shorten
 from stages.read.streams import open_plain
-
-SUFFIXES: Final = (".json", ".json.gz")
 
 
 class CocoCaptionsInput(SourceConfig):
@@ -44,15 +41,14 @@ class CocoCaptionsInput(SourceConfig):
 
 
 Row = tuple[str, dict[str, Any], str, str]
-"""Place, the image's `id`, `file_name` and `captions`, and for an entry that is not an image the reason and
-detail of its fault."""
+"""Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault of an entry that is no image."""
 
 
 class CocoCaptionsReader(Reader):
     """Reads `kind: coco_captions`. The image ids are the sample ids."""
 
     config_type: ClassVar = CocoCaptionsInput
-    suffixes: ClassVar = SUFFIXES
+    suffixes: ClassVar = (".json", ".json.gz")
 
     def __init__(self, config: CocoCaptionsInput) -> None:
         self.config = config
@@ -62,24 +58,21 @@ class CocoCaptionsReader(Reader):
 
     def shards(self) -> list[Shard]:
         """See `base.Reader`."""
-        files = find_files(self.config.path, SUFFIXES)
+        files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         shards: list[Shard] = []
         ids: list[tuple[str, str]] = []
         for file in files:
             rows = _rows_of(file)
             ids += [(self.rows.id_of(row, place), place) for place, row, _, _ in rows]
-            shards += _cut(file, rows, self.config.shard_size)
-        log = IdLog()
-        for sample_id, _ in ids:
-            log.add(sample_id)
-        return with_renamed(shards, log.renamed(lambda: ids))
+            shards += plan_rows(file.url, file.name, rows, self.config.shard_size)
+        return with_unique_ids(shards, ids)
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
         root = self.rows.root_of(shard)
         renamed = {item.index: item for item in shard.renamed}
-        rows: list[Row] = json.loads(zlib.decompress(shard.payload))
+        rows: list[Row] = carried_rows(shard)
         for index, (place, row, reason, detail) in enumerate(rows):
             if reason:
                 sample = Sample(sample_id=self.rows.id_of(row, place), source=place)
@@ -146,21 +139,6 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
         present = ", ".join(shorten(key, 40) for key in list(first)[:20])
         raise InputError(f"{file.url}: no annotation has a 'caption' (found {present}): is it an instances file?")
     return images, annotations
-
-
-def _cut(file: FoundFile, rows: list[Row], shard_size: int) -> Iterator[Shard]:
-    for start in range(0, len(rows), shard_size):
-        part = rows[start : start + shard_size]
-        payload = zlib.compress(json.dumps(part, separators=(",", ":")).encode())
-        yield Shard(
-            url=file.url,
-            name=file.name,
-            start=start,
-            stop=start + len(part),
-            first_row=start,
-            samples=len(part),
-            payload=payload,
-        )
 
 
 def _usable_id(value: object) -> str | None:

@@ -3,9 +3,9 @@
     image,caption,id
     kitchen/1.jpg,"a red cup, on a table",k1
 
-Quoted fields may hold line ends. A quote that is never closed makes the rows after it part of its
-field, up to the 128 KiB that Python's csv module allows: that is one bad row. Files without a
-header (CC3M's TSV) are refused with the columns that were found.
+Quoted fields may hold line ends. A quote that is never closed makes the rows after it part of its field, up to the
+128 KiB that Python's csv module allows: that is one bad row. Files without a header (CC3M's TSV) are refused, and the
+message names the columns that were found.
 """
 
 from __future__ import annotations
@@ -22,14 +22,9 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.lines import TO_UTF_8, Line, is_utf_16, iter_lines
 from stages.read.plan import Entry, plan_lines
 from stages.read.rows import FieldsConfig, RowParser, bad_row, is_storable, safe_place, shorten
-from stages.read.streams import open_plain
-
-SUFFIXES: Final = tuple(
-    f".{kind}{packed}" for kind in ("csv", "tsv", "tab") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
-)
+from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
 
 class CsvInput(SourceConfig, FieldsConfig):
@@ -44,21 +39,23 @@ class CsvInput(SourceConfig, FieldsConfig):
     """Samples that one worker reads at once; compressed files are not cut."""
 
 
-_TOLD: Final = {
+_EXPLAINED: Final = {
     "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
     "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
 }
-"""What the csv module says, for people."""
+"""Message of the csv module -> the same for people."""
 
 Row = tuple[int, int, list[str] | RowFault]
-"""Number of the row's first line, its first byte, its fields or what is wrong with it."""
+"""Number of the row's first line, its first byte, and its fields or its fault."""
 
 
 class CsvReader(Reader):
-    """Reads `kind: csv`. Ids that are not given are "FILE:LINE", counting the header as line 1."""
+    """Reads `kind: csv`. Rows without an id get "FILE:LINE"; the header is line 1."""
 
     config_type: ClassVar = CsvInput
-    suffixes: ClassVar = SUFFIXES
+    suffixes: ClassVar = tuple(
+        f".{kind}{packed}" for kind in ("csv", "tsv", "tab") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
+    )
 
     def __init__(self, config: CsvInput) -> None:
         self.config = config
@@ -66,11 +63,11 @@ class CsvReader(Reader):
 
     def shards(self) -> list[Shard]:
         """See `base.Reader`."""
-        files = find_files(self.config.path, SUFFIXES)
+        files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         headers = {file.url: self._header(file) for file in files}
         shards = plan_lines(files, lambda file: self._scan(file, headers[file.url]), self.config.shard_size)
-        return [_with_header(shard, headers[shard.url]) for shard in shards]
+        return [replace(shard, payload=json.dumps(headers[shard.url]).encode()) for shard in shards]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
@@ -86,7 +83,7 @@ class CsvReader(Reader):
                 yield self.rows.sample(_without_empty(row), place=place, root=root, renamed=renamed.get(index))
 
     def _header(self, file: FoundFile) -> list[str]:
-        """The file's columns; none for an empty file. Raises InputError if a needed one is missing."""
+        """The columns of the file; an empty file has none. Raises InputError if a needed one is missing."""
         shard = Shard(url=file.url, name=file.name, first_row=1)
         fields = next((fields for _, _, fields in self._rows(shard)), [])
         if isinstance(fields, RowFault):
@@ -110,7 +107,7 @@ class CsvReader(Reader):
             yield Entry(position, number, sample_id, place)
 
     def _data_rows(self, shard: Shard, header: list[str]) -> Iterator[Row]:
-        """The rows below the header, with as many fields as it has or with what is wrong with them."""
+        """The rows below the header, each with as many fields as the header or with its fault."""
         for index, (number, position, fields) in enumerate(self._rows(shard)):
             if index == 0 and shard.start == 0:
                 continue
@@ -135,8 +132,8 @@ class CsvReader(Reader):
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    told = next((told for part, told in _TOLD.items() if part in str(error)), error)
-                    fields = RowFault("bad_row", f"not CSV: {told}")
+                    meaning = next((meaning for part, meaning in _EXPLAINED.items() if part in str(error)), error)
+                    fields = RowFault("bad_row", f"not CSV: {meaning}")
                 if fields or lines.fault:
                     yield lines.number, lines.position, lines.fault or fields
 
@@ -179,9 +176,5 @@ def _is_tab_separated(url: str) -> bool:
 
 
 def _without_empty(row: dict[str, str]) -> dict[str, str | None]:
-    """CSV has no null: an empty field is one."""
+    """The row with None for empty fields, since CSV has no null."""
     return {name: value or None for name, value in row.items()}
-
-
-def _with_header(shard: Shard, header: list[str]) -> Shard:
-    return replace(shard, payload=json.dumps(header).encode())

@@ -1,16 +1,19 @@
-"""Finding the files of an input, and naming them the same way on every machine."""
+"""Finding the files of an input, naming them the same way on every machine, and telling their kind from a path."""
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from stages.contract.errors import ConfigError, InputError
+from stages.contract.errors import ConfigError, InputError, RowFault
+from stages.read.base import Reader
+from stages.read.streams import open_plain
 from stages.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
 
 _GLOB: Final = re.compile(r"[*?\[]")
@@ -18,14 +21,23 @@ _BRACES: Final = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 _MAX_EXPANDED: Final = 1_000_000
 _CHECK_THREADS: Final = 32
 
+_EXPECTED: Final = (
+    "expected .jsonl or .ndjson, .csv or .tsv, .parquet, .tar (webdataset) or .json (COCO captions), a glob or a "
+    "folder of these, or a folder of images each with a .txt beside it"
+)
+
+_PEEK_BYTES: Final = 1024 * 1024
+_TABLES: Final = ("parquet", "jsonl", "csv")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundFile:
     """A file of the input.
 
-    url   absolute location
-    name  path relative to the folder that all entries of `path` have in common: the same wherever
-          the input lies, and unchanged when files are added to a folder
+    Attributes:
+        url: Absolute location.
+        name: Path relative to the folder that all entries of `path` have in common. It is the same wherever the input
+            lies, and does not change when files are added to a folder.
     """
 
     url: str
@@ -35,9 +47,14 @@ class FoundFile:
 def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[FoundFile]:
     """The files that `path` means: entries in the order given, files of an entry sorted, none twice.
 
-    suffixes: lower case, with the dot; they choose files in folders and among the matches of a
-        glob, not files named one by one.
-    Raises InputError naming what was looked for, ConfigError for an empty list.
+    Args:
+        paths: The entries of `input.path`.
+        suffixes: In lower case and with the dot. They choose files in folders and among the matches of a glob; files
+            that are named one by one may end in any way.
+
+    Raises:
+        InputError: There are no such files; the message says what was looked for.
+        ConfigError: The list is empty.
     """
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
@@ -55,6 +72,23 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
 def printable(text: str) -> str:
     r"""The text with lone surrogates, which no table can store, written as `\udc80`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
+    """The kind of one entry of `input.path`. See `stages.read.guess_kind`."""
+    location = absolute(entry)
+    filesystem = filesystem_of(location)
+    if filesystem.isdir(path_in(filesystem, location)):
+        return _kind_of_folder(entry, readers)
+    kind = next((kind for kind, reader in readers.items() if location.lower().endswith(reader.suffixes)), "")
+    if kind == "folder":
+        raise InputError(f"{entry} is an image: {_EXPECTED}")
+    if kind == "coco_captions" and filesystem.isfile(path_in(filesystem, location)):
+        return _kind_of_json(location)
+    if not kind:
+        find_files(entry, ())  # says so if there is no such file
+        raise InputError(f"cannot tell what kind of input {entry} is: {_EXPECTED}; or set input.kind")
+    return kind
 
 
 def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
@@ -153,3 +187,29 @@ def _protocol(url: str) -> str:
 
 def _relative(url: str, folder: str) -> str:
     return url[len(folder) :].lstrip("/") if folder and url.startswith(folder) else url
+
+
+def _kind_of_folder(entry: str, readers: Mapping[str, type[Reader]]) -> str:
+    every = tuple(suffix for reader in readers.values() for suffix in reader.suffixes)
+    names = [file.name.lower() for file in find_files(entry, every)]
+    found = [kind for kind, reader in readers.items() if any(name.endswith(reader.suffixes) for name in names)]
+    tables = [kind for kind in found if kind in _TABLES]
+    if found[0] in _TABLES and len(tables) > 1:
+        raise InputError(
+            f"{entry} holds files of several kinds, {' and '.join(tables)}: give the files of one, or set input.kind"
+        )
+    return found[0]
+
+
+def _kind_of_json(location: str) -> str:
+    """COCO captions, or JSON Lines under another name."""
+    try:
+        with open_plain(location) as stream:
+            lines = stream.read(_PEEK_BYTES).strip().split(b"\n", 1)
+        first = json.loads(lines[0])
+    except RowFault as fault:
+        raise InputError(f"cannot read {location}: {fault.error.detail}") from fault
+    except (ValueError, RecursionError):
+        return "coco_captions"  # one object over several lines, or no JSON: its reader says so
+    is_row = isinstance(first, dict) and len(lines) > 1 and "images" not in first
+    return "jsonl" if is_row else "coco_captions"

@@ -9,8 +9,6 @@ Planning lists the folder once; each shard carries the names of its files, compr
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Final, Literal
@@ -21,10 +19,10 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.plan import IdLog, with_renamed
+from stages.read.plan import carried_rows, plan_rows, with_unique_ids
 from stages.read.rows import decode_text, settle, shorten
 from stages.read.streams import open_plain
-from stages.storage import is_local
+from stages.storage import is_local, parent
 
 IMAGE_SUFFIXES: Final = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 TEXT_SUFFIX: Final = ".txt"
@@ -61,16 +59,14 @@ class FolderReader(Reader):
                 f"{self.config.path}: none of its images has a text of the same name beside it, such as 1.jpg and "
                 f"1.txt (input.path); images are {', '.join(IMAGE_SUFFIXES)}"
             )
-        log = IdLog()
-        for name, _, _ in rows:
-            log.add(name)
-        shards = [_shard(rows, start, self.config.shard_size) for start in range(0, len(rows), self.config.shard_size)]
-        return with_renamed(shards, log.renamed(lambda: ((name, name) for name, _, _ in rows)))
+        _, image, text = rows[0]
+        shards = list(plan_rows(parent(image or text or ""), rows[0][0], rows, self.config.shard_size))
+        return with_unique_ids(shards, [(name, name) for name, _, _ in rows])
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
         renamed = {item.index: item for item in shard.renamed}
-        rows: list[Row] = json.loads(zlib.decompress(shard.payload))
+        rows: list[Row] = carried_rows(shard)
         for index, ((name, image, _), captions) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
             faults = [captions.error.at(name)] if isinstance(captions, RowFault) else []
             if image is None:
@@ -97,20 +93,6 @@ def _paired(files: Sequence[FoundFile]) -> list[Row]:
         rows.append((file.name, file.url, texts[stem].url if stem in texts else None))
     rows += [(text.name, None, text.url) for stem, text in texts.items() if stem not in taken]
     return sorted(rows, key=lambda row: row[0])
-
-
-def _shard(rows: Sequence[Row], start: int, size: int) -> Shard:
-    part = rows[start : start + size]
-    name, image, text = part[0]
-    return Shard(
-        url=image or text or "",
-        name=name,
-        start=start,
-        stop=start + len(part),
-        first_row=start,
-        samples=len(part),
-        payload=zlib.compress(json.dumps(part, separators=(",", ":")).encode()),
-    )
 
 
 def _captions_of_all(rows: Sequence[Row]) -> Iterator[tuple[str, ...] | RowFault]:

@@ -3,9 +3,8 @@
     {"image": "kitchen/1.jpg", "caption": "a red cup on a table", "id": "k1"}
     {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
 
-Reads as they are: TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text`, Rex-Omni's
-rows. Blank lines are no rows. Planning reads each file once, to find where shards begin and which
-ids are given twice.
+TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read without any setting.
+Blank lines are not rows. Planning reads each file once, to find where shards begin and which ids are given twice.
 """
 
 from __future__ import annotations
@@ -23,14 +22,9 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
-from stages.read.lines import TO_UTF_8, Line, is_utf_16, iter_lines
 from stages.read.plan import Entry, plan_lines
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place, shorten
-from stages.read.streams import open_plain
-
-SUFFIXES: Final = tuple(
-    f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
-)
+from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
 _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
@@ -46,10 +40,12 @@ class JsonlInput(SourceConfig, FieldsConfig):
 
 
 class JsonlReader(Reader):
-    """Reads `kind: jsonl`. Ids that are not given are "FILE:LINE"."""
+    """Reads `kind: jsonl`. Rows without an id get "FILE:LINE"."""
 
     config_type: ClassVar = JsonlInput
-    suffixes: ClassVar = SUFFIXES
+    suffixes: ClassVar = tuple(
+        f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".bz2", ".xz", ".zst")
+    )
 
     def __init__(self, config: JsonlInput) -> None:
         self.config = config
@@ -60,7 +56,7 @@ class JsonlReader(Reader):
 
         A file of at least ten rows is refused if none of its first hundred has an image, or a caption.
         """
-        files = find_files(self.config.path, SUFFIXES)
+        files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         for file in files:
             self._probe(file)
@@ -80,11 +76,10 @@ class JsonlReader(Reader):
                 yield self.rows.sample(row, place=place, root=root, renamed=renamed.get(index))
 
     def _scan(self, file: FoundFile) -> Iterator[Entry]:
-        names = self.rows.fields.id_fields
-        marks = [json.dumps(name).encode() for name in names]
+        marks = [json.dumps(name).encode() for name in self.rows.fields.id_fields]
         for number, position, content in _lines(Shard(url=file.url, name=file.name, first_row=1)):
             place = sample_id = safe_place(file.name, number)
-            # A line that holds neither the key nor an escape that may spell it gives no id: not parsed.
+            # A line that holds neither the key nor an escape that may spell it gives no id, and is not parsed.
             if isinstance(content, bytes) and (b"\\u" in content or any(mark in content for mark in marks)):
                 with suppress(RowFault):
                     sample_id = self.rows.id_of(parse_object(content, at_start=position == 0), place)
@@ -115,7 +110,9 @@ class JsonlReader(Reader):
 def parse_object(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
     """The object in a line. Raises RowFault (bad_row).
 
-    at_start: the line is the file's first, where a byte order mark may stand
+    Args:
+        content: The line, or why it could not be read.
+        at_start: The line is the first of the file, where a byte order mark may stand.
     """
     if isinstance(content, RowFault):
         raise content
@@ -143,10 +140,7 @@ def _lines(shard: Shard) -> Iterator[Line]:
     with open_plain(shard.url) as stream:
         for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
             _, position, content = line
-            if isinstance(content, RowFault) or _without_mark(content, position).strip(b" \t\r"):
+            if isinstance(content, bytes) and position == 0:
+                content = content.removeprefix(codecs.BOM_UTF8)
+            if isinstance(content, RowFault) or content.strip(b" \t\r"):
                 yield line
-
-
-def _without_mark(content: bytes, position: int) -> bytes:
-    """A line without the byte order mark that a file may begin with."""
-    return content if position else content.removeprefix(codecs.BOM_UTF8)

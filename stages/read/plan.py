@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice, pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +31,13 @@ _FIRST_ROWS: Final = 1000
 
 
 class Entry(NamedTuple):
-    """A row seen while planning. position: its first byte; row: its number; place: as messages name it."""
+    """A row seen while planning.
+
+    Attributes:
+        position: The row's first byte.
+        row: Its number.
+        place: Its name in messages.
+    """
 
     position: int
     row: int
@@ -37,10 +46,10 @@ class Entry(NamedTuple):
 
 
 class IdLog:
-    """Finds the rows whose id an earlier row has, at 8 bytes of memory for each row.
+    """Finds the rows whose id an earlier row has, with 8 bytes of memory for each row.
 
-    Rows are compared by the 53-bit hash that becomes the image id of the dataset, so that this
-    id is unique too; equal hashes are told from equal ids by a second look at the rows.
+    Rows are compared by the 53-bit hash that becomes the image id of the dataset, so that this id is unique too. A
+    second look at the rows tells equal ids from ids that only have the same hash.
     """
 
     def __init__(self) -> None:
@@ -55,9 +64,10 @@ class IdLog:
         self._hashes.extend(hashes)
 
     def renamed(self, again: Callable[[], Iterable[tuple[str, str]]]) -> dict[int, Renamed]:
-        """New ids for the rows that need one, by the row's ordinal in the input; `index` is not set yet.
+        """New ids for the rows that need one, by the row's ordinal in the input; `Renamed.index` is not set yet.
 
-        again: gives all rows once more, as (id, place); called only if two hashes are equal.
+        Args:
+            again: Gives all rows once more, as (id, place). It is called only if two hashes are equal.
         """
         hashes = np.frombuffer(self._hashes, dtype=np.int64)
         ordered = np.sort(hashes)
@@ -85,9 +95,12 @@ class IdLog:
 def plan_lines(
     files: Sequence[FoundFile], scan: Callable[[FoundFile], Iterator[Entry]], shard_size: int
 ) -> list[Shard]:
-    """Shards of `shard_size` rows; a compressed file is one shard, as it cannot be entered in the middle.
+    """Shards of `shard_size` rows; a compressed file is one shard, since it cannot be entered in the middle.
 
-    scan: gives the rows of a file, in order; it may be called twice for each file.
+    Args:
+        files: The input.
+        scan: Gives the rows of a file, in order. It may be called twice for each file.
+        shard_size: Rows of a shard.
     """
     log = IdLog()
     shards: list[Shard] = []
@@ -112,6 +125,34 @@ def plan_lines(
                 )
             )
     return with_renamed(shards, log.renamed(lambda: ((e.sample_id, e.place) for file in files for e in scan(file))))
+
+
+def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iterator[Shard]:
+    """Shards of a file that cannot be read in parts; they carry their rows, plain values, as compressed JSON."""
+    for start in range(0, len(rows), shard_size):
+        part = rows[start : start + shard_size]
+        payload = zlib.compress(json.dumps(part, separators=(",", ":")).encode())
+        stop = start + len(part)
+        yield Shard(url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=payload)
+
+
+def carried_rows(shard: Shard) -> list[Any]:
+    """The rows of a shard of `plan_rows`."""
+    rows: list[Any] = json.loads(zlib.decompress(shard.payload))
+    return rows
+
+
+def with_unique_ids(shards: Sequence[Shard], ids: Sequence[tuple[str, str]]) -> list[Shard]:
+    """The shards, with new ids for rows whose id an earlier row has.
+
+    Args:
+        shards: The input.
+        ids: (id, place) of all its rows, in order.
+    """
+    log = IdLog()
+    for sample_id, _ in ids:
+        log.add(sample_id)
+    return with_renamed(shards, log.renamed(lambda: ids))
 
 
 def plan_shards(reader: Reader) -> list[Shard]:
@@ -160,24 +201,18 @@ def _exists(image: ImageRef) -> bool:
 
 
 def with_renamed(shards: Sequence[Shard], renamed: dict[int, Renamed]) -> list[Shard]:
-    """Give each shard the renamed rows that are its own.
-
-    Raises ValueError if a shard's `samples` is not known.
-    """
-    if not renamed:
-        return list(shards)
+    """Give each shard its own of the renamed rows. Raises ValueError if a shard does not know its `samples`."""
     ordinals = sorted(renamed)
     answers: list[Shard] = []
-    first = taken = 0
+    first = 0
     for shard in shards:
-        if shard.samples is None:
+        if renamed and shard.samples is None:
             raise ValueError(f"expected the number of rows of {shard.url}")
-        own: list[Renamed] = []
-        while taken < len(ordinals) and ordinals[taken] < first + shard.samples:
-            own.append(replace(renamed[ordinals[taken]], index=ordinals[taken] - first))
-            taken += 1
-        first += shard.samples
-        answers.append(replace(shard, renamed=tuple(own)) if own else shard)
+        last = first + (shard.samples or 0)
+        own = ordinals[bisect_left(ordinals, first) : bisect_left(ordinals, last)]
+        moved = tuple(replace(renamed[ordinal], index=ordinal - first) for ordinal in own)
+        answers.append(replace(shard, renamed=moved) if moved else shard)
+        first = last
     return answers
 
 

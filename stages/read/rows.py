@@ -1,7 +1,7 @@
 """From the fields of an input row to a `Sample`; the same rules for every kind of table.
 
-Every row gives a sample. Of several faults the first in this order is reported: the id, the image,
-the captions. A missing or empty caption is no fault here: the phrases stage reports it.
+Every row gives a sample. If it has several faults, the first in this order is reported: the id, the image, the
+captions. A missing or empty caption is not a fault here: the phrases stage reports it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -68,20 +68,28 @@ class FieldsConfig(BaseModel):
         return ID_FIELDS if self.id is None else (self.id,)
 
 
+Answer = TypeVar("Answer")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowParser:
-    """Makes samples from rows. fields: what to read; image_root: absolute, None for the file's folder."""
+    """Makes samples from rows.
+
+    Attributes:
+        fields: What to read.
+        image_root: Absolute location of the folder of the images; None for the folder of the input file.
+    """
 
     fields: FieldsConfig
     image_root: str | None
 
     @staticmethod
     def of(fields: FieldsConfig) -> RowParser:
-        """For a config. Makes a relative `image_root` absolute, so call it on the driver."""
+        """The parser for a config. It makes a relative `image_root` absolute, so call it on the driver."""
         return RowParser(fields=fields, image_root=None if fields.image_root is None else absolute(fields.image_root))
 
     def check_image_root(self) -> None:
-        """Raise InputError if a root was given that is not a folder on this machine."""
+        """Raise InputError if an image root was given that is not a folder on this machine."""
         if self.image_root is not None and is_local(self.image_root):
             filesystem = filesystem_of(self.image_root)
             if not filesystem.isdir(path_in(filesystem, self.image_root)):
@@ -124,35 +132,35 @@ class RowParser:
     ) -> Sample:
         """The sample of one row.
 
-        place: where it stands, for people, and its id unless it gives one or has a `default_id`
-        renamed: the id it must have instead
-        image: gives the image where the row itself holds it, else None; may raise RowFault
+        Args:
+            row: The fields.
+            place: The row's place, for people, and its id unless it gives one or has a `default_id`.
+            root: The folder that image paths are relative to.
+            renamed: The id that the row gets instead of its own.
+            default_id: The id of a row that gives none.
+            image: Gives the image where the row itself holds it, else None; may raise RowFault.
         """
         faults: list[RowError] = []
-        given: str | None = None
-        found = NO_IMAGE
-        captions: tuple[str, ...] = ()
-        try:
-            given = given_id(row, self.fields.id_fields)
-        except RowFault as fault:
-            faults.append(fault.error)
-        try:
-            found = image() or image_of(row, self.fields.image_fields, root)
-        except RowFault as fault:
-            faults.append(fault.error)
-        try:
-            captions = captions_of(row, self.fields.caption_fields, first_only=self.fields.caption is None)
-        except RowFault as fault:
-            faults.append(fault.error)
-        return settle(
-            Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found),
-            [fault.at(place) for fault in faults],
-            renamed,
-        )
+
+        def unless_faulty(step: Callable[[], Answer], otherwise: Answer) -> Answer:
+            try:
+                return step()
+            except RowFault as fault:
+                faults.append(fault.error.at(place))
+                return otherwise
+
+        fields = self.fields
+        given = unless_faulty(lambda: given_id(row, fields.id_fields), None)
+        found = unless_faulty(lambda: image() or image_of(row, fields.image_fields, root), NO_IMAGE)
+        nothing: tuple[str, ...] = ()
+        first_only = fields.caption is None
+        captions = unless_faulty(lambda: captions_of(row, fields.caption_fields, first_only=first_only), nothing)
+        sample = Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found)
+        return settle(sample, faults, renamed)
 
 
 def settle(sample: Sample, faults: Sequence[RowError], renamed: Renamed | None) -> Sample:
-    """The sample with the id it may have and the first of its faults."""
+    """The sample with the id that it gets and the first of its faults."""
     if renamed is None:
         return replace(sample, error=faults[0]) if faults else sample
     if renamed.duplicate:
@@ -168,20 +176,19 @@ def bad_row(place: str, fault: RowFault, renamed: Renamed | None = None) -> Samp
 
 def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """The id that the row gives, as text; None if it gives none. Raises RowFault (bad_row)."""
-    for name in names:
-        value = row.get(name)
-        if value is None:
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if not isinstance(value, str):
-            raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected text or a whole number")
-        if not value:
-            raise RowFault("bad_row", f"{name!r} is empty")
-        if not is_storable(value):
-            raise RowFault("bad_row", f"{name!r} holds half of a surrogate pair: {shorten(value)}")
-        return value
-    return None
+    name = next((name for name in names if row.get(name) is not None), None)
+    if name is None:
+        return None
+    value = row[name]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected text or a whole number")
+    if not value:
+        raise RowFault("bad_row", f"{name!r} is empty")
+    if not is_storable(value):
+        raise RowFault("bad_row", f"{name!r} holds half of a surrogate pair: {shorten(value)}")
+    return value
 
 
 def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:
@@ -211,7 +218,8 @@ def image_of(row: Mapping[str, Any], names: Sequence[str], root: str) -> ImageRe
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
-        raise RowFault("bad_row", f"no image: expected the field {' or '.join(map(repr, names))}, the row has {fields}")
+        expected = " or ".join(map(repr, names))
+        raise RowFault("bad_row", f"no image: expected the field {expected}, the row has {fields}")
     value = row[name]
     if not isinstance(value, str):
         raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected the path of an image")
@@ -223,23 +231,26 @@ def relative_path(value: str, root: str) -> str:
     """The normalised path below the root that an image path means; nothing is looked up on the disk.
 
     An absolute path is accepted if it lies below a root on this machine.
-    Raises RowFault: bad_row if it is empty, bad_location if it leaves the root or is a URL.
+
+    Raises:
+        RowFault: bad_row if the path is empty, bad_location if it leaves the root or is a URL.
     """
     if not value.strip():
         raise RowFault("bad_row", "the image path is empty")
+    shown = shorten(value)
     if "://" in value or value.lower().startswith(("file:", "http:", "https:", "data:")):
-        raise RowFault("bad_location", f"{shorten(value)} is a URL; download images first, then give their paths")
+        raise RowFault("bad_location", f"{shown} is a URL; download images first, then give their paths")
     if "\0" in value or not is_storable(value):
-        raise RowFault("bad_location", f"{shorten(value)} cannot be the name of a file")
+        raise RowFault("bad_location", f"{shown} cannot be the name of a file")
     normal = posixpath.normpath(value)
     if normal.startswith("/"):
         if not is_local(root) or os.path.commonpath([root, normal]) != root or normal == root:
-            raise RowFault("bad_location", f"{shorten(value)} is not below the image root (input.image_root)")
+            raise RowFault("bad_location", f"{shown} is not below the image root (input.image_root)")
         normal = normal[len(root) :].lstrip("/")
     if normal == ".":
-        raise RowFault("bad_location", f"{shorten(value)} is the image root itself, expected a file below it")
+        raise RowFault("bad_location", f"{shown} is the image root itself, expected a file below it")
     if normal == ".." or normal.startswith("../"):
-        raise RowFault("bad_location", f"{shorten(value)} leaves the image root (input.image_root)")
+        raise RowFault("bad_location", f"{shown} leaves the image root (input.image_root)")
     return normal
 
 
@@ -262,11 +273,12 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def safe_place(name: str, row: int | str) -> str:
-    """How ids and messages name a row of a file: "captions.jsonl:17"."""
+    """The name of a row of a file in ids and messages: "captions.jsonl:17"."""
     return f"{printable(name)}:{row}"
 
 
 def _kind(value: object) -> str:
+    """What a value is, for people."""
     names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
     names[bytes] = "bytes that are not UTF-8"
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,12 +1,13 @@
-"""Files of an input as streams, decompressed on the way.
+"""Files of an input as streams of bytes or lines, decompressed while they are read.
 
-Two kinds of trouble are told apart. What the disk or network does is an InputError, which ends the
-run: no row is to blame. Damaged content of a compressed file is a RowFault, which becomes a bad row.
+Two kinds of trouble are kept apart. A failure of the disk or the network is an InputError, which ends the run: no row
+is to blame. Damage within a compressed file is a RowFault, which becomes a bad row.
 """
 
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import lzma
 import zlib
@@ -22,9 +23,17 @@ from stages.storage import open_file
 Stream = Any
 """Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start."""
 
+Line = tuple[int, int, bytes | RowFault]
+"""Number of the line, its first byte, its content without the line feed or why it could not be read."""
+
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+"""Longer lines are faults, so that a file without line ends does not fill the memory."""
+
+TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
+
 _BLOCK_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
-"""Read at once from a compressed file: what comes before the damage in a larger piece would be lost with it."""
+"""Read size of a compressed file. With a larger one, more of the content before some damage would be lost with it."""
 
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
 
@@ -34,10 +43,8 @@ class InputFile:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        try:
+        with _naming(url):
             self._file = open_file(url)
-        except OSError as error:
-            raise _unreadable(url, error) from error
 
     @property
     def closed(self) -> bool:
@@ -46,17 +53,13 @@ class InputFile:
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes; none at the end."""
-        try:
+        with _naming(self._url):
             return self._file.read(size)
-        except OSError as error:
-            raise _unreadable(self._url, error) from error
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a byte, as `io.IOBase.seek`."""
-        try:
+        with _naming(self._url):
             return self._file.seek(offset, whence)
-        except OSError as error:
-            raise _unreadable(self._url, error) from error
 
     def tell(self) -> int:
         """The byte that is read next."""
@@ -68,9 +71,9 @@ class InputFile:
 
 
 class Forward:
-    """A stream that is only read forward; what lies before a sought place is read and dropped.
+    """A stream that is only read forward: to seek, it reads and drops what lies between.
 
-    The last piece can be read again: tarfile, having found no header in it, leaves it to be looked at.
+    The last piece can be read again. tarfile needs that: when it finds no header in a piece, it leaves it unread.
     """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
@@ -114,16 +117,69 @@ def open_plain(url: str) -> Iterator[Stream]:
     """Open a file of the input, decompressed as its extension says. Raises InputError."""
     file = InputFile(url)
     try:
-        if is_compressed(url):
-            yield Forward(_decompressor(file, url.lower().rpartition(".")[2]))
-        else:
-            yield file
+        yield Forward(_decompressor(file, url.lower().rpartition(".")[2])) if is_compressed(url) else file
     finally:
         file.close()
 
 
-def _unreadable(url: str, error: OSError) -> InputError:
-    return InputError(f"cannot read {url}: {error.strerror or error}")
+def is_utf_16(start: bytes) -> bool:
+    """Whether a file begins with the byte order mark of UTF-16, as spreadsheets write it."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, number: int = 1) -> Iterator[Line]:
+    r"""Lines of the bytes `start` .. `stop`, split at "\n" only.
+
+    A line above MAX_LINE_BYTES, and the point where a compressed file breaks off, give a RowFault as their content.
+
+    Args:
+        stream: Newly opened.
+        start: The first byte of a line.
+        stop: The byte after the last line; None reads to the end.
+        number: Of the line that begins at `start`.
+    """
+    stream.seek(start)
+    position, rest, overlong = start, b"", 0
+    left = None if stop is None else stop - start
+    while True:
+        try:
+            block = stream.read(_BLOCK_BYTES if left is None else min(_BLOCK_BYTES, left))
+        except RowFault as fault:
+            detail = f"the compressed file is damaged from here on: {fault.error.detail}"
+            yield number, position, RowFault("bad_row", detail)
+            return
+        if not block:
+            break
+        if left is not None:
+            left -= len(block)
+        parts = (rest + block).split(b"\n")
+        rest = parts.pop()
+        if overlong and parts:
+            size = overlong + len(parts.pop(0))
+            yield number, position, _too_long(size)
+            number, position, overlong = number + 1, position + size + 1, 0
+        for part in parts:
+            yield number, position, part if len(part) <= MAX_LINE_BYTES else _too_long(len(part))
+            number += 1
+            position += len(part) + 1
+        if overlong or len(rest) > MAX_LINE_BYTES:
+            overlong, rest = overlong + len(rest), b""
+    if overlong:
+        yield number, position, _too_long(overlong + len(rest))
+    elif rest:
+        yield number, position, rest
+
+
+def _too_long(size: int) -> RowFault:
+    return RowFault("bad_row", f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read")
+
+
+@contextmanager
+def _naming(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {url}: {error.strerror or error}") from error
 
 
 def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
@@ -141,7 +197,7 @@ def _decompressor(file: InputFile, extension: str) -> Callable[[int], bytes]:
     damage: RowFault | None = None
 
     def read(size: int) -> bytes:
-        """`size` bytes, or all if negative; fewer at the end and where the damage begins, which the next call tells."""
+        """`size` bytes, or all if negative. Fewer at the end and before damage, which the next call raises."""
         nonlocal damage
         pieces: list[bytes] = []
         left = size

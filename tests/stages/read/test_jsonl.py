@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.contract.errors import InputError
-from stages.read import lines
+from stages.read import streams
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of, write_lines
 
 GOOD = {"image": "a.jpg", "caption": "a cat"}
@@ -288,8 +288,8 @@ def test_a_broken_off_compressed_file_ends_with_a_bad_row(tmp_path: Path, extens
 
 
 def test_overlong_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
-    monkeypatch.setattr(lines, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", 64)
     long = json.dumps({**GOOD, "caption": "x" * 5000}).encode()
     path = write_lines(tmp_path / "in.jsonl", [GOOD, long, GOOD, long])
     for shard_size in (1, 3):

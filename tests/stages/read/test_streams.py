@@ -13,8 +13,7 @@ import pyarrow as pa
 import pytest
 
 from stages.contract.errors import InputError, RowFault
-from stages.read.lines import MAX_LINE_BYTES, iter_lines
-from stages.read.streams import open_plain
+from stages.read.streams import MAX_LINE_BYTES, iter_lines, open_plain
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 
