@@ -161,3 +161,28 @@ def test_shares_that_are_none(share: str, half_bad: list[str], phrasebox: Callab
     code, out, err = phrasebox(*half_bad, "--max-error-share", share)
     assert (code, out) == (2, "")
     assert err.startswith("error: --max-error-share: expected ")
+
+
+def test_a_run_with_a_forgotten_image_root_is_refused_before_any_work(
+    phrasebox: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """Also where it goes on and the images were moved; with some of the images it is made."""
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    (pictures / "1.jpg").write_text("not an image")
+    lines = [json.dumps({"image": f"{number}.jpg", "caption": "a red cup"}) for number in range(3)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
+    command = ["run", tmp_path / "captions.jsonl", "--engine", "inline", "--out", out]
+    code, _, err = phrasebox(*command)
+    assert code == 2
+    assert f"none of the first 3 images exists in the folder {tmp_path}/; the first is '0.jpg'. Set --images" in err
+    assert not out.exists() or not list(out.rglob("*.parquet"))
+    assert phrasebox(*command, "--images", pictures)[0] == 0
+    reasons = pq.read_table(out / "data")["error"].to_pylist()
+    assert sorted(reasons) == ["bad_image", "missing_image", "missing_image"]
+    for path in (out / "data").iterdir():
+        path.unlink()
+    (pictures / "1.jpg").unlink()
+    code, _, err = phrasebox(*command, "--images", pictures)
+    assert code == 2
+    assert f"none of the first 3 images exists in the folder {pictures}/" in err
