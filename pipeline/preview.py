@@ -74,6 +74,8 @@ def _print_plan(
     model = config.model.name or config.model.config
     weights = config.model.pretrained or config.model.weights
     console.print(f"model: {model}{f' with {weights}' if weights else ''}, {config.explain.kind}; device: {device}")
+    if config.model.name == "demo":
+        console.print("the demo model knows drawn things only: photographs need another one, see --model")
     per_image = seconds / len(records)
     console.print(f"speed: {1 / per_image:.1f} images/s in one process, measured on these samples without start-up")
     rows_bytes = records_to_rows(records, embed_images=config.output.embed_images).nbytes / len(records)
@@ -83,7 +85,7 @@ def _print_plan(
         return
     files = -(-total // config.output.rows_per_file)
     console.print(f"time: about {_duration(total * per_image)} for {total:,} samples at that speed")
-    written = f"{total:,} rows, at least {files:,} shards, about {total * rows_bytes / 1e6:,.1f} MB before compression"
+    written = f"{total:,} rows in {files:,} or more shards, about {total * rows_bytes / 1e6:,.1f} MB before compression"
     console.print(f"would write to {path}: {written}", soft_wrap=True)
 
 

@@ -33,7 +33,7 @@ def run(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[INPUT|CONFIG.yaml]",
+            metavar="INPUT|CONFIG.yaml",
             help="Captioned images: a file, folder, glob or URL, of a kind that its name and content tell "
             "(input.path); or a configuration in YAML.",
         ),
