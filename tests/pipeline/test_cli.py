@@ -212,7 +212,7 @@ def at_terminal(command: list[str], question: str, reply: str) -> tuple[int, str
     return process.wait(), shown.decode().replace("\r", "")
 
 
-def test_fresh_asks_at_a_terminal(tmp_path: Path) -> None:
+def test_fresh_asks_at_a_terminal(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("")
     out = tmp_path / "out"
     keys = [
@@ -223,7 +223,7 @@ def test_fresh_asks_at_a_terminal(tmp_path: Path) -> None:
     ]
     settings = [part for key in [*keys, f"output.path={out}"] for part in ("--set", key)]
     command = [sys.executable, "-m", "pipeline", "run", *settings]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert phrasebox("run", *settings)[0] == 0
     mine = out / "data/mine.parquet"
     mine.write_text("mine")
     code, shown = at_terminal([*command, "--fresh"], "Delete them too? [y/N]", "n")

@@ -121,7 +121,7 @@ def test_the_same_command_has_nothing_to_do(inline_dataset: Path, tmp_path: Path
 def test_another_configuration_is_refused(inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     other = config_of({**scenes_config, "explain": {"blocks": 1}}, dataset)
-    with pytest.raises(ResumeError, match=r"explain\.blocks: None there, 1 now"):
+    with pytest.raises(ResumeError, match=r"explain\.blocks: 4 there, 1 now"):
         run(other, QUIET)
     assert list(validate(dataset)) == []
 

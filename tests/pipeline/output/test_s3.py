@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.config import load_config
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
+from pipeline.run import run
 from pipeline.viewer.gallery import write_gallery
 from stages.contract.errors import InputError, ResumeError
 from stages.dataset.folder import open_dataset, read_marks, write_marks
@@ -47,17 +50,20 @@ def source(storage: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, there
 
 
-def command(source: AnyPath, out: AnyPath, *settings: str) -> list[str]:
-    keys = [
+def settings(source: AnyPath, out: AnyPath, *others: str) -> list[str]:
+    return [
         "input.kind=jsonl",
         f"input.path={source / 'captions.jsonl'}",
         f"input.image_root={source / 'images'}",
         "input.shard_size=20",
-        "model.threads=2",
+        "model.threads=1",
         f"output.path={out}",
         "output.rows_per_file=8",
-        *settings,
+        *others,
     ]
+
+
+def command(keys: list[str]) -> list[str]:
     code = (
         "from pipeline.output import lock; lock.LEASE_SECONDS, lock.RENEW_SECONDS = 8.0, 1.0; "
         "from pipeline.cli import main; main()"
@@ -65,10 +71,11 @@ def command(source: AnyPath, out: AnyPath, *settings: str) -> list[str]:
     return [sys.executable, "-c", code, "run", *(part for key in keys for part in ("--set", key))]
 
 
-def run(wanted: list[str]) -> str:
-    done = subprocess.run(wanted, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run_here(keys: list[str]) -> str:
+    """Run in this process; what it printed."""
+    printed = StringIO()
+    run(load_config(None, keys), Console(file=printed, width=500))
+    return printed.getvalue()
 
 
 def rows_of(dataset: AnyPath) -> list[dict[str, Any]]:
@@ -80,7 +87,7 @@ def rows_of(dataset: AnyPath) -> list[dict[str, Any]]:
 def on_disk(source: tuple[Path, AnyPath], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished dataset on the disk."""
     out = tmp_path_factory.mktemp("inline") / "out"
-    run(command(source[0], out, "engine.kind=inline"))
+    run_here(settings(source[0], out, "engine.kind=inline"))
     return out
 
 
@@ -88,15 +95,15 @@ def on_disk(source: tuple[Path, AnyPath], tmp_path_factory: pytest.TempPathFacto
 def stored(source: tuple[Path, AnyPath]) -> AnyPath:
     """The same in storage, where its images are too."""
     out = place_of("s3://bucket/inline")
-    run(command(source[1], out, "engine.kind=inline"))
+    run_here(settings(source[1], out, "engine.kind=inline"))
     return out
 
 
 @pytest.mark.ray
 def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(source, on_disk) -> None:
     out = place_of("s3://bucket/ray/out")
-    wanted = command(source[1], out)
-    process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wanted = settings(source[1], out)
+    process = subprocess.Popen(command(wanted), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait_for(condition: Callable[[], bool]) -> None:
         while not condition():
@@ -104,16 +111,16 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
             time.sleep(0.1)
 
     wait_for((out / ".phrasebox/lock").exists)
-    second = subprocess.run(wanted, capture_output=True, text=True, check=False)
-    assert second.returncode == 2
-    assert second.stderr.startswith("error: another run is writing to s3://bucket/ray/out (")
+    with pytest.raises(ResumeError, match=r"^another run is writing to s3://bucket/ray/out \("):
+        run_here(wanted)
     wait_for(lambda: len(found_in(out / "data", "*.parquet")) >= 2)
     process.kill()
     process.wait()
-    assert "going on with the run in s3://bucket/ray/out" in run(wanted)
+    again = subprocess.run(command(wanted), capture_output=True, text=True, check=True)
+    assert "going on with the run in s3://bucket/ray/out" in again.stdout
     assert rows_of(out) == rows_of(on_disk)
-    assert "s3://bucket/ray/out: valid" in run([sys.executable, "-m", "pipeline", "validate", "s3://bucket/ray/out"])
-    assert "nothing to do" in run(wanted)
+    assert list(problems_of(out)) == []
+    assert "nothing to do" in run_here(wanted)
     assert {path.name for path in found_in(out / ".phrasebox", "*")} <= {"damaged"}
 
 
@@ -184,7 +191,7 @@ def test_what_is_no_dataset_is_named_by_its_url(stored, dataset: str, words: str
 
 def test_storage_that_does_not_answer_is_one_line(source, tmp_path) -> None:
     environment = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
-    wanted = command(source[0], place_of("s3://bucket/out"), "engine.kind=inline")
+    wanted = command(settings(source[0], place_of("s3://bucket/out"), "engine.kind=inline"))
     done = subprocess.run(wanted, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
