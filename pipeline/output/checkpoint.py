@@ -1,14 +1,14 @@
-"""Which shards of an unfinished run count: those that Ray Data's checkpoint answers for, and that can be read.
+"""Which shards of an unfinished run count: those that can be read and that Ray Data's checkpoint has a note of.
 
 Ray Data notes the ids of a write task in NAME.pending.parquet, writes the shards NAME-0.parquet, NAME-1.parquet, ...,
-then renames the note to NAME.parquet. What a run that goes on does with them is ours:
+and then renames the note to NAME.parquet. A run that is continued treats them as follows:
 
-1. A killed driver's workers live on for a moment, on a cluster for longer. Whoever goes on with the run first renames
-   the checkpoint's folder: from then on they cannot commit, and shards without a note are deleted at the end.
-2. Shards of a pending note are deleted, and the note. A task that Ray repeats after its commit writes a second note:
-   the first one goes too, or its rows would count as done.
-3. A committed shard may be lost or damaged all the same, by a disk or by hand. Its note is deleted, and its rows are
-   done again.
+1. Workers of a killed driver live on for a moment, on a cluster for longer. So the checkpoint's folder is renamed
+   first: from then on they cannot commit. The shards that they still write have no note and are deleted at the end.
+2. The shards of a pending note are deleted together with it. A task that Ray repeats after its commit writes a second
+   note; then the first one is deleted too, or its rows would count as done.
+3. A committed shard may still be lost or damaged, by a disk or by hand. Its note is deleted, and its rows are done
+   again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.contract.errors import one_line
-from stages.storage import AnyPath, found_in, move, replacing
+from stages.storage import AnyPath, found_in, move, parquet_file, replacing
 
 _OPENED_AT_ONCE: Final = 16
-"""Footers are small: what counts is the time until a disk or a network answers."""
+"""Files opened at once. Footers are small, so what takes time is the answer of a disk or a network."""
 
 _PENDING: Final = ".pending"
 
 
 def take_over(folder: AnyPath) -> AnyPath:
-    """Rename the checkpoint of a former attempt in a folder, if there is one; returns where it is now."""
+    """Rename a former attempt's checkpoint in a folder, if there is one; returns where this attempt's checkpoint is."""
     former = sorted(found_in(folder, "checkpoint-*"), key=_number)
     place = folder / f"checkpoint-{_number(former[-1]) + 1 if former else 1:04d}"
     if former:
@@ -41,7 +41,7 @@ def take_over(folder: AnyPath) -> AnyPath:
 
 
 def drop_pending(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
-    """Delete what was being written when the former attempt ended; the pending notes last."""
+    """Delete what was being written when the former attempt ended, the pending notes last."""
     members = _by_note(shards)
     for pending in found_in(checkpoint, f"*{_PENDING}.parquet"):
         name = pending.stem.removesuffix(_PENDING)
@@ -52,9 +52,9 @@ def drop_pending(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
 
 
 def noted_ids(checkpoint: AnyPath) -> NDArray[np.int64]:
-    """Ids of the rows that are done, in order."""
+    """Ids of the rows that are done, sorted."""
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        ids = [table["id"].to_numpy() for table in pool.map(_ids, found_in(checkpoint, "*.parquet"))]
+        ids = [column.to_numpy() for column in pool.map(ids_in, found_in(checkpoint, "*.parquet"))]
     return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
 
 
@@ -64,18 +64,19 @@ def _number(checkpoint: AnyPath) -> int:
 
 
 def rebuild(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> None:
-    """Write the notes that belong to shards which can be read."""
+    """Write the notes of shards that can be read."""
     checkpoint.mkdir(parents=True, exist_ok=True)
     for name, members in _by_note(shards).items():
-        ids = pa.concat_tables([_ids(path) for path in members])
+        chunks = [chunk for path in members for chunk in ids_in(path).chunks]
+        ids = pa.table({"id": pa.chunked_array(chunks, pa.int64())})
         with replacing(checkpoint / f"{name}.parquet") as temporary:
-            pq.write_table(ids.replace_schema_metadata(None), temporary)
+            pq.write_table(ids, temporary)
 
 
 def without_rows(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[str]:
-    """Delete the notes that speak of more or fewer rows than their shards hold, with these shards.
+    """Delete the notes that have more or fewer rows than their shards, together with these shards.
 
-    Returns the names of the notes. Shards that cannot be read, and pending notes, must have been taken away before.
+    Shards that cannot be read, and pending notes, must have been removed before. Returns the names of the notes.
     """
     notes = found_in(checkpoint, "*.parquet")
     members = _by_note(shards)
@@ -93,13 +94,13 @@ def without_rows(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[str]:
 
 
 def uncommitted(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[AnyPath]:
-    """Shards that no note answers for."""
+    """Shards without a note."""
     notes = {path.stem for path in found_in(checkpoint, "*.parquet")}
     return [path for name, members in _by_note(shards).items() if name not in notes for path in members]
 
 
 def unreadable(shards: Sequence[AnyPath]) -> Iterator[tuple[AnyPath, str]]:
-    """Shards whose footer cannot be read or has no id, each with the reason."""
+    """Shards whose footer cannot be read or that have no column id, each with the reason."""
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         for path, fault in zip(shards, pool.map(_fault, shards), strict=True):
             if fault is not None:
@@ -107,36 +108,35 @@ def unreadable(shards: Sequence[AnyPath]) -> Iterator[tuple[AnyPath, str]]:
 
 
 def rows_in(shards: Sequence[AnyPath]) -> int | None:
-    """Rows of Parquet files by their footers; None if one cannot be read."""
+    """Number of rows by the shards' footers; None if one cannot be read."""
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         return _total(pool.map(_rows, shards))
 
 
+def ids_in(shard: AnyPath) -> Any:
+    """The ids of a shard, or of a note, as an Arrow column. Raises OSError or pyarrow.ArrowException."""
+    with parquet_file(shard) as file:
+        return file.read(columns=["id"])["id"]
+
+
 def _rows(path: AnyPath) -> int | None:
     try:
-        with path.open("rb") as file:
-            rows: int = pq.read_metadata(file).num_rows
+        with parquet_file(path) as file:
+            return int(file.metadata.num_rows)
     except (pa.ArrowException, OSError):
         return None
-    return rows
-
-
-def _ids(path: AnyPath) -> Any:
-    with path.open("rb") as file:
-        return pq.read_table(file, columns=["id"])
 
 
 def _fault(path: AnyPath) -> str | None:
     try:
-        with path.open("rb") as file:
-            names: list[Any] = pq.read_schema(file).names
+        with parquet_file(path) as file:
+            return None if "id" in file.schema_arrow.names else "it has no column id"
     except (pa.ArrowException, OSError) as error:
         return one_line(error)
-    return None if "id" in names else "it has no column id"
 
 
 def _by_note(shards: Iterable[AnyPath]) -> dict[str, list[AnyPath]]:
-    """Shards by the name of their note: NAME of NAME-0.parquet."""
+    """Shards by the name of their note, which is NAME for NAME-0.parquet."""
     found: dict[str, list[AnyPath]] = {}
     for path in sorted(shards, key=str):
         found.setdefault(path.stem.rpartition("-")[0] or path.stem, []).append(path)
@@ -144,9 +144,5 @@ def _by_note(shards: Iterable[AnyPath]) -> dict[str, list[AnyPath]]:
 
 
 def _total(counts: Iterable[int | None]) -> int | None:
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)

@@ -1,32 +1,39 @@
-"""The dataset's folder: may this run write here, what is already done, and what is written at the end.
+"""The dataset's folder: whether a run may write there, what is already done, and what is written at the end.
 
 OUT/data/*.parquet        the shards
 OUT/categories.parquet    phrases with their counts
 OUT/README.md             dataset card
-OUT/dataset.json          manifest, written last: its presence says "complete"
-OUT/.phrasebox/           lock; until complete run.json (what the rows depend on) and Ray Data's checkpoint;
-                          damaged/, shards that could not be read and were done again
+OUT/dataset.json          manifest, written last: a dataset that has one is complete
+OUT/.phrasebox/           lock. Until the dataset is complete also run.json, which says what the rows depend on, and
+                          Ray Data's checkpoint. damaged/ holds shards that could not be read and were made again
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import __version__
 from pipeline.config import RunConfig, differences
-from pipeline.output.checkpoint import drop_pending, rebuild, rows_in, take_over, uncommitted, unreadable, without_rows
+from pipeline.output.checkpoint import (
+    drop_pending,
+    ids_in,
+    rebuild,
+    rows_in,
+    take_over,
+    uncommitted,
+    unreadable,
+    without_rows,
+)
 from pipeline.output.lock import Lease, locked
 from pipeline.output.origin import signed
 from pipeline.summary import Report
@@ -52,7 +59,7 @@ def _never(_: list[AnyPath]) -> bool:
 
 
 def _release(version: str | None) -> list[str] | None:
-    """Major and minor version: patches leave rows as they are."""
+    """Major and minor version; patches leave rows as they are."""
     return version.split(".")[:2] if version else None
 
 
@@ -77,12 +84,17 @@ def cannot_write(path: AnyPath, error: OSError) -> OutputError:
     )
 
 
-class DatasetFolder:
-    """A dataset on a local or mounted file system, or in object storage.
+class _DamagedMarkError(ResumeError):
+    """The file that says which run is in the folder cannot be read."""
 
-    written_as   its path as the user wrote it
-    checkpoint   Ray Data's, of this attempt; once a run has begun
-    notes        what `begin` found and did, for people
+
+class DatasetFolder:
+    """A dataset that a run writes, on a local or mounted file system or in object storage.
+
+    Attributes:
+        written_as: Its path as the user wrote it.
+        checkpoint: Ray Data's checkpoint of this attempt, once a run has begun.
+        notes: What `begin` found and did, for people.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -94,17 +106,18 @@ class DatasetFolder:
         self._own = self.path / ".phrasebox"
         self._run = self._own / "run.json"
         self._manifest = self.path / "dataset.json"
+        self._beside = [self.path / "categories.parquet", self.path / "README.md", self._manifest]
         self._goes_on = False
         self._lease: Lease | None = None
 
     @property
     def shards(self) -> list[AnyPath]:
-        """The shards that are there, by name."""
+        """The shards that exist, by name."""
         return found_in(self.data, "*.parquet")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Raise OutputError for a write to the folder that fails within the block."""
+        """Raise OutputError if a write to the folder fails within the block."""
         try:
             yield
         except OSError as error:
@@ -114,8 +127,13 @@ class DatasetFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run. Raises ResumeError if another run has it, ConfigError if it can't be made."""
-        with contextlib.ExitStack() as stack:
+        """Hold the folder for one run.
+
+        Raises:
+            ResumeError: Another run holds it.
+            ConfigError: The folder cannot be made.
+        """
+        with ExitStack() as stack:
             try:
                 self._lease = stack.enter_context(locked(self._own / "lock"))
             except OSError as error:
@@ -132,17 +150,24 @@ class DatasetFolder:
         fresh: bool,
         may_delete: MayDelete = _never,
     ) -> State:
-        """Decide whether this run may write here, and note what it is. Call while locked.
+        """Decide whether this run may write here, and store what its rows depend on. Call it while locked.
 
-        fingerprint, calibration   of the model and of what its scores are calibrated with, see `Graph`
-        fresh        delete what is there first; with `may_delete`'s consent also what no run wrote
+        Shards that cannot be read are set aside and made again, also those of a finished dataset. A finished dataset
+        may be another version's; an unfinished one is only continued by the same major and minor version, so that all
+        rows of a dataset are made in the same way.
 
-        Shards that cannot be read are set aside, also those of a finished run, which then goes on.
+        Args:
+            config: The run's configuration.
+            fingerprint: The model's, see `Graph`.
+            calibration: What the scores are calibrated with, see `Graph`.
+            fresh: Delete what is there first.
+            may_delete: Asked whether `fresh` may delete files that no run wrote.
 
-        A finished dataset may be another version's. An unfinished one is only continued by the same major and minor
-        version, since all rows of a dataset are made in the same way.
+        Returns:
+            "complete" if there is nothing left to do, "started" if the run goes on, else "new".
 
-        Raises ResumeError if the folder holds another run, or data that no run of phrasebox explains.
+        Raises:
+            ResumeError: The folder holds another run, or data that no run of phrasebox explains.
         """
         wanted = {
             "phrasebox_version": __version__,
@@ -153,17 +178,31 @@ class DatasetFolder:
         }
         if fresh:
             self._clear(may_delete)
-        found = self._what_is_here()
-        if found is None:
-            strange = [path.name for path in (*self.data.glob("*.parquet"), *self._beside()) if path.exists()]
-            self._refuse_strange(strange)
+        stored = self._stored()
+        if stored is None:
+            self._refuse_strange([path for path in (*self.shards, *self._beside) if path.exists()])
             self.data.mkdir(parents=True, exist_ok=True)
             write_text(self._run, json.dumps(signed(wanted), indent=2))
             self.checkpoint = self.agreed_checkpoint()
             return "new"
-        finished = self._manifest.is_file() and not self._lacks_rows()
+        found, manifest = stored
+        is_complete = bool(manifest) and not self._lacks_rows(manifest)
+        self._refuse_other(found, wanted, is_complete=is_complete)
+        if is_complete:
+            return "complete"
+        self._refuse_strange(self._strange_shards())
+        self._goes_on = True
+        self._set_damaged_aside()
+        if manifest:
+            rebuild(take_over(self._own), self.shards)
+            write_text(self._run, json.dumps(signed(wanted), indent=2))
+            self._manifest.unlink()
+        self.checkpoint = self.agreed_checkpoint()
+        return "started"
+
+    def _refuse_other(self, found: dict[str, Any], wanted: dict[str, Any], *, is_complete: bool) -> None:
         made_by = found.get("phrasebox_version")
-        if not finished and _release(made_by) != _release(__version__):
+        if not is_complete and _release(made_by) != _release(__version__):
             raise ResumeError(
                 f"{self.path} holds an unfinished run of phrasebox {made_by or '(unknown version)'}, this is "
                 f"{__version__}, whose rows may differ: finish it with that version, or --fresh to start over"
@@ -175,30 +214,18 @@ class DatasetFolder:
                 f"{self.path} holds a run with other settings:\n{listed}\n"
                 "Give another output.path, or --fresh to delete that run and start over."
             )
-        if finished:
-            return "complete"
-        self._refuse_strange([path.name for path in self._strange_shards()])
-        self._goes_on = True
-        self._set_damaged_aside()
-        if self._manifest.is_file():
-            rebuild(take_over(self._own), self.shards)
-            write_text(self._run, json.dumps(signed(wanted), indent=2))
-            self._manifest.unlink()
-        self.checkpoint = self.agreed_checkpoint()
-        return "started"
 
-    def _refuse_strange(self, names: list[str]) -> None:
-        if names:
+    def _refuse_strange(self, paths: list[AnyPath]) -> None:
+        if paths:
+            names = ", ".join(sorted(path.name for path in paths)[:5])
             raise ResumeError(
-                f"{self.path} holds files that no run of phrasebox explains ({', '.join(sorted(names)[:5])}): "
-                "give another output.path, or move them away"
+                f"{self.path} holds files that no run of phrasebox explains ({names}): give another output.path, or "
+                "move them away"
             )
 
-    def _lacks_rows(self) -> bool:
-        """Whether a finished run's shards hold fewer rows than its manifest says."""
-        counts = json.loads(self._manifest.read_text(encoding="utf-8"))["counts"]
+    def _lacks_rows(self, manifest: dict[str, Any]) -> bool:
         rows = rows_in(self.shards)
-        return rows is None or rows < counts["written"]
+        return rows is None or rows < manifest["counts"]["written"]
 
     def _set_damaged_aside(self) -> None:
         for path, fault in list(unreadable(self.shards)):
@@ -224,95 +251,84 @@ class DatasetFolder:
             path.unlink()
 
     def forget(self) -> None:
-        """Take back the mark of a run that was refused before its first row: mended, it is another run."""
+        """Delete the mark of a run that was refused before its first row: once mended, it is another run."""
         if not self.checkpoint.exists() and not self.shards:
             self._run.unlink(missing_ok=True)
 
-    def _what_is_here(self) -> dict[str, Any] | None:
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """What the rows of the run in the folder depend on, and its manifest, which is empty until it is complete.
+
+        Returns None if there is no run. Raises ResumeError for a manifest that is not phrasebox's, and
+        _DamagedMarkError.
+        """
         for path in (self._manifest, self._run):
             try:
-                found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                found = json.loads(path.read_text(encoding="utf-8"))
             except FileNotFoundError:
                 continue
             except ValueError as error:
-                raise ResumeError(f"{path} is damaged ({error}); --fresh starts over") from error
-            if path == self._manifest and not (isinstance(found, dict) and "run" in found):
+                raise _DamagedMarkError(f"{path} is damaged ({error}); --fresh starts over") from error
+            manifest = found if path == self._manifest else {}
+            if not isinstance(found, dict) or (path == self._manifest and "run" not in found):
                 raise ResumeError(f"{path} is not phrasebox's; give another output.path")
             run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
-            return {key: value for key, value in run.items() if key != "signature"}
+            run.pop("signature", None)
+            return run, manifest
         return None
-
-    def _beside(self) -> list[AnyPath]:
-        """What a run writes beside the shards, the mark of a run last."""
-        return [self.path / name for name in ("categories.parquet", "README.md", "dataset.json")]
 
     def _clear(self, may_delete: MayDelete) -> None:
         """Delete a run's files, and nothing if there is no mark of a run.
 
         Raises ResumeError if files that no run wrote are in the way and may not be deleted.
         """
-        try:
-            if self._what_is_here() is None:
+        foreign = self._strange_shards()
+        with suppress(_DamagedMarkError):
+            stored = self._stored()
+            if stored is None:
                 return
-        except ResumeError:
-            if not self._is_damaged():
-                raise
-        foreign = self._foreign()
+            if self._is_edited_card(stored[1]):
+                foreign.append(self.path / "README.md")
         if foreign and not may_delete(foreign):
             names = ", ".join(str(path).removeprefix(f"{self.path}/") for path in foreign[:5])
             raise ResumeError(
                 f"--fresh would delete files in {self.path} that phrasebox did not write ({names}): move them away, "
                 "or add --yes. Nothing was deleted"
             )
-        # The marks last: a run that is stopped here is still one that --fresh clears.
+        # The marks go last: a run that is stopped here is still one that --fresh clears.
         remove_tree(self._own / "damaged")
         for checkpoint in found_in(self._own, "checkpoint-*"):
             remove_tree(checkpoint)
-        for path in (*self.shards, *found_in(self.data, ".*.tmp"), *self._beside(), self._run):
+        for path in (*self.shards, *found_in(self.data, ".*.tmp"), *self._beside, self._run):
             path.unlink(missing_ok=True)
 
-    def _foreign(self) -> list[AnyPath]:
-        """What lies where a run writes and was not written by one: other shards, a card that was edited."""
-        foreign = self._strange_shards()
+    def _is_edited_card(self, manifest: dict[str, Any]) -> bool:
         card = self.path / "README.md"
-        if card.is_file() and not self._is_damaged():
-            text = card.read_bytes()
-            if self._manifest.is_file():
-                written = json.loads(self._manifest.read_text(encoding="utf-8")).get("card_sha256")
-                is_own = written in (None, hashlib.sha256(text).hexdigest())
-            else:
-                is_own = b"Made by phrasebox" in text
-            foreign += [] if is_own else [card]
-        return foreign
+        if not card.is_file():
+            return False
+        text = card.read_bytes()
+        if manifest:
+            return manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
+        return b"Made by phrasebox" not in text
 
     def _strange_shards(self) -> list[AnyPath]:
         return [path for path in self.shards if not OWN_SHARD.fullmatch(path.name)]
 
-    def _is_damaged(self) -> bool:
-        """Whether the mark of a run is there but cannot be read."""
-        path = self._manifest if self._manifest.is_file() else self._run
-        try:
-            json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            return True
-        return False
-
     def ids_written(self) -> set[int]:
-        """Ids of the rows that are in the shards. Raises ResumeError for a shard that cannot be read."""
+        """Ids of the rows in the shards. Raises ResumeError for a shard that cannot be read."""
         ids: set[int] = set()
         for path in self.shards:
             try:
-                with path.open("rb") as file:
-                    ids.update(pq.read_table(file, columns=["id"])["id"].to_pylist())
+                ids.update(ids_in(path).to_pylist())
             except (pa.ArrowException, OSError) as error:
                 raise ResumeError(f"{path} is damaged ({error}); delete it, and its rows are done again") from error
         return ids
 
     def finish(self, config: RunConfig, report: Report, *, model: str) -> Tally:
-        """Count the shards, check that no sample was lost, write categories, card and manifest.
+        """Count the shards, check that no sample was lost, and write categories, card and manifest.
 
-        Raises ResumeError if the input of a run that was continued has changed, RuntimeError if rows were lost or
-        doubled: that is a fault of the program.
+        Raises:
+            ResumeError: The input has changed since the run was begun.
+            RuntimeError: Rows were lost or doubled, which is a fault of the program.
         """
         if self._lease is not None:
             self._lease.check()

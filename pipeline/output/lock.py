@@ -1,10 +1,10 @@
-"""One run at a time for a dataset's folder.
+"""A lock on a dataset's folder: one run at a time.
 
-On a file system the kernel locks a file, and frees it when its process dies. In object storage there is no such
-thing: a run puts its name into an object and renews it while it lives (a lease). Whoever finds one watches it for
-`LEASE_SECONDS` and takes it over if it was not renewed; clocks of different machines are never compared. Two runs that
-start within the same second can both believe to be alone for up to `RENEW_SECONDS`; the one whose name was replaced
-then stops before it finishes anything.
+On a file system the kernel locks a file, and frees it when its process dies. Object storage has no locks: a run puts
+its name into an object and renews it as long as it lives (a lease). A run that finds a lease watches it for
+`LEASE_SECONDS`, and takes it over if it was not renewed; clocks of different machines are never compared. Two runs that
+start within the same second can both believe that they are alone, for up to `RENEW_SECONDS`; then the one whose name
+was replaced stops before it finishes anything.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from stages.contract.errors import ResumeError
 from stages.storage import AnyPath, ObjectPath
 
 LEASE_SECONDS: Final = 60.0
+"""How long a lease is watched before it counts as abandoned."""
 
 RENEW_SECONDS: Final = 15.0
+"""How often a lease is renewed."""
 
 
 class Lease:
-    """Our name in a lock object, renewed by a thread until `release`."""
+    """A run's name in a lock object, renewed by a thread until `release`."""
 
     def __init__(self, lock: ObjectPath) -> None:
         self._lock = lock
@@ -41,7 +42,7 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def acquire(self, wait_s: float) -> None:
-        """Take the lease; waits `wait_s` for one that nobody renews. Raises ResumeError if somebody does."""
+        """Take the lease, after watching an existing one for `wait_s`. Raises ResumeError if that one is renewed."""
         found = self._read()
         deadline = time.monotonic() + wait_s
         while found is not None and time.monotonic() < deadline:
@@ -79,7 +80,7 @@ class Lease:
                     return
                 self._write()
             except OSError:
-                continue  # the network; `check` finds out what came of it
+                continue  # a fault of the network: `check` finds out later whether the lease was lost
 
     def _write(self) -> None:
         self._renewals += 1
@@ -95,7 +96,7 @@ class Lease:
 
 @contextmanager
 def locked(lock: AnyPath) -> Iterator[Lease | None]:
-    """Hold a lock while the block runs. Raises ResumeError if another run has it, OSError if it cannot be made."""
+    """Hold a lock while the block runs. Raises ResumeError if another run holds it, OSError if it cannot be made."""
     if isinstance(lock, ObjectPath):
         lease = Lease(lock)
         lease.acquire(LEASE_SECONDS)
@@ -105,16 +106,10 @@ def locked(lock: AnyPath) -> Iterator[Lease | None]:
             lease.release()
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with _flocked(lock):
-        yield None
-
-
-@contextmanager
-def _flocked(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             where = lock.parent.parent
             raise ResumeError(f"another run is writing to {where}; wait for it, or give another output.path") from error
-        yield
+        yield None
