@@ -70,7 +70,6 @@ class CocoCaptionsReader(Reader):
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        root = self.rows.root_of(shard)
         renamed = {item.index: item for item in shard.renamed}
         rows: list[Row] = carried_rows(shard)
         for index, (place, row, reason, detail) in enumerate(rows):
@@ -78,7 +77,7 @@ class CocoCaptionsReader(Reader):
                 sample = Sample(sample_id=self.rows.id_of(row, place), source=place)
                 yield settle(sample, [RowError(reason=reason, detail=f"{place}: {detail}")], renamed.get(index))
             else:
-                yield self.rows.sample(row, place=place, root=root, renamed=renamed.get(index))
+                yield self.rows.sample(row, place=place, shard=shard, renamed=renamed.get(index))
 
 
 def _rows_of(file: FoundFile) -> list[Row]:

@@ -71,7 +71,6 @@ class CsvReader(Reader):
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        root = self.rows.root_of(shard)
         renamed = {item.index: item for item in shard.renamed}
         header: list[str] = json.loads(shard.payload)
         for index, (number, _, fields) in enumerate(self._data_rows(shard, header)):
@@ -80,7 +79,7 @@ class CsvReader(Reader):
                 yield bad_row(place, fields, renamed.get(index))
             else:
                 row = dict(zip(header, fields, strict=True))
-                yield self.rows.sample(_without_empty(row), place=place, root=root, renamed=renamed.get(index))
+                yield self.rows.sample(_without_empty(row), place=place, shard=shard, renamed=renamed.get(index))
 
     def _header(self, file: FoundFile) -> list[str]:
         """The columns of the file; an empty file has none. Raises InputError if a needed one is missing."""

@@ -64,7 +64,6 @@ class JsonlReader(Reader):
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        root = self.rows.root_of(shard)
         renamed = {item.index: item for item in shard.renamed}
         for index, (number, position, content) in enumerate(_lines(shard)):
             place = safe_place(shard.name, number)
@@ -73,7 +72,7 @@ class JsonlReader(Reader):
             except RowFault as fault:
                 yield bad_row(place, fault, renamed.get(index))
             else:
-                yield self.rows.sample(row, place=place, root=root, renamed=renamed.get(index))
+                yield self.rows.sample(row, place=place, shard=shard, renamed=renamed.get(index))
 
     def _scan(self, file: FoundFile) -> Iterator[Entry]:
         marks = [json.dumps(name).encode() for name in self.rows.fields.id_fields]

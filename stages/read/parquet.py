@@ -144,7 +144,7 @@ class ParquetReader(Reader):
         return rows.sample(
             columns.with_path(row),
             place=place,
-            root=rows.root_of(shard),
+            shard=shard,
             renamed=renamed,
             default_id=columns.default_id(row, shard.name, place),
             image=lambda: columns.inline_image(row, place),

@@ -109,9 +109,19 @@ class RowParser:
                     f"Set input.{key} to the right one"
                 )
 
-    def root_of(self, shard: Shard) -> str:
-        """The folder that the shard's image paths are relative to."""
-        return parent(shard.url) if self.image_root is None else self.image_root
+    def image_of(self, row: Mapping[str, Any], shard: Shard) -> ImageRef:
+        """The image whose path the row gives. Raises RowFault (bad_row, bad_location).
+
+        Its `file_name` is relative to the image root, else to the folder that the files of the input have in common:
+        rows that name the same image have the same, rows that name different images have different ones.
+        """
+        value = image_path(row, self.fields.image_fields)
+        if self.image_root is not None:
+            relative = relative_path(value, self.image_root)
+            return ImageRef(file_name=relative, url=join(self.image_root, relative))
+        root = parent(shard.url)
+        relative = relative_path(value, root)
+        return ImageRef(file_name=posixpath.join(posixpath.dirname(shard.name), relative), url=join(root, relative))
 
     def id_of(self, row: Mapping[str, Any], place: str) -> str:
         """The row's own id, or its place if it has none or one that cannot be used."""
@@ -125,7 +135,7 @@ class RowParser:
         row: Mapping[str, Any],
         *,
         place: str,
-        root: str,
+        shard: Shard,
         renamed: Renamed | None,
         default_id: str = "",
         image: Callable[[], ImageRef | None] = lambda: None,
@@ -135,7 +145,7 @@ class RowParser:
         Args:
             row: The fields.
             place: The row's place, for people, and its id unless it gives one or has a `default_id`.
-            root: The folder that image paths are relative to.
+            shard: The part of the input that holds the row.
             renamed: The id that the row gets instead of its own.
             default_id: The id of a row that gives none.
             image: Gives the image where the row itself holds it, else None; may raise RowFault.
@@ -151,7 +161,7 @@ class RowParser:
 
         fields = self.fields
         given = unless_faulty(lambda: given_id(row, fields.id_fields), None)
-        found = unless_faulty(lambda: image() or image_of(row, fields.image_fields, root), NO_IMAGE)
+        found = unless_faulty(lambda: image() or self.image_of(row, shard), NO_IMAGE)
         nothing: tuple[str, ...] = ()
         first_only = fields.caption is None
         captions = unless_faulty(lambda: captions_of(row, fields.caption_fields, first_only=first_only), nothing)
@@ -213,8 +223,8 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
     return tuple(captions)
 
 
-def image_of(row: Mapping[str, Any], names: Sequence[str], root: str) -> ImageRef:
-    """The image whose path the row gives. Raises RowFault (bad_row, bad_location)."""
+def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The path of the image, as the row gives it. Raises RowFault (bad_row)."""
     name = next((name for name in names if row.get(name) is not None), None)
     if name is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
@@ -223,8 +233,7 @@ def image_of(row: Mapping[str, Any], names: Sequence[str], root: str) -> ImageRe
     value = row[name]
     if not isinstance(value, str):
         raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected the path of an image")
-    relative = relative_path(value, root)
-    return ImageRef(file_name=relative, url=join(root, relative))
+    return value
 
 
 def relative_path(value: str, root: str) -> str:

@@ -11,6 +11,7 @@ from stages.contract.errors import InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource, root_of
 from stages.images.faults import DecodeLimits
+from tests.stages.read.inputs import samples_of
 
 
 def dataset_of(**source: Any) -> Dataset:
@@ -52,6 +53,20 @@ def test_the_folder_of_the_run(kind: str, folder: Path) -> None:
         assert loaded.root == images
         assert loaded.load({"file_name": "a.jpg"}) == b"image a"
         assert loaded.load({"file_name": "./deep/../deep/ö [1].jpg"}) == b"image b"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "folder"])
+def test_images_of_sub_folders_are_found_under_the_names_of_the_rows(kind: str, tmp_path: Path) -> None:
+    """Rows of different images never share a name, also where each file of the input has its images beside it."""
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "1.jpg").write_bytes(f"image of {part}".encode())
+        (tmp_path / part / "1.txt").write_text("a cat")
+        (tmp_path / part / "rows.jsonl").write_text('{"image": "1.jpg", "caption": "a cat"}\n')
+    names = [sample.image.file_name for sample in samples_of(kind=kind, path=str(tmp_path))]
+    assert names == ["a/1.jpg", "b/1.jpg"]
+    source = ImageSource(dataset_of(kind=kind, path=str(tmp_path)))
+    assert [source.load({"file_name": name}) for name in names] == [b"image of a", b"image of b"]
 
 
 def test_a_path_that_looks_like_a_pattern(folder: Path) -> None:

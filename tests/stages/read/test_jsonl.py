@@ -198,6 +198,7 @@ def test_several_files_are_named_below_their_common_folder(tmp_path: Path) -> No
     assert [sample.sample_id for sample in samples] == ["a/x.jsonl:1", "b/x.jsonl:1", "b/x.jsonl:2"]
     # Without image_root, images lie beside their own file.
     assert [sample.image.url for sample in samples][:2] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
+    assert [sample.image.file_name for sample in samples] == ["a/a.jpg", "b/a.jpg", "b/a.jpg"]
     listed = samples_of(kind="jsonl", path=[str(tmp_path / "b"), str(tmp_path / "a" / "x.jsonl")])
     assert [sample.sample_id for sample in listed] == ["b/x.jsonl:1", "b/x.jsonl:2", "a/x.jsonl:1"]
     assert samples_of(kind="jsonl", path=str(tmp_path / "*" / "*.jsonl")) == samples
