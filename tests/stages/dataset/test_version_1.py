@@ -69,7 +69,9 @@ def test_figures_and_pages(today: Path, former: Path) -> None:
         pages = make_viewer(folder, None).pages
         with closing(pages.index) as index:
             index.build()
-            seen.append((statistics(index), index.page(search, 0, 100), pages.grid(search, 1)))
+            seen.append(
+                (statistics(index), index.page(search, 0, 100), pages.grid(search, 1).replace(str(folder), "DATASET"))
+            )
     assert seen[0] == seen[1]
     figures, found, page = seen[1]
     assert len(found) == {entry["reason"]: entry["count"] for entry in figures["errors"]}["missing_image"] > 0

@@ -90,7 +90,7 @@ def test_a_file_and_a_link_are_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     (tmp_path / "dead").symlink_to(tmp_path / "gone")
     for name in ("file", "link", "dead"):
-        with pytest.raises(ConfigError, match="--out"):
+        with pytest.raises(ConfigError, match=r"^out: "):
             write(tmp_path / name, overwrite=True)
     assert (tmp_path / "file").read_text() == "mine"
 
