@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM ends a run as Ctrl-C does, and a second signal ends it at once."""
+"""Signals: SIGTERM ends a run as Ctrl-C does, and a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came. A KeyboardInterrupt, since libraries clean up for that one."""
+    """SIGTERM was received. It is a KeyboardInterrupt because libraries clean up after that one."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Within the block SIGINT raises KeyboardInterrupt and SIGTERM Terminated.
+    """Within the block, SIGINT raises KeyboardInterrupt and SIGTERM raises Terminated.
 
-    A second one leaves at once, as safely as kill -9 does. A signal that the process was started to ignore, as a
-    shell does with SIGINT for what runs in the background, stays ignored.
+    A second signal ends the process at once, as safely as kill -9 does. A signal that the process was started to
+    ignore stays ignored; shells start background jobs so for SIGINT.
     """
     kept = {number: signal.getsignal(number) for number in SIGNALS}
-    told = False
+    is_stopping = False
 
     def stop(number: int, _: FrameType | None) -> None:
-        nonlocal told
-        if told:
+        nonlocal is_stopping
+        if is_stopping:
             sys.stderr.write("stopped at once.\n")
             sys.stderr.flush()
             os._exit(128 + number)
-        told = True
+        is_stopping = True
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     try:
@@ -48,7 +48,7 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def keeping_handlers() -> Iterator[None]:
-    """Put the handlers back that a library replaces within the block, as it can in the main thread only."""
+    """Restore the handlers that a library replaces within the block. Only the main thread may change handlers."""
     kept = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield

@@ -19,7 +19,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -106,12 +105,6 @@ def location_of(filesystem_path: str, like: str) -> str:
     return f"{like.partition('://')[0]}://{filesystem_path.lstrip('/')}"
 
 
-def is_folder(location: str) -> bool:
-    """Whether there is a folder at a location. Raises OSError or InputError if that cannot be found out."""
-    filesystem = filesystem_of(location)
-    return bool(filesystem.isdir(path_in(filesystem, location)))
-
-
 def open_file(location: str) -> IO[bytes]:
     """Open for reading. Raises OSError, or InputError for a file system that cannot be used."""
     if is_local(location):
@@ -120,38 +113,23 @@ def open_file(location: str) -> IO[bytes]:
     return cast(IO[bytes], filesystem.open(path_in(filesystem, location), "rb"))
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectPath:
-    """A name behind a URL, with those methods of `pathlib.Path` that a dataset needs.
+class ObjectPath(PurePosixPath):
+    """A name behind a URL, such as s3://bucket/name, with those methods of `pathlib.Path` that a dataset needs."""
 
-    Attributes:
-        protocol: Such as "s3".
-        key: Bucket and name.
-    """
-
-    protocol: str
-    key: PurePosixPath
+    __slots__ = ()
 
     def __str__(self) -> str:
-        return f"{self.protocol}://{self.key}"
-
-    def __truediv__(self, name: str) -> ObjectPath:
-        return ObjectPath(self.protocol, self.key / name)
+        return super().__str__().replace(":/", "://", 1)
 
     @property
-    def name(self) -> str:
-        """The last part."""
-        return self.key.name
+    def protocol(self) -> str:
+        """Such as "s3"."""
+        return self.parts[0].removesuffix(":")
 
     @property
-    def stem(self) -> str:
-        """The last part without its last extension."""
-        return self.key.stem
-
-    @property
-    def parent(self) -> ObjectPath:
-        """The folder."""
-        return ObjectPath(self.protocol, self.key.parent)
+    def key(self) -> str:
+        """Bucket and name."""
+        return str(self).partition("://")[2]
 
     @property
     def filesystem(self) -> Any:
@@ -165,9 +143,9 @@ class ObjectPath:
         except FileNotFoundError:
             return
         for entry in entries:
-            key = PurePosixPath(entry["name"].strip("/"))
-            if key.parent == self.key and fnmatchcase(key.name, pattern):
-                yield ObjectPath(self.protocol, key)
+            path = ObjectPath(f"{self.protocol}:", entry["name"].strip("/"))
+            if path.parent == self and fnmatchcase(path.name, pattern):
+                yield path
 
     def is_file(self) -> bool:
         """Whether there is an object of this name."""
@@ -239,7 +217,7 @@ def place_of(path: AnyPath | str) -> AnyPath:
     match = _URL.fullmatch(str(path).rstrip("/"))
     if match is None:
         return Path(path).expanduser().absolute()
-    return Path(f"/{match[2]}") if match[1] == "file" else ObjectPath(match[1], PurePosixPath(match[2]))
+    return Path(f"/{match[2]}") if match[1] == "file" else ObjectPath(f"{match[1]}:", match[2])
 
 
 def writable_place(path: Path | str) -> AnyPath:

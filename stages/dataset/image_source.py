@@ -13,7 +13,7 @@ from stages.contract.records import ImageRef
 from stages.dataset.folder import Dataset
 from stages.images.faults import DecodeLimits
 from stages.images.load import load_image_bytes
-from stages.storage import ObjectPath, absolute, filesystem_of, is_folder, is_local, join, parent, path_in
+from stages.storage import ObjectPath, absolute, is_local, join, parent, place_of
 
 _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
 """Kinds of input whose images are files below a root."""
@@ -46,7 +46,7 @@ class ImageSource:
         self._dataset = dataset
         self._given = None if image_root is None else absolute(image_root)
         self._confined = confined and image_root is None
-        if self._given is not None and is_local(self._given) and not is_folder(self._given):
+        if self._given is not None and is_local(self._given) and not place_of(self._given).is_dir():
             raise InputError(f"no such folder: {self._given} (image root)")
 
     @cached_property
@@ -113,11 +113,10 @@ def root_of(dataset: Dataset) -> str | None:
     if not isinstance(path, str):
         return None
     location = absolute(path)
-    filesystem = filesystem_of(location)
-    path = path_in(filesystem, location)
-    if filesystem.isdir(path):
+    place = place_of(location)
+    if place.is_dir():
         return location
-    is_pattern = any(sign in location for sign in "*?[{") and not filesystem.isfile(path)
+    is_pattern = any(sign in location for sign in "*?[{") and not place.is_file()
     return None if is_pattern else parent(location)
 
 

@@ -21,7 +21,7 @@ from stages.contract.records import ImageRef, Sample, stable_id
 from stages.read.base import Reader, Renamed, Shard
 from stages.read.find import FoundFile
 from stages.read.streams import is_compressed
-from stages.storage import filesystem_of, path_in
+from stages.storage import place_of
 
 _FIRST_IMAGES: Final = 20
 """Images of which at least one must exist."""
@@ -195,9 +195,7 @@ def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
 
 
 def _exists(image: ImageRef) -> bool:
-    url = image.url or ""
-    filesystem = filesystem_of(url)
-    return bool(filesystem.exists(path_in(filesystem, url)))
+    return place_of(image.url or "").exists()
 
 
 def with_renamed(shards: Sequence[Shard], renamed: dict[int, Renamed]) -> list[Shard]:

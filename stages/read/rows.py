@@ -18,7 +18,7 @@ from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import Renamed, Shard
 from stages.read.find import printable
-from stages.storage import absolute, filesystem_of, is_local, join, parent, path_in
+from stages.storage import absolute, is_local, join, parent, place_of
 
 IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path")
 """Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others'."""
@@ -90,10 +90,8 @@ class RowParser:
 
     def check_image_root(self) -> None:
         """Raise InputError if an image root was given that is not a folder on this machine."""
-        if self.image_root is not None and is_local(self.image_root):
-            filesystem = filesystem_of(self.image_root)
-            if not filesystem.isdir(path_in(filesystem, self.image_root)):
-                raise InputError(f"no such folder: {self.image_root} (input.image_root)")
+        if self.image_root is not None and is_local(self.image_root) and not place_of(self.image_root).is_dir():
+            raise InputError(f"no such folder: {self.image_root} (input.image_root)")
 
     def check_columns(self, columns: Sequence[str], where: str) -> None:
         """Raise InputError unless a table has columns for images, captions, and a configured id."""

@@ -17,7 +17,6 @@ from stages.storage import (
     absolute,
     filesystem_of,
     found_in,
-    is_folder,
     is_local,
     join,
     location_of,
@@ -67,7 +66,6 @@ def test_paths_of_filesystems_and_back(tmp_path: Path) -> None:
     for location in ("memory://files/a.x", str(tmp_path / "a.x")):
         filesystem = filesystem_of(location)
         assert location_of(path_in(filesystem, location), location) == location
-        assert (is_folder(location), is_folder(parent(location))) == (False, True)
         with open_file(location) as file:
             assert file.read() == b"abc"
 
