@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,7 +40,7 @@ IN_MEMORY: Final = "image"
 """What messages call an image that has no path."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Located:
     """What was found in one image: P phrases and n regions.
 
@@ -67,10 +67,10 @@ class Located:
     phrase_indices: NDArray[np.int64]
     boxes_xyxy_px: NDArray[np.float32]
     scores: NDArray[np.float32]
-    regions: tuple[Region, ...] = field(repr=False)
+    regions: tuple[Region, ...]
     size_hw: tuple[int, int]
-    _content: bytes = field(repr=False)
-    _limits: DecodeLimits = field(repr=False)
+    _content: bytes
+    _limits: DecodeLimits
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:
@@ -102,6 +102,10 @@ class Located:
         rgb = scaled(self._content, side_px, self._limits, enlarge=True)
         texts = [f"{phrase} {title}".strip() for phrase in self.phrases]
         return Image.fromarray(row([heat_map_overlay(rgb, values) for values in self.heat_maps], texts))
+
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        return f"Located({list(self.phrases)!r} in {width} x {height} px: {len(self.regions)} regions)"
 
     def _repr_png_(self) -> bytes:
         return encoded(self.picture(), "PNG")

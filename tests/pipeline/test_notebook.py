@@ -132,6 +132,7 @@ def test_an_image_without_a_region_has_empty_arrays(locator: Locator) -> None:
     found = Locator("demo", regions={"min_area_px": 100_000})(np.zeros((50, 40, 3), np.uint8), "red car")
     assert (found.boxes_xyxy_px.shape, found.masks.shape, found.scores.shape) == ((0, 4), (0, 50, 40), (0,))
     assert found.picture().size == (40, 50)
+    assert repr(found) == "Located(['red car'] in 40 x 50 px: 0 regions)"
 
 
 @pytest.mark.parametrize(
