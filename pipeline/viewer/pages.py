@@ -132,7 +132,8 @@ class Pages:
             "grid.html",
             search,
             shown=[
-                (one, self.links.sample(search, offset + place, one.row, one.id)) for place, one in enumerate(views)
+                (one, self.links.sample(search, offset + place, one.number, one.row["id"]))
+                for place, one in enumerate(views)
             ],
             samples=samples,
             regions=regions,

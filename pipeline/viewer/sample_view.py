@@ -55,19 +55,18 @@ class RegionView:
 
     Attributes:
         number: Place in the row's `annotations`.
+        annotation: The entry there.
+        area_share: Share of the image that the region covers, 0 .. 1.
         path: SVG path data of the mask, px.
         label: Text at the box.
         label_xy_px: Where the label's base line starts.
+        colour: Number of the phrase's colour.
         found: Whether the search finds this region.
     """
 
     number: int
-    phrase: str
-    head: str
-    score: float
-    similarity: float
+    annotation: Mapping[str, Any]
     area_share: float
-    box_xywh_px: tuple[float, float, float, float]
     path: str
     label: str
     label_xy_px: tuple[float, float]
@@ -80,21 +79,15 @@ class SampleView:
     """A sample as a page shows it.
 
     Attributes:
-        row: Number of its row in the dataset.
+        number: Number of its row in the dataset.
+        row: The row, with `COLUMNS`.
         text_px: Height of labels in pixels of the image.
     """
 
-    row: int
-    id: int
-    sample_id: str
-    file_name: str
-    width: int
-    height: int
+    number: int
+    row: Mapping[str, Any]
     captions: list[list[CaptionPart]]
     regions: list[RegionView]
-    warnings: list[str]
-    error: str | None
-    error_detail: str | None
     mark: str
     text_px: float
 
@@ -113,51 +106,28 @@ def sample_view(
     """
     annotations = row["annotations"]
     text_px = max(row["width"], row["height"]) / lines
-    labels = [
-        _label(annotation["phrase"], annotation["score"], row["width"] / (text_px or 1)) for annotation in annotations
-    ]
-    places = label_places(
-        [annotation["bbox"] for annotation in annotations], labels, text_px, (row["width"], row["height"])
-    )
-    colours: dict[str, int] = {}
-    for annotation in annotations:
-        colours.setdefault(annotation["phrase"], len(colours) % COLOURS)
-    pixels = max(1, row["width"] * row["height"])
+    labels = [_label(one["phrase"], one["score"], row["width"] / (text_px or 1)) for one in annotations]
+    places = label_places([one["bbox"] for one in annotations], labels, text_px, (row["width"], row["height"]))
+    phrases = dict.fromkeys(one["phrase"] for one in annotations)
+    colours = {phrase: index % COLOURS for index, phrase in enumerate(phrases)}
     regions = [
         RegionView(
             number=place,
-            phrase=annotation["phrase"],
-            head=annotation["head"],
-            score=annotation["score"],
-            similarity=annotation["similarity"],
-            area_share=annotation["area"] / pixels,
-            box_xywh_px=tuple(annotation["bbox"]),
-            path=_path(annotation["segmentation"]),
+            annotation=one,
+            area_share=one["area"] / max(1, row["width"] * row["height"]),
+            path=_path(one["segmentation"]),
             label=labels[place],
             label_xy_px=places[place],
-            colour=colours[annotation["phrase"]],
-            found=found is None or annotation["id"] in found,
+            colour=colours[one["phrase"]],
+            found=found is None or one["id"] in found,
         )
-        for place, annotation in enumerate(annotations)
+        for place, one in enumerate(annotations)
     ]
-    return SampleView(
-        row=number,
-        id=row["id"],
-        sample_id=row["sample_id"],
-        file_name=row["file_name"],
-        width=row["width"],
-        height=row["height"],
-        captions=[
-            caption_parts(caption, [(n, a) for n, a in enumerate(annotations) if a["caption_index"] == index], colours)
-            for index, caption in enumerate(row["captions"])
-        ],
-        regions=regions,
-        warnings=row["warnings"],
-        error=row["error"],
-        error_detail=row["error_detail"],
-        mark=mark or "",
-        text_px=text_px,
-    )
+    captions = [
+        caption_parts(caption, [(n, one) for n, one in enumerate(annotations) if one["caption_index"] == i], colours)
+        for i, caption in enumerate(row["captions"])
+    ]
+    return SampleView(number=number, row=row, captions=captions, regions=regions, mark=mark or "", text_px=text_px)
 
 
 def label_places(

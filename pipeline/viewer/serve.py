@@ -95,15 +95,16 @@ def is_loopback(host: str) -> bool:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        try:
-            info: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        except OSError as error:
-            raise ConfigError(f"--host: no address {host}: {error.strerror}") from error
-        listening = socket.socket(info[0], info[1], info[2])
+        info: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ConfigError(f"--host: no address {host}: {error.strerror}") from error
+    listening = socket.socket(info[0], info[1], info[2])
+    try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(info[4])
         listening.listen()
     except OSError as error:
+        listening.close()
         hint = "" if error.errno == errno.EADDRNOTAVAIL else "; --port 0 takes any free port"
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
     return listening

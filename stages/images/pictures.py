@@ -177,26 +177,19 @@ def lossless(image: Image.Image | Rgb) -> bytes:
 def row(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
     """Put pictures of one height side by side, with a title under each, which may be several lines long."""
     titled = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
-    height = max(len(picture) for picture in titled)
-    paper = np.full((height, sum(picture.shape[1] for picture in titled), 3), _PAPER, np.uint8)
-    left = 0
-    for picture in titled:
-        paper[: len(picture), left : left + picture.shape[1]] = picture
-        left += picture.shape[1]
-    return paper
+    return sheet(titled, len(titled), gap_px=0)
 
 
-def sheet(pictures: Sequence[Rgb], columns: int) -> Rgb:
+def sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
     """Put pictures of any size on one sheet, `columns` in a row."""
-    gap = 8
-    width = max(picture.shape[1] for picture in pictures) + gap
+    width = max(picture.shape[1] for picture in pictures) + gap_px
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    heights = [max(picture.shape[0] for picture in entry) + gap for entry in rows]
-    paper = np.full((sum(heights) + gap, width * columns + gap, 3), _PAPER, np.uint8)
-    top = gap
+    heights = [max(picture.shape[0] for picture in entry) + gap_px for entry in rows]
+    paper = np.full((sum(heights) + gap_px, width * columns + gap_px, 3), _PAPER, np.uint8)
+    top = gap_px
     for entry, height in zip(rows, heights, strict=True):
         for number, picture in enumerate(entry):
-            left = gap + number * width
+            left = gap_px + number * width
             paper[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         top += height
     return paper
