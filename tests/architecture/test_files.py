@@ -26,10 +26,6 @@ HIDING_NAMES |= {"service", "core", "lib", "tools", "types"}
 """Names that hide what is inside."""
 
 
-SHARED_NAMES: set[str] = {"Block", "Config", "Piece", "Target", "Thing"}
-"""Class names that several files may use, each with its reason beside it."""
-
-
 def test_no_file_is_too_long() -> None:
     files = [ROOT / path for path in modules()] + sorted((ROOT / "tests").rglob("*.py"))
     long = {path.relative_to(ROOT).as_posix() for path in files if path.read_text().count("\n") > MOST_LINES}
