@@ -19,10 +19,11 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # threads that wait for each other on a busy core take many times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# The same examples each time: a failure is the change's own. `make fuzz` draws others. No deadlines: other programs may
-# need the machine.
-hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("fuzz", deadline=None, print_blob=True)
+# The same examples each time: a failure is the change's own. `make fuzz` draws others. Nothing is too slow: other
+# programs may need the machine.
+PATIENT = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("same", PATIENT, derandomize=True)
+hypothesis.settings.register_profile("fuzz", PATIENT, print_blob=True)
 hypothesis.settings.load_profile("same")
 
 TOGETHER = ("tests/pipeline/engines", "tests/pipeline/viewer")

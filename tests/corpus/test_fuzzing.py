@@ -23,7 +23,7 @@ from tests.corpus.tars import THREE, tar
 from tests.corpus.tars import sample as members
 from tests.stages.read.inputs import read_all
 
-BOUNDED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BOUNDED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:

@@ -389,7 +389,7 @@ def warns() -> bytes:
 
 
 def test_two_threads_are_in_the_decoder_at_once(warns: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    meeting = threading.Barrier(2, timeout=60)  # against hanging: a decoder behind a lock never lets the second in
+    meeting = threading.Barrier(2, timeout=600)  # against hanging: a decoder behind a lock never lets the second in
     load = PngImageFile.load
 
     def meet(image: PngImageFile) -> Any:
