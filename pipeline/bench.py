@@ -28,7 +28,8 @@ from stages.model.config import InputSpec
 from stages.model.load import from_open_clip
 from stages.model.scenes import make_scene
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
-from stages.regions.stage import RegionsConfig, RegionsStage
+from stages.regions.config import RegionsConfig
+from stages.regions.stage import RegionsStage
 
 IMAGES = 8
 ROUNDS = 7

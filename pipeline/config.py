@@ -17,7 +17,7 @@ from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare.stage import ImagesConfig
 from stages.read import InputConfig, guess_kind
-from stages.regions.stage import RegionsConfig
+from stages.regions.config import RegionsConfig
 
 
 class OutputConfig(BaseModel):

@@ -20,7 +20,7 @@ from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare.stage import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
-from stages.regions.calibration import Calibration, read_calibration
+from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
 
 if TYPE_CHECKING:

@@ -56,7 +56,7 @@ def write_calibration(
     from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.metrics import IOU
     from stages.dataset.evaluate.scores import fit_logistic, out_of_fold
-    from stages.regions.calibration import FEATURES, Calibration
+    from stages.regions.score import FEATURES, Calibration
     from stages.regions.stage import RegionsStage
     from stages.storage import check_writable, write_text
 

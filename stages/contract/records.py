@@ -147,7 +147,7 @@ class Region:
     box_xywh_px   half-open box of the mask, pixels of the EXIF-rotated original image
     mask          same image size
     area_px       pixels of the mask
-    score         0 .. 1: of a calibration (`stages.regions.calibration`), else of `stages.regions.score`
+    score         0 .. 1: of a calibration, else one of `SCORES`, see `stages.regions.score`
     similarity    the heat map's
     """
 

@@ -64,7 +64,7 @@ class WeightsFiles:
     Attributes:
         config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder.
         weights: safetensors state dict.
-        calibrations: calibrations of region scores, see `stages/regions/calibration.py`, one for each of several
+        calibrations: calibrations of region scores, see `stages/regions/score.py`, one for each of several
             settings. They have no checksum of their own: each names the model and the settings that it is for.
     """
 

@@ -1,7 +1,7 @@
-"""The parts a cut heat map falls into: cleaning, connected components, what is measured of each.
+"""The parts that a cut heat map falls into: cleaning, connected components, what is measured of each.
 
-Everything happens on the fine map of `heat.py`, where a grid cell has an odd number of samples per
-direction. Radii are in patches (grid cells), areas in shares of the image.
+Everything happens on the fine map of `heat.py`, where a cell of the grid has an odd number of samples in each
+direction. Radii are in samples, areas are shares of the image.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from stages.regions.score import Evidence
 class Component:
     """One connected part of the cut map.
 
-    inside     bool (h, w): the samples of this part within its own box
-    top, left  where that box begins on the fine map, in samples
-    samples    how many are inside
+    Attributes:
+        inside: bool (h, w), the samples of this part within its own box.
+        top: Where that box begins on the fine map, in samples, as `left`.
+        left: See `top`.
+        samples: How many are inside.
+        evidence: What is measured.
     """
 
     inside: NDArray[np.bool_]
@@ -34,11 +37,11 @@ class Component:
 
 
 def clean(inside: NDArray[np.bool_], *, open_radius: int, close_radius: int, fill_holes: bool) -> NDArray[np.bool_]:
-    """Morphological opening, then closing, by discs of these radii in samples; then holes are filled.
+    """Open, then close the mask by discs of these radii in samples, then fill its holes.
 
-    Opening removes specks and bridges thinner than the disc, closing fills gaps and bays that the
-    disc does not fit into; 0 leaves either out. Holes are filled last, so that what lies in a ring
-    becomes part of it. Beyond the border the mask goes on as it ends there.
+    Opening removes specks and bridges thinner than the disc, closing fills gaps and bays that the disc does not fit
+    into; radius 0 leaves the step out. Holes are filled last, so that what lies in a ring becomes part of it. Beyond
+    the border the mask continues as it ends there.
     """
     mask = inside.view(np.uint8)
     for operation, radius in ((cv2.MORPH_OPEN, open_radius), (cv2.MORPH_CLOSE, close_radius)):
@@ -61,8 +64,7 @@ def components(
 
     fine: float32 (h, w), heat in levels. inside: bool (h, w). threshold: in levels.
     """
-    # OpenCV 5 is three times faster with 16-bit labels; no more than half of the samples, rounded
-    # up, can be parts
+    # OpenCV 5 is three times faster with 16-bit labels. At most half of the samples, rounded up, can be parts.
     label_type = cv2.CV_16U if inside.size < 2 * np.iinfo(np.uint16).max else cv2.CV_32S
     count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8, ltype=label_type)
     total_heat = float(fine.sum(dtype=np.float64))
@@ -79,14 +81,14 @@ def components(
 
 
 def ranked(found: list[Component], rank: Callable[[Evidence], float]) -> list[Component]:
-    """Best first. Equals: the larger one first, then the upper one, then the left one."""
+    """Best first. Of equals, the larger one comes first, then the upper one, then the left one."""
     return sorted(found, key=lambda part: (-rank(part.evidence), -part.samples, part.top, part.left))
 
 
 def _measure(
     heat: NDArray[np.float32], total_heat: float, samples: int, threshold: float, similarity: float
 ) -> Evidence:
-    """Evidence of the part with these values, out of a map of `samples` values with a sum, in levels."""
+    """The evidence of a part with these values, in levels, of a map of `samples` values that sum to `total_heat`."""
     inside = float(heat.sum(dtype=np.float64))
     others = samples - heat.size
     return Evidence(
@@ -101,7 +103,7 @@ def _measure(
 
 
 def _morphology(mask: NDArray[np.uint8], operation: int, radius: int) -> NDArray[np.uint8]:
-    """Opening or closing by a disc. OpenCV's border takes sides, so the mask's own edge is repeated."""
+    """Opening or closing by a disc. OpenCV's border would count as one of the sides, so the mask's edge is repeated."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     margin = 2 * radius
     around = cv2.copyMakeBorder(mask, margin, margin, margin, margin, cv2.BORDER_REPLICATE)

@@ -1,27 +1,37 @@
-"""What is measured of a region, and the scores made from it.
+"""What is measured of a region, the scores made from it, and the calibration that makes a probability of it.
 
-A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions
-more likely to be right. None of those here is a probability: they rank. `calibration.py` makes one.
+A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions more likely to be
+right. No score is a probability: it ranks.
+
+A calibration is a logistic regression on the evidence. It holds for the model and the settings of explain and regions
+with which it was fitted (`stages/dataset/evaluate/scores.py`), and names them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+from stages.contract.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known about one region. Heat is the map with its smallest value 0 and its largest 1.
+    """What is known about one region. Heat is the map with its lowest value 0 and its highest 1.
 
-    energy        share of the map's total heat that lies inside the region, 0 .. 1
-    area          share of the image that the region covers, > 0 .. 1
-    mean_inside   mean heat inside the region, 0 .. 1
-    mean_outside  mean heat of everything else, 0 .. 1; 0 if there is nothing else
-    peak          largest heat inside the region, 0 .. 1; 1 where the map's maximum is inside
-    threshold     heat at which the map was cut, 0 .. 1
-    similarity    cosine of image and phrase, -1 .. 1
+    Attributes:
+        energy: Share of the map's total heat that lies inside the region, 0 .. 1.
+        area: Share of the image that the region covers, > 0 .. 1.
+        mean_inside: Mean heat inside the region, 0 .. 1.
+        mean_outside: Mean heat of everything else, 0 .. 1; 0 if there is nothing else.
+        peak: Highest heat inside the region, 0 .. 1; 1 where the map's maximum is inside.
+        threshold: Heat at which the map was cut, 0 .. 1.
+        similarity: Cosine of image and phrase, -1 .. 1.
     """
 
     energy: float
@@ -36,8 +46,8 @@ class Evidence:
 def energy(evidence: Evidence) -> float:
     """`energy`: how much of what the model saw of the phrase lies in this region.
 
-    High for one compact spot on an otherwise cold map, low where heat is scattered, and for each of
-    several equal parts. Grows with the region: a region of the whole image has 1.
+    High for one compact spot on an otherwise cold map, low where heat is scattered, and for each of several equal
+    parts. Grows with the region: a region of the whole image has 1.
     """
     return evidence.energy
 
@@ -68,19 +78,85 @@ def similarity(evidence: Evidence) -> float:
 
 
 SCORES: Final[dict[str, Callable[[Evidence], float]]] = {
-    "contrast": contrast,
-    "energy": energy,
-    "mean_heat": mean_heat,
-    "peak": peak,
-    "product": product,
-    "similarity": similarity,
+    score.__name__: score for score in (contrast, energy, mean_heat, peak, product, similarity)
 }
-"""Name in the config -> score."""
+"""Name in the configuration -> score."""
 
 
 def rounded_score(name: str, evidence: Evidence) -> float:
     """The score `name` of a region, kept within 0 .. 1 and rounded to six decimals.
 
-    Rounded so that the order of a sum over pixels never shows: not in ties, not in the dataset.
+    Rounding hides the order of a sum over pixels, both in ties and in the dataset.
     """
     return round(min(1.0, max(0.0, SCORES[name](evidence))), 6)
+
+
+FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
+    **{name: attrgetter(name) for name in ("energy", "mean_inside", "mean_outside", "threshold", "peak")},
+    "log_area": lambda evidence: math.log(evidence.area),
+    "log_area_squared": lambda evidence: math.log(evidence.area) ** 2,
+    "similarity": attrgetter("similarity"),
+}
+"""Name -> what a calibration looks at. log_area_squared: very small and very large regions are both doubtful."""
+
+_FORMAT: Final = "phrasebox calibration 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The probability that a region is right: 1 / (1 + exp(-(bias + sum of weight * (feature - mean) / scale))).
+
+    Attributes:
+        bias: The constant term.
+        mean: By name of `FEATURES`, as `scale` and `weight`.
+        scale: See `mean`; none is 0.
+        weight: See `mean`.
+        made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
+        made_from: Where it was fitted, for people.
+    """
+
+    bias: float
+    mean: Mapping[str, float]
+    scale: Mapping[str, float]
+    weight: Mapping[str, float]
+    made_with: Mapping[str, Any]
+    made_from: Mapping[str, Any]
+
+    def probability(self, evidence: Evidence) -> float:
+        """0 .. 1, rounded to six decimals as all scores are."""
+        total = self.bias
+        for name, weight in self.weight.items():
+            total += weight * (FEATURES[name](evidence) - self.mean[name]) / self.scale[name]
+        return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
+
+    def to_json(self) -> str:
+        """The content of a file that `read_calibration` reads."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n"
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration in a file. Raises ConfigError if the file is missing or is not a calibration."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"regions.calibration: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
+    try:
+        if values.pop("format") != _FORMAT:
+            raise ValueError(f"expected the format {_FORMAT!r}")
+        unknown = set(values["weight"]) - set(FEATURES)
+        if unknown:
+            raise ValueError(f"unknown features {', '.join(sorted(unknown))}")
+        found = Calibration(**values)
+        numbers = [
+            found.bias,
+            *(each[name] for each in (found.weight, found.mean, found.scale) for name in found.weight),
+        ]
+        if not all(math.isfinite(number) for number in numbers) or not all(found.scale.values()):
+            raise ValueError("expected finite numbers and scales that are not 0")
+    except KeyError as error:
+        raise ConfigError(f"regions.calibration: {path} is not a calibration: it lacks {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(f"regions.calibration: {path} is not a calibration: {error}") from error
+    return found

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from stages.contract.errors import ConfigError
-from stages.regions.calibration import FEATURES, Calibration, read_calibration
-from stages.regions.score import Evidence
+from stages.regions.score import FEATURES, Calibration, Evidence, read_calibration
 
 EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
 

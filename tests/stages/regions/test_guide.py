@@ -8,9 +8,10 @@ import pytest
 
 from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.regions.canvas import Canvas
-from stages.regions.guide import EPSILON, Guide
-from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions, surface
+from stages.regions.colours import EPSILON, Canvas, Guide
+from stages.regions.config import RegionsConfig
+from stages.regions.cut import cut_map, map_regions, surface
+from stages.regions.stage import RegionsStage
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})

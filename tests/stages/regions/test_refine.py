@@ -9,10 +9,11 @@ import pytest
 
 from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.regions.canvas import CANVAS_SIDE, Canvas
+from stages.regions.colours import CANVAS_SIDE, Canvas, grabcut
+from stages.regions.config import RegionsConfig
+from stages.regions.cut import map_regions
 from stages.regions.paint import Painted
-from stages.regions.refine import grabcut
-from stages.regions.stage import RegionsConfig, RegionsStage, map_regions
+from stages.regions.stage import RegionsStage
 
 GRABCUT = RegionsConfig(refine="grabcut")
 CONTOUR = RegionsConfig(refine="none")

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from stages.contract.errors import RowError
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
-from stages.regions.stage import RegionsConfig, RegionsStage, cut_map, map_regions
+from stages.regions.config import RegionsConfig
+from stages.regions.cut import cut_map, map_regions
+from stages.regions.stage import RegionsStage
 
 # Boxes by hand need the plain interpolated map: no blur.
 FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0, refine="none")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.regions.threshold import cut, fixed_cut, mean_cut, otsu_cut, quantile_cut
+from stages.regions.cut import cut, fixed_cut, mean_cut, otsu_cut, quantile_cut
 
 maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))
 
