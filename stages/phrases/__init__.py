@@ -1,10 +1,9 @@
 """STEP 1: captions -> noun phrases with character spans.
 
 stage.py         what the pipeline calls: PhrasesConfig, PhrasesStage; `phrases_json` for the command line
-noun_phrases.py  which noun phrases of a parsed caption name a thing; the only module that knows spaCy
+noun_phrases.py  which noun phrases of a parsed caption name a thing; no other module knows spaCy
 parsed.py        a parsed caption as plain lists
 repairs.py       where captions mislead a small parser
-referring.py     a phrase with all that says which one
 filters.py       text only: what the parser sees, how texts are normalised
 words.txt        the editable lists
 """

@@ -1,4 +1,4 @@
-"""What of a caption is words, how a phrase's text is normalised, and the editable word lists. No parser in here."""
+"""Which parts of a caption are words, how a phrase's text is normalised, and the word lists. Needs no parser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DETERMINERS: Final[frozenset[str]] = frozenset(
     | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their"}
     | {"whose"}
 )
-"""Articles, demonstratives, quantifiers without a number and possessive pronouns. Numbers stay: they tell how many."""
+"""Articles, demonstratives, quantifiers without a number, and possessive pronouns. Numbers stay: they say how many."""
 
 _INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
 _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
@@ -39,7 +39,7 @@ _NOT_WORDS: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SUSPECT: Final = re.compile(r"[^ A-Za-z0-9,.;:!?'\"()-]|  |^ | -|\.\w|\d{3}|(?<!\S)\S{101}")
-"""Found in every text in which `_NOT_WORDS` finds something; five times faster, and most captions pass."""
+"""Matches every text in which `_NOT_WORDS` finds something, is five times faster, and rules out most captions."""
 _CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _WHITE_SPACE: Final = re.compile(r"\s+")
@@ -53,9 +53,10 @@ _EDGE_MARKS: Final = " \t\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb()[]{}<>.,;:!?*
 class Readable:
     """A caption as the parser gets it, with the way back.
 
-    text     one space between words; mark-up, addresses and file names are gone; titles are in lower case
-    starts   per character of `text`, where it starts in the caption; None if `text` is as long as the caption
-    ends     per character of `text`, where it ends in the caption; None likewise
+    Attributes:
+        text: One space between words, without mark-up, addresses and file names; titles are in lower case.
+        starts: Where each character of `text` starts in the caption; None if `text` is as long as the caption.
+        ends: Where each character of `text` ends in the caption; None likewise.
     """
 
     text: str
@@ -70,14 +71,15 @@ class Readable:
 
 
 def readable(caption: str) -> Readable:
-    """The words of any caption, for the parser; any string at all is allowed and none raises.
+    """The words of any caption, for the parser. It takes any string and never raises.
 
-    Web addresses, e-mail addresses, @names, HTML tags, image file names, camera tags ("IMG_1234"), control and
-    invisible characters, lone surrogates and strings of more than 100 characters without a space (spaCy's tokenizer
-    takes time in their square) disappear; HTML entities become their character; separators, emoji and
-    "#" become commas, because words on either side do not belong together; a line break ends a sentence unless the
-    next line goes on in lower case. Captions Written As Titles or IN CAPITALS become lower case: a parser takes
-    every capitalised word for a name.
+    - Removed: web addresses, e-mail addresses, @names, HTML tags, image file names, camera tags ("IMG_1234"), control
+      and invisible characters, lone surrogates, and strings of more than 100 characters without a space (spaCy's
+      tokenizer takes quadratic time on them).
+    - HTML entities become their character.
+    - Separators, emoji and "#" become commas, because the words on either side do not belong together.
+    - A line break ends a sentence unless the next line continues in lower case.
+    - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every capitalised word for a name.
     """
     text, starts, ends = caption, None, None
     if _SUSPECT.search(caption) and _NOT_WORDS.search(caption):
@@ -127,7 +129,7 @@ def _substitute(match: re.Match[str], caption: str) -> str:
 
 
 def _is_title(text: str) -> bool:
-    """Whether a text of some words is in capitals, or nearly all of at least three longer words start with one."""
+    """Whether a text is in capitals, or has at least three longer words of which nearly all start with a capital."""
     if len(_CAPITAL_WORD.findall(text)) < 2:
         return False
     if text.isupper():
@@ -139,9 +141,10 @@ def _is_title(text: str) -> bool:
 def normalise(words: str) -> str:
     """The text of a phrase from its words in the caption; "" if no letter or digit is left.
 
-    Case folded; one space between words, "man 's" joined to "man's"; HTML entities, control and invisible characters
-    resolved; quotes and punctuation at the edges dropped; leading determiners and possessive pronouns dropped
-    (`DETERMINERS`). A possessor that is a noun stays, as it says which one: "the dog's bowl" -> "dog's bowl".
+    The text is case folded, with one space between words and "man 's" joined to "man's". HTML entities are resolved;
+    control and invisible characters, quotes and punctuation at the edges, and leading determiners and possessive
+    pronouns (`DETERMINERS`) are dropped. A possessor that is a noun stays, because it says which one: "the dog's bowl"
+    -> "dog's bowl".
 
     >>> normalise("The  Old man 's  HAT.")
     "old man's hat"
@@ -160,7 +163,7 @@ def normalise(words: str) -> str:
 def is_code(word: str) -> bool:
     """Whether a word is a number or a code ("2019", "d90", "1080p", "x-100") rather than a word of the language.
 
-    True without any letter, and with a digit unless three letters stand together.
+    True for a word without letters, and for one with a digit unless it has three letters in a row.
     """
     if not any(character.isalpha() for character in word):
         return True
@@ -169,9 +172,9 @@ def is_code(word: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordLists:
-    """The sections of `words.txt`; see there for what each is for. All entries are lower-case lemmas.
+    """The sections of `words.txt`, which says what each is for. All entries are lower-case lemmas.
 
-    drop holds "head" or "preposition head".
+    `drop` has entries of the form "head" or "preposition head".
     """
 
     drop: frozenset[str]
@@ -185,7 +188,7 @@ class WordLists:
 
 
 def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
-    """The word lists of the package, with `add` put into `drop` and `keep` taken out of it again."""
+    """The word lists of the package, with `add` added to `drop` and then `keep` removed from it."""
     sections = _sections()
     drop = (sections["drop"] | {entry.casefold() for entry in add}) - {entry.casefold() for entry in keep}
     return WordLists(**{**sections, "drop": drop})
@@ -197,9 +200,9 @@ def _sections() -> dict[str, frozenset[str]]:
 
 
 def parse_sections(text: str) -> dict[str, frozenset[str]]:
-    """The sections of a word list: name with "_" for "-" -> entries. "#" starts a comment.
+    """The sections of a word list: name, with "_" for "-" -> entries. "#" starts a comment.
 
-    Raises ValueError on a word before the first section.
+    Raises ValueError for a word before the first section.
     """
     sections: dict[str, set[str]] = {}
     current: set[str] | None = None

@@ -1,9 +1,9 @@
-"""Noun phrases of parsed captions that name a thing in the picture. The only module that knows spaCy."""
+"""Noun phrases of parsed captions that name a thing in the image. No other module knows spaCy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
@@ -19,18 +19,25 @@ _SEVERAL: Final = frozenset(
     | {"many", "several", "few"}
 )
 _MAX_WORDS: Final = 30
-"""The longest of Flickr30k Entities' 560,000 phrases has 19 words; more is a list of words, not a phrase."""
+"""The longest of Flickr30k Entities' 560,000 phrases has 19 words; anything longer is a list of words, not a phrase."""
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
+
+_OTHER_PHRASE_DEPS: Final = frozenset({"conj", "cc", "preconj", "punct", "appos"})
+"""Relations whose words do not belong to the head's referring expression."""
+_LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-", "_SP"})
+"""Words that a referring expression does not begin or end with."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundPhrase:
     """A phrase in a parsed text.
 
-    start, end   half-open character offsets into the parsed text, determiner included
-    head         lemma of the head noun, lower case; of the thing counted, not of the group ("a group of friends")
-    plural       whether it names several things
-    head_token   position of the head noun in the Doc
+    Attributes:
+        start: Half-open character offsets into the parsed text, with `end`; the determiner is included.
+        end: See `start`.
+        head: Lemma of the head noun, lower case; of the thing counted, not of the group ("a group of friends").
+        plural: Whether it names several things.
+        head_token: Position of the head noun in the Doc.
     """
 
     start: int
@@ -41,11 +48,11 @@ class FoundPhrase:
 
 
 def load_pipeline(name: str) -> Any:
-    """A spaCy pipeline with only what phrases need: tagger, parser, lemmatizer and what they stand on.
+    """Load a spaCy pipeline with only what phrases need: tagger, parser, lemmatizer and what they depend on.
 
     Raises ConfigError if no pipeline of that name is installed or one of its parts is missing.
     """
-    import spacy  # noqa: PLC0415 - seconds, and it pulls in torch: only a worker that parses pays for it
+    import spacy  # noqa: PLC0415 - it takes seconds and imports torch: only a worker that parses pays for it
 
     try:
         nlp = spacy.load(name, exclude=list(_NOT_NEEDED))
@@ -67,25 +74,26 @@ def load_pipeline(name: str) -> Any:
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
     """The phrases of one parsed caption, in order, without overlap.
 
-    The parser's noun phrases are repaired (`stages.phrases.repairs`), joined over "of", and those are left out that
-    name nothing in the picture: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of
-    `lists.frame`.
+    The parser's noun phrases are repaired (`stages.phrases.repairs`) and joined over "of". Those that name nothing in
+    the image are left out: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
 
-    Joined over "of" ("the roof of a house", "a plate of food") they are one phrase, as in Flickr30k Entities. With a
-    quantity the head is what is counted: "a group of friends" has the head "friend". With a frame only the
-    complement is left: "a photo of a dog", "the side of a dog" are the dog; `keep_parts` keeps the frame, as in
+    Noun phrases around "of" become one phrase, as in Flickr30k Entities: "the roof of a house", "a plate of food". With
+    a quantity the head is what is counted: "a group of friends" has the head "friend". With a frame only the complement
+    is left: "a photo of a dog" and "the side of a dog" are the dog, unless `keep_parts` keeps the frame, as in
     Flickr30k Entities ("the side of a dog", head "dog").
 
-    A pure function of its arguments; `doc` is a spaCy Doc of a pipeline from `load_pipeline`.
+    Args:
+        doc: A spaCy Doc of a pipeline from `load_pipeline`.
+        lists: The word lists.
+        keep_parts: Whether a frame stays.
     """
     sentence = Parsed.of(doc)
-    candidates = repaired(sentence, lists)
-    joined = _join_over_of(sentence, candidates, lists, keep_parts=keep_parts)
+    joined = _join_over_of(sentence, repaired(sentence, lists), lists, keep_parts=keep_parts)
     return [_found(sentence, phrase, lists) for phrase in joined if _names_a_thing(sentence, phrase, lists)]
 
 
 class _Joined(NamedTuple):
-    """A candidate after joining: `reach` is where the words start that belong to it, kept or not."""
+    """A candidate after joining. `reach` is the first word that belongs to it, kept or not."""
 
     start: int
     end: int
@@ -97,7 +105,7 @@ class _Joined(NamedTuple):
 def _join_over_of(
     sentence: Parsed, candidates: Sequence[Candidate], lists: WordLists, *, keep_parts: bool
 ) -> list[_Joined]:
-    """From right to left, so that "a piece of the side of a bridge" is read from the bridge on."""
+    """Join from right to left, so that "a piece of the side of a bridge" is read from the bridge on."""
     words, tags = sentence.words, sentence.tags
     joined: list[_Joined] = []
     for start, end, head in reversed(candidates):
@@ -119,7 +127,7 @@ def _join_over_of(
 
 
 def _with_count(sentence: Parsed, phrase: _Joined) -> _Joined:
-    """ "two of the dogs": a number that counts a phrase belongs to it."""
+    """Add the number that counts a phrase: "two of the dogs"."""
     start = phrase.reach
     if start < 2 or sentence.words[start - 1] != "of" or sentence.words[start - 2] not in _COUNTS_OF:
         return phrase
@@ -168,3 +176,53 @@ def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
         plural=(phrase.plural and not in_pairs) or several or collective,
         head_token=phrase.head,
     )
+
+
+def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[FoundPhrase]:
+    """The phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
+
+    The phrases are expanded along the dependency tree as in Kosmos-2's GRIT (arXiv 2306.14824, sec. 2.1): the head's
+    children are joined to the phrase recursively, conjuncts are not, and an expression inside another one is left out.
+    Two deviations: an apposition is not joined either (it names the thing again), and an expression equal to its phrase
+    is left out, because the phrase is already there. Head and number are those of the phrase.
+    """
+    expanded = [(phrase, _expanded(doc, phrase)) for phrase in phrases]
+    longer = [_whole(each, phrases) for phrase, each in expanded if each.end - each.start > phrase.end - phrase.start]
+    longer.sort(key=lambda expression: (expression.start, -expression.end))
+    kept: list[FoundPhrase] = []
+    for expression in longer:
+        if not kept or expression.end > kept[-1].end:
+            kept.append(expression)
+    return kept
+
+
+def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
+    belonging = set()
+    waiting = [doc[phrase.head_token]]
+    while waiting:
+        token = waiting.pop()
+        belonging.add(token.i)
+        waiting.extend(child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS)
+    first = last = phrase.head_token
+    while doc[first].idx > phrase.start:
+        first -= 1
+    while doc[last].idx + len(doc[last].text) < phrase.end:
+        last += 1
+    begin, end = first, last
+    while begin - 1 in belonging:
+        begin -= 1
+    while end + 1 in belonging or (end + 2 in belonging and doc[end + 1].dep_ == "punct"):
+        end += 1
+    while begin < first and doc[begin].tag_ in _LOOSE_TAGS:
+        begin += 1
+    while end > last and doc[end].tag_ in _LOOSE_TAGS:
+        end -= 1
+    return replace(phrase, start=doc[begin].idx, end=doc[end].idx + len(doc[end].text))
+
+
+def _whole(expression: FoundPhrase, phrases: Sequence[FoundPhrase]) -> FoundPhrase:
+    """The expression up to the end of a phrase that it would cut in two."""
+    for phrase in phrases:
+        if phrase.start < expression.end < phrase.end:
+            return replace(expression, end=phrase.end)
+    return expression

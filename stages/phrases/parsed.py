@@ -1,7 +1,7 @@
 """A parsed caption as plain lists.
 
-spaCy makes a Python object of every token that is looked at, and that takes longer than finding the phrases: all
-columns are read in one call instead.
+spaCy makes a Python object of every token that is looked at, which takes longer than finding the phrases. All columns
+are therefore read in one call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PHRASE_DEPS: Final = frozenset(
 _NOT_BEHIND_ARTICLE: Final = frozenset({"RB", "RP", "VB", "VBP", "VBD", "IN", "UH", "MD"})
 _BEHIND_NOUN: Final = frozenset({"IN", "VBZ", "VBP", "VBD", "VBG", "VBN", "MD", "CC", ",", ".", "TO", "WDT", "WP"})
 ARTICLES: Final = frozenset({"a", "an", "the", "his", "her", "their", "its"})
-"""Words that open a phrase for certain. Not "that" and "this", which stand alone as well."""
+"""Words that always open a phrase. "That" and "this" are missing because they also occur alone."""
 _INTERJECTIONS: Final = frozenset(
     {"ah", "aha", "alas", "bye", "hello", "hey", "hi", "no", "oh", "ok", "okay"}
     | {"oops", "ouch", "please", "well", "wow", "yes", "yeah"}
@@ -39,16 +39,17 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One entry per token in every list.
+    """The columns of a parsed caption, with one entry per token in every list.
 
-    tags           fine part of speech (Penn Treebank), frequent mistakes put right
-    words          in lower case
-    parts          coarse part of speech (Universal)
-    relations      dependency label
-    heads          position of the token's head; its own for a root
-    offsets        first character in the text
-    lengths        characters
-    has_verb       whether the tagger saw a verb at all
+    Attributes:
+        tags: Fine part of speech (Penn Treebank), with frequent mistakes corrected.
+        words: In lower case.
+        parts: Coarse part of speech (Universal).
+        relations: Dependency label.
+        heads: Position of the token's head; its own position for a root.
+        offsets: First character in the text.
+        lengths: Characters.
+        has_verb: Whether the tagger saw a verb at all.
     """
 
     tags: list[str]
@@ -85,14 +86,14 @@ class Parsed:
         )
 
     def lemma(self, index: int) -> str:
-        """Lemma in lower case; of a hyphenated word the whole word: "t-shirt", "x-ray"."""
+        """The lemma in lower case. It includes all parts of a hyphenated word: "t-shirt", "x-ray"."""
         lemma = str(self._strings[self._lemmas[index]]).lower()
         if index < 2 or self.tags[index - 1] != "HYPH":
             return lemma
         return "".join(self.words[self.hyphenated(index)[0] : index]) + lemma
 
     def hyphenated(self, index: int) -> tuple[int, int]:
-        """Half-open token range of the hyphenated word that a token belongs to; the token alone if to none."""
+        """Half-open token range of the hyphenated word that a token belongs to, or of the token alone."""
         start, end = index, index + 1
         while start > 0 and "HYPH" in self.tags[start - 1 : start + 1]:
             start -= 1
@@ -101,9 +102,9 @@ class Parsed:
         return start, end
 
     def noun_phrases(self) -> list[Candidate]:
-        """The parser's own noun phrases, in order, without overlap: a head noun and all that hangs on it to its left.
+        """The parser's own noun phrases, in order, without overlap: a head noun and what depends on it to its left.
 
-        The same as spaCy's `Doc.noun_chunks`.
+        They equal spaCy's `Doc.noun_chunks`.
         """
         found: list[Candidate] = []
         leftmost = self._left_edges()
@@ -117,13 +118,13 @@ class Parsed:
     def _heads_a_phrase(self, index: int) -> bool:
         if self.relations[index] != "conj":
             return self.relations[index] in _PHRASE_DEPS
-        first = self.heads[index]  # the first of the conjuncts tells
+        first = self.heads[index]  # the first of the conjuncts decides
         while self.relations[first] == "conj" and self.heads[first] < first:
             first = self.heads[first]
         return self.relations[first] in _PHRASE_DEPS
 
     def _left_edges(self) -> list[int]:
-        """Per token the leftmost one that hangs on it, directly or not."""
+        """For each token, the leftmost one that depends on it, directly or not."""
         edges = list(range(len(self.heads)))
         for index, head in enumerate(self.heads):
             above = head
@@ -134,10 +135,10 @@ class Parsed:
 
 
 def _corrected(tags: list[str], words: list[str]) -> list[str]:
-    """Tags with three frequent mistakes put right.
+    """Correct three frequent mistakes of the tagger.
 
-    "Boy in a red shirt" starts with an interjection for the tagger; what stands between an article and a
-    preposition, a verb or a mark is a noun ("a tattoo on", with "tattoo" an adverb); a hyphen is no noun.
+    It takes the first word of "Boy in a red shirt" for an interjection. A word between an article and a preposition, a
+    verb or a mark is a noun ("a tattoo on", where it takes "tattoo" for an adverb). A hyphen is not a noun.
     """
     for index, tag in enumerate(tags):
         if words[index] == "-" and tag in NOUN_TAGS:

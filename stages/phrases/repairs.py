@@ -1,8 +1,8 @@
 """Repairs of a small parser's noun phrases: where captions mislead it, and what the words say instead.
 
-Captions are titles and fragments ("man riding horse"), and parsers are trained on news. Each repair is one function
-from candidates to candidates with its reason; `REPAIRS` is their order. Gains are F1 points (of 100) on exact spans,
-measured by leaving the repair out, on 7,500 Flickr30k Entities captions.
+Captions are titles and fragments ("man riding horse"), but parsers are trained on news. Each repair is a function from
+candidates to candidates, and its docstring gives the reason; `REPAIRS` is their order. Gains are F1 points (of 100) on
+exact spans of 7,500 Flickr30k Entities captions, measured by leaving the repair out.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Repair = Callable[[Parsed, list[Candidate], WordLists], list[Candidate]]
 
 
 def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """A run of nouns is one compound, and no noun is left alone.
+    """Make a run of nouns one compound, and leave no noun alone. +0.3.
 
-    The parser ends "safety | vests", "three band | members" at the first noun when it takes the second for a verb's
-    object, and leaves out nouns whose attachment it could not decide. +0.3.
+    The parser ends "safety | vests" and "three band | members" at the first noun when it takes the second for a verb's
+    object, and leaves out nouns whose attachment it could not decide.
     """
     owner = _owners(sentence, candidates)
     found = list(candidates)
@@ -64,10 +64,10 @@ def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -
 
 
 def hyphens(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """Hyphenated words are one word: "mini-trampoline" is not "trampoline", "off-camera" is no camera. +0.05.
+    """Treat a hyphenated word as one: "mini-trampoline" is not "trampoline", "off-camera" is not a camera. +0.05.
 
-    One with a preposition or an adverb inside is an adverb itself ("hand-in-hand") unless something modifies it
-    ("his father-in-law").
+    A hyphenated word with a preposition or an adverb inside is an adverb itself ("hand-in-hand") unless something
+    modifies it ("his father-in-law").
     """
     tags = sentence.tags
     if "HYPH" not in tags:
@@ -77,7 +77,7 @@ def hyphens(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
         first, word_end = sentence.hyphenated(candidate.start)
         end = sentence.hyphenated(candidate.end - 1)[1]
         adverb = word_end == end and not _NOT_IN_NOUN.isdisjoint(tags[first : end - 1])
-        while found and found[-1].end > first:  # the part before the hyphen stood as a phrase of its own
+        while found and found[-1].end > first:  # the part before the hyphen was a phrase of its own
             first = min(first, found.pop().start)
         if not adverb:
             found.append(Candidate(first, end, end - 1))
@@ -85,10 +85,10 @@ def hyphens(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
 
 
 def articles(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """An article opens a phrase: one that stands in none belongs to the next.
+    """Add an article that belongs to no phrase to the next one. +0.02: rare in Flickr30k, usual in product captions.
 
-    The parser leaves modifiers out that it takes for verbs or attaches elsewhere: "a | long-sleeved, checked | shirt",
-    "a | steep snow covered | hill". +0.02: rare in Flickr30k, usual in product captions.
+    The parser leaves out modifiers that it takes for verbs or attaches elsewhere: "a | long-sleeved, checked | shirt",
+    "a | steep snow covered | hill".
     """
     tags = sentence.tags
     owner = _owners(sentence, candidates)
@@ -105,11 +105,11 @@ def articles(sentence: Parsed, candidates: list[Candidate], lists: WordLists) ->
 
 
 def boundaries(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """Split where no noun phrase goes on, drop what none begins with.
+    """Split where a noun phrase cannot continue, and drop what it cannot begin with. +0.2.
 
     A full stop, colon or bracket ends a phrase; a determiner begins one ("snow a dog"); a participle behind a noun
     is a verb with its object ("boy | holding | pool cue"); behind "noun and" an adjective begins the next phrase
-    ("olive vest | and | black boots"). +0.2.
+    ("olive vest | and | black boots").
     """
     found: list[Candidate] = []
     for candidate in candidates:
@@ -124,7 +124,7 @@ def boundaries(sentence: Parsed, candidates: list[Candidate], lists: WordLists) 
 
 
 def _border(sentence: Parsed, index: int, candidate: Candidate, lists: WordLists) -> int | None:
-    """How many words to leave out between two phrases that meet at `index`; None if it is no border."""
+    """How many words to leave out between two phrases that meet at `index`; None if none do."""
     tags, words = sentence.tags, sentence.words
     tag, before = tags[index], tags[index - 1]
     if tag in _FULL_STOP_TAGS:
@@ -154,7 +154,7 @@ def _add_trimmed(sentence: Parsed, found: list[Candidate], start: int, end: int)
 
 
 def verbs(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """The verb of the caption, taken for the last noun of its subject: "a man in a red hat | talks". +1.3."""
+    """Cut off the verb that was taken for the last noun of its subject: "a man in a red hat | talks". +1.3."""
     found: list[Candidate] = []
     for start, end, head in candidates:
         last = end
@@ -179,7 +179,7 @@ def _ends_in_verb(sentence: Parsed, start: int, end: int, lists: WordLists) -> b
     )
     if tag == "NNS" and words[end - 1].endswith("s"):
         if one and before not in {"NNS", "VBN"} and words[end - 1] not in lists.clothing_in_pairs:
-            return True  # "a ... talks" is no noun phrase: the numbers disagree
+            return True  # "a ... talks" is not a noun phrase: the numbers disagree
         return before != "VBN" and sentence.lemma(end - 1) in lists.verb
     if one and not (start and words[start - 1] == "and"):  # "a boy and a dog play"
         return False
@@ -188,7 +188,7 @@ def _ends_in_verb(sentence: Parsed, start: int, end: int, lists: WordLists) -> b
 
 
 def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """A colour worn is clothing: "a man in black", "dressed in red and white". +0.2."""
+    """Treat a colour that is worn as clothing: "a man in black", "dressed in red and white". +0.2."""
     words, tags = sentence.words, sentence.tags
     if lists.colour.isdisjoint(words):
         return candidates
@@ -212,7 +212,7 @@ def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
 
 
 def numbers(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
-    """A number behind its noun belongs to it: "the number 8", "table 11". +0.1."""
+    """Add the number behind its noun: "the number 8", "table 11". +0.1."""
     tags, words = sentence.tags, sentence.words
     if "CD" not in tags:
         return candidates
@@ -226,7 +226,7 @@ def numbers(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
 
 
 REPAIRS: Final[tuple[Repair, ...]] = (compounds, hyphens, articles, boundaries, verbs, colours, numbers)
-"""The order matters: compounds join before `boundaries` splits, and verbs are cut from what is left."""
+"""The order matters: `compounds` joins before `boundaries` splits, and verbs are cut from what is left."""
 
 
 def repaired(sentence: Parsed, lists: WordLists) -> list[Candidate]:
@@ -238,7 +238,7 @@ def repaired(sentence: Parsed, lists: WordLists) -> list[Candidate]:
 
 
 def _owners(sentence: Parsed, candidates: Sequence[Candidate]) -> list[int]:
-    """Per token the index of the candidate that holds it, or -1."""
+    """For each token, the index of the candidate that includes it, or -1."""
     owner = [-1] * len(sentence.tags)
     for number, candidate in enumerate(candidates):
         owner[candidate.start : candidate.end] = [number] * (candidate.end - candidate.start)

