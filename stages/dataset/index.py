@@ -1,6 +1,6 @@
 """The light columns of all rows in a temporary DuckDB database, for search and statistics.
 
-Masks, boxes' ids and images stay in the shards: a million rows with three regions each are some 150 MB here, on
+Masks, ids of regions and images stay in the shards: a million rows with three regions each take about 150 MB here, on
 disk. Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +17,17 @@ from typing import Any, Final, Literal
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import Dataset, open_shard, tables_in
 from stages.dataset.search import Search, literal
 from stages.dataset.selection import CONDITION_COLUMNS, Selection, Selector, first_line, sandboxed
 
 QUERY_SECONDS: Final = 30.0
-"""A query that takes longer is given up: a condition can be written that never ends."""
+"""Limit of a query, since a condition may never end."""
 
 _SHARDS_AT_ONCE: Final = 40
-"""Shards that are put into the database together; each insert has a fixed cost of some milliseconds."""
-
-_BATCH_ROWS: Final = 1 << 16
-"""Rows that are read at once; reading more would not be faster."""
+"""Shards that are inserted together: each insert has a fixed cost of some milliseconds."""
 
 _LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS)
 
@@ -55,18 +50,38 @@ CREATE VIEW found AS
 CREATE VIEW marked AS SELECT s.*, m.mark FROM samples s LEFT JOIN marks m ON m.sample_id = s.sample_id;
 """
 
+_INSERTS: Final = (
+    """
+INSERT INTO samples
+    SELECT row, id, sample_id, file_name, width, height, phrase_count, len(annotations),
+        list_max([a.score for a in annotations]),
+        CASE WHEN error IS NOT NULL THEN 'failed' WHEN len(annotations) > 0 THEN 'regions'
+            WHEN phrase_count > 0 THEN 'no_regions' ELSE 'no_phrases' END,
+        error
+    FROM part
+""",
+    "INSERT INTO captions SELECT row, unnest(range(len(captions))), unnest(captions) FROM part",
+    """
+INSERT INTO regions
+    SELECT row, a.phrase, a.head, a.score, a.similarity, a.area, a.area::DOUBLE / (width::DOUBLE * height),
+        a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
+    FROM (SELECT row, width, height, unnest(annotations) AS a FROM part)
+""",
+)
+"""Of `part`, rows of shards with the light columns and `row`, their number in the dataset."""
+
 _ORDERS: Final = {
     "dataset": "row",
     "score_high": "best DESC NULLS LAST, row",
     "score_low": "best NULLS LAST, row",
     "regions": "region_count DESC, row",
-    # ids are hashes already: a multiplication by an odd number orders them anew
+    # ids are hashes, so multiplying them by an odd number gives another order
     "random": "(id::HUGEINT * {factor}) % 9007199254740992, row",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
+class SearchCount:
     """How much a search finds: samples, and regions that fulfil its conditions on regions."""
 
     samples: int
@@ -74,9 +89,9 @@ class Count:
 
 
 class Index:
-    """Search over a dataset. Empty until `build`; may be asked from several threads after it.
+    """Search over a dataset. It is empty until `build`; after that, several threads may ask.
 
-    Raises InputError for damaged shards of a finished dataset; those of an unfinished one are left out.
+    Damaged shards of a finished dataset raise InputError; those of an unfinished one are left out.
     """
 
     def __init__(self, dataset: Dataset, marks: Mapping[str, str]) -> None:
@@ -84,14 +99,14 @@ class Index:
         self.done = 0
         self._ready = threading.Event()
         self._failure: InputError | None = None
-        self._counts: dict[Search, Count] = {}
+        self._counts: dict[Search, SearchCount] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
         self._connection: Any = sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
         self._connection.execute(_TABLES)
         self.mark_all(marks)
 
     def close(self) -> None:
-        """Delete the database."""
+        """Deletes the database."""
         self._connection.close()
         self._folder.cleanup()
 
@@ -101,16 +116,16 @@ class Index:
         return self._ready.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for `ready`. Raises the InputError that ended `build`."""
+        """Waits for `ready`. Raises the InputError that ended `build`."""
         self._ready.wait(seconds)
         if self._failure is not None:
             raise self._failure
         return self.ready
 
-    def build(self, told: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read all shards. told: called with the shards done and their number."""
+    def build(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Reads all shards. Calls `on_progress` with the number of shards that are done and the number of all."""
         try:
-            self._build(told)
+            self._build(on_progress)
         except InputError as error:
             self._failure = error
             raise
@@ -118,34 +133,31 @@ class Index:
             self._counts = {}
             self._ready.set()
 
-    def _build(self, told: Callable[[int, int], None]) -> None:
+    def _build(self, on_progress: Callable[[int, int], None]) -> None:
         first, waiting = 0, []
         for path in self.dataset.shards:
             try:
                 with open_shard(path) as file:
-                    parts = [table for _, table in tables_in(file, _LIGHT_COLUMNS, _BATCH_ROWS, threads=False)]
-                table = pa.concat_tables(parts) if parts else DATASET_SCHEMA.empty_table()
+                    tables = [table for _, table in tables_in(file, _LIGHT_COLUMNS, threads=False)]
             except InputError:
                 if self.dataset.finished:
                     raise
-                table = DATASET_SCHEMA.empty_table()  # a run may be writing it
-            waiting.append(_light(table, first))
-            first += table.num_rows
+                tables = []  # a run may be writing it
+            for table in tables:
+                waiting.append(table.append_column("row", pa.array(np.arange(first, first + table.num_rows))))
+                first += table.num_rows
             self.done += 1
-            if len(waiting) == _SHARDS_AT_ONCE or self.done == len(self.dataset.shards):
-                self._insert(waiting)
+            if waiting and (self.done % _SHARDS_AT_ONCE == 0 or self.done == len(self.dataset.shards)):
+                with closing(self._connection.cursor()) as cursor:
+                    cursor.register("part", pa.concat_tables(waiting))
+                    for insert in _INSERTS:
+                        cursor.execute(insert)
+                    cursor.unregister("part")
                 waiting = []
-            told(self.done, len(self.dataset.shards))
-
-    def _insert(self, parts: Sequence[Mapping[str, Any]]) -> None:
-        with closing(self._connection.cursor()) as cursor:
-            for name in ("samples", "captions", "regions"):
-                cursor.register("part", pa.concat_tables([part[name] for part in parts]))
-                cursor.execute(f"INSERT INTO {name} SELECT * FROM part")
-                cursor.unregister("part")
+            on_progress(self.done, len(self.dataset.shards))
 
     def mark_all(self, marks: Mapping[str, str]) -> None:
-        """Replace all marks."""
+        """Replaces all marks."""
         table = pa.table({"sample_id": pa.array(marks, pa.string()), "mark": pa.array(marks.values(), pa.string())})
         with closing(self._connection.cursor()) as cursor:
             cursor.begin()
@@ -157,15 +169,15 @@ class Index:
         self._counts = {}
 
     def check(self, search: Search) -> None:
-        """Raise ConfigError if the search's condition is no SQL condition; the index may be empty."""
+        """Raises ConfigError if the search's condition is not an SQL condition; the index may be empty."""
         _hits(search)
 
-    def count(self, search: Search) -> Count:
-        """How much a search finds. Raises ConfigError if its condition is no SQL condition."""
-        counts = self._counts  # of now: marks may be replaced while this is counted
+    def count(self, search: Search) -> SearchCount:
+        """How much a search finds. Raises ConfigError if its condition is not an SQL condition."""
+        counts = self._counts  # marks may be replaced while this counts
         if search not in counts:
             rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
-            counts[search] = Count(samples=int(rows[0][0]), regions=int(rows[0][1]))
+            counts[search] = SearchCount(samples=int(rows[0][0]), regions=int(rows[0][1]))
         return counts[search]
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
@@ -191,7 +203,7 @@ class Index:
     def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
         """A query over what a search finds, for statistics. Raises as `count`.
 
-        query  names `hit_samples` (columns of `samples`, `mark`) and `hit_regions` (columns of `regions`)
+        It may name `hit_samples` (columns of `samples`, and `mark`) and `hit_regions` (columns of `regions`).
         """
         hits, condition = _hits(search), search.region_condition()
         regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
@@ -204,7 +216,7 @@ class Index:
             try:
                 rows: list[tuple[Any, ...]] = cursor.execute(query).fetchall()
             except duckdb.InterruptException as error:
-                raise ConfigError(f"the search took longer than {QUERY_SECONDS:g} s and was given up") from error
+                raise ConfigError(f"the search took longer than {QUERY_SECONDS:g} s and was stopped") from error
             except duckdb.Error as error:
                 raise ConfigError(f"where: not an SQL condition: {first_line(error)}") from error
         return rows
@@ -239,49 +251,3 @@ def _hits(search: Search) -> str:
 def _factor(seed: int) -> int:
     """An odd number below 2^62, another for every seed (the multiplier of splitmix64)."""
     return ((seed + 1) * 0x9E3779B97F4A7C15) % (1 << 62) | 1
-
-
-def _light(table: Any, first: int) -> dict[str, Any]:
-    """The tables of one shard whose first row has the number `first`."""
-    annotations, captions = table["annotations"].combine_chunks(), table["captions"].combine_chunks()
-    row = pa.array(np.arange(first, first + table.num_rows))
-    owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
-    counts = pc.list_value_length(annotations).cast(pa.int64())
-    scores = regions.field("score").to_numpy()
-    best = np.full(table.num_rows, np.nan, np.float32)
-    np.fmax.at(best, owners.to_numpy(), scores)
-    phrase_counts = table["phrase_count"].to_numpy()
-    errors = table["error"].combine_chunks()
-    failed = errors.is_valid().to_numpy(zero_copy_only=False)
-    status = np.select(
-        [failed, counts.to_numpy() > 0, phrase_counts > 0], ["failed", "regions", "no_regions"], "no_phrases"
-    )
-    pixels = table["width"].to_numpy().astype(np.float64) * table["height"].to_numpy()
-    boxes = regions.field("bbox").flatten().to_numpy().reshape(-1, 4)
-    caption_owners = pc.list_parent_indices(captions)
-    starts = captions.offsets.to_numpy()[:-1] - captions.offsets.to_numpy()[0]
-    numbers = np.arange(len(caption_owners)) - starts[caption_owners.to_numpy()]
-    return {
-        "samples": pa.table(
-            {
-                "row": row,
-                **{name: table[name] for name in ("id", "sample_id", "file_name", "width", "height", "phrase_count")},
-                "region_count": counts,
-                "best": pa.array(best, mask=np.isnan(best)),
-                "status": pa.array(status.astype(str)),
-                "reason": errors,
-            }
-        ),
-        "captions": pa.table(
-            {"row": row.take(caption_owners), "caption_index": numbers.astype(np.int32), "caption": captions.flatten()}
-        ),
-        "regions": pa.table(
-            {
-                "row": row.take(owners),
-                **{name: regions.field(name) for name in ("phrase", "head", "score", "similarity", "area")},
-                "area_share": regions.field("area").to_numpy().astype(np.float64) / pixels[owners.to_numpy()],
-                **{name: boxes[:, place] for place, name in enumerate("xywh")},
-                "caption_index": regions.field("caption_index"),
-            }
-        ),
-    }

@@ -72,49 +72,32 @@ class ChosenSample:
                 yield index, regions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Category:
-    """A category of the exported regions.
-
-    Attributes:
-        index: 0, 1, 2, ... in the order of the names; formats that count from 1 add it.
-        name: A phrase or a head noun.
-        head: Its most frequent head noun, COCO's supercategory.
-    """
-
-    index: int
-    name: str
-    head: str
-
-
 class Categories:
     """Categories by name, with dense numbers: torch detectors index by them, CLIPSelf ranks them.
 
     Holds an entry for each category and none for a region.
+
+    Attributes:
+        names: Phrases or head nouns, sorted; a category's index is its place. Formats that count from 1 add it.
+        heads: The most frequent head noun of each, COCO's supercategory.
     """
 
     def __init__(self, counts: Counter[tuple[str, str]], naming: Naming) -> None:
         """Numbers the names of the (name, head) that were counted."""
         rows = sorted((name, head) for _, name, head, _ in category_rows(Tally(categories=counts)))
+        self.names = [name for name, _ in rows]
+        self.heads = [head for _, head in rows]
         self._naming = naming
-        self._rows = rows
-        self._index = {name: index for index, (name, _) in enumerate(rows)}
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Category]:
-        for index, (name, head) in enumerate(self._rows):
-            yield Category(index=index, name=name, head=head)
-
-    def index_of(self, region: Mapping[str, Any]) -> int:
-        """Index of the category of a chosen region, from its `phrase` and `head`."""
-        return self._index[region[self._naming]]
+        self._index = {name: index for index, name in enumerate(self.names)}
 
     def name_of(self, region: Mapping[str, Any]) -> str:
-        """Name of the category of a region."""
+        """Name of the category of a region, from its `phrase` and `head`."""
         name: str = region[self._naming]
         return name
+
+    def index_of(self, region: Mapping[str, Any]) -> int:
+        """Index of the category of a chosen region."""
+        return self._index[self.name_of(region)]
 
 
 @dataclass(slots=True, kw_only=True)

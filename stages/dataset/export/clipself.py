@@ -64,7 +64,7 @@ def _write_embeddings(job: ExportJob) -> None:
     from stages.model.describe import describe, fingerprint  # noqa: PLC0415
     from stages.model.load import load  # noqa: PLC0415
 
-    manifest, categories = job.dataset.manifest, job.categories
+    manifest, names = job.dataset.manifest, job.categories.names
     config = ModelConfig.model_validate(manifest["config"].get("model", {}))
     if fingerprint(describe(config)) != manifest.get("model_fingerprint"):
         raise InputError("the model's weights are not those that the dataset was made with")
@@ -72,10 +72,9 @@ def _write_embeddings(job: ExportJob) -> None:
     templates = templates_of(manifest["config"].get("explain", {}).get("templates", ("{}",)))
     # Each category comes once, so no more than a round is kept.
     texts = TextCache(model, templates, max_texts=_TEXTS_AT_ONCE)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(categories), model.embed_dim)}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(names), model.embed_dim)}
     with job.folder.file("text_embeddings.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        names = [category.name for category in categories]
         for start in range(0, len(names), _TEXTS_AT_ONCE):
             embeddings = texts(names[start : start + _TEXTS_AT_ONCE]).cpu().numpy()
             file.write(embeddings.astype("<f4").tobytes())

@@ -141,8 +141,8 @@ class CocoFile:
 
 def _categories(categories: Categories) -> Iterable[dict[str, Any]]:
     """COCO's categories, with dense ids from 1 in the order of the names."""
-    for category in categories:
-        yield {"id": category.index + 1, "name": category.name, "supercategory": category.head}
+    for number, (name, head) in enumerate(zip(categories.names, categories.heads, strict=True), start=1):
+        yield {"id": number, "name": name, "supercategory": head}
 
 
 def _image_entry(sample: ChosenSample, file_name: str) -> dict[str, Any]:

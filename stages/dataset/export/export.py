@@ -106,7 +106,7 @@ def export_dataset(
         naming = exporter_type.naming(config)
         counts = _count_categories(dataset, selector, naming) if naming else Counter()
         categories = Categories(counts, naming or "phrase")
-        report.categories = len(categories)
+        report.categories = len(categories.names)
         job = ExportJob(dataset=dataset, folder=folder, splits=splits.names, categories=categories, report=report)
         exporter = exporter_type(config, job)
         try:

@@ -38,6 +38,19 @@ _OBJECTS: Final = {
 """Fields of `objects`, each a list with an entry for every region. `segmentation`: COCO's compressed counts for
 [height, width]."""
 
+_SCHEMA: Final = pa.schema(
+    [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("image_id", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sample_id", pa.string()),
+        ("file_name", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("objects", pa.struct([(name, pa.list_(kind)) for name, kind in _OBJECTS.items()])),
+    ]
+)
+
 _AS_STORED: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 
 
@@ -64,7 +77,7 @@ class Hf(Exporter):
 
     def __init__(self, config: HfConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        schema = _schema(job.categories)
+        schema = _with_features(_SCHEMA, job.categories)
         rows = config.rows_per_file
         self._parts = self.for_splits(
             lambda split: ParquetParts(job.folder, split, schema, rows_per_file=rows, rows_per_group=_ROWS_PER_GROUP)
@@ -81,11 +94,7 @@ class Hf(Exporter):
             {
                 "image": {"bytes": image.content, "path": number_name(row["id"], image.extension)},
                 "image_id": row["id"],
-                "width": row["width"],
-                "height": row["height"],
-                "sample_id": row["sample_id"],
-                "file_name": row["file_name"],
-                "captions": row["captions"],
+                **{name: row[name] for name in ("width", "height", "sample_id", "file_name", "captions")},
                 "objects": objects,
             }
         )
@@ -97,48 +106,22 @@ class Hf(Exporter):
         self.job.folder.file("README.md").write_text(_card(with_rows), encoding="utf-8")
 
 
-def _schema(categories: Categories) -> Any:
-    """Arrow schema with the features of `datasets` in its metadata."""
-    features = {
-        "image": {"_type": "Image"},
-        "image_id": _value("int64"),
-        "width": _value("int32"),
-        "height": _value("int32"),
-        "sample_id": _value("string"),
-        "file_name": _value("string"),
-        "captions": _list(_value("string")),
-        "objects": {name: _list(_feature(name, kind, categories)) for name, kind in _OBJECTS.items()},
-    }
-    metadata = {"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)}
-    return pa.schema(
-        [
-            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            ("image_id", pa.int64()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("sample_id", pa.string()),
-            ("file_name", pa.string()),
-            ("captions", pa.list_(pa.string())),
-            ("objects", pa.struct([(name, pa.list_(kind)) for name, kind in _OBJECTS.items()])),
-        ],
-        metadata=metadata,
-    )
+def _with_features(schema: Any, categories: Categories) -> Any:
+    """The schema with the features of `datasets` in its metadata."""
 
+    def feature(name: str, kind: Any) -> dict[str, Any]:
+        if name == "image":
+            return {"_type": "Image"}
+        if pa.types.is_struct(kind):
+            return {entry.name: feature(entry.name, entry.type) for entry in kind}
+        if pa.types.is_list(kind):
+            return {"feature": feature(name, kind.value_type), "_type": "Sequence"}
+        if name == "category":
+            return {"names": categories.names, "_type": "ClassLabel"}
+        return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
 
-def _feature(name: str, kind: Any, categories: Categories) -> dict[str, Any]:
-    if name == "category":
-        return {"names": [category.name for category in categories], "_type": "ClassLabel"}
-    if pa.types.is_list(kind):
-        return _list(_feature(name, kind.value_type, categories))
-    return _value({"float": "float32"}.get(str(kind), str(kind)))
-
-
-def _value(dtype: str) -> dict[str, Any]:
-    return {"dtype": dtype, "_type": "Value"}
-
-
-def _list(feature: dict[str, Any]) -> dict[str, Any]:
-    return {"feature": feature, "_type": "Sequence"}
+    features = {field.name: feature(field.name, field.type) for field in schema}
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
 
 
 def _card(splits: Sequence[str]) -> str:

@@ -58,8 +58,8 @@ class Odvg(Exporter):
         }
         with job.folder.file("label_map.json").open("w", encoding="utf-8", newline="\n") as file:
             file.write("{")
-            for category in job.categories:
-                file.write(("," if category.index else "") + f'\n"{category.index}":{dumped(category.name)}')
+            for index, name in enumerate(job.categories.names):
+                file.write(("," if index else "") + f'\n"{index}":{dumped(name)}')
             file.write("}\n")
 
     def add(self, sample: ChosenSample) -> None:

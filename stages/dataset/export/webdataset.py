@@ -39,12 +39,7 @@ class Webdataset(Exporter):
         """See `Exporter.add`."""
         row, image = sample.row, sample.encoded
         described: dict[str, Any] = {
-            "id": row["id"],
-            "sample_id": row["sample_id"],
-            "file_name": row["file_name"],
-            "width": row["width"],
-            "height": row["height"],
-            "captions": row["captions"],
+            **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
             "annotations": [
                 {
                     "id": region["id"],

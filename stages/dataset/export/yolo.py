@@ -69,9 +69,9 @@ class Yolo(Exporter):
                     job.report.notes[
                         f"split that Ultralytics wants and is not there: `{needed}` is `{job.splits[-1]}`"
                     ] += 1
-            file.write("names:" + ("\n" if len(job.categories) else " {}\n"))
-            for category in job.categories:
-                file.write(f"  {category.index}: {quoted(category.name)}\n")
+            file.write("names:" + ("\n" if job.categories.names else " {}\n"))
+            for index, name in enumerate(job.categories.names):
+                file.write(f"  {index}: {quoted(name)}\n")
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""

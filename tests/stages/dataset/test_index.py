@@ -18,7 +18,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset import index as index_module
 from stages.dataset.folder import NumberedRows, open_dataset
-from stages.dataset.index import Count, Index
+from stages.dataset.index import Index, SearchCount
 from stages.dataset.search import Search
 from tests.stages.dataset.plain import find, in_order, marks_of, status_of
 
@@ -76,7 +76,7 @@ SEARCHES = [
 @pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search.model_dump(exclude_defaults=True)))
 def test_filters_and_orders(search: Search, index: Index, rows: list[dict[str, Any]]) -> None:
     expected = find(rows, marks_of(rows), search)
-    assert index.count(search) == Count(samples=len(expected), regions=sum(len(one.regions) for one in expected))
+    assert index.count(search) == SearchCount(samples=len(expected), regions=sum(len(one.regions) for one in expected))
     for sort in ("dataset", "score_high", "score_low", "regions"):
         ordered = search.model_copy(update={"sort": sort})
         assert page(index, ordered) == in_order(expected, ordered), sort
@@ -153,7 +153,7 @@ def test_marks_are_replaced(synthetic_dataset: Path) -> None:
         assert index.count(Search(mark="none")).samples == 499
         index.mark_all({"s000000004": "bad", "s000000003": "bad", "nobody": "good"})
         assert page(index, Search(mark="bad")) == [3, 4]
-        assert index.count(Search(mark="good")) == Count(samples=0, regions=0)
+        assert index.count(Search(mark="good")) == SearchCount(samples=0, regions=0)
         assert index.count(Search(mark="none")).samples == 498
         index.mark_all({})
         assert index.count(Search(mark="none")).samples == 500
@@ -182,7 +182,7 @@ def test_a_condition_that_never_ends(index: Index, monkeypatch: pytest.MonkeyPat
     """Is given up, and the next search is answered."""
     monkeypatch.setattr(index_module, "QUERY_SECONDS", 0.2)
     index.check(Search(where=ENDLESS))
-    with pytest.raises(ConfigError, match=r"took longer than 0\.2 s and was given up"):
+    with pytest.raises(ConfigError, match=r"took longer than 0\.2 s and was stopped"):
         index.count(Search(where=ENDLESS))
     monkeypatch.undo()
     assert index.count(Search()).samples == 500
@@ -210,7 +210,7 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path, monkeypatch: pyte
     told: list[tuple[int, int]] = []
     with closing(Index(open_dataset(synthetic_dataset), {})) as index:
         assert not index.wait(0)
-        assert index.count(Search()) == Count(samples=0, regions=0)
+        assert index.count(Search()) == SearchCount(samples=0, regions=0)
         builder = threading.Thread(target=index.build, args=(lambda done, total: told.append((done, total)),))
         builder.start()
         assert index.wait(60)
@@ -261,6 +261,6 @@ def test_no_rows_and_no_shards(synthetic_dataset: Path, tmp_path: Path) -> None:
         with closing(Index(open_dataset(folder), {})) as index:
             index.build()
             assert index.ready
-            assert index.count(Search()) == Count(samples=0, regions=0)
+            assert index.count(Search()) == SearchCount(samples=0, regions=0)
             assert page(index, Search(phrase="man", sort="random")) == []
             assert index.row_of(1) is None
