@@ -143,8 +143,7 @@ class Locator:
         values |= {name: given for name, given in (("explain", explain), ("regions", regions)) if given is not None}
         loaded = None
         if isinstance(model, str):
-            name, _, tag = model.partition("/")
-            values["model"] = {"name": name, **({"pretrained": tag} if tag else {})}
+            values["model"] = {"name": model}
         elif isinstance(model, (Mapping, ModelConfig)):
             values["model"] = model
         else:

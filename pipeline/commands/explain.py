@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.options import Settings
+from pipeline.commands.options import ModelName, Settings
 from pipeline.console import console
 from stages.contract.errors import ConfigError
 
@@ -21,19 +21,21 @@ def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
     phrase: Annotated[list[str], typer.Option("--phrase", metavar="TEXT", help="What to look for. Repeatable.")],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.npz", help="NumPy file to write: arrays maps, scores, phrases.")
+        Path,
+        typer.Option("--out", metavar="FILE.npz", help="NumPy file to write: arrays maps, scores and phrases."),
     ],
+    model: ModelName = None,
     config: Annotated[
         Path | None,
         typer.Option(
             "--config",
             metavar="FILE.yaml",
-            help="Configuration, of which model, images and explain count; without it the defaults and --set hold.",
+            help="Configuration in YAML, of which the sections model, images and explain are used.",
         ),
     ] = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     overlay: Annotated[
-        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture to write: the maps over the image.")
+        Path | None, typer.Option("--overlay", metavar="FILE.png", help="Picture of the maps over the image to write.")
     ] = None,
     versus: Annotated[
         list[str],
@@ -44,6 +46,7 @@ def explain(
 
     \b
     phrasebox explain image.jpg --phrase "red car" --phrase dog --out maps.npz --overlay maps.png
+    phrasebox explain image.jpg --phrase "red car" --out maps.npz --model ViT-B-16/laion2b_s34b_b88k
     """
     import numpy as np
     from PIL import Image
@@ -60,7 +63,8 @@ def explain(
         check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
-    found = Locator(run=load_config(config, settings, ExplainConfig))(image, phrases)
+    named = {} if model is None else {"model.name": model, "model.pretrained": None}
+    found = Locator(run=load_config(config, settings, ExplainConfig, assigned=named))(image, phrases)
     arrays = {"maps": found.heat_maps, "scores": found.similarities, "phrases": np.array(phrases)}
     pictures = [np.asarray(found.heat_picture())]
     table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=image.name, title_justify="left")
@@ -71,7 +75,8 @@ def explain(
         )
     ]
     if versus:
-        other = Locator(run=load_config(config, [*settings, *versus], ExplainConfig))(image, phrases)
+        changed = load_config(config, [*settings, *versus], ExplainConfig, assigned=named)
+        other = Locator(run=changed)(image, phrases)
         arrays |= {"versus_maps": other.heat_maps, "versus_scores": other.similarities}
         pictures.append(np.asarray(other.heat_picture(title=", ".join(versus))))
         table.add_column(f"correlation with {', '.join(versus)}")

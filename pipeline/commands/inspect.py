@@ -71,8 +71,7 @@ def inspect(
     from pipeline.viewer.serve import serve
 
     if model is not None:
-        name, _, tag = model.partition("/")
-        settings = [f"model.name={name}", f"model.pretrained={tag or 'null'}", *settings]
+        settings = [f"model.name={model}", "model.pretrained=null", *settings]
     serve(
         dataset,
         console,

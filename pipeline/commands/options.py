@@ -17,6 +17,15 @@ Settings = Annotated[
         "--set", metavar="KEY=VALUE", help="Set a key of the configuration, e.g. --set explain.blocks=1. Repeatable."
     ),
 ]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME[/TAG]",
+        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; or demo "
+        "(model.name).",
+    ),
+]
 
 Where = Annotated[
     str,

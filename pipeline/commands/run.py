@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import Settings
+from pipeline.commands.options import ModelName, Settings
 from pipeline.console import console, errors
 from stages.contract.errors import ConfigError, PhraseboxError
 
@@ -47,15 +47,7 @@ def run(
     out: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset (output.path).")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="NAME[/TAG]",
-            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; or demo "
-            "(model.name).",
-        ),
-    ] = None,
+    model: ModelName = None,
     weights: Annotated[
         str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
     ] = None,
