@@ -34,9 +34,9 @@ class Part:
     inside: bool
 
 
-def polygon(*points: tuple[float, float]) -> Outline:
-    """Straight lines through the given corners, in unit coordinates."""
-    return np.array(points, dtype=np.float32)
+def polygon(points: str) -> Outline:
+    """Straight lines through corners in unit coordinates, written as in SVG: "x,y x,y ..."."""
+    return np.array([[float(value) for value in corner.split(",")] for corner in points.split()], dtype=np.float32)
 
 
 def ellipse(
@@ -53,14 +53,15 @@ def ellipse(
 
 def rectangle(x0: float, y0: float, x1: float, y1: float) -> Outline:
     """An upright rectangle between two corners."""
-    return polygon((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float32)
 
 
 def bar(x0: float, y0: float, x1: float, y1: float, width: float) -> Outline:
     """A straight stroke of the given width as a rectangle."""
     length = math.hypot(x1 - x0, y1 - y0)
     nx, ny = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
-    return polygon((x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny))
+    corners = [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)]
+    return np.array(corners, dtype=np.float32)
 
 
 def star(points: int, inner: float) -> Outline:
@@ -111,7 +112,5 @@ def petals(count: int) -> list[Part]:
 def canopy() -> Outline:
     """The umbrella's dome with a scalloped lower edge."""
     dome = ellipse(0, 0, 1, 0.85, start=180, stop=360)
-    scallops = []
-    for centre in (0.75, 0.25, -0.25, -0.75):
-        scallops.append(ellipse(centre, 0, 0.25, 0.12, start=180, stop=360)[::-1])
+    scallops = [ellipse(x, 0, 0.25, 0.12, start=180, stop=360)[::-1] for x in (0.75, 0.25, -0.25, -0.75)]
     return np.concatenate([dome, *scallops]).astype(np.float32)

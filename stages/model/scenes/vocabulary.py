@@ -23,48 +23,17 @@ COLOURS: Final[dict[str, tuple[int, int, int]]] = {
 }
 """Colour name -> mean RGB, 0-255. Each object's colour is jittered around it."""
 
-PLURALS: Final[dict[str, str]] = {
-    "apple": "apples",
-    "arrow": "arrows",
-    "ball": "balls",
-    "balloon": "balloons",
-    "bell": "bells",
-    "bird": "birds",
-    "boat": "boats",
-    "book": "books",
-    "bottle": "bottles",
-    "bus": "buses",
-    "butterfly": "butterflies",
-    "candle": "candles",
-    "car": "cars",
-    "cat": "cats",
-    "chair": "chairs",
-    "crown": "crowns",
-    "cup": "cups",
-    "fish": "fish",
-    "flower": "flowers",
-    "hat": "hats",
-    "heart": "hearts",
-    "house": "houses",
-    "key": "keys",
-    "kite": "kites",
-    "ladder": "ladders",
-    "lamp": "lamps",
-    "leaf": "leaves",
-    "moon": "moons",
-    "mushroom": "mushrooms",
-    "rocket": "rockets",
-    "snail": "snails",
-    "star": "stars",
-    "table": "tables",
-    "tent": "tents",
-    "tree": "trees",
-    "umbrella": "umbrellas",
-}
-"""Kind of thing (singular) -> plural."""
+KINDS: Final[tuple[str, ...]] = (
+    *("apple", "arrow", "ball", "balloon", "bell", "bird", "boat", "book", "bottle", "bus", "butterfly", "candle"),
+    *("car", "cat", "chair", "crown", "cup", "fish", "flower", "hat", "heart", "house", "key", "kite"),
+    *("ladder", "lamp", "leaf", "moon", "mushroom", "rocket", "snail", "star", "table", "tent", "tree", "umbrella"),
+)
+"""The kinds of things in a fixed order; the position is the kind's index and, plus one, its category id."""
 
-KINDS: Final[tuple[str, ...]] = tuple(PLURALS)
-"""The kinds in a fixed order; the position is the kind's index and, plus one, its category id."""
+_IRREGULAR: Final = {"bus": "buses", "butterfly": "butterflies", "fish": "fish", "leaf": "leaves"}
+
+PLURALS: Final[dict[str, str]] = {kind: _IRREGULAR.get(kind, f"{kind}s") for kind in KINDS}
+"""Kind of thing (singular) -> plural."""
 
 COLOUR_NAMES: Final[tuple[str, ...]] = tuple(COLOURS)
 """The colours in a fixed order; the position is the colour's index."""
