@@ -1,7 +1,7 @@
-"""`make bench`: one JSON line a figure, each against a baseline measured in the same process.
+"""`make bench`: one JSON line for each figure, measured against a baseline in the same process.
 
-Random weights in the real architectures: the time does not depend on what a model knows. Timings alternate
-between the two sides, so that a machine that slows down slows both.
+The models have the real architectures and random weights: the time does not depend on what a model knows. Timings
+alternate between the two sides, so that a machine that slows down slows both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
-from stages.model.config import InputSpec
+from stages.model.device import PRECISIONS, device_name, fast_precision, pick_device
 from stages.model.load import from_open_clip
 from stages.model.scenes import make_scene
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
@@ -40,23 +40,12 @@ IMAGES = 8
 ROUNDS = 7
 LOADER_BATCH = 64
 
-WORDS = (
-    "dog",
-    "cat",
-    "red car",
-    "old house",
-    "tall man",
-    "woman",
-    "green tree",
-    "table",
-    "street",
-    "blue bicycle",
-)
+WORDS = ["dog", "cat", "red car", "old house", "tall man", "woman", "green tree", "table", "street", "blue bicycle"]
 LAST_BLOCK = GradEclipConfig(blocks=1)
 
 
 def main() -> None:
-    """The command line: all figures, or those that are named."""
+    """Parse the command line; measure all figures, or those that are named."""
     figures = {figure.__name__: figure for figure in (heat_maps, regions, phrases, engines, loaders)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(figures), help="repeatable; by default all")
@@ -67,40 +56,48 @@ def main() -> None:
 
 
 def heat_maps() -> list[dict[str, Any]]:
-    """Time of heat maps for a batch over time of `encode_image` of the same batch.
+    """Time of heat maps for a batch over the time of `encode_image` for the same batch.
 
-    ViT-B-16, 224 px, batch 8, fp32. Text embeddings are cached, as in a run after its first batches.
+    ViT-B-16, 224 px, batch 8, fp32, on the GPU if there is one. Text embeddings are cached, as in a run after its first
+    batches. On a processor or GPU that computes bf16 fast, the time with a bf16 trunk is measured too.
     """
-    model = open_clip.create_model("ViT-B-16").eval()
+    device = pick_device("auto")
+    model = open_clip.create_model("ViT-B-16", device=device).eval()
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
-    spec = InputSpec(size_px=224, patch_px=16, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
-    clip = from_open_clip(model, tokenizer, spec, name="ViT-B-16", pack=True)
+    precisions = {"fp32", fast_precision(device)}
+    clips = {
+        p: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[p], pack=True) for p in precisions
+    }
     rgb = np.random.default_rng(0).integers(0, 256, (IMAGES, 224, 224, 3), dtype=np.uint8)
-    pixels = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
+    pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
 
     def encode() -> None:
         with torch.inference_mode():
-            model.encode_image(pixels)
+            model.encode_image(pixels).cpu()  # which waits for a GPU
 
     cases = {
-        "heatmaps_8_vs_encode_image": (8, LAST_BLOCK),
-        "heatmaps_32_vs_encode_image": (32, LAST_BLOCK),
-        "heatmaps_8_blocks4_vs_encode_image": (8, GradEclipConfig(blocks=4)),
-        "heatmaps_8_authors_vs_encode_image": (8, GradEclipConfig(variant="authors", image_size="model")),
+        "heatmaps_8_vs_encode_image": (8, LAST_BLOCK, "fp32"),
+        "heatmaps_32_vs_encode_image": (32, LAST_BLOCK, "fp32"),
+        "heatmaps_8_blocks4_vs_encode_image": (8, GradEclipConfig(blocks=4), "fp32"),
+        "heatmaps_8_authors_vs_encode_image": (8, GradEclipConfig(variant="authors", image_size="model"), "fp32"),
+        "heatmaps_8_bf16_vs_encode_image": (8, LAST_BLOCK, "bf16"),
     }
     lines = []
-    for name, (count, config) in cases.items():
-        explainer = GradEclip(config, clip)
+    against = f"encode_image, ViT-B-16, 224 px, batch {IMAGES}, fp32, {device_name(device)}"
+    for name, (count, config, precision) in cases.items():
+        if precision not in clips:
+            continue
+        explainer = GradEclip(config, clips[precision])
         texts = [[f"{WORDS[i % len(WORDS)]} {i // len(WORDS)}" for i in range(count)]] * IMAGES
         ratio = _ratio(lambda e=explainer, t=texts: e.explain(rgb, t), encode)  # type: ignore[misc]
-        lines.append(_line(name, ratio, "ratio", f"encode_image, ViT-B-16, 224 px, batch {IMAGES}, fp32, {_device()}"))
+        lines.append(_line(name, ratio, "ratio", against))
     return lines
 
 
 def regions(images: int = 50, count: int = 8) -> list[dict[str, Any]]:
-    """Heat maps per CPU second on one core: 14 x 14 maps with two soft spots and noise, 640 x 480 pixels.
+    """Regions per CPU second on one core, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels.
 
-    With the contour of the map, and with the colours of drawn scenes at 224 x 224: guided, and refined.
+    The boundary follows the contour of the map, or the colours of drawn scenes at 224 x 224: guided, or refined.
     """
     rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
 
@@ -144,7 +141,7 @@ def _stage_seconds(config: RegionsConfig, batch: list[Record]) -> float:
 
 
 def phrases(captions: int = 2000) -> list[dict[str, Any]]:
-    """Time of the phrases stage over time of spaCy's `pipe` alone with the same components."""
+    """Time of the phrases stage over the time of spaCy's `pipe` alone with the same components."""
     from stages.phrases.noun_phrases import load_pipeline
 
     texts = [
@@ -169,21 +166,16 @@ def phrases(captions: int = 2000) -> list[dict[str, Any]]:
             for _ in nlp.pipe(texts[start : start + 32]):
                 pass
 
-    return [
-        _line(
-            "phrases_vs_nlp_pipe",
-            _ratio(ours, bare, rounds=3),
-            "ratio",
-            "nlp.pipe, same components, same batches",
-        )
-    ]
+    ratio = _ratio(ours, bare, rounds=3)
+    return [_line("phrases_vs_nlp_pipe", ratio, "ratio", "nlp.pipe, same components, same batches")]
 
 
 def engines(scenes: int = 1000) -> list[dict[str, Any]]:
     """Images per second of the ray engine over those of the inline engine, on the same cores, after start-up.
 
-    Both run the embedded model over drawn scenes. Counted are the images that the model had not seen when its
-    first batch was done, from then until the last row is ready: what an engine prepared before does not help it.
+    Both run the embedded model over drawn scenes. The clock starts when the first model batch is done and stops with
+    the last row. Only images that the model had not seen at the start count, so that what an engine prepared before
+    does not help it.
     """
     from pipeline.config import RunConfig
     from pipeline.engines import engine
@@ -197,18 +189,10 @@ def engines(scenes: int = 1000) -> list[dict[str, Any]]:
         root = Path(folder)
         write_scenes(root / "scenes", scenes, 0)
         for kind in ("inline", "ray"):
-            source = {
-                "kind": "jsonl",
-                "path": str(root / "scenes/captions.jsonl"),
-                "image_root": str(root / "scenes/images"),
-            }
-            config = RunConfig.model_validate(
-                {
-                    "input": source,
-                    "engine": {"kind": kind},
-                    "output": {"path": str(root / kind), "rows_per_file": 250},
-                }
-            )
+            captions, images = root / "scenes/captions.jsonl", root / "scenes/images"
+            source = {"kind": "jsonl", "path": str(captions), "image_root": str(images)}
+            output_config = {"path": str(root / kind), "rows_per_file": 250}
+            config = RunConfig.model_validate({"input": source, "engine": {"kind": kind}, "output": output_config})
             output, report, graph = DatasetFolder(config.output.path), Report(), build_graph(config)
             marks: list[tuple[float, int]] = []
 
@@ -285,7 +269,7 @@ def _decoding(folder: Path, cpu: str) -> list[dict[str, Any]]:
 
 
 def _ratio(ours: Callable[[], Any], baseline: Callable[[], Any], rounds: int = ROUNDS) -> float:
-    """Median over rounds of our time over the baseline's, the two taken in turn."""
+    """Median over rounds of our time divided by the baseline's; the two alternate."""
     ours()
     baseline()
     ratios = []
@@ -335,10 +319,6 @@ def _cpu() -> str:
         return "unknown CPU"
     names = [text.partition(":")[2].strip() for text in described.splitlines() if text.startswith("model name")]
     return f"{names[0]} CPU" if names else "unknown CPU"
-
-
-def _device() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
 
 
 def _line(name: str, value: float, unit: str, against: str) -> dict[str, Any]:
