@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
 
 from pipeline.config_errors import in_words
 from stages.contract.errors import ConfigError, one_line
@@ -18,6 +18,7 @@ from stages.phrases.stage import PhrasesConfig
 from stages.prepare.stage import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
+from stages.storage import ObjectPath, place_of
 
 
 class OutputConfig(BaseModel):
@@ -39,6 +40,12 @@ class OutputConfig(BaseModel):
         except RuntimeError as error:
             raise ValueError(f"no user is called {path.parts[0].removeprefix('~')!r}") from error
         return path
+
+    @field_serializer("path", when_used="json")
+    def _as_written(self, path: Path) -> str:
+        """The path as the user wrote it; of a URL's two slashes, pathlib keeps only one."""
+        place = place_of(path)
+        return str(place if isinstance(place, ObjectPath) else path)
 
     embed_images: bool = False
     """Put the encoded images into the shards, so that the dataset stands alone."""

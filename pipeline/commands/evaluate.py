@@ -74,6 +74,7 @@ def evaluation_of(
     from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.report import Outcomes, report
     from stages.regions.stage import RegionsStage
+    from stages.storage import place_of
 
     truth = read_truth(truth_path)
     manifest, config = read_run(dataset, settings)
@@ -113,7 +114,7 @@ def evaluation_of(
     if not outcomes.images:
         raise InputError(f"none of the {len(matched.images)} images has a phrase that {truth_path} knows")
     return {
-        "dataset": str(dataset),
+        "dataset": str(place_of(dataset)),
         "truth": str(truth_path),
         "matched": matched.counts,
         "rule": config.regions.rule,

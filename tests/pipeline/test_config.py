@@ -70,6 +70,8 @@ def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
 def test_a_config_prints_itself_and_reads_itself(tmp_path: Path) -> None:
     config = load_config(None, [*INPUT, "explain.blocks=2", "model.device=cpu", "output.path=x y"])
     assert load_config(written(tmp_path, config.to_yaml()), []) == config
+    in_storage = load_config(None, [*INPUT, "output.path=s3://bucket/out"])
+    assert "path: s3://bucket/out\n" in in_storage.to_yaml()
 
 
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)

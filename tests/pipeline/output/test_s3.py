@@ -142,6 +142,7 @@ def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, 
     for dataset in (on_disk, stored):
         out, as_typed = tmp_path / dataset.name, Path(str(dataset))  # of a URL, what the command line's pathlib leaves
         figures = json.loads(phrasebox("stats", dataset, "--where", "score > 0.1", "--json"))
+        figures |= json.loads(phrasebox("eval", dataset, "--truth", source[0] / "truth.json", "--no-maps", "--json"))
         assert figures.pop("dataset") == str(dataset)
         phrasebox("export", dataset, "--format", "yolo", "--out", out / "yolo")  # takes the images too
         write_gallery(as_typed, out / "pages", console, Search(), samples=5, image_root=str(source[0] / "images"))
