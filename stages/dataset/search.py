@@ -1,4 +1,4 @@
-"""What is looked for in a dataset, as plain values and as an SQL condition over `selection.REGION_COLUMNS`."""
+"""A search in a dataset, as plain values and as an SQL condition over `selection.REGION_COLUMNS`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Status = Literal["regions", "no_regions", "no_phrases", "failed"]
-"""Of a sample: with regions, with phrases but no region, without phrases, with an error."""
+"""Status of a sample: it has regions, phrases but no region, no phrases, or an error."""
 
 Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
 
@@ -18,38 +18,38 @@ Count = Annotated[int, Field(ge=0)]
 class Search(BaseModel):
     """Conditions on regions and samples, all of which must hold, and the order of the answers.
 
-    A sample is found if at least one of its regions fulfils the conditions on regions; if there are none, also
-    without regions.
+    A sample is found if at least one of its regions fulfils the conditions on regions. Where there are no such
+    conditions, samples without regions are found too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     phrase: str = ""
-    """Part of the phrase, in any case."""
+    """Part of the phrase; case does not matter."""
     head: str = ""
     """The head noun."""
     score_min: Share | None = None
     score_max: Share | None = None
     area_min: Share | None = None
-    """Of the region, as a share of the image."""
+    """Least area of the region, as a share of the image."""
     area_max: Share | None = None
     where: str = ""
     """SQL condition, see `stages.dataset.selection`."""
     regions_min: Count | None = None
-    """Regions of the image."""
+    """Least number of regions in the image."""
     regions_max: Count | None = None
     mark: Literal["", "good", "bad", "none", "any"] = ""
-    """What people marked: `none` for the samples without a mark."""
+    """Mark that people gave; `none` finds samples without a mark."""
     status: Literal["", Status] = ""
     reason: str = ""
-    """Of the error, a key of `stages.contract.errors.ROW_ERRORS`."""
+    """Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`."""
     sort: Sort = "dataset"
-    """`score_high` and `score_low` go by the best of the regions that were looked for."""
+    """`score_high` and `score_low` order by the best score of the regions that were found."""
     seed: Count = 0
-    """Other seeds, other random orders."""
+    """Seed of the random order."""
 
     def region_condition(self) -> str:
-        """SQL over the columns of a region; "" if any region will do."""
+        """SQL over the columns of a region; "" if every region counts."""
         parts = []
         if self.phrase.strip():
             parts.append(f"contains(phrase, {literal(' '.join(self.phrase.casefold().split()))})")
@@ -65,7 +65,7 @@ class Search(BaseModel):
         return " AND ".join(parts)
 
     def sample_condition(self) -> str:
-        """SQL over `region_count` and `mark`, which samples and regions have; "" if any will do."""
+        """SQL over `region_count` and `mark`, which samples and regions have; "" if every sample counts."""
         parts = _between("region_count", self.regions_min, self.regions_max)
         if self.mark in ("good", "bad"):
             parts.append(f"mark = {literal(self.mark)}")
@@ -74,17 +74,17 @@ class Search(BaseModel):
         return " AND ".join(parts)
 
     def condition(self) -> str:
-        """Both, as `phrasebox export --where` takes it."""
+        """Both conditions in one, as `phrasebox export --where` takes it."""
         region = self.region_condition()
         sample = self.sample_condition()
         if region and sample:
-            # on lines of its own, so that a comment at its end does not swallow the rest
+            # On lines of its own, so that a comment at its end does not hide the rest.
             return f"(\n{region}\n) AND {sample}" if self.where.strip() else f"{region} AND {sample}"
         return region or sample
 
 
 def literal(text: str) -> str:
-    """SQL string of a text."""
+    """A text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -1,17 +1,17 @@
-"""A choice of regions by score and by an SQL condition, applied to tables of rows on their way.
+"""A choice of regions by score and by an SQL condition, applied to tables of rows.
 
-DuckDB evaluates the condition on the regions of each table, one row a region, with these columns:
+DuckDB evaluates the condition on the regions of each table, one row for each region, with these columns:
 
     phrase, head, score, similarity, area   as in `annotations`
-    area_share                              area over the image's
+    area_share                              area of the region over that of the image
     x, y, w, h                              the box, px
     caption_index, caption                  which caption, and its text
     sample_id, file_name, width, height     of the image
     phrase_count, region_count              of the image; regions before the choice
     mark                                    'good', 'bad' or null, see `stages.dataset.folder`
 
-A condition reads nothing else: files, extensions and settings are closed to it, and so is the table itself, of
-which a subquery would only see a part.
+A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself, of which
+it would see only a part.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ REGION_COLUMNS: Final = pa.schema(
         ("mark", pa.string()),
     ]
 )
-"""What a condition may name."""
+"""Columns that a condition may name."""
 
 REGION: Final = "annotations.list.element."
-"""Begins the path of a region's field, as Parquet names it."""
+"""Prefix of the paths of a region's fields in Parquet."""
 
 CONDITION_COLUMNS: Final = (
     "sample_id", "file_name", "width", "height", "captions", "phrase_count",
@@ -181,7 +181,7 @@ def _hint(error: duckdb.Error) -> str:
 
 
 def sandboxed(database: str = ":memory:", **config: Any) -> Any:
-    """A DuckDB connection that opens no file but its database and loads nothing. config: DuckDB's settings."""
+    """A DuckDB connection with settings of DuckDB that opens only its database and loads nothing."""
     connection = duckdb.connect(database, config={"enable_external_access": False, **config})
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")
@@ -189,7 +189,7 @@ def sandboxed(database: str = ":memory:", **config: Any) -> Any:
 
 
 def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> Any:
-    """`REGION_COLUMNS` of the regions, one row each."""
+    """The regions in rows of their own, with `REGION_COLUMNS`."""
     bbox, columns = regions.field("bbox"), {}
     for name in ("phrase", "head", "score", "similarity", "area", "caption_index"):
         columns[name] = regions.field(name)
@@ -215,5 +215,5 @@ def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> An
 
 
 def first_line(error: Exception) -> str:
-    """What DuckDB says is wrong, without the pointer into the query."""
+    """DuckDB's message without its pointer into the query."""
     return str(error).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The figures of a dataset, or of what a search finds in it, as plain values."""
+"""Figures of a dataset, or of what a search finds in it, as plain values."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from stages.dataset.search import Search
 
 SCORE_EDGES: Final = tuple(round(step * 0.05, 2) for step in range(21))
 AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the image, about equal steps of the logarithm."""
+"""Shares of the image, in about equal steps of the logarithm."""
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 MOST_PER_IMAGE: Final = 12
-"""Counts per image from this one on share a bin."""
+"""Counts per image from this one upwards share a bin."""
 
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
-"""Scores for which the share of regions is told that have at least this one."""
+"""Score thresholds; the statistics report the share of regions at or above each."""
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:
     """Counts, histograms and the most frequent words.
 
     samples            by `Status`, and `all`
-    regions, phrases, heads   how many regions, different phrases, different head nouns
+    regions, phrases, heads   number of regions, of different phrases, of different head nouns
     score, area_share  of the regions: {edges, counts, quantiles: {5, 25, 50, 75, 95: value}}; the last bin holds its
                        upper edge
     score_kept         score -> share of the regions with at least this score
@@ -35,7 +35,8 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     errors             [{reason, count}]
     marks              mark -> samples
 
-    Raises ConfigError if the search's condition is no SQL condition.
+    Raises:
+        ConfigError: The search's condition is not an SQL condition.
     """
     search = search or Search()
 
@@ -72,7 +73,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
-    """Counts between edges; what lies beyond the last edge, by rounding, goes into the last bin."""
+    """Counts between edges; values that rounding puts beyond the last edge go into the last bin."""
     below = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
     quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
     ((*counts, total, values),) = ask(f"SELECT {below}, count(*), {quantiles} FROM hit_regions")

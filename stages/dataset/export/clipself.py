@@ -31,7 +31,7 @@ class ClipselfConfig(FormatConfig):
     """What the categories are."""
 
     images: bool = False
-    """Also write the images. Without them `file_name` is what the dataset says, below its image root."""
+    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
 
 
 class Clipself(CocoLayout):

@@ -31,18 +31,19 @@ class CocoConfig(FormatConfig):
     """Settings of `coco`."""
 
     segmentation: Literal["rle", "polygons"] = "rle"
-    """`rle` says every mask exactly; `polygons` fill holes. RLE by default, for it loses nothing and pycocotools,
-    faster-coco-eval, torchvision, detectron2, mmdetection, FiftyOne, datumaro and supervision 0.31 read it whatever
-    `iscrowd` is. Older versions of supervision read it only with `iscrowd` 1, and some readers know only polygons."""
+    """`rle` keeps every mask exactly; `polygons` fill holes. RLE is the default because it loses nothing and because
+    pycocotools, faster-coco-eval, torchvision, detectron2, mmdetection, FiftyOne, datumaro and supervision 0.31 read it
+    whatever `iscrowd` is. Older versions of supervision read it only with `iscrowd` 1, and some readers know only
+    polygons."""
 
     tolerance_px: Tolerance = 0.0
-    """Of polygons; exact by default, and several times as long as RLE."""
+    """Tolerance of polygons. The default is exact, and several times as long as RLE."""
 
     classes: Naming = "phrase"
     """What the categories are."""
 
     images: bool = False
-    """Also write the images. Without them `file_name` is what the dataset says, below its image root."""
+    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
 
 
 class CocoLayout(Exporter):

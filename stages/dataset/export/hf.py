@@ -2,9 +2,9 @@
 
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
 `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0; beside
-them `sample_id`, `file_name`, `captions`, and in `objects` what the dataset knows more. Parquet rather than an
-imagefolder with metadata.jsonl: it keeps types and class names, and `load_dataset` reads it without an index of a
-million files.
+them `sample_id`, `file_name`, `captions`, and in `objects` everything else that the dataset knows. Parquet, unlike an
+imagefolder with metadata.jsonl, keeps types and class names, and `load_dataset` reads it without an index of a million
+files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stages.dataset.export.base import Categories, ChosenSample, Exporter, Expor
 from stages.dataset.export.files import ParquetParts, number_name
 
 _ROWS_PER_GROUP: Final = 100
-"""As the Hugging Face hub wants it for images: its viewer reads a group at a time."""
+"""What the Hugging Face hub recommends for images: its viewer reads a group at a time."""
 
 _OBJECTS: Final = {
     "id": pa.int64(),
@@ -71,7 +71,7 @@ class Hf(Exporter):
     summary: ClassVar[str] = (
         "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
     )
-    masks: ClassVar[str] = "exact as RLE counts in objects.segmentation, which detection scripts pass over"
+    masks: ClassVar[str] = "exact as RLE counts in objects.segmentation, which detection scripts ignore"
     needs_images: ClassVar[bool] = True
     config_type: ClassVar[type[FormatConfig]] = HfConfig
 

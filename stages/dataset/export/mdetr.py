@@ -29,10 +29,10 @@ class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
     tolerance_px: Tolerance = 1.0
-    """Of the polygons, which most readers of the format pass over; the exact mask is in `rle`."""
+    """Tolerance of the polygons, which most readers of the format ignore; the exact mask is in `rle`."""
 
     images: bool = False
-    """Also write the images. Without them `file_name` is what the dataset says, below its image root."""
+    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
 
 
 class Mdetr(Exporter):
@@ -91,5 +91,5 @@ class Mdetr(Exporter):
 
 
 def _spans(regions: list[dict[str, Any]]) -> list[list[int]]:
-    """Different spans in the order of the caption."""
+    """The different spans, in the order of the caption."""
     return [list(span) for span in sorted({tuple(region["span"]) for region in regions})]

@@ -36,7 +36,7 @@ class OdvgConfig(FormatConfig):
     """What the labels of `detection` and the label map are."""
 
     images: bool = False
-    """Also write the images. Without them `filename` is what the dataset says, below its image root."""
+    """Also write the images. Without them `filename` is the dataset's, relative to its image root."""
 
 
 class Odvg(Exporter):
@@ -46,7 +46,7 @@ class Odvg(Exporter):
     summary: ClassVar[str] = (
         "SPLIT.jsonl and label_map.json, for Open-GroundingDino and MM-Grounding-DINO (mmdetection's ODVGDataset)"
     )
-    masks: ClassVar[str] = "exact as RLE in a field `segmentation` that both readers pass over: they train on boxes"
+    masks: ClassVar[str] = "exact as RLE in a field `segmentation` that both readers ignore: they train on boxes"
     keeps_empty: ClassVar[bool] = False  # Open-GroundingDino raises on an empty list
     config_type: ClassVar[type[FormatConfig]] = OdvgConfig
 

@@ -1,9 +1,9 @@
 """Ultralytics YOLO: data.yaml, images/SPLIT/, labels/SPLIT/ with a text file for each image.
 
 https://docs.ultralytics.com/datasets/segment/: a line is `class x0 y0 x1 y1 ...`, one closed outline, or
-`class cx cy w h`; shares 0 .. 1 of width and height. One outline can say neither holes nor several parts. Holes are
-filled. Parts are joined by a line of no width from a corner to the nearest one, there and back, as Ultralytics' own
-COCO converter does; drawn again, the line is a pixel wide.
+`class cx cy w h`; shares 0 .. 1 of width and height. One outline can express neither holes nor several parts. Holes
+are filled. Parts are joined by a line of no width from a corner to the nearest one and back, as Ultralytics' own COCO
+converter does; when the outline is drawn again, the line is a pixel wide.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class YoloConfig(FormatConfig):
     """Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."""
 
     tolerance_px: Tolerance = 1.0
-    """Of the outlines; YOLO learns masks in cells of 4 px."""
+    """Tolerance of the outlines; YOLO learns masks in cells of 4 px."""
 
     classes: Naming = "head"
-    """Head nouns by default: a closed vocabulary of all phrases is too long for a detection head to learn."""
+    """Head nouns by default: a closed vocabulary of all phrases is too long for a detection head."""
 
 
 class Yolo(Exporter):

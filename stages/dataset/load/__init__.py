@@ -1,6 +1,6 @@
 """Loaders that feed a dataset to training: samples one by one, by number, and in batches.
 
-Fine-tuning CLIP on the regions, each the mean of its patches, against the phrases of the batch:
+This fine-tunes CLIP on the regions, each as the mean of its patches, against the phrases of the batch:
 
     import open_clip
     import torch

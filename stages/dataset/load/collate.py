@@ -16,19 +16,19 @@ _EMPTY: Final = {
     "caption_indices": torch.zeros(0, dtype=torch.int64),
     "region_ids": torch.zeros(0, dtype=torch.int64),
 }
-"""What all samples have for each region."""
+"""What every sample has for each region."""
 
 
 def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The samples of a batch, B images with R regions in all; a `collate_fn` for DataLoader.
+    """A `collate_fn` for DataLoader: makes a batch of B images with R regions in total.
 
-    The regions of all images stand one after the other: nothing is padded, and any number of regions goes.
+    The regions of all images follow each other: nothing is padded, and an image may have any number of regions.
 
         images            uint8 (B, 3, H, W), or a list of B if they differ in size or are no tensors
         ids               int64 (B,)
         sample_ids, file_names, captions   lists of B
         sizes_hw, original_sizes_hw        int64 (B, 2), px
-        region_counts     int64 (B,), R in all: `torch.split(batch["scores"], batch["region_counts"].tolist())`
+        region_counts     int64 (B,), R in total: `torch.split(batch["scores"], batch["region_counts"].tolist())`
         rois              float32 (R, 5): image of the batch, x0, y0, x1, y1 in px of `sizes_hw`, half open, as
                           `torchvision.ops.roi_align` takes them, with `aligned=True`
         batch_indices     int64 (R,), image of the batch
@@ -43,8 +43,8 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
         errors, error_details              lists of B, if failed rows are kept
 
-    An image may hold a phrase several times, and images may share one: `phrases`, each once, are what a contrastive
-    loss tells apart. No samples give a batch with B = 0 without what is optional.
+    An image may hold a phrase several times, and images may share one: `phrases` holds each once, for a contrastive
+    loss to tell apart. An empty list of samples gives a batch with B = 0 without the optional entries.
     """
     counts = [len(sample["scores"]) for sample in samples]
     owners = torch.arange(len(samples)).repeat_interleave(_whole(counts))
@@ -86,12 +86,12 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _joined(samples: Sequence[dict[str, Any]], name: str) -> Tensor:
     empty = _EMPTY[name]
-    # A subclass, as torchvision's transforms leave it, would stay one and be converted to no purpose.
+    # Plain tensors: the subclasses of torchvision's transforms would spread to the batch.
     return torch.cat([empty, *(sample[name].as_subclass(Tensor) for sample in samples)])
 
 
 def _if_alike(values: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
-    """Joined if all are tensors whose last two sides agree, else the list."""
+    """The values joined if all are tensors whose last two sides agree, else the list."""
     if not all(isinstance(value, Tensor) for value in values) or len({value.shape[-2:] for value in values}) > 1:
         return values
     return join([value.as_subclass(Tensor) for value in values])
