@@ -5,14 +5,14 @@
      "categories": [{"id": 3, "name": "car"}]}
 
 A segmentation is a list of polygons, or a run-length code `{"size": [h, w], "counts": ...}` with counts as a list
-or as text. Annotations with `iscrowd` stand for no single thing and are left out, as COCOeval ignores them; so are
-boxes without width or height.
+or as text. Annotations with `iscrowd` do not mean a single thing and are left out, as COCOeval ignores them. Boxes
+without width or height are left out too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,8 +38,12 @@ EntryId = int | str
 class CocoThing:
     """An annotation.
 
-    place  in the file, for messages: "annotations[3]"
-    entry  as it stands in the file
+    Attributes:
+        place: In the file, for messages: "annotations[3]".
+        image: The entry of its image.
+        box_xywh_px: `bbox`.
+        crowd: `iscrowd`.
+        entry: As it is in the file.
     """
 
     place: str
@@ -56,7 +60,7 @@ class CocoThing:
 
 @dataclass(slots=True, kw_only=True)
 class PictureEntry:
-    """An entry of `images`. things: its annotations in the order of the file, no crowds, no boxes without area."""
+    """An entry of `images`; `things` are its annotations in the order of the file, without crowds and empty boxes."""
 
     file_name: str
     width_px: int
@@ -66,10 +70,13 @@ class PictureEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instances:
-    """An instances file whose ids are known to fit together; segmentations are looked at by `mask_of`.
+    """An instances file whose ids fit together. Segmentations are not checked before `mask_of` reads them.
 
-    things  all annotations, in the order of the file
-    names   of `categories`: id -> normalised name
+    Attributes:
+        path: The file.
+        images: By their ids.
+        things: All annotations, in the order of the file.
+        names: Of `categories`: id -> normalised name.
     """
 
     path: Path
@@ -81,15 +88,16 @@ class Instances:
 def read_coco(path: Path) -> GroundTruth:
     """Ground truth of an instances file.
 
-    Where annotations carry a `phrase`, as the truth of drawn scenes does, a target is a phrase of an image, and its
-    things are all annotations with that phrase, except those with `"mentioned": false`. Else a target is a category
-    of an image, by its normalised name, and its things are all annotations of that category.
+    If annotations have a `phrase`, as those of drawn scenes do, a target is a phrase of an image, and its things are
+    all annotations with that phrase, except those with `"mentioned": false`. Otherwise a target is a category of an
+    image, by its normalised name, and its things are all annotations of that category.
 
     Groups: number (singular, plural), size (of the mean thing: small, medium, large by COCO's limits), objects (how
-    many annotations the image has, "6+" for more than five); combination (seen, unseen) where the phrase's
+    many annotations the image has, "6+" for more than five), and combination (seen, unseen) where the phrase's
     annotations have `unseen_combination`.
 
-    Raises InputError if the file cannot be read or is not instances, or if two images have the same file name.
+    Raises:
+        InputError: The file cannot be read or does not hold instances, or two images have the same file name.
     """
     instances = read_instances(path)
     by_phrase = any("phrase" in thing.entry for thing in instances.things)
@@ -101,24 +109,26 @@ def read_coco(path: Path) -> GroundTruth:
         name = instances.names.get(thing.entry.get("category_id", ""))
         if name is not None:
             present.setdefault(thing.image.file_name, set()).add(name)
-    images = {
-        image.file_name: TruthImage(
+    name_of = _phrase_of if by_phrase else _category_of
+    images: dict[str, TruthImage] = {}
+    for image in instances.images.values():
+        named: dict[str, list[CocoThing]] = {}
+        for thing in image.things:
+            name = name_of(instances, thing)
+            if name is not None:
+                named.setdefault(name, []).append(thing)
+        images[image.file_name] = TruthImage(
             file_name=image.file_name,
             width_px=image.width_px,
             height_px=image.height_px,
-            targets=tuple(
-                _target(instances, phrase, match, things)
-                for phrase, things in _by_name(instances, image, _phrase_of if by_phrase else _category_of).items()
-            ),
+            targets=tuple(_target(instances, phrase, match, things) for phrase, things in named.items()),
             present=frozenset(present.get(image.file_name, ())),
         )
-        for image in instances.images.values()
-    }
     return GroundTruth(images=images, categories=frozenset(instances.names.values()))
 
 
 def read_instances(path: Path) -> Instances:
-    """The entries of an instances file, `categories` if it has them. Raises InputError as `read_coco`."""
+    """The entries of an instances file; `categories` may be missing. Raises InputError as `read_coco`."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {_kind(content)}")
@@ -152,7 +162,7 @@ def read_instances(path: Path) -> Instances:
 
 
 def mask_of(path: Path, things: Sequence[CocoThing]) -> Rle | None:
-    """Union of the masks of some things of one image; None if one has no segmentation, or if no pixel is inside.
+    """The union of the masks of things of one image; None if one has no segmentation, or if the union is empty.
 
     Raises InputError for a segmentation that is damaged or of another size than the image.
     """
@@ -165,12 +175,12 @@ def mask_of(path: Path, things: Sequence[CocoThing]) -> Rle | None:
 
 
 def number_member(things: int) -> str:
-    """The member of the group "number" for a phrase with so many things."""
+    """The member of the group "number" for a phrase that means this many things."""
     return "plural" if things > 1 else "singular"
 
 
 def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
-    """The member of the group "size": of the mask, else of the boxes together, divided by the number of things."""
+    """The member of the group "size": by the area of the mask, else of all boxes, divided by the number of things."""
     total_px = sum(w * h for _, _, w, h in boxes_xywh_px) if mask is None else rle_area_px(mask)
     area_px = total_px / len(boxes_xywh_px)
     if area_px < SMALL_BELOW_PX:
@@ -179,12 +189,12 @@ def size_member(mask: Rle | None, boxes_xywh_px: Sequence[Box]) -> str:
 
 
 def objects_member(things: int) -> str:
-    """The member of the group "objects" for an image with so many things."""
+    """The member of the group "objects" for an image with this many things."""
     return str(things) if things < 6 else "6+"
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises InputError if there is none."""
+    """The content of a JSON file. Raises InputError if it cannot be read or parsed."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -194,7 +204,7 @@ def read_json(path: Path) -> Any:
 
 
 def entries(path: Path, value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place ("images[3]") and entry of a list of objects. Raises InputError if it is not one."""
+    """Place ("images[3]") and entry of a list of objects. Raises InputError for anything else."""
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a list '{name}', got {_kind(value)}")
     for index, entry in enumerate(value):
@@ -204,7 +214,7 @@ def entries(path: Path, value: Any, name: str) -> Iterator[tuple[str, dict[str, 
 
 
 def given_id(path: Path, place: str, entry: Mapping[str, Any], key: str) -> EntryId:
-    """An id of text or a whole number. Raises InputError if it is missing or something else."""
+    """An id, which is text or a whole number. Raises InputError if it is missing or something else."""
     value = entry.get(key)
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         return value
@@ -232,17 +242,6 @@ def _thing(path: Path, place: str, entry: Mapping[str, Any], image: PictureEntry
     if crowd not in (0, 1):
         raise InputError(f"{path}: {place}: expected 'iscrowd' to be 0 or 1, got {_kind(crowd)}")
     return CocoThing(place=place, image=image, box_xywh_px=(x, y, w, h), crowd=bool(crowd), entry=entry)
-
-
-def _by_name(
-    instances: Instances, image: PictureEntry, name_of: Callable[[Instances, CocoThing], str | None]
-) -> dict[str, list[CocoThing]]:
-    named: dict[str, list[CocoThing]] = {}
-    for thing in image.things:
-        name = name_of(instances, thing)
-        if name is not None:
-            named.setdefault(name, []).append(thing)
-    return named
 
 
 def _phrase_of(instances: Instances, thing: CocoThing) -> str | None:
@@ -274,7 +273,7 @@ def _target(instances: Instances, phrase: str, match: Match, things: Sequence[Co
 
 
 def _mask(path: Path, thing: CocoThing) -> Rle | None:
-    """Mask of one thing; None without a segmentation, and for one without a polygon of three points."""
+    """The mask of one thing; None without a segmentation, or without a polygon of three points."""
     value = thing.entry.get("segmentation")
     if value is None or value == []:
         return None
@@ -320,7 +319,7 @@ def _flag(path: Path, thing: CocoThing, key: str, *, default: bool) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number that can be a coordinate: finite, and not far from any image."""
+    """Whether a value can be a coordinate: a finite number, and not far from any image."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _FARTHEST_PX
 
 

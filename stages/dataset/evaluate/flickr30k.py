@@ -1,11 +1,11 @@
 """Flickr30k Entities as ground truth: captions with marked phrases, and the boxes that belong to them.
 
     Sentences/36979.txt     [/EN#137644/people A group of friends] playing [/EN#137645/other cards] .
-    Annotations/36979.xml   <size> of the image, and <object>s: a <name> or several, each the number of a chain
-                            (137644), and a <bndbox>, or <scene> or <nobndbox> where there is none
+    Annotations/36979.xml   <size> of the image, and <object>s. Each has one or several <name>s, the numbers of chains
+                            (137644), and a <bndbox>, or instead of it <scene> or <nobndbox>
 
-All phrases of an image with the same chain mean the same things. Chain 0 is of phrases that name nothing visible.
-Boxes are <xmin> <ymin> <xmax> <ymax>, as in Pascal VOC: whole pixels from 1, the last one included.
+All phrases of an image with the same chain mean the same things. Phrases of chain 0 name nothing visible. Boxes are
+<xmin> <ymin> <xmax> <ymax> as in Pascal VOC: whole pixels from 1, and the last pixel is inside.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ _Object = tuple[frozenset[str], Box]
 def read_flickr30k(folder: Path) -> GroundTruth:
     """Ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
 
-    A target is a phrase of one caption, and its things are all boxes of its chain; boxes are not joined, any of
-    them answers the phrase. The same normalised phrase twice in a caption is one target, with the boxes of both
-    chains. Phrases whose chain has no box, or that have no letter or digit, are left out. The captions are those of the
-    files without the marks: words and punctuation with single spaces between them.
+    A target is a phrase of one caption, and its things are all boxes of its chain. Boxes are not joined: any of them
+    answers the phrase. If a caption has the same normalised phrase twice, that is one target with the boxes of both
+    chains. Phrases whose chain has no box, or that have no letter or digit, are left out, and so are annotations
+    without sentences. The captions are those of the files without the marks: words and punctuation with single spaces
+    between them.
 
-    Groups: type (the first one of the phrase, as "people"), number (singular, plural) and size (of the mean box:
-    small, medium, large by COCO's limits).
+    Groups: type (the phrase's first one, as "people"), number (singular, plural) and size (of the mean box: small,
+    medium, large by COCO's limits).
 
-    Raises InputError if a folder or a file is missing or damaged. Annotations without sentences are left out.
+    Raises:
+        InputError: A folder or a file is missing or damaged.
     """
     paths = sorted(path for path in (folder / SENTENCES).glob("*.txt") if not path.name.startswith("."))
     if not paths:
@@ -85,10 +87,10 @@ def _targets(line: str, objects: list[_Object], with_box: set[str], place: str) 
 
 
 def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
-    """Width and height of the image, and the objects that have a box with an area."""
+    """Width and height of the image, and the objects whose box has an area."""
     text = _text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InputError(f"{path}: has a document type, which is not read: it could make the file grow without limit")
+        raise InputError(f"{path}: files with a document type are refused, because it could expand without limit")
     try:
         root = ElementTree.fromstring(text)  # noqa: S314  no DTD, see above
     except (ElementTree.ParseError, ValueError) as error:

@@ -3,7 +3,7 @@
     instances.json      COCO instances
     refs(unc).json      [{"ref_id": 0, "ann_id": 1719310, "image_id": 581857, "sentences": [{"sent": "man in blue"}]}]
 
-REFER hands the second one out as a pickle, refs(unc).p, which is not read: loading a pickle runs code from it.
+REFER distributes the second one as a pickle, refs(unc).p. Pickles are not read, because loading one runs code from it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ _TO_JSON: Final = (
 def read_refcoco(folder: Path) -> GroundTruth:
     """Ground truth of a folder with `instances.json` and one `refs*.json`.
 
-    A target is a sentence, and its thing the annotation that its ref names, be it a crowd; refs to a box without
+    A target is a sentence, and its thing is the annotation that its ref names, even a crowd. Refs to a box without
     width or height are left out. A sentence without letters and digits stays, with the phrase "". Images without
     sentences stay, without targets.
 
     Groups: split (val, testA, ...) where refs have one, size (small, medium, large by COCO's limits) and objects
     (how many annotations the image has, "6+" for more than five).
 
-    Raises InputError if a file is missing or damaged, or if there is more than one `refs*.json`.
+    Raises:
+        InputError: A file is missing or damaged, or there is more than one `refs*.json`.
     """
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)

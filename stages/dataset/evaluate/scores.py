@@ -1,7 +1,7 @@
 """Do scores tell right regions from wrong ones, and do they say how often they are right?
 
-The functions of the first part take scores (n,), right (n,) bool and weights (n,), >= 0, which the bootstrap draws.
-COCO's average precision asks the same of the ranking by score, and `fit_logistic` makes scores that do say it.
+`risk_coverage_area` and `calibration_error` take scores (n,), right (n,) bool and weights (n,), >= 0, which the
+bootstrap draws. `coco_matches` is the base of COCO's average precision, and `fit_logistic` makes scores probabilities.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from stages.dataset.evaluate.matching import Query
 Floats = NDArray[np.float64]
 
 BINS: Final = 15
-"""Equal-width bins of the calibration error: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+"""Bins of equal width for the calibration error: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
 
 THRESHOLDS: Final = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Scores at which the report says what a filter keeps."""
+"""Scores for which the report says how many regions a filter keeps."""
 
 RECALLS: Final = np.linspace(0.0, 1.0, 101)
 """Recalls at which COCO reads the precision."""
@@ -42,13 +42,13 @@ FOLDS: Final = 5
 def risk_coverage_area(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
     """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017): lower is better.
 
-    The mean over coverages of the share of wrong regions among those kept, kept in the order of their score.
-    Equal scores have the average of all orders among them.
+    This is the share of wrong regions among those kept, averaged over how many are kept, in the order of their score.
+    Equal scores count as the average of all their orders.
     """
     order = np.argsort(-scores, kind="stable")
     scores, weights = scores[order], weights[order]
     wrong = weights * ~right[order]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # last of each run of equal scores
+    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last of each run of equal scores
     kept = np.cumsum(weights)[ends]
     lost = np.cumsum(wrong)[ends]
     total = kept[-1]
@@ -66,9 +66,9 @@ def risk_coverage_area(scores: Floats, right: NDArray[np.bool_], weights: Floats
 
 
 def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
-    """Expected calibration error: mean distance of score and hit rate over `BINS` bins, 0 .. 1.
+    """Expected calibration error: mean distance between score and hit rate over `BINS` bins, 0 .. 1.
 
-    Chance counts as error: with few regions it is never 0, and resampled intervals of small errors lie high.
+    Chance counts as error: with few regions it is never 0, and the resampled intervals of small errors are too high.
     """
     total = weights.sum()
     if total <= 0:
@@ -80,7 +80,7 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
 
 
 def kept_and_precision(scores: Floats, right: NDArray[np.bool_], threshold: float) -> tuple[float, float]:
-    """Share of the regions with at least this score, and the share of right ones among them (NaN if none)."""
+    """The share of regions with at least this score, and the share of right ones among them (NaN if there are none)."""
     kept = scores >= threshold
     return float(kept.mean()), float(right[kept].mean()) if kept.any() else float("nan")
 
@@ -190,7 +190,7 @@ def _things(query: Query, kind: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Bias, and weight, mean and scale of each feature (k,)."""
+    """A logistic regression: bias, and weight, mean and scale of each feature (k,)."""
 
     bias: float
     weight: Floats
@@ -198,13 +198,13 @@ class Fit:
     scale: Floats
 
     def probability(self, features: Floats) -> Floats:
-        """Of features (n, k): (n,), 0 .. 1."""
+        """Features (n, k) -> probabilities (n,), 0 .. 1."""
         total = self.bias + ((features - self.mean) / self.scale) @ self.weight
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(total, -60.0, 60.0))))
 
 
 def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> Fit:
-    """features (n, k), right (n,). Raises ValueError unless there are both right and wrong ones."""
+    """Fit to features (n, k) and right (n,) by Newton's method. Raises ValueError if all are right or all wrong."""
     if right.all() or not right.any():
         raise ValueError("expected both right and wrong regions")
     mean, scale = features.mean(axis=0), features.std(axis=0)
@@ -225,7 +225,7 @@ def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> Fit:
 
 
 def out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:
-    """Probability (n,) of each region by a fit on the other folds; an image is in one fold with all its regions."""
+    """The probability (n,) of each region by a fit on the other folds; all regions of an image are in one fold."""
     fold = np.unique(images, return_inverse=True)[1] % FOLDS
     probability = np.empty(len(right))
     for number in range(FOLDS):
