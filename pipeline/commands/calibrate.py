@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.evaluate import heat_mapped, matched_rows, print_matched, read_run
-from pipeline.commands.options import Finished, OverDataset, Truth
+from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
 from pipeline.console import console
 from stages.contract.errors import ConfigError, InputError
 
@@ -32,10 +32,11 @@ def calibrate(
             "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
         ),
     ],
+    images: MovedImages = None,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-    print_calibration(write_calibration(dataset, truth, out, console, settings), out, console)
+    print_calibration(write_calibration(dataset, truth, out, console, moved(images, settings)), out, console)
 
 
 def write_calibration(

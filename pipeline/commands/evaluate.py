@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Finished, OverDataset, Truth
+from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
 from pipeline.console import console, errors
 from stages.contract.errors import ConfigError, InputError
 
@@ -43,10 +43,11 @@ def evaluate(
         ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
+    images: MovedImages = None,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure a dataset against known truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
-    figures = evaluation_of(dataset, truth, errors if as_json else console, settings, maps=maps)
+    figures = evaluation_of(dataset, truth, errors if as_json else console, moved(images, settings), maps=maps)
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     else:

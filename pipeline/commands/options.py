@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ MinScore = Annotated[
 ImageRoot = Annotated[
     str | None,
     typer.Option(
-        "--image-root",
+        "--images",
         metavar="DIR",
         help="Folder or URL of the images, if they have moved since the run and the dataset does not hold them.",
     ),
@@ -64,6 +65,12 @@ Truth = Annotated[
         "Annotations/) or RefCOCO (instances.json, refs*.json).",
     ),
 ]
+MovedImages = Annotated[
+    str | None,
+    typer.Option(
+        "--images", metavar="DIR", help="Folder or URL of the images, if they have moved since (input.image_root)."
+    ),
+]
 OverDataset = Annotated[
     list[str],
     typer.Option(
@@ -76,17 +83,29 @@ Scenes = Annotated[int, typer.Option("--scenes", metavar="N", min=1, help="How m
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Another seed draws other scenes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")]
 
-_NAMED: Final = ("out", "split", "where", "min_score", "keep_empty", "image_root")
-"""Parameters that are options of the same names."""
+_NAMED: Final = {
+    "out": "--out",
+    "split": "--split",
+    "where": "--where",
+    "min_score": "--min-score",
+    "keep_empty": "--keep-empty",
+    "image_root": "--images",
+}
+"""Parameter -> the option that sets it."""
+
+
+def moved(images: str | None, settings: list[str]) -> list[str]:
+    """The settings over a dataset's configuration, with `--images` in front, so that `--set` overrides it."""
+    return settings if images is None else [f"input.image_root={json.dumps(images)}", *settings]
 
 
 @contextmanager
 def naming_options() -> Iterator[None]:
-    """Errors in the block name the options that the user typed: --image-root where they say image_root."""
+    """Errors in the block name the options that the user typed: --images where they say image_root."""
     try:
         yield
     except ConfigError as error:
         name, colon, what = str(error).partition(": ")
         if name not in _NAMED:
             raise
-        raise ConfigError(f"--{name.replace('_', '-')}{colon}{what}") from error
+        raise ConfigError(f"{_NAMED[name]}{colon}{what}") from error

@@ -190,7 +190,7 @@ def _image(request: Request) -> Response:
         content = thumbnail(viewer.pages.images.load(row), side, viewer.pages.images.limits)
     except RowFault as fault:
         moved = fault.error.reason == "missing_image"
-        hint = " (phrasebox inspect --image-root DIR says where the images are)" if moved else ""
+        hint = " (phrasebox inspect --images DIR says where the images are)" if moved else ""
         return JSONResponse({"error": f"{fault}{hint}"}, 404)
     return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 

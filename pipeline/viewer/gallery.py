@@ -90,7 +90,7 @@ def write_gallery(
     elif missing:
         console.print(
             f"{missing} images are missing: their rows have an error, or they are not where the run read them "
-            "(--image-root DIR says where they are)",
+            "(--images DIR says where they are)",
             soft_wrap=True,
         )
 

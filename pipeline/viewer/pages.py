@@ -92,7 +92,7 @@ class Pages:
         """Two lines above every page: why no image is shown, and what to type."""
         if self.dataset.has_images or self.images.refused_root is None:
             return ""
-        options = f"{shlex.quote(str(self.dataset.path))} --image-root {shlex.quote(self.images.refused_root)}"
+        options = f"{shlex.quote(str(self.dataset.path))} --images {shlex.quote(self.images.refused_root)}"
         return (
             "You did not make this dataset on this machine, and it names a folder outside its own, so its images "
             f"are not shown. If that folder is right, type:\nphrasebox inspect {options}"

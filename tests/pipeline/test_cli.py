@@ -318,7 +318,7 @@ def test_errors_are_one_line(
     [
         ("--format odvg --segmentation rle", "--segmentation: not with odvg, whose masks are exact as RLE"),
         ("--format coco --where head=dog", "; text stands in single quotes, as in head = 'dog' (columns: phrase, "),
-        ("--format yolo --image-root none", "/none (image root)"),
+        ("--format yolo --images none", "/none (image root)"),
     ],
 )
 def test_errors_of_an_export_are_one_line(

@@ -81,14 +81,14 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     root = tmp_path / "moved"
     root.mkdir()
     (root / "1.jpg").write_bytes(encoded())
-    answer = call(dataset, "--format", "webdataset", "--out", tmp_path / "out", "--image-root", root)
+    answer = call(dataset, "--format", "webdataset", "--out", tmp_path / "out", "--images", root)
     assert answer.exit_code == 0, answer.exception
     assert "image: missing_image" in answer.stdout
     assert "does not exist below the image root" in answer.stdout
     other = (dataset, "--format", "webdataset", "--out", tmp_path / "other")
-    refused(InputError, "no such folder", *other, "--image-root", tmp_path / "nowhere")
+    refused(InputError, "no such folder", *other, "--images", tmp_path / "nowhere")
     forget_root(dataset)
-    refused(ConfigError, "^--image-root: webdataset takes images, but the dataset holds none", *other)
+    refused(ConfigError, "^--images: webdataset takes images, but the dataset holds none", *other)
     assert not (tmp_path / "other").exists()
 
 

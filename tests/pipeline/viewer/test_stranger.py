@@ -57,7 +57,7 @@ def test_images_of_this_machine_are_not_shown(root: str, made_by_a_stranger: Mad
         assert all(ask(served, f"/rows/{row}/image.jpg")[0] == 404 for row in range(8))
         page = ask(served, "/")[1]
         assert b"You did not make this dataset on this machine" in page
-        assert b"--image-root" in page
+        assert b"--images" in page
     with serving(served.viewer.pages.dataset.path, image_root=pictures) as named:
         assert ask(named, "/rows/0/image.jpg")[1].startswith(JPEG)
         assert b"You did not make" not in ask(named, "/")[1]
@@ -164,6 +164,6 @@ def test_a_gallery_says_what_to_type(
 
     dataset = made_by_a_stranger(input={"image_root": "/"})
     write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)
-    assert f"phrasebox inspect {dataset} --image-root /" in capsys.readouterr().out
-    assert "--image-root /" in (tmp_path / "gallery" / "index.html").read_text()
+    assert f"phrasebox inspect {dataset} --images /" in capsys.readouterr().out
+    assert "--images /" in (tmp_path / "gallery" / "index.html").read_text()
     assert list((tmp_path / "gallery" / "images").iterdir()) == []
