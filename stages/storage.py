@@ -12,6 +12,7 @@ disk. A folder of objects is only the beginning of their names: renaming it copi
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import re
@@ -182,9 +183,12 @@ class ObjectPath(PurePosixPath):
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes) -> None:
-        """Put the object, whole."""
-        with self.filesystem.open(self._path, "wb") as stream:
-            stream.write(content)
+        """Put the object, whole. Raises OSError if it cannot be written."""
+        try:
+            with self.filesystem.open(self._path, "wb") as stream:
+                stream.write(content)
+        except (NotImplementedError, ValueError) as error:
+            raise OSError(errno.EROFS, "what this URL names can only be read", str(self)) from error
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Delete the object."""

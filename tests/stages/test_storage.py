@@ -213,5 +213,7 @@ def test_a_url_of_a_local_file_is_a_path() -> None:
 
 
 def test_protocols_that_cannot_be_written_are_refused() -> None:
+    with pytest.raises(OSError, match=r"can only be read: 'data://a/b'"):
+        write_text(place_of("data://a/b"), "a")
     with pytest.raises(ConfigError, match=r"hf://datasets/mine: expected a folder or a URL of s3, gs"):
         writable_place("hf://datasets/mine")
