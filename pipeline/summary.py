@@ -58,6 +58,7 @@ class Report:
     reads          input shard number -> (samples, skipped by reason); a shard read again replaces itself
     done, failed   rows handed to the writer in this run, and those with an error
     deaths         workers that died with a batch in hand, which was then given to another
+    notes          what the user should know, besides the counts
     """
 
     expected: int | None = None
@@ -66,6 +67,7 @@ class Report:
     done: int = 0
     failed: int = 0
     deaths: int = 0
+    notes: list[str] = field(default_factory=list)
     started_s: float = field(default_factory=time.perf_counter)
     first_row_s: float | None = None
 
@@ -93,6 +95,10 @@ class Report:
     def died(self) -> None:
         """A worker died with a batch in hand."""
         self.deaths += 1
+
+    def note(self, text: str) -> None:
+        """The user should know this; it is shown once."""
+        self.notes.append(text)
 
     @property
     def samples_read(self) -> int:
@@ -129,6 +135,7 @@ class Display:
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("images", total=None, speed="")
+        self._notes_shown = 0
 
     @contextmanager
     def shown(self) -> Iterator[Display]:
@@ -137,7 +144,10 @@ class Display:
             yield self
 
     def update(self, report: Report) -> None:
-        """Redraw from the report."""
+        """Redraw from the report, and print its new notes."""
+        for note in report.notes[self._notes_shown :]:
+            self._progress.console.print(note, soft_wrap=True)
+        self._notes_shown = len(report.notes)
         since = report.wall_time_s - (report.first_row_s or 0.0)
         speed = f"{report.done / since:,.1f} images/s" if report.done and since > 0 else "starting"
         if report.failed:

@@ -12,16 +12,32 @@ from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 
-Engine = Callable[[Graph, DatasetFolder, RunConfig, Report, Callable[[Report], None]], None]
-"""Reads what is not yet in the folder, runs the stages, writes shards; calls the last argument now and then."""
+OnProgress = Callable[[Report], None]
+"""Called by an engine now and then, and after the last row."""
+
+Engine = Callable[[Graph, DatasetFolder, RunConfig, Report, OnProgress], None]
+"""Reads the samples that the folder does not hold yet, runs the stages and writes shards."""
 
 ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}
+
+RAY_ENVIRONMENT: Final = {
+    # Ray prints a paragraph to stdout for each dead worker; our report counts them instead.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    # Ray's C++ side logs an error for each pool of actors, about arguments that Ray Data itself chose.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Ray keeps the last 100,000 tasks, hundreds of MB, for a dashboard that is not started here.
+    "RAY_task_events_report_interval_ms": "0",
+    # Without it Ray warns that it will some day no longer hide the GPUs from workers that asked for none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Set before `import ray`, which reads them, unless the user has set them. Each was needed in Ray 2.60."""
 
 
 def engine(kind: str) -> Engine:
     """The engine of a kind; imports ray only for ray."""
-    # Ray tells of every worker and node that dies on standard output, a paragraph each; the report counts them. Read
-    # when ray is imported.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    if kind == "ray":
+        for name, value in RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
     run: Engine = import_module(ENGINES[kind]).run
     return run

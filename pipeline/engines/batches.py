@@ -1,13 +1,15 @@
-"""What both engines do with a batch: choose its size, run the stages in order, measure them."""
+"""What both engines do: read records, choose the size of a batch, run the stages in order and measure them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from stages.contract.records import Record
 from stages.contract.stage import Device, Stage
+from stages.read import Reader, Shard, Skipped, read_shard
 
 BATCH_ROWS: Final = 32
 """The fewest records that travel together: few enough to show progress, many enough to be worth a message."""
@@ -17,6 +19,30 @@ def batch_rows(model: Stage, device: Device | None = None) -> int:
     """How many records travel together: a multiple of what the model takes at once (see `Stage.batch_rows`)."""
     at_once = model.batch_rows(device)
     return -(-BATCH_ROWS // at_once) * at_once
+
+
+def samples_in(shards: Sequence[Shard]) -> int | None:
+    """The number of samples in shards; None if the reader cannot tell before it reads them."""
+    counts = [shard.samples for shard in shards]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[str]], Any]) -> Iterator[Record]:
+    """The records of an input shard.
+
+    Args:
+        reader: The reader of the input.
+        shard: One of its shards.
+        on_end: Called after the last record with the number of samples, and of rows without one by reason.
+    """
+    samples, skipped = 0, Counter[str]()
+    for item in read_shard(reader, shard):
+        if isinstance(item, Skipped):
+            skipped[item.reason] += 1
+        else:
+            samples += 1
+            yield Record.start(item)
+    on_end(samples, skipped)
 
 
 def run_stages(stages: Sequence[Stage], records: list[Record], on_progress: Callable[..., Any]) -> list[Record]:

@@ -1,11 +1,15 @@
-"""Canaries: undocumented parts of libraries that we use, see the table in `stages/model/__init__.py`.
+"""Canaries: undocumented parts of libraries that we use, see `stages/model/__init__.py` and `ray_private`.
 
 A failure here after an update means that the part has to be looked at again, and the version in the table raised.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -13,7 +17,11 @@ import torch
 from open_clip import transformer
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 
+from pipeline.engines import RAY_ENVIRONMENT
+from pipeline.output.folder import OWN_SHARD
 from tests.factories import tiny_architecture, tiny_clip
+
+ROOT = Path(__file__).parents[2]
 
 VISUAL = {"class_embedding", "positional_embedding", "conv1", "ln_pre", "transformer", "ln_post", "proj"}
 BLOCKS = {
@@ -85,3 +93,79 @@ def test_torch_averages_weights_in_place() -> None:
     average = [torch.zeros(2)]
     torch._foreach_lerp_(average, [torch.ones(2)], 0.25)
     assert average[0].tolist() == [0.25, 0.25]
+
+
+def source_of(name: str) -> str:
+    return inspect.getsource(importlib.import_module(name))
+
+
+def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
+    import ray
+
+    from pipeline.engines import ray_private
+
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert "ray[data]>=2.60,<2.61" in wanted
+    assert ray.__version__.startswith("2.60.")
+    assert "as it is in Ray 2.60;" in str(ray_private.__doc__)
+
+
+def test_ray_still_takes_a_checkpoint_without_a_filter() -> None:
+    from ray.data.checkpoint.checkpoint_filter import CheckpointManager
+
+    from pipeline.engines.ray_private import WriteOnlyCheckpoint
+
+    assert "``(None, 0)`` means there is no checkpoint data to restore from" in str(CheckpointManager.__doc__)
+    assert not WriteOnlyCheckpoint.__abstractmethods__
+
+
+def test_ray_still_names_notes_and_shards_as_the_checkpoint_reads_them() -> None:
+    from ray.data._internal.datasource.parquet_datasink import ParquetDatasink
+    from ray.data._internal.savemode import SaveMode
+    from ray.data.checkpoint import checkpoint_writer
+    from ray.data.datasource import FilenameProvider
+
+    assert checkpoint_writer.PENDING_CHECKPOINT_SUFFIX == ".pending"
+    write = "0123456789abcdef" * 2
+    name = FilenameProvider(file_format=None).get_filename_for_task(write, 3)
+    template = ParquetDatasink._get_basename_template(SimpleNamespace(mode=SaveMode.APPEND), name, write)
+    assert OWN_SHARD.fullmatch(template.replace("{i}", "0")), template
+
+
+def test_ray_still_follows_the_size_of_row_groups_without_a_minimum_of_rows() -> None:
+    from ray.data._internal.datasource.parquet_datasink import choose_row_group_limits
+
+    assert choose_row_group_limits(100, None, 1000) == (100, 100, 1000)
+    assert choose_row_group_limits(100, 1000, 1000) != (100, 100, 1000), "the detour of `ray_data` is needed no more"
+
+
+def test_ray_still_warns_of_small_pools_in_these_words() -> None:
+    from pipeline.engines.ray_private import POOL_WARNING
+
+    assert POOL_WARNING in source_of("ray.data._internal.execution.operators.actor_pool_map_operator")
+
+
+def test_ray_still_divides_a_cluster_by_these_two_actors() -> None:
+    from ray._private import state
+    from ray.data._internal import stats
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
+
+    from pipeline.engines.ray_private import CLAIMS, DATASETS
+
+    assert f'name="{CLAIMS[0]}",\n        namespace="{CLAIMS[1]}"' in source_of(coordinator.__name__)
+    assert (stats.STATS_ACTOR_NAME, stats.STATS_ACTOR_NAMESPACE) == DATASETS
+    assert callable(state.jobs)
+    actors = source_of(stats.__name__), source_of(coordinator.__name__)
+    assert all(f"def {name}(" in text for name, text in zip(("get_datasets", "cancel_request"), actors, strict=True))
+    assert 'f"data-{' in source_of("ray.data._internal.cluster_autoscaler.default_cluster_autoscaler_v2")
+
+
+@pytest.mark.parametrize("name", RAY_ENVIRONMENT)
+def test_ray_still_reads_the_environment_variable(name) -> None:
+    """Of some the C++ side reads the part behind RAY_; it is in the compiled library."""
+    import ray
+
+    root = Path(ray.__file__).parent
+    texts = (path.read_bytes() for path in [*root.glob("_private/**/*.py"), *root.glob("_common/**/*.py")])
+    library = (root / "_raylet.so").read_bytes()
+    assert any(name.encode() in text for text in texts) or name.removeprefix("RAY_").encode() in library

@@ -29,7 +29,7 @@ CALLS = {
 }  # fmt: skip
 """Never called. `re.compile` and methods of other objects that end alike are told apart by the full name."""
 
-IMPORTS_BY_NAME = {"pipeline/engines/__init__.py", "pipeline/engines/same_code.py", "stages/explain/__init__.py"}
+IMPORTS_BY_NAME = {"pipeline/engines/__init__.py", "pipeline/engines/ray_cluster.py", "stages/explain/__init__.py"}
 """Files that import a module by a name that is not written at the import: of a table in the same file."""
 
 OWN_PROCESSES: set[str] = set()

@@ -168,7 +168,7 @@ def light_run(*args: Any, **options: Any) -> dict[str, Any]:
 
 def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report, list[tuple[float, int]]]:
     """The report, and how many records the model had answered when."""
-    from pipeline.engines.ray_data import run
+    from pipeline.engines import engine
 
     graph = Graph(
         reader=DeadlyReader(make_reader(config.input)),
@@ -188,7 +188,7 @@ def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report,
 
     with folder.locked(), folder.writing():
         folder.begin(config, graph.fingerprint, fresh=False)
-        run(graph, folder, config, report, show)
+        engine("ray")(graph, folder, config, report, show)
         folder.finish(config, report, model="light")
     return report, progress
 

@@ -24,7 +24,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import __version__
-from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
+from pipeline.engines.ray_workers import TRIAL_SECONDS, Ledger
 from pipeline.summary import Report, print_summary
 from stages.model.scenes import write_scenes
 from stages.write.tally import Tally
@@ -305,34 +305,34 @@ def test_what_takes_too_much_memory_is_taken_one_by_one(alone_mb, tmp_path) -> N
 def test_samples_that_workers_died_at_are_tried_one_after_the_other() -> None:
     """As the youngest workers die with the one that takes too much, that one must not make others look guilty."""
     ledger = Ledger()
-    assert [ledger.begin_alone(work) for work in ("greedy", "neighbour")] == [0, 0]
-    assert ledger.begin_alone("greedy") == 1
-    assert ledger.begin_alone("neighbour") is None, "both died: one is tried, the other waits"
-    assert ledger.begin_alone("fresh") == 0
-    assert ledger.begin_alone("greedy") == 2
-    assert ledger.begin_alone("neighbour") is None
-    ledger.end("greedy")
-    assert ledger.begin_alone("neighbour") == 1, "what it waited is not held against it"
-    assert ledger.begin_alone("fresh") is None
-    ledger.end("neighbour")
-    assert ledger.begin_alone("fresh") == 1
+    assert [ledger.begin(work, alone=True) for work in ("greedy", "neighbour")] == [0, 0]
+    assert ledger.begin("greedy", alone=True) == 1
+    assert ledger.begin("neighbour", alone=True) is None, "both died: one is tried, the other waits"
+    assert ledger.begin("fresh", alone=True) == 0
+    assert ledger.begin("greedy", alone=True) == 2
+    assert ledger.begin("neighbour", alone=True) is None
+    ledger.done("greedy")
+    assert ledger.begin("neighbour", alone=True) == 1, "what it waited is not held against it"
+    assert ledger.begin("fresh", alone=True) is None
+    ledger.done("neighbour")
+    assert ledger.begin("fresh", alone=True) == 1
 
 
 def test_a_sample_does_not_wait_for_a_worker_that_never_comes_back(monkeypatch) -> None:
     ledger = Ledger()
     for work in ("gone", "other", "gone"):
-        ledger.begin_alone(work)
-    assert ledger.begin_alone("other") is None
+        ledger.begin(work, alone=True)
+    assert ledger.begin("other", alone=True) is None
     now = time.monotonic()
     monkeypatch.setattr("time.monotonic", lambda: now + TRIAL_SECONDS + 1)
-    assert ledger.begin_alone("other") == 1
+    assert ledger.begin("other", alone=True) == 1
 
 
 def test_workers_that_died_are_told_of_once_each() -> None:
     ledger, report = Ledger(), Report()
     for _ in range(3):
         ledger.begin("batch")
-        ledger.begin_alone("sample")
+        ledger.begin("sample", alone=True)
     for name, event in ledger.take():
         getattr(report, name)(*event)
     assert report.deaths == 2

@@ -37,6 +37,7 @@ def command(source: Path, out: Path, *settings: str) -> list[str]:
         "model.threads=2",
         f"output.path={out}",
         "output.rows_per_file=16",
+        "output.embed_images=true",
         *settings,
     ]
     return [sys.executable, "-m", "pipeline", "run", *(part for key in keys for part in ("--set", key))]
@@ -60,15 +61,27 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def row_groups_of(dataset: Path) -> list[list[int]]:
+    """Rows of each row group, by file."""
+    footers = [pq.read_metadata(path) for path in (dataset / "data").glob("*.parquet")]
+    return [[footer.row_group(i).num_rows for i in range(footer.num_row_groups)] for footer in footers]
+
+
 @pytest.fixture(scope="module")
-def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def inline(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("inline") / "out"
-    run(source, out, "engine.kind=inline")
+    run(source, out, "engine.kind=inline", "output.rows_per_file=130")
     rows = rows_of(out)
     assert len(rows) == SCENES + 3
     assert sum(row["error"] is not None for row in rows) == 3
     assert sum(len(row["annotations"]) for row in rows) > SCENES
-    return rows
+    assert sorted(row_groups_of(out)) == [[23], [100, 30]]
+    return out
+
+
+@pytest.fixture(scope="module")
+def reference(inline: Path) -> list[dict[str, Any]]:
+    return rows_of(inline)
 
 
 @pytest.mark.parametrize(
@@ -76,11 +89,12 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
     [
         ["engine.explain_workers=1"],
         pytest.param(["engine.explain_workers=2"], marks=pytest.mark.slow),
-        ["model.threads=null"],
+        ["model.threads=null", "output.rows_per_file=130"],
     ],
     ids=str,
 )
-def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, settings) -> None:
+def test_ray_gives_the_rows_of_inline_bit_for_bit(source, inline, reference, tmp_path, settings) -> None:
+    """In files of the same kind: rows may be in other files, since Ray writes them as they are finished."""
     out = tmp_path / "out"
     printed = run(source, out, *settings)
     assert rows_of(out) == reference
@@ -90,7 +104,18 @@ def test_ray_gives_the_rows_of_inline_bit_for_bit(source, reference, tmp_path, s
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == SCENES + 3
     assert manifest["counts"]["failed_by_reason"] == {"bad_row": 1, "missing_image": 1, "no_caption": 1}
     assert set(manifest["stages"]) == {"phrases", "prepare", "explain", "regions"}
-    assert all(pq.read_metadata(path).num_rows <= 16 for path in (out / "data").glob("*.parquet"))
+    explained = manifest["stages"]["explain"]
+    assert explained["images_computed"] <= 1.15 * explained["images"]
+    assert sum(explained["devices"].values()) == explained["images"]
+    groups = row_groups_of(out)
+    if "output.rows_per_file=130" in settings:
+        assert sorted(groups) == [[25], [100, 28]], "128 rows are the most whole batches of 32 that 130 rows hold"
+    else:
+        assert sorted(groups) == [[9], *[[16]] * 9]
+    (theirs, *_), (ours, *_) = ([pq.ParquetFile(p) for p in (d / "data").glob("*.parquet")] for d in (inline, out))
+    assert ours.schema_arrow.equals(theirs.schema_arrow, check_metadata=True)
+    codecs = [{file.metadata.row_group(0).column(i).compression for i in range(9)} for file in (ours, theirs)]
+    assert codecs == [{"ZSTD"}, {"ZSTD"}]
     assert "nothing to do" in run(source, out, *settings)
     assert rows_of(out) == reference
 

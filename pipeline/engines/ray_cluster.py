@@ -1,0 +1,365 @@
+"""The cluster around a run: starting or joining Ray, what all nodes must share, how many model workers fit."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import ray
+from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import pipeline
+import stages
+from pipeline.config import RayEngine
+from pipeline.output.folder import cannot_write, is_about_writing
+from pipeline.stop import keeping_handlers
+from stages.contract.errors import ConfigError, PhraseboxError, ResourceError, WorkerCodeMismatch
+from stages.contract.stage import Device
+from stages.storage import AnyPath
+
+CPU_MODEL_WORKERS: Final = 8
+"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model. The cores are divided
+among them as threads."""
+
+OTHER_WORKERS: Final = 6
+"""Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""
+
+CONNECT_SECONDS: Final = 10
+
+_GOES_ON: Final = "What is finished is kept, the same command goes on from there"
+
+
+@contextlib.contextmanager
+def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
+    """Start or join Ray within the block, unless it is connected already, and raise its errors in our words.
+
+    Yields:
+        This machine's cores if Ray was started here, with more logical CPUs than that; None on a cluster.
+
+    Raises:
+        ConfigError: The cluster cannot be reached.
+        ResourceError: Ray does not start on this machine, or the surroundings no longer allow the run.
+        OutputError: The dataset's folder `output`, the only place that workers write to, cannot be written.
+    """
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start(engine)
+    try:
+        yield _cores() if started_here and engine.address is None else None
+    except (exceptions.RayError, OSError) as error:
+        raise readable(error, output) from error
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def _start(engine: RayEngine) -> None:
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if engine.address is None:
+        workers = engine.most_explain_workers or min(_cores(), CPU_MODEL_WORKERS)
+        options |= {
+            "address": "local",  # without it Ray would join a cluster that happens to run on this machine
+            "num_cpus": engine.num_cpus or max(_cores(), workers + OTHER_WORKERS),
+            "include_dashboard": False,
+            "object_store_memory": engine.object_store_bytes,
+            "resources": {name: share * workers for name, share in engine.model_resources.items()},
+        }
+    else:
+        _refuse_unreachable(engine.address)
+        options["address"] = engine.address
+    if engine.ship_code:
+        options["runtime_env"] = {"py_modules": [pipeline, stages]}
+    try:
+        with _silent_stderr(), keeping_handlers(), contextlib.chdir(_neutral_folder()):
+            ray.init(**options)
+    except (OSError, ValueError, exceptions.AuthenticationError) as error:
+        if engine.address is None:
+            raise ResourceError(f"Ray does not start on this machine: {error}") from error
+        what = f"engine.address: cannot reach a Ray cluster at {engine.address!r}"
+        if isinstance(error, ValueError):
+            raise ConfigError(f"{what}: {error}") from error
+        # Ray refuses a driver without the token as if nobody were there.
+        raise ConfigError(
+            f"{what}. If it has a token, which is Ray's default where there is a file ~/.ray/auth_token, set "
+            "RAY_AUTH_MODE=token, and the cluster's token in that file or in RAY_AUTH_TOKEN"
+        ) from error
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Raise ConfigError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto", or for Ray to judge
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(f"engine.address: cannot reach a Ray cluster at {address!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Redirect file descriptor 2: Ray's C++ side writes a line there that RAY_BACKEND_LOG_LEVEL is set.
+
+    Errors arrive as exceptions.
+    """
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _neutral_folder() -> Path:
+    """A folder to start Ray in, because Ray puts the driver's folder in front of what workers import.
+
+    It is that of our packages where they run from a checkout; where they are installed, one without any package.
+    """
+    root = Path(pipeline.__path__[0]).parent
+    installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    return Path(sysconfig.get_path("data")) if root in installed else root
+
+
+def readable(error: Exception, output: AnyPath) -> Exception:
+    """Put an error that Ray raised in our words: what happened, and what to do.
+
+    Args:
+        error: What was raised in the driver.
+        output: The dataset's folder, the only place that workers write to.
+
+    Returns:
+        An error of ours if the surroundings are to blame, else `error` as it is.
+    """
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, PhraseboxError) and not isinstance(link, exceptions.RayError):
+            return link
+    for link in chain:
+        if isinstance(link, exceptions.OutOfDiskError):
+            return ResourceError(f"the disk that holds Ray's temporary files is full: make room there. {_GOES_ON}")
+        if isinstance(link, exceptions.OutOfMemoryError):
+            return ResourceError(
+                "a node's memory is full, and Ray had to end a worker again and again: lower engine.cpu_workers or "
+                f"engine.explain_workers, or model.batch_size. {_GOES_ON}"
+            )
+        if isinstance(link, exceptions.ObjectStoreFullError):
+            return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_GOES_ON}")
+        if isinstance(link, OSError) and not isinstance(link, exceptions.RayError) and is_about_writing(output, link):
+            return cannot_write(output, link)
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    if isinstance(error, (exceptions.ActorDiedError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)):
+        return ResourceError(f"workers died one after the other: {said}. {_GOES_ON}")
+    if isinstance(error, (exceptions.ObjectLostError, exceptions.RaySystemError)):
+        return ResourceError(f"the Ray cluster lost data that it could not make again: {said}. {_GOES_ON}")
+    return error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what Ray packed into it, and what it was raised from."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        link = todo.pop(0)
+        if isinstance(link, BaseException) and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            todo += [getattr(link, "cause", None), link.__cause__]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """The code of a process.
+
+    Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours on a worker, and a
+    node may hold an older wheel. Rows would then be wrong without a word, so nothing runs before both sides agree.
+
+    Attributes:
+        version: Version of phrasebox.
+        folder: Folder of its packages.
+        digest: SHA-256 of their source files.
+        fault: Why they cannot be imported, else empty.
+    """
+
+    version: str
+    folder: str
+    digest: str
+    fault: str = ""
+
+
+def _looker() -> Callable[[], dict[str, str]]:
+    """A function that returns `Code`'s fields where it runs.
+
+    It is defined inside a function, so that it is pickled with its own code: it has to find out whether a worker can
+    import ours.
+    """
+
+    def look() -> dict[str, str]:
+        import hashlib  # noqa: PLC0415
+        import importlib  # noqa: PLC0415
+        import pathlib  # noqa: PLC0415
+
+        digest, folders, version = hashlib.sha256(), [], ""
+        try:
+            for name in ("pipeline", "stages"):
+                package = importlib.import_module(name)
+                (folder,) = map(pathlib.Path, package.__path__)
+                folders.append(str(folder.parent))
+                version = version or getattr(package, "__version__", "unknown")
+                for path in sorted(folder.rglob("*.py")):
+                    digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode())
+                    digest.update(path.read_bytes())
+        except (ImportError, ValueError, OSError) as error:
+            return {"version": version, "folder": "", "digest": "", "fault": f"{type(error).__name__}: {error}"}
+        return {"version": version, "folder": " and ".join(dict.fromkeys(folders)), "digest": digest.hexdigest()}
+
+    return look
+
+
+def code_here() -> Code:
+    """The code of this process."""
+    return Code(**_looker()())
+
+
+def refuse_other_code(driver: Code, worker: Code | None = None, *, where: str = "this worker") -> None:
+    """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
+    found = worker or code_here()
+    if found.digest == driver.digest:
+        return
+    mine = f"the driver has {driver.version} in {driver.folder}"
+    if found.fault:
+        what = f"cannot import phrasebox ({found.fault}); {mine}"
+    else:
+        what = f"has {found.version} in {found.folder}, {mine}, and the code differs"
+    raise WorkerCodeMismatch(
+        f"{where} {what}. Install the same wheel on every node, or set engine.ship_code=true; and start from a folder "
+        "without a `pipeline` or `stages`"
+    )
+
+
+def shake_hands(code: Code, places: Mapping[str, str]) -> None:
+    """Ask every node, before any work, for its code and whether it sees some places, given by configuration key.
+
+    Nodes that join later answer for their code when their actors start.
+
+    Raises WorkerCodeMismatch or ConfigError.
+    """
+    for node, found in _asked(_looker()):
+        refuse_other_code(code, Code(**found), where=f"the worker on {node}")
+    for node, missing in _asked(_not_seen, places):
+        for key in missing:
+            raise ConfigError(f"{key}: the worker on {node} does not see {places[key]}; all nodes need to share it")
+
+
+def _asked(question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
+    """Every node's name and answer."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    ask = ray.remote(num_cpus=0)(question)
+    where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    answers = ray.get([ask.options(scheduling_strategy=place).remote(*about) for place in where])
+    return [(node["NodeManagerHostname"], answer) for node, answer in zip(nodes, answers, strict=True)]
+
+
+def _not_seen(places: Mapping[str, str]) -> list[str]:
+    return [key for key, place in places.items() if not os.path.exists(place)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """How many workers a run starts, and what each model worker gets.
+
+    Attributes:
+        fewest: Model workers to start with.
+        most: Model workers that it may grow to.
+        gpus: GPU share of a model worker; 0 keeps it on the CPU.
+        threads: CPU threads of a model worker.
+        captions: Maximum number of workers that parse captions and decode images.
+        resources: Ray's custom resources that a model worker holds.
+        note: What the user should know about the choice, else empty.
+    """
+
+    fewest: int
+    most: int
+    gpus: float
+    threads: int
+    captions: int
+    resources: Mapping[str, float]
+    note: str = ""
+
+    @property
+    def device(self) -> Device:
+        """Where the model runs."""
+        return "cuda" if self.gpus > 0 else "cpu"
+
+
+def pools(
+    engine: RayEngine,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int | None,
+    nodes: Sequence[Mapping[str, Any]],
+    cores: int | None = None,
+) -> Pools:
+    """Choose the sizes of the pools of workers.
+
+    Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
+    many threads, up to `CPU_MODEL_WORKERS` a node.
+
+    Args:
+        engine: The user's wishes.
+        device: `model.device`.
+        threads: `model.threads`.
+        nodes: `ray.nodes()`.
+        cores: See `connected`.
+
+    Raises:
+        ConfigError: The wishes contradict each other.
+        ResourceError: GPUs are asked for, and this machine has none.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    up = sum(node.get("GPU", 0.0) for node in alive)
+    cpus = int(sum(node.get("CPU", 0.0) for node in alive))
+    gpus = engine.gpus_per_worker
+    if gpus is None:
+        gpus = 0.0 if device == "cpu" else min(1.0, up)
+    if gpus == 0 and device == "cuda" and engine.gpus_per_worker == 0:
+        raise ConfigError("engine.gpus_per_worker: 0 leaves model workers without a GPU, but model.device is cuda")
+    note = ""
+    if gpus > 0 and not up:
+        if engine.address is None:
+            raise ResourceError(f"engine.gpus_per_worker: {gpus:g}, but Ray finds no GPU on this machine")
+        note = "the cluster has no GPU up now: model workers wait for nodes with GPUs (engine.gpus_per_worker)"
+    elif gpus == 0 and up and device == "auto":
+        note = f"the model runs on CPUs although the cluster has {up:g} GPUs, because engine.gpus_per_worker is 0"
+    elif gpus == 0 and device == "auto" and engine.address is not None:
+        note = "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
+    if gpus > 0:
+        workers = max(1, int(up / gpus))
+    elif cores is not None:
+        workers = min(cores, CPU_MODEL_WORKERS)
+    else:
+        each = sum(min(int(node.get("CPU", 0)), CPU_MODEL_WORKERS) for node in alive)
+        workers = max(1, min(each, cpus - OTHER_WORKERS))
+    most = engine.most_explain_workers or workers
+    largest = cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
+    return Pools(
+        fewest=engine.fewest_explain_workers or workers,
+        most=most,
+        gpus=gpus,
+        threads=threads or max(1, min(largest, (cores or cpus) // most)),
+        captions=engine.cpu_workers or max(1, cpus - most - 4),
+        resources=engine.model_resources,
+        note=note,
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

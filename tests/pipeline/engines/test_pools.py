@@ -1,0 +1,91 @@
+"""How many workers a run starts, and on which device, by what Ray says of the nodes."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.config import RayEngine
+from pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, pools
+from pipeline.summary import Display, Report
+from stages.contract.errors import ConfigError, ResourceError
+
+CLUSTER = "head:6379"
+
+
+def nodes(count: int = 1, **resources: float) -> list[dict[str, Any]]:
+    """As `ray.nodes()` tells of them, with one that is gone."""
+    gone = {"Alive": False, "Resources": {"CPU": 999.0, "GPU": 99.0}}
+    return [gone, *({"Alive": True, "Resources": {"node:10.0.0.1": 1.0, **resources}} for _ in range(count))]
+
+
+def chosen(
+    nodes: list[dict[str, Any]],
+    *,
+    device: Any = "auto",
+    threads: int | None = None,
+    cores: int | None = None,
+    **engine: Any,
+) -> Pools:
+    return pools(RayEngine(**engine), device, threads, nodes, cores)
+
+
+def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers() -> None:
+    small = chosen(nodes(CPU=8.0), cores=2)
+    assert (small.fewest, small.most, small.threads, small.device, small.note) == (2, 2, 1, "cpu", "")
+    large = chosen(nodes(CPU=32.0), cores=32)
+    assert (large.fewest, large.most, large.threads) == (8, 8, 4)
+    assert chosen(nodes(CPU=32.0), cores=32, threads=3).threads == 3
+
+
+def test_the_cores_of_a_cluster_are_counted_not_the_drivers() -> None:
+    big = chosen(nodes(10, CPU=64.0), address=CLUSTER)
+    assert (big.fewest, big.most, big.threads) == (80, 80, 8)
+    assert big.captions == 640 - 80 - 4
+    one = chosen(nodes(CPU=8.0), address=CLUSTER)
+    assert one.most == 8 - OTHER_WORKERS, "the other stages hold CPUs as well"
+    assert chosen(nodes(CPU=4.0), address=CLUSTER).most == 1
+    few = chosen(nodes(2, CPU=16.0), address=CLUSTER, explain_workers=1)
+    assert (few.most, few.threads) == (1, 16), "never more threads than a node has"
+
+
+def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
+    assert chosen(nodes(2, CPU=16.0, GPU=4.0), address=CLUSTER).most == 8
+    shared = chosen(nodes(CPU=16.0, GPU=2.0), gpus_per_worker=0.25, cores=16)
+    assert (shared.most, shared.gpus, shared.device) == (8, 0.25, "cuda")
+    assert chosen(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
+
+
+def test_model_workers_without_a_gpu_stay_on_the_cpu_where_the_cluster_has_gpus_and_it_is_said() -> None:
+    """All of them would otherwise take the first GPU."""
+    none = chosen(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, cores=16)
+    assert (none.device, none.most) == ("cpu", 8)
+    assert none.note == ("the model runs on CPUs although the cluster has 8 GPUs, because engine.gpus_per_worker is 0")
+    with pytest.raises(ConfigError, match=r"without a GPU, but model\.device is cuda"):
+        chosen(nodes(CPU=16.0, GPU=8.0), gpus_per_worker=0, device="cuda")
+
+
+def test_a_cluster_without_a_gpu_yet_is_said() -> None:
+    on_cpus = chosen(nodes(CPU=16.0), address=CLUSTER)
+    assert on_cpus.device == "cpu"
+    assert on_cpus.note == (
+        "the model runs on CPUs: the cluster has no GPU up now; engine.gpus_per_worker=1 waits for one"
+    )
+    waits = chosen(nodes(CPU=16.0), address=CLUSTER, gpus_per_worker=1, explain_workers="1-8")
+    assert (waits.device, waits.fewest, waits.most) == ("cuda", 1, 8)
+    assert waits.note.startswith("the cluster has no GPU up now: model workers wait for nodes with GPUs")
+    assert chosen(nodes(CPU=16.0), address=CLUSTER, device="cpu").note == "", "it was asked for"
+    with pytest.raises(ResourceError, match=r"gpus_per_worker: 0\.5, but Ray finds no GPU on this machine"):
+        chosen(nodes(CPU=16.0), gpus_per_worker=0.5, cores=16)
+
+
+def test_a_note_is_shown_once() -> None:
+    console, report = Console(file=StringIO(), width=100), Report()
+    report.note("the model runs on CPUs")
+    with Display(console).shown() as display:
+        display.update(report)
+        display.update(report)
+    assert console.file.getvalue().count("the model runs on CPUs") == 1  # type: ignore[attr-defined]
