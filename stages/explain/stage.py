@@ -112,11 +112,12 @@ class ExplainStage(Stage):
         """
         import torch  # noqa: PLC0415
 
+        from stages.model.device import is_out_of_memory  # noqa: PLC0415
+
         try:
             return self._explain(records)
         except RuntimeError as error:
-            # cuBLAS and cuDNN report an allocation that failed as a plain RuntimeError.
-            if not isinstance(error, torch.OutOfMemoryError) and "ALLOC_FAILED" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             why = str(error).partition("\n")[0]
         # Outside the handler: the error holds the frames, and they hold the tensors.

@@ -1,4 +1,4 @@
-"""Which CLIP model, and what its input looks like. No torch in here: the driver reads this too."""
+"""Which CLIP model, and what its input looks like. The driver reads this too, so it does not import torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class ModelConfig(BaseModel):
     """The model, by name or by files.
 
-    `{name: demo}` is the embedded model; `{name: ViT-B-16, pretrained: TAG}` any open_clip name and
-    tag (downloaded by open_clip); `{name: ViT-B-16, weights: FILE}` a local checkpoint in open_clip's
-    or OpenAI's layout; `{config: model.json, weights: FILE}` an architecture of one's own.
+    There are four forms. `{name: demo}` is the embedded model. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
+    of open_clip, which downloads the weights. `{name: ViT-B-16, weights: FILE}` is a local checkpoint in open_clip's or
+    OpenAI's layout. `{config: model.json, weights: FILE}` is an architecture of your own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -40,13 +40,13 @@ class ModelConfig(BaseModel):
     and for CPUs with instructions for them: on another CPU they are some 40 times slower than `fp32`, which is said."""
 
     batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Images of one forward pass; None: 8 on a CPU, 64 on a GPU. Always the full number: a short batch is
-    padded, so that the arithmetic, and with it every bit of a map, does not depend on how many images
-    happened to arrive together. With a multiple of 4 it does not depend on an image's place in the batch
-    either; other numbers may differ in the last digit. A worker whose GPU memory is full halves it and goes on."""
+    """Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with explain.image_size=keep. A short batch is
+    filled up with blank images, so that the arithmetic, and with it every bit of a map, does not depend on how many
+    images arrived together. With a multiple of 4 it does not depend on an image's place in the batch either; with other
+    numbers the last digit may. A worker whose GPU memory is full halves the batch and goes on."""
 
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of one worker; None: torch's default. Runs are only bit-identical at equal threads."""
+    """CPU threads of one worker. None: torch's default. Two runs are bit-identical only with equal threads."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,10 +84,11 @@ class ModelConfig(BaseModel):
 class InputSpec:
     """What the image tower takes.
 
-    size_px        side of the square it was trained on
-    patch_px       side of a patch
-    mean, std      of the RGB channels in 0 .. 1
-    interpolation  of the resize
+    Attributes:
+        size_px: side of the square images that it was trained on, in pixels.
+        patch_px: side of a patch in pixels.
+        mean, std: of the RGB channels in 0-1.
+        interpolation: how images are resized.
     """
 
     size_px: int

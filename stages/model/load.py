@@ -254,7 +254,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    """torch's messages go on for paragraphs about how to load the file all the same."""
+    """The first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

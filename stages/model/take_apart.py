@@ -1,7 +1,7 @@
 """An open_clip image tower taken apart into the tensors that explainers work on.
 
-Only vision transformers with a class token can be explained; `check_supported` refuses the rest with
-the list of what is supported.
+Only vision transformers with a class token can be explained; `check_supported` refuses all others and lists what is
+supported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Model = Any
 
 
 def check_supported(model: Model) -> None:
-    """Raises ConfigError, naming the obstacle, if the image tower cannot be explained."""
+    """Raise ConfigError, which names the obstacle, if the image tower cannot be explained."""
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
@@ -91,27 +91,24 @@ def take_apart(visual: VisionTransformer, spec: InputSpec, precision: torch.dtyp
     Raises:
         ConfigError: the tower has an unknown normalisation.
     """
-    own = visual.conv1.weight.dtype
 
-    def weight(tensor: Tensor | None) -> Any:
+    def cast(tensor: Tensor | None, own: torch.dtype = visual.conv1.weight.dtype) -> Any:
         return None if tensor is None else tensor.detach().to(precision or own)
 
     def norm(module: Any) -> vision.LayerNorm:
         if not isinstance(module, (LayerNorm, LayerNormFp32, nn.LayerNorm)):
             raise ConfigError(f"the image tower normalises with {type(module).__name__}. {SUPPORTED}")
-        wanted = precision or module.weight.dtype
-        bias = None if module.bias is None else module.bias.detach().to(wanted)
-        return vision.LayerNorm(module.weight.detach().to(wanted), bias, module.eps)
+        own = module.weight.dtype
+        return vision.LayerNorm(cast(module.weight, own), cast(module.bias, own), module.eps)
 
     def linear(module: Any) -> vision.Linear:
-        return vision.Linear(weight(module.weight), weight(module.bias))
+        return vision.Linear(cast(module.weight), cast(module.bias))
 
-    def layer_scale(module: Any) -> Tensor | None:
-        scale: Tensor | None = weight(module.gamma) if isinstance(module, LayerScale) else None
-        return scale
+    def layer_scale(module: Any) -> Any:
+        return cast(module.gamma) if isinstance(module, LayerScale) else None
 
     def block(module: Any) -> vision.Block:
-        qkv = vision.Linear(weight(module.attn.in_proj_weight), weight(module.attn.in_proj_bias))
+        qkv = vision.Linear(cast(module.attn.in_proj_weight), cast(module.attn.in_proj_bias))
         width = qkv.weight.shape[1]
         kv = vision.Linear(qkv.weight[width:], None if qkv.bias is None else qkv.bias[width:])
         return vision.Block(
@@ -130,15 +127,15 @@ def take_apart(visual: VisionTransformer, spec: InputSpec, precision: torch.dtyp
 
     device = visual.class_embedding.device
     return vision.VisionTower(
-        patch_weight=weight(visual.conv1.weight),
-        patch_bias=weight(visual.conv1.bias),
-        class_token=weight(visual.class_embedding),
-        position_embedding=weight(visual.positional_embedding),
+        patch_weight=cast(visual.conv1.weight),
+        patch_bias=cast(visual.conv1.bias),
+        class_token=cast(visual.class_embedding),
+        position_embedding=cast(visual.positional_embedding),
         grid_hw=(int(visual.grid_size[0]), int(visual.grid_size[1])),
         ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else norm(visual.ln_pre),
         blocks=tuple(block(module) for module in visual.transformer.resblocks),
         ln_post=norm(visual.ln_post),
-        output=weight(visual.proj),
+        output=cast(visual.proj),
         mean=torch.tensor(spec.mean, device=device),
         std=torch.tensor(spec.std, device=device),
     )

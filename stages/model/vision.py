@@ -1,8 +1,7 @@
 """A CLIP vision transformer taken apart: its weights as plain tensors, its blocks as functions.
 
-The model it was built from is only read: nothing is hooked, re-bound, cast or switched on it, so it
-computes afterwards what it computed before. All functions are differentiable in their tokens; the
-weights carry no gradient.
+The model that the weights come from is only read: nothing is hooked, re-bound, cast or switched on it, so it computes
+afterwards what it computed before. All functions are differentiable in their tokens; the weights carry no gradient.
 
 Shapes: B images, N patches, T = N + 1 tokens (the class token first), D width, H heads, E embedding.
 """
@@ -61,7 +60,8 @@ class Linear:
 class Block:
     """One residual attention block: `y = x + ls_1(attention(ln_1(x)))`, then `y + ls_2(mlp(ln_2(y)))`.
 
-    kv is the part of qkv that makes keys and values.
+    Attributes:
+        kv: the part of `qkv` that makes keys and values.
     """
 
     heads: int
@@ -87,10 +87,7 @@ class Block:
         return k, v
 
     def finish(self, x: Tensor, o: Tensor) -> Tensor:
-        """The block after attention: tokens x and attention outputs o, both (..., D) -> tokens (..., D).
-
-        o is taken before the output projection.
-        """
+        """The block after attention: tokens x and outputs o of attention, before its projection -> tokens; (..., D)."""
         a = self.out(o)
         y = x + (a if self.ls_1 is None else a * self.ls_1)
         m = self.proj(self.activation(self.fc(self.ln_2(y))))
@@ -139,11 +136,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
 class VisionTower:
     """The whole image side of a CLIP model.
 
-    patch_weight        (D, 3, p, p)
-    class_token         (D,)
-    position_embedding  (1 + grid_h · grid_w, D), class position first
-    grid_hw             the grid it was trained on
-    output              (D, E), or None
+    Attributes:
+        patch_weight: (D, 3, p, p).
+        class_token: (D,).
+        position_embedding: (1 + grid_h · grid_w, D), class position first.
+        grid_hw: the grid of patches that it was trained on.
+        output: (D, E), or None.
+        mean, std: of the RGB channels in 0-1, (3,) each.
     """
 
     patch_weight: Tensor
@@ -171,8 +170,8 @@ class VisionTower:
     def positions(self, grid_hw: tuple[int, int]) -> Tensor:
         """Position embedding (T, D) for a grid.
 
-        The class position is kept, the others are resized bicubically with `align_corners=False`
-        (the authors' preprocessing).
+        The class position is kept. The others are resized bicubically with `align_corners=False`, as in the authors'
+        preprocessing.
         """
         if grid_hw == self.grid_hw:
             return self.position_embedding
@@ -182,9 +181,10 @@ class VisionTower:
         return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
 
     def embed(self, rgb: Tensor) -> Tensor:
-        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D). Sides must be multiples of the patch.
+        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D).
 
-        Raises ValueError otherwise.
+        Raises:
+            ValueError: a side is not a multiple of the patch.
         """
         if rgb.shape[1] % self.patch_px or rgb.shape[2] % self.patch_px:
             raise ValueError(
