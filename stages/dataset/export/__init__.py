@@ -31,6 +31,17 @@ from stages.dataset.export.yolo import Yolo
 __all__ = ["EXPORTERS", "ExportRequest", "Exporter", "export_dataset"]
 
 EXPORTERS: Final[dict[str, type[Exporter]]] = {
-    exporter.name: exporter for exporter in (Coco, Odvg, Mdetr, Hf, Webdataset, Yolo, Grit, Clipself, Fiftyone)
+    exporter.name: exporter
+    for exporter in (
+        Coco,
+        Odvg,
+        Mdetr,
+        Hf,
+        Webdataset,
+        Yolo,
+        Grit,
+        Clipself,
+        Fiftyone,
+    )
 }
 """Format -> exporter."""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -249,6 +250,23 @@ class ImageFolders:
         name = number_name(sample.row["id"], sample.image.extension)
         (self._paths[sample.split] / name).write_bytes(sample.image.content)
         return name
+
+
+class JsonLines:
+    """A file of JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+
+    def add(self, value: Any) -> None:
+        """Writes a line."""
+        self._file.write(dumped(value) + "\n")
+
+    def close(self) -> None:
+        """Closes the file, complete or not."""
+        self._file.close()
+
+    abandon = close
 
 
 def dumped(value: Any) -> str:

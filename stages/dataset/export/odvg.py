@@ -20,6 +20,7 @@ from stages.dataset.export.base import (
     ExportJob,
     FormatConfig,
     ImageFolders,
+    JsonLines,
     Naming,
     dumped,
     shortest,
@@ -53,9 +54,7 @@ class Odvg(Exporter):
     def __init__(self, config: OdvgConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         self._images = ImageFolders(job, "images/{split}", written=config.images)
-        self._files = {
-            split: job.folder.file(f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") for split in job.splits
-        }
+        self._files = self.for_splits(lambda split: JsonLines(job.folder.file(f"{split}.jsonl")))
         with job.folder.file("label_map.json").open("w", encoding="utf-8", newline="\n") as file:
             file.write("{")
             for index, name in enumerate(job.categories.names):
@@ -69,11 +68,11 @@ class Odvg(Exporter):
         file = self._files[sample.split]
         if self.config.form == "detection":
             instances = [self._instance(region) for region in sample.regions]
-            file.write(dumped({**start, "detection": {"instances": instances}}) + "\n")
+            file.add({**start, "detection": {"instances": instances}})
             return
         for index, regions in sample.captions_with_regions():
             grounding = {"caption": row["captions"][index], "regions": [_region(region) for region in regions]}
-            file.write(dumped({**start, "grounding": grounding}) + "\n")
+            file.add({**start, "grounding": grounding})
 
     def _instance(self, region: Mapping[str, Any]) -> dict[str, Any]:
         categories = self.job.categories
@@ -84,15 +83,6 @@ class Odvg(Exporter):
             "segmentation": region["segmentation"],
             "score": shortest(region["score"]),
         }
-
-    def close(self) -> None:
-        """See `Exporter.close`."""
-        self.abandon()
-
-    def abandon(self) -> None:
-        """See `Exporter.abandon`."""
-        for file in self._files.values():
-            file.close()
 
 
 def _region(region: Mapping[str, Any]) -> dict[str, Any]:
