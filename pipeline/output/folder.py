@@ -54,10 +54,6 @@ MayDelete = Callable[[list[AnyPath]], bool]
 """Asked before files are deleted that no run wrote."""
 
 
-def _never(_: list[AnyPath]) -> bool:
-    return False
-
-
 def _release(version: str | None) -> list[str] | None:
     """Major and minor version; patches leave rows as they are."""
     return version.split(".")[:2] if version else None
@@ -148,7 +144,7 @@ class DatasetFolder:
         *,
         calibration: str | None = None,
         fresh: bool,
-        may_delete: MayDelete = _never,
+        may_delete: MayDelete = lambda _: False,
     ) -> State:
         """Decide whether this run may write here, and store what its rows depend on. Call it while locked.
 

@@ -240,13 +240,11 @@ def _count_problems(path: AnyPath, stored: Any, total: Tally) -> Iterator[str]:
     if not isinstance(stored, dict):
         yield f"{path}: counts are missing"
         return
-    counted = total.counts()
-    yield from (f"{path}: counts.{name} is missing" for name in ("read", *counted) if name not in stored)
-    for name, count in counted.items():
-        if name in stored and stored[name] != count:
+    for name, count in {"read": total.rows, **total.counts()}.items():
+        if name not in stored:
+            yield f"{path}: counts.{name} is missing"
+        elif stored[name] != count:
             yield f"{path}: counts.{name} is {stored[name]} but the shards hold {count}"
-    if "read" in stored and stored["read"] != total.rows:
-        yield f"{path}: {stored['read']} samples were read but {total.rows} rows written"
 
 
 def _category_problems(path: AnyPath, total: Tally) -> Iterator[str]:

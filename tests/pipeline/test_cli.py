@@ -240,7 +240,7 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
     (dataset / "data" / "00001.parquet").unlink()
     code, out, err = phrasebox("validate", dataset)
     assert code == 1
-    assert f"{dataset}/dataset.json: 12 samples were read but 7 rows written\n" in out
+    assert f"{dataset}/dataset.json: counts.read is 12 but the shards hold 7\n" in out
     assert err == f"{len(out.splitlines())} problems in {dataset}\n"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,8 @@ def test_a_url_may_have_passed_through_pathlib(written_as: str | Path) -> None:
     place = place_of(written_as)
     assert isinstance(place, ObjectPath)
     assert str(place) == "s3://bucket/a/b"
+    assert (place.protocol, place.key, str(place.parent / "c")) == ("s3", "bucket/a/b", "s3://bucket/a/c")
+    assert repr(pickle.loads(pickle.dumps(place))) == repr(place)
 
 
 def test_a_url_of_a_local_file_is_a_path() -> None:

@@ -178,14 +178,14 @@ def test_a_lost_row(dataset: Path) -> None:
     change_rows(dataset, lambda rows: rows.__delitem__(0))
     problems = "\n".join(validate(dataset))
     assert "counts.written is 9 but the shards hold 8" in problems
-    assert "9 samples were read but 8 rows written" in problems
+    assert "counts.read is 9 but the shards hold 8" in problems
     assert "categories.parquet: does not agree with the shards" in problems
 
 
 def test_a_lost_shard(dataset: Path) -> None:
     (dataset / "data" / "00001.parquet").unlink()
     problems = "\n".join(validate(dataset))
-    assert "9 samples were read but 5 rows written" in problems
+    assert "counts.read is 9 but the shards hold 5" in problems
     assert "counts.files is 3 but the shards hold 2" in problems
 
 
