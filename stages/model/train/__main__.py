@@ -1,7 +1,7 @@
 """`python -m stages.model.train run OUT`, `python -m stages.model.train export CHECKPOINT [FOLDER]`.
 
-On a machine that does other work too, set OMP_WAIT_POLICY=PASSIVE: the threads then sleep while they wait for
-one that was put aside, where they would otherwise burn the processor time that it needs.
+On a machine that does other work too, set OMP_WAIT_POLICY=PASSIVE. Threads then sleep while they wait for one that the
+system has paused, instead of using up the processor time that it needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The settings of a training run; the defaults are those that made the embedded model."""
+"""The settings of a training run. Those that made the embedded model are in its MODEL_CARD.md."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ DEFAULT_PHASES: Final = (
     Phase(name="fine", steps=500, side_px=200, render_scale=1.8, patch_dropout=0.5, lr_start=0.6, lr_end=0.15),
     Phase(name="whole", steps=90, side_px=200, render_scale=1.8, lr_start=0.15, lr_end=0.02),
 )
-"""Large things teach names fast; then whole scenes; then a finer grid; then all patches."""
+"""Large things teach names fast; whole scenes, a finer grid and finally all patches follow."""
 
 SMOKE_PHASES: Final = (
     Phase(name="crops", steps=8, side_px=70, max_objects=1, min_size_rel=0.5, max_size_rel=0.95),
@@ -72,7 +72,7 @@ SMOKE_PHASES: Final = (
 
 
 class TrainConfig(BaseModel):
-    """All that decides the weights besides library versions and the number of threads."""
+    """Everything that decides the weights, apart from library versions, the processor and the number of threads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,8 +96,3 @@ class TrainConfig(BaseModel):
     """In order."""
     evaluation_scenes: Annotated[int, Field(ge=1)] = 200
     """Held-out scenes with one thing each for the top-1 in the log."""
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of all phases."""
-        return sum(phase.steps for phase in self.phases)

@@ -50,41 +50,8 @@ LOG_FILE: Final = "log.jsonl"
 _LOG_EVERY_STEPS: Final = 20
 _EVALUATION_SEED: Final = 4_321
 _TRAINING: Final = "## Training\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TrainSetting:
-    """What stays the same from step to step."""
-
-    config: TrainConfig
-    tokenizer: SimpleTokenizer
-    bank: PhraseBank
-    out: Path
-    workers: int
-    checkpoint_every_s: float
-    precision: str
-
-
-@dataclass(slots=True)
-class _TrainState:
-    """What changes from step to step.
-
-    Attributes:
-        model, average: the weights, and their moving average.
-        optimisers: as `make_optimisers` gives them.
-        step: steps taken.
-        active_s: processor time in seconds.
-        log: all log lines.
-        earlier: how the weights that the run began with were trained, in Markdown; "" for random ones.
-    """
-
-    model: CLIP
-    average: CLIP
-    optimisers: list[torch.optim.Optimizer]
-    step: int = 0
-    active_s: float = 0.0
-    log: list[dict[str, Any]] = field(default_factory=list)
-    earlier: str = ""
+_SAVED: Final = ("step", "active_s", "log", "earlier")
+"""Attributes of a run that a checkpoint holds as they are."""
 
 
 def train(
@@ -122,25 +89,23 @@ def train(
         raise ValueError("expected a checkpoint or exported weights to go on from, got both")
     out.mkdir(parents=True, exist_ok=True)
     write_vocabulary(out / VOCABULARY_FILE)
-    tokenizer = load_tokenizer(out)
     torch.manual_seed(config.seed)
-    setting = _TrainSetting(
+    training = _Training(
         config=config,
-        tokenizer=tokenizer,
-        bank=PhraseBank(tokenizer),
         out=out,
         workers=workers,
         checkpoint_every_s=checkpoint_every_s,
         precision=fast_precision(torch.device("cpu")),
+        tokenizer=load_tokenizer(out),
     )
-    state = _start(config, tokenizer, resume) if from_weights is None else _from(from_weights, config, tokenizer)
-    first_step = 0
-    for phase in config.phases:
-        if state.step < first_step + phase.steps:
-            _enter_phase(setting, state, phase)
-            _run_phase(setting, state, phase, first_step)
-        first_step += phase.steps
-    _save(setting, state)
+    if from_weights is not None:
+        training.begin_with(from_weights)
+    elif resume is not None:
+        training.resume(resume)
+    else:
+        training.build(config.phases[0].side_px)
+    training.run()
+    training.save()
     return out / LATEST_FILE
 
 
@@ -151,38 +116,187 @@ def load_tokenizer(folder: Path) -> SimpleTokenizer:
     )
 
 
-def _start(config: TrainConfig, tokenizer: SimpleTokenizer, resume: Path | None) -> _TrainState:
-    """Step 0 with random weights, or where a checkpoint stopped, with the learning rates of `config`."""
-    saved: dict[str, Any] | None = None if resume is None else torch.load(resume, weights_only=True)
-    model = build_model(tokenizer, config.phases[0].side_px if saved is None else int(saved["side_px"]))
-    state = _TrainState(model, copy.deepcopy(model), make_optimisers(model, config))
-    if saved is not None:
-        model.load_state_dict(saved["model"])
-        state.average.load_state_dict(saved["average"])
-        for optimiser, values in zip(state.optimisers, saved["optimisers"], strict=True):
+@dataclass(kw_only=True)
+class _Training:
+    """A run of training: first what stays the same from step to step, then what changes.
+
+    Attributes:
+        precision: the one that matrices are multiplied in, see `stages.model.device`.
+        average: the moving average of the model's weights.
+        optimisers: see `make_optimisers`.
+        active_s: processor time in seconds.
+        log: all log lines.
+        earlier: how the weights that the run began with were trained, in Markdown; "" for random ones.
+    """
+
+    config: TrainConfig
+    out: Path
+    workers: int
+    checkpoint_every_s: float
+    precision: str
+    tokenizer: SimpleTokenizer
+    bank: PhraseBank = field(init=False)
+    model: CLIP = field(init=False)
+    average: CLIP = field(init=False)
+    optimisers: list[torch.optim.Optimizer] = field(init=False)
+    step: int = 0
+    active_s: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+    earlier: str = ""
+
+    def __post_init__(self) -> None:
+        self.bank = PhraseBank(self.tokenizer)
+
+    def build(self, side_px: int) -> None:
+        """Random weights."""
+        self.model = build_model(self.tokenizer, side_px)
+        self.average = copy.deepcopy(self.model)
+        self.optimisers = make_optimisers(self.model, self.config)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Everything as it was, except for the learning rates, which are those of the configuration."""
+        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        self.build(saved["side_px"])
+        self.model.load_state_dict(saved["model"])
+        self.average.load_state_dict(saved["average"])
+        for optimiser, values in zip(self.optimisers, saved["optimisers"], strict=True):
             rates = [group["full_lr"] for group in optimiser.param_groups]
             optimiser.load_state_dict(values)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["full_lr"] = rate
-        for name in ("step", "active_s", "log", "earlier"):
-            setattr(state, name, saved[name])
-    return state
+        for name in _SAVED:
+            setattr(self, name, saved[name])
 
+    def begin_with(self, folder: Path) -> None:
+        """Exported weights for model and moving average, and what their model card says of their training."""
+        if load_tokenizer(folder).encoder != self.tokenizer.encoder:
+            raise ValueError(f"expected the vocabulary of the scenes in {folder}, got another one")
+        weights = {name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()}
+        patches = len(weights["visual.positional_embedding"]) - 1
+        self.build(round(patches**0.5) * int(MODEL_CFG["vision_cfg"]["patch_size"]))
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(f"expected weights of the architecture of MODEL_CFG in {folder}: {error}") from error
+        self.average.load_state_dict(weights)
+        self.earlier = earlier_training((folder / CARD_FILE).read_text("utf-8"), sha256_of(folder / WEIGHTS_FILE))
 
-def _from(folder: Path, config: TrainConfig, tokenizer: SimpleTokenizer) -> _TrainState:
-    """Step 0 with model and moving average at exported weights, and what their model card says of them."""
-    if load_tokenizer(folder).encoder != tokenizer.encoder:
-        raise ValueError(f"expected the vocabulary of the scenes in {folder}, got another one")
-    weights = {name: value.float() for name, value in load_file(folder / WEIGHTS_FILE).items()}
-    patches = len(weights["visual.positional_embedding"]) - 1
-    side_px = round(patches**0.5) * int(MODEL_CFG["vision_cfg"]["patch_size"])
-    model = build_model(tokenizer, side_px)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"expected weights of the architecture of MODEL_CFG in {folder}: {error}") from error
-    earlier = earlier_training((folder / CARD_FILE).read_text("utf-8"), sha256_of(folder / WEIGHTS_FILE))
-    return _TrainState(model, copy.deepcopy(model), make_optimisers(model, config), earlier=earlier)
+    def run(self) -> None:
+        """Take the steps of all phases that are not taken yet."""
+        first_step = 0
+        for phase in self.config.phases:
+            if self.step < first_step + phase.steps:
+                self._resize(phase.side_px)
+                self._run_phase(phase, first_step)
+            first_step += phase.steps
+
+    def _resize(self, side_px: int) -> None:
+        """Change the image size; the optimisers' memory is kept except for the positional embedding's."""
+        if int(self.model.visual.image_size[0]) == side_px:
+            return
+        old = self.optimisers
+        self.model = model_at(self.model, self.tokenizer, side_px)
+        self.average = model_at(self.average, self.tokenizer, side_px)
+        self.optimisers = make_optimisers(self.model, self.config)
+        for before, after in zip(old, self.optimisers, strict=True):
+            pairs = zip(before.param_groups[0]["params"], after.param_groups[0]["params"], strict=True)
+            for was, now in pairs:
+                if was.shape == now.shape and was in before.state:
+                    after.state[now] = before.state[was]
+
+    def _run_phase(self, phase: Phase, first_step: int) -> None:
+        """Take the phase's remaining steps; `first_step` is the number of its first one."""
+        config, last_step = self.config, first_step + phase.steps
+        batches = SceneBatches(
+            self.tokenizer, phase, seed=config.seed, size=config.batch, first=self.step, count=last_step - self.step
+        )
+        last_saved = last_logged = time.monotonic()
+        losses: list[Tensor] = []
+        cpu = time.process_time()
+        for batch in load_batches(batches, workers=self.workers):
+            share = (self.step - first_step) / max(1, phase.steps - 1)
+            factor = phase.lr_start + (phase.lr_end - phase.lr_start) * share
+            factor *= min(1.0, (self.step + 1) / config.warmup_steps)
+            losses.append(self._take_step(phase, batch, factor))
+            self.step += 1
+            self.active_s += time.process_time() - cpu
+            cpu = time.process_time()
+            ended = self.step == last_step
+            if self.step % _LOG_EVERY_STEPS and not ended:
+                continue
+            now = time.monotonic()
+            captions, phrases = torch.stack(losses).mean(dim=0).tolist()
+            line = {
+                "phase": phase.name,
+                "step": self.step,
+                "caption_loss": round(captions, 4),
+                "bank_loss": round(phrases, 4),
+                "precision": self.precision,
+                "images_per_s": round(len(losses) * config.batch / (now - last_logged), 1),
+                "cpu_s": round(self.active_s),
+            }
+            losses, last_logged = [], now
+            due = 0 < self.checkpoint_every_s < now - last_saved
+            if due or ended:
+                line["top1"] = round(class_top1(self.average, self.tokenizer, scenes=config.evaluation_scenes), 4)
+            self.log.append(line)
+            with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
+            if due or ended:
+                self.save()
+                last_saved = last_logged = time.monotonic()
+
+    def _take_step(self, phase: Phase, batch: Batch, factor: float) -> Tensor:
+        """One optimiser step; returns the caption and the bank loss, float (2,)."""
+        config, bank, model = self.config, self.bank, self.model
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        keep = None
+        if phase.patch_dropout > 0:
+            patches = (phase.side_px // int(model.visual.patch_size[0])) ** 2
+            kept = round(patches * (1 - phase.patch_dropout))
+            keep = torch.rand(len(batch.images), patches, generator=generator).topk(kept, dim=1).indices
+        phrases = bank.tokens(generator)
+        with torch.autocast("cpu", dtype=PRECISIONS[self.precision], enabled=self.precision != "fp32"):
+            image = encode_image(model, normalise(batch.images), keep=keep)
+            caption = encode_text(model, batch.tokens)
+            phrase = encode_text(model, phrases)
+        scale = model.logit_scale.exp()
+        image = image.float()
+        captions = caption_loss(
+            scale * image @ caption.float().T, known_true(batch.claimed, batch.denied, batch.present)
+        )
+        logits = scale * image @ phrase.float().T
+        positive = batch.present[:, bank.columns] > 0.5
+        phrases_loss = (bank_loss(logits, positive) + 0.5 * bank_loss(logits.T, positive.T)) / 1.5
+        loss: Tensor = captions + config.bank_weight * phrases_loss
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = group["full_lr"] * factor
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=4.6052)
+            decay = min(config.average_decay, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.average.parameters()), list(model.parameters()), 1 - decay)
+        return torch.stack([captions.detach(), phrases_loss.detach()])
+
+    def save(self) -> None:
+        """Write the checkpoint beside its place and move it there, so that a reader never sees half of one."""
+        path = self.out / LATEST_FILE
+        temporary = path.with_suffix(".tmp")
+        saved = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "side_px": int(self.model.visual.image_size[0]),
+            "config": self.config.model_dump(mode="json"),
+        }
+        torch.save(saved | {name: getattr(self, name) for name in _SAVED}, temporary)
+        os.replace(temporary, path)
 
 
 def earlier_training(card: str, weights_sha256: str) -> str:
@@ -199,134 +313,6 @@ def earlier_training(card: str, weights_sha256: str) -> str:
     if not found:
         raise ValueError(f"expected a model card with the section {_TRAINING.strip()!r}")
     return f"## Before that\n\nThe weights it began with: `{weights_sha256}`.\n{section}"
-
-
-def _enter_phase(setting: _TrainSetting, state: _TrainState, phase: Phase) -> None:
-    """Change the image size; the optimisers' memory is kept except for the positional embedding's."""
-    if int(state.model.visual.image_size[0]) == phase.side_px:
-        return
-    old = state.optimisers
-    state.model = model_at(state.model, setting.tokenizer, phase.side_px)
-    state.average = model_at(state.average, setting.tokenizer, phase.side_px)
-    state.optimisers = make_optimisers(state.model, setting.config)
-    for before, after in zip(old, state.optimisers, strict=True):
-        pairs = zip(before.param_groups[0]["params"], after.param_groups[0]["params"], strict=True)
-        for was, now in pairs:
-            if was.shape == now.shape and was in before.state:
-                after.state[now] = before.state[was]
-
-
-def _run_phase(setting: _TrainSetting, state: _TrainState, phase: Phase, first_step: int) -> None:
-    """Take the phase's remaining steps; `first_step` is the number of its first one."""
-    config = setting.config
-    last_step = first_step + phase.steps
-    batches = SceneBatches(
-        setting.tokenizer,
-        phase,
-        seed=config.seed,
-        size=config.batch,
-        first=state.step,
-        count=last_step - state.step,
-    )
-    last_saved = last_logged = time.monotonic()
-    losses: list[Tensor] = []
-    cpu = time.process_time()
-    for batch in load_batches(batches, workers=setting.workers):
-        share = (state.step - first_step) / max(1, phase.steps - 1)
-        factor = phase.lr_start + (phase.lr_end - phase.lr_start) * share
-        factor *= min(1.0, (state.step + 1) / config.warmup_steps)
-        losses.append(_step(setting, state, phase, batch, factor))
-        state.step += 1
-        state.active_s += time.process_time() - cpu
-        cpu = time.process_time()
-        ended = state.step == last_step
-        if state.step % _LOG_EVERY_STEPS and not ended:
-            continue
-        now = time.monotonic()
-        captions, phrases = torch.stack(losses).mean(dim=0).tolist()
-        line = {
-            "phase": phase.name,
-            "step": state.step,
-            "caption_loss": round(captions, 4),
-            "bank_loss": round(phrases, 4),
-            "precision": setting.precision,
-            "images_per_s": round(len(losses) * config.batch / (now - last_logged), 1),
-            "cpu_s": round(state.active_s),
-        }
-        losses, last_logged = [], now
-        due = setting.checkpoint_every_s > 0 and now - last_saved > setting.checkpoint_every_s
-        if due or ended:
-            top1 = class_top1(state.average, setting.tokenizer, scenes=config.evaluation_scenes)
-            line["top1"] = round(top1, 4)
-        _log(setting, state, line)
-        if due or ended:
-            _save(setting, state)
-            last_saved = last_logged = time.monotonic()
-
-
-def _step(setting: _TrainSetting, state: _TrainState, phase: Phase, batch: Batch, factor: float) -> Tensor:
-    """One optimiser step; returns the caption and the bank loss, float (2,)."""
-    config, bank = setting.config, setting.bank
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
-    model = state.model
-    keep = None
-    if phase.patch_dropout > 0:
-        patches = (phase.side_px // int(model.visual.patch_size[0])) ** 2
-        kept = round(patches * (1 - phase.patch_dropout))
-        keep = torch.rand(len(batch.images), patches, generator=generator).topk(kept, dim=1).indices
-    phrases = bank.tokens(generator)
-    with torch.autocast("cpu", dtype=PRECISIONS[setting.precision], enabled=setting.precision != "fp32"):
-        image = encode_image(model, normalise(batch.images), keep=keep)
-        caption = encode_text(model, batch.tokens)
-        phrase = encode_text(model, phrases)
-    scale = model.logit_scale.exp()
-    image = image.float()
-    captions = caption_loss(scale * image @ caption.float().T, known_true(batch.claimed, batch.denied, batch.present))
-    logits = scale * image @ phrase.float().T
-    positive = batch.present[:, bank.columns] > 0.5
-    phrases_loss = (bank_loss(logits, positive) + 0.5 * bank_loss(logits.T, positive.T)) / 1.5
-    loss: Tensor = captions + config.bank_weight * phrases_loss
-    for optimiser in state.optimisers:
-        optimiser.zero_grad(set_to_none=True)
-        for group in optimiser.param_groups:
-            group["lr"] = group["full_lr"] * factor
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimiser in state.optimisers:
-        optimiser.step()
-    with torch.no_grad():
-        model.logit_scale.clamp_(max=4.6052)
-        decay = min(config.average_decay, (1 + state.step) / (10 + state.step))
-        torch._foreach_lerp_(list(state.average.parameters()), list(model.parameters()), 1 - decay)
-    return torch.stack([captions.detach(), phrases_loss.detach()])
-
-
-def _log(setting: _TrainSetting, state: _TrainState, line: dict[str, Any]) -> None:
-    state.log.append(line)
-    with (setting.out / LOG_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    print(json.dumps(line), flush=True)
-
-
-def _save(setting: _TrainSetting, state: _TrainState) -> None:
-    """Write the checkpoint beside its place and move it there, so that a reader never sees half of one."""
-    path = setting.out / LATEST_FILE
-    temporary = path.with_suffix(".tmp")
-    torch.save(
-        {
-            "model": state.model.state_dict(),
-            "average": state.average.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in state.optimisers],
-            "side_px": int(state.model.visual.image_size[0]),
-            "step": state.step,
-            "active_s": state.active_s,
-            "log": state.log,
-            "earlier": state.earlier,
-            "config": setting.config.model_dump(mode="json"),
-        },
-        temporary,
-    )
-    os.replace(temporary, path)
 
 
 @torch.inference_mode()
