@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.evaluate import heat_mapped, matched_rows, print_matched, read_run
+from pipeline.commands.evaluate import heat_mapped, interval, matched_rows, number, print_matched, read_run
 from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
 from pipeline.console import console
 from stages.contract.errors import ConfigError, InputError
@@ -44,10 +45,12 @@ def write_calibration(
 ) -> dict[str, Any]:
     """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
 
-    The figures are from five folds: each region is judged by a fit that has not seen its image.
+    The figures are from five folds: each region is judged by a fit that has not seen its image. A path that cannot be
+    written is refused before any work, where that can be known.
 
-    Raises InputError if there are too few regions, or only right or only wrong ones; ConfigError if `out` cannot be
-    written, before any work where that can be known.
+    Raises:
+        InputError: There are too few regions, or only right or only wrong ones.
+        ConfigError: `out` cannot be written.
     """
     import numpy as np
 
@@ -56,25 +59,25 @@ def write_calibration(
     from stages.dataset.evaluate import read_truth
     from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.metrics import IOU
-    from stages.dataset.evaluate.scores import fit_logistic, out_of_fold
+    from stages.dataset.evaluate.report import weighted_estimate
+    from stages.dataset.evaluate.scores import calibration_error, fit_logistic, out_of_fold, risk_coverage_area
     from stages.regions.score import FEATURES, Calibration
     from stages.regions.stage import RegionsStage
     from stages.storage import check_writable, write_text
 
     check_writable("--out", out)
     truth = read_truth(truth_path)
-    _, config = read_run(dataset, settings)
-    rows, matched = matched_rows(dataset, truth)
+    made, config = read_run(dataset, settings)
+    rows, matched = matched_rows(made, truth)
     graph = build_graph(config)
     stage = RegionsStage(config.regions)
     evidence: list[Evidence] = []
     right: list[bool] = []
     images: list[int] = []
-    for record in heat_mapped(graph, rows, console):
-        row = rows[record.sample.id]
+    for row, record in heat_mapped(graph, rows, console):
         image = matched.images[row["file_name"]]
         found = dict(zip((phrase.text for phrase in record.phrases), stage.regions_of(record), strict=True))
-        for query in queries_of(row["id"], row, image, truth.categories, record.phrases, {}):
+        for query in queries_of(row["id"], row, image, truth.categories, record.phrases):
             boxes = () if query.target is None else query.target.boxes_xywh_px
             for painted, what_is_known in found.get(query.phrase or "", ()):
                 evidence.append(what_is_known)
@@ -102,21 +105,13 @@ def write_calibration(
         write_text(out, calibration.to_json())
     except OSError as error:
         raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    unseen = out_of_fold(features, labels, owners)
     return {
         "matched": matched.counts,
         "regions": len(right),
         "right": sum(right),
-        **_worth(out_of_fold(features, labels, owners), labels, owners),
-    }
-
-
-def _worth(probability: Any, right: Any, images: Any) -> dict[str, Any]:
-    from stages.dataset.evaluate.report import weighted_estimate
-    from stages.dataset.evaluate.scores import calibration_error, risk_coverage_area
-
-    return {
-        "risk_coverage_area": asdict(weighted_estimate(lambda w: risk_coverage_area(probability, right, w), images)),
-        "calibration_error": asdict(weighted_estimate(lambda w: calibration_error(probability, right, w), images)),
+        "risk_coverage_area": asdict(weighted_estimate(partial(risk_coverage_area, unseen, labels), owners)),
+        "calibration_error": asdict(weighted_estimate(partial(calibration_error, unseen, labels), owners)),
     }
 
 
@@ -124,8 +119,7 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
     """The table for people."""
     table = Table("figure, on images not fitted to", "value", "95 % interval")
     for name in ("risk_coverage_area", "calibration_error"):
-        figure = figures[name]
-        table.add_row(name, f"{figure['value']:.3f}", f"{figure['low']:.3f}-{figure['high']:.3f}")
+        table.add_row(name, number(figures[name]), interval(figures[name]))
     print_matched(figures["matched"], console)
     console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)

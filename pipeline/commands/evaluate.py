@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stages.contract.records import HeatMap, Phrase, Record
     from stages.dataset.evaluate.matching import ImageMatches
     from stages.dataset.evaluate.truth import GroundTruth
+    from stages.dataset.folder import Dataset
 
 GROUP_COLUMNS = ("pointing", "box_recall", "box_iou", "mask_iou")
 """Metrics that the table shows for every group; the JSON has all of them."""
@@ -78,40 +79,29 @@ def evaluation_of(
     from stages.storage import place_of
 
     truth = read_truth(truth_path)
-    manifest, config = read_run(dataset, settings)
-    rows, matched = matched_rows(dataset, truth)
+    made, config = read_run(dataset, settings)
+    rows, matched = matched_rows(made, truth)
     outcomes = Outcomes()
 
-    def add(
-        row: Mapping[str, Any],
-        phrases: Sequence[Phrase],
-        heat_maps: Mapping[str, HeatMap],
-        plain_maps: Mapping[str, HeatMap] | None = None,
-    ) -> None:
+    def add(row: Mapping[str, Any], phrases: Sequence[Phrase], *heat_maps: Mapping[str, HeatMap]) -> None:
         image = matched.images[row["file_name"]]
-        queries = queries_of(row["id"], row, image, truth.categories, phrases, heat_maps, plain_maps)
-        outcomes.add(queries, maps=maps)
+        outcomes.add(queries_of(row["id"], row, image, truth.categories, phrases, *heat_maps), maps=maps)
 
     if maps:
         graph = build_graph(config)
-        if graph.fingerprint != manifest["model_fingerprint"]:
+        if graph.fingerprint != made.manifest["model_fingerprint"]:
             raise ConfigError(
-                f"{dataset} was made with other weights ({manifest['model_fingerprint']}) than the configuration "
+                f"{dataset} was made with other weights ({made.manifest['model_fingerprint']}) than the configuration "
                 f"finds now ({graph.fingerprint}); --no-maps evaluates the regions alone"
             )
-        cut_from = RegionsStage(config.regions)
-        guided = config.regions.upsample != "linear"
-        plain = RegionsStage(config.regions.model_copy(update={"upsample": "linear"}))
-        for record in heat_mapped(graph, rows.keys(), console):
-            row = rows.pop(record.sample.id, None)
-            if row is not None:  # an id that the input has twice is asked once
-                plain_maps = plain.surfaces_of(record) if guided else None
-                add(row, record.phrases, cut_from.surfaces_of(record), plain_maps)
-        if rows:
-            raise InputError(f"{len(rows)} rows of {dataset} are no longer in its input; --no-maps needs no input")
+        surfaces = [RegionsStage(config.regions)]
+        if config.regions.upsample != "linear":
+            surfaces.append(RegionsStage(config.regions.model_copy(update={"upsample": "linear"})))
+        for row, record in heat_mapped(graph, rows, console):
+            add(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces))
     else:
         for row in rows.values():
-            add(row, _phrases_with_regions(row), {})
+            add(row, _phrases_with_regions(row))
     if not outcomes.images:
         raise InputError(f"none of the {len(matched.images)} images has a phrase that {truth_path} knows")
     return {
@@ -124,61 +114,79 @@ def evaluation_of(
     }
 
 
-def matched_rows(dataset: Path, truth: GroundTruth) -> tuple[dict[int, dict[str, Any]], ImageMatches]:
-    """The rows of the images that the truth has, by id, and which images these are."""
-    from stages.dataset.evaluate.matching import match_images
-    from stages.dataset.folder import open_dataset
-
-    columns = ["id", "file_name", "width", "height", "captions", "annotations", "error"]
-    rows = {row["id"]: row for row in open_dataset(dataset).rows(columns)}
-    matched = match_images((row["file_name"] for row in rows.values()), truth)
-    return {number: row for number, row in rows.items() if row["file_name"] in matched.images}, matched
-
-
-def read_run(dataset: Path, settings: Sequence[str]) -> tuple[dict[str, Any], RunConfig]:
-    """Manifest and configuration of a finished dataset. Raises InputError if it is not one."""
+def read_run(path: Path, settings: Sequence[str]) -> tuple[Dataset, RunConfig]:
+    """A finished dataset, and its configuration with some settings changed. Raises InputError if it is not finished."""
     from pipeline.config import stored_config
     from stages.dataset.folder import open_dataset
 
-    manifest = open_dataset(dataset).manifest
-    return manifest, stored_config(manifest["config"], settings)
+    dataset = open_dataset(path)
+    return dataset, stored_config(dataset.manifest["config"], settings)
 
 
-def heat_mapped(graph: Graph, ids: Iterable[int], console: Console) -> Iterator[Record]:
-    """The input's records with these ids, with phrases and heat maps.
+def matched_rows(dataset: Dataset, truth: GroundTruth) -> tuple[dict[int, dict[str, Any]], ImageMatches]:
+    """The rows of the images that the truth has, by id, and which images these are."""
+    from stages.dataset.evaluate.matching import match_images
 
-    Raises InputError if the input is gone.
+    rows = list(dataset.rows(["id", "file_name", "width", "height", "captions", "annotations", "error"]))
+    matched = match_images((row["file_name"] for row in rows), truth)
+    return {row["id"]: row for row in rows if row["file_name"] in matched.images}, matched
+
+
+def heat_mapped(
+    graph: Graph, rows: Mapping[int, dict[str, Any]], console: Console
+) -> Iterator[tuple[dict[str, Any], Record]]:
+    """Each of the rows, by id, with its record from the input, which has phrases and heat maps.
+
+    Raises InputError if the input does not have all rows any more.
     """
     from pipeline.engines.batches import batch_rows, run_stages
     from pipeline.summary import Display, Report
     from stages.contract.records import Record
     from stages.read import Skipped
 
-    wanted = set(ids)
     stages = (*graph.before, graph.model)
     for stage in stages:
         stage.setup()
-    progress = Report(expected=len(wanted))
+    progress = Report(expected=len(rows))
+    missing = set(rows)
     items = (item for shard in graph.reader.shards() for item in graph.reader.read(shard))
-    started = (Record.start(item) for item in items if not isinstance(item, Skipped))
-    records = (record for record in started if record.sample.id in wanted)
+
+    def wanted() -> Iterator[Record]:
+        """The first record of each id; nothing is read after the last one."""
+        while missing and (item := next(items, None)) is not None:
+            record = None if isinstance(item, Skipped) else Record.start(item)
+            if record is not None and record.sample.id in missing:
+                missing.remove(record.sample.id)
+                yield record
+
+    records = wanted()
     with Display(console).shown() as display:
         while batch := list(islice(records, batch_rows(graph.model))):
-            yield from run_stages(stages, batch, progress.stage)
+            for record in run_stages(stages, batch, progress.stage):
+                yield rows[record.sample.id], record
             progress.rows(len(batch), 0)
             display.update(progress)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(rows)} rows are no longer in the input of the dataset, and heat maps cannot be "
+            "computed without it; phrasebox eval --no-maps needs no input"
+        )
 
 
 def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
     from stages.contract.records import Phrase
 
-    spans = dict.fromkeys(
-        (each["phrase"], each["head"], each["caption_index"], *each["span"]) for each in row["annotations"]
-    )
-    return [
-        Phrase(text=text, head=head, caption_index=index, start=start, end=end)
-        for text, head, index, start, end in spans
-    ]
+    found = {
+        (each["phrase"], each["caption_index"], *each["span"]): Phrase(
+            text=each["phrase"],
+            head=each["head"],
+            caption_index=each["caption_index"],
+            start=each["span"][0],
+            end=each["span"][1],
+        )
+        for each in row["annotations"]
+    }
+    return list(found.values())
 
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
@@ -195,19 +203,19 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     print_matched(figures["matched"], console)
     table = Table("metric", "value", "95 % interval", "what it is", title="all phrases", title_justify="left")
     for name, figure in figures["metrics"].items():
-        table.add_row(name, _number(figure), _interval(figure), METRICS[name].doc)
+        table.add_row(name, number(figure), interval(figure), METRICS[name].doc)
     for name, figure in figures["coco_ap"].items():
         doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU .50:.95 (at .50: {figure['ap50']:.3f})"
-        table.add_row(f"{name}_ap", _number(figure["ap"]), _interval(figure["ap"]), doc)
+        table.add_row(f"{name}_ap", number(figure["ap"]), interval(figure["ap"]), doc)
     console.print(table)
     console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
     shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
     headers = [name.replace("_", " ").replace("iou", "IoU") for name in shown]  # so that narrow terminals break them
     table = Table("group", "", "phrases", *headers, title="by group", title_justify="left")
     for group, members in figures["groups"].items():
-        for number, (member, metrics) in enumerate(members.items()):
+        for index, (member, metrics) in enumerate(members.items()):
             cells = [_with_margin(metrics.get(name)) for name in shown]
-            table.add_row(group if number == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
+            table.add_row(group if index == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
     if figures["groups"]:
         console.print(table)
     _print_scores(figures, console)
@@ -232,10 +240,10 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
     title = "area under risk-coverage, lower is better"
     table = Table("regions ranked by", "value", "95 % interval", title=title, title_justify="left")
     for name, figure in figures["scores"].items():
-        table.add_row(name, _number(figure), _interval(figure))
+        table.add_row(name, number(figure), interval(figure))
     console.print(table)
     error = figures["calibration_error"]
-    console.print(f"expected calibration error of the score: {_number(error)} {_interval(error)}", soft_wrap=True)
+    console.print(f"expected calibration error of the score: {number(error)} {interval(error)}", soft_wrap=True)
     table = Table("score at least", "regions kept", "precision", title="filtering by score", title_justify="left")
     for line in figures["thresholds"]:
         precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
@@ -243,7 +251,8 @@ def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _number(figure: Mapping[str, Any] | None) -> str:
+def number(figure: Mapping[str, Any] | None) -> str:
+    """The value of a figure, for a table."""
     return "-" if figure is None or figure["value"] is None else f"{figure['value']:.3f}"
 
 
@@ -255,5 +264,6 @@ def _with_margin(figure: Mapping[str, Any] | None) -> str:
     return f"{figure['value']:.3f}\n±{margin:.3f}"
 
 
-def _interval(figure: Mapping[str, Any] | None) -> str:
+def interval(figure: Mapping[str, Any] | None) -> str:
+    """The interval of a figure, for a table."""
     return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from posixpath import basename, splitext
+from types import MappingProxyType
 from typing import Any, Final
 
 import cv2
@@ -242,7 +243,7 @@ def queries_of(
     image: TruthImage,
     categories: frozenset[str],
     phrases: Sequence[Phrase],
-    maps: Mapping[str, HeatMap],
+    maps: Mapping[str, HeatMap] = MappingProxyType({}),
     plain_maps: Mapping[str, HeatMap] | None = None,
 ) -> list[Query]:
     """The queries of one row.
@@ -253,7 +254,7 @@ def queries_of(
         image: The same image in the truth.
         categories: See `GroundTruth.categories`.
         phrases: All phrases of the row, also those without a region.
-        maps: Heat maps by the phrases' texts; empty if maps were not computed.
+        maps: Heat maps by the phrases' texts, if maps were computed.
         plain_maps: The maps before colours guided them; None if they did not.
 
     Raises:

@@ -153,6 +153,20 @@ def test_boxes_and_masks_need_no_input(inline_dataset: Path, scenes_folder: Path
         evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, gone)
 
 
+def test_rows_that_the_input_has_no_more_are_refused_and_one_that_it_has_twice_is_asked_once(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    lines = (scenes_folder / "captions.jsonl").read_text().splitlines()
+    moved = [f"input.path={tmp_path / 'captions.jsonl'}", f"input.image_root={scenes_folder / 'images'}"]
+    (tmp_path / "captions.jsonl").write_text("\n".join([*lines, *lines]))
+    truth = scenes_folder / "truth.json"
+    whole = evaluation_of(inline_dataset, truth, QUIET)
+    assert evaluation_of(inline_dataset, truth, QUIET, moved)["metrics"] == whole["metrics"]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines[1:]))
+    with pytest.raises(InputError, match=f"1 of {len(lines)} rows are no longer in the input"):
+        evaluation_of(inline_dataset, truth, QUIET, moved)
+
+
 def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     manifest = json.loads((dataset / "dataset.json").read_text())
