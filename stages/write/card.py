@@ -60,30 +60,22 @@ Fields of `annotations`:
 
 
 def _doc(entry: Any) -> str:
-    metadata = {key.decode(): value.decode() for key, value in (entry.metadata or {}).items()}
-    unit = f" ({metadata['unit']})" if metadata.get("unit") else ""
-    doc: str = metadata.get("doc", "")
-    return doc + unit
+    metadata = entry.metadata or {}
+    doc, unit = (metadata.get(key, b"").decode() for key in (b"doc", b"unit"))
+    return f"{doc} ({unit})" if unit else doc
 
 
-def _features(schema: Any) -> list[dict[str, Any]]:
-    return [_feature(entry.name, entry.type) for entry in schema]
+def _features(fields: Any) -> list[dict[str, Any]]:
+    return [
+        {"name": entry.name, **({"dtype": "image"} if entry.name == "image" else _type(entry.type))} for entry in fields
+    ]
 
 
-def _feature(name: str, kind: Any) -> dict[str, Any]:
-    if name == "image":
-        return {"name": name, "dtype": "image"}
+def _type(kind: Any) -> dict[str, Any]:
+    """A type in the words of `datasets`."""
     if pa.types.is_list(kind):
         inner = kind.value_type
-        if pa.types.is_struct(inner):
-            return {"name": name, "list": [_feature(entry.name, entry.type) for entry in inner]}
-        return {"name": name, "list": _dtype(inner)}
+        return {"list": _features(inner) if pa.types.is_struct(inner) else _type(inner)["dtype"]}
     if pa.types.is_struct(kind):
-        return {"name": name, "struct": [_feature(entry.name, entry.type) for entry in kind]}
-    return {"name": name, "dtype": _dtype(kind)}
-
-
-def _dtype(kind: Any) -> str:
-    name: str = str(kind)
-    short = {"float": "float32", "double": "float64"}
-    return short.get(name, name)
+        return {"struct": _features(kind)}
+    return {"dtype": {"float": "float32", "double": "float64"}.get(str(kind), str(kind))}
