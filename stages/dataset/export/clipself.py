@@ -7,7 +7,7 @@ image. The embeddings are those of the dataset's own CLIP model and text templat
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 
@@ -37,14 +37,12 @@ class ClipselfConfig(FormatConfig):
 class Clipself(CocoLayout):
     """COCO with embeddings."""
 
-    name: ClassVar[str] = "clipself"
-    summary: ClassVar[str] = (
-        "SPLIT.json and text_embeddings.npy from the dataset's CLIP model, for CLIPSelf; this one loads torch"
-    )
-    masks: ClassVar[str] = "exact as RLE; CLIPSelf trains on boxes"
-    config_type: ClassVar[type[FormatConfig]] = ClipselfConfig
-    json_file: ClassVar[str] = "{split}.json"
-    image_folder: ClassVar[str] = "images/{split}"
+    name = "clipself"
+    summary = "SPLIT.json and text_embeddings.npy from the dataset's CLIP model, for CLIPSelf; this one loads torch"
+    masks = "exact as RLE; CLIPSelf trains on boxes"
+    config_type = ClipselfConfig
+    json_file = "{split}.json"
+    image_folder = "images/{split}"
 
     def __init__(self, config: ClipselfConfig, job: ExportJob) -> None:
         _write_embeddings(job)  # before any file is opened, since it may fail

@@ -80,15 +80,15 @@ class CocoLayout(Exporter):
 class Coco(CocoLayout):
     """COCO instances."""
 
-    name: ClassVar[str] = "coco"
-    summary: ClassVar[str] = (
+    name = "coco"
+    summary = (
         "annotations/instances_SPLIT.json, for pycocotools, torchvision, detectron2, mmdetection, supervision, "
         "datumaro; captions and tokens_positive in it"
     )
-    masks: ClassVar[str] = "exact as RLE; segmentation=polygons fills holes"
-    config_type: ClassVar[type[FormatConfig]] = CocoConfig
-    json_file: ClassVar[str] = "annotations/instances_{split}.json"
-    image_folder: ClassVar[str] = "images/{split}"
+    masks = "exact as RLE; segmentation=polygons fills holes"
+    config_type = CocoConfig
+    json_file = "annotations/instances_{split}.json"
+    image_folder = "images/{split}"
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
         """See `CocoLayout.segmentation_of`."""

@@ -8,8 +8,6 @@ https://docs.voxel51.com/user_guide/import_datasets.html#cocodetectiondataset
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from stages.dataset.export.base import FormatConfig, Naming
 from stages.dataset.export.coco import CocoLayout
 
@@ -24,10 +22,10 @@ class FiftyoneConfig(FormatConfig):
 class Fiftyone(CocoLayout):
     """FiftyOne's COCO layout."""
 
-    name: ClassVar[str] = "fiftyone"
-    summary: ClassVar[str] = "SPLIT/data/ and SPLIT/labels.json, for FiftyOne's COCODetectionDataset"
-    masks: ClassVar[str] = "exact as RLE; import with label_types=segmentations"
-    needs_images: ClassVar[bool] = True
-    config_type: ClassVar[type[FormatConfig]] = FiftyoneConfig
-    json_file: ClassVar[str] = "{split}/labels.json"
-    image_folder: ClassVar[str] = "{split}/data"
+    name = "fiftyone"
+    summary = "SPLIT/data/ and SPLIT/labels.json, for FiftyOne's COCODetectionDataset"
+    masks = "exact as RLE; import with label_types=segmentations"
+    needs_images = True
+    config_type = FiftyoneConfig
+    json_file = "{split}/labels.json"
+    image_folder = "{split}/data"

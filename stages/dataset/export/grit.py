@@ -8,7 +8,7 @@ there, the expressions that lie in no other. GRIT's two CLIP similarities are nu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 import pyarrow as pa
 from pydantic import Field
@@ -46,12 +46,10 @@ class GritConfig(FormatConfig):
 class Grit(Exporter):
     """GRIT's Parquet."""
 
-    name: ClassVar[str] = "grit"
-    summary: ClassVar[str] = (
-        "data/SPLIT-*.parquet with noun_chunks and ref_exps as in GRIT, for Kosmos-2 and FG-CLIP; images by name"
-    )
-    masks: ClassVar[str] = "exact as RLE counts in a column `segmentations` beside GRIT's own"
-    config_type: ClassVar[type[FormatConfig]] = GritConfig
+    name = "grit"
+    summary = "data/SPLIT-*.parquet with noun_chunks and ref_exps as in GRIT, for Kosmos-2 and FG-CLIP; images by name"
+    masks = "exact as RLE counts in a column `segmentations` beside GRIT's own"
+    config_type = GritConfig
 
     def __init__(self, config: GritConfig, job: ExportJob) -> None:
         super().__init__(config, job)

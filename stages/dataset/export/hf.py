@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 import pyarrow as pa
 from pydantic import Field
@@ -67,13 +67,13 @@ class HfConfig(FormatConfig):
 class Hf(Exporter):
     """Parquet for `datasets.load_dataset`."""
 
-    name: ClassVar[str] = "hf"
-    summary: ClassVar[str] = (
+    name = "hf"
+    summary = (
         "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
     )
-    masks: ClassVar[str] = "exact as RLE counts in objects.segmentation, which detection scripts ignore"
-    needs_images: ClassVar[bool] = True
-    config_type: ClassVar[type[FormatConfig]] = HfConfig
+    masks = "exact as RLE counts in objects.segmentation, which detection scripts ignore"
+    needs_images = True
+    config_type = HfConfig
 
     def __init__(self, config: HfConfig, job: ExportJob) -> None:
         super().__init__(config, job)

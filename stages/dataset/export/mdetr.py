@@ -7,7 +7,7 @@ of a region from the words of its spans.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from stages.contract.records import stable_id
 from stages.dataset.export.base import (
@@ -38,12 +38,10 @@ class MdetrConfig(FormatConfig):
 class Mdetr(Exporter):
     """Mixed grounding."""
 
-    name: ClassVar[str] = "mdetr"
-    summary: ClassVar[str] = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
-    masks: ClassVar[str] = (
-        "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
-    )
-    config_type: ClassVar[type[FormatConfig]] = MdetrConfig
+    name = "mdetr"
+    summary = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
+    masks = "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
+    config_type = MdetrConfig
 
     def __init__(self, config: MdetrConfig, job: ExportJob) -> None:
         super().__init__(config, job)

@@ -11,7 +11,7 @@ Open-GroundingDino (tools/ and datasets/odvg.py) and mmdetection's `ODVGDataset`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from stages.contract.geometry import xywh_to_xyxy
 from stages.dataset.export.base import (
@@ -43,13 +43,11 @@ class OdvgConfig(FormatConfig):
 class Odvg(Exporter):
     """ODVG lines."""
 
-    name: ClassVar[str] = "odvg"
-    summary: ClassVar[str] = (
-        "SPLIT.jsonl and label_map.json, for Open-GroundingDino and MM-Grounding-DINO (mmdetection's ODVGDataset)"
-    )
-    masks: ClassVar[str] = "exact as RLE in a field `segmentation` that both readers ignore: they train on boxes"
-    keeps_empty: ClassVar[bool] = False  # Open-GroundingDino raises on an empty list
-    config_type: ClassVar[type[FormatConfig]] = OdvgConfig
+    name = "odvg"
+    summary = "SPLIT.jsonl and label_map.json, for Open-GroundingDino and MM-Grounding-DINO (mmdetection's ODVGDataset)"
+    masks = "exact as RLE in a field `segmentation` that both readers ignore: they train on boxes"
+    keeps_empty = False  # Open-GroundingDino raises on an empty list
+    config_type = OdvgConfig
 
     def __init__(self, config: OdvgConfig, job: ExportJob) -> None:
         super().__init__(config, job)

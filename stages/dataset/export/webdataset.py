@@ -7,7 +7,7 @@ text is the first caption; the JSON holds all, and the regions as in COCO. Membe
 from __future__ import annotations
 
 import tarfile
-from typing import IO, Annotated, Any, ClassVar
+from typing import IO, Annotated, Any
 
 from pydantic import Field
 
@@ -25,11 +25,11 @@ class WebdatasetConfig(FormatConfig):
 class Webdataset(Exporter):
     """Tars of samples."""
 
-    name: ClassVar[str] = "webdataset"
-    summary: ClassVar[str] = "SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, for webdataset and open_clip"
-    masks: ClassVar[str] = "exact as RLE in the JSON"
-    needs_images: ClassVar[bool] = True
-    config_type: ClassVar[type[FormatConfig]] = WebdatasetConfig
+    name = "webdataset"
+    summary = "SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, for webdataset and open_clip"
+    masks = "exact as RLE in the JSON"
+    needs_images = True
+    config_type = WebdatasetConfig
 
     def __init__(self, config: WebdatasetConfig, job: ExportJob) -> None:
         super().__init__(config, job)

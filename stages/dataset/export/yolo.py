@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +50,11 @@ class YoloConfig(FormatConfig):
 class Yolo(Exporter):
     """Ultralytics labels."""
 
-    name: ClassVar[str] = "yolo"
-    summary: ClassVar[str] = "data.yaml, images/SPLIT/, labels/SPLIT/, for Ultralytics YOLO (segment or detect)"
-    masks: ClassVar[str] = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
-    needs_images: ClassVar[bool] = True  # Ultralytics finds the labels by the paths of the images
-    config_type: ClassVar[type[FormatConfig]] = YoloConfig
+    name = "yolo"
+    summary = "data.yaml, images/SPLIT/, labels/SPLIT/, for Ultralytics YOLO (segment or detect)"
+    masks = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
+    needs_images = True  # Ultralytics finds the labels by the paths of the images
+    config_type = YoloConfig
 
     def __init__(self, config: YoloConfig, job: ExportJob) -> None:
         super().__init__(config, job)
