@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from stages.model.scenes.vocabulary import (
     VAGUE_TEMPLATES,
     Split,
 )
+
+T = TypeVar("T")
 
 DETERMINERS: Final = ("a", "an", "the", "some")
 """Words before a phrase that its normalised form leaves out."""
@@ -55,19 +57,19 @@ class Mention:
     """One phrase of a caption.
 
     Attributes:
-        start, end: half-open character span in the caption, determiner included.
         kind: kind named, or None ("something red").
         colour: colour named, or None ("a car").
         objects: positions of the objects it denotes, back to front; empty for a thing that is absent.
         absent: whether the caption says that it is not there.
+        start, end: half-open character span in the caption, determiner included.
     """
 
-    start: int
-    end: int
     kind: str | None
     colour: str | None
     objects: tuple[int, ...]
     absent: bool = False
+    start: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,8 @@ class Caption:
     mentions: tuple[Mention, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A mention before it has a place in a text."""
-
-    text: str
-    kind: str | None
-    colour: str | None
-    objects: tuple[int, ...]
-    absent: bool = False
+Name = tuple[str, Mention]
+"""The words of a mention that has no place in a text yet, and the mention."""
 
 
 def write_captions(
@@ -103,10 +98,7 @@ def write_captions(
     Returns:
         1 + extra captions.
     """
-    return (
-        _plain_caption(rng, things, exact=True),
-        *(_training_caption(rng, things, split) for _ in range(extra)),
-    )
+    return (_plain_caption(rng, things, exact=True), *(_training_caption(rng, things, split) for _ in range(extra)))
 
 
 def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bool]:
@@ -135,7 +127,7 @@ def _training_caption(rng: np.random.Generator, things: Sequence[DrawnThing], sp
     if name == "vague":
         return _fill(_pick(rng, VAGUE_TEMPLATES), [_vague_name(rng, things)])
     if name == "absence":
-        present = _name_group(rng, things, _pick_group(rng, _groups(things)), exact=False)
+        present = _name_group(rng, things, _pick(rng, _groups(things)), exact=False)
         template = _pick(rng, ABSENCE_TEMPLATES)
         absent = _absent_name(rng, things, split)
         return _fill(template, [absent] if "{1}" not in template else [present, absent])
@@ -158,11 +150,11 @@ def _plain_caption(rng: np.random.Generator, things: Sequence[DrawnThing], *, ex
         if used.intersection(group):
             continue
         name = _name_group(rng, things, group, exact=exact)
-        if used.intersection(name.objects):
+        if used.intersection(name[1].objects):
             name = _name_group(rng, things, group, exact=exact, allow_kind_only=False)
-        used.update(name.objects)
+        used.update(name[1].objects)
         names.append(name)
-    several = any(len(name.objects) > 1 for name in names)
+    several = any(len(mention.objects) > 1 for _, mention in names)
     templates = PLAIN_TEMPLATES[len(names)]
     if several:
         templates = tuple(template for template in templates if " is " not in template)
@@ -180,10 +172,6 @@ def _groups(things: Sequence[DrawnThing]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def _pick_group(rng: np.random.Generator, groups: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    return groups[int(rng.integers(len(groups)))]
-
-
 def _name_group(
     rng: np.random.Generator,
     things: Sequence[DrawnThing],
@@ -191,7 +179,7 @@ def _name_group(
     *,
     exact: bool,
     allow_kind_only: bool = True,
-) -> _Name:
+) -> Name:
     """A name for things of one kind and colour.
 
     Without the colour the name denotes every thing of the kind: an exact caption uses that only where it is
@@ -217,26 +205,26 @@ def _name_group(
         words.append(PLURALS[kind])
         determiner = NUMBER_WORDS[len(objects)] if rng.random() < 0.7 else ("some" if rng.random() < 0.6 else "")
     text = " ".join([determiner, *words]).strip()
-    return _Name(text, kind, named_colour, objects)
+    return text, Mention(kind, named_colour, objects)
 
 
-def _vague_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> _Name:
+def _vague_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Name:
     """Only a colour: "something red"."""
-    colour = things[int(rng.integers(len(things)))].colour
+    colour = _pick(rng, things).colour
     objects = tuple(k for k, thing in enumerate(things) if thing.colour == colour)
     article = "an" if colour[0] in "aeiou" else "a"
     texts = [f"something {colour}", f"{article} {colour} thing", f"{article} {colour} object"]
     if len(objects) > 1:
         number = NUMBER_WORDS[len(objects)]
         texts = [f"{number} {colour} things", f"{number} {colour} objects", f"some {colour} things"]
-    return _Name(_pick(rng, texts), None, colour, objects)
+    return _pick(rng, texts), Mention(None, colour, objects)
 
 
-def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: Split) -> _Name:
+def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: Split) -> Name:
     """A thing that is not in the scene, preferably one that is nearly there: its kind or its colour is."""
     kinds = {thing.kind for thing in things}
     pairs = {(thing.kind, thing.colour) for thing in things}
-    like = things[int(rng.integers(len(things)))]
+    like = _pick(rng, things)
     while True:
         kind, colour = _pick(rng, KINDS), _pick(rng, COLOUR_NAMES)
         chance = rng.random()
@@ -245,27 +233,28 @@ def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: 
         elif chance < 0.6:
             colour = like.colour
         if chance > 0.75 and kind not in kinds:
-            return _Name(kind, kind, None, (), absent=True)
+            return kind, Mention(kind, None, (), absent=True)
         if (kind, colour) not in pairs and (split == "heldout" or (kind, colour) not in HELDOUT_PAIRS):
-            return _Name(f"{colour} {kind}", kind, colour, (), absent=True)
+            return f"{colour} {kind}", Mention(kind, colour, (), absent=True)
 
 
-def _where(rng: np.random.Generator, things: Sequence[DrawnThing], names: Sequence[_Name]) -> str:
+def _where(rng: np.random.Generator, things: Sequence[DrawnThing], names: Sequence[Name]) -> str:
     """Words for where the first name's things are, seen from the second's, or a neutral word."""
-    centres = [np.mean([things[k].centre_rel for k in name.objects], axis=0) for name in names[:2]]
+    groups = [mention.objects for _, mention in names[:2]]
+    centres = [np.mean([things[k].centre_rel for k in group], axis=0) for group in groups]
     dx, dy = (float(v) for v in centres[0] - centres[1])
-    if max(abs(dx), abs(dy)) < 0.12 or any(len(name.objects) > 1 for name in names[:2]):
+    if max(abs(dx), abs(dy)) < 0.12 or any(len(group) > 1 for group in groups):
         return _pick(rng, PLACE_WORDS["near"])
     if abs(dx) > abs(dy):
         return _pick(rng, PLACE_WORDS["left" if dx < 0 else "right"])
     return _pick(rng, PLACE_WORDS["above" if dy < 0 else "below"])
 
 
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _fill(template: str, names: Sequence[_Name]) -> Caption:
+def _fill(template: str, names: Sequence[Name]) -> Caption:
     """Put the names into "{0}", "{1}", ... and note where each stands."""
     text = ""
     mentions = []
@@ -273,12 +262,11 @@ def _fill(template: str, names: Sequence[_Name]) -> Caption:
     while "{" in rest:
         before, _, rest = rest.partition("{")
         slot, _, rest = rest.partition("}")
-        name = names[int(slot)]
-        written = name.text
-        if name.absent and before.endswith(("a ", "A ")) and written[0] in "aeiou":
+        words, mention = names[int(slot)]
+        if mention.absent and before.endswith(("a ", "A ")) and words[0] in "aeiou":
             before = before[:-1] + "n "
-        text += before
-        mentions.append(Mention(len(text), len(text) + len(written), name.kind, name.colour, name.objects, name.absent))
-        text += written
+        start = len(text + before)
+        text += before + words
+        mentions.append(replace(mention, start=start, end=len(text)))
     text += rest
     return Caption(text[0].upper() + text[1:] if template[-1] == "." else text, tuple(mentions))
