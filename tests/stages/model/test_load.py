@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -88,61 +87,19 @@ def test_half_precision_models_encode_as_open_clip_does_and_can_be_explained(pre
             assert ours_map.similarity == pytest.approx(exact_map.similarity, abs=0.02)
 
 
-OPENAI_KEYS = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
-
-
-class _Node(nn.Module):
-    """A part of an archive: it has parameters and children, and does nothing."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def archive_of(state: dict[str, Tensor]) -> nn.Module:
-    """A module with exactly these parameters, in 16 bits, and OpenAI's three numbers, as in OpenAI's archives."""
-    root = _Node()
-    for key, value in state.items():
-        *path, name = key.split(".")
-        node: Any = root
-        for part in path:
-            if part not in node._modules:
-                node.add_module(part, _Node())
-            node = node._modules[part]
-        node.register_parameter(name, nn.Parameter(value.half()))
-    for key, number in OPENAI_KEYS.items():
-        root.register_buffer(key, torch.tensor(number))
-    return root
-
-
-def test_openai_layout_turns_quick_gelu_on(tmp_path: Path) -> None:
-    _, config = save_model(tmp_path)
-    model = tiny_clip(quick_gelu=True)
-    state = {**model.state_dict(), **{key: torch.tensor(number) for key, number in OPENAI_KEYS.items()}}
-    torch.save(state, tmp_path / "openai.pt")
-    clip = load(config.model_copy(update={"weights": tmp_path / "openai.pt"}))
-    assert_is(clip, model)
-    assert not torch.allclose(clip.tower.encode(RGB), load(config).tower.encode(RGB), atol=1e-3)
-
-
 def test_openai_layout(tmp_path: Path) -> None:
-    """The state dict of OpenAI's files: 16 bits, QuickGELU, three tensors more."""
+    """The state dict of OpenAI's files: 16 bits, three more tensors, and QuickGELU, which the model file lacks."""
     _, config = save_model(tmp_path)
     model = tiny_clip(quick_gelu=True)
     model.load_state_dict({key: value.half().float() for key, value in model.state_dict().items()})
-    torch.save(archive_of(model.state_dict()).state_dict(), tmp_path / "openai.pt")
+    state = {key: value.half() for key, value in model.state_dict().items()}
+    extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "openai.pt")
     other = config.model_copy(update={"weights": tmp_path / "openai.pt"})
-    assert_is(load(other), model)
+    clip = load(other)
+    assert_is(clip, model)
+    assert not torch.allclose(clip.tower.encode(RGB), load(config).tower.encode(RGB), atol=1e-3)
     refuse_misfit(describe(other))
-
-
-def test_openai_archive_is_refused(tmp_path: Path) -> None:
-    _, config = save_model(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        traced = torch.jit.trace(archive_of(tiny_clip().state_dict()), torch.zeros(1), check_trace=False)
-        torch.jit.save(traced, str(tmp_path / "openai.pt"))
-    with pytest.raises(WeightsError, match=r"openai\.pt is a TorchScript archive, and loading one can run code"):
-        load(config.model_copy(update={"weights": tmp_path / "openai.pt"}))
 
 
 def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -174,14 +131,6 @@ def test_a_model_file_that_makes_no_sense(architecture: dict[str, Any], tmp_path
     (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
     with pytest.raises(ConfigError, match=r"model\.config"):
         refuse_unsupported(describe(config))
-
-
-def test_custom_text_towers_take_plain_checkpoints(tmp_path: Path) -> None:
-    model, config = save_model(tmp_path)
-    architecture = {**tiny_architecture(), "custom_text": True}
-    (tmp_path / "tiny.json").write_text(json.dumps({"model_cfg": architecture}))
-    clip = load(config)
-    assert_is(clip, model)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
