@@ -21,7 +21,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
-from stages.dataset.evaluate.truth import GroundTruth, Match, TruthImage, TruthTarget
+from stages.dataset.evaluate.truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
 
 SMALL_BELOW_PX: Final = 32**2
@@ -94,7 +94,7 @@ def read_coco(path: Path) -> GroundTruth:
 
     Groups: number (singular, plural), size (of the mean thing: small, medium, large by COCO's limits), objects (how
     many annotations the image has, "6+" for more than five), and combination (seen, unseen) where the phrase's
-    annotations have `unseen_combination`.
+    annotations have `unseen_combination`. Phrases and masks of an image are looked at when it is looked up.
 
     Raises:
         InputError: The file cannot be read or does not hold instances, or two images have the same file name.
@@ -110,21 +110,23 @@ def read_coco(path: Path) -> GroundTruth:
         if name is not None:
             present.setdefault(thing.image.file_name, set()).add(name)
     name_of = _phrase_of if by_phrase else _category_of
-    images: dict[str, TruthImage] = {}
-    for image in instances.images.values():
+
+    def made(image: PictureEntry) -> TruthImage:
         named: dict[str, list[CocoThing]] = {}
         for thing in image.things:
             name = name_of(instances, thing)
             if name is not None:
                 named.setdefault(name, []).append(thing)
-        images[image.file_name] = TruthImage(
+        return TruthImage(
             file_name=image.file_name,
             width_px=image.width_px,
             height_px=image.height_px,
             targets=tuple(_target(instances, phrase, match, things) for phrase, things in named.items()),
             present=frozenset(present.get(image.file_name, ())),
         )
-    return GroundTruth(images=images, categories=frozenset(instances.names.values()))
+
+    images = {image.file_name: image for image in instances.images.values()}
+    return GroundTruth(images=ImagesOnDemand(images, made), categories=frozenset(instances.names.values()))
 
 
 def read_instances(path: Path) -> Instances:

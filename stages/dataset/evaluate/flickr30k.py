@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.dataset.evaluate.coco import number_member, size_member
-from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
+from stages.dataset.evaluate.truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
 
 SENTENCES: Final = "Sentences"
@@ -45,17 +45,19 @@ def read_flickr30k(folder: Path) -> GroundTruth:
     Groups: type (the phrase's first one, as "people"), number (singular, plural) and size (of the mean box: small,
     medium, large by COCO's limits).
 
+    Files are read when their image is looked up: the whole of Flickr30k would take 15 s.
+
     Raises:
-        InputError: A folder or a file is missing or damaged.
+        InputError: There are no sentences.
     """
     paths = sorted(path for path in (folder / SENTENCES).glob("*.txt") if not path.name.startswith("."))
     if not paths:
         raise InputError(f"{folder / SENTENCES}: expected files ID.txt with captions, found none")
-    images = (_image(path, folder / ANNOTATIONS / f"{path.stem}.xml") for path in paths)
-    return GroundTruth(images={image.file_name: image for image in images})
+    return GroundTruth(images=ImagesOnDemand({f"{path.stem}.jpg": path for path in paths}, _image))
 
 
-def _image(sentences: Path, annotations: Path) -> TruthImage:
+def _image(sentences: Path) -> TruthImage:
+    annotations = sentences.parent.parent / ANNOTATIONS / f"{sentences.stem}.xml"
     (width_px, height_px), objects = _annotations(annotations)
     with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
     targets: list[TruthTarget] = []

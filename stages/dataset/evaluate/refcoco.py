@@ -17,6 +17,7 @@ from stages.dataset.evaluate.coco import (
     CocoThing,
     EntryId,
     Instances,
+    PictureEntry,
     entries,
     given_id,
     mask_of,
@@ -25,10 +26,13 @@ from stages.dataset.evaluate.coco import (
     read_json,
     size_member,
 )
-from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
+from stages.dataset.evaluate.truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
 
 INSTANCES: Final = "instances.json"
+
+_Meant = tuple[CocoThing, list[str], object]
+"""A thing, the sentences that mean it, and their split."""
 
 _TO_JSON: Final = (
     """python -c "import json, pickle; json.dump(pickle.load(open('{0}.p', 'rb')), open('{0}.json', 'w'))\""""
@@ -51,7 +55,7 @@ def read_refcoco(folder: Path) -> GroundTruth:
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
     things = _by_id(instances)
-    targets: dict[str, list[TruthTarget]] = {image.file_name: [] for image in instances.images.values()}
+    meant: dict[str, list[_Meant]] = {image.file_name: [] for image in instances.images.values()}
     for place, ref in entries(path, read_json(path), "refs"):
         ann_id, image_id = given_id(path, place, ref, "ann_id"), given_id(path, place, ref, "image_id")
         thing = things.get(ann_id)
@@ -61,17 +65,15 @@ def read_refcoco(folder: Path) -> GroundTruth:
             raise InputError(f"{path}: {place}: the annotation {ann_id!r} is not of the image {image_id!r}")
         sentences = _sentences(path, place, ref)
         if thing.has_area:
-            targets[thing.image.file_name] += _targets(instances.path, thing, sentences, ref.get("split"))
-    images = {
-        image.file_name: TruthImage(
-            file_name=image.file_name,
-            width_px=image.width_px,
-            height_px=image.height_px,
-            targets=tuple(targets[image.file_name]),
+            meant[thing.image.file_name].append((thing, sentences, ref.get("split")))
+
+    def made(image: PictureEntry) -> TruthImage:
+        targets = (target for each in meant[image.file_name] for target in _targets(instances.path, *each))
+        return TruthImage(
+            file_name=image.file_name, width_px=image.width_px, height_px=image.height_px, targets=tuple(targets)
         )
-        for image in instances.images.values()
-    }
-    return GroundTruth(images=images)
+
+    return GroundTruth(images=ImagesOnDemand({image.file_name: image for image in instances.images.values()}, made))
 
 
 def _refs_path(folder: Path) -> Path:

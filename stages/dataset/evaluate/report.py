@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from stages.dataset.evaluate.matching import Query
 from stages.dataset.evaluate.metrics import METRICS, correct
 from stages.dataset.evaluate.scores import (
-    THRESHOLDS,
     Floats,
     calibration_error,
     coco_matches,
-    kept_and_precision,
+    filtered,
     risk_coverage_area,
 )
 
@@ -166,17 +165,8 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             for name, values in ranks.items()
         },
         "calibration_error": _plain(weighted_estimate(partial(calibration_error, scores, right), owners)),
-        "thresholds": [
-            {"score": threshold, **dict(zip(("kept", "precision"), _numbers(scores, right, threshold), strict=True))}
-            for threshold in THRESHOLDS
-        ],
+        "thresholds": filtered(scores, right),
     }
-
-
-def _numbers(scores: Floats, right: NDArray[np.bool_], threshold: float) -> list[float | None]:
-    if scores.size == 0:
-        return [None, None]
-    return [None if math.isnan(value) else value for value in kept_and_precision(scores, right, threshold)]
 
 
 def _means(outcomes: Outcomes, images: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[str, Any]:

@@ -79,10 +79,17 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
     return float(np.abs(told - seen).sum() / total)
 
 
-def kept_and_precision(scores: Floats, right: NDArray[np.bool_], threshold: float) -> tuple[float, float]:
-    """The share of regions with at least this score, and the share of right ones among them (NaN if there are none)."""
-    kept = scores >= threshold
-    return float(kept.mean()), float(right[kept].mean()) if kept.any() else float("nan")
+def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float | None]]:
+    """What filters by `THRESHOLDS` keep: the share of all regions, and the share of right ones among those kept.
+
+    None where there are no regions to take a share of.
+    """
+    lines: list[dict[str, float | None]] = []
+    for threshold in THRESHOLDS:
+        kept = scores >= threshold
+        precision = float(right[kept].mean()) if kept.any() else None
+        lines.append({"score": threshold, "kept": float(kept.mean()) if kept.size else None, "precision": precision})
+    return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

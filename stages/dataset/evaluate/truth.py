@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from stages.contract.geometry import Box
 from stages.contract.records import Rle
 
 Match = Literal["phrase", "category", "expression"]
 """How a target finds its phrase in a row, see `stages.dataset.evaluate.matching`."""
+
+Source = TypeVar("Source")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +60,37 @@ class TruthImage:
     present: frozenset[str] = frozenset()
 
 
+class ImagesOnDemand(Mapping[str, TruthImage], Generic[Source]):
+    """Images of a truth by file name, each made when it is looked up: a dataset seldom has all images of its truth.
+
+    Args:
+        sources: What each image is made from.
+        make: Makes an image. What it raises for a damaged source is raised by the look-up.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], TruthImage]) -> None:
+        self._sources = sources
+        self._make = make
+
+    def __getitem__(self, file_name: str) -> TruthImage:
+        return self._make(self._sources[file_name])
+
+    def __contains__(self, file_name: object) -> bool:
+        return file_name in self._sources
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundTruth:
     """All images of a truth.
 
     Attributes:
-        images: By file name.
+        images: By file name. Looking up an image raises InputError if the truth's entries for it are damaged.
         categories: Names of which every thing in every image is annotated. A phrase with such a head noun is known to
             be absent from an image that does not list the name in `present`, and a region for it is wrong. Empty if
             the truth does not annotate everything; such phrases are then left out.

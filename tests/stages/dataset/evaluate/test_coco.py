@@ -261,7 +261,7 @@ SIZE = {"size": [HEIGHT, WIDTH]}
 def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> None:
     path = written(tmp_path, value)
     with pytest.raises(InputError, match=message) as caught:
-        read_coco(path)
+        dict(read_coco(path).images)
     assert str(path) in str(caught.value)
 
 

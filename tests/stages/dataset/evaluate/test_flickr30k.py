@@ -111,6 +111,16 @@ def test_a_byte_order_mark_and_a_declared_encoding(tmp_path: Path) -> None:
     assert (target.phrase, target.caption) == ("zo\u00eb", "Zo\u00eb")
 
 
+def test_only_the_files_of_images_that_are_looked_up_are_read(tmp_path: Path) -> None:
+    written(tmp_path, name="1")
+    written(tmp_path, name="2", annotations="damaged")
+    truth = read_flickr30k(tmp_path)
+    assert list(truth.images) == ["1.jpg", "2.jpg"]
+    assert truth.images["1.jpg"].targets
+    with pytest.raises(InputError, match=r"2\.xml is not an XML file"):
+        truth.images["2.jpg"]
+
+
 LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]>'
 
 
@@ -140,7 +150,7 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]>'
 def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: str) -> None:
     written(tmp_path, annotations=annotations)
     with pytest.raises(InputError, match=message) as caught:
-        read_flickr30k(tmp_path)
+        dict(read_flickr30k(tmp_path).images)
     assert str(tmp_path / "Annotations" / "1.xml") in str(caught.value)
 
 
@@ -151,14 +161,14 @@ def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: s
 def test_damaged_marks(tmp_path: Path, line: str) -> None:
     written(tmp_path, f"A fine line .\n{line}\n")
     with pytest.raises(InputError, match=r"1\.txt: line 2: expected \[/EN#CHAIN"):
-        read_flickr30k(tmp_path)
+        dict(read_flickr30k(tmp_path).images)
 
 
 def test_sentences_that_are_not_text(tmp_path: Path) -> None:
     written(tmp_path)
     (tmp_path / "Sentences" / "1.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"1\.txt is not UTF-8"):
-        read_flickr30k(tmp_path)
+        dict(read_flickr30k(tmp_path).images)
 
 
 def test_a_folder_without_sentences(tmp_path: Path) -> None:

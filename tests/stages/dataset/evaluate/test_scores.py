@@ -13,8 +13,8 @@ from stages.dataset.evaluate.matching import Query
 from stages.dataset.evaluate.scores import (
     calibration_error,
     coco_matches,
+    filtered,
     fit_logistic,
-    kept_and_precision,
     out_of_fold,
     risk_coverage_area,
 )
@@ -74,10 +74,10 @@ def test_calibration_error() -> None:
 
 def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     scores, right = np.array([0.2, 0.5, 0.9]), np.array([False, False, True])
-    assert kept_and_precision(scores, right, 0.5) == pytest.approx((2 / 3, 0.5))
-    kept, precision = kept_and_precision(scores, right, 0.95)
-    assert kept == 0.0
-    assert math.isnan(precision)
+    lines = {line["score"]: (line["kept"], line["precision"]) for line in filtered(scores, right)}
+    assert lines[0.5] == pytest.approx((2 / 3, 0.5))
+    assert filtered(scores[:1], right[:1])[-1] == {"score": 0.9, "kept": 0.0, "precision": None}
+    assert filtered(scores[:0], right[:0])[0] == {"score": 0.0, "kept": None, "precision": None}
 
 
 def random_queries(count: int, seed: int) -> list[Query]:
