@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, OverDataset, Where
+from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, OverDataset, Where, naming_options
 from pipeline.console import console
 from stages.contract.errors import ConfigError
 
@@ -64,7 +64,9 @@ def inspect(
             raise ConfigError("--model and --set are about heat maps, and --html writes none")
         from pipeline.viewer.gallery import write_gallery
 
-        write_gallery(dataset, html, console, search, samples=96 if samples is None else samples, image_root=image_root)
+        most = 96 if samples is None else samples
+        with naming_options():
+            write_gallery(dataset, html, console, search, samples=most, image_root=image_root)
         return
     if samples is not None:
         raise ConfigError("--samples goes with --html; the server shows all samples")
@@ -72,13 +74,14 @@ def inspect(
 
     if model is not None:
         settings = [f"model.name={model}", "model.pretrained=null", *settings]
-    serve(
-        dataset,
-        console,
-        search,
-        host=host,
-        port=port,
-        open_browser=open_browser,
-        image_root=image_root,
-        settings=settings,
-    )
+    with naming_options():
+        serve(
+            dataset,
+            console,
+            search,
+            host=host,
+            port=port,
+            open_browser=open_browser,
+            image_root=image_root,
+            settings=settings,
+        )

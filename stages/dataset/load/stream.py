@@ -215,12 +215,10 @@ class RegionStream(IterableDataset[Any]):
 
     def _check_place(self) -> None:
         """A stream that was made before its process joined a group would give all ranks the same samples."""
-        now = (
-            place_of_rank(None, None)
-            if torch.distributed.is_available() and torch.distributed.is_initialized()
-            else None
-        )
-        if not self._given and now is not None and now != (self.rank, self.world_size):
+        if self._given or not _in_group():
+            return
+        now = place_of_rank(None, None)
+        if now != (self.rank, self.world_size):
             raise ConfigError(
                 f"the stream was made for rank {self.rank} of {self.world_size}, this process is rank {now[0]} of "
                 f"{now[1]}: make it after torch.distributed.init_process_group, or give rank and world_size"
@@ -260,8 +258,12 @@ def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return rank, world_size
 
 
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _surroundings() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _in_group():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not rank.isdecimal() or not world_size.isdecimal():

@@ -165,7 +165,10 @@ def test_errors_are_one_line(stats: Callable[..., Answer], copy: Path, tmp_path:
     assert_refused(stats(tmp_path / "none"), f"no such folder: {tmp_path}/none")
     assert_refused(stats(tmp_path), f"{tmp_path} is not a finished dataset: no dataset.json in it")
     assert_refused(
-        stats(copy, "--where", "colour = 'red'"), "not an SQL condition: ", "colour", "columns: phrase, head"
+        stats(copy, "--where", "colour = 'red'"),
+        "error: --where: not an SQL condition: ",
+        "colour",
+        "columns: phrase, head",
     )
     assert_refused(stats(copy, "--where", "w >"), "not an SQL condition: ", "syntax error")
     assert_refused(stats(copy, "--where", "phrase = '\udcff'", "--json"), "not an SQL condition: ")
