@@ -36,6 +36,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
@@ -110,46 +111,42 @@ def dataset_schema(*, embed_images: bool) -> Any:
     return DATASET_SCHEMA.append(IMAGE_FIELD) if embed_images else DATASET_SCHEMA
 
 
+_ARRAY = pa.struct([("shape", pa.list_(pa.int32())), ("data", pa.binary())])
+_IMAGE = pa.struct(
+    [
+        ("file_name", pa.string()),
+        ("url", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("content", pa.binary()),
+    ]
+)
 _PHRASE = pa.struct(
     [
-        pa.field("text", pa.string()),
-        pa.field("caption_index", pa.int32()),
-        pa.field("start", pa.int32()),
-        pa.field("end", pa.int32()),
-        pa.field("head", pa.string()),
-        pa.field("plural", pa.bool_()),
+        ("text", pa.string()),
+        ("caption_index", pa.int32()),
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("head", pa.string()),
+        ("plural", pa.bool_()),
     ]
 )
-_HEAT_MAP = pa.struct(
-    [
-        pa.field("text", pa.string()),
-        pa.field("grid_hw", pa.list_(pa.int32())),
-        pa.field("values", pa.binary()),
-        pa.field("similarity", pa.float32()),
-        pa.field("fault", pa.string()),
-    ]
-)
+_HEAT_MAP = pa.struct([("text", pa.string()), ("values", _ARRAY), ("similarity", pa.float32()), ("fault", pa.string())])
 
 RECORD_SCHEMA: Final = pa.schema(
     [
-        pa.field("id", pa.int64()),
-        pa.field("sample_id", pa.string()),
-        pa.field("source", pa.string()),
-        pa.field("file_name", pa.string()),
-        pa.field("captions", pa.list_(pa.string())),
-        pa.field("image_url", pa.string()),
-        pa.field("image_offset", pa.int64()),
-        pa.field("image_size", pa.int64()),
-        pa.field("image_bytes", pa.binary()),
-        pa.field("width_px", pa.int32()),
-        pa.field("height_px", pa.int32()),
-        pa.field("phrases", pa.list_(_PHRASE)),
-        pa.field("dropped_phrases", pa.int32()),
-        pa.field("pixels_hw", pa.list_(pa.int32())),
-        pa.field("pixels", pa.binary()),
-        pa.field("heat_maps", pa.list_(_HEAT_MAP)),
-        pa.field("error", pa.string()),
-        pa.field("error_detail", pa.string()),
+        ("id", pa.int64()),
+        ("sample_id", pa.string()),
+        ("source", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("image", _IMAGE),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("phrases", pa.list_(_PHRASE)),
+        ("dropped_phrases", pa.int32()),
+        ("pixels", _ARRAY),
+        ("heat_maps", pa.list_(_HEAT_MAP)),
+        ("error", pa.struct([("reason", pa.string()), ("detail", pa.string())])),
     ]
 )
 """A record on its way between workers, before it has regions."""
@@ -169,87 +166,54 @@ def table_to_records(table: Any) -> list[Record]:
 
 
 def _pack(record: Record) -> dict[str, Any]:
-    sample, pixels = record.sample, record.pixels
+    sample = record.sample
     return {
         "id": sample.id,
         "sample_id": sample.sample_id,
         "source": sample.source,
-        "file_name": sample.image.file_name,
         "captions": sample.captions,
-        "image_url": sample.image.url,
-        "image_offset": sample.image.offset,
-        "image_size": sample.image.size,
-        "image_bytes": sample.image.content,
+        "image": _fields(sample.image),
         "width_px": record.width_px,
         "height_px": record.height_px,
-        "phrases": [
-            {
-                "text": phrase.text,
-                "caption_index": phrase.caption_index,
-                "start": phrase.start,
-                "end": phrase.end,
-                "head": phrase.head,
-                "plural": phrase.plural,
-            }
-            for phrase in record.phrases
-        ],
+        "phrases": [_fields(phrase) for phrase in record.phrases],
         "dropped_phrases": record.dropped_phrases,
-        "pixels_hw": None if pixels is None else pixels.rgb.shape[:2],
-        "pixels": None if pixels is None else pixels.rgb.tobytes(),
-        "heat_maps": [
-            {
-                "text": heat_map.text,
-                "grid_hw": heat_map.values.shape,
-                "values": heat_map.values.tobytes(),
-                "similarity": heat_map.similarity,
-                "fault": heat_map.fault,
-            }
-            for heat_map in record.heat_maps
-        ],
-        **_error_columns(record.error),
+        "pixels": None if record.pixels is None else _packed(record.pixels.rgb),
+        "heat_maps": [{**_fields(heat_map), "values": _packed(heat_map.values)} for heat_map in record.heat_maps],
+        "error": None if record.error is None else _fields(record.error),
     }
 
 
 def _unpack(row: Mapping[str, Any]) -> Record:
-    error = None if row["error"] is None else RowError(reason=row["error"], detail=row["error_detail"])
-    pixels = None
-    if row["pixels"] is not None:
-        pixels = Pixels(rgb=np.frombuffer(row["pixels"], np.uint8).reshape(*row["pixels_hw"], 3))
     return Record(
         sample=Sample(
             sample_id=row["sample_id"],
             source=row["source"],
             captions=tuple(row["captions"]),
-            image=ImageRef(
-                file_name=row["file_name"],
-                url=row["image_url"],
-                offset=row["image_offset"],
-                size=row["image_size"],
-                content=row["image_bytes"],
-            ),
+            image=ImageRef(**row["image"]),
         ),
         width_px=row["width_px"],
         height_px=row["height_px"],
         phrases=tuple(Phrase(**phrase) for phrase in row["phrases"]),
         dropped_phrases=row["dropped_phrases"],
-        pixels=pixels,
+        pixels=None if row["pixels"] is None else Pixels(rgb=_unpacked(row["pixels"], np.uint8)),
         heat_maps=tuple(
-            HeatMap(
-                text=entry["text"],
-                values=np.frombuffer(entry["values"], np.float32).reshape(entry["grid_hw"]),
-                similarity=entry["similarity"],
-                fault=entry["fault"],
-            )
-            for entry in row["heat_maps"]
+            HeatMap(**{**entry, "values": _unpacked(entry["values"], np.float32)}) for entry in row["heat_maps"]
         ),
-        error=error,
+        error=None if row["error"] is None else RowError(**row["error"]),
     )
 
 
-def _error_columns(error: RowError | None) -> dict[str, str | None]:
-    if error is None:
-        return {"error": None, "error_detail": None}
-    return {"error": error.reason, "error_detail": error.detail}
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a record by name; `dataclasses.asdict` would copy what is in them."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def _packed(values: NDArray[Any]) -> dict[str, Any]:
+    return {"shape": values.shape, "data": values.tobytes()}
+
+
+def _unpacked(packed: Mapping[str, Any], kind: Any) -> NDArray[Any]:
+    return np.frombuffer(packed["data"], kind).reshape(packed["shape"])
 
 
 def records_to_rows(records: Iterable[Record], *, embed_images: bool) -> Any:
@@ -270,7 +234,8 @@ def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
         "annotations": [_annotation(record, region, n) for n, region in enumerate(record.regions)],
         "phrase_count": len(record.phrases),
         "warnings": _warnings(record),
-        **_error_columns(record.error),
+        "error": None if record.error is None else record.error.reason,
+        "error_detail": None if record.error is None else record.error.detail,
     }
     if embed_images:
         # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
