@@ -1,18 +1,16 @@
 """Parquet with images in it, or with paths to them.
 
-Three forms, recognised by the columns (`parquet_columns`):
+Three forms are recognised by their columns (see `parquet_columns`):
 
-- Hugging Face: `image: struct<bytes, path>` and a text column. Where the bytes are null, the path
-  is taken, below `image_root`.
-- img2dataset (`output_format=parquet`): bytes in a column named `jpg`, `png` or `webp`, `txt` or
-  `caption`, `key`, `status`. Rows without bytes or with a status other than "success" are failed
-  downloads: they are skipped and counted.
-- a column of paths below `image_root`, as in jsonl.
+- Hugging Face: `image: struct<bytes, path>` and a text column. Where the bytes are null, the path is taken, below
+  `image_root`.
+- img2dataset (`output_format=parquet`): bytes in a column named `jpg`, `png` or `webp`, `txt` or `caption`, `key`,
+  `status`. Rows without bytes or with a status other than "success" are failed downloads: they are skipped and counted.
+- A column of paths below `image_root`, as in jsonl.
 
-A sample's id comes from the column `input.id` or `sample_id`; else it is "FILE/KEY" with
-img2dataset's `key`, else "FILE:ROW", counted from 0. Planning reads the footers of all files and,
-where there are ids, their column, to find ids given twice. A file that is not Parquet at all, or
-damaged, is one bad row "FILE:footer", unless no file is readable.
+A sample's id comes from the column `input.id` or `sample_id`; else it is "FILE/KEY" with img2dataset's `key`, else
+"FILE:ROW", counted from 0. Planning reads the footers of all files and, where there are ids, their column, to find ids
+given twice. A file that is damaged or not Parquet at all is one bad row "FILE:footer", unless no file is readable.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, Literal
 
 import pyarrow as pa
@@ -30,15 +29,13 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample, stable_id
-from stages.read.base import Reader, Renamed, Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import IdLog, with_renamed
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
-from stages.read.streams import InputFile
+from stages.read.streams import InputFile, naming
 from stages.storage import is_local
-
-SUFFIXES: Final = (".parquet", ".pq")
 
 _PLAN_THREADS: Final = 16
 _BATCH_ROWS: Final = 32
@@ -61,7 +58,7 @@ class ParquetInput(SourceConfig, FieldsConfig):
     it off for inputs of hundreds of millions of rows whose ids are known to be unique."""
 
     shard_size: int = Field(default=1000, ge=1, le=1_000_000)
-    """Row groups of a file are joined until they hold as many rows; a row group is never cut."""
+    """Row groups of a file are joined until they hold this many rows; a row group is never cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +74,7 @@ class ParquetReader(Reader):
     """Reads `kind: parquet`."""
 
     config_type: ClassVar = ParquetInput
-    suffixes: ClassVar = SUFFIXES
+    suffixes: ClassVar = (".parquet", ".pq")
 
     def __init__(self, config: ParquetInput) -> None:
         self.config = config
@@ -85,7 +82,7 @@ class ParquetReader(Reader):
 
     def shards(self) -> list[Shard]:
         """See `base.Reader`."""
-        files = find_files(self.config.path, SUFFIXES)
+        files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         with ThreadPoolExecutor(_PLAN_THREADS) as pool:
             footers = list(pool.map(self._footer, files))
@@ -98,16 +95,14 @@ class ParquetReader(Reader):
             return shards
         log = IdLog()
         for file, footer in zip(files, footers, strict=True):
-            if footer.damage:
-                log.add(_damaged_place(file.name))
-            elif footer.hashes is not None:
+            if footer.hashes is not None:
                 log.extend(footer.hashes)
             else:
-                log.extend(_place_hashes(file, footer))
+                log.extend(array("q", map(stable_id, _places(file, footer))))
         return with_renamed(shards, log.renamed(lambda: self._ids_again(files, footers)))
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
-        """See `base.Reader`. Where a row group is damaged, its other rows are bad rows with places as ids."""
+        """See `base.Reader`. If a row group is damaged, its remaining rows are bad rows with places as ids."""
         if shard.payload:
             fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
             yield bad_row(_damaged_place(shard.name), fault)
@@ -121,59 +116,41 @@ class ParquetReader(Reader):
                 end += file.metadata.row_group(group).num_rows
                 try:
                     for row in _rows(file, group, columns.names, _BATCH_ROWS):
-                        yield self._answer(row, columns, rows, shard, index=index, renamed=renamed.get(index))
+                        place = safe_place(shard.name, shard.first_row + index)
+                        if columns.is_failed(row):
+                            yield Skipped(reason="failed_download", source=place)
+                        else:
+                            yield rows.sample(
+                                columns.with_path(row),
+                                place=place,
+                                shard=shard,
+                                renamed=renamed.get(index),
+                                default_id=columns.default_id(row, shard.name, place),
+                                image=partial(columns.inline_image, row, place),
+                            )
                         index += 1
                 except RowFault as fault:
                     for lost in range(index, end):
                         yield bad_row(safe_place(shard.name, shard.first_row + lost), fault, renamed.get(lost))
                     index = end
 
-    def _answer(
-        self,
-        row: dict[str, Any],
-        columns: Columns,
-        rows: RowParser,
-        shard: Shard,
-        *,
-        index: int,
-        renamed: Renamed | None,
-    ) -> Sample | Skipped:
-        place = safe_place(shard.name, shard.first_row + index)
-        if columns.is_failed(row):
-            return Skipped(reason="failed_download", source=place)
-        return rows.sample(
-            columns.with_path(row),
-            place=place,
-            shard=shard,
-            renamed=renamed,
-            default_id=columns.default_id(row, shard.name, place),
-            image=lambda: columns.inline_image(row, place),
-        )
-
     def _footer(self, file: FoundFile) -> _Footer:
         try:
-            with _open(file.url) as opened:
+            with naming(file.url), _damage(), _open(file.url) as opened:
                 columns = Columns.of(opened.schema_arrow, self.config, file.url)
                 metadata = opened.metadata
                 group_rows = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
                 hashes = None
                 if self.config.check_ids and columns.id_columns:
                     hashes = array("q", (stable_id(sample_id) for sample_id, _ in _ids(opened, columns, file.name)))
-        except pa.ArrowException as error:
-            return _Footer(damage=one_line(error))
-        except OSError as error:
-            if error.errno is not None:
-                raise InputError(f"cannot read {file.url}: {error.strerror}") from error
-            return _Footer(damage=one_line(error))
+        except RowFault as fault:
+            return _Footer(damage=fault.error.detail)
         return _Footer(group_rows=group_rows, hashes=hashes)
 
     def _ids_again(self, files: Sequence[FoundFile], footers: Sequence[_Footer]) -> Iterator[tuple[str, str]]:
         for file, footer in zip(files, footers, strict=True):
-            if footer.damage:
-                yield _damaged_place(file.name), _damaged_place(file.name)
-            elif footer.hashes is None:
-                places = (safe_place(file.name, row) for row in range(sum(footer.group_rows)))
-                yield from ((place, place) for place in places)
+            if footer.hashes is None:
+                yield from ((place, place) for place in _places(file, footer))
             else:
                 with _open(file.url) as opened:
                     yield from _ids(opened, Columns.of(opened.schema_arrow, self.config, file.url), file.name)
@@ -181,9 +158,9 @@ class ParquetReader(Reader):
 
 @contextmanager
 def _open(url: str) -> Iterator[Any]:
-    """A pyarrow ParquetFile that reads column chunks piece by piece and looks at checksums, where the writer made any.
+    """A pyarrow ParquetFile that reads column chunks piece by piece and verifies checksums where the writer made any.
 
-    Raises InputError without a file.
+    Raises InputError if there is no such file.
     """
     with closing(InputFile(url)) as stream:
         source = url if is_local(url) else stream
@@ -193,18 +170,23 @@ def _open(url: str) -> Iterator[Any]:
             yield file
 
 
+@contextmanager
+def _damage(what: str = "") -> Iterator[None]:
+    """Turn what pyarrow raises on damaged content into RowFault; an error of the disk or the network stays one."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise RowFault("bad_row", f"{what}{one_line(error)}") from error
+
+
 def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[dict[str, Any]]:
     """The rows of a row group by column name, read `batch_rows` at a time. Raises RowFault for damage."""
     batches = file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=names, use_threads=False)
     while True:
-        try:
+        with _damage(f"row group {group} is damaged: "):
             batch = next(batches, None)
-        except pa.ArrowException as error:
-            raise RowFault("bad_row", f"row group {group} is damaged: {one_line(error)}") from error
-        except OSError as error:
-            if error.errno is not None:  # the disk or the network, not the content
-                raise
-            raise RowFault("bad_row", f"row group {group} is damaged: {one_line(error)}") from error
         if batch is None:
             return
         table = [values_of(batch.column(name)) for name in names]
@@ -243,5 +225,8 @@ def _damaged_place(name: str) -> str:
     return safe_place(name, "footer")
 
 
-def _place_hashes(file: FoundFile, footer: _Footer) -> array[int]:
-    return array("q", (stable_id(safe_place(file.name, row)) for row in range(sum(footer.group_rows))))
+def _places(file: FoundFile, footer: _Footer) -> Iterator[str]:
+    """The places of the rows of a file, which are their ids where they have no other."""
+    if footer.damage:
+        return iter([_damaged_place(file.name)])
+    return (safe_place(file.name, row) for row in range(sum(footer.group_rows)))

@@ -27,10 +27,13 @@ Form = Literal["bytes", "struct", "path"]
 class Columns:
     """The columns of one file that are read.
 
-    image, form  column of the image and what it holds: bytes, a struct of bytes and path, or paths
-    captions     columns of captions, in order
-    id           column of given ids
-    key, status  img2dataset's, or None
+    Attributes:
+        image: Column of the image.
+        form: What that column holds: bytes, a struct of bytes and path, or paths.
+        captions: Columns of captions, in order.
+        id: Column of given ids, or None.
+        key: img2dataset's column of keys, or None.
+        status: img2dataset's column of download results, or None.
     """
 
     image: str
@@ -64,7 +67,7 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """All columns to read, none twice."""
+        """All columns to read, each once."""
         every = (self.image, *self.captions, self.id, self.key, self.status)
         return list(dict.fromkeys(name for name in every if name is not None))
 
@@ -105,9 +108,10 @@ class Columns:
 
     def inline_image(self, row: dict[str, Any], place: str) -> ImageRef | None:
         """The row's image if the row holds it; None if the path is to be taken. Raises RowFault (missing_image)."""
-        value = row[self.image]
-        content = (value or {}).get("bytes") if self.form == "struct" else value if self.form == "bytes" else None
-        path = (value or {}).get("path") if self.form == "struct" else None
+        content, path = row[self.image] if self.form == "bytes" else None, None
+        if self.form == "struct":
+            value = row[self.image] or {}
+            content, path = value.get("bytes"), value.get("path")
         if content is not None:
             return ImageRef(file_name=self._file_name(row, path, place), content=content)
         if self.form == "path" or path is not None:
@@ -127,7 +131,7 @@ class Columns:
 
 
 def values_of(column: Any) -> list[Any]:
-    """The values of an Arrow column; text that is not UTF-8 as bytes, without harm to the other rows."""
+    """The values of an Arrow column. Text that is not UTF-8 is given as bytes; the other rows keep their text."""
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
@@ -143,11 +147,8 @@ def _value_of(scalar: Any) -> Any:
             return [_value_of(item) for item in scalar.values]
         if isinstance(scalar, pa.StructScalar):
             return {key: _value_of(value) for key, value in scalar.items()}
-        return scalar.value.as_buffer().to_pybytes() if isinstance(scalar, pa.DictionaryScalar) else _bytes_of(scalar)
-
-
-def _bytes_of(scalar: Any) -> bytes:
-    return bytes(scalar.as_buffer())
+        text = scalar.value if isinstance(scalar, pa.DictionaryScalar) else scalar
+        return bytes(text.as_buffer())
 
 
 def _image_column(kinds: Mapping[str, Any], configured: str | None, url: str) -> tuple[str, Form]:

@@ -43,7 +43,7 @@ class InputFile:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        with _naming(url):
+        with naming(url):
             self._file = open_file(url)
 
     @property
@@ -53,12 +53,12 @@ class InputFile:
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes; none at the end."""
-        with _naming(self._url):
+        with naming(self._url):
             return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a byte, as `io.IOBase.seek`."""
-        with _naming(self._url):
+        with naming(self._url):
             return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -175,7 +175,8 @@ def _too_long(size: int) -> RowFault:
 
 
 @contextmanager
-def _naming(url: str) -> Iterator[None]:
+def naming(url: str) -> Iterator[None]:
+    """Raise InputError, naming the file, for what the disk or the network does."""
     try:
         yield
     except OSError as error:
