@@ -24,7 +24,7 @@ from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
-from stages.read.rows import FieldsConfig, RowParser, given_id, settle, shorten
+from stages.read.rows import FieldsConfig, RowParser, given_id, json_object, settle, shorten
 from stages.read.streams import open_plain
 
 
@@ -120,15 +120,11 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     """The lists `images` and `annotations`. Raises InputError if the file is not COCO captions."""
     try:
         with open_plain(file.url) as stream:
-            content = json.loads(stream.read(-1))
-    except ValueError as error:
-        raise InputError(f"{file.url} is not a JSON file: {error}") from error
+            content = json_object(stream.read(-1), at_start=True)
     except RowFault as fault:
-        raise InputError(f"{file.url} is not a JSON file: {fault.error.detail}") from fault
-    except RecursionError as error:
-        raise InputError(f"{file.url} is not a JSON file that can be read: it is nested too deeply") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file.url}: expected an object with 'images' and 'annotations', got a list or value")
+        raise InputError(
+            f"{file.url} is not a JSON file of an object with 'images' and 'annotations': {fault.error.detail}"
+        ) from fault
     images, annotations = content.get("images"), content.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         present = ", ".join(shorten(key, 40) for key in list(content)[:20]) or "none"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, ClassVar, Final, Literal
@@ -23,8 +22,8 @@ from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import Entry, plan_lines
-from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place, shorten
-from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
+from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, safe_place, shorten
+from stages.read.streams import Line, iter_lines, open_plain
 
 _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
@@ -68,7 +67,7 @@ class JsonlReader(Reader):
         for index, (number, position, content) in enumerate(_lines(shard)):
             place = safe_place(shard.name, number)
             try:
-                row = parse_object(content, at_start=position == 0)
+                row = _object_in(content, at_start=position == 0)
             except RowFault as fault:
                 yield bad_row(place, fault, renamed.get(index))
             else:
@@ -81,7 +80,7 @@ class JsonlReader(Reader):
             # A line that holds neither the key nor an escape that may spell it gives no id, and is not parsed.
             if isinstance(content, bytes) and (b"\\u" in content or any(mark in content for mark in marks)):
                 with suppress(RowFault):
-                    sample_id = self.rows.id_of(parse_object(content, at_start=position == 0), place)
+                    sample_id = self.rows.id_of(_object_in(content, at_start=position == 0), place)
             yield Entry(position, number, sample_id, place)
 
     def _probe(self, file: FoundFile) -> None:
@@ -90,7 +89,7 @@ class JsonlReader(Reader):
         rows = 0
         for index, (_, position, content) in enumerate(_lines(Shard(url=file.url, name=file.name, first_row=1))):
             with suppress(RowFault):
-                row = parse_object(content, at_start=position == 0)
+                row = _object_in(content, at_start=position == 0)
                 rows += 1
                 names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
             if index + 1 == _PROBE_ROWS:
@@ -106,32 +105,10 @@ class JsonlReader(Reader):
                 )
 
 
-def parse_object(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
-    """The object in a line. Raises RowFault (bad_row).
-
-    Args:
-        content: The line, or why it could not be read.
-        at_start: The line is the first of the file, where a byte order mark may stand.
-    """
+def _object_in(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
     if isinstance(content, RowFault):
         raise content
-    if at_start and is_utf_16(content):
-        raise RowFault("bad_row", f"the file is UTF-16; {TO_UTF_8}")
-    try:
-        text = content.decode("utf-8-sig" if at_start else "utf-8")
-        row = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise RowFault("bad_row", f"byte {error.start} of the line is not UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise RowFault("bad_row", f"not JSON: {error.msg} at character {error.pos}") from error
-    except ValueError as error:  # json raises no other
-        limit = sys.get_int_max_str_digits()
-        raise RowFault("bad_row", f"not readable as JSON: a number has more than {limit} digits") from error
-    except RecursionError as error:
-        raise RowFault("bad_row", "not readable as JSON: nested too deeply") from error
-    if not isinstance(row, dict):
-        raise RowFault("bad_row", f"expected a JSON object, got {shorten(text.strip())}")
-    return row
+    return json_object(content, at_start=at_start)
 
 
 def _lines(shard: Shard) -> Iterator[Line]:

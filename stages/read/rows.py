@@ -6,8 +6,10 @@ captions. A missing or empty caption is not a fault here: the phrases stage repo
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
@@ -18,6 +20,7 @@ from stages.contract.errors import InputError, RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import Renamed, Shard
 from stages.read.find import printable
+from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.storage import absolute, is_local, join, parent, place_of
 
 IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path")
@@ -259,6 +262,32 @@ def relative_path(value: str, root: str) -> str:
     if normal == ".." or normal.startswith("../"):
         raise RowFault("bad_location", f"{shown} leaves the image root (input.image_root)")
     return normal
+
+
+def json_object(content: bytes, *, at_start: bool) -> dict[str, Any]:
+    """The object in a JSON text. Raises RowFault (bad_row).
+
+    Args:
+        content: The text.
+        at_start: A file begins here, and may do so with a byte order mark.
+    """
+    if at_start and is_utf_16(content):
+        raise RowFault("bad_row", f"the file is UTF-16; {TO_UTF_8}")
+    try:
+        text = content.decode("utf-8-sig" if at_start else "utf-8")
+        found = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise RowFault("bad_row", f"byte {error.start} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise RowFault("bad_row", f"not JSON: {error.msg} at character {error.pos}") from error
+    except ValueError as error:  # json raises no other
+        limit = sys.get_int_max_str_digits()
+        raise RowFault("bad_row", f"not readable as JSON: a number has more than {limit} digits") from error
+    except RecursionError as error:
+        raise RowFault("bad_row", "not readable as JSON: nested too deeply") from error
+    if not isinstance(found, dict):
+        raise RowFault("bad_row", f"expected a JSON object, got {shorten(text.strip())}")
+    return found
 
 
 def decode_text(content: bytes, name: str) -> str:

@@ -1,7 +1,7 @@
-"""The members of a tar, from front to back, with a clear word about where it breaks off.
+"""The members of a tar, from front to back, and where and why it breaks off.
 
-Headers are parsed by Python's tarfile, which ends silently at a damaged or missing header; here
-every end that is not the format's own end mark is a member with an `error`.
+Headers are parsed by Python's tarfile, which ends silently at a damaged or missing header. Here every end other than
+the format's own end mark gives a member with an `error`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stages.read.streams import Forward, Stream
 _READ_BYTES: Final = 1024 * 1024
 _LOOK_AHEAD_BYTES: Final = 64 * 1024
 
-# Besides its own errors tarfile lets through what broken numbers and names in headers raise.
+# Broken numbers and names in headers raise these; tarfile does not turn them into errors of its own.
 _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, IndexError)
 
 
@@ -25,12 +25,13 @@ _HEADER_ERRORS: Final = (tarfile.TarError, ValueError, OverflowError, KeyError, 
 class Member:
     """An entry of a tar.
 
-    name         without a leading "./"; may hold lone surrogates
-    kind         "a file", or what else it is, for messages
-    offset       of its header
-    data_offset  of its content, of `size` bytes
-    content      None unless it was asked for
-    error        why the tar cannot be read any further from `offset` on; then nothing else is set
+    Attributes:
+        name: Without a leading "./"; may hold lone surrogates.
+        kind: "a file", or what else it is, for messages.
+        offset: Of its header.
+        data_offset: Of its content, which has `size` bytes.
+        content: None unless it was asked for.
+        error: Why the tar cannot be read any further from `offset` on; then nothing else is set.
     """
 
     name: str = ""
@@ -50,8 +51,10 @@ class Member:
 def iter_members(stream: Stream, *, can_seek: bool, wants: Callable[[Member], bool]) -> Iterator[Member]:
     """Members in order, without folders; one with an `error` is always the last.
 
-    stream: newly opened; read from front to back only unless it `can_seek`
-    wants: says of which files the content is to be read
+    Args:
+        stream: Newly opened.
+        can_seek: Whether the stream may be entered anywhere; otherwise it is read from front to back only.
+        wants: Whether the content of a file is to be read.
     """
     total = stream.seek(0, 2) if can_seek else None
     stream.seek(0)
@@ -100,7 +103,7 @@ Answer = TypeVar("Answer")
 
 
 def _parsed(step: Callable[[], Answer]) -> Answer:
-    """What a step of tarfile answers. Raises RowFault for a header that it cannot make sense of."""
+    """The answer of a step of tarfile. Raises RowFault for a header that tarfile cannot parse."""
     try:
         return step()
     except _HEADER_ERRORS as error:
@@ -108,7 +111,7 @@ def _parsed(step: Callable[[], Answer]) -> Answer:
 
 
 def _read_up_to(stream: Stream, size: int) -> bytes:
-    """`size` bytes, or fewer if the stream ends; never allocates more than there is."""
+    """`size` bytes, or fewer if the stream ends; never allocates more than the stream holds."""
     blocks = []
     while size > 0 and (block := stream.read(min(size, _READ_BYTES))):
         blocks.append(block)

@@ -1,14 +1,14 @@
 """WebDataset tars, as img2dataset writes them: `KEY.jpg`, `KEY.txt`, `KEY.json` for each sample.
 
-A key is a member's path up to the first dot of its name, and a sample is a run of neighbouring
-members with the same key; both are webdataset's own rules. The captions are the `txt` member or
-else `caption` of the `json` member. Samples are identified as "TAR/KEY".
+A key is a member's path up to the first dot of its name, and a sample is a run of neighbouring members with the same
+key; both are webdataset's own rules. The captions are the `txt` member or else `caption` of the `json` member. Samples
+are identified as "TAR/KEY".
 
-Nothing is extracted. For a tar on this machine a sample says where its image lies in the file; of
-compressed tars and tars behind a URL, which are read once from front to back, it carries the bytes.
+Nothing is extracted. For a tar on this machine, a sample says where its image lies in the file. From compressed tars
+and tars behind a URL, which are read once from front to back, it carries the bytes.
 
-img2dataset lists failed downloads only in the Parquet beside the tar, which is not read; where
-a `json` member says that its sample failed, the sample is skipped and counted.
+img2dataset lists failed downloads only in the Parquet file beside the tar, which is not read. If a `json` member says
+that its sample failed, the sample is skipped and counted.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from stages.contract.errors import RowError, RowFault
 from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files, printable
-from stages.read.rows import captions_of, decode_text, shorten
+from stages.read.rows import captions_of, decode_text, json_object, shorten
 from stages.read.streams import is_compressed, open_plain
 from stages.read.tars import Member, iter_members
 from stages.storage import is_local
-
-SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
 MAX_INLINE_BYTES: Final = 256 * 1024 * 1024
 """Larger images are not carried along from tars that have to be read from front to back."""
@@ -49,7 +47,11 @@ class WebdatasetInput(SourceConfig):
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample as far as they are known. offset: of the first one in the tar."""
+    """The members of one sample as far as they are known.
+
+    Attributes:
+        offset: Of the first member in the tar.
+    """
 
     key: str
     offset: int
@@ -62,7 +64,7 @@ class WebdatasetReader(Reader):
     """Reads `kind: webdataset`: one shard for each tar."""
 
     config_type: ClassVar = WebdatasetInput
-    suffixes: ClassVar = SUFFIXES
+    suffixes: ClassVar = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
     def __init__(self, config: WebdatasetInput) -> None:
         self.config = config
@@ -73,7 +75,7 @@ class WebdatasetReader(Reader):
 
     def shards(self) -> list[Shard]:
         """See `base.Reader`. Only lists the tars; a damaged one is found when it is read."""
-        files = find_files(self.config.path, SUFFIXES)
+        files = find_files(self.config.path, self.suffixes)
         return [Shard(url=file.url, name=file.name, samples=_count_beside(file)) for file in files]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
@@ -124,21 +126,19 @@ class WebdatasetReader(Reader):
             group.faults.append(RowFault("bad_location", detail))
         elif member.content is not None and is_text:
             group.texts[extension] = member.content
-        elif member.content is None and (is_text or self._is_inline(shard)):
+        elif member.content is not None:
+            group.images[extension] = ImageRef(file_name=printable(member.name), content=member.content)
+        elif is_text or self._is_inline(shard):
             limit = MAX_TEXT_BYTES if is_text else MAX_INLINE_BYTES
             detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
             group.faults.append(RowFault("bad_row" if is_text else "image_too_large", detail))
         else:
-            group.images[extension] = (
-                ImageRef(file_name=printable(member.name), content=member.content)
-                if member.content is not None
-                else ImageRef(
-                    file_name=printable(member.name), url=shard.url, offset=member.data_offset, size=member.size
-                )
+            group.images[extension] = ImageRef(
+                file_name=printable(member.name), url=shard.url, offset=member.data_offset, size=member.size
             )
 
     def _finish(self, group: _Group, shard: Shard, seen: set[str]) -> Iterator[Sample | Skipped]:
-        """What the members of a key amount to: nothing if none of them is an image or a text."""
+        """The sample of a group, or that its download failed; nothing if no member is an image or a text."""
         if not (group.images or group.texts or group.faults):
             return
         place = printable(f"{shard.name}/{group.key}")
@@ -189,7 +189,7 @@ class WebdatasetReader(Reader):
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Key and extension of a member; no key for names without a dot, hidden files, macOS's forks."""
+    """Key and extension of a member; both are empty for names without a dot, hidden files and macOS's forks."""
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
     if not stem or not dot or "__MACOSX" in folder.split("/"):
@@ -202,21 +202,17 @@ def _json_of(group: _Group) -> dict[str, Any]:
     if "json" not in group.texts:
         return {}
     try:
-        row = json.loads(group.texts["json"])
-    except ValueError as error:
-        raise RowFault("bad_row", f"the json member cannot be read: {error}") from error
-    except RecursionError as error:
-        raise RowFault("bad_row", "the json member cannot be read: it is nested too deeply") from error
-    if not isinstance(row, dict):
-        raise RowFault("bad_row", "the json member is not an object")
-    return row
+        return json_object(group.texts["json"], at_start=True)
+    except RowFault as fault:
+        raise RowFault("bad_row", f"the json member cannot be read: {fault.error.detail}") from fault
 
 
 def _count_beside(file: FoundFile) -> int | None:
-    """Samples in the tar by img2dataset's statistics beside it; None without them."""
+    """Samples in the tar, as img2dataset's statistics beside it say; None without them."""
     if not is_local(file.url):
         return None
-    stem = file.url[: -len(next(suffix for suffix in (*SUFFIXES, "") if file.url.lower().endswith(suffix))) or None]
+    suffix = next((suffix for suffix in WebdatasetReader.suffixes if file.url.lower().endswith(suffix)), "")
+    stem = file.url[: len(file.url) - len(suffix)]
     try:
         with open(f"{stem}_stats.json", "rb") as statistics:
             successes = json.loads(statistics.read(MAX_TEXT_BYTES)).get("successes")

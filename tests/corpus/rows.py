@@ -133,7 +133,7 @@ LINES: dict[str, tuple[bytes, str]] = {
     "a merge conflict": (b"<<<<<<< HEAD", "bad_row: not JSON: "),
     "NUL": (b"\0" * 100, "bad_row: not JSON: "),
     "noise": (bytes(range(128, 256)), "bad_row: is not UTF-8"),
-    "Latin-1": (b'{"image": "plain.jpg", "caption": "caf\xe9"}', "bad_row: byte 38 of the line is not UTF-8"),
+    "Latin-1": (b'{"image": "plain.jpg", "caption": "caf\xe9"}', "bad_row: byte 38 is not UTF-8"),
     "overlong UTF-8": (b'{"image": "plain.jpg", "caption": "\xc0\xaf"}', "bad_row: is not UTF-8"),
     "surrogate in UTF-8": (b'{"image": "plain.jpg", "caption": "\xed\xa0\x80"}', "bad_row: is not UTF-8"),
     "a byte order mark in the middle": (b"\xef\xbb\xbf" + GOOD_ROW + b"}", "bad_row: not JSON: "),

@@ -64,10 +64,10 @@ REFUSED: dict[str, tuple[str, str, bytes | None, str]] = {
     "parquet of nulls": ("parquet", "a.parquet", table(image=["a"], caption=[None]), "expected a column of text"),
     "COCO not JSON": ("coco_captions", "a.json", b"{", "is not a JSON file"),
     "COCO empty": ("coco_captions", "a.json", b"", "is not a JSON file"),
-    "COCO a list": ("coco_captions", "a.json", b"[]", "expected an object with 'images' and 'annotations'"),
+    "COCO a list": ("coco_captions", "a.json", b"[]", "of an object with 'images' and 'annotations': expected a JSON"),
     "COCO without images": ("coco_captions", "a.json", b'{"annotations": []}', "expected the lists 'images' and"),
     "COCO of wrong types": ("coco_captions", "a.json", b'{"images": {}, "annotations": 5}', "expected the lists"),
-    "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "it is nested too deeply"),
+    "COCO too deep": ("coco_captions", "a.json", b"[" * 100_000, "nested too deeply"),
     "COCO not UTF-8": ("coco_captions", "a.json", b'{"\xff\xfe": 1}', "is not a JSON file"),
     "COCO instances": (
         "coco_captions",

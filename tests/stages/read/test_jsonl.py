@@ -82,7 +82,7 @@ def test_accepted_rows(
         (b"17", "bad_row", "expected a JSON object"),
         (b"[" * 100_000, "bad_row", "nested too deeply"),
         (b'{"image": "a.jpg", "n": ' + b"9" * 5000 + b"}", "bad_row", "not readable"),
-        (b'{"image": "a.jpg", "caption": "\xff"}', "bad_row", "byte 31 of the line is not UTF-8"),
+        (b'{"image": "a.jpg", "caption": "\xff"}', "bad_row", "byte 31 is not UTF-8"),
         ('{"image": "a.jpg"}'.encode("utf-16"), "bad_row", "not UTF-8"),
         (b"\0\0\0", "bad_row", "not JSON"),
         (b'{"caption": "x"}', "bad_row", "'image' or 'image_path'"),
