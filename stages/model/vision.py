@@ -132,6 +132,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     return o.transpose(-3, -2).flatten(-2)
 
 
+def resize_positions(table: Tensor, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> Tensor:
+    """Interpolate a position embedding (1 + old_h · old_w, D), class position first, to another grid.
+
+    The class position is kept. The others are resized bicubically with `align_corners=False`, as in the authors'
+    preprocessing.
+    """
+    if new_hw == old_hw:
+        return table
+    first, rest = table[:1], table[1:]
+    grid = F.interpolate(rest.T.reshape(1, -1, *old_hw).float(), size=new_hw, mode="bicubic", align_corners=False)
+    return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionTower:
     """The whole image side of a CLIP model.
@@ -168,17 +181,8 @@ class VisionTower:
         return self.patch_weight.shape[-1]
 
     def positions(self, grid_hw: tuple[int, int]) -> Tensor:
-        """Position embedding (T, D) for a grid.
-
-        The class position is kept. The others are resized bicubically with `align_corners=False`, as in the authors'
-        preprocessing.
-        """
-        if grid_hw == self.grid_hw:
-            return self.position_embedding
-        first, rest = self.position_embedding[:1], self.position_embedding[1:]
-        grid = rest.T.reshape(1, -1, *self.grid_hw).float()
-        grid = F.interpolate(grid, size=grid_hw, mode="bicubic", align_corners=False)
-        return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
+        """Position embedding (T, D) for a grid."""
+        return resize_positions(self.position_embedding, self.grid_hw, grid_hw)
 
     def embed(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> tokens (B, T, D).

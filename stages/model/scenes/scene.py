@@ -140,9 +140,8 @@ def make_scene(
     masks = [labels == label for label in range(1, len(placed) + 1)]
     things = []
     for (kind, colour, size_rel), mask in zip(placed, masks, strict=True):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        centre = (float(columns[0] + columns[-1] + 1) / 2, float(rows[0] + rows[-1] + 1) / 2)
-        things.append(DrawnThing(kind, colour, size_rel, (centre[0] / side_px, centre[1] / side_px)))
+        x, y, width, height = mask_box_xywh_px(mask)
+        things.append(DrawnThing(kind, colour, size_rel, ((x + width / 2) / side_px, (y + height / 2) / side_px)))
     captions = write_captions(rng, things, split, extra=extra_captions)
     objects = []
     for number, (thing, mask) in enumerate(zip(things, masks, strict=True)):

@@ -20,7 +20,7 @@ from stages.model.catalog import WEIGHTS_ROOT, sha256_of
 from stages.model.scenes.vocabulary import COLOUR_NAMES, HELDOUT_PAIRS, KINDS
 from stages.model.train.config import MODEL_CFG, PREPROCESS_CFG
 from stages.model.train.loop import CARD_FILE, VOCABULARY_FILE, WEIGHTS_FILE, class_top1, load_tokenizer
-from stages.model.train.model import model_cfg, resize_positions
+from stages.model.train.model import model_cfg, positions_at
 
 CONFIG_FILE: Final = "model.json"
 _POSITIONS: Final = "visual.positional_embedding"
@@ -105,7 +105,7 @@ def export(
     architecture = model_cfg(tokenizer, side)
     average: dict[str, Tensor] = saved["average"]
     grid = side // int(architecture["vision_cfg"]["patch_size"])
-    average[_POSITIONS] = resize_positions(average[_POSITIONS], grid)
+    average[_POSITIONS] = positions_at(average[_POSITIONS], grid)
     halves = {name: value.to(torch.float16).contiguous() for name, value in average.items()}
     model = CLIP(**architecture).eval()
     model.load_state_dict(halves)

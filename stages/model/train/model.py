@@ -20,6 +20,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from stages.model.train.config import MODEL_CFG, PREPROCESS_CFG, TrainConfig
+from stages.model.vision import resize_positions
 
 
 def model_cfg(tokenizer: SimpleTokenizer, side_px: int) -> dict[str, Any]:
@@ -40,27 +41,15 @@ def model_at(model: CLIP, tokenizer: SimpleTokenizer, side_px: int) -> CLIP:
     other = build_model(tokenizer, side_px)
     state = model.state_dict()
     grid = side_px // int(other.visual.patch_size[0])
-    state["visual.positional_embedding"] = resize_positions(state["visual.positional_embedding"], grid)
+    state["visual.positional_embedding"] = positions_at(state["visual.positional_embedding"], grid)
     other.load_state_dict(state)
     return other
 
 
-def resize_positions(positions: Tensor, grid: int) -> Tensor:
-    """Interpolate a positional embedding to another grid.
-
-    Args:
-        positions: float (1 + old_grid ** 2, width), the class token's first.
-        grid: new number of patches per side.
-
-    Returns:
-        float (1 + grid ** 2, width).
-    """
+def positions_at(positions: Tensor, grid: int) -> Tensor:
+    """A positional embedding (1 + old_grid ** 2, width) for another number of patches per side."""
     old = round((len(positions) - 1) ** 0.5)
-    if old == grid:
-        return positions
-    square = positions[1:].T.reshape(1, -1, old, old)
-    square = F.interpolate(square, size=(grid, grid), mode="bicubic", align_corners=False)
-    return torch.cat([positions[:1], square.flatten(2)[0].T])
+    return resize_positions(positions, (old, old), (grid, grid))
 
 
 def make_optimisers(model: CLIP, config: TrainConfig) -> list[torch.optim.Optimizer]:

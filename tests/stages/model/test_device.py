@@ -86,6 +86,7 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
     clip = load(ModelConfig(device="cpu", precision="bf16"))
     assert clip.tower.class_token.dtype == torch.bfloat16
     assert "model.precision is bf16, but this CPU has no instructions for it" in caplog.text
+    assert clip.device_name.endswith(", slow in bfloat16")
 
 
 @pytest.mark.parametrize(

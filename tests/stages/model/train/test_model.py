@@ -18,7 +18,7 @@ from stages.model.train.model import (
     encode_text,
     known_true,
     normalise,
-    resize_positions,
+    positions_at,
 )
 
 
@@ -72,11 +72,11 @@ def test_normalise_is_clip_s() -> None:
 
 def test_positions_are_interpolated_and_the_class_token_kept() -> None:
     positions = torch.arange(5.0)[:, None].repeat(1, 3)
-    resized = resize_positions(positions, 4)
+    resized = positions_at(positions, 4)
     assert resized.shape == (17, 3)
     assert torch.equal(resized[0], positions[0])
     assert float(resized[1:].mean()) == pytest.approx(2.5, abs=1e-4)
-    assert torch.equal(resize_positions(positions, 2), positions)
+    assert torch.equal(positions_at(positions, 2), positions)
 
 
 def test_a_caption_is_true_if_all_claims_hold_and_nothing_denied_is_there() -> None:
