@@ -140,6 +140,7 @@ def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
     assert not list((tmp_path / "out/data").iterdir())
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) -> None:
     """As where the folder lies on the driver's own disk, which here only the driver has mounted."""
     captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
@@ -221,6 +222,7 @@ def test_what_a_killed_run_does_again_is_bounded(tmp_path) -> None:
     assert 0 <= answered - 600 <= 160
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tmp_path, monkeypatch) -> None:
     """Else the next runs wait for what nobody uses. What a run that lives has claimed stays its own."""
     code = """
