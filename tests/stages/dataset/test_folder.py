@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import stages.dataset
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.schema import DATASET_SCHEMA, SCHEMA_VERSION, dataset_schema
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, open_dataset, write_marks
@@ -133,17 +131,6 @@ def test_a_sample_by_its_id(with_images: Path) -> None:
         assert dataset.sample(rows[number]["sample_id"]) == rows[number]
     with pytest.raises(InputError, match="has no sample 'nobody'"):
         dataset.sample("nobody")
-
-
-def test_the_example_of_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.chdir(folder.parent)
-    shutil.copytree(folder, "out")
-    lines = (inspect.getdoc(stages.dataset) or "").splitlines()
-    code = "\n".join(line.removeprefix("    ") for line in lines if line.startswith("    "))
-    exec(compile(code, "example", "exec"), {})
-    found = capsys.readouterr().out.splitlines()
-    assert found[0].startswith("500 images, ")
-    assert len(found) == 1 + int(found[0].split()[2]) > 1
 
 
 def test_an_unfinished_dataset(folder: Path) -> None:
