@@ -1,7 +1,7 @@
 """What can go wrong: a closed list for samples, an exception tree for programs.
 
-A fault in the *data* becomes a `RowError` in the sample's row; a fault in the *program, its
-configuration or its surroundings* is raised:
+A fault in the *data* is raised as `RowFault` where it is found, and caught at the border of the step, which keeps its
+`RowError` in the sample's row. A fault in the *program, its configuration or its surroundings* ends the run:
 
     PhraseboxError
     ├── ConfigError          a key or value that cannot be used
@@ -38,7 +38,7 @@ class WeightsError(PhraseboxError):
 
 
 DATASET_EXPECTED: Final = "expected the folder that a run wrote (its output.path)"
-"""What an InputError says of a path that is no dataset."""
+"""Part of the InputError for a path that is not a dataset."""
 
 
 class ResourceError(PhraseboxError):
@@ -84,7 +84,9 @@ ROW_ERRORS: Final[dict[str, str]] = {
 class RowError:
     """Why a sample could not be annotated.
 
-    `reason` is a key of `ROW_ERRORS`; `detail` says what, where and what to do.
+    Attributes:
+        reason: A key of `ROW_ERRORS`.
+        detail: What is wrong, where, and what to do.
     """
 
     reason: str

@@ -5,9 +5,9 @@ half open: a one-pixel mask in column 3 has x 3 and w 1. Suffixes tell the form:
 `_px` (pixels of the EXIF-rotated original image), `_rel` (0 .. 1), `_hw`, `_wh`. Arrays are (H, W);
 sizes shown to people are width x height.
 
-A grid of `cells` values over a side of `side_px` pixels has square corners too: cell i covers the
-pixels from `i * side_px / cells` to `(i + 1) * side_px / cells`, and its value stands at its
-centre. This is the convention of `cv2.resize` and of `align_corners=False` in torch.
+The same holds for a grid of `cells` values over a side of `side_px` pixels: cell i covers the pixels from
+`i * side_px / cells` to `(i + 1) * side_px / cells`, and its value belongs to its centre. This is the convention of
+`cv2.resize` and of `align_corners=False` in torch.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def round_to_multiple(side_px: float, multiple: int) -> int:
 
 
 def px_to_cell(position_px: Coordinate, *, side_px: int, cells: int) -> Coordinate:
-    """Where a position stands among the cells: 0.0 is the centre of cell 0, -0.5 the image's edge.
+    """The position in cells of a position in pixels: 0.0 is the centre of cell 0, -0.5 the edge of the image.
 
-    Of pixel i the centre is `i + 0.5`, so `px_to_cell(i + 0.5, ...)` is where to read its value.
+    The centre of pixel i is `i + 0.5`, so its value is read at `px_to_cell(i + 0.5, ...)`.
     """
     return position_px * cells / side_px - 0.5
 

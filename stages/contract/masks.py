@@ -1,8 +1,7 @@
 """Masks: run-length coding, area, overlap, outlines, and the box around a mask. Codec: pycocotools.
 
-Masks are (H, W), non-zero is inside. Run-length codes count down the columns (Fortran order),
-beginning with the pixels outside. `counts` is text everywhere in phrasebox; pycocotools' bytes stay
-in this file.
+Masks are (H, W); pixels that are not zero are inside. Run-length codes count down the columns (Fortran order) and begin
+with the pixels outside. `counts` is text everywhere in phrasebox; pycocotools' bytes stay in this file.
 """
 
 from __future__ import annotations
@@ -21,27 +20,35 @@ from stages.contract.records import Rle
 Mask = NDArray[np.bool_] | NDArray[np.uint8]
 
 _FARTHEST_PX: Final = 100_000
-"""Of a polygon's vertex from the origin: pycocotools walks along every edge in steps of a fifth of a pixel."""
+"""Farthest vertex of a polygon from the origin: pycocotools walks along every edge in steps of a fifth of a pixel."""
 
 _LONGEST_RUN_TEXT: Final = 7
-"""Characters of a number in run-length text: 34 bits and a sign are more than any image has pixels."""
+"""Most characters of a number in run-length text: 34 bits and a sign count more pixels than any image has."""
 
 
 def encode_mask(mask: Mask) -> Rle:
     """COCO run-length code of a mask.
 
-    mask: bool or uint8 (H, W), at least one pixel. Fastest when bool and Fortran-contiguous.
-    Raises ValueError for another shape.
+    Args:
+        mask: bool or uint8 (H, W), at least one pixel. Fastest when bool and Fortran-contiguous.
+
+    Raises:
+        ValueError: The mask has another shape.
     """
     coded = coco_mask.encode(np.asfortranarray(_as_ones(mask)))
     return _from_coco(coded)
 
 
 def encode_runs(counts: NDArray[np.uint32], size_hw: tuple[int, int]) -> Rle:
-    """COCO run-length code of runs that are known already: no image-sized array is made.
+    """COCO run-length code of runs that are known already, without an image-sized array.
 
-    counts: uint32 (runs,), lengths of the alternating runs outside, inside, outside, ... in column
-    order. Only the first may be 0; their sum is height x width. Raises ValueError otherwise.
+    Args:
+        counts: uint32 (runs,), lengths of the alternating runs outside, inside, outside, ... in column order. Only the
+            first may be 0; their sum is height x width.
+        size_hw: Height and width of the mask.
+
+    Raises:
+        ValueError: The counts are not such runs.
     """
     h, w = size_hw
     if counts.size == 0 or int(counts.sum(dtype=np.int64)) != h * w or not counts[1:].all():
@@ -50,9 +57,9 @@ def encode_runs(counts: NDArray[np.uint32], size_hw: tuple[int, int]) -> Rle:
 
 
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
-    """COCO run-length code of integer counts from other tools, which may hold runs of 0 in any place.
+    """COCO run-length code of integer counts from other tools, in which any run may be 0.
 
-    counts: as in `encode_runs`. Raises ValueError unless all are whole numbers >= 0 that sum to height x width.
+    Raises ValueError unless all counts are whole numbers >= 0 that sum to height x width; see `encode_runs`.
     """
     h, w = size_hw
     if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != h * w:
@@ -67,10 +74,10 @@ def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
 
 
 def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Rle:
-    """COCO run-length code of what lies in any of the polygons [x0, y0, x1, y1, ...], pixels, as COCO draws them.
+    """COCO run-length code of the union of polygons [x0, y0, x1, y1, ...] in pixels, as COCO draws them.
 
     Parts outside the image are cut off; a polygon of one or two points draws nothing. Raises ValueError for an odd
-    number of coordinates, and for one that is not finite or beyond 100,000 px.
+    number of coordinates, and for a coordinate that is not finite or beyond 100,000 px.
     """
     h, w = size_hw
     for polygon in polygons:
@@ -118,14 +125,18 @@ def decode_runs(rle: Rle) -> NDArray[np.uint32]:
 def run_ends(
     text: NDArray[np.uint8], offsets: NDArray[np.int64], pixels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """`decode_runs` of many masks at once, four times faster: where their runs end.
+    """Where the runs of many masks end; like `decode_runs` for all of them at once, four times faster.
 
-    text     uint8 (characters,), the counts of all masks, one after the other
-    offsets  (masks + 1,), where each one's characters begin and end
-    pixels   (masks,), height x width of each
+    Args:
+        text: uint8 (characters,), the counts of all masks, one after the other.
+        offsets: (masks + 1,), where the characters of each mask begin and end.
+        pixels: (masks,), height x width of each mask.
 
-    Returns ends (runs,), pixels from the mask's beginning down its columns, and offsets (masks + 1,) into them.
-    Raises ValueError as `decode_runs`.
+    Returns:
+        Ends (runs,), in pixels from the beginning of the mask down its columns, and offsets (masks + 1,) into them.
+
+    Raises:
+        ValueError: As `decode_runs`.
     """
     bits = text - np.uint8(48)  # what is below 0 becomes large
     is_last = (bits & 0x20) == 0

@@ -32,10 +32,12 @@ def stable_id(text: str) -> int:
 class ImageRef:
     """Where an encoded image is: in a file, in a part of a file, or here.
 
-    file_name     the image's name as the dataset shows it, relative to the image root or the tar
-    url           path or file-system URL of the file that holds it; None if the image came inline, or there is none
-    offset, size  bytes within that file; size -1 means up to its end
-    content       the encoded image if the reader had it in hand
+    Attributes:
+        file_name: The image's name as the dataset shows it, relative to the image root or the tar.
+        url: Path or file-system URL of the file that holds it; None if the image came inline, or there is none.
+        offset: First byte within that file.
+        size: Bytes within that file; -1 means up to its end.
+        content: The encoded image if the reader has it.
     """
 
     file_name: str = ""
@@ -46,18 +48,19 @@ class ImageRef:
 
 
 NO_IMAGE: Final = ImageRef()
-"""Of a sample that names no image."""
+"""The image of a sample that names none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One captioned image as the reader found it.
 
-    sample_id   unique in the input: given by the user, or derived from the place in the input
-    source      the place, for people: "captions.jsonl:17", "00003.tar/000031234"
-    captions    the user's texts, untouched
-    image       where the image is
-    error       a fault of the input row
+    Attributes:
+        sample_id: Unique in the input; given by the user, or derived from the place in the input.
+        source: The place, for people: "captions.jsonl:17", "00003.tar/000031234".
+        captions: The user's texts, untouched.
+        image: Where the image is.
+        error: A fault of the input row.
     """
 
     sample_id: str
@@ -76,11 +79,13 @@ class Sample:
 class Phrase:
     """A noun phrase of a caption.
 
-    text           normalised: case folded, one space between words, no leading determiner or possessive
-    caption_index  which caption of the sample
-    start, end     half-open character offsets: `captions[caption_index][start:end]` are the words
-    head           lemma of the head noun, lower case
-    plural         the phrase names several things ("two dogs")
+    Attributes:
+        text: Normalised: case folded, one space between words, no leading determiner or possessive.
+        caption_index: Which caption of the sample.
+        start: First character of the phrase in the caption.
+        end: The character after its last: `captions[caption_index][start:end]` are the words.
+        head: Lemma of the head noun, in lower case.
+        plural: Whether the phrase names several things ("two dogs").
     """
 
     text: str
@@ -101,7 +106,8 @@ class Phrase:
 class Pixels:
     """The image as the model sees it before normalisation.
 
-    rgb                uint8 (H, W, 3), the whole image resized to the model's input
+    Attributes:
+        rgb: uint8 (H, W, 3), the whole image resized to the model's input.
     """
 
     rgb: NDArray[np.uint8]
@@ -113,12 +119,13 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """Where an explainer saw one phrase in one image. One per unique phrase text of a sample.
+    """Where an explainer saw one phrase in one image. A sample has one for each unique text of its phrases.
 
-    text        the phrase's normalised text
-    values      float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image
-    similarity  cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated
-    fault       "" or why the map is all zeros: "constant", "empty" or "non_finite"
+    Attributes:
+        text: The phrase's normalised text.
+        values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
+        similarity: Cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
+        fault: "" or why the map is all zeros: "constant", "empty" or "non_finite".
     """
 
     text: str
@@ -143,12 +150,13 @@ class Rle:
 class Region:
     """A part of the image that a phrase names.
 
-    phrase_index  index into the record's `phrases`
-    box_xywh_px   half-open box of the mask, pixels of the EXIF-rotated original image
-    mask          same image size
-    area_px       pixels of the mask
-    score         0 .. 1: of a calibration, else one of `SCORES`, see `stages.regions.score`
-    similarity    the heat map's
+    Attributes:
+        phrase_index: Index into the record's `phrases`.
+        box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated original image.
+        mask: Of the size of that image.
+        area_px: Pixels of the mask.
+        score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
+        similarity: That of the heat map.
     """
 
     phrase_index: int
@@ -163,8 +171,10 @@ class Region:
 class Record:
     """One sample on its way through the stages.
 
-    width_px, height_px   of the image after EXIF rotation; 0 until the image was opened
-    dropped_phrases       phrases found in the captions but left out by the cap per image
+    Attributes:
+        width_px: Of the image after EXIF rotation; 0 until the image was opened.
+        height_px: Likewise.
+        dropped_phrases: Phrases found in the captions but left out by the limit per image.
     """
 
     sample: Sample

@@ -1,7 +1,7 @@
 """Opens each sample's image, notes its size and resizes it to what the model takes.
 
-Every image is decoded in full, also when its captions hold no phrase, so that whether a sample is an
-error depends on its image alone and `width` and `height` are right in every row without an error.
+Every image is decoded in full, also if its captions hold no phrase. So whether a sample is an error depends on its image
+alone, and `width` and `height` are right in every row without an error.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ class ImagesConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shrink_jpeg: bool = False
-    """Let the JPEG decoder halve large images while twice the target is left: see `images.decode_resized`."""
+    """Let the JPEG decoder halve large images while twice the target is left; see `decode_resized`."""
 
     max_pixels: int = Field(default=128_000_000, ge=1, le=MAX_PIXELS_CEILING)
-    """Larger images are the error image_too_large: see `images.DecodeLimits`."""
+    """Width x height; larger images are the error image_too_large."""
 
     max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
-    """Larger files are the error image_too_large."""
+    """Of the encoded image; larger files are the error image_too_large."""
 
     fetch_threads: int = Field(default=16, ge=1, le=256)
-    """Images behind a URL that are fetched at once; local files are read one by one."""
+    """How many images behind URLs are fetched at once; local files are read one by one."""
 
 
 class PrepareConfig(ImagesConfig):
-    """How images are brought to the model's input. Filled in from the model and `explain.image_size`."""
+    """How images are resized to the model's input. Derived from the model and `explain.image_size`."""
 
     mode: Literal["square", "keep"] = "square"
-    """square: the whole image in exactly `size_px`, not cropped, the aspect is not kept. keep: Grad-ECLIP's
-    own input, each side rounded to the nearest multiple of the patch (arXiv 2502.18816, generate_emap.py)."""
+    """square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is kept as in
+    Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch (arXiv 2502.18816,
+    generate_emap.py)."""
 
     size_px: PositiveInt | tuple[PositiveInt, PositiveInt] = 224
     """square: the side, or (width, height)."""
@@ -79,7 +80,7 @@ class PrepareStage(Stage):
         self._pool: ThreadPoolExecutor | None = None
 
     def setup(self) -> None:
-        """Nothing is loaded; threads start when the first image is behind a URL."""
+        """Do nothing: threads start with the first image behind a URL."""
 
     def teardown(self) -> None:
         """End the threads."""
@@ -88,7 +89,7 @@ class PrepareStage(Stage):
             self._pool = None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`. Samples that had no error before no longer hold image bytes, unless kept."""
+        """See `Stage.process`. The image bytes leave the samples unless `keep_image_bytes`."""
         if any(map(_is_remote, batch)):
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
