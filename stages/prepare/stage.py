@@ -1,7 +1,7 @@
 """Opens each sample's image, notes its size and resizes it to what the model takes.
 
-Every image is decoded in full, also if its captions hold no phrase. So whether a sample is an error depends on its image
-alone, and `width` and `height` are right in every row without an error.
+Every image is decoded in full, also if its captions hold no phrase. So whether a sample is an error depends on its
+image alone, and `width` and `height` are right in every row without an error.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class PrepareStage(Stage):
             self._pool = None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`. The image bytes leave the samples unless `keep_image_bytes`."""
+        """See `Stage.process`. Unless `keep_image_bytes`, samples that had no error no longer hold their image."""
         if any(map(_is_remote, batch)):
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
