@@ -67,17 +67,22 @@ def is_about_writing(path: AnyPath, error: OSError) -> bool:
     """
     if error.errno in _WRITE_ERRORS or str(path) in str(error):
         return True
-    return isinstance(path, ObjectPath) and error.filename is None
+    return isinstance(path, ObjectPath) and _file_of(error) is None
 
 
 def cannot_write(path: AnyPath, error: OSError) -> OutputError:
     """The error to raise for a write that failed. It names another file where that one cannot be written."""
     why = os.strerror(error.errno) if error.errno else one_line(error)
-    other = error.filename if error.filename and str(path) not in str(error) else None
+    place = path if str(path) in str(error) else _file_of(error) or path
     return OutputError(
-        f"cannot write to {other or path}: {why}. What is finished is kept: mend that, and the same command goes on "
-        "from there"
+        f"cannot write to {place}: {why}. What is finished is kept: mend that, and the same command goes on from there"
     )
+
+
+def _file_of(error: OSError) -> str | None:
+    """The file that an error names. Ray puts advice of its own in that place when it passes an error on."""
+    name = error.filename
+    return name if isinstance(name, str) and os.path.isabs(name) else None
 
 
 class _DamagedMarkError(ResumeError):

@@ -463,6 +463,10 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_st
         ),
         (OSError(28, "No space left on device", "/tmp/a/0.parquet"), "cannot write to /tmp/a/0.parquet: No space left"),
         (OSError(28, "No space left on device"), "cannot write to s3://bucket/out: No space left"),
+        (
+            OSError(28, "No space left on device", "Failed to apply UDF"),
+            "cannot write to s3://bucket/out: No space left",
+        ),
         (FileNotFoundError(2, "No such file or directory", "/models/a.safetensors"), None),
     ],
 )
