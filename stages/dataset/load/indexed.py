@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from torch.utils.data import Dataset as TorchDataset
 
 from stages.contract.errors import ConfigError, InputError, RowFault
@@ -98,12 +97,10 @@ class RegionDataset(TorchDataset[Any]):
             self._cache.move_to_end(number)
             return self._cache[number]
         group = self._groups[number]
-        numbers = group.numbers(0, group.size)
         rows: list[tuple[RowBlock, int]] = []
         self.read_row_groups += 1
-        for offset, table in group.tables(self._maker.columns):
-            inside = numbers[(numbers >= offset) & (numbers < offset + table.num_rows)] - offset
-            block, _ = self._maker.block(table.take(pa.array(inside)))
+        for table in group.stretch(self._maker.columns, 0, group.size):
+            block, _ = self._maker.block(table)
             rows += [(block, row) for row in range(len(block))]
         if len(rows) != group.size:
             raise ConfigError(f"{group.path} has changed since the dataset was opened: open it again")

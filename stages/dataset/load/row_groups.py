@@ -74,10 +74,6 @@ class RowGroup:
     size: int
     rows: NDArray[np.int64] | None = None
 
-    def numbers(self, first: int, last: int) -> NDArray[np.int64]:
-        """Numbers in the row group of those rows that count, from the `first` of them up to the `last`."""
-        return np.arange(first, last) if self.rows is None else self.rows[first:last]
-
     def tables(self, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
         """Gives all rows as tables of at most a few MB, each with the number of its first row.
 
@@ -91,6 +87,16 @@ class RowGroup:
         """
         with open_shard(self.path) as file:
             yield from tables_in(file, columns, group=self.number, threads=False)
+
+    def stretch(self, columns: Sequence[str], first: int, last: int) -> Iterator[Any]:
+        """Gives the rows that count from the `first` to the `last`, as tables; see `tables`."""
+        wanted = np.arange(first, last) if self.rows is None else self.rows[first:last]
+        for offset, table in self.tables(columns):
+            if offset > wanted[-1]:
+                break
+            inside = wanted[(wanted >= offset) & (wanted < offset + table.num_rows)] - offset
+            if len(inside):
+                yield table if len(inside) == table.num_rows else table.take(pa.array(inside))
 
 
 def row_groups_of(dataset: Dataset, choice: Choice) -> tuple[list[RowGroup], int]:

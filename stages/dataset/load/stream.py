@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.distributed
 from numpy.typing import NDArray
@@ -188,23 +187,16 @@ class RegionStream(IterableDataset[Any]):
     def _entries(self, groups: list[RowGroup], start: int, stop: int) -> Iterator[Entry]:
         """Gives the rows of a part of the epoch's sequence, one by one."""
         for number, first, last in cut([group.size for group in groups], start, stop):
-            wanted = groups[number].numbers(first, last)
             self.read_row_groups += 1
-            for offset, table in groups[number].tables(self._maker.columns):
-                if offset > wanted[-1]:
-                    break
-                inside = wanted[(wanted >= offset) & (wanted < offset + table.num_rows)] - offset
-                if len(inside):
-                    yield from self._entries_of(table, inside)
+            for table in groups[number].stretch(self._maker.columns, first, last):
+                yield from self._entries_of(table)
 
-    def _entries_of(self, table: Any, numbers: Any) -> Iterator[Entry]:
-        if len(numbers) < table.num_rows:
-            table = table.take(pa.array(numbers))
+    def _entries_of(self, table: Any) -> list[Entry]:
         block, kept = self._maker.block(table)
-        places: list[Entry] = [None] * table.num_rows
+        entries: list[Entry] = [None] * table.num_rows
         for row, number in enumerate(kept.tolist()):
-            places[number] = (block, row)
-        yield from places
+            entries[number] = (block, row)
+        return entries
 
     def _rank_stretch(self) -> tuple[int, int]:
         total = sum(group.size for group in self._groups)
