@@ -137,7 +137,7 @@ def heat_mapped(
 ) -> Iterator[tuple[dict[str, Any], Record]]:
     """Each of the rows, by id, with its record from the input, which has phrases and heat maps.
 
-    Raises InputError if the input does not have all rows any more.
+    Raises InputError if some of the rows are no longer in the input.
     """
     from pipeline.engines.batches import batch_rows, run_stages
     from pipeline.summary import Display, Report

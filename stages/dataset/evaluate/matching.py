@@ -5,8 +5,8 @@ An image of the dataset is matched with one of the truth by its file name, see `
 How a target finds its phrase depends on `TruthTarget.match`:
 
 phrase      The row's phrase with the same normalised text. A target with a `caption` takes it from that caption only.
-category    Each phrase of the row whose text, or else whose head noun, is the category's name is a query of its own,
-            and any thing of the category is right for it. A category that no caption names is no query.
+category    Every phrase whose text or head noun equals the category's name is a query of its own, and any thing of the
+            category counts as right. A category that no caption names makes no query.
 expression  The phrase that is the whole caption, else the first phrase of the caption.
 
 A target's caption is the row's caption with the same letters and digits: Flickr30k Entities has its captions
@@ -114,7 +114,7 @@ class TrueArea:
     """The pixels of a target: its true mask, or its true boxes drawn where there is no mask.
 
     Attributes:
-        window: Rows and columns outside of which there are none.
+        window: The rows and columns that include all of them.
         inside: bool, of the window's shape.
     """
 
@@ -270,7 +270,7 @@ def queries_of(
     size_hw = true_hw if 0 in size_hw else size_hw
     heats = _at_image_size(maps, size_hw)
     plain_heats = heats if plain_maps is None else _at_image_size(plain_maps, size_hw)
-    answers: dict[str, dict[Answer, None]] = {}  # a phrase that stands in a row twice has its regions twice
+    answers: dict[str, dict[Answer, None]] = {}  # a phrase that is in a row twice has its regions twice
     for annotation in row["annotations"]:
         answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
     pairs: list[tuple[str | None, TruthTarget | None]] = []

@@ -74,9 +74,9 @@ def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats)
     if total <= 0:
         return float("nan")
     bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
-    told = np.bincount(bins, weights * scores, BINS)
-    seen = np.bincount(bins, weights * right, BINS)
-    return float(np.abs(told - seen).sum() / total)
+    expected = np.bincount(bins, weights * scores, BINS)
+    found = np.bincount(bins, weights * right, BINS)
+    return float(np.abs(expected - found).sum() / total)
 
 
 def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float | None]]:
