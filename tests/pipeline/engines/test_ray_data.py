@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -136,13 +137,11 @@ def test_an_interrupted_run_says_that_it_can_go_on(source, reference, tmp_path, 
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 200
     while not list((out / "data").glob("*.parquet")):
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == code
     assert told.strip() == "stopped. What is finished is kept; the same command goes on from here."
     assert "going on with the run" in run(source, out, "engine.kind=inline")
@@ -165,41 +164,35 @@ def test_a_worker_that_cannot_start_says_why(source, tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-def test_killed_runs_go_on_where_they_stopped(source, reference, tmp_path) -> None:
-    """kill -9 of the driver, twice, each after some more shards were finished. tests/soak does so in `make test`."""
+def test_a_killed_run_goes_on_where_it_stopped(source, reference, tmp_path) -> None:
+    """kill -9 of the driver. tests/soak kills it and everything else more often."""
     out = tmp_path / "out"
-    data = out / "data"
-    finished: dict[Path, bytes] = {}
-    for shards in (1, 4):
-        kill_when(command(source, out), lambda n=shards: len(list(data.glob("*.parquet"))) >= n)
-        kept = {path: path.read_bytes() for path in committed(out)}
-        assert finished.items() <= kept.items(), "finished shards are neither rewritten nor lost"
-        finished = kept
+    kill_when(command(source, out), lambda: len(list((out / "data").glob("*.parquet"))) >= 4)
+    finished = {path: path.read_bytes() for path in committed(out)}
     assert finished
     assert not (out / "dataset.json").exists()
     printed = run(source, out)
     assert "going on with the run" in printed
     assert rows_of(out) == reference
     assert list(validate(out)) == []
-    assert {path: path.read_bytes() for path in finished} == finished
+    kept = {path: path.read_bytes() for path in finished}
+    assert kept == finished, "finished shards are neither rewritten nor lost"
     done = json.loads((out / "dataset.json").read_text())["stages"]["explain"]["records"]
     assert done <= len(reference) - sum(pq.read_metadata(path).num_rows for path in finished)
 
 
 def kill_when(wanted: list[str], condition: Callable[[], bool]) -> None:
     process = subprocess.Popen(wanted, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
     while not condition():
         assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
         time.sleep(0.02)
+    followers = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(1.0)  # the workers follow their driver
+    psutil.wait_procs(followers)
 
 
 def committed(out: Path) -> list[Path]:
-    """Shards whose rows are in the checkpoint: those without a pending checkpoint of the same name."""
-    pending = [path.name.split(".pending")[0] for path in (out / ".phrasebox/checkpoint").glob("*.pending.parquet")]
-    return [path for path in (out / "data").glob("*.parquet") if not any(path.name.startswith(p) for p in pending)]
+    """Shards whose rows are in the checkpoint: those with a note of their name that is not pending."""
+    notes = {path.stem for path in (out / ".phrasebox").glob("checkpoint-*/*.parquet")}
+    return [path for path in (out / "data").glob("*.parquet") if path.stem.rpartition("-")[0] in notes]
