@@ -1,4 +1,4 @@
-"""Progress while a run goes, and the table at its end."""
+"""The report of a run: a line of progress while it goes, and a table at its end."""
 
 from __future__ import annotations
 
@@ -52,13 +52,18 @@ class StageTime:
 
 @dataclass(slots=True)
 class Report:
-    """What the engine tells of a run.
+    """What happened in a run so far, as the engine reports it.
 
-    expected       samples of the input, where the reader can tell before reading
-    reads          input shard number -> (samples, skipped by reason); a shard read again replaces itself
-    done, failed   rows handed to the writer in this run, and those with an error
-    deaths         workers that died with a batch in hand, which was then given to another
-    notes          what the user should know, besides the counts
+    Attributes:
+        expected: Samples of the input, if the reader knows their number before reading.
+        reads: Input shard number -> (samples, skipped by reason); a shard that is read again replaces itself.
+        stages: What each stage did, by its name.
+        done: Rows handed to the writer in this run.
+        failed: Those of them with an error.
+        deaths: Workers that died with a batch in hand, which was then given to another.
+        notes: What the user should know besides the counts.
+        started_s: When the run started, by `time.perf_counter`.
+        first_row_s: Seconds from there to the first row.
     """
 
     expected: int | None = None
@@ -72,11 +77,11 @@ class Report:
     first_row_s: float | None = None
 
     def read(self, shard: int, samples: int, skipped: Counter[str]) -> None:
-        """A shard of the input was read to its end."""
+        """Note that a shard of the input was read to its end."""
         self.reads[shard] = (samples, skipped)
 
     def stage(self, name: str, records: int, busy_s: float, forwards: Forwards | None = None) -> None:
-        """A stage answered a batch."""
+        """Note that a stage answered a batch."""
         entry = self.stages.setdefault(name, StageTime())
         entry.records += records
         entry.busy_s += busy_s
@@ -86,18 +91,18 @@ class Report:
             entry.devices[forwards.device] += forwards.images
 
     def rows(self, done: int, failed: int) -> None:
-        """Rows are ready to be written."""
+        """Note that rows are ready to be written."""
         if self.first_row_s is None:
             self.first_row_s = self.wall_time_s
         self.done += done
         self.failed += failed
 
     def died(self) -> None:
-        """A worker died with a batch in hand."""
+        """Note that a worker died with a batch in hand."""
         self.deaths += 1
 
     def note(self, text: str) -> None:
-        """The user should know this; it is shown once."""
+        """Note what the user should know; it is shown once."""
         self.notes.append(text)
 
     @property
@@ -120,7 +125,7 @@ class Report:
 
 
 class Display:
-    """One line of progress: images done, images/s, errors. On a terminal it is redrawn, in a log it is silent."""
+    """A line of progress: images done, images/s, errors. It is redrawn on a terminal and silent in a log."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -158,7 +163,7 @@ class Display:
 
 
 def print_summary(console: Console, total: Tally, report: Report, path: str) -> None:
-    """The table at the end of a run."""
+    """Print the table at the end of a run."""
     table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")

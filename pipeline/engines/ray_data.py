@@ -42,7 +42,7 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 from stages.read import Shard, plan_shards
 from stages.storage import AnyPath, ObjectPath, absolute, is_local
-from stages.write.parquet import IMAGE_ROW_GROUP_ROWS, PARQUET_SETTINGS, ROW_GROUP_ROWS
+from stages.write.parquet import PARQUET_SETTINGS, row_group_rows
 
 BLOCK_BYTES: Final = 8 * 1024 * 1024
 """Size at which Ray Data hands a block on: small enough that all stages work at once on small inputs."""
@@ -144,7 +144,7 @@ def _execute(
         rows.write_parquet(
             _name(folder.data),
             filesystem=_filesystem(folder.data),
-            row_group_size=min(per_file, IMAGE_ROW_GROUP_ROWS if embeds else ROW_GROUP_ROWS),
+            row_group_size=min(per_file, row_group_rows(embed_images=embeds)),
             max_rows_per_file=per_file,
             **PARQUET_SETTINGS,
         )
@@ -171,7 +171,7 @@ def _context(folder: DatasetFolder) -> Any:
 
 def _name(path: AnyPath) -> str:
     """The path as its file system calls it."""
-    return str(path.key) if isinstance(path, ObjectPath) else str(path)
+    return path.key if isinstance(path, ObjectPath) else str(path)
 
 
 def _filesystem(path: AnyPath) -> Any:
