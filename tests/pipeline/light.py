@@ -160,7 +160,7 @@ def light_command(
 
 def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     """Run `light_command` to its end."""
-    done = subprocess.run(light_command(*args, **options), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(light_command(*args, **options), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report

@@ -31,7 +31,7 @@ from stages.write.tally import Tally
 from tests.pipeline.light import MB, ROOT, light_command, rows_of, write_captions
 from tests.soak.cluster import SmallCluster, workers
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.ray
 
 SCENES = 10
 
@@ -56,7 +56,6 @@ def test_a_node_that_does_not_see_the_images_is_named_before_any_work(tmp_path) 
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=200,
             check=False,
         )
     finally:
@@ -112,10 +111,8 @@ def head_of(python: Path) -> Iterator[str]:
         )
         try:
             note = Path(folder) / "ray_current_cluster"
-            deadline = time.monotonic() + 60
             while not note.exists() or not note.read_text():
                 assert process.poll() is None, "the cluster does not start"
-                assert time.monotonic() < deadline
                 time.sleep(0.1)
             yield note.read_text()
         finally:
@@ -164,7 +161,6 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
             env=with_token(),
             capture_output=True,
             text=True,
-            timeout=200,
             check=False,
         )
 
@@ -190,7 +186,7 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
 def test_a_driver_without_the_clusters_token_is_told_of_it(node, tmp_path) -> None:
     wanted = light_command(write_captions(tmp_path, ["cat"]), tmp_path / "out", address=node)
     environment = with_token("f" * 64)
-    done = subprocess.run(wanted, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(wanted, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"ConfigError: engine.address: cannot reach a Ray cluster at '{node}'. If it has a token, ")
@@ -206,7 +202,6 @@ def test_a_home_that_cannot_hold_rays_token_is_one_line(tmp_path) -> None:
         env={**environment, "HOME": "/proc/none"},
         capture_output=True,
         text=True,
-        timeout=100,
         check=False,
     )
     assert done.returncode == 2
@@ -247,7 +242,7 @@ class MemoryOfCaptionWorkers:
         watch = threading.Thread(target=self._watch, args=(process.pid, done))
         watch.start()
         try:
-            out, told = process.communicate(timeout=200)
+            out, told = process.communicate()
         finally:
             done.set()
             watch.join()
