@@ -31,7 +31,7 @@ RAY_ENVIRONMENT: Final = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Set before `import ray`, which reads them, unless the user has set them. Each was needed in Ray 2.60."""
+"""Set before `import ray`, which reads them, unless the user has set them. Seen with Ray 2.60."""
 
 
 def engine(kind: str) -> Engine:

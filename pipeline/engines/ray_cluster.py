@@ -143,7 +143,8 @@ def readable(error: Exception, output: AnyPath) -> Exception:
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, PhraseboxError) and not isinstance(link, exceptions.RayError):
-            return link
+            # Ray Data appends its advice on retries to the message, in lines of its own.
+            return type(link)(str(link).partition("\nFailed to ")[0])
     for link in chain:
         if isinstance(link, exceptions.OutOfDiskError):
             return ResourceError(f"the disk that holds Ray's temporary files is full: make room there. {_GOES_ON}")

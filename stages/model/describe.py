@@ -43,26 +43,6 @@ class Description:
     calibrations: tuple[Path, ...] = ()
 
 
-def is_known(config: ModelConfig) -> bool:
-    """Whether a model configuration that came with a dataset can be built without asking.
-
-    Whoever made the dataset chose the configuration in it. The catalog's models are known, and so are open_clip's own
-    names with one of its own tags: open_clip alone decides then what is downloaded, and from where. Not known are:
-
-    * a `config` file: it may name any tokenizer or text tower on Hugging Face;
-    * a `weights` file: this machine would read a path of a stranger's choice;
-    * open_clip's models whose text tower or tokenizer comes from a repository on Hugging Face.
-    """
-    if config.config is not None or config.weights is not None or config.name is None:
-        return False
-    if config.name in CATALOG:
-        return True
-    if config.pretrained not in open_clip.list_pretrained_tags_by_model(config.name):
-        return False
-    text = open_clip.get_model_config(config.name)["text_cfg"]
-    return not any(key.startswith("hf_") for key in text)
-
-
 def describe(config: ModelConfig) -> Description:
     """Look up architecture, input and weights file; nothing heavy is read.
 

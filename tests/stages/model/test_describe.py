@@ -10,7 +10,7 @@ import torch
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.model.config import ModelConfig
-from stages.model.describe import Description, describe, fingerprint, is_known, load_tokenizer, tokenizer_of
+from stages.model.describe import Description, describe, fingerprint, load_tokenizer, tokenizer_of
 from tests.factories import SPEC, tiny_architecture
 from tests.stages.model.saved import save_json, save_model
 
@@ -112,27 +112,6 @@ def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
     assert load_tokenizer(ModelConfig(name="demo"))(texts).shape == (2, 32)
     with pytest.raises(ConfigError, match="cannot read"):
         load_tokenizer(ModelConfig(config=tmp_path / "gone.json", weights=tmp_path / "gone"))
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ({}, True),
-        ({"name": "demo", "precision": "bf16", "device": "cpu"}, True),
-        ({"name": "ViT-B-16", "pretrained": "laion2b_s34b_b88k"}, True),
-        ({"name": "ViT-B-32", "pretrained": "openai"}, True),
-        ({"name": "ViT-B-16", "pretrained": "tag-of-nobody"}, False),
-        ({"name": "ViT-B-16", "weights": "/etc/hostname"}, False),
-        ({"config": "model.json", "weights": "model.safetensors"}, False),
-        ({"name": "hf-hub:someone/something", "pretrained": "openai"}, False),
-        ({"name": "local-dir:/tmp/something", "pretrained": "openai"}, False),
-        ({"name": "roberta-ViT-B-32", "pretrained": "laion2b_s12b_b32k"}, False),
-    ],
-)
-def test_a_stored_configuration_is_known_only_if_nothing_of_a_stranger_s_choice_is_read(
-    values: dict[str, Any], expected: bool
-) -> None:
-    assert is_known(ModelConfig(**values)) is expected
 
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/something", "local-dir:{folder}"])
