@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 from pipeline.config_errors import in_words
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import AnyExplainerConfig, explainer_config
+from stages.explain.config import ExplainerConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare.stage import ImagesConfig
@@ -238,8 +239,11 @@ def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = ()) -> Ru
 
 def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
     """Validate values. Raises ConfigError with one line per problem."""
+    # The settings of an explainer import torch. Who mistypes a key of another section need not wait for that.
+    waits = "explain" in model.model_fields and "explain" not in values
     try:
-        return model.model_validate(values)
+        config = model.model_validate({**values, "explain": ExplainerConfig(kind="")} if waits else values)
+        return config.model_copy(update={"explain": explainer_config()}) if waits else config
     except ValidationError as error:
         problems: dict[str, dict[str, None]] = {}
         for problem in error.errors(include_url=False):
