@@ -5,7 +5,7 @@ To add an explainer, write one file with an `ExplainerConfig` and an `Explainer`
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import BeforeValidator, SerializeAsAny
@@ -29,8 +29,7 @@ EXPLAINERS: Final[dict[str, str]] = {
 
 def explainer_type(kind: str) -> type[Explainer[Any]]:
     """The explainer of a kind. Raises KeyError for a kind that is not in the table."""
-    module, _, name = EXPLAINERS[kind].partition(":")
-    found: type[Explainer[Any]] = getattr(import_module(module), name)
+    found: type[Explainer[Any]] = resolve_name(EXPLAINERS[kind])
     return found
 
 

@@ -7,32 +7,30 @@ To add a kind, write one file with a config (`kind: Literal["x"]`) and a `base.R
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 
 from pydantic import Field
 
 from stages.contract.errors import InputError
 from stages.read.base import Reader, Shard, Skipped, SourceConfig, read_shard
-from stages.read.coco_captions import CocoCaptionsReader
-from stages.read.csv import CsvReader
 from stages.read.find import kind_of
-from stages.read.folder import FolderReader
-from stages.read.jsonl import JsonlReader
-from stages.read.parquet import ParquetReader
 from stages.read.plan import plan_shards
-from stages.read.webdataset import WebdatasetReader
 
 __all__ = [
     "READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader", "plan_shards", "read_shard",
 ]  # fmt: skip
 
 READERS: Final[dict[str, type[Reader]]] = {
-    "webdataset": WebdatasetReader,
-    "parquet": ParquetReader,
-    "jsonl": JsonlReader,
-    "csv": CsvReader,
-    "folder": FolderReader,
-    "coco_captions": CocoCaptionsReader,
+    kind: resolve_name(place)
+    for kind, place in {
+        "webdataset": "stages.read.webdataset:WebdatasetReader",
+        "parquet": "stages.read.parquet:ParquetReader",
+        "jsonl": "stages.read.jsonl:JsonlReader",
+        "csv": "stages.read.csv:CsvReader",
+        "folder": "stages.read.folder:FolderReader",
+        "coco_captions": "stages.read.coco_captions:CocoCaptionsReader",
+    }.items()
 }
 """Kind -> reader. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside
 each tar, and images lie beside the tables that name them."""

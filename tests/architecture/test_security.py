@@ -29,7 +29,13 @@ CALLS = {
 }  # fmt: skip
 """Never called. `re.compile` and methods of other objects that end alike are told apart by the full name."""
 
-IMPORTS_BY_NAME = {"pipeline/engines/__init__.py", "pipeline/engines/ray_cluster.py", "stages/explain/__init__.py"}
+IMPORTS_BY_NAME = {
+    "pipeline/engines/__init__.py",
+    "pipeline/engines/ray_cluster.py",
+    "stages/explain/__init__.py",
+    "stages/read/__init__.py",
+    "stages/dataset/export/__init__.py",
+}
 """Files that import a module by a name that is not written at the import: of a table in the same file."""
 
 OWN_PROCESSES: set[str] = set()
@@ -98,5 +104,5 @@ def test_no_pickle_and_no_shell_by_an_option() -> None:
 
 
 def test_modules_are_imported_by_written_names() -> None:
-    places = {path for path, _, name in calls() if name.rpartition(".")[2] == "import_module"}
+    places = {path for path, _, name in calls() if name.rpartition(".")[2] in ("import_module", "resolve_name")}
     assert places == IMPORTS_BY_NAME

@@ -43,6 +43,7 @@ def run(name: str, dataset: Path, out: Path, settings: dict[str, Any] | None = N
 
 def expected(name: str, rows: list[dict[str, Any]]) -> Counter[tuple[Found, ...]]:
     """The regions of each row, as the format's reader should find them."""
+    assert name in READ_BACK, f"write a function that reads {name} back in READ_BACK"
     read = READ_BACK[name]
     return Counter(tuple(sorted(_expected(read, row, region) for region in row["annotations"])) for row in rows)
 

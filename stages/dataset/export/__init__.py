@@ -14,34 +14,26 @@ of regions, the splits, the numbers of the categories, the folder and the report
 
 from __future__ import annotations
 
+from pkgutil import resolve_name
 from typing import Final
 
 from stages.dataset.export.base import Exporter
-from stages.dataset.export.clipself import Clipself
-from stages.dataset.export.coco import Coco
 from stages.dataset.export.export import ExportRequest, export_dataset
-from stages.dataset.export.fiftyone import Fiftyone
-from stages.dataset.export.grit import Grit
-from stages.dataset.export.hf import Hf
-from stages.dataset.export.mdetr import Mdetr
-from stages.dataset.export.odvg import Odvg
-from stages.dataset.export.webdataset import Webdataset
-from stages.dataset.export.yolo import Yolo
 
 __all__ = ["EXPORTERS", "ExportRequest", "Exporter", "export_dataset"]
 
 EXPORTERS: Final[dict[str, type[Exporter]]] = {
-    exporter.name: exporter
-    for exporter in (
-        Coco,
-        Odvg,
-        Mdetr,
-        Hf,
-        Webdataset,
-        Yolo,
-        Grit,
-        Clipself,
-        Fiftyone,
-    )
+    name: resolve_name(place)
+    for name, place in {
+        "coco": "stages.dataset.export.coco:Coco",
+        "odvg": "stages.dataset.export.odvg:Odvg",
+        "mdetr": "stages.dataset.export.mdetr:Mdetr",
+        "hf": "stages.dataset.export.hf:Hf",
+        "webdataset": "stages.dataset.export.webdataset:Webdataset",
+        "yolo": "stages.dataset.export.yolo:Yolo",
+        "grit": "stages.dataset.export.grit:Grit",
+        "clipself": "stages.dataset.export.clipself:Clipself",
+        "fiftyone": "stages.dataset.export.fiftyone:Fiftyone",
+    }.items()
 }
 """Format -> exporter."""
