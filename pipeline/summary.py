@@ -44,10 +44,10 @@ class StageTime:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `dataset.json`."""
-        told = {"records": self.records, "busy_s": round(self.busy_s, 3)}
+        values = {"records": self.records, "busy_s": round(self.busy_s, 3)}
         if not self.devices:
-            return told
-        return {**told, "images": self.images, "images_computed": self.computed, "devices": dict(self.devices)}
+            return values
+        return {**values, "images": self.images, "images_computed": self.computed, "devices": dict(self.devices)}
 
 
 @dataclass(slots=True)
@@ -195,5 +195,5 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
     if not total.rows:
         console.print("the input holds no samples")
     if total.failed:
-        told = f"why rows failed: column `error`; phrasebox stats {path} counts, phrasebox inspect {path} shows them"
-        console.print(told, soft_wrap=True)
+        where = f"why rows failed: column `error`; phrasebox stats {path} counts, phrasebox inspect {path} shows them"
+        console.print(where, soft_wrap=True)

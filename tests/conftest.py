@@ -26,17 +26,22 @@ hypothesis.settings.register_profile("same", PATIENT, derandomize=True)
 hypothesis.settings.register_profile("fuzz", PATIENT, print_blob=True)
 hypothesis.settings.load_profile("same")
 
-TOGETHER = ("tests/pipeline/engines", "tests/pipeline/viewer")
-"""Folders whose files run in one process and start first: they share Ray's or the browser's cores, and take longest."""
-
-WITH_RAY = ("tests/soak/test_soak.py", "tests/pipeline/output/test_s3.py")
-"""Files that start Ray too: they run in the process of the engines' tests, so that one Ray runs at a time."""
+TOGETHER = (
+    ("tests/pipeline/engines",),
+    ("tests/pipeline/output/test_s3.py",),
+    ("tests/pipeline/viewer",),
+)
+"""What runs in one process, and starts first because it takes longest: tests that start Ray, in two groups, so that at
+most two Rays run at a time; and those that share a browser."""
 
 
 def group_of(node_id: str) -> str:
-    """The tests that one process of `pytest -n` runs after each other: a file's, which share what its fixtures make."""
-    path = TOGETHER[0] if node_id.startswith(WITH_RAY) else node_id.partition("::")[0]
-    return next((folder for folder in TOGETHER if path.startswith(folder)), path)
+    return next((group[0] for group in TOGETHER if node_id.startswith(group)), node_id.partition("::")[0])
+
+
+def rank_of(item: pytest.Item) -> int:
+    """The place of an item's group in TOGETHER, or behind all of them."""
+    return next((rank for rank, group in enumerate(TOGETHER) if item.nodeid.startswith(group)), len(TOGETHER))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -54,7 +59,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with what takes longest, so that no process waits for another at the end."""
-    items.sort(key=lambda item: not group_of(item.nodeid).startswith(TOGETHER))
+    items.sort(key=rank_of)
 
 
 SCENES = 12

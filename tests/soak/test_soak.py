@@ -10,6 +10,7 @@ from tests.soak.soak import KINDS, schedule, soak
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_run_that_is_hurt_gives_the_rows_of_a_quiet_one(tmp_path: Path) -> None:
     kinds = ("driver", "SIGTERM", "model worker", "node")
     counts = soak(240, 4, seed=1, folder=tmp_path, kinds=kinds)
