@@ -50,7 +50,7 @@ def test_a_node_that_does_not_see_the_images_is_named_before_any_work(tmp_path) 
         values["input"]["image_root"] = str(disk / "images")
         values["engine"]["address"] = cluster.address
         wanted = shlex.join([sys.executable, "-m", module, json.dumps(values), *rest])
-        script = f"mount -t tmpfs none {disk}; mkdir {disk}/images; exec {wanted}"
+        script = f"mount -t tmpfs none {disk}; mkdir {disk}/images; cp {tmp_path}/*.jpg {disk}/images; exec {wanted}"
         done = subprocess.run(
             ["unshare", "-rm", "bash", "-ec", script],
             cwd=ROOT,
