@@ -48,7 +48,9 @@ class ExplainStage(Stage):
 
     Where a GPU's memory does not hold a batch, the batch is halved for the rest of the worker's life.
 
-    model: one that is already loaded, instead of the one that the configuration names.
+    Args:
+        config: The model and the explainer.
+        model: One that is already loaded, instead of the one that the configuration names.
     """
 
     name: ClassVar[str] = "explain"

@@ -114,7 +114,7 @@ class Guide:
             for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
         )
         rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
-        # The symmetric inverse by cofactors, a plane for each entry: no library inverts so many 3 x 3 matrices as fast.
+        # The symmetric inverse by cofactors, a plane for each entry: libraries invert many small matrices more slowly.
         first = (gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb)
         scale = 1 / (rr * first[0] + rg * first[1] + rb * first[2])
         xx, xy, xz = (entry * scale for entry in first)
