@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import ConfigError, ResourceError
@@ -36,15 +37,21 @@ class ExplainStageConfig(BaseModel):
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}
 """Images of one forward pass by device. On 2 CPU cores larger batches are no faster."""
 
+FEWEST_IMAGES: Final = 4
+"""A batch that is not full is filled up to this number of images, or to twice, four times, eight times as many."""
+
 _log = logging.getLogger(__name__)
 
 
 class ExplainStage(Stage):
     """Fills `heat_maps`, one per unique phrase text.
 
-    Every forward pass has the same number of images, and the last one of a call is filled up with blank images: the
-    bits of a product depend on its shape, and so no map depends on how many images arrived together. Images that keep
-    their aspect ratio differ in size and are computed one by one, without any filling.
+    No map depends on how many images arrived together, although the bits of a product depend on its shape: the last
+    batch of a call is filled up with blank images. It is filled up to 4, 8, 16 or more images, at most half a batch,
+    where the device computes the same bits for so many images as for a full batch. The worker finds that out by
+    computing both, once for each number, beginning with its second batch. Until it knows, and where the bits differ,
+    the batch is filled up entirely. Images that keep their aspect ratio differ in size and are computed one by one,
+    without any filling.
 
     Where a GPU's memory does not hold a batch, the batch is halved for the rest of the worker's life.
 
@@ -59,6 +66,8 @@ class ExplainStage(Stage):
         self.config = config
         self._loaded = model
         self._batch_size, self._images, self._computed, self._device = 0, 0, 0, ""
+        self._same_bits: dict[int, bool] = {}
+        self._has_computed = False
         self._one_by_one = config.explainer.image_size == "keep"
         if self._one_by_one and config.model.batch_size not in (None, 1):
             raise ConfigError(
@@ -131,16 +140,37 @@ class ExplainStage(Stage):
                 f"phrases.max_phrases or explain.image_size, or use a larger GPU ({why})"
             )
         self._batch_size //= 2
+        self._same_bits.clear()
         _log.warning("GPU memory is full: going on with batches of %d images", self._batch_size)
         return None
 
     def _explain(self, records: Sequence[Record]) -> list[list[HeatMap]]:
         """Heat maps of at most a batch of records whose pixels have one size."""
-        rgb = [record.pixels.rgb for record in records if record.pixels is not None]
-        phrases = [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
-        missing = self._batch_size - len(records)
-        pixels = np.stack(rgb + [np.zeros_like(rgb[0])] * missing)
-        maps = self._explainer.explain(pixels, phrases + [[]] * missing)[: len(records)]
+        images, texts = [record.pixels.rgb for record in records if record.pixels is not None], _texts_of(records)
+        full, fewer = self._batch_size, max(FEWEST_IMAGES, 1 << (len(records) - 1).bit_length())
+        same = fewer <= full // 2 and self._same_bits.get(fewer)
+        maps = self._filled(images, texts, fewer if same else full)
+        if same is None and self._has_computed:
+            self._same_bits[fewer] = _bits(self._filled(images, texts, fewer)) == _bits(maps)
         self._images += len(records)
-        self._computed += len(pixels)
+        self._has_computed = True
         return [contrasted(each, self.config.explainer.contrast) for each in maps]
+
+    def _filled(
+        self, images: Sequence[NDArray[np.uint8]], texts: Sequence[list[str]], size: int
+    ) -> list[list[HeatMap]]:
+        """Heat maps of the images, computed in one batch of `size` images; blank ones make up for those missing."""
+        missing = size - len(images)
+        pixels = np.stack([*images, *[np.zeros_like(images[0])] * missing])
+        self._computed += size
+        return self._explainer.explain(pixels, [*texts, *[[]] * missing])[: len(images)]
+
+
+def _texts_of(records: Sequence[Record]) -> list[list[str]]:
+    """The unique phrase texts of each record, in order."""
+    return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
+
+
+def _bits(maps: Sequence[Sequence[HeatMap]]) -> list[list[tuple[bytes, float, str]]]:
+    """What must be equal in the heat maps of two computations of the same images."""
+    return [[(each.values.tobytes(), each.similarity, each.fault) for each in own] for own in maps]

@@ -175,6 +175,50 @@ def test_a_thousand_photographs_take_at_most_1_15_forward_passes_each(variant, b
     assert stage.take_forwards().images == 0, "told once"
 
 
+class OtherBits(CountingExplainer):
+    """Its maps tell how many images they were computed with, unless it is one of `same`."""
+
+    def __init__(self, same: Sequence[int]) -> None:
+        super().__init__()
+        self.same, self.seen = same, []  # type: ignore[var-annotated]
+
+    def explain(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
+        self.seen.append(len(rgb))
+        maps = super().explain(rgb, phrases)
+        similarity = 0.0 if len(rgb) in self.same else float(len(rgb))
+        return [[replace(each, similarity=similarity) for each in own] for own in maps]
+
+
+@pytest.mark.parametrize(
+    ("same", "seen"),
+    [
+        ((4, 8, 16), [16, 16, 4, 4, 16, 8, 8, 16]),
+        ((8, 16), [16, 16, 4, 16, 16, 8, 8, 16]),
+        ((16,), [16, 16, 4, 16, 16, 8, 16, 16]),
+    ],
+)
+def test_a_remainder_is_filled_up_to_its_own_size_where_that_gives_the_same_bits(same, seen) -> None:
+    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=16)))
+    stage._batch_size = stage.batch_rows("cpu")
+    stage._explainer = explainer = OtherBits(same)  # type: ignore[assignment]
+    answers = [
+        answer
+        for count in (16, 3, 4, 7, 5, 9)
+        for answer in stage.process([make_record(number) for number in range(count)])
+    ]
+    assert {each.similarity for answer in answers for each in answer.heat_maps} == {0.0}
+    assert explainer.seen == seen, "each number of images is tried once, and none above half a batch"
+    assert stage.take_forwards().computed == sum(seen)
+
+
+def test_the_first_batch_of_a_worker_tries_nothing() -> None:
+    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=16)))
+    stage._batch_size = stage.batch_rows("cpu")
+    stage._explainer = explainer = OtherBits([4, 16])  # type: ignore[assignment]
+    stage.process([make_record(0)])
+    assert explainer.seen == [16]
+
+
 def test_a_batch_size_for_images_of_mixed_sizes_is_refused(model: ModelConfig) -> None:
     with pytest.raises(
         ConfigError, match=r"^model\.batch_size: 4 images of different sizes do not fit into one batch;"
