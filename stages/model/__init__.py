@@ -20,6 +20,6 @@ since a block that computes something else would give wrong heat maps without an
         quick_gelu
     open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   describe, train   another vocabulary
         its encoder and bpe_ranks, get_pairs; HFTokenizer
-    torch.ops.mkldnn._reorder_linear_weight, _linear_pointwise        packed            tried once, else not used
+    torch.ops.mkldnn._reorder_linear_weight, _linear_pointwise        vision            tried once, else not used
     torch._foreach_lerp_                                              train             training stops
 """

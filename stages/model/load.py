@@ -19,11 +19,8 @@ from stages.model.clip import ClipModel, TextEncoder
 from stages.model.config import InputSpec, ModelConfig
 from stages.model.describe import Description, describe, input_spec, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
-from stages.model.packed import pack_tower
-from stages.model.take_apart import SUPPORTED, check_supported, take_apart
-
-Model = Any
-"""An open_clip model or a part of one: open_clip is untyped."""
+from stages.model.take_apart import SUPPORTED, Model, check_supported, take_apart
+from stages.model.vision import pack_tower
 
 _OPENAI_ONLY: Final = ("input_resolution", "context_length", "vocab_size")
 """Tensors that only OpenAI's own files have."""

@@ -84,7 +84,7 @@ def test_open_clip_s_tokenizers_take_our_options() -> None:
 
 def test_torch_packs_linear_weights() -> None:
     """Where it no longer does, `can_pack` answers no, and runs on CPUs get 10 to 20 % slower."""
-    from stages.model.packed import can_pack
+    from stages.model.vision import can_pack
 
     assert can_pack() or not torch.backends.mkldnn.is_available()
 

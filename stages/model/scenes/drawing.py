@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.model.scenes.kinds import shape_of
-from stages.model.scenes.outlines import Part, Tone
+from stages.model.scenes.kinds import Part, Tone, shape_of
 from stages.model.scenes.vocabulary import COLOURS
 
 ImageU8 = npt.NDArray[np.uint8]
