@@ -41,9 +41,8 @@ def stats(
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
     from stages.dataset.folder import open_dataset, read_marks
-    from stages.dataset.index import Index
-    from stages.dataset.search import Search
-    from stages.dataset.statistics import statistics
+    from stages.dataset.index import Index, statistics
+    from stages.dataset.selection import Search
 
     opened = open_dataset(dataset, finished=False)
     search = Search(where=where, score_min=min_score or None)

@@ -31,7 +31,7 @@ from pipeline.viewer.pages import Pages
 from pipeline.viewer.sample_view import COLUMNS
 from stages.contract.errors import PhraseboxError, RowFault
 from stages.dataset.folder import MARKS, MARKS_FILE, write_marks
-from stages.dataset.search import Search
+from stages.dataset.selection import Search
 from stages.images.pictures import heat_map_png, thumbnail
 
 LARGEST_SIDE_PX: Final = 2400

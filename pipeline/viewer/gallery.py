@@ -13,7 +13,7 @@ from rich.progress import track
 
 from pipeline.viewer.pages import PAGE_SAMPLES, Links, Pages, open_pages
 from stages.contract.errors import ConfigError, RowFault
-from stages.dataset.search import Search
+from stages.dataset.selection import Search
 from stages.images.pictures import thumbnail
 
 GRID_SIDE_PX: Final = 640

@@ -21,10 +21,8 @@ from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
 from stages.dataset.image_source import ImageSource
-from stages.dataset.index import Index
-from stages.dataset.search import Search
-from stages.dataset.selection import Selection, Selector
-from stages.dataset.statistics import statistics
+from stages.dataset.index import Index, statistics
+from stages.dataset.selection import Search, Selection, Selector
 
 PAGE_SAMPLES: Final = 24
 

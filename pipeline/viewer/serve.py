@@ -19,7 +19,7 @@ from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Links, open_pages
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.index import Index
-from stages.dataset.search import Search
+from stages.dataset.selection import Search
 
 
 def make_viewer(path: Path, image_root: str | None = None, settings: Sequence[str] = ()) -> Viewer:

@@ -11,8 +11,8 @@ from typing import Any, Final
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import ImageRef
 from stages.dataset.folder import Dataset
+from stages.images.decode import load_image_bytes
 from stages.images.faults import DecodeLimits
-from stages.images.load import load_image_bytes
 from stages.storage import ObjectPath, absolute, is_local, join, parent, place_of
 
 _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")

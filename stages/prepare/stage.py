@@ -17,9 +17,8 @@ from stages.contract.errors import RowFault
 from stages.contract.geometry import round_to_multiple
 from stages.contract.records import Pixels, Record, Sample
 from stages.contract.stage import Stage
-from stages.images.decode import Interpolation, decode_resized
+from stages.images.decode import Interpolation, decode_resized, load_image_bytes
 from stages.images.faults import MAX_PIXELS_CEILING, DecodeLimits
-from stages.images.load import load_image_bytes
 from stages.storage import is_local
 
 

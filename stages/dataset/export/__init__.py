@@ -33,7 +33,7 @@ EXPORTERS: Final[dict[str, type[Exporter]]] = {
         "yolo": "stages.dataset.export.yolo:Yolo",
         "grit": "stages.dataset.export.grit:Grit",
         "clipself": "stages.dataset.export.clipself:Clipself",
-        "fiftyone": "stages.dataset.export.fiftyone:Fiftyone",
+        "fiftyone": "stages.dataset.export.coco:Fiftyone",
     }.items()
 }
 """Format -> exporter."""

@@ -1,4 +1,4 @@
-"""COCO instances JSON: annotations/instances_SPLIT.json and, if wanted, images/SPLIT/; and what builds on COCO's JSON.
+"""COCO instances JSON: annotations/instances_SPLIT.json and, if wanted, images/SPLIT/; and FiftyOne's folder of it.
 
 https://cocodataset.org/#format-data, with the captions in the images and MDETR's `tokens_positive` in the annotations.
 """
@@ -95,6 +95,31 @@ class Coco(CocoLayout):
         if self.config.segmentation == "rle":
             return region["segmentation"]
         return polygons_of(region, self.job.report, self.config.tolerance_px)
+
+
+class FiftyoneConfig(FormatConfig):
+    """Settings of `fiftyone`."""
+
+    classes: Naming = "phrase"
+    """What the labels are."""
+
+
+class Fiftyone(CocoLayout):
+    """A folder for FiftyOne: SPLIT/data/ with images and SPLIT/labels.json, its `COCODetectionDataset` layout.
+
+    https://docs.voxel51.com/user_guide/import_datasets.html#cocodetectiondataset
+
+        fiftyone.Dataset.from_dir(dataset_dir="OUT/train", dataset_type=fiftyone.types.COCODetectionDataset,
+                                  label_types=["segmentations"], label_field="regions")
+    """
+
+    name = "fiftyone"
+    summary = "SPLIT/data/ and SPLIT/labels.json, for FiftyOne's COCODetectionDataset"
+    masks = "exact as RLE; import with label_types=segmentations"
+    needs_images = True
+    config_type = FiftyoneConfig
+    json_file = "{split}/labels.json"
+    image_folder = "{split}/data"
 
 
 class CocoFile:

@@ -29,7 +29,7 @@ from pipeline.viewer.gallery import write_gallery
 from stages.contract.errors import InputError, PhraseboxError, ResumeError
 from stages.dataset.folder import open_dataset, read_marks, write_marks
 from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
-from stages.dataset.search import Search
+from stages.dataset.selection import Search
 from stages.model.scenes import write_scenes
 from stages.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
 from stages.write.validate import validate as problems_of

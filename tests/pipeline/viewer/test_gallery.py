@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline.viewer.gallery import write_gallery
 from stages.contract.errors import ConfigError
-from stages.dataset.search import Search
+from stages.dataset.selection import Search
 from tests.pipeline.viewer.conftest import SCENES, crowd, labels_can_be_read, pictures_are_there, rows_of
 
 QUIET = Console(quiet=True)

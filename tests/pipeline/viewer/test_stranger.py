@@ -160,7 +160,7 @@ def test_a_gallery_says_what_to_type(
     from rich.console import Console
 
     from pipeline.viewer.gallery import write_gallery
-    from stages.dataset.search import Search
+    from stages.dataset.selection import Search
 
     dataset = made_by_a_stranger(input={"image_root": "/"})
     write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.dataset.search import Search
+from stages.dataset.selection import Search
 
 Row = Mapping[str, Any]
 Region = dict[str, Any]
@@ -63,7 +63,7 @@ def regions_of(row: Row, marks: Mapping[str, str]) -> list[Region]:
 
 
 def status_of(row: Row) -> str:
-    """See `stages.dataset.search.Search.status`."""
+    """See `stages.dataset.selection.Search.status`."""
     if row["error"] is not None:
         return "failed"
     if row["annotations"]:

@@ -19,7 +19,7 @@ from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset import index as index_module
 from stages.dataset.folder import NumberedRows, open_dataset
 from stages.dataset.index import Index, SearchCount
-from stages.dataset.search import Search
+from stages.dataset.selection import Search
 from tests.stages.dataset.plain import find, in_order, marks_of, status_of
 
 ENDLESS = "(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"

@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from stages.dataset.folder import open_dataset
 from stages.dataset.index import Index
-from stages.dataset.search import Search, literal
-from stages.dataset.selection import Selection, Selector, sandboxed
+from stages.dataset.selection import Search, Selection, Selector, literal, sandboxed
 from tests.stages.dataset.plain import CONDITIONS, find, marks_of
 
 TEXTS = ("dog", "MAN", " red   car ", "it's", "a -- b", "/* c", "'", "''); DROP TABLE regions; --", "%", "piñata", "\\")

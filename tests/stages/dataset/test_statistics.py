@@ -13,9 +13,8 @@ import pytest
 
 from stages.contract.errors import ConfigError
 from stages.dataset.folder import open_dataset
-from stages.dataset.index import Index
-from stages.dataset.search import Search
-from stages.dataset.statistics import AREA_EDGES, MOST_PER_IMAGE, SCORE_EDGES, statistics
+from stages.dataset.index import AREA_EDGES, MOST_PER_IMAGE, SCORE_EDGES, Index, statistics
+from stages.dataset.selection import Search
 from tests.stages.dataset.plain import find, marks_of, status_of
 
 

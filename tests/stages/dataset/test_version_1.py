@@ -16,9 +16,9 @@ from pipeline.viewer.serve import make_viewer
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.folder import NumberedRows, open_dataset
+from stages.dataset.index import statistics
 from stages.dataset.load import Contents, RegionStream
-from stages.dataset.search import Search
-from stages.dataset.statistics import statistics
+from stages.dataset.selection import Search
 from stages.write.validate import validate
 
 DETAIL = "a.jsonl:3: two: colons,\nand a line end"

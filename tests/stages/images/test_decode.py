@@ -23,10 +23,9 @@ from PIL.PngImagePlugin import PngImageFile
 
 from stages.contract.errors import RowFault
 from stages.contract.records import ImageRef
-from stages.images import load
-from stages.images.decode import Interpolation, decode_resized, decode_rgb, upright_image
+from stages.images import decode
+from stages.images.decode import Interpolation, decode_resized, decode_rgb, load_image_bytes, upright_image
 from stages.images.faults import DecodeLimits
-from stages.images.load import load_image_bytes
 
 LIMITS = DecodeLimits()
 WHITE, GREY, RED, BLUE = (255, 255, 255), (128, 128, 128), (255, 0, 0), (0, 0, 255)
@@ -516,13 +515,13 @@ def test_unreadable_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def refuse(path: str) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(load.os, "stat", refuse)  # the tests may run as root
+    monkeypatch.setattr(decode.os, "stat", refuse)  # the tests may run as root
     assert "cannot be read: Permission denied" in load_fault(url=f"{tmp_path}/a")
 
 
 def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(load.time, "sleep", pauses.append)
+    monkeypatch.setattr(decode.time, "sleep", pauses.append)
     with fsspec.open("memory://images/a.jpg", "wb") as file:
         file.write(b"0123456789")
     assert load_image_bytes(image(url="memory://images/a.jpg"), LIMITS) == b"0123456789"
@@ -534,7 +533,7 @@ def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(url: str) -> Any:
         raise ConnectionResetError("connection reset")
 
-    monkeypatch.setattr(load, "open_file", unreachable)
+    monkeypatch.setattr(decode, "open_file", unreachable)
     expected = "missing_image: 'a.jpg' cannot be read: connection reset (3 tries)"
     assert load_fault(url="memory://images/a.jpg") == expected
     assert pauses == [0.5, 2.0]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.read.tars import Member, iter_members
+from stages.read.webdataset import Member, iter_members
 from tests.stages.read.inputs import tar_sample, write_tar
 
 

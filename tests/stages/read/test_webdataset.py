@@ -11,8 +11,8 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
+from stages.images.decode import load_image_bytes
 from stages.images.faults import DecodeLimits
-from stages.images.load import load_image_bytes
 from stages.read import Skipped, webdataset
 from tests.stages.read.inputs import JPEG, read_all, reader_of, reason, samples_of, tar_sample, write_tar
 

@@ -16,8 +16,8 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.folder import open_dataset
+from stages.images.decode import load_image_bytes
 from stages.images.faults import DecodeLimits
-from stages.images.load import load_image_bytes
 from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, rows_of, write_dataset
 
 
