@@ -33,6 +33,7 @@ from stages.model.device import PRECISIONS, device_name, fast_precision, pick_de
 from stages.model.load import from_open_clip
 from stages.model.scenes import make_scene
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from stages.read import plan_shards
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 
@@ -205,7 +206,7 @@ def engines(scenes: int = 1000) -> list[dict[str, Any]]:
 
             with output.locked():
                 output.begin(config, graph.fingerprint, fresh=False)
-                engine(kind)(graph, output, config, report, show)
+                engine(kind)(graph, plan_shards(graph.reader), output, config, report, show)
             (start, seen), (end, _) = marks
             speeds[kind], starts[kind] = (scenes - seen) / (end - start), start
     machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.domain import outside_domain, without_calibration
 from pipeline.engines import engine
-from pipeline.graph import build_graph
+from pipeline.graph import Graph, build_graph
 from pipeline.output.folder import DatasetFolder, MayDelete
 from pipeline.summary import Display, Report, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
+from stages.read import Shard, plan_shards
 from stages.storage import AnyPath
 
 
@@ -49,21 +52,38 @@ def run(
         report = Report()
         try:
             with Display(console).shown() as display:
-                engine(config.engine.kind)(graph, folder, config, report, display.update)
+                shards = plan_shards(graph.reader)
+                doubt = _doubt(graph, shards, config, report)
+                if doubt is not None:
+                    graph = without_calibration(graph)
+                display.update(report)
+                engine(config.engine.kind)(graph, shards, folder, config, report, display.update)
         except PhraseboxError:
             if state == "new":
                 folder.forget()
             raise
-        total = folder.finish(config, report, model=config.model.name or str(config.model.config))
+        model = config.model.name or str(config.model.config)
+        total = folder.finish(config, report, model=model, calibration=graph.calibration)
     print_summary(console, total, report, folder.written_as)
-    if graph.calibration is None and config.regions.calibration == "auto":
-        console.print(
-            f"score: {config.regions.score}, which ranks and is no probability: no calibration for this model with "
-            "these settings (phrasebox calibrate fits one)",
-            soft_wrap=True,
-        )
+    if doubt is not None and config.regions.calibration == "auto":
+        ranks = f"score: {config.regions.score}, which ranks and is no probability"
+        console.print(f"{ranks}: {doubt}", soft_wrap=True)
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
+
+
+def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> str | None:
+    """Why the scores of a run only rank; None if a calibration makes them probabilities.
+
+    A calibration that the user names is used whatever the pictures are; the report says what is wrong with it.
+    """
+    wanted = config.regions.calibration
+    if graph.calibration is None:
+        return "no calibration for this model with these settings (phrasebox calibrate fits one)"
+    doubt = outside_domain(graph, shards)
+    if doubt is not None:
+        report.note(f"{doubt}: {'scores only rank' if wanted == 'auto' else f'{wanted} may be wrong here'}")
+    return doubt if wanted == "auto" else None
 
 
 def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:

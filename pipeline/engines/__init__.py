@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
@@ -11,12 +11,13 @@ from pipeline.config import RunConfig
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
+from stages.read import Shard
 
 OnProgress = Callable[[Report], None]
 """Called by an engine now and then, and after the last row."""
 
-Engine = Callable[[Graph, DatasetFolder, RunConfig, Report, OnProgress], None]
-"""Reads the samples that the folder does not hold yet, runs the stages and writes shards."""
+Engine = Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress], None]
+"""Reads the samples of the shards that the folder does not hold yet, runs the stages and writes shards."""
 
 ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
@@ -12,13 +13,19 @@ from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 from stages.contract.schema import records_to_rows
-from stages.read import plan_shards
+from stages.read import Shard
 from stages.write.parquet import ShardWriter
 
 
-def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, on_progress: OnProgress) -> None:
+def run(
+    graph: Graph,
+    shards: Sequence[Shard],
+    folder: DatasetFolder,
+    config: RunConfig,
+    report: Report,
+    on_progress: OnProgress,
+) -> None:
     """See `pipeline.engines.Engine`."""
-    shards = plan_shards(graph.reader)
     report.expected = samples_in(shards)
     written = folder.ids_written()
     todo = (

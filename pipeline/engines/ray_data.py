@@ -40,7 +40,7 @@ from pipeline.graph import Graph
 from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
-from stages.read import Shard, plan_shards
+from stages.read import Shard
 from stages.storage import AnyPath, ObjectPath, absolute, is_local
 from stages.write.parquet import PARQUET_SETTINGS, row_group_rows
 
@@ -52,7 +52,14 @@ INIT_DEATHS: Final = 20
 leave. Our own refusals do not count: they are raised with the first batch."""
 
 
-def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, on_progress: OnProgress) -> None:
+def run(
+    graph: Graph,
+    shards: Sequence[Shard],
+    folder: DatasetFolder,
+    config: RunConfig,
+    report: Report,
+    on_progress: OnProgress,
+) -> None:
     """See `pipeline.engines.Engine`.
 
     Raises:
@@ -63,7 +70,6 @@ def run(graph: Graph, folder: DatasetFolder, config: RunConfig, report: Report, 
     engine = config.engine
     if not isinstance(engine, RayEngine):
         raise TypeError(f"expected a ray engine, got {engine!r}")
-    shards = plan_shards(graph.reader)
     report.expected = samples_in(shards)
     with connected(engine, folder.path) as cores:
         code = code_here()

@@ -324,8 +324,15 @@ class DatasetFolder:
                 raise ResumeError(f"{path} is damaged ({error}); delete it, and its rows are done again") from error
         return ids
 
-    def finish(self, config: RunConfig, report: Report, *, model: str) -> Tally:
+    def finish(self, config: RunConfig, report: Report, *, model: str, calibration: str | None = None) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
+
+        Args:
+            config: The run's configuration.
+            report: What the engine has counted.
+            model: Its name, for the card.
+            calibration: What the scores are calibrated with, see `Graph`. None although `begin` was given one where the
+                pictures turned out to be others than it holds for.
 
         Raises:
             ResumeError: The input has changed since the run was begun.
@@ -347,15 +354,16 @@ class DatasetFolder:
         schema = dataset_schema(embed_images=config.output.embed_images)
         run = json.loads(self._run.read_text(encoding="utf-8"))
         run.pop("signature", None)  # of a part of the configuration; the manifest signs all of it
-        calibrated = run["calibration"] is not None
-        card = dataset_card(total, schema, model=model, explainer=config.explain.kind, calibrated=calibrated)
+        card = dataset_card(
+            total, schema, model=model, explainer=config.explain.kind, calibrated=calibration is not None
+        )
         write_text(self.path / "README.md", card)
         manifest = {
             "format": "phrasebox",
             "schema_version": SCHEMA_VERSION,
             "phrasebox_version": __version__,
             "model_fingerprint": run["model_fingerprint"],
-            "calibration": run["calibration"],
+            "calibration": calibration,
             "config": config.model_dump(mode="json"),
             "counts": {
                 "read": report.samples_read,

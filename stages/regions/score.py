@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 from stages.contract.errors import ConfigError
@@ -128,6 +129,21 @@ class Calibration:
         for name, weight in self.weight.items():
             total += weight * (FEATURES[name](evidence) - self.mean[name]) / self.scale[name]
         return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
+
+    def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
+        """How far regions are from those of the fit: the feature whose mean is farthest from theirs, and how far.
+
+        Args:
+            evidence: Of the regions, one or more.
+
+        Returns:
+            The feature's name, and its shift in standard deviations of the fit.
+        """
+        shifts = {
+            name: (fmean(map(FEATURES[name], evidence)) - self.mean[name]) / self.scale[name] for name in self.weight
+        }
+        farthest = max(shifts, key=lambda name: abs(shifts[name]))
+        return farthest, shifts[farthest]
 
     def to_json(self) -> str:
         """The content of a file that `read_calibration` reads."""

@@ -22,7 +22,7 @@ from pipeline.summary import Report
 from stages.contract.errors import PhraseboxError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
-from stages.read import Reader, Shard, Skipped, make_reader
+from stages.read import Reader, Shard, Skipped, make_reader, plan_shards
 
 ROOT = Path(__file__).parents[2]
 
@@ -188,7 +188,7 @@ def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report,
 
     with folder.locked(), folder.writing():
         folder.begin(config, graph.fingerprint, fresh=False)
-        engine("ray")(graph, folder, config, report, show)
+        engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
         folder.finish(config, report, model="light")
     return report, progress
 

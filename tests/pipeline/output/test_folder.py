@@ -26,7 +26,7 @@ from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample
 from stages.contract.schema import SCHEMA_VERSION
-from stages.read import Shard, Skipped
+from stages.read import Shard, Skipped, plan_shards
 from stages.storage import place_of
 from tests.pipeline.light import LastStage, SleepStage
 from tests.stages.write.rows import mixed, write_shards
@@ -446,7 +446,7 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_st
 
     def run() -> None:
         with folder.writing():
-            inline.run(graph, folder, config, Report(), lambda report: None)
+            inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
 
     with folder.locked():
         folder.begin(config, MARK, fresh=False)

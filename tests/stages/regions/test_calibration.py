@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,16 @@ def test_probability_by_hand() -> None:
     """0.5 + 2 * (0.5 - 0.25) / 0.5 = 1.5."""
     assert calibration_of(energy=2.0).probability(EVIDENCE) == pytest.approx(0.817574, abs=1e-6)
     assert calibration_of().probability(EVIDENCE) == pytest.approx(0.622459, abs=1e-6)
+
+
+def test_the_farthest_feature_is_told_with_its_shift() -> None:
+    """energy: (0.5 - 0.25) / 0.5; area is no feature; similarity: (0.25 - 0.25) / 0.5, once .25 and once -.75."""
+    calibration = calibration_of(energy=1.0, similarity=0.0)
+    assert calibration.shift([EVIDENCE]) == ("energy", pytest.approx(0.5))
+    assert calibration.shift([EVIDENCE, replace(EVIDENCE, similarity=-0.75, energy=0.0)]) == (
+        "similarity",
+        pytest.approx(-1.0),
+    )
 
 
 def test_it_stays_within_0_and_1() -> None:
