@@ -16,7 +16,7 @@ from stages.explain import AnyExplainerConfig, explainer_config
 from stages.explain.config import ExplainerConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesConfig
-from stages.prepare.stage import ImagesConfig
+from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.storage import ObjectPath, place_of

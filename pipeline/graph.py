@@ -18,7 +18,7 @@ from stages.contract.stage import Stage
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
-from stages.prepare.stage import PrepareConfig, PrepareStage
+from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import RegionsStage

@@ -70,7 +70,7 @@ def inspect(
         return
     if samples is not None:
         raise ConfigError("--samples goes with --html; the server shows all samples")
-    from pipeline.viewer.serve import serve
+    from pipeline.viewer.app import serve
 
     if model is not None:
         settings = [f"model.name={model}", "model.pretrained=null", *settings]

@@ -121,7 +121,7 @@ def run(
             sys.stdout.write(resolved.to_yaml())
             return
         if dry_run:
-            from pipeline.preview import preview
+            from pipeline.run import preview
 
             preview(resolved, console)
             return

@@ -40,8 +40,7 @@ from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
 from stages.storage import AnyPath, ObjectPath, found_in, move, remove_tree, writable_place, write_text
-from stages.write.card import dataset_card
-from stages.write.tally import Tally, tally, write_categories
+from stages.write.tally import Tally, dataset_card, tally, write_categories
 
 State = Literal["new", "started", "complete"]
 

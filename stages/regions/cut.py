@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from stages.contract.records import HeatMap
 from stages.regions.colours import RADIUS_PATCHES, SURE_SHARE, Canvas, grabcut
-from stages.regions.components import Component, clean, components, ranked
+from stages.regions.components import LEVELS, Component, clean, components, quantise, ranked, refine_grid, smooth
 from stages.regions.config import RegionsConfig, Rule
-from stages.regions.heat import LEVELS, quantise, refine_grid, smooth
 from stages.regions.paint import Painted, component_field, flat_field, paint
 from stages.regions.score import Evidence, rounded_score
 
@@ -33,7 +32,7 @@ class CutMap:
     """A heat map with the parts it falls into.
 
     Attributes:
-        fine: float32 (fine_h, fine_w), heat in levels, see `heat.refine_grid`.
+        fine: float32 (fine_h, fine_w), heat in levels, see `components.refine_grid`.
         threshold: In levels.
         parts: Best first.
     """
@@ -114,7 +113,7 @@ def cut_map(
     """Threshold, clean, split and rank one heat map; None if there is nothing to cut, see `surface`.
 
     on_canvas: Give the fine map the pixels of the canvas, which are at least as many as the cells. A guided map has
-        them anyway; others have `heat.samples_per_cell` samples per cell.
+        them anyway; others have `components.samples_per_cell` samples per cell.
     """
     levels = surface(heat_map, config, canvas)
     if levels is None:

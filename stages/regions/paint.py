@@ -1,9 +1,9 @@
 """From a signed field on a small grid to a mask at the size of the image, as runs.
 
 A *field* is positive inside and not positive outside. A pixel belongs to the mask if the field, interpolated
-bilinearly at the pixel's centre (`heat.py` states the convention), is positive. Along a column of the image the field
-is piecewise linear, so the places where it changes sign are solved for instead of searched among the pixels: the cost
-grows with image width times grid height, and there is no array of the size of the image.
+bilinearly at the pixel's centre (`components.py` states the convention), is positive. Along a column of the image the
+field is piecewise linear, so the places where it changes sign are solved for instead of searched among the pixels: the
+cost grows with image width times grid height, and there is no array of the size of the image.
 """
 
 from __future__ import annotations

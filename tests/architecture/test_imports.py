@@ -73,7 +73,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/notebook.py",
     },
     "fsspec": {"stages/storage.py"},
-    "yaml": {"pipeline/config.py", "stages/write/card.py"},
+    "yaml": {"pipeline/config.py", "stages/write/tally.py"},
     "pyarrow": {
         "pipeline/",
         "stages/dataset/",
@@ -89,7 +89,7 @@ LIBRARIES: dict[str, set[str]] = {
     "transformers": set(),
     "duckdb": {"stages/dataset/selection.py", "stages/dataset/index.py"},
     "starlette": {"pipeline/viewer/app.py"},
-    "uvicorn": {"pipeline/viewer/serve.py"},
+    "uvicorn": {"pipeline/viewer/app.py"},
     "jinja2": {"pipeline/viewer/pages.py"},
 }
 """Library -> the files or folders that may import it."""

@@ -24,7 +24,7 @@ from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResumeEr
 from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
 from stages.phrases.filters import normalise
-from stages.prepare.stage import PrepareStage
+from stages.prepare import PrepareStage
 from stages.write.validate import validate
 from tests.conftest import SCENES
 

@@ -21,8 +21,7 @@ from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.run import run
-from pipeline.viewer.app import Viewer, create_app
-from pipeline.viewer.serve import make_viewer
+from pipeline.viewer.app import Viewer, create_app, make_viewer
 from stages.contract.masks import encode_mask
 
 HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.viewer.serve import is_loopback
+from pipeline.viewer.app import is_loopback
 from tests.architecture.source import ROOT
 
 

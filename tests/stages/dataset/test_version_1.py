@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.viewer.serve import make_viewer
+from pipeline.viewer.app import make_viewer
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.folder import NumberedRows, open_dataset

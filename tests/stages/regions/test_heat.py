@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.regions.heat import FINE_SIDE, quantise, refine_grid, samples_per_cell, smooth
+from stages.regions.components import FINE_SIDE, quantise, refine_grid, samples_per_cell, smooth
 
 
 @pytest.mark.parametrize(

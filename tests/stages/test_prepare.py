@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from stages.contract.errors import RowError
 from stages.contract.records import ImageRef, Record, Sample
-from stages.prepare import PrepareConfig, PrepareStage
-from stages.prepare.stage import target_size_px
+from stages.prepare import PrepareConfig, PrepareStage, target_size_px
 
 
 def png(width: int, height: int, colour: Any = (10, 20, 30), mode: str = "RGB") -> bytes:
