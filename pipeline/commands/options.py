@@ -62,7 +62,7 @@ Truth = Annotated[
         "--truth",
         metavar="FILE|DIR",
         help="Where things are in the images: COCO instances JSON, or a folder of Flickr30k Entities (Sentences/, "
-        "Annotations/) or RefCOCO (instances.json, refs*.json).",
+        "Annotations/) or RefCOCO (instances.json, refs*.json); also in a .zip or .tar.gz.",
     ),
 ]
 MovedImages = Annotated[

@@ -81,10 +81,8 @@ def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
         kept = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
         console.print(f"kept by a lowest score of {kept}")
         _print_histogram(console, "region's share of the image", figures["area_share"])
-    most = len(figures["phrases_per_image"]) - 1
-    counts = [str(number) for number in range(most)] + [f"{most} or more"]
     for name in ("phrases_per_image", "regions_per_image"):
-        _print_bars(console, name.replace("_", " "), counts, figures[name])
+        _print_bars(console, name.replace("_", " "), figures[name]["labels"], figures[name]["counts"])
     for name, title in (("top_phrases", "phrase"), ("top_heads", "head noun")):
         table = Table(title, "regions", "mean score", title=f"most frequent {title}s", title_justify="left")
         for entry in figures[name]:

@@ -259,8 +259,10 @@ AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-MOST_PER_IMAGE: Final = 12
-"""Counts per image from this one upwards share a bin."""
+BINS_PER_IMAGE: Final = 13
+"""Most bins of a count per image. They have the smallest of `BIN_WIDTHS` with which 99 % of the images fit."""
+
+BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
 """Score thresholds; the statistics report the share of regions at or above each."""
@@ -274,7 +276,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     score, area_share  of the regions: {edges, counts, quantiles: {5, 25, 50, 75, 95: value}}; the last bin holds its
                        upper edge
     score_kept         score -> share of the regions with at least this score
-    phrases_per_image, regions_per_image   samples without an error by count; the last one is "or more"
+    phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
     marks              mark -> samples
@@ -328,11 +330,16 @@ def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _per_image(ask: Any, column: str) -> list[int]:
-    rows = dict(
-        ask(f"SELECT least({column}, {MOST_PER_IMAGE}), count(*) FROM hit_samples WHERE status <> 'failed' GROUP BY 1")
-    )
-    return [rows.get(number, 0) for number in range(MOST_PER_IMAGE + 1)]
+def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
+    sound = "FROM hit_samples WHERE status <> 'failed'"
+    ((usual, most),) = ask(f"SELECT quantile_disc({column}, 0.99), max({column}) {sound}")
+    width = next((each for each in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * each), BIN_WIDTHS[-1])
+    rows = dict(ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1"))
+    bins = range(max(rows, default=0) + 1)
+    labels = [str(each) if width == 1 else f"{each * width} to {(each + 1) * width - 1}" for each in bins]
+    if (most or 0) >= BINS_PER_IMAGE * width:
+        labels[-1] = f"{bins[-1] * width} or more"
+    return {"labels": labels, "counts": [rows.get(each, 0) for each in bins]}
 
 
 def _most_frequent(ask: Any, column: str, most: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from stages.contract.errors import InputError
 from stages.dataset.evaluate.coco import read_coco
 from stages.dataset.evaluate.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
 from stages.dataset.evaluate.refcoco import INSTANCES, read_refcoco
-from stages.dataset.evaluate.truth import GroundTruth
+from stages.dataset.evaluate.truth import ARCHIVES, GroundTruth, unpacked
 
 TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {
     "coco": read_coco,
@@ -30,12 +30,14 @@ TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {
 
 _EXPECTED: Final = (
     f"expected a COCO instances file (NAME.json), a folder of Flickr30k Entities ({SENTENCES}/ and {ANNOTATIONS}/), "
-    f"or a folder of RefCOCO ({INSTANCES} and refs*.json)"
+    f"a folder of RefCOCO ({INSTANCES} and refs*.json), or one of these in a .zip or .tar.gz"
 )
 
 
 def read_truth(path: Path) -> GroundTruth:
-    """The ground truth at a path. Raises InputError if there is none, or if it is damaged."""
+    """The ground truth at a path, also in an archive. Raises InputError if there is none, or if it is damaged."""
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        path = unpacked(path)
     return TRUTHS[kind_of(path)](path)
 
 

@@ -8,12 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
 from stages.contract.errors import ConfigError
 from stages.dataset.folder import open_dataset
-from stages.dataset.index import AREA_EDGES, MOST_PER_IMAGE, SCORE_EDGES, Index, statistics
+from stages.dataset.index import AREA_EDGES, BINS_PER_IMAGE, SCORE_EDGES, Index, _per_image, statistics
 from stages.dataset.selection import Search
 from tests.stages.dataset.plain import find, marks_of, status_of
 
@@ -85,9 +86,10 @@ def assert_histogram(histogram: dict[str, Any], values: list[float], edges: tupl
         assert set(histogram["quantiles"].values()) == {None}
 
 
-def per_image(counts: list[int]) -> list[int]:
-    """Images by count; the last one is "or more"."""
-    return np.bincount(np.minimum(counts, MOST_PER_IMAGE).astype(int), minlength=MOST_PER_IMAGE + 1).tolist()
+def per_image(counts: list[int]) -> dict[str, list[Any]]:
+    """Images by count, each count its own bin."""
+    bins = range(max(counts, default=0) + 1)
+    return {"labels": [str(each) for each in bins], "counts": [counts.count(each) for each in bins]}
 
 
 def assert_most_frequent(entries: list[dict[str, Any]], scored: list[tuple[str, float]], most: int) -> None:
@@ -106,7 +108,31 @@ def test_the_last_bins_hold_what_is_more(index: Index, rows: list[dict[str, Any]
     figures = statistics(index)
     assert any(a["area"] == row["width"] * row["height"] for row in rows for a in row["annotations"])
     assert sum(figures["area_share"]["counts"]) == sum(figures["score"]["counts"]) == figures["regions"]
-    assert sum(figures["regions_per_image"]) == figures["samples"]["all"] - figures["samples"]["failed"]
+    assert sum(figures["regions_per_image"]["counts"]) == figures["samples"]["all"] - figures["samples"]["failed"]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "counts"),
+    [
+        ([0, 12], ["0", "12"], [1, 1]),
+        ([0, 13, 25], ["0 to 1", "12 to 13", "24 to 25"], [1, 1, 1]),
+        ([*range(100), 99, 99], ["0 to 9", "90 to 99"], [10, 12]),
+        ([3] * 500 + [40], ["3", "12 or more"], [500, 1]),
+        ([70_000], ["12000 or more"], [1]),
+        ([], ["0"], [0]),
+    ],
+)
+def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(
+    values: list[int], labels: list[str], counts: list[int]
+) -> None:
+    """The bins that hold something, and the first."""
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE hit_samples AS SELECT unnest(?::BIGINT[]) AS n, 'regions' AS status", [values])
+        found = _per_image(lambda query: connection.execute(query).fetchall(), "n")
+    assert len(found["labels"]) == len(found["counts"]) <= BINS_PER_IMAGE
+    shown = dict(zip(found["labels"], found["counts"], strict=True))
+    assert sum(shown.values()) == len(values)
+    assert {label: shown[label] for label in labels} == dict(zip(labels, counts, strict=True))
 
 
 def test_a_broken_condition(index: Index) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,29 @@ def test_the_readers_of_folders_get_the_folder(tmp_path: Path) -> None:
         read_truth(tmp_path / "flickr")
     with pytest.raises(InputError, match=r"expected a refs"):
         read_truth(tmp_path / "refs")
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar", "tar"])
+def test_archives_are_read(kind: str, tmp_path: Path) -> None:
+    made(tmp_path, "all/", "all/truth.json")
+    truth = read_truth(Path(shutil.make_archive(str(tmp_path / "archive"), kind, tmp_path / "all")))
+    assert truth.categories == {"car"}
+    made(tmp_path, "both/flickr/Sentences/", "both/flickr/Annotations/")
+    (tmp_path / "both/flickr/Sentences/7.txt").write_text("a dog")
+    for root in (tmp_path / "both", tmp_path / "both" / "flickr"):
+        archive = Path(shutil.make_archive(str(tmp_path / root.name), kind, root))
+        assert set(read_truth(archive).images) == {"7.jpg"}
+
+
+def test_archives_that_are_none_or_reach_outside_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"no archive")
+    (tmp_path / "cut.tar.gz").write_bytes(gzip.compress(bytes(5000))[:20])
+    with tarfile.open(tmp_path / "outside.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("../outside.json"))
+    for name in ("a.zip", "cut.tar.gz", "outside.tar"):
+        with pytest.raises(InputError, match=rf"{name} cannot be unpacked"):
+            read_truth(tmp_path / name)
+    assert not (tmp_path.parent / "outside.json").exists()
 
 
 @pytest.mark.parametrize(
