@@ -20,7 +20,7 @@ from pipeline.commands.run import run
 from pipeline.commands.scenes import scenes
 from pipeline.commands.stats import stats
 from pipeline.commands.validate import validate
-from pipeline.console import console, errors, visible
+from pipeline.terminal import console, errors, visible
 from stages.contract.errors import PhraseboxError, TooManyErrors
 
 app = typer.Typer(

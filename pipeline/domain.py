@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final
 
-from pipeline.engines.batches import run_stages
+from pipeline.engines.inline import run_stages
 from pipeline.graph import Graph
 from stages.contract.records import Record, Sample
 from stages.explain.stage import ExplainStage

@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline.config import RunConfig
 from pipeline.domain import outside_domain, without_calibration
 from pipeline.engines import engine
-from pipeline.engines.batches import run_stages, samples_in
+from pipeline.engines.inline import run_stages, samples_in
 from pipeline.graph import Graph, build_graph
 from pipeline.output.folder import DatasetFolder, MayDelete
 from pipeline.summary import Display, Report, print_summary

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.commands.evaluate import heat_mapped, interval, matched_rows, number, print_matched, read_run
 from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
-from pipeline.console import console
+from pipeline.terminal import console
 from stages.contract.errors import ConfigError, InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from pipeline.commands.options import Scenes, Seed
-from pipeline.console import console
+from pipeline.terminal import console
 
 REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45}
 """What pays on drawn things, see configs/README.md; the same as in configs/demo.yaml."""

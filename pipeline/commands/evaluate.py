@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
-from pipeline.console import console, errors
+from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def heat_mapped(
 
     Raises InputError if some of the rows are no longer in the input.
     """
-    from pipeline.engines.batches import batch_rows, run_stages
+    from pipeline.engines.inline import batch_rows, run_stages
     from pipeline.summary import Display, Report
     from stages.contract.records import Record
     from stages.read import Skipped

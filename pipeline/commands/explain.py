@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.options import ModelName, Settings
-from pipeline.console import console
+from pipeline.terminal import console
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options
-from pipeline.console import console, errors, progress_bar
+from pipeline.terminal import console, errors, progress_bar
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, OverDataset, Where, naming_options
-from pipeline.console import console
+from pipeline.terminal import console
 from stages.contract.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from pipeline.commands.options import ModelName, Settings
-from pipeline.console import console, errors
+from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, PhraseboxError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def as_typed(message: str, keys: Iterable[str]) -> str:
 
 def _run(config: Any, *, fresh: bool, yes: bool) -> None:
     from pipeline.run import run as run_pipeline
-    from pipeline.stop import Terminated, stoppable
+    from pipeline.terminal import Terminated, stoppable
 
     def may_delete(files: list[AnyPath]) -> bool:
         if yes or not sys.stdin.isatty():

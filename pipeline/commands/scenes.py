@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import Scenes, Seed
-from pipeline.console import console
+from pipeline.terminal import console
 from stages.contract.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import Json, MaybeUnfinished, MinScore, Where, naming_options
-from pipeline.console import console, errors, progress_bar
+from pipeline.terminal import console, errors, progress_bar
 
 _BAR: Final = 30
 """Characters of the longest bar."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.console import console, errors, visible
+from pipeline.terminal import console, errors, visible
 
 
 def validate(

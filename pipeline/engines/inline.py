@@ -1,20 +1,78 @@
-"""The graph in one plain process."""
+"""The graph in one plain process; its parts serve whoever runs stages: Ray's workers, `eval` and the viewer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any, Final
 
 from pipeline.config import RunConfig
 from pipeline.engines import OnProgress
-from pipeline.engines.batches import batch_rows, read_records, run_stages, samples_in
 from pipeline.graph import Graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
+from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
-from stages.read import Shard
+from stages.contract.stage import Device, Stage
+from stages.read import Reader, Shard, Skipped, read_shard
 from stages.write.parquet import ShardWriter
+
+BATCH_ROWS: Final = 32
+"""The fewest records that travel together: few enough to show progress, many enough to be worth a message."""
+
+
+def batch_rows(model: Stage, device: Device | None = None) -> int:
+    """How many records travel together: a multiple of what the model takes at once (see `Stage.batch_rows`)."""
+    at_once = model.batch_rows(device)
+    return -(-BATCH_ROWS // at_once) * at_once
+
+
+def samples_in(shards: Sequence[Shard]) -> int | None:
+    """The number of samples in shards; None if the reader cannot tell before it reads them."""
+    counts = [shard.samples for shard in shards]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[str]], Any]) -> Iterator[Record]:
+    """The records of an input shard.
+
+    Args:
+        reader: The reader of the input.
+        shard: One of its shards.
+        on_end: Called after the last record with the number of samples, and of rows without one by reason.
+    """
+    samples, skipped = 0, Counter[str]()
+    for item in read_shard(reader, shard):
+        if isinstance(item, Skipped):
+            skipped[item.reason] += 1
+        else:
+            samples += 1
+            yield Record.start(item)
+    on_end(samples, skipped)
+
+
+def run_stages(stages: Sequence[Stage], records: list[Record], on_progress: Callable[..., Any]) -> list[Record]:
+    """Run records through the stages; returns them in order.
+
+    Args:
+        stages: The stages, already set up.
+        records: A batch.
+        on_progress: Called after each stage with the arguments of `Report.stage`.
+
+    Raises:
+        RuntimeError: A stage did not answer every record.
+    """
+    for stage in stages:
+        start = time.perf_counter()
+        answers = stage.process(records)
+        if len(answers) != len(records):
+            raise RuntimeError(f"stage {stage.name} answered {len(answers)} of {len(records)} records")
+        on_progress(stage.name, len(records), time.perf_counter() - start, stage.take_forwards())
+        records = answers
+    return records
 
 
 def run(

@@ -20,7 +20,7 @@ import pipeline
 import stages
 from pipeline.config import RayEngine
 from pipeline.output.folder import cannot_write, is_about_writing
-from pipeline.stop import keeping_handlers
+from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError, WorkerCodeMismatch
 from stages.contract.stage import Device
 from stages.storage import AnyPath

@@ -27,7 +27,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.engines.batches import BATCH_ROWS, read_records, run_stages, samples_in
+from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
 from pipeline.engines.ray_cluster import Code, refuse_other_code
 from pipeline.summary import Report
 from stages.contract.errors import InputError, PhraseboxError, RowError

@@ -57,7 +57,7 @@ class HeatMaps:
 
     def _compute(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
         # torch and spaCy take seconds to import: only who asks for a heat map waits for them.
-        from pipeline.engines.batches import run_stages  # noqa: PLC0415
+        from pipeline.engines.inline import run_stages  # noqa: PLC0415
 
         if self._stages is None:
             self._stages = self._load()

@@ -40,8 +40,7 @@ This fine-tunes CLIP on the regions, each as the mean of its patches, against th
 """
 
 from stages.dataset.load.collate import collate_regions
-from stages.dataset.load.indexed import RegionDataset
+from stages.dataset.load.datasets import RegionDataset, RegionStream
 from stages.dataset.load.sample import Contents
-from stages.dataset.load.stream import RegionStream
 
 __all__ = ["Contents", "RegionDataset", "RegionStream", "collate_regions"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands.export import print_formats
-from pipeline.console import progress_bar
+from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.export import EXPORTERS
 from stages.dataset.folder import write_marks

@@ -18,7 +18,7 @@ from rich.console import Console
 
 import pipeline.engines.inline as inline_engine
 from pipeline.config import RunConfig
-from pipeline.engines.batches import run_stages
+from pipeline.engines.inline import run_stages
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResumeError
 from stages.contract.records import Record, stable_id

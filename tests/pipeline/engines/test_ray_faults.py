@@ -267,7 +267,7 @@ def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tm
 def test_a_second_signal_ends_a_run_at_once() -> None:
     code = """
         import os, signal, time
-        from pipeline.stop import stoppable
+        from pipeline.terminal import stoppable
         try:
             with stoppable():
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -279,7 +279,7 @@ def test_a_second_signal_ends_a_run_at_once() -> None:
         """
     nested = """
         import os, signal, time
-        from pipeline.stop import stoppable
+        from pipeline.terminal import stoppable
         with stoppable():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -294,5 +294,5 @@ def test_a_second_signal_ends_a_run_at_once() -> None:
         )
         for text in (code, nested)
     )
-    assert (first.stdout, first.stderr.splitlines()[-1]) == ("cleaning up\n", "pipeline.stop.Terminated")
+    assert (first.stdout, first.stderr.splitlines()[-1]) == ("cleaning up\n", "pipeline.terminal.Terminated")
     assert (second.returncode, second.stderr) == (143, "stopped at once.\n")

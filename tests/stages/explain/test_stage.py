@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engines.batches import batch_rows
+from pipeline.engines.inline import batch_rows
 from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.contrast import contrasted

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.errors import ConfigError
-from stages.dataset.load.stream import cut, place_of_rank, shuffled, stretch
+from stages.dataset.load.datasets import cut, place_of_rank, shuffled, stretch
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))

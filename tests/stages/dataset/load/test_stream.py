@@ -258,7 +258,7 @@ def test_a_saved_state_holds_for_its_own_epoch_only(
         stream = stream_of(folder)
         if in_worker:
             worker = SimpleNamespace(num_workers=1, id=0)
-            monkeypatch.setattr("stages.dataset.load.stream.get_worker_info", lambda: worker)
+            monkeypatch.setattr("stages.dataset.load.datasets.get_worker_info", lambda: worker)
         steps = [lambda: stream.load_state_dict(state), lambda: None if epoch is None else stream.set_epoch(epoch)]
         for step in reversed(steps) if in_worker else steps:
             step()

@@ -1,14 +1,53 @@
-"""Signals: SIGTERM ends a run as Ctrl-C does, and a second signal ends it at once."""
+"""The terminal: consoles, a line of progress, and signals, of which SIGTERM ends a run as Ctrl-C does.
+
+Paths and captions may hold brackets and colons, so nothing that a console prints is markup.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(markup=False, emoji=False)
+"""Standard output."""
+
+errors = Console(stderr=True, markup=False, emoji=False)
+"""Standard error."""
+
+
+def visible(text: str) -> str:
+    """The text with control characters written out: file names may hold characters that a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+@contextmanager
+def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """One line that is redrawn on a terminal while the block runs, and silent elsewhere.
+
+    Gives a function that takes the number of things done.
+    """
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = progress.add_task(what, total=total)
+    with progress:
+        yield lambda done: progress.update(task, completed=done)
+
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
