@@ -51,21 +51,23 @@ class CaptionPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionView:
-    """A region as it is drawn.
+    """A region as it is drawn. What several captions say in the same words is drawn once.
 
     Attributes:
-        number: Place in the row's `annotations`.
+        number: Place in the row's `annotations` of the first entry for this phrase and this mask.
         annotation: The entry there.
+        times: Number of entries for this phrase and this mask.
         area_share: Share of the image that the region covers, 0 .. 1.
         path: SVG path data of the mask, px.
         label: Text at the box.
         label_xy_px: Where the label's base line starts.
         colour: Number of the phrase's colour.
-        found: Whether the search finds this region.
+        found: Whether the search finds this region, in any of its captions.
     """
 
     number: int
     annotation: Mapping[str, Any]
+    times: int
     area_share: float
     path: str
     label: str
@@ -106,25 +108,33 @@ def sample_view(
     """
     annotations = row["annotations"]
     text_px = max(row["width"], row["height"]) / lines
-    labels = [_label(one["phrase"], one["score"], row["width"] / (text_px or 1)) for one in annotations]
-    places = label_places([one["bbox"] for one in annotations], labels, text_px, (row["width"], row["height"]))
-    phrases = dict.fromkeys(one["phrase"] for one in annotations)
+    numbers: dict[Any, list[int]] = {}  # of equal annotations
+    for number_there, one in enumerate(annotations):
+        numbers.setdefault((one["phrase"], *one["bbox"], one["segmentation"]["counts"]), []).append(number_there)
+    drawn = [annotations[equal[0]] for equal in numbers.values()]
+    first = {each: equal[0] for equal in numbers.values() for each in equal}
+    labels = [_label(one["phrase"], one["score"], row["width"] / (text_px or 1)) for one in drawn]
+    places = label_places([one["bbox"] for one in drawn], labels, text_px, (row["width"], row["height"]))
+    phrases = dict.fromkeys(one["phrase"] for one in drawn)
     colours = {phrase: index % COLOURS for index, phrase in enumerate(phrases)}
     regions = [
         RegionView(
-            number=place,
+            number=equal[0],
             annotation=one,
+            times=len(equal),
             area_share=one["area"] / max(1, row["width"] * row["height"]),
             path=_path(one["segmentation"]),
-            label=labels[place],
-            label_xy_px=places[place],
+            label=label,
+            label_xy_px=label_xy_px,
             colour=colours[one["phrase"]],
-            found=found is None or one["id"] in found,
+            found=found is None or any(annotations[each]["id"] in found for each in equal),
         )
-        for place, one in enumerate(annotations)
+        for equal, one, label, label_xy_px in zip(numbers.values(), drawn, labels, places, strict=True)
     ]
     captions = [
-        caption_parts(caption, [(n, one) for n, one in enumerate(annotations) if one["caption_index"] == i], colours)
+        caption_parts(
+            caption, [(first[n], one) for n, one in enumerate(annotations) if one["caption_index"] == i], colours
+        )
         for i, caption in enumerate(row["captions"])
     ]
     return SampleView(number=number, row=row, captions=captions, regions=regions, mark=mark or "", text_px=text_px)
@@ -204,7 +214,7 @@ def caption_parts(
         found.append(
             CaptionPart(
                 text=caption[start:end],
-                regions=tuple(number for number, _ in inside),
+                regions=tuple(dict.fromkeys(number for number, _ in inside)),
                 colour=None if innermost is None else colours[innermost[1]["phrase"]],
             )
         )

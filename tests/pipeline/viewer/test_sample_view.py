@@ -193,6 +193,19 @@ def test_a_view() -> None:
     assert one.captions[1][1].colour == dog.colour
 
 
+def test_what_several_captions_say_in_the_same_words_is_drawn_once() -> None:
+    again = [annotation(number, "man", caption) for number, caption in ((0, 0), (1, 1), (2, 1))]
+    again[1] = {**again[0], "id": 101, "caption_index": 1}
+    one = sample_view(row_of(*again, annotation(3, "dog", 1)), 0, None, found={101})
+    assert [(region.number, region.times, region.found) for region in one.regions] == [
+        (0, 2, True),
+        (2, 1, False),
+        (3, 1, False),
+    ]
+    assert [part.regions for part in one.captions[0] if part.regions] == [(0,)]
+    assert {number for part in one.captions[1] for number in part.regions} == {0, 2, 3}
+
+
 def test_without_a_search_all_regions_are_found() -> None:
     one = sample_view(row_of(annotation(0, "man", 0), annotation(1, "dog", 1)), 0, None, None)
     assert [region.found for region in one.regions] == [True, True]
