@@ -97,9 +97,18 @@ def test_baselines() -> None:
     assert value("centre", target_of((4.0, 4.0, 2.0, 2.0))) == 1.0
     assert value("centre", target_of(TOP_LEFT)) == 0.0
     assert value("chance", target_of(TOP_LEFT)) == pytest.approx(0.25)
+    assert value("centred_box", target_of((0.0, 0.0, 8.0, 8.0))) == 1.0  # IoU .64
+    assert value("centred_box", target_of(TOP_LEFT, (1.0, 1.0, 5.0, 5.0))) == 1.0, "with the second box"
+    assert value("centred_box", target_of(TOP_LEFT)) == 0.0
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("centre", "chance")])
+def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
+    assert value("pointing_off_centre", target_of((4.0, 4.0, 2.0, 2.0)), heat=map_of(one_hot(4, 4))) is None
+    assert value("pointing_off_centre", target_of(TOP_LEFT), heat=map_of(one_hot(1, 1))) == 1.0
+    assert value("pointing_off_centre", target_of(TOP_LEFT), heat=map_of(one_hot(4, 4))) == 0.0
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("centre", "centred_box", "chance")])
 def test_what_was_missed_is_zero(name: str) -> None:
     assert value(name, target_of(TOP_LEFT), phrase=None) == 0.0
     assert value(name, target_of(TOP_LEFT), heat=map_of(np.zeros((2, 2)), fault="empty")) == 0.0
@@ -107,11 +116,11 @@ def test_what_was_missed_is_zero(name: str) -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_perfect_answer_has_the_best_value(name: str) -> None:
-    box = (2.0, 2.0, 3.0, 3.0)
+    box = (1.0, 1.0, 3.0, 3.0)
     values = np.zeros((8, 8))
-    values[2:5, 2:5] = 1.0
+    values[1:4, 1:4] = 1.0
     perfect = value(name, target_of(box), answer_of(box), heat=map_of(values))
-    assert perfect == (pytest.approx(9 / 64) if name == "chance" else 1.0)
+    assert perfect == {"chance": pytest.approx(9 / 64), "centre": 0.0, "centred_box": 0.0}.get(name, 1.0)
 
 
 def test_a_region_is_right_with_half_of_a_true_box_and_never_for_an_absent_phrase() -> None:
