@@ -3,61 +3,26 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import re
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.config_errors import in_words
+from pipeline.output import OutputConfig
 from stages.contract.errors import ConfigError, one_line
-from stages.explain import AnyExplainerConfig, explainer_config
+from stages.explain import DEFAULT_KIND, EXPLAINERS, AnyExplainerConfig, explainer_config, explainer_type
 from stages.explain.config import ExplainerConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
-from stages.storage import ObjectPath, place_of
-
-
-class OutputConfig(BaseModel):
-    """The dataset that a run writes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: Path = Path("out")
-    """The dataset's folder, or a URL of one in object storage (s3, gs, hdfs). It is continued if it holds the same run,
-    and refused if it holds another. On a cluster all nodes need to see it."""
-
-    @field_validator("path")
-    @classmethod
-    def _usable(cls, path: Path) -> Path:
-        if "\0" in str(path):
-            raise ValueError("a path cannot hold the character NUL")
-        try:
-            path.expanduser()
-        except RuntimeError as error:
-            raise ValueError(f"no user is called {path.parts[0].removeprefix('~')!r}") from error
-        return path
-
-    @field_serializer("path", when_used="json")
-    def _as_written(self, path: Path) -> str:
-        """The path as the user wrote it; of a URL's two slashes, pathlib keeps only one."""
-        place = place_of(path)
-        return str(place if isinstance(place, ObjectPath) else path)
-
-    embed_images: bool = False
-    """Put the encoded images into the shards, so that the dataset stands alone."""
-
-    rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Rows of one Parquet file, and the most that is done again after a kill (times the files being
-    written at that moment). A row is about 1 kB without images."""
-
-    max_error_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
-    """A run in which a larger share of the rows failed ends with exit code 1 and the numbers by reason. Its dataset is
-    complete all the same, and the user decides what to do with it. Null: no limit. 0: no row may fail."""
 
 
 class InlineEngine(BaseModel):
@@ -306,3 +271,91 @@ class _Loader(yaml.SafeLoader):
 def _yaml(text: str) -> Any:
     """The value of YAML. Raises yaml.YAMLError, or ValueError for an invalid date."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+
+
+def in_words(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str]:
+    """One of pydantic's errors as the name of the key and what is wrong with it.
+
+    Args:
+        problem: An entry of `ValidationError.errors()`.
+        model: The model that was validated.
+        values: The values that it refused.
+    """
+    location = list(problem["loc"])
+    fields, shown = _fields_at(model, location, values)
+    name = ".".join(shown) or "config"
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(shown[-1], fields, n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {'.'.join([*shown[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
+        )
+        return name, f"no such key; {hint}"
+    if kind == "missing":
+        return name, f"missing. {_EXAMPLES.get(name, '')}".rstrip()
+    if kind == "union_tag_not_found":
+        tags = problem["ctx"]["discriminator"].strip("'")
+        return f"{name}.{tags}", f"missing. {_EXAMPLES.get(name, '')}".rstrip()
+    if kind == "union_tag_invalid":
+        context = problem["ctx"]
+        tag = context["tag"]
+        allowed = [value.strip(" '") for value in context["expected_tags"].split(",")]
+        close = difflib.get_close_matches(tag, allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{name}.kind", f"no kind {tag!r}; {hint}kinds: {', '.join(allowed)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if kind in ("model_type", "model_attributes_type"):
+        message = "expected keys below it"
+    elif kind == "path_type":
+        message = "expected a path"
+    message = re.sub("^Input should be ", "expected ", message).partition(", unable to ")[0]
+    if _short(problem["input"]) and "got " not in message:
+        message += f", got {problem['input']!r}"
+    return name, message
+
+
+_EXAMPLES = {
+    "input": "Say what to read, for example: phrasebox run captions.jsonl --images photos/",
+    "input.path": "Say what to read, for example: phrasebox run captions.jsonl --images photos/",
+}
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80
+
+
+def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Names of the fields around a location, and the location without the tags of unions."""
+    shown: list[str] = []
+    types_here: list[Any] = [model]
+    fields: list[str] = list(model.model_fields)
+    for step in location:
+        models = [t for t in types_here if isinstance(t, type) and issubclass(t, BaseModel)]
+        tagged = [t for t in models if _tag(t) == step]
+        if tagged and not any(step in t.model_fields for t in models):
+            types_here = tagged
+            continue
+        fields = sorted({name for t in models for name in t.model_fields}) or fields
+        if not models and not isinstance(step, int):
+            continue  # pydantic names the member of a plain union that it tried
+        shown.append(str(step))
+        types_here = [m for t in models if step in t.model_fields for m in _members(t.model_fields[step].annotation)]
+        if types_here == [ExplainerConfig]:
+            kind = values["explain"].get("kind", DEFAULT_KIND)
+            types_here = [explainer_type(kind).config_type] if kind in EXPLAINERS else types_here
+    return fields, shown
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    kind = model.model_fields.get("kind")
+    return None if kind is None else kind.default
+
+
+def _members(annotation: Any) -> list[Any]:
+    """Types inside a union, Optional or Annotated."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return [m for argument in typing.get_args(annotation) for m in _members(argument)]
+    return [annotation]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+from pipeline.commands.options import Finished
 from pipeline.terminal import console, errors, visible
 
 
-def validate(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder or URL of a finished dataset.")],
-) -> None:
+def validate(dataset: Finished) -> None:
     """Check every row of a dataset and its files. Prints one line for each problem; any problem is exit code 1."""
     from stages.storage import place_of
     from stages.write.validate import validate as problems_of

@@ -32,7 +32,7 @@ class ExplainerConfig(BaseModel):
     no such bound; a large value restores them."""
 
     contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
-    """Share of the hottest other phrase's map that is taken away from each map of an image (`contrast.py`; not
+    """Share of the hottest other phrase's map that is taken away from each map of an image (`stage.contrasted`; not
     from the paper). On drawn scenes 0.25 raised box recall from .814 to .843 and box IoU from .748 to .767
     (with GrabCut; configs/README.md); 0.5 is no better. A phrase that is alone in its image keeps its map; 0 makes maps
     independent of the other phrases."""

@@ -2,8 +2,7 @@
 
 stage.py         what the pipeline calls: PhrasesConfig, PhrasesStage; `phrases_json` for the command line
 noun_phrases.py  which noun phrases of a parsed caption name a thing; no other module knows spaCy
-parsed.py        a parsed caption as plain lists
-repairs.py       where captions mislead a small parser
+parsed.py        a parsed caption as plain lists, and its noun phrases, repaired where captions mislead a small parser
 filters.py       text only: what the parser sees, how texts are normalised
 words.txt        the editable lists
 """

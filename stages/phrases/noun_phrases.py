@@ -8,8 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
-from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed
-from stages.phrases.repairs import repaired
+from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed, repaired
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
@@ -74,7 +73,7 @@ def load_pipeline(name: str) -> Any:
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
     """The phrases of one parsed caption, in order, without overlap.
 
-    The parser's noun phrases are repaired (`stages.phrases.repairs`) and joined over "of". Those that name nothing in
+    The parser's noun phrases are repaired (`stages.phrases.parsed`) and joined over "of". Those that name nothing in
     the image are left out: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
 
     Noun phrases around "of" become one phrase, as in Flickr30k Entities: "the roof of a house", "a plate of food". With

@@ -1,13 +1,20 @@
-"""A parsed caption as plain lists.
+"""A parsed caption as plain lists, and its noun phrases: the parser's own, repaired where captions mislead it.
 
 spaCy makes a Python object of every token that is looked at, which takes longer than finding the phrases. All columns
 are therefore read in one call.
+
+Captions are titles and fragments ("man riding horse"), but parsers are trained on news. Each repair is a function from
+candidates to candidates, and its docstring gives the reason; `REPAIRS` is their order. Gains are F1 points (of 100) on
+exact spans of 7,500 Flickr30k Entities captions, measured by leaving the repair out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+from stages.phrases.filters import WordLists
 
 NOUN_TAGS: Final = frozenset({"NN", "NNS", "NNP", "NNPS"})
 PLURAL_TAGS: Final = frozenset({"NNS", "NNPS"})
@@ -27,6 +34,21 @@ _INTERJECTIONS: Final = frozenset(
     {"ah", "aha", "alas", "bye", "hello", "hey", "hi", "no", "oh", "ok", "okay"}
     | {"oops", "ouch", "please", "well", "wow", "yes", "yeah"}
 )
+
+_DETERMINER_TAGS: Final = frozenset({"DT", "PRP$"})
+_ADJECTIVE_TAGS: Final = frozenset({"JJ", "JJR", "JJS", "VBN", "CD"})
+_BEFORE_NOUN_TAGS: Final = _ADJECTIVE_TAGS | {"DT", "PRP$", "NN", "NNP", "HYPH"}
+_NOT_IN_NOUN: Final = frozenset({"IN", "TO", "RB", "RP"})
+_MODIFIER_TAGS: Final = _ADJECTIVE_TAGS | {"VBG", "VBD", "NN", "HYPH", "RB", "RBR", "RBS", "AFX", ",", "CC"}
+_BEFORE_DETERMINER: Final = frozenset({"all", "both", "half", "such", "quite", "many", "what", "not", "one", "each"})
+_NO_START_TAGS: Final = frozenset(
+    {",", "CC", ".", ":", "``", "''", "IN", "-LRB-", "-RRB-", "RP", "TO"}
+    | {"HYPH", "POS", "SYM", "_SP", "NFP", "VBZ", "VBP", "VBD", "MD", "UH"}
+)
+_FULL_STOP_TAGS: Final = frozenset({".", ":", "-LRB-", "-RRB-", "NFP"})
+_MANY: Final = frozenset({"few", "couple", "dozen", "hundred", "thousand", "lot", "number", "bunch", "group", "pair"})
+_WEARING: Final = frozenset({"in", "wearing", "wears", "wear"})
+_SHADE: Final = frozenset({"bright", "dark", "light", "pale", "all"})
 
 
 class Candidate(NamedTuple):
@@ -151,3 +173,219 @@ def _corrected(tags: list[str], words: list[str]) -> list[str]:
             if after in _BEHIND_NOUN:
                 tags[index] = "NN"
     return tags
+
+
+Repair = Callable[[Parsed, list[Candidate], WordLists], list[Candidate]]
+
+
+def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Make a run of nouns one compound, and leave no noun alone. +0.3.
+
+    The parser ends "safety | vests" and "three band | members" at the first noun when it takes the second for a verb's
+    object, and leaves out nouns whose attachment it could not decide.
+    """
+    owner = _owners(sentence, candidates)
+    found = list(candidates)
+    index = 0
+    while index < len(owner):
+        if owner[index] >= 0 or sentence.tags[index] not in NOUN_TAGS:
+            index += 1
+            continue
+        end = index + 1
+        while end < len(owner) and owner[end] < 0 and sentence.tags[end] in NOUN_TAGS:
+            end += 1
+        left = owner[index - 1] if index else -1
+        if left >= 0 and found[left].end == index and sentence.tags[index - 1] in NOUN_TAGS | _ADJECTIVE_TAGS:
+            owner[index:end] = [left] * (end - index)
+            found[left] = Candidate(found[left].start, end, end - 1)
+        else:
+            start = index
+            while start and owner[start - 1] < 0 and sentence.tags[start - 1] in _BEFORE_NOUN_TAGS:
+                start -= 1
+            owner[start:end] = [len(found)] * (end - start)
+            found.append(Candidate(start, end, end - 1))
+        index = end
+    found.sort()
+    return found
+
+
+def hyphens(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Treat a hyphenated word as one: "mini-trampoline" is not "trampoline", "off-camera" is not a camera. +0.05.
+
+    A hyphenated word with a preposition or an adverb inside is an adverb itself ("hand-in-hand") unless something
+    modifies it ("his father-in-law").
+    """
+    tags = sentence.tags
+    if "HYPH" not in tags:
+        return candidates
+    found: list[Candidate] = []
+    for candidate in candidates:
+        first, word_end = sentence.hyphenated(candidate.start)
+        end = sentence.hyphenated(candidate.end - 1)[1]
+        adverb = word_end == end and not _NOT_IN_NOUN.isdisjoint(tags[first : end - 1])
+        while found and found[-1].end > first:  # the part before the hyphen was a phrase of its own
+            first = min(first, found.pop().start)
+        if not adverb:
+            found.append(Candidate(first, end, end - 1))
+    return found
+
+
+def articles(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Add an article that belongs to no phrase to the next one. +0.02: rare in Flickr30k, usual in product captions.
+
+    The parser leaves out modifiers that it takes for verbs or attaches elsewhere: "a | long-sleeved, checked | shirt",
+    "a | steep snow covered | hill".
+    """
+    tags = sentence.tags
+    owner = _owners(sentence, candidates)
+    found = []
+    for start, end, head in candidates:
+        first = start
+        if tags[start] not in _DETERMINER_TAGS:
+            while first and owner[first - 1] < 0 and tags[first - 1] in _MODIFIER_TAGS:
+                first -= 1
+            opened = first and owner[first - 1] < 0 and sentence.words[first - 1] in ARTICLES
+            first = first - 1 if opened else start
+        found.append(Candidate(first, end, head))
+    return found
+
+
+def boundaries(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Split where a noun phrase cannot continue, and drop what it cannot begin with. +0.2.
+
+    A full stop, colon or bracket ends a phrase; a determiner begins one ("snow a dog"); a participle behind a noun
+    is a verb with its object ("boy | holding | pool cue"); behind "noun and" an adjective begins the next phrase
+    ("olive vest | and | black boots").
+    """
+    found: list[Candidate] = []
+    for candidate in candidates:
+        start = candidate.start
+        for index in range(candidate.start + 1, candidate.end):
+            skip = _border(sentence, index, candidate, lists)
+            if skip is not None:
+                _add_trimmed(sentence, found, start, index)
+                start = index + skip
+        _add_trimmed(sentence, found, start, candidate.end)
+    return found
+
+
+def _border(sentence: Parsed, index: int, candidate: Candidate, lists: WordLists) -> int | None:
+    """How many words to leave out between two phrases that meet at `index`; None if none do."""
+    tags, words = sentence.tags, sentence.words
+    tag, before = tags[index], tags[index - 1]
+    if tag in _FULL_STOP_TAGS:
+        return None if words[index] == "-" else 1
+    if tag in _DETERMINER_TAGS:
+        inside = words[index - 1] in _BEFORE_DETERMINER or before in {"PDT", "DT"}
+        return None if inside else 0
+    if before not in NOUN_TAGS or index + 1 >= candidate.end:
+        return None
+    if tag == "VBG":
+        return None if words[index] in lists.thing_in_ing or tags[index + 1] == "HYPH" else 1
+    if tag == "CC" and index + 2 < candidate.end:
+        return 1 if tags[index + 1] in _ADJECTIVE_TAGS else None
+    return None
+
+
+def _add_trimmed(sentence: Parsed, found: list[Candidate], start: int, end: int) -> None:
+    while start < end and sentence.tags[start] in _NO_START_TAGS:
+        start += 1
+    last = end
+    while last > start and sentence.tags[last - 1] not in NOUN_TAGS:
+        last -= 1
+    if last > start:
+        found.append(Candidate(start, last, last - 1))
+    elif start < end and end - start == 1:  # a lone pronoun or number: later rules need to see it
+        found.append(Candidate(start, end, end - 1))
+
+
+def verbs(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Cut off the verb that was taken for the last noun of its subject: "a man in a red hat | talks". +1.3."""
+    found: list[Candidate] = []
+    for start, end, head in candidates:
+        last = end
+        if end - start >= 2 and _ends_in_verb(sentence, start, end, lists):
+            last -= 1
+            while last > start and sentence.tags[last - 1] not in NOUN_TAGS | {"JJ"}:
+                last -= 1
+        if last > start:
+            found.append(Candidate(start, last, min(head, last - 1)))
+    return found
+
+
+def _ends_in_verb(sentence: Parsed, start: int, end: int, lists: WordLists) -> bool:
+    tags, words = sentence.tags, sentence.words
+    tag, before = tags[end - 1], tags[end - 2]
+    if tag not in NOUN_TAGS or before not in NOUN_TAGS | {"JJ", "VBN"}:
+        return False
+    if words[end - 1].endswith("ing"):
+        return words[end - 1] not in lists.thing_in_ing
+    one = words[start] in {"a", "an", "another", "one"} and not (
+        tags[start + 1] in {"CD", "CC"} or words[start + 1] in _MANY or "CC" in tags[start:end]
+    )
+    if tag == "NNS" and words[end - 1].endswith("s"):
+        if one and before not in {"NNS", "VBN"} and words[end - 1] not in lists.clothing_in_pairs:
+            return True  # "a ... talks" is not a noun phrase: the numbers disagree
+        return before != "VBN" and sentence.lemma(end - 1) in lists.verb
+    if one and not (start and words[start - 1] == "and"):  # "a boy and a dog play"
+        return False
+    # "two dogs wrestle": in a caption that has no other verb
+    return tag == "NN" and not sentence.has_verb and sentence.lemma(end - 1) in lists.verb
+
+
+def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Treat a colour that is worn as clothing: "a man in black", "dressed in red and white". +0.2."""
+    words, tags = sentence.words, sentence.tags
+    if lists.colour.isdisjoint(words):
+        return candidates
+    owner = _owners(sentence, candidates)
+    found = list(candidates)
+    index = 1
+    while index < len(words):
+        shade = words[index - 1] in _SHADE and index >= 2
+        if words[index] not in lists.colour or owner[index] >= 0 or words[index - 1 - shade] not in _WEARING:
+            index += 1
+            continue
+        start, end = index - shade, index + 1
+        while end + 1 < len(words) and words[end] in {"and", ",", "&"} and words[end + 1] in lists.colour:
+            end += 2
+        inside = any(owner[position] >= 0 for position in range(start, min(end + 1, len(words))))
+        if not inside and (end == len(words) or tags[end] not in NOUN_TAGS | _ADJECTIVE_TAGS):
+            found.append(Candidate(start, end, end - 1))
+        index = end
+    found.sort()
+    return found
+
+
+def numbers(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> list[Candidate]:
+    """Add the number behind its noun: "the number 8", "table 11". +0.1."""
+    tags, words = sentence.tags, sentence.words
+    if "CD" not in tags:
+        return candidates
+    free = _owners(sentence, candidates)
+    return [
+        Candidate(start, end + 1, head)
+        if end < len(tags) and tags[end] == "CD" and free[end] < 0 and words[end] != "one" and head == end - 1
+        else Candidate(start, end, head)
+        for start, end, head in candidates
+    ]
+
+
+REPAIRS: Final[tuple[Repair, ...]] = (compounds, hyphens, articles, boundaries, verbs, colours, numbers)
+"""The order matters: `compounds` joins before `boundaries` splits, and verbs are cut from what is left."""
+
+
+def repaired(sentence: Parsed, lists: WordLists) -> list[Candidate]:
+    """The parser's noun phrases after all repairs, in order, without overlap."""
+    result = sentence.noun_phrases()
+    for repair in REPAIRS:
+        result = repair(sentence, result, lists)
+    return result
+
+
+def _owners(sentence: Parsed, candidates: Sequence[Candidate]) -> list[int]:
+    """For each token, the index of the candidate that includes it, or -1."""
+    owner = [-1] * len(sentence.tags)
+    for number, candidate in enumerate(candidates):
+        owner[candidate.start : candidate.end] = [number] * (candidate.end - candidate.start)
+    return owner

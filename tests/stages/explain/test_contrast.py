@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from stages.contract.records import HeatMap
-from stages.explain.contrast import contrasted
+from stages.explain.stage import contrasted
 
 
 def heat_map(*values: float, fault: str = "") -> HeatMap:

@@ -13,9 +13,8 @@ import torch
 from pipeline.engines.inline import batch_rows
 from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.explain.contrast import contrasted
 from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig
+from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig, contrasted
 from stages.model.config import ModelConfig
 from tests.stages.model.saved import save_model
 

@@ -6,8 +6,7 @@ import spacy
 from stages.contract.errors import ConfigError
 from stages.phrases.filters import readable, word_lists
 from stages.phrases.noun_phrases import FoundPhrase, extract, load_pipeline
-from stages.phrases.parsed import Parsed
-from stages.phrases.repairs import REPAIRS, repaired
+from stages.phrases.parsed import REPAIRS, Parsed, repaired
 
 LISTS = word_lists()
 
