@@ -103,9 +103,11 @@ def test_the_truth_of_other_images_is_near_chance(inline_dataset: Path, scenes_f
 def test_all_figures_of_a_run(inline_dataset: Path, scenes_folder: Path) -> None:
     figures = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)
     assert set(figures["metrics"]) == set(METRICS)
-    for figure in figures["metrics"].values():
+    targets, centre = figures["counts"]["targets"], figures["metrics"]["centre"]["value"]
+    for name, figure in figures["metrics"].items():
         assert 0.0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1.0
-        assert figure["n"] == figures["counts"]["targets"]
+        off_centre = name == "pointing_off_centre"
+        assert figure["n"] == (pytest.approx(targets * (1 - centre)) if off_centre else targets)
     assert figures["metrics"]["pointing"]["value"] > 0.5
     assert figures["metrics"]["pointing_15px"]["value"] >= figures["metrics"]["pointing"]["value"]
     assert figures["metrics"]["centre"]["value"] < 0.3
