@@ -19,7 +19,7 @@
       head          string       lemma of its head noun
       caption_index int32        which caption
       span          list<int32>  [start, end): the phrase's words in that caption
-      score         float        0 .. 1, see stages/regions/score.py, calibration.py
+      score         float        0 .. 1, see stages/regions/score.py
       similarity    float        cosine of image and phrase
     phrase_count    int32        phrases found in the captions, before regions
     warnings        list<string> phrases without a region and why, phrases dropped by the cap
@@ -75,7 +75,7 @@ ANNOTATION: Final = pa.struct(
         _field("head", pa.string(), "", "lemma of the head noun"),
         _field("caption_index", pa.int32(), "", "which caption"),
         _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
-        _field("score", pa.float32(), "0 .. 1", "see stages/regions/score.py, calibration.py"),
+        _field("score", pa.float32(), "0 .. 1", "see stages/regions/score.py"),
         _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
     ]
 )
