@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ class Steps:
         after: Stages on CPUs after it; their records become rows.
         fingerprint: Of the model; "" if it was given in memory.
         calibration: SHA-256 of what the scores are calibrated with; None if they are not.
+        recognised: What was found out about the model: `layout`, whose checkpoint it is, and `described_by`, the files
+            that say what the model is. Plain values.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
@@ -44,6 +46,7 @@ class Steps:
     after: tuple[RegionsStage]
     fingerprint: str
     calibration: str | None
+    recognised: dict[str, str] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -84,10 +87,10 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
 
         description = describe(config.model)
         refuse_unsupported(description)
-        refuse_misfit(description)
+        recognised = {"layout": refuse_misfit(description), "described_by": description.described_by}
         identity, shipped, spec = fingerprint(description), description.calibrations, description.input
     else:
-        identity, shipped, spec = "", (), loaded.input
+        recognised, identity, shipped, spec = {}, "", (), loaded.input
         if config.regions.calibration not in ("auto", "none"):
             raise ConfigError(
                 "regions.calibration: a calibration holds for known weights, and those of a model in memory are not "
@@ -106,12 +109,13 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
         fingerprint=identity,
         calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
+        recognised={key: value for key, value in recognised.items() if value},
     )
 
 
 def _absolute(model: ModelConfig) -> ModelConfig:
     """The model with absolute paths: workers have another current folder."""
-    paths = {"weights": model.weights, "config": model.config}
+    paths = {"weights": model.weights, "config": model.config, "checkpoint": model.checkpoint}
     return model.model_copy(
         update={name: path.expanduser().absolute() for name, path in paths.items() if path is not None}
     )

@@ -119,8 +119,8 @@ class Locator:
 
     Args:
         model: "demo" for the embedded model, which knows drawn scenes only; "NAME/TAG" for open_clip's pretrained
-            models; the `model` section of a run as a dict or `ModelConfig`; or a `ClipModel` in memory. See
-            `from_open_clip` for a model of open_clip.
+            models; the path of a checkpoint's folder or file; the `model` section of a run as a dict or `ModelConfig`;
+            or a `ClipModel` in memory. See `from_open_clip` for a model of open_clip.
         explain: The `explain` section of a run, as a dict or as an explainer's settings.
         regions: The `regions` section of a run, as a dict or `RegionsConfig`.
         run: A run's configuration, for all that the other arguments leave out.

@@ -62,13 +62,15 @@ def run(
                 doubt = _doubt(graph, shards, config, report)
                 if doubt is not None:
                     graph = without_calibration(graph)
+                if config.model.checkpoint or config.model.weights:
+                    console.print(f"model: {_model(config, graph)}", soft_wrap=True)
                 display.update(report)
                 engine(config.engine.kind)(graph, shards, folder, config, report, display.update)
         except PhraseboxError:
             if state == "new":
                 folder.forget()
             raise
-        model = config.model.name or str(config.model.config)
+        model = {"name": config.model.label, **graph.recognised}
         total = folder.finish(config, report, model=model, calibration=graph.calibration)
     print_summary(console, total, report, folder.written_as)
     if doubt is not None and config.regions.calibration == "auto":
@@ -76,6 +78,14 @@ def run(
         console.print(f"{ranks}: {doubt}", soft_wrap=True)
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
+
+
+def _model(config: RunConfig, graph: Graph) -> str:
+    """The model for people: its name, whose checkpoint it was found to be, and which files say what it is."""
+    weights = f" with {config.model.weights}" if config.model.weights else ""
+    layout, files = (graph.recognised.get(key, "") for key in ("layout", "described_by"))
+    found = f" ({layout}{f' by {files}' if files else ''})" if layout and config.model.name != "demo" else ""
+    return f"{config.model.label}{weights}{found}"
 
 
 def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> str | None:
@@ -161,9 +171,7 @@ def _print_plan(
     seconds: float,
 ) -> None:
     device = ", ".join(report.stages[graph.model.name].devices) or "not used: no sample has an image and a phrase"
-    model = config.model.name or config.model.config
-    weights = config.model.pretrained or config.model.weights
-    console.print(f"model: {model}{f' with {weights}' if weights else ''}, {config.explain.kind}; device: {device}")
+    console.print(f"model: {_model(config, graph)}, {config.explain.kind}; device: {device}", soft_wrap=True)
     if config.model.name == "demo":
         console.print("the demo model knows drawn things only: photographs need another one, see --model")
     per_image = seconds / len(records)

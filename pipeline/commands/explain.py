@@ -63,7 +63,7 @@ def explain(
         check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
-    named = {} if model is None else {"model.name": model, "model.pretrained": None}
+    named = {} if model is None else dict.fromkeys(("model.pretrained", "model.checkpoint")) | {"model.name": model}
     found = Locator(run=load_config(config, settings, ExplainConfig, assigned=named))(image, phrases)
     arrays = {"maps": found.heat_maps, "scores": found.similarities, "phrases": np.array(phrases)}
     pictures = [np.asarray(found.heat_picture())]

@@ -73,7 +73,7 @@ def inspect(
     from pipeline.viewer.app import serve
 
     if model is not None:
-        settings = [f"model.name={model}", "model.pretrained=null", *settings]
+        settings = [f"model.name={model}", "model.pretrained=null", "model.checkpoint=null", *settings]
     with naming_options():
         serve(
             dataset,

@@ -22,9 +22,9 @@ ModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
-        metavar="NAME[/TAG]",
-        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; or demo "
-        "(model.name).",
+        metavar="NAME[/TAG]|PATH",
+        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k, or demo "
+        "(model.name); or the folder or file of a checkpoint (model.checkpoint).",
     ),
 ]
 

@@ -23,6 +23,7 @@ SHORTHANDS: Final = {
     "output.path": "--out",
     "output.max_error_share": "--max-error-share",
     "model.name": "--model",
+    "model.checkpoint": "--model",
     "model.weights": "--weights",
     "engine.kind": "--engine",
 }

@@ -323,13 +323,15 @@ class DatasetFolder:
                 raise ResumeError(f"{path} is damaged ({error}); delete it, and its rows are done again") from error
         return ids
 
-    def finish(self, config: RunConfig, report: Report, *, model: str, calibration: str | None = None) -> Tally:
+    def finish(
+        self, config: RunConfig, report: Report, *, model: dict[str, str], calibration: str | None = None
+    ) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
 
         Args:
             config: The run's configuration.
             report: What the engine has counted.
-            model: Its name, for the card.
+            model: Its `name`, for the card, and what was recognised of it, see `Graph`.
             calibration: What the scores are calibrated with, see `Graph`. None although `begin` was given one where the
                 pictures turned out to be others than it holds for.
 
@@ -354,13 +356,14 @@ class DatasetFolder:
         run = json.loads(self._run.read_text(encoding="utf-8"))
         run.pop("signature", None)  # of a part of the configuration; the manifest signs all of it
         card = dataset_card(
-            total, schema, model=model, explainer=config.explain.kind, calibrated=calibration is not None
+            total, schema, model=model["name"], explainer=config.explain.kind, calibrated=calibration is not None
         )
         write_text(self.path / "README.md", card)
         manifest = {
             "format": "phrasebox",
             "schema_version": SCHEMA_VERSION,
             "phrasebox_version": __version__,
+            "model": model,
             "model_fingerprint": run["model_fingerprint"],
             "calibration": calibration,
             "config": config.model_dump(mode="json"),

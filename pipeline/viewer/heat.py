@@ -121,6 +121,7 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
 _NAMING: Final = (
     ("model", "name", (None, *CATALOG)),
     ("model", "pretrained", (None,)),
+    ("model", "checkpoint", (None,)),
     ("model", "weights", (None,)),
     ("model", "config", (None,)),
     ("phrases", "spacy_model", (None, PhrasesConfig().spacy_model)),
@@ -130,7 +131,7 @@ _NAMING: Final = (
 
 def _options(values: Mapping[str, Any]) -> str:
     """What to type to name values of a configuration."""
-    if list(values) == ["model.name", "model.pretrained"]:
+    if list(values) in (["model.name", "model.pretrained"], ["model.checkpoint"]):
         return f"--model {shlex.quote('/'.join(map(str, values.values())))}"
     return " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in values.items())
 

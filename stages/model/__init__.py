@@ -1,8 +1,9 @@
 """What an explainer may ask of a CLIP model, and open_clip's answer to it.
 
 `load.load` gives a `clip.ClipModel`: an image tower taken apart (`vision`) and a function that embeds texts.
-`describe` says what can be known of a model before its weights are read. The shipped weights are in `weights/`, what
-made them in `train/` and `scenes/`.
+`describe` says what can be known of a model before its weights are read. A checkpoint that people have is recognised
+and described by `checkpoints`, and its tensors are read by `state` and named as open_clip names them by `layouts`. The
+shipped weights are in `weights/`, what made them in `train/` and `scenes/`.
 
 These parts of open_clip 3.3 and torch 2.13 are used without being documented. Each has a test in
 `tests/architecture/test_private_apis.py` that fails when it changes; open_clip has an upper bound in pyproject.toml,
@@ -19,7 +20,9 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.get_pretrained_cfg: mean, std, interpolation,           describe          images wrongly normalised
         quick_gelu
     open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   describe, train   another vocabulary
-        its encoder and bpe_ranks, get_pairs; HFTokenizer
+        its encoder and bpe_ranks, get_pairs; HFTokenizer,            own_tokenizer
+        get_clean_fn
+    open_clip.timm_model.TimmModel: trunk and an empty head           siglip            SigLIP checkpoints are refused
     torch.ops.mkldnn._reorder_linear_weight, _linear_pointwise        vision            tried once, else not used
     torch._foreach_lerp_                                              train             training stops
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,18 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class ModelConfig(BaseModel):
     """The model, by name or by files.
 
-    There are four forms. `{name: demo}` is the embedded model. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
+    There are five forms. `{name: demo}` is the embedded model. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
     of open_clip, which downloads the weights. `{name: ViT-B-16, weights: FILE}` is a local checkpoint in open_clip's or
-    OpenAI's layout. `{config: model.json, weights: FILE}` is an architecture of your own.
+    OpenAI's layout or that of `transformers`. `{checkpoint: PATH}` is a folder or file that says itself what it is.
+    `{config: model.json, weights: FILE}` is an architecture of your own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     name: str | None = None
-    """`demo`, or a name of `open_clip.list_models()`. `demo` if nothing is given. NAME/TAG sets `pretrained` too."""
+    """`demo`, or a name of `open_clip.list_models()`. `demo` if nothing is given. NAME/TAG sets `pretrained` too, and
+    the path of a file or folder sets `checkpoint`."""
 
     pretrained: str | None = None
     """open_clip's tag of pretrained weights for `name`."""
+
+    checkpoint: Path | None = None
+    """A folder as transformers' CLIPModel or SiglipModel, or open_clip's push_to_hf_hub write it, or a file: one of
+    these, OpenAI's, or one of open_clip's trainer. What it is follows from its tensors and the files beside it."""
 
     weights: Path | None = None
     """A checkpoint: .safetensors, or a torch file read with weights_only=True."""
@@ -48,18 +54,34 @@ class ModelConfig(BaseModel):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     """CPU threads of one worker. None: torch's default. Two runs are bit-identical only with equal threads."""
 
+    @property
+    def label(self) -> str:
+        """The model for people: `demo`, a name and its tag, or the name of a folder or file."""
+        if self.name is not None:
+            return self.name if self.pretrained is None else f"{self.name}/{self.pretrained}"
+        return str(self.checkpoint or self.config)
+
     @model_validator(mode="before")
     @classmethod
     def _name_and_tag(cls, values: Any) -> Any:
-        """`name: ViT-B-16/laion2b_s34b_b88k` is short for a name and a tag of pretrained weights."""
+        """`name: ViT-B-16/laion2b_s34b_b88k` is short for a name and a tag, `name: models/mine` for a checkpoint."""
         name = values.get("name") if isinstance(values, dict) else None
-        if not isinstance(name, str) or "/" not in name or ":" in name or values.get("pretrained") is not None:
+        if not isinstance(name, str) or any(values.get(key) is not None for key in ("pretrained", "weights", "config")):
+            return values
+        if _is_path(name):
+            return {**values, "name": None, "checkpoint": name}
+        if "/" not in name or ":" in name:
             return values
         name, _, tag = name.partition("/")
         return {**values, "name": name, "pretrained": tag}
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
+        if self.checkpoint is not None:
+            beside = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
+            if beside:
+                raise ValueError(f"a checkpoint says itself what it is: leave out {' and '.join(beside)}")
+            return self
         if self.name is None and self.config is None:
             if self.weights is not None or self.pretrained is not None:
                 raise ValueError("weights or pretrained need a name or a config beside them")
@@ -75,9 +97,21 @@ class ModelConfig(BaseModel):
             where = self.name or self.config
             meant = "; did you mean demo?" if difflib.get_close_matches(str(where), ["demo"], cutoff=0.7) else ""
             raise ValueError(
-                f"{where} needs weights: set model.pretrained=TAG (open_clip downloads it) or model.weights=FILE{meant}"
+                f"{where} needs weights: set model.pretrained=TAG (open_clip downloads it) or model.weights=FILE; or "
+                f"name a file or folder that is there{meant}"
             )
         return self
+
+
+_WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is meant as the path of a checkpoint: it looks like nothing else, or is there."""
+    if name == "demo":
+        return False
+    looks = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith(_WEIGHT_SUFFIXES)
+    return looks or Path(name).exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,11 @@ from typing import Any, Final
 import open_clip
 
 from stages.contract.errors import ConfigError, WeightsError
+from stages.model import checkpoints
 from stages.model.catalog import CATALOG, resolve
 from stages.model.config import InputSpec, ModelConfig
+from stages.model.own_tokenizer import OwnTokenizer
+from stages.model.state import weight_files
 
 _TOKENIZER_OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "language": str}
 """What a model file may say under `tokenizer_kwargs`, and of which type. open_clip hands everything else on to
@@ -32,6 +35,9 @@ class Description:
         weights: the checkpoint file; None if open_clip downloads it.
         pretrained: open_clip's tag of the weights; None for a file.
         calibrations: files of calibrations of scores, where the model brings some.
+        tokenizer: file of a vocabulary that the checkpoint brings; None for the tokenizer of `architecture`.
+        layout: whose checkpoint it is, see `layouts`; "" until the weights file is looked at.
+        described_by: what says what the model is, for people; "" where it is the configuration.
     """
 
     name: str
@@ -41,6 +47,14 @@ class Description:
     weights: Path | None
     pretrained: str | None
     calibrations: tuple[Path, ...] = ()
+    tokenizer: Path | None = None
+    layout: str = ""
+    described_by: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key of the configuration that names the weights, for messages."""
+        return checkpoints.KEY if self.described_by else "model.weights"
 
 
 def describe(config: ModelConfig) -> Description:
@@ -50,6 +64,8 @@ def describe(config: ModelConfig) -> Description:
         ConfigError: the name is unknown, or the model file is unusable.
         WeightsError: files are missing or damaged.
     """
+    if config.checkpoint is not None:
+        return _describe_checkpoint(config.checkpoint.expanduser())
     if config.config is not None:
         return _describe_file(config.config.expanduser(), config.weights)
     name = config.name or "demo"
@@ -60,6 +76,12 @@ def describe(config: ModelConfig) -> Description:
     if name not in names:  # also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option
         close = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()"
+        if config.pretrained is not None and not close:
+            both = f"{name}/{config.pretrained}"
+            hint = (
+                f"and {both} is no file or folder here. A repository of Hugging Face is downloaded first: "
+                f"hf download {both} --local-dir FOLDER, and then FOLDER is the model"
+            )
         raise ConfigError(f"model.name: open_clip has no model {name!r}; {hint}")
     architecture = open_clip.get_model_config(name)
     preprocess: dict[str, Any] = {}
@@ -79,6 +101,23 @@ def describe(config: ModelConfig) -> Description:
         folder=None,
         weights=_existing(config.weights),
         pretrained=config.pretrained,
+    )
+
+
+def _describe_checkpoint(path: Path) -> Description:
+    found = checkpoints.read_checkpoint(path)
+    folder = found.weights.parent
+    _check_tokenizer(folder, found.architecture["text_cfg"].get("tokenizer_kwargs") or {})
+    return Description(
+        name=found.name,
+        architecture=found.architecture,
+        input=input_spec(found.architecture, found.preprocess),
+        folder=folder,
+        weights=found.weights,
+        pretrained=None,
+        tokenizer=found.tokenizer,
+        layout=found.layout,
+        described_by=found.described_by,
     )
 
 
@@ -172,9 +211,10 @@ def fingerprint(description: Description) -> str:
     if vocabulary is not None:
         digest.update(vocabulary.read_bytes())
     if description.weights is not None:
-        with description.weights.open("rb") as file:
-            while piece := file.read(1 << 22):
-                digest.update(piece)
+        for path in weight_files(description.weights, description.key):
+            with path.open("rb") as file:
+                while piece := file.read(1 << 22):
+                    digest.update(piece)
     else:
         digest.update(f"{description.name}/{description.pretrained}".encode())
     return f"{description.name}:{digest.hexdigest()[:32]}"
@@ -197,6 +237,8 @@ def tokenizer_of(description: Description) -> Any:
     text = description.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length = text.get("context_length", 77)
+    if description.tokenizer is not None:
+        return OwnTokenizer(description.tokenizer, length, options.get("clean", "canonicalize"))
     if text.get("hf_tokenizer_name"):
         return open_clip.tokenizer.HFTokenizer(
             text["hf_tokenizer_name"],
@@ -213,6 +255,8 @@ def tokenizer_of(description: Description) -> Any:
 
 def _vocabulary(description: Description) -> Path | None:
     """File with the tokenizer's merges, if the model brings its own. Raises WeightsError if it is missing."""
+    if description.tokenizer is not None:
+        return description.tokenizer
     options = description.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if description.folder is None or "bpe_path" not in options:
         return None

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import open_clip
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
+from stages.model import siglip
 from stages.model.catalog import WEIGHTS_ROOT
 from stages.model.clip import ClipModel, TextEncoder
 from stages.model.config import InputSpec, ModelConfig
 from stages.model.describe import Description, describe, input_spec, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
+from stages.model.layouts import OPEN_CLIP, OPENAI, arranged, recognise
+from stages.model.state import read_state
 from stages.model.take_apart import SUPPORTED, Model, check_supported, take_apart
 from stages.model.vision import pack_tower
-
-_OPENAI_ONLY: Final = ("input_resolution", "context_length", "vocab_size")
-"""Tensors that only OpenAI's own files have."""
 
 _BUILD_ERRORS: Final = (
     TypeError,
@@ -56,17 +53,7 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
     warn_of_slow_precision(config.precision, device)
     if config.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.threads)
-    if description.pretrained is not None:
-        model = _download(description)
-    else:
-        state = read_state(description.weights) if description.weights else {}
-        architecture = dict(description.architecture)
-        if any(key in state for key in _OPENAI_ONLY):
-            # All of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
-            architecture["quick_gelu"] = True
-        model = _build(architecture)
-        check_supported(model)
-        model.load_state_dict(_fitting(model, state, description), strict=True)
+    model = _download(description) if description.pretrained is not None else build_with_weights(description)
     clip = from_open_clip(
         model.eval().requires_grad_(False).to(device),
         tokenizer_of(description),
@@ -129,6 +116,25 @@ def _own_tokenizer(model: Model) -> Any:
     return tokenizer
 
 
+def build_with_weights(description: Description) -> Model:
+    """Build the model of a checkpoint with its weights, whether or not its image tower can be explained.
+
+    Raises:
+        ConfigError: open_clip cannot build it.
+        WeightsError: the weights are missing, damaged or another model's.
+    """
+    state = {} if description.weights is None else read_state(description.weights, description.key)
+    layout = recognise(state, description.weights, description.key)
+    architecture = dict(description.architecture)
+    if layout == OPENAI:
+        # All of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
+        architecture["quick_gelu"] = True
+    model = _build(architecture)
+    model.load_state_dict(_fitting(model, arranged(state, layout), description), strict=True)
+    _log.info("%s: the weights are %s's", description.name, layout)
+    return model.eval()
+
+
 def refuse_unsupported(description: Description) -> None:
     """Build the model without memory and check it, so that what cannot be explained is refused before any work.
 
@@ -140,14 +146,23 @@ def refuse_unsupported(description: Description) -> None:
     check_supported(_without_memory(description))
 
 
-def refuse_misfit(description: Description) -> None:
+def refuse_misfit(description: Description) -> str:
     """Read a weights file and compare it with the model before any worker does; the catalog's files are known to fit.
+
+    Returns:
+        Whose checkpoint it is, see `layouts`; "" for a tag, whose file need not be there yet.
 
     Raises:
         WeightsError: the file is damaged or belongs to another model.
     """
-    if description.weights is not None and WEIGHTS_ROOT not in description.weights.parents:
-        _fitting(_without_memory(description), read_state(description.weights), description)
+    if description.weights is None:
+        return ""
+    if WEIGHTS_ROOT in description.weights.parents:
+        return OPEN_CLIP
+    state = read_state(description.weights, description.key)
+    layout = recognise(state, description.weights, description.key)
+    _fitting(_without_memory(description), arranged(state, layout), description)
+    return layout
 
 
 def _without_memory(description: Description) -> Model:
@@ -156,8 +171,15 @@ def _without_memory(description: Description) -> Model:
 
 
 def _build(architecture: dict[str, Any]) -> Model:
-    """Build an open_clip model with random weights."""
-    arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
+    """Build an open_clip model with random weights.
+
+    Args:
+        architecture: open_clip's `model_cfg`. Where it holds `siglip_trunk`, see `siglip`, that is the image tower.
+    """
+    arguments = {key: value for key, value in architecture.items() if key not in ("custom_text", "siglip_trunk")}
+    trunk = architecture.get("siglip_trunk")
+    if trunk is not None:
+        arguments["vision_cfg"] = siglip.PLACEHOLDER
     hugging_face = "hf_model_name" in architecture["text_cfg"]
     if "multimodal_cfg" in architecture:
         raise ConfigError(f"CoCa models cannot be explained. {SUPPORTED}")
@@ -169,6 +191,8 @@ def _build(architecture: dict[str, Any]) -> Model:
     custom = architecture.get("custom_text") or hugging_face
     try:
         model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
+        if trunk is not None:
+            model.visual = siglip.image_tower(trunk, architecture["embed_dim"])
     except OSError as error:
         raise WeightsError(f"open_clip could not get the text tower's configuration: {error}") from error
     except _BUILD_ERRORS as error:  # keys that open_clip does not have, values that make no sense
@@ -197,11 +221,11 @@ def _fitting(model: Model, state: dict[str, Tensor], description: Description) -
     """Name the tensors as the model does. Raises WeightsError if they are those of another model."""
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
-    state = {name: value for name, value in state.items() if name not in _OPENAI_ONLY}
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    scale = state.get("logit_scale")
-    if isinstance(scale, Tensor) and scale.numel() == 1 and "logit_scale" in wanted:
-        state["logit_scale"] = scale.reshape(wanted["logit_scale"])
+    for name in ("logit_scale", "logit_bias"):  # one number, of whatever shape
+        value = state.get(name)
+        if isinstance(value, Tensor) and value.numel() == 1 and name in wanted:
+            state[name] = value.reshape(wanted[name])
     found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(state.keys() - wanted.keys())
     differing = [name for name in wanted if name in found and wanted[name] != found[name]]
@@ -215,49 +239,7 @@ def _fitting(model: Model, state: dict[str, Tensor], description: Description) -
         faults.append(f"{len(differing)} have other sizes, such as {name}: {wanted[name]} wanted, {found[name]} found")
     if faults:
         raise WeightsError(
-            f"model.weights: {description.weights} does not fit the architecture {description.name}: "
-            + "; ".join(faults)
+            f"{description.key}: {description.weights} does not fit the architecture "
+            f"{description.described_by or description.name}: {'; '.join(faults)}"
         )
     return state
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dict of a checkpoint; nothing in the file is executed.
-
-    Raises:
-        WeightsError: the file is damaged, is a TorchScript archive, or holds something else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if _is_torchscript(path):
-            raise WeightsError(
-                f"model.weights: {path} is a TorchScript archive, and loading one can run code that is in it. Save its "
-                "state dict with torch.save or as safetensors where you trust it, or use open_clip's `openai` tags"
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except WeightsError:
-        raise
-    except Exception as error:
-        raise WeightsError(
-            f"model.weights: cannot read {path} as safetensors or with torch.load(weights_only=True), is it damaged? "
-            f"{type(error).__name__}: {_first_line(error)}"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict):
-        raise WeightsError(f"model.weights: {path} holds a {type(state).__name__}, not a state dict")
-    return {str(key).removeprefix("module."): value for key, value in state.items()}
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -82,6 +82,15 @@ def test_open_clip_s_tokenizers_take_our_options() -> None:
     )
 
 
+def test_open_clip_s_siglip_towers_are_a_trunk_and_an_empty_head() -> None:
+    """That they compute what transformers computes is tested in tests/stages/model/test_checkpoints.py."""
+    with torch.device("meta"):
+        tower = open_clip.timm_model.TimmModel("vit_base_patch16_siglip_224", 768, pool="map", proj="none")
+    assert [name for name, _ in tower.named_children()] == ["trunk", "head"]
+    assert len(tower.head) == 0
+    assert open_clip.tokenizer.get_clean_fn("canonicalize")("Two  DOGS!") == "two dogs"
+
+
 def test_torch_packs_linear_weights() -> None:
     """Where it no longer does, `can_pack` answers no, and runs on CPUs get 10 to 20 % slower."""
     from stages.model.vision import can_pack

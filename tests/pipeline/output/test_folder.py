@@ -54,7 +54,7 @@ def begin(folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, **sec
 def finish(folder: DatasetFolder, read: int = 9) -> None:
     report = Report()
     report.read(0, read, report.skipped)
-    folder.finish(config_of(folder.path), report, model="demo")
+    folder.finish(config_of(folder.path), report, model={"name": "demo"})
 
 
 def complete(folder: DatasetFolder) -> None:
@@ -88,10 +88,11 @@ def test_the_manifest(folder: DatasetFolder) -> None:
     report = Report()
     report.read(0, 9, Report().skipped)
     report.stage("phrases", 9, 0.5)
-    folder.finish(config_of(folder.path), report, model="demo")
+    folder.finish(config_of(folder.path), report, model={"name": "demo", "layout": "open_clip"})
     manifest = json.loads((folder.path / "dataset.json").read_text())
     assert (manifest["format"], manifest["schema_version"]) == ("phrasebox", SCHEMA_VERSION)
     assert manifest["phrasebox_version"] == __version__
+    assert manifest["model"] == {"name": "demo", "layout": "open_clip"}
     assert manifest["model_fingerprint"] == MARK
     assert RunConfig.model_validate(manifest["config"]) == config_of(folder.path)
     counts = manifest["counts"]

@@ -28,6 +28,8 @@ def test_the_embedded_model_is_the_default() -> None:
         ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"weight": "a.pt"}, "Extra inputs"),
+        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "says itself what it is: leave out name and pre"),
+        ({"checkpoint": "a", "weights": "a.pt"}, "says itself what it is: leave out weights"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:
@@ -35,7 +37,27 @@ def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -
         ModelConfig(**values)
 
 
-def test_the_four_forms() -> None:
+def test_the_five_forms() -> None:
     ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")
     ModelConfig(name="ViT-B-16", weights=Path("a.pt"))
     ModelConfig(config=Path("a.json"), weights=Path("a.pt"))
+    ModelConfig(checkpoint=Path("a"))
+
+
+def test_a_path_is_told_from_a_name_and_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "alone").touch()
+    for name in ("models/mine", "models", "alone", str(tmp_path), "./gone", "../gone", "~/gone", "a/b/c", "gone.pt"):
+        config = ModelConfig(name=name)
+        assert (config.name, config.checkpoint) == (None, Path(name)), name
+        assert ModelConfig.model_validate(config.model_dump(mode="json")) == config
+        assert config.label == str(Path(name))
+    for name in ("models/gone", "ViT-B-16/openai"):
+        config = ModelConfig(name=name)
+        assert (config.label, config.checkpoint) == (name, None), name
+    (tmp_path / "demo").mkdir()
+    assert ModelConfig(name="demo").checkpoint is None
+    (tmp_path / "ViT-B-16").mkdir()
+    assert ModelConfig(name="ViT-B-16", pretrained="openai").checkpoint is None
+    assert ModelConfig(name="ViT-B-16", weights="a.pt").checkpoint is None

@@ -46,6 +46,11 @@ def test_unknown_names_get_the_nearest() -> None:
         describe(ModelConfig(name="zzzzzzzz", weights=Path("any")))
 
 
+def test_a_repository_of_hugging_face_says_how_it_is_downloaded() -> None:
+    with pytest.raises(ConfigError, match=r"no model 'openai'; .*hf download openai/clip-vit-base-patch32 --local-dir"):
+        describe(ModelConfig(name="openai/clip-vit-base-patch32"))
+
+
 def test_unknown_tags_get_the_list() -> None:
     with pytest.raises(ConfigError, match=r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k"):
         describe(ModelConfig(name="ViT-B-16", pretrained="laion"))

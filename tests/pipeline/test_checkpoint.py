@@ -1,0 +1,76 @@
+"""A run with a checkpoint of `transformers`, as people have them."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.cli import main
+from pipeline.config import RunConfig
+from pipeline.run import preview, run
+from stages.dataset import open_dataset
+from stages.dataset.load.sample import tokenizer_of
+from tests.stages.model.hugging_face import save_images, transformers_clip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIPModel with random weights. Only to be read."""
+    folder = tmp_path_factory.mktemp("models") / "my-clip"
+    transformers_clip().save_pretrained(folder)
+    save_images(folder)
+    return folder
+
+
+def few(scenes_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "few.jsonl"
+    path.write_text("\n".join((scenes_folder / "captions.jsonl").read_text().splitlines()[:3]))
+    return path
+
+
+def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "input": {"path": str(few(scenes_folder, tmp_path)), "image_root": str(scenes_folder / "images")},
+        "model": {"name": str(folder)},
+        "explain": {"blocks": 2},
+        "engine": {"kind": "inline"},
+        "output": {"path": str(tmp_path / "out")},
+    }
+    config = RunConfig.model_validate(values)
+    printed = StringIO()
+    preview(config, Console(file=printed, width=200))
+    run(config, Console(file=printed, width=200))
+    found = "(transformers CLIPModel by config.json, preprocessor_config.json)"
+    assert printed.getvalue().count(f"model: {folder} {found}") == 2
+    manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    described = {"layout": "transformers CLIPModel", "described_by": "config.json, preprocessor_config.json"}
+    assert manifest["model"] == {"name": str(folder), **described}
+    assert manifest["model_fingerprint"].startswith("my-clip:")
+    assert manifest["counts"]["annotated"] == 3
+    dataset = open_dataset(tmp_path / "out")
+    assert tokenizer_of(dataset)(["a red car"]).shape == (1, 77)
+    again = RunConfig.model_validate(manifest["config"])
+    assert again.model.checkpoint == folder
+
+
+def test_a_path_that_holds_no_checkpoint_is_refused_by_its_option(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    source = few(scenes_folder, tmp_path)
+    for name, message in (("gone.safetensors", "no file or folder"), ("empty", "the folder is empty")):
+        command = ["run", source, "--out", tmp_path / "out", "--model", tmp_path / name]
+        monkeypatch.setattr("sys.argv", ["phrasebox", *map(str, command)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 2
+        assert not (tmp_path / "out" / "dataset.json").exists()
+        found = capfd.readouterr()
+        assert found.out == ""
+        assert "--model: " in found.err
+        assert message in found.err
