@@ -15,6 +15,7 @@ from pipeline.commands.evaluate import evaluate
 from pipeline.commands.explain import explain
 from pipeline.commands.export import export
 from pipeline.commands.inspect import inspect
+from pipeline.commands.models import models
 from pipeline.commands.phrases import phrases
 from pipeline.commands.run import run
 from pipeline.commands.scenes import scenes
@@ -59,6 +60,8 @@ VERBS: Final[dict[str, Callable[..., None]]] = {
 
 for _name, _verb in VERBS.items():
     app.command(_name)(_verb)
+
+app.add_typer(models, name="models")
 
 
 def main() -> None:

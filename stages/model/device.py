@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+import sys
 from typing import Final
 
 import torch
@@ -46,6 +48,18 @@ def device_name(device: torch.device) -> str:
         return f"cpu, {threads} thread{'' if threads == 1 else 's'}"
     index = torch.cuda.current_device() if device.index is None else device.index
     return f"cuda:{index} {torch.cuda.get_device_name(index)}"
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory that was taken at a time so far: torch's on a GPU, the whole process's on a CPU.
+
+    Args:
+        device: As `device_name` names it.
+    """
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
 def is_fast(precision: torch.dtype, device: torch.device) -> bool:

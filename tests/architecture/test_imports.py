@@ -73,6 +73,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/bench.py",
         "pipeline/commands/demo.py",
         "pipeline/commands/explain.py",
+        "pipeline/commands/models.py",
         "pipeline/notebook.py",
     },
     "fsspec": {"stages/storage.py"},

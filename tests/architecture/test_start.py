@@ -17,7 +17,10 @@ HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duc
 
 MODEL = {"torch", "ray", "open_clip", "spacy"}
 
-VERBS = ["run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export"]
+VERBS = [
+    "run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export",
+    "models",
+]  # fmt: skip
 
 EXPORT_ALL = """
 from stages.dataset.export import EXPORTERS

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import __version__
 from stages.model.catalog import CATALOG
+from stages.model.photographs import FOLDER as PHOTOGRAPHS
 from tests.architecture.source import PACKAGES, ROOT, modules
 
 
@@ -51,6 +52,9 @@ def test_the_data_is_in_it(names: set[str]) -> None:
         there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline" / "viewer" / folder).iterdir()}
         assert there
         assert there <= names
+    photographs = {path.relative_to(ROOT).as_posix() for path in PHOTOGRAPHS.iterdir() if path.is_file()}
+    assert len([name for name in photographs if name.endswith(".jpg")]) == 8
+    assert photographs <= names
     for entry in CATALOG.values():
         assert {f"stages/model/weights/{entry.folder}/{name}" for name in entry.files} <= names
 

@@ -1,0 +1,199 @@
+"""`phrasebox models`: verbs about CLIP models. `check` says whether one works here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.options import Json, Settings
+from pipeline.console import console
+from stages.contract.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.config import RunConfig
+    from pipeline.model_check import Matched, ModelCheck
+
+COLUMNS: Final = 5
+"""Pictures side by side on the sheet of maps and regions."""
+
+NOTES: Final = {
+    "demo": "demo was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
+    "`phrasebox demo` shows; photographs need another model.",
+}
+"""Name of a model that comes with phrasebox -> what to know about it."""
+
+SUSPECTS: Final = (
+    "A model with random weights looks like this. Look at whether the weights belong to this architecture, and whether "
+    "tokenizer and normalisation are those that they were trained with."
+)
+
+models = typer.Typer(help="Check whether a CLIP model works here.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@models.callback()
+def _models() -> None:
+    """Check whether a CLIP model works here."""
+
+
+@models.command()
+def check(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[/TAG]|FILE.json",
+            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo; or the "
+            "name or model JSON (open_clip_config.json) of the checkpoint in --weights.",
+        ),
+    ],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of the model (model.weights).")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE.jpg", help="Picture of the heat maps and regions to write.")
+    ] = Path("model-check.jpg"),
+    as_json: Json = False,
+    settings: Settings = [],  # noqa: B006  typer copies it
+) -> None:
+    """Say in half a minute whether a model works here, on eight photographs that come with phrasebox.
+
+    The model has to find the caption of each photograph, and to point at the things that the captions name. Exit
+    code 0 if it looks sane, 1 if not.
+
+    \b
+    phrasebox models check ViT-B-16/laion2b_s34b_b88k
+    phrasebox models check ViT-B-16 --weights open_clip_pytorch_model.bin
+    phrasebox models check open_clip_config.json --weights open_clip_model.safetensors
+    phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
+    """
+    from PIL import Image
+
+    from pipeline.config import load_config
+    from pipeline.graph import build_graph
+    from pipeline.model_check import check_model
+    from stages.model.device import peak_memory_bytes
+    from stages.model.photographs import INPUT
+    from stages.storage import check_writable
+
+    check_writable("--out", out)
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise ConfigError(f"--out: {out} does not end like a picture, for example in .jpg")
+    named: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
+    if weights is not None:
+        named["model.weights"] = str(weights)
+    config = load_config(None, settings, assigned={"input": INPUT, **named})
+    checked = check_model(build_graph(config))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_picture(checked, config)).save(out)
+    figures = {
+        "model": model,
+        "weights": None if weights is None else str(weights),
+        **checked.figures(),
+        "peak_memory_bytes": peak_memory_bytes(checked.device),
+        "note": NOTES.get(str(config.model.name)),
+        "picture": str(out),
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    else:
+        _print(checked, figures, console)
+    if checked.faults:
+        raise typer.Exit(1)
+
+
+def _print(checked: ModelCheck, figures: dict[str, Any], console: Console) -> None:
+    console.print(_cosine_table(checked))
+    count = len(checked.names)
+    console.print(
+        f"{checked.captions_found} of {count} photographs are nearest to their own caption, {checked.images_found} of "
+        f"{count} captions to their own photograph; by chance {checked.retrieval.by_chance / 2:.1f} "
+        f"({_likely(checked.retrieval)})",
+        soft_wrap=True,
+    )
+    console.print(_figure_table(checked))
+    if checked.empty_maps:
+        console.print(f"{checked.empty_maps} of {checked.pointing.of} heat maps are empty", soft_wrap=True)
+    of_what = "of the GPU" if checked.device.startswith("cuda") else "of the whole process"
+    console.print(
+        f"speed: {checked.images_per_s:.1f} images/s, with {checked.pointing.of / count:.1f} phrases each, on "
+        f"{checked.device}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {of_what}",
+        soft_wrap=True,
+    )
+    console.print(f"picture in {figures['picture']}", soft_wrap=True)
+    if not checked.faults:
+        console.print(
+            f"{figures['model']} looks sane: it knows which caption belongs to which photograph, and its heat maps "
+            "point at what the phrases name more often than the image's centre and the maps of other phrases do.",
+            style="green",
+            soft_wrap=True,
+        )
+        return
+    console.print(f"{figures['model']} does not look sane on photographs:", style="red", soft_wrap=True)
+    for fault in (*checked.faults, figures["note"] or SUSPECTS):
+        console.print(f"- {fault}", soft_wrap=True)
+
+
+def _cosine_table(checked: ModelCheck) -> Table:
+    """Cosines of photographs and captions; < marks the highest of a row, ^ the highest of a column."""
+    title = "cosine of photograph and caption; < is the best of its row, ^ of its column"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("photograph", no_wrap=True)
+    for number in range(1, len(checked.names) + 1):
+        table.add_column(f"{number}  ", no_wrap=True, justify="right")
+    rows, columns = checked.cosines.argmax(axis=1), checked.cosines.argmax(axis=0)
+    for i, name in enumerate(checked.names):
+        marks = [f"{'<' if rows[i] == j else ' '}{'^' if columns[j] == i else ' '}" for j in range(len(checked.names))]
+        cells = [f"{value:.2f}{mark}" for value, mark in zip(checked.cosines[i], marks, strict=True)]
+        table.add_row(f"{i + 1} {name}", *cells)
+    return table
+
+
+def _figure_table(checked: ModelCheck) -> Table:
+    points, off, (side, recall) = checked.pointing, checked.off_centre, checked.centred_box
+    title = f"{points.of} phrases"
+    table = Table("", "model", "centre", "maps of other phrases", title=title, title_justify="left", box=None)
+    table.add_row(
+        "peak on the thing",
+        f"{points.hits} of {points.of}",
+        f"{checked.centre_hits}",
+        f"{points.by_chance:.1f} ({_likely(points)})",
+    )
+    table.add_row("the same, off the centre", f"{off.hits} of {off.of}", "0", f"{off.by_chance:.1f} ({_likely(off)})")
+    table.add_row("box recall at IoU 0.5", f"{checked.box_recall:.3f}", f"{recall:.3f} (sides {side:g})", "")
+    table.add_row("mean box IoU", f"{checked.box_iou:.3f}", "", "")
+    return table
+
+
+def _likely(found: Matched) -> str:
+    return "p < .0001" if found.p < 1e-4 else f"p = {found.p:.2g}"
+
+
+def _picture(checked: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
+    """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
+    import numpy as np
+
+    from stages.dataset.evaluate.metrics import METRICS
+    from stages.images.faults import DecodeLimits
+    from stages.images.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
+    from stages.model.photographs import FOLDER
+
+    limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
+    tiles = []
+    for number, shown in enumerate(checked.rows):
+        content = (FOLDER / str(shown["file_name"])).read_bytes()
+        rgb = scaled(content, max(shown["width"], shown["height"]), limits)
+        tiles.append(regions_overlay(rgb, shown["annotations"], shown["captions"]))
+        for query in checked.queries:
+            if query.image == number and query.target is not None:
+                values = np.zeros((1, 1), np.float32) if query.heat is None else query.heat.heat_map.values
+                seen = outlined(heat_map_overlay(rgb, values), query.target.boxes_xywh_px)
+                tiles.append(row([seen], [f"{query.phrase}: {'hit' if METRICS['pointing'].value(query) else 'miss'}"]))
+    return sheet(tiles, COLUMNS)
