@@ -23,14 +23,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.batches import read_records, run_stages
+from pipeline.engines.inline import read_records, run_stages
 from pipeline.graph import Graph
-from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, Record
 from stages.contract.schema import records_to_rows
 from stages.dataset.evaluate import read_truth
 from stages.dataset.evaluate.matching import Query, queries_of
-from stages.dataset.evaluate.metrics import IOU, METRICS
+from stages.dataset.evaluate.metrics import METRICS
 from stages.explain.stage import ExplainStage
 from stages.model.photographs import TRUTH
 from stages.read import plan_shards
@@ -44,9 +43,6 @@ MOST_LIKELY: Final = 0.01
 
 PAIRINGS: Final = 20_000
 """Random pairings that chance is computed from, always the same ones."""
-
-CENTRED_SHARES: Final = tuple(share / 10 for share in range(1, 11))
-"""Sides of the centred boxes that regions are compared with, as shares of the image's sides."""
 
 _LEAST_SECONDS: Final = 1.0
 _MOST_REPEATS: Final = 5
@@ -132,11 +128,9 @@ class ModelCheck:
         return float(np.mean([_metric("box_iou", query) for query in self.queries]))
 
     @property
-    def centred_box(self) -> tuple[float, float]:
-        """The centred box with the best recall, which looks at no image: (sides as a share of the image's, recall)."""
-        recalls = {share: float(np.mean([_is_found(q, share) for q in self.queries])) for share in CENTRED_SHARES}
-        share = max(recalls, key=lambda share: recalls[share])
-        return share, recalls[share]
+    def centred_box_recall(self) -> float:
+        """Share of the phrases that one and the same box in the middle of every image would answer as well."""
+        return float(np.mean([_metric("centred_box", query) for query in self.queries]))
 
     @property
     def empty_maps(self) -> int:
@@ -171,7 +165,6 @@ class ModelCheck:
 
     def figures(self) -> dict[str, Any]:
         """All figures as plain values."""
-        share, recall = self.centred_box
         return {
             "device": self.device,
             "images_per_s": self.images_per_s,
@@ -187,8 +180,7 @@ class ModelCheck:
             "boxes": {
                 "recall": self.box_recall,
                 "mean_iou": self.box_iou,
-                "centred_box_side": share,
-                "centred_box_recall": recall,
+                "centred_box_recall": self.centred_box_recall,
             },
             "empty_maps": self.empty_maps,
             "sane": not self.faults,
@@ -279,17 +271,6 @@ def _peaks_on_things(queries: Sequence[Query]) -> NDArray[np.bool_]:
 
 def _metric(name: str, query: Query) -> float:
     return METRICS[name].value(query) or 0.0
-
-
-def _is_found(query: Query, share: float) -> bool:
-    """Whether a centred box with this share of the image's sides has IoU >= 0.5 with a true box."""
-    h, w = query.size_hw
-    centred = (w * (1 - share) / 2, h * (1 - share) / 2, w * share, h * share)
-    return any(box_iou(centred, box) >= IOU for box in _boxes(query))
-
-
-def _boxes(query: Query) -> tuple[Box, ...]:
-    return () if query.target is None else query.target.boxes_xywh_px
 
 
 def _plain(found: Matched) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
-from pipeline.console import console
+from pipeline.terminal import console
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _cosine_table(checked: ModelCheck) -> Table:
 
 
 def _figure_table(checked: ModelCheck) -> Table:
-    points, off, (side, recall) = checked.pointing, checked.off_centre, checked.centred_box
+    points, off = checked.pointing, checked.off_centre
     title = f"{points.of} phrases"
     table = Table("", "model", "centre", "maps of other phrases", title=title, title_justify="left", box=None)
     table.add_row(
@@ -167,7 +167,7 @@ def _figure_table(checked: ModelCheck) -> Table:
         f"{points.by_chance:.1f} ({_likely(points)})",
     )
     table.add_row("the same, off the centre", f"{off.hits} of {off.of}", "0", f"{off.by_chance:.1f} ({_likely(off)})")
-    table.add_row("box recall at IoU 0.5", f"{checked.box_recall:.3f}", f"{recall:.3f} (sides {side:g})", "")
+    table.add_row("box recall at IoU 0.5", f"{checked.box_recall:.3f}", f"{checked.centred_box_recall:.3f}", "")
     table.add_row("mean box IoU", f"{checked.box_iou:.3f}", "", "")
     return table
 
