@@ -49,9 +49,9 @@ def check(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="NAME[/TAG]|FILE.json",
-            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo; or the "
-            "name or model JSON (open_clip_config.json) of the checkpoint in --weights.",
+            metavar="NAME[/TAG]|PATH",
+            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; or the folder or "
+            "file of a checkpoint; or demo; or the model of --weights: open_clip's name, or a model JSON.",
         ),
     ],
     weights: Annotated[
@@ -70,8 +70,8 @@ def check(
 
     \b
     phrasebox models check ViT-B-16/laion2b_s34b_b88k
-    phrasebox models check ViT-B-16 --weights open_clip_pytorch_model.bin
-    phrasebox models check open_clip_config.json --weights open_clip_model.safetensors
+    phrasebox models check my-clip/
+    phrasebox models check ViT-B-16 --weights model.safetensors
     phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
     """
     from PIL import Image
