@@ -1,8 +1,12 @@
-"""`phrasebox demo`: scenes -> run -> evaluate -> pictures. Needs neither network nor GPU."""
+"""`phrasebox demo`: scenes -> run -> evaluate -> pictures, then photographs where a model for them is there.
+
+It needs neither network nor GPU.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,9 +15,13 @@ from rich.console import Console
 
 from pipeline.commands.options import Scenes, Seed
 from pipeline.terminal import console
+from stages.contract.errors import WeightsError
 
 REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45}
 """What pays on drawn things, see configs/README.md; the same as in configs/demo.yaml."""
+
+PHOTO_MODEL: Final = "photo"
+"""The model for photographs. Its weights stand in the repository and not in the package."""
 
 OVERLAYS: Final = 24
 """Number of pictures that are written one by one."""
@@ -29,8 +37,12 @@ def demo(
     scenes: Scenes = 100,
     seed: Seed = 0,
 ) -> None:
-    """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU."""
+    """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU.
+
+    The eight photographs that come with phrasebox follow, where the model for photographs is there.
+    """
     run_demo(out, scenes, seed, console)
+    run_photographs(out / "photographs", console)
 
 
 def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = "ray") -> dict[str, Any]:
@@ -39,33 +51,62 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     Returns:
         The figures, which are also in `out/evaluation.json`.
     """
+    from stages.model.scenes import write_scenes
+
+    drawn = out / "scenes"
+    console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
+    write_scenes(drawn, scenes, seed)
+    config = {
+        "input": {
+            "kind": "jsonl",
+            "path": str(drawn / "captions.jsonl"),
+            "image_root": str(drawn / "images"),
+        },
+        "model": {"name": "demo"},
+        "regions": REGIONS,
+        "engine": {"kind": engine},
+    }
+    return _run_and_measure(out, config, drawn / "truth.json", "scenes", console)
+
+
+def run_photographs(out: Path, console: Console, model: str = PHOTO_MODEL) -> dict[str, Any] | None:
+    """The same with the photographs that come with phrasebox, and a model for photographs.
+
+    Returns:
+        The figures, which are also in `out/evaluation.json`; None if the model is not there, which is said.
+    """
+    from stages.model.catalog import CATALOG, resolve
+    from stages.model.photographs import INPUT, TRUTH
+
+    if model not in CATALOG:
+        console.print(f"the eight photographs are left out: their model, {model}, is not there", soft_wrap=True)
+        return None
+    try:
+        resolve(model)
+    except WeightsError as error:
+        console.print(f"the eight photographs are left out: {error}", soft_wrap=True)
+        return None
+    config = {"input": INPUT, "model": {"name": model}, "engine": {"kind": "inline"}}
+    return _run_and_measure(out, config, TRUTH, "eight photographs", console)
+
+
+def _run_and_measure(
+    out: Path, settings: Mapping[str, Any], truth: Path, what: str, console: Console
+) -> dict[str, Any]:
+    """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
     from pipeline.commands.evaluate import evaluation_of, print_evaluation
     from pipeline.config import RunConfig
     from pipeline.run import run
-    from stages.model.scenes import write_scenes
 
-    drawn, dataset = out / "scenes", out / "dataset"
-    console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
-    write_scenes(drawn, scenes, seed)
-    config = RunConfig.model_validate(
-        {
-            "input": {
-                "kind": "jsonl",
-                "path": str(drawn / "captions.jsonl"),
-                "image_root": str(drawn / "images"),
-            },
-            "model": {"name": "demo"},
-            "regions": REGIONS,
-            "engine": {"kind": engine},
-            "output": {"path": str(dataset)},
-        }
-    )
+    dataset = out / "dataset"
+    config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
     run(config, console, fresh=True)
-    console.print("evaluating against the scenes' truth, which computes the heat maps again", soft_wrap=True)
-    figures = evaluation_of(dataset, drawn / "truth.json", console)
+    console.print(f"evaluating the {what} against their truth, which computes the heat maps again", soft_wrap=True)
+    figures = evaluation_of(dataset, truth, console)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    console.print(f"the {what}, model {config.model.name}:", soft_wrap=True)
     print_evaluation(figures, console)
-    count = _write_overlays(out)
+    count = _write_overlays(out, Path(settings["input"]["image_root"]))
     console.print(
         f"pictures in {out / 'overlays'}/, the first {min(ON_SHEET, count)} on {out / 'overlays.png'}", soft_wrap=True
     )
@@ -73,7 +114,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     return figures
 
 
-def _write_overlays(out: Path) -> int:
+def _write_overlays(out: Path, images: Path) -> int:
     """Draw the regions of the first rows by sample id over their images; returns how many."""
     import numpy as np
     import pyarrow.parquet as pq
@@ -89,7 +130,7 @@ def _write_overlays(out: Path) -> int:
     rows = sorted((row for rows in shards for row in rows), key=lambda row: str(row["sample_id"]))
     pictures = []
     for row in rows[:OVERLAYS]:
-        rgb = np.asarray(Image.open(out / "scenes" / "images" / row["file_name"]).convert("RGB"))
+        rgb = np.asarray(Image.open(images / row["file_name"]).convert("RGB"))
         pictures.append(regions_overlay(rgb, row["annotations"], row["captions"]))
         Image.fromarray(pictures[-1]).save(folder / f"{Path(row['file_name']).stem}.png")
     if pictures:

@@ -50,8 +50,8 @@ def check(
         str,
         typer.Argument(
             metavar="NAME[/TAG]|PATH",
-            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; or the folder or "
-            "file of a checkpoint; or demo; or the model of --weights: open_clip's name, or a model JSON.",
+            help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; the path of a "
+            "checkpoint; demo; or what --weights are for: open_clip's name of a model, or a model JSON.",
         ),
     ],
     weights: Annotated[
@@ -86,7 +86,9 @@ def check(
     check_writable("--out", out)
     if out.suffix.lower() not in Image.registered_extensions():
         raise ConfigError(f"--out: {out} does not end like a picture, for example in .jpg")
-    named: dict[str, Any] = {"model.config" if model.endswith(".json") else "model.name": model}
+    # A calibration is for pictures like those it was fitted on: here the scores only rank.
+    named: dict[str, Any] = {"regions.calibration": "none"}
+    named |= {"model.config" if model.endswith(".json") else "model.name": model}
     if weights is not None:
         named["model.weights"] = str(weights)
     config = load_config(None, settings, assigned={"input": INPUT, **named})

@@ -8,8 +8,10 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from pipeline.commands.demo import REGIONS, run_demo
+from pipeline.commands.demo import PHOTO_MODEL, REGIONS, run_demo, run_photographs
 from pipeline.config import RunConfig, load_config
+from stages.contract.errors import WeightsError
+from stages.model import catalog
 from stages.write.validate import validate
 
 
@@ -27,6 +29,33 @@ def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
     assert sheet.shape[1] > 600
     again = run_demo(tmp_path, 24, 5, Console(file=io.StringIO()), engine="inline")
     assert again == figures
+
+
+def test_the_photographs_follow_where_their_model_is_there(tmp_path) -> None:
+    """The embedded model stands in for it: what it makes of photographs is not the point here."""
+    printed = io.StringIO()
+    figures = run_photographs(tmp_path, Console(file=printed, width=120), model="demo")
+    assert figures is not None
+    assert (figures["counts"]["images"], figures["counts"]["targets"]) == (8, 31)
+    assert figures["counts"]["targets_not_among_phrases"] == 0
+    assert "the eight photographs, model demo:" in printed.getvalue()
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == figures
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 8
+    with Image.open(tmp_path / "overlays.png") as sheet:
+        assert sheet.width > 1000
+
+
+def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
+    def missing(name: str) -> None:
+        raise WeightsError(f"model.safetensors is missing from the weights {name!r}")
+
+    monkeypatch.setattr(catalog, "resolve", missing)
+    for model, words in ((PHOTO_MODEL, "the eight photographs are left out"), ("demo", "model.safetensors is missing")):
+        printed = io.StringIO()
+        assert run_photographs(tmp_path, Console(file=printed, width=120), model=model) is None
+        assert words in printed.getvalue()
+        assert printed.getvalue().count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_preset_has_the_demo_s_settings() -> None:
