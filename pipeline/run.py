@@ -10,7 +10,7 @@ from itertools import islice
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import RunConfig
+from pipeline.config import RayEngine, RunConfig
 from pipeline.domain import outside_domain, without_calibration
 from pipeline.engines import engine
 from pipeline.engines.inline import run_stages, samples_in
@@ -57,6 +57,7 @@ def run(
             console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
         report = Report()
         try:
+            _fetch_weights(config, console)
             with Display(console).shown() as display:
                 shards = plan_shards(graph.reader)
                 doubt = _doubt(graph, shards, config, report)
@@ -78,6 +79,27 @@ def run(
         console.print(f"{ranks}: {doubt}", soft_wrap=True)
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
+
+
+def _fetch_weights(config: RunConfig, console: Console) -> None:
+    """Download the weights of a tag before any worker starts, where the workers have this machine's disk.
+
+    On a cluster each node downloads them for itself.
+
+    Raises:
+        WeightsError: They cannot be had.
+    """
+    model = config.model
+    if (
+        model.name is None
+        or model.pretrained is None
+        or (isinstance(config.engine, RayEngine) and config.engine.address)
+    ):
+        return
+    # open_clip takes seconds to import, which the graph has spent already.
+    from stages.model.hub import fetch  # noqa: PLC0415
+
+    fetch(model.name, model.pretrained, lambda line: console.print(line, soft_wrap=True))
 
 
 def _model(config: RunConfig, graph: Graph) -> str:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
-from stages.model import siglip
+from stages.model import hub, siglip
 from stages.model.catalog import WEIGHTS_ROOT
 from stages.model.clip import ClipModel, TextEncoder
 from stages.model.config import InputSpec, ModelConfig
 from stages.model.describe import Description, describe, input_spec, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.model.layouts import OPEN_CLIP, OPENAI, arranged, recognise
-from stages.model.state import read_state
+from stages.model.state import first_line, read_state
 from stages.model.take_apart import SUPPORTED, Model, check_supported, take_apart
 from stages.model.vision import pack_tower
 
@@ -201,17 +201,19 @@ def _build(architecture: dict[str, Any]) -> Model:
 
 
 def _download(description: Description) -> Model:
+    """The model of a tag, from the cache or the hub. open_clip reads the file, which may be in an older layout."""
+    path = hub.fetch(description.name, str(description.pretrained))
     try:
         model: Model = open_clip.create_model(
             description.name,
-            pretrained=description.pretrained,
+            pretrained=str(path),
             precision="fp32",
             force_quick_gelu=bool(description.architecture.get("quick_gelu")),
         )
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # safetensors and torch raise many kinds for a damaged file
         raise WeightsError(
-            f"open_clip could not get {description.name}/{description.pretrained}: {error}. Download the checkpoint "
-            f"where there is a network and use `model: {{name: {description.name}, weights: FILE}}`"
+            f"{path}, which was downloaded for {description.name}/{description.pretrained}, cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}): {hub.damage_of(path)}"
         ) from error
     check_supported(model)
     return model

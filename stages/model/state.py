@@ -121,11 +121,11 @@ def _plain_name(name: str) -> str:
 def _unreadable(path: Path, key: str, error: Exception) -> WeightsError:
     return WeightsError(
         f"{key}: cannot read {path} as safetensors or with torch.load(weights_only=True), is it damaged? "
-        f"{type(error).__name__}: {_first_line(error)}"
+        f"{type(error).__name__}: {first_line(error)}"
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

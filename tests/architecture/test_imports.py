@@ -49,6 +49,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/dataset/load/",
         "pipeline/bench.py",
     },
+    "huggingface_hub": {"stages/model/hub.py"},
     "safetensors": {"stages/model/"},
     "timm": {"stages/model/"},
     "tokenizers": {"stages/model/own_tokenizer.py"},

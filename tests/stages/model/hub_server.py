@@ -1,0 +1,134 @@
+"""A server that speaks the protocol by which the Hugging Face hub hands out files: `HEAD` and `GET` of
+`OWNER/NAME/resolve/main/FILE`, which lead to another host that has the large files by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """What the server holds, how it misbehaves, and what it was asked.
+
+    Attributes:
+        files: "OWNER/NAME/FILE" -> content.
+        refusals: "OWNER/NAME" -> HTTP status and the hub's error code.
+        breaks: how many bytes of a large file arrive before the connection breaks, one number for each such break.
+        served: what arrives in place of a large file.
+        token: what has to be shown; None for everybody.
+        plain: the answers lack the headers of a hub.
+        small: files are served by the hub itself with the hash of git, as it does with small ones.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
+    breaks: list[int] = field(default_factory=list)
+    served: bytes | None = None
+    token: str | None = None
+    plain: bool = False
+    small: bool = False
+    port: int = 0
+    requests: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> str:
+        """For HF_ENDPOINT."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def downloads(self) -> list[str]:
+        """The ranges of the large files that were asked for, in order; "" is a whole file."""
+        return [range_ for method, path, range_ in self.requests if method == "GET" and path.startswith("/large/")]
+
+
+@contextmanager
+def running(hub: Hub) -> Iterator[Hub]:
+    """Serve it on a port of this machine."""
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.answer()
+
+        def do_GET(self) -> None:
+            self.answer()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def answer(self) -> None:
+            hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
+            if self.path.startswith("/large/"):
+                self.large(self.path.removeprefix("/large/"))
+                return
+            repository, _, file = self.path.removeprefix("/").partition("/resolve/main/")
+            refusal = hub.refusals.get(repository)
+            if refusal is None and hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                refusal = (401, "GatedRepo")
+            if refusal is None and not any(name.startswith(f"{repository}/") for name in hub.files):
+                refusal = (404, "RepoNotFound")
+            content = hub.files.get(f"{repository}/{file}")
+            if refusal is None and content is None:
+                refusal = (404, "EntryNotFound")
+            if refusal is not None:
+                status, code = refusal
+                self.head(status, 0, **{"X-Error-Code": code, "X-Repo-Commit": COMMIT} if code else {})
+                return
+            assert content is not None
+            sha256 = hashlib.sha256(content).hexdigest()
+            if hub.small or hub.plain:
+                own = {"X-Repo-Commit": COMMIT, "ETag": f'"{sha256[:40]}"'}
+                self.head(200, len(content), **({} if hub.plain else own))
+                self.body(content)
+                return
+            linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
+            self.head(302, 0, Location=f"http://localhost:{hub.port}/large/{sha256}", **linked)
+
+        def large(self, sha256: str) -> None:
+            name, content = next(i for i in hub.files.items() if hashlib.sha256(i[1]).hexdigest() == sha256)
+            content = content if hub.served is None else hub.served
+            said = {"Content-Disposition": f'inline; filename="{name.rpartition("/")[2]}";'}
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+            part = content[start:]
+            if start:
+                self.head(
+                    206, len(part), **said, **{"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+                )
+            else:
+                self.head(200, len(part), **said)
+            if hub.breaks:
+                self.body(part[: hub.breaks.pop(0)])
+                self.wfile.flush()
+                self.connection.shutdown(2)
+                self.close_connection = True
+                return
+            self.body(part)
+
+        def head(self, status: int, length: int, **headers: str) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(length)}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def body(self, content: bytes) -> None:
+            if self.command == "GET":
+                self.wfile.write(content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    hub.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
