@@ -35,9 +35,9 @@ corpus: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis
 
-# Every test with a Ray of its own, those included that would make `test` too long; about ten minutes on 2 cores.
+# Every test with a Ray of its own, and every other that would make `test` too long; about ten minutes on 2 cores.
 faults: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m "ray or slow"
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.

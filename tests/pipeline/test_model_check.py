@@ -10,8 +10,11 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
+import open_clip
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from pipeline.config import RunConfig
 from pipeline.graph import Graph, build_graph
@@ -172,3 +175,18 @@ def test_no_random_model_finds_the_captions(seed: int, tmp_path: Path) -> None:
     checked = check_model(build_graph(RunConfig.model_validate({"input": INPUT, "model": model})))
     assert checked.retrieval.hits <= 8
     assert checked.faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-16"])
+def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.create_model(name)
+    weights = tmp_path / "random.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    settings = {"input": INPUT, "model": {"name": name, "weights": str(weights)}}
+    checked = check_model(build_graph(RunConfig.model_validate(settings)))
+    assert np.isfinite(checked.cosines).all()
+    assert checked.retrieval.hits <= 8
+    assert any("which caption belongs to which photograph" in fault for fault in checked.faults)
