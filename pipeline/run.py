@@ -89,17 +89,14 @@ def _fetch_weights(config: RunConfig, console: Console) -> None:
     Raises:
         WeightsError: They cannot be had.
     """
-    model = config.model
-    if (
-        model.name is None
-        or model.pretrained is None
-        or (isinstance(config.engine, RayEngine) and config.engine.address)
-    ):
+    on_cluster = isinstance(config.engine, RayEngine) and config.engine.address
+    if config.model.pretrained is None or on_cluster:
         return
     # open_clip takes seconds to import, which the graph has spent already.
-    from stages.model.hub import fetch  # noqa: PLC0415
+    from stages.model.describe import describe  # noqa: PLC0415
+    from stages.model.load import fetch_files  # noqa: PLC0415
 
-    fetch(model.name, model.pretrained, lambda line: console.print(line, soft_wrap=True))
+    fetch_files(describe(config.model), lambda line: console.print(line, soft_wrap=True))
 
 
 def _model(config: RunConfig, graph: Graph) -> str:

@@ -6,13 +6,14 @@ import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import open_clip
 
-from stages.contract.errors import ConfigError, WeightsError
-from stages.model import checkpoints
+from stages.contract.errors import ConfigError, WeightsError, one_line
+from stages.model import checkpoints, hub
 from stages.model.catalog import CATALOG, resolve
 from stages.model.config import InputSpec, ModelConfig
 from stages.model.own_tokenizer import OwnTokenizer
@@ -233,7 +234,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 def tokenizer_of(description: Description) -> Any:
     """The tokenizer of a described model. Raises WeightsError if its vocabulary is missing."""
     if description.folder is None:
-        return open_clip.get_tokenizer(description.name)
+        return _tokenizer_of_name(description)
     text = description.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length = text.get("context_length", 77)
@@ -251,6 +252,29 @@ def tokenizer_of(description: Description) -> Any:
     if vocabulary is not None:
         options["bpe_path"] = str(vocabulary)
     return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
+
+
+def siglip_vocabulary(architecture: dict[str, Any]) -> str | None:
+    """The repository of the hub that holds the vocabulary of a SigLIP of open_clip; None for other models."""
+    text = architecture["text_cfg"]
+    own = "init_logit_bias" in architecture and "hf_model_name" not in text
+    repository = text.get("hf_tokenizer_name") if own else None
+    return None if repository is None else str(repository)
+
+
+def _tokenizer_of_name(description: Description) -> Any:
+    """The tokenizer of one of open_clip's own models. Raises WeightsError if it cannot be had."""
+    text = description.architecture["text_cfg"]
+    repository = siglip_vocabulary(description.architecture)
+    vocabulary = None if repository is None else hub.fetch_tokenizer(repository)
+    if vocabulary is not None:
+        clean = (text.get("tokenizer_kwargs") or {}).get("clean", "canonicalize")
+        return OwnTokenizer(vocabulary, text["context_length"], clean)
+    try:
+        return open_clip.get_tokenizer(description.name)
+    except Exception as error:  # of transformers, which it takes for vocabularies that are not CLIP's
+        needs = "" if find_spec("transformers") else ": pip install transformers"
+        raise WeightsError(f"could not get the tokenizer of {description.name}{needs} ({one_line(error)})") from error
 
 
 def _vocabulary(description: Description) -> Path | None:

@@ -1,4 +1,4 @@
-"""Weights that open_clip knows by a tag, from the Hugging Face hub into its cache, by the hub's own client.
+"""What open_clip knows by a tag, from the Hugging Face hub into its cache, by the hub's own client.
 
 A file that is in the cache is used without a request. One that is not is announced with its size, compared with the
 free space, fetched with a progress bar on the standard error (the client's), and its SHA-256 is compared with the one
@@ -23,6 +23,7 @@ from huggingface_hub import constants, errors
 
 from stages.contract.errors import WeightsError, one_line
 from stages.model.catalog import sha256_of
+from stages.model.own_tokenizer import SETTINGS
 
 Say = Callable[[str], None]
 """Takes a line for the user."""
@@ -54,19 +55,39 @@ def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
     """
     settings = open_clip.get_pretrained_cfg(name, tag)
     repository, _, file = settings.get("hf_hub", "").rpartition("/")
+    candidates = _candidates(file)
     try:
         if not repository:  # no tag of open_clip 3.3
             return Path(open_clip.download_pretrained(settings))
-        return _fetch(repository, _candidates(file), say)
-    except WeightsError as error:
-        raise WeightsError(_with_remedy(str(error), name, tag)) from error
+        found = _fetch(repository, candidates, say)
+        if found is None:
+            neither = " nor ".join(candidates)
+            raise WeightsError(f"the repository {repository} holds neither {neither}: update open_clip_torch")
     except Exception as error:  # what it raises depends on the client's version and its HTTP library's
-        raise WeightsError(_with_remedy(_what_happened(error, repository), name, tag)) from error
+        raise WeightsError(
+            f"could not get {name}/{tag}: {_what_happened(error, repository)}, or download the file where you can, and "
+            f"use --model {name} --weights FILE"
+        ) from error
+    return found
 
 
-def _with_remedy(message: str, name: str, tag: str) -> str:
-    remedy = f"or download the file where you can, and use --model {name} --weights FILE"
-    return f"could not get {name}/{tag}: {message}, {remedy}"
+def fetch_tokenizer(repository: str, say: Say = _log.info) -> Path | None:
+    """Find the vocabulary of a SigLIP in the cache, or download it, with the files beside it that describe it.
+
+    Returns:
+        Its `tokenizer.json`; None if the repository has none.
+
+    Raises:
+        WeightsError: it cannot be had; the message says what to do.
+    """
+    try:
+        if (cached := _cached(repository, ("tokenizer.json",))) is not None:
+            return cached
+        # The vocabulary comes last: where it is in the cache, the others have been asked for.
+        found = [_fetch(repository, (name,), say) for name in (*SETTINGS, "tokenizer.json")]
+    except Exception as error:
+        raise WeightsError(f"could not get the tokenizer {repository}: {_what_happened(error, repository)}") from error
+    return found[-1]
 
 
 def _candidates(file: str) -> tuple[str, ...]:
@@ -77,11 +98,16 @@ def _candidates(file: str) -> tuple[str, ...]:
     return (f"{stem}.safetensors", file) if end in ("bin", "pth") else (file,)
 
 
-def _fetch(repository: str, candidates: tuple[str, ...], say: Say) -> Path:
-    for file in candidates:
-        cached = huggingface_hub.try_to_load_from_cache(repository, file)
-        if isinstance(cached, str):
-            return Path(cached)
+def _cached(repository: str, candidates: tuple[str, ...]) -> Path | None:
+    """The first of some files of a repository that is in the cache."""
+    paths = (huggingface_hub.try_to_load_from_cache(repository, file) for file in candidates)
+    return next((Path(path) for path in paths if isinstance(path, str)), None)
+
+
+def _fetch(repository: str, candidates: tuple[str, ...], say: Say) -> Path | None:
+    """The first of some files that the cache or else the repository holds; None for none."""
+    if (cached := _cached(repository, candidates)) is not None:
+        return cached
     for file in candidates:
         try:
             found = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, file))
@@ -93,7 +119,7 @@ def _fetch(repository: str, candidates: tuple[str, ...], say: Say) -> Path:
         path = Path(huggingface_hub.hf_hub_download(repository, file, library_name="phrasebox"))
         _verify(path, found.etag)
         return path
-    raise WeightsError(f"the repository {repository} holds neither {' nor '.join(candidates)}: update open_clip_torch")
+    return None
 
 
 def _refuse_full_disk(size: int | None) -> None:
@@ -134,6 +160,8 @@ def damage_of(path: Path) -> str:
 
 def _what_happened(error: Exception, repository: str) -> str:
     """An error of the client in words, and what to do about it."""
+    if isinstance(error, WeightsError):
+        return str(error)
     chain = list(_causes(error))
     status = next((code for each in chain if (code := _status(each)) is not None), None)
     if any(isinstance(each, errors.GatedRepoError) for each in chain):

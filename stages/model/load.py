@@ -15,7 +15,7 @@ from stages.model import hub, siglip
 from stages.model.catalog import WEIGHTS_ROOT
 from stages.model.clip import ClipModel, TextEncoder
 from stages.model.config import InputSpec, ModelConfig
-from stages.model.describe import Description, describe, input_spec, tokenizer_of
+from stages.model.describe import Description, describe, input_spec, siglip_vocabulary, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.model.layouts import OPEN_CLIP, OPENAI, arranged, recognise
 from stages.model.state import first_line, read_state
@@ -198,6 +198,19 @@ def _build(architecture: dict[str, Any]) -> Model:
     except _BUILD_ERRORS as error:  # keys that open_clip does not have, values that make no sense
         raise ConfigError(f"open_clip cannot build the model that model.config describes: {one_line(error)}") from error
     return model
+
+
+def fetch_files(description: Description, say: hub.Say) -> None:
+    """Download what the model of a tag needs, so that it can be loaded without a network.
+
+    Raises:
+        WeightsError: it cannot be had.
+    """
+    if description.pretrained is not None:
+        hub.fetch(description.name, description.pretrained, say)
+        repository = siglip_vocabulary(description.architecture)
+        if repository is not None:
+            hub.fetch_tokenizer(repository, say)
 
 
 def _download(description: Description) -> Model:

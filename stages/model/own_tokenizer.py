@@ -21,6 +21,9 @@ from stages.contract.errors import ConfigError, WeightsError, one_line
 FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")
 """Names of the files that hold a vocabulary, the preferred first."""
 
+SETTINGS: Final = ("special_tokens_map.json", "tokenizer_config.json")
+"""Names of the files beside it that say which of its tokens are special; the last decides."""
+
 _LOWER_ONLY: Final = ("Gemma", "Siglip2")
 """Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on texts with punctuation."""
 
@@ -42,6 +45,7 @@ class OwnTokenizer:
     Attributes:
         eos: number of the token that ends a text.
         pad: number of the token that fills it up.
+        fills_left: it is filled up in front, which no released model is, but `tokenizer_config.json` can say so.
     """
 
     def __init__(self, file: Path, context_length: int, clean: str) -> None:
@@ -67,6 +71,7 @@ class OwnTokenizer:
             raise WeightsError(f"model.checkpoint: cannot read the tokenizer {file}: {one_line(error)}") from error
         settings = _settings(file.parent)
         self.eos = self._special(file, settings.get("eos_token"), ("</s>", "<eos>"), number_of)
+        self.fills_left = settings.get("padding_side") == "left"
         self.pad = self._special(file, settings.get("pad_token"), ("<pad>", "</s>"), number_of)
 
     def __call__(self, texts: Sequence[str] | str) -> Tensor:
@@ -75,7 +80,8 @@ class OwnTokenizer:
         tokens = torch.full((len(texts), self.context_length), self.pad, dtype=torch.long)
         for row, text in zip(tokens, texts, strict=True):
             pieces = [*self._cut(self._clean(text))[: self.context_length - 1], self.eos]
-            row[: len(pieces)] = torch.tensor(pieces)
+            start = self.context_length - len(pieces) if self.fills_left else 0
+            row[start : start + len(pieces)] = torch.tensor(pieces)
         return tokens
 
     @staticmethod
@@ -119,7 +125,7 @@ def _read_sentencepiece(file: Path) -> tuple[Callable[[str], list[int]], Callabl
 def _settings(folder: Path) -> dict[str, Any]:
     """What stands in the files beside a vocabulary about special tokens; empty without such files."""
     found: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in SETTINGS:
         try:
             read = json.loads((folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:

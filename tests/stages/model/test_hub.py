@@ -18,11 +18,14 @@ import torch
 from huggingface_hub import constants
 from open_clip import factory, pretrained
 from safetensors.torch import save
+from tokenizers.processors import TemplateProcessing
+from transformers import Siglip2Tokenizer
 
 from stages.contract.errors import WeightsError
 from stages.model.config import ModelConfig
+from stages.model.describe import describe, load_tokenizer
 from stages.model.hub import fetch
-from stages.model.load import load
+from stages.model.load import fetch_files, load
 from tests.architecture.source import ROOT
 from tests.factories import tiny_architecture, tiny_clip
 from tests.stages.model.hub_server import Hub, running
@@ -223,6 +226,33 @@ def test_a_cache_that_cannot_be_written(hub: Hub, tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
     said_of_fetch()
+
+
+def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights: bytes, tmp_path: Path) -> None:
+    """As open_clip's wrapper of transformers reads it, which is not needed; what is missing is asked for once."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁adegor"]
+    made = Siglip2Tokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, padding_side="right")
+    template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
+    made.backend_tokenizer.post_processor = template
+    made.save_pretrained(tmp_path / "words")
+    for file in (tmp_path / "words").iterdir():
+        hub.files[f"house/words/{file.name}"] = file.read_bytes()
+    text = {"context_length": 12, "hf_tokenizer_name": "house/words", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    architecture = {**tiny_architecture(), "init_logit_bias": -10, "text_cfg": text}
+    factory._MODEL_CONFIGS["tiny"] = architecture
+    tokenizer = load_tokenizer(ModelConfig(name="tiny/one"))
+    texts = ["a red dog", "Dear, dear!", "", "a dog " * 9]
+    theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
+    assert torch.equal(tokenizer(texts), theirs(texts))
+    said: list[str] = []
+    fetch_files(describe(ModelConfig(name="tiny/one")), said.append)
+    asked = len(hub.requests)
+    fetch_files(describe(ModelConfig(name="tiny/one")), said.append)
+    assert len(hub.requests) == asked
+    assert len(said) == 1
+    architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}
+    with pytest.raises(WeightsError, match=r"could not get the tokenizer house/others: .* has no repository house/oth"):
+        load_tokenizer(ModelConfig(name="tiny/one"))
 
 
 # By the environment, in a process of its own
