@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import RunConfig, differences
 from stages.contract.errors import ConfigError
 from stages.contract.stage import Stage
+from stages.explain import fitted
+from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
@@ -35,6 +37,7 @@ class Steps:
         before: Stages on CPUs before the model.
         model: The stage that holds the model.
         after: Stages on CPUs after it; their records become rows.
+        explain: The explainer's settings as they are for the model's tower.
         fingerprint: Of the model; "" if it was given in memory.
         calibration: SHA-256 of what the scores are calibrated with; None if they are not.
         recognised: What was found out about the model: `layout`, whose checkpoint it is, and `described_by`, the files
@@ -44,6 +47,7 @@ class Steps:
     before: tuple[PhrasesStage, PrepareStage]
     model: ExplainStage
     after: tuple[RegionsStage]
+    explain: ExplainerConfig
     fingerprint: str
     calibration: str | None
     recognised: dict[str, str] = field(default_factory=dict)
@@ -52,6 +56,10 @@ class Steps:
     def stages(self) -> tuple[Stage, ...]:
         """All stages in order."""
         return (*self.before, self.model, *self.after)
+
+    def settings(self, config: RunConfig) -> RunConfig:
+        """The configuration that the stages were made from, with the settings that the model's tower decides."""
+        return config.model_copy(update={"explain": self.explain})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +92,22 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         # torch and open_clip take seconds to import: only a run needs them.
         from stages.model.describe import describe, fingerprint  # noqa: PLC0415
         from stages.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
+        from stages.model.plan import plan_of  # noqa: PLC0415
 
         description = describe(config.model)
         refuse_unsupported(description)
         recognised = {"layout": refuse_misfit(description), "described_by": description.described_by}
         identity, shipped, spec = fingerprint(description), description.calibrations, description.input
+        tower, name = plan_of(description.architecture).kind, description.name
     else:
         recognised, identity, shipped, spec = {}, "", (), loaded.input
+        tower, name = loaded.tower.kind, loaded.name
         if config.regions.calibration not in ("auto", "none"):
             raise ConfigError(
                 "regions.calibration: a calibration holds for known weights, and those of a model in memory are not "
                 "known: name the model instead"
             )
+    config = config.model_copy(update={"explain": fitted(config.explain, tower, name)})
     canvas: dict[str, Any] = config.explain.canvas(spec)
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
     explain = ExplainStageConfig(
@@ -107,6 +119,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         model=ExplainStage(explain, loaded),
         # Kept, because a row says why a map is empty.
         after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
+        explain=config.explain,
         fingerprint=identity,
         calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
         recognised={key: value for key, value in recognised.items() if value},

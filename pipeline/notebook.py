@@ -58,6 +58,8 @@ class Located:
             settings, else a number that only ranks.
         regions: The n regions as the stages make them, with masks in run-length form.
         size_hw: Height and width of the upright image, px.
+        shift_cells: How far right of and below the centres of their cells the values of the heat maps lie, in cells;
+            not 0 for convolutions.
     """
 
     phrases: tuple[str, ...]
@@ -69,6 +71,7 @@ class Located:
     scores: NDArray[np.float32]
     regions: tuple[Region, ...]
     size_hw: tuple[int, int]
+    shift_cells: float
     _content: bytes
     _limits: DecodeLimits
 
@@ -101,7 +104,8 @@ class Located:
         """
         rgb = scaled(self._content, side_px, self._limits, enlarge=True)
         texts = [f"{phrase} {title}".strip() for phrase in self.phrases]
-        return Image.fromarray(row([heat_map_overlay(rgb, values) for values in self.heat_maps], texts))
+        overlays = [heat_map_overlay(rgb, values, self.shift_cells) for values in self.heat_maps]
+        return Image.fromarray(row(overlays, texts))
 
     def __repr__(self) -> str:
         height, width = self.size_hw
@@ -173,7 +177,7 @@ class Locator:
         weights have changed.
 
         Args:
-            model: An open_clip CLIP or CustomTextCLIP with a vision transformer that has a class token.
+            model: An open_clip CLIP or CustomTextCLIP; `phrasebox models` lists whose image towers are supported.
             tokenizer: What `open_clip.get_tokenizer` gives. It may be left out for models with CLIP's own vocabulary.
             explain: As for `Locator`.
             regions: As for `Locator`.
@@ -229,6 +233,7 @@ class Locator:
             scores=np.array([region.score for region in record.regions], np.float32),
             regions=record.regions,
             size_hw=(record.height_px, record.width_px),
+            shift_cells=asked[0].shift_cells,
             _content=content,
             _limits=self._limits,
         )

@@ -45,6 +45,7 @@ def run(
     console = console or Console(quiet=True)
     folder = DatasetFolder(config.output.path)
     graph = build_graph(config)
+    config = graph.settings(config)
     with folder.locked(), folder.writing():
         state = folder.begin(
             config, graph.fingerprint, calibration=graph.calibration, fresh=fresh, may_delete=may_delete
@@ -149,6 +150,7 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
         PhraseboxError: Whatever would refuse the run before any work.
     """
     graph = build_graph(config)
+    config = graph.settings(config)
     shards = plan_shards(graph.reader)
     total = samples_in(shards)
     first = (item for shard in shards for item in graph.reader.read(shard) if isinstance(item, Sample))

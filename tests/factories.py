@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import open_clip
@@ -62,3 +64,39 @@ def tiny_clip(
     if precision is not None:
         convert_weights_to_lp(model, dtype=precision)
     return model.eval()
+
+
+def spread_batch_norms(module: nn.Module) -> None:
+    """Give batch normalisation statistics and weights that do something, as training does."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.weight.uniform_(0.5, 1.5)
+            part.bias.normal_(0, 0.2)
+            part.running_mean.normal_(0, 0.2)
+            part.running_var.uniform_(0.5, 1.5)
+
+
+def tiny_resnet(seed: int = 0, **vision: Any) -> nn.Module:
+    """A randomly initialised CLIP ResNet for 128 px: 4 x 4 tokens of width 256 and 16 heads, small but real."""
+    architecture = tiny_architecture()
+    architecture["vision_cfg"] = {"image_size": 128, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16, **vision}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = open_clip.CLIP(**architecture)
+        with torch.no_grad():
+            spread_batch_norms(model.visual)
+            pool = model.visual.attnpool
+            for linear in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
+                linear.weight.mul_(3.0)
+                linear.bias.normal_(0, 0.3)
+            pool.positional_embedding.mul_(3.0)
+    return model.eval()
+
+
+RESNET_SPEC = replace(SPEC, size_px=128, patch_px=32)
+
+TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
+    "class token": (tiny_clip, SPEC),
+    "ResNet": (tiny_resnet, RESNET_SPEC),
+}
+"""Every kind of tower as a small model, and what its images look like."""

@@ -97,7 +97,7 @@ def write_calibration(
         weight=dict(zip(names, fit.weight.tolist(), strict=True)),
         mean=dict(zip(names, fit.mean.tolist(), strict=True)),
         scale=dict(zip(names, fit.scale.tolist(), strict=True)),
-        made_with=calibration_basis(config, graph.fingerprint),
+        made_with=calibration_basis(graph.settings(config), graph.fingerprint),
         made_from={"truth": truth_path.name, "images": len(set(images)), "regions": len(right), "right": sum(right)},
     )
     try:

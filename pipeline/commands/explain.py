@@ -69,7 +69,7 @@ def explain(
     pictures = [np.asarray(found.heat_picture())]
     table = Table("phrase", "cosine", "peak x, y (0 .. 1)", title=image.name, title_justify="left")
     cells = [
-        [text, f"{similarity:.3f}", fault or _peak(values)]
+        [text, f"{similarity:.3f}", fault or _peak(values, found.shift_cells)]
         for text, similarity, fault, values in zip(
             phrases, found.similarities, found.faults, found.heat_maps, strict=True
         )
@@ -95,11 +95,11 @@ def explain(
         console.print(f"picture in {overlay}", soft_wrap=True)
 
 
-def _peak(values: NDArray[np.float32]) -> str:
+def _peak(values: NDArray[np.float32], shift_cells: float) -> str:
     """Where a map is hottest, as shares of the image's width and height."""
     height, width = values.shape
     y, x = divmod(int(values.argmax()), width)
-    return f"{(x + 0.5) / width:.2f}, {(y + 0.5) / height:.2f}"
+    return f"{(x + 0.5 + shift_cells) / width:.2f}, {(y + 0.5 + shift_cells) / height:.2f}"
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:

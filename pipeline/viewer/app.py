@@ -223,9 +223,8 @@ def _heat(request: Request) -> Response:
         return JSONResponse({"error": str(error)}, 409)
     if heat_map is None:
         return JSONResponse({"error": "the captions no longer hold the phrase"}, 409)
-    return Response(
-        heat_map_png(heat_map.values), media_type="image/png", headers={"Cache-Control": "private, max-age=3600"}
-    )
+    png = heat_map_png(heat_map.values, shift_cells=heat_map.shift_cells)
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _row_at(viewer: Viewer, request: Request, columns: Sequence[str]) -> dict[str, Any]:

@@ -62,3 +62,39 @@ def px_to_cell(position_px: Coordinate, *, side_px: int, cells: int) -> Coordina
 def cell_to_px(position_cells: Coordinate, *, side_px: int, cells: int) -> Coordinate:
     """Inverse of `px_to_cell`: `cell_to_px(0.0, ...)` is the centre of cell 0 in pixels."""
     return (position_cells + 0.5) * side_px / cells
+
+
+def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_cells: float) -> NDArray[np.float32]:
+    """Draw a grid whose values lie beside the centres of their cells, right of and below them for a shift above 0.
+
+    Between the values the result is bilinear, beyond the outermost ones constant. Without a shift this is
+    `cv2.resize`, to rounding.
+
+    Args:
+        values: (grid_h, grid_w).
+        size_hw: Samples of the result, which covers the same image.
+        shift_cells: In cells, the same in both directions.
+
+    Returns:
+        float32 of `size_hw`.
+    """
+    rows, columns = (
+        _shares(side, cells, shift_cells)
+        for side, cells in zip(size_hw, (values.shape[0], values.shape[1]), strict=True)
+    )
+    drawn: NDArray[np.float32] = (rows @ values.astype(np.float64) @ columns.T).astype(np.float32)
+    return drawn
+
+
+def _shares(samples: int, cells: int, shift_cells: float) -> NDArray[np.float64]:
+    """What each of the samples along a side takes of each cell: (samples, cells), rows sum to 1."""
+    centres = np.arange(samples, dtype=np.float64) + 0.5
+    position = np.clip(px_to_cell(centres, side_px=samples, cells=cells) - shift_cells, 0, cells - 1)
+    before = np.minimum(position.astype(np.int64), max(0, cells - 2))
+    share = position - before
+    shares = np.zeros((samples, cells))
+    row = np.arange(samples)
+    shares[row, before] = 1 - share
+    if cells > 1:
+        shares[row, before + 1] = share
+    return shares

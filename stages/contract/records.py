@@ -126,12 +126,15 @@ class HeatMap:
         values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
         similarity: Cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
         fault: "" or why the map is all zeros: "constant", "empty" or "non_finite".
+        shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for
+            convolutions, see `geometry.resize_shifted`.
     """
 
     text: str
     values: NDArray[np.float32]
     similarity: float
     fault: str = ""
+    shift_cells: float = 0.0
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != np.float32:

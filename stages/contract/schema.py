@@ -131,7 +131,15 @@ _PHRASE = pa.struct(
         ("plural", pa.bool_()),
     ]
 )
-_HEAT_MAP = pa.struct([("text", pa.string()), ("values", _ARRAY), ("similarity", pa.float32()), ("fault", pa.string())])
+_HEAT_MAP = pa.struct(
+    [
+        ("text", pa.string()),
+        ("values", _ARRAY),
+        ("similarity", pa.float32()),
+        ("fault", pa.string()),
+        ("shift_cells", pa.float64()),
+    ]
+)
 
 RECORD_SCHEMA: Final = pa.schema(
     [

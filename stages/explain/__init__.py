@@ -6,17 +6,22 @@ To add an explainer, write one file with an `ExplainerConfig` and an `Explainer`
 from __future__ import annotations
 
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
 from pydantic_core import PydanticCustomError
 
+from stages.contract.errors import ConfigError
 from stages.explain.config import ExplainerConfig
+from stages.model.config import TOWER_WORDS
 
 if TYPE_CHECKING:
     from stages.explain.base import Explainer
+    from stages.model.config import TowerKind
 
-__all__ = ["EXPLAINERS", "AnyExplainerConfig", "explainer_config", "explainer_type"]
+__all__ = ["EXPLAINERS", "AnyExplainerConfig", "explainer_config", "explainer_type", "fitted", "kinds_for"]
+
+ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 DEFAULT_KIND: Final = "grad_eclip"
 
@@ -51,6 +56,34 @@ def explainer_config(values: Any = None) -> Any:
         context = {"tag": str(kind), "expected_tags": ", ".join(EXPLAINERS), "discriminator": "kind"}
         raise PydanticCustomError("union_tag_invalid", "no kind {tag}; kinds: {expected_tags}", context)
     return explainer_type(kind).config_type.model_validate(values)
+
+
+def kinds_for(tower: TowerKind) -> list[str]:
+    """The kinds of explainers that are defined on a kind of tower, in the order of the table."""
+    return [kind for kind in EXPLAINERS if tower in explainer_type(kind).towers]
+
+
+def fitted(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
+    """The settings of an explainer for a kind of tower, see `ExplainerConfig.for_tower`.
+
+    Args:
+        config: The settings.
+        tower: The kind of the model's image tower.
+        model: The model's name, for people.
+
+    Raises:
+        ConfigError: The explainer is not defined on such a tower, or a setting makes no sense there; the message says
+            what does.
+    """
+    explainer = explainer_type(config.kind)
+    if tower not in explainer.towers:
+        others = kinds_for(tower)
+        instead = f"use explain.kind={' or '.join(others)} for it" if others else "no explainer is"
+        raise ConfigError(
+            f"explain.kind: {config.kind} needs {explainer.needs}, and {model} has "
+            f"{TOWER_WORDS[tower]}; {instead}. phrasebox models lists what fits which model"
+        )
+    return config.for_tower(tower)
 
 
 AnyExplainerConfig = Annotated[SerializeAsAny[ExplainerConfig], BeforeValidator(explainer_config)]

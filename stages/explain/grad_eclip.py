@@ -1,4 +1,4 @@
-"""Grad-ECLIP for any phrase on an open_clip vision transformer.
+"""Grad-ECLIP for any phrase on towers whose embedding is made by attention.
 
 Source: Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024, and its
 journal version arXiv 2502.18816; the formula below is what their code evaluates.
@@ -14,6 +14,11 @@ a the attention weights of the class row and o = sum_j a_j v_j its output before
 
 c is not scaled by the logit scale. Equivalently sum_d w_d v_i,d = dc / da_i summed over heads, which is why
 this map is an attention-gradient map (arXiv 2605.12952 says so too).
+
+Where one attention pools the tokens of a trunk (CLIP's ResNets, SigLIP) the formula is the same, with the pool as the
+only block and its query as q_0. What is behind o is a function of one vector per image, so that w has a closed form:
+for a ResNet w = W_c' (t - c e/|e|) / |e| with the output projection W_c, and no backward pass is needed. The paper
+announces the method for CNN backbones, too, without saying how; this is our reading.
 
 Deviations, and the setting that restores the paper (`variant: authors` restores all of them):
 - the network's own heads instead of one head over the full width (`heads: single`);
@@ -35,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +51,10 @@ from stages.contract.errors import ConfigError
 from stages.explain.base import Explainer, Maps
 from stages.explain.config import ExplainerConfig
 from stages.model.clip import ClipModel
-from stages.model.vision import Block, LayerNorm, VisionTower, attend, split_heads
+from stages.model.config import TOWER_WORDS, TowerKind
+from stages.model.layers import Layer
+from stages.model.pooled import PooledTower
+from stages.model.vision import Block, VisionTower, attend, split_heads
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "recommended": {},
@@ -87,7 +95,8 @@ class GradEclipConfig(ExplainerConfig):
     """Multiply by the min-max normalised cosine of query and keys."""
 
     blocks: Annotated[int, Field(ge=1)] = 4
-    """How many of the last blocks are explained and summed."""
+    """How many of the last blocks are explained and summed. 1 is the default, and the only value, for towers whose
+    tokens are pooled by one attention."""
 
     path: Literal["full", "class"] = "class"
     """Where gradients flow when there are several blocks: through all tokens (`full`, the authors), or
@@ -97,6 +106,17 @@ class GradEclipConfig(ExplainerConfig):
     rectify: Literal["sum", "block"] = "block"
     """ReLU after the blocks are summed (`sum`), or on each block before (`block`, the authors). On drawn scenes
     `block` gave a box IoU of .621 against .595 (configs/README.md)."""
+
+    def for_tower(self, kind: TowerKind) -> Self:
+        """See `ExplainerConfig.for_tower`: a pool is one block."""
+        if kind == "class_token" or self.blocks == 1:
+            return self
+        if "blocks" in self.model_fields_set:
+            raise ConfigError(
+                f"explain.blocks: the model has {TOWER_WORDS[kind]}, so there is one block to explain and not "
+                f"{self.blocks}: set explain.blocks=1 or leave it out"
+            )
+        return self.model_copy(update={"blocks": 1})
 
     @model_validator(mode="before")
     @classmethod
@@ -116,9 +136,56 @@ class GradEclip(Explainer[GradEclipConfig]):
     """
 
     config_type = GradEclipConfig
+    towers = ("class_token", "attention_pool", "latent_pool")
+    needs = "an attention that makes the embedding"
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
+        way = _Blocks if isinstance(model.tower, VisionTower) else _Pool
+        self._way = way(self.config, model)
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        maps, weights, cosines = self._way(rgb, texts)
+        flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
+        return Maps(maps, cosines, torch.stack(flat).all(dim=0) if flat else None)
+
+
+Found = tuple[Tensor, list[Tensor | None], Tensor]
+"""Maps (B, P, N) >= 0, the spatial weights (B, N) of each block, and cosines (B, P)."""
+
+
+class _Pool:
+    """The formula on a tower whose tokens are pooled by one attention."""
+
+    def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
+        assert isinstance(model.tower, PooledTower)  # noqa: S101
+        self.config = config
+        self.tower = model.tower.float_head()
+
+    @torch.no_grad()
+    def __call__(self, rgb: Tensor, texts: Tensor) -> Found:
+        pool = self.tower.pool
+        seen = self.tower.look(rgb, 1 if self.config.heads == "single" else None)
+        weight = _spatial_weight(self.config, pool.out, seen.query, seen.keys)
+        embedding = pool.embedding(seen)
+        maps, cosines = [], []
+        # Every product has one shape, however many phrases a neighbour has: a map's bits depend on it.
+        for part in texts.split(self.config.phrases_per_step, dim=1):
+            gradients, cosine = _cosine_gradients(embedding, part)
+            signed = pool.back(seen, gradients) @ seen.values.mT
+            maps.append(_combined(self.config, [signed], [weight]))
+            cosines.append(cosine)
+        return torch.cat(maps, dim=1), [weight], torch.cat(cosines, dim=1)
+
+
+class _Blocks:
+    """The formula on the last blocks of a transformer with a class token."""
+
+    def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
+        assert isinstance(model.tower, VisionTower)  # noqa: S101
+        self.config = config
+        self.tower = model.tower
         layers = len(model.tower.blocks)
         if config.blocks > layers:
             raise ConfigError(f"explain.blocks: {model.name} has {layers} blocks, not {config.blocks}")
@@ -127,23 +194,16 @@ class GradEclip(Explainer[GradEclipConfig]):
         self.exact_head = model.tower.float_head()
         self.exact_blocks = tuple(block.float() for block in model.tower.blocks[-config.blocks :])
 
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
+    def __call__(self, rgb: Tensor, texts: Tensor) -> Found:
         with torch.no_grad():
-            trunk = self.model.tower.embed(rgb)
-            for block in self.model.tower.blocks[: -self.config.blocks]:
+            trunk = self.tower.embed(rgb)
+            for block in self.tower.blocks[: -self.config.blocks]:
                 trunk = block(trunk)
-        explain = self._full_path if self.config.path == "full" else self._class_path
-        maps, weights, cosines = explain(trunk, texts)
-        flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
-        return Maps(maps, cosines, torch.stack(flat).all(dim=0) if flat else None)
+        return self._full_path(trunk, texts) if self.config.path == "full" else self._class_path(trunk, texts)
 
-    def _class_path(self, trunk: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor | None], Tensor]:
-        """Last blocks with only the class token differentiated.
-
-        Tokens (B, T, D) before them -> maps (B, P, N), spatial weights (B, N) per block, cosines (B, P).
-        """
-        blocks = self.model.tower.blocks[-self.config.blocks :]
+    def _class_path(self, trunk: Tensor, texts: Tensor) -> Found:
+        """Last blocks with only the class token differentiated, from the tokens (B, T, D) before them."""
+        blocks = self.tower.blocks[-self.config.blocks :]
         steps, weights = [], []
         x, token = trunk, trunk[:, 0].float()
         with torch.no_grad():
@@ -156,22 +216,19 @@ class GradEclip(Explainer[GradEclipConfig]):
                 keys, values = k[:, 1:].float(), v[:, 1:].float()
                 token, step = class_forward(exact, token, keys, values, self._heads(block))
                 steps.append(step)
-                weights.append(self._spatial_weight(exact, step.q, keys))
+                weights.append(_spatial_weight(self.config, exact.out, step.q, keys))
             embedding = self.exact_head.head(token)
             maps, cosines = [], []
             # Every product has one shape, however many phrases a neighbour has: a map's bits depend on it.
             for part in texts.split(self.config.phrases_per_step, dim=1):
                 gradients, cosine = _cosine_gradients(embedding, part)
                 signed = attention_gradients(self.exact_head, token, steps, gradients)
-                maps.append(self._combined(signed, weights))
+                maps.append(_combined(self.config, signed, weights))
                 cosines.append(cosine)
         return torch.cat(maps, dim=1), weights, torch.cat(cosines, dim=1)
 
-    def _full_path(self, trunk: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor | None], Tensor]:
-        """Last blocks with all tokens differentiated by autograd; the last one computes only its class row.
-
-        Arguments and answer as for `_class_path`.
-        """
+    def _full_path(self, trunk: Tensor, texts: Tensor) -> Found:
+        """Last blocks with all tokens differentiated by autograd; the last one computes only its class row."""
         outputs, values, weights = [], [], []
         x = trunk.float().requires_grad_()
         for i, block in enumerate(self.exact_blocks):
@@ -182,40 +239,42 @@ class GradEclip(Explainer[GradEclipConfig]):
             x = block.finish(x, output)
             outputs.append(output)
             values.append(v[:, 1:].detach())
-            weights.append(self._spatial_weight(block, q[:, 0].detach(), k[:, 1:].detach()))
+            weights.append(_spatial_weight(self.config, block.out, q[:, 0].detach(), k[:, 1:].detach()))
         embedding = self.exact_head.head(x[:, 0])
         gradients, cosines = _cosine_gradients(embedding.detach(), texts)
         maps = []
         for gradient in gradients.unbind(dim=1):
             rows = torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
             signed = [torch.einsum("bd,bnd->bn", w[:, 0], v)[:, None] for w, v in zip(rows, values, strict=True)]
-            maps.append(self._combined(signed, weights))
+            maps.append(_combined(self.config, signed, weights))
         return torch.cat(maps, dim=1), weights, cosines
-
-    def _combined(self, signed: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
-        """Signed maps (B, P, N) of the blocks and their spatial weights (B, N) -> one map (B, P, N), >= 0."""
-        weighted = [s if weight is None else s * weight[:, None] for s, weight in zip(signed, weights, strict=True)]
-        if self.config.rectify == "block":
-            weighted = [s.relu() for s in weighted]
-        return torch.stack(weighted).sum(dim=0).relu()
 
     def _heads(self, block: Block) -> int:
         return 1 if self.config.heads == "single" else block.heads
 
-    def _spatial_weight(self, block: Block, query: Tensor, keys: Tensor) -> Tensor | None:
-        """l of the module's formula: query (B, D), keys (B, N, D) -> (B, N) in 0 .. 1; None if switched off.
 
-        Zero where all cosines are equal.
-        """
-        if not self.config.spatial_weight:
-            return None
-        with torch.no_grad():
-            if self.config.similarity == "projected":
-                query, keys = block.out(query), block.out(keys)
-            s = F.cosine_similarity(query[:, None], keys, dim=-1)
-            low, high = s.amin(dim=1, keepdim=True), s.amax(dim=1, keepdim=True)
-            spread = high - low
-            return torch.where(spread > 0, (s - low) / torch.where(spread > 0, spread, 1.0), 0.0)
+def _combined(config: GradEclipConfig, signed: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
+    """Signed maps (B, P, N) of the blocks and their spatial weights (B, N) -> one map (B, P, N), >= 0."""
+    weighted = [s if weight is None else s * weight[:, None] for s, weight in zip(signed, weights, strict=True)]
+    if config.rectify == "block":
+        weighted = [s.relu() for s in weighted]
+    return torch.stack(weighted).sum(dim=0).relu()
+
+
+def _spatial_weight(config: GradEclipConfig, out: Layer, query: Tensor, keys: Tensor) -> Tensor | None:
+    """l of the module's formula: query (B, D), keys (B, N, D) -> (B, N) in 0 .. 1; None if switched off.
+
+    Zero where all cosines are equal. `out` is the projection behind the attention.
+    """
+    if not config.spatial_weight:
+        return None
+    with torch.no_grad():
+        if config.similarity == "projected":
+            query, keys = out(query), out(keys)
+        s = F.cosine_similarity(query[:, None], keys, dim=-1)
+        low, high = s.amin(dim=1, keepdim=True), s.amax(dim=1, keepdim=True)
+        spread = high - low
+        return torch.where(spread > 0, (s - low) / torch.where(spread > 0, spread, 1.0), 0.0)
 
 
 def _cosine_gradients(embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,13 +362,13 @@ def attention_gradients(tower: VisionTower, token: Tensor, steps: Sequence[Step]
     """
     if tower.output is not None:
         gradient = gradient @ tower.output.T
-    gradient = _through_norm(tower.ln_post, token, gradient)
+    gradient = tower.ln_post.back(token, gradient)
     answers = []
     for number, step in reversed(list(enumerate(steps))):
         block = step.block
         inner = gradient if block.ls_2 is None else gradient * block.ls_2
         inner = (inner @ block.proj.weight) * _slope(step)[:, None]
-        gradient = gradient + _through_norm(block.ln_2, step.middle, inner @ block.fc.weight)
+        gradient = gradient + block.ln_2.back(step.middle, inner @ block.fc.weight)
         inner = gradient if block.ls_1 is None else gradient * block.ls_1
         per_head = split_heads(inner @ block.out.weight, step.heads)
         to_patches = per_head @ step.values.mT
@@ -334,16 +393,7 @@ def _through_attention(step: Step, per_head: Tensor, to_patches: Tensor) -> Tens
         weights[..., :1] * per_head,
     )
     joined = torch.cat([part.transpose(1, 2).flatten(2) for part in parts], dim=-1)
-    return _through_norm(step.block.ln_1, step.token, joined @ step.block.qkv.weight)
-
-
-def _through_norm(norm: LayerNorm, x: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient (B, P, D) at the input x (B, D) of a layer norm, given it at the output."""
-    variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-    inverse = (variance + norm.eps).rsqrt()
-    unit = ((x - mean) * inverse)[:, None]
-    g = gradient * norm.weight
-    return inverse[:, None] * (g - g.mean(dim=-1, keepdim=True) - unit * (g * unit).mean(dim=-1, keepdim=True))
+    return step.block.ln_1.back(step.token, joined @ step.block.qkv.weight)
 
 
 def _slope(step: Step) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stages.explain.base import Explainer, Maps, cosines_of
 from stages.explain.config import ExplainerConfig
-from stages.model.vision import attend, split_heads
+from stages.model.vision import VisionTower, attend, split_heads
 
 
 class RolloutConfig(ExplainerConfig):
@@ -38,11 +38,14 @@ class Rollout(Explainer[RolloutConfig]):
     """Attention rollout over all blocks. `similarity` is the cosine of image and phrase."""
 
     config_type = RolloutConfig
+    towers = ("class_token",)
+    needs = "transformer blocks whose class token attends to the patches"
 
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
         tower, residual = self.model.tower, self.config.residual
+        assert isinstance(tower, VisionTower)  # noqa: S101
         x = tower.embed(rgb)
         rolled: Tensor | None = None
         for block in tower.blocks:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from stages.contract.geometry import resize_shifted
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import Rle
 from stages.images.decode import decode_resized
@@ -30,31 +31,39 @@ _PAPER = (250, 250, 248)
 _INK = (30, 30, 30)
 
 
-def heat_map_overlay(rgb: Rgb, values: HeatValues) -> Rgb:
-    """Lay a heat map of any size over its image (H, W, 3); blue is cold, red is hot."""
-    unit, colours = _coloured(values, (rgb.shape[1], rgb.shape[0]))
+def heat_map_overlay(rgb: Rgb, values: HeatValues, shift_cells: float = 0.0) -> Rgb:
+    """Lay a heat map of any size over its image (H, W, 3); blue is cold, red is hot.
+
+    `shift_cells` says where its values lie, see `HeatMap`.
+    """
+    unit, colours = _coloured(values, (rgb.shape[1], rgb.shape[0]), shift_cells)
     share = 0.25 + 0.4 * unit[..., None]
     mixed: Rgb = (rgb * (1 - share) + colours * share).astype(np.uint8)
     return mixed
 
 
-def heat_map_png(values: HeatValues, side_px: int = 512) -> bytes:
+def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.0) -> bytes:
     """Encode a heat map as a PNG to lay over its image; blue is cold, red is hot, and cold is more transparent.
 
-    The picture has the shape of the grid and a longer side of `side_px`: stretch it to the image.
+    The picture has the shape of the grid and a longer side of `side_px`: stretch it to the image. `shift_cells` says
+    where its values lie, see `HeatMap`.
     """
     grid_h, grid_w = values.shape
     scale = side_px / max(grid_h, grid_w)
-    unit, colours = _coloured(values, (round(grid_w * scale), round(grid_h * scale)))
+    unit, colours = _coloured(values, (round(grid_w * scale), round(grid_h * scale)), shift_cells)
     opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
     return encoded(Image.fromarray(np.dstack([colours, opacity])), "PNG")
 
 
-def _coloured(values: HeatValues, size_wh: tuple[int, int]) -> tuple[HeatValues, Rgb]:
+def _coloured(values: HeatValues, size_wh: tuple[int, int], shift_cells: float) -> tuple[HeatValues, Rgb]:
     """A heat map, min-maxed to 0 .. 1 and resized bilinearly, and its colours."""
     values = values - values.min()
     peak = float(values.max())
-    unit = cv2.resize(values / peak if peak > 0 else values, size_wh, interpolation=cv2.INTER_LINEAR)
+    shares = values / peak if peak > 0 else values
+    if shift_cells:
+        unit = resize_shifted(shares, size_wh[::-1], shift_cells)
+    else:
+        unit = cv2.resize(shares, size_wh, interpolation=cv2.INTER_LINEAR)
     colours: Rgb = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
     return unit, colours
 

@@ -12,6 +12,8 @@ since a block that computes something else would give wrong heat maps without an
     what                                                              used in           if it changes
     open_clip.transformer: towers, blocks, attention and their        take_apart        wrong heat maps
         attributes; that no other attribute changes what they compute
+    open_clip.modified_resnet.ModifiedResNet: its stages, `attnpool`  take_apart        wrong embeddings
+        last; AttentionPool2d's projections and position embedding
     open_clip.CLIP: token_embedding, positional_embedding,            clip, train       wrong text embeddings
         transformer.get_cast_dtype, attn_mask, ln_final,
         text_projection, text_pool_type

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stages.model.config import InputSpec
 from stages.model.device import device_name, is_fast
-from stages.model.vision import VisionTower
+from stages.model.tower import Tower
 
 TEXT_LENGTHS: Final = (16, 32)
 """Token lengths that short texts are cut to; longer ones get the model's full context."""
@@ -22,7 +22,7 @@ TEXT_LENGTHS: Final = (16, 32)
 
 @dataclass(frozen=True, kw_only=True)
 class ClipModel:
-    """An image tower taken apart, and a function that embeds texts.
+    """An image tower, and a function that embeds texts.
 
     Attributes:
         name: for people.
@@ -33,7 +33,7 @@ class ClipModel:
     """
 
     name: str
-    tower: VisionTower
+    tower: Tower
     input: InputSpec
     encode_text: Callable[[Sequence[str]], Tensor]
     embed_dim: int
@@ -49,7 +49,7 @@ class ClipModel:
 
         A precision that the device computes slowly is named, too.
         """
-        precision = self.tower.patch_weight.dtype
+        precision = self.tower.dtype
         slow = "" if is_fast(precision, self.device) else f", slow in {str(precision).removeprefix('torch.')}"
         return device_name(self.device) + slow
 

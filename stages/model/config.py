@@ -9,6 +9,17 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
+"""How an image tower makes one embedding of its tokens, which decides what can be explained."""
+
+TOWER_WORDS: Final[dict[TowerKind, str]] = {
+    "class_token": "transformer blocks with a class token",
+    "attention_pool": "a trunk pooled by one attention, which the tokens' mean or a token of the pool's own asks",
+    "latent_pool": "a trunk pooled by one attention, which a learned query asks",
+    "average_pool": "a trunk whose tokens are averaged",
+}
+"""Kind -> what such a tower has."""
+
 
 class ModelConfig(BaseModel):
     """The model, by name or by files.
@@ -120,7 +131,7 @@ class InputSpec:
 
     Attributes:
         size_px: side of the square images that it was trained on, in pixels.
-        patch_px: side of a patch in pixels.
+        patch_px: pixels between neighbouring tokens, the side of a patch of a transformer.
         mean, std: of the RGB channels in 0-1.
         interpolation: how images are resized.
     """

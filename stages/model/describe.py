@@ -17,6 +17,7 @@ from stages.model import checkpoints, hub
 from stages.model.catalog import CATALOG, resolve
 from stages.model.config import InputSpec, ModelConfig
 from stages.model.own_tokenizer import OwnTokenizer
+from stages.model.plan import sides_px
 from stages.model.state import weight_files
 
 _TOKENIZER_OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "language": str}
@@ -178,22 +179,10 @@ def input_spec(architecture: dict[str, Any], preprocess: dict[str, Any]) -> Inpu
     sides = architecture["vision_cfg"]
     if not all(isinstance(part, dict) for part in (sides, architecture["text_cfg"], preprocess)):
         raise ConfigError("model.config: vision_cfg, text_cfg and preprocess_cfg must hold keys")
-    size, patch = sides.get("image_size", 224), sides.get("patch_size", 16)
-    if isinstance(size, (list, tuple)):
-        if len(set(size)) != 1:
-            raise ConfigError(f"the model's input is {size[1]}x{size[0]}; only square inputs are supported")
-        size = size[0]
-    if isinstance(patch, (list, tuple)):
-        if len(set(patch)) != 1:
-            raise ConfigError("only square patches are supported")
-        patch = patch[0]
-    if not (isinstance(size, int) and size > 0 and isinstance(patch or 1, int)):
-        raise ConfigError(
-            f"model.config: image_size and patch_size must be whole numbers above 0, got {size} and {patch}"
-        )
+    size, stride = sides_px(sides)
     return InputSpec(
         size_px=size,
-        patch_px=patch or 1,
+        patch_px=stride,
         mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
         interpolation=preprocess.get("interpolation") or "bicubic",

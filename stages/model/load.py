@@ -18,9 +18,10 @@ from stages.model.config import InputSpec, ModelConfig
 from stages.model.describe import Description, describe, input_spec, siglip_vocabulary, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.model.layouts import OPEN_CLIP, OPENAI, arranged, recognise
+from stages.model.plan import plan_of
 from stages.model.state import first_line, read_state
-from stages.model.take_apart import SUPPORTED, Model, check_supported, take_apart
-from stages.model.vision import pack_tower
+from stages.model.take_apart import Model, check_supported, stride_px, take_apart
+from stages.model.vision import VisionTower, pack_tower
 
 _BUILD_ERRORS: Final = (
     TypeError,
@@ -44,11 +45,12 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
         pack: see `pack_tower`; for bulk work on a CPU.
 
     Raises:
-        ConfigError: the model is unknown or unsupported.
+        ConfigError: the model is unknown or cannot be explained.
         WeightsError: the weights are missing, damaged or another model's.
         ResourceError: the device is not there.
     """
     description = describe(config)
+    plan_of(description.architecture)
     device = pick_device(config.device)
     warn_of_slow_precision(config.precision, device)
     if config.threads is not None and device.type == "cpu":
@@ -92,12 +94,12 @@ def from_open_clip(
     """
     check_supported(model)
     if spec is None:
-        sides = {"image_size": model.visual.image_size, "patch_size": model.visual.patch_size}
+        sides = {"image_size": model.visual.image_size, "patch_size": stride_px(model.visual)}
         spec = input_spec({"vision_cfg": sides, "text_cfg": {}}, getattr(model.visual, "preprocess_cfg", {}))
     tower = take_apart(model.visual, spec, precision)
     return ClipModel(
         name=name,
-        tower=pack_tower(tower) if pack else tower,
+        tower=pack_tower(tower) if pack and isinstance(tower, VisionTower) else tower,
         input=spec,
         encode_text=TextEncoder(model, _own_tokenizer(model) if tokenizer is None else tokenizer),
         embed_dim=int(model.visual.output_dim),
@@ -141,8 +143,7 @@ def refuse_unsupported(description: Description) -> None:
     Raises:
         ConfigError: the image tower cannot be explained.
     """
-    if "timm_model_name" in description.architecture["vision_cfg"]:
-        raise ConfigError(f"{description.name} has a timm image tower. {SUPPORTED}")
+    plan_of(description.architecture)
     check_supported(_without_memory(description))
 
 
@@ -181,8 +182,6 @@ def _build(architecture: dict[str, Any]) -> Model:
     if trunk is not None:
         arguments["vision_cfg"] = siglip.PLACEHOLDER
     hugging_face = "hf_model_name" in architecture["text_cfg"]
-    if "multimodal_cfg" in architecture:
-        raise ConfigError(f"CoCa models cannot be explained. {SUPPORTED}")
     if hugging_face:
         if find_spec("transformers") is None:
             raise ConfigError("the model's text tower comes from Hugging Face: pip install transformers")

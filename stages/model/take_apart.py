@@ -1,14 +1,16 @@
-"""An open_clip image tower taken apart into the tensors that explainers work on.
+"""An open_clip image tower taken apart into what explainers work on.
 
-Only vision transformers with a class token can be explained; `check_supported` refuses all others and lists what is
-supported.
+Transformers with a class token become plain tensors. Of towers that one attention pools, the trunk is kept as it is, as
+a private copy with the same weights, and the pool becomes tensors. `check_supported` refuses all others.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import (
     Attention,
     CustomResidualAttentionBlock,
@@ -21,15 +23,12 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.model import vision
+from stages.model import layers, vision
 from stages.model.config import InputSpec
-
-SUPPORTED = (
-    "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
-    "their -quickgelu configurations, any size, patch and activation, LayerScale). Not supported: ResNets, "
-    "timm towers, SigLIP and other models without a class token, CoCa and other attention poolers, "
-    "and blocks with qk-norm, scaled cosine attention, head scale or inner norms."
-)
+from stages.model.plan import RESNET_STRIDE_PX, SUPPORTED
+from stages.model.pooled import AttentionPool, PooledTower
+from stages.model.tower import Placement, Tower
+from stages.model.trunk import GridTrunk, private_copy
 
 Model = Any
 """An open_clip model or a part of one: open_clip is untyped."""
@@ -40,6 +39,8 @@ def check_supported(model: Model) -> None:
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
+    if isinstance(visual, ModifiedResNet):
+        return
     if not isinstance(visual, VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:
@@ -79,11 +80,11 @@ def _obstacle(block: Model) -> str:
     return ""
 
 
-def take_apart(visual: VisionTransformer, spec: InputSpec, precision: torch.dtype | None) -> vision.VisionTower:
-    """Take the weights out of an image tower.
+def take_apart(visual: Model, spec: InputSpec, precision: torch.dtype | None) -> Tower:
+    """Take an image tower apart.
 
     Args:
-        visual: the tower; it is only read.
+        visual: a tower that `check_supported` accepts; it is only read.
         spec: what its input looks like.
         precision: of all weights. With None they keep the model's own: that of its matrices, except for layer norms,
             which keep theirs, since open_clip's half-precision models leave them in float32.
@@ -91,26 +92,77 @@ def take_apart(visual: VisionTransformer, spec: InputSpec, precision: torch.dtyp
     Raises:
         ConfigError: the tower has an unknown normalisation.
     """
+    if isinstance(visual, ModifiedResNet):
+        return _resnet(visual, spec, precision)
+    return _transformer(visual, spec, precision)
+
+
+def stride_px(visual: Model) -> int:
+    """Pixels between the tokens of a tower that `check_supported` accepts."""
+    if isinstance(visual, ModifiedResNet):
+        return RESNET_STRIDE_PX
+    return int(visual.patch_size[0])
+
+
+def _linear(module: Any, precision: torch.dtype | None) -> layers.Linear:
+    bias = None if module.bias is None else module.bias.detach().to(precision)
+    return layers.Linear(module.weight.detach().to(precision), bias)
+
+
+def _resnet(visual: ModifiedResNet, spec: InputSpec, precision: torch.dtype | None) -> PooledTower:
+    """CLIP's ResNets: the mean of the features asks all of them and itself."""
+    attention = visual.attnpool
+    trunk = private_copy(visual, precision)
+    trunk.attnpool = nn.Identity()
+    table = attention.positional_embedding.detach()
+    side = math.isqrt(len(table) - 1)
+    # The first convolution alone has a stride and a kernel that reaches to one side, see `Placement`; the grid is made
+    # coarser by means of 2 x 2 pixels everywhere else.
+    placement = Placement(stride_px=RESNET_STRIDE_PX, shift_px=-0.5)
+    return PooledTower(
+        kind="attention_pool",
+        placement=placement,
+        trunk=GridTrunk(
+            body=trunk, positions=lambda grid_hw: vision.resize_positions(table, (side, side), grid_hw, "bilinear")
+        ),
+        pool=AttentionPool(
+            heads=int(attention.num_heads),
+            latent=None,
+            others=1,
+            q=_linear(attention.q_proj, precision),
+            k=_linear(attention.k_proj, precision),
+            v=_linear(attention.v_proj, precision),
+            out=_linear(attention.c_proj, precision),
+            finish=layers.Chain(()),
+        ),
+        dtype=precision or visual.conv1.weight.dtype,
+        mean=torch.tensor(spec.mean, device=table.device),
+        std=torch.tensor(spec.std, device=table.device),
+    )
+
+
+def _transformer(visual: VisionTransformer, spec: InputSpec, precision: torch.dtype | None) -> vision.VisionTower:
+    """Transformers with a class token."""
 
     def cast(tensor: Tensor | None, own: torch.dtype = visual.conv1.weight.dtype) -> Any:
         return None if tensor is None else tensor.detach().to(precision or own)
 
-    def norm(module: Any) -> vision.LayerNorm:
+    def norm(module: Any) -> layers.LayerNorm:
         if not isinstance(module, (LayerNorm, LayerNormFp32, nn.LayerNorm)):
             raise ConfigError(f"the image tower normalises with {type(module).__name__}. {SUPPORTED}")
         own = module.weight.dtype
-        return vision.LayerNorm(cast(module.weight, own), cast(module.bias, own), module.eps)
+        return layers.LayerNorm(cast(module.weight, own), cast(module.bias, own), module.eps)
 
-    def linear(module: Any) -> vision.Linear:
-        return vision.Linear(cast(module.weight), cast(module.bias))
+    def linear(module: Any) -> layers.Linear:
+        return layers.Linear(cast(module.weight), cast(module.bias))
 
     def layer_scale(module: Any) -> Any:
         return cast(module.gamma) if isinstance(module, LayerScale) else None
 
     def block(module: Any) -> vision.Block:
-        qkv = vision.Linear(cast(module.attn.in_proj_weight), cast(module.attn.in_proj_bias))
+        qkv = layers.Linear(cast(module.attn.in_proj_weight), cast(module.attn.in_proj_bias))
         width = qkv.weight.shape[1]
-        kv = vision.Linear(qkv.weight[width:], None if qkv.bias is None else qkv.bias[width:])
+        kv = layers.Linear(qkv.weight[width:], None if qkv.bias is None else qkv.bias[width:])
         return vision.Block(
             heads=int(module.attn.num_heads),
             ln_1=norm(module.ln_1),

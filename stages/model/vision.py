@@ -13,51 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.model.config import TowerKind
+from stages.model.layers import LayerNorm, Linear
+from stages.model.tower import Placement, Tower
+
 Heads = int
 """Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNorm:
-    """Layer normalisation with fixed weights.
-
-    The weights may be float32 where the tokens have 16 bits, as in open_clip's half-precision models.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension in the weights' precision; the result has the precision of x."""
-        y = F.layer_norm(x.to(self.weight.dtype), (x.shape[-1],), self.weight, self.bias, self.eps)
-        return y.to(x.dtype)
-
-    def float(self) -> LayerNorm:
-        """The same with float32 weights, see `Block.float`."""
-        return LayerNorm(self.weight.float(), None if self.bias is None else self.bias.float(), self.eps)
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """y = x Wᵀ + b with fixed weights; `weight` is (out, in)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
-        return F.linear(x, self.weight, self.bias)
-
-    def float(self) -> Linear:
-        """The same with float32 weights, see `Block.float`."""
-        return replace(self, weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,22 +103,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     return o.transpose(-3, -2).flatten(-2)
 
 
-def resize_positions(table: Tensor, old_hw: tuple[int, int], new_hw: tuple[int, int]) -> Tensor:
+def resize_positions(
+    table: Tensor, old_hw: tuple[int, int], new_hw: tuple[int, int], mode: Literal["bicubic", "bilinear"] = "bicubic"
+) -> Tensor:
     """Interpolate a position embedding (1 + old_h · old_w, D), class position first, to another grid.
 
-    The class position is kept. The others are resized bicubically with `align_corners=False`, as in the authors'
-    preprocessing.
+    The class position is kept. The others are resized with `align_corners=False`: bicubically, as in Grad-ECLIP's
+    preprocessing, or bilinearly, as FC-CLIP (arXiv 2308.02487) does it for CLIP's ResNets.
     """
     if new_hw == old_hw:
         return table
     first, rest = table[:1], table[1:]
-    grid = F.interpolate(rest.T.reshape(1, -1, *old_hw).float(), size=new_hw, mode="bicubic", align_corners=False)
+    grid = F.interpolate(rest.T.reshape(1, -1, *old_hw).float(), size=new_hw, mode=mode, align_corners=False)
     return torch.cat([first, grid.flatten(2)[0].T.to(first.dtype)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VisionTower:
-    """The whole image side of a CLIP model.
+class VisionTower(Tower):
+    """Transformer blocks over patches and a class token, which becomes the embedding.
 
     Attributes:
         patch_weight: (D, 3, p, p).
@@ -159,7 +128,6 @@ class VisionTower:
         position_embedding: (1 + grid_h · grid_w, D), class position first.
         grid_hw: the grid of patches that it was trained on.
         output: (D, E), or None.
-        mean, std: of the RGB channels in 0-1, (3,) each.
     """
 
     patch_weight: Tensor
@@ -175,32 +143,28 @@ class VisionTower:
     std: Tensor
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.class_token.device
+    def kind(self) -> TowerKind:
+        """See `Tower`."""
+        return "class_token"
 
     @property
-    def patch_px(self) -> int:
-        """Side of a patch."""
-        return self.patch_weight.shape[-1]
+    def placement(self) -> Placement:
+        """See `Tower`: a token stands for its patch."""
+        return Placement(stride_px=self.patch_weight.shape[-1])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See `Tower`."""
+        return self.patch_weight.dtype
 
     def positions(self, grid_hw: tuple[int, int]) -> Tensor:
         """Position embedding (T, D) for a grid."""
         return resize_positions(self.position_embedding, self.grid_hw, grid_hw)
 
     def embed(self, rgb: Tensor) -> Tensor:
-        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D).
-
-        Raises:
-            ValueError: a side is not a multiple of the patch.
-        """
-        if rgb.shape[1] % self.patch_px or rgb.shape[2] % self.patch_px:
-            raise ValueError(
-                f"expected sides that are multiples of the {self.patch_px} px patch, got {rgb.shape[2]}x{rgb.shape[1]}"
-            )
-        x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32).div(255.0)
-        x = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        x = F.conv2d(x.to(self.patch_weight.dtype), self.patch_weight, self.patch_bias, stride=self.patch_px)
+        """See `Tower.embed`: tokens (B, T, D), the class token first."""
+        x = self.normalised(rgb).to(self.dtype)
+        x = F.conv2d(x, self.patch_weight, self.patch_bias, stride=self.placement.stride_px)
         grid_hw = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)
@@ -216,7 +180,7 @@ class VisionTower:
         return replace(self, ln_post=self.ln_post.float(), output=None if self.output is None else self.output.float())
 
     def encode(self, rgb: Tensor) -> Tensor:
-        """uint8 pixels (B, height, width, 3) -> embeddings (B, E), not normalised."""
+        """See `Tower.encode`."""
         x = self.embed(rgb)
         for block in self.blocks:
             x = block(x)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.geometry import resize_shifted
 from stages.regions.score import Evidence
 
 LEVELS: Final = 255
@@ -76,15 +77,21 @@ def samples_per_cell(grid_hw: tuple[int, int]) -> int:
     return samples - 1 + samples % 2
 
 
-def refine_grid(levels: NDArray[np.uint8], fine_hw: tuple[int, int] | None = None) -> NDArray[np.float32]:
+def refine_grid(
+    levels: NDArray[np.uint8], fine_hw: tuple[int, int] | None = None, shift_cells: float = 0.0
+) -> NDArray[np.float32]:
     """The fine map, in levels: float32 (grid_h * n, grid_w * n) with n = `samples_per_cell`, or `fine_hw`.
 
     fine_hw: At least as many samples as cells. With another number than n the map between the samples is no longer
         exactly the surface.
+    shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is drawn where the values lie. With a
+        shift the centres of the cells are no longer among the samples.
     """
     h, w = levels.shape
     samples = samples_per_cell((h, w))
     fine_h, fine_w = (h * samples, w * samples) if fine_hw is None else fine_hw
+    if shift_cells:
+        return resize_shifted(levels.astype(np.float32), (fine_h, fine_w), shift_cells)
     fine: NDArray[np.float32] = cv2.resize(levels.astype(np.float32), (fine_w, fine_h), interpolation=cv2.INTER_LINEAR)
     return fine
 

@@ -103,7 +103,7 @@ def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = No
     if not canvas.holds(levels.shape):
         return levels
     guide = canvas.guide(round(RADIUS_PATCHES * canvas.patch_px(levels.shape)))
-    guided = quantise(np.maximum(guide(refine_grid(levels, canvas.size_hw)), 0))
+    guided = quantise(np.maximum(guide(refine_grid(levels, canvas.size_hw, heat_map.shift_cells)), 0))
     return levels if guided is None else guided
 
 
@@ -122,7 +122,8 @@ def cut_map(
     if guided:
         fine = levels.astype(np.float32)
     else:
-        fine = refine_grid(levels, canvas.size_hw if on_canvas and canvas is not None else None)
+        size_hw = canvas.size_hw if on_canvas and canvas is not None else None
+        fine = refine_grid(levels, size_hw, heat_map.shift_cells)
     looked_at = levels if guided or config.threshold_on == "grid" else np.rint(fine).astype(np.uint8)
     threshold = cut(looked_at, config.rule, share=config.threshold, quantile=config.quantile)
     return CutMap(fine=fine, threshold=threshold, parts=_parts(fine, fine > threshold, threshold, heat_map, config))

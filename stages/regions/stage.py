@@ -75,7 +75,12 @@ class RegionsStage(Stage):
         canvas = self._canvas(record)
         found = ((heat_map, surface(heat_map, self.config, canvas)) for heat_map in record.heat_maps)
         return {
-            heat_map.text: replace(heat_map, values=levels.astype(np.float32))
+            heat_map.text: replace(
+                heat_map,
+                values=levels.astype(np.float32),
+                # A guided surface has been drawn over the image, where the values lie.
+                shift_cells=heat_map.shift_cells if levels.shape == heat_map.values.shape else 0.0,
+            )
             for heat_map, levels in found
             if levels is not None
         }

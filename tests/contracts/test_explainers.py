@@ -1,6 +1,7 @@
 """What every entry of EXPLAINERS promises: through the configuration and the stage, as a run takes it, and by itself.
 
-A new explainer is tested as soon as it is in the table.
+A new explainer is tested as soon as it is in the table, on every tower that it is defined on; a new tower as soon as it
+is in `tests.factories.TOWERS`.
 """
 
 from __future__ import annotations
@@ -18,27 +19,38 @@ import torch
 from torch import nn
 
 from pipeline.config import load_config, stored_config
+from stages.contract.errors import ConfigError
 from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.explain import EXPLAINERS, explainer_type
+from stages.explain import EXPLAINERS, explainer_type, kinds_for
 from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
+from stages.model.config import TOWER_WORDS
 from stages.model.load import from_open_clip
-from tests.factories import SPEC, tiny_clip
+from tests.factories import SPEC, TOWERS
 from tests.stages.model.saved import save_model
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
+TOWER_KINDS = {name: from_open_clip(make(), tokenizer, spec).tower.kind for name, (make, spec) in TOWERS.items()}
+
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
+PAIRS = [(kind, name, has in explainer_type(kind).towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
+on_towers = pytest.mark.parametrize(("kind", "tower"), [pair[:2] for pair in PAIRS if pair[2]])
+elsewhere = pytest.mark.parametrize(("kind", "tower"), [pair[:2] for pair in PAIRS if not pair[2]])
 
 
-def pixels(height: int = 32, width: int = 32) -> np.ndarray:
-    return np.random.default_rng(5).integers(0, 256, (len(PHRASES), height, width, 3), dtype=np.uint8)
+def pixels(tower: str, rows: int = 4, columns: int = 4) -> np.ndarray:
+    """Images of so many cells."""
+    stride = TOWERS[tower][1].patch_px
+    size = (len(PHRASES), rows * stride, columns * stride, 3)
+    return np.random.default_rng(5).integers(0, 256, size, dtype=np.uint8)
 
 
-def explainer_of(kind: str, model: nn.Module, **settings: Any) -> Explainer[Any]:
+def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settings: Any) -> Explainer[Any]:
     explainer = explainer_type(kind)
-    return explainer(explainer.config_type(**settings), from_open_clip(model, tokenizer, SPEC))
+    make, spec = TOWERS[tower]
+    return explainer(explainer.config_type(**settings), from_open_clip(model or make(), tokenizer, spec))
 
 
 def state_of(model: nn.Module) -> list[Any]:
@@ -60,9 +72,9 @@ def state_of(model: nn.Module) -> list[Any]:
     return [modules, parameters, [(name, id(b), b._version) for name, b in model.named_buffers()]]
 
 
-def make_model() -> nn.Module:
+def make_model(tower: str) -> nn.Module:
     """In training mode, half of the parameters frozen: nothing that an explainer would want."""
-    model = tiny_clip().train()
+    model = TOWERS[tower][0]().train()
     for parameter in list(model.parameters())[::2]:
         parameter.requires_grad_(False)
     return model
@@ -83,7 +95,7 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     stage = pickle.loads(pickle.dumps(ExplainStage(stage_config)))
     stage.setup()
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in PHRASES[0])
-    rgb = pixels()[0]
+    rgb = pixels("class token")[0]
     answers = stage.process(
         [
             Record(sample=Sample(sample_id=name, source="test"), phrases=phrases, pixels=Pixels(rgb=rgb))
@@ -115,13 +127,13 @@ def test_settings_are_closed(kind: str) -> None:
     assert config_type.model_config["frozen"]
 
 
-@kinds
-def test_shapes_order_and_range(kind: str) -> None:
-    for height, width in ((32, 32), (24, 56)):
-        answers = explainer_of(kind, tiny_clip()).explain(pixels(height, width), PHRASES)
+@on_towers
+def test_shapes_order_and_range(kind: str, tower: str) -> None:
+    for rows, columns in ((4, 4), (3, 7)):
+        answers = explainer_of(kind, tower).explain(pixels(tower, rows, columns), PHRASES)
         assert [[heat_map.text for heat_map in maps] for maps in answers] == PHRASES
         for heat_map in (heat_map for maps in answers for heat_map in maps):
-            assert heat_map.values.shape == (height // 8, width // 8)
+            assert heat_map.values.shape == (rows, columns)
             assert heat_map.values.dtype == np.float32
             assert np.isfinite(heat_map.values).all()
             assert (heat_map.values >= 0).all()
@@ -130,27 +142,27 @@ def test_shapes_order_and_range(kind: str) -> None:
             assert isinstance(heat_map.similarity, float)
 
 
-@kinds
-def test_no_phrases_no_maps(kind: str) -> None:
-    assert explainer_of(kind, tiny_clip()).explain(pixels(), [[], [], []]) == [[], [], []]
+@on_towers
+def test_no_phrases_no_maps(kind: str, tower: str) -> None:
+    assert explainer_of(kind, tower).explain(pixels(tower), [[], [], []]) == [[], [], []]
 
 
-@kinds
-def test_the_same_input_gives_the_same_bytes(kind: str) -> None:
-    model, rgb = tiny_clip(), pixels()
+@on_towers
+def test_the_same_input_gives_the_same_bytes(kind: str, tower: str) -> None:
+    model, rgb = TOWERS[tower][0](), pixels(tower)
     given = rgb.copy()
-    explainer = explainer_of(kind, model)
+    explainer = explainer_of(kind, tower, model)
     answers = [explainer.explain(rgb, PHRASES), explainer.explain(rgb, PHRASES)]
     torch.manual_seed(99)  # no global random state
-    answers.append(explainer_of(kind, model).explain(rgb, PHRASES))
+    answers.append(explainer_of(kind, tower, model).explain(rgb, PHRASES))
     marks = [[(m.values.tobytes(), m.similarity, m.fault) for maps in answer for m in maps] for answer in answers]
     assert marks[0] == marks[1] == marks[2]
     assert np.array_equal(rgb, given)
 
 
-@kinds
-def test_an_image_does_not_depend_on_its_neighbours(kind: str) -> None:
-    explainer, rgb = explainer_of(kind, tiny_clip()), pixels()
+@on_towers
+def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> None:
+    explainer, rgb = explainer_of(kind, tower), pixels(tower)
     together = explainer.explain(rgb, PHRASES)
     turned = explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
     for one, other in zip(together, turned, strict=True):
@@ -158,47 +170,63 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str) -> None:
             assert np.array_equal(a.values, b.values)
 
 
-@kinds
-def test_nothing_is_left_on_the_model(kind: str) -> None:
-    model = make_model()
-    images, before = torch.randn(2, 3, 32, 32), state_of(model)
-    weights, outputs = copy.deepcopy(model.state_dict()), model.encode_image(images)
-    explainer = explainer_of(kind, model)
-    explainer.explain(pixels(), PHRASES)
+@on_towers
+def test_nothing_is_left_on_the_model(kind: str, tower: str) -> None:
+    model = make_model(tower)
+    side = TOWERS[tower][1].size_px
+    images, before = torch.randn(2, 3, side, side), state_of(model)
+    # In training mode a forward pass of its own changes the statistics of batch normalisation.
+    weights, outputs = copy.deepcopy(model.state_dict()), copy.deepcopy(model).encode_image(images)
+    explainer = explainer_of(kind, tower, model)
+    explainer.explain(pixels(tower), PHRASES)
     del explainer
     assert state_of(model) == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert torch.equal(model.encode_image(images), outputs)
 
 
-@kinds
-def test_nothing_is_left_on_the_model_after_an_error(kind: str) -> None:
-    model = make_model()
+@on_towers
+def test_nothing_is_left_on_the_model_after_an_error(kind: str, tower: str) -> None:
+    model = make_model(tower)
     before, outputs = state_of(model), model.encode_text(tokenizer(["dog"]))
-    explainer = explainer_of(kind, model)
-    with pytest.raises(ValueError, match="multiples of the 8 px patch"):
-        explainer.explain(pixels(30, 32), PHRASES)
+    explainer = explainer_of(kind, tower, model)
+    with pytest.raises(ValueError, match=f"multiples of the {TOWERS[tower][1].patch_px} px patch"):
+        explainer.explain(pixels(tower)[:, 1:], PHRASES)
     with pytest.raises(ValueError, match="as many phrase lists as images"):
-        explainer.explain(pixels(), PHRASES[:1])
+        explainer.explain(pixels(tower), PHRASES[:1])
     assert state_of(model) == before
     assert torch.equal(model.encode_text(tokenizer(["dog"])), outputs)
-    assert len(explainer.explain(pixels(), PHRASES)[0]) == 3, "it still works"
+    assert len(explainer.explain(pixels(tower), PHRASES)[0]) == 3, "it still works"
 
 
-@kinds
-def test_nothing_is_left_on_a_model_that_raises(kind: str) -> None:
-    model = make_model()
-    gelu = model.visual.transformer.resblocks[-1].mlp.gelu
+@on_towers
+def test_nothing_is_left_on_a_model_that_raises(kind: str, tower: str) -> None:
+    model = make_model(tower)
+    activation = [part for part in model.visual.modules() if isinstance(part, (nn.GELU, nn.ReLU))][-1]
     calls = []
 
     def fail(x: torch.Tensor) -> torch.Tensor:
         calls.append(x.shape)
         raise RuntimeError("in the middle")
 
-    gelu.forward = fail
+    activation.forward = fail
     before = state_of(model)
     with pytest.raises(RuntimeError, match="in the middle"):
-        explainer_of(kind, model).explain(pixels(), PHRASES)
+        explainer_of(kind, tower, model).explain(pixels(tower), PHRASES)
     assert calls
     assert state_of(model) == before
     assert torch.is_grad_enabled()
+
+
+@elsewhere
+def test_other_towers_are_refused_with_what_fits(kind: str, tower: str) -> None:
+    with pytest.raises(ConfigError, match=rf"explain\.kind: {kind} needs .*{TOWER_WORDS[TOWER_KINDS[tower]]}") as error:
+        explainer_of(kind, tower)
+    assert all(f"{other}" in str(error.value) for other in kinds_for(TOWER_KINDS[tower]))
+
+
+@kinds
+def test_the_towers_are_named(kind: str) -> None:
+    assert set(explainer_type(kind).towers) <= set(TOWER_WORDS)
+    assert explainer_type(kind).towers
+    assert explainer_type(kind).needs

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.errors import InputError
-from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Rle
 from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
@@ -67,7 +67,9 @@ class ImageHeat:
 
     @cached_property
     def px(self) -> NDArray[np.float32]:
-        """The heat of every pixel, float32 (h, w), bilinear between the centres of the cells."""
+        """The heat of every pixel, float32 (h, w), bilinear between where the map's values lie."""
+        if self.heat_map.shift_cells:
+            return resize_shifted(self.heat_map.values, self.size_hw, self.heat_map.shift_cells)
         heat: NDArray[np.float32] = cv2.resize(self.heat_map.values, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
         return heat
 

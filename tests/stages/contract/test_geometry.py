@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +8,7 @@ from stages.contract.geometry import (
     box_iou,
     cell_to_px,
     px_to_cell,
+    resize_shifted,
     round_to_multiple,
     xywh_to_xyxy,
     xyxy_to_xywh,
@@ -79,3 +81,26 @@ def test_cells_and_pixels_of_arrays():
     centres_px = np.arange(4) + 0.5
     expected = [-0.25, 0.25, 0.75, 1.25]
     np.testing.assert_allclose(px_to_cell(centres_px, side_px=4, cells=2), expected)
+
+
+def test_a_grid_without_a_shift_is_drawn_as_opencv_draws_it() -> None:
+    values = np.random.default_rng(0).random((5, 7)).astype(np.float32)
+    for size_hw in ((35, 91), (5, 7), (3, 4), (480, 640)):
+        wanted = cv2.resize(values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(resize_shifted(values, size_hw, 0.0), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [0.46875, -0.25, 1.5])
+def test_a_shifted_value_is_drawn_where_it_lies(shift: float) -> None:
+    """One hot cell of 16 px: its peak is the cell's centre, moved by the shift; beyond the border nothing is lost."""
+    values = np.zeros((6, 8), np.float32)
+    values[2, 3] = 1
+    drawn = resize_shifted(values, (96, 128), shift)
+    rows, columns = drawn.sum(axis=1), drawn.sum(axis=0)
+    centres = (rows @ (np.arange(96) + 0.5) / rows.sum(), columns @ (np.arange(128) + 0.5) / columns.sum())
+    assert centres == pytest.approx(((2.5 + shift) * 16, (3.5 + shift) * 16), abs=1e-3)
+    assert np.array_equal(resize_shifted(np.ones((6, 8), np.float32), (96, 128), shift), np.ones((96, 128)))
+
+
+def test_a_grid_of_one_cell_is_drawn_everywhere() -> None:
+    assert resize_shifted(np.full((1, 1), 3, np.float32), (4, 5), 0.4).tolist() == [[3.0] * 5] * 4

@@ -15,7 +15,8 @@ from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import ModelConfig
 from stages.model.describe import Description, describe
 from stages.model.load import from_open_clip, load, refuse_misfit, refuse_unsupported
-from stages.model.take_apart import SUPPORTED, check_supported
+from stages.model.plan import SUPPORTED
+from stages.model.take_apart import check_supported
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.model.saved import save_json, save_model
 
@@ -211,8 +212,6 @@ def test_text_towers_of_hugging_face_need_a_package(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "obstacle"),
     [
-        ("RN50", "ModifiedResNet"),
-        ("RN50x4-quickgelu", "ModifiedResNet"),
         ("ViT-B-16-SigLIP", "timm"),
         ("convnext_base", "timm"),
         ("EVA02-B-16", "timm"),
@@ -239,7 +238,6 @@ def test_other_towers_of_open_clip_are_refused(name: str, obstacle: str, tmp_pat
         ({"scale_attn_inner": True}, "inner norm"),
         ({"scale_attn": True}, "attention norm"),
         ({"scale_fc": True}, "MLP norm"),
-        ({"layers": [1, 1, 1, 1]}, "ModifiedResNet"),
         ({"timm_model_name": "vit_tiny_patch16_224"}, "timm"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,

@@ -3,7 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.contract.records import HeatMap
+from stages.regions.colours import Canvas
 from stages.regions.components import FINE_SIDE, quantise, refine_grid, samples_per_cell, smooth
+from stages.regions.config import RegionsConfig
+from stages.regions.cut import map_regions
 
 
 @pytest.mark.parametrize(
@@ -84,3 +88,20 @@ def test_fine_map_is_bilinear_with_flat_borders():
     steps = (np.arange(2 * samples) + 0.5) / samples - 0.5
     np.testing.assert_allclose(fine[0], np.clip(steps, 0, 1) * 90, atol=1e-3)
     np.testing.assert_allclose(fine, np.repeat(fine[:1], samples, axis=0), atol=1e-3)
+
+
+@pytest.mark.parametrize("upsample", ["linear", "guided"])
+def test_regions_are_drawn_where_the_values_lie(upsample):
+    """A round spot on a 14 x 14 grid over 224 px whose values lie 7.5 px right of and below their cells' centres."""
+    y, x = np.mgrid[:14, :14]
+    spot = np.exp(-((x - 6) ** 2 + (y - 5) ** 2) / 6).astype(np.float32)
+    config = RegionsConfig(upsample=upsample, smooth_patches=0)
+    canvas = Canvas(np.full((224, 224, 3), 120, np.uint8))
+    centres = []
+    for shift in (0.0, 7.5 / 16):
+        heat_map = HeatMap(text="dog", values=spot, similarity=0.3, shift_cells=shift)
+        ((painted, _),) = map_regions(heat_map, (448, 448), 1, config, canvas)
+        left, top, width, height = painted.box_xywh_px
+        centres.append((left + width / 2, top + height / 2))
+    assert centres[0] == pytest.approx((6.5 * 32, 5.5 * 32), abs=2)
+    assert centres[1] == pytest.approx((6.5 * 32 + 15, 5.5 * 32 + 15), abs=2)

@@ -1,0 +1,49 @@
+"""What stands before the pool of a tower: any module, as a private copy, and the tokens that its output becomes."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
+    """A copy in evaluation mode that shares the module's weights, and that no one else hooks or switches.
+
+    Batch normalisation then uses its stored statistics, and dropout does nothing, whatever mode the module is in.
+    Weights of another precision than the wanted one are no longer shared. None keeps the module's own.
+    """
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    memo |= {id(b): b.detach() for b in module.buffers()}
+    for part in module.modules():
+        memo |= {id(value): OrderedDict() for name, value in vars(part).items() if name.endswith("_hooks")}
+    copied = copy.deepcopy(module, memo).eval()
+    return copied if precision is None else copied.to(precision)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridTrunk:
+    """A network whose output is a grid of features, which become tokens behind the token that asks.
+
+    Attributes:
+        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
+        asking: (D,), the token in front; None: the mean of the features.
+        positions: grid (rows, columns) -> position embedding (1 + N, D) that is added; None where there is none.
+    """
+
+    body: Callable[[Tensor], Tensor]
+    asking: Tensor | None = None
+    positions: Callable[[tuple[int, int]], Tensor] | None = None
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, 1 + N, D)."""
+        grid = self.body(pixels)
+        x = grid.flatten(2).transpose(1, 2)
+        first = x.mean(dim=1, keepdim=True) if self.asking is None else self.asking.expand(len(x), 1, -1)
+        x = torch.cat([first, x], dim=1)
+        return x if self.positions is None else x + self.positions((grid.shape[2], grid.shape[3])).to(x.dtype)

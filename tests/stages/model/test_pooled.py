@@ -1,0 +1,174 @@
+"""Towers that one attention pools: open_clip's embeddings, autograd's gradients, a private trunk."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from stages.model.load import from_open_clip
+from stages.model.pooled import PooledTower
+from tests.factories import TOWERS, tiny_resnet
+
+tokenizer = open_clip.get_tokenizer("ViT-B-32")
+POOLED = [name for name, (make, spec) in TOWERS.items() if name != "class token"]
+
+pooled = pytest.mark.parametrize("name", POOLED)
+
+
+def pixels(name: str, rows: int = 4, columns: int = 4, count: int = 2) -> Tensor:
+    stride = TOWERS[name][1].patch_px
+    size = (count, rows * stride, columns * stride, 3)
+    return torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(rows))
+
+
+def tower_of(name: str, model: nn.Module | None = None, **options: Any) -> tuple[PooledTower, nn.Module]:
+    make, spec = TOWERS[name]
+    model = model or make(**options)
+    tower = from_open_clip(model, tokenizer, spec).tower
+    assert isinstance(tower, PooledTower)
+    return tower, model
+
+
+@pooled
+def test_encode_equals_encode_image(name: str) -> None:
+    tower, model = tower_of(name)
+    rgb = pixels(name)
+    with torch.no_grad():
+        wanted = model.encode_image(tower.normalised(rgb))
+    assert wanted.abs().max() > 0.01
+    assert torch.allclose(tower.encode(rgb), wanted, atol=1e-5)
+
+
+@pooled
+def test_a_model_in_training_mode_is_computed_in_evaluation_mode(name: str) -> None:
+    tower, model = tower_of(name)
+    training, _ = tower_of(name, copy.deepcopy(model).train())
+    assert torch.equal(training.encode(pixels(name)), tower.encode(pixels(name)))
+
+
+@pooled
+def test_hooks_of_the_model_are_not_called(name: str) -> None:
+    _, model = tower_of(name)
+    calls: list[Any] = []
+    for module in model.visual.modules():
+        module.register_forward_hook(lambda *given: calls.append(given))
+    tower, _ = tower_of(name, model)
+    tower.encode(pixels(name))
+    assert not calls
+
+
+@pooled
+def test_weights_are_shared_and_not_copied(name: str) -> None:
+    """A second model in memory would not be read only, but as large again."""
+    tower, model = tower_of(name)
+    owned = {parameter.data_ptr() for parameter in model.visual.parameters()}
+    body = tower.trunk.body if hasattr(tower.trunk, "body") else tower.trunk
+    assert {parameter.data_ptr() for parameter in body.parameters()} <= owned
+    assert not any(parameter.requires_grad for parameter in body.parameters())
+
+
+@pooled
+@pytest.mark.parametrize("size", [(4, 4), (3, 6)], ids=["square", "wide"])
+def test_gradients_equal_autograd_in_float64(name: str, size: tuple[int, int]) -> None:
+    """dc/do of the attention's output, and with it the map, from the whole cosine."""
+    _, model = tower_of(name)
+    tower, _ = tower_of(name, copy.deepcopy(model).double())
+    rgb = pixels(name, *size)
+    seen = tower.look(rgb)
+    o = seen.output.clone().requires_grad_()
+    pool = tower.pool
+    projected = pool.out(o) + (seen.projected - pool.out(seen.output))
+    e = pool.finish(projected)
+    gradient = torch.randn(2, 3, e.shape[1], generator=torch.Generator().manual_seed(2)).double()
+    found = pool.back(seen, gradient)
+    for p in range(3):
+        (wanted,) = torch.autograd.grad(e, o, gradient[:, p], retain_graph=True)
+        assert torch.allclose(found[:, p], wanted, rtol=1e-9, atol=1e-12)
+
+
+@pooled
+@pytest.mark.parametrize("heads", ["model", "single"])
+@pytest.mark.parametrize("similarity", ["raw", "projected"])
+def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similarity: str) -> None:
+    """The paper's equations with loops over the patches, and autograd over the pool and all behind it."""
+    make, spec = TOWERS[name]
+    model = make()
+    config = GradEclipConfig(heads=heads, similarity=similarity, blocks=1)
+    explainer = GradEclip(config, from_open_clip(model, tokenizer, spec))
+    rgb = pixels(name, count=1)
+    [maps] = explainer.explain(rgb.numpy(), [["red car", "two dogs"]])
+    tower, _ = tower_of(name, copy.deepcopy(model).double())
+    pool, tokens = tower.pool, tower.embed(rgb)
+    seen = pool.look(tokens, (4, 4), 1 if heads == "single" else None)
+    texts = explainer.texts(["red car", "two dogs"]).double()
+    wanted = []
+    for text in texts:
+        o = seen.output[0].clone().requires_grad_()
+        e = pool.finish(pool.out(o[None]) + (seen.projected - pool.out(seen.output)))[0]
+        cosine = F.cosine_similarity(e, text, dim=0)
+        (w,) = torch.autograd.grad(cosine, o)
+        query, keys = seen.query[0], seen.keys[0]
+        if similarity == "projected":
+            query, keys = pool.out(query), pool.out(keys)
+        s = torch.stack([query @ key / (query.norm() * key.norm()) for key in keys])
+        weight = (s - s.min()) / (s.max() - s.min())
+        wanted.append(
+            (
+                (weight * torch.stack([w @ value for value in seen.values[0]])).clamp(min=0).detach(),
+                float(cosine.detach()),
+            )
+        )
+    peak = max(float(heat.max()) for heat, _ in wanted)
+    assert peak > 0
+    for heat_map, (heat, cosine) in zip(maps, wanted, strict=True):
+        assert (torch.from_numpy(heat_map.values).flatten() - heat).abs().max() < 1e-5 * peak
+        assert heat_map.similarity == pytest.approx(cosine, abs=3e-6)
+
+
+def test_the_map_of_a_resnet_is_the_closed_form() -> None:
+    """w = W_c' (t - c e/|e|) / |e| with the output projection W_c: no backward pass."""
+    tower, model = tower_of("ResNet", tiny_resnet().double())
+    rgb = pixels("ResNet", count=1)
+    e = tower.encode(rgb)[0]
+    t = F.normalize(torch.randn(48, generator=torch.Generator().manual_seed(3)).double(), dim=0)
+    c = e @ t / e.norm()
+    w = ((t - c * e / e.norm()) / e.norm()) @ model.visual.attnpool.c_proj.weight
+    gradient = ((t - c * e / e.norm()) / e.norm())[None, None]
+    assert torch.allclose(tower.pool.back(tower.look(rgb), gradient)[0, 0], w, rtol=1e-12)
+
+
+def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
+    """Equal to open_clip's own model of that size with the resized table."""
+    tower, model = tower_of("ResNet")
+    other = tiny_resnet(image_size=192)
+    state = model.state_dict()
+    table = state["visual.attnpool.positional_embedding"]
+    grid = table[1:].T.reshape(1, -1, 4, 4)
+    grid = F.interpolate(grid, size=(6, 6), mode="bilinear", align_corners=False)
+    state["visual.attnpool.positional_embedding"] = torch.cat([table[:1], grid.flatten(2)[0].T])
+    other.load_state_dict(state)
+    rgb = pixels("ResNet", 6, 6)
+    with torch.no_grad():
+        wanted = other.encode_image(tower.normalised(rgb))
+    assert torch.allclose(tower.encode(rgb), wanted, atol=1e-5)
+
+
+@pooled
+def test_sixteen_bits_agree_roughly(name: str) -> None:
+    make, spec = TOWERS[name]
+    model, rgb = make(), pixels(name, count=1).numpy()
+    low = from_open_clip(model, tokenizer, spec, precision=torch.bfloat16)
+    assert low.tower.dtype == torch.bfloat16
+    [a], [b] = (
+        GradEclip(GradEclipConfig(), clip).explain(rgb, [["dog"]])[0]
+        for clip in (low, from_open_clip(model, tokenizer, spec))
+    )
+    assert abs(a.similarity - b.similarity) < 0.05
+    assert a.values.max() > 0
