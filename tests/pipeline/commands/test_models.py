@@ -56,6 +56,14 @@ def test_json_has_all_figures_and_nothing_else_is_printed(tmp_path: Path) -> Non
     assert (tmp_path / "maps.png").is_file()
 
 
+def test_settings_are_those_of_a_run(tmp_path: Path) -> None:
+    settings = ["--set", "regions.upsample=guided", "--set", "explain.kind=rollout"]
+    result = phrasebox("check", "demo", "--json", "--out", tmp_path / "maps.jpg", *settings)
+    assert result.exit_code == 1, result.output
+    figures = json.loads(result.stdout)
+    assert figures["pointing"]["hits"] == pytest.approx(figures["pointing"]["by_chance"], abs=8)
+
+
 def test_faults_are_told_before_any_work(tmp_path: Path) -> None:
     for arguments, words in [
         (("ViT-B-16",), "needs weights"),
