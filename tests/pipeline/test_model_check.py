@@ -178,7 +178,7 @@ def test_no_random_model_finds_the_captions(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ViT-B-16"])
+@pytest.mark.parametrize("name", ["ViT-B-16", "RN50"])
 def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
