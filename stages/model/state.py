@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract.errors import WeightsError
+from stages.model.torchscript import NotDataError, is_torchscript, read_torchscript
 
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""
@@ -59,7 +60,8 @@ def read_state(path: Path, key: str = "model.weights") -> dict[str, Tensor]:
         key: the key of the configuration that names it, for messages.
 
     Raises:
-        WeightsError: a file is missing or damaged, is a TorchScript archive, or holds something else.
+        WeightsError: a file is missing or damaged, is a TorchScript archive with more than tensors in it, or holds
+            something else.
     """
     state: dict[str, Tensor] = {}
     for file in weight_files(path, key):
@@ -94,14 +96,14 @@ def _read_file(path: Path, key: str, *, mapped: bool = False) -> dict[str, Tenso
         if path.suffix == ".safetensors":
             return {_plain_name(name): value for name, value in load_file(path).items()}
         is_zip = zipfile.is_zipfile(path)
-        if is_zip and _is_torchscript(path):
-            raise WeightsError(
-                f"{key}: {path} is a TorchScript archive, and loading one can run code that is in it. Save its "
-                "state dict with torch.save or as safetensors where you trust it, or use open_clip's `openai` tags"
-            )
+        if is_zip and is_torchscript(path):
+            return read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
-    except WeightsError:
-        raise
+    except NotDataError as error:
+        raise WeightsError(
+            f"{key}: {path} is a TorchScript archive that holds more than tensors ({error}), and loading it could run "
+            "code. Save its state dict with torch.save or as safetensors where you trust it"
+        ) from error
     except Exception as error:
         raise _unreadable(path, key, error) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -129,8 +131,3 @@ def first_line(error: Exception) -> str:
     """The first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _is_torchscript(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,9 @@ def test_sizes_of_a_released_siglip_need_no_config_json(tmp_path: Path) -> None:
 # OpenAI's and open_clip's own
 
 
-def test_openai_s_state_dict_needs_nothing_beside_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["state dict", "torchscript"])
+def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) -> None:
+    """In 16 bits; as a state dict, and as an archive with code in it, of which none is run."""
     architecture = tiny_architecture(width=128, head_width=64)
     architecture["text_cfg"] |= {"width": 64, "heads": 1}
     torch.manual_seed(0)
@@ -295,7 +298,15 @@ def test_openai_s_state_dict_needs_nothing_beside_it(tmp_path: Path) -> None:
     state = {name: value.half() for name, value in model.state_dict().items()}
     model.load_state_dict({name: value.float() for name, value in state.items()})
     extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
-    torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
+    if form == "torchscript":
+        archived = open_clip.CLIP(**architecture, quick_gelu=True).eval().half()
+        archived.load_state_dict(state)
+        archived.input_resolution = 32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.script(archived), str(tmp_path / "ViT.pt"))
+    else:
+        torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
     image, text = embeddings(tmp_path / "ViT.pt")
     with torch.no_grad():
         assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
