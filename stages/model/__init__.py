@@ -19,8 +19,8 @@ since a block that computes something else would give wrong heat maps without an
         text_projection, text_pool_type
     open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...)        load, train       own model files are refused
     open_clip.model.convert_to_custom_text_state_dict                 load              some checkpoints are refused
-    open_clip.get_pretrained_cfg: mean, std, interpolation,           describe          images wrongly normalised
-        quick_gelu
+    open_clip.get_pretrained_cfg: mean, std, interpolation,           describe, hub     images wrongly normalised,
+        quick_gelu, hf_hub                                                              tags cannot be downloaded
     open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   describe, train   another vocabulary
         its encoder and bpe_ranks, get_pairs; HFTokenizer,            own_tokenizer
         get_clean_fn

@@ -67,7 +67,11 @@ def test_open_clip_builds_from_model_files_and_converts_their_weights() -> None:
 
 def test_open_clip_s_tags_say_how_images_are_normalised() -> None:
     found = open_clip.get_pretrained_cfg("ViT-B-16", "openai")
-    assert {"mean", "std", "interpolation", "quick_gelu"} <= found.keys()
+    assert {"mean", "std", "interpolation", "quick_gelu", "hf_hub"} <= found.keys()
+    without_repository = [
+        pair for pair in open_clip.list_pretrained() if "/" not in open_clip.get_pretrained_cfg(*pair).get("hf_hub", "")
+    ]
+    assert without_repository == [], "their weights are not compared with a SHA-256 that the hub states"
 
 
 def test_open_clip_s_tokenizers_take_our_options() -> None:

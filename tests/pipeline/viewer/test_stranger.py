@@ -104,9 +104,10 @@ def test_heat_maps_of_the_embedded_model_need_no_leave(made_by_a_stranger: Made)
             {"model": {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"}},
             b"--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
         ),
+        ({"model": {"name": None, "checkpoint": "FOLDER/clip"}}, b"--model FOLDER/clip"),
         ({"phrases": {"spacy_model": "stranger_package"}}, b"--set phrases.spacy_model=stranger_package"),
     ],
-    ids=["a model to download", "a model of a hub", "files", "a package"],
+    ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package"],
 )
 def test_what_a_stranger_names_is_not_loaded(
     sections: dict[str, dict[str, Any]],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import warnings
@@ -76,6 +77,25 @@ def test_a_clip_of_transformers_embeds_as_there(act: str, tmp_path: Path) -> Non
     assert_same(embeddings(tmp_path), model, CLIP_TOKENS)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_real_sizes_embed_as_in_transformers(kind: str, tmp_path: Path) -> None:
+    """The sizes of ViT-B-32 and of SigLIP's ViT-B-16, which are the defaults of transformers."""
+    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+    torch.manual_seed(0)
+    model = (CLIPModel(CLIPConfig()) if kind == "clip" else SiglipModel(SiglipConfig())).eval()
+    model.save_pretrained(tmp_path)
+    save_sentencepiece(tmp_path)
+    pixels, tokens = torch.randn(2, 3, 224, 224), torch.randint(0, 60, (2, 64))
+    tokens = CLIP_TOKENS if kind == "clip" else tokens
+    loaded = build_with_weights(describe(config_of(tmp_path)))
+    with torch.no_grad():
+        image, text = loaded.encode_image(pixels), loaded.encode_text(tokens)
+    assert torch.allclose(image, features(model, pixel_values=pixels), atol=1e-5)
+    assert torch.allclose(text, features(model, input_ids=tokens), atol=1e-5)
+
+
 def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
     """Checked with open_clip's merges as transformers keeps them: no vocabulary can be downloaded here."""
     from transformers import CLIPTokenizer
@@ -133,6 +153,14 @@ def as_training_saved_it(folder: Path) -> None:
 def test_all_the_ways_in_which_weights_are_kept(change: Callable[[Path], Any], clip: Any, clip_folder: Path) -> None:
     change(clip_folder)
     assert_same(embeddings(clip_folder), clip, CLIP_TOKENS)
+
+
+def test_weights_of_16_bits(clip: Any, clip_folder: Path) -> None:
+    state = {name: value.bfloat16() for name, value in load_file(clip_folder / "model.safetensors").items()}
+    save_file(state, clip_folder / "model.safetensors")
+    rounded = copy.deepcopy(clip)
+    rounded.load_state_dict({name: value.float() for name, value in state.items()})
+    assert_same(embeddings(clip_folder), rounded, CLIP_TOKENS)
 
 
 def test_a_file_is_described_by_what_stands_beside_it(clip: Any, clip_folder: Path) -> None:
