@@ -19,43 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.geometry import resize_shifted
+from stages.contract.levels import LEVELS, quantise
 from stages.regions.score import Evidence
-
-LEVELS: Final = 255
-"""Heat is rounded to the whole levels 0 .. 255 before anything is decided on it.
-
-The last bits of a map depend on the shape of the batch and on the processor. On whole levels the rules' decisions are
-exact: flat parts of the map stay flat, Otsu's histogram does not move, and the regions are almost always the same. The
-exception is a value on the border between two levels. Measured on 14 x 14 maps, by relative differences of the cells:
-with 1e-6 one map in 300 changes a level somewhere (with 4,096 levels it would be one in 20) and one in 750 its mask, by
-some ten pixels at 640 x 480; with 1e-7 one in 3,000. Rows are equal bit for bit if the model stage computes the same
-batch shape on the same kind of device; this rounding is a second safeguard."""
-
-SMALLEST_SPREAD: Final = 1e-5
-"""A map whose spread is below this share of its largest magnitude holds nothing but rounding noise."""
 
 FINE_SIDE: Final = 112
 """The fine map has at most this many samples on its longer side, unless the grid has more cells.
 
 For a 14 x 14 grid that is 7 samples per cell. The size does not limit the precision of contours (see the module), only
 that of cleaning and of the line between two touching components."""
-
-
-def quantise(values: NDArray[np.float32]) -> NDArray[np.uint8] | None:
-    """Whole levels of a heat map: the lowest value becomes 0, the highest `LEVELS`.
-
-    values: float (grid_h, grid_w), any scale.
-
-    Returns uint8 of the same shape, or None where there is nothing to see: the map is constant up to rounding noise, as
-    one of zeros is, or not finite.
-    """
-    if values.size == 0:
-        return None
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(high - low) or high - low <= SMALLEST_SPREAD * max(abs(low), abs(high)):
-        return None
-    shares = (values.astype(np.float64) - low) / (high - low)
-    return np.floor(shares * LEVELS + 0.5).astype(np.uint8)
 
 
 def smooth(levels: NDArray[np.uint8], sigma_patches: float) -> NDArray[np.uint8] | None:

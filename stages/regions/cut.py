@@ -16,9 +16,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
 from stages.regions.colours import RADIUS_PATCHES, SURE_SHARE, Canvas, grabcut
-from stages.regions.components import LEVELS, Component, clean, components, quantise, ranked, refine_grid, smooth
+from stages.regions.components import Component, clean, components, ranked, refine_grid, smooth
 from stages.regions.config import RegionsConfig, Rule
 from stages.regions.paint import Painted, component_field, flat_field, paint
 from stages.regions.score import Evidence, rounded_score

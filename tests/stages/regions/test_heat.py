@@ -5,40 +5,9 @@ from hypothesis import strategies as st
 
 from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
-from stages.regions.components import FINE_SIDE, quantise, refine_grid, samples_per_cell, smooth
+from stages.regions.components import FINE_SIDE, refine_grid, samples_per_cell, smooth
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import map_regions
-
-
-@pytest.mark.parametrize(
-    ("values", "levels"),
-    [
-        pytest.param([[0.0, 1.0]], [[0, 255]], id="range"),
-        pytest.param([[2.0, 3.0, 4.0]], [[0, 128, 255]], id="offset; 127.5 goes up"),
-        pytest.param([[0.0, 1e-30, 2e-30]], [[0, 128, 255]], id="tiny"),
-        pytest.param([[0.0, 3e38]], [[0, 255]], id="huge"),
-        pytest.param([[-1.0], [0.0], [3.0]], [[0], [64], [255]], id="signed"),
-    ],
-)
-def test_quantise(values, levels):
-    np.testing.assert_array_equal(quantise(np.array(values, dtype=np.float32)), levels)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param([[0.0, 0.0]], id="zeros"),
-        pytest.param([[0.3, 0.3]], id="constant"),
-        pytest.param([[0.3, 0.30000004]], id="constant up to rounding"),
-        pytest.param([[0.5]], id="one cell"),
-        pytest.param([[]], id="no cell"),
-        pytest.param([[0.0, np.nan]], id="nan"),
-        pytest.param([[0.0, np.inf]], id="inf"),
-        pytest.param([[-np.inf, np.inf]], id="both infinities"),
-    ],
-)
-def test_nothing_to_see(values):
-    assert quantise(np.array(values, dtype=np.float32)) is None
 
 
 def test_smooth_zero_changes_nothing():
