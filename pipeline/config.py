@@ -120,7 +120,7 @@ class RunConfig(BaseModel):
         for key in ("device", "threads"):
             plain["model"].pop(key)
         plain["images"].pop("fetch_threads")
-        plain["output"] = {"embed_images": self.output.embed_images}
+        plain["output"] = self.output.columns
         plain["engine"] = {"kind": self.engine.kind}
         return plain
 
@@ -133,6 +133,12 @@ class ExplainConfig(RunConfig):
     """What `phrasebox explain` takes: a run's configuration, of which it needs model, images and explain."""
 
     input: InputConfig | None = None  # type: ignore[assignment]  # nothing is read but the one image
+
+
+class FinishedConfig(RunConfig):
+    """The configuration of a dataset, for who computes no heat maps: the explainer's settings are plain values."""
+
+    explain: dict[str, Any]  # type: ignore[assignment]  # their class stands beside the explainer, which imports torch
 
 
 def load_config(
@@ -184,8 +190,11 @@ def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseMo
     return check(values, model)
 
 
-def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = ()) -> RunConfig:
+def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = (), *, explains: bool = True) -> RunConfig:
     """The configuration that a dataset was made with, from its `dataset.json`, with settings applied.
+
+    Without `explains` the explainer's settings are left as they are stored, unless a setting changes them: see
+    `FinishedConfig`.
 
     Datasets made before presets were resolved hold nulls in `explain` for what the variant decided; they are left out.
     A setting that names another explainer or variant replaces the stored section, which holds every value.
@@ -196,10 +205,18 @@ def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = ()) -> Ru
     explain = values.get("explain")
     if isinstance(explain, dict) and explain.get("heads", "") is None:
         values["explain"] = {key: value for key, value in explain.items() if value is not None}
+    elif isinstance(explain, dict) and not explains and not sets_any(settings, ("explain",)):
+        finished: FinishedConfig = override(values, settings, FinishedConfig)
+        return finished
     if any(setting.startswith(("explain.kind=", "explain.variant=")) for setting in settings):
         values["explain"] = {}
     config: RunConfig = override(values, settings)
     return config
+
+
+def sets_any(settings: Iterable[str], sections: Iterable[str]) -> bool:
+    """Whether some of the `KEY=VALUE` settings set a key in some of the sections, or a whole one."""
+    return not {setting.partition("=")[0].partition(".")[0] for setting in settings}.isdisjoint(sections)
 
 
 def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:

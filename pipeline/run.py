@@ -197,7 +197,7 @@ def _print_plan(
         console.print("the demo model knows drawn things only: photographs need another one, see --model")
     per_image = seconds / len(records)
     console.print(f"speed: {1 / per_image:.1f} images/s in one process, measured on these samples without start-up")
-    rows_bytes = records_to_rows(records, embed_images=config.output.embed_images).nbytes / len(records)
+    rows_bytes = records_to_rows(records, **config.output.columns).nbytes / len(records)
     path = config.output.path
     if total is None:
         console.print(f"would write to {path}: the number of samples is only known once they are read", soft_wrap=True)

@@ -12,7 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.evaluate import heat_mapped, interval, matched_rows, number, print_matched, read_run
+from pipeline.commands.evaluate import (
+    graph_for,
+    heat_mapped,
+    interval,
+    matched_rows,
+    number,
+    print_matched,
+    read_run,
+    uses_stored_maps,
+)
 from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
 from pipeline.terminal import console
 from stages.contract.errors import ConfigError, InputError
@@ -54,7 +63,7 @@ def write_calibration(
     """
     import numpy as np
 
-    from pipeline.graph import build_graph, calibration_basis
+    from pipeline.graph import calibration_basis
     from stages.contract.geometry import box_iou
     from stages.dataset.evaluate import read_truth
     from stages.dataset.evaluate.matching import queries_of
@@ -67,14 +76,17 @@ def write_calibration(
 
     check_writable("--out", out)
     truth = read_truth(truth_path)
-    made, config = read_run(dataset, settings)
+    made, config = read_run(dataset, settings, explains=True)
     rows, matched = matched_rows(made, truth)
-    graph = build_graph(config)
+    stored = uses_stored_maps(made, settings)
+    graph = graph_for(made, settings, pixels=config.regions.needs_pixels)
     stage = RegionsStage(config.regions)
     evidence: list[Evidence] = []
     right: list[bool] = []
     images: list[int] = []
-    for row, record in heat_mapped(graph, rows, console):
+    for row, record in heat_mapped(graph, rows, console, stored=stored):
+        if record.error is not None:
+            continue
         image = matched.images[row["file_name"]]
         found = dict(zip((phrase.text for phrase in record.phrases), stage.regions_of(record), strict=True))
         for query in queries_of(row["id"], row, image, truth.categories, record.phrases):
@@ -97,7 +109,9 @@ def write_calibration(
         weight=dict(zip(names, fit.weight.tolist(), strict=True)),
         mean=dict(zip(names, fit.mean.tolist(), strict=True)),
         scale=dict(zip(names, fit.scale.tolist(), strict=True)),
-        made_with=calibration_basis(graph.settings(config), graph.fingerprint),
+        made_with=calibration_basis(
+            config if graph is None else graph.settings(config), made.manifest["model_fingerprint"]
+        ),
         made_from={"truth": truth_path.name, "images": len(set(images)), "regions": len(right), "right": sum(right)},
     )
     try:

@@ -101,7 +101,7 @@ def _run_and_measure(
     dataset = out / "dataset"
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
     run(config, console, fresh=True)
-    console.print(f"evaluating the {what} against their truth, which computes the heat maps again", soft_wrap=True)
+    console.print(f"evaluating the {what} against their truth", soft_wrap=True)
     figures = evaluation_of(dataset, truth, console)
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     console.print(f"the {what}, model {config.model.name}:", soft_wrap=True)

@@ -1,7 +1,8 @@
 """`phrasebox eval`: a finished dataset against ground truth.
 
-Boxes, masks and scores are those of the shards. Heat maps are not stored. They are computed again from the
-dataset's own configuration, which gives the same maps, and brought into the form that the regions were cut from.
+Boxes, masks and scores are those of the shards, and so are heat maps where `output.heat_maps` stored them. Otherwise
+the maps are computed again from the dataset's own configuration, which gives the same ones. Either way they are brought
+into the form that the regions were cut from.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.graph import Graph
     from stages.contract.records import HeatMap, Phrase, Record
+    from stages.contract.stage import Stage
     from stages.dataset.evaluate.matching import ImageMatches
     from stages.dataset.evaluate.truth import GroundTruth
     from stages.dataset.folder import Dataset
+    from stages.read import Reader
+
+DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
+"""Sections of the configuration that heat maps depend on: whoever sets a key in them has the maps computed again."""
 
 GROUP_COLUMNS = ("pointing", "box_recall", "box_iou", "mask_iou")
 """Metrics that the table shows for every group; the JSON has all of them."""
@@ -40,7 +47,9 @@ def evaluate(
         bool,
         typer.Option(
             "--maps/--no-maps",
-            help="Compute the heat maps again for pointing, energy and pixel AP; without them the input is not needed.",
+            help="Whether to measure heat maps: pointing, energy and pixel AP. They are computed again from the input "
+            "if the dataset does not hold them (output.heat_maps), or if --set names a key of model, phrases, images "
+            "or explain.",
         ),
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
@@ -58,20 +67,22 @@ def evaluate(
 def evaluation_of(
     dataset: Path, truth_path: Path, console: Console, settings: Sequence[str] = (), *, maps: bool = True
 ) -> dict[str, Any]:
-    """All figures of `stages.dataset.evaluate.report.report`, and `dataset`, `truth`, `matched`, `rule`, `config`.
+    """All figures of `stages.dataset.evaluate.report.report`, and whose they are.
+
+    These are `dataset`, `truth`, `matched`, `rule` and `config`, and `maps`: whether the heat maps are "stored" ones,
+    were "computed" again, or None, not measured.
 
     Args:
         dataset: Folder of a finished run.
         truth_path: A file or folder that `stages.dataset.evaluate.read_truth` reads.
         console: Shows the progress.
         settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
-        maps: Whether to compute the heat maps again, for the metrics that need them.
+        maps: Whether to measure the heat maps, too.
 
     Raises:
         InputError: The dataset or the truth cannot be read, or they do not fit together.
         ConfigError: A setting cannot be used, or the model is not the dataset's.
     """
-    from pipeline.graph import build_graph
     from stages.dataset.evaluate import read_truth
     from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.report import Outcomes, report
@@ -79,7 +90,7 @@ def evaluation_of(
     from stages.storage import place_of
 
     truth = read_truth(truth_path)
-    made, config = read_run(dataset, settings)
+    made, config = read_run(dataset, settings, explains=False)
     rows, matched = matched_rows(made, truth)
     outcomes = Outcomes()
 
@@ -87,17 +98,14 @@ def evaluation_of(
         image = matched.images[row["file_name"]]
         outcomes.add(queries_of(row["id"], row, image, truth.categories, phrases, *heat_maps), maps=maps)
 
+    stored = uses_stored_maps(made, settings)
     if maps:
-        graph = build_graph(config)
-        if graph.fingerprint != made.manifest["model_fingerprint"]:
-            raise ConfigError(
-                f"{dataset} was made with other weights ({made.manifest['model_fingerprint']}) than the configuration "
-                f"finds now ({graph.fingerprint}); --no-maps evaluates the regions alone"
-            )
+        guided = config.regions.upsample != "linear"
+        graph = graph_for(made, settings, pixels=guided)
         surfaces = [RegionsStage(config.regions)]
-        if config.regions.upsample != "linear":
+        if guided:
             surfaces.append(RegionsStage(config.regions.model_copy(update={"upsample": "linear"})))
-        for row, record in heat_mapped(graph, rows, console):
+        for row, record in heat_mapped(graph, rows, console, stored=stored):
             add(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces))
     else:
         for row in rows.values():
@@ -108,34 +116,100 @@ def evaluation_of(
         "dataset": str(place_of(dataset)),
         "truth": str(truth_path),
         "matched": matched.counts,
+        "maps": ("stored" if stored else "computed") if maps else None,
         "rule": config.regions.rule,
         **report(outcomes),
         "config": config.model_dump(mode="json", include={"model", "explain", "regions"}),
     }
 
 
-def read_run(path: Path, settings: Sequence[str]) -> tuple[Dataset, RunConfig]:
-    """A finished dataset, and its configuration with some settings changed. Raises InputError if it is not finished."""
+def read_run(path: Path, settings: Sequence[str], *, explains: bool) -> tuple[Dataset, RunConfig]:
+    """A finished dataset, and its configuration with some settings changed. Raises InputError if it is not finished.
+
+    explains: Whether the explainer's settings are needed; see `FinishedConfig`.
+    """
     from pipeline.config import stored_config
     from stages.dataset.folder import open_dataset
 
     dataset = open_dataset(path)
-    return dataset, stored_config(dataset.manifest["config"], settings)
+    return dataset, stored_config(dataset.manifest["config"], settings, explains=explains)
+
+
+def uses_stored_maps(dataset: Dataset, settings: Sequence[str]) -> bool:
+    """Whether the heat maps of a dataset are taken from its shards, with these settings over its configuration."""
+    from pipeline.config import sets_any
+
+    return dataset.has_heat_maps and not sets_any(settings, DECIDE_MAPS)
 
 
 def matched_rows(dataset: Dataset, truth: GroundTruth) -> tuple[dict[int, dict[str, Any]], ImageMatches]:
     """The rows of the images that the truth has, by id, and which images these are."""
     from stages.dataset.evaluate.matching import match_images
 
-    rows = list(dataset.rows(["id", "file_name", "width", "height", "captions", "annotations", "error"]))
-    matched = match_images((row["file_name"] for row in rows), truth)
+    matched = match_images((row["file_name"] for row in dataset.rows(["file_name"])), truth)
+    rows = dataset.rows([name for name in dataset.columns if name != "image"])
     return {row["id"]: row for row in rows if row["file_name"] in matched.images}, matched
 
 
+def graph_for(dataset: Dataset, settings: Sequence[str], *, pixels: bool) -> Graph | None:
+    """What computes what the dataset does not hold, or None if nothing has to be computed.
+
+    Args:
+        dataset: The dataset.
+        settings: KEY=VALUE over its configuration.
+        pixels: Whether the pixels are needed, too; no dataset holds them at the model's size.
+
+    Raises:
+        InputError: The dataset's input cannot be read.
+        ConfigError: A setting cannot be used, or the model that would compute the maps is not the dataset's.
+    """
+    from pipeline.config import stored_config
+    from pipeline.graph import build_graph
+
+    stored = uses_stored_maps(dataset, settings)
+    if stored and not pixels:
+        return None
+    graph = build_graph(stored_config(dataset.manifest["config"], settings))
+    made_with = dataset.manifest["model_fingerprint"]
+    if not stored and graph.fingerprint != made_with:
+        raise ConfigError(
+            f"{dataset.path} was made with other weights ({made_with}) than the configuration finds now "
+            f"({graph.fingerprint}); phrasebox eval --no-maps evaluates the regions alone"
+        )
+    return graph
+
+
 def heat_mapped(
-    graph: Graph, rows: Mapping[int, dict[str, Any]], console: Console
+    graph: Graph | None, rows: Mapping[int, dict[str, Any]], console: Console, *, stored: bool
 ) -> Iterator[tuple[dict[str, Any], Record]]:
-    """Each of the rows, by id, with its record from the input, which has phrases and heat maps.
+    """Each of the rows, by id, with a record that has its phrases and heat maps.
+
+    Args:
+        graph: That of `graph_for`. Without one, the records have no pixels.
+        rows: With the columns that `matched_rows` reads.
+        console: Shows the progress.
+        stored: Whether phrases and maps are those of the rows; otherwise the graph computes them.
+
+    Raises:
+        InputError: The graph is needed, and some of the rows are no longer in the input.
+    """
+    from stages.contract.schema import mapped_record
+
+    if graph is None:
+        yield from ((row, mapped_record(row)) for row in rows.values())
+    elif stored:
+        _, prepare = graph.before
+        for row, record in _again(graph.reader, [prepare], rows, console):
+            known = mapped_record(row)
+            yield row, replace(record, phrases=known.phrases, heat_maps=known.heat_maps)
+    else:
+        yield from _again(graph.reader, [*graph.before, graph.model], rows, console)
+
+
+def _again(
+    reader: Reader, stages: Sequence[Stage], rows: Mapping[int, dict[str, Any]], console: Console
+) -> Iterator[tuple[dict[str, Any], Record]]:
+    """Each of the rows with its record from the input after some stages.
 
     Raises InputError if some of the rows are no longer in the input.
     """
@@ -144,12 +218,11 @@ def heat_mapped(
     from stages.contract.records import Record
     from stages.read import Skipped
 
-    stages = (*graph.before, graph.model)
     for stage in stages:
         stage.setup()
     progress = Report(expected=len(rows))
     missing = set(rows)
-    items = (item for shard in graph.reader.shards() for item in graph.reader.read(shard))
+    items = (item for shard in reader.shards() for item in reader.read(shard))
 
     def wanted() -> Iterator[Record]:
         """The first record of each id; nothing is read after the last one."""
@@ -161,15 +234,15 @@ def heat_mapped(
 
     records = wanted()
     with Display(console).shown() as display:
-        while batch := list(islice(records, batch_rows(graph.model))):
+        while batch := list(islice(records, batch_rows(stages[-1]))):
             for record in run_stages(stages, batch, progress.stage):
                 yield rows[record.sample.id], record
             progress.rows(len(batch), 0)
             display.update(progress)
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(rows)} rows are no longer in the input of the dataset, and heat maps cannot be "
-            "computed without it; phrasebox eval --no-maps needs no input"
+            f"{len(missing)} of {len(rows)} rows are no longer in the input of the dataset, which is needed because "
+            "the dataset holds no heat maps, or for the colours; phrasebox eval --no-maps needs no input"
         )
 
 
@@ -208,6 +281,9 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
         doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU .50:.95 (at .50: {figure['ap50']:.3f})"
         table.add_row(f"{name}_ap", number(figure["ap"]), interval(figure["ap"]), doc)
     console.print(table)
+    if figures["maps"] is not None:
+        whose = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
+        console.print(f"heat maps: {whose[figures['maps']]}", soft_wrap=True)
     console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
     shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
     headers = [name.replace("_", " ").replace("iou", "IoU") for name in shown]  # so that narrow terminals break them

@@ -98,7 +98,7 @@ def run(
     writer = ShardWriter(folder.data, config.output.rows_per_file)
     while batch := list(islice(todo, rows)):
         finished = run_stages(graph.stages, batch, report.stage)
-        writer.write(records_to_rows(finished, embed_images=config.output.embed_images))
+        writer.write(records_to_rows(finished, **config.output.columns))
         report.rows(len(finished), sum(record.error is not None for record in finished))
         on_progress(report)
     writer.close()

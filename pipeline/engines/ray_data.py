@@ -109,7 +109,7 @@ def _execute(
     graph: Graph, source: ShardSource, folder: DatasetFolder, config: RunConfig, chosen: Pools, ledger: Any, code: Code
 ) -> None:
     batch = batch_rows(graph.model, chosen.device)
-    per_file, embeds = config.output.rows_per_file, config.output.embed_images
+    per_file, columns = config.output.rows_per_file, config.output.columns
     environment = {"OMP_NUM_THREADS": str(chosen.threads)}
     if chosen.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
@@ -143,14 +143,14 @@ def _execute(
         # The size of a call decides how many rows a file has: `write_parquet` follows `row_group_size` only without
         # `min_rows_per_file`.
         rows = rows.map_batches(
-            functools.partial(finish, graph.after, ledger, batch, embed_images=embeds),
+            functools.partial(finish, graph.after, ledger, batch, columns=columns),
             batch_size=max(batch, per_file // batch * batch),
             batch_format="pyarrow",
         )
         rows.write_parquet(
             _name(folder.data),
             filesystem=_filesystem(folder.data),
-            row_group_size=min(per_file, row_group_rows(embed_images=embeds)),
+            row_group_size=min(per_file, row_group_rows(embed_images=config.output.embed_images)),
             max_rows_per_file=per_file,
             **PARQUET_SETTINGS,
         )

@@ -185,13 +185,13 @@ class ModelWorker(StageWorker):
     """The stage that holds the model."""
 
 
-def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, embed_images: bool) -> Iterator[Any]:
+def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, columns: dict[str, bool]) -> Iterator[Any]:
     """Run the stages after the model over a table, `rows` at a time, and make dataset rows."""
     for stage in stages:
         stage.setup()
     for start in range(0, table.num_rows, rows):
         records = run_with_retries(stages, table_to_records(table.slice(start, rows)), ledger, last=True)
-        yield records_to_rows(records, embed_images=embed_images)
+        yield records_to_rows(records, **columns)
 
 
 def run_with_retries(

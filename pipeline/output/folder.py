@@ -352,7 +352,7 @@ class DatasetFolder:
         if total.doubled:
             raise RuntimeError(f"{total.doubled} rows were written twice")
         write_categories(total, self.path / "categories.parquet")
-        schema = dataset_schema(embed_images=config.output.embed_images)
+        schema = dataset_schema(**config.output.columns)
         run = json.loads(self._run.read_text(encoding="utf-8"))
         run.pop("signature", None)  # of a part of the configuration; the manifest signs all of it
         card = dataset_card(

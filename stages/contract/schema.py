@@ -25,6 +25,18 @@
     warnings        list<string> phrases without a region and why, phrases dropped by the cap
     error           string       null, or the reason of the fault, a key of `errors.ROW_ERRORS`
     error_detail    string       null, or what is wrong, where, and what to do
+    phrases         list<struct> all phrases, also those without a region; as heat_maps, only with `output.heat_maps`
+      phrase        string       normalised text
+      head          string       lemma of its head noun
+      caption_index int32        which caption
+      span          list<int32>  [start, end): the phrase's words in that caption
+      plural        bool         whether the phrase names several things
+    heat_maps       list<struct> one per different phrase, in their order
+      phrase        string       normalised text
+      size          list<int32>  [h, w] of the grid in cells; the map covers the whole image
+      levels        binary       uint8, row by row: 0 for the map's lowest heat, 255 for its highest; null without heat
+      shift_cells   double       how far right of and below the cells' centres the values lie, in cells
+      similarity    float        cosine of image and phrase
     image           struct       bytes and path, null with an error; only with `embed_images`
 """
 
@@ -39,6 +51,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
+from stages.contract.levels import quantise
 from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
 
 SCHEMA_VERSION: Final = 2
@@ -98,6 +111,34 @@ DATASET_SCHEMA: Final = pa.schema(
 )
 """The row of `data/*.parquet` without embedded images."""
 
+STORED_PHRASE: Final = pa.struct(
+    [
+        _field("phrase", pa.string(), "", "normalised text"),
+        _field("head", pa.string(), "", "lemma of the head noun"),
+        _field("caption_index", pa.int32(), "", "which caption"),
+        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
+        _field("plural", pa.bool_(), "", "whether the phrase names several things"),
+    ]
+)
+"""One phrase of one caption."""
+
+STORED_HEAT_MAP: Final = pa.struct(
+    [
+        _field("phrase", pa.string(), "", "normalised text"),
+        _field("size", pa.list_(pa.int32()), "cells", "[h, w] of the grid, which covers the whole image"),
+        _field("levels", pa.binary(), "0 .. 255", "uint8, row by row, lowest to highest heat; null without heat"),
+        _field("shift_cells", pa.float64(), "cells", "how far right of and below the cells' centres the values lie"),
+        _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
+    ]
+)
+"""The heat map of one text, in the levels that its regions were cut from."""
+
+HEAT_MAP_FIELDS: Final = (
+    _field("phrases", pa.list_(STORED_PHRASE), "", "all phrases, also those without a region"),
+    _field("heat_maps", pa.list_(STORED_HEAT_MAP), "", "one per different phrase, in levels"),
+)
+"""Columns that a dataset has with `output.heat_maps`."""
+
 IMAGE_FIELD: Final = _field(
     "image",
     pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
@@ -106,9 +147,14 @@ IMAGE_FIELD: Final = _field(
 )
 
 
-def dataset_schema(*, embed_images: bool) -> Any:
+OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)
+"""Columns that a dataset has or not, in their order behind the others."""
+
+
+def dataset_schema(*, embed_images: bool, heat_maps: bool = False) -> Any:
     """Arrow schema of the shards."""
-    return DATASET_SCHEMA.append(IMAGE_FIELD) if embed_images else DATASET_SCHEMA
+    maps, images = HEAT_MAP_FIELDS if heat_maps else (), (IMAGE_FIELD,) if embed_images else ()
+    return pa.schema([*DATASET_SCHEMA, *maps, *images])
 
 
 _ARRAY = pa.struct([("shape", pa.list_(pa.int32())), ("data", pa.binary())])
@@ -224,13 +270,13 @@ def _unpacked(packed: Mapping[str, Any], kind: Any) -> NDArray[Any]:
     return np.frombuffer(packed["data"], kind).reshape(packed["shape"])
 
 
-def records_to_rows(records: Iterable[Record], *, embed_images: bool) -> Any:
+def records_to_rows(records: Iterable[Record], *, embed_images: bool, heat_maps: bool = False) -> Any:
     """Finished records -> table of `dataset_schema`, one row each, in order."""
-    rows = [_row(record, embed_images=embed_images) for record in records]
-    return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images))
+    rows = [_row(record, embed_images=embed_images, heat_maps=heat_maps) for record in records]
+    return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images, heat_maps=heat_maps))
 
 
-def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
+def _row(record: Record, *, embed_images: bool, heat_maps: bool) -> dict[str, Any]:
     sample = record.sample
     row: dict[str, Any] = {
         "id": sample.id,
@@ -245,12 +291,86 @@ def _row(record: Record, *, embed_images: bool) -> dict[str, Any]:
         "error": None if record.error is None else record.error.reason,
         "error_detail": None if record.error is None else record.error.detail,
     }
+    if heat_maps:
+        row["phrases"] = [_stored_phrase(phrase) for phrase in record.phrases]
+        row["heat_maps"] = [_stored_heat_map(heat_map) for heat_map in record.heat_maps]
     if embed_images:
         # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
         # a row with an error, whose bytes nobody may have decoded yet.
         has_image = sample.image.content is not None and record.error is None
         row["image"] = {"bytes": sample.image.content, "path": sample.image.file_name} if has_image else None
     return row
+
+
+def _stored_phrase(phrase: Phrase) -> dict[str, Any]:
+    return {
+        "phrase": phrase.text,
+        "head": phrase.head,
+        "caption_index": phrase.caption_index,
+        "span": (phrase.start, phrase.end),
+        "plural": phrase.plural,
+    }
+
+
+def _stored_heat_map(heat_map: HeatMap) -> dict[str, Any]:
+    levels = None if heat_map.fault else quantise(heat_map.values)
+    return {
+        "phrase": heat_map.text,
+        "size": heat_map.values.shape,
+        "levels": None if levels is None else levels.tobytes(),
+        "shift_cells": heat_map.shift_cells,
+        "similarity": heat_map.similarity,
+    }
+
+
+def mapped_record(row: Mapping[str, Any]) -> Record:
+    """The record of a row that has phrases and heat maps, as it was before its regions were cut.
+
+    The maps are in levels, so that the same regions and surfaces come of them; one without heat is all zeros.
+
+    Args:
+        row: Has `HEAT_MAP_FIELDS`, `sample_id`, `file_name`, `width`, `height`, `captions`, `error` and
+            `error_detail`.
+
+    Raises:
+        SchemaError: A map does not fill its grid.
+    """
+    error = None if row["error"] is None else RowError(reason=row["error"], detail=row["error_detail"] or "")
+    return Record(
+        sample=Sample(
+            sample_id=row["sample_id"],
+            source=row["sample_id"],
+            captions=tuple(row["captions"]),
+            image=ImageRef(file_name=row["file_name"]),
+        ),
+        width_px=row["width"],
+        height_px=row["height"],
+        phrases=tuple(
+            Phrase(
+                text=stored["phrase"],
+                head=stored["head"],
+                caption_index=stored["caption_index"],
+                start=stored["span"][0],
+                end=stored["span"][1],
+                plural=stored["plural"],
+            )
+            for stored in row["phrases"]
+        ),
+        heat_maps=tuple(_heat_map(stored, row["sample_id"]) for stored in row["heat_maps"]),
+        error=error,
+    )
+
+
+def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
+    h, w = stored["size"]
+    levels = None if stored["levels"] is None else np.frombuffer(stored["levels"], np.uint8)
+    if min(h, w) < 1 or (levels is not None and levels.size != h * w):
+        cells = "no" if levels is None else levels.size
+        raise SchemaError(f"{sample_id}: the heat map of {stored['phrase']!r} has {cells} levels for {h} x {w} cells")
+    values = np.zeros((h, w), np.float32) if levels is None else levels.reshape(h, w).astype(np.float32)
+    return HeatMap(
+        text=stored["phrase"], values=values, similarity=stored["similarity"], shift_cells=stored["shift_cells"]
+    )
 
 
 def _annotation(record: Record, region: Region, number: int) -> dict[str, Any]:

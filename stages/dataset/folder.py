@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
 from stages.contract.schema import (
     DATASET_SCHEMA,
+    HEAT_MAP_FIELDS,
     IMAGE_FIELD,
+    OPTIONAL_FIELDS,
     READABLE_VERSIONS,
     SCHEMA_VERSION,
     other_version,
@@ -50,14 +52,14 @@ class Dataset:
         manifest: `dataset.json`; empty if the run has not finished.
         run: What the rows depend on: `config`, `model_fingerprint` and `signature`; empty if even that is unknown.
         shards: Parquet files in the order of their names, which is the order of the rows everywhere.
-        has_images: Whether the rows hold the encoded images.
+        optional: Columns of `OPTIONAL_FIELDS` that the rows have, in their order.
     """
 
     path: AnyPath
     manifest: dict[str, Any]
     run: dict[str, Any]
     shards: tuple[AnyPath, ...]
-    has_images: bool
+    optional: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -67,7 +69,17 @@ class Dataset:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns of the shards."""
-        return (*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if self.has_images else []))
+        return (*DATASET_SCHEMA.names, *self.optional)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the rows hold the encoded images."""
+        return IMAGE_FIELD.name in self.optional
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether the rows hold all phrases and their heat maps."""
+        return all(field.name in self.optional for field in HEAT_MAP_FIELDS)
 
     def __len__(self) -> int:
         return sum(rows_in(path) for path in self.shards)
@@ -268,15 +280,15 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
         manifest=manifest,
         run={key: run[key] for key in ("config", "model_fingerprint", "signature") if key in run},
         shards=shards,
-        has_images=_has_images(shards),
+        optional=_optional_columns(shards),
     )
 
 
-def _has_images(shards: Sequence[AnyPath]) -> bool:
+def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
     for path in shards:  # the first shards of an unfinished run may be half written
         with suppress(InputError), open_shard(path) as file:
-            return IMAGE_FIELD.name in file.schema_arrow.names
-    return False
+            return tuple(field.name for field in OPTIONAL_FIELDS if field.name in file.schema_arrow.names)
+    return ()
 
 
 def _manifest(path: AnyPath) -> dict[str, Any]:

@@ -17,8 +17,12 @@ from stages.contract.records import Rle, stable_id
 from stages.contract.schema import (
     ANNOTATION,
     DATASET_SCHEMA,
+    HEAT_MAP_FIELDS,
     IMAGE_FIELD,
+    OPTIONAL_FIELDS,
     READABLE_VERSIONS,
+    STORED_HEAT_MAP,
+    STORED_PHRASE,
     other_version,
     read_batches,
 )
@@ -120,7 +124,7 @@ def _schema_problems(path: AnyPath, schema: Any, missing: Collection[str]) -> Ge
     readable = True
     wanted = [
         *(entry for entry in DATASET_SCHEMA if entry.name not in missing),
-        *([IMAGE_FIELD] if IMAGE_FIELD.name in schema.names else []),
+        *_optional(schema.names),
     ]
     for expected in wanted:
         position = schema.get_field_index(expected.name)
@@ -131,9 +135,16 @@ def _schema_problems(path: AnyPath, schema: Any, missing: Collection[str]) -> Ge
             yield f"{path}: column {expected.name}: expected {expected.type}, got {schema.field(position).type}"
             readable = False
     for name in schema.names:
-        if name not in DATASET_SCHEMA.names and name != IMAGE_FIELD.name:
+        if name not in DATASET_SCHEMA.names and name not in {entry.name for entry in OPTIONAL_FIELDS}:
             yield f"{path}: unknown column {name}"
     return readable
+
+
+def _optional(names: Collection[str]) -> list[Any]:
+    """The optional columns that a shard has or ought to have: phrases and heat maps come together."""
+    found = [entry for entry in OPTIONAL_FIELDS if entry.name in names]
+    maps = HEAT_MAP_FIELDS if any(entry in HEAT_MAP_FIELDS for entry in found) else ()
+    return [*maps, *(entry for entry in found if entry not in HEAT_MAP_FIELDS)]
 
 
 def _rows(file: Any) -> Iterator[dict[str, Any]]:
@@ -164,6 +175,7 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
             yield "no error and no image"
     if row["annotations"] and not row["phrase_count"]:
         yield f"{len(row['annotations'])} annotations but no phrases"
+    yield from _heat_map_problems(row)
     for annotation in row["annotations"]:
         yield from (f"annotation {annotation['id']}: {problem}" for problem in _annotation_problems(annotation, row))
 
@@ -186,6 +198,33 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
             yield f"{name} {annotation[name]} outside {low:g} .. {high:g}"
     yield from _place_problems(annotation, row)
     yield from _span_problems(annotation, row)
+
+
+def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
+    """Problems of the stored phrases and heat maps, if there are any."""
+    if HEAT_MAP_FIELDS[0].name not in row:
+        return
+    phrases, maps = row["phrases"], row["heat_maps"]
+    if phrases is None or maps is None:
+        yield "phrases or heat_maps is null"
+        return
+    for what, kind, entries in (("phrase", STORED_PHRASE, phrases), ("heat map", STORED_HEAT_MAP, maps)):
+        for number, entry in enumerate(entries):
+            nulls = [field.name for field in kind if field.name != "levels" and entry[field.name] is None]
+            if nulls:
+                yield f"{what} {number}: {' and '.join(nulls)} is null"
+                return
+    if len(phrases) != row["phrase_count"]:
+        yield f"phrase_count is {row['phrase_count']} but there are {len(phrases)} phrases"
+    for phrase in phrases:
+        yield from (f"phrase {phrase['phrase']!r}: {problem}" for problem in _span_problems(phrase, row))
+    named, mapped = [phrase["phrase"] for phrase in phrases], [stored["phrase"] for stored in maps]
+    if row["error"] is None and mapped != list(dict.fromkeys(named)):
+        yield f"the heat maps are of {mapped}, not of the phrases"
+    for stored in maps:
+        cells = None if stored["levels"] is None else len(stored["levels"])
+        if len(stored["size"]) != 2 or None in stored["size"] or cells not in (None, int(np.prod(stored["size"]))):
+            yield f"heat map of {stored['phrase']!r}: {cells} levels on a grid of {stored['size']}"
 
 
 def _place_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:

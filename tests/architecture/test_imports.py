@@ -34,9 +34,10 @@ ROOMS: dict[str, set[str]] = {
 CONTRACT: dict[str, set[str]] = {
     "errors": set(),
     "geometry": set(),
+    "levels": set(),
     "records": {"errors"},
     "stage": {"records"},
-    "schema": {"errors", "records"},
+    "schema": {"errors", "levels", "records"},
     "masks": {"geometry", "records"},
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""

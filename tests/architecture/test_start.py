@@ -30,6 +30,13 @@ for name in EXPORTERS:
 """
 """Every format but the one that embeds texts."""
 
+EVALUATE = """
+from pipeline.commands.evaluate import evaluation_of
+from pipeline.console import errors
+figures = evaluation_of(pathlib.Path("dataset"), pathlib.Path("truth.json"), errors)
+assert figures["maps"] == "stored"
+"""
+
 STEPS: dict[str, tuple[str, set[str]]] = {
     "--version": ("phrasebox('--version')", set(HEAVY)),
     "--help": ("phrasebox('--help')", set(HEAVY)),
@@ -39,6 +46,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "looking at a dataset": ("import pipeline.viewer.app, pipeline.viewer.gallery", MODEL),
     "validate": ("phrasebox('validate', 'dataset')", MODEL),
     "exports": (EXPORT_ALL, MODEL | {"datasets"}),
+    "eval of a dataset with heat maps": (EVALUATE, MODEL),
     "planning a run": (
         "import pipeline.output.folder, pipeline.summary, pipeline.graph, pipeline.run",
         {"ray", "spacy"},
@@ -80,10 +88,11 @@ def loaded(steps: dict[str, str], folder: Path) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def after(inline_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+def after(inline_dataset: Path, scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """Step -> what is loaded after it."""
     folder = tmp_path_factory.mktemp("start")
     (folder / "dataset").symlink_to(inline_dataset)
+    (folder / "truth.json").symlink_to(scenes_folder / "truth.json")
     write_dataset(folder / "exported")
     found = loaded({name: code for name, (code, _) in STEPS.items()}, folder)
     assert (folder / "yolo" / "data.yaml").is_file()

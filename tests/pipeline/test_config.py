@@ -98,7 +98,8 @@ TYPOS = {
     "input.image_rot=x": "input.image_rot: no such key; did you mean input.image_root?",
     "engine.num_cpu=3": "engine.num_cpu: no such key; did you mean engine.num_cpus?",
     "explain.block=3": "explain.block: no such key; did you mean explain.blocks?",
-    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, max_error_share, path, rows_per_file",
+    "output.zzzzz=1": "output.zzzzz: no such key; keys here: embed_images, heat_maps, max_error_share, path, "
+    "rows_per_file",
 }
 
 
@@ -235,7 +236,14 @@ def changed(setting: str) -> Any:
 
 @pytest.mark.parametrize(
     "setting",
-    ["input.path=b", "model.precision=bf16", "explain.blocks=1", "regions.rule=mean", "output.embed_images=true"],
+    [
+        "input.path=b",
+        "model.precision=bf16",
+        "explain.blocks=1",
+        "regions.rule=mean",
+        "output.embed_images=true",
+        "output.heat_maps=false",
+    ],
 )
 def test_what_rows_depend_on(setting: str) -> None:
     assert changed(setting) != load_config(None, INPUT).rows_depend_on()

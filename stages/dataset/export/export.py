@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from stages.contract.errors import ConfigError, RowFault
 from stages.contract.records import stable_id
+from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD
 from stages.dataset.export.base import (
     Categories,
     ChosenSample,
@@ -152,7 +153,8 @@ def _chosen_rows(
     keep_empty: bool,
 ) -> Iterator[dict[str, Any]]:
     """Gives the rows of the export; counts those that are left out."""
-    for table in dataset.tables(None if source is None else dataset.columns):
+    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if source is not None and dataset.has_images else [])]
+    for table in dataset.tables(columns):
         for row in selector.choose(table).to_pylist():
             report.rows += 1
             if row["error"] is not None:

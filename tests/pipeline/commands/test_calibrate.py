@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,21 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     # It is for three blocks only, and says so.
     with pytest.raises(ConfigError, match=r"explain\.blocks: 3 there, 4 now"):
         build_graph(config_of(drawn, tmp_path / "other", regions=with_file["regions"]))
+
+
+@pytest.mark.parametrize("refine", ["none", "grabcut"])
+def test_stored_maps_give_the_calibration_of_computed_ones(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: str
+) -> None:
+    monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 1)
+    scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
+    next((scenes / "images").iterdir()).unlink()
+    dataset = run(config_of(scenes, tmp_path / "dataset", regions={"refine": refine}), QUIET)
+    found = {}
+    for name, settings in (("stored", []), ("computed", ["model.device=cpu"])):
+        figures = write_calibration(dataset, scenes / "truth.json", tmp_path / f"{name}.json", QUIET, settings)
+        found[name] = (figures, (tmp_path / f"{name}.json").read_text())
+    assert found["stored"] == found["computed"]
 
 
 def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(drawn: Path, tmp_path: Path) -> None:

@@ -15,12 +15,17 @@ import pytest
 from rich.console import Console
 
 from pipeline.commands.evaluate import evaluation_of, print_evaluation
+from pipeline.config import RunConfig
+from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.evaluate.metrics import METRICS
 
 QUIET = Console(quiet=True)
+
+AGAIN = ["model.device=cpu"]
+"""A setting of the model: heat maps are computed again."""
 
 
 def truth_of(scenes_folder: Path) -> Any:
@@ -152,14 +157,14 @@ def test_boxes_and_masks_need_no_input(inline_dataset: Path, scenes_folder: Path
         assert figure == whole["metrics"][name]
     assert regions["coco_ap"] == whole["coco_ap"]
     with pytest.raises(InputError, match=r"gone\.jsonl"):
-        evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, gone)
+        evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, [*gone, *AGAIN])
 
 
 def test_rows_that_the_input_has_no_more_are_refused_and_one_that_it_has_twice_is_asked_once(
     inline_dataset: Path, scenes_folder: Path, tmp_path: Path
 ) -> None:
     lines = (scenes_folder / "captions.jsonl").read_text().splitlines()
-    moved = [f"input.path={tmp_path / 'captions.jsonl'}", f"input.image_root={scenes_folder / 'images'}"]
+    moved = [f"input.path={tmp_path / 'captions.jsonl'}", f"input.image_root={scenes_folder / 'images'}", *AGAIN]
     (tmp_path / "captions.jsonl").write_text("\n".join([*lines, *lines]))
     truth = scenes_folder / "truth.json"
     whole = evaluation_of(inline_dataset, truth, QUIET)
@@ -174,7 +179,77 @@ def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_fold
     manifest = json.loads((dataset / "dataset.json").read_text())
     (dataset / "dataset.json").write_text(json.dumps({**manifest, "model_fingerprint": "demo:0"}))
     with pytest.raises(ConfigError, match="other weights"):
-        evaluation_of(dataset, scenes_folder / "truth.json", QUIET)
+        evaluation_of(dataset, scenes_folder / "truth.json", QUIET, AGAIN)
+
+
+@pytest.fixture(scope="module")
+def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scenes without one of the images, and with a caption that names nothing."""
+    folder = Path(shutil.copytree(scenes_folder, tmp_path_factory.mktemp("troubled") / "scenes"))
+    lines = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    (folder / "images" / Path(lines[2]["image"]).name).unlink()
+    caption = "captions" if "captions" in lines[4] else "caption"
+    lines[4][caption] = ["Beautiful!"] if caption == "captions" else "Beautiful!"
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({}, id="defaults"),
+        pytest.param({"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps"),
+        pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region"),
+        pytest.param({"explain": {"kind": "rollout"}, "phrases": {"referring_expressions": True}}, id="rollout"),
+    ],
+)
+def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+    source = {"kind": "jsonl", "path": str(troubled / "captions.jsonl"), "image_root": str(troubled / "images")}
+    run_values = {"input": source, "engine": {"kind": "inline"}, **values}
+
+    def dataset(name: str, **output: Any) -> Path:
+        output["path"] = str(tmp_path / name)
+        return run(RunConfig.model_validate({**run_values, "output": output}), QUIET)
+
+    def figures(made: Path, *settings: str) -> dict[str, Any]:
+        return {**evaluation_of(made, troubled / "truth.json", QUIET, settings), "dataset": ""}
+
+    holds, lacks = dataset("holds"), dataset("lacks", heat_maps=False)
+    stored = figures(holds)
+    assert stored["maps"] == "stored"
+    assert stored["metrics"]["pointing"]["n"] == stored["counts"]["targets"] > 0
+    computed = {**stored, "maps": "computed"}
+    assert figures(lacks) == computed
+    device = {**computed, "config": {**computed["config"], "model": {**computed["config"]["model"], "device": "cpu"}}}
+    assert figures(holds, *AGAIN) == device
+    # Regions are the same rows with and without the maps beside them.
+    columns = DATASET_SCHEMA.names
+    assert pq.read_table(holds / "data", columns=columns).equals(pq.read_table(lacks / "data", columns=columns))
+
+
+def test_stored_maps_need_neither_model_nor_input(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    model = {**manifest["config"]["model"], "name": "ViT-B-16", "weights": "/gone/model.safetensors"}
+    gone = {**manifest["config"], "model": model}
+    gone["input"] = {**gone["input"], "path": "/gone.jsonl", "image_root": "/gone"}
+    (dataset / "dataset.json").write_text(json.dumps({**manifest, "config": gone}))
+    figures = evaluation_of(dataset, scenes_folder / "truth.json", QUIET)
+    assert figures["metrics"] == evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)["metrics"]
+    printed = Console(record=True, width=120, file=StringIO())
+    print_evaluation(figures, printed)
+    assert "heat maps: as the dataset holds them" in printed.export_text()
+
+
+def test_another_setting_of_the_explainer_has_the_maps_computed(inline_dataset: Path, scenes_folder: Path) -> None:
+    stored = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET)
+    other = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, ["explain.blocks=1"])
+    assert (stored["maps"], other["maps"]) == ("stored", "computed")
+    assert other["config"]["explain"]["blocks"] == 1
+    assert other["metrics"]["energy"] != stored["metrics"]["energy"]
+    smooth = evaluation_of(inline_dataset, scenes_folder / "truth.json", QUIET, ["regions.smooth_patches=2"])
+    assert smooth["maps"] == "stored"
+    assert smooth["metrics"]["energy"] != stored["metrics"]["energy"]
 
 
 def test_what_is_no_dataset_is_refused(scenes_folder: Path, tmp_path: Path) -> None:

@@ -13,14 +13,18 @@ from hypothesis import strategies as st
 
 from stages.contract import schema
 from stages.contract.errors import ROW_ERRORS, RowError, SchemaError
+from stages.contract.levels import quantise
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
 from stages.contract.schema import (
     ANNOTATION,
     DATASET_SCHEMA,
-    IMAGE_FIELD,
+    OPTIONAL_FIELDS,
     RECORD_SCHEMA,
+    STORED_HEAT_MAP,
+    STORED_PHRASE,
     dataset_schema,
+    mapped_record,
     records_to_rows,
     records_to_table,
     table_to_records,
@@ -149,9 +153,9 @@ def make_record(**changes: Any) -> Record:
     return replace(record, **changes)
 
 
-def row_of(record: Record, *, embed_images: bool = False) -> dict[str, Any]:
-    table = records_to_rows([record], embed_images=embed_images)
-    assert table.schema == dataset_schema(embed_images=embed_images)
+def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = False) -> dict[str, Any]:
+    table = records_to_rows([record], embed_images=embed_images, heat_maps=heat_maps)
+    assert table.schema == dataset_schema(embed_images=embed_images, heat_maps=heat_maps)
     [row] = table.to_pylist()
     return row
 
@@ -251,13 +255,77 @@ def test_a_failed_sample_has_no_image() -> None:
     assert row_of(Record(sample=sample, error=error), embed_images=True)["image"] is None
 
 
+def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
+    values = np.array([[0, 1], [2, 4]], np.float32)
+    red_car = HeatMap(text="red car", values=values, similarity=0.25, shift_cells=0.5)
+    row = row_of(make_record(heat_maps=(red_car, make_record().heat_maps[1])), heat_maps=True)
+    assert row["phrases"] == [
+        {"phrase": "red car", "head": "car", "caption_index": 0, "span": [0, 9], "plural": False},
+        {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "plural": False},
+    ]
+    assert row["heat_maps"] == [
+        {
+            "phrase": "red car",
+            "size": [2, 2],
+            "levels": bytes([0, 64, 128, 255]),
+            "shift_cells": 0.5,
+            "similarity": 0.25,
+        },
+        {"phrase": "sky", "size": [2, 2], "levels": None, "shift_cells": 0.0, "similarity": 0.125},
+    ]
+    assert not {"phrases", "heat_maps"} & row_of(make_record()).keys()
+
+
+def test_a_stored_record_is_the_record_in_levels() -> None:
+    values = np.random.default_rng(0).random((7, 5), np.float32)
+    dog = Phrase(text="two dogs", caption_index=1, start=0, end=5, head="dog", plural=True)
+    shifted = HeatMap(text="two dogs", values=values, similarity=0.1, shift_cells=1 / 3)
+    maps = (shifted, make_record().heat_maps[1])
+    record = make_record(phrases=(dog, make_record().phrases[1]), heat_maps=maps, regions=())
+    back = mapped_record(row_of(record, heat_maps=True))
+    assert (back.phrases, back.width_px, back.height_px) == (record.phrases, 10, 8)
+    assert (back.sample.sample_id, back.sample.captions) == ("k1", record.sample.captions)
+    levels = quantise(values)
+    assert levels is not None
+    np.testing.assert_array_equal(back.heat_maps[0].values, levels)
+    assert not back.heat_maps[1].values.any()
+    assert [one.shift_cells for one in back.heat_maps] == [1 / 3, 0.0]
+    assert [one.similarity for one in back.heat_maps] == [np.float32(0.1), 0.125]
+    again = row_of(back, heat_maps=True)
+    assert again["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
+
+
+def test_a_stored_error_comes_back() -> None:
+    error = RowError(reason="bad_image", detail="a.jsonl:1: not an image")
+    failed = make_record(error=error, regions=(), heat_maps=(), width_px=0, height_px=0)
+    back = mapped_record(row_of(failed, heat_maps=True))
+    assert (back.error, back.phrases, back.heat_maps) == (error, failed.phrases, ())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"levels": b"abc"}, "3 levels for 2 x 2 cells"),
+        ({"size": [-2, -2]}, "4 levels for -2 x -2 cells"),
+        ({"levels": None, "size": [0, 2]}, "no levels for 0 x 2 cells"),
+    ],
+)
+def test_a_heat_map_that_does_not_fill_its_grid_is_refused(change: dict[str, Any], words: str) -> None:
+    heat_map = replace(make_record().heat_maps[0], values=np.eye(2, dtype=np.float32))
+    row = row_of(make_record(heat_maps=(heat_map,)), heat_maps=True)
+    row["heat_maps"][0].update(change)
+    with pytest.raises(SchemaError, match=f"k1: the heat map of 'red car' has {words}"):
+        mapped_record(row)
+
+
 def fields_of(kind: Any) -> list[Any]:
     """A schema's or struct's fields."""
     return [kind.field(i) for i in range(len(kind))]
 
 
 def test_every_field_says_its_unit_and_meaning() -> None:
-    fields = [*fields_of(DATASET_SCHEMA), *fields_of(ANNOTATION), IMAGE_FIELD]
+    fields = [*fields_of(DATASET_SCHEMA), *fields_of(ANNOTATION), *fields_of(STORED_PHRASE)]
+    fields += [*fields_of(STORED_HEAT_MAP), *OPTIONAL_FIELDS]
     for field in fields:
         assert set(field.metadata) == {b"unit", b"doc"}, field.name
         assert field.metadata[b"doc"], field.name
@@ -274,17 +342,17 @@ def test_metadata_survives_in_parquet(tmp_path: Any) -> None:
 
 
 def test_the_docstrings_table_lists_exactly_the_columns() -> None:
-    table: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+    told: list[tuple[str, str]] = []
     for line in (schema.__doc__ or "").splitlines():
         entry = re.match(r" {4}(  )?(\w+(?:, \w+)*) +(\w+(?:<\w+>)?)(?: |$)", line)
         if entry:
-            table[bool(entry[1])].extend((name, entry[3]) for name in entry[2].split(", "))
-    columns = [*fields_of(DATASET_SCHEMA), IMAGE_FIELD]
-    assert [name for name, _ in table[False]] == [field.name for field in columns]
-    assert [name for name, _ in table[True]] == [field.name for field in fields_of(ANNOTATION)]
-    for told, fields in ((table[False], columns), (table[True], fields_of(ANNOTATION))):
-        for (name, kind), field in zip(told, fields, strict=True):
-            assert kind == short_type(field.type), name
+            told.extend(((entry[1] or "") + name, entry[3]) for name in entry[2].split(", "))
+    columns: list[tuple[str, str]] = []
+    for field in fields_of(dataset_schema(embed_images=True, heat_maps=True)):
+        columns.append((field.name, short_type(field.type)))
+        if short_type(field.type) == "list<struct>":
+            columns.extend((f"  {inner.name}", short_type(inner.type)) for inner in fields_of(field.type.value_type))
+    assert told == columns
 
 
 def short_type(kind: Any) -> str:

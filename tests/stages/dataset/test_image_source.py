@@ -17,7 +17,7 @@ from tests.stages.read.inputs import samples_of
 def dataset_of(**source: Any) -> Dataset:
     """A dataset that was made from an input with this configuration."""
     run = {"config": {"input": source}}
-    return Dataset(path=Path("/nowhere"), manifest={}, run=run, shards=(), has_images=False)
+    return Dataset(path=Path("/nowhere"), manifest={}, run=run, shards=())
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_no_folder(source: dict[str, Any]) -> None:
 
 
 def test_no_manifest() -> None:
-    assert root_of(Dataset(path=Path("/nowhere"), manifest={}, run={}, shards=(), has_images=False)) is None
+    assert root_of(Dataset(path=Path("/nowhere"), manifest={}, run={}, shards=())) is None
 
 
 def test_a_given_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

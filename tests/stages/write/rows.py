@@ -49,7 +49,7 @@ def annotated(number: int, regions: int = 2) -> Record:
         Phrase(text="two dogs", caption_index=0, start=20, end=28, head="dog", plural=True),
     )
     found = (make_region(0, number % 9, 3, 10, 12), make_region(1, 20, number % 7, 8, 5))
-    maps = tuple(HeatMap(text=phrase.text, values=np.ones((2, 2), np.float32), similarity=0.25) for phrase in phrases)
+    maps = tuple(HeatMap(text=phrase.text, values=np.eye(2, dtype=np.float32), similarity=0.25) for phrase in phrases)
     return Record(
         sample=Sample(
             sample_id=f"s{number}",
@@ -85,10 +85,17 @@ def mixed() -> list[Record]:
     return [*found[:3], annotated(5, 0), without_phrases(6), failed(7), *found[3:], failed(8, "bad_image")]
 
 
-def write_shards(records: Sequence[Record], data: Path, *, rows_per_file: int = 4, embed_images: bool = False) -> Any:
+def write_shards(
+    records: Sequence[Record],
+    data: Path,
+    *,
+    rows_per_file: int = 4,
+    embed_images: bool = False,
+    heat_maps: bool = False,
+) -> Any:
     """The records as shards; returns their table."""
     data.mkdir(parents=True, exist_ok=True)
-    table = records_to_rows(records, embed_images=embed_images)
+    table = records_to_rows(records, embed_images=embed_images, heat_maps=heat_maps)
     writer = ShardWriter(data, rows_per_file)
     writer.write(table)
     writer.close()

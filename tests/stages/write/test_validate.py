@@ -25,9 +25,9 @@ from tests.stages.write.rows import mixed, write_shards
 Rows = list[dict[str, Any]]
 
 
-def make_dataset(folder: Path, *, embed_images: bool = False) -> Path:
+def make_dataset(folder: Path, *, embed_images: bool = False, heat_maps: bool = True) -> Path:
     """Nine rows in three shards, categories, and as much of a manifest as is checked."""
-    write_shards(mixed(), folder / "data", embed_images=embed_images)
+    write_shards(mixed(), folder / "data", embed_images=embed_images, heat_maps=heat_maps)
     total = tally(folder / "data")
     write_categories(total, folder / "categories.parquet")
     counts = {
@@ -60,8 +60,9 @@ def dataset(sound: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("embed_images", [False, True])
-def test_a_sound_dataset_has_no_problems(embed_images: bool, tmp_path: Path) -> None:
-    assert list(validate(make_dataset(tmp_path, embed_images=embed_images))) == []
+@pytest.mark.parametrize("heat_maps", [False, True])
+def test_a_sound_dataset_has_no_problems(embed_images: bool, heat_maps: bool, tmp_path: Path) -> None:
+    assert list(validate(make_dataset(tmp_path, embed_images=embed_images, heat_maps=heat_maps))) == []
 
 
 def test_a_finished_run_has_no_problems(inline_dataset: Path) -> None:
@@ -159,6 +160,19 @@ ROWS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "id missing": (lambda r: r[0].update(id=None), r"row 0 \('s0'\): id is null"),
     "width missing": (lambda r: r[0].update(width=None), r"row 0 \('s0'\): width is null"),
     "count of phrases": (lambda r: r[0].update(phrase_count=0), r"2 annotations but no phrases"),
+    "phrases missing": (lambda r: r[0].update(phrases=None), r"phrases or heat_maps is null"),
+    "phrase lost": (lambda r: r[0]["phrases"].pop(), r"phrase_count is 2 but there are 1 phrases"),
+    "phrase without a head": (lambda r: r[0]["phrases"][1].update(head=None), r"phrase 1: head is null"),
+    "phrase elsewhere": (
+        lambda r: r[0]["phrases"][1].update(span=[1, 3]),
+        r"phrase 'two dogs': span says 'he' but the phrase is 'two dogs'",
+    ),
+    "heat map lost": (lambda r: r[0]["heat_maps"].pop(), r"the heat maps are of \['red car'\], not of the phrases"),
+    "heat map cut": (
+        lambda r: r[0]["heat_maps"][0].update(levels=b"abc"),
+        r"heat map of 'red car': 3 levels on a grid of \[2, 2\]",
+    ),
+    "heat map without a size": (lambda r: r[0]["heat_maps"][0].update(size=[4]), r"4 levels on a grid of \[4\]"),
 }
 
 
@@ -242,7 +256,7 @@ def test_an_unfinished_run(dataset: Path) -> None:
     assert "dataset.json: missing; the run did not finish" in problem
 
 
-@pytest.mark.parametrize("name", ["captions", "annotations", "phrase_count", "error", "error_detail"])
+@pytest.mark.parametrize("name", ["captions", "annotations", "phrase_count", "error", "error_detail", "heat_maps"])
 def test_a_missing_column(name: str, dataset: Path) -> None:
     path = dataset / "data" / "00000.parquet"
     pq.write_table(pq.read_table(path).drop_columns([name]), path)
