@@ -124,7 +124,8 @@ def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """
     q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
     weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-    return (weights @ v).transpose(1, 2).flatten(1)
+    answer: Tensor = (weights @ v).transpose(1, 2).flatten(1)
+    return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
