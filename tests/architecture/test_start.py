@@ -32,7 +32,7 @@ for name in EXPORTERS:
 
 EVALUATE = """
 from pipeline.commands.evaluate import evaluation_of
-from pipeline.console import errors
+from pipeline.terminal import errors
 figures = evaluation_of(pathlib.Path("dataset"), pathlib.Path("truth.json"), errors)
 assert figures["maps"] == "stored"
 """
