@@ -6,7 +6,7 @@ read -> phrases -> prepare -> explain -> regions -> write
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
@@ -124,6 +124,20 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
         recognised={key: value for key, value in recognised.items() if value},
     )
+
+
+def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
+    """Download the weights of a tag, if they are not in this machine's cache, and say so.
+
+    Raises:
+        WeightsError: They cannot be had.
+    """
+    if model.pretrained is not None:
+        # open_clip takes seconds to import, which `build_steps` has spent already.
+        from stages.model.describe import describe  # noqa: PLC0415
+        from stages.model.load import fetch_files  # noqa: PLC0415
+
+        fetch_files(describe(model), say)
 
 
 def _absolute(model: ModelConfig) -> ModelConfig:

@@ -14,7 +14,7 @@ from pipeline.config import RayEngine, RunConfig
 from pipeline.domain import outside_domain, without_calibration
 from pipeline.engines import engine
 from pipeline.engines.inline import run_stages, samples_in
-from pipeline.graph import Graph, build_graph
+from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder, MayDelete
 from pipeline.summary import Display, Report, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
@@ -58,7 +58,8 @@ def run(
             console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
         report = Report()
         try:
-            _fetch_weights(config, console)
+            if not (isinstance(config.engine, RayEngine) and config.engine.address):  # there each node has its own disk
+                fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
             with Display(console).shown() as display:
                 shards = plan_shards(graph.reader)
                 doubt = _doubt(graph, shards, config, report)
@@ -80,24 +81,6 @@ def run(
         console.print(f"{ranks}: {doubt}", soft_wrap=True)
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
-
-
-def _fetch_weights(config: RunConfig, console: Console) -> None:
-    """Download the weights of a tag before any worker starts, where the workers have this machine's disk.
-
-    On a cluster each node downloads them for itself.
-
-    Raises:
-        WeightsError: They cannot be had.
-    """
-    on_cluster = isinstance(config.engine, RayEngine) and config.engine.address
-    if config.model.pretrained is None or on_cluster:
-        return
-    # open_clip takes seconds to import, which the graph has spent already.
-    from stages.model.describe import describe  # noqa: PLC0415
-    from stages.model.load import fetch_files  # noqa: PLC0415
-
-    fetch_files(describe(config.model), lambda line: console.print(line, soft_wrap=True))
 
 
 def _model(config: RunConfig, graph: Graph) -> str:
@@ -158,6 +141,7 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
     if not records:
         console.print("the input holds no samples")
         return []
+    fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
     for stage in graph.stages:
         stage.setup()
     report = Report()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
-from pipeline.terminal import console
+from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def check(
     from PIL import Image
 
     from pipeline.config import load_config
-    from pipeline.graph import build_graph
+    from pipeline.graph import build_graph, fetch_weights
     from pipeline.model_check import check_model
     from stages.model.device import peak_memory_bytes
     from stages.model.photographs import INPUT
@@ -92,7 +92,9 @@ def check(
     if weights is not None:
         named["model.weights"] = str(weights)
     config = load_config(None, settings, assigned={"input": INPUT, **named})
-    checked = check_model(build_graph(config))
+    graph = build_graph(config)
+    fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
+    checked = check_model(graph)
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_picture(checked, config)).save(out)
     figures = {

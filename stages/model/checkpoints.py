@@ -27,7 +27,7 @@ import open_clip
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.model import from_shapes, from_transformers
 from stages.model.layouts import OPEN_CLIP, OPENAI, recognise
-from stages.model.own_tokenizer import cleaning, tokenizer_file
+from stages.model.own_tokenizer import cleaning, takes_texts_of_siglip, tokenizer_file
 from stages.model.state import INDEX_SUFFIX, Shapes, read_shapes
 
 KEY: Final = "model.checkpoint"
@@ -83,6 +83,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     path = path.expanduser()
     if not path.exists():
         raise WeightsError(f"{KEY}: no file or folder {path}")
+    name = path.resolve().name if path.is_dir() else path.stem
+    path = _snapshot(path)
     folder = path if path.is_dir() else path.parent
     settings = _json(folder / "config.json")
     ours = _json(folder / OPEN_CLIP_CONFIG)
@@ -95,7 +97,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = _weights_in(path, ours=bool(ours)) if path.is_dir() else path
     shapes = read_shapes(weights, KEY)
     layout = recognise(shapes, weights, KEY)
-    name = path.resolve().name if path.is_dir() else path.stem
     common: dict[str, Any] = {"name": name, "layout": layout, "weights": weights}
     try:
         if layout == OPEN_CLIP and ours:
@@ -113,6 +114,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(message if message.startswith(KEY) else f"{KEY}: {weights}: {message}") from error
     except ConfigError as error:
         raise ConfigError(f"{KEY}: {folder}: {error}") from error
+
+
+def _snapshot(path: Path) -> Path:
+    """The files of a repository in the hub's cache, whose folder holds them as one of several `snapshots`."""
+    commit = path / "refs" / "main"
+    if commit.is_file() and (path / "snapshots").is_dir():
+        return path / "snapshots" / commit.read_text(encoding="utf-8").strip()
+    return path
 
 
 def _weights_in(folder: Path, *, ours: bool) -> Path:
@@ -139,8 +148,7 @@ def _of_open_clip(common: Mapping[str, Any], parsed: Mapping[str, Any], folder: 
     architecture = parsed.get("model_cfg")
     if not isinstance(architecture, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= architecture.keys():
         raise ConfigError(f"{OPEN_CLIP_CONFIG} lacks embed_dim, vision_cfg or text_cfg")
-    # Of SigLIPs alone: other vocabularies have tokens of their own at the beginning of a text.
-    own = tokenizer_file(folder) if "init_logit_bias" in architecture else None
+    own = tokenizer_file(folder) if takes_texts_of_siglip(architecture["text_cfg"]) else None
     return Checkpoint(
         **common,
         described_by=OPEN_CLIP_CONFIG,
@@ -158,6 +166,8 @@ def _of_trainer(common: Mapping[str, Any], params: Mapping[str, str]) -> Checkpo
     architecture = open_clip.get_model_config(name)
     if params.get("force_quick_gelu") == "True":
         architecture["quick_gelu"] = True
+    if params.get("siglip") == "True":  # its loss has a bias, which the checkpoint of any architecture then holds
+        architecture["init_logit_bias"] = -10
     if params.get("force_custom_text") == "True":
         architecture["custom_text"] = True
     sizes = [int(number) for number in re.findall(r"\d+", params.get("force_image_size", ""))]

@@ -16,7 +16,7 @@ from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.model import checkpoints, hub
 from stages.model.catalog import CATALOG, resolve
 from stages.model.config import InputSpec, ModelConfig
-from stages.model.own_tokenizer import OwnTokenizer
+from stages.model.own_tokenizer import OwnTokenizer, takes_texts_of_siglip
 from stages.model.plan import sides_px
 from stages.model.state import weight_files
 
@@ -221,22 +221,30 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def tokenizer_of(description: Description) -> Any:
-    """The tokenizer of a described model. Raises WeightsError if its vocabulary is missing."""
-    if description.folder is None:
-        return _tokenizer_of_name(description)
+    """The tokenizer of a described model. Raises WeightsError if its vocabulary cannot be had."""
     text = description.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length = text.get("context_length", 77)
-    if description.tokenizer is not None:
-        return OwnTokenizer(description.tokenizer, length, options.get("clean", "canonicalize"))
-    if text.get("hf_tokenizer_name"):
-        return open_clip.tokenizer.HFTokenizer(
-            text["hf_tokenizer_name"],
-            context_length=length,
-            tokenizer_mode=text.get("tokenizer_mode"),
-            trust_remote_code=False,  # without a word transformers would ask at the terminal
-            **options,
-        )
+    own, repository = description.tokenizer, siglip_vocabulary(description.architecture)
+    if own is None and repository is not None:
+        own = hub.fetch_tokenizer(repository)
+    if own is not None:
+        return OwnTokenizer(own, length, options.get("clean", "canonicalize"))
+    named = text.get("hf_tokenizer_name")
+    try:
+        if description.folder is None:
+            return open_clip.get_tokenizer(description.name)
+        if named:
+            return open_clip.tokenizer.HFTokenizer(
+                named,
+                context_length=length,
+                tokenizer_mode=text.get("tokenizer_mode"),
+                trust_remote_code=False,  # without a word transformers would ask at the terminal
+                **options,
+            )
+    except Exception as error:  # of transformers, which reads vocabularies that are not CLIP's
+        needs = "" if find_spec("transformers") else ": pip install transformers"
+        raise WeightsError(f"could not get the tokenizer {named}{needs} ({one_line(error)})") from error
     vocabulary = _vocabulary(description)
     if vocabulary is not None:
         options["bpe_path"] = str(vocabulary)
@@ -246,24 +254,8 @@ def tokenizer_of(description: Description) -> Any:
 def siglip_vocabulary(architecture: dict[str, Any]) -> str | None:
     """The repository of the hub that holds the vocabulary of a SigLIP of open_clip; None for other models."""
     text = architecture["text_cfg"]
-    own = "init_logit_bias" in architecture and "hf_model_name" not in text
-    repository = text.get("hf_tokenizer_name") if own else None
+    repository = text.get("hf_tokenizer_name") if takes_texts_of_siglip(text) else None
     return None if repository is None else str(repository)
-
-
-def _tokenizer_of_name(description: Description) -> Any:
-    """The tokenizer of one of open_clip's own models. Raises WeightsError if it cannot be had."""
-    text = description.architecture["text_cfg"]
-    repository = siglip_vocabulary(description.architecture)
-    vocabulary = None if repository is None else hub.fetch_tokenizer(repository)
-    if vocabulary is not None:
-        clean = (text.get("tokenizer_kwargs") or {}).get("clean", "canonicalize")
-        return OwnTokenizer(vocabulary, text["context_length"], clean)
-    try:
-        return open_clip.get_tokenizer(description.name)
-    except Exception as error:  # of transformers, which it takes for vocabularies that are not CLIP's
-        needs = "" if find_spec("transformers") else ": pip install transformers"
-        raise WeightsError(f"could not get the tokenizer of {description.name}{needs} ({one_line(error)})") from error
 
 
 def _vocabulary(description: Description) -> Path | None:

@@ -7,7 +7,7 @@ was trained: no token begins it, and nothing is masked (big_vision; `transformer
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,12 @@ SETTINGS: Final = ("special_tokens_map.json", "tokenizer_config.json")
 
 _LOWER_ONLY: Final = ("Gemma", "Siglip2")
 """Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on texts with punctuation."""
+
+
+def takes_texts_of_siglip(text: Mapping[str, Any]) -> bool:
+    """Whether open_clip's `text_cfg` is a SigLIP's. Other vocabularies have tokens of their own in front of a text."""
+    clean = (text.get("tokenizer_kwargs") or {}).get("clean")
+    return clean in ("canonicalize", "lower") and text.get("pool_type") == "last" and "hf_model_name" not in text
 
 
 def tokenizer_file(folder: Path) -> Path | None:

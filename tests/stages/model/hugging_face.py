@@ -7,11 +7,20 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import sentencepiece
 import torch
 from torch import Tensor
 
+from stages.model.config import ModelConfig
+from stages.model.describe import describe, tokenizer_of
+from stages.model.load import build_with_weights
+
 WORDS = ["a", "red", "car", "two", "dogs", "the", "man", "on", "his", "bike", "rides", "along", "green", "trees"]
+
+TEXTS = ["a red car", "Two dogs", "the man on his bike"]
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+CLIP_TOKENS = open_clip.tokenize(TEXTS)
 
 TOWER = {"hidden_size": 64, "intermediate_size": 100, "num_hidden_layers": 3, "num_attention_heads": 4}
 TEXT = {"hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -79,3 +88,31 @@ def save_sentencepiece(folder: Path) -> Any:
     names = {"tokenizer_class": "SiglipTokenizer", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     return tokenizer
+
+
+def config_of(path: Path) -> ModelConfig:
+    return ModelConfig(checkpoint=path, device="cpu", threads=2)
+
+
+def embeddings(path: Path) -> tuple[Tensor, Tensor]:
+    """Of IMAGES and TEXTS, by the model and the tokenizer of a checkpoint."""
+    description = describe(config_of(path))
+    model, tokenizer = build_with_weights(description), tokenizer_of(description)
+    with torch.no_grad():
+        return model.encode_image(IMAGES), model.encode_text(tokenizer(TEXTS))
+
+
+def assert_same(found: tuple[Tensor, Tensor], model: Any, tokens: Tensor) -> None:
+    """Embeddings are those of `transformers` to 1e-5, of images and of texts."""
+    image, text = features(model, pixel_values=IMAGES), features(model, input_ids=tokens)
+    assert image.std() > 0.1
+    assert text.std() > 0.1
+    assert torch.allclose(found[0], image, atol=1e-5, rtol=1e-5)
+    assert torch.allclose(found[1], text, atol=1e-5, rtol=1e-5)
+
+
+def siglip_tokens(tokenizer: Any, texts: list[str] = TEXTS, length: int = 16) -> Tensor:
+    found: Tensor = tokenizer(
+        texts, return_tensors="pt", max_length=length, padding="max_length", truncation=True
+    ).input_ids
+    return found

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import warnings
@@ -15,101 +14,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
-from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.checkpoints import read_checkpoint
-from stages.model.config import ModelConfig
-from stages.model.describe import describe, fingerprint, load_tokenizer, tokenizer_of
-from stages.model.load import build_with_weights, load, refuse_misfit
+from stages.model.describe import describe, fingerprint, tokenizer_of
+from stages.model.load import build_with_weights, refuse_misfit
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.model.hugging_face import (
-    features,
+    CLIP_TOKENS,
+    IMAGES,
+    assert_same,
+    config_of,
+    embeddings,
     save_images,
-    save_sentencepiece,
-    transformers_clip,
-    transformers_siglip,
 )
-
-TEXTS = ["a red car", "Two dogs", "the man on his bike"]
-IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-def config_of(path: Path) -> ModelConfig:
-    return ModelConfig(checkpoint=path, device="cpu", threads=2)
-
-
-def embeddings(path: Path) -> tuple[Tensor, Tensor]:
-    """Of IMAGES and TEXTS, by the model and the tokenizer of a checkpoint."""
-    description = describe(config_of(path))
-    model, tokenizer = build_with_weights(description), tokenizer_of(description)
-    with torch.no_grad():
-        return model.encode_image(IMAGES), model.encode_text(tokenizer(TEXTS))
-
-
-def assert_same(found: tuple[Tensor, Tensor], model: Any, tokens: Tensor) -> None:
-    """Embeddings are those of `transformers` to 1e-5, of images and of texts."""
-    image, text = features(model, pixel_values=IMAGES), features(model, input_ids=tokens)
-    assert image.std() > 0.1
-    assert text.std() > 0.1
-    assert torch.allclose(found[0], image, atol=1e-5, rtol=1e-5)
-    assert torch.allclose(found[1], text, atol=1e-5, rtol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def clip() -> Any:
-    return transformers_clip()
-
-
-@pytest.fixture
-def clip_folder(clip: Any, tmp_path: Path) -> Path:
-    folder = tmp_path / "my-clip"
-    clip.save_pretrained(folder)
-    save_images(folder)
-    return folder
-
-
-CLIP_TOKENS = open_clip.tokenize(TEXTS)
-
-
-@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
-def test_a_clip_of_transformers_embeds_as_there(act: str, tmp_path: Path) -> None:
-    model = transformers_clip(act, layer_norm_eps=1e-3)
-    model.save_pretrained(tmp_path)
-    assert_same(embeddings(tmp_path), model, CLIP_TOKENS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_real_sizes_embed_as_in_transformers(kind: str, tmp_path: Path) -> None:
-    """The sizes of ViT-B-32 and of SigLIP's ViT-B-16, which are the defaults of transformers."""
-    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
-
-    torch.manual_seed(0)
-    model = (CLIPModel(CLIPConfig()) if kind == "clip" else SiglipModel(SiglipConfig())).eval()
-    model.save_pretrained(tmp_path)
-    save_sentencepiece(tmp_path)
-    pixels, tokens = torch.randn(2, 3, 224, 224), torch.randint(0, 60, (2, 64))
-    tokens = CLIP_TOKENS if kind == "clip" else tokens
-    loaded = build_with_weights(describe(config_of(tmp_path)))
-    with torch.no_grad():
-        image, text = loaded.encode_image(pixels), loaded.encode_text(tokens)
-    assert torch.allclose(image, features(model, pixel_values=pixels), atol=1e-5)
-    assert torch.allclose(text, features(model, input_ids=tokens), atol=1e-5)
-
-
-def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
-    """Checked with open_clip's merges as transformers keeps them: no vocabulary can be downloaded here."""
-    from transformers import CLIPTokenizer
-
-    own = open_clip.tokenizer.SimpleTokenizer()
-    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
-    vocabulary = {names.get(piece, piece): number for piece, number in own.encoder.items()}
-    theirs = CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks))
-    texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100]
-    tokens = theirs(texts, return_tensors="pt", max_length=77, padding="max_length", truncation=True)
-    end = own.encoder["<end_of_text>"]
-    ids = tokens.input_ids.masked_fill(tokens.attention_mask == 0, 0)
-    assert torch.equal(ids, open_clip.tokenize(texts))
-    assert (ids == end).sum(dim=1).tolist() == [1] * len(texts)
 
 
 def as_index(folder: Path, name: str) -> None:
@@ -155,28 +71,8 @@ def test_all_the_ways_in_which_weights_are_kept(change: Callable[[Path], Any], c
     assert_same(embeddings(clip_folder), clip, CLIP_TOKENS)
 
 
-def test_weights_of_16_bits(clip: Any, clip_folder: Path) -> None:
-    state = {name: value.bfloat16() for name, value in load_file(clip_folder / "model.safetensors").items()}
-    save_file(state, clip_folder / "model.safetensors")
-    rounded = copy.deepcopy(clip)
-    rounded.load_state_dict({name: value.float() for name, value in state.items()})
-    assert_same(embeddings(clip_folder), rounded, CLIP_TOKENS)
-
-
 def test_a_file_is_described_by_what_stands_beside_it(clip: Any, clip_folder: Path) -> None:
     assert_same(embeddings(clip_folder / "model.safetensors"), clip, CLIP_TOKENS)
-
-
-def test_what_an_older_config_json_says_twice_is_read_as_transformers_reads_it(clip_folder: Path) -> None:
-    from transformers import CLIPModel
-
-    file = clip_folder / "config.json"
-    parsed = json.loads(file.read_text())
-    for section in ("text_config", "vision_config"):
-        parsed[f"{section}_dict"] = {**parsed[section], "hidden_act": "gelu"}
-        parsed[section] = {"hidden_act": "quick_gelu"}
-    file.write_text(json.dumps(parsed))
-    assert_same(embeddings(clip_folder), CLIPModel.from_pretrained(clip_folder).eval(), CLIP_TOKENS)
 
 
 def test_a_folder_says_what_it_is(clip_folder: Path) -> None:
@@ -199,121 +95,6 @@ def test_the_fingerprint_follows_every_file_of_the_weights(clip_folder: Path) ->
     part = clip_folder / "model-00002-of-00002.safetensors"
     part.write_bytes(part.read_bytes()[:-1] + b"\x07")
     assert fingerprint(describe(config_of(clip_folder))) != before
-
-
-def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip_folder: Path) -> None:
-    """From pixels to heat: images are normalised as preprocessor_config.json says."""
-    clip = load(config_of(clip_folder))
-    rgb = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (clip.input.mean, clip.input.std))
-    with torch.no_grad():
-        model = build_with_weights(describe(config_of(clip_folder)))
-        expected = model.encode_image((rgb.permute(0, 3, 1, 2) / 255 - mean) / std)
-    assert torch.allclose(clip.tower.encode(rgb), expected, atol=1e-5)
-    assert clip.encode_text(TEXTS).shape == (3, 48)
-    (maps,) = GradEclip(GradEclipConfig(blocks=2), clip).explain(rgb.numpy(), [["a red car"]])
-    assert maps[0].values.max() > 0
-
-
-# SigLIP
-
-
-@pytest.fixture(scope="module")
-def siglip_source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
-    """A folder with a SigLIP and its sentencepiece model; the model; and transformers' tokenizer. Only to be read."""
-    folder = tmp_path_factory.mktemp("siglip") / "my-siglip"
-    model = transformers_siglip()
-    model.save_pretrained(folder)
-    save_images(folder, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    return folder, model, save_sentencepiece(folder)
-
-
-@pytest.fixture
-def siglip_folder(siglip_source: tuple[Path, Any, Any], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(siglip_source[0], tmp_path / "my-siglip"))
-
-
-def siglip_tokens(tokenizer: Any, texts: list[str] = TEXTS, length: int = 16) -> Tensor:
-    found: Tensor = tokenizer(
-        texts, return_tensors="pt", max_length=length, padding="max_length", truncation=True
-    ).input_ids
-    return found
-
-
-def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any, Any]) -> None:
-    folder, model, tokenizer = siglip_source
-    assert_same(embeddings(folder), model, siglip_tokens(tokenizer))
-    found = describe(config_of(folder))
-    assert (found.layout, found.input.mean) == ("transformers SiglipModel", (0.5, 0.5, 0.5))
-    assert found.described_by == "config.json, preprocessor_config.json, spiece.model"
-    assert refuse_misfit(found) == found.layout
-
-
-@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
-def test_a_siglip_with_another_activation(act: str, siglip_source: tuple[Path, Any, Any], siglip_folder: Path) -> None:
-    model = transformers_siglip(act, layer_norm_eps=1e-5, projection_size=64)
-    model.save_pretrained(siglip_folder)
-    assert_same(embeddings(siglip_folder), model, siglip_tokens(siglip_source[2]))
-
-
-def test_a_siglip_s_sentencepiece_is_read_as_transformers_reads_it(siglip_source: tuple[Path, Any, Any]) -> None:
-    texts = [*TEXTS, "", "Two DOGS, on the man's bike!", "xyz", "a red car " * 10, "the man  & some trees"]
-    folder, _, tokenizer = siglip_source
-    assert torch.equal(load_tokenizer(config_of(folder))(texts), siglip_tokens(tokenizer, texts))
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_siglip_s_tokenizer_json_is_read_as_transformers_reads_it(side: str, siglip_folder: Path) -> None:
-    """Of the form of SigLIP 2: Gemma's, without a token at the beginning, with one at the end, filled up by <pad>."""
-    from tokenizers.processors import TemplateProcessing
-    from transformers import AutoTokenizer, Siglip2Tokenizer
-
-    (siglip_folder / "spiece.model").unlink()
-    (siglip_folder / "tokenizer_config.json").unlink()
-    letters = "▁adegnorstwc,!"
-    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    vocabulary = {piece: k for k, piece in enumerate([*specials, *letters, "do", "dog", "▁r", "▁re"])}
-    made = Siglip2Tokenizer(
-        vocab=vocabulary, merges=[("d", "o"), ("do", "g"), ("▁", "r"), ("▁r", "e")], padding_side=side
-    )
-    template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
-    made.backend_tokenizer.post_processor = template
-    made.save_pretrained(siglip_folder)
-    tokenizer = AutoTokenizer.from_pretrained(siglip_folder)
-    texts = ["a red dog", "Two DOGS, now!", "", "a dog and " * 5]
-    expected = siglip_tokens(tokenizer, texts)
-    found = load_tokenizer(config_of(siglip_folder))(texts)
-    assert torch.equal(found, expected)
-    assert found[0].tolist()[-1 if side == "left" else 0] != 0
-    assert (found == 1).sum(dim=1).tolist() == [1] * 4
-    assert describe(config_of(siglip_folder)).described_by.endswith("tokenizer.json")
-
-
-def test_a_siglip_s_vocabulary_belongs_to_its_fingerprint(siglip_folder: Path) -> None:
-    before = fingerprint(describe(config_of(siglip_folder)))
-    vocabulary = siglip_folder / "spiece.model"
-    vocabulary.write_bytes(vocabulary.read_bytes() + b"\x00")
-    assert fingerprint(describe(config_of(siglip_folder))) != before
-
-
-def test_sizes_of_a_released_siglip_need_no_config_json(tmp_path: Path) -> None:
-    """Width 768 has 12 heads; two layers suffice to see it."""
-    from transformers import SiglipConfig, SiglipModel
-
-    text = {"num_hidden_layers": 1, "vocab_size": 60, "bos_token_id": 0, "eos_token_id": 1, "intermediate_size": 96}
-    vision = {"num_hidden_layers": 1, "image_size": 32, "intermediate_size": 96}
-    torch.manual_seed(0)
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
-    model.save_pretrained(tmp_path)
-    save_images(tmp_path)
-    tokenizer = save_sentencepiece(tmp_path)
-    (tmp_path / "config.json").unlink()
-    description = describe(config_of(tmp_path))
-    assert description.described_by.startswith("its tensors")
-    assert_same(embeddings(tmp_path), model, siglip_tokens(tokenizer, length=64))
-
-
-# OpenAI's and open_clip's own
 
 
 @pytest.mark.parametrize("form", ["state dict", "torchscript"])
@@ -424,20 +205,6 @@ def test_tensors_that_fit_two_architectures_are_not_guessed_at(tmp_path: Path) -
             describe(config_of(tmp_path / "epoch_5.pt"))
 
 
-def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
-    """The architecture is open_clip's or one's own, the tensors are transformers'."""
-    described = describe(config_of(clip_folder))
-    (tmp_path / "mine.json").write_text(json.dumps(described.architecture))
-    given = ModelConfig(config=tmp_path / "mine.json", weights=clip_folder / "model.safetensors", device="cpu")
-    with torch.no_grad():
-        image = build_with_weights(describe(given)).encode_image(IMAGES)
-    assert torch.allclose(image, features(clip, pixel_values=IMAGES), atol=1e-5)
-    assert refuse_misfit(describe(given)) == "transformers CLIPModel"
-
-
-# What cannot be loaded
-
-
 def drop(name: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).unlink()
 
@@ -544,20 +311,33 @@ def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("package", ["sentencepiece", "tokenizers"])
-def test_a_tokenizer_says_which_package_it_takes(
-    package: str, siglip_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if package == "tokenizers":
-        (siglip_folder / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr("stages.model.own_tokenizer.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=f"pip install {package}"):
-        tokenizer_of(describe(config_of(siglip_folder)))
-
-
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"model\.checkpoint: no file or folder .*gone"):
         describe(config_of(tmp_path / "gone"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"holds no weights: .*the folder is empty"):
         describe(config_of(tmp_path / "empty"))
+
+
+def test_a_folder_of_the_hub_s_cache(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
+    """It holds snapshots of a repository, and says which is the newest."""
+    cached = tmp_path / "models--someone--my-clip"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123abc")
+    (cached / "snapshots").mkdir()
+    clip_folder.rename(cached / "snapshots" / "0123abc")
+    assert describe(config_of(cached)).name == "models--someone--my-clip"
+    assert_same(embeddings(cached), clip, CLIP_TOKENS)
+
+
+def test_the_trainer_s_loss_of_siglip_has_a_bias(tmp_path: Path) -> None:
+    architecture = open_clip.get_model_config("ViT-B-32")
+    with torch.device("meta"):
+        model = open_clip.CLIP(**architecture, init_logit_bias=-10)
+    state = {name: torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "epoch_1.pt")
+    (tmp_path / "params.txt").write_text("model: ViT-B-32\nsiglip: True\n")
+    assert refuse_misfit(describe(config_of(tmp_path / "epoch_1.pt"))) == "open_clip"
+    (tmp_path / "params.txt").write_text("model: ViT-B-33\n")
+    with pytest.raises(WeightsError, match=r"params\.txt names the model ViT-B-33, which open_clip does not have"):
+        describe(config_of(tmp_path / "epoch_1.pt"))

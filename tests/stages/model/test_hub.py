@@ -237,7 +237,12 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     made.save_pretrained(tmp_path / "words")
     for file in (tmp_path / "words").iterdir():
         hub.files[f"house/words/{file.name}"] = file.read_bytes()
-    text = {"context_length": 12, "hf_tokenizer_name": "house/words", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    text = {
+        "context_length": 12,
+        "pool_type": "last",
+        "hf_tokenizer_name": "house/words",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+    }
     architecture = {**tiny_architecture(), "init_logit_bias": -10, "text_cfg": text}
     factory._MODEL_CONFIGS["tiny"] = architecture
     tokenizer = load_tokenizer(ModelConfig(name="tiny/one"))
