@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench browser corpus fuzz faults soak scale audit clean
+.PHONY: demo test lint bench browser corpus fuzz faults photos soak scale audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
@@ -38,6 +38,11 @@ fuzz: $(VENV)/.installed-dev
 # Every test with a Ray of its own, and every other that would make `test` too long; about ten minutes on 2 cores.
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "ray or slow"
+
+# Every figure about photographs. They are no part of the repository: tests/photos/measure.py says what it expects.
+PHOTOS ?= ../shared/photos
+photos: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.photos.measure --photos $(PHOTOS) --out out/photos
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.

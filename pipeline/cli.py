@@ -20,6 +20,7 @@ from pipeline.commands.phrases import phrases
 from pipeline.commands.run import run
 from pipeline.commands.scenes import scenes
 from pipeline.commands.stats import stats
+from pipeline.commands.tune import tune
 from pipeline.commands.validate import validate
 from pipeline.terminal import console, errors, visible
 from stages.contract.errors import PhraseboxError, TooManyErrors
@@ -51,6 +52,7 @@ VERBS: Final[dict[str, Callable[..., None]]] = {
     "export": export,
     "eval": evaluate,
     "calibrate": calibrate,
+    "tune": tune,
     "explain": explain,
     "phrases": phrases,
     "scenes": scenes,

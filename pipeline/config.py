@@ -259,6 +259,15 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     place[last] = value
 
 
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """The text of a configuration file with some keys (dotted) and their values."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        _assign(nested, key, value)
+    text: str = yaml.safe_dump(nested)
+    return text
+
+
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
     """Lines "key: found there, wanted now" for the leaves of nested settings that differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):

@@ -22,7 +22,7 @@ from pipeline.commands.evaluate import (
     read_run,
     uses_stored_maps,
 )
-from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
+from pipeline.commands.options import Finished, MovedImages, OverDataset, Resized, Truth, moved
 from pipeline.terminal import console
 from stages.contract.errors import ConfigError, InputError
 
@@ -43,19 +43,22 @@ def calibrate(
         ),
     ],
     images: MovedImages = None,
+    resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-    print_calibration(write_calibration(dataset, truth, out, console, moved(images, settings)), out, console)
+    figures = write_calibration(dataset, truth, out, console, moved(images, settings), resized=resized)
+    print_calibration(figures, out, console)
 
 
 def write_calibration(
-    dataset: Path, truth_path: Path, out: Path, console: Console, settings: Sequence[str] = ()
+    dataset: Path, truth_path: Path, out: Path, console: Console, settings: Sequence[str] = (), *, resized: bool = False
 ) -> dict[str, Any]:
     """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
 
     The figures are from five folds: each region is judged by a fit that has not seen its image. A path that cannot be
-    written is refused before any work, where that can be known.
+    written is refused before any work, where that can be known. `resized` says that the images were resized after the
+    truth was drawn.
 
     Raises:
         InputError: There are too few regions, or only right or only wrong ones.
@@ -77,7 +80,7 @@ def write_calibration(
     check_writable("--out", out)
     truth = read_truth(truth_path)
     made, config = read_run(dataset, settings, explains=True)
-    rows, matched = matched_rows(made, truth)
+    rows, matched = matched_rows(made, truth, resized=resized)
     stored = uses_stored_maps(made, settings)
     graph = graph_for(made, settings, pixels=config.regions.needs_pixels)
     stage = RegionsStage(config.regions)

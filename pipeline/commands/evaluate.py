@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Finished, MovedImages, OverDataset, Truth, moved
+from pipeline.commands.options import Finished, MovedImages, OverDataset, Resized, Truth, moved
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, InputError
 
@@ -54,10 +54,13 @@ def evaluate(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
     images: MovedImages = None,
+    resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure a dataset against known truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
-    figures = evaluation_of(dataset, truth, errors if as_json else console, moved(images, settings), maps=maps)
+    figures = evaluation_of(
+        dataset, truth, errors if as_json else console, moved(images, settings), maps=maps, resized=resized
+    )
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     else:
@@ -65,7 +68,13 @@ def evaluate(
 
 
 def evaluation_of(
-    dataset: Path, truth_path: Path, console: Console, settings: Sequence[str] = (), *, maps: bool = True
+    dataset: Path,
+    truth_path: Path,
+    console: Console,
+    settings: Sequence[str] = (),
+    *,
+    maps: bool = True,
+    resized: bool = False,
 ) -> dict[str, Any]:
     """All figures of `stages.dataset.evaluate.report.report`, and whose they are.
 
@@ -78,6 +87,7 @@ def evaluation_of(
         console: Shows the progress.
         settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
         maps: Whether to measure the heat maps, too.
+        resized: Whether the images were resized after the truth was drawn.
 
     Raises:
         InputError: The dataset or the truth cannot be read, or they do not fit together.
@@ -91,7 +101,7 @@ def evaluation_of(
 
     truth = read_truth(truth_path)
     made, config = read_run(dataset, settings, explains=False)
-    rows, matched = matched_rows(made, truth)
+    rows, matched = matched_rows(made, truth, resized=resized)
     outcomes = Outcomes()
 
     def add(row: Mapping[str, Any], phrases: Sequence[Phrase], *heat_maps: Mapping[str, HeatMap]) -> None:
@@ -142,13 +152,23 @@ def uses_stored_maps(dataset: Dataset, settings: Sequence[str]) -> bool:
     return dataset.has_heat_maps and not sets_any(settings, DECIDE_MAPS)
 
 
-def matched_rows(dataset: Dataset, truth: GroundTruth) -> tuple[dict[int, dict[str, Any]], ImageMatches]:
-    """The rows of the images that the truth has, by id, and which images these are."""
+def matched_rows(
+    dataset: Dataset, truth: GroundTruth, *, resized: bool = False
+) -> tuple[dict[int, dict[str, Any]], ImageMatches]:
+    """The rows of the images that the truth has, by id, and which images these are.
+
+    resized: Whether the truth is scaled to the sizes of the images.
+    """
     from stages.dataset.evaluate.matching import match_images
 
     matched = match_images((row["file_name"] for row in dataset.rows(["file_name"])), truth)
     rows = dataset.rows([name for name in dataset.columns if name != "image"])
-    return {row["id"]: row for row in rows if row["file_name"] in matched.images}, matched
+    found = {row["id"]: row for row in rows if row["file_name"] in matched.images}
+    if resized:
+        sizes = {row["file_name"]: (row["height"], row["width"]) for row in found.values() if row["error"] is None}
+        scaled = {name: matched.images[name].scaled(size_hw) for name, size_hw in sizes.items()}
+        matched = replace(matched, images={**matched.images, **scaled})
+    return found, matched
 
 
 def graph_for(dataset: Dataset, settings: Sequence[str], *, pixels: bool) -> Graph | None:

@@ -65,6 +65,13 @@ Truth = Annotated[
         "Annotations/) or RefCOCO (instances.json, refs*.json); also in a .zip or .tar.gz.",
     ),
 ]
+Resized = Annotated[
+    bool,
+    typer.Option(
+        "--resized",
+        help="The images were resized after the truth was drawn, without a crop or a border: scale the truth to them.",
+    ),
+]
 MovedImages = Annotated[
     str | None,
     typer.Option(

@@ -267,7 +267,8 @@ def queries_of(
     if row["error"] is None and 0 not in true_hw and true_hw != size_hw:
         raise InputError(
             f"{row['file_name']} has {size_hw[1]}x{size_hw[0]} pixels, but the truth is for "
-            f"{true_hw[1]}x{true_hw[0]}: it must be for the image as stored, turned as its EXIF tag says"
+            f"{true_hw[1]}x{true_hw[0]}: it must be for the image as stored, turned as its EXIF tag says, "
+            "unless the image was resized afterwards (--resized)"
         )
     size_hw = true_hw if 0 in size_hw else size_hw
     heats = _at_image_size(maps, size_hw)

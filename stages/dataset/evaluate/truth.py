@@ -9,12 +9,16 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 
+import cv2
+import numpy as np
+
 from stages.contract.errors import InputError, one_line
 from stages.contract.geometry import Box
+from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import Rle
 
 Match = Literal["phrase", "category", "expression"]
@@ -66,6 +70,34 @@ class TruthImage:
     height_px: int
     targets: tuple[TruthTarget, ...]
     present: frozenset[str] = frozenset()
+
+    def scaled(self, size_hw: tuple[int, int]) -> TruthImage:
+        """The same truth for the image after it was resized, without a crop or a border.
+
+        Masks are resized by nearest neighbours. The image itself where it has this size, or where the truth does not
+        say its size.
+        """
+        if 0 in (self.height_px, self.width_px) or size_hw == (self.height_px, self.width_px):
+            return self
+        height, width = size_hw
+        x_scale, y_scale = width / self.width_px, height / self.height_px
+        targets = tuple(
+            replace(
+                target,
+                boxes_xywh_px=tuple(
+                    (x * x_scale, y * y_scale, w * x_scale, h * y_scale) for x, y, w, h in target.boxes_xywh_px
+                ),
+                mask=None if target.mask is None else _scaled(target.mask, size_hw),
+            )
+            for target in self.targets
+        )
+        return replace(self, height_px=height, width_px=width, targets=targets)
+
+
+def _scaled(mask: Rle, size_hw: tuple[int, int]) -> Rle:
+    height, width = size_hw
+    pixels = decode_mask(mask).astype(np.uint8)
+    return encode_mask(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.bool_))
 
 
 class ImagesOnDemand(Mapping[str, TruthImage], Generic[Source]):

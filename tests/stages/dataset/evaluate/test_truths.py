@@ -6,12 +6,16 @@ import gzip
 import json
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stages.contract.errors import InputError
+from stages.contract.masks import decode_mask, encode_mask
 from stages.dataset.evaluate import TRUTHS, kind_of, read_truth
+from stages.dataset.evaluate.truth import TruthImage, TruthTarget
 
 EMPTY = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
 
@@ -84,3 +88,18 @@ def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], pa
     with pytest.raises(InputError, match=rf"{message}.*COCO.*Sentences/ and Annotations/.*instances\.json") as caught:
         read_truth(tmp_path / path)
     assert str(tmp_path / path) in str(caught.value)
+
+
+def test_a_truth_is_scaled_to_a_resized_image() -> None:
+    mask = np.zeros((4, 6), np.bool_)
+    mask[1:3, 2:4] = True
+    target = TruthTarget(phrase="car", boxes_xywh_px=((2.0, 1.0, 2.0, 2.0),), match="phrase", mask=encode_mask(mask))
+    image = TruthImage(file_name="1.jpg", width_px=6, height_px=4, targets=(target,))
+    scaled = image.scaled((8, 18))
+    assert (scaled.height_px, scaled.width_px) == (8, 18)
+    assert scaled.targets[0].boxes_xywh_px == ((6.0, 2.0, 6.0, 4.0),)
+    assert scaled.targets[0].mask is not None
+    assert np.array_equal(decode_mask(scaled.targets[0].mask), np.kron(mask, np.ones((2, 3))).astype(np.bool_))
+    assert image.scaled((4, 6)) is image
+    unsized = replace(image, width_px=0, height_px=0)
+    assert unsized.scaled((8, 18)) is unsized
