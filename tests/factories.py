@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.model import convert_weights_to_lp
+from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import nn
 
 from stages.model.config import InputSpec
@@ -93,10 +95,46 @@ def tiny_resnet(seed: int = 0, **vision: Any) -> nn.Module:
     return model.eval()
 
 
+def tiny_timm(name: str, pool: str, proj: str = "none", *, size_px: int, seed: int = 0) -> nn.Module:
+    """A randomly initialised CLIP whose image tower is one of timm's, with the widest attention that makes sense."""
+    architecture = tiny_architecture()
+    if pool == "map" and proj == "none":
+        architecture["embed_dim"] = 64  # the tower's own width
+    architecture["vision_cfg"] = {
+        "timm_model_name": name,
+        "timm_pool": pool,
+        "timm_proj": proj,
+        "image_size": size_px,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = open_clip.CustomTextCLIP(**architecture)
+        with torch.no_grad():
+            spread_batch_norms(model.visual)
+            for part in model.visual.modules():
+                if isinstance(part, (AttentionPool2d, RotAttentionPool2d, AttentionPoolLatent)):
+                    _widen(part)
+    return model.eval()
+
+
+def _widen(pool: nn.Module) -> None:
+    """Make attention far from uniform."""
+    for name, parameter in pool.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0, 0.3)
+        elif "norm" not in name:
+            parameter.mul_(3.0)
+    if hasattr(pool, "latent"):
+        pool.latent.normal_()
+
+
 RESNET_SPEC = replace(SPEC, size_px=128, patch_px=32)
 
 TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "class token": (tiny_clip, SPEC),
     "ResNet": (tiny_resnet, RESNET_SPEC),
+    "timm, positions": (partial(tiny_timm, "resnet10t", "abs_attn", "", size_px=128), RESNET_SPEC),
+    "timm, SAME, rotary": (partial(tiny_timm, "tf_efficientnet_lite0", "rot_attn", "linear", size_px=128), RESNET_SPEC),
+    "SigLIP": (partial(tiny_timm, "test_vit", "map", size_px=160), replace(SPEC, size_px=160, patch_px=16)),
 }
 """Every kind of tower as a small model, and what its images look like."""

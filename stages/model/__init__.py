@@ -14,6 +14,9 @@ since a block that computes something else would give wrong heat maps without an
         attributes; that no other attribute changes what they compute
     open_clip.modified_resnet.ModifiedResNet: its stages, `attnpool`  take_apart        wrong embeddings
         last; AttentionPool2d's projections and position embedding
+    open_clip.timm_model.TimmModel: `trunk`, `head` and its `pool`;   take_apart_timm   wrong embeddings
+        timm's attention pools, `patch_embed`, `dynamic_img_size`,
+        `strict_img_size`, `_use_cached_embed`, `pool_include_prefix`
     open_clip.CLIP: token_embedding, positional_embedding,            clip, train       wrong text embeddings
         transformer.get_cast_dtype, attn_mask, ln_final,
         text_projection, text_pool_type

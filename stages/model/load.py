@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Final
 
 import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.model import hub, siglip
@@ -18,9 +19,9 @@ from stages.model.config import InputSpec, ModelConfig
 from stages.model.describe import Description, describe, input_spec, siglip_vocabulary, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.model.layouts import OPEN_CLIP, OPENAI, arranged, recognise
-from stages.model.plan import plan_of
+from stages.model.plan import SUPPORTED, plan_of
 from stages.model.state import first_line, read_state
-from stages.model.take_apart import Model, check_supported, stride_px, take_apart
+from stages.model.take_apart import Model, check_supported, take_apart
 from stages.model.vision import VisionTower, pack_tower
 
 _BUILD_ERRORS: Final = (
@@ -92,18 +93,39 @@ def from_open_clip(
     Raises:
         ConfigError: the image tower cannot be explained, or the tokenizer has to be given.
     """
-    check_supported(model)
+    visual = getattr(model, "visual", None)
+    if visual is None:
+        raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     if spec is None:
-        sides = {"image_size": model.visual.image_size, "patch_size": stride_px(model.visual)}
-        spec = input_spec({"vision_cfg": sides, "text_cfg": {}}, getattr(model.visual, "preprocess_cfg", {}))
-    tower = take_apart(model.visual, spec, precision)
+        sides = {"image_size": visual.image_size, "patch_size": 1}
+        spec = input_spec({"vision_cfg": sides, "text_cfg": {}}, getattr(visual, "preprocess_cfg", {}))
+        tower = take_apart(visual, spec.mean, spec.std, precision)
+        stride = tower.placement.stride_px
+        spec = replace(spec, size_px=spec.size_px // stride * stride, patch_px=stride)
+    else:
+        tower = take_apart(visual, spec.mean, spec.std, precision)
+    if spec.patch_px != tower.placement.stride_px or spec.size_px % spec.patch_px:
+        raise ConfigError(
+            f"{name} has a token every {tower.placement.stride_px} px, which does not fit images of {spec.size_px} px "
+            f"with one every {spec.patch_px} px"
+        )
     return ClipModel(
         name=name,
         tower=pack_tower(tower) if pack and isinstance(tower, VisionTower) else tower,
         input=spec,
         encode_text=TextEncoder(model, _own_tokenizer(model) if tokenizer is None else tokenizer),
-        embed_dim=int(model.visual.output_dim),
+        embed_dim=_embed_dim(model),
     )
+
+
+def _embed_dim(model: Model) -> int:
+    """E. timm's image towers do not say it, but the text tower beside them does."""
+    sides: tuple[Any, ...] = (model.visual, getattr(model, "text", None))
+    for side in sides:
+        if hasattr(side, "output_dim"):
+            return int(side.output_dim)
+    projection = model.text_projection
+    return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
 
 
 def _own_tokenizer(model: Model) -> Any:
@@ -181,6 +203,9 @@ def _build(architecture: dict[str, Any]) -> Model:
     trunk = architecture.get("siglip_trunk")
     if trunk is not None:
         arguments["vision_cfg"] = siglip.PLACEHOLDER
+    elif "timm_model_name" in architecture["vision_cfg"]:
+        # The weights come from our checkpoint: timm would first download those of its own.
+        arguments["vision_cfg"] = {**architecture["vision_cfg"], "timm_model_pretrained": False}
     hugging_face = "hf_model_name" in architecture["text_cfg"]
     if hugging_face:
         if find_spec("transformers") is None:

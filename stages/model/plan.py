@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from typing import Any, Final
+
+import timm
 
 from stages.contract.errors import ConfigError
 from stages.model.config import TowerKind
@@ -13,7 +17,8 @@ RESNET_STRIDE_PX: Final = 32
 
 SUPPORTED: Final = (
     "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
-    "their -quickgelu configurations, any size, patch and activation, LayerScale), and CLIP's ResNets. "
+    "their -quickgelu configurations, any size, patch and activation, LayerScale), CLIP's ResNets, SigLIP, and timm "
+    "towers with attention pooling. "
     "`phrasebox models` lists every name with what fits it"
 )
 
@@ -58,9 +63,11 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
     vision = architecture["vision_cfg"]
     if "multimodal_cfg" in architecture:
         raise _refused("is CoCa's, which ends in an attention pooler with many queries")
-    if "timm_model_name" in vision or "siglip_trunk" in architecture:
-        raise _refused("is a timm tower")
     size, stride = sides_px(vision)
+    if "siglip_trunk" in architecture:
+        return TowerPlan(kind="latent_pool", size_px=size, stride_px=stride)
+    if "timm_model_name" in vision:
+        return TowerPlan(kind=_kind_of_timm(vision), size_px=size, stride_px=stride)
     if isinstance(vision.get("layers"), (list, tuple)):
         return TowerPlan(kind="attention_pool", size_px=size, stride_px=stride)
     for option, what in _OBSTACLES.items():
@@ -85,6 +92,9 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
         size = size[0]
     if isinstance(vision.get("layers"), (list, tuple)):
         patch = RESNET_STRIDE_PX
+    if "timm_model_name" in vision and isinstance(size, int):
+        patch = _stride_of_timm(str(vision["timm_model_name"]))
+        size = size // patch * patch  # timm leaves out what does not fill a patch
     if isinstance(patch, (list, tuple)):
         if len(set(patch)) != 1:
             raise ConfigError("only square patches are supported")
@@ -94,6 +104,28 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
             f"model.config: image_size and patch_size must be whole numbers above 0, got {size} and {patch}"
         )
     return size, patch or 1
+
+
+def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
+    name, pool = str(vision["timm_model_name"]), vision.get("timm_pool", "avg")
+    if not timm.is_model(name):  # also `hf-hub:` and `local-dir:`, under which timm loads any configuration
+        raise _refused(f"is called {name!r}, which is no model of timm")
+    if pool in ("abs_attn", "rot_attn"):
+        return "attention_pool"
+    if pool == "map":
+        return "latent_pool"
+    raise _refused(f"is timm's {name} with the pooling {pool!r}")
+
+
+def _stride_of_timm(name: str) -> int:
+    """Pixels between the tokens of a timm model, from its name or from the grid that it says it ends in."""
+    patch = re.search(r"_patch(\d+)_", name)
+    if patch and not name.startswith("swin"):
+        return int(patch[1])
+    described = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    if described is None or described.pool_size is None:
+        return 16
+    return 1 << math.ceil(math.log2(described.input_size[-1] / described.pool_size[-1]))
 
 
 def _refused(what: str) -> ConfigError:

@@ -7,10 +7,12 @@ a private copy with the same weights, and the pool becomes tensors. `check_suppo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import (
     Attention,
     CustomResidualAttentionBlock,
@@ -23,10 +25,10 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.model import layers, vision
-from stages.model.config import InputSpec
+from stages.model import layers, take_apart_timm, vision
 from stages.model.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.model.pooled import AttentionPool, PooledTower
+from stages.model.take_apart_timm import linear
 from stages.model.tower import Placement, Tower
 from stages.model.trunk import GridTrunk, private_copy
 
@@ -39,18 +41,39 @@ def check_supported(model: Model) -> None:
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
+    take_apart(visual, (0.0,) * 3, (1.0,) * 3, None)
+
+
+def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], precision: torch.dtype | None) -> Tower:
+    """Take an image tower apart.
+
+    Args:
+        visual: the tower; it is only read.
+        mean: of the RGB channels in 0-1, as the model was trained.
+        std: their standard deviation.
+        precision: of all weights. With None they keep the model's own: that of its matrices, except for layer norms,
+            which keep theirs, since open_clip's half-precision models leave them in float32.
+
+    Raises:
+        ConfigError: the tower cannot be explained, and why.
+    """
+    device = next(visual.parameters()).device
+    normalisation = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
     if isinstance(visual, ModifiedResNet):
-        return
+        return _resnet(visual, precision, normalisation)
+    if isinstance(visual, TimmModel):
+        return take_apart_timm.take_apart(visual, precision, normalisation)
     if not isinstance(visual, VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:
-        raise ConfigError(f"the image tower ends in an attention pooler. {SUPPORTED}")
+        raise ConfigError(f"the image tower ends in an attention pooler with many queries. {SUPPORTED}")
     if visual.pool_type != "tok":
         raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
     for block in visual.transformer.resblocks:
         obstacle = _obstacle(block)
         if obstacle:
             raise ConfigError(f"the image tower's blocks have {obstacle}. {SUPPORTED}")
+    return _transformer(visual, precision, normalisation)
 
 
 def _obstacle(block: Model) -> str:
@@ -80,36 +103,7 @@ def _obstacle(block: Model) -> str:
     return ""
 
 
-def take_apart(visual: Model, spec: InputSpec, precision: torch.dtype | None) -> Tower:
-    """Take an image tower apart.
-
-    Args:
-        visual: a tower that `check_supported` accepts; it is only read.
-        spec: what its input looks like.
-        precision: of all weights. With None they keep the model's own: that of its matrices, except for layer norms,
-            which keep theirs, since open_clip's half-precision models leave them in float32.
-
-    Raises:
-        ConfigError: the tower has an unknown normalisation.
-    """
-    if isinstance(visual, ModifiedResNet):
-        return _resnet(visual, spec, precision)
-    return _transformer(visual, spec, precision)
-
-
-def stride_px(visual: Model) -> int:
-    """Pixels between the tokens of a tower that `check_supported` accepts."""
-    if isinstance(visual, ModifiedResNet):
-        return RESNET_STRIDE_PX
-    return int(visual.patch_size[0])
-
-
-def _linear(module: Any, precision: torch.dtype | None) -> layers.Linear:
-    bias = None if module.bias is None else module.bias.detach().to(precision)
-    return layers.Linear(module.weight.detach().to(precision), bias)
-
-
-def _resnet(visual: ModifiedResNet, spec: InputSpec, precision: torch.dtype | None) -> PooledTower:
+def _resnet(visual: ModifiedResNet, precision: torch.dtype | None, normalisation: dict[str, Tensor]) -> PooledTower:
     """CLIP's ResNets: the mean of the features asks all of them and itself."""
     attention = visual.attnpool
     trunk = private_copy(visual, precision)
@@ -129,19 +123,20 @@ def _resnet(visual: ModifiedResNet, spec: InputSpec, precision: torch.dtype | No
             heads=int(attention.num_heads),
             latent=None,
             others=1,
-            q=_linear(attention.q_proj, precision),
-            k=_linear(attention.k_proj, precision),
-            v=_linear(attention.v_proj, precision),
-            out=_linear(attention.c_proj, precision),
+            q=linear(attention.q_proj, precision),
+            k=linear(attention.k_proj, precision),
+            v=linear(attention.v_proj, precision),
+            out=linear(attention.c_proj, precision),
             finish=layers.Chain(()),
         ),
         dtype=precision or visual.conv1.weight.dtype,
-        mean=torch.tensor(spec.mean, device=table.device),
-        std=torch.tensor(spec.std, device=table.device),
+        **normalisation,
     )
 
 
-def _transformer(visual: VisionTransformer, spec: InputSpec, precision: torch.dtype | None) -> vision.VisionTower:
+def _transformer(
+    visual: VisionTransformer, precision: torch.dtype | None, normalisation: dict[str, Tensor]
+) -> vision.VisionTower:
     """Transformers with a class token."""
 
     def cast(tensor: Tensor | None, own: torch.dtype = visual.conv1.weight.dtype) -> Any:
@@ -153,7 +148,7 @@ def _transformer(visual: VisionTransformer, spec: InputSpec, precision: torch.dt
         own = module.weight.dtype
         return layers.LayerNorm(cast(module.weight, own), cast(module.bias, own), module.eps)
 
-    def linear(module: Any) -> layers.Linear:
+    def product(module: Any) -> layers.Linear:
         return layers.Linear(cast(module.weight), cast(module.bias))
 
     def layer_scale(module: Any) -> Any:
@@ -168,16 +163,15 @@ def _transformer(visual: VisionTransformer, spec: InputSpec, precision: torch.dt
             ln_1=norm(module.ln_1),
             qkv=qkv,
             kv=kv,
-            out=linear(module.attn.out_proj),
+            out=product(module.attn.out_proj),
             ls_1=layer_scale(module.ls_1),
             ln_2=norm(module.ln_2),
-            fc=linear(module.mlp.c_fc),
+            fc=product(module.mlp.c_fc),
             activation=module.mlp.gelu.forward,
-            proj=linear(module.mlp.c_proj),
+            proj=product(module.mlp.c_proj),
             ls_2=layer_scale(module.ls_2),
         )
 
-    device = visual.class_embedding.device
     return vision.VisionTower(
         patch_weight=cast(visual.conv1.weight),
         patch_bias=cast(visual.conv1.bias),
@@ -188,6 +182,5 @@ def _transformer(visual: VisionTransformer, spec: InputSpec, precision: torch.dt
         blocks=tuple(block(module) for module in visual.transformer.resblocks),
         ln_post=norm(visual.ln_post),
         output=cast(visual.proj),
-        mean=torch.tensor(spec.mean, device=device),
-        std=torch.tensor(spec.std, device=device),
+        **normalisation,
     )

@@ -47,3 +47,21 @@ class GridTrunk:
         first = x.mean(dim=1, keepdim=True) if self.asking is None else self.asking.expand(len(x), 1, -1)
         x = torch.cat([first, x], dim=1)
         return x if self.positions is None else x + self.positions((grid.shape[2], grid.shape[3])).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchTrunk:
+    """A transformer of timm, all of whose tokens are pooled.
+
+    Attributes:
+        body: the transformer.
+        leave_out: how many of its first tokens the pool does not see.
+    """
+
+    body: Any
+    leave_out: int = 0
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, T, D)."""
+        tokens: Tensor = self.body.forward_features(pixels)
+        return tokens[:, self.leave_out :]

@@ -1,0 +1,271 @@
+"""open_clip's timm image towers taken apart: the trunk stays timm's, what pools its tokens becomes tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any, Final
+
+import torch
+from timm.layers import (
+    AttentionPool2d,
+    Format,
+    GELUTanh,
+    GluMlp,
+    Mlp,
+    QuickGELU,
+    RotAttentionPool2d,
+    SwiGLU,
+    apply_rot_embed_cat,
+    resample_abs_pos_embed,
+)
+from timm.layers.padding import get_same_padding
+from torch import Tensor, nn
+
+from stages.contract.errors import ConfigError
+from stages.model.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual
+from stages.model.pooled import AttentionPool, PooledTower
+from stages.model.tower import Placement, Tower
+from stages.model.trunk import GridTrunk, PatchTrunk, private_copy
+from stages.model.vision import split_heads
+
+_ACTIVATIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, GELUTanh, QuickGELU)
+
+Module = Any
+"""timm and open_clip are untyped."""
+
+Precision = torch.dtype | None
+"""Of weights; None keeps the model's own."""
+
+
+def take_apart(visual: Module, precision: Precision, normalisation: dict[str, Tensor]) -> Tower:
+    """Take an open_clip `TimmModel` apart; it is only read.
+
+    Args:
+        visual: the tower.
+        precision: of all weights.
+        normalisation: `mean` and `std`, see `Tower`.
+
+    Raises:
+        ConfigError: the tower cannot be explained, and why.
+    """
+    trunk = private_copy(visual.trunk, precision)
+    pool = getattr(visual.head, "pool", None)
+    behind = tuple(
+        layer for name, part in visual.head.named_children() if name != "pool" for layer in layers_of(part, precision)
+    )
+    common: dict[str, Any] = {"dtype": next(trunk.parameters()).dtype, **normalisation}
+    size_px = int(visual.image_size[0])
+    if isinstance(pool, (AttentionPool2d, RotAttentionPool2d)):
+        return PooledTower(
+            kind="attention_pool",
+            placement=placement_of(trunk, size_px, lambda bare, pixels: bare(pixels).shape[-1]),
+            trunk=_grid_trunk(pool, trunk),
+            pool=_grid_pool(pool, behind, precision),
+            **common,
+        )
+    if getattr(trunk, "global_pool", None) == "map":
+        _take_any_size(trunk)
+        return PooledTower(
+            kind="latent_pool",
+            placement=_placement_of_patches(trunk, size_px),
+            trunk=PatchTrunk(body=trunk, leave_out=_left_out(trunk)),
+            pool=_latent_pool(visual.trunk, behind, precision),
+            **common,
+        )
+    raise ConfigError(f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here")
+
+
+# --- a grid of features, pooled as in CLIP's ResNets
+
+
+def _grid_trunk(pool: Module, trunk: Module) -> GridTrunk:
+    if pool.pool_type != "token":
+        raise ConfigError(f"the image tower's attention pooling is of type {pool.pool_type!r}, not 'token'")
+    asking = None if pool.cls_token is None else pool.cls_token.detach().flatten()
+    if isinstance(pool, RotAttentionPool2d):
+        return GridTrunk(body=trunk, asking=asking)
+    table, old_hw = pool.pos_embed.detach()[None], list(pool.feat_size)
+
+    def positions(grid_hw: tuple[int, int]) -> Tensor:
+        """As timm resizes them."""
+        resized: Tensor = resample_abs_pos_embed(table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1)
+        return resized[0]
+
+    return GridTrunk(body=trunk, asking=asking, positions=positions)
+
+
+def _grid_pool(pool: Module, behind: tuple[Layer, ...], precision: Precision) -> AttentionPool:
+    """timm's attention pooling of a grid, with a position embedding or turned keys."""
+    if pool.qkv is None:
+        q, k, v = (linear(part, precision) for part in (pool.q, pool.k, pool.v))
+    else:
+        q, k, v = split_linear(pool.qkv, 3, precision)
+    heads = int(pool.num_heads)
+    return AttentionPool(
+        heads=heads,
+        latent=None,
+        others=1,
+        q=q,
+        k=k,
+        v=v,
+        turn=_turn(pool.pos_embed, heads, pool.rotate_half) if isinstance(pool, RotAttentionPool2d) else None,
+        out=Chain(layers_of(pool.proj, precision)),
+        finish=Chain(behind),
+    )
+
+
+def _turn(rope: Module, heads: int, half: bool) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+    """What a rotary position embedding does to keys (B, N, D) of a grid, as timm does it."""
+    # In its own precision: angles are too fine for 16 bits.
+    rope = private_copy(rope, None)
+
+    def turned(keys: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        angles = rope.get_embed(list(grid_hw))
+        angles = torch.cat(angles, dim=-1) if isinstance(angles, tuple) else angles
+        apart: Tensor = apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)
+        return apart.transpose(-3, -2).flatten(-2)
+
+    return turned
+
+
+# --- patches, pooled by a learned query
+
+
+def _latent_pool(trunk: Module, behind: tuple[Layer, ...], precision: Precision) -> AttentionPool:
+    """SigLIP's pooling: proj, then y + mlp(norm(y))."""
+    pool = trunk.attn_pool
+    obstacles = {
+        "more than one query": pool.latent_len != 1,
+        "qk-norm": not isinstance(pool.q_norm, nn.Identity) or not isinstance(pool.k_norm, nn.Identity),
+        "positions of its own": pool.pos_embed is not None,
+        "another pooling behind it": pool.pool != "token",
+    }
+    for what, is_there in obstacles.items():
+        if is_there:
+            raise ConfigError(f"the image tower's attention pooling has {what}")
+    k, v = split_linear(pool.kv, 2, precision)
+    inner = () if pool.mlp is None else (*layers_of(pool.norm, precision), *layers_of(pool.mlp, precision))
+    finish = (
+        *((Residual(Chain(inner)),) if inner else ()),
+        *(layer for part in (trunk.fc_norm, trunk.head) for layer in layers_of(part, precision)),
+        *behind,
+    )
+    return AttentionPool(
+        heads=int(pool.num_heads),
+        latent=pool.latent.detach().flatten().to(precision),
+        others=int(trunk.num_prefix_tokens) - _left_out(trunk),
+        q=None if isinstance(pool.q, nn.Identity) else linear(pool.q, precision),
+        k=k,
+        v=v,
+        out=Chain(layers_of(pool.proj, precision)),
+        finish=Chain(finish),
+    )
+
+
+def _left_out(trunk: Module) -> int:
+    """How many tokens the pool does not see: class and register tokens of a `VisionTransformer`, none of an `Eva`."""
+    return int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
+
+
+def _take_any_size(trunk: Module) -> None:
+    """Let a private copy of a transformer take images of other sizes, with resized positions, as timm's option does."""
+    embed = trunk.patch_embed
+    trunk.dynamic_img_size, embed.strict_img_size = True, False
+    embed.flatten, embed.output_fmt = False, Format.NHWC
+    rope = getattr(trunk, "rope", None)
+    if rope is not None:
+        rope._use_cached_embed = False
+
+
+def _placement_of_patches(trunk: Module, size_px: int) -> Placement:
+    return placement_of(trunk, size_px, lambda bare, pixels: bare.patch_embed(pixels).shape[1])
+
+
+# --- parts
+
+
+def linear(module: Module, precision: Precision) -> Linear:
+    """The weights of a module."""
+    bias = None if module.bias is None else module.bias.detach().to(precision)
+    return Linear(module.weight.detach().to(precision), bias)
+
+
+def split_linear(module: Module, parts: int, precision: Precision) -> list[Linear]:
+    """A product that makes several things at once, as one product for each."""
+    whole = linear(module, precision)
+    biases: Any = [None] * parts if whole.bias is None else whole.bias.chunk(parts)
+    return [Linear(weight, bias) for weight, bias in zip(whole.weight.chunk(parts), biases, strict=True)]
+
+
+def layers_of(module: Module, precision: Precision) -> tuple[Layer, ...]:
+    """What a module does to one token, in evaluation mode.
+
+    Raises:
+        ConfigError: it is none of those that are known here.
+    """
+    if isinstance(module, (nn.Identity, nn.Dropout)):
+        return ()
+    if isinstance(module, nn.Linear):
+        return (linear(module, precision),)
+    if isinstance(module, nn.LayerNorm) and module.weight is not None:
+        bias = None if module.bias is None else module.bias.detach().to(precision)
+        return (LayerNorm(module.weight.detach().to(precision), bias, module.eps),)
+    if isinstance(module, _ACTIVATIONS):
+        return (Activation(module.forward),)
+    if isinstance(module, nn.Sequential):
+        return tuple(layer for part in module for layer in layers_of(part, precision))
+    if isinstance(module, Mlp):
+        parts: tuple[Module, ...] = (module.fc1, module.act, module.norm, module.fc2)
+        return tuple(layer for part in parts for layer in layers_of(part, precision))
+    if isinstance(module, (SwiGLU, GluMlp)):
+        if isinstance(module, SwiGLU):
+            gate, up = linear(module.fc1_g, precision), linear(module.fc1_x, precision)
+        else:
+            gate, up = split_linear(module.fc1, 2, precision)
+            if module.gate_last:
+                gate, up = up, gate
+        behind = (*layers_of(module.norm, precision), *layers_of(module.fc2, precision))
+        return (Gated(gate, up, Activation(module.act.forward)), *behind)
+    raise ConfigError(f"the image tower ends in a {type(module).__name__}, which is not known here")
+
+
+# --- where the tokens are
+
+
+def placement_of(trunk: Module, size_px: int, side_of: Callable[[Module, Tensor], int]) -> Placement:
+    """Where the tokens of a private copy of a trunk are, found by a pass without memory.
+
+    Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
+    sum. What makes the grid coarser without a kernel of its own, such as merging 2 x 2 patches, moves nothing.
+
+    Args:
+        trunk: the copy.
+        size_px: side of the images.
+        side_of: sends pixels (1, 3, size, size) through a copy and gives the side of the grid.
+    """
+    bare = private_copy(trunk, None).to("meta")
+    shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in
+
+    def note(module: Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        side, made = given[0].shape[-1], answer.shape[-1]
+        if made >= side:
+            return
+        kernel, stride, dilation = (_first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))
+        if type(module).__name__.endswith("Same"):  # TensorFlow's padding: the smaller half in front
+            padding = get_same_padding(side, kernel, stride, dilation) // 2
+        else:
+            padding = _first(module.padding)
+        shift = (kernel - 1) * dilation / 2 - padding - (stride - 1) / 2
+        shifts.setdefault(side, []).append(shift * (size_px // side))
+
+    for module in bare.modules():
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            module.register_forward_hook(note)
+    dtype = next(bare.parameters()).dtype
+    side = side_of(bare, torch.zeros(1, 3, size_px, size_px, device="meta", dtype=dtype))
+    return Placement(stride_px=size_px // side, shift_px=sum(map(fmean, shifts.values())))
+
+
+def _first(value: Any) -> int:
+    return int(value[0] if isinstance(value, (list, tuple)) else value)
