@@ -114,6 +114,10 @@ def tiny_timm(name: str, pool: str, proj: str = "none", *, size_px: int, seed: i
             for part in model.visual.modules():
                 if isinstance(part, (AttentionPool2d, RotAttentionPool2d, AttentionPoolLatent)):
                     _widen(part)
+            if pool == "token":
+                _widen(model.visual.trunk.blocks[-1].attn)
+            if isinstance(model.visual.trunk.get_classifier(), nn.Linear):
+                model.visual.trunk.get_classifier().weight.normal_(0, 0.2)
     return model.eval()
 
 
@@ -135,6 +139,19 @@ TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "ResNet": (tiny_resnet, RESNET_SPEC),
     "timm, positions": (partial(tiny_timm, "resnet10t", "abs_attn", "", size_px=128), RESNET_SPEC),
     "timm, SAME, rotary": (partial(tiny_timm, "tf_efficientnet_lite0", "rot_attn", "linear", size_px=128), RESNET_SPEC),
+    "EVA02": (
+        partial(tiny_timm, "eva02_tiny_patch14_224", "token", "", size_px=224),
+        replace(SPEC, size_px=224, patch_px=14),
+    ),
+    "timm, class token": (
+        partial(tiny_timm, "test_vit", "token", "", size_px=160),
+        replace(SPEC, size_px=160, patch_px=16),
+    ),
+    "ConvNeXt": (partial(tiny_timm, "test_convnext", "", "mlp", size_px=128), RESNET_SPEC),
+    "timm, averaged patches": (
+        partial(tiny_timm, "test_vit", "avg", "linear", size_px=160),
+        replace(SPEC, size_px=160, patch_px=16),
+    ),
     "SigLIP": (partial(tiny_timm, "test_vit", "map", size_px=160), replace(SPEC, size_px=160, patch_px=16)),
 }
 """Every kind of tower as a small model, and what its images look like."""

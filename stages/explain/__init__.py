@@ -28,6 +28,7 @@ DEFAULT_KIND: Final = "grad_eclip"
 EXPLAINERS: Final[dict[str, str]] = {
     "grad_eclip": "stages.explain.grad_eclip:GradEclip",
     "rollout": "stages.explain.rollout:Rollout",
+    "cam": "stages.explain.cam:Cam",
 }
 """Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
 

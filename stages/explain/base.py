@@ -118,6 +118,17 @@ def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:
     return torch.einsum("be,bpe->bp", F.normalize(embedding, dim=-1), texts)
 
 
+def cosine_gradients(embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, E), unit texts (B, P, E) -> dc/de (B, P, E) in closed form, and c (B, P).
+
+    dc/de = (t - c e/|e|) / |e|, so that a phrase needs only the backward pass from e.
+    """
+    norm = embedding.norm(dim=-1, keepdim=True)
+    unit = embedding / norm
+    cosines = torch.einsum("be,bpe->bp", unit, texts)
+    return (texts - cosines[..., None] * unit[:, None]) / norm[:, None], cosines
+
+
 def _checked(found: Maps) -> tuple[Tensor, Tensor, Tensor]:
     """Maps and cosines without values that are not finite, and the number of each map's fault."""
     finite = found.values.isfinite().all(dim=-1) & found.cosines.isfinite()

@@ -48,7 +48,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explain.base import Explainer, Maps
+from stages.explain.base import Explainer, Maps, cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.model.clip import ClipModel
 from stages.model.config import TOWER_WORDS, TowerKind
@@ -172,7 +172,7 @@ class _Pool:
         maps, cosines = [], []
         # Every product has one shape, however many phrases a neighbour has: a map's bits depend on it.
         for part in texts.split(self.config.phrases_per_step, dim=1):
-            gradients, cosine = _cosine_gradients(embedding, part)
+            gradients, cosine = cosine_gradients(embedding, part)
             signed = pool.back(seen, gradients) @ seen.values.mT
             maps.append(_combined(self.config, [signed], [weight]))
             cosines.append(cosine)
@@ -221,7 +221,7 @@ class _Blocks:
             maps, cosines = [], []
             # Every product has one shape, however many phrases a neighbour has: a map's bits depend on it.
             for part in texts.split(self.config.phrases_per_step, dim=1):
-                gradients, cosine = _cosine_gradients(embedding, part)
+                gradients, cosine = cosine_gradients(embedding, part)
                 signed = attention_gradients(self.exact_head, token, steps, gradients)
                 maps.append(_combined(self.config, signed, weights))
                 cosines.append(cosine)
@@ -241,7 +241,7 @@ class _Blocks:
             values.append(v[:, 1:].detach())
             weights.append(_spatial_weight(self.config, block.out, q[:, 0].detach(), k[:, 1:].detach()))
         embedding = self.exact_head.head(x[:, 0])
-        gradients, cosines = _cosine_gradients(embedding.detach(), texts)
+        gradients, cosines = cosine_gradients(embedding.detach(), texts)
         maps = []
         for gradient in gradients.unbind(dim=1):
             rows = torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
@@ -275,17 +275,6 @@ def _spatial_weight(config: GradEclipConfig, out: Layer, query: Tensor, keys: Te
         low, high = s.amin(dim=1, keepdim=True), s.amax(dim=1, keepdim=True)
         spread = high - low
         return torch.where(spread > 0, (s - low) / torch.where(spread > 0, spread, 1.0), 0.0)
-
-
-def _cosine_gradients(embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings (B, E), unit texts (B, P, E) -> dc/de (B, P, E) in closed form, and c (B, P).
-
-    dc/de = (t - c e/|e|) / |e|, so that a phrase needs only the backward pass from e.
-    """
-    norm = embedding.norm(dim=-1, keepdim=True)
-    unit = embedding / norm
-    cosines = torch.einsum("be,bpe->bp", unit, texts)
-    return (texts - cosines[..., None] * unit[:, None]) / norm[:, None], cosines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_poo
 
 TOWER_WORDS: Final[dict[TowerKind, str]] = {
     "class_token": "transformer blocks with a class token",
-    "attention_pool": "a trunk pooled by one attention, which the tokens' mean or a token of the pool's own asks",
+    "attention_pool": "a trunk pooled by one attention, which the mean of the tokens or a class token asks",
     "latent_pool": "a trunk pooled by one attention, which a learned query asks",
     "average_pool": "a trunk whose tokens are averaged",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,10 @@ class Chain:
         for layer in self.layers:
             inputs.append(layer(inputs[-1]))
         return inputs
+
+
+NOTHING: Final = Chain(())
+"""No layer at all."""
 
 
 @dataclass(frozen=True, slots=True)

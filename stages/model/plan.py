@@ -17,8 +17,8 @@ RESNET_STRIDE_PX: Final = 32
 
 SUPPORTED: Final = (
     "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
-    "their -quickgelu configurations, any size, patch and activation, LayerScale), CLIP's ResNets, SigLIP, and timm "
-    "towers with attention pooling. "
+    "their -quickgelu configurations, any size, patch and activation, LayerScale), CLIP's ResNets, SigLIP, EVA02, and "
+    "timm towers that pool by attention, a class token or the mean. "
     "`phrasebox models` lists every name with what fits it"
 )
 
@@ -32,6 +32,10 @@ _OBSTACLES: Final = {
     "scale_fc": "has blocks with an MLP norm",
 }
 """Options of open_clip's transformers that change the formulas -> what they do."""
+
+
+_AVERAGING: Final = re.compile(r"^vitamin_|_gap_")
+"""Transformers of timm that average their tokens where nothing else is said; its convolutional networks all do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,12 @@ def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
         return "attention_pool"
     if pool == "map":
         return "latent_pool"
-    raise _refused(f"is timm's {name} with the pooling {pool!r}")
+    if pool == "token":
+        return "attention_pool"
+    described = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if pool == "avg" or (not pool and (described.pool_size is not None or _AVERAGING.search(name))):
+        return "average_pool"
+    raise _refused(f"is timm's {name} with the pooling {pool or 'that it has by itself'!r}")
 
 
 def _stride_of_timm(name: str) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stages.model.config import TowerKind
-from stages.model.layers import Chain, Layer, LayerNorm, Linear, Scale
+from stages.model.layers import NOTHING, Chain, Layer, Linear
 from stages.model.tower import Placement, Tower
 from stages.model.vision import split_heads
 
@@ -53,7 +53,7 @@ class AttentionPool:
         q, k, v: projections of the tokens; `q` is None where the latent query is the query already.
         turn: what a rotary position embedding does to the patches' keys; None where there is none.
         out: projection of the attention's output.
-        scale: (D',), of the projected output, before a residual; None for 1.
+        scale: what is done to the projected output before a residual: LayerScale, a norm; often nothing.
         residual: whether the asking token is added to the projected output, as in a transformer's block.
         finish: the rest of the tower.
     """
@@ -61,13 +61,13 @@ class AttentionPool:
     heads: int
     latent: Tensor | None
     others: int
-    norm: LayerNorm | None = None
+    norm: Layer | None = None
     q: Linear | None
     k: Linear
     v: Linear
     turn: Turn | None = None
     out: Layer
-    scale: Scale | None = None
+    scale: Chain = NOTHING
     residual: bool = False
     finish: Chain
 
@@ -80,9 +80,7 @@ class AttentionPool:
         if self.turn is not None:
             keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
         output = _ask(query, keys, values, heads or self.heads)
-        projected = self.out(output)
-        if self.scale is not None:
-            projected = self.scale(projected)
+        projected = self.scale(self.out(output))
         if self.residual:
             projected = projected + (tokens[:, 0] if self.latent is None else self.latent)
         patches = slice(self.others, None)
@@ -97,8 +95,7 @@ class AttentionPool:
     def back(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Gradient at the attention's output o (B, P, D), given it at the embedding: (B, P, E)."""
         gradient = self.finish.back(pooling.projected, gradient)
-        if self.scale is not None:
-            gradient = self.scale.back(pooling.projected, gradient)
+        gradient = self.scale.back(self.out(pooling.output), gradient)
         return self.out.back(pooling.output, gradient)
 
     def float(self) -> AttentionPool:
@@ -111,7 +108,7 @@ class AttentionPool:
             k=self.k.float(),
             v=self.v.float(),
             out=self.out.float(),
-            scale=None if self.scale is None else self.scale.float(),
+            scale=self.scale.float(),
             finish=self.finish.float(),
         )
 

@@ -127,7 +127,7 @@ def _resnet(visual: ModifiedResNet, precision: torch.dtype | None, normalisation
             k=linear(attention.k_proj, precision),
             v=linear(attention.v_proj, precision),
             out=linear(attention.c_proj, precision),
-            finish=layers.Chain(()),
+            finish=layers.NOTHING,
         ),
         dtype=precision or visual.conv1.weight.dtype,
         **normalisation,

@@ -15,6 +15,7 @@ from timm.layers import (
     Mlp,
     QuickGELU,
     RotAttentionPool2d,
+    SelectAdaptivePool2d,
     SwiGLU,
     apply_rot_embed_cat,
     resample_abs_pos_embed,
@@ -23,10 +24,11 @@ from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.model.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual
+from stages.model.averaged import AveragedTower
+from stages.model.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale
 from stages.model.pooled import AttentionPool, PooledTower
 from stages.model.tower import Placement, Tower
-from stages.model.trunk import GridTrunk, PatchTrunk, private_copy
+from stages.model.trunk import FeatureTrunk, GridTrunk, PatchTrunk, private_copy
 from stages.model.vision import split_heads
 
 _ACTIVATIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, GELUTanh, QuickGELU)
@@ -68,12 +70,60 @@ def take_apart(visual: Module, precision: Precision, normalisation: dict[str, Te
         _take_any_size(trunk)
         return PooledTower(
             kind="latent_pool",
-            placement=_placement_of_patches(trunk, size_px),
+            placement=placement_of(trunk, size_px, _side_of_patches),
             trunk=PatchTrunk(body=trunk, leave_out=_left_out(trunk)),
             pool=_latent_pool(visual.trunk, behind, precision),
             **common,
         )
+    if getattr(trunk, "global_pool", None) == "token" and hasattr(trunk, "blocks"):
+        _take_any_size(trunk)
+        return PooledTower(
+            kind="attention_pool",
+            placement=placement_of(trunk, size_px, _side_of_patches),
+            pool=_last_block(trunk, behind, precision),
+            trunk=PatchTrunk(body=_without_last_block(trunk)),
+            **common,
+        )
+    averaged = _average_head(visual.trunk, precision)
+    if averaged is not None:
+        side_of, body = _features(trunk)
+        return AveragedTower(
+            placement=placement_of(trunk, size_px, side_of), trunk=body, finish=Chain((*averaged, *behind)), **common
+        )
     raise ConfigError(f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here")
+
+
+# --- tokens that are averaged
+
+
+def _average_head(trunk: Module, precision: Precision) -> tuple[Layer, ...] | None:
+    """What stands between the mean of the tokens and the tower's own head; None if they are not averaged."""
+    if getattr(trunk, "global_pool", None) == "avg" and hasattr(trunk, "fc_norm"):
+        parts: list[Module] = [trunk.fc_norm, trunk.head]
+        if getattr(trunk, "attn_pool", None) is not None:
+            return None
+    else:
+        holder = trunk if isinstance(getattr(trunk, "global_pool", None), SelectAdaptivePool2d) else trunk.head
+        pool = getattr(holder, "global_pool", None)
+        if not isinstance(pool, SelectAdaptivePool2d) or pool.pool_type != "avg":
+            return None
+        names = [name for name, _ in holder.named_children()]
+        after = names[names.index("global_pool") + 1 :]
+        parts = [getattr(holder, name) for name in after if not isinstance(getattr(holder, name), nn.Flatten)]
+    return tuple(layer for part in parts for layer in layers_of(part, precision))
+
+
+def _features(trunk: Module) -> tuple[Callable[[Module, Tensor], int], Callable[[Tensor], Tensor]]:
+    """For a private copy of a trunk that averages: how to find the side of its grid, and pixels -> tokens (B, N, D)."""
+    if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
+        _take_any_size(trunk)
+        return _side_of_patches, PatchTrunk(body=trunk, leave_out=int(trunk.num_prefix_tokens))
+    last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+
+    def side_of(bare: Module, pixels: Tensor) -> int:
+        return int(bare.forward_features(pixels).shape[1 if last else -1])
+
+    return side_of, FeatureTrunk(body=trunk.forward_features, channels_last=last)
 
 
 # --- a grid of features, pooled as in CLIP's ResNets
@@ -129,6 +179,78 @@ def _turn(rope: Module, heads: int, half: bool) -> Callable[[Tensor, tuple[int, 
     return turned
 
 
+# --- patches, pooled by a class token in the last block
+
+
+def _without_last_block(trunk: Module) -> Module:
+    """The private copy itself, which ends before its last block and the norm after it."""
+    trunk.blocks = trunk.blocks[:-1]
+    trunk.norm = nn.Identity()
+    return trunk
+
+
+def _last_block(trunk: Module, behind: tuple[Layer, ...], precision: Precision) -> AttentionPool:
+    """The last block as the class token goes through it, and what comes after it."""
+    block = trunk.blocks[-1]
+    if type(block).__name__ not in ("Block", "EvaBlock", "EvaBlockPostNorm"):
+        raise ConfigError(f"the image tower's blocks are {type(block).__name__}s, which are not known here")
+    attn, norms_after = block.attn, type(block).__name__ == "EvaBlockPostNorm"
+    obstacles = {
+        "qk-norm": not isinstance(attn.q_norm, nn.Identity) or not isinstance(attn.k_norm, nn.Identity),
+        "gated attention": getattr(attn, "gate", None) is not None,
+        "positions that differ between its blocks": bool(getattr(trunk, "rope_mixed", False)),
+        "keys shared by heads": getattr(attn, "num_kv_groups", 1) != 1,
+    }
+    for what, is_there in obstacles.items():
+        if is_there:
+            raise ConfigError(f"the image tower's last block has {what}")
+    q, k, v = _queries_keys_values(attn, precision)
+    rope, heads = getattr(trunk, "rope", None), int(attn.num_heads)
+    norm_1, norm_2 = layers_of(block.norm1, precision), layers_of(block.norm2, precision)
+    scale_1, scale_2 = (_scale_of(block, number, precision) for number in (1, 2))
+    inner = (*layers_of(block.mlp, precision), *scale_2)
+    return AttentionPool(
+        heads=heads,
+        latent=None,
+        others=int(trunk.num_prefix_tokens),
+        norm=None if norms_after else Chain(norm_1),
+        q=q,
+        k=k,
+        v=v,
+        turn=None if rope is None else _turn(rope, heads, bool(getattr(attn, "rotate_half", False))),
+        out=Chain((*layers_of(attn.norm, precision), *layers_of(attn.proj, precision))),
+        scale=Chain((*(norm_1 if norms_after else ()), *scale_1)),
+        residual=True,
+        finish=Chain(
+            (
+                Residual(Chain((*inner, *norm_2) if norms_after else (*norm_2, *inner))),
+                *(layer for part in (trunk.norm, trunk.fc_norm, trunk.head) for layer in layers_of(part, precision)),
+                *behind,
+            )
+        ),
+    )
+
+
+def _queries_keys_values(attn: Module, precision: Precision) -> list[Linear]:
+    if getattr(attn, "qkv", None) is None:
+        return [linear(part, precision) for part in (attn.q_proj, attn.k_proj, attn.v_proj)]
+    parts = split_linear(attn.qkv, 3, precision)
+    if getattr(attn, "q_bias", None) is None:
+        return parts
+    # Eva holds them beside the product; keys have none.
+    biases = (attn.q_bias.detach().to(precision), None, attn.v_bias.detach().to(precision))
+    return [Linear(part.weight, bias) for part, bias in zip(parts, biases, strict=True)]
+
+
+def _scale_of(block: Module, number: int, precision: Precision) -> tuple[Layer, ...]:
+    """LayerScale of a branch, wherever the block holds it."""
+    factors = getattr(block, f"gamma_{number}", None)
+    module = getattr(block, f"ls{number}", None)
+    if factors is None and module is not None and not isinstance(module, nn.Identity):
+        factors = module.gamma
+    return () if factors is None else (Scale(factors.detach().to(precision)),)
+
+
 # --- patches, pooled by a learned query
 
 
@@ -178,8 +300,8 @@ def _take_any_size(trunk: Module) -> None:
         rope._use_cached_embed = False
 
 
-def _placement_of_patches(trunk: Module, size_px: int) -> Placement:
-    return placement_of(trunk, size_px, lambda bare, pixels: bare.patch_embed(pixels).shape[1])
+def _side_of_patches(bare: Module, pixels: Tensor) -> int:
+    return int(bare.patch_embed(pixels).shape[1])
 
 
 # --- parts

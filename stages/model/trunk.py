@@ -65,3 +65,21 @@ class PatchTrunk:
         """Tokens (B, T, D)."""
         tokens: Tensor = self.body.forward_features(pixels)
         return tokens[:, self.leave_out :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureTrunk:
+    """A network whose output is a grid of features, which are the tokens.
+
+    Attributes:
+        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
+        channels_last: whether the features are (B, grid_h, grid_w, D) instead.
+    """
+
+    body: Callable[[Tensor], Tensor]
+    channels_last: bool
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, N, D)."""
+        grid = self.body(pixels)
+        return grid.flatten(1, 2) if self.channels_last else grid.flatten(2).transpose(1, 2)
