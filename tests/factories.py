@@ -78,13 +78,17 @@ def spread_batch_norms(module: nn.Module) -> None:
             part.running_var.uniform_(0.5, 1.5)
 
 
+def resnet_architecture(**vision: Any) -> dict[str, Any]:
+    """open_clip's configuration of `tiny_resnet`."""
+    sides = {"image_size": 128, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16, **vision}
+    return {**tiny_architecture(), "vision_cfg": sides}
+
+
 def tiny_resnet(seed: int = 0, **vision: Any) -> nn.Module:
     """A randomly initialised CLIP ResNet for 128 px: 4 x 4 tokens of width 256 and 16 heads, small but real."""
-    architecture = tiny_architecture()
-    architecture["vision_cfg"] = {"image_size": 128, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16, **vision}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**architecture)
+        model = open_clip.CLIP(**resnet_architecture(**vision))
         with torch.no_grad():
             spread_batch_norms(model.visual)
             pool = model.visual.attnpool
@@ -95,20 +99,21 @@ def tiny_resnet(seed: int = 0, **vision: Any) -> nn.Module:
     return model.eval()
 
 
-def tiny_timm(name: str, pool: str, proj: str = "none", *, size_px: int, seed: int = 0) -> nn.Module:
-    """A randomly initialised CLIP whose image tower is one of timm's, with the widest attention that makes sense."""
-    architecture = tiny_architecture()
+def timm_architecture(name: str, pool: str, proj: str = "none", *, size_px: int) -> dict[str, Any]:
+    """open_clip's configuration of `tiny_timm`."""
+    sides = {"timm_model_name": name, "timm_pool": pool, "timm_proj": proj, "image_size": size_px}
+    architecture = {**tiny_architecture(), "vision_cfg": sides, "custom_text": True}
     if pool == "map" and proj == "none":
         architecture["embed_dim"] = 64  # the tower's own width
-    architecture["vision_cfg"] = {
-        "timm_model_name": name,
-        "timm_pool": pool,
-        "timm_proj": proj,
-        "image_size": size_px,
-    }
+    return architecture
+
+
+def tiny_timm(name: str, pool: str, proj: str = "none", *, size_px: int, seed: int = 0) -> nn.Module:
+    """A randomly initialised CLIP whose image tower is one of timm's, with the widest attention that makes sense."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = open_clip.CustomTextCLIP(**architecture)
+        architecture = timm_architecture(name, pool, proj, size_px=size_px)
+        model = open_clip.CustomTextCLIP(**{key: value for key, value in architecture.items() if key != "custom_text"})
         with torch.no_grad():
             spread_batch_norms(model.visual)
             for part in model.visual.modules():
@@ -155,3 +160,11 @@ TOWERS: dict[str, tuple[Callable[..., nn.Module], InputSpec]] = {
     "SigLIP": (partial(tiny_timm, "test_vit", "map", size_px=160), replace(SPEC, size_px=160, patch_px=16)),
 }
 """Every kind of tower as a small model, and what its images look like."""
+
+
+def architecture_of(tower: str) -> dict[str, Any]:
+    """open_clip's configuration of a model in `TOWERS`."""
+    make = TOWERS[tower][0]
+    if isinstance(make, partial):
+        return timm_architecture(*make.args, **make.keywords)
+    return tiny_architecture() if make is tiny_clip else resnet_architecture()

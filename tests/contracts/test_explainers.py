@@ -26,8 +26,8 @@ from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.config import TOWER_WORDS
 from stages.model.load import from_open_clip
-from tests.factories import SPEC, TOWERS
-from tests.stages.model.saved import save_model
+from tests.factories import TOWERS
+from tests.stages.model.saved import save_tower
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
@@ -91,11 +91,13 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     keys = ["input.kind=jsonl", "input.path=a.jsonl", f"explain.kind={kind}", "model.batch_size=2"]
     config = load_config(None, keys)
     assert stored_config(json.loads(config.model_dump_json())) == config
-    stage_config = ExplainStageConfig(model=save_model(tmp_path)[1], explainer=config.explain)
+    tower = next(name for name, has in TOWER_KINDS.items() if has in explainer_type(kind).towers)
+    spec = TOWERS[tower][1]
+    stage_config = ExplainStageConfig(model=save_tower(tmp_path, tower)[1], explainer=config.explain)
     stage = pickle.loads(pickle.dumps(ExplainStage(stage_config)))
     stage.setup()
     phrases = tuple(Phrase(text=text, caption_index=0, start=0, end=3, head="dog") for text in PHRASES[0])
-    rgb = pixels("class token")[0]
+    rgb = pixels(tower)[0]
     answers = stage.process(
         [
             Record(sample=Sample(sample_id=name, source="test"), phrases=phrases, pixels=Pixels(rgb=rgb))
@@ -106,7 +108,7 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     for answer in answers:
         assert [heat_map.text for heat_map in answer.heat_maps] == PHRASES[0]
         assert all(heat_map.values.shape == (4, 4) for heat_map in answer.heat_maps)
-    assert config.explain.canvas(SPEC)["patch_px"] == SPEC.patch_px
+    assert config.explain.canvas(spec)["patch_px"] == spec.patch_px
     assert config.explain.decides_maps()["kind"] == kind
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stages.model.config import ModelConfig
-from tests.factories import SPEC, tiny_architecture, tiny_clip
+from tests.factories import SPEC, TOWERS, architecture_of, tiny_architecture, tiny_clip
 
 
 def save_json(folder: Path, *, quick_gelu: bool = False, wrapped: bool = True, **vision: Any) -> Path:
@@ -30,3 +30,13 @@ def save_model(folder: Path, **options: Any) -> tuple[nn.Module, ModelConfig]:
     weights = folder / "tiny.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     return model, ModelConfig(config=save_json(folder, **options), weights=weights, device="cpu", threads=2)
+
+
+def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
+    """A model of `TOWERS` and the configuration that loads it from `folder` on the CPU."""
+    make, spec = TOWERS[tower]
+    model, path, weights = make(), folder / "tiny.json", folder / "tiny.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    preprocess = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
+    path.write_text(json.dumps({"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess}))
+    return model, ModelConfig(config=path, weights=weights, device="cpu", threads=2)

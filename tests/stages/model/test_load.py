@@ -15,10 +15,10 @@ from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import ModelConfig
 from stages.model.describe import Description, describe
 from stages.model.load import from_open_clip, load, refuse_misfit, refuse_unsupported
-from stages.model.plan import SUPPORTED
+from stages.model.plan import SUPPORTED, plan_of
 from stages.model.take_apart import check_supported
-from tests.factories import SPEC, tiny_architecture, tiny_clip
-from tests.stages.model.saved import save_json, save_model
+from tests.factories import SPEC, TOWERS, tiny_architecture, tiny_clip
+from tests.stages.model.saved import save_json, save_model, save_tower
 
 RGB = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -292,3 +292,17 @@ def test_a_file_that_is_called_like_the_embedded_model_is_checked_too(tmp_path: 
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match=r"other\.pt is no CLIP that is known: found tensors such as a;"):
         refuse_misfit(describe(config.model_copy(update={"config": path, "weights": tmp_path / "other.pt"})))
+
+
+@pytest.mark.parametrize("tower", ["ResNet", "timm, SAME, rotary", "EVA02", "ConvNeXt", "SigLIP"])
+def test_every_kind_of_tower_loads_from_its_files(tower: str, tmp_path: Path) -> None:
+    model, config = save_tower(tmp_path, tower)
+    spec = TOWERS[tower][1]
+    refuse_unsupported(describe(config))
+    refuse_misfit(describe(config))
+    clip = load(config)
+    rgb = torch.randint(0, 256, (1, spec.size_px, spec.size_px, 3), dtype=torch.uint8)
+    wanted = embedding(model, rgb)
+    assert (clip.input, clip.embed_dim) == (spec, wanted.shape[1])
+    assert (clip.tower.encode(rgb) - wanted).abs().max() < 1e-5 * max(1, wanted.abs().max())
+    assert plan_of(describe(config).architecture).kind == clip.tower.kind
