@@ -175,6 +175,7 @@ def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report,
         before=(CaptionStage(Path(str(config.input.path)).parent),),
         model=SleepStage(seconds, marks),  # type: ignore[arg-type]
         after=(LastStage(0.0),),
+        explain=config.explain,
         fingerprint="light",
         calibration=None,
     )

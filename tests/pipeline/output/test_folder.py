@@ -440,6 +440,7 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_st
         before=(),
         model=SleepStage(0.0),  # type: ignore[arg-type]
         after=(LastStage(0.0),),
+        explain=config.explain,
         fingerprint=MARK,
         calibration=None,
     )
