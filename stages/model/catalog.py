@@ -33,12 +33,14 @@ class WeightsEntry:
         files: file name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
         licence: SPDX identifier of the weights' licence.
         source: where the weights come from.
+        in_wheel: whether the package brings them. Others are in the repository alone.
     """
 
     folder: str
     files: dict[str, str]
     licence: str
     source: str
+    in_wheel: bool = True
 
 
 CATALOG: Final[dict[str, WeightsEntry]] = {
@@ -52,9 +54,20 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         licence="Apache-2.0",
         source="trained from random weights on drawn scenes by stages.model.train; see demo/MODEL_CARD.md",
     ),
+    "photo": WeightsEntry(
+        folder="photo",
+        files={
+            "model.json": "0000000000000000000000000000000000000000000000000000000000000000",
+            "model.safetensors": "0000000000000000000000000000000000000000000000000000000000000000",
+            "bpe_vocab.txt.gz": "0000000000000000000000000000000000000000000000000000000000000000",
+        },
+        licence="LicenseRef-Flickr-noncommercial-research",
+        source="trained from ImageNet weights on photographs by stages.model.train.photo; see photo/MODEL_CARD.md",
+        in_wheel=False,
+    ),
 }
 """Name -> entry. To add one, put its files into a folder in `WEIGHTS_ROOT` and add an entry here. The checksums of
-`demo` are written by `python -m stages.model.train export`."""
+`demo` are written by `python -m stages.model.train export`, those of `photo` by `photo-export`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +102,8 @@ def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
         raise WeightsError(f"expected one of {', '.join(sorted(CATALOG))}, got {name!r}")
     folder = root / entry.folder
     remedy = "reinstall phrasebox, or restore the folder from the repository"
+    if not entry.in_wheel:
+        remedy = f"{name} is in phrasebox's repository and not in its package, so run from a checkout of it"
     for file_name, expected in entry.files.items():
         path = folder / file_name
         if not path.is_file():

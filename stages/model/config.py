@@ -9,6 +9,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+OWN_MODELS: Final = ("demo", "photo")
+"""Names of the models that bring their own weights, the keys of `stages.model.catalog.CATALOG`."""
+
 TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
 """How an image tower makes one embedding of its tokens, which decides what can be explained."""
 
@@ -24,7 +27,8 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 class ModelConfig(BaseModel):
     """The model, by name or by files.
 
-    There are five forms. `{name: demo}` is the embedded model. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
+    There are five forms. `{name: demo}` is the embedded model; `{name: photo}` is one for photographs, which a checkout
+    of the repository has and the package has not. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
     of open_clip, which downloads the weights. `{name: ViT-B-16, weights: FILE}` is a local checkpoint in open_clip's or
     OpenAI's layout or that of `transformers`. `{checkpoint: PATH}` is a folder or file that says itself what it is.
     `{config: model.json, weights: FILE}` is an architecture of your own.
@@ -33,8 +37,8 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     name: str | None = None
-    """`demo`, or a name of `open_clip.list_models()`. `demo` if nothing is given. NAME/TAG sets `pretrained` too, and
-    the path of a file or folder sets `checkpoint`."""
+    """`demo`, `photo`, or a name of `open_clip.list_models()`. `demo` if nothing is given. NAME/TAG sets `pretrained`
+    too, and the path of a file or folder sets `checkpoint`."""
 
     pretrained: str | None = None
     """open_clip's tag of pretrained weights for `name`."""
@@ -101,12 +105,13 @@ class ModelConfig(BaseModel):
             raise ValueError("give either name or config, not both")
         if self.pretrained is not None and self.weights is not None:
             raise ValueError("give either pretrained or weights, not both")
-        if self.name == "demo":
+        if self.name in OWN_MODELS:
             if self.pretrained is not None or self.weights is not None:
-                raise ValueError("the demo model brings its own weights: leave out pretrained and weights")
+                raise ValueError(f"the {self.name} model brings its own weights: leave out pretrained and weights")
         elif self.pretrained is None and self.weights is None:
             where = self.name or self.config
-            meant = "; did you mean demo?" if difflib.get_close_matches(str(where), ["demo"], cutoff=0.7) else ""
+            close = difflib.get_close_matches(str(where), OWN_MODELS, n=1, cutoff=0.7)
+            meant = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(
                 f"{where} needs weights: set model.pretrained=TAG (open_clip downloads it) or model.weights=FILE; or "
                 f"name a file or folder that is there{meant}"

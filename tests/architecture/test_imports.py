@@ -18,7 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "prepare": {"contract", "storage", "images"},
     "model": {"contract"},
     "model.scenes": {"contract"},
-    "model.train": {"contract", "model"},
+    "model.train": {"contract", "model", "phrases"},  # the photograph model learns the phrases that a run finds
     "explain": {"contract", "model"},
     "regions": {"contract", "images"},
     "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is

@@ -56,7 +56,13 @@ def test_the_data_is_in_it(names: set[str]) -> None:
     assert len([name for name in photographs if name.endswith(".jpg")]) == 8
     assert photographs <= names
     for entry in CATALOG.values():
-        assert {f"stages/model/weights/{entry.folder}/{name}" for name in entry.files} <= names
+        files = {f"stages/model/weights/{entry.folder}/{name}" for name in entry.files}
+        assert files <= names if entry.in_wheel else not files & names
+
+
+def test_weights_that_are_not_for_everyone_stay_in_the_repository(names: set[str]) -> None:
+    assert (ROOT / "stages" / "model" / "weights" / "photo" / "model.safetensors").is_file()
+    assert not [name for name in names if name.startswith("stages/model/weights/photo")]
 
 
 def test_no_tests_presets_or_caches(names: set[str]) -> None:

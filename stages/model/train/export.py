@@ -128,7 +128,7 @@ def export(
     )
     _replace(folder / CARD_FILE, card.encode("utf-8"))
     if folder.resolve() == (WEIGHTS_ROOT / "demo").resolve():
-        renew_checksums(WEIGHTS_ROOT.parent / "catalog.py", checksums)
+        renew_checksums(WEIGHTS_ROOT.parent / "catalog.py", checksums, entry="demo")
     return checksums
 
 
@@ -170,22 +170,24 @@ def _card(saved: Mapping[str, Any], **measured: Any) -> str:
     )
 
 
-def renew_checksums(catalog: Path, checksums: dict[str, str]) -> None:
+def renew_checksums(catalog: Path, checksums: dict[str, str], *, entry: str) -> None:
     """Put new checksums into the catalog's source.
 
     Args:
-        catalog: the source file; it holds each file name once, with its checksum.
+        catalog: the source file; each entry holds each file name once, with its checksum.
         checksums: file name -> SHA-256 in hex.
+        entry: name of the entry in `CATALOG`.
 
     Raises:
-        ValueError: a file name isn't in the catalog exactly once.
+        ValueError: a file name isn't in the entry exactly once.
     """
-    text = catalog.read_text("utf-8")
+    before, start, rest = catalog.read_text("utf-8").partition(f'    "{entry}": WeightsEntry(')
+    text, end, after = rest.partition("\n    ),\n")
     for name, checksum in checksums.items():
         text, count = re.subn(rf'("{re.escape(name)}": )"[0-9a-f]{{64}}"', rf'\g<1>"{checksum}"', text)
         if count != 1:
-            raise ValueError(f"expected {name} with a checksum once in {catalog}, found it {count} times")
-    _replace(catalog, text.encode("utf-8"))
+            raise ValueError(f"expected {name} with a checksum once in {entry!r} of {catalog}, found it {count} times")
+    _replace(catalog, "".join((before, start, text, end, after)).encode("utf-8"))
 
 
 def _replace(path: Path, content: bytes) -> None:
