@@ -8,6 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 
@@ -26,13 +27,41 @@ def test_the_embedded_model_is_there_and_small() -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 12_000_000
 
 
-def test_the_model_card_names_the_checksums() -> None:
-    card = (WEIGHTS_ROOT / "demo" / "MODEL_CARD.md").read_text("utf-8")
-    assert all(checksum in card for checksum in CATALOG["demo"].files.values())
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_the_model_card_names_the_checksums(name: str) -> None:
+    card = (WEIGHTS_ROOT / CATALOG[name].folder / "MODEL_CARD.md").read_text("utf-8")
+    assert all(checksum in card for checksum in CATALOG[name].files.values())
+
+
+def test_the_photograph_model_is_small_and_its_card_has_the_terms() -> None:
+    files = resolve("photo")
+    assert files.weights.stat().st_size <= 20_000_000
+    card = (files.config.parent / "MODEL_CARD.md").read_text("utf-8")
+    assert "non-commercial research and education" in card
+    assert "No box, mask or point" in card
+
+
+def test_the_photograph_model_is_loaded_by_open_clip_and_knows_words_and_colours() -> None:
+    files = resolve("photo")
+    settings = json.loads(files.config.read_text("utf-8"))
+    context = settings["model_cfg"]["text_cfg"]["context_length"]
+    model = open_clip.CLIP(**settings["model_cfg"]).eval()
+    model.load_state_dict(load_file(files.weights))
+    tokenizer = SimpleTokenizer(bpe_path=str(files.config.parent / "bpe_vocab.txt.gz"), context_length=context)
+    with torch.no_grad():
+        texts = F.normalize(model.encode_text(tokenizer(["a dog", "a puppy", "a bicycle", "a bike"])), dim=-1)
+    alike = texts @ texts.T
+    assert alike[0, 1] > alike[0, 2] + 0.2
+    assert alike[2, 3] > alike[1, 3] + 0.2
+
+
+def test_weights_that_only_the_repository_has_say_so(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"missing from the weights 'photo': photo is in phrasebox's repository"):
+        resolve("photo", tmp_path)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(WeightsError, match="expected one of demo, got 'dmeo'"):
+    with pytest.raises(WeightsError, match="expected one of demo, photo, got 'dmeo'"):
         resolve("dmeo")
 
 

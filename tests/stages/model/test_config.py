@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stages.model.config import ModelConfig
+from stages.model.catalog import CATALOG
+from stages.model.config import OWN_MODELS, ModelConfig
 
 
 def test_the_embedded_model_is_the_default() -> None:
     assert ModelConfig().name == ModelConfig(name="demo").name == "demo"
+
+
+def test_the_models_that_bring_weights_are_those_of_the_catalog() -> None:
+    assert set(OWN_MODELS) == set(CATALOG)
+    assert [ModelConfig(name=name).name for name in OWN_MODELS] == list(OWN_MODELS)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +27,8 @@ def test_the_embedded_model_is_the_default() -> None:
         ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "either name or config"),
         ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "either pretrained or weights"),
         ({"name": "demo", "weights": "a.pt"}, "brings its own weights"),
+        ({"name": "photo", "pretrained": "openai"}, "the photo model brings its own weights"),
+        ({"name": "phto"}, "phto needs weights: .*; did you mean photo"),
         ({"name": "ViT-B-16"}, "ViT-B-16 needs weights: set model.pretrained=TAG"),
         ({"config": "a.json"}, "a.json needs weights"),
         ({"name": "demmo"}, "demmo needs weights: .*; did you mean demo"),

@@ -195,11 +195,21 @@ def test_a_configuration_file_is_read(tmp_path: Path) -> None:
 
 def test_checksums_are_put_into_the_catalog(tmp_path: Path) -> None:
     catalog = tmp_path / "catalog.py"
-    catalog.write_text(f'files={{"a.bin": "{"0" * 64}", "b.bin": "{"1" * 64}"}}')
-    renew_checksums(catalog, {"b.bin": "f" * 64})
-    assert catalog.read_text() == f'files={{"a.bin": "{"0" * 64}", "b.bin": "{"f" * 64}"}}'
-    with pytest.raises(ValueError, match=r"c\.bin with a checksum once"):
-        renew_checksums(catalog, {"c.bin": "f" * 64})
+
+    def source(of_one: str, of_two: str) -> str:
+        entries = (
+            f'    "{name}": WeightsEntry(\n        files={{"a.bin": "{digit * 64}"}},\n    ),\n'
+            for name, digit in (("one", of_one), ("two", of_two))
+        )
+        return f"CATALOG = {{\n{''.join(entries)}}}\n"
+
+    catalog.write_text(source("0", "1"))
+    renew_checksums(catalog, {"a.bin": "f" * 64}, entry="two")
+    assert catalog.read_text() == source("0", "f")
+    with pytest.raises(ValueError, match=r"c\.bin with a checksum once in 'two'"):
+        renew_checksums(catalog, {"c.bin": "f" * 64}, entry="two")
+    with pytest.raises(ValueError, match="once in 'three'"):
+        renew_checksums(catalog, {"a.bin": "f" * 64}, entry="three")
 
 
 def test_unknown_settings_are_refused() -> None:
