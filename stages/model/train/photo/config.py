@@ -89,6 +89,8 @@ class Matching(BaseModel):
     """Of the matrices of the neck, the pooling and the bridge."""
     caption_weight: Weight = 0.5
     """Weight of the loss between photographs and their captions."""
+    soft_weight: Weight = 0.0
+    """Weight of the same with soft targets: as near as the teacher thinks a caption is to the other photographs'."""
     phrase_weight: Weight = 1.0
     """Weight of the loss between photographs and phrases."""
     local_weight: Weight = 1.5
@@ -104,7 +106,7 @@ DEFAULT_PHASES: Final[tuple[Distillation | Matching, ...]] = (
     Matching(name="head", texts="bridge", steps=150, batch=256, keep=20, head_lr=2e-3, weight_decay=0.2),
     Matching(name="tail", texts="bridge", steps=400, window=12, trained_blocks=4),
     Distillation(name="bridge", target="bridge", steps=400, matrix_lr=2e-3, other_lr=1e-3),
-    Matching(name="joint", texts="tower", steps=200, window=12, trained_blocks=4, tail_lr=5e-5, head_lr=5e-4),
+    Matching(name="joint", texts="tower", steps=200, window=12, trained_blocks=4, soft_weight=0.5),
 )
 """The text tower learns words; new parts learn beside a fixed network; the network's end learns too; the text tower
 takes the bridge's place; all learn together."""
@@ -120,12 +122,17 @@ class PhotoConfig(BaseModel):
     held_out: Annotated[int, Field(ge=0)] = 500
     """How many of the last training photographs are never trained on, so that settings and calibrations can be fitted
     on photographs that the model does not know and that dev's figures do not depend on."""
+    variants: Annotated[int, Field(ge=1)] = 4
+    """Variants of each photograph that training sees, see `stages.model.train.photo.variants`; 0.4 GB of the run's
+    folder each."""
     phrases_per_photo: Annotated[int, Field(ge=1)] = 3
     """Phrases that each photograph of a batch adds to the batch's bank."""
     similar_captions: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Captions whose teacher vectors have a cosine above this are not trained apart."""
     similar_phrases: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Phrases this near to a phrase of a photograph are not trained away from it."""
+    softness: Positive = 0.1
+    """Temperature of the teacher's cosines in the soft targets."""
     average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Decay per step of the moving average of the weights, which is what is exported."""
     phases: tuple[Phase, ...] = DEFAULT_PHASES

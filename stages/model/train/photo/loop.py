@@ -31,6 +31,7 @@ from stages.model.train.photo.model import (
     look,
     matching_loss,
     model_cfg,
+    soft_matching_loss,
 )
 
 LATEST_FILE: Final = "latest.pt"
@@ -41,6 +42,9 @@ _TAIL_DECAY: Final = 0.02
 _TEXT_DECAY: Final = 0.01
 _LEAST_SHARE: Final = 0.01
 """Of the learning rate at the end of a phase."""
+
+_KINDS: Final = ("caption", "soft", "phrase", "local", "faithful")
+"""The losses of matching, in the order of `PhotoRun._match`, with the weights that a phase gives them."""
 
 _FIT_TEXTS: Final = 8_000
 """Texts that the first projection beside the images is fitted on."""
@@ -298,16 +302,19 @@ class PhotoRun:
         of_captions, of_phrases, of_tokens = self.scales()
         own = torch.eye(len(captions), dtype=torch.bool)
         whole = seen.whole.float()
+        logits = of_captions * captions @ whole.T
+        alike = self.material.similarity(batch.captions) / self.material.config.softness
         losses = torch.stack(
             [
-                matching_loss(of_captions * captions @ whole.T, own, batch.same_caption),
+                matching_loss(logits, own, batch.same_caption),
+                soft_matching_loss(logits, alike),
                 matching_loss(of_phrases * phrases @ whole.T, batch.belongs, batch.near),
                 matching_loss(local_logits(phrases, seen.tokens, of_tokens).float(), batch.belongs, batch.near),
                 unfaithful,
             ]
         )
-        weights = (phase.caption_weight, phase.phrase_weight, phase.local_weight, phase.faithful_weight)
-        return losses, losses @ torch.tensor(weights)
+        weights = torch.tensor([getattr(phase, f"{name}_weight") for name in _KINDS])
+        return losses, losses @ weights
 
     def _embed(self, phase: Matching, batch: PhotoBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Captions (B, E), phrases (P, E), and how far both are from the bridge's vectors, 0 for the bridge itself."""
@@ -326,7 +333,7 @@ class PhotoRun:
         self, phase: Distillation | Matching, losses: list[Tensor], *, seconds: float, cpu_s: float
     ) -> None:
         means = torch.stack(losses).mean(dim=0).tolist()
-        names = ("distillation",) if isinstance(phase, Distillation) else ("caption", "phrase", "local", "unfaithful")
+        names = ("distillation",) if isinstance(phase, Distillation) else _KINDS
         line: dict[str, Any] = {"phase": phase.name, "step": self.step}
         line |= {"seconds": round(seconds, 1), "cpu_s": round(cpu_s, 1)}
         line |= {f"{name}_loss": round(value, 4) for name, value in zip(names, means, strict=True)}

@@ -23,6 +23,7 @@ from stages.model.train.photo.config import CONTEXT_LENGTH, Matching, PhotoConfi
 from stages.model.train.photo.imagenet import cache_front
 from stages.model.train.photo.photographs import read_lists
 from stages.model.train.photo.teacher import Teacher
+from stages.model.train.photo.variants import variants
 from stages.model.train.photo.words import Texts, collect, vocabulary_words, write_vocabulary
 
 VOCABULARY_FILE: Final = "bpe_vocab.txt.gz"
@@ -62,7 +63,7 @@ class Material:
 
     Attributes:
         config: The run's settings.
-        fronts: Features of the photographs, as they are and mirrored, float16 (photographs, `GRID`, `GRID`, channels).
+        fronts: Features of the photographs' variants, float16 (photographs, `GRID`, `GRID`, channels) each.
         texts: Captions and phrases.
         vectors: The teacher's vectors of the texts, float32 (T, 384).
         tokens: The texts in the vocabulary, int64 (T, context).
@@ -71,7 +72,7 @@ class Material:
     """
 
     config: PhotoConfig
-    fronts: tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]
+    fronts: tuple[npt.NDArray[np.float16], ...]
     texts: Texts
     vectors: Tensor
     tokens: Tensor
@@ -97,7 +98,7 @@ class Material:
         keep = np.sort(rng.random((size, phase.window**2)).argsort(axis=1)[:, : phase.keep], axis=1)
         belongs, near = self._phrases_of(chosen, phrases)
         return PhotoBatch(
-            front=self._windows(chosen, rng.random(size) < 0.5, corner, phase.window),
+            front=self._windows(chosen, rng.integers(0, len(self.fronts), size), corner, phase.window),
             corner=torch.from_numpy(corner),
             keep=torch.from_numpy(keep),
             captions=captions,
@@ -108,11 +109,11 @@ class Material:
         )
 
     def _windows(
-        self, chosen: npt.NDArray[Any], mirrored: npt.NDArray[Any], corner: npt.NDArray[Any], window: int
+        self, chosen: npt.NDArray[Any], variant: npt.NDArray[Any], corner: npt.NDArray[Any], window: int
     ) -> Tensor:
         out = np.empty((len(chosen), window, window, self.fronts[0].shape[-1]), np.float16)
-        for row, (place, mirror, (top, left)) in enumerate(zip(chosen, mirrored, corner, strict=True)):
-            out[row] = self.fronts[int(mirror)][place, top : top + window, left : left + window]
+        for row, (place, which, (top, left)) in enumerate(zip(chosen, variant, corner, strict=True)):
+            out[row] = self.fronts[which][place, top : top + window, left : left + window]
         return torch.from_numpy(out)
 
     def _phrases_of(self, chosen: npt.NDArray[Any], phrases: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,6 +122,11 @@ class Material:
         near = self._alike(phrases, table.clamp(min=0).flatten(), self.config.similar_phrases)
         near = (near.view(len(phrases), *table.shape) & (table != _NONE)).any(dim=-1)
         return belongs, near & ~belongs
+
+    def similarity(self, places: Tensor) -> Tensor:
+        """Cosines of the teacher's vectors of texts with each other, (T, T)."""
+        unit = F.normalize(self.vectors[places], dim=-1)
+        return unit @ unit.T
 
     def _alike(self, first: Tensor, second: Tensor, least: float) -> Tensor:
         unit = (F.normalize(self.vectors[places], dim=-1) for places in (first, second))
@@ -148,9 +154,9 @@ def prepare(config: PhotoConfig, root: Path, out: Path, features: nn.Module) -> 
     tokenizer = load_vocabulary(out)
     return Material(
         config=config,
-        fronts=(
-            cache_front(features, photographs, out / "front.npy", mirrored=False),
-            cache_front(features, photographs, out / "front-mirrored.npy", mirrored=True),
+        fronts=tuple(
+            cache_front(features, photographs, out / f"front-{number}.npy", variant=variant, seed=config.seed + number)
+            for number, variant in enumerate(variants(config.variants))
         ),
         texts=texts,
         vectors=_teacher_vectors(texts, out / _VECTORS_FILE),

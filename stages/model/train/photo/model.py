@@ -143,6 +143,17 @@ def matching_loss(logits: Tensor, positive: Tensor, ignored: Tensor) -> Tensor:
     return (ways[0] + ways[1]) / 2
 
 
+def soft_matching_loss(logits: Tensor, alike: Tensor) -> Tensor:
+    """Cross entropy to soft targets, both ways: how alike captions are says how much each should fit each image.
+
+    Args:
+        logits: Scaled similarities, captions by images (B, B).
+        alike: The captions' own similarities, divided by their temperature (B, B).
+    """
+    ways = [-(alike.softmax(dim=dim) * logits.log_softmax(dim=dim)).sum(dim=dim).mean() for dim in (0, 1)]
+    return (ways[0] + ways[1]) / 2
+
+
 def local_logits(phrases: Tensor, tokens: Tensor, scale: Tensor) -> Tensor:
     """How well the best tokens of each image fit each phrase: (P, E) and (B, N, E) -> (P, B).
 

@@ -19,6 +19,7 @@ from stages.model.train.photo.model import (
     local_logits,
     look,
     matching_loss,
+    soft_matching_loss,
 )
 
 
@@ -107,6 +108,15 @@ def test_the_matching_loss_leaves_out_what_is_ignored() -> None:
     columns = [math.log(1 + math.exp(0.0 - 2.0)), 0.0]  # of the second column the only negative is ignored
     expected = (sum(rows) / 2 + sum(columns) / 2) / 2
     assert matching_loss(logits, positive, ignored).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_soft_targets_are_met_where_images_are_as_alike_as_captions() -> None:
+    alike = torch.tensor([[4.0, 1.0], [1.0, 4.0]])
+    met = soft_matching_loss(alike, alike)
+    entropy = torch.distributions.Categorical(logits=alike[0]).entropy()
+    assert met.item() == pytest.approx(entropy.item(), abs=1e-6)
+    assert soft_matching_loss(2 * alike, alike) > met
+    assert soft_matching_loss(alike.flip(0), alike) > met
 
 
 def test_local_logits_follow_the_best_token() -> None:
