@@ -26,7 +26,7 @@ from stages.model.train.config import SMOKE_PHASES, TrainConfig
 from stages.model.train.export import export
 from stages.model.train.loop import train
 from stages.model.train.photo.config import PhotoConfig
-from stages.model.train.photo.export import export_photo
+from stages.model.train.photo.export import SIDE_PX, export_photo
 from stages.model.train.photo.loop import train_photo
 
 
@@ -103,6 +103,7 @@ def _add_photo(verbs: Any) -> None:
     give = verbs.add_parser("photo-export", help="write the averaged weights of the photograph model for use")
     give.add_argument("run", type=Path, help="folder of the run")
     give.add_argument("folder", type=Path, nargs="?", help="where to write; without it, the repository's own folder")
+    give.add_argument("--side-px", type=int, default=SIDE_PX, help="side of the images that it is to look at")
     give.add_argument("--note", default="", help="a sentence on how the run went, for the model card")
 
 
@@ -110,7 +111,7 @@ def _photo(given: argparse.Namespace) -> int:
     """Train or export the photograph model; what is missing or wrong is said in one line."""
     try:
         if given.verb == "photo-export":
-            export_photo(given.run, given.folder, note=given.note)
+            export_photo(given.run, given.folder, side_px=given.side_px, note=given.note)
             return 0
         torch.set_num_threads(given.threads)
         config = PhotoConfig()

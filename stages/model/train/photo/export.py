@@ -27,12 +27,15 @@ CARD_FILE: Final = "MODEL_CARD.md"
 FIGURES_FILE: Final = "FIGURES.md"
 """What was measured of the exported weights and is written by hand; the card takes it in where it is there."""
 
+SIDE_PX: Final = 352
+"""Side of the images that the model looks at: 22 x 22 tokens. Chosen on the photographs held out, see the model card."""
+
 _MOST_BYTES: Final = 20_000_000
 
 _TEMPLATE: Final = """# The photograph model `photo`
 
-A small CLIP for photographs: an instrument to measure and choose settings with, not a product. A class-less convolution
-trunk on a {grid} x {grid} grid with attention pooling, and a text tower. It is in the repository and not in the wheel.
+A small CLIP for photographs: an instrument to measure and choose settings with, not a product. A convolution trunk whose
+{grid} x {grid} tokens are pooled by one attention, and a text tower. It is in the repository and not in the wheel.
 
 ## Terms
 
@@ -43,7 +46,7 @@ selection of the merges in CLIP's public byte-pair vocabulary (MIT, via open_cli
 
 ## What it learned from
 
-- {photographs:,} photographs: Flickr8k's training photographs, squashed to {side_px} x {side_px} pixels, less the last
+- {photographs:,} photographs: Flickr8k's training photographs, squashed to {trained_side_px} x {trained_side_px} pixels, less the last
   {held_out} of the list, and 2,590 photographs of people from COCO; five captions each, and the captions' noun phrases.
 - **No box, mask or point**: where things are it learned from the local loss alone, which asks that some token of a
   photograph fits each of its phrases.
@@ -64,7 +67,9 @@ Its words are those of {words:,} captions and phrases. Other words become pieces
 {files}
 
 {parameters:,} parameters; `model.safetensors` is {size_bytes:,} bytes of fp16. Input {side_px} x {side_px} pixels, RGB,
-the whole photograph squashed; a token each {stride_px} pixels.
+the whole photograph squashed; a token each {stride_px} pixels. It was trained at {trained_side_px} pixels
+({trained_grid} x {trained_grid} tokens) and is used at more, which it was not trained for and which places things better
+all the same; the position embedding is interpolated.
 
 ## Training
 
@@ -83,7 +88,7 @@ Losses in nats, means over the last log interval of each phase; what is exported
 """
 
 
-def export_photo(run: Path, folder: Path | None = None, *, note: str = "") -> dict[str, str]:
+def export_photo(run: Path, folder: Path | None = None, *, side_px: int = SIDE_PX, note: str = "") -> dict[str, str]:
     """Write the averaged weights of a run's checkpoint into a folder that open_clip can load.
 
     Where the folder is the catalog's own, the checksums in `stages/model/catalog.py` are renewed too.
@@ -91,6 +96,8 @@ def export_photo(run: Path, folder: Path | None = None, *, note: str = "") -> di
     Args:
         run: Folder of the run, with its checkpoint and vocabulary.
         folder: Where to write; made if it is not there. None: the catalog's.
+        side_px: Side of the images that the model is to look at, a multiple of `STRIDE_PX`. It may be larger than in
+            training: the network sees smaller things then and has more tokens for them.
         note: A sentence on how the run went, for the model card.
 
     Returns:
@@ -115,8 +122,8 @@ def export_photo(run: Path, folder: Path | None = None, *, note: str = "") -> di
         raise ValueError(f"expected at most {_MOST_BYTES:,} bytes of weights, got {len(weights):,}")
 
     architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": VOCABULARY_FILE}
-    side = GRID * STRIDE_PX
-    settings = {"model_cfg": architecture, "preprocess_cfg": {"size": side, "mode": "RGB", **PREPROCESS_CFG}}
+    architecture["vision_cfg"]["image_size"] = side_px
+    settings = {"model_cfg": architecture, "preprocess_cfg": {"size": side_px, "mode": "RGB", **PREPROCESS_CFG}}
     _replace(folder / CONFIG_FILE, (json.dumps(settings, indent=2) + "\n").encode("utf-8"))
     _replace(folder / WEIGHTS_FILE, weights)
     checksums = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE, VOCABULARY_FILE)}
@@ -125,6 +132,8 @@ def export_photo(run: Path, folder: Path | None = None, *, note: str = "") -> di
         files="\n".join(f"| `{name}` | `{checksum}` |" for name, checksum in checksums.items()),
         parameters=sum(value.numel() for value in halves.values()),
         size_bytes=len(weights),
+        side_px=side_px,
+        grid=side_px // STRIDE_PX,
         note=note,
         figures=_figures(folder),
     )
@@ -162,8 +171,8 @@ def _card(saved: Mapping[str, Any], **measured: Any) -> str:
             f"| {sum(line['cpu_s'] for line in lines):,.0f} |"
         )
     return _TEMPLATE.format(
-        grid=GRID,
-        side_px=GRID * STRIDE_PX,
+        trained_grid=GRID,
+        trained_side_px=GRID * STRIDE_PX,
         stride_px=STRIDE_PX,
         photographs=saved["photographs"],
         words=saved["texts"],

@@ -81,7 +81,7 @@ def test_only_what_a_phase_trains_has_changed(run: Path, photos: Path, packages:
 
 
 def test_the_export_is_a_stock_open_clip_model(run: Path, tmp_path: Path) -> None:
-    checksums = export_photo(run, tmp_path / "out", note="It was tiny.")
+    checksums = export_photo(run, tmp_path / "out", side_px=256, note="It was tiny.")
     assert checksums == {name: sha256_of(tmp_path / "out" / name) for name in checksums}
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text("utf-8")
     assert all(checksum in card for checksum in checksums.values())
@@ -93,9 +93,10 @@ def test_the_export_is_a_stock_open_clip_model(run: Path, tmp_path: Path) -> Non
     tokenizer = load_vocabulary(tmp_path / "out")
     with torch.no_grad():
         texts = model.encode_text(tokenizer(["red dog", "blue boat"]))
-        images = model.encode_image(torch.randn(1, 3, 224, 224))
+        images = model.encode_image(torch.randn(1, 3, 256, 256))
     assert texts.shape == (2, settings["embed_dim"])
     assert images.isfinite().all()
+    assert model.visual.image_size == (256, 256)
     average = state_of(run)["average"]
     assert model.logit_scale.item() == pytest.approx(float(average["scales.logs"][0]), abs=1e-2)
 
