@@ -28,14 +28,15 @@ FIGURES_FILE: Final = "FIGURES.md"
 """What was measured of the exported weights and is written by hand; the card takes it in where it is there."""
 
 SIDE_PX: Final = 352
-"""Side of the images that the model looks at: 22 x 22 tokens. Chosen on the photographs held out, see the model card."""
+"""Side of the images that the model looks at: 22 x 22 tokens. It was chosen on the photographs held out."""
 
 _MOST_BYTES: Final = 20_000_000
 
 _TEMPLATE: Final = """# The photograph model `photo`
 
-A small CLIP for photographs: an instrument to measure and choose settings with, not a product. A convolution trunk whose
-{grid} x {grid} tokens are pooled by one attention, and a text tower. It is in the repository and not in the wheel.
+A small CLIP for photographs: an instrument to measure and choose settings with, not a product. A convolution trunk
+whose {grid} x {grid} tokens are pooled by one attention, and a text tower. It is in the repository and not in the
+wheel.
 
 ## Terms
 
@@ -46,8 +47,9 @@ selection of the merges in CLIP's public byte-pair vocabulary (MIT, via open_cli
 
 ## What it learned from
 
-- {photographs:,} photographs: Flickr8k's training photographs, squashed to {trained_side_px} x {trained_side_px} pixels, less the last
-  {held_out} of the list, and 2,590 photographs of people from COCO; five captions each, and the captions' noun phrases.
+- {photographs:,} photographs: Flickr8k's training photographs, squashed to {trained_side_px} x {trained_side_px}
+  pixels, less the last {held_out} of the list, and 2,590 photographs of people from COCO; five captions each, and the
+  captions' noun phrases.
 - **No box, mask or point**: where things are it learned from the local loss alone, which asks that some token of a
   photograph fits each of its phrases.
 - The ImageNet weights of its trunk have seen photographs of 1,000 kinds of things; none of them is "person".
@@ -66,8 +68,8 @@ Its words are those of {words:,} captions and phrases. Other words become pieces
 |---|---|
 {files}
 
-{parameters:,} parameters; `model.safetensors` is {size_bytes:,} bytes of fp16. Input {side_px} x {side_px} pixels, RGB,
-the whole photograph squashed; a token each {stride_px} pixels. It was trained at {trained_side_px} pixels
+{parameters:,} parameters; `model.safetensors` is {size_bytes:,} bytes of fp16. Input {side_px} x {side_px} pixels,
+RGB, the whole photograph squashed; a token each {stride_px} pixels. It was trained at {trained_side_px} pixels
 ({trained_grid} x {trained_grid} tokens) and is used at more, which it was not trained for and which places things better
 all the same; the position embedding is interpolated.
 
