@@ -70,16 +70,16 @@ Its words are those of {words:,} captions and phrases. Other words become pieces
 
 {parameters:,} parameters; `model.safetensors` is {size_bytes:,} bytes of fp16. Input {side_px} x {side_px} pixels,
 RGB, the whole photograph squashed; a token each {stride_px} pixels. It was trained at {trained_side_px} pixels
-({trained_grid} x {trained_grid} tokens) and is used at more, which it was not trained for and which places things better
-all the same; the position embedding is interpolated.
+({trained_grid} x {trained_grid} tokens) and is used at more, which it was not trained for and which places things
+better all the same; the position embedding is interpolated.
 
 ## Training
 
 `python -m stages.model.train photo OUT --photos FOLDER`, then
 `python -m stages.model.train photo-export OUT`. {note}
 
-| phase | steps | caption loss | phrase loss | local loss | distillation loss | processor seconds |
-|---|---|---|---|---|---|---|
+| phase | steps | caption loss | phrase loss | local loss | distillation loss |
+|---|---|---|---|---|---|
 {phases}
 
 Losses in nats, means over the last log interval of each phase; what is exported is a moving average over steps.
@@ -168,10 +168,7 @@ def _card(saved: Mapping[str, Any], **measured: Any) -> str:
     for phase in config["phases"]:
         lines = [line for line in log if line["phase"] == phase["name"]]
         losses = (f"{lines[-1][name]:.3f}" if name in lines[-1] else "" for name in _LOSSES)
-        rows.append(
-            f"| {phase['name']} | {lines[-1]['step']:,} | {' | '.join(losses)} "
-            f"| {sum(line['cpu_s'] for line in lines):,.0f} |"
-        )
+        rows.append(f"| {phase['name']} | {lines[-1]['step']:,} | {' | '.join(losses)} |")
     return _TEMPLATE.format(
         trained_grid=GRID,
         trained_side_px=GRID * STRIDE_PX,
