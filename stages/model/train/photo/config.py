@@ -102,11 +102,20 @@ class Matching(BaseModel):
 Phase = Annotated[Distillation | Matching, Field(discriminator="kind")]
 
 DEFAULT_PHASES: Final[tuple[Distillation | Matching, ...]] = (
-    Distillation(name="words", target="teacher", steps=2400),
-    Matching(name="head", texts="bridge", steps=150, batch=256, keep=20, head_lr=2e-3, weight_decay=0.2),
-    Matching(name="tail", texts="bridge", steps=400, window=12, trained_blocks=4),
-    Distillation(name="bridge", target="bridge", steps=400, matrix_lr=2e-3, other_lr=1e-3),
-    Matching(name="joint", texts="tower", steps=200, window=12, trained_blocks=4, soft_weight=0.5),
+    Distillation(name="words", target="teacher", steps=1300),
+    Matching(name="head", texts="bridge", steps=100, batch=256, keep=20, head_lr=2e-3, weight_decay=0.2),
+    Matching(name="tail", texts="bridge", steps=350, window=12, trained_blocks=4),
+    Distillation(name="bridge", target="bridge", steps=100, matrix_lr=2e-3, other_lr=1e-3),
+    Matching(
+        name="joint",
+        texts="tower",
+        steps=320,
+        window=12,
+        trained_blocks=4,
+        tail_lr=7e-5,
+        head_lr=7e-4,
+        soft_weight=0.5,
+    ),
 )
 """The text tower learns words; new parts learn beside a fixed network; the network's end learns too; the text tower
 takes the bridge's place; all learn together."""
