@@ -53,7 +53,7 @@ LIBRARIES: dict[str, set[str]] = {
     "huggingface_hub": {"stages/model/hub.py"},
     "safetensors": {"stages/model/"},
     "timm": {"stages/model/"},
-    "tokenizers": {"stages/model/own_tokenizer.py"},
+    "tokenizers": {"stages/model/own_tokenizer.py", "stages/model/train/photo/teacher.py"},
     "sentencepiece": {"stages/model/own_tokenizer.py"},
     "open_clip": {"stages/model/", "pipeline/bench.py"},
     "spacy": {"stages/phrases/noun_phrases.py"},

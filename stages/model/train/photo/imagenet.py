@@ -115,7 +115,7 @@ def cache_front(
     """
     shape = (len(photographs), GRID, GRID, FRONT_CHANNELS)
     if path.is_file():
-        kept: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+        kept: npt.NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")
         if kept.shape == shape:
             return kept
     temporary = path.with_name(f"{path.stem}.tmp.npy")
@@ -128,7 +128,7 @@ def cache_front(
     out.flush()
     del out
     temporary.replace(path)
-    written: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+    written: npt.NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")
     return written
 
 

@@ -77,7 +77,7 @@ def read_pixels(photographs: Sequence[Photograph], side_px: int) -> Iterator[npt
         InputError: An archive does not hold a photograph, or it cannot be decoded.
     """
     for tar, group in groupby(photographs, key=lambda photograph: photograph.tar):
-        with tarfile.open(tar) as archive:
+        with tarfile.TarFile(tar) as archive:
             for photograph in group:
                 yield _pixels(archive, photograph, side_px)
 
