@@ -57,9 +57,9 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
     "photo": WeightsEntry(
         folder="photo",
         files={
-            "model.json": "0000000000000000000000000000000000000000000000000000000000000000",
-            "model.safetensors": "0000000000000000000000000000000000000000000000000000000000000000",
-            "bpe_vocab.txt.gz": "0000000000000000000000000000000000000000000000000000000000000000",
+            "model.json": "f204f7e8cbf485de1f65fe04a34a954d873a1f1422f1fbac240e32da7ab0f9bf",
+            "model.safetensors": "909721d1185ddcff328a0bd883e04b0a6c208b5e197e579ced47e2b3e8b21914",
+            "bpe_vocab.txt.gz": "96af6a2f71aaacca3d15e635cf5fd6ddc7849b060826343ec438dd6a2abd3d81",
         },
         licence="LicenseRef-Flickr-noncommercial-research",
         source="trained from ImageNet weights on photographs by stages.model.train.photo; see photo/MODEL_CARD.md",
