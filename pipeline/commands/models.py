@@ -1,4 +1,4 @@
-"""`phrasebox models`: verbs about CLIP models. `check` says whether one works here."""
+"""`phrasebox models`: which CLIP models can be explained. `check` says whether one works here."""
 
 from __future__ import annotations
 
@@ -36,12 +36,75 @@ SUSPECTS: Final = (
     "tokenizer and normalisation are those that they were trained with."
 )
 
-models = typer.Typer(help="Check whether a CLIP model works here.", no_args_is_help=True, rich_markup_mode=None)
+TOWERS: Final = {
+    "class_token": "class token",
+    "attention_pool": "attention pool",
+    "latent_pool": "latent query",
+    "average_pool": "average",
+}
+"""Kind of tower -> what the table calls it."""
+
+models = typer.Typer(
+    help="List the CLIP models that can be explained, or check one.", invoke_without_command=True, rich_markup_mode=None
+)
 
 
 @models.callback()
-def _models() -> None:
-    """Check whether a CLIP model works here."""
+def list_models(context: typer.Context, as_json: Json = False) -> None:
+    """List every model name of open_clip: how its image tower pools, its input, and which explainers are defined on it.
+
+    Decided from the configurations alone: nothing is built, read or downloaded. Names that cannot be explained come
+    last, with the reason.
+
+    \b
+    phrasebox models
+    phrasebox models --json
+    phrasebox models check ViT-B-16/laion2b_s34b_b88k
+    """
+    if context.invoked_subcommand is not None:
+        return
+    rows = model_rows()
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+        return
+    table = Table("model", "image tower", "input", "tokens", "explain.kind")
+    for row in (row for row in rows if row["refused"] is None):
+        side, grid = row["input_px"], row["grid"]
+        kinds = ", ".join(row["explainers"])
+        table.add_row(row["model"], TOWERS[row["tower"]], f"{side} px", f"{grid} x {grid}", kinds)
+    table.columns[0].overflow = "fold"
+    refused = Table("model", "why it cannot be explained")
+    for row in (row for row in rows if row["refused"] is not None):
+        refused.add_row(row["model"], row["refused"])
+    console.print(table)
+    console.print(refused)
+
+
+def model_rows() -> list[dict[str, Any]]:
+    """What can be explained, for every name of open_clip and in its order; plain values.
+
+    Returns:
+        `model`; `tower`, see `TowerKind`; `input_px`, side of the images; `stride_px`, pixels between tokens; `grid`,
+        tokens a side; `explainers`, the kinds that are defined, the first being the default where it fits; `refused`,
+        why nothing is, in which case the others but `model` are null.
+    """
+    import open_clip
+
+    from stages.explain import kinds_for
+    from stages.model.plan import plan_of, reason_of
+
+    rows: list[dict[str, Any]] = []
+    for name in open_clip.list_models():
+        row: dict[str, Any] = dict.fromkeys(("tower", "input_px", "stride_px", "grid", "explainers", "refused"))
+        try:
+            plan = plan_of(open_clip.get_model_config(name))
+        except ConfigError as error:
+            row["refused"] = reason_of(error)
+        else:
+            row |= {"tower": plan.kind, "input_px": plan.size_px, "stride_px": plan.stride_px, "grid": plan.grid}
+            row["explainers"] = kinds_for(plan.kind)
+        rows.append({"model": name, **row})
+    return rows
 
 
 @models.command()

@@ -79,9 +79,9 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
         if vision.get(option):
             raise _refused(what)
     pool = vision.get("pool_type", "tok")
-    if pool != "tok":
-        raise _refused(f"pools by {pool!r}, not by its class token")
-    return TowerPlan(kind="class_token", size_px=size, stride_px=stride)
+    if pool not in ("tok", "avg"):
+        raise _refused(f"pools by {pool!r}, and not by its class token or the mean")
+    return TowerPlan(kind="class_token" if pool == "tok" else "average_pool", size_px=size, stride_px=stride)
 
 
 def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
@@ -124,7 +124,7 @@ def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
     described = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if pool == "avg" or (not pool and (described.pool_size is not None or _AVERAGING.search(name))):
         return "average_pool"
-    raise _refused(f"is timm's {name} with the pooling {pool or 'that it has by itself'!r}")
+    raise _refused(f"is timm's {name} " + (f"with the pooling {pool!r}" if pool else "without a pooling that is known"))
 
 
 def _stride_of_timm(name: str) -> int:
@@ -136,6 +136,11 @@ def _stride_of_timm(name: str) -> int:
     if described is None or described.pool_size is None:
         return 16
     return 1 << math.ceil(math.log2(described.input_size[-1] / described.pool_size[-1]))
+
+
+def reason_of(error: ConfigError) -> str:
+    """Why a tower is refused, without what is supported instead."""
+    return str(error).removesuffix(f". {SUPPORTED}")
 
 
 def _refused(what: str) -> ConfigError:

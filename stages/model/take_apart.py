@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
 from stages.model import layers, take_apart_timm, vision
+from stages.model.averaged import AveragedTower
 from stages.model.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.model.pooled import AttentionPool, PooledTower
 from stages.model.take_apart_timm import linear
 from stages.model.tower import Placement, Tower
-from stages.model.trunk import GridTrunk, private_copy
+from stages.model.trunk import BlockTrunk, GridTrunk, private_copy
 
 Model = Any
 """An open_clip model or a part of one: open_clip is untyped."""
@@ -67,13 +68,27 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], preci
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:
         raise ConfigError(f"the image tower ends in an attention pooler with many queries. {SUPPORTED}")
-    if visual.pool_type != "tok":
+    if visual.pool_type not in ("tok", "avg"):
         raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
     for block in visual.transformer.resblocks:
         obstacle = _obstacle(block)
         if obstacle:
             raise ConfigError(f"the image tower's blocks have {obstacle}. {SUPPORTED}")
-    return _transformer(visual, precision, normalisation)
+    tower = _transformer(visual, precision, normalisation)
+    return tower if visual.pool_type == "tok" else _averaged(tower, norm_first=not visual.final_ln_after_pool)
+
+
+def _averaged(tower: vision.VisionTower, *, norm_first: bool) -> AveragedTower:
+    """The same transformer with its patches averaged, as in CLIPA, and the norm before or after the mean."""
+    output = () if tower.output is None else (layers.Linear(tower.output.mT, None),)
+    return AveragedTower(
+        placement=tower.placement,
+        trunk=BlockTrunk(tower=tower, norm=tower.ln_post if norm_first else None),
+        finish=layers.Chain(output if norm_first else (tower.ln_post, *output)),
+        dtype=tower.dtype,
+        mean=tower.mean,
+        std=tower.std,
+    )
 
 
 def _obstacle(block: Model) -> str:

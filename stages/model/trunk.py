@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stages.model.layers import LayerNorm
+from stages.model.vision import VisionTower
+
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
     """A copy in evaluation mode that shares the module's weights, and that no one else hooks or switches.
@@ -83,3 +86,24 @@ class FeatureTrunk:
         """Tokens (B, N, D)."""
         grid = self.body(pixels)
         return grid.flatten(1, 2) if self.channels_last else grid.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTrunk:
+    """Transformer blocks whose patches are averaged.
+
+    Attributes:
+        tower: the blocks, and what is before them.
+        norm: of every token after the last block; None where there is none.
+    """
+
+    tower: VisionTower
+    norm: LayerNorm | None
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, N, D), without the class token."""
+        x = self.tower.tokens_of(pixels)
+        for block in self.tower.blocks:
+            x = block(x)
+        patches = x[:, 1:]
+        return patches if self.norm is None else self.norm(patches)

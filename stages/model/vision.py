@@ -163,8 +163,11 @@ class VisionTower(Tower):
 
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`: tokens (B, T, D), the class token first."""
-        x = self.normalised(rgb).to(self.dtype)
-        x = F.conv2d(x, self.patch_weight, self.patch_bias, stride=self.placement.stride_px)
+        return self.tokens_of(self.normalised(rgb).to(self.dtype))
+
+    def tokens_of(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, height, width) in the tower's precision -> tokens (B, T, D) before the blocks."""
+        x = F.conv2d(pixels, self.patch_weight, self.patch_bias, stride=self.placement.stride_px)
         grid_hw = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)

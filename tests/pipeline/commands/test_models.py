@@ -1,16 +1,20 @@
-"""`phrasebox models check` as a person types it."""
+"""`phrasebox models` and `phrasebox models check` as a person types them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import open_clip
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
 from stages.contract.errors import ConfigError
+from stages.model.load import from_open_clip
 from tests.stages.model.saved import save_model
 
 
@@ -73,3 +77,67 @@ def test_faults_are_told_before_any_work(tmp_path: Path) -> None:
         result = phrasebox("check", *((arguments,) if isinstance(arguments, str) else arguments))
         assert result.exit_code not in (0, 1) or isinstance(result.exception, ConfigError)
         assert words in f"{result.output}{result.exception}"
+
+
+@pytest.fixture(scope="module")
+def listed() -> dict[str, dict[str, Any]]:
+    result = phrasebox("--json")
+    assert result.exit_code == 0, result.output
+    return {row["model"]: row for row in json.loads(result.stdout)}
+
+
+def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed: dict[str, dict[str, Any]]) -> None:
+    assert list(listed) == open_clip.list_models()
+    for row in listed.values():
+        if row["refused"] is None:
+            assert row["explainers"]
+            assert row["input_px"] == row["grid"] * row["stride_px"]
+        else:
+            assert row["refused"].startswith("the image tower ")
+            assert row["tower"] is row["explainers"] is None
+    assert sum(row["refused"] is not None for row in listed.values()) < 15
+
+
+@pytest.mark.parametrize(
+    ("name", "tower", "input_px", "grid", "explainers"),
+    [
+        ("ViT-B-16", "class_token", 224, 14, ["grad_eclip", "rollout"]),
+        ("RN50x4", "attention_pool", 288, 9, ["grad_eclip"]),
+        ("EVA02-L-14-336", "attention_pool", 336, 24, ["grad_eclip"]),
+        ("convnext_base_w_320", "average_pool", 320, 10, ["cam"]),
+        ("ViT-SO400M-14-SigLIP-384", "latent_pool", 378, 27, ["grad_eclip"]),
+        ("MobileCLIP2-S4", "average_pool", 256, 4, ["cam"]),
+    ],
+)
+def test_what_the_matrix_says(
+    name: str, tower: str, input_px: int, grid: int, explainers: list[str], listed: dict[str, dict[str, Any]]
+) -> None:
+    row = listed[name]
+    assert (row["tower"], row["input_px"], row["grid"]) == (tower, input_px, grid)
+    assert set(explainers) <= set(row["explainers"])
+
+
+def test_the_matrix_is_a_table_for_people() -> None:
+    result = phrasebox()
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "RN50-quickgelu" in text
+    assert "why it cannot be explained" in text
+    assert "coca_ViT-B-32" in text
+    assert "CoCa" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", open_clip.list_models())
+def test_the_matrix_is_what_is_built(name: str, listed: dict[str, dict[str, Any]]) -> None:
+    """Every architecture in full, without memory: what its configuration says is what its layers are."""
+    row, architecture = listed[name], open_clip.get_model_config(name)
+    text = {"context_length": 77, "vocab_size": 512, "width": 64, "heads": 2, "layers": 1}
+    if row["refused"] is not None:
+        return
+    with torch.device("meta"):
+        model = open_clip.CLIP(
+            embed_dim=architecture["embed_dim"], vision_cfg=architecture["vision_cfg"], text_cfg=text
+        )
+    tower = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32")).tower
+    assert (tower.kind, tower.placement.stride_px) == (row["tower"], row["stride_px"])
