@@ -86,7 +86,7 @@ def describe(config: ModelConfig) -> Description:
             )
         raise ConfigError(f"model.name: open_clip has no model {name!r}; {hint}")
     architecture = open_clip.get_model_config(name)
-    preprocess: dict[str, Any] = {}
+    preprocess = _agreed(name)
     if config.pretrained is not None:
         tags = open_clip.list_pretrained_tags_by_model(name)
         if config.pretrained not in tags:
@@ -104,6 +104,16 @@ def describe(config: ModelConfig) -> Description:
         weights=_existing(config.weights),
         pretrained=config.pretrained,
     )
+
+
+def _agreed(name: str) -> dict[str, Any]:
+    """How images are prepared for all weights of a name, where they agree: for a checkpoint that does not say it.
+
+    SigLIP's mean, for one, is not OpenAI's, and the wrong one raises no error.
+    """
+    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    found = [{key: tag[key] for key in ("mean", "std", "interpolation") if tag.get(key)} for tag in tags]
+    return found[0] if found and all(each == found[0] for each in found) else {}
 
 
 def _describe_checkpoint(path: Path) -> Description:

@@ -158,3 +158,20 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     )
     options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
     assert asked == [(("a/b",), options)]
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "interpolation"),
+    [
+        ("ViT-B-16-SigLIP", (0.5, 0.5, 0.5), "bicubic"),
+        ("ViT-L-14-CLIPA", (0.485, 0.456, 0.406), "bilinear"),
+        ("ViT-B-16", open_clip.OPENAI_DATASET_MEAN, "bicubic"),
+        ("ViT-L-14", open_clip.OPENAI_DATASET_MEAN, "bicubic"),  # one of its tags differs
+    ],
+)
+def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(
+    name: str, mean: tuple[float, ...], interpolation: str, tmp_path: Path
+) -> None:
+    (tmp_path / "weights.pt").touch()
+    found = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
+    assert (found.mean, found.interpolation) == (mean, interpolation)
