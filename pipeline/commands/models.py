@@ -88,21 +88,17 @@ def model_rows() -> list[dict[str, Any]]:
         tokens a side; `explainers`, the kinds that are defined, the first being the default where it fits; `refused`,
         why nothing is, in which case the others but `model` are null.
     """
-    import open_clip
-
     from stages.explain import kinds_for
-    from stages.model.plan import plan_of, reason_of
+    from stages.model.plan import TowerPlan, plans
 
     rows: list[dict[str, Any]] = []
-    for name in open_clip.list_models():
+    for name, plan in plans().items():
         row: dict[str, Any] = dict.fromkeys(("tower", "input_px", "stride_px", "grid", "explainers", "refused"))
-        try:
-            plan = plan_of(open_clip.get_model_config(name))
-        except ConfigError as error:
-            row["refused"] = reason_of(error)
-        else:
+        if isinstance(plan, TowerPlan):
             row |= {"tower": plan.kind, "input_px": plan.size_px, "stride_px": plan.stride_px, "grid": plan.grid}
             row["explainers"] = kinds_for(plan.kind)
+        else:
+            row["refused"] = plan
         rows.append({"model": name, **row})
     return rows
 

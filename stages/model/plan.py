@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+import open_clip
 import timm
 
 import stages.model.photo_trunk  # noqa: F401 - it names our own trunk to timm
@@ -138,9 +139,15 @@ def _stride_of_timm(name: str) -> int:
     return 1 << math.ceil(math.log2(described.input_size[-1] / described.pool_size[-1]))
 
 
-def reason_of(error: ConfigError) -> str:
-    """Why a tower is refused, without what is supported instead."""
-    return str(error).removesuffix(f". {SUPPORTED}")
+def plans() -> dict[str, TowerPlan | str]:
+    """Every name of open_clip, in its order -> its image tower, or why that cannot be explained."""
+    found: dict[str, TowerPlan | str] = {}
+    for name in open_clip.list_models():
+        try:
+            found[name] = plan_of(open_clip.get_model_config(name))
+        except ConfigError as error:
+            found[name] = str(error).removesuffix(f". {SUPPORTED}")
+    return found
 
 
 def _refused(what: str) -> ConfigError:

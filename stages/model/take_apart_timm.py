@@ -70,7 +70,7 @@ def take_apart(visual: Module, precision: Precision, normalisation: dict[str, Te
         _take_any_size(trunk)
         return PooledTower(
             kind="latent_pool",
-            placement=placement_of(trunk, size_px, _side_of_patches),
+            placement=_placement_of_patches(trunk, size_px),
             trunk=PatchTrunk(body=trunk, leave_out=_left_out(trunk)),
             pool=_latent_pool(visual.trunk, behind, precision),
             **common,
@@ -79,17 +79,15 @@ def take_apart(visual: Module, precision: Precision, normalisation: dict[str, Te
         _take_any_size(trunk)
         return PooledTower(
             kind="attention_pool",
-            placement=placement_of(trunk, size_px, _side_of_patches),
+            placement=_placement_of_patches(trunk, size_px),
             pool=_last_block(trunk, behind, precision),
             trunk=PatchTrunk(body=_without_last_block(trunk)),
             **common,
         )
     averaged = _average_head(visual.trunk, precision)
     if averaged is not None:
-        side_of, body = _features(trunk)
-        return AveragedTower(
-            placement=placement_of(trunk, size_px, side_of), trunk=body, finish=Chain((*averaged, *behind)), **common
-        )
+        placement, body = _features(trunk, size_px)
+        return AveragedTower(placement=placement, trunk=body, finish=Chain((*averaged, *behind)), **common)
     raise ConfigError(f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here")
 
 
@@ -113,17 +111,18 @@ def _average_head(trunk: Module, precision: Precision) -> tuple[Layer, ...] | No
     return tuple(layer for part in parts for layer in layers_of(part, precision))
 
 
-def _features(trunk: Module) -> tuple[Callable[[Module, Tensor], int], Callable[[Tensor], Tensor]]:
-    """For a private copy of a trunk that averages: how to find the side of its grid, and pixels -> tokens (B, N, D)."""
+def _features(trunk: Module, size_px: int) -> tuple[Placement, Callable[[Tensor], Tensor]]:
+    """Of a private copy of a trunk that averages: where its tokens are, and pixels -> tokens (B, N, D)."""
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
         _take_any_size(trunk)
-        return _side_of_patches, PatchTrunk(body=trunk, leave_out=int(trunk.num_prefix_tokens))
+        tokens = PatchTrunk(body=trunk, leave_out=int(trunk.num_prefix_tokens))
+        return _placement_of_patches(trunk, size_px), tokens
     last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
 
     def side_of(bare: Module, pixels: Tensor) -> int:
         return int(bare.forward_features(pixels).shape[1 if last else -1])
 
-    return side_of, FeatureTrunk(body=trunk.forward_features, channels_last=last)
+    return placement_of(trunk, size_px, side_of), FeatureTrunk(body=trunk.forward_features, channels_last=last)
 
 
 # --- a grid of features, pooled as in CLIP's ResNets
@@ -298,6 +297,11 @@ def _take_any_size(trunk: Module) -> None:
     rope = getattr(trunk, "rope", None)
     if rope is not None:
         rope._use_cached_embed = False
+
+
+def _placement_of_patches(trunk: Module, size_px: int) -> Placement:
+    patch = int(trunk.patch_embed.patch_size[0])
+    return placement_of(trunk, size_px // patch * patch, _side_of_patches)
 
 
 def _side_of_patches(bare: Module, pixels: Tensor) -> int:
