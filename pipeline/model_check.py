@@ -5,8 +5,9 @@ computes, and knows nothing. Two questions find that out, each with the answer t
 
 retrieval  Is each photograph nearest to its own caption, and each caption to its own photograph? A model that knows
            nothing is right once in eight in each direction.
-pointing   Does the heat map of a phrase have its peak on the thing? It is compared with the image's centre, and with
-           the peaks of the other phrases' maps: what is left of them is knowledge of the phrase.
+heat       Does the heat map of a phrase lie on the thing? It is compared with a spot in the middle of the image, and
+           with the other phrases' maps: what is left is knowledge of the phrase. Peaks alone would be too coarse a test
+           with 31 phrases: a map of 14 x 14 cells may lie on a small thing and have its peak beside it.
 
 Chance is computed from the model's own answers: they are paired at random with photographs and phrases, again and
 again. That keeps whatever the model likes best (one caption, the middle of the image, the brightest spot) and takes
@@ -31,6 +32,7 @@ from stages.dataset.evaluate import read_truth
 from stages.dataset.evaluate.matching import Query, queries_of
 from stages.dataset.evaluate.metrics import METRICS
 from stages.explain.stage import ExplainStage
+from stages.images.pictures import shrunk
 from stages.model.photographs import TRUTH
 from stages.read import plan_shards
 
@@ -39,7 +41,10 @@ LEAST_RETRIEVED: Final = 0.75
 chance has at most a probability of .0007: 6 of 8 in a random order, counted twice where both directions agree."""
 
 MOST_LIKELY: Final = 0.01
-"""Pointing counts if chance is as good with at most this probability."""
+"""Heat on the things counts if chance is as good with at most this probability."""
+
+GRID: Final = 48
+"""Cells along each side of the grid on which maps and things of different images are compared."""
 
 PAIRINGS: Final = 20_000
 """Random pairings that chance is computed from, always the same ones."""
@@ -50,16 +55,16 @@ _MOST_REPEATS: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matched:
-    """How many pairs agree, and what chance would give.
+    """How well pairs agree, and what chance would give.
 
     Attributes:
-        hits: Pairs that agree.
+        hits: Pairs that agree; the sum where they agree by degrees.
         of: All pairs.
-        by_chance: Pairs that agree on average in a random pairing of the same answers.
-        p: Probability that a random pairing agrees as often.
+        by_chance: The same on average over random pairings of the same answers.
+        p: Probability that a random pairing agrees as well.
     """
 
-    hits: int
+    hits: float
     of: int
     by_chance: float
     p: float
@@ -113,6 +118,17 @@ class ModelCheck:
         return matched(_peaks_on_things(self.queries), chosen)
 
     @property
+    def heat(self) -> Matched:
+        """Area under the ROC curve of each map's heat as a detector of its thing: 0.5 by chance, 1 at best."""
+        return matched(_areas([_ranks(_heat_of(query)) for query in self.queries], self.queries))
+
+    @property
+    def centre_heat(self) -> float:
+        """The mean of `heat` for a map that falls off from the middle of the image."""
+        y, x = np.mgrid[:GRID, :GRID] - (GRID - 1) / 2
+        return float(_areas([_ranks(-np.hypot(y, x))], self.queries).mean())
+
+    @property
     def centre_hits(self) -> int:
         """Phrases whose things cover the image's centre."""
         return round(sum(_metric("centre", query) for query in self.queries))
@@ -146,22 +162,34 @@ class ModelCheck:
         found = self.retrieval
         if found.hits < LEAST_RETRIEVED * found.of:
             faults.append(
-                f"It does not know which caption belongs to which photograph: {found.hits} of {found.of} are right in "
-                f"both directions together, {found.by_chance:.1f} would be by chance, at least "
+                f"It does not know which caption belongs to which photograph: {found.hits:.0f} of {found.of} are right "
+                f"in both directions together, {found.by_chance:.1f} would be by chance, at least "
                 f"{LEAST_RETRIEVED * found.of:.0f} are expected."
             )
-        points = self.pointing
-        if points.hits <= self.centre_hits:
+        heat = self.heat
+        if heat.hits / heat.of <= self.centre_heat:
             faults.append(
-                f"Its heat maps point no better than the centre of the image: {points.hits} of {points.of} phrases are "
-                f"found, {self.centre_hits} by the centre."
+                f"Its heat lies no better on the things than a spot in the middle of the image: area under the ROC "
+                f"curve {heat.hits / heat.of:.3f} against {self.centre_heat:.3f}."
             )
-        if points.p > MOST_LIKELY:
+        if heat.p > MOST_LIKELY:
             faults.append(
-                f"Its heat maps do not depend on the phrase: the peaks of other phrases' maps find "
-                f"{points.by_chance:.1f} of {points.of}, its own find {points.hits} (p = {points.p:.2g})."
+                f"The heat maps of other phrases lie as well on the things: {heat.by_chance / heat.of:.3f} against "
+                f"{heat.hits / heat.of:.3f} (p = {heat.p:.2g})."
             )
         return tuple(faults)
+
+    @property
+    def caution(self) -> str:
+        """What to know of a model even if it is sane: that its peaks miss. Empty if they do not."""
+        points = self.pointing
+        if points.hits > self.centre_hits:
+            return ""
+        return (
+            f"The peaks of its heat maps lie on the thing no more often than the image's centre does "
+            f"({points.hits:.0f} of {points.of}, the centre {self.centre_hits}): its maps are coarse, and its "
+            "regions often miss."
+        )
 
     def figures(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -175,6 +203,12 @@ class ModelCheck:
                 "caption_to_image": self.images_found,
                 **_plain(self.retrieval),
             },
+            "heat": {
+                "mean_auc": self.heat.hits / self.heat.of,
+                "centre_mean_auc": self.centre_heat,
+                "by_chance": self.heat.by_chance / self.heat.of,
+                "p": self.heat.p,
+            },
             "pointing": {**_plain(self.pointing), "centre_hits": self.centre_hits},
             "off_centre": _plain(self.off_centre),
             "boxes": {
@@ -185,6 +219,7 @@ class ModelCheck:
             "empty_maps": self.empty_maps,
             "sane": not self.faults,
             "faults": list(self.faults),
+            "caution": self.caution,
         }
 
 
@@ -229,18 +264,18 @@ def check_model(graph: Graph) -> ModelCheck:
     )
 
 
-def matched(agreement: NDArray[np.bool_] | NDArray[np.int64], chosen: Sequence[int] | None = None) -> Matched:
+def matched(agreement: NDArray[Any], chosen: Sequence[int] | None = None) -> Matched:
     """Count the pairs that agree on the diagonal, and compare them with random pairings.
 
     Args:
-        agreement: bool or int (n, n); whether answer i (row) fits question j (column). Larger numbers count as often.
+        agreement: (n, n), whether or how well answer i (row) fits question j (column); numbers >= 0.
         chosen: The questions that count; None for all.
     """
     columns = np.arange(len(agreement)) if chosen is None else np.array(chosen, np.int64)
     orders = np.random.default_rng(0).permuted(np.tile(np.arange(len(agreement)), (PAIRINGS, 1)), axis=1)
-    random = agreement[orders[:, columns], columns].sum(axis=1, dtype=np.int64)
-    hits = int(agreement[columns, columns].sum(dtype=np.int64))
-    p = float((1 + np.count_nonzero(random >= hits)) / (1 + PAIRINGS))
+    random = agreement[orders[:, columns], columns].sum(axis=1, dtype=np.float64)
+    hits = float(agreement[columns, columns].sum(dtype=np.float64))
+    p = float((1 + np.count_nonzero(random >= hits - 1e-9)) / (1 + PAIRINGS))
     return Matched(hits=hits, of=columns.size, by_chance=float(random.mean()), p=p)
 
 
@@ -260,6 +295,39 @@ def _best(cosines: NDArray[np.float32]) -> NDArray[np.bool_]:
     return nearest
 
 
+def _heat_of(query: Query) -> NDArray[np.float32]:
+    """The phrase's map on the common grid; the same everywhere where there is none."""
+    if query.heat is None:
+        return np.zeros((GRID, GRID), np.float32)
+    return shrunk(query.heat.px, GRID)
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """The rank of each cell among all, 0 .. 1; equal cells share theirs."""
+    flat = values.ravel()
+    _, owner, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    upper = np.cumsum(counts)
+    ranks: NDArray[np.float64] = ((upper - counts / 2) / flat.size)[owner].reshape(values.shape)
+    return ranks
+
+
+def _areas(ranks: Sequence[NDArray[np.float64]], queries: Sequence[Query]) -> NDArray[np.float64]:
+    """Area under the ROC curve of map i as a detector of the thing of phrase j, (maps, phrases).
+
+    It follows from the mean rank of the thing's cells (Mann-Whitney), which is half the share of the image that they
+    cover where all others are hotter. A cell that is only partly on the thing counts by that part.
+    """
+    areas = np.empty((len(ranks), len(queries)))
+    for j, query in enumerate(queries):
+        on_thing = np.zeros(query.size_hw, np.float32)
+        on_thing[query.area.window][query.area.inside] = 1
+        share = shrunk(on_thing, GRID).astype(np.float64)
+        covered = share.mean()
+        for i, own in enumerate(ranks):
+            areas[i, j] = ((own * share).sum() / share.sum() - covered / 2) / (1 - covered)
+    return areas
+
+
 def _peaks_on_things(queries: Sequence[Query]) -> NDArray[np.bool_]:
     """Whether the peak of map i lies on the thing of phrase j, at the same place relative to the image's sides."""
     hits = np.zeros((len(queries), len(queries)), np.bool_)
@@ -275,4 +343,4 @@ def _metric(name: str, query: Query) -> float:
 
 
 def _plain(found: Matched) -> dict[str, Any]:
-    return {"hits": found.hits, "of": found.of, "by_chance": round(found.by_chance, 2), "p": found.p}
+    return {"hits": round(found.hits), "of": found.of, "by_chance": round(found.by_chance, 2), "p": found.p}

@@ -194,10 +194,12 @@ def _print(checked: ModelCheck, figures: dict[str, Any], console: Console) -> No
     if not checked.faults:
         console.print(
             f"{figures['model']} looks sane: it knows which caption belongs to which photograph, and its heat maps "
-            "point at what the phrases name more often than the image's centre and the maps of other phrases do.",
+            "lie on what the phrases name better than a spot in the middle and than the maps of other phrases.",
             style="green",
             soft_wrap=True,
         )
+        if checked.caution:
+            console.print(f"- {checked.caution}", soft_wrap=True)
         return
     console.print(f"{figures['model']} does not look sane on photographs:", style="red", soft_wrap=True)
     for fault in (*checked.faults, figures["note"] or SUSPECTS):
@@ -220,16 +222,24 @@ def _cosine_table(checked: ModelCheck) -> Table:
 
 
 def _figure_table(checked: ModelCheck) -> Table:
-    points, off = checked.pointing, checked.off_centre
+    points, off, heat = checked.pointing, checked.off_centre, checked.heat
     title = f"{points.of} phrases"
     table = Table("", "model", "centre", "maps of other phrases", title=title, title_justify="left", box=None)
     table.add_row(
+        "heat on the thing, AUC",
+        f"{heat.hits / heat.of:.3f}",
+        f"{checked.centre_heat:.3f}",
+        f"{heat.by_chance / heat.of:.3f} ({_likely(heat)})",
+    )
+    table.add_row(
         "peak on the thing",
-        f"{points.hits} of {points.of}",
+        f"{points.hits:.0f} of {points.of}",
         f"{checked.centre_hits}",
         f"{points.by_chance:.1f} ({_likely(points)})",
     )
-    table.add_row("the same, off the centre", f"{off.hits} of {off.of}", "0", f"{off.by_chance:.1f} ({_likely(off)})")
+    table.add_row(
+        "the same, off the centre", f"{off.hits:.0f} of {off.of}", "0", f"{off.by_chance:.1f} ({_likely(off)})"
+    )
     table.add_row("box recall at IoU 0.5", f"{checked.box_recall:.3f}", f"{checked.centred_box_recall:.3f}", "")
     table.add_row("mean box IoU", f"{checked.box_iou:.3f}", "", "")
     return table

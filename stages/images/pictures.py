@@ -106,6 +106,12 @@ def draw_regions(
     return image
 
 
+def shrunk(values: HeatValues, side: int) -> HeatValues:
+    """A map of any shape as a square of `side` cells, each the mean of what it covers."""
+    square: HeatValues = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
+    return square
+
+
 def outlined(rgb: Rgb, boxes_xywh_px: Sequence[Sequence[float]]) -> Rgb:
     """Draw boxes as white outlines with a black edge over an image."""
     image = Image.fromarray(rgb)

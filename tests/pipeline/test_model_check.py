@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from pipeline.config import RunConfig
 from pipeline.graph import Graph, build_graph
-from pipeline.model_check import ModelCheck, check_model, matched
-from stages.contract.masks import decode_mask
+from pipeline.model_check import GRID, ModelCheck, _areas, _ranks, check_model, matched
+from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import HeatMap, Phrase, Record
 from stages.contract.stage import Forwards, Stage
 from stages.dataset.evaluate import read_truth
@@ -101,6 +101,10 @@ def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
     assert informed.pointing.hits >= 28
     assert informed.off_centre.hits >= 20
     assert informed.pointing.by_chance < 12
+    assert informed.heat.hits / informed.heat.of > 0.9
+    assert 0.5 < informed.centre_heat < 0.7
+    assert informed.caution == ""
+    assert informed.heat.p < 1e-4
     assert informed.box_recall > 0.7 > informed.centred_box_recall
     assert informed.empty_maps == 0
     assert informed.images_per_s > 0
@@ -126,9 +130,11 @@ def test_a_model_that_points_at_the_middle_is_not_sane(graph: Graph) -> None:
     assert (checked.pointing.hits, checked.off_centre.hits) == (checked.centre_hits, 0)
     assert checked.pointing.by_chance == checked.pointing.hits
     assert checked.pointing.p == 1
+    assert checked.heat.p > 0.5
+    assert "8 of 31" in checked.caution
     centre, phrase = checked.faults
-    assert "no better than the centre" in centre
-    assert "do not depend on the phrase" in phrase
+    assert "no better on the things than a spot in the middle" in centre
+    assert "heat maps of other phrases lie as well" in phrase
 
 
 def test_cosines_that_are_no_numbers_are_a_fault(informed: ModelCheck) -> None:
@@ -167,6 +173,19 @@ def test_pairs_are_compared_with_random_pairings() -> None:
     assert (some.hits, some.of) == (2, 2)
     assert some.by_chance == pytest.approx(0.5, abs=0.05)
     assert some.p == pytest.approx(1 / 12, abs=0.01)
+
+
+def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -> None:
+    """A thing of whole cells: the share of the pairs of a cell on it and one beside it in which the first is hotter."""
+    query = informed.queries[0]
+    mask = np.zeros((GRID, GRID), np.bool_)
+    mask[10:20, 5:25] = True
+    target = replace(query.target, mask=encode_mask(mask), boxes_xywh_px=((5.0, 10.0, 20.0, 10.0),))
+    small = replace(query, size_hw=(GRID, GRID), target=target)
+    values = np.random.default_rng(0).integers(0, 9, (GRID, GRID)) + 3 * mask
+    inside, outside = values[mask][:, None], values[~mask][None]
+    expected = np.mean((inside > outside) + 0.5 * (inside == outside))
+    assert _areas([_ranks(values)], [small]) == pytest.approx(np.array([[expected]]), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))

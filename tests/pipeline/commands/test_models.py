@@ -34,6 +34,7 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why(demo: 
     text = " ".join(result.output.split())
     assert "8 hikers" in text
     assert "photographs are nearest to their own caption" in text
+    assert "heat on the thing" in text
     assert "off the centre" in text
     assert "images/s, with 3.9 phrases each, on cpu" in text
     assert "peak memory" in text
