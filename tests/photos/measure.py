@@ -63,7 +63,7 @@ class Photographs:
         return folder
 
     def captions(self, name: str) -> Path:
-        """The captions of these images; of train the first `most`."""
+        """The captions of these images; of train the last `most`, see `--most`."""
         if name == "coco":
             return self.source / "coco" / "captions.json"
         whole = self.source / f"{name}.jsonl"
@@ -71,7 +71,7 @@ class Photographs:
             return whole
         some = self.out / f"train-{self.most}.jsonl"
         some.parent.mkdir(parents=True, exist_ok=True)
-        some.write_text("".join(whole.read_text(encoding="utf-8").splitlines(keepends=True)[: self.most]))
+        some.write_text("".join(whole.read_text(encoding="utf-8").splitlines(keepends=True)[-self.most :]))
         return some
 
     def truth(self, name: str) -> Path:
@@ -168,7 +168,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--most", type=int, default=1500, help="photographs of train")
+    parser.add_argument(
+        "--most", type=int, default=500, help="photographs of train, the last of the list: 500 that `photo` never saw"
+    )
     parser.add_argument("--settings", type=Path, default=Path("configs/photos.yaml"))
     given = parser.parse_args()
     try:
