@@ -16,7 +16,8 @@ since a block that computes something else would give wrong heat maps without an
         last; AttentionPool2d's projections and position embedding
     open_clip.timm_model.TimmModel: `trunk`, `head` and its `pool`;   take_apart_timm   wrong embeddings
         timm's attention pools, `patch_embed`, `dynamic_img_size`,
-        `strict_img_size`, `_use_cached_embed`, `pool_include_prefix`
+        `strict_img_size`, `_use_cached_embed`, `dynamic_mask`,
+        `pool_include_prefix`
     open_clip.CLIP: token_embedding, positional_embedding,            clip, train       wrong text embeddings
         transformer.get_cast_dtype, attn_mask, ln_final,
         text_projection, text_pool_type

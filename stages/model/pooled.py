@@ -17,7 +17,6 @@ from torch import Tensor
 from stages.model.config import TowerKind
 from stages.model.layers import NOTHING, Chain, Layer, Linear
 from stages.model.tower import Placement, Tower
-from stages.model.vision import split_heads
 
 Turn = Callable[[Tensor, tuple[int, int]], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
@@ -116,12 +115,11 @@ class AttentionPool:
 def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
     """Attention of one query (B, D) to tokens (B, T, D) -> (B, D).
 
-    Written out, because with several threads torch's fused attention gives one query other last bits in another place
-    of the batch.
+    Written out as sums: with several threads, products of one row have other last bits in another place of the batch.
     """
-    q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
-    weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
-    answer: Tensor = (weights @ v).transpose(1, 2).flatten(1)
+    q, k, v = (x.unflatten(-1, (heads, x.shape[-1] // heads)) for x in (query[:, None], keys, values))
+    weights = ((q * k).sum(dim=-1) * q.shape[-1] ** -0.5).softmax(dim=1)
+    answer: Tensor = (weights[..., None] * v).sum(dim=1).flatten(1)
     return answer
 
 

@@ -117,6 +117,11 @@ def _features(trunk: Module, size_px: int) -> tuple[Placement, Callable[[Tensor]
         _take_any_size(trunk)
         tokens = PatchTrunk(body=trunk, leave_out=int(trunk.num_prefix_tokens))
         return _placement_of_patches(trunk, size_px), tokens
+    if hasattr(trunk, "patch_embed"):  # of a Swin, whose windows are then filled up
+        trunk.patch_embed.strict_img_size = False
+    for part in trunk.modules():
+        if hasattr(part, "dynamic_mask"):
+            part.dynamic_mask = True
     last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
 
     def side_of(bare: Module, pixels: Tensor) -> int:

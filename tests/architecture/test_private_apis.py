@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import open_clip
 import pytest
+import timm
 import torch
 from open_clip import transformer
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
@@ -93,6 +94,24 @@ def test_open_clip_s_siglip_towers_are_a_trunk_and_an_empty_head() -> None:
     assert [name for name, _ in tower.named_children()] == ["trunk", "head"]
     assert len(tower.head) == 0
     assert open_clip.tokenizer.get_clean_fn("canonicalize")("Two  DOGS!") == "two dogs"
+
+
+def test_timm_s_transformers_have_the_switches_for_images_of_other_sizes() -> None:
+    """That they do what we want is tested in tests/stages/model/test_pooled.py and test_real_towers.py."""
+    for name, rotary in (("vit_tiny_patch16_224", False), ("eva02_tiny_patch14_224", True)):
+        trunk = timm.create_model(name, num_classes=0)
+        assert {"dynamic_img_size", "num_prefix_tokens", "global_pool", "blocks", "norm", "fc_norm"} <= {
+            *vars(trunk),
+            *trunk._modules,
+        }
+        assert trunk.patch_embed.strict_img_size is True
+        assert {"flatten", "output_fmt", "grid_size", "patch_size"} <= vars(trunk.patch_embed).keys()
+        assert not rotary or trunk.rope._use_cached_embed is True
+    assert timm.create_model("test_vit", num_classes=0).pool_include_prefix is False
+    with torch.device("meta"):
+        swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
+    assert swin.patch_embed.strict_img_size is True
+    assert swin.layers[0].blocks[0].dynamic_mask is False
 
 
 def test_torch_packs_linear_weights() -> None:

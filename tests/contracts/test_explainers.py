@@ -7,6 +7,7 @@ is in `tests.factories.TOWERS`.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import pickle
 from pathlib import Path
@@ -26,13 +27,14 @@ from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.config import TOWER_WORDS
 from stages.model.load import from_open_clip
-from tests.factories import TOWERS
+from stages.model.plan import plan_of
+from tests.factories import TOWERS, architecture_of
 from tests.stages.model.saved import save_tower
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
-TOWER_KINDS = {name: from_open_clip(make(), tokenizer, spec).tower.kind for name, (make, spec) in TOWERS.items()}
+TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
 PAIRS = [(kind, name, has in explainer_type(kind).towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
@@ -49,8 +51,14 @@ def pixels(tower: str, rows: int = 4, columns: int = 4) -> np.ndarray:
 
 def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settings: Any) -> Explainer[Any]:
     explainer = explainer_type(kind)
-    make, spec = TOWERS[tower]
-    return explainer(explainer.config_type(**settings), from_open_clip(model or make(), tokenizer, spec))
+    clip = from_open_clip(model or only_read(tower), tokenizer, TOWERS[tower][1])
+    return explainer(explainer.config_type(**settings), clip)
+
+
+@functools.cache
+def only_read(tower: str) -> nn.Module:
+    """A model that no test changes."""
+    return TOWERS[tower][0]()
 
 
 def state_of(model: nn.Module) -> list[Any]:
@@ -151,7 +159,7 @@ def test_no_phrases_no_maps(kind: str, tower: str) -> None:
 
 @on_towers
 def test_the_same_input_gives_the_same_bytes(kind: str, tower: str) -> None:
-    model, rgb = TOWERS[tower][0](), pixels(tower)
+    model, rgb = only_read(tower), pixels(tower)
     given = rgb.copy()
     explainer = explainer_of(kind, tower, model)
     answers = [explainer.explain(rgb, PHRASES), explainer.explain(rgb, PHRASES)]
@@ -204,7 +212,8 @@ def test_nothing_is_left_on_the_model_after_an_error(kind: str, tower: str) -> N
 @on_towers
 def test_nothing_is_left_on_a_model_that_raises(kind: str, tower: str) -> None:
     model = make_model(tower)
-    activation = [part for part in model.visual.modules() if isinstance(part, (nn.GELU, nn.ReLU, nn.ReLU6))][-1]
+    activations = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU)
+    activation = [part for part in model.visual.modules() if isinstance(part, activations)][-1]
     calls = []
 
     def fail(x: torch.Tensor) -> torch.Tensor:

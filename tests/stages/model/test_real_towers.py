@@ -49,6 +49,11 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str) -> None:
         explainer = explainer_type(kind)
         [maps] = explainer(explainer.config_type(), clip).explain(rgb, [["a red car", "two dogs"]])
         grid = side // clip.input.patch_px
+        lower = rgb[:, : side - clip.input.patch_px]
+        assert explainer(explainer.config_type(), clip).explain(lower, [["a red car"]])[0][0].values.shape == (
+            grid - 1,
+            grid,
+        )
         for heat_map in maps:
             assert heat_map.values.shape == (grid, grid)
             assert np.isfinite(heat_map.values).all()
