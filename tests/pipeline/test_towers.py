@@ -1,0 +1,42 @@
+"""What a model's image tower decides about a run, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import ExplainConfig, check
+from pipeline.graph import build_steps
+from stages.contract.errors import ConfigError
+from tests.stages.model.saved import save_tower
+
+
+def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:
+    model = save_tower(folder, tower)[1]
+    config: ExplainConfig = check({"model": model, "explain": explain}, ExplainConfig)
+    return config
+
+
+def test_a_pool_is_one_block_and_the_stored_settings_say_so(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "ResNet")
+    steps = build_steps(config)
+    assert steps.settings(config).explain.blocks == steps.model.config.explainer.blocks == 1
+    again = config_of(tmp_path, "ResNet", **steps.explain.model_dump(mode="json"))
+    assert build_steps(again).explain == steps.explain
+
+
+def test_a_class_token_keeps_the_blocks_that_were_configured(tmp_path: Path) -> None:
+    assert build_steps(config_of(tmp_path, "class token")).explain.blocks == 4
+
+
+def test_several_blocks_of_a_pool_are_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"explain\.blocks: .*pooled by one attention.* and not 3"):
+        build_steps(config_of(tmp_path, "ResNet", blocks=3))
+
+
+def test_an_explainer_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"grad_eclip needs an attention .* averaged; use explain\.kind=cam for it"):
+        build_steps(config_of(tmp_path, "ConvNeXt"))
+    assert build_steps(config_of(tmp_path, "ConvNeXt", kind="cam")).explain.kind == "cam"
