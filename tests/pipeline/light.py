@@ -190,7 +190,7 @@ def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report,
     with folder.locked(), folder.writing():
         folder.begin(config, graph.fingerprint, fresh=False)
         engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
-        folder.finish(config, report, model="light")
+        folder.finish(config, report, model={"name": "light"})
     return report, progress
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config, stored_config
 from stages.contract.errors import ConfigError, InputError
+from stages.explain import EXPLAINERS
 from stages.phrases.stage import PhrasesConfig
 from stages.read import READERS
 
@@ -119,7 +120,8 @@ KINDS = {
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
     "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: ray, inline",
-    "explain.kind=grad_cam": "explain.kind: no kind 'grad_cam'; did you mean grad_eclip? kinds: grad_eclip, rollout",
+    "explain.kind=grad_cam": "explain.kind: no kind 'grad_cam'; did you mean grad_eclip? kinds: "
+    + ", ".join(EXPLAINERS),
 }
 
 

@@ -49,7 +49,10 @@ def test_the_device_of_a_loaded_model_is_logged(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.INFO, "stages.model"):
         clip = load(ModelConfig(device="cpu", threads=2))
     assert clip.device_name == "cpu, 2 threads"
-    assert [record.getMessage() for record in caplog.records] == ["demo computes on cpu, 2 threads in fp32"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "demo: the weights are open_clip's",
+        "demo computes on cpu, 2 threads in fp32",
+    ]
 
 
 @pytest.mark.parametrize(
