@@ -22,7 +22,7 @@ from stages.read import Reader, Shard
 from stages.regions.stage import RegionsStage
 
 SHARDS: Final = 4
-"""The samples come from so many shards, which lie evenly spaced in the input."""
+"""Shards that the samples come from. They are evenly spaced in the input."""
 
 SAMPLES: Final = 32
 """Samples that are looked at, from all these shards together."""

@@ -130,7 +130,7 @@ def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
     """Download the weights of a tag, if they are not in this machine's cache, and say so.
 
     Raises:
-        WeightsError: They cannot be had.
+        WeightsError: They cannot be found or loaded.
     """
     if model.pretrained is not None:
         # open_clip takes seconds to import, which `build_steps` has spent already.

@@ -47,7 +47,7 @@ class ExplainStage(Stage):
 
     No map depends on how many images arrived together, although the bits of a product depend on its shape: the last
     batch of a call is filled up with blank images. It is filled up to 4, 8, 16 or more images, at most half a batch,
-    where the device computes the same bits for so many images as for a full batch. The worker finds that out by
+    where the device computes the same bits for that many images as for a full batch. The worker finds that out by
     computing both, once for each number, beginning with its second batch. Until it knows, and where the bits differ,
     the batch is filled up entirely. Images that keep their aspect ratio differ in size and are computed one by one,
     without any filling.

@@ -231,7 +231,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def tokenizer_of(description: Description) -> Any:
-    """The tokenizer of a described model. Raises WeightsError if its vocabulary cannot be had."""
+    """The tokenizer of a described model. Raises WeightsError if its vocabulary cannot be found."""
     text = description.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length = text.get("context_length", 77)

@@ -143,7 +143,7 @@ def renamed(shapes: Shapes, layout: str) -> Shapes:
 
 
 def _side(places: int) -> int:
-    """Side of a square grid of so many places. Raises ArithmeticError if they make no square."""
+    """Side of a square grid with this number of places. Raises ArithmeticError if no grid has it."""
     side = math.isqrt(max(places, 0))
     if side < 1 or side**2 != places:
         raise ArithmeticError(f"{places} places make no square grid")
