@@ -34,6 +34,7 @@ EXPORTERS: Final[dict[str, type[Exporter]]] = {
         "grit": "stages.dataset.export.grit:Grit",
         "clipself": "stages.dataset.export.clipself:Clipself",
         "fiftyone": "stages.dataset.export.coco:Fiftyone",
+        "saco": "stages.dataset.export.saco:Saco",
     }.items()
 }
 """Format -> exporter."""

@@ -206,6 +206,11 @@ class Exporter(ABC):
         """Whether `add` needs the encoded images."""
         return cls.needs_images or bool(getattr(config, "images", False))
 
+    @classmethod
+    def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
+        """Whether the format has something to say of a row without regions, if no condition has chosen among them."""
+        return False
+
     def for_splits(self, make: Callable[[str], WriterT]) -> dict[str, WriterT]:
         """A writer for each split, which `close` and `abandon` then close."""
         writers = {split: make(split) for split in self.job.splits}

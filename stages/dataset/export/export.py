@@ -111,7 +111,8 @@ def export_dataset(
         job = ExportJob(dataset=dataset, folder=folder, splits=splits.names, categories=categories, report=report)
         exporter = exporter_type(config, job)
         try:
-            for row in _chosen_rows(dataset, selector, source, report, on_progress, keep_empty=request.keep_empty):
+            keep = _kept_empty(request, config)
+            for row in _chosen_rows(dataset, selector, source, report, on_progress, keep):
                 image = None
                 if source is not None:
                     try:
@@ -149,8 +150,7 @@ def _chosen_rows(
     source: ImageSource | None,
     report: ExportReport,
     on_progress: Callable[[int], None],
-    *,
-    keep_empty: bool,
+    kept_empty: Callable[[Mapping[str, Any]], bool],
 ) -> Iterator[dict[str, Any]]:
     """Gives the rows of the export; counts those that are left out."""
     columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if source is not None and dataset.has_images else [])]
@@ -159,11 +159,18 @@ def _chosen_rows(
             report.rows += 1
             if row["error"] is not None:
                 report.left_out[WITH_ERROR] += 1
-            elif not row["annotations"] and not keep_empty:
+            elif not row["annotations"] and not kept_empty(row):
                 report.left_out[WITHOUT_REGIONS] += 1
             else:
                 yield row
         on_progress(report.rows)
+
+
+def _kept_empty(request: ExportRequest, config: FormatConfig) -> Callable[[Mapping[str, Any]], bool]:
+    """Which rows without a chosen region are exported all the same."""
+    if request.keep_empty or request.where.strip():  # a condition asks for regions, and finds none in such a row
+        return lambda row: request.keep_empty
+    return lambda row: request.exporter.holds(config, row)
 
 
 def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> UprightImage:

@@ -164,6 +164,21 @@ def grit(folder: Path, split: str) -> Samples:
     return [tuple(regions) for regions in samples.values()]
 
 
+def saco(folder: Path, split: str) -> Samples:
+    content = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    assert [category["id"] for category in content["categories"]] == [1]
+    pairs = {pair["id"]: pair for pair in content["images"]}
+    assert len(pairs) == len(content["images"])
+    samples: dict[int, list[Found]] = {pair["original_img_id"]: [] for pair in content["images"]}
+    for entry in content["annotations"]:
+        pair, area = pairs[entry["image_id"]], area_of(entry["segmentation"])
+        assert abs(entry["area"] * pair["width"] * pair["height"] - area) < 1e-6
+        sides = [pair["width"], pair["height"]] * 2
+        box = [value * side for value, side in zip(entry["bbox"], sides, strict=True)]
+        samples[pair["original_img_id"]].append(found(box, pair["text_input"], area))
+    return [tuple(regions) for regions in samples.values()]
+
+
 READ_BACK: dict[str, ReadBack] = {
     "coco": ReadBack(coco("annotations/instances_{split}.json")),
     "odvg": ReadBack(odvg),
@@ -174,5 +189,6 @@ READ_BACK: dict[str, ReadBack] = {
     "grit": ReadBack(grit, "words"),
     "clipself": ReadBack(coco("{split}.json")),
     "fiftyone": ReadBack(coco("{split}/labels.json")),
+    "saco": ReadBack(saco),
 }
 """Format -> how it is read."""
