@@ -29,6 +29,7 @@ EXPLAINERS: Final[dict[str, str]] = {
     "grad_eclip": "stages.explain.grad_eclip:GradEclip",
     "rollout": "stages.explain.rollout:Rollout",
     "cam": "stages.explain.cam:Cam",
+    "maskclip": "stages.explain.maskclip:MaskClip",
 }
 """Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
 

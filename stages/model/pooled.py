@@ -29,6 +29,7 @@ class Pooling:
     Attributes:
         query: (B, D).
         keys, values: (B, N, D), of the patches, heads side by side; keys as the query is compared with them.
+        residual: what the pool adds to its projected output, (B, 1, D'); None where it adds nothing.
         output: (B, D), o: what the query gets before the projection.
         projected: (B, D'), after the projection, and after the query's own token is added where the pool does that.
     """
@@ -37,6 +38,7 @@ class Pooling:
     keys: Tensor
     values: Tensor
     output: Tensor
+    residual: Tensor | None
     projected: Tensor
 
 
@@ -79,17 +81,28 @@ class AttentionPool:
         if self.turn is not None:
             keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
         output = _ask(query, keys, values, heads or self.heads)
-        projected = self.scale(self.out(output))
+        projected, residual = self.scale(self.out(output)), None
         if self.residual:
-            projected = projected + (tokens[:, 0] if self.latent is None else self.latent)
+            residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
+            projected = projected + residual[:, 0]
         patches = slice(self.others, None)
         return Pooling(
-            query=query, keys=keys[:, patches], values=values[:, patches], output=output, projected=projected
+            query=query,
+            keys=keys[:, patches],
+            values=values[:, patches],
+            output=output,
+            residual=residual,
+            projected=projected,
         )
 
     def embedding(self, pooling: Pooling) -> Tensor:
         """(B, E), not normalised."""
         return self.finish(pooling.projected)
+
+    def embedding_of_each(self, pooling: Pooling) -> Tensor:
+        """(B, N, E), not normalised: what the embedding would be, did the pool attend to one patch alone."""
+        projected = self.scale(self.out(pooling.values))
+        return self.finish(projected if pooling.residual is None else projected + pooling.residual)
 
     def back(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Gradient at the attention's output o (B, P, D), given it at the embedding: (B, P, E)."""

@@ -37,6 +37,6 @@ def test_several_blocks_of_a_pool_are_refused_with_the_reason(tmp_path: Path) ->
 
 
 def test_an_explainer_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"grad_eclip needs an attention .* averaged; use explain\.kind=cam for it"):
+    with pytest.raises(ConfigError, match=r"needs an attention .* averaged; use explain\.kind=cam or maskclip"):
         build_steps(config_of(tmp_path, "ConvNeXt"))
     assert build_steps(config_of(tmp_path, "ConvNeXt", kind="cam")).explain.kind == "cam"
