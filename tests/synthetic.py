@@ -24,7 +24,8 @@ from pipeline.config import RunConfig
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
-from stages.contract.schema import ANNOTATION, IMAGE_FIELD, SCHEMA_VERSION, dataset_schema
+from stages.contract.schema import ABSENT_FIELD, ANNOTATION, IMAGE_FIELD, dataset_schema
+from stages.contract.versions import SCHEMA_VERSION
 from stages.storage import write_text
 from stages.write.parquet import PARQUET_SETTINGS
 from stages.write.tally import Tally, tally, write_categories
@@ -216,6 +217,8 @@ def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]
         "span": _lists(np.array([span for *_, start_, end in placed for span in (start_, end)]), pa.int32()),
         "score": pa.array(score),
         "similarity": pa.array(similarity),
+        "presence": pa.nulls(total, pa.float32()),
+        "group": pa.nulls(total, pa.int32()),
     }
     annotations = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(regions)]).astype(np.int32)),
@@ -229,6 +232,7 @@ def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]
         "height": np.where(failed, 0, heights),
         "captions": [captions for captions, *_ in texts],
         "annotations": annotations,
+        "absent": pa.array([[]] * rows, ABSENT_FIELD.type),
         "phrase_count": np.array([0 if failed[row] else count for row, (*_, count) in enumerate(texts)], np.int32),
         "warnings": [
             ["no region for 'thing': no part of its heat map passed the cleaning"] if count > found and not bad else []

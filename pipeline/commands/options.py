@@ -34,8 +34,8 @@ Where = Annotated[
         "--where",
         metavar="SQL",
         help="Only regions for which this holds, e.g. \"head = 'dog' AND w > 100\". Columns: phrase, head, score, "
-        "similarity, x, y, w, h and area in pixels, area_share, caption, caption_index, sample_id, file_name, width, "
-        "height, phrase_count, region_count, mark.",
+        "similarity, presence, x, y, w, h and area in pixels, area_share, caption, caption_index, sample_id, "
+        "file_name, width, height, phrase_count, region_count, mark.",
     ),
 ]
 MinScore = Annotated[

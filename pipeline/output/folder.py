@@ -38,7 +38,8 @@ from pipeline.output.lock import Lease, locked
 from pipeline.output.origin import signed
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
-from stages.contract.schema import SCHEMA_VERSION, dataset_schema
+from stages.contract.schema import dataset_schema
+from stages.contract.versions import SCHEMA_VERSION
 from stages.storage import AnyPath, ObjectPath, found_in, move, remove_tree, writable_place, write_text
 from stages.write.tally import Tally, dataset_card, tally, write_categories
 

@@ -1,7 +1,7 @@
 """What travels between the stages, in memory.
 
 A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the way
-(`phrases`, then `pixels`, `heat_maps`, `regions`). Every field has its neutral value before its
+(`phrases`, then `pixels`, `heat_maps`, `regions` and `absent`). Every field has its neutral value before its
 stage has run, and a record with an `error` passes through the remaining stages untouched.
 Records are immutable: a stage answers with `dataclasses.replace`.
 """
@@ -160,6 +160,9 @@ class Region:
         area_px: Pixels of the mask.
         score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
         similarity: That of the heat map.
+        presence: Probability that the phrase is in the image, 0 .. 1; None without a calibration that tells it.
+        group: Number of the thing within the image, >= 0: regions of phrases that name the same thing have the same
+            number. None where nobody asked.
     """
 
     phrase_index: int
@@ -167,6 +170,23 @@ class Region:
     mask: Rle
     area_px: int
     score: float
+    similarity: float
+    presence: float | None = None
+    group: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """A phrase that was judged not to be in the image, and therefore has no region.
+
+    Attributes:
+        phrase_index: Index into the record's `phrases`.
+        presence: Probability that the phrase is in the image, 0 .. 1.
+        similarity: That of the heat map.
+    """
+
+    phrase_index: int
+    presence: float
     similarity: float
 
 
@@ -178,6 +198,7 @@ class Record:
         width_px: Of the image after EXIF rotation; 0 until the image was opened.
         height_px: Likewise.
         dropped_phrases: Phrases found in the captions but left out by the limit per image.
+        absent: Phrases without a region because they were judged not to be in the image.
     """
 
     sample: Sample
@@ -188,6 +209,7 @@ class Record:
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     regions: tuple[Region, ...] = ()
+    absent: tuple[Absent, ...] = ()
     error: RowError | None = None
 
     @staticmethod

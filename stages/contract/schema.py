@@ -21,6 +21,16 @@
       span          list<int32>  [start, end): the phrase's words in that caption
       score         float        0 .. 1, see stages/regions/score.py
       similarity    float        cosine of image and phrase
+      presence      float        probability that the phrase is in the image; null without a calibration
+      group         int32        number of the thing within the image: phrases with the same number name the same
+                                 thing; null in datasets of older versions
+    absent          list<struct> phrases judged not to be in the image, which have no annotation
+      phrase        string       normalised text
+      head          string       lemma of its head noun
+      caption_index int32        which caption
+      span          list<int32>  [start, end): the phrase's words in that caption
+      presence      float        probability that the phrase is in the image
+      similarity    float        cosine of image and phrase
     phrase_count    int32        phrases found in the captions, before regions
     warnings        list<string> phrases without a region and why, phrases dropped by the cap
     error           string       null, or the reason of the fault, a key of `errors.ROW_ERRORS`
@@ -42,28 +52,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import quantise
-from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
-
-SCHEMA_VERSION: Final = 2
-"""Goes up when a column changes its meaning or goes away."""
-
-READABLE_VERSIONS: Final = (1, 2)
-"""Versions of datasets that `read_batches` reads. In version 1, `error` held "reason: detail"."""
-
-
-def other_version(version: object) -> str:
-    """What to say of a dataset whose version is none of `READABLE_VERSIONS`."""
-    return f"schema version {version}, this phrasebox reads {' and '.join(map(str, READABLE_VERSIONS))}"
+from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
 
 
 def _field(name: str, kind: Any, unit: str, doc: str, *, nullable: bool = True) -> Any:
@@ -90,9 +88,25 @@ ANNOTATION: Final = pa.struct(
         _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
         _field("score", pa.float32(), "0 .. 1", "see stages/regions/score.py"),
         _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
+        _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image; null if unknown"),
+        _field("group", pa.int32(), "", "number of the thing within the image; null if unknown"),
     ]
 )
 """One region of one phrase."""
+
+ABSENT: Final = pa.struct(
+    [
+        _field("phrase", pa.string(), "", "normalised text"),
+        _field("head", pa.string(), "", "lemma of the head noun"),
+        _field("caption_index", pa.int32(), "", "which caption"),
+        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
+        _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image"),
+        _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
+    ]
+)
+"""One phrase of one caption that was judged not to be in the image."""
+
+ABSENT_FIELD: Final = _field("absent", pa.list_(ABSENT), "", "phrases judged not to be in the image")
 
 DATASET_SCHEMA: Final = pa.schema(
     [
@@ -103,6 +117,7 @@ DATASET_SCHEMA: Final = pa.schema(
         _field("height", pa.int32(), "px", "after EXIF rotation; 0 if unknown"),
         _field("captions", pa.list_(pa.string()), "", "untouched"),
         _field("annotations", pa.list_(ANNOTATION), "", "one per region"),
+        ABSENT_FIELD,
         _field("phrase_count", pa.int32(), "", "phrases found in the captions"),
         _field("warnings", pa.list_(pa.string()), "", "phrases without a region and why, dropped phrases"),
         _field("error", pa.string(), "", "null, or the reason of the fault"),
@@ -286,6 +301,7 @@ def _row(record: Record, *, embed_images: bool, heat_maps: bool) -> dict[str, An
         "height": record.height_px,
         "captions": sample.captions,
         "annotations": [_annotation(record, region, n) for n, region in enumerate(record.regions)],
+        "absent": [_absent(record, entry) for entry in record.absent],
         "phrase_count": len(record.phrases),
         "warnings": _warnings(record),
         "error": None if record.error is None else record.error.reason,
@@ -389,6 +405,20 @@ def _annotation(record: Record, region: Region, number: int) -> dict[str, Any]:
         "span": (phrase.start, phrase.end),
         "score": region.score,
         "similarity": region.similarity,
+        "presence": region.presence,
+        "group": region.group,
+    }
+
+
+def _absent(record: Record, entry: Absent) -> dict[str, Any]:
+    phrase = record.phrases[entry.phrase_index]
+    return {
+        "phrase": phrase.text,
+        "head": phrase.head,
+        "caption_index": phrase.caption_index,
+        "span": (phrase.start, phrase.end),
+        "presence": entry.presence,
+        "similarity": entry.similarity,
     }
 
 
@@ -404,34 +434,11 @@ def _warnings(record: Record) -> list[str]:
     """What a reader of the row would otherwise wonder about."""
     if record.error is not None:
         return []
-    placed = {record.phrases[region.phrase_index].text for region in record.regions}
+    told = {record.phrases[region.phrase_index].text for region in record.regions}
+    told.update(record.phrases[absent.phrase_index].text for absent in record.absent)
     faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
-    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in placed]
+    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in told]
     warnings = [f"no region for {text!r}: {_FAULTS[faults.get(text, '')]}" for text in missing]
     if record.dropped_phrases:
         warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
     return warnings
-
-
-_OLD_ERROR: Final = r"(?s)^(?P<error>.*?)(?:: (?P<error_detail>.*))?$"
-
-
-def read_batches(shard: Any, columns: Sequence[str], **options: Any) -> Iterator[Any]:
-    """Rows of a shard of any of `READABLE_VERSIONS` as tables, with the columns of today's version.
-
-    Args:
-        shard: the open pyarrow ParquetFile.
-        columns: names of columns, or dotted paths into them as Parquet knows them
-            ("annotations.list.element.score").
-        options: of `ParquetFile.iter_batches`.
-    """
-    is_old = "error_detail" not in shard.schema_arrow.names
-    stored = dict.fromkeys("error" if is_old and name == "error_detail" else name for name in columns)
-    for batch in shard.iter_batches(columns=list(stored), **options):
-        table = pa.Table.from_batches([batch])
-        if is_old and "error" in table.column_names:
-            parts = pc.extract_regex(table["error"], _OLD_ERROR)
-            table = table.drop_columns(["error"])
-            for name in ("error", "error_detail"):
-                table = table.append_column(DATASET_SCHEMA.field(name), pc.struct_field(parts, name))
-        yield table

@@ -19,11 +19,8 @@ from stages.contract.schema import (
     HEAT_MAP_FIELDS,
     IMAGE_FIELD,
     OPTIONAL_FIELDS,
-    READABLE_VERSIONS,
-    SCHEMA_VERSION,
-    other_version,
-    read_batches,
 )
+from stages.contract.versions import READABLE_VERSIONS, SCHEMA_VERSION, other_version, read_batches
 from stages.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
 from stages.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
 

@@ -38,8 +38,8 @@ CREATE TABLE samples (
 );
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
-    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, area FLOAT, area_share DOUBLE,
-    x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
+    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area FLOAT,
+    area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
 CREATE VIEW found AS
@@ -63,8 +63,8 @@ INSERT INTO samples
     "INSERT INTO captions SELECT row, unnest(range(len(captions))), unnest(captions) FROM part",
     """
 INSERT INTO regions
-    SELECT row, a.phrase, a.head, a.score, a.similarity, a.area, a.area::DOUBLE / (width::DOUBLE * height),
-        a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
+    SELECT row, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
+        a.area::DOUBLE / (width::DOUBLE * height), a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
     FROM (SELECT row, width, height, unnest(annotations) AS a FROM part)
 """,
 )

@@ -3,6 +3,7 @@
 DuckDB evaluates the condition on the regions of each table, one row for each region, with these columns:
 
     phrase, head, score, similarity, area   as in `annotations`
+    presence                                likewise; null if unknown
     area_share                              area of the region over that of the image
     x, y, w, h                              the box, px
     caption_index, caption                  which caption, and its text
@@ -36,6 +37,7 @@ REGION_COLUMNS: Final = pa.schema(
         ("head", pa.string()),
         ("score", pa.float32()),
         ("similarity", pa.float32()),
+        ("presence", pa.float32()),
         ("area", pa.float32()),
         ("area_share", pa.float64()),
         ("x", pa.float32()),
@@ -60,7 +62,7 @@ REGION: Final = "annotations.list.element."
 
 CONDITION_COLUMNS: Final = (
     "sample_id", "file_name", "width", "height", "captions", "phrase_count",
-    *(REGION + name for name in ("phrase", "head", "score", "similarity", "area", "bbox", "caption_index")),
+    *(REGION + name for name in ("phrase", "head", "score", "similarity", "presence", "area", "bbox", "caption_index")),
 )  # fmt: skip
 """Paths of the columns that a condition may ask for."""
 
@@ -192,7 +194,7 @@ def sandboxed(database: str = ":memory:", **config: Any) -> Any:
 def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> Any:
     """The regions in rows of their own, with `REGION_COLUMNS`."""
     bbox, columns = regions.field("bbox"), {}
-    for name in ("phrase", "head", "score", "similarity", "area", "caption_index"):
+    for name in ("phrase", "head", "score", "similarity", "presence", "area", "caption_index"):
         columns[name] = regions.field(name)
     for number, name in enumerate("xywh"):
         columns[name] = pc.list_element(bbox, number)

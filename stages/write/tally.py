@@ -35,6 +35,7 @@ class Tally:
         failed_by_reason: Rows with an error, by its reason.
         phrases: Phrases found in all captions.
         regions: Annotations.
+        absent: Phrases judged not to be in their image.
         categories: (phrase, head) -> number of regions.
         doubled: Rows whose id an earlier row has.
     """
@@ -47,15 +48,17 @@ class Tally:
     failed_by_reason: Counter[str] = field(default_factory=Counter)
     phrases: int = 0
     regions: int = 0
+    absent: int = 0
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
     doubled: int = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row by its columns `error`, `phrase_count` and `annotations`, which may be null in a damaged row."""
+        """Count a row by its columns `error`, `phrase_count`, `annotations` and `absent`, null in a damaged row."""
         regions, phrases = row["annotations"] or (), row["phrase_count"] or 0
         self.rows += 1
         self.phrases += phrases
         self.regions += len(regions)
+        self.absent += len(row["absent"] or ())
         self.categories.update((region["phrase"] or "", region["head"] or "") for region in regions)
         if row["error"] is not None:
             self.failed_by_reason[row["error"]] += 1
@@ -81,6 +84,7 @@ class Tally:
             "failed_by_reason": dict(sorted(self.failed_by_reason.items())),
             "phrases": self.phrases,
             "regions": self.regions,
+            "absent": self.absent,
             "categories": len({phrase for phrase, _ in self.categories}),
             "files": self.files,
         }
@@ -91,7 +95,10 @@ CATEGORIES_SCHEMA: Final = pa.schema(
 )
 """The columns of `categories.parquet`."""
 
-_COLUMNS = ["id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head"]
+_COLUMNS = [
+    "id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head",
+    "absent.list.element.caption_index",
+]  # fmt: skip
 
 
 def tally(data: AnyPath) -> Tally:
@@ -106,7 +113,7 @@ def tally(data: AnyPath) -> Tally:
         total.files += 1
         try:
             with parquet_file(path) as file:
-                missing = {"id", "error", "phrase_count", "annotations"} - set(file.schema_arrow.names)
+                missing = {"id", "error", "phrase_count", "annotations", "absent"} - set(file.schema_arrow.names)
                 if missing:
                     raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
                 for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
@@ -185,6 +192,7 @@ The licence of the images and captions is that of their source.
 | failed | {total.failed:,} |
 | phrases | {total.phrases:,} |
 | regions | {total.regions:,} |
+| phrases judged not to be in their image | {total.absent:,} |
 | different phrases | {len({phrase for phrase, _ in total.categories}):,} |
 
 Coordinates are pixels of the EXIF-rotated image, origin top left. One row per image:

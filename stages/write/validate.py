@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,17 +15,16 @@ from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, one
 from stages.contract.masks import decode_runs, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import (
+    ABSENT,
     ANNOTATION,
     DATASET_SCHEMA,
     HEAT_MAP_FIELDS,
     IMAGE_FIELD,
     OPTIONAL_FIELDS,
-    READABLE_VERSIONS,
     STORED_HEAT_MAP,
     STORED_PHRASE,
-    other_version,
-    read_batches,
 )
+from stages.contract.versions import READABLE_VERSIONS, SCHEMA_VERSION, other_version, read_batches, schema_of
 from stages.phrases.filters import normalise
 from stages.storage import AnyPath, found_in, parquet_file
 from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
@@ -34,6 +33,15 @@ _MOST_EXAMPLES: Final = 20
 """Ids that are named of those that occur more than once."""
 
 _ERROR_COLUMNS: Final = ("error", "error_detail")
+
+_MAY_BE_NULL: Final = ("presence", "group")
+"""Fields of an annotation that are null where nothing is known."""
+
+_RANGES: Final = {"score": (0.0, 1.0), "presence": (0.0, 1.0), "similarity": (-1.001, 1.001)}
+"""The lowest and the highest value of a number."""
+
+_COUNTS_ABSENT: Final = 3
+"""The schema version whose manifests are the first to count absent phrases."""
 
 
 def validate(dataset: AnyPath) -> Iterator[str]:
@@ -52,7 +60,8 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     manifest_path = dataset / "dataset.json"
     manifest = yield from _read_manifest(manifest_path)
     stored = (manifest or {}).get("counts")
-    missing = ("error_detail",) if (manifest or {}).get("schema_version") == 1 else ()
+    version = (manifest or {}).get("schema_version")
+    version = version if version in READABLE_VERSIONS else SCHEMA_VERSION
     if not files and not (isinstance(stored, dict) and stored.get("read") == 0):
         yield f"{dataset / 'data'}: no Parquet files"
     total, all_read = Tally(), True
@@ -62,7 +71,7 @@ def validate(dataset: AnyPath) -> Iterator[str]:
         total.files += 1
         try:
             with parquet_file(path) as file:
-                readable = yield from _schema_problems(path, file.schema_arrow, missing)
+                readable = yield from _schema_problems(path, file.schema_arrow, version)
                 all_read &= readable
                 for number, row in enumerate(_rows(file) if readable else ()):
                     yield from (f"{path}: row {number} ({row['sample_id']!r}): {p}" for p in _row_problems(row))
@@ -77,7 +86,7 @@ def validate(dataset: AnyPath) -> Iterator[str]:
     yield from _duplicates("annotation id", annotation_ids)
     if all_read:
         if manifest is not None:
-            yield from _count_problems(manifest_path, stored, total)
+            yield from _count_problems(manifest_path, stored, total, version)
         yield from _category_problems(dataset / "categories.parquet", total)
 
 
@@ -113,20 +122,16 @@ def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]
     return manifest
 
 
-def _schema_problems(path: AnyPath, schema: Any, missing: Collection[str]) -> Generator[str, None, bool]:
+def _schema_problems(path: AnyPath, schema: Any, version: int) -> Generator[str, None, bool]:
     """Yield what is wrong with a shard's columns; return whether its rows can be checked.
 
     Args:
         path: The shard.
         schema: Its schema.
-        missing: Columns that the dataset's version does not have.
+        version: One of `READABLE_VERSIONS`, which says what columns there are.
     """
     readable = True
-    wanted = [
-        *(entry for entry in DATASET_SCHEMA if entry.name not in missing),
-        *_optional(schema.names),
-    ]
-    for expected in wanted:
+    for expected in (*schema_of(version), *_optional(schema.names)):
         position = schema.get_field_index(expected.name)
         if position < 0:
             yield f"{path}: no column {expected.name}"
@@ -148,7 +153,8 @@ def _optional(names: Collection[str]) -> list[Any]:
 
 
 def _rows(file: Any) -> Iterator[dict[str, Any]]:
-    for table in read_batches(file, [*file.schema_arrow.names, "error_detail"], batch_size=512):
+    names = dict.fromkeys((*file.schema_arrow.names, *DATASET_SCHEMA.names))
+    for table in read_batches(file, list(names), batch_size=512):
         yield from table.to_pylist()
 
 
@@ -164,8 +170,8 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
             yield f"error: expected a reason from {sorted(ROW_ERRORS)}, got {row['error']!r}"
         if row["error_detail"] is None:
             yield "has an error without a detail"
-        if row["annotations"]:
-            yield "has an error and annotations"
+        if row["annotations"] or row["absent"]:
+            yield f"has an error and {'annotations' if row['annotations'] else 'absent phrases'}"
     else:
         if row["error_detail"] is not None:
             yield "has the detail of an error but no error"
@@ -176,12 +182,13 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
     if row["annotations"] and not row["phrase_count"]:
         yield f"{len(row['annotations'])} annotations but no phrases"
     yield from _heat_map_problems(row)
+    yield from _absent_problems(row)
     for annotation in row["annotations"]:
         yield from (f"annotation {annotation['id']}: {problem}" for problem in _annotation_problems(annotation, row))
 
 
 def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
-    nulls = [field.name for field in ANNOTATION if annotation[field.name] is None]
+    nulls = [field.name for field in ANNOTATION if annotation[field.name] is None and field.name not in _MAY_BE_NULL]
     if nulls:
         yield f"{' and '.join(nulls)} is null"
         return
@@ -193,11 +200,32 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
         yield "id outside 1 .. 2^53 - 1"
     if annotation["iscrowd"] != 0:
         yield f"iscrowd is {annotation['iscrowd']}"
-    for name, low, high in (("score", 0.0, 1.0), ("similarity", -1.001, 1.001)):
-        if not low <= annotation[name] <= high:
-            yield f"{name} {annotation[name]} outside {low:g} .. {high:g}"
+    if annotation["group"] is not None and annotation["group"] < 0:
+        yield f"group {annotation['group']} is negative"
+    yield from _range_problems(annotation, ("score", "presence", "similarity"))
     yield from _place_problems(annotation, row)
     yield from _span_problems(annotation, row)
+
+
+def _absent_problems(row: dict[str, Any]) -> Iterator[str]:
+    """Problems of the phrases judged not to be in the image."""
+    placed = {(each["phrase"], each["caption_index"], *(each["span"] or ())) for each in row["annotations"]}
+    for number, entry in enumerate(row["absent"]):
+        nulls = [field.name for field in ABSENT if entry[field.name] is None]
+        if nulls:
+            yield f"absent phrase {number}: {' and '.join(nulls)} is null"
+            continue
+        problems = [*_range_problems(entry, ("presence", "similarity")), *_span_problems(entry, row)]
+        yield from (f"absent phrase {entry['phrase']!r}: {problem}" for problem in problems)
+        if (entry["phrase"], entry["caption_index"], *entry["span"]) in placed:
+            yield f"absent phrase {entry['phrase']!r}: it has an annotation"
+
+
+def _range_problems(entry: dict[str, Any], names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        low, high = _RANGES[name]
+        if entry[name] is not None and not low <= entry[name] <= high:
+            yield f"{name} {entry[name]} outside {low:g} .. {high:g}"
 
 
 def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
@@ -275,13 +303,14 @@ def _duplicates(what: str, ids: list[int]) -> Iterator[str]:
         yield f"{what} {value} occurs {count} times"
 
 
-def _count_problems(path: AnyPath, stored: Any, total: Tally) -> Iterator[str]:
+def _count_problems(path: AnyPath, stored: Any, total: Tally, version: int) -> Iterator[str]:
     if not isinstance(stored, dict):
         yield f"{path}: counts are missing"
         return
     for name, count in {"read": total.rows, **total.counts()}.items():
         if name not in stored:
-            yield f"{path}: counts.{name} is missing"
+            if name != "absent" or version >= _COUNTS_ABSENT:
+                yield f"{path}: counts.{name} is missing"
         elif stored[name] != count:
             yield f"{path}: counts.{name} is {stored[name]} but the shards hold {count}"
 

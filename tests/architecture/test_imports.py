@@ -38,6 +38,7 @@ CONTRACT: dict[str, set[str]] = {
     "records": {"errors"},
     "stage": {"records"},
     "schema": {"errors", "levels", "records"},
+    "versions": {"schema"},
     "masks": {"geometry", "records"},
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""
@@ -88,6 +89,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/read/",
         "stages/write/",
         "stages/contract/schema.py",
+        "stages/contract/versions.py",
         "stages/storage.py",
     },
     "pandas": set(),

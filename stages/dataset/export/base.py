@@ -280,7 +280,10 @@ def dumped(value: Any) -> str:
 
 
 def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
-    """What the dataset knows of a region and COCO has no name for."""
+    """What the dataset knows of a region and COCO has no name for; without `presence` and `group` where unknown."""
+    known = {name: region[name] for name in ("presence", "group") if region[name] is not None}
+    if "presence" in known:
+        known["presence"] = shortest(known["presence"])
     return {
         "phrase": region["phrase"],
         "head": region["head"],
@@ -288,6 +291,7 @@ def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
         "span": region["span"],
         "score": shortest(region["score"]),
         "similarity": shortest(region["similarity"]),
+        **known,
     }
 
 

@@ -25,7 +25,7 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample
-from stages.contract.schema import SCHEMA_VERSION
+from stages.contract.versions import SCHEMA_VERSION
 from stages.read import Shard, Skipped, plan_shards
 from stages.storage import place_of
 from tests.pipeline.light import LastStage, SleepStage

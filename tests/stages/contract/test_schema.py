@@ -15,8 +15,9 @@ from stages.contract import schema
 from stages.contract.errors import ROW_ERRORS, RowError, SchemaError
 from stages.contract.levels import quantise
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
 from stages.contract.schema import (
+    ABSENT,
     ANNOTATION,
     DATASET_SCHEMA,
     OPTIONAL_FIELDS,
@@ -184,13 +185,27 @@ def test_the_row_of_an_annotated_image() -> None:
                 "span": [0, 9],
                 "score": 0.75,
                 "similarity": 0.25,
+                "presence": None,
+                "group": None,
             }
         ],
+        "absent": [],
         "phrase_count": 2,
         "warnings": ["no region for 'sky': its heat map is zero everywhere"],
         "error": None,
         "error_detail": None,
     }
+
+
+def test_the_row_of_an_image_in_which_a_phrase_is_absent() -> None:
+    record = make_record()
+    region = replace(record.regions[0], presence=0.875, group=2)
+    row = row_of(replace(record, regions=(region,), absent=(Absent(phrase_index=1, presence=0.25, similarity=0.125),)))
+    assert (row["annotations"][0]["presence"], row["annotations"][0]["group"]) == (0.875, 2)
+    assert row["absent"] == [
+        {"phrase": "sky", "head": "sky", "caption_index": 1, "span": [16, 19], "presence": 0.25, "similarity": 0.125}
+    ]
+    assert (row["warnings"], row["phrase_count"]) == ([], 2)
 
 
 def test_the_row_of_a_failed_sample() -> None:
@@ -324,8 +339,8 @@ def fields_of(kind: Any) -> list[Any]:
 
 
 def test_every_field_says_its_unit_and_meaning() -> None:
-    fields = [*fields_of(DATASET_SCHEMA), *fields_of(ANNOTATION), *fields_of(STORED_PHRASE)]
-    fields += [*fields_of(STORED_HEAT_MAP), *OPTIONAL_FIELDS]
+    structs = (DATASET_SCHEMA, ANNOTATION, ABSENT, STORED_PHRASE, STORED_HEAT_MAP)
+    fields = [*(field for struct in structs for field in fields_of(struct)), *OPTIONAL_FIELDS]
     for field in fields:
         assert set(field.metadata) == {b"unit", b"doc"}, field.name
         assert field.metadata[b"doc"], field.name

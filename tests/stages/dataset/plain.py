@@ -46,13 +46,16 @@ def marks_of(rows: Iterable[Row]) -> dict[str, str]:
     return {**dict.fromkeys(names[::6], "good"), **dict.fromkeys(names[3::6], "bad"), "gone": "good", "it's": "bad"}
 
 
+_FIELDS = ("id", "phrase", "head", "score", "similarity", "presence", "area", "caption_index")
+
+
 def regions_of(row: Row, marks: Mapping[str, str]) -> list[Region]:
     """The regions of a row with the columns that conditions know, and `id`."""
     of_row = {name: row[name] for name in ("sample_id", "file_name", "width", "height", "phrase_count")}
     of_row |= {"region_count": len(row["annotations"]), "mark": marks.get(row["sample_id"])}
     return [
         {
-            **{name: a[name] for name in ("id", "phrase", "head", "score", "similarity", "area", "caption_index")},
+            **{name: a[name] for name in _FIELDS},
             **dict(zip("xywh", a["bbox"], strict=True)),
             "area_share": a["area"] / (row["width"] * row["height"]),
             "caption": row["captions"][a["caption_index"]],

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.errors import ConfigError, InputError
-from stages.contract.schema import DATASET_SCHEMA, SCHEMA_VERSION, dataset_schema
+from stages.contract.schema import DATASET_SCHEMA, dataset_schema
+from stages.contract.versions import SCHEMA_VERSION
 from stages.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, open_dataset, write_marks
 from stages.dataset.selection import REGION_COLUMNS
 from tests.stages.dataset.plain import CONDITIONS, marks_of, regions_of
@@ -180,8 +181,8 @@ def test_no_dataset(tmp_path: Path) -> None:
         ("{}", "is not the manifest"),
         ('{"schema_version": 1}', "is not the manifest"),
         ('{"schema_version": 1, "config": []}', "is not the manifest"),
-        ('{"config": {}}', f"schema version None, this phrasebox reads 1 and {SCHEMA_VERSION}"),
-        ('{"config": {}, "schema_version": 99}', f"schema version 99, this phrasebox reads 1 and {SCHEMA_VERSION}"),
+        ('{"config": {}}', f"schema version None, this phrasebox reads 1, 2 and {SCHEMA_VERSION}"),
+        ('{"config": {}, "schema_version": 99}', f"schema version 99, this phrasebox reads 1, 2 and {SCHEMA_VERSION}"),
     ],
 )
 def test_damaged_manifests(content: str, words: str, folder: Path) -> None:

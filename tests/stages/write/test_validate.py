@@ -17,7 +17,7 @@ import pytest
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import Rle, stable_id
-from stages.contract.schema import SCHEMA_VERSION
+from stages.contract.versions import SCHEMA_VERSION
 from stages.write.tally import tally, write_categories
 from stages.write.validate import validate
 from tests.stages.write.rows import mixed, write_shards
@@ -40,6 +40,7 @@ def make_dataset(folder: Path, *, embed_images: bool = False, heat_maps: bool = 
         "failed_by_reason": {"bad_image": 1, "missing_image": 1},
         "phrases": 12,
         "regions": 9,
+        "absent": 0,
         "categories": 2,
         "files": 3,
     }
@@ -108,6 +109,20 @@ def empty_mask(rows: Rows) -> None:
     )
 
 
+ABSENT_DOGS: dict[str, Any] = {
+    "phrase": "two dogs",
+    "head": "dog",
+    "caption_index": 0,
+    "span": [20, 28],
+    "presence": 0.25,
+    "similarity": 0.125,
+}
+
+
+def absent(**changes: Any) -> Callable[[Rows], None]:
+    return lambda rows: rows[0].update(absent=[{**ABSENT_DOGS, **changes}])
+
+
 ROWS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "id of another sample": (lambda r: r[0].update(id=7), r"row 0 \('s0'\): id 7 is not the hash of its sample_id"),
     "sample twice": (lambda r: r.__setitem__(1, r[0]), r"image id \d+ occurs 2 times"),
@@ -147,6 +162,16 @@ ROWS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "score": (put("score", 1.5), r"score 1.5 outside 0 .. 1"),
     "score not a number": (put("score", float("nan")), r"score nan outside 0 .. 1"),
     "similarity": (put("similarity", -2.0), r"similarity -2.0 outside -1"),
+    "presence": (put("presence", 1.5), r"presence 1.5 outside 0 .. 1"),
+    "group": (put("group", -1), r"group -1 is negative"),
+    "absent outside": (absent(presence=-1.0), r"absent phrase 'two dogs': presence -1.0 outside 0 .. 1"),
+    "absent elsewhere": (absent(span=[0, 12]), r"absent phrase 'two dogs': span says 'The  Red car'"),
+    "absent with a region": (absent(), r"absent phrase 'two dogs': it has an annotation"),
+    "absent missing": (absent(presence=None), r"absent phrase 0: presence is null"),
+    "absent of a fault": (
+        lambda r: r[0].update(error="bad_image", error_detail="no", annotations=[], absent=[ABSENT_DOGS]),
+        r"has an error and absent phrases",
+    ),
     "annotation id 0": (put("id", 0), r"annotation 0: id outside 1"),
     "unknown error": (lambda r: r[0].update(error="odd", error_detail="no"), r"error: expected a reason from"),
     "error without detail": (lambda r: r[0].update(error="bad_image"), "has an error without a detail"),
@@ -247,7 +272,7 @@ def test_a_damaged_manifest(content: str, dataset: Path) -> None:
 def test_another_schema_version(dataset: Path) -> None:
     change_manifest(dataset, lambda manifest: manifest.update(schema_version=99))
     [problem] = validate(dataset)
-    assert f"schema version 99, this phrasebox reads 1 and {SCHEMA_VERSION}" in problem
+    assert f"schema version 99, this phrasebox reads 1, 2 and {SCHEMA_VERSION}" in problem
 
 
 def test_an_unfinished_run(dataset: Path) -> None:

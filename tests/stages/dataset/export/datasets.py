@@ -73,6 +73,8 @@ class Maker:
                     area_px=rle_area_px(rle),
                     score=self.regions * 0.05,
                     similarity=0.21 + self.regions / 1000,
+                    presence=0.9 if self.regions % 2 else None,
+                    group=self.regions if self.regions % 2 else None,
                 )
             )
         content = more.pop("image_bytes", encoded())

@@ -233,11 +233,14 @@ def test_import_of_a_coco_export_gives_the_same_annotations(dataset: Path, coco:
         assert captions[entry["image_id"]][start:end] == words
         name, head = names[entry["category_id"]]
         assert (name, head) == (entry["phrase"], entry["head"])
-        for key in ("score", "similarity"):
+        for key in {"score", "similarity", "presence"} & entry.keys():
             entry[key] = float(np.float32(entry[key]))
         imported[entry["image_id"]].append(entry)
     for number, row in rows.items():
-        wanted = [{key: value for key, value in entry.items() if key != "category_id"} for entry in row["annotations"]]
+        wanted = [
+            {key: value for key, value in entry.items() if key != "category_id" and value is not None}
+            for entry in row["annotations"]
+        ]
         assert [{key: value for key, value in e.items() if key != "category_id"} for e in imported[number]] == wanted
 
 

@@ -1,4 +1,7 @@
-"""Datasets of schema version 1, whose one column `error` held "reason: detail", read like those of today."""
+"""Datasets of older schema versions, read like those of today.
+
+In version 1 one column `error` held "reason: detail"; version 2 knew neither presence nor groups.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.viewer.app import make_viewer
-from stages.contract.schema import DATASET_SCHEMA
+from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
+from stages.contract.versions import read_batches
 from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.folder import NumberedRows, open_dataset
 from stages.dataset.index import statistics
@@ -36,19 +40,25 @@ def today(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.fixture(scope="module")
-def former(today: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same dataset in the form of version 1."""
+@pytest.fixture(scope="module", params=[1, 2])
+def former(request: pytest.FixtureRequest, today: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same dataset in the form of an older version."""
+    version = request.param
     folder = Path(shutil.copytree(today, tmp_path_factory.mktemp("former") / "dataset"))
     for path in (folder / "data").glob("*.parquet"):
         rows = pq.read_table(path).to_pylist()
-        for row in rows:
+        for row in rows if version == 1 else ():
             detail = row.pop("error_detail")
             row["error"] = row["error"] and f"{row['error']}: {detail}"
-        schema = DATASET_SCHEMA.remove(DATASET_SCHEMA.get_field_index("error_detail"))
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+        names = {"absent", "error_detail"} if version == 1 else {"absent"}
+        annotation = pa.struct([field for field in ANNOTATION if field.name not in ("presence", "group")])
+        fields = [field for field in DATASET_SCHEMA if field.name not in names]
+        fields = [pa.field(each.name, pa.list_(annotation)) if each.name == "annotations" else each for each in fields]
+        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path)
     manifest = folder / "dataset.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema_version": 1}))
+    stored = json.loads(manifest.read_text())
+    del stored["counts"]["absent"]
+    manifest.write_text(json.dumps({**stored, "schema_version": version}))
     return folder
 
 
@@ -56,10 +66,40 @@ def test_rows(today: Path, former: Path) -> None:
     rows = list(open_dataset(today).rows())
     assert list(open_dataset(former).rows()) == rows
     assert any(row["error_detail"] == DETAIL for row in rows)
-    for columns in (["error"], ["error_detail", "id"], ["id"]):
+    for columns in (["error"], ["error_detail", "id"], ["id"], ["absent"], ["absent", "id"], ["annotations"]):
         wanted = [{name: row[name] for name in columns} for row in rows]
         found = NumberedRows(open_dataset(former)).rows_at(range(len(rows)), columns)
         assert [{name: row[name] for name in columns} for row in found] == wanted
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["annotations.list.element.presence"],
+        ["annotations.list.element.group", "absent.list.element.phrase", "annotations.list.element.bbox"],
+        ["annotations.list.element.score", "annotations.list.element.segmentation.counts", "file_name"],
+        ["absent.list.element.span"],
+    ],
+)
+def test_parts_of_rows(columns: list[str], today: Path, former: Path) -> None:
+    wanted = list(open_dataset(today).tables(columns))
+    for table, expected in zip(open_dataset(former).tables(columns), wanted, strict=True):
+        assert set(table.column_names) == set(expected.column_names)
+        for name in expected.column_names:
+            assert table[name].type == expected[name].type
+        assert table.to_pylist() == expected.select(table.column_names).to_pylist()
+
+
+def test_lists_that_are_null_stay_so(today: Path, former: Path, tmp_path: Path) -> None:
+    path = former / "data" / "00000.parquet"
+    table = pq.read_table(path)
+    lists = pa.array([None, *table["annotations"].to_pylist()[1:]], table.schema.field("annotations").type)
+    pq.write_table(table.set_column(table.column_names.index("annotations"), "annotations", lists), tmp_path / "a")
+    found = [
+        row for batch in read_batches(pq.ParquetFile(tmp_path / "a"), ["annotations"]) for row in batch.to_pylist()
+    ]
+    wanted = pq.read_table(today / "data" / "00000.parquet", columns=["annotations"]).to_pylist()
+    assert found == [{"annotations": None}, *wanted[1:]]
 
 
 def test_figures_and_pages(today: Path, former: Path) -> None:
