@@ -212,8 +212,7 @@ def _row(request: Request) -> Response:
 
 def _heat(request: Request) -> Response:
     viewer = _viewer(request)
-    columns = [*COLUMNS, *(["image"] if viewer.pages.dataset.has_images else [])]
-    row = _row_at(viewer, request, columns)
+    row = _row_at(viewer, request, [*COLUMNS, *viewer.heat.columns])
     region = request.path_params["region"]
     if region >= len(row["annotations"]):
         raise HTTPException(404)

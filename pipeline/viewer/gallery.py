@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import track
 
-from pipeline.viewer.pages import PAGE_SAMPLES, Links, Pages, open_pages
+from pipeline.viewer.pages import Links, Pages, open_pages
 from stages.contract.errors import ConfigError, RowFault
 from stages.dataset.selection import Search
 from stages.images.pictures import thumbnail
@@ -73,7 +73,7 @@ def write_gallery(
         _make_folders(out)
         index.build()
         numbers = pages.only = index.page(search, 0, samples)
-        for page in range(1, max(1, -(-len(numbers) // PAGE_SAMPLES)) + 1):
+        for page in range(1, max(1, -(-len(numbers) // search.per_page)) + 1):
             _write(out / pages.links.page(search, page), pages.grid(search, page))
         _write(out / pages.links.stats(search), pages.stats(search))
         missing = 0

@@ -1,4 +1,4 @@
-"""Heat maps of samples while somebody looks at them: computed again, as the run computed them."""
+"""Heat maps of samples while somebody looks at them: those in the shards, or computed again as the run did."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.config import RunConfig, stored_config
 from pipeline.output.origin import is_own
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
+from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, mapped_record
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
 from stages.model.catalog import CATALOG
@@ -22,10 +23,11 @@ KEPT_SAMPLES: Final = 64
 
 
 class HeatMaps:
-    """Computes the heat maps of rows with the dataset's own configuration and model, one sample at a time.
+    """The heat maps of rows, one sample at a time.
 
-    The model is loaded for the first one. A dataset that this user has not made does not decide what is loaded: see
-    `config_to_load`.
+    They are the dataset's if it stores them, which takes neither images nor a model. Otherwise, or if there are
+    settings, they are computed with the dataset's own configuration and model, which is loaded for the first one. A
+    dataset that this user has not made does not decide what is loaded: see `config_to_load`.
 
     Args:
         dataset: The rows' dataset.
@@ -41,13 +43,30 @@ class HeatMaps:
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, dict[str, HeatMap]] = OrderedDict()
 
+    @property
+    def are_stored(self) -> bool:
+        """Whether they are the dataset's."""
+        return self.dataset.has_heat_maps and not self.settings
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that rows need for `of`, beside those of a dataset without images and heat maps."""
+        if self.are_stored:
+            return tuple(field.name for field in HEAT_MAP_FIELDS)
+        return (IMAGE_FIELD.name,) if self.dataset.has_images else ()
+
     def of(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
-        """Heat maps by phrase. The row has `id`, `sample_id`, `file_name`, `captions`, and `image` if there is one.
+        """Heat maps by phrase.
+
+        Args:
+            row: Has `id`, `sample_id`, `file_name`, `width`, `height`, `captions`, `error`, `error_detail`, `columns`.
 
         Raises:
-            PhraseboxError: The model cannot be loaded.
+            PhraseboxError: The model cannot be loaded, or a stored map is damaged.
             InputError: The image cannot be loaded.
         """
+        if self.are_stored:
+            return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
         with self._lock:
             if row["id"] not in self._kept:
                 self._kept[row["id"]] = self._compute(row)

@@ -24,7 +24,11 @@ from stages.dataset.image_source import ImageSource
 from stages.dataset.index import Index, statistics
 from stages.dataset.selection import Search, Selection, Selector
 
-PAGE_SAMPLES: Final = 24
+LIKELY: Final = 0.5
+"""Score from which regions are drawn at first, where scores are probabilities."""
+
+_ARRANGE: Final = frozenset(("sort", "seed", "per_page"))
+"""What of a search says how samples are shown, and not which."""
 
 TEMPLATES: Final = Environment(
     loader=PackageLoader("pipeline.viewer"),
@@ -96,13 +100,18 @@ class Pages:
             f"are not shown. If that folder is right, type:\nphrasebox inspect {options}"
         )
 
-    def views(self, search: Search, numbers: Sequence[int], *, lines: int = 26) -> list[SampleView]:
-        """Views of rows by number. For `lines` see `sample_view`."""
+    @property
+    def least_score(self) -> float:
+        """Score below which regions are folded away at first: where scores only rank, none are."""
+        return LIKELY if self.dataset.manifest.get("calibration") else 0.0
+
+    def views(self, search: Search, numbers: Sequence[int]) -> list[SampleView]:
+        """Views of rows by number."""
         rows = self.rows.rows_at(numbers, COLUMNS)
         condition = search.region_condition()
         found = None if not condition else self._found(condition, rows)
         return [
-            sample_view(row, number, self.marks.get(row["sample_id"]), found, lines=lines)
+            sample_view(row, number, self.marks.get(row["sample_id"]), found)
             for number, row in zip(numbers, rows, strict=False)
         ]
 
@@ -113,7 +122,7 @@ class Pages:
 
     def grid(self, search: Search, page: int) -> str:
         """A page of the grid of images, counted from 1."""
-        offset = (page - 1) * PAGE_SAMPLES
+        offset = (page - 1) * search.per_page
         samples: int | None
         regions: int | None = None
         if self.only is not None:
@@ -123,9 +132,9 @@ class Pages:
         else:
             count = self.index.count(search)
             samples, regions = count.samples, count.regions
-        numbers = self._numbers(search, offset, PAGE_SAMPLES)
+        numbers = self._numbers(search, offset, search.per_page)
         views = self.views(search, numbers)
-        pages = None if samples is None else max(1, -(-samples // PAGE_SAMPLES))
+        pages = None if samples is None else max(1, -(-samples // search.per_page))
         return self._render(
             "grid.html",
             search,
@@ -154,7 +163,7 @@ class Pages:
 
     def sample(self, search: Search, number: int, at: int | None) -> str:
         """One sample in full size. `at` is its place in the search, for the links to its neighbours."""
-        (one,) = self.views(search, [number], lines=36)
+        (one,) = self.views(search, [number])
         before, after = self._neighbours(search, at)
         return self._render(
             "sample.html",
@@ -162,7 +171,7 @@ class Pages:
             one=one,
             before=before,
             after=after,
-            back=self.links.page(search, 1 if at is None else at // PAGE_SAMPLES + 1),
+            back=self.links.page(search, 1 if at is None else at // search.per_page + 1),
         )
 
     def _neighbours(self, search: Search, at: int | None) -> tuple[str, str]:
@@ -198,12 +207,13 @@ class Pages:
         return TEMPLATES.get_template(template).render(
             dataset=self.dataset,
             note=self.note,
+            least_score=self.least_score,
             name=self.dataset.path.name,
             links=self.links,
             search=search,
             here=template.removesuffix(".html"),
             reasons=sorted(ROW_ERRORS),
-            filtered=bool(parameters(search)),
+            filtered=bool(parameters(search).keys() - _ARRANGE),
             **values,
         )
 

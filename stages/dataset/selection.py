@@ -231,6 +231,10 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
 
+MOST_PER_PAGE: Final = 96
+"""Most samples that a page shows."""
+
+
 class Search(BaseModel):
     """Conditions on regions and samples, all of which must hold, and the order of the answers.
 
@@ -263,6 +267,8 @@ class Search(BaseModel):
     """`score_high` and `score_low` order by the best score of the regions that were found."""
     seed: Count = 0
     """Seed of the random order."""
+    per_page: Annotated[int, Field(ge=1, le=MOST_PER_PAGE)] = 24
+    """Samples on a page."""
 
     def region_condition(self) -> str:
         """SQL over the columns of a region; "" if every region counts."""

@@ -50,7 +50,8 @@ def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.
     """
     grid_h, grid_w = values.shape
     scale = side_px / max(grid_h, grid_w)
-    unit, colours = _coloured(values, (round(grid_w * scale), round(grid_h * scale)), shift_cells)
+    size_wh = (max(1, round(grid_w * scale)), max(1, round(grid_h * scale)))
+    unit, colours = _coloured(values, size_wh, shift_cells)
     opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
     return encoded(Image.fromarray(np.dstack([colours, opacity])), "PNG")
 

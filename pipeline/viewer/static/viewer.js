@@ -1,9 +1,10 @@
-// Hovering links phrases and regions; keys move, mark, and switch what is drawn. The pages also work without this file.
+// Images that are missing, marks, keys and filters. What is drawn over the images is in regions.js.
 "use strict";
 
 const live = "live" in document.body.dataset;
 const root = document.documentElement;
 const samples = [...document.querySelectorAll(".sample")];
+function all(sample, selector) { return [...sample.querySelectorAll(selector)]; }
 
 function say(text) {
   const line = document.getElementById("status");
@@ -12,64 +13,11 @@ function say(text) {
   say.timer = setTimeout(() => (line.textContent = ""), Math.max(4000, 60 * text.length));
 }
 
-// What is drawn. The choice is kept for the next page if the browser allows it.
+// Choices are kept for the next page if the browser allows it.
 const stored = {
   get(name) { try { return localStorage.getItem(name); } catch { return null; } },
   set(name, value) { try { localStorage.setItem(name, value); } catch { /* private windows */ } },
 };
-const switches = [...document.querySelectorAll("[data-show]")];
-for (const box of switches) {
-  const name = box.dataset.show;
-  const kept = stored.get(`phrasebox-${name}`);
-  if (kept !== null) box.checked = kept === "1";
-  const apply = () => {
-    root.classList.toggle(`no-${name}`, !box.checked);
-    stored.set(`phrasebox-${name}`, box.checked ? "1" : "0");
-    if (name === "heat" && !box.checked) samples.forEach((sample) => sample.classList.remove("heated"));
-    const first = document.querySelector(".sample.full");
-    if (name === "heat" && box.checked && first) showHeat(first, 0);
-  };
-  box.addEventListener("change", apply);
-  apply();
-}
-function shows(name) { return switches.some((box) => box.dataset.show === name && box.checked); }
-
-// Phrases and regions.
-function numbersOf(element) {
-  return (element.dataset.region ?? element.dataset.regions ?? "").split(" ").filter(Boolean);
-}
-function light(sample, numbers) {
-  sample.classList.toggle("on", numbers.length > 0);
-  for (const other of sample.querySelectorAll("[data-region], [data-regions]")) {
-    other.classList.toggle("hit", numbersOf(other).some((number) => numbers.includes(number)));
-  }
-  if (numbers.length && shows("heat")) showHeat(sample, numbers[0]);
-}
-async function showHeat(sample, number) {
-  const image = sample.querySelector(".heat");
-  if (!image || !sample.querySelector(`[data-region="${number}"]`)) return;
-  const address = `/rows/${sample.dataset.row}/heat/${number}.png`;
-  sample.dataset.heat = address;
-  const slow = setTimeout(() => say("computing the heat map…"), 300);
-  const answer = await fetch(address);
-  clearTimeout(slow);
-  if (sample.dataset.heat !== address || !shows("heat")) return; // the pointer has moved on
-  if (!answer.ok) {
-    const problem = await answer.json().catch(() => ({ error: answer.statusText }));
-    return say(`no heat map: ${problem.error}`);
-  }
-  say("");
-  image.setAttribute("href", address);
-  sample.classList.add("heated");
-}
-for (const sample of samples) {
-  sample.addEventListener("pointerover", (event) => {
-    const part = event.target.closest("[data-region], [data-regions]");
-    light(sample, part ? numbersOf(part) : []);
-  });
-  sample.addEventListener("pointerleave", () => light(sample, []));
-  sample.addEventListener("dblclick", () => sample.querySelector("a.open")?.click());
-}
 
 // An image that cannot be loaded keeps its place, with the regions where they belong, and says why.
 async function missed(image) {
@@ -125,7 +73,12 @@ function follow(rel) { document.querySelector(`a[rel=${rel}]`)?.click(); }
 const keys = {
   ArrowRight: () => move(1), ArrowLeft: () => move(-1), j: () => move(1), k: () => move(-1),
   Enter: () => focused()?.querySelector("a.open")?.click(),
-  Escape: () => document.getElementById("back")?.click(),
+  Escape: () => {
+    const sample = focused();
+    if (sample && pins(sample).drawn.length) pin(sample, none);
+    else document.getElementById("back")?.click();
+  },
+  n: () => step(1), p: () => step(-1), v: () => nextView(),
   g: () => mark("good"), b: () => mark("bad"), u: () => mark(""),
   x: () => live && focused()?.classList.toggle("selected"),
   "/": () => { const box = document.getElementById("show-filters"); if (box) box.checked = true; document.querySelector("[name=phrase]")?.focus(); },
@@ -134,10 +87,16 @@ const keys = {
   "?": () => document.getElementById("help").showModal(),
 };
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input:not([type=checkbox]), textarea, select, dialog[open]");
+  const typing = event.target.closest("input:not([type=checkbox], [type=radio], [type=range]), textarea, select, dialog[open]");
   if (event.key === "Escape" && typing && !typing.matches("dialog")) return typing.blur();
+  if (event.key.startsWith("Arrow") && event.target.matches("[type=radio], [type=range]")) return;
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Enter" && event.target.closest("a, button, label, summary")) return;
+  const phrase = event.target.closest(".phrase");
+  if (phrase && (event.key === "Enter" || event.key === " ")) {
+    event.preventDefault();
+    return press(phrase.closest(".sample"), phrase, event.shiftKey);
+  }
   const act = keys[event.key];
   if (act) { event.preventDefault(); act(); }
 });

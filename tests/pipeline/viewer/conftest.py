@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -22,7 +19,6 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.run import run
 from pipeline.viewer.app import Viewer, create_app, make_viewer
-from stages.contract.masks import encode_mask
 
 HOSTILE = 'A <script>window.hacked = 1</script> red car and "><img src=x onerror="window.hacked = 2"> a blue fish'
 """A caption that would like to run."""
@@ -152,75 +148,6 @@ def pictures_are_there(page: Page) -> None:
     while page.evaluate(broken):
         page.mouse.wheel(0, 300)  # those below are loaded when one comes near
         page.wait_for_timeout(50)
-
-
-CROWD = (
-    ("red car", (20, 40, 60, 60)),
-    ("whole picture", (0, 0, 360, 360)),
-    ("man with a very long hat and no name", (300, 30, 50, 100)),
-    ("dog", (10, 338, 30, 20)),
-    ("mushroom", (300, 350, 50, 10)),
-    ("tiny mushroom", (22, 42, 55, 60)),
-    ("red car", (20, 41, 60, 60)),
-    ("blue moon", (15, 44, 300, 300)),
-    ("mmm www mmm www", (340, 0, 20, 20)),
-)
-"""Phrases and boxes that want their labels at the same places, at the borders, and under later masks."""
-
-
-def crowd(dataset: Path) -> int:
-    """Give the first row with regions those of `CROWD`, with masks that fill their boxes; returns its id."""
-    path = min((dataset / "data").glob("*.parquet"))
-    table = pq.read_table(path)
-    rows = table.to_pylist()
-    row = next(row for row in rows if row["annotations"])
-    assert (row["width"], row["height"]) == (360, 360)
-    regions = []
-    for number, (phrase, (x, y, w, h)) in enumerate(CROWD):
-        mask = np.zeros((360, 360), np.bool_)
-        mask[y : y + h, x : x + w] = True
-        rle = encode_mask(mask)
-        regions.append(
-            {
-                **row["annotations"][0],
-                "id": number + 1,
-                "phrase": phrase,
-                "bbox": [float(x), float(y), float(w), float(h)],
-                "area": float(w * h),
-                "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
-            }
-        )
-    row["annotations"] = regions
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
-    return int(row["id"])
-
-
-def labels_can_be_read(page: Page) -> int:
-    """No label of any picture lies under anything, over another, or across the border; returns how many there are."""
-    labels = page.evaluate(
-        """() => {
-            for (const part of document.querySelectorAll('.label, .box, .mask')) part.style.pointerEvents = 'all';
-            const within = (a, b) => a.x >= b.x && a.y >= b.y && a.right <= b.right && a.bottom <= b.bottom;
-            return [...document.querySelectorAll('.picture svg')].flatMap(svg => {
-                svg.scrollIntoView({block: 'center'});
-                const labels = [...svg.querySelectorAll('.label')].map(label => [label, label.getBoundingClientRect()]);
-                return labels.map(([label, box]) => {
-                    const shares = [.1, .3, .5, .7, .9].map(share => box.x + share * box.width);
-                    const above = shares.map(x => document.elementFromPoint(x, box.y + box.height / 2));
-                    const others = labels.filter(([other, its]) => other !== label
-                        && its.x < box.right && box.x < its.right && its.y < box.bottom && box.y < its.bottom);
-                    return {
-                        text: label.textContent,
-                        under: above.filter(part => part !== label).map(part => part?.outerHTML.slice(0, 80)),
-                        over: others.map(([other]) => other.textContent),
-                        inside: within(box, svg.getBoundingClientRect()),
-                    };
-                });
-            });
-        }"""
-    )
-    assert labels == [{"text": label["text"], "under": [], "over": [], "inside": True} for label in labels]
-    return len(labels)
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

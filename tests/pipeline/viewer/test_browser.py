@@ -6,16 +6,12 @@ import json
 import re
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import BrowserContext, Page, expect
 
 from pipeline.output.origin import signed
 from tests.pipeline.viewer.conftest import (
-    CROWD,
     Served,
-    crowd,
-    labels_can_be_read,
     pictures_are_there,
     rows_of,
     serving,
@@ -57,9 +53,10 @@ def test_filters_find_what_sql_finds(page: Page, served: Served, dataset: Path) 
     # what is not looked for steps back
     for sample in page.locator(".sample").all():
         (row,) = [row for row in rows if row["sample_id"] == sample.get_attribute("data-sample")]
-        beside = [one["head"] != head or one["score"] < 0.5 for one in row["annotations"]]
-        shown = [" beside" in f"{part.get_attribute('class')}" for part in sample.locator(".region").all()]
-        assert shown == beside
+        for part in sample.locator(".region").all():
+            one = row["annotations"][int(f"{part.get_attribute('data-region')}")]
+            beside = one["head"] != head or one["score"] < 0.5
+            assert (" beside" in f"{part.get_attribute('class')}") == beside
 
 
 def test_a_condition_in_sql_and_the_command_that_exports_it(page: Page, served: Served, dataset: Path) -> None:
@@ -86,67 +83,6 @@ def test_a_condition_that_is_none_is_said_and_not_run(page: Page, served: Served
         assert answer.status == 400
     page.goto(served.url)
     assert len(samples_shown(page)) == 24
-
-
-def test_phrase_and_region_light_each_other(page: Page, served: Served, dataset: Path) -> None:
-    (number, row) = next(
-        (number, row)
-        for number, row in enumerate(rows_of(dataset))
-        if len({a["phrase"] for a in row["annotations"]}) > 1
-    )
-    page.goto(f"{served.url}/sample/{row['id']}")
-    sample = page.locator(".sample")
-    assert sample.get_attribute("data-row") == str(number)
-    phrase = sample.locator(".phrase").first
-    mine = f"{phrase.get_attribute('data-regions')}".split(" ")
-    phrase.hover()
-    for region in sample.locator(".region").all():
-        lit = region.get_attribute("data-region") in mine
-        assert ("hit" in f"{region.get_attribute('class')}".split()) == lit
-        opacity = float(region.evaluate("element => getComputedStyle(element).opacity"))
-        assert (opacity == 1) == lit
-    other = next(r for r in sample.locator(".region").all() if r.get_attribute("data-region") not in mine)
-    box = other.locator(".mask").bounding_box()
-    assert box is not None
-    inside = page.evaluate(  # a point on the mask, as a hand would find it
-        """([number, box]) => {
-            for (let y = 1; y < box.height; y += 2) for (let x = 1; x < box.width; x += 2) {
-                const part = document.elementFromPoint(box.x + x, box.y + y)?.closest('[data-region]');
-                if (part?.dataset.region === number) return [box.x + x, box.y + y];
-            }
-        }""",
-        [other.get_attribute("data-region"), box],
-    )
-    page.mouse.move(*inside)
-    lit_phrases = [p.get_attribute("data-regions") for p in sample.locator(".phrase.hit").all()]
-    assert lit_phrases
-    assert all(f"{other.get_attribute('data-region')}" in f"{numbers}".split() for numbers in lit_phrases)
-
-
-def test_labels_can_be_read(page: Page, dataset: Path) -> None:
-    number = crowd(dataset)
-    with serving(dataset) as served:
-        for width in (1300, 390):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.goto(f"{served.url}/sample/{number}")
-            assert labels_can_be_read(page) == len(CROWD)
-            page.goto(f"{served.url}/?status=regions")
-            assert labels_can_be_read(page) == sum(len(row["annotations"]) for row in shown_rows(page, dataset))
-
-
-def shown_rows(page: Page, dataset: Path) -> list[dict[str, Any]]:
-    shown = samples_shown(page)
-    return [row for row in rows_of(dataset) if row["sample_id"] in shown]
-
-
-def test_a_label_is_lit_with_its_region(page: Page, dataset: Path) -> None:
-    number = crowd(dataset)
-    with serving(dataset) as served:
-        page.goto(f"{served.url}/sample/{number}")
-        page.locator("tr[data-regions='3']").hover()
-        for part in (".region", ".label"):
-            opacities = [float(one.evaluate("e => getComputedStyle(e).opacity")) for one in page.locator(part).all()]
-            assert opacities == [1 if at == 3 else 0.1 for at in range(len(CROWD))]
 
 
 def test_marks_stay(page: Page, served: Served, dataset: Path) -> None:
@@ -220,19 +156,24 @@ def test_nothing_in_a_caption_or_name_runs(page: Page, served: Served, dataset: 
 
 def test_what_is_drawn_can_be_chosen_and_is_remembered(page: Page, served: Served) -> None:
     page.goto(f"{served.url}/?status=regions")
-    box, label = page.locator(".region .box").first, page.locator(".label").first
+    sample = page.locator(".sample").first
+    region = sample.locator(".region.lead:not(.folded)").first
+    box, mask = region.locator(".box"), region.locator(".mask")
+    number = region.get_attribute("data-region")
+    expect(box).to_be_hidden()
+    page.get_by_label("boxes").check()
     expect(box).to_be_visible()
-    page.get_by_label("boxes").uncheck()
-    expect(box).to_be_hidden()
+    page.keyboard.press("2")
     page.keyboard.press("3")
-    expect(label).to_be_hidden()
     page.reload()
-    expect(box).to_be_hidden()
-    expect(label).to_be_hidden()
-    expect(page.locator(".region .mask").first).to_be_visible()
+    expect(box).to_be_visible()
+    assert mask.evaluate("one => getComputedStyle(one).strokeOpacity") == "0"
+    sample.locator(f".phrase[data-regions~='{number}']").first.hover()
+    assert mask.evaluate("one => getComputedStyle(one).strokeOpacity") == "1"
+    expect(sample.locator(f".label[data-region='{number}']")).to_be_hidden()
 
 
-def test_the_heat_map_is_computed_while_one_looks(page: Page, served: Served, dataset: Path) -> None:
+def test_the_heat_map_is_shown_while_one_looks(page: Page, served: Served, dataset: Path) -> None:
     # of a doubtful region the peak may lie elsewhere: regions are chosen by their energy
     row = max(rows_of(dataset), key=lambda row: row["annotations"][0]["score"] if row["annotations"] else 0)
     page.goto(f"{served.url}/sample/{row['id']}")

@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.viewer.gallery import write_gallery
 from stages.contract.errors import ConfigError
 from stages.dataset.selection import Search
-from tests.pipeline.viewer.conftest import SCENES, crowd, labels_can_be_read, pictures_are_there, rows_of
+from tests.pipeline.viewer.conftest import SCENES, pictures_are_there, rows_of
 
 QUIET = Console(quiet=True)
 
@@ -33,13 +33,6 @@ def test_the_gallery_works_from_the_disk(page: Page, viewed: Path, tmp_path: Pat
     expect(page.locator("h1")).to_contain_text(f"{SCENES} images")
     assert page.evaluate("window.hacked") is None
     assert all(address.startswith("file://") for address in asked)
-
-
-def test_labels_can_be_read(page: Page, dataset: Path, tmp_path: Path) -> None:
-    crowd(dataset)
-    write_gallery(dataset, tmp_path / "gallery", QUIET, Search(status="regions"), samples=24)
-    page.goto((tmp_path / "gallery" / "index.html").as_uri())
-    assert labels_can_be_read(page) > 40
 
 
 def test_conditions_and_seeds_choose_the_samples(viewed: Path, tmp_path: Path) -> None:

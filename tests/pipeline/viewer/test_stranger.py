@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.pipeline.viewer.conftest import Served, rows_of, serving
@@ -19,20 +20,27 @@ Made = Callable[..., Path]
 
 @pytest.fixture
 def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
-    """The dataset as a stranger sends it, who changed its configuration and put the images inside or not."""
+    """The dataset as a stranger sends it, who changed its configuration and put images and heat maps inside or not."""
 
-    def make(*, images: bool = False, **sections: dict[str, Any]) -> Path:
+    def make(*, images: bool = False, heat_maps: bool = False, **sections: dict[str, Any]) -> Path:
         manifest = json.loads((dataset / "dataset.json").read_text())
         for name, values in sections.items():
             manifest["config"][name] = {**manifest["config"][name], **values}
         if images:
             shutil.copytree(viewed.parent / "images", dataset / "images")
             manifest["config"]["input"]["image_root"] = str(dataset / "images")
+        if not heat_maps:
+            without_heat_maps(dataset)
         manifest["signature"] = "0" * 64
         (dataset / "dataset.json").write_text(json.dumps(manifest))
         return dataset
 
     return make
+
+
+def without_heat_maps(dataset: Path) -> None:
+    for path in (dataset / "data").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["phrases", "heat_maps"]), path)
 
 
 def first_region(dataset: Path) -> str:
@@ -48,6 +56,28 @@ def test_a_dataset_of_ones_own_shows_its_images_and_heat_maps(served: Served) ->
     assert ask(served, "/rows/0/image.jpg")[1].startswith(JPEG)
     assert heat_of(served)[0] == 200
     assert b"You did not make" not in ask(served, "/")[1]
+
+
+def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(
+    made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = made_by_a_stranger(heat_maps=True, input={"image_root": "/"}, model={"name": "evil/model"})
+    monkeypatch.setattr("pipeline.graph.build_steps", lambda *_: pytest.fail("something was built"))
+    with serving(dataset) as served:
+        status, content = heat_of(served)
+        assert (status, content[1:4]) == (200, b"PNG")
+    with serving(dataset, settings=["model.batch_size=2"]) as served:
+        assert b"model.name=evil/model" in heat_of(served)[1], "who sets something has them computed"
+    row = int(first_region(dataset).split("/")[2])
+    path = sorted((dataset / "data").glob("*.parquet"))[row // 8]
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[row % 8]["heat_maps"][0]["size"] = [1, 100_000]
+    pq.write_table(table.from_pylist(rows, table.schema), path)
+    with serving(dataset) as served:
+        status, content = heat_of(served)
+        assert status == 409
+        assert b"cells" in content
 
 
 @pytest.mark.parametrize("root", ["/", "~", ".", "s3://bucket/images", "images"])
@@ -84,6 +114,7 @@ def test_images_in_the_datasets_folder_are_shown_but_no_links_out_of_it(made_by_
 def test_configurations_of_any_form_break_nothing(config: Any, dataset: Path) -> None:
     manifest = json.loads((dataset / "dataset.json").read_text())
     (dataset / "dataset.json").write_text(json.dumps({**manifest, "config": config}))
+    without_heat_maps(dataset)
     with serving(dataset) as served:
         assert ask(served, "/")[0] == 200
         assert ask(served, "/rows/0/image.jpg")[0] == 404

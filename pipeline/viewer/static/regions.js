@@ -1,0 +1,203 @@
+// What is drawn over the images. Captions are the index: a phrase that is pointed at, pinned or stepped to shows its
+// region alone. A view and a score choose what is drawn at rest.
+"use strict";
+
+const none = { drawn: [], words: [] };
+const pinned = new Map(); // sample -> numbers of the regions that are drawn, and of those whose words are lit
+
+// What of a region or phrase is drawn, and whose words are lit.
+function numbersOf(element) {
+  return (element.dataset.region ?? element.dataset.regions ?? "").split(" ").filter(Boolean);
+}
+function shares(numbers, element) { return numbersOf(element).some((number) => numbers.includes(number)); }
+function target(sample, part) {
+  const numbers = numbersOf(part);
+  if (!part.matches(".region") || root.dataset.view !== "group") return { drawn: numbers, words: numbers };
+  const group = all(sample, `.region[data-group="${part.dataset.group}"]`);
+  return { drawn: group.filter((one) => one.matches(".lead")).flatMap(numbersOf), words: group.flatMap(numbersOf) };
+}
+function light(sample, { drawn, words }) {
+  sample.classList.toggle("on", drawn.length > 0);
+  const groups = new Set();
+  for (const one of all(sample, ".region, .label")) {
+    const hit = shares(drawn, one);
+    one.classList.toggle("hit", hit);
+    if (hit && one.dataset.group) groups.add(one.dataset.group);
+  }
+  for (const one of all(sample, "[data-regions]")) {
+    one.classList.toggle("hit", shares(words, one));
+    one.classList.toggle("kin", groups.has(one.dataset.group));
+  }
+  place(all(sample, ".label.hit"));
+  if (!drawn.length) sample.classList.remove("heated");
+  if (drawn.length && shows("heat")) showHeat(sample, drawn[0]);
+}
+// Labels have one size on the screen, stand at the top of their boxes within the picture, and never over one another.
+const LABEL_PX = 13;
+function place(labels) {
+  const placed = [];
+  for (const label of labels) {
+    const { width, height } = label.ownerSVGElement.viewBox.baseVal;
+    const scale = label.ownerSVGElement.getScreenCTM().a;
+    label.setAttribute("font-size", LABEL_PX / scale);
+    label.setAttribute("font-size", (LABEL_PX / scale) * Math.min(1, (width - 6 / scale) / label.getBBox().width));
+    label.setAttribute("y", 0);
+    const box = label.getBBox();
+    const edge = 3 / scale; // of colour around the letters
+    const x = Math.max(edge, Math.min(Number(label.dataset.x) + 2 * edge, width - edge - box.width));
+    const lowest = Math.max(edge, height - edge - box.height);
+    const overlaps = (y) => placed.some((other) => other.x < x + box.width && x < other.x + other.width
+      && other.y < y + box.height && y < other.y + box.height);
+    const first = Math.max(edge, Math.min(Number(label.dataset.y) + edge, lowest));
+    let y = first;
+    while (overlaps(y) && y < lowest) y = Math.min(lowest, y + box.height / 4);
+    if (overlaps(y)) for (y = first; overlaps(y) && y > edge;) y = Math.max(edge, y - box.height / 4);
+    label.setAttribute("x", x);
+    label.setAttribute("y", y - box.y);
+    placed.push({ x, y, width: box.width });
+  }
+}
+async function showHeat(sample, number) {
+  const image = sample.querySelector(".heat");
+  if (!image || !sample.querySelector(`[data-region="${number}"]`)) return;
+  const address = `/rows/${sample.dataset.row}/heat/${number}.png`;
+  sample.dataset.heat = address;
+  const slow = setTimeout(() => say("computing the heat map…"), 300);
+  const answer = await fetch(address);
+  clearTimeout(slow);
+  if (sample.dataset.heat !== address || !shows("heat")) return; // the pointer has moved on
+  if (!answer.ok) {
+    const problem = await answer.json().catch(() => ({ error: answer.statusText }));
+    return say(`no heat map: ${problem.error}`);
+  }
+  say("");
+  image.setAttribute("href", address);
+  sample.classList.add("heated");
+}
+
+// Pinned regions stay when the pointer leaves.
+function pins(sample) { return pinned.get(sample) ?? none; }
+function pin(sample, wanted, beside = false) {
+  const had = pins(sample);
+  const same = wanted.words.length > 0 && wanted.words.every((number) => had.words.includes(number));
+  const join = (name) => same ? had[name].filter((one) => !wanted[name].includes(one)) : [...had[name], ...wanted[name]];
+  pinned.set(sample, beside ? { drawn: join("drawn"), words: join("words") } : wanted);
+  for (const phrase of all(sample, ".phrase")) phrase.setAttribute("aria-pressed", shares(pins(sample).words, phrase));
+  light(sample, pins(sample));
+}
+function press(sample, part, beside) { // once more lets go
+  const wanted = target(sample, part);
+  const again = !beside && wanted.words.join() === pins(sample).words.join();
+  pin(sample, again ? none : wanted, beside);
+}
+function pressPicture(sample, event) {
+  const under = document.elementsFromPoint(event.clientX, event.clientY).map((one) => one.closest(".region"))
+    .filter((one) => one && sample.contains(one));
+  const lit = under.map((one) => target(sample, one).words.join()).indexOf(pins(sample).words.join());
+  const next = under[event.shiftKey ? 0 : lit + 1];
+  if (next) press(sample, next, event.shiftKey);
+  else pin(sample, none);
+}
+function step(way) {
+  const sample = focused() ?? samples[0];
+  if (!sample) return;
+  const phrases = all(sample, ".phrase:not(.low)").filter((one, at, list) => one.dataset.regions !== list[at - 1]?.dataset.regions);
+  if (!phrases.length) return;
+  const now = phrases.findIndex((one) => one === document.activeElement);
+  const at = now < 0 ? (way > 0 ? 0 : phrases.length - 1) : (now + way + phrases.length) % phrases.length;
+  choose(sample, phrases[at]);
+  pin(sample, target(sample, phrases[at]));
+  const score = sample.querySelector(`.region[data-region="${numbersOf(phrases[at])[0]}"]`)?.dataset.score ?? "";
+  document.getElementById("spoken").textContent = `phrase ${at + 1} of ${phrases.length}, score ${Number(score).toFixed(2)}`;
+}
+function choose(sample, phrase) { // the one of the sample's phrases that Tab comes to
+  for (const other of all(sample, ".phrase")) other.tabIndex = other === phrase ? 0 : -1;
+  current(sample, phrase.closest(".caption"));
+  phrase.focus({ preventScroll: true });
+  phrase.scrollIntoView({ block: "nearest" });
+}
+function current(sample, caption) {
+  const captions = all(sample, ".caption");
+  const number = String(captions.indexOf(caption));
+  for (const one of captions) one.classList.toggle("current", one === caption);
+  for (const one of all(sample, ".region")) one.classList.toggle("said", one.dataset.captions.split(" ").includes(number));
+}
+for (const sample of samples) {
+  sample.addEventListener("pointerover", (event) => {
+    const part = event.target.closest("[data-region], [data-regions]");
+    const caption = event.target.closest(".caption");
+    if (caption) current(sample, caption);
+    light(sample, part ? target(sample, part) : pins(sample));
+  });
+  sample.addEventListener("pointerleave", () => light(sample, pins(sample)));
+  sample.addEventListener("mousedown", (event) => { // Shift would select text
+    if (event.shiftKey && event.target.closest("[data-regions], .picture")) event.preventDefault();
+  });
+  sample.addEventListener("click", (event) => {
+    const part = event.target.closest("[data-regions]");
+    if (part) press(sample, part, event.shiftKey);
+    else if (event.target.closest(".picture")) pressPicture(sample, event);
+  });
+  sample.addEventListener("dblclick", (event) => {
+    if (!event.target.closest("[data-regions]")) sample.querySelector("a.open")?.click();
+  });
+}
+
+// Boxes, masks, labels, heat map.
+const switches = [...document.querySelectorAll("[data-show]")];
+for (const box of switches) {
+  const name = box.dataset.show;
+  const kept = stored.get(`phrasebox-${name}`);
+  if (kept !== null) box.checked = kept === "1";
+  const apply = () => {
+    root.classList.toggle(`no-${name}`, !box.checked);
+    stored.set(`phrasebox-${name}`, box.checked ? "1" : "0");
+    if (name === "heat" && !box.checked) samples.forEach((sample) => sample.classList.remove("heated"));
+    const first = document.querySelector(".sample.full");
+    if (name === "heat" && box.checked && first) pin(first, pins(first).drawn.length ? pins(first) : { drawn: ["0"], words: ["0"] });
+  };
+  box.addEventListener("change", apply);
+  apply();
+}
+function shows(name) { return switches.some((box) => box.dataset.show === name && box.checked); }
+
+// Which regions are drawn: by thing, by caption, or all; and from which score.
+const views = [...document.querySelectorAll("[name=view]")];
+function view(name) {
+  root.dataset.view = name;
+  stored.set("phrasebox-view", name);
+  for (const sample of samples) pin(sample, none);
+}
+for (const radio of views) {
+  if (stored.get("phrasebox-view") === radio.value) radio.checked = true;
+  if (radio.checked) root.dataset.view = radio.value;
+  radio.addEventListener("change", () => view(radio.value));
+}
+function nextView() {
+  const at = (views.findIndex((radio) => radio.checked) + 1) % views.length;
+  views[at]?.click();
+}
+const foldBox = document.getElementById("fold");
+function fold() {
+  const least = Number(foldBox.value);
+  document.querySelector(".fold output").textContent = least.toFixed(2);
+  for (const sample of samples) {
+    const folded = new Set();
+    for (const one of all(sample, "[data-score]")) {
+      const low = Number(one.dataset.score) < least;
+      one.classList.toggle("folded", low);
+      if (low && one.dataset.region) folded.add(one.dataset.region);
+    }
+    for (const one of all(sample, ".phrase")) one.classList.toggle("low", numbersOf(one).every((number) => folded.has(number)));
+    for (const one of all(sample, ".count")) {
+      one.dataset.all ??= one.textContent;
+      one.textContent = one.dataset.all + (folded.size ? `, ${folded.size} below the score` : "");
+    }
+  }
+}
+if (foldBox) {
+  const name = `phrasebox-fold-${document.body.dataset.name}`;
+  foldBox.value = stored.get(name) ?? foldBox.value;
+  foldBox.addEventListener("input", () => { fold(); stored.set(name, foldBox.value); });
+  fold();
+}

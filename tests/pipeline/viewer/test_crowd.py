@@ -1,0 +1,173 @@
+"""A crowded image in a real browser, by what can be seen: at rest, pointed at, pinned, stepped through, folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.pipeline.viewer.conftest import Served, serving
+from tests.pipeline.viewer.crowd import (
+    IMAGES,
+    REGIONS,
+    alone,
+    captions_of,
+    labels_to_read,
+    scores,
+    seen_regions,
+    things,
+    write_crowd,
+)
+
+LIKELY = [number for number, score in enumerate(scores()) if score >= 0.5]
+BEST = [30 + thing for thing in range(10)]
+"""The region with the highest score of each thing."""
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(write_crowd(tmp_path_factory.mktemp("crowd") / "dataset")) as running:
+        yield running
+
+
+def first(page: Page) -> Locator:
+    return page.locator(".sample").first
+
+
+def phrase(sample: Locator, number: int) -> Locator:
+    return sample.locator(f".phrase[data-regions='{number}']")
+
+
+def point_in(page: Page, sample: Locator, number: int) -> tuple[float, float]:
+    """A point amid those at which a region lies above all others, as a hand would find it."""
+    x, y = sample.evaluate(
+        """(sample, number) => {
+            const region = sample.querySelector(`.region[data-region="${number}"]`);
+            const box = region.querySelector('.mask').getBoundingClientRect(), found = [];
+            for (let y = 1; y < box.height; y += 2) for (let x = 1; x < box.width; x += 2)
+                if (document.elementFromPoint(box.x + x, box.y + y)?.closest('.region') === region)
+                    found.push([box.x + x, box.y + y]);
+            return found[Math.floor(found.length / 2)];
+        }""",
+        number,
+    )
+    return x, y
+
+
+def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
+    page.goto(crowded.url)
+    sample = first(page)
+    assert sorted(seen_regions(sample)) == [number for number in BEST if scores()[number] >= 0.5]
+    assert labels_to_read(sample) == []
+    phrase(sample, 3).hover()  # folded away, and not the best of its thing
+    assert alone(sample) == [3]
+    assert labels_to_read(sample) == ["big man 0.41"]
+    page.mouse.move(2, 2)
+    assert labels_to_read(sample) == []
+    page.mouse.move(*point_in(page, sample, 33))  # a thing lights all that is said of it
+    assert alone(sample) == [33]
+    lit = sample.locator(".phrase.hit").evaluate_all("all => all.map(one => Number(one.dataset.regions))")
+    assert sorted(lit) == [number for number in range(REGIONS) if things()[number] == 3]
+    phrase(sample, 37).click()
+    phrase(sample, 23).click(modifiers=["Shift"])
+    page.mouse.move(2, 2)
+    assert alone(sample) == [23, 37]
+    assert labels_to_read(sample) == ["very small and quite remark… 0.61", "red boy 0.79"]
+    page.keyboard.press("Escape")
+    assert set(seen_regions(sample).values()) == {1}
+    sample.locator("tr, .picture").first.click(position={"x": 3, "y": 3})  # beside all regions
+    assert labels_to_read(sample) == []
+    absent = sample.locator("s.absent")
+    assert absent.evaluate("one => getComputedStyle(one).textDecorationLine") == "line-through"
+    expect(absent).to_be_visible()
+    expect(sample.locator(".presence")).to_have_text("0.07")
+
+
+def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> None:
+    page.goto(crowded.url)
+    sample = first(page)
+    sample.focus()
+    told = page.locator("#spoken")
+    for number in LIKELY[:2]:
+        page.keyboard.press("n")
+        assert alone(sample) == [number]
+        assert len(labels_to_read(sample)) == 1
+        expect(phrase(sample, number)).to_be_focused()
+        expect(phrase(sample, number)).to_have_attribute("aria-pressed", "true")
+    expect(told).to_have_text(f"phrase 2 of {len(LIKELY)}, score {scores()[LIKELY[1]]:.2f}")
+    page.keyboard.press("p")
+    assert alone(sample) == [LIKELY[0]]
+    page.keyboard.press("Enter")  # lets go
+    assert labels_to_read(sample) == []
+    page.keyboard.press("Space")
+    assert alone(sample) == [LIKELY[0]]
+    page.keyboard.press("Escape")
+    assert labels_to_read(sample) == []
+
+
+def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -> None:
+    page.goto(crowded.url)
+    sample = first(page)
+    page.get_by_label("all", exact=True).check(force=True)
+    assert sorted(seen_regions(sample)) == LIKELY
+    widths = {
+        number: sample.locator(f".region[data-region='{number}'] .mask").evaluate(
+            "one => parseFloat(getComputedStyle(one).strokeWidth)"
+        )
+        for number in LIKELY
+    }
+    by_score = [widths[number] for number in sorted(LIKELY, key=lambda number: scores()[number])]
+    assert by_score == sorted(by_score)
+    assert by_score[-1] > by_score[0] + 0.5
+    page.keyboard.press("Tab")  # from the views to the score
+    page.keyboard.press("Home")
+    assert len(seen_regions(sample)) == REGIONS
+    page.get_by_label("caption", exact=True).check(force=True)
+    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 0]
+    sample.locator(".caption").nth(3).hover(position={"x": 1, "y": 4})
+    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 3]
+    page.reload()  # remembered
+    assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 0]
+    page.keyboard.press("v")
+    page.keyboard.press("v")
+    assert sorted(seen_regions(sample)) == BEST
+    colours = sample.locator(".phrase").evaluate_all("all => all.map(one => getComputedStyle(one).borderBottomColor)")
+    assert [colours.index(colour) for colour in colours] == things(), "one colour for each thing"
+
+
+def test_a_narrow_window_and_the_longest_page(page: Page, crowded: Served) -> None:
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto(f"{crowded.url}/?per_page=96")
+    assert page.locator(".sample").count() == IMAGES
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    sample = first(page)
+    last = phrase(sample, REGIONS - 1)
+    last.scroll_into_view_if_needed()
+    last.click()
+    assert alone(sample) == [REGIONS - 1]
+    assert labels_to_read(sample) == ["red owl 0.83"], "the picture stays in sight beside its last caption"
+    sample.locator("a.open").click()
+    page.wait_for_url("**/sample/**")
+    for at in (0, 20, REGIONS - 1):
+        phrase(first(page), at).click()
+        assert alone(first(page)) == [at]
+        assert len(labels_to_read(first(page))) == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.get_by_role("cell", name="old boy").first.click()
+    assert alone(first(page)) == [17]
+
+
+def test_a_click_on_the_same_place_goes_to_the_region_below(page: Page, crowded: Served) -> None:
+    page.goto(crowded.url)
+    sample = first(page)
+    page.get_by_label("all", exact=True).check(force=True)
+    x, y = point_in(page, sample, 33)
+    for number in (33, 23, 13):  # 3 is folded away
+        page.mouse.click(x, y)
+        page.mouse.move(2, 2)
+        assert alone(sample) == [number]
+    page.mouse.click(x, y)
+    page.mouse.move(2, 2)
+    assert labels_to_read(sample) == [], "below the last lies the picture"
