@@ -91,7 +91,7 @@ def save_sentencepiece(folder: Path) -> Any:
 
 
 def config_of(path: Path) -> ModelConfig:
-    return ModelConfig(checkpoint=path, device="cpu", threads=2)
+    return ModelConfig(checkpoint=path, device="cpu", threads=1)
 
 
 def embeddings(path: Path) -> tuple[Tensor, Tensor]:

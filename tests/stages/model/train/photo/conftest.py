@@ -6,7 +6,6 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -25,15 +24,6 @@ from stages.model.train.photo.teacher import TEACHER_WIDTH
 COLOURS = {"red": (40, 40, 220), "green": (40, 200, 40), "blue": (220, 60, 40)}
 THINGS = ("dog", "car", "boat")
 WORDS = ["[UNK]", "a", "the", "on", "near", "beach", "street", "man", *COLOURS, *THINGS]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other take many times as long on a machine that is busy with other tests."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
