@@ -65,7 +65,7 @@ class RegionView:
         label: Text at the box, with a long phrase cut.
         group: Number of the thing that the phrase names: 0, 1, ... in the order of the captions.
         leads: Whether its phrase has the highest score of the group. The group is drawn with the regions of that one.
-        found: Whether the search finds this region, in any of its captions.
+        found: Whether the search finds this region, in any of its captions; None if it asks for none in particular.
     """
 
     number: int
@@ -77,7 +77,7 @@ class RegionView:
     label: str
     group: int
     leads: bool = False
-    found: bool = True
+    found: bool | None = None
 
     @property
     def colour(self) -> int:
@@ -112,6 +112,12 @@ class SampleView:
         return list(groups.values())
 
     @property
+    def things(self) -> int | None:
+        """Number of groups; None in datasets without them."""
+        known = {region.annotation["group"] for region in self.regions}
+        return len(known) if known and None not in known else None
+
+    @property
     def absent(self) -> list[Mapping[str, Any]]:
         """The phrases that are not in the image, each once."""
         return list({entry["phrase"]: entry for entry in self.row["absent"] or ()}.values())
@@ -144,7 +150,7 @@ def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Co
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],
             label=_label(one["phrase"], one["score"]),
             group=groups[things[equal[0]]],
-            found=found is None or any(annotations[each]["id"] in found for each in equal),
+            found=None if found is None else any(annotations[each]["id"] in found for each in equal),
         )
         regions.append(region)
     first = {each: equal[0] for equal in numbers.values() for each in equal}

@@ -139,7 +139,7 @@ for (const sample of samples) {
     else if (event.target.closest(".picture")) pressPicture(sample, event);
   });
   sample.addEventListener("dblclick", (event) => {
-    if (!event.target.closest("[data-regions]")) sample.querySelector("a.open")?.click();
+    if (!event.target.closest("[data-regions], .region")) sample.querySelector("a.open")?.click();
   });
 }
 
@@ -196,7 +196,7 @@ function fold() {
   }
 }
 if (foldBox) {
-  const name = `phrasebox-fold-${document.body.dataset.name}`;
+  const name = `phrasebox-fold-${document.body.dataset.name}-${foldBox.defaultValue}`;
   foldBox.value = stored.get(name) ?? foldBox.value;
   foldBox.addEventListener("input", () => { fold(); stored.set(name, foldBox.value); });
   fold();

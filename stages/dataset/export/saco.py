@@ -62,7 +62,7 @@ class Saco(Exporter):
     @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
         """See `Exporter.holds`."""
-        return bool(config.negatives and row.get("absent"))
+        return bool(config.negatives and row["absent"])
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
@@ -91,14 +91,14 @@ class Saco(Exporter):
 
     def _negatives(self, row: Mapping[str, Any], present: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The absent phrases, each once."""
-        entries = (row.get("absent") or ()) if self.config.negatives else ()
+        entries = row["absent"] if self.config.negatives else ()
         yield from {entry["phrase"]: entry for entry in entries if entry["phrase"] not in present}.values()
 
     def _pair(
         self, row: Mapping[str, Any], file_name: str, phrase: Mapping[str, Any], *, is_exhaustive: bool
     ) -> dict[str, Any]:
         """An entry of `images`. `phrase` is an annotation or an entry of `absent`."""
-        text, presence = phrase["phrase"], phrase.get("presence")
+        text, presence = phrase["phrase"], phrase["presence"]
         return {
             "id": stable_id(f"{row['sample_id']}\nphrase {text}"),
             "file_name": file_name,

@@ -84,6 +84,13 @@ def test_the_captions_are_the_index(page: Page, crowded: Served) -> None:
     expect(sample.locator(".presence")).to_have_text("0.07")
 
 
+def test_what_a_search_asks_for_is_drawn_though_folded_away(page: Page, crowded: Served) -> None:
+    page.goto(f"{crowded.url}/?phrase=big+cow")
+    seen = seen_regions(first(page))
+    assert scores()[2] < 0.5
+    assert [number for number, opacity in seen.items() if opacity == 1] == [2]
+
+
 def test_phrases_are_stepped_through_with_keys(page: Page, crowded: Served) -> None:
     page.goto(crowded.url)
     sample = first(page)

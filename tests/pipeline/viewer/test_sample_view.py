@@ -176,6 +176,8 @@ def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
         (0, False),
     ]
     assert [[region.number for region in group] for group in one.groups] == [[2, 4, 0], [1], [3]]
+    assert one.things is None, "not all of them are known"
+    assert sample_view(row_of(*row["annotations"][:3]), 0, None, None).things == 2
     widths = [region.outline_px for region in one.regions]
     assert sorted(range(5), key=lambda n: widths[n]) == sorted(range(5), key=lambda n: names[n][2])
 
@@ -206,9 +208,9 @@ def test_what_several_captions_say_in_the_same_words_is_drawn_once() -> None:
     assert {number for part in one.captions[1] for number in part.regions} == {0, 2, 3}
 
 
-def test_without_a_search_all_regions_are_found() -> None:
+def test_without_a_search_no_region_is_asked_for() -> None:
     one = sample_view(row_of(annotation(0, "man", 0), annotation(1, "dog", 1)), 0, None, None)
-    assert [region.found for region in one.regions] == [True, True]
+    assert [region.found for region in one.regions] == [None, None]
     assert one.mark == ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from stages.contract.records import Absent, Phrase
+from stages.dataset.export import ExportRequest, export_dataset
 from stages.dataset.export.base import Categories, ChosenSample, ExportJob, ExportReport
 from stages.dataset.export.files import ExportFolder
 from stages.dataset.export.saco import NEGATIVES, SAID_TWICE, Saco, SacoConfig
 from stages.dataset.folder import open_dataset
-from tests.stages.dataset.export.datasets import rows_of, write_dataset
+from tests.stages.dataset.export.datasets import Maker, finished, mask, rows_of, write_dataset
 
 
 def absent(phrase: str, presence: float = 0.25) -> dict[str, Any]:
@@ -139,3 +142,26 @@ def test_which_pairs_say_that_they_are_exhaustive(rows: list[dict[str, Any]], da
     assert all(truth.imgToAnns[pair["id"]] for pair in truth.dataset["images"])
     text = json.loads((tmp_path / "all" / "train.json").read_text())
     assert {pair["presence"] for pair in text["images"]} == {None, 0.25}
+
+
+def test_an_image_of_absent_phrases_only_is_exported_unless_a_condition_chooses(tmp_path: Path) -> None:
+    """A condition asks for regions, and such an image has none."""
+    make = Maker()
+    ghost = Phrase(text="ghost", caption_index=0, start=2, end=7, head="ghost")
+    gone = Absent(phrase_index=0, presence=0.125, similarity=0.2)
+    rows = [
+        make.record("car", ("a red car",), [(0, "a red car", mask((3, 4, 10, 12)))]),
+        replace(make.record("ghost", ("a ghost",), []), phrases=(ghost,), absent=(gone,)),
+        make.record("none", ("a wave",), []),
+    ]
+    dataset = open_dataset(finished(tmp_path / "dataset", rows))
+    for name, request, pairs in (
+        ("all", {}, {"red car": None, "ghost": 0.125}),
+        ("sure", {"min_score": 0.9}, {"ghost": 0.125}),
+        ("chosen", {"where": "head = 'car'"}, {"red car": None}),
+    ):
+        report = export_dataset(dataset, ExportRequest(exporter=Saco, out=tmp_path / name, **request))
+        text = json.loads((tmp_path / name / "train.json").read_text())
+        assert {pair["text_input"]: pair["presence"] for pair in text["images"]} == pairs
+        assert report.samples == {"train": len(pairs)}
+        assert report.rows == 3 == report.samples.total() + report.left_out.total()
