@@ -196,12 +196,16 @@ def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = (), *, ex
     Without `explains` the explainer's settings are left as they are stored, unless a setting changes them: see
     `FinishedConfig`.
 
+    Datasets made before phrases were linked have no `regions.group`: theirs is "none".
     Datasets made before presets were resolved hold nulls in `explain` for what the variant decided; they are left out.
     A setting that names another explainer or variant replaces the stored section, which holds every value.
 
     Raises ConfigError.
     """
     values, settings = copy.deepcopy(dict(stored)), list(settings)
+    regions = values.get("regions")
+    if isinstance(regions, dict):
+        regions.setdefault("group", "none")
     explain = values.get("explain")
     if isinstance(explain, dict) and explain.get("heads", "") is None:
         values["explain"] = {key: value for key, value in explain.items() if value is not None}

@@ -213,7 +213,7 @@ class Locator:
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
         given = ImageRef(file_name=name, content=content)
-        sample = Sample(sample_id=name, source=name, captions=texts, image=given)
+        sample = Sample(sample_id=name, source=name, captions=("\n".join(texts),), image=given)
         record = replace(Record.start(sample), phrases=self._phrases(texts))
         for stage in self._stages:
             (record,) = stage.process([record])
@@ -239,15 +239,21 @@ class Locator:
         )
 
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
-        """Each text as one phrase: as the stage finds it in a caption of its own, or else as it is, for one thing."""
+        """Each text as one phrase: as the stage finds it in a caption of its own, or else as it is, for one thing.
+
+        The texts are the lines of one caption. So none is taken for another name of what another one names: whoever
+        asks for "a man" and "a person" gets two answers.
+        """
         samples = [Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)]
         found = self._read_phrases.process([Record.start(sample) for sample in samples])
         phrases = []
-        for index, (text, record) in enumerate(zip(texts, found, strict=True)):
+        line = 0
+        for text, record in zip(texts, found, strict=True):
             words = normalise(text) or " ".join(text.split())
             whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
-            phrases.append(replace(phrase, caption_index=index))
+            phrases.append(replace(phrase, start=line + phrase.start, end=line + phrase.end))
+            line += len(text) + 1
         return tuple(phrases)
 
 

@@ -93,6 +93,10 @@ class RegionsConfig(BaseModel):
     max_regions_plural: Annotated[int, Field(ge=1, le=100)] = 6
     """Most regions of a phrase that names several ("two dogs"). Captions rarely count beyond six."""
 
+    group: Literal["none", "phrases", "things"] = "things"
+    """Whether phrases that name the same thing are linked (`groups.linked`). `phrases`: they have the same `group` and
+    each its own regions. `things`: they also share their regions, cut once from the mean of their maps."""
+
     score: str = "product"
     """Name in `SCORES`: the score stored with a region if there is no calibration. It ranks regions and is not a
     probability."""

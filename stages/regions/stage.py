@@ -8,21 +8,25 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.contract.records import HeatMap, Phrase, Record, Region
 from stages.contract.stage import Stage
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import map_regions, surface
+from stages.regions.groups import linked
 from stages.regions.paint import Painted
 from stages.regions.score import Calibration, Evidence, rounded_score
+from stages.regions.shared import shared_maps
 
 
 class RegionsStage(Stage):
     """Adds the regions of every phrase, and removes `pixels` and `heat_maps`, which no later stage needs.
 
-    Regions are in the order of the phrases, and those of one phrase are ordered best first. Phrases with the same text
-    have the same regions, computed once. A phrase whose map is empty has none.
+    Regions are in the order of the phrases, and those of one phrase are ordered best first. Phrases that name the same
+    thing have the same regions, computed once; without `config.group` those with the same text. A phrase whose map is
+    empty has none.
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
@@ -52,43 +56,86 @@ class RegionsStage(Stage):
 
         Raises ValueError where an earlier stage broke its contract.
         """
+        return self._cut(record, self.groups_of(record))
+
+    def _cut(self, record: Record, groups: Sequence[int] | None) -> list[list[tuple[Painted, Evidence]]]:
         if record.phrases and min(record.height_px, record.width_px) < 1:
             raise ValueError(
                 f"expected an image size for {record.sample.sample_id!r}, got {record.width_px} x {record.height_px}"
             )
-        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         size_hw = (record.height_px, record.width_px)
         canvas = self._canvas(record)
-        computed: dict[tuple[str, int], list[tuple[Painted, Evidence]]] = {}
+        computed: dict[tuple[int, int], list[tuple[Painted, Evidence]]] = {}
+        found: list[list[tuple[Painted, Evidence]]] = []
+        for heat_map, limit in zip(self._maps(record, groups), self._limits(record.phrases, groups), strict=True):
+            key = (id(heat_map.values), limit)
+            if key not in computed:
+                computed[key] = map_regions(heat_map, size_hw, limit, self.config, canvas)
+            found.append(
+                [(painted, replace(known, similarity=heat_map.similarity)) for painted, known in computed[key]]
+            )
+        return found
+
+    def groups_of(self, record: Record) -> tuple[int, ...] | None:
+        """The number of the thing that each phrase names, see `groups.linked`; None if nobody asked."""
+        return None if self.config.group == "none" else linked(record.sample.captions, record.phrases)
+
+    def surfaces_of(self, record: Record) -> dict[str, HeatMap]:
+        """The maps that the regions of a record are cut from, by phrase, without the empty ones. See `surface`.
+
+        Where a text names several things, it is the map of the first. A record with an error has none.
+        """
+        if record.error is not None:
+            return {}
+        canvas = self._canvas(record)
+        computed: dict[int, NDArray[np.uint8] | None] = {}
+        found: dict[str, HeatMap] = {}
+        for heat_map in self._maps(record, self.groups_of(record)):
+            key = id(heat_map.values)
+            if key not in computed:
+                computed[key] = surface(heat_map, self.config, canvas)
+            levels = computed[key]
+            if levels is not None and heat_map.text not in found:
+                found[heat_map.text] = replace(
+                    heat_map,
+                    values=levels.astype(np.float32),
+                    # A guided surface has been drawn over the image, where the values lie.
+                    shift_cells=heat_map.shift_cells if levels.shape == heat_map.values.shape else 0.0,
+                )
+        return found
+
+    def _maps(self, record: Record, groups: Sequence[int] | None) -> list[HeatMap]:
+        """The map that the regions of each phrase are cut from. Those of a thing have the same array of values.
+
+        Raises ValueError for a phrase without a map.
+        """
+        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         for phrase in record.phrases:
             if phrase.text not in maps:
                 raise ValueError(
                     f"expected a heat map for each phrase of {record.sample.sample_id!r}, got none for {phrase.text!r}"
                 )
-            key = (phrase.text, self._limit(phrase))
-            if key not in computed:
-                computed[key] = map_regions(maps[phrase.text], size_hw, key[1], self.config, canvas)
-        return [computed[phrase.text, self._limit(phrase)] for phrase in record.phrases]
+        if groups is None or self.config.group != "things":
+            return [maps[phrase.text] for phrase in record.phrases]
+        shared = shared_maps(record.phrases, groups, maps)
+        return [shared[phrase.text, group] for phrase, group in zip(record.phrases, groups, strict=True)]
 
-    def surfaces_of(self, record: Record) -> dict[str, HeatMap]:
-        """The maps that the regions of a record are cut from, by phrase, without the empty ones. See `surface`."""
-        canvas = self._canvas(record)
-        found = ((heat_map, surface(heat_map, self.config, canvas)) for heat_map in record.heat_maps)
-        return {
-            heat_map.text: replace(
-                heat_map,
-                values=levels.astype(np.float32),
-                # A guided surface has been drawn over the image, where the values lie.
-                shift_cells=heat_map.shift_cells if levels.shape == heat_map.values.shape else 0.0,
-            )
-            for heat_map, levels in found
-            if levels is not None
-        }
+    def _limits(self, phrases: Sequence[Phrase], groups: Sequence[int] | None) -> list[int]:
+        """Most regions of each phrase. A thing has those of several if at least half of its phrases name several."""
+        several = [phrase.plural for phrase in phrases]
+        if groups is not None and self.config.group == "things":
+            votes: dict[int, list[bool]] = {}
+            for phrase, group in zip(phrases, groups, strict=True):
+                votes.setdefault(group, []).append(phrase.plural)
+            several = [2 * sum(votes[group]) >= len(votes[group]) for group in groups]
+        singular, plural = self.config.max_regions_singular, self.config.max_regions_plural
+        return [plural if many else singular for many in several]
 
     def _canvas(self, record: Record) -> Canvas | None:
         return Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
 
     def _with_regions(self, record: Record) -> Record:
+        groups = self.groups_of(record)
         regions = tuple(
             Region(
                 phrase_index=index,
@@ -97,8 +144,9 @@ class RegionsStage(Stage):
                 area_px=painted.area_px,
                 score=self._score(evidence),
                 similarity=evidence.similarity,
+                group=None if groups is None else groups[index],
             )
-            for index, found in enumerate(self.regions_of(record))
+            for index, found in enumerate(self._cut(record, groups))
             for painted, evidence in found
         )
         heat_maps = record.heat_maps if self.keep_heat_maps else ()
@@ -108,6 +156,3 @@ class RegionsStage(Stage):
         if self.calibration is None:
             return rounded_score(self.config.score, evidence)
         return self.calibration.probability(evidence)
-
-    def _limit(self, phrase: Phrase) -> int:
-        return self.config.max_regions_plural if phrase.plural else self.config.max_regions_singular

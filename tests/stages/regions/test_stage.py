@@ -55,6 +55,41 @@ def regions_of(one: Record, config: RegionsConfig = FIXED) -> tuple[Region, ...]
     return answer.regions
 
 
+def two_captions(config: RegionsConfig, *maps: HeatMap) -> tuple[Region, ...]:
+    """The regions of "a boy" and "a child", each alone in its caption."""
+    phrases = tuple(
+        Phrase(text=text, caption_index=index, start=2, end=2 + len(text), head=text)
+        for index, text in enumerate(("boy", "child"))
+    )
+    one = record(*maps, phrases=phrases, width_px=80)
+    return regions_of(replace(one, sample=replace(one.sample, captions=("a boy", "a child"))), config)
+
+
+def test_phrases_of_one_thing_share_the_region_of_their_mean_map():
+    maps = (
+        heat_map(spots((4, 8), r1c1=1.0, r1c5=0.8), "boy", 0.3),
+        heat_map(spots((4, 8), r1c5=5.0, r3c0=1.0), "child", 0.1),
+    )
+    alone = two_captions(FIXED.model_copy(update={"group": "none"}), *maps)
+    assert [(region.group, region.box_xywh_px[0]) for region in alone] == [(None, 10), (None, 50)]
+    linked = two_captions(FIXED.model_copy(update={"group": "phrases"}), *maps)
+    assert linked == tuple(replace(region, group=0) for region in alone)
+    shared = two_captions(FIXED, *maps)
+    assert [(region.group, region.box_xywh_px[0], region.similarity) for region in shared] == [
+        (0, 50, 0.3),
+        (0, 50, 0.1),
+    ]
+    assert shared[0].mask == shared[1].mask
+    swapped = two_captions(FIXED, *(replace(each, values=each.values * 7 + 3) for each in maps))
+    assert swapped == shared  # each map counts alike, whatever its scale
+
+
+def test_a_map_without_heat_neither_counts_nor_gets_the_region_of_its_thing():
+    maps = (heat_map(spots((4, 8), r1c1=1.0), "boy", 0.3), heat_map(np.zeros((4, 8)), "child", 0.1, "empty"))
+    (region,) = two_captions(FIXED, *maps)
+    assert (region.phrase_index, region.box_xywh_px[0], region.group) == (0, 10, 0)
+
+
 def random_map(seed: int, shape: tuple[int, int] = (14, 14), text: str = "dog") -> HeatMap:
     """Like an explainer's: two soft spots and noise, mostly zero."""
     rng = np.random.default_rng(seed)
@@ -236,7 +271,7 @@ def test_mentions_of_one_text_share_its_regions():
     regions = regions_of(record(*maps, phrases=phrases, width_px=80))
     assert [region.phrase_index for region in regions] == [0, 1, 2, 3, 3]
     assert [region.similarity for region in regions] == [0.3, 0.1, 0.3, 0.3, 0.3]
-    assert regions[0] == replace(regions[2], phrase_index=0) == replace(regions[3], phrase_index=0)
+    assert regions[0] == replace(regions[2], phrase_index=0, group=0) == replace(regions[3], phrase_index=0, group=0)
 
 
 def test_score_is_the_configured_one():

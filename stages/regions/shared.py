@@ -1,0 +1,44 @@
+"""One heat map for all phrases that name one thing: five noisy answers to one question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.levels import LEVELS, quantise
+from stages.contract.records import HeatMap, Phrase
+
+
+def shared_maps(
+    phrases: Sequence[Phrase], groups: Sequence[int], maps: Mapping[str, HeatMap]
+) -> dict[tuple[str, int], HeatMap]:
+    """The mean of the maps of each group, in levels, so that each counts alike and stored maps give the same.
+
+    Each different text of a group counts once. A map without heat stays as it is and does not count.
+
+    Args:
+        phrases: Of one image.
+        groups: Number of the thing that each phrase names.
+        maps: Heat maps by text.
+
+    Returns:
+        By the text and the group of a phrase: the group's map, 0 .. 1, with the text and the similarity of the phrase.
+    """
+    texts: dict[int, dict[str, None]] = {}
+    for phrase, group in zip(phrases, groups, strict=True):
+        texts.setdefault(group, {})[phrase.text] = None
+    found: dict[tuple[str, int], HeatMap] = {}
+    for group, members in texts.items():
+        levels = {text: None if maps[text].fault else quantise(maps[text].values) for text in members}
+        sound = [each for each in levels.values() if each is not None]
+        if len(sound) < 2:
+            found.update(((text, group), maps[text]) for text in members)
+            continue
+        total: NDArray[np.float64] = np.sum(sound, axis=0, dtype=np.float64)
+        mean = (total / (LEVELS * len(sound))).astype(np.float32)
+        for text, own in levels.items():
+            found[text, group] = maps[text] if own is None else replace(maps[text], values=mean)
+    return found

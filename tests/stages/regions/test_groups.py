@@ -1,0 +1,120 @@
+"""Which phrases name the same thing."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.contract.records import Phrase
+from stages.regions.groups import linked, pair_features, wordings
+from stages.regions.things import parse_things, relation, things
+
+PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "people": "people", "girls": "girl"}
+
+
+def phrases_of(*captions: str) -> tuple[list[str], list[Phrase]]:
+    """Captions with [phrases] in brackets: the captions without them, and the phrases; the head is the last word."""
+    texts, found = [], []
+    for index, marked in enumerate(captions):
+        text = ""
+        for part in marked.split("["):
+            words, bracket, rest = part.partition("]")
+            if bracket:
+                phrase = words.removeprefix("a ").removeprefix("another ").removeprefix("the ")
+                last = phrase.split()[-1]
+                start = len(text)
+                found.append(
+                    Phrase(
+                        text=phrase,
+                        caption_index=index,
+                        start=start,
+                        end=start + len(words),
+                        head=PLURAL.get(last, last),
+                        plural=last in PLURAL,
+                    )
+                )
+            text += words + rest
+        texts.append(text)
+    return texts, found
+
+
+@pytest.mark.parametrize(
+    ("captions", "expected"),
+    [
+        (["[a boy] runs", "[a young child] is running", "[a kid] in [a blue top] runs"], [0, 0, 0, 1]),
+        (["[a boy] and [a girl] play", "[a girl] plays with [a boy]"], [0, 1, 1, 0]),
+        (["[a man] and [a woman] sit", "[a lady] sits by [a guy]"], [0, 1, 1, 0]),
+        (["[a red shirt] on [a man]", "[a man] in [a blue shirt]"], [0, 1, 1, 2]),
+        (["[two dogs] run", "[a dog] runs after [another dog]", "[dogs] in [the grass]"], [0, 1, 2, 0, 3]),
+        (["[a poodle] on [a lawn]", "[a dog] in [the grass]"], [0, 1, 0, 1]),
+        (["[a cat] sleeps", "[a dog] sleeps"], [0, 1]),
+        (["[a boy] and [another boy] play"], [0, 1]),
+        ([], []),
+    ],
+)
+def test_things_of_captions(captions: list[str], expected: list[int]) -> None:
+    assert list(linked(*phrases_of(*captions))) == expected
+
+
+def test_a_phrase_inside_another_of_its_head_names_its_thing() -> None:
+    caption = "a dog in a field of flowers"
+    phrases = [
+        Phrase(text="dog", caption_index=0, start=0, end=5, head="dog"),
+        Phrase(text=caption[2:], caption_index=0, start=0, end=len(caption), head="dog"),
+        Phrase(text="field of flowers", caption_index=0, start=9, end=len(caption), head="field"),
+    ]
+    assert linked([caption], phrases) == (0, 0, 1)
+    puppy = Phrase(text="puppy", caption_index=1, start=0, end=5, head="puppy")
+    assert linked([caption, "puppy!"], [puppy, *phrases]) == (0, 0, 0, 1)
+
+
+WORDS = st.sampled_from(["a red dog", "two dogs", "boy", "the girl", "wall", "xyzzy", "a 3d printer", "men", "water"])
+
+
+@given(st.lists(st.lists(WORDS, min_size=1, max_size=4), min_size=1, max_size=5))
+def test_no_two_phrases_of_a_caption_and_numbers_in_order(captions: list[list[str]]) -> None:
+    texts, phrases = phrases_of(*(" and ".join(f"[{words}]" for words in caption) for caption in captions))
+    groups = linked(texts, phrases)
+    named = {(phrase.caption_index, group) for phrase, group in zip(phrases, groups, strict=True)}
+    assert len(named) == len(phrases)
+    assert list(dict.fromkeys(groups)) == list(range(len(set(groups))))
+    assert linked(texts, phrases) == groups
+
+
+def test_every_feature_has_a_weight_and_every_weight_a_feature() -> None:
+    """A weight that no feature asks for, or a feature without one, is a name that was changed on one side only."""
+    weights = json.loads(files("stages.regions").joinpath("groups.json").read_text())["weights"]
+    texts, phrases = phrases_of(
+        "[a small red boy] by [two old men] and [a dog] in [white water] near [xyzzy] with [a red hat] and [a cat]",
+        "[a green girl] and [the old woman] and [a blue dog] in [a blue hat] near [three dogs] by [the red water wall]",
+        "[the old woman] and [two boys] and [two boys] by [another dog] in [the green water] by [a blue animal]",
+        "[the old man] and [another dog] by [a pond] on [a lawn] in [a red water] by [a red hat shop]",
+        "[a white dog] sleeps by [a boy]",
+    )
+    found = wordings(texts, phrases)
+    named = {
+        name for one in found for other in found if one.caption != other.caption for name in pair_features(one, other)
+    }
+    assert named == set(weights)
+
+
+def test_relations() -> None:
+    assert relation("dog", "dog") == "same"
+    assert relation("boy", "son") == "equal"
+    assert relation("dog", "animal") == relation("duck", "bird") == "above"
+    assert relation("dog", "cat") == "beside"
+    assert relation("hat", "backpack") == "beside"
+    assert relation("dog", "hat") == "apart"
+    assert relation("dog", "xyzzy") == "unknown"
+    assert things().known("rock-climber") in things().paths
+    assert things().known("poodles") == "poodle"
+
+
+@pytest.mark.parametrize("text", ["dog: puppy", "[animals]\ndog puppy", "[animals]\ndog:"])
+def test_a_damaged_list_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="line "):
+        parse_things(text)
