@@ -94,6 +94,7 @@ def evaluation_of(
         ConfigError: A setting cannot be used, or the model is not the dataset's.
     """
     from stages.dataset.evaluate import read_truth
+    from stages.dataset.evaluate.grouping import grouping_of
     from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.report import Outcomes, report
     from stages.regions.stage import RegionsStage
@@ -107,6 +108,7 @@ def evaluation_of(
     def add(row: Mapping[str, Any], phrases: Sequence[Phrase], *heat_maps: Mapping[str, HeatMap]) -> None:
         image = matched.images[row["file_name"]]
         outcomes.add(queries_of(row["id"], row, image, truth.categories, phrases, *heat_maps), maps=maps)
+        outcomes.groupings.append(grouping_of(row["id"], row, image))
 
     stored = uses_stored_maps(made, settings)
     if maps:
@@ -314,6 +316,13 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
             table.add_row(group if index == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
     if figures["groups"]:
         console.print(table)
+    for name, doc in (("group_f1", "F1 of pairs of phrases"), ("group_b_cubed", "B-cubed F1 of phrases")):
+        if name in figures:
+            figure = figures[name]
+            console.print(
+                f"phrases that name the same thing: {doc} {number(figure)} ({interval(figure)}; {figure['n']:,})",
+                soft_wrap=True,
+            )
     _print_scores(figures, console)
 
 

@@ -1,6 +1,7 @@
 """How right a dataset is: its regions and heat maps against ground truth.
 
 truth.py     what a ground truth is; coco.py, flickr30k.py and refcoco.py read one
+grouping.py  are phrases linked as the truth links them
 matching.py  which regions of the dataset answer which target of the truth
 metrics.py   METRICS: one number per target
 scores.py    risk, coverage and calibration of scores, COCO's average precision, and the fit of a calibration

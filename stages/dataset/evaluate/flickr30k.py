@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.dataset.evaluate.coco import number_member, size_member
-from stages.dataset.evaluate.truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
+from stages.dataset.evaluate.truth import ChainedPhrase, GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
 
 SENTENCES: Final = "Sentences"
@@ -61,16 +61,38 @@ def _image(sentences: Path) -> TruthImage:
     (width_px, height_px), objects = _annotations(annotations)
     with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
     targets: list[TruthTarget] = []
+    chained: list[ChainedPhrase] = []
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
-        targets += _targets(line, objects, with_box, f"{sentences}: line {number}")
-    return TruthImage(file_name=f"{sentences.stem}.jpg", width_px=width_px, height_px=height_px, targets=tuple(targets))
+        caption = _caption(line, f"{sentences}: line {number}")
+        targets += _targets(line, caption, objects, with_box)
+        chained += _chained(line, caption)
+    return TruthImage(
+        file_name=f"{sentences.stem}.jpg",
+        width_px=width_px,
+        height_px=height_px,
+        targets=tuple(targets),
+        chained=tuple(chained),
+    )
 
 
-def _targets(line: str, objects: list[_Object], with_box: set[str], place: str) -> Iterator[TruthTarget]:
-    """The targets of one caption with marks. with_box: the chains that any of the objects shows."""
+def _caption(line: str, place: str) -> str:
+    """A caption without its marks."""
     caption = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
     if "[/EN#" in caption:
         raise InputError(f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}")
+    return caption
+
+
+def _chained(line: str, caption: str) -> Iterator[ChainedPhrase]:
+    for match in _PHRASE.finditer(line):
+        phrase = normalise(match["words"])
+        if phrase:
+            chain = "" if match["chain"] == _NOT_VISUAL else match["chain"]
+            yield ChainedPhrase(caption=caption, phrase=phrase, chain=chain)
+
+
+def _targets(line: str, caption: str, objects: list[_Object], with_box: set[str]) -> Iterator[TruthTarget]:
+    """The targets of one caption with marks. with_box: the chains that any of the objects shows."""
     chains_of: dict[str, set[str]] = {}
     type_of: dict[str, str] = {}
     for match in _PHRASE.finditer(line):

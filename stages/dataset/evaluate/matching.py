@@ -318,7 +318,7 @@ def _answer(annotation: Mapping[str, Any]) -> Answer:
 
 
 @lru_cache(maxsize=1024)
-def _bare(caption: str) -> str:
+def bare(caption: str) -> str:
     """The caption's letters and digits. Each target of an image asks for those of all its captions."""
     return "".join(filter(str.isalnum, caption.casefold()))
 
@@ -328,8 +328,8 @@ def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[
     if target.match == "category":
         named = [phrase.text for phrase in phrases if target.phrase in (phrase.text, phrase.head)]
         return list(dict.fromkeys(named))
-    wanted = None if target.caption is None else _bare(target.caption)
-    captions = [_bare(caption) for caption in row["captions"]]
+    wanted = None if target.caption is None else bare(target.caption)
+    captions = [bare(caption) for caption in row["captions"]]
     near = [phrase for phrase in phrases if wanted is None or captions[phrase.caption_index] == wanted]
     if any(phrase.text == target.phrase for phrase in near):
         return [target.phrase]

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.dataset.evaluate.grouping import Grouping, b_cubed, counts_of, pair_f1
 from stages.dataset.evaluate.matching import Query
 from stages.dataset.evaluate.metrics import METRICS, correct
 from stages.dataset.evaluate.scores import (
@@ -98,6 +99,7 @@ class Outcomes:
         queries: All queries, without their maps.
         heat: Mean heat inside each region, by query and answer, 0 .. 1 of the map's highest; empty without maps.
         missed: Queries with a target whose phrase the row does not have.
+        groupings: Which phrases of each image are linked, and which the truth links.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -106,6 +108,7 @@ class Outcomes:
     queries: list[Query] = field(default_factory=list)
     heat: list[float] = field(default_factory=list)
     missed: int = 0
+    groupings: list[Grouping] = field(default_factory=list)
 
     def add(self, queries: Iterable[Query], *, maps: bool) -> None:
         """Measure queries and keep the numbers. maps: whether the queries have heat maps."""
@@ -135,7 +138,9 @@ def _mean_heat(query: Query) -> list[float]:
 def report(outcomes: Outcomes) -> dict[str, Any]:
     """All figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
 
-    Every figure is {value, low, high, n}, see `Estimate`. NaN becomes None.
+    Every figure is {value, low, high, n}, see `Estimate`. NaN becomes None. Where the dataset and the truth link
+    phrases there are also group_f1, whose n counts the pairs that the truth links, and group_b_cubed, whose n counts
+    phrases.
     """
     images = np.array(outcomes.images, np.int64)
     everything = np.ones(images.size, np.bool_)
@@ -159,6 +164,7 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
             name: {member: _means(outcomes, images, chosen) for member, chosen in members.items()}
             for name, members in _members(outcomes.groups).items()
         },
+        **_linked(outcomes.groupings),
         "coco_ap": _coco(outcomes.queries),
         "scores": {
             name: _plain(weighted_estimate(partial(risk_coverage_area, np.array(values, np.float64), right), owners))
@@ -167,6 +173,24 @@ def report(outcomes: Outcomes) -> dict[str, Any]:
         "calibration_error": _plain(weighted_estimate(partial(calibration_error, scores, right), owners)),
         "thresholds": filtered(scores, right),
     }
+
+
+def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
+    """F1 of pairs and B-cubed; nothing where the dataset or the truth does not link phrases."""
+    groupings = [each for each in groupings if each.links]
+    counts = counts_of(groupings)
+    images = np.array([each.image for each in groupings], np.int64)
+    figures = {}
+    for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
+        n = int(counts[:, column].sum())
+        if n:
+            estimate = weighted_estimate(partial(_of_totals, figure, counts), images, RESAMPLES)
+            figures[name] = _plain(replace(estimate, n=n))
+    return figures
+
+
+def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Floats) -> float:
+    return figure(weights @ counts)
 
 
 def _means(outcomes: Outcomes, images: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[str, Any]:

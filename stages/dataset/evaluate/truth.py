@@ -53,6 +53,21 @@ class TruthTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChainedPhrase:
+    """A phrase of the truth, also one without a box.
+
+    Attributes:
+        caption: The caption that holds it.
+        phrase: Normalised.
+        chain: What it names: phrases of an image with the same chain name the same things. "" for nothing visible.
+    """
+
+    caption: str
+    phrase: str
+    chain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TruthImage:
     """An image of the truth.
 
@@ -63,6 +78,7 @@ class TruthImage:
         targets: May be empty, if nothing in the image has a name that a phrase could have.
         present: Those of `GroundTruth.categories` of which the image shows something, also what is in no target (a
             crowd, a thing that no caption names).
+        chained: All phrases in the order of the captions, where the truth says which name the same thing.
     """
 
     file_name: str
@@ -70,6 +86,7 @@ class TruthImage:
     height_px: int
     targets: tuple[TruthTarget, ...]
     present: frozenset[str] = frozenset()
+    chained: tuple[ChainedPhrase, ...] = ()
 
     def scaled(self, size_hw: tuple[int, int]) -> TruthImage:
         """The same truth for the image after it was resized, without a crop or a border.

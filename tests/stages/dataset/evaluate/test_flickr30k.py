@@ -77,6 +77,19 @@ def test_targets_of_two_captions(tmp_path: Path) -> None:
     )
 
 
+def test_all_phrases_have_their_chains(tmp_path: Path) -> None:
+    image = read_flickr30k(written(tmp_path)).images["1.jpg"]
+    assert [(each.phrase, each.chain) for each in image.chained] == [
+        ("two men", "7"),
+        ("man's arm", "8"),
+        ("it", ""),
+        ("street", "9"),
+        ("signs", "10"),
+        ("men", "7"),
+    ]
+    assert image.chained[0].caption == image.targets[0].caption
+
+
 def test_a_phrase_twice_in_a_caption_has_the_boxes_of_both_chains(tmp_path: Path) -> None:
     captions = "[/EN#1/people A man] , [/EN#2/other the man] , [/EN#3/people a man] and [/EN#1/people a man]"
     objects = xml(
