@@ -141,7 +141,7 @@ def test_which_pairs_say_that_they_are_exhaustive(rows: list[dict[str, Any]], da
     truth, _ = written(rows, dataset, tmp_path / "positives", negatives=False)
     assert all(truth.imgToAnns[pair["id"]] for pair in truth.dataset["images"])
     text = json.loads((tmp_path / "all" / "train.json").read_text())
-    assert {pair["presence"] for pair in text["images"]} == {None, 0.9, 0.25}
+    assert {pair["presence"] for pair in text["images"]} == {0.9, 0.25}
 
 
 def test_an_image_of_absent_phrases_only_is_exported_unless_a_condition_chooses(tmp_path: Path) -> None:
