@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Generic, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stages.contract.records import HeatMap
 from stages.explain import fitted
+from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
 from stages.model.clip import ClipModel, TextCache, templates_of
 from stages.model.config import TowerKind
@@ -34,11 +35,14 @@ class Maps:
         cosines: float32 (B, P), of image and text embedding.
         constant: bool (B,), True where the method cannot tell one patch of the image from another. None if it always
             can.
+        tokens: (B, N, D), of the patches, from the same forward pass: what `Explainer.affinity` looks at. None if it
+            looks at nothing.
     """
 
     values: Tensor
     cosines: Tensor
     constant: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 class Explainer(ABC, Generic[ConfigT]):
@@ -48,6 +52,7 @@ class Explainer(ABC, Generic[ConfigT]):
         config_type: The pydantic model of its settings, with a literal `kind`.
         towers: On which kinds of towers the method is defined; see `TOWER_KINDS`.
         needs: What these have and others lack, as in "transformer blocks with a class token".
+        affinity: What shares the maps' heat out among the tokens.
 
     Raises ConfigError for a model with a tower of another kind, and for settings that make no sense for its tower.
     """
@@ -59,6 +64,7 @@ class Explainer(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         self.config = fitted(config, model.tower.kind, model.name)
         self.model = model
+        self.affinity = Affinity(self.config, model.tower)
         self.texts = TextCache(model, templates_of(config.templates))
 
     @abstractmethod
@@ -95,7 +101,11 @@ class Explainer(ABC, Generic[ConfigT]):
         placement = self.model.tower.placement
         grid_hw = placement.grid_hw(rgb.shape[1], rgb.shape[2])
         padded = _pad(embeddings, [len(texts) for texts in phrases], self.config.phrases_per_step)
-        maps, cosines, faults = _checked(self.maps(torch.from_numpy(rgb), padded))
+        found = self.maps(torch.from_numpy(rgb), padded)
+        if self.config.affinity != "none":
+            assert found.tokens is not None, f"{self.config.kind} hands out its tokens"  # noqa: S101
+            found = replace(found, values=self.affinity(found.values, found.tokens, grid_hw))
+        maps, cosines, faults = _checked(found)
         maps_np = maps.cpu().numpy().reshape(*maps.shape[:2], *grid_hw)
         cosines_np, faults_np = cosines.cpu().numpy(), faults.cpu().numpy()
         return [

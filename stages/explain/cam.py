@@ -56,4 +56,4 @@ class Cam(Explainer[CamConfig]):
             gradients, cosine = cosine_gradients(embedding, part)
             values.append(F.relu(self.tower.finish.back(mean, gradients) @ tokens.mT))
             cosines.append(cosine)
-        return Maps(torch.cat(values, dim=1), torch.cat(cosines, dim=1))
+        return Maps(torch.cat(values, dim=1), torch.cat(cosines, dim=1), tokens=tokens)

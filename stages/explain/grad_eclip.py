@@ -66,8 +66,16 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
         "image_size": "keep",
         "shorter_side_px": 640,
         "contrast": 0.0,
+        "affinity": "none",
     },
-    "notebook": {"heads": "single", "blocks": 1, "path": "full", "image_size": "keep", "contrast": 0.0},
+    "notebook": {
+        "heads": "single",
+        "blocks": 1,
+        "path": "full",
+        "image_size": "keep",
+        "contrast": 0.0,
+        "affinity": "none",
+    },
 }
 """Presets, each as the settings in which it differs from the defaults. recommended: the defaults, which our
 measurements favour. authors: `generate_emap.py` of the Grad-ECLIP repository, with which the paper was evaluated.
@@ -109,6 +117,7 @@ class GradEclipConfig(ExplainerConfig):
 
     def for_tower(self, kind: TowerKind) -> Self:
         """See `ExplainerConfig.for_tower`: a pool is one block."""
+        super().for_tower(kind)
         if kind == "class_token" or self.blocks == 1:
             return self
         if "blocks" in self.model_fields_set:
@@ -142,23 +151,23 @@ class GradEclip(Explainer[GradEclipConfig]):
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         way = _Blocks if isinstance(model.tower, VisionTower) else _Pool
-        self._way = way(self.config, model)
+        self._way = way(self.config, model, self.affinity.block)
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        maps, weights, cosines = self._way(rgb, texts)
+        maps, weights, cosines, tokens = self._way(rgb, texts)
         flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
-        return Maps(maps, cosines, torch.stack(flat).all(dim=0) if flat else None)
+        return Maps(maps, cosines, torch.stack(flat).all(dim=0) if flat else None, tokens)
 
 
-Found = tuple[Tensor, list[Tensor | None], Tensor]
-"""Maps (B, P, N) >= 0, the spatial weights (B, N) of each block, and cosines (B, P)."""
+Found = tuple[Tensor, list[Tensor | None], Tensor, Tensor | None]
+"""Maps (B, P, N) >= 0, the spatial weights (B, N) of each block, cosines (B, P), and `Maps.tokens`."""
 
 
 class _Pool:
     """The formula on a tower whose tokens are pooled by one attention."""
 
-    def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
+    def __init__(self, config: GradEclipConfig, model: ClipModel, _: int | None) -> None:
         assert isinstance(model.tower, PooledTower)  # noqa: S101
         self.config = config
         self.tower = model.tower.float_head()
@@ -176,19 +185,25 @@ class _Pool:
             signed = pool.back(seen, gradients) @ seen.values.mT
             maps.append(_combined(self.config, [signed], [weight]))
             cosines.append(cosine)
-        return torch.cat(maps, dim=1), [weight], torch.cat(cosines, dim=1)
+        return torch.cat(maps, dim=1), [weight], torch.cat(cosines, dim=1), seen.tokens
 
 
 class _Blocks:
     """The formula on the last blocks of a transformer with a class token."""
 
-    def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
+    def __init__(self, config: GradEclipConfig, model: ClipModel, kept: int | None) -> None:
         assert isinstance(model.tower, VisionTower)  # noqa: S101
+        self.kept = kept
         self.config = config
         self.tower = model.tower
         layers = len(model.tower.blocks)
         if config.blocks > layers:
             raise ConfigError(f"explain.blocks: {model.name} has {layers} blocks, not {config.blocks}")
+        if kept is not None and kept > layers - config.blocks:
+            raise ConfigError(
+                f"explain.affinity_depth: {config.affinity_depth:g} is block {kept + 1} of {layers} in {model.name}, "
+                f"and the last {config.blocks} are explained: {(layers - config.blocks + 1) / layers:.2f} at most"
+            )
         # Gradients of a unit vector's cosine are too small for 16 bits, so these compute in float32. "Exact" is the
         # arithmetic: where the trunk has 16 bits, their weights are the trunk's rounded ones.
         self.exact_head = model.tower.float_head()
@@ -196,12 +211,12 @@ class _Blocks:
 
     def __call__(self, rgb: Tensor, texts: Tensor) -> Found:
         with torch.no_grad():
-            trunk = self.tower.embed(rgb)
-            for block in self.tower.blocks[: -self.config.blocks]:
-                trunk = block(trunk)
-        return self._full_path(trunk, texts) if self.config.path == "full" else self._class_path(trunk, texts)
+            first = len(self.tower.blocks) - self.config.blocks
+            trunk, early = self.tower.tokens_before(rgb, first, self.kept)
+        found = self._full_path(trunk, texts) if self.config.path == "full" else self._class_path(trunk, texts)
+        return *found, None if early is None else early[:, 1:]
 
-    def _class_path(self, trunk: Tensor, texts: Tensor) -> Found:
+    def _class_path(self, trunk: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor | None], Tensor]:
         """Last blocks with only the class token differentiated, from the tokens (B, T, D) before them."""
         blocks = self.tower.blocks[-self.config.blocks :]
         steps, weights = [], []
@@ -227,7 +242,7 @@ class _Blocks:
                 cosines.append(cosine)
         return torch.cat(maps, dim=1), weights, torch.cat(cosines, dim=1)
 
-    def _full_path(self, trunk: Tensor, texts: Tensor) -> Found:
+    def _full_path(self, trunk: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor | None], Tensor]:
         """Last blocks with all tokens differentiated by autograd; the last one computes only its class row."""
         outputs, values, weights = [], [], []
         x = trunk.float().requires_grad_()

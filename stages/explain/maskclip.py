@@ -64,7 +64,7 @@ class MaskClip(Explainer[MaskClipConfig]):
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        dense, embedding = self._dense(rgb)
+        dense, embedding, tokens = self._dense(rgb)
         unit = F.normalize(dense, dim=-1)
         values = []
         # Every product has one shape, however many phrases a neighbour has: a map's bits depend on it.
@@ -72,23 +72,21 @@ class MaskClip(Explainer[MaskClipConfig]):
             cosines = part @ unit.mT
             values.append(cosines - cosines.amin(dim=-1, keepdim=True))
         constant = (dense == dense[:, :1]).all(dim=-1).all(dim=-1)
-        return Maps(torch.cat(values, dim=1), cosines_of(embedding, texts), constant)
+        return Maps(torch.cat(values, dim=1), cosines_of(embedding, texts), constant, tokens)
 
-    def _dense(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of the patches (B, N, E) and of the images (B, E), float32, in any scale."""
+    def _dense(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Embeddings of the patches (B, N, E) and of the images (B, E), float32, in any scale; and `Maps.tokens`."""
         tower = self.tower
         if isinstance(tower, PooledTower):
             seen = tower.look(rgb)
-            return tower.pool.embedding_of_each(seen), tower.pool.embedding(seen)
-        tokens = tower.embed(rgb)
+            return tower.pool.embedding_of_each(seen), tower.pool.embedding(seen), seen.tokens
         if isinstance(tower, AveragedTower):
-            tokens = tokens.float()
-            return tower.finish(tokens), tower.finish(tokens.mean(dim=1))
+            tokens = tower.embed(rgb).float()
+            return tower.finish(tokens), tower.finish(tokens.mean(dim=1)), tokens
         assert self.last is not None  # noqa: S101
-        for block in tower.blocks[:-1]:
-            tokens = block(tokens)
+        tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, self.affinity.block)
         token, patches = _by_values(self.last, tokens.float(), residual=self.config.residual)
-        return tower.head(patches), tower.head(token)
+        return tower.head(patches), tower.head(token), None if early is None else early[:, 1:]
 
 
 def _by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:

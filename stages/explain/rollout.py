@@ -48,7 +48,9 @@ class Rollout(Explainer[RolloutConfig]):
         assert isinstance(tower, VisionTower)  # noqa: S101
         x = tower.embed(rgb)
         rolled: Tensor | None = None
-        for block in tower.blocks:
+        early: Tensor | None = None
+        for number, block in enumerate(tower.blocks):
+            early = x[:, 1:] if number == self.affinity.block else early
             q, k, v = block.project(x)
             queries, keys = split_heads(q.float(), block.heads), split_heads(k.float(), block.heads)
             attention = (queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)
@@ -57,4 +59,4 @@ class Rollout(Explainer[RolloutConfig]):
             x = block.finish(x, attend(q, k, v, block.heads))
         assert rolled is not None, "a transformer has blocks"  # noqa: S101
         heat = rolled[:, :1, 1:].expand(-1, texts.shape[1], -1)
-        return Maps(heat, cosines_of(tower.float_head().head(x[:, 0].float()), texts))
+        return Maps(heat, cosines_of(tower.float_head().head(x[:, 0].float()), texts), tokens=early)

@@ -27,6 +27,7 @@ class Pooling:
     """What the pool of a tower saw in B images, and what it gave.
 
     Attributes:
+        tokens: (B, N, D), of the patches, as they come.
         query: (B, D).
         keys, values: (B, N, D), of the patches, heads side by side; keys as the query is compared with them.
         residual: what the pool adds to its projected output, (B, 1, D'); None where it adds nothing.
@@ -34,6 +35,7 @@ class Pooling:
         projected: (B, D'), after the projection, and after the query's own token is added where the pool does that.
     """
 
+    tokens: Tensor
     query: Tensor
     keys: Tensor
     values: Tensor
@@ -87,6 +89,7 @@ class AttentionPool:
             projected = projected + residual[:, 0]
         patches = slice(self.others, None)
         return Pooling(
+            tokens=tokens[:, patches],
             query=query,
             keys=keys[:, patches],
             values=values[:, patches],

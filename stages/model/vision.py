@@ -173,6 +173,24 @@ class VisionTower(Tower):
         x = torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1) + self.positions(grid_hw)
         return x if self.ln_pre is None else self.ln_pre(x)
 
+    def tokens_before(self, rgb: Tensor, number: int, kept: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """What enters two blocks of one forward pass.
+
+        Args:
+            rgb: uint8 pixels (B, height, width, 3).
+            number: Of the later block, from 0.
+            kept: Of the earlier block, or the same. None: not wanted.
+
+        Returns:
+            Tokens (B, T, D) before the later block, and those before the earlier one.
+        """
+        x = self.embed(rgb)
+        early: Tensor | None = None
+        for index, block in enumerate(self.blocks[:number]):
+            early = x if index == kept else early
+            x = block(x)
+        return x, x if kept == number else early
+
     def head(self, class_token: Tensor) -> Tensor:
         """Class token after the last block (..., D) -> embedding (..., E), not normalised."""
         e = self.ln_post(class_token)

@@ -181,6 +181,16 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
 
 
 @on_towers
+def test_it_hands_out_the_tokens_that_affinity_looks_at(kind: str, tower: str) -> None:
+    explainer = explainer_of(kind, tower, affinity="propagation")
+    rgb, texts = pixels(tower), torch.zeros(len(PHRASES), 8, explainer.model.embed_dim)
+    tokens = explainer.maps(torch.from_numpy(rgb), texts).tokens
+    assert tokens is not None
+    assert tokens.shape[:2] == (len(PHRASES), 16)
+    assert not tokens.requires_grad
+
+
+@on_towers
 def test_nothing_is_left_on_the_model(kind: str, tower: str) -> None:
     model = make_model(tower)
     side = TOWERS[tower][1].size_px

@@ -1,0 +1,120 @@
+"""Heat follows things: tokens of an image that belong together to the network share their heat.
+
+`attention` (transformers with a class token). A is the attention among the patches in one early block, the mean of its
+heads, made symmetric; every patch asks its neighbours what they say, and both count:
+
+    H' = H^(1 - s) (A H)^s                            s is `affinity_share`, all number by number
+
+The attention is recomputed from the tokens before the block. CLIP-ES (Lin et al., CVPR 2023, arXiv 2212.09506) has it
+of the last blocks, with Sinkhorn's steps, squaring and boxes, and replaces the map by A H (s = 1). Each of these was
+worse here, or no better: in an early block patches look at what is alike nearby.
+
+`propagation` (any tower). Label propagation as in LPOSS (Stojnić et al., CVPR 2025, arXiv 2503.19777), among the tokens
+of the network itself instead of another's:
+
+    W_ij = max(cos(x_i, x_j) - t, 0) exp(-d_ij), W_ii = 0     x less the image's mean, d the distance in cells
+    H' = (I - a D^-1/2 W D^-1/2)^-1 H                 D the sums of W's rows, a is `affinity_reach`
+
+by ten steps of conjugate gradients for all phrases at once. x are the tokens before the pool or the mean, or, with a
+class token, before an early block. LPOSS's graph of nearest neighbours and its power of the cosine are left out.
+
+Every product has the shape of one image and one group of phrases, so that a map does not depend on its neighbours.
+
+Shapes: B images, P phrases, N patches, H heads, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.explain.config import ExplainerConfig
+from stages.model.tower import Tower
+from stages.model.vision import VisionTower, split_heads
+
+ALIKE: Final = 0.3
+"""t: tokens whose cosine is not above this share no heat."""
+
+STEPS: Final = 10
+"""Steps of conjugate gradients. LPOSS takes ten at most."""
+
+_TINY: Final = 1e-30
+
+
+class Affinity:
+    """Shares the heat of an explainer's maps out among tokens that belong together.
+
+    Attributes:
+        block: Number of the block, from 0, whose incoming tokens are looked at on a tower with a class token; None on
+            others, where the last tokens are, and where nothing is shared.
+
+    Args:
+        config: As it is for the tower's kind, see `ExplainerConfig.for_tower`.
+        tower: The image tower.
+    """
+
+    def __init__(self, config: ExplainerConfig, tower: Tower) -> None:
+        self.kind, self.share, self.reach = config.affinity, config.affinity_share, config.affinity_reach
+        self.step = config.phrases_per_step
+        self.block: int | None = None
+        if isinstance(tower, VisionTower) and self.kind != "none":
+            self.block = max(1, round(config.affinity_depth * len(tower.blocks))) - 1
+            self._looks = tower.blocks[self.block].float()
+
+    @torch.no_grad()
+    def __call__(self, values: Tensor, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """The maps after sharing.
+
+        Args:
+            values: float32 (B, P, N), >= 0; P is a multiple of `phrases_per_step`.
+            tokens: Of the patches, (B, N, D), see `block`.
+            grid_hw: Rows and columns of the patches.
+
+        Returns:
+            float32 (B, P, N), >= 0.
+        """
+        x, parts = tokens.float(), values.split(self.step, dim=1)
+        shared: list[Tensor]
+        if self.kind == "attention":
+            q, k, _ = (split_heads(each, self._looks.heads) for each in self._looks.project(x))
+            affinity = attention_affinity(q, k)
+            shared = [part ** (1 - self.share) * (part @ affinity) ** self.share for part in parts]
+        else:
+            graph = token_graph(x, grid_hw)
+            shared = [propagated(part, graph, self.reach) for part in parts]
+        return torch.cat(shared, dim=1)
+
+
+def attention_affinity(queries: Tensor, keys: Tensor) -> Tensor:
+    """Queries and keys of the patches (B, H, N, d) -> symmetric affinity (B, N, N) >= 0."""
+    attention: Tensor = (queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)
+    return (attention + attention.mT) / 2
+
+
+def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """D^-1/2 W D^-1/2 of the module's formula, (B, N, N), from tokens (B, N, D); zero where no two are alike."""
+    unit = F.normalize(x - x.mean(dim=1, keepdim=True), dim=-1)
+    rows, columns = (torch.arange(side, dtype=torch.float32, device=x.device) for side in grid_hw)
+    places = torch.cartesian_prod(rows, columns)
+    near = torch.exp(-(places[:, None] - places).norm(dim=-1)).fill_diagonal_(0)
+    graph = (unit @ unit.mT - ALIKE).relu_().mul_(near)
+    scale = graph.sum(dim=-1).clamp(min=_TINY).rsqrt()
+    return graph * scale[:, :, None] * scale[:, None]
+
+
+def propagated(values: Tensor, graph: Tensor, reach: float) -> Tensor:
+    """(I - reach * graph)^-1 values by conjugate gradients: maps (B, P, N) and a graph (B, N, N) -> maps, >= 0."""
+    found = torch.zeros_like(values)
+    residual = direction = values
+    size = (residual * residual).sum(dim=-1, keepdim=True)
+    for _ in range(STEPS):
+        ahead = direction - reach * (direction @ graph)
+        step = size / (direction * ahead).sum(dim=-1, keepdim=True).clamp(min=_TINY)
+        found = found + step * direction
+        residual = residual - step * ahead
+        last, size = size, (residual * residual).sum(dim=-1, keepdim=True)
+        direction = residual + size / last.clamp(min=_TINY) * direction
+    return found.relu()

@@ -1,0 +1,166 @@
+"""Affinity: the formulas against naive numpy, on every kind of tower, and without any effect where it is off."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from stages.contract.errors import ConfigError
+from stages.explain import explainer_type
+from stages.explain.affinity import ALIKE, propagated
+from stages.explain.base import Explainer
+from stages.model.clip import ClipModel
+from stages.model.load import from_open_clip
+from tests.factories import TOWERS
+
+PHRASES = [["red car", "dog", "two green fish"], ["dog"]]
+tokenizer = open_clip.get_tokenizer("ViT-B-32")
+Floats = NDArray[np.float64]
+
+PLACES = [
+    ("grad_eclip", "class token", "attention"),
+    ("maskclip", "class token", "attention"),
+    ("rollout", "class token", "attention"),
+    ("grad_eclip", "class token", "propagation"),
+    ("grad_eclip", "timm, class token", "propagation"),
+    ("grad_eclip", "SigLIP", "propagation"),
+    ("maskclip", "EVA02", "propagation"),
+    ("cam", "ConvNeXt", "propagation"),
+    ("maskclip", "ConvNeXt", "propagation"),
+]
+
+everywhere = pytest.mark.parametrize(("kind", "tower", "affinity"), PLACES)
+
+
+@functools.cache
+def clip_of(tower: str) -> ClipModel:
+    make, spec = TOWERS[tower]
+    return from_open_clip(make(), tokenizer, spec)
+
+
+def explainer_of(kind: str, tower: str, **settings: Any) -> Explainer[Any]:
+    """With blocks to spare before those that are explained."""
+    of_blocks = {"blocks": 2} if (kind, tower) == ("grad_eclip", "class token") else {}
+    explainer = explainer_type(kind)
+    return explainer(explainer.config_type(**of_blocks, **settings), clip_of(tower))
+
+
+def pixels(tower: str) -> NDArray[np.uint8]:
+    """Two images of 3 x 4 cells, each of two noisy halves, so that some tokens are alike and others are not."""
+    stride = TOWERS[tower][1].patch_px
+    rgb = np.random.default_rng(3).integers(0, 60, (2, 3 * stride, 4 * stride, 3), dtype=np.uint8)
+    rgb[0, :, 2 * stride :] += 180
+    rgb[1, stride:, :, 1:] += 150
+    return rgb
+
+
+def softmax(x: Floats) -> Floats:
+    e: Floats = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def by_attention(explainer: Explainer[Any], heat: Floats, tokens: Floats) -> Floats:
+    """H^(1 - s) (A H)^s, with a loop over heads."""
+    assert explainer.affinity.block is not None
+    block = explainer.model.tower.blocks[explainer.affinity.block]  # type: ignore[attr-defined]
+    q, k, _ = (each.double().numpy() for each in block.project(torch.from_numpy(tokens).float()))
+    width = q.shape[-1] // block.heads
+    heads = [slice(h * width, (h + 1) * width) for h in range(block.heads)]
+    attention = np.mean([softmax(q[:, h] @ k[:, h].T / width**0.5) for h in heads], axis=0)
+    share = explainer.config.affinity_share
+    answer: Floats = heat ** (1 - share) * (heat @ (attention + attention.T) / 2) ** share
+    return answer
+
+
+def by_propagation(explainer: Explainer[Any], heat: Floats, tokens: Floats) -> Floats:
+    """The linear equations solved at once, with a loop over pairs of tokens."""
+    x = tokens - tokens.mean(axis=0)
+    n = len(x)
+    graph = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            cosine = x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j])
+            distance = np.hypot(i // 4 - j // 4, i % 4 - j % 4)
+            graph[i, j] = max(cosine - ALIKE, 0) * np.exp(-distance) if i != j else 0
+    scale = 1 / np.sqrt(np.maximum(graph.sum(axis=0), 1e-30))
+    system = np.eye(n) - explainer.config.affinity_reach * scale[:, None] * graph * scale
+    return np.linalg.solve(system, heat.T).T
+
+
+@everywhere
+def test_the_formula(kind: str, tower: str, affinity: str) -> None:
+    plain, shared = explainer_of(kind, tower), explainer_of(kind, tower, affinity=affinity)
+    rgb = pixels(tower)
+    texts = shared.texts(PHRASES[0] + PHRASES[0][:1] * 5)[None].expand(2, -1, -1)
+    tokens = shared.maps(torch.from_numpy(rgb), texts).tokens
+    assert tokens is not None
+    naive = by_attention if affinity == "attention" else by_propagation
+    befores, afters = plain.explain(rgb, PHRASES), shared.explain(rgb, PHRASES)
+    for before, after, own in zip(befores, afters, tokens.double().numpy(), strict=True):
+        heat = np.stack([each.values.ravel() for each in before]).astype(np.float64)
+        wanted = naive(shared, heat, own)
+        found = np.stack([each.values.ravel() for each in after])
+        assert np.abs(wanted - heat).max() > 0.01 * heat.max(), "it does something"
+        assert np.allclose(found, wanted, atol=1e-4 * wanted.max())
+        assert [each.similarity for each in before] == [each.similarity for each in after]
+
+
+@everywhere
+def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str, affinity: str) -> None:
+    explainer, rgb = explainer_of(kind, tower, affinity=affinity), pixels(tower)
+    one, other = explainer.explain(rgb, PHRASES), explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
+    more = explainer.explain(rgb, [PHRASES[0], [f"dog {n}" for n in range(20)] + PHRASES[1]])
+    for maps, turned in zip(one, other, strict=True):
+        assert [a.values.tobytes() for a in maps] == [b.values.tobytes() for b in turned]
+    assert [a.values.tobytes() for a in one[0]] == [b.values.tobytes() for b in more[0]]
+
+
+def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
+    tower = clip_of("class token").tower
+    rgb = pixels("class token")
+    texts = explainer_of("rollout", "class token").texts(["dog"] * 8)[None].expand(2, -1, -1)
+    x = tower.blocks[0](tower.embed(torch.from_numpy(rgb)))  # type: ignore[attr-defined]
+    for kind in ("grad_eclip", "maskclip", "rollout"):
+        explainer = explainer_of(kind, "class token", affinity="attention", affinity_depth=0.5)
+        found = explainer.maps(torch.from_numpy(rgb), texts).tokens
+        assert found is not None, kind
+        assert torch.equal(found, x[:, 1:]), kind
+
+
+def test_a_block_that_is_explained_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"explain\.affinity_depth: 1 is block 4 of 4 .*last 2 .*: 0\.75 at most"):
+        explainer_of("grad_eclip", "class token", affinity="attention", affinity_depth=1)
+
+
+@pytest.mark.parametrize(("kind", "tower"), [("grad_eclip", "ResNet"), ("cam", "ConvNeXt")])
+def test_attention_is_refused_where_patches_do_not_attend(kind: str, tower: str) -> None:
+    with pytest.raises(ConfigError, match=r"explain\.affinity: attention needs .* use explain\.affinity=propagation"):
+        explainer_of(kind, tower, affinity="attention")
+
+
+@pytest.mark.parametrize("variant", ["authors", "notebook"])
+def test_the_presets_of_the_paper_have_none(variant: str) -> None:
+    assert explainer_type("grad_eclip").config_type(variant=variant).affinity == "none"
+
+
+def test_numbers_decide_maps_only_where_there_is_an_affinity() -> None:
+    config = explainer_type("grad_eclip").config_type
+    numbers = {"affinity_share", "affinity_reach", "affinity_depth"}
+    assert not numbers & set(config().decides_maps())
+    assert numbers <= set(config(affinity="attention").decides_maps())
+
+
+def test_tokens_that_are_all_alike_or_all_different_keep_the_heat() -> None:
+    values = torch.rand(1, 8, 12)
+    assert torch.allclose(propagated(values, torch.zeros(1, 12, 12), 0.8), values)
+    explainer = explainer_of("cam", "ConvNeXt", affinity="propagation")
+    same = torch.ones(1, 12, 5)
+    assert torch.allclose(explainer.affinity(values, same, (3, 4)), values)
+    assert torch.isfinite(explainer.affinity(F.pad(values[:, :4], (0, 0, 0, 4)), same, (3, 4))).all()
