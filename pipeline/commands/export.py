@@ -31,6 +31,15 @@ def export(
     ] = None,
     min_score: MinScore = 0.0,
     where: Where = "",
+    per: Annotated[
+        str,
+        typer.Option(
+            "--per",
+            metavar="phrase|group",
+            help="group: the regions of each thing once, with all phrases that name it, as MDETR and GLIP want them; "
+            "by default, with every phrase of every caption.",
+        ),
+    ] = "phrase",
     split: Annotated[
         str,
         typer.Option(
@@ -87,6 +96,8 @@ def export(
         raise ConfigError(f"export needs {', '.join(missing)}; --list describes the formats")
     if name not in EXPORTERS:
         raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
+    if per not in ("phrase", "group"):
+        raise ConfigError(f"--per: expected phrase or group, got {per!r}")
     from pipeline.config import load_config
     from stages.dataset import open_dataset
     from stages.dataset.export import ExportRequest, export_dataset
@@ -102,6 +113,7 @@ def export(
         out=out,
         min_score=min_score,
         where=where,
+        per="group" if per == "group" else "phrase",
         split=split,
         keep_empty=keep_empty,
         image_root=image_root,

@@ -95,6 +95,7 @@ _NAMED: Final = {
     "split": "--split",
     "where": "--where",
     "min_score": "--min-score",
+    "per": "--per",
     "keep_empty": "--keep-empty",
     "image_root": "--images",
 }

@@ -17,6 +17,7 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.records import Rle
 from stages.dataset.export.files import ExportFolder, number_name
+from stages.dataset.export.per_group import NAMED, joined_caption, joined_spans
 from stages.dataset.folder import Dataset
 from stages.images.decode import UprightImage
 from stages.write.tally import Tally, category_rows
@@ -45,12 +46,14 @@ class ChosenSample:
     Attributes:
         row: Of the dataset, with only the chosen regions in `annotations`.
         split: The split it belongs to.
+        per_group: Whether the regions are those of things, see `per_group.merged`, instead of those of phrases.
         image: The encoded image, upright; None where the format takes none.
     """
 
     row: Mapping[str, Any]
     split: str
     image: UprightImage | None
+    per_group: bool = False
 
     @property
     def regions(self) -> list[dict[str, Any]]:
@@ -71,6 +74,19 @@ class ChosenSample:
             regions = [region for region in self.regions if region["caption_index"] == index]
             if regions or not self.regions:
                 yield index, regions
+
+    def texts(self) -> Iterator[tuple[int, str, list[tuple[dict[str, Any], list[list[int]]]]]]:
+        """Gives (number, text, regions with the spans of their phrases in it) for the texts of a grounding format.
+
+        The texts are `captions_with_regions`; or one text of all captions where the regions are those of things, whose
+        phrases stand in several captions.
+        """
+        captions = self.row["captions"]
+        if self.per_group:
+            yield 0, joined_caption(captions), [(region, joined_spans(captions, region)) for region in self.regions]
+            return
+        for index, regions in self.captions_with_regions():
+            yield index, captions[index], [(region, [region["span"]]) for region in regions]
 
 
 class Categories:
@@ -180,6 +196,7 @@ class Exporter(ABC):
         summary: One line: what is written and who reads it.
         masks: One line: what becomes of the masks.
         keeps_empty: Whether a sample without regions can be written.
+        takes_groups: Whether a region can be that of a thing with several phrases.
         needs_images: Whether images are part of the format; else the setting `images` decides, if there is one.
         config_type: The settings.
     """
@@ -188,6 +205,7 @@ class Exporter(ABC):
     summary: ClassVar[str]
     masks: ClassVar[str]
     keeps_empty: ClassVar[bool] = True
+    takes_groups: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
     config_type: ClassVar[type[FormatConfig]] = FormatConfig
 
@@ -280,10 +298,15 @@ def dumped(value: Any) -> str:
 
 
 def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
-    """What the dataset knows of a region and COCO has no name for; without `presence` and `group` where unknown."""
+    """What the dataset knows of a region and COCO has no name for.
+
+    Without `presence` and `group` where they are unknown. `phrases` are all those of a thing, in an export by things.
+    """
     known = {name: region[name] for name in ("presence", "group") if region[name] is not None}
     if "presence" in known:
         known["presence"] = shortest(known["presence"])
+    if NAMED in region:
+        known["phrases"] = region[NAMED]
     return {
         "phrase": region["phrase"],
         "head": region["head"],

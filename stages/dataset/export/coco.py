@@ -23,6 +23,7 @@ from stages.dataset.export.base import (
     phrase_entry,
     polygons_of,
 )
+from stages.dataset.export.per_group import joined_caption, joined_spans
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
 
@@ -183,7 +184,7 @@ def _image_entry(sample: ChosenSample, file_name: str) -> dict[str, Any]:
         "file_name": file_name,
         "width": row["width"],
         "height": row["height"],
-        "caption": "\n".join(row["captions"]),
+        "caption": joined_caption(row["captions"]),
         "captions": row["captions"],
         "sample_id": row["sample_id"],
     }
@@ -194,10 +195,8 @@ def _annotation_entry(
 ) -> dict[str, Any]:
     """COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; and the link to the caption.
 
-    `tokens_positive` is [[start, end)] in the image's `caption`.
+    `tokens_positive` is [[start, end)] in the image's `caption`, of each phrase where a region has several.
     """
-    start, end = region["span"]
-    before = sum(len(caption) + 1 for caption in sample.row["captions"][: region["caption_index"]])
     return {
         "id": region["id"],
         "image_id": region["image_id"],
@@ -206,6 +205,6 @@ def _annotation_entry(
         "area": int(region["area"]),
         "segmentation": segmentation,
         "iscrowd": 0,
-        "tokens_positive": [[before + start, before + end]],
+        "tokens_positive": joined_spans(sample.row["captions"], region),
         **phrase_entry(region),
     }

@@ -26,6 +26,7 @@ from stages.dataset.export.base import (
     Naming,
 )
 from stages.dataset.export.files import export_folder
+from stages.dataset.export.per_group import NAMING, Per, merged
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.selection import REGION, Selector
@@ -55,6 +56,7 @@ class ExportRequest:
         config: Settings of the format; None for its defaults.
         min_score: Only regions with at least this score, 0 .. 1.
         where: SQL condition on regions, see `stages.dataset.selection`.
+        per: "group" has the regions of each thing once, with all its phrases, see `per_group.merged`.
         split: Shares of the images, "train=0.9,val=0.1"; "" puts all into "train".
         keep_empty: Also samples without a chosen region. Nobody has certified that nothing is in them.
         image_root: Folder or URL of the images, see `ImageSource`.
@@ -66,6 +68,7 @@ class ExportRequest:
     config: FormatConfig | None = None
     min_score: float = 0.0
     where: str = ""
+    per: Per = "phrase"
     split: str = ""
     keep_empty: bool = False
     image_root: str | None = None
@@ -93,6 +96,9 @@ def export_dataset(
     config = exporter_type.config_type() if request.config is None else request.config
     if request.keep_empty and not exporter_type.keeps_empty:
         raise ConfigError(f"keep_empty: {name} cannot hold a sample without regions")
+    per_group = request.per == "group"
+    if per_group and not exporter_type.takes_groups:
+        raise ConfigError(f"per: {name} has a region for each phrase of a caption, not for each thing")
     splits = parse_splits(request.split)
     selector = Selector(dataset.selection(request.where, min_score=request.min_score))
     source = ImageSource(dataset, request.image_root) if exporter_type.takes_images(config) else None
@@ -105,7 +111,8 @@ def export_dataset(
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
         naming = exporter_type.naming(config)
-        counts = _count_categories(dataset, selector, naming) if naming else Counter()
+        count = _count_things if per_group else _count_categories
+        counts = count(dataset, selector, naming) if naming else Counter()
         categories = Categories(counts, naming or "phrase")
         report.categories = len(categories.names)
         job = ExportJob(dataset=dataset, folder=folder, splits=splits.names, categories=categories, report=report)
@@ -122,7 +129,9 @@ def export_dataset(
                         if len(report.faults) < _MOST_FAULTS:
                             report.faults.append(f"{row['sample_id']}: {fault}")
                         continue
-                sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image)
+                if per_group:
+                    row["annotations"] = merged(row["annotations"])
+                sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image, per_group=per_group)
                 exporter.add(sample)
                 report.samples[sample.split] += 1
                 report.regions[sample.split] += len(sample.regions)
@@ -136,6 +145,7 @@ def export_dataset(
                 "config": config.model_dump(mode="json"),
                 "min_score": request.min_score,
                 "where": request.where,
+                "per": request.per,
                 "splits": dict(splits.shares),
                 "keep_empty": request.keep_empty,
                 "counts": report.counts(),
@@ -196,6 +206,16 @@ def _count_categories(dataset: Dataset, selector: Selector, naming: Naming) -> C
         grouped = named.group_by(["name", "head"]).aggregate([([], "count_all")]).to_pydict()
         for name, head, count in zip(grouped["name"], grouped["head"], grouped["count_all"], strict=True):
             counts[(name, head)] += count
+    return counts
+
+
+def _count_things(dataset: Dataset, selector: Selector, naming: Naming) -> Counter[tuple[str, str]]:
+    """As `_count_categories`, of the regions that `merged` leaves."""
+    columns = dict.fromkeys([*(f"{REGION}{name}" for name in (*NAMING, "group", "score")), *selector.selection.columns])
+    counts: Counter[tuple[str, str]] = Counter()
+    for table in dataset.tables(list(columns)):
+        for regions in selector.choose(table)["annotations"].to_pylist():
+            counts.update((region[naming], region["head"]) for region in merged(regions or ()))
     return counts
 
 

@@ -1,5 +1,7 @@
 """Mixed-grounding JSON as MDETR, GLIP and YOLO-World read it: SPLIT.json, one image entry for each caption.
 
+By things (`per="group"`), there is one entry for each image, whose `caption` holds all captions.
+
 MDETR's `datasets/coco.py` and `mixed.py`, GLIP's `MixedDataset`, YOLO-World's `YOLOv5MixedGroundingDataset`. Boxes are
 [x, y, w, h] px, `tokens_positive` are [start, end) characters of the entry's `caption`. YOLO-World makes the class text
 of a region from the words of its spans.
@@ -7,6 +9,7 @@ of a region from the words of its spans.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from stages.contract.records import stable_id
@@ -53,8 +56,7 @@ class Mdetr(Exporter):
         row, file = sample.row, self._files[sample.split]
         file_name = self._images.place(sample)
         # A caption without regions beside one with regions would be a picture without objects.
-        for index, regions in sample.captions_with_regions():
-            caption = row["captions"][index]
+        for index, caption, regions in sample.texts():
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
             file.image(
                 {
@@ -65,15 +67,15 @@ class Mdetr(Exporter):
                     "caption": caption,
                     "dataset_name": "phrasebox",
                     "tokens_negative": [[0, len(caption)]],
-                    "tokens_positive_eval": [[span] for span in _spans(regions)],
+                    "tokens_positive_eval": _different(spans for _, spans in regions),
                     "sentence_id": index,
                     "original_img_id": row["id"],
                 }
             )
-            for region in regions:
-                file.annotation(self._annotation(region, image_id))
+            for region, spans in regions:
+                file.annotation(self._annotation(region, spans, image_id))
 
-    def _annotation(self, region: dict[str, Any], image_id: int) -> dict[str, Any]:
+    def _annotation(self, region: dict[str, Any], spans: list[list[int]], image_id: int) -> dict[str, Any]:
         return {
             "id": region["id"],
             "image_id": image_id,
@@ -82,12 +84,12 @@ class Mdetr(Exporter):
             "area": int(region["area"]),
             "segmentation": polygons_of(region, self.job.report, self.config.tolerance_px),
             "iscrowd": 0,
-            "tokens_positive": [region["span"]],
+            "tokens_positive": spans,
             "rle": region["segmentation"],
             **phrase_entry(region),
         }
 
 
-def _spans(regions: list[dict[str, Any]]) -> list[list[int]]:
-    """The different spans, in the order of the caption."""
-    return [list(span) for span in sorted({tuple(region["span"]) for region in regions})]
+def _different(phrases: Iterable[list[list[int]]]) -> list[list[list[int]]]:
+    """The different phrases, or things, each as its spans, in the order of the caption."""
+    return [list(map(list, each)) for each in sorted({tuple(map(tuple, spans)) for spans in phrases})]

@@ -68,8 +68,8 @@ class Odvg(Exporter):
             instances = [self._instance(region) for region in sample.regions]
             file.add({**start, "detection": {"instances": instances}})
             return
-        for index, regions in sample.captions_with_regions():
-            grounding = {"caption": row["captions"][index], "regions": [_region(region) for region in regions]}
+        for _, caption, regions in sample.texts():
+            grounding = {"caption": caption, "regions": [_region(region, spans) for region, spans in regions]}
             file.add({**start, "grounding": grounding})
 
     def _instance(self, region: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,11 +83,11 @@ class Odvg(Exporter):
         }
 
 
-def _region(region: Mapping[str, Any]) -> dict[str, Any]:
+def _region(region: Mapping[str, Any], spans: list[list[int]]) -> dict[str, Any]:
     return {
         "bbox": list(xywh_to_xyxy(region["bbox"])),
         "phrase": region["phrase"],
-        "tokens_positive": [region["span"]],
+        "tokens_positive": spans,
         "segmentation": region["segmentation"],
         "score": shortest(region["score"]),
     }

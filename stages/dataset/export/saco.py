@@ -52,6 +52,7 @@ class Saco(Exporter):
     summary = "SPLIT.json with an entry for each image and phrase, absent phrases too, for SAM 3's cgF1 evaluator"
     masks = "exact as RLE"
     keeps_empty = False  # an image without a phrase makes no pair
+    takes_groups = False  # its entries are phrases
     config_type = SacoConfig
 
     def __init__(self, config: SacoConfig, job: ExportJob) -> None:
