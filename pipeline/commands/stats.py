@@ -81,7 +81,9 @@ def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
         kept = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
         console.print(f"kept by a lowest score of {kept}")
         _print_histogram(console, "region's share of the image", figures["area_share"])
-    for name in ("phrases_per_image", "regions_per_image"):
+    for name in ("phrases_per_image", "regions_per_image", "things_per_image"):
+        if figures[name] is None:
+            continue
         _print_bars(console, name.replace("_", " "), figures[name]["labels"], figures[name]["counts"])
     for name, title in (("top_phrases", "phrase"), ("top_heads", "head noun")):
         table = Table(title, "regions", "mean score", title=f"most frequent {title}s", title_justify="left")

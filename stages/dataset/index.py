@@ -21,7 +21,16 @@ import pyarrow as pa
 
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.folder import Dataset, open_shard, tables_in
-from stages.dataset.selection import CONDITION_COLUMNS, Search, Selection, Selector, first_line, literal, sandboxed
+from stages.dataset.selection import (
+    CONDITION_COLUMNS,
+    REGION,
+    Search,
+    Selection,
+    Selector,
+    first_line,
+    literal,
+    sandboxed,
+)
 
 QUERY_SECONDS: Final = 30.0
 """Limit of a query, since a condition may never end."""
@@ -29,12 +38,12 @@ QUERY_SECONDS: Final = 30.0
 _SHARDS_AT_ONCE: Final = 40
 """Shards that are inserted together: each insert has a fixed cost of some milliseconds."""
 
-_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS)
+_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}group")
 
 _TABLES: Final = """
 CREATE TABLE samples (
     row BIGINT, id BIGINT, sample_id VARCHAR, file_name VARCHAR, width INTEGER, height INTEGER,
-    phrase_count INTEGER, region_count BIGINT, best FLOAT, status VARCHAR, reason VARCHAR
+    phrase_count INTEGER, region_count BIGINT, thing_count BIGINT, best FLOAT, status VARCHAR, reason VARCHAR
 );
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
@@ -54,6 +63,8 @@ _INSERTS: Final = (
     """
 INSERT INTO samples
     SELECT row, id, sample_id, file_name, width, height, phrase_count, len(annotations),
+        CASE WHEN len(annotations) = 0 OR list_max([a."group" for a in annotations]) IS NOT NULL
+            THEN list_unique([a."group" for a in annotations]) END,
         list_max([a.score for a in annotations]),
         CASE WHEN error IS NOT NULL THEN 'failed' WHEN len(annotations) > 0 THEN 'regions'
             WHEN phrase_count > 0 THEN 'no_regions' ELSE 'no_phrases' END,
@@ -277,6 +288,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
                        upper edge
     score_kept         score -> share of the regions with at least this score
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
+    things_per_image   the same of the things that their regions show; None where no phrases are linked
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
     marks              mark -> samples
@@ -294,6 +306,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     ((*kept,),) = ask(
         f"SELECT {', '.join(f'count(*) FILTER (score >= {score}::FLOAT)' for score in KEPT_AT)} FROM hit_regions"
     )
+    ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
     return {
         "samples": {"all": sum(by_status.values()), **by_status},
         "regions": regions,
@@ -306,6 +319,7 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "area_share": _histogram(ask, "area_share", AREA_EDGES),
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
+        "things_per_image": _per_image(ask, "thing_count") if most_things else None,
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),
         "errors": [
@@ -331,7 +345,7 @@ def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
 
 
 def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
-    sound = "FROM hit_samples WHERE status <> 'failed'"
+    sound = f"FROM hit_samples WHERE status <> 'failed' AND {column} IS NOT NULL"
     ((usual, most),) = ask(f"SELECT quantile_disc({column}, 0.99), max({column}) {sound}")
     width = next((each for each in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * each), BIN_WIDTHS[-1])
     rows = dict(ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1"))

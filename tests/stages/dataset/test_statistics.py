@@ -63,6 +63,7 @@ def test_all_figures(name: str, index: Index, rows: list[dict[str, Any]]) -> Non
     sound = [one.row for one in found if one.row["error"] is None]
     assert figures["phrases_per_image"] == per_image([row["phrase_count"] for row in sound])
     assert figures["regions_per_image"] == per_image([len(row["annotations"]) for row in sound])
+    assert figures["things_per_image"] is None  # nobody linked the synthetic phrases
     for column in ("phrase", "head"):
         assert_most_frequent(figures[f"top_{column}s"], [(region[column], region["score"]) for region in regions], 7)
 

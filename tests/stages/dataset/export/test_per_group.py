@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.export.per_group import merged
 from stages.dataset.folder import open_dataset
+from stages.dataset.index import Index, statistics
 from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, demo_fingerprint, encoded, finished, mask
 from tests.stages.dataset.export.read_back import READ_BACK
 
@@ -132,6 +134,13 @@ def test_without_groups_every_phrase_of_a_caption_is_a_thing(tmp_path: Path) -> 
     old = finished(tmp_path / "old", [record(grouped=False)])
     report = exported("coco", old, tmp_path / "out")
     assert report.regions == {"train": 6}
+
+
+def test_statistics_count_things(dataset: Path) -> None:
+    with closing(Index(open_dataset(dataset), {})) as index:
+        index.build()
+        assert statistics(index)["things_per_image"] == {"labels": ["0", "1", "2", "3"], "counts": [0, 0, 0, 1]}
+        assert statistics(index)["regions_per_image"]["counts"] == [0, 0, 0, 0, 0, 0, 1]
 
 
 def test_where_each_phrase_has_its_own_regions_the_best_lead() -> None:
