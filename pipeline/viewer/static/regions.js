@@ -154,7 +154,8 @@ for (const box of switches) {
     stored.set(`phrasebox-${name}`, box.checked ? "1" : "0");
     if (name === "heat" && !box.checked) samples.forEach((sample) => sample.classList.remove("heated"));
     const first = document.querySelector(".sample.full");
-    if (name === "heat" && box.checked && first) pin(first, pins(first).drawn.length ? pins(first) : { drawn: ["0"], words: ["0"] });
+    const part = first?.querySelector(".phrase");
+    if (name === "heat" && box.checked && part) pin(first, pins(first).drawn.length ? pins(first) : target(first, part));
   };
   box.addEventListener("change", apply);
   apply();
