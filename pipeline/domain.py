@@ -76,10 +76,10 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> str | None:
 
 
 def without_calibration(graph: Graph) -> Graph:
-    """The same graph with scores that rank, and are no probabilities."""
+    """The same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
     (regions,) = graph.after
     ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps)
-    return replace(graph, after=(ranking,), calibration=None)
+    return replace(graph, model=graph.model.without_presence(), after=(ranking,), calibration=None)
 
 
 def _first_samples(reader: Reader, shards: Sequence[Shard]) -> Iterator[Sample]:

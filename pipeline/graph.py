@@ -17,6 +17,7 @@ from stages.contract.errors import ConfigError
 from stages.contract.stage import Stage
 from stages.explain import fitted
 from stages.explain.config import ExplainerConfig
+from stages.explain.presence import Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
@@ -114,9 +115,10 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         model=_absolute(config.model), explainer=config.explain, keep_pixels=config.regions.needs_pixels
     )
     calibration = _calibration(config, identity, shipped)
+    presence = None if calibration is None else presence_in(calibration)
     return Steps(
         before=(PhrasesStage(config.phrases), PrepareStage(prepare)),
-        model=ExplainStage(explain, loaded),
+        model=ExplainStage(explain, loaded, presence),
         # Kept, because a row says why a map is empty.
         after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
         explain=config.explain,
@@ -153,10 +155,20 @@ def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, An
     basis = {
         "model": model_fingerprint,
         "explain": config.explain.decides_maps(),
-        "regions": config.regions.model_dump(mode="json", exclude={"score", "calibration"}),
+        "regions": config.regions.model_dump(mode="json", exclude={"score", "calibration", "min_presence"}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(basis))
     return plain
+
+
+def presence_in(calibration: Calibration) -> Presence | None:
+    """What tells whether phrases are in their images, if the calibration does. Raises ConfigError if it is damaged."""
+    if calibration.presence is None:
+        return None
+    try:
+        return Presence.from_plain(calibration.presence)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"regions.calibration: its part on presence cannot be read: {error}") from error
 
 
 def _calibration(config: RunConfig, model_fingerprint: str, shipped: Sequence[Path]) -> Calibration | None:

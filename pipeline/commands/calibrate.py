@@ -42,23 +42,47 @@ def calibrate(
             "--out", metavar="FILE.json", help="File to write; runs take it as regions.calibration=FILE.json."
         ),
     ],
+    presence: Annotated[
+        bool,
+        typer.Option(
+            "--presence/--no-presence",
+            help="Whether to fit, too, how likely a phrase is in its image at all. Needs the model and the images.",
+        ),
+    ] = True,
     images: MovedImages = None,
     resized: Resized = False,
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-    figures = write_calibration(dataset, truth, out, console, moved(images, settings), resized=resized)
+    figures = write_calibration(
+        dataset, truth, out, console, moved(images, settings), resized=resized, presence=presence
+    )
     print_calibration(figures, out, console)
 
 
 def write_calibration(
-    dataset: Path, truth_path: Path, out: Path, console: Console, settings: Sequence[str] = (), *, resized: bool = False
+    dataset: Path,
+    truth_path: Path,
+    out: Path,
+    console: Console,
+    settings: Sequence[str] = (),
+    *,
+    resized: bool = False,
+    presence: bool = True,
 ) -> dict[str, Any]:
     """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
 
     The figures are from five folds: each region is judged by a fit that has not seen its image. A path that cannot be
-    written is refused before any work, where that can be known. `resized` says that the images were resized after the
-    truth was drawn.
+    written is refused before any work, where that can be known.
+
+    Args:
+        dataset: Folder of a finished run.
+        truth_path: A file or folder that `stages.dataset.evaluate.read_truth` reads.
+        out: The file to write.
+        console: Shows the progress.
+        settings: KEY=VALUE over the dataset's configuration.
+        resized: Whether the images were resized after the truth was drawn.
+        presence: Whether to fit presence, too, which takes a forward pass for each image.
 
     Raises:
         InputError: There are too few regions, or only right or only wrong ones.
@@ -106,6 +130,14 @@ def write_calibration(
     features = np.array([[measure(one) for measure in FEATURES.values()] for one in evidence])
     labels, owners = np.array(right), np.array(images, np.int64)
     fit = fit_logistic(features, labels)
+    fitted: dict[str, Any] | None = None
+    told: dict[str, Any] = {}
+    if presence:
+        from pipeline.commands.absent import asked_of, fit_presence, model_graph
+
+        asking = model_graph(made, settings)
+        found_out, told = fit_presence(asking, rows, asked_of(rows, matched, truth), console)
+        fitted = found_out.plain()
     names = list(FEATURES)
     calibration = Calibration(
         bias=fit.bias,
@@ -116,6 +148,7 @@ def write_calibration(
             config if graph is None else graph.settings(config), made.manifest["model_fingerprint"]
         ),
         made_from={"truth": truth_path.name, "images": len(set(images)), "regions": len(right), "right": sum(right)},
+        presence=fitted,
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +160,7 @@ def write_calibration(
         "matched": matched.counts,
         "regions": len(right),
         "right": sum(right),
+        **({"presence": told} if told else {}),
         "risk_coverage_area": asdict(weighted_estimate(partial(risk_coverage_area, unseen, labels), owners)),
         "calibration_error": asdict(weighted_estimate(partial(calibration_error, unseen, labels), owners)),
     }
@@ -137,6 +171,10 @@ def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -
     table = Table("figure, on images not fitted to", "value", "95 % interval")
     for name in ("risk_coverage_area", "calibration_error"):
         table.add_row(name, number(figures[name]), interval(figures[name]))
+    told = figures.get("presence", {})
+    for name in ("presence_auc", "similarity_auc"):
+        if told:
+            table.add_row(name, number(told[name]), interval(told[name]))
     print_matched(figures["matched"], console)
     console.print(f"{figures['regions']:,} regions, {figures['right']:,} of them right", soft_wrap=True)
     console.print(table)

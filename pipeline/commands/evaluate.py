@@ -52,6 +52,14 @@ def evaluate(
             "or explain.",
         ),
     ] = True,
+    absent: Annotated[
+        bool,
+        typer.Option(
+            "--absent",
+            help="Also ask every image for as many phrases of other images that share no word with its captions, and "
+            "measure whether they are found out. Needs the model and the images.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
     images: MovedImages = None,
     resized: Resized = False,
@@ -59,7 +67,13 @@ def evaluate(
 ) -> None:
     """Measure a dataset against known truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
     figures = evaluation_of(
-        dataset, truth, errors if as_json else console, moved(images, settings), maps=maps, resized=resized
+        dataset,
+        truth,
+        errors if as_json else console,
+        moved(images, settings),
+        maps=maps,
+        resized=resized,
+        absent=absent,
     )
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
@@ -75,6 +89,7 @@ def evaluation_of(
     *,
     maps: bool = True,
     resized: bool = False,
+    absent: bool = False,
 ) -> dict[str, Any]:
     """All figures of `stages.dataset.evaluate.report.report`, and whose they are.
 
@@ -88,6 +103,7 @@ def evaluation_of(
         settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
         maps: Whether to measure the heat maps, too.
         resized: Whether the images were resized after the truth was drawn.
+        absent: Whether to ask for absent phrases, too; see `stages.dataset.evaluate.absent`.
 
     Raises:
         InputError: The dataset or the truth cannot be read, or they do not fit together.
@@ -124,6 +140,11 @@ def evaluation_of(
             add(row, _phrases_with_regions(row))
     if not outcomes.images:
         raise InputError(f"none of the {len(matched.images)} images has a phrase that {truth_path} knows")
+    asked = {}
+    if absent:
+        from pipeline.commands.absent import absent_evaluation
+
+        asked = absent_evaluation(made, truth, rows, matched, settings, console)
     return {
         "dataset": str(place_of(dataset)),
         "truth": str(truth_path),
@@ -131,6 +152,7 @@ def evaluation_of(
         "maps": ("stored" if stored else "computed") if maps else None,
         "rule": config.regions.rule,
         **report(outcomes),
+        **asked,
         "config": config.model_dump(mode="json", include={"model", "explain", "regions"}),
     }
 
@@ -221,14 +243,14 @@ def heat_mapped(
         yield from ((row, mapped_record(row)) for row in rows.values())
     elif stored:
         _, prepare = graph.before
-        for row, record in _again(graph.reader, [prepare], rows, console):
+        for row, record in from_input(graph.reader, [prepare], rows, console):
             known = mapped_record(row)
             yield row, replace(record, phrases=known.phrases, heat_maps=known.heat_maps)
     else:
-        yield from _again(graph.reader, [*graph.before, graph.model], rows, console)
+        yield from from_input(graph.reader, [*graph.before, graph.model], rows, console)
 
 
-def _again(
+def from_input(
     reader: Reader, stages: Sequence[Stage], rows: Mapping[int, dict[str, Any]], console: Console
 ) -> Iterator[tuple[dict[str, Any], Record]]:
     """Each of the rows with its record from the input after some stages.
@@ -324,6 +346,10 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
                 soft_wrap=True,
             )
     _print_scores(figures, console)
+    if "presence_auc" in figures:
+        from pipeline.commands.absent import print_absent
+
+        print_absent(figures, console)
 
 
 def print_matched(matched: Mapping[str, int], console: Console) -> None:

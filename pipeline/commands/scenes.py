@@ -16,12 +16,15 @@ def scenes(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
     scenes: Scenes = 100,
     seed: Seed = 0,
+    absent: Annotated[
+        bool, typer.Option("--absent", help="Give each scene a second caption that names a thing that is not there.")
+    ] = False,
 ) -> None:
     """Draw scenes with captions and exact truth: images/, captions.jsonl, truth.json."""
     from stages.model.scenes import write_scenes
 
     try:
-        write_scenes(out, scenes, seed)
+        write_scenes(out, scenes, seed, absent=absent)
     except OSError as error:
         raise ConfigError(f"--out: cannot write to {out}: {error.strerror}") from error
     console.print(f"{scenes} scenes in {out}: images/, captions.jsonl, truth.json", soft_wrap=True)

@@ -128,6 +128,7 @@ class HeatMap:
         fault: "" or why the map is all zeros: "constant", "empty" or "non_finite".
         shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for
             convolutions, see `geometry.resize_shifted`.
+        presence: Probability that the phrase is in the image, 0 .. 1; None without a calibration that tells it.
     """
 
     text: str
@@ -135,6 +136,7 @@ class HeatMap:
     similarity: float
     fault: str = ""
     shift_cells: float = 0.0
+    presence: float | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.dtype != np.float32:

@@ -47,6 +47,7 @@
       levels        binary       uint8, row by row: 0 for the map's lowest heat, 255 for its highest; null without heat
       shift_cells   double       how far right of and below the cells' centres the values lie, in cells
       similarity    float        cosine of image and phrase
+      presence      float        probability that the phrase is in the image; null without a calibration
     image           struct       bytes and path, null with an error; only with `embed_images`
 """
 
@@ -144,6 +145,7 @@ STORED_HEAT_MAP: Final = pa.struct(
         _field("levels", pa.binary(), "0 .. 255", "uint8, row by row, lowest to highest heat; null without heat"),
         _field("shift_cells", pa.float64(), "cells", "how far right of and below the cells' centres the values lie"),
         _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
+        _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image; null if unknown"),
     ]
 )
 """The heat map of one text, in the levels that its regions were cut from."""
@@ -199,6 +201,7 @@ _HEAT_MAP = pa.struct(
         ("similarity", pa.float32()),
         ("fault", pa.string()),
         ("shift_cells", pa.float64()),
+        ("presence", pa.float64()),
     ]
 )
 
@@ -336,6 +339,7 @@ def _stored_heat_map(heat_map: HeatMap) -> dict[str, Any]:
         "levels": None if levels is None else levels.tobytes(),
         "shift_cells": heat_map.shift_cells,
         "similarity": heat_map.similarity,
+        "presence": heat_map.presence,
     }
 
 
@@ -385,7 +389,12 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
         raise SchemaError(f"{sample_id}: the heat map of {stored['phrase']!r} has {cells} levels for {h} x {w} cells")
     values = np.zeros((h, w), np.float32) if levels is None else levels.reshape(h, w).astype(np.float32)
     return HeatMap(
-        text=stored["phrase"], values=values, similarity=stored["similarity"], shift_cells=stored["shift_cells"]
+        text=stored["phrase"],
+        values=values,
+        similarity=stored["similarity"],
+        shift_cells=stored["shift_cells"],
+        # As it was before it was stored: scores are made of it.
+        presence=None if stored["presence"] is None else round(stored["presence"], 6),
     )
 
 

@@ -1,8 +1,8 @@
 """Versions of the dataset's schema, and how shards of older ones are read as those of today.
 
-1   `error` held "reason: detail"
-2   without `presence` and `group` of annotations, and without `absent`
-3   today's, see `stages.contract.schema`
+- 1: `error` held "reason: detail".
+- 2: without `absent`, without `presence` and `group` of annotations, and without `presence` of heat maps.
+- 3: today's, see `stages.contract.schema`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contract.schema import ABSENT_FIELD, ANNOTATION, DATASET_SCHEMA, OPTIONAL_FIELDS
+from stages.contract.schema import ABSENT_FIELD, DATASET_SCHEMA, OPTIONAL_FIELDS
 
 SCHEMA_VERSION: Final = 3
 """Goes up when a column is added, changes its meaning or goes away."""
@@ -25,8 +25,8 @@ READABLE_VERSIONS: Final = (1, 2, 3)
 _LATER: Final = {"error_detail": 2, ABSENT_FIELD.name: 3}
 """Column -> the version that brought it."""
 
-_LATER_IN_ANNOTATION: Final = {"presence": 3, "group": 3}
-"""Field of an annotation -> the version that brought it."""
+_LATER_INSIDE: Final = {"annotations": {"presence": 3, "group": 3}, "heat_maps": {"presence": 3}}
+"""Column of structs -> field -> the version that brought it."""
 
 _FIELDS: Final = {field.name: field for field in (*DATASET_SCHEMA, *OPTIONAL_FIELDS)}
 
@@ -41,13 +41,18 @@ def other_version(version: object) -> str:
     return f"schema version {version}, this phrasebox reads {', '.join(first)} and {last}"
 
 
-def schema_of(version: int) -> Any:
-    """The columns that every shard of one of `READABLE_VERSIONS` has."""
-    annotation = pa.struct([field for field in ANNOTATION if _LATER_IN_ANNOTATION.get(field.name, 1) <= version])
-    fields = [field for field in DATASET_SCHEMA if _LATER.get(field.name, 1) <= version]
-    return pa.schema(
-        [field.with_type(pa.list_(annotation)) if field.name == "annotations" else field for field in fields]
-    )
+def schema_of(version: int) -> list[Any]:
+    """The columns that every shard of one of `READABLE_VERSIONS` has, as fields."""
+    return [field_of(field, version) for field in DATASET_SCHEMA if _LATER.get(field.name, 1) <= version]
+
+
+def field_of(field: Any, version: int) -> Any:
+    """A column of today as one of `READABLE_VERSIONS` had it."""
+    later = _LATER_INSIDE.get(field.name)
+    if later is None:
+        return field
+    kind = pa.struct([inner for inner in field.type.value_type if later.get(inner.name, 1) <= version])
+    return field.with_type(pa.list_(kind))
 
 
 def read_batches(shard: Any, columns: Sequence[str], **options: Any) -> Iterator[Any]:

@@ -17,6 +17,7 @@ from stages.contract.records import HeatMap
 from stages.explain import fitted
 from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
+from stages.explain.presence import Presence, Signals
 from stages.model.clip import ClipModel, TextCache, templates_of
 from stages.model.config import TowerKind
 
@@ -37,12 +38,17 @@ class Maps:
             can.
         tokens: (B, N, D), of the patches, from the same forward pass: what `Explainer.affinity` looks at. None if it
             looks at nothing.
+        embedding: float32 (B, E), of the images in any scale.
+        local: float32 (B, P), the highest cosine of a phrase and what one patch alone would mean; None where nobody
+            asked (`Explainer.looks_closer`), or where the method does not know.
     """
 
     values: Tensor
     cosines: Tensor
     constant: Tensor | None = None
     tokens: Tensor | None = None
+    embedding: Tensor | None = None
+    local: Tensor | None = None
 
 
 class Explainer(ABC, Generic[ConfigT]):
@@ -53,6 +59,8 @@ class Explainer(ABC, Generic[ConfigT]):
         towers: On which kinds of towers the method is defined; see `TOWER_KINDS`.
         needs: What these have and others lack, as in "transformer blocks with a class token".
         affinity: What shares the maps' heat out among the tokens.
+        presence: Tells whether phrases are in their images; None where nobody asked.
+        looks_closer: Whether `maps` also says what the patches alone mean, which presence is judged by.
 
     Raises ConfigError for a model with a tower of another kind, and for settings that make no sense for its tower.
     """
@@ -66,6 +74,8 @@ class Explainer(ABC, Generic[ConfigT]):
         self.model = model
         self.affinity = Affinity(self.config, model.tower)
         self.texts = TextCache(model, templates_of(config.templates))
+        self.presence: Presence | None = None
+        self.looks_closer = False
 
     @abstractmethod
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
@@ -97,10 +107,10 @@ class Explainer(ABC, Generic[ConfigT]):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(rgb)}")
         if not any(phrases):
             return [[] for _ in phrases]
-        embeddings = self.texts([text for texts in phrases for text in texts])
         placement = self.model.tower.placement
         grid_hw = placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        padded = _pad(embeddings, [len(texts) for texts in phrases], self.config.phrases_per_step)
+        padded = self._texts_of(phrases)
+        self.looks_closer = self.presence is not None
         found = self.maps(torch.from_numpy(rgb), padded)
         if self.config.affinity != "none":
             assert found.tokens is not None, f"{self.config.kind} hands out its tokens"  # noqa: S101
@@ -108,6 +118,7 @@ class Explainer(ABC, Generic[ConfigT]):
         maps, cosines, faults = _checked(found)
         maps_np = maps.cpu().numpy().reshape(*maps.shape[:2], *grid_hw)
         cosines_np, faults_np = cosines.cpu().numpy(), faults.cpu().numpy()
+        likely = None if self.presence is None else _judged(self.presence, found, padded, phrases)
         return [
             [
                 HeatMap(
@@ -116,11 +127,37 @@ class Explainer(ABC, Generic[ConfigT]):
                     similarity=float(cosines_np[b, p]),
                     fault=FAULTS[int(faults_np[b, p])],
                     shift_cells=placement.shift_cells,
+                    presence=None if likely is None else likely[b][p],
                 )
                 for p, text in enumerate(texts)
             ]
             for b, texts in enumerate(phrases)
         ]
+
+    def signals(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[Signals]:
+        """What presence is judged by, for images as `explain` takes them; every image has at least one phrase."""
+        padded = self._texts_of(phrases)
+        self.looks_closer = True
+        found = self.maps(torch.from_numpy(rgb), padded)
+        if found.embedding is None:
+            raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not tell")
+        local = found.cosines if found.local is None else found.local
+        parts = (F.normalize(found.embedding, dim=-1), padded, found.cosines, local)
+        embeddings, texts, cosines, closest = (part.float().cpu().numpy() for part in parts)
+        return [
+            Signals(
+                embedding=embeddings[b],
+                texts=texts[b, : len(own)],
+                cosines=cosines[b, : len(own)],
+                local=closest[b, : len(own)],
+            )
+            for b, own in enumerate(phrases)
+        ]
+
+    def _texts_of(self, phrases: Sequence[Sequence[str]]) -> Tensor:
+        """Unit embeddings (B, P, E) with P a multiple of `phrases_per_step`; missing rows are zero."""
+        embeddings = self.texts([text for texts in phrases for text in texts])
+        return _pad(embeddings, [len(texts) for texts in phrases], self.config.phrases_per_step)
 
 
 def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:
@@ -149,6 +186,34 @@ def _checked(found: Maps) -> tuple[Tensor, Tensor, Tensor]:
         faults = torch.where(empty & found.constant[:, None], 1, faults)
     faults = torch.where(finite, faults, 3)
     return maps, torch.where(found.cosines.isfinite(), found.cosines, 0.0), faults
+
+
+def closest_patch(parts: Tensor, texts: Tensor, step: int) -> Tensor:
+    """Highest cosine (B, P) of a phrase and a patch.
+
+    Args:
+        parts: (B, N, E), what each patch alone would mean, in any scale.
+        texts: (B, P, E), unit text embeddings; P is a multiple of `step`.
+        step: Phrases in one product, which then always has one shape.
+    """
+    unit = F.normalize(parts.float(), dim=-1).mT
+    return torch.cat([(part @ unit).amax(dim=-1) for part in texts.split(step, dim=1)], dim=1)
+
+
+def _judged(presence: Presence, found: Maps, texts: Tensor, phrases: Sequence[Sequence[str]]) -> list[list[float]]:
+    """The probability that each phrase is in its image."""
+    local = found.cosines if found.local is None else found.local
+    embeddings, cosines, closest = (part.cpu().numpy() for part in (texts, found.cosines, local))
+    finite = np.isfinite(cosines) & np.isfinite(closest)
+    return [
+        [
+            presence.probability(text, embeddings[b, p], float(cosines[b, p]), float(closest[b, p]))
+            if finite[b, p]
+            else 0.0
+            for p, text in enumerate(texts_of_image)
+        ]
+        for b, texts_of_image in enumerate(phrases)
+    ]
 
 
 def _pad(embeddings: Tensor, counts: Sequence[int], step: int) -> Tensor:

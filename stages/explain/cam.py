@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explain.base import Explainer, Maps, cosine_gradients
+from stages.explain.base import Explainer, Maps, closest_patch, cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.model.averaged import AveragedTower
 from stages.model.clip import ClipModel
@@ -56,4 +56,7 @@ class Cam(Explainer[CamConfig]):
             gradients, cosine = cosine_gradients(embedding, part)
             values.append(F.relu(self.tower.finish.back(mean, gradients) @ tokens.mT))
             cosines.append(cosine)
-        return Maps(torch.cat(values, dim=1), torch.cat(cosines, dim=1), tokens=tokens)
+        local = None
+        if self.looks_closer:
+            local = closest_patch(self.tower.finish(tokens), texts, self.config.phrases_per_step)
+        return Maps(torch.cat(values, dim=1), torch.cat(cosines, dim=1), None, tokens, embedding, local)

@@ -39,7 +39,7 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal, Self
 
 import torch
@@ -48,7 +48,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explain.base import Explainer, Maps, cosine_gradients
+from stages.explain.base import Explainer, Maps, closest_patch, cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.model.clip import ClipModel
 from stages.model.config import TOWER_WORDS, TowerKind
@@ -155,13 +155,36 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        maps, weights, cosines, tokens = self._way(rgb, texts)
-        flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
-        return Maps(maps, cosines, torch.stack(flat).all(dim=0) if flat else None, tokens)
+        found = self._way(rgb, texts, looks_closer=self.looks_closer)
+        flat = [weight.amax(dim=1) == 0 for weight in found.weights if weight is not None]
+        local = None
+        if found.parts is not None:
+            with torch.no_grad():
+                local = closest_patch(found.parts, texts, self.config.phrases_per_step)
+        constant = torch.stack(flat).all(dim=0) if flat else None
+        return Maps(found.maps, found.cosines, constant, found.tokens, found.embedding, local)
 
 
-Found = tuple[Tensor, list[Tensor | None], Tensor, Tensor | None]
-"""Maps (B, P, N) >= 0, the spatial weights (B, N) of each block, cosines (B, P), and `Maps.tokens`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a way gives.
+
+    Attributes:
+        maps: (B, P, N) >= 0.
+        weights: the spatial weights (B, N) of each block.
+        cosines: (B, P).
+        embedding: (B, E), in any scale.
+        parts: (B, N, E), what each patch alone would mean, as `stages.explain.maskclip` has it without the residual;
+            None where nobody asked.
+        tokens: see `Maps.tokens`.
+    """
+
+    maps: Tensor
+    weights: Sequence[Tensor | None]
+    cosines: Tensor
+    embedding: Tensor
+    parts: Tensor | None
+    tokens: Tensor | None = None
 
 
 class _Pool:
@@ -173,7 +196,7 @@ class _Pool:
         self.tower = model.tower.float_head()
 
     @torch.no_grad()
-    def __call__(self, rgb: Tensor, texts: Tensor) -> Found:
+    def __call__(self, rgb: Tensor, texts: Tensor, *, looks_closer: bool) -> Found:
         pool = self.tower.pool
         seen = self.tower.look(rgb, 1 if self.config.heads == "single" else None)
         weight = _spatial_weight(self.config, pool.out, seen.query, seen.keys)
@@ -185,7 +208,14 @@ class _Pool:
             signed = pool.back(seen, gradients) @ seen.values.mT
             maps.append(_combined(self.config, [signed], [weight]))
             cosines.append(cosine)
-        return torch.cat(maps, dim=1), [weight], torch.cat(cosines, dim=1), seen.tokens
+        return Found(
+            maps=torch.cat(maps, dim=1),
+            weights=[weight],
+            cosines=torch.cat(cosines, dim=1),
+            embedding=embedding,
+            parts=pool.embedding_of_each(seen) if looks_closer else None,
+            tokens=seen.tokens,
+        )
 
 
 class _Blocks:
@@ -209,14 +239,14 @@ class _Blocks:
         self.exact_head = model.tower.float_head()
         self.exact_blocks = tuple(block.float() for block in model.tower.blocks[-config.blocks :])
 
-    def __call__(self, rgb: Tensor, texts: Tensor) -> Found:
+    def __call__(self, rgb: Tensor, texts: Tensor, *, looks_closer: bool) -> Found:
         with torch.no_grad():
             first = len(self.tower.blocks) - self.config.blocks
             trunk, early = self.tower.tokens_before(rgb, first, self.kept)
-        found = self._full_path(trunk, texts) if self.config.path == "full" else self._class_path(trunk, texts)
-        return *found, None if early is None else early[:, 1:]
+        way = self._full_path if self.config.path == "full" else self._class_path
+        return replace(way(trunk, texts, looks_closer), tokens=None if early is None else early[:, 1:])
 
-    def _class_path(self, trunk: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor | None], Tensor]:
+    def _class_path(self, trunk: Tensor, texts: Tensor, looks_closer: bool) -> Found:
         """Last blocks with only the class token differentiated, from the tokens (B, T, D) before them."""
         blocks = self.tower.blocks[-self.config.blocks :]
         steps, weights = [], []
@@ -240,9 +270,16 @@ class _Blocks:
                 signed = attention_gradients(self.exact_head, token, steps, gradients)
                 maps.append(_combined(self.config, signed, weights))
                 cosines.append(cosine)
-        return torch.cat(maps, dim=1), weights, torch.cat(cosines, dim=1)
+            parts = self._by_values(values) if looks_closer else None
+        return Found(
+            maps=torch.cat(maps, dim=1),
+            weights=weights,
+            cosines=torch.cat(cosines, dim=1),
+            embedding=embedding,
+            parts=parts,
+        )
 
-    def _full_path(self, trunk: Tensor, texts: Tensor) -> tuple[Tensor, list[Tensor | None], Tensor]:
+    def _full_path(self, trunk: Tensor, texts: Tensor, looks_closer: bool) -> Found:
         """Last blocks with all tokens differentiated by autograd; the last one computes only its class row."""
         outputs, values, weights = [], [], []
         x = trunk.float().requires_grad_()
@@ -262,7 +299,16 @@ class _Blocks:
             rows = torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
             signed = [torch.einsum("bd,bnd->bn", w[:, 0], v)[:, None] for w, v in zip(rows, values, strict=True)]
             maps.append(_combined(self.config, signed, weights))
-        return torch.cat(maps, dim=1), weights, cosines
+        with torch.no_grad():
+            parts = self._by_values(values[-1]) if looks_closer else None
+        embedding = embedding.detach()
+        return Found(maps=torch.cat(maps, dim=1), weights=weights, cosines=cosines, embedding=embedding, parts=parts)
+
+    def _by_values(self, values: Tensor) -> Tensor:
+        """Values of the patches in the last block (B, N, D) -> what each patch alone would mean (B, N, E)."""
+        last = self.exact_blocks[-1]
+        patches = last.out(values)
+        return self.exact_head.head(patches if last.ls_1 is None else patches * last.ls_1)
 
     def _heads(self, block: Block) -> int:
         return 1 if self.config.heads == "single" else block.heads

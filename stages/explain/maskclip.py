@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from stages.explain.base import Explainer, Maps, cosines_of
+from stages.explain.base import Explainer, Maps, closest_patch, cosines_of
 from stages.explain.config import ExplainerConfig
 from stages.model.averaged import AveragedTower
 from stages.model.clip import ClipModel
@@ -72,7 +72,8 @@ class MaskClip(Explainer[MaskClipConfig]):
             cosines = part @ unit.mT
             values.append(cosines - cosines.amin(dim=-1, keepdim=True))
         constant = (dense == dense[:, :1]).all(dim=-1).all(dim=-1)
-        return Maps(torch.cat(values, dim=1), cosines_of(embedding, texts), constant, tokens)
+        local = closest_patch(dense, texts, self.config.phrases_per_step) if self.looks_closer else None
+        return Maps(torch.cat(values, dim=1), cosines_of(embedding, texts), constant, tokens, embedding, local)
 
     def _dense(self, rgb: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Embeddings of the patches (B, N, E) and of the images (B, E), float32, in any scale; and `Maps.tokens`."""

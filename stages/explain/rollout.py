@@ -59,4 +59,5 @@ class Rollout(Explainer[RolloutConfig]):
             x = block.finish(x, attend(q, k, v, block.heads))
         assert rolled is not None, "a transformer has blocks"  # noqa: S101
         heat = rolled[:, :1, 1:].expand(-1, texts.shape[1], -1)
-        return Maps(heat, cosines_of(tower.float_head().head(x[:, 0].float()), texts), tokens=early)
+        embedding = tower.float_head().head(x[:, 0].float())
+        return Maps(heat, cosines_of(embedding, texts), None, early, embedding)

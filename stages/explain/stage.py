@@ -18,6 +18,7 @@ from stages.explain import AnyExplainerConfig, explainer_config, explainer_type
 from stages.model.config import ModelConfig
 
 if TYPE_CHECKING:
+    from stages.explain.presence import Presence, Signals
     from stages.model.clip import ClipModel
 
 
@@ -57,12 +58,16 @@ class ExplainStage(Stage):
     Args:
         config: The model and the explainer.
         model: One that is already loaded, instead of the one that the configuration names.
+        presence: Tells whether phrases are in their images; without one nothing is known of it.
     """
 
     name: ClassVar[str] = "explain"
 
-    def __init__(self, config: ExplainStageConfig, model: ClipModel | None = None) -> None:
+    def __init__(
+        self, config: ExplainStageConfig, model: ClipModel | None = None, presence: Presence | None = None
+    ) -> None:
         self.config = config
+        self.presence = presence
         self._loaded = model
         self._batch_size, self._images, self._computed, self._device = 0, 0, 0, ""
         self._same_bits: dict[int, bool] = {}
@@ -89,6 +94,7 @@ class ExplainStage(Stage):
         self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = explainer_type(self.config.explainer.kind)(self.config.explainer, model)
+        self._explainer.presence = self.presence
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
@@ -104,6 +110,19 @@ class ExplainStage(Stage):
                 out[index] = replace(out[index], heat_maps=tuple(maps))
             todo = todo[len(part) :]
         return out
+
+    def without_presence(self) -> ExplainStage:
+        """The same stage, not set up, that does not tell whether phrases are in their images."""
+        return ExplainStage(self.config, self._loaded)
+
+    def signals(self, batch: Sequence[Record]) -> list[Signals]:
+        """What the presence of the phrases of records is judged by, with its bits as they come.
+
+        Args:
+            batch: At most `batch_rows` records with pixels of one size and at least one phrase each.
+        """
+        pixels = np.stack([record.pixels.rgb for record in batch if record.pixels is not None])
+        return self._explainer.signals(pixels, _texts_of(batch))
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -170,9 +189,9 @@ def _texts_of(records: Sequence[Record]) -> list[list[str]]:
     return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
 
 
-def _bits(maps: Sequence[Sequence[HeatMap]]) -> list[list[tuple[bytes, float, str]]]:
+def _bits(maps: Sequence[Sequence[HeatMap]]) -> list[list[tuple[bytes, float, float | None, str]]]:
     """What must be equal in the heat maps of two computations of the same images."""
-    return [[(each.values.tobytes(), each.similarity, each.fault) for each in own] for own in maps]
+    return [[(each.values.tobytes(), each.similarity, each.presence, each.fault) for each in own] for own in maps]
 
 
 def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:

@@ -105,6 +105,10 @@ class RegionsConfig(BaseModel):
     """What turns the score into the probability that the region is right. A file of `phrasebox calibrate`, or `auto`:
     the model's own calibration, if it has one for these settings of explain and regions, else none."""
 
+    min_presence: Share | None = 0.05
+    """Phrases that are less likely in the image than this get no region and stand in the row's `absent`. Null keeps
+    all. Only with a calibration that tells presence."""
+
     @field_validator("rank", "score")
     @classmethod
     def _known_score(cls, name: str) -> str:

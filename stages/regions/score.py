@@ -100,7 +100,10 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
 }
 """Name -> what a calibration looks at. log_area_squared: very small and very large regions are both doubtful."""
 
-_FORMAT: Final = "phrasebox calibration 1"
+_FORMAT: Final = "phrasebox calibration 2"
+
+_FORMER_FORMAT: Final = "phrasebox calibration 1"
+"""The same without `presence`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,8 @@ class Calibration:
         weight: See `mean`.
         made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
         made_from: Where it was fitted, for people.
+        presence: How likely a phrase is in the image at all, as plain values of `stages.explain.presence`; None if the
+            calibration does not tell. The regression above is then about phrases that are there.
     """
 
     bias: float
@@ -122,6 +127,7 @@ class Calibration:
     weight: Mapping[str, float]
     made_with: Mapping[str, Any]
     made_from: Mapping[str, Any]
+    presence: Mapping[str, Any] | None = None
 
     def probability(self, evidence: Evidence) -> float:
         """0 .. 1, rounded to six decimals as all scores are."""
@@ -159,7 +165,7 @@ def read_calibration(path: Path) -> Calibration:
     except ValueError as error:
         raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
     try:
-        if values.pop("format") != _FORMAT:
+        if values.pop("format") not in (_FORMAT, _FORMER_FORMAT):
             raise ValueError(f"expected the format {_FORMAT!r}")
         unknown = set(values["weight"]) - set(FEATURES)
         if unknown:

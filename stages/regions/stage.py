@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.records import HeatMap, Phrase, Record, Region
+from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.contract.stage import Stage
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
@@ -26,7 +26,8 @@ class RegionsStage(Stage):
 
     Regions are in the order of the phrases, and those of one phrase are ordered best first. Phrases that name the same
     thing have the same regions, computed once; without `config.group` those with the same text. A phrase whose map is
-    empty has none.
+    empty has none. One that is less likely in the image than `config.min_presence` has none either, and stands in
+    `absent`.
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
@@ -136,23 +137,45 @@ class RegionsStage(Stage):
 
     def _with_regions(self, record: Record) -> Record:
         groups = self.groups_of(record)
+        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
+        presence = {text: self.presence_of(heat_map) for text, heat_map in maps.items()}
+        missing = {text for text, likely in presence.items() if self.is_absent(likely)}
         regions = tuple(
             Region(
                 phrase_index=index,
                 box_xywh_px=painted.box_xywh_px,
                 mask=painted.mask,
                 area_px=painted.area_px,
-                score=self._score(evidence),
+                score=self.score_of(evidence, presence[record.phrases[index].text]),
                 similarity=evidence.similarity,
+                presence=presence[record.phrases[index].text],
                 group=None if groups is None else groups[index],
             )
             for index, found in enumerate(self._cut(record, groups))
+            if record.phrases[index].text not in missing
             for painted, evidence in found
         )
+        absent = tuple(
+            Absent(phrase_index=index, presence=presence[phrase.text] or 0.0, similarity=maps[phrase.text].similarity)
+            for index, phrase in enumerate(record.phrases)
+            if phrase.text in missing
+        )
         heat_maps = record.heat_maps if self.keep_heat_maps else ()
-        return replace(record, regions=regions, pixels=None, heat_maps=heat_maps)
+        return replace(record, regions=regions, absent=absent, pixels=None, heat_maps=heat_maps)
 
-    def _score(self, evidence: Evidence) -> float:
+    def presence_of(self, heat_map: HeatMap) -> float | None:
+        """How likely the phrase of a map is in the image; None if the calibration does not tell."""
+        tells = self.calibration is not None and self.calibration.presence is not None
+        return heat_map.presence if tells else None
+
+    def is_absent(self, presence: float | None) -> bool:
+        """Whether a phrase of this presence gets no region."""
+        least = self.config.min_presence
+        return presence is not None and least is not None and presence < least
+
+    def score_of(self, evidence: Evidence, presence: float | None) -> float:
+        """The score of a region of a phrase that is in the image with this probability; None if that is unknown."""
         if self.calibration is None:
             return rounded_score(self.config.score, evidence)
-        return self.calibration.probability(evidence)
+        right = self.calibration.probability(evidence)
+        return right if presence is None else round(right * presence, 6)

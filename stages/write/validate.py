@@ -24,7 +24,14 @@ from stages.contract.schema import (
     STORED_HEAT_MAP,
     STORED_PHRASE,
 )
-from stages.contract.versions import READABLE_VERSIONS, SCHEMA_VERSION, other_version, read_batches, schema_of
+from stages.contract.versions import (
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    field_of,
+    other_version,
+    read_batches,
+    schema_of,
+)
 from stages.phrases.filters import normalise
 from stages.storage import AnyPath, found_in, parquet_file
 from stages.write.tally import CATEGORIES_SCHEMA, Tally, category_rows
@@ -34,8 +41,8 @@ _MOST_EXAMPLES: Final = 20
 
 _ERROR_COLUMNS: Final = ("error", "error_detail")
 
-_MAY_BE_NULL: Final = ("presence", "group")
-"""Fields of an annotation that are null where nothing is known."""
+_MAY_BE_NULL: Final = ("presence", "group", "levels")
+"""Fields that are null where nothing is known."""
 
 _RANGES: Final = {"score": (0.0, 1.0), "presence": (0.0, 1.0), "similarity": (-1.001, 1.001)}
 """The lowest and the highest value of a number."""
@@ -131,7 +138,7 @@ def _schema_problems(path: AnyPath, schema: Any, version: int) -> Generator[str,
         version: One of `READABLE_VERSIONS`, which says what columns there are.
     """
     readable = True
-    for expected in (*schema_of(version), *_optional(schema.names)):
+    for expected in (*schema_of(version), *(field_of(entry, version) for entry in _optional(schema.names))):
         position = schema.get_field_index(expected.name)
         if position < 0:
             yield f"{path}: no column {expected.name}"
@@ -238,7 +245,7 @@ def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
         return
     for what, kind, entries in (("phrase", STORED_PHRASE, phrases), ("heat map", STORED_HEAT_MAP, maps)):
         for number, entry in enumerate(entries):
-            nulls = [field.name for field in kind if field.name != "levels" and entry[field.name] is None]
+            nulls = [field.name for field in kind if field.name not in _MAY_BE_NULL and entry[field.name] is None]
             if nulls:
                 yield f"{what} {number}: {' and '.join(nulls)} is null"
                 return

@@ -65,6 +65,7 @@ class PictureEntry:
     file_name: str
     width_px: int
     height_px: int
+    absent: frozenset[str] = frozenset()
     things: list[CocoThing] = field(default_factory=list)
 
 
@@ -89,7 +90,8 @@ def read_coco(path: Path) -> GroundTruth:
     """Ground truth of an instances file.
 
     If annotations have a `phrase`, as those of drawn scenes do, a target is a phrase of an image, and its things are
-    all annotations with that phrase, except those with `"mentioned": false`. Otherwise a target is a category of an
+    all annotations with that phrase, except those with `"mentioned": false`. An image's `absent`, a list, holds phrases
+    that are known not to be in it. Otherwise a target is a category of an
     image, by its normalised name, and its things are all annotations of that category.
 
     Groups: number (singular, plural), size (of the mean thing: small, medium, large by COCO's limits), objects (how
@@ -123,6 +125,7 @@ def read_coco(path: Path) -> GroundTruth:
             height_px=image.height_px,
             targets=tuple(_target(instances, phrase, match, things) for phrase, things in named.items()),
             present=frozenset(present.get(image.file_name, ())),
+            absent=image.absent,
         )
 
     images = {image.file_name: image for image in instances.images.values()}
@@ -232,7 +235,15 @@ def _image(path: Path, place: str, entry: Mapping[str, Any]) -> PictureEntry:
         if type(side) is not int or not 1 <= side <= _LONGEST_SIDE_PX:
             got = side if type(side) is int else _kind(side)
             raise InputError(f"{path}: {place}: expected '{key}' in pixels, 1 to {_LONGEST_SIDE_PX}, got {got}")
-    return PictureEntry(file_name=file_name, width_px=entry["width"], height_px=entry["height"])
+    absent = entry.get("absent", [])
+    if not isinstance(absent, list) or not all(isinstance(phrase, str) for phrase in absent):
+        raise InputError(f"{path}: {place}: expected 'absent' to be a list of phrases, got {_kind(absent)}")
+    return PictureEntry(
+        file_name=file_name,
+        width_px=entry["width"],
+        height_px=entry["height"],
+        absent=frozenset(map(normalise, absent)),
+    )
 
 
 def _thing(path: Path, place: str, entry: Mapping[str, Any], image: PictureEntry) -> CocoThing:

@@ -16,8 +16,8 @@ A target still makes a query, and counts as missed in every metric, if the row l
 empty or if the row has an error: what the pipeline loses on the way is part of the figures.
 
 A phrase that answers no target is known to be absent if its head noun or text is a category that the truth annotates
-everywhere and nothing of that category is in the image. Its regions are wrong; they count for the scores and for COCO's
-average precision. All other phrases are left out.
+everywhere and nothing of that category is in the image, or if the truth lists it. Its regions are wrong; they count
+for the scores and for COCO's average precision. All other phrases are left out.
 """
 
 from __future__ import annotations
@@ -281,11 +281,7 @@ def queries_of(
         pairs.extend((phrase, target) for phrase in _phrases_for(target, row, phrases))
     answered = {phrase for phrase, _ in pairs}
     absent = dict.fromkeys(
-        phrase.text
-        for phrase in phrases
-        if phrase.text not in answered
-        and {phrase.text, phrase.head} & categories
-        and not {phrase.text, phrase.head} & image.present
+        phrase.text for phrase in phrases if phrase.text not in answered and _is_absent(phrase, image, categories)
     )
     pairs.extend((text, None) for text in absent)
     return [
@@ -300,6 +296,12 @@ def queries_of(
         )
         for phrase, target in pairs
     ]
+
+
+def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) -> bool:
+    """Whether a phrase without a target is known to be absent."""
+    names = {phrase.text, phrase.head}
+    return phrase.text in image.absent or bool(names & categories and not names & image.present)
 
 
 def _at_image_size(maps: Mapping[str, HeatMap], size_hw: tuple[int, int]) -> dict[str, ImageHeat]:

@@ -79,6 +79,7 @@ class TruthImage:
         present: Those of `GroundTruth.categories` of which the image shows something, also what is in no target (a
             crowd, a thing that no caption names).
         chained: All phrases in the order of the captions, where the truth says which name the same thing.
+        absent: Phrases that are known to be absent although a caption may name them.
     """
 
     file_name: str
@@ -87,6 +88,7 @@ class TruthImage:
     targets: tuple[TruthTarget, ...]
     present: frozenset[str] = frozenset()
     chained: tuple[ChainedPhrase, ...] = ()
+    absent: frozenset[str] = frozenset()
 
     def scaled(self, size_hw: tuple[int, int]) -> TruthImage:
         """The same truth for the image after it was resized, without a crop or a border.

@@ -101,6 +101,17 @@ def write_captions(
     return (_plain_caption(rng, things, exact=True), *(_training_caption(rng, things, split) for _ in range(extra)))
 
 
+def absent_caption(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Caption:
+    """A caption that says of one thing that it is there, and it is not: "There is a blue car."
+
+    Args:
+        rng: the only source of chance.
+        things: the objects, at least one.
+    """
+    name, mention = _absent_name(rng, things, "heldout")
+    return _fill("There is a {0}.", [(name, mention)])
+
+
 def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bool]:
     """How a caption names one object, lower case and without determiner, and whether it does at all.
 

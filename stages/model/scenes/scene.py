@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.contract.masks import encode_mask, mask_box_xywh_px
-from stages.model.scenes.captions import Caption, DrawnThing, phrase_of, write_captions
+from stages.model.scenes.captions import Caption, DrawnThing, absent_caption, phrase_of, write_captions
 from stages.model.scenes.drawing import (
     ImageU8,
     finish,
@@ -237,7 +237,13 @@ def resize_image(image: ImageU8, side_px: int) -> ImageU8:
     return resized
 
 
-def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg") -> None:
+_ABSENT_STREAM: Final = 1
+"""Sets the chance of absent things apart from that of the scene."""
+
+
+def write_scenes(
+    out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg", absent: bool = False
+) -> None:
     """Draw held-out scenes of two to five things into a folder: images, one caption each, and where everything is.
 
     The folder gets `images/NAME`, `captions.jsonl` with one object per line, `{"id", "image", "caption"}`, the image
@@ -254,6 +260,8 @@ def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, image
         side_px: side of the square images in pixels, >= 64. The default gives small files that a person still likes to
             look at.
         image_format: "jpg" (quality 93) or "png".
+        absent: give each scene a second caption, which names a thing that is not there. Its lines then have
+            `captions`, and the images of `truth.json` have `absent`, a list with the phrase. Images do not change.
 
     Raises:
         ValueError: an argument is outside its range.
@@ -269,9 +277,18 @@ def write_scenes(out: Path, scenes: int, seed: int, *, side_px: int = 360, image
         scene = make_scene(seed, index, side_px=side_px, min_objects=2, extra_captions=0)
         name = f"{index:06d}.{image_format}"
         (out / "images" / name).write_bytes(_encode(scene.image, image_format))
-        row = {"id": f"scene-{seed}-{index:06d}", "image": name, "caption": scene.captions[0].text}
+        row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}
+        image: dict[str, Any] = {"id": index + 1, "file_name": name, "width": side_px, "height": side_px}
+        if absent:
+            things = [DrawnThing(each.kind, each.colour, 0.0, (0.0, 0.0)) for each in scene.objects]
+            false = absent_caption(np.random.default_rng((seed, index, _ABSENT_STREAM)), things)
+            (mention,) = false.mentions
+            row["captions"] = [scene.captions[0].text, false.text]
+            image["absent"] = [false.text[mention.start : mention.end]]
+        else:
+            row["caption"] = scene.captions[0].text
         rows.append(json.dumps(row) + "\n")
-        images.append({"id": index + 1, "file_name": name, "width": side_px, "height": side_px})
+        images.append(image)
         for thing in scene.objects:
             annotations.append(_annotation(thing, annotation_id=len(annotations) + 1, image_id=index + 1))
     truth = {

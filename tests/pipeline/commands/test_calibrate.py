@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+import pipeline.commands.absent as absent_module
 import pipeline.commands.calibrate as calibrate_module
+from pipeline.commands.absent import print_absent
 from pipeline.commands.calibrate import print_calibration, write_calibration
 from pipeline.commands.evaluate import evaluation_of
 from pipeline.config import RunConfig
@@ -20,6 +22,7 @@ from pipeline.graph import build_graph
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.model.scenes import write_scenes
+from stages.write.validate import validate
 
 QUIET = Console(quiet=True)
 
@@ -44,12 +47,15 @@ def scores_of(dataset: Path) -> list[float]:
 
 
 def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_path: Path) -> None:
-    """Settings that the shipped calibration is not for, so that the first run has none."""
+    """Settings that the shipped calibration is not for, so that the first run has none.
+
+    Without presence, so that the scores are about phrases that are there, as all are here.
+    """
     values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none"}}
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=200))
     assert "score: product" in printed.getvalue()
-    figures = write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET)
+    figures = write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     assert figures["regions"] >= 100
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     printed = StringIO()
@@ -77,6 +83,7 @@ def test_stored_maps_give_the_calibration_of_computed_ones(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: str
 ) -> None:
     monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(absent_module, "FEWEST_PHRASES", 1)
     scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
     next((scenes / "images").iterdir()).unlink()
     dataset = run(config_of(scenes, tmp_path / "dataset", regions={"refine": refine}), QUIET)
@@ -135,3 +142,35 @@ def test_a_refused_calibration_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json"):
         write_calibration(tmp_path / "none", tmp_path / "none.json", tmp_path / "new" / "c.json", QUIET)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_absent_phrases_are_found_out_once_presence_is_fitted(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
+    monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(absent_module, "FEWEST_PHRASES", 1)
+    truth, file = scenes_folder / "truth.json", tmp_path / "c.json"
+    dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)
+    unknown = evaluation_of(dataset, truth, QUIET, maps=False, absent=True)
+    assert unknown["presence_auc"] is None
+    assert unknown["similarity_auc"]["value"] > 0.8
+    figures = write_calibration(dataset, truth, file, QUIET)
+    assert figures["presence"]["there"] * 2 == figures["presence"]["phrases"]
+    regions = {"calibration": str(file), "min_presence": 0.5}
+    fitted = run(config_of(scenes_folder, tmp_path / "fitted", regions=regions), QUIET)
+    assert list(validate(fitted)) == []
+    known = evaluation_of(fitted, truth, QUIET, maps=False, absent=True)
+    assert known["similarity_auc"] == unknown["similarity_auc"]
+    assert known["presence_auc"]["value"] > 0.9
+    assert known["il_mcc"]["value"] > 0.7
+    rows = [row for path in sorted((fitted / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    told = [annotation["presence"] for row in rows for annotation in row["annotations"]]
+    assert min(told) >= 0.5
+    assert all(entry["presence"] < 0.5 for row in rows for entry in row["absent"])
+    assert all(a["score"] <= a["presence"] for row in rows for a in row["annotations"])
+    printed = StringIO()
+    print_absent(known, Console(file=printed, width=200))
+    assert f"{known['cgf1']['value']:.3f}" in printed.getvalue()
+    write_calibration(dataset, truth, tmp_path / "plain.json", QUIET, presence=False)
+    assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None

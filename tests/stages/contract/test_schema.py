@@ -69,7 +69,8 @@ def heat_maps(draw: st.DrawFn) -> HeatMap:
     h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     values = np.array(draw(st.lists(finite, min_size=h * w, max_size=h * w)), np.float32).reshape(h, w)
     fault = draw(st.sampled_from(["", "constant", "empty", "non_finite"]))
-    return HeatMap(text=draw(texts), values=values, similarity=draw(finite), fault=fault)
+    likely = draw(st.none() | st.floats(0, 1))
+    return HeatMap(text=draw(texts), values=values, similarity=draw(finite), fault=fault, presence=likely)
 
 
 @st.composite
@@ -91,7 +92,7 @@ def records(draw: st.DrawFn) -> Record:
 
 def plain(record: Record) -> Any:
     """The record with its arrays as nested lists, so that == works."""
-    arrays = [(m.text, m.values.dtype, m.values.tolist(), m.similarity, m.fault) for m in record.heat_maps]
+    arrays = [(m.text, m.values.dtype, m.values.tolist(), m.similarity, m.presence, m.fault) for m in record.heat_maps]
     pixels = None if record.pixels is None else (record.pixels.rgb.dtype, record.pixels.rgb.tolist())
     return replace(record, heat_maps=(), pixels=None), arrays, pixels
 
@@ -272,7 +273,7 @@ def test_a_failed_sample_has_no_image() -> None:
 
 def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
     values = np.array([[0, 1], [2, 4]], np.float32)
-    red_car = HeatMap(text="red car", values=values, similarity=0.25, shift_cells=0.5)
+    red_car = HeatMap(text="red car", values=values, similarity=0.25, shift_cells=0.5, presence=0.75)
     row = row_of(make_record(heat_maps=(red_car, make_record().heat_maps[1])), heat_maps=True)
     assert row["phrases"] == [
         {"phrase": "red car", "head": "car", "caption_index": 0, "span": [0, 9], "plural": False},
@@ -285,8 +286,16 @@ def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
             "levels": bytes([0, 64, 128, 255]),
             "shift_cells": 0.5,
             "similarity": 0.25,
+            "presence": 0.75,
         },
-        {"phrase": "sky", "size": [2, 2], "levels": None, "shift_cells": 0.0, "similarity": 0.125},
+        {
+            "phrase": "sky",
+            "size": [2, 2],
+            "levels": None,
+            "shift_cells": 0.0,
+            "similarity": 0.125,
+            "presence": None,
+        },
     ]
     assert not {"phrases", "heat_maps"} & row_of(make_record()).keys()
 
@@ -294,7 +303,7 @@ def test_phrases_and_heat_maps_are_stored_where_they_are_wanted() -> None:
 def test_a_stored_record_is_the_record_in_levels() -> None:
     values = np.random.default_rng(0).random((7, 5), np.float32)
     dog = Phrase(text="two dogs", caption_index=1, start=0, end=5, head="dog", plural=True)
-    shifted = HeatMap(text="two dogs", values=values, similarity=0.1, shift_cells=1 / 3)
+    shifted = HeatMap(text="two dogs", values=values, similarity=0.1, shift_cells=1 / 3, presence=0.123457)
     maps = (shifted, make_record().heat_maps[1])
     record = make_record(phrases=(dog, make_record().phrases[1]), heat_maps=maps, regions=())
     back = mapped_record(row_of(record, heat_maps=True))
@@ -306,6 +315,7 @@ def test_a_stored_record_is_the_record_in_levels() -> None:
     assert not back.heat_maps[1].values.any()
     assert [one.shift_cells for one in back.heat_maps] == [1 / 3, 0.0]
     assert [one.similarity for one in back.heat_maps] == [np.float32(0.1), 0.125]
+    assert [one.presence for one in back.heat_maps] == [0.123457, None]
     again = row_of(back, heat_maps=True)
     assert again["heat_maps"] == row_of(record, heat_maps=True)["heat_maps"]
 

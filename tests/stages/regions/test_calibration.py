@@ -53,6 +53,15 @@ def test_a_file_gives_the_same_calibration(tmp_path: Path) -> None:
     assert read_calibration(tmp_path / "c.json") == calibration
 
 
+def test_a_file_of_the_former_format_does_not_tell_presence(tmp_path: Path) -> None:
+    values = json.loads(replace(calibration_of(energy=1.0), presence={"bias": 1.0}).to_json())
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    assert read_calibration(tmp_path / "c.json").presence == {"bias": 1.0}
+    del values["presence"]
+    (tmp_path / "c.json").write_text(json.dumps({**values, "format": "phrasebox calibration 1"}))
+    assert read_calibration(tmp_path / "c.json") == calibration_of(energy=1.0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from stages.model.scenes.scene import Scene, make_scene, resize_image
+from stages.model.scenes.scene import Scene, make_scene, resize_image, write_scenes
 from stages.model.scenes.vocabulary import COLOURS, HELDOUT_PAIRS, KINDS, Split
 
 
@@ -138,3 +140,24 @@ def test_neither_the_centre_nor_chance_finds_the_things() -> None:
     assert len(centre) > 1_500
     assert 0.04 < np.mean(centre) < 0.10
     assert 0.03 < np.mean(area) < 0.05
+
+
+def test_absent_things_are_named_and_known_and_nothing_else_changes(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "plain", 6, 3)
+    write_scenes(tmp_path / "absent", 6, 3, absent=True)
+    rows, truths = {}, {}
+    for name in ("plain", "absent"):
+        lines = (tmp_path / name / "captions.jsonl").read_text().splitlines()
+        rows[name] = [json.loads(line) for line in lines]
+        truths[name] = json.loads((tmp_path / name / "truth.json").read_text())
+    for number, (plain, absent) in enumerate(zip(rows["plain"], rows["absent"], strict=True)):
+        [first, second], [phrase] = absent["captions"], truths["absent"]["images"][number].pop("absent")
+        assert (first, absent["id"]) == (plain["caption"], plain["id"])
+        assert second == f"There is a{'n' if phrase[0] in 'aeiou' else ''} {phrase}."
+        things = [each for each in truths["plain"]["annotations"] if each["image_id"] == number + 1]
+        colour, _, kind = phrase.rpartition(" ")
+        kinds = [KINDS[each["category_id"] - 1] for each in things if not colour or each["colour"] == colour]
+        assert kind not in kinds
+        image = f"images/{plain['image']}"
+        assert (tmp_path / "plain" / image).read_bytes() == (tmp_path / "absent" / image).read_bytes()
+    assert truths["plain"] == truths["absent"]

@@ -1,0 +1,196 @@
+"""Is the phrase in the image at all? A logistic regression on what the one forward pass has already computed.
+
+A heat map always has a peak, and a cosine alone says little: CLIP's cosines depend on the phrase ("man" is near every
+photograph) as much as on the image. So the cosine is looked at beside what is usual for the phrase:
+
+    similarity   c = cos(image, phrase)
+    usual        m = t . mu, the phrase's mean cosine over other images
+    spread       s = sqrt(t' Sigma t), its standard deviation over other images
+    deviation    (c - m) / s
+    local        the highest cosine of the phrase and what one patch alone would mean (MaskCLIP's value path, as
+                 `stages.explain.maskclip`; without residual and MLP where there is a class token)
+
+with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image embeddings of the images that the
+regression was fitted on. Sigma is kept as its `RANK` strongest directions and the mean variance of the others. None of
+it depends on the other phrases or images of a run. `phrasebox calibrate` fits it.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
+"""What the regression looks at, in this order."""
+
+RANK: Final = 64
+"""Directions of the covariance that are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """What one forward pass says of the phrases of an image.
+
+    Attributes:
+        embedding: float32 (E,), unit length, of the image.
+        texts: float32 (P, E), unit length, of the phrases.
+        cosines: float32 (P,), of both.
+        local: float32 (P,), highest cosine of a phrase and a patch.
+    """
+
+    embedding: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    cosines: NDArray[np.float32]
+    local: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageStatistics:
+    """Mean and covariance of image embeddings.
+
+    Attributes:
+        mean: (E,).
+        directions: (k, E), each of the length of its standard deviation.
+        rest: variance in every other direction.
+    """
+
+    mean: Floats
+    directions: Floats
+    rest: float
+
+    @classmethod
+    def of(cls, embeddings: NDArray[np.float32]) -> Self:
+        """The statistics of unit image embeddings (n, E), two or more; rounded to the 16 bits that are stored."""
+        mean = embeddings.mean(axis=0, dtype=np.float64)
+        _, lengths, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
+        variances = lengths**2 / len(embeddings)
+        kept = min(RANK, len(variances))
+        others = embeddings.shape[1] - kept
+        return cls(
+            mean=_rounded(mean),
+            directions=_rounded(axes[:kept] * np.sqrt(variances[:kept, None])),
+            rest=float(variances[kept:].sum() / others) if others else 0.0,
+        )
+
+    def usual_and_spread(self, text: NDArray[np.float32]) -> tuple[float, float]:
+        """Mean and standard deviation of a unit text embedding's (E,) cosine with the images."""
+        wide = text.astype(np.float64)
+        inside = self.directions @ wide
+        # The rest counts once for each direction that is not kept, as far as the text points there.
+        lengths = np.linalg.norm(self.directions, axis=1)
+        shares = np.divide(inside, lengths, out=np.zeros_like(inside), where=lengths > 0)
+        outside = max(0.0, 1.0 - float(shares @ shares))
+        variance = float(inside @ inside) + self.rest * outside
+        return float(self.mean @ wide), math.sqrt(max(variance, 1e-12))
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, with arrays as base64 of 16-bit floats."""
+        return {"mean": _packed(self.mean), "directions": _packed(self.directions), "rest": self.rest}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `plain`. Raises ValueError, KeyError or TypeError for other values."""
+        mean = _unpacked(values["mean"])
+        directions = _unpacked(values["directions"]).reshape(-1, mean.size)
+        rest = float(values["rest"])
+        if not (np.isfinite(mean).all() and np.isfinite(directions).all() and math.isfinite(rest) and rest >= 0):
+            raise ValueError("expected finite image statistics")
+        return cls(mean=mean, directions=directions, rest=rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presence:
+    """The probability that a phrase is in an image, a logistic regression on `FEATURES`.
+
+    Attributes:
+        images: Statistics of the images of the fit.
+        bias: The constant term.
+        weight: By name of `FEATURES`, of (feature - mean) / scale.
+        mean: See `weight`.
+        scale: See `weight`; none is 0.
+    """
+
+    images: ImageStatistics
+    bias: float
+    weight: Mapping[str, float]
+    mean: Mapping[str, float]
+    scale: Mapping[str, float]
+    _known: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
+
+    def probability(self, text: str, embedding: NDArray[np.float32], cosine: float, local: float) -> float:
+        """0 .. 1, rounded to six decimals as scores are.
+
+        Args:
+            text: The phrase.
+            embedding: (E,), its unit embedding, always the same for the same text.
+            cosine: Of image and phrase.
+            local: The highest cosine of the phrase and a patch.
+        """
+        if text not in self._known:
+            if len(self._known) >= _MOST_TEXTS:
+                self._known.clear()
+            self._known[text] = self.images.usual_and_spread(embedding)
+        values = dict(zip(FEATURES, features(cosine, *self._known[text], local), strict=True))
+        total = self.bias
+        for name, weight in self.weight.items():
+            total += weight * (values[name] - self.mean[name]) / self.scale[name]
+        return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for a calibration's file."""
+        numbers = {"bias": self.bias, "weight": self.weight, "mean": self.mean, "scale": self.scale}
+        return {**numbers, "images": self.images.plain()}
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `plain`. Raises ValueError, KeyError or TypeError for other values."""
+        unknown = set(values["weight"]) - set(FEATURES)
+        if unknown:
+            raise ValueError(f"unknown features of presence {', '.join(sorted(unknown))}")
+        parts = [{name: float(values[part][name]) for name in values["weight"]} for part in ("weight", "mean", "scale")]
+        bias = float(values["bias"])
+        numbers = [bias, *(number for part in parts for number in part.values())]
+        if not all(map(math.isfinite, numbers)) or not all(parts[2].values()):
+            raise ValueError("expected finite numbers and scales that are not 0")
+        images = ImageStatistics.from_plain(values["images"])
+        return cls(images=images, bias=bias, weight=parts[0], mean=parts[1], scale=parts[2])
+
+
+_MOST_TEXTS: Final = 200_000
+"""Texts whose statistics are kept; then all are forgotten."""
+
+
+def features(cosine: float, usual: float, spread: float, local: float) -> tuple[float, ...]:
+    """The values of `FEATURES`."""
+    return (cosine, usual, spread, (cosine - usual) / spread, local)
+
+
+def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
+    """The features of all phrases of all images: (phrases, len(FEATURES))."""
+    return np.array(
+        [
+            features(float(cosine), *images.usual_and_spread(text), float(local))
+            for each in signals
+            for text, cosine, local in zip(each.texts, each.cosines, each.local, strict=True)
+        ]
+    ).reshape(-1, len(FEATURES))
+
+
+def _rounded(values: Floats) -> Floats:
+    return values.astype(np.float16).astype(np.float64)
+
+
+def _packed(values: Floats) -> str:
+    return base64.b64encode(values.astype("<f2").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str) -> Floats:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64)
