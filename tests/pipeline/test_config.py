@@ -309,6 +309,14 @@ def test_the_configuration_of_an_older_dataset_still_opens() -> None:
     assert stored_config(stored, ["explain.blocks=2"]).explain.blocks == 2
 
 
+def test_datasets_from_before_phrases_were_linked_have_none_linked() -> None:
+    stored = json.loads(load_config(None, INPUT).model_dump_json())
+    assert stored_config(stored).regions.group == "things"
+    del stored["regions"]["group"]
+    assert stored_config(stored).regions.group == "none"
+    assert stored_config(stored, ["regions.group=phrases"]).regions.group == "phrases"
+
+
 def test_another_variant_replaces_the_stored_values() -> None:
     stored = json.loads(load_config(None, INPUT).model_dump_json())
     assert stored_config(stored, ["explain.variant=authors"]).explain.blocks == 1
