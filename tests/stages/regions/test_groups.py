@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.records import Phrase
-from stages.regions.groups import linked, pair_features, wordings
+from stages.regions.groups import MOST_LINKED, linked, pair_features, wordings
 from stages.regions.things import parse_things, relation, things
 
 PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "people": "people", "girls": "girl"}
@@ -70,6 +70,11 @@ def test_a_phrase_inside_another_of_its_head_names_its_thing() -> None:
     assert linked([caption], phrases) == (0, 0, 1)
     puppy = Phrase(text="puppy", caption_index=1, start=0, end=5, head="puppy")
     assert linked([caption, "puppy!"], [puppy, *phrases]) == (0, 0, 0, 1)
+
+
+def test_beyond_many_phrases_each_names_a_thing_of_its_own() -> None:
+    texts, phrases = phrases_of(*["[a boy] runs"] * (MOST_LINKED + 2))
+    assert linked(texts, phrases) == (*[0] * MOST_LINKED, 1, 2)
 
 
 WORDS = st.sampled_from(["a red dog", "two dogs", "boy", "the girl", "wall", "xyzzy", "a 3d printer", "men", "water"])
