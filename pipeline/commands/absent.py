@@ -155,6 +155,7 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
     from stages.dataset.evaluate.absent import Pair
     from stages.dataset.evaluate.matching import Answer
     from stages.regions.stage import RegionsStage
+    from stages.regions.things import relation
 
     (own,) = graph.after
     # A phrase of another image names none of this one's things.
@@ -170,6 +171,8 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
     for query in asked.queries[row_id]:
         if query.phrase is not None and query.phrase in maps:
             known.setdefault(query.phrase, []).append(query)
+    heads = {phrase.text: phrase.head for phrase in record.phrases}
+    named = {phrase.head for phrase in asked.images[row_id].phrases}
     told = [
         (text, queries[0].target is not None, False, queries[0].answers, queries) for text, queries in known.items()
     ]
@@ -185,6 +188,7 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
             presence=regions.presence_of(maps[text]),
             answers=answers,
             boxes_xywh_px=tuple(dict.fromkeys(boxes)),
+            doubtful=not there and any(relation(heads[text], head) in ("same", "equal", "above") for head in named),
         )
 
 
@@ -280,4 +284,14 @@ def print_absent(figures: Mapping[str, Any], console: Console) -> None:
         table.add_row(
             words, number(hard["presence_auc"]), interval(hard["presence_auc"]), number(hard["similarity_auc"])
         )
+    certain = figures["without_synonyms"]
+    words = f"presence_auc of {pairs['without_synonyms']:,} that name no thing of the captions"
+    table.add_row(
+        words, number(certain["presence_auc"]), interval(certain["presence_auc"]), number(certain["similarity_auc"])
+    )
     console.print(table)
+    if figures["kept"] is not None:
+        table = Table("presence at least", "kept of those that are there", "of absent ones")
+        for line in figures["kept"]:
+            table.add_row(f"{line['presence']:g}", f"{line['there']:.1%}", f"{line['absent']:.1%}")
+        console.print(table)

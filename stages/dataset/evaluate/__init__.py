@@ -4,6 +4,7 @@ truth.py     what a ground truth is; coco.py, flickr30k.py and refcoco.py read o
 grouping.py  are phrases linked as the truth links them
 matching.py  which regions of the dataset answer which target of the truth
 metrics.py   METRICS: one number per target
+absent.py    phrases that are not there: which to ask for, and whether they are found out
 scores.py    risk, coverage and calibration of scores, COCO's average precision, and the fit of a calibration
 report.py    means with bootstrap intervals, overall and by group
 

@@ -3,6 +3,7 @@
 For every image as many phrases of other images are asked for as it has phrases with a known place. Such a phrase shares
 no word and no head noun with the image's captions, and its head noun is none of the things that the truth knows to be
 there. Some of them are there all the same ("bike" where the captions say "bicycle"), so no figure can be perfect.
+`without_synonyms` leaves out those whose head noun may name a thing of the captions ("person" and "man", too).
 
 Hard ones are phrases of other images of the same type (people, clothing, ...; Flickr30k Entities tells types) as a
 phrase of the image.
@@ -40,6 +41,9 @@ from stages.dataset.evaluate.scores import Floats, calibration_error
 
 ANSWERED: Final = 0.5
 """The least presence, or score, of an answer; 0.5 as in SAM 3's evaluator."""
+
+THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Values of `regions.min_presence` for which the figures say what is kept."""
 
 IOUS: Final = tuple(0.5 + 0.05 * step for step in range(10))
 
@@ -141,6 +145,7 @@ class Pair:
         image: Number of the image.
         there: Whether the phrase is in it.
         hard: Whether it is one of the hard phrases, which are counted apart.
+        doubtful: Whether an absent phrase may name a thing that the captions call by another noun.
         similarity: Cosine of both.
         presence: Probability that the phrase is in the image; None if nothing tells it.
         answers: Its regions.
@@ -154,29 +159,35 @@ class Pair:
     presence: float | None
     answers: tuple[Answer, ...]
     boxes_xywh_px: tuple[tuple[float, float, float, float], ...] = ()
+    doubtful: bool = False
 
 
 def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Plain values: `pairs`, `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1`, `ece`, `hard`, and
-    `by_similarity` with the figures of the cosine's best threshold.
+    """Plain values: `pairs`, `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1`, `ece`, `hard` and
+    `without_synonyms` with both areas, and `by_similarity` with the figures of the cosine's best threshold.
 
-    `lost` is the share of phrases that are there and got no region. Figures are {value, low, high, n}, or None where
+    `lost` is the share of phrases that are there and got no region, `kept` says what would be kept with other values of
+    `regions.min_presence`. Figures are {value, low, high, n}, or None where
     nothing tells presence.
     """
     easy = [pair for pair in pairs if not pair.hard]
     hard = [pair for pair in pairs if pair.hard or pair.there]
+    certain = [pair for pair in easy if not pair.doubtful]
     best = _best_threshold(easy)
     return {
         "pairs": {
             "there": sum(pair.there for pair in easy),
             "absent": sum(not pair.there for pair in easy),
             "hard": sum(pair.hard for pair in pairs),
+            "without_synonyms": sum(not pair.there for pair in certain),
         },
         **_aucs(easy),
         **_answered(easy, [_told(pair) for pair in easy]),
         "ece": _plain(_calibration(easy)),
         "lost": _plain(_mean([pair for pair in easy if pair.there], lambda pair: not pair.answers)),
         "hard": _aucs(hard) if len(hard) > sum(pair.there for pair in easy) else None,
+        "without_synonyms": _aucs(certain),
+        "kept": _kept(easy),
         "by_similarity": {
             "threshold": best,
             **_answered(easy, [pair.answers if pair.similarity >= best else () for pair in easy]),
@@ -188,6 +199,21 @@ def _told(pair: Pair) -> tuple[Answer, ...]:
     if pair.presence is not None:
         return pair.answers if pair.presence >= ANSWERED else ()
     return tuple(answer for answer in pair.answers if answer.score >= ANSWERED)
+
+
+def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
+    """The shares of phrases that are there, and of absent ones, whose presence is at least each of `THRESHOLDS`."""
+    if not pairs or any(pair.presence is None for pair in pairs):
+        return None
+    presence, there = np.array([pair.presence for pair in pairs], np.float64), _there(pairs)
+    lines = []
+    for least in THRESHOLDS:
+        kept = presence >= least
+        shares = {"there": kept[there], "absent": kept[~there]}
+        lines.append(
+            {"presence": least, **{name: float(each.mean()) if each.size else 0.0 for name, each in shares.items()}}
+        )
+    return lines
 
 
 def _aucs(pairs: Sequence[Pair]) -> dict[str, Any]:

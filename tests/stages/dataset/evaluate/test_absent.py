@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,12 +89,13 @@ def test_figures_by_hand() -> None:
         pair_of(1, True, 0.9, BOX, score=0.75),
         pair_of(2, True, 0.8, FAR, score=0.25),
         pair_of(3, True, 0.4, BOX, score=0.5),
-        pair_of(4, False, 0.6, FAR, score=0.25),
+        replace(pair_of(4, False, 0.6, FAR, score=0.25), doubtful=True),
         pair_of(5, False, 0.1),
         pair_of(6, False, 0.95, FAR, score=0.5, hard=True),
     ]
     figures = absent_figures(pairs)
-    assert figures["pairs"] == {"there": 3, "absent": 2, "hard": 1}
+    assert figures["pairs"] == {"there": 3, "absent": 2, "hard": 1, "without_synonyms": 1}
+    assert figures["without_synonyms"]["presence_auc"]["value"] == 1.0
     assert figures["presence_auc"]["value"] == pytest.approx(5 / 6)
     assert figures["similarity_auc"]["value"] == 0.0
     assert figures["hard"]["presence_auc"]["value"] == 0.0
@@ -103,11 +105,12 @@ def test_figures_by_hand() -> None:
     # .75 and .5 were right, .25 and .25 were not: .25 + .5 + .25 + .25 over four regions.
     assert figures["ece"]["value"] == pytest.approx(1.25 / 4)
     assert figures["lost"]["value"] == 0.0
+    assert figures["kept"][-1] == {"presence": 0.5, "there": pytest.approx(2 / 3), "absent": 0.5}
 
 
 def test_without_presence_the_score_decides() -> None:
     figures = absent_figures([pair_of(1, True, None, BOX, score=0.6), pair_of(2, False, None, FAR, score=0.4)])
     assert figures["presence_auc"] is None
-    assert figures["hard"] is None
+    assert figures["hard"] is figures["kept"] is None
     assert (figures["il_mcc"]["value"], figures["positive_f1"]["value"]) == (1.0, 1.0)
     assert figures["by_similarity"]["il_mcc"]["value"] == 0.0
