@@ -101,7 +101,8 @@ function pressPicture(sample, event) {
 function step(way) {
   const sample = focused() ?? samples[0];
   if (!sample) return;
-  const phrases = all(sample, ".phrase:not(.low)").filter((one, at, list) => one.dataset.regions !== list[at - 1]?.dataset.regions);
+  const drawn = all(sample, sample.matches(".unfolded") ? ".phrase" : ".phrase:not(.low)");
+  const phrases = drawn.filter((one, at) => one.dataset.regions !== drawn[at - 1]?.dataset.regions);
   if (!phrases.length) return;
   const now = phrases.findIndex((one) => one === document.activeElement);
   const at = now < 0 ? (way > 0 ? 0 : phrases.length - 1) : (now + way + phrases.length) % phrases.length;
@@ -168,6 +169,7 @@ function view(name) {
   root.dataset.view = name;
   stored.set("phrasebox-view", name);
   for (const sample of samples) pin(sample, none);
+  fold();
 }
 for (const radio of views) {
   if (stored.get("phrasebox-view") === radio.value) radio.checked = true;
@@ -179,22 +181,35 @@ function nextView() {
   views[at]?.click();
 }
 const foldBox = document.getElementById("fold");
-function fold() {
+function fold() { // in the view by thing, a phrase is as likely as the likeliest of its thing
   const least = Number(foldBox.value);
   document.querySelector(".fold output").textContent = least.toFixed(2);
   for (const sample of samples) {
     const folded = new Set();
+    const likely = new Set();
     for (const one of all(sample, "[data-score]")) {
       const low = Number(one.dataset.score) < least;
       one.classList.toggle("folded", low);
       if (low && one.dataset.region) folded.add(one.dataset.region);
+      if (!low && root.dataset.view === "group") likely.add(one.dataset.group);
     }
-    for (const one of all(sample, ".phrase")) one.classList.toggle("low", numbersOf(one).every((number) => folded.has(number)));
-    for (const one of all(sample, ".count")) {
-      one.dataset.all ??= one.textContent;
-      one.textContent = one.dataset.all + (folded.size ? `, ${folded.size} below the score` : "");
+    for (const one of all(sample, ".phrase")) {
+      const low = numbersOf(one).every((number) => folded.has(number)) && !likely.has(one.dataset.group);
+      one.classList.toggle("low", low);
+    }
+    sample.classList.toggle("bare", folded.size > 0 && folded.size === all(sample, ".region").length);
+    for (const button of all(sample, ".unfold")) {
+      button.hidden = !folded.size;
+      button.textContent = `${folded.size} below ${least.toFixed(2)}`;
     }
   }
+}
+function unfold(sample) { // one image whatever the score, until again
+  const now = sample.classList.toggle("unfolded");
+  for (const button of all(sample, ".unfold")) button.setAttribute("aria-pressed", now);
+}
+for (const button of document.querySelectorAll(".unfold")) {
+  button.addEventListener("click", () => unfold(button.closest(".sample")));
 }
 if (foldBox) {
   const name = `phrasebox-fold-${document.body.dataset.name}-${foldBox.defaultValue}`;

@@ -79,6 +79,7 @@ const keys = {
     else document.getElementById("back")?.click();
   },
   n: () => step(1), p: () => step(-1), v: () => nextView(),
+  f: () => focused() && unfold(focused()),
   g: () => mark("good"), b: () => mark("bad"), u: () => mark(""),
   x: () => live && focused()?.classList.toggle("selected"),
   "/": () => { const box = document.getElementById("show-filters"); if (box) box.checked = true; document.querySelector("[name=phrase]")?.focus(); },
