@@ -104,6 +104,11 @@ def test_a_plural_may_have_several_regions(locator: Locator, path: Path) -> None
     assert np.array_equal(locator(path, "the Red  Car").heat_maps, locator(path, ["red car"]).heat_maps)
 
 
+def test_two_names_asked_for_are_two_things(locator: Locator, path: Path) -> None:
+    both = locator(path, ["a car", "a vehicle"])
+    assert [region.group for region in both.regions] == both.phrase_indices.tolist() == [0, 1]
+
+
 def test_settings_are_those_of_a_run(locator: Locator, path: Path) -> None:
     default = locator(path, ["red car", "dog"])
     other = Locator("demo", explain={"blocks": 1}, regions={"rule": "fixed", "threshold": 0.9})(
