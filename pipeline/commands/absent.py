@@ -195,7 +195,7 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
 def fit_presence(
     graph: Graph, rows: Mapping[int, dict[str, Any]], asked: Asked, console: Console
 ) -> tuple[Presence, dict[str, Any]]:
-    """Fit presence to phrases that are there and as many of other images.
+    """Fit presence to phrases that are there, to those of other images, and to those that the truth knows to be absent.
 
     Returns:
         What was fitted, and `presence_auc` and `similarity_auc` on images that the regression was not fitted to, for
@@ -211,9 +211,10 @@ def fit_presence(
     from stages.dataset.evaluate.scores import fit_logistic, out_of_fold
     from stages.explain.presence import FEATURES, ImageStatistics, Presence, features_of
 
+    known = {row_id: {query.phrase for query in asked.queries[row_id]} for row_id in asked.images}
     phrases = {
         row_id: [
-            *(phrase for phrase in image.phrases if phrase.text in set(image.there)),
+            *(phrase for phrase in image.phrases if phrase.text in known[row_id]),
             *asked.easy[row_id],
         ]
         for row_id, image in asked.images.items()

@@ -27,6 +27,9 @@ from pipeline.terminal import console
 from stages.contract.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from stages.dataset.evaluate.matching import ImageMatches
+    from stages.dataset.evaluate.truth import GroundTruth
+    from stages.dataset.folder import Dataset
     from stages.regions.score import Evidence
 
 FEWEST_REGIONS = 100
@@ -116,7 +119,9 @@ def write_calibration(
             continue
         image = matched.images[row["file_name"]]
         found = dict(zip((phrase.text for phrase in record.phrases), stage.regions_of(record), strict=True))
-        for query in queries_of(row["id"], row, image, truth.categories, record.phrases):
+        queries = queries_of(row["id"], row, image, truth.categories, record.phrases)
+        # Whether phrases are there at all is for presence to say.
+        for query in (one for one in queries if one.target is not None or not presence):
             boxes = () if query.target is None else query.target.boxes_xywh_px
             for painted, what_is_known in found.get(query.phrase or "", ()):
                 evidence.append(what_is_known)
@@ -130,14 +135,7 @@ def write_calibration(
     features = np.array([[measure(one) for measure in FEATURES.values()] for one in evidence])
     labels, owners = np.array(right), np.array(images, np.int64)
     fit = fit_logistic(features, labels)
-    fitted: dict[str, Any] | None = None
-    told: dict[str, Any] = {}
-    if presence:
-        from pipeline.commands.absent import asked_of, fit_presence, model_graph
-
-        asking = model_graph(made, settings)
-        found_out, told = fit_presence(asking, rows, asked_of(rows, matched, truth), console)
-        fitted = found_out.plain()
+    fitted, told = _fitted_presence(made, truth, rows, matched, settings, console) if presence else (None, None)
     names = list(FEATURES)
     calibration = Calibration(
         bias=fit.bias,
@@ -160,10 +158,25 @@ def write_calibration(
         "matched": matched.counts,
         "regions": len(right),
         "right": sum(right),
-        **({"presence": told} if told else {}),
+        **({} if told is None else {"presence": told}),
         "risk_coverage_area": asdict(weighted_estimate(partial(risk_coverage_area, unseen, labels), owners)),
         "calibration_error": asdict(weighted_estimate(partial(calibration_error, unseen, labels), owners)),
     }
+
+
+def _fitted_presence(
+    made: Dataset,
+    truth: GroundTruth,
+    rows: Mapping[int, dict[str, Any]],
+    matched: ImageMatches,
+    settings: Sequence[str],
+    console: Console,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Presence as plain values, and the figures of its fit."""
+    from pipeline.commands.absent import asked_of, fit_presence, model_graph
+
+    presence, told = fit_presence(model_graph(made, settings), rows, asked_of(rows, matched, truth), console)
+    return presence.plain(), told
 
 
 def print_calibration(figures: Mapping[str, Any], out: Path, console: Console) -> None:

@@ -303,3 +303,19 @@ def test_what_is_present_includes_crowds_and_things_that_no_caption_names(tmp_pa
     assert truth.images["1.jpg"].targets == ()
     assert truth.images["1.jpg"].present == {"person", "car"}
     assert truth.images["2.jpg"].present == set()
+
+
+def test_absent_phrases_of_an_image(tmp_path: Path) -> None:
+    entry = {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
+    images = [{**entry, "absent": ["A Blue  car", "dog"]}]
+    truth = read_coco(written(tmp_path, content(annotation(phrase="red car"), images=images)))
+    assert truth.images["a.jpg"].absent == {"blue car", "dog"}
+    with pytest.raises(InputError, match=r"images\[0\]: expected 'absent' to be a list of phrases"):
+        read_coco(written(tmp_path, content(images=[{**entry, "absent": "dog"}])))
+
+
+def test_scenes_with_absent_things_are_truth(tmp_path: Path) -> None:
+    write_scenes(tmp_path, 3, 4, absent=True)
+    images = read_coco(tmp_path / "truth.json").images.values()
+    assert [len(image.absent) for image in images] == [1, 1, 1]
+    assert all(image.absent.isdisjoint(target.phrase for target in image.targets) for image in images)

@@ -190,3 +190,11 @@ def test_images_that_are_alike_but_not_one_to_one_are_left_out_and_counted(
 def test_nothing_in_common_is_refused_with_examples() -> None:
     with pytest.raises(InputError, match=r"the dataset's first is 'x\.jpg', the truth's '1\.jpg'"):
         match_images(["x.jpg"], truth_of("1.jpg"))
+
+
+def test_a_phrase_that_the_truth_lists_as_absent_is_asked_without_a_target() -> None:
+    absent = frozenset({"blue car"})
+    image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=(), absent=absent)
+    phrases = [phrase_of("blue car", "car"), phrase_of("dog", "dog")]
+    (query,) = queries_of(1, row_of(annotation_of("blue car", 0.3)), image, frozenset(), phrases)
+    assert (query.phrase, query.target, len(query.answers)) == ("blue car", None, 1)
