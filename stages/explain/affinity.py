@@ -1,26 +1,18 @@
-"""Heat follows things: tokens of an image that belong together to the network share their heat.
+"""Heat follows things: neighbouring tokens that are alike to the network share their heat.
 
-`attention` (transformers with a class token). A is the attention among the patches in one early block, the mean of its
-heads, made symmetric; every patch asks its neighbours what they say, and both count:
-
-    H' = H^(1 - s) (A H)^s                            s is `affinity_share`, all number by number
-
-The attention is recomputed from the tokens before the block. CLIP-ES (Lin et al., CVPR 2023, arXiv 2212.09506) has it
-of the last blocks, with Sinkhorn's steps, squaring and boxes, and replaces the map by A H (s = 1). Each of these was
-worse here, or no better: in an early block patches look at what is alike nearby.
-
-`propagation` (any tower). Label propagation as in LPOSS (Stojnić et al., CVPR 2025, arXiv 2503.19777), among the tokens
-of the network itself instead of another's:
+Label propagation as in LPOSS (Stojnić et al., CVPR 2025, arXiv 2503.19777), among the tokens of the network itself
+instead of another's:
 
     W_ij = max(cos(x_i, x_j) - t, 0) exp(-d_ij), W_ii = 0     x less the image's mean, d the distance in cells
-    H' = (I - a D^-1/2 W D^-1/2)^-1 H                 D the sums of W's rows, a is `affinity_reach`
+    H' = (I - a D^-1/2 W D^-1/2)^-1 H                         D the sums of W's rows, a is `affinity_reach`
 
 by ten steps of conjugate gradients for all phrases at once. x are the tokens before the pool or the mean, or, with a
-class token, before an early block. LPOSS's graph of nearest neighbours and its power of the cosine are left out.
+class token, before an early block. LPOSS's graph of nearest neighbours and its power of the cosine are left out. The
+mean over all tokens that are alike and the attention of CLIP-ES were worse or no better (configs/README.md).
 
 Every product has the shape of one image and one group of phrases, so that a map does not depend on its neighbours.
 
-Shapes: B images, P phrases, N patches, H heads, D width.
+Shapes: B images, P phrases, N patches, D width.
 """
 
 from __future__ import annotations
@@ -33,7 +25,7 @@ from torch import Tensor
 
 from stages.explain.config import ExplainerConfig
 from stages.model.tower import Tower
-from stages.model.vision import VisionTower, split_heads
+from stages.model.vision import VisionTower
 
 ALIKE: Final = 0.3
 """t: tokens whose cosine is not above this share no heat."""
@@ -57,12 +49,10 @@ class Affinity:
     """
 
     def __init__(self, config: ExplainerConfig, tower: Tower) -> None:
-        self.kind, self.share, self.reach = config.affinity, config.affinity_share, config.affinity_reach
-        self.step = config.phrases_per_step
+        self.reach, self.step = config.affinity_reach, config.phrases_per_step
         self.block: int | None = None
-        if isinstance(tower, VisionTower) and self.kind != "none":
+        if isinstance(tower, VisionTower) and config.affinity != "none":
             self.block = max(1, round(config.affinity_depth * len(tower.blocks))) - 1
-            self._looks = tower.blocks[self.block].float()
 
     @torch.no_grad()
     def __call__(self, values: Tensor, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
@@ -76,22 +66,8 @@ class Affinity:
         Returns:
             float32 (B, P, N), >= 0.
         """
-        x, parts = tokens.float(), values.split(self.step, dim=1)
-        shared: list[Tensor]
-        if self.kind == "attention":
-            q, k, _ = (split_heads(each, self._looks.heads) for each in self._looks.project(x))
-            affinity = attention_affinity(q, k)
-            shared = [part ** (1 - self.share) * (part @ affinity) ** self.share for part in parts]
-        else:
-            graph = token_graph(x, grid_hw)
-            shared = [propagated(part, graph, self.reach) for part in parts]
-        return torch.cat(shared, dim=1)
-
-
-def attention_affinity(queries: Tensor, keys: Tensor) -> Tensor:
-    """Queries and keys of the patches (B, H, N, d) -> symmetric affinity (B, N, N) >= 0."""
-    attention: Tensor = (queries @ keys.mT * queries.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)
-    return (attention + attention.mT) / 2
+        graph = token_graph(tokens.float(), grid_hw)
+        return torch.cat([propagated(part, graph, self.reach) for part in values.split(self.step, dim=1)], dim=1)
 
 
 def token_graph(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:

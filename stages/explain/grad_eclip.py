@@ -117,7 +117,6 @@ class GradEclipConfig(ExplainerConfig):
 
     def for_tower(self, kind: TowerKind) -> Self:
         """See `ExplainerConfig.for_tower`: a pool is one block."""
-        super().for_tower(kind)
         if kind == "class_token" or self.blocks == 1:
             return self
         if "blocks" in self.model_fields_set:

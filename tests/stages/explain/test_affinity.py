@@ -25,18 +25,17 @@ tokenizer = open_clip.get_tokenizer("ViT-B-32")
 Floats = NDArray[np.float64]
 
 PLACES = [
-    ("grad_eclip", "class token", "attention"),
-    ("maskclip", "class token", "attention"),
-    ("rollout", "class token", "attention"),
-    ("grad_eclip", "class token", "propagation"),
-    ("grad_eclip", "timm, class token", "propagation"),
-    ("grad_eclip", "SigLIP", "propagation"),
-    ("maskclip", "EVA02", "propagation"),
-    ("cam", "ConvNeXt", "propagation"),
-    ("maskclip", "ConvNeXt", "propagation"),
+    ("grad_eclip", "class token"),
+    ("maskclip", "class token"),
+    ("rollout", "class token"),
+    ("grad_eclip", "timm, class token"),
+    ("grad_eclip", "SigLIP"),
+    ("maskclip", "EVA02"),
+    ("cam", "ConvNeXt"),
+    ("maskclip", "ConvNeXt"),
 ]
 
-everywhere = pytest.mark.parametrize(("kind", "tower", "affinity"), PLACES)
+everywhere = pytest.mark.parametrize(("kind", "tower"), PLACES)
 
 
 @functools.cache
@@ -61,24 +60,6 @@ def pixels(tower: str) -> NDArray[np.uint8]:
     return rgb
 
 
-def softmax(x: Floats) -> Floats:
-    e: Floats = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def by_attention(explainer: Explainer[Any], heat: Floats, tokens: Floats) -> Floats:
-    """H^(1 - s) (A H)^s, with a loop over heads."""
-    assert explainer.affinity.block is not None
-    block = explainer.model.tower.blocks[explainer.affinity.block]  # type: ignore[attr-defined]
-    q, k, _ = (each.double().numpy() for each in block.project(torch.from_numpy(tokens).float()))
-    width = q.shape[-1] // block.heads
-    heads = [slice(h * width, (h + 1) * width) for h in range(block.heads)]
-    attention = np.mean([softmax(q[:, h] @ k[:, h].T / width**0.5) for h in heads], axis=0)
-    share = explainer.config.affinity_share
-    answer: Floats = heat ** (1 - share) * (heat @ (attention + attention.T) / 2) ** share
-    return answer
-
-
 def by_propagation(explainer: Explainer[Any], heat: Floats, tokens: Floats) -> Floats:
     """The linear equations solved at once, with a loop over pairs of tokens."""
     x = tokens - tokens.mean(axis=0)
@@ -95,17 +76,16 @@ def by_propagation(explainer: Explainer[Any], heat: Floats, tokens: Floats) -> F
 
 
 @everywhere
-def test_the_formula(kind: str, tower: str, affinity: str) -> None:
-    plain, shared = explainer_of(kind, tower), explainer_of(kind, tower, affinity=affinity)
+def test_the_formula(kind: str, tower: str) -> None:
+    plain, shared = explainer_of(kind, tower), explainer_of(kind, tower, affinity="propagation")
     rgb = pixels(tower)
     texts = shared.texts(PHRASES[0] + PHRASES[0][:1] * 5)[None].expand(2, -1, -1)
     tokens = shared.maps(torch.from_numpy(rgb), texts).tokens
     assert tokens is not None
-    naive = by_attention if affinity == "attention" else by_propagation
     befores, afters = plain.explain(rgb, PHRASES), shared.explain(rgb, PHRASES)
     for before, after, own in zip(befores, afters, tokens.double().numpy(), strict=True):
         heat = np.stack([each.values.ravel() for each in before]).astype(np.float64)
-        wanted = naive(shared, heat, own)
+        wanted = by_propagation(shared, heat, own)
         found = np.stack([each.values.ravel() for each in after])
         assert np.abs(wanted - heat).max() > 0.01 * heat.max(), "it does something"
         assert np.allclose(found, wanted, atol=1e-4 * wanted.max())
@@ -113,8 +93,8 @@ def test_the_formula(kind: str, tower: str, affinity: str) -> None:
 
 
 @everywhere
-def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str, affinity: str) -> None:
-    explainer, rgb = explainer_of(kind, tower, affinity=affinity), pixels(tower)
+def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> None:
+    explainer, rgb = explainer_of(kind, tower, affinity="propagation"), pixels(tower)
     one, other = explainer.explain(rgb, PHRASES), explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
     more = explainer.explain(rgb, [PHRASES[0], [f"dog {n}" for n in range(20)] + PHRASES[1]])
     for maps, turned in zip(one, other, strict=True):
@@ -128,7 +108,7 @@ def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
     texts = explainer_of("rollout", "class token").texts(["dog"] * 8)[None].expand(2, -1, -1)
     x = tower.blocks[0](tower.embed(torch.from_numpy(rgb)))  # type: ignore[attr-defined]
     for kind in ("grad_eclip", "maskclip", "rollout"):
-        explainer = explainer_of(kind, "class token", affinity="attention", affinity_depth=0.5)
+        explainer = explainer_of(kind, "class token", affinity="propagation", affinity_depth=0.5)
         found = explainer.maps(torch.from_numpy(rgb), texts).tokens
         assert found is not None, kind
         assert torch.equal(found, x[:, 1:]), kind
@@ -136,13 +116,7 @@ def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
 
 def test_a_block_that_is_explained_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"explain\.affinity_depth: 1 is block 4 of 4 .*last 2 .*: 0\.75 at most"):
-        explainer_of("grad_eclip", "class token", affinity="attention", affinity_depth=1)
-
-
-@pytest.mark.parametrize(("kind", "tower"), [("grad_eclip", "ResNet"), ("cam", "ConvNeXt")])
-def test_attention_is_refused_where_patches_do_not_attend(kind: str, tower: str) -> None:
-    with pytest.raises(ConfigError, match=r"explain\.affinity: attention needs .* use explain\.affinity=propagation"):
-        explainer_of(kind, tower, affinity="attention")
+        explainer_of("grad_eclip", "class token", affinity="propagation", affinity_depth=1)
 
 
 @pytest.mark.parametrize("variant", ["authors", "notebook"])
@@ -152,9 +126,9 @@ def test_the_presets_of_the_paper_have_none(variant: str) -> None:
 
 def test_numbers_decide_maps_only_where_there_is_an_affinity() -> None:
     config = explainer_type("grad_eclip").config_type
-    numbers = {"affinity_share", "affinity_reach", "affinity_depth"}
+    numbers = {"affinity_reach", "affinity_depth"}
     assert not numbers & set(config().decides_maps())
-    assert numbers <= set(config(affinity="attention").decides_maps())
+    assert numbers <= set(config(affinity="propagation").decides_maps())
 
 
 def test_tokens_that_are_all_alike_or_all_different_keep_the_heat() -> None:
