@@ -215,7 +215,8 @@ def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> Fit:
     if right.all() or not right.any():
         raise ValueError("expected both right and wrong regions")
     mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    # What is the same everywhere may differ by the rounding of its mean, and must not count as a difference.
+    scale = np.where(scale > 1e-9 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
     x = np.column_stack([np.ones(len(features)), (features - mean) / scale])
     penalty = np.full(x.shape[1], RIDGE)
     penalty[0] = 0.0

@@ -198,3 +198,12 @@ def test_out_of_fold_is_calibrated() -> None:
     features, right = drawn(5000)
     probability = out_of_fold(features, right, np.arange(5000))
     assert calibration_error(probability, right, np.ones(5000)) < 0.03
+
+
+def test_what_is_the_same_everywhere_is_no_feature() -> None:
+    """The mean of 806 times 0.449... is not that number: its rounding would be the scale."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=806)
+    fit = fit_logistic(np.column_stack([x, np.full(806, 0.449019607843137)]), x + rng.normal(size=806) > 0)
+    assert fit.scale[1] == 1.0
+    assert abs(fit.weight[1]) < 1e-6
