@@ -179,6 +179,8 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
     for reason, count in report.skipped.most_common():
         table.add_row(f"skipped, no row: {reason}", f"{count:,}")
     table.add_row("phrases", f"{total.phrases:,}")
+    if total.absent:
+        table.add_row("  judged not to be in their image", f"{total.absent:,}")
     table.add_row("regions", f"{total.regions:,}")
     table.add_row("time", f"{report.wall_time_s:,.1f} s")
     if report.deaths:
