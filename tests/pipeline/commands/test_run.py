@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
@@ -17,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 
 import pipeline.engines.inline as inline_engine
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, as_yaml
 from pipeline.engines.inline import run_stages
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResumeError
@@ -191,6 +194,43 @@ def test_a_stopped_run_goes_on(
     assert manifest_of(dataset)["stages"]["explain"]["records"] == SCENES - written
     ours, theirs = manifest_of(dataset)["counts"], manifest_of(inline_dataset)["counts"]
     assert {**ours, "files": 0} == {**theirs, "files": 0}
+
+
+INTERRUPTED = """
+import os, signal, sys
+import pipeline.engines.inline as inline
+from pipeline.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a child in the background may have been told to ignore it
+run_stages, batches = inline.run_stages, []
+
+def run_or_interrupt(*given):
+    batches.append(1)
+    if len(batches) == 4:  # the first is the look at whether the calibration holds
+        os.kill(os.getpid(), int(number))
+    return run_stages(*given)
+
+inline.run_stages, inline.batch_rows = run_or_interrupt, lambda _: 4
+number = sys.argv.pop(1)
+main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_that_it_can_go_on(
+    number: signal.Signals, code: int, inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path
+) -> None:
+    config = config_of(scenes_config, tmp_path / "out")
+    (tmp_path / "run.yaml").write_text(as_yaml(config.model_dump(mode="json", exclude_unset=True)))
+    command = [sys.executable, "-c", INTERRUPTED, str(int(number)), "run", str(tmp_path / "run.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.strip() == "stopped. What is finished is kept; the same command goes on from here."
+    assert list((tmp_path / "out" / "data").glob("*.parquet"))
+    printed = StringIO()
+    dataset = run(config, Console(file=printed, width=500))
+    assert f"going on with the run in {dataset}" in printed.getvalue()
+    assert rows_of(dataset) == rows_of(inline_dataset)
 
 
 def test_a_stage_that_loses_records_is_caught() -> None:

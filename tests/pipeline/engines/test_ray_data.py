@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -118,33 +117,6 @@ def test_ray_gives_the_rows_of_inline_bit_for_bit(source, inline, reference, tmp
     codecs = [{file.metadata.row_group(0).column(i).compression for i in range(9)} for file in (ours, theirs)]
     assert codecs == [{"ZSTD"}, {"ZSTD"}]
     assert "nothing to do" in run(source, out, *settings)
-    assert rows_of(out) == reference
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
-def test_an_interrupted_run_says_that_it_can_go_on(source, reference, tmp_path, number, code) -> None:
-    out = tmp_path / "out"
-    wanted = command(source, out, "engine.kind=inline")
-    # A child that is started in the background may have been told to ignore the signal.
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            f"sys.argv = {wanted[2:]!r}; from pipeline.cli import main; main()",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not list((out / "data").glob("*.parquet")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, told = process.communicate()
-    assert process.returncode == code
-    assert told.strip() == "stopped. What is finished is kept; the same command goes on from here."
-    assert "going on with the run" in run(source, out, "engine.kind=inline")
     assert rows_of(out) == reference
 
 
