@@ -51,7 +51,8 @@ class RegionsConfig(BaseModel):
     """How a map is filled in between its cells. `linear`: bilinearly. `guided`: along the edges of the image as the
     model sees it (`colours.Guide`); use it with the rule `fixed`. Guided, the peak lies on the thing in .946 of cases
     instead of .841, and with `threshold` 0.45 the contour is as good as GrabCut's (measured), for 2 to 3 ms a map. It
-    is off by default because drawn things have plain colours and nothing is measured on photographs."""
+    is off by default because drawn things have plain colours; on photographs it adds about a point of pointing
+    (measured)."""
 
     open_patches: Patches = 0.0
     """Radius of the morphological opening, which removes bridges and specks thinner than twice this. 0, because an
