@@ -93,7 +93,7 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         # torch and open_clip take seconds to import: only a run needs them.
         from stages.model.describe import describe, fingerprint  # noqa: PLC0415
         from stages.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
-        from stages.model.plan import plan_of  # noqa: PLC0415
+        from stages.model.towers.plan import plan_of  # noqa: PLC0415
 
         description = describe(config.model)
         refuse_unsupported(description)

@@ -89,7 +89,7 @@ def model_rows() -> list[dict[str, Any]]:
         why nothing is, in which case the others but `model` are null.
     """
     from stages.explain import kinds_for
-    from stages.model.plan import TowerPlan, plans
+    from stages.model.towers.plan import TowerPlan, plans
 
     rows: list[dict[str, Any]] = []
     for name, plan in plans().items():

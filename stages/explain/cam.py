@@ -22,8 +22,8 @@ from torch import Tensor
 
 from stages.explain.base import Explainer, Maps, closest_patch, cosine_gradients
 from stages.explain.config import ExplainerConfig
-from stages.model.averaged import AveragedTower
 from stages.model.clip import ClipModel
+from stages.model.towers.averaged import AveragedTower
 
 
 class CamConfig(ExplainerConfig):

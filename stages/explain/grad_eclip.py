@@ -52,9 +52,9 @@ from stages.explain.base import Explainer, Maps, closest_patch, cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.model.clip import ClipModel
 from stages.model.config import TOWER_WORDS, TowerKind
-from stages.model.layers import Layer
-from stages.model.pooled import PooledTower
-from stages.model.vision import Block, VisionTower, attend, split_heads
+from stages.model.towers.layers import Layer
+from stages.model.towers.pooled import PooledTower
+from stages.model.towers.vision import Block, VisionTower, attend, split_heads
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "recommended": {},

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from stages.explain.base import Explainer, Maps, closest_patch, cosines_of
 from stages.explain.config import ExplainerConfig
-from stages.model.averaged import AveragedTower
 from stages.model.clip import ClipModel
-from stages.model.pooled import PooledTower
-from stages.model.vision import Block, VisionTower, attend
+from stages.model.towers.averaged import AveragedTower
+from stages.model.towers.pooled import PooledTower
+from stages.model.towers.vision import Block, VisionTower, attend
 
 
 class MaskClipConfig(ExplainerConfig):

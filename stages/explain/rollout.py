@@ -21,7 +21,7 @@ from torch import Tensor
 
 from stages.explain.base import Explainer, Maps, cosines_of
 from stages.explain.config import ExplainerConfig
-from stages.model.vision import VisionTower, attend, split_heads
+from stages.model.towers.vision import VisionTower, attend, split_heads
 
 
 class RolloutConfig(ExplainerConfig):

@@ -1,9 +1,9 @@
 """What an explainer may ask of a CLIP model, and open_clip's answer to it.
 
-`load.load` gives a `clip.ClipModel`: an image tower taken apart (`vision`) and a function that embeds texts.
-`describe` says what can be known of a model before its weights are read. A checkpoint that people have is recognised
-and described by `checkpoints`, and its tensors are read by `state` and named as open_clip names them by `layouts`. The
-weights of a tag come through `hub`. The shipped weights are in `weights/`, what made them in `train/` and `scenes/`.
+`load.load` gives a `clip.ClipModel`: an image tower taken apart (`towers/`) and a function that embeds texts.
+`describe` says what can be known of a model before its weights are read. A checkpoint that people have is recognised,
+described and read in `checkpoints/`. The weights of a tag come through `hub`. The shipped weights are in `weights/`,
+what made them in `train/` and `scenes/`.
 
 These parts of open_clip 3.3 and torch 2.13 are used without being documented. Each has a test in
 `tests/architecture/test_private_apis.py` that fails when it changes; open_clip has an upper bound in pyproject.toml,

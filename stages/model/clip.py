@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stages.model.config import InputSpec
 from stages.model.device import device_name, is_fast
-from stages.model.tower import Tower
+from stages.model.towers.tower import Tower
 
 TEXT_LENGTHS: Final = (16, 32)
 """Token lengths that short texts are cut to; longer ones get the model's full context."""

@@ -13,12 +13,13 @@ from typing import Any, Final
 import open_clip
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
-from stages.model import checkpoints, hub
+from stages.model import hub
 from stages.model.catalog import CATALOG, resolve
+from stages.model.checkpoints import checkpoint
+from stages.model.checkpoints.own_tokenizer import OwnTokenizer, takes_texts_of_siglip
+from stages.model.checkpoints.state import weight_files
 from stages.model.config import InputSpec, ModelConfig
-from stages.model.own_tokenizer import OwnTokenizer, takes_texts_of_siglip
-from stages.model.plan import sides_px
-from stages.model.state import weight_files
+from stages.model.towers.plan import sides_px
 
 _TOKENIZER_OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "language": str}
 """What a model file may say under `tokenizer_kwargs`, and of which type. open_clip hands everything else on to
@@ -56,7 +57,7 @@ class Description:
     @property
     def key(self) -> str:
         """The key of the configuration that names the weights, for messages."""
-        return checkpoints.KEY if self.described_by else "model.weights"
+        return checkpoint.KEY if self.described_by else "model.weights"
 
 
 def describe(config: ModelConfig) -> Description:
@@ -117,7 +118,7 @@ def _agreed(name: str) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: Path) -> Description:
-    found = checkpoints.read_checkpoint(path)
+    found = checkpoint.read_checkpoint(path)
     folder = found.weights.parent
     _check_tokenizer(folder, found.architecture["text_cfg"].get("tokenizer_kwargs") or {})
     return Description(

@@ -23,7 +23,7 @@ from huggingface_hub import constants, errors
 
 from stages.contract.errors import WeightsError, one_line
 from stages.model.catalog import sha256_of
-from stages.model.own_tokenizer import SETTINGS
+from stages.model.checkpoints.own_tokenizer import SETTINGS
 
 Say = Callable[[str], None]
 """Takes a line for the user."""

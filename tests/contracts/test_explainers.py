@@ -27,7 +27,7 @@ from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.config import TOWER_WORDS
 from stages.model.load import from_open_clip
-from stages.model.plan import plan_of
+from stages.model.towers.plan import plan_of
 from tests.factories import TOWERS, architecture_of
 from tests.stages.model.saved import save_tower
 

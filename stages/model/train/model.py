@@ -19,8 +19,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
+from stages.model.towers.vision import resize_positions
 from stages.model.train.config import MODEL_CFG, PREPROCESS_CFG, TrainConfig
-from stages.model.vision import resize_positions
 
 
 def model_cfg(tokenizer: SimpleTokenizer, side_px: int) -> dict[str, Any]:

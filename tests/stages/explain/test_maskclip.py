@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stages.explain.maskclip import MaskClip, MaskClipConfig
 from stages.model.load import from_open_clip
-from stages.model.pooled import PooledTower
+from stages.model.towers.pooled import PooledTower
 from tests.factories import SPEC, TOWERS, tiny_clip
 
 PHRASES = ["red car", "dog"]

@@ -15,8 +15,8 @@ from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.config import ModelConfig
 from stages.model.describe import Description, describe
 from stages.model.load import from_open_clip, load, refuse_misfit, refuse_unsupported
-from stages.model.plan import SUPPORTED, plan_of
-from stages.model.take_apart import check_supported
+from stages.model.towers.plan import SUPPORTED, plan_of
+from stages.model.towers.take_apart import check_supported
 from tests.factories import SPEC, TOWERS, tiny_architecture, tiny_clip
 from tests.stages.model.saved import save_json, save_model, save_tower
 

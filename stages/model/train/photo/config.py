@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.model.photo_trunk import GRID, STRIDE_PX, TRUNK_NAME, WIDTH
+from stages.model.towers.photo_trunk import GRID, STRIDE_PX, TRUNK_NAME, WIDTH
 
 CONTEXT_LENGTH: Final = 32
 """Tokens of a text; the longest caption in the training photographs has some 40, and one in 300 is cut."""

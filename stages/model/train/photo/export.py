@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stages.model.catalog import WEIGHTS_ROOT, sha256_of
-from stages.model.photo_trunk import GRID, STRIDE_PX
+from stages.model.towers.photo_trunk import GRID, STRIDE_PX
 from stages.model.train.export import renew_checksums
 from stages.model.train.photo.config import CONTEXT_LENGTH, PREPROCESS_CFG
 from stages.model.train.photo.material import VOCABULARY_FILE, load_vocabulary

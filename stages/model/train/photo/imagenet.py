@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError, WeightsError
-from stages.model.photo_trunk import GRID, STRIDE_PX
+from stages.model.towers.photo_trunk import GRID, STRIDE_PX
 from stages.model.train.photo.photographs import Photograph, read_pixels
 from stages.model.train.photo.variants import Variant
 

@@ -18,7 +18,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from stages.model.device import PRECISIONS, fast_precision
-from stages.model.photo_trunk import PhotoTrunk
+from stages.model.towers.photo_trunk import PhotoTrunk
 from stages.model.train.model import encode_text
 from stages.model.train.photo.config import Distillation, Matching, PhotoConfig
 from stages.model.train.photo.imagenet import load_imagenet, tail_blocks

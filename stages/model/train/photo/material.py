@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from stages.model.photo_trunk import GRID
+from stages.model.towers.photo_trunk import GRID
 from stages.model.train.photo.config import CONTEXT_LENGTH, Matching, PhotoConfig
 from stages.model.train.photo.imagenet import cache_front
 from stages.model.train.photo.photographs import read_lists

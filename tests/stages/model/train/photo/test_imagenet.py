@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stages.contract.errors import ConfigError, WeightsError
-from stages.model.photo_trunk import PhotoTrunk
+from stages.model.towers.photo_trunk import PhotoTrunk
 from stages.model.train.photo.imagenet import (
     cache_front,
     fold_norms,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from stages.model.photo_trunk import GRID
+from stages.model.towers.photo_trunk import GRID
 from stages.model.train.photo.config import MODEL_CFG
 from stages.model.train.photo.imagenet import fold_norms, front
 from stages.model.train.photo.model import (

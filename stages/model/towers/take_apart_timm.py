@@ -24,12 +24,12 @@ from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.model.averaged import AveragedTower
-from stages.model.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale
-from stages.model.pooled import AttentionPool, PooledTower
-from stages.model.tower import Placement, Tower
-from stages.model.trunk import FeatureTrunk, GridTrunk, PatchTrunk, private_copy
-from stages.model.vision import split_heads
+from stages.model.towers.averaged import AveragedTower
+from stages.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale
+from stages.model.towers.pooled import AttentionPool, PooledTower
+from stages.model.towers.tower import Placement, Tower
+from stages.model.towers.trunk import FeatureTrunk, GridTrunk, PatchTrunk, private_copy
+from stages.model.towers.vision import split_heads
 
 _ACTIVATIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, GELUTanh, QuickGELU)
 

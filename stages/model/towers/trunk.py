@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.model.layers import LayerNorm
-from stages.model.vision import VisionTower
+from stages.model.towers.layers import LayerNorm
+from stages.model.towers.vision import VisionTower
 
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:

@@ -14,8 +14,8 @@ import open_clip
 import torch
 
 from stages.contract.errors import WeightsError
-from stages.model import from_transformers
-from stages.model.state import Shapes
+from stages.model.checkpoints import from_transformers
+from stages.model.checkpoints.state import Shapes
 
 _HEAD_WIDTH: Final = 64
 

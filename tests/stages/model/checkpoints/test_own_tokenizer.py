@@ -78,6 +78,6 @@ def test_a_tokenizer_says_which_package_it_takes(
 ) -> None:
     if package == "tokenizers":
         (siglip_folder / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr("stages.model.own_tokenizer.find_spec", lambda name: None)
+    monkeypatch.setattr("stages.model.checkpoints.own_tokenizer.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=f"pip install {package}"):
         tokenizer_of(describe(config_of(siglip_folder)))

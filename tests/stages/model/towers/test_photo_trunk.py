@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from stages.model.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, alike
+from stages.model.towers.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, alike
 
 
 def test_open_clip_builds_it_by_name() -> None:

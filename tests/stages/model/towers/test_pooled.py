@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from stages.contract.geometry import resize_shifted
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.model.load import from_open_clip
-from stages.model.plan import TowerPlan, plan_of
-from stages.model.pooled import PooledTower
+from stages.model.towers.plan import TowerPlan, plan_of
+from stages.model.towers.pooled import PooledTower
 from tests.factories import TOWERS, tiny_resnet
 
 tokenizer = open_clip.get_tokenizer("ViT-B-32")

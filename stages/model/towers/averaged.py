@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stages.model.config import TowerKind
-from stages.model.layers import Chain
-from stages.model.tower import Placement, Tower
+from stages.model.towers.layers import Chain
+from stages.model.towers.tower import Placement, Tower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.model.config import TowerKind
-from stages.model.layers import LayerNorm, Linear
-from stages.model.tower import Placement, Tower
+from stages.model.towers.layers import LayerNorm, Linear
+from stages.model.towers.tower import Placement, Tower
 
 Heads = int
 """Number of attention heads: the network's own, or 1 as in the authors' Grad-ECLIP code."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.model.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale
+from stages.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale
 
 B, P, D = 3, 4, 6
 

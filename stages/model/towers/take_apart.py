@@ -25,13 +25,13 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.model import layers, take_apart_timm, vision
-from stages.model.averaged import AveragedTower
-from stages.model.plan import RESNET_STRIDE_PX, SUPPORTED
-from stages.model.pooled import AttentionPool, PooledTower
-from stages.model.take_apart_timm import linear
-from stages.model.tower import Placement, Tower
-from stages.model.trunk import BlockTrunk, GridTrunk, private_copy
+from stages.model.towers import layers, take_apart_timm, vision
+from stages.model.towers.averaged import AveragedTower
+from stages.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
+from stages.model.towers.pooled import AttentionPool, PooledTower
+from stages.model.towers.take_apart_timm import linear
+from stages.model.towers.tower import Placement, Tower
+from stages.model.towers.trunk import BlockTrunk, GridTrunk, private_copy
 
 Model = Any
 """An open_clip model or a part of one: open_clip is untyped."""

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.contract.errors import WeightsError
-from stages.model.state import read_shapes, read_state
+from stages.model.checkpoints.state import read_shapes, read_state
 
 STATE = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(2.5)}
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from stages.model.config import TowerKind
-from stages.model.layers import NOTHING, Chain, Layer, Linear
-from stages.model.tower import Placement, Tower
+from stages.model.towers.layers import NOTHING, Chain, Layer, Linear
+from stages.model.towers.tower import Placement, Tower
 
 Turn = Callable[[Tensor, tuple[int, int]], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""

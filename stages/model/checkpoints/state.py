@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract.errors import WeightsError
-from stages.model.torchscript import NotDataError, is_torchscript, read_torchscript
+from stages.model.checkpoints.torchscript import NotDataError, is_torchscript, read_torchscript
 
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.model.load import from_open_clip
-from stages.model.vision import PackedLinear, VisionTower, attend, can_pack
+from stages.model.towers.vision import PackedLinear, VisionTower, attend, can_pack
 from tests import factories
 from tests.factories import SPEC
 

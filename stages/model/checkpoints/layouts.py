@@ -8,7 +8,7 @@ from typing import Final
 from torch import Tensor
 
 from stages.contract.errors import WeightsError
-from stages.model import from_transformers
+from stages.model.checkpoints import from_transformers
 
 OPENAI: Final = "OpenAI's CLIP"
 OPEN_CLIP: Final = "open_clip"

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from stages.explain.cam import Cam, CamConfig
-from stages.model.averaged import AveragedTower
 from stages.model.load import from_open_clip
+from stages.model.towers.averaged import AveragedTower
 from tests.factories import TOWERS
 
 tokenizer = open_clip.get_tokenizer("ViT-B-32")

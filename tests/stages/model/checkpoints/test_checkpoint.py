@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
-from stages.model.checkpoints import read_checkpoint
+from stages.model.checkpoints.checkpoint import read_checkpoint
 from stages.model.describe import describe, fingerprint, tokenizer_of
 from stages.model.load import build_with_weights, refuse_misfit
 from tests.factories import SPEC, tiny_architecture, tiny_clip

@@ -10,7 +10,7 @@ from typing import Any, Final
 import open_clip
 import timm
 
-import stages.model.photo_trunk  # noqa: F401 - it names our own trunk to timm
+import stages.model.towers.photo_trunk  # noqa: F401 - it names our own trunk to timm
 from stages.contract.errors import ConfigError
 from stages.model.config import TowerKind
 
