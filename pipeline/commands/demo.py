@@ -23,6 +23,15 @@ REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45}
 PHOTO_MODEL: Final = "photo"
 """The model for photographs. Its weights stand in the repository and not in the package."""
 
+PHOTO_SETTINGS: Final = {
+    "explain": {"contrast": 0.0, "affinity": "propagation", "affinity_reach": 0.8},
+    "regions": {"rule": "mean", "smooth_patches": 1.0},
+}
+"""What pays on photographs, see configs/README.md; the same as in configs/photos.yaml."""
+
+LIKELY: Final = 0.5
+"""Pictures show regions whose score is at least this, where the scores are calibrated."""
+
 OVERLAYS: Final = 24
 """Number of pictures that are written one by one."""
 
@@ -86,7 +95,7 @@ def run_photographs(out: Path, console: Console, model: str = PHOTO_MODEL) -> di
     except WeightsError as error:
         console.print(f"the eight photographs are left out: {error}", soft_wrap=True)
         return None
-    config = {"input": INPUT, "model": {"name": model}, "engine": {"kind": "inline"}}
+    config = {"input": INPUT, "model": {"name": model}, **PHOTO_SETTINGS, "engine": {"kind": "inline"}}
     return _run_and_measure(out, config, TRUTH, "eight photographs", console)
 
 
@@ -106,7 +115,10 @@ def _run_and_measure(
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     console.print(f"the {what}, model {config.model.name}:", soft_wrap=True)
     print_evaluation(figures, console)
-    count = _write_overlays(out, Path(settings["input"]["image_root"]))
+    calibrated = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["calibration"] is not None
+    count = _write_overlays(out, Path(settings["input"]["image_root"]), LIKELY if calibrated else 0.0)
+    if calibrated:
+        console.print(f"the pictures show the regions whose score is at least {LIKELY}", soft_wrap=True)
     console.print(
         f"pictures in {out / 'overlays'}/, the first {min(ON_SHEET, count)} on {out / 'overlays.png'}", soft_wrap=True
     )
@@ -114,8 +126,8 @@ def _run_and_measure(
     return figures
 
 
-def _write_overlays(out: Path, images: Path) -> int:
-    """Draw the regions of the first rows by sample id over their images; returns how many."""
+def _write_overlays(out: Path, images: Path, least: float) -> int:
+    """Draw the regions of the first rows by sample id over their images, those with that score; returns how many."""
     import numpy as np
     import pyarrow.parquet as pq
     from PIL import Image
@@ -131,7 +143,8 @@ def _write_overlays(out: Path, images: Path) -> int:
     pictures = []
     for row in rows[:OVERLAYS]:
         rgb = np.asarray(Image.open(images / row["file_name"]).convert("RGB"))
-        pictures.append(regions_overlay(rgb, row["annotations"], row["captions"]))
+        likely = [annotation for annotation in row["annotations"] if annotation["score"] >= least]
+        pictures.append(regions_overlay(rgb, likely, row["captions"]))
         Image.fromarray(pictures[-1]).save(folder / f"{Path(row['file_name']).stem}.png")
     if pictures:
         Image.fromarray(sheet(pictures[:ON_SHEET], columns=4)).save(out / "overlays.png")

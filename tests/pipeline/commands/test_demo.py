@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from pipeline.commands.demo import PHOTO_MODEL, REGIONS, run_demo, run_photographs
+from pipeline.commands.demo import PHOTO_MODEL, PHOTO_SETTINGS, REGIONS, run_demo, run_photographs
 from pipeline.config import RunConfig, load_config
 from stages.contract.errors import WeightsError
 from stages.model import catalog
@@ -62,3 +62,9 @@ def test_the_preset_has_the_demo_s_settings() -> None:
     preset = load_config(Path(__file__).parents[3] / "configs" / "demo.yaml", [], RunConfig)
     assert preset.regions.model_dump(include=set(REGIONS)) == REGIONS
     assert preset.model.name == "demo"
+
+
+def test_the_preset_for_photographs_has_those_of_the_demo_s_photographs() -> None:
+    preset = load_config(Path(__file__).parents[3] / "configs" / "photos.yaml", [], RunConfig)
+    for section, settings in PHOTO_SETTINGS.items():
+        assert getattr(preset, section).model_dump(include=set(settings)) == settings
