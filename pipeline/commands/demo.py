@@ -25,9 +25,15 @@ PHOTO_MODEL: Final = "photo"
 
 PHOTO_SETTINGS: Final = {
     "explain": {"contrast": 0.0, "affinity": "propagation", "affinity_reach": 0.8},
-    "regions": {"rule": "mean", "smooth_patches": 1.0},
+    "regions": {
+        "upsample": "guided",
+        "rule": "fixed",
+        "threshold": 0.3,
+        "smooth_patches": 2.0,
+        "refine": "grabcut",
+    },
 }
-"""What pays on photographs, see configs/README.md; the same as in configs/photos.yaml."""
+"""What pays on photographs, see configs/README.md; the same as in configs/photos-fine.yaml."""
 
 LIKELY: Final = 0.5
 """Pictures show regions whose score is at least this, where the scores are calibrated."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ class Photographs:
             file,
             [
                 f"input.path={self.captions(name)}",
-                f"input.kind={'coco' if name == 'coco' else 'jsonl'}",
+                f"input.kind={'coco_captions' if name == 'coco' else 'jsonl'}",
                 f"input.image_root={self.images(name)}",
                 f"model.name={model}",
                 "model.pretrained=null",
@@ -97,9 +97,18 @@ class Photographs:
         console.rule(f"{name}: {label}")
         return Path(run(config, console))
 
-    def figures(self, name: str, dataset: Path) -> dict[str, Any]:
-        """What `phrasebox eval` says of it."""
-        return evaluation_of(dataset, self.truth(name), console, resized=name.endswith("train"))
+    def figures(self, name: str, dataset: Path, *, absent: bool = False) -> dict[str, Any]:
+        """What `phrasebox eval` says of it, with `--absent` if wanted."""
+        return evaluation_of(dataset, self.truth(name), console, resized=name.endswith("train"), absent=absent)
+
+    def calibrated(self, settings: Path) -> tuple[str, ...]:
+        """Fit a calibration for the settings of a file on train; the settings that name it."""
+        label = settings.stem
+        fitted = self.dataset("flickr8k/train", "photo", label, "regions.calibration=none", file=settings)
+        calibration = self.out / f"calibration-{label}.json"
+        known = write_calibration(fitted, self.truth("flickr8k/train"), calibration, console, resized=True)
+        console.print(f"{known['regions']:,} regions of train, {known['right']:,} of them right")
+        return (f"regions.calibration={calibration}",)
 
 
 def table(title: str, figures: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] = SHOWN) -> str:
@@ -121,46 +130,40 @@ def by_type(title: str, figures: Mapping[str, Any]) -> str:
     return table(title, {f"{name} ({members[name]['pointing']['n']:,})": members[name] for name in members})
 
 
-def measure(photographs: Photographs, settings: Path) -> list[str]:
+def measure(photographs: Photographs, presets: Sequence[Path], tries: int) -> list[str]:
     """All tables."""
     dev, train, coco = "flickr8k/dev", "flickr8k/train", "coco"
+    rows = {"drawn model, defaults": photographs.figures(dev, photographs.dataset(dev, "demo", "demo"))["metrics"]}
     tables: list[str] = []
-    plain = {"demo": photographs.figures(dev, photographs.dataset(dev, "demo", "demo"))}
     try:
-        plain["photo"] = photographs.figures(dev, photographs.dataset(dev, "photo", "photo"))
+        plain = photographs.dataset(dev, "photo", "defaults")
     except WeightsError as error:
         console.print(f"without the photograph model: {error}", soft_wrap=True)
-        return [table("dev, default settings", {"demo": plain["demo"]["metrics"]}), by_type("demo", plain["demo"])]
-    known = photographs.dataset(train, "photo", "photo")
-    tuning = tuned(known, photographs.truth(train), console, most=photographs.most, resized=True)
-    print_tuning(tuning, console)
-    fitted = photographs.dataset(train, "photo", "photo-settings", "regions.calibration=none", file=settings)
-    calibration = photographs.out / "calibration.json"
-    print_to = write_calibration(fitted, photographs.truth(train), calibration, console, resized=True)
-    console.print(f"{print_to['regions']:,} regions of train, {print_to['right']:,} of them right")
-    made = photographs.dataset(dev, "photo", "photo-settings", f"regions.calibration={calibration}", file=settings)
-    best = photographs.figures(dev, made)
-    rows = {
-        "drawn model, defaults": plain["demo"]["metrics"],
-        "photograph model, defaults": plain["photo"]["metrics"],
-        "photograph model, settings for photographs": best["metrics"],
-    }
-    tables.append(table("1,000 photographs (Flickr8k dev), human phrase boxes", rows))
-    tables.append(by_type("by type of entity, photograph model, settings for photographs", best))
-    error = best["calibration_error"]
-    half = next(line for line in best["thresholds"] if line["score"] == 0.5)
-    tables.append(
-        f"expected calibration error {error['value']:.3f} ({error['low']:.3f}-{error['high']:.3f}); "
-        f"regions with a score of at least .5: {half['kept']:.1%} of all, precision {half['precision']:.3f}"
-    )
-    masks = {
-        "defaults": photographs.figures(coco, photographs.dataset(coco, "photo", "photo"))["metrics"],
-        "settings for photographs": photographs.figures(
-            coco, photographs.dataset(coco, "photo", "photo-settings", "regions.calibration=none", file=settings)
-        )["metrics"],
-    }
-    tables.append(table("93 photographs (COCO), masks", masks, {**SHOWN, "mask_iou": "mask IoU"}))
-    return tables
+        return [table("dev", rows)]
+    rows["photograph model, defaults"] = photographs.figures(dev, plain)["metrics"]
+    known = photographs.dataset(train, "photo", "defaults")
+    print_tuning(tuned(known, photographs.truth(train), console, most=tries, resized=True), console)
+    masks = {"defaults": photographs.figures(coco, photographs.dataset(coco, "photo", "defaults"))["metrics"]}
+    for preset in presets:
+        calibration = photographs.calibrated(preset)
+        made = photographs.dataset(dev, "photo", preset.stem, *calibration, file=preset)
+        figures = photographs.figures(dev, made, absent=True)
+        rows[f"photograph model, {preset.stem}"] = figures["metrics"]
+        tables += [by_type(f"{preset.stem}, by type of entity", figures), scores(preset.stem, figures)]
+        on_coco = photographs.dataset(coco, "photo", preset.stem, *calibration, file=preset)
+        masks[preset.stem] = photographs.figures(coco, on_coco)["metrics"]
+    first = table("1,000 photographs (Flickr8k dev), human phrase boxes", rows)
+    return [first, *tables, table("93 photographs (COCO), masks", masks, {**SHOWN, "mask_iou": "mask IoU"})]
+
+
+def scores(label: str, figures: Mapping[str, Any]) -> str:
+    """Lines about calibration, presence and links."""
+    half = next(line for line in figures["thresholds"] if line["score"] == 0.5)
+    names = ("presence_auc", "similarity_auc", "il_mcc", "positive_f1", "cgf1", "ece", "calibration_error", "group_f1")
+    known = {name: figures[name] for name in names if figures.get(name) is not None}
+    named = [f"{name} {figure['value']:.3f}" for name, figure in known.items()]
+    kept = f"regions with a score of at least .5: {half['kept']:.1%} of all, precision {half['precision']:.3f}"
+    return f"**{label}**: {', '.join(named)}; {kept}"
 
 
 def main() -> None:
@@ -171,10 +174,13 @@ def main() -> None:
     parser.add_argument(
         "--most", type=int, default=500, help="photographs of train, the last of the list: 500 that `photo` never saw"
     )
-    parser.add_argument("--settings", type=Path, default=Path("configs/photos.yaml"))
+    parser.add_argument("--tries", type=int, default=200, help="how many of these settings are tried on")
+    parser.add_argument(
+        "--settings", type=Path, nargs="+", default=[Path("configs/photos.yaml"), Path("configs/photos-fine.yaml")]
+    )
     given = parser.parse_args()
     try:
-        tables = measure(Photographs(given.photos, given.out, given.most), given.settings)
+        tables = measure(Photographs(given.photos, given.out, given.most), given.settings, given.tries)
     except PhraseboxError as error:
         sys.exit(f"error: {error}")
     text = "\n\n".join(tables) + "\n"

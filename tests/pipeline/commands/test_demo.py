@@ -65,6 +65,6 @@ def test_the_preset_has_the_demo_s_settings() -> None:
 
 
 def test_the_preset_for_photographs_has_those_of_the_demo_s_photographs() -> None:
-    preset = load_config(Path(__file__).parents[3] / "configs" / "photos.yaml", [], RunConfig)
+    preset = load_config(Path(__file__).parents[3] / "configs" / "photos-fine.yaml", [], RunConfig)
     for section, settings in PHOTO_SETTINGS.items():
         assert getattr(preset, section).model_dump(include=set(settings)) == settings
