@@ -105,14 +105,15 @@ def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(draw
     assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
 
 
-@pytest.mark.parametrize("refine", ["none", "grabcut"])
+@pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
 def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
     drawn: Path, tmp_path: Path, refine: str
 ) -> None:
     dataset = run(config_of(drawn, tmp_path / "dataset", regions={"refine": refine}), QUIET)
-    figures = evaluation_of(dataset, drawn / "truth.json", QUIET)
+    figures = evaluation_of(dataset, drawn / "truth.json", QUIET, absent=True)
     scores = figures["scores"]
-    assert figures["calibration_error"]["value"] < 0.12  # of 150 regions; 0.024 of 1,300
+    assert figures["ece"]["value"] < 0.12
+    assert figures["presence_auc"]["value"] > figures["similarity_auc"]["value"] > 0.9
     assert scores["score"]["value"] < scores["similarity"]["value"]
     assert scores["score"]["value"] < scores["mean_heat"]["value"]
 
