@@ -10,8 +10,9 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
 
+# One process more than two cores: those that start Ray mostly wait for it.
 test: lint browser
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

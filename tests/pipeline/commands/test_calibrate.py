@@ -78,7 +78,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
         build_graph(config_of(drawn, tmp_path / "other", regions=with_file["regions"]))
 
 
-@pytest.mark.parametrize("refine", ["none", "grabcut"])
+@pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
 def test_stored_maps_give_the_calibration_of_computed_ones(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: str
 ) -> None:

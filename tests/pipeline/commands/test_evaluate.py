@@ -199,8 +199,12 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     [
         pytest.param({}, id="defaults"),
         pytest.param({"regions": {"upsample": "guided", "rule": "fixed"}}, id="colours guide the maps"),
-        pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region"),
-        pytest.param({"explain": {"kind": "rollout"}, "phrases": {"referring_expressions": True}}, id="rollout"),
+        pytest.param({"regions": {"min_area_share": 0.05}}, id="phrases without a region", marks=pytest.mark.slow),
+        pytest.param(
+            {"explain": {"kind": "rollout"}, "phrases": {"referring_expressions": True}},
+            id="rollout",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: dict[str, Any]) -> None:

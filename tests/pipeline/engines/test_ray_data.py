@@ -128,6 +128,7 @@ def test_an_input_without_rows_gives_a_dataset_without_rows(tmp_path) -> None:
     assert json.loads((tmp_path / "out/dataset.json").read_text())["counts"]["written"] == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_says_why(source, tmp_path) -> None:
     wanted = command(source, tmp_path / "out", "model.device=cuda")
     done = subprocess.run(wanted, capture_output=True, text=True, check=False)

@@ -159,8 +159,9 @@ def test_nothing_in_a_caption_or_name_runs(page: Page, served: Served, dataset: 
 
 def test_what_is_drawn_can_be_chosen_and_is_remembered(page: Page, served: Served) -> None:
     page.goto(f"{served.url}/?status=regions")
-    sample = page.locator(".sample").first
-    region = sample.locator(".region.lead:not(.folded)").first
+    shown = ".region.lead:not(.folded)"
+    sample = page.locator(f".sample:has({shown})").first
+    region = sample.locator(shown).first
     box, mask = region.locator(".box"), region.locator(".mask")
     number = region.get_attribute("data-region")
     expect(box).to_be_hidden()

@@ -296,6 +296,7 @@ def phrasebox(*arguments: object, **environment: str) -> tuple[int, str, str]:
     return process.returncode, out, err.decode()
 
 
+@pytest.mark.slow
 def test_a_person_s_two_runs(weights: bytes, scenes_folder: Path, tmp_path: Path) -> None:
     """The first downloads and shows how far it is; the second finds the file without a network."""
     few = tmp_path / "few.jsonl"

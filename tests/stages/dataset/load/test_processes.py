@@ -98,6 +98,7 @@ print(rows, *marks)
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """Five times through the images, in windows of a sixth of them."""
     folder = write_synthetic(tmp_path / "dataset", 600, rows_per_file=200, embed_images=True)

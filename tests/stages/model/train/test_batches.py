@@ -56,6 +56,7 @@ def test_going_on_gives_the_batches_that_would_have_come(tokenizer: SimpleTokeni
     assert not same(whole[0], whole[1])
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_batches_in_order(tokenizer: SimpleTokenizer) -> None:
     here = list(batches(tokenizer, first=0, count=3))
     there = list(load_batches(batches(tokenizer, first=0, count=3), workers=1))

@@ -64,6 +64,7 @@ def test_training_goes_on_from_a_checkpoint(run: Path, tmp_path: Path) -> None:
     assert not torch.equal(before["model"]["visual.proj"], after["model"]["visual.proj"])
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_exported_weights(run: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     export(run / LATEST_FILE, weights, side_px=90, evaluation_scenes=2)
@@ -170,6 +171,7 @@ def test_a_finer_grid_can_be_exported(run: Path, tmp_path: Path) -> None:
     model.load_state_dict(load_file(tmp_path / "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_the_smoke_run_runs(tmp_path: Path) -> None:
     assert main(["run", str(tmp_path / "run"), "--smoke", "--threads", "1"]) == 0
     assert [line["phase"] for line in lines(tmp_path / "run")] == ["crops", "scenes"]

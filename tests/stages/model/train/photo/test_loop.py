@@ -53,6 +53,7 @@ def test_the_log_tells_every_phase(run: Path) -> None:
     assert all(line["caption_loss"] > 0 for line in lines if "caption_loss" in line)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(run: Path, photos: Path, packages: Path, tmp_path: Path) -> None:
     """Also when the run is stopped after the second phase and goes on."""
     for file in run.glob("*.npy"):
@@ -65,6 +66,7 @@ def test_the_same_seed_gives_the_same_weights(run: Path, photos: Path, packages:
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.slow
 def test_only_what_a_phase_trains_has_changed(run: Path, photos: Path, packages: Path, tmp_path: Path) -> None:
     for file in run.glob("*.npy"):
         shutil.copy(file, tmp_path)
