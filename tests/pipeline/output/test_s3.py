@@ -99,6 +99,7 @@ def stored(source: tuple[Path, AnyPath]) -> AnyPath:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(source, on_disk) -> None:
     out = place_of("s3://bucket/ray/out")
     wanted = settings(source[1], out)

@@ -337,6 +337,7 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a small disk")
+@pytest.mark.slow
 def test_a_disk_that_is_full_before_the_file_is_there(weights: bytes, tmp_path: Path) -> None:
     """It has room for the file alone, and the cache writes something beside it."""
     home = tmp_path / "home"

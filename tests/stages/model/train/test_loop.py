@@ -133,6 +133,7 @@ def test_the_processor_decides_the_precision_and_the_card_says_it(
     assert f"torch {torch.__version__}, {precision}." in card
 
 
+@pytest.mark.slow
 def test_the_same_seed_learns_the_same(tmp_path: Path) -> None:
     short = CONFIG.model_copy(update={"phases": (CONFIG.phases[0].model_copy(update={"steps": 2}),)})
     states = []
