@@ -36,7 +36,7 @@ corpus: $(VENV)/.installed-dev
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis
 
-# Every test with a Ray of its own, and every other that would make `test` too long; about ten minutes on 2 cores.
+# Every test with a Ray of its own, and every other that would make `test` too long.
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "ray or slow"
 

@@ -107,7 +107,10 @@ class ModelConfig(BaseModel):
             raise ValueError("give either pretrained or weights, not both")
         if self.name in OWN_MODELS:
             if self.pretrained is not None or self.weights is not None:
-                raise ValueError(f"the {self.name} model brings its own weights: leave out pretrained and weights")
+                raise ValueError(
+                    f"the {self.name} model brings its own weights: leave out pretrained and weights, or set them to "
+                    "null where a file has them"
+                )
         elif self.pretrained is None and self.weights is None:
             where = self.name or self.config
             close = difflib.get_close_matches(str(where), OWN_MODELS, n=1, cutoff=0.7)
