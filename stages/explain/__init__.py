@@ -27,9 +27,9 @@ DEFAULT_KIND: Final = "grad_eclip"
 
 EXPLAINERS: Final[dict[str, str]] = {
     "grad_eclip": "stages.explain.grad_eclip:GradEclip",
-    "rollout": "stages.explain.rollout:Rollout",
-    "cam": "stages.explain.cam:Cam",
-    "maskclip": "stages.explain.maskclip:MaskClip",
+    "rollout": "stages.explain.attention.rollout:Rollout",
+    "cam": "stages.explain.cams.cam:Cam",
+    "maskclip": "stages.explain.dense.maskclip:MaskClip",
 }
 """Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
 

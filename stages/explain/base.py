@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from stages.model.config import TowerKind
 
 FAULTS: Final = ("", "constant", "empty", "non_finite")
 """Why a map is all zeros, by number."""
+
+Cost = Literal["forward", "backward", "perturbation"]
 
 ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
@@ -58,6 +60,11 @@ class Explainer(ABC, Generic[ConfigT]):
         config_type: The pydantic model of its settings, with a literal `kind`.
         towers: On which kinds of towers the method is defined; see `TOWER_KINDS`.
         needs: What these have and others lack, as in "transformer blocks with a class token".
+        cost: What its maps take beside the trunk: `forward` next to nothing, `backward` a backward pass (in closed
+            form or by autograd) for each phrase, `perturbation` many forward passes for each image.
+        follows_phrases: False where all phrases of an image get the same map.
+        claim: Who claims a patent on the method, in a sentence for people; such a method runs where it is named, and
+            is in no default. Empty: nobody that we know of.
         affinity: What shares the maps' heat out among the tokens.
         presence: Tells whether phrases are in their images; None where nobody asked.
         looks_closer: Whether `maps` also says what the patches alone mean, which presence is judged by.
@@ -68,6 +75,9 @@ class Explainer(ABC, Generic[ConfigT]):
     config_type: ClassVar[type[ExplainerConfig]]
     towers: ClassVar[tuple[TowerKind, ...]]
     needs: ClassVar[str]
+    cost: ClassVar[Cost]
+    follows_phrases: ClassVar[bool] = True
+    claim: ClassVar[str] = ""
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         self.config = fitted(config, model.tower.kind, model.name)

@@ -146,6 +146,7 @@ class GradEclip(Explainer[GradEclipConfig]):
     config_type = GradEclipConfig
     towers = ("class_token", "attention_pool", "latent_pool")
     needs = "an attention that makes the embedding"
+    cost = "backward"
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
@@ -173,8 +174,8 @@ class Found:
         weights: the spatial weights (B, N) of each block.
         cosines: (B, P).
         embedding: (B, E), in any scale.
-        parts: (B, N, E), what each patch alone would mean, as `stages.explain.maskclip` has it without the residual;
-            None where nobody asked.
+        parts: (B, N, E), what each patch alone would mean, as `stages.explain.dense.maskclip` has it without the
+            residual; None where nobody asked.
         tokens: see `Maps.tokens`.
     """
 

@@ -251,3 +251,12 @@ def test_the_towers_are_named(kind: str) -> None:
     assert set(explainer_type(kind).towers) <= set(TOWER_WORDS)
     assert explainer_type(kind).towers
     assert explainer_type(kind).needs
+
+
+@on_towers
+def test_phrases_get_maps_of_their_own_or_it_says_that_they_do_not(kind: str, tower: str) -> None:
+    for maps in explainer_of(kind, tower, contrast=0.0).explain(pixels(tower), [PHRASES[0]] * 3):
+        different = len({heat_map.values.tobytes() for heat_map in maps})
+        seen = sum(not heat_map.fault for heat_map in maps)
+        assert different == 1 or explainer_type(kind).follows_phrases
+        assert different >= seen or not explainer_type(kind).follows_phrases

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.explain.cam import Cam, CamConfig
+from stages.explain.cams.cam import Cam, CamConfig
 from stages.model.load import from_open_clip
 from stages.model.towers.averaged import AveragedTower
 from tests.factories import TOWERS

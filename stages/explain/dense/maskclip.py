@@ -53,6 +53,7 @@ class MaskClip(Explainer[MaskClipConfig]):
     config_type = MaskClipConfig
     towers = ("class_token", "attention_pool", "latent_pool", "average_pool")
     needs = "tokens that stand for places"
+    cost = "forward"
 
     def __init__(self, config: MaskClipConfig, model: ClipModel) -> None:
         super().__init__(config, model)

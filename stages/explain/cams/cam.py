@@ -38,6 +38,7 @@ class Cam(Explainer[CamConfig]):
     config_type = CamConfig
     towers = ("average_pool",)
     needs = "tokens that are averaged"
+    cost = "backward"
 
     def __init__(self, config: CamConfig, model: ClipModel) -> None:
         super().__init__(config, model)

@@ -40,6 +40,8 @@ class Rollout(Explainer[RolloutConfig]):
     config_type = RolloutConfig
     towers = ("class_token",)
     needs = "transformer blocks whose class token attends to the patches"
+    cost = "forward"
+    follows_phrases = False
 
     @torch.no_grad()
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:

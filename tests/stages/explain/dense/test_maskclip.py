@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explain.maskclip import MaskClip, MaskClipConfig
+from stages.explain.dense.maskclip import MaskClip, MaskClipConfig
 from stages.model.load import from_open_clip
 from stages.model.towers.pooled import PooledTower
 from tests.factories import SPEC, TOWERS, tiny_clip

@@ -1,0 +1,1 @@
+"""Class activation maps: features weighed by the gradient of the cosine."""

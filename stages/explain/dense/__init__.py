@@ -1,0 +1,1 @@
+"""Explainers that compare each patch with the phrase, without a gradient."""
