@@ -28,6 +28,7 @@ DEFAULT_KIND: Final = "grad_eclip"
 EXPLAINERS: Final[dict[str, str]] = {
     "grad_eclip": "stages.explain.grad_eclip:GradEclip",
     "rollout": "stages.explain.attention.rollout:Rollout",
+    "game": "stages.explain.attention.game:Game",
     "cam": "stages.explain.cams.cam:Cam",
     "maskclip": "stages.explain.dense.maskclip:MaskClip",
 }
