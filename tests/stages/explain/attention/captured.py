@@ -43,7 +43,9 @@ def capture(model: nn.Module, pixels: Tensor, *watched: str) -> Captured:
     exact: Any = copy.deepcopy(model).double().eval().requires_grad_(True)
     found = Captured()
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any) -> Tensor:
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
+    ) -> Tensor:
         assert attn_mask is None
         assert dropout_p == 0
         attention = torch.softmax(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5, dim=-1)
