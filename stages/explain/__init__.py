@@ -27,8 +27,11 @@ DEFAULT_KIND: Final = "grad_eclip"
 
 EXPLAINERS: Final[dict[str, str]] = {
     "grad_eclip": "stages.explain.grad_eclip:GradEclip",
+    "attention_gradient": "stages.explain.attention.attention_gradient:AttentionGradient",
+    "raw_attention": "stages.explain.attention.raw_attention:RawAttention",
     "rollout": "stages.explain.attention.rollout:Rollout",
     "game": "stages.explain.attention.game:Game",
+    "legrad": "stages.explain.attention.legrad:LeGrad",
     "cam": "stages.explain.cams.cam:Cam",
     "maskclip": "stages.explain.dense.maskclip:MaskClip",
 }

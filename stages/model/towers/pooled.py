@@ -30,6 +30,7 @@ class Pooling:
         tokens: (B, N, D), of the patches, as they come.
         query: (B, D).
         keys, values: (B, N, D), of the patches, heads side by side; keys as the query is compared with them.
+        attention: (B, H, N), the weights a of the patches. What is missing from 1 are tokens that are no patches.
         residual: what the pool adds to its projected output, (B, 1, D'); None where it adds nothing.
         output: (B, D), o: what the query gets before the projection.
         projected: (B, D'), after the projection, and after the query's own token is added where the pool does that.
@@ -39,6 +40,7 @@ class Pooling:
     query: Tensor
     keys: Tensor
     values: Tensor
+    attention: Tensor
     output: Tensor
     residual: Tensor | None
     projected: Tensor
@@ -82,7 +84,7 @@ class AttentionPool:
         keys, values = self.k(z), self.v(z)
         if self.turn is not None:
             keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
-        output = _ask(query, keys, values, heads or self.heads)
+        output, attention = _ask(query, keys, values, heads or self.heads)
         projected, residual = self.scale(self.out(output)), None
         if self.residual:
             residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
@@ -93,6 +95,7 @@ class AttentionPool:
             query=query,
             keys=keys[:, patches],
             values=values[:, patches],
+            attention=attention[:, :, patches],
             output=output,
             residual=residual,
             projected=projected,
@@ -113,6 +116,18 @@ class AttentionPool:
         gradient = self.scale.back(self.out(pooling.output), gradient)
         return self.out.back(pooling.output, gradient)
 
+    def back_to_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
+        """Gradient at the weights of the patches (B, H, P, N), given it at the embedding: (B, P, E).
+
+        The output is linear in the weights, so that the gradient at a weight is that at the output, times the value.
+        """
+        heads = pooling.attention.shape[1]
+        at_output, values = (
+            x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+            for x in (self.back(pooling, gradient), pooling.values)
+        )
+        return at_output @ values.mT
+
     def float(self) -> AttentionPool:
         """The same pool with float32 weights."""
         return replace(
@@ -128,15 +143,15 @@ class AttentionPool:
         )
 
 
-def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
-    """Attention of one query (B, D) to tokens (B, T, D) -> (B, D).
+def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Attention of one query (B, D) to tokens (B, T, D) -> its output (B, D) and weights (B, H, T).
 
     Written out as sums: with several threads, products of one row have other last bits in another place of the batch.
     """
     q, k, v = (x.unflatten(-1, (heads, x.shape[-1] // heads)) for x in (query[:, None], keys, values))
     weights = ((q * k).sum(dim=-1) * q.shape[-1] ** -0.5).softmax(dim=1)
     answer: Tensor = (weights[..., None] * v).sum(dim=1).flatten(1)
-    return answer
+    return answer, weights.transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,8 @@ class Captured:
     """One forward pass of one image.
 
     `attention` holds (H, queries, T) for every attention in order, `queries`, `keys`, `values` (H, ., d) likewise, and
-    `seen` the outputs of the modules that were asked for. All are in the graph of `embedding`, (E,).
+    `seen` the outputs of the modules that were asked for. All are in the graph of `embedding`, (E,). `visual` is the
+    model's image tower in float64.
     """
 
     attention: list[Tensor] = field(default_factory=list)
@@ -29,6 +30,7 @@ class Captured:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     seen: list[Tensor] = field(default_factory=list)
+    visual: Any = None
     embedding: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def cosine(self, text: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class Captured:
 def capture(model: nn.Module, pixels: Tensor, *watched: str) -> Captured:
     """Normalised pixels (3, height, width) of one image; names of modules of `model.visual` to watch."""
     exact: Any = copy.deepcopy(model).double().eval().requires_grad_(True)
-    found = Captured()
+    found = Captured(visual=exact.visual)
 
     def attend(
         q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, *_: Any, **__: Any
