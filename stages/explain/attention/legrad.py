@@ -1,4 +1,4 @@
-"""LeGrad (Bousselham, Boggust, Chaybouti, Strobelt, Kuehne, ICCV 2025, arXiv 2404.03214): gradients at attention, summed.
+"""LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214): gradients at the attention of several blocks, summed.
 
 For each of the last blocks l, with its attention A_l (T x T for each head) and the tokens x_l that leave it:
 
@@ -35,7 +35,7 @@ from stages.explain.attention.walk import Walk, Walked, gradients_at, image_by_i
 from stages.explain.base import Explainer, Maps, cosine_gradients, cosines_of
 from stages.explain.config import ExplainerConfig
 from stages.model.clip import ClipModel, TextCache
-from stages.model.towers.pooled import Pooling, PooledTower
+from stages.model.towers.pooled import PooledTower, Pooling
 
 EMPTY: Final = "a photo of a"
 """Words that name nothing, whose map says where a pool looks in any case."""
