@@ -17,6 +17,7 @@ from torch import Tensor
 from stages.model.config import TowerKind
 from stages.model.towers.layers import NOTHING, Chain, Layer, Linear
 from stages.model.towers.tower import Placement, Tower
+from stages.model.towers.vision import split_heads
 
 Turn = Callable[[Tensor, tuple[int, int]], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
@@ -122,11 +123,7 @@ class AttentionPool:
         The output is linear in the weights, so that the gradient at a weight is that at the output, times the value.
         """
         heads = pooling.attention.shape[1]
-        at_output, values = (
-            x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
-            for x in (self.back(pooling, gradient), pooling.values)
-        )
-        return at_output @ values.mT
+        return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
 
     def float(self) -> AttentionPool:
         """The same pool with float32 weights."""
