@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.config import RunConfig, differences
 from stages.contract.errors import ConfigError
@@ -150,12 +150,18 @@ def _absolute(model: ModelConfig) -> ModelConfig:
     )
 
 
+_AFTER_THE_FIT: Final = {"score", "calibration", "absent_share", "min_presence"}
+"""Settings of regions that a calibration does not depend on."""
+
+
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
     """What a calibration is made with, and holds for; plain values."""
     basis = {
         "model": model_fingerprint,
         "explain": config.explain.decides_maps(),
-        "regions": config.regions.model_dump(mode="json", exclude={"score", "calibration", "min_presence"}),
+        "regions": config.regions.model_dump(
+            mode="json", exclude={"score", "calibration", "absent_share", "min_presence"}
+        ),
     }
     plain: dict[str, Any] = json.loads(json.dumps(basis))
     return plain

@@ -10,19 +10,21 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.evaluate import from_input, graph_for, interval, number
+from pipeline.commands.evaluate import from_input, graph_for, interval, number, phrases_of
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record
 from stages.contract.stage import Stage
 
 if TYPE_CHECKING:
     from pipeline.graph import Graph
+    from stages.contract.records import HeatMap
     from stages.dataset.evaluate.absent import AskedImage, Pair
-    from stages.dataset.evaluate.matching import ImageMatches, Query
+    from stages.dataset.evaluate.matching import Answer, ImageMatches, Query
     from stages.dataset.evaluate.scores import Floats
     from stages.dataset.evaluate.truth import GroundTruth
     from stages.dataset.folder import Dataset
     from stages.explain.presence import Presence, Signals
+    from stages.regions.stage import RegionsStage
 
 FEWEST_PHRASES = 100
 """A fit of presence from fewer phrases says more about chance than about the model."""
@@ -76,7 +78,7 @@ def asked_of(rows: Mapping[int, dict[str, Any]], matched: ImageMatches, truth: G
     images, queries = {}, {}
     for row_id, row in rows.items():
         if row["error"] is None:
-            phrases = phrases_in(row)
+            phrases = _phrases_in(row)
             image = matched.images[row["file_name"]]
             found = queries_of(row_id, row, image, truth.categories, phrases)
             asked = asked_image(row, phrases, found, image.present)
@@ -91,23 +93,10 @@ def asked_of(rows: Mapping[int, dict[str, Any]], matched: ImageMatches, truth: G
     )
 
 
-def phrases_in(row: Mapping[str, Any]) -> list[Phrase]:
+def _phrases_in(row: Mapping[str, Any]) -> list[Phrase]:
     """The phrases of a row; those with a region and the absent ones where the dataset does not hold all."""
     entries = row.get("phrases")
-    if entries is None:
-        entries = [*row["annotations"], *row["absent"]]
-    found = {
-        (each["phrase"], each["caption_index"], *each["span"]): Phrase(
-            text=each["phrase"],
-            head=each["head"],
-            caption_index=each["caption_index"],
-            start=each["span"][0],
-            end=each["span"][1],
-            plural=each.get("plural", False),
-        )
-        for each in entries
-    }
-    return list(found.values())
+    return phrases_of([*row["annotations"], *row["absent"]] if entries is None else entries)
 
 
 def model_graph(dataset: Dataset, settings: Sequence[str]) -> Graph:
@@ -158,8 +147,8 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
     from stages.regions.things import relation
 
     (own,) = graph.after
-    # A phrase of another image names none of this one's things.
-    regions = RegionsStage(own.config.model_copy(update={"group": "none"}), own.calibration)
+    # A phrase of another image names none of this one's things, and half of what is asked for is absent.
+    regions = RegionsStage(own.config.model_copy(update={"group": "none", "absent_share": 0.5}), own.calibration)
     maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
     cut: dict[str, dict[Answer, None]] = {}
     for region in regions.process([record])[0].regions:
@@ -173,9 +162,10 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
             known.setdefault(query.phrase, []).append(query)
     heads = {phrase.text: phrase.head for phrase in record.phrases}
     named = {phrase.head for phrase in asked.images[row_id].phrases}
-    told = [
-        (text, queries[0].target is not None, False, queries[0].answers, queries) for text, queries in known.items()
-    ]
+    told = []
+    for text, queries in known.items():
+        answers = _asked_again(queries[0].answers, maps[text], own, regions)
+        told.append((text, queries[0].target is not None, False, answers, queries))
     for hard, phrases in ((False, asked.easy[row_id]), (True, asked.hard[row_id])):
         told += [(phrase.text, False, hard, tuple(cut.get(phrase.text, ())), []) for phrase in phrases]
     for text, there, hard, answers, queries in told:
@@ -190,6 +180,18 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
             boxes_xywh_px=tuple(dict.fromkeys(boxes)),
             doubtful=not there and any(relation(heads[text], head) in ("same", "equal", "above") for head in named),
         )
+
+
+def _asked_again(
+    answers: Sequence[Answer], heat_map: HeatMap, own: RegionsStage, asking: RegionsStage
+) -> tuple[Answer, ...]:
+    """The answers of a dataset as `asking` scores them, which counts on another share of absent phrases."""
+    before, now = own.presence_of(heat_map), asking.presence_of(heat_map)
+    if before is None or now is None:
+        return tuple(answers)
+    if asking.is_absent(now):
+        return ()
+    return tuple(replace(answer, score=answer.score * now / before if before else 0.0) for answer in answers)
 
 
 def fit_presence(
@@ -253,7 +255,12 @@ def fit_presence(
         return dict(zip(FEATURES, values.tolist(), strict=True))
 
     fitted = Presence(
-        images=images, bias=fit.bias, weight=by_name(fit.weight), mean=by_name(fit.mean), scale=by_name(fit.scale)
+        images=images,
+        bias=fit.bias,
+        weight=by_name(fit.weight),
+        mean=by_name(fit.mean),
+        scale=by_name(fit.scale),
+        absent_share=1.0 - float(labels.mean()),
     )
     unseen = out_of_fold(features, labels, numbers)
     judged = {"presence_auc": unseen, "similarity_auc": features[:, 0]}

@@ -17,7 +17,7 @@ from pipeline.commands.options import Scenes, Seed
 from pipeline.terminal import console
 from stages.contract.errors import WeightsError
 
-REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45}
+REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "absent_share": 0.05}
 """What pays on drawn things, see configs/README.md; the same as in configs/demo.yaml."""
 
 PHOTO_MODEL: Final = "photo"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -137,7 +137,7 @@ def evaluation_of(
             add(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces))
     else:
         for row in rows.values():
-            add(row, _phrases_with_regions(row))
+            add(row, phrases_of(row["annotations"]))
     if not outcomes.images:
         raise InputError(f"none of the {len(matched.images)} images has a phrase that {truth_path} knows")
     asked = {}
@@ -290,7 +290,8 @@ def from_input(
         )
 
 
-def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
+def phrases_of(entries: Iterable[Mapping[str, Any]]) -> list[Phrase]:
+    """The phrases that entries of a row's `annotations`, `absent` or `phrases` name, each once, in their order."""
     from stages.contract.records import Phrase
 
     found = {
@@ -300,8 +301,9 @@ def _phrases_with_regions(row: Mapping[str, Any]) -> list[Phrase]:
             caption_index=each["caption_index"],
             start=each["span"][0],
             end=each["span"][1],
+            plural=each.get("plural", False),
         )
-        for each in row["annotations"]
+        for each in entries
     }
     return list(found.values())
 

@@ -76,6 +76,12 @@ def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
     for mark, count in figures["marks"].items():
         table.add_row(f"marked {mark}", f"{count:,}")
     console.print(table)
+    if figures["absent_share"] is not None:
+        console.print(
+            f"phrases that name nothing in their image, by their presences: {figures['absent_share']:.1%} "
+            "(regions.absent_share)",
+            soft_wrap=True,
+        )
     if figures["regions"]:
         _print_histogram(console, "score", figures["score"])
         kept = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())

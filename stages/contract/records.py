@@ -128,7 +128,8 @@ class HeatMap:
         fault: "" or why the map is all zeros: "constant", "empty" or "non_finite".
         shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for
             convolutions, see `geometry.resize_shifted`.
-        presence: Probability that the phrase is in the image, 0 .. 1; None without a calibration that tells it.
+        presence: Probability that the phrase is in the image, 0 .. 1, if as many are absent as where it was fitted;
+            None without a calibration that tells it.
     """
 
     text: str

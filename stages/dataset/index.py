@@ -38,7 +38,9 @@ QUERY_SECONDS: Final = 30.0
 _SHARDS_AT_ONCE: Final = 40
 """Shards that are inserted together: each insert has a fixed cost of some milliseconds."""
 
-_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}group")
+_ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
+
+_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}group", *_ABSENT)
 
 _TABLES: Final = """
 CREATE TABLE samples (
@@ -50,6 +52,7 @@ CREATE TABLE regions (
     row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area FLOAT,
     area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
+CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
 CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
 CREATE VIEW found AS
     SELECT r.*, c.caption, s.sample_id, s.file_name, s.width, s.height, s.phrase_count, s.region_count, m.mark
@@ -77,6 +80,15 @@ INSERT INTO regions
     SELECT row, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
         a.area::DOUBLE / (width::DOUBLE * height), a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
     FROM (SELECT row, width, height, unnest(annotations) AS a FROM part)
+""",
+    """
+INSERT INTO presences
+    SELECT row, phrase, any_value(presence)
+    FROM (
+        SELECT row, unnest(annotations).phrase AS phrase, unnest(annotations).presence AS presence FROM part
+        UNION ALL SELECT row, unnest(absent).phrase, unnest(absent).presence FROM part
+    )
+    WHERE presence IS NOT NULL GROUP BY row, phrase
 """,
 )
 """Of `part`, rows of shards with the light columns and `row`, their number in the dataset."""
@@ -289,6 +301,8 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     score_kept         score -> share of the regions with at least this score
     phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
     things_per_image   the same of the things that their regions show; None where no phrases are linked
+    absent_share       of the phrases whose presence is known, the share that this presence takes for absent (see
+                       `spoken_for`); None where none is known
     top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
     errors             [{reason, count}]
     marks              mark -> samples
@@ -320,6 +334,13 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
         "things_per_image": _per_image(ask, "thing_count") if most_things else None,
+        "absent_share": spoken_for(
+            ask(
+                "SELECT round(presence, 3) AS near, count(*) FROM presences "
+                "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
+            ),
+            index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5),
+        ),
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),
         "errors": [
@@ -330,6 +351,37 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         ],
         "marks": dict(ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")),
     }
+
+
+_ROUNDS: Final = 200
+"""Steps towards the share of absent phrases; each changes it less than the one before."""
+
+
+def spoken_for(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
+    """The share of absent phrases under which presences are most likely, whatever share they were computed with.
+
+    With another share every presence changes (`stages.regions.score.at_share`) and with them their mean; this is the
+    share that their mean agrees with, found by expectation maximisation (Saerens, Latinne and Decaestecker, Neural
+    Computation 14, 2002). It is as good as the calibration fits the images.
+
+    Args:
+        presences: Presence and number of phrases that have it.
+        expected: The share that they were computed with.
+
+    Returns:
+        0 .. 1, or None without presences.
+    """
+    if not presences:
+        return None
+    values, counts = np.array(presences, np.float64).T
+    share = min(max(expected, 0.001), 0.999)
+    for _ in range(_ROUNDS):
+        there = values * (1.0 - share) / (1.0 - expected)
+        absent = (1.0 - values) * share / expected
+        share = float(np.average(absent / (there + absent), weights=counts))
+        if not 0.0 < share < 1.0:
+            break
+    return round(share, 3)
 
 
 def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:

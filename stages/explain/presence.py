@@ -116,6 +116,7 @@ class Presence:
         weight: By name of `FEATURES`, of (feature - mean) / scale.
         mean: See `weight`.
         scale: See `weight`; none is 0.
+        absent_share: The share of absent phrases in the fit: what the probability takes for usual.
     """
 
     images: ImageStatistics
@@ -123,6 +124,7 @@ class Presence:
     weight: Mapping[str, float]
     mean: Mapping[str, float]
     scale: Mapping[str, float]
+    absent_share: float = 0.5
     _known: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
 
     def probability(self, text: str, embedding: NDArray[np.float32], cosine: float, local: float) -> float:
@@ -147,6 +149,7 @@ class Presence:
     def plain(self) -> dict[str, Any]:
         """Plain values for a calibration's file."""
         numbers = {"bias": self.bias, "weight": self.weight, "mean": self.mean, "scale": self.scale}
+        numbers["absent_share"] = self.absent_share
         return {**numbers, "images": self.images.plain()}
 
     @classmethod
@@ -156,12 +159,15 @@ class Presence:
         if unknown:
             raise ValueError(f"unknown features of presence {', '.join(sorted(unknown))}")
         parts = [{name: float(values[part][name]) for name in values["weight"]} for part in ("weight", "mean", "scale")]
-        bias = float(values["bias"])
+        bias, share = float(values["bias"]), float(values.get("absent_share", 0.5))
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"expected a share of absent phrases between 0 and 1, got {share}")
         numbers = [bias, *(number for part in parts for number in part.values())]
         if not all(map(math.isfinite, numbers)) or not all(parts[2].values()):
             raise ValueError("expected finite numbers and scales that are not 0")
         images = ImageStatistics.from_plain(values["images"])
-        return cls(images=images, bias=bias, weight=parts[0], mean=parts[1], scale=parts[2])
+        weight, mean, scale = parts
+        return cls(images=images, bias=bias, weight=weight, mean=mean, scale=scale, absent_share=share)
 
 
 _MOST_TEXTS: Final = 200_000

@@ -106,6 +106,12 @@ class RegionsConfig(BaseModel):
     """What turns the score into the probability that the region is right. A file of `phrasebox calibrate`, or `auto`:
     the model's own calibration, if it has one for these settings of explain and regions, else none."""
 
+    absent_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Share of the phrases that one expects to name nothing in their images, which presence and with it the score count
+    on. 0.5 trusts the image alone; text that somebody wrote to describe its image has .05 or less, and text found
+    beside an image more. `phrasebox stats` says which share the presences of a dataset speak for. Only with a
+    calibration that tells presence."""
+
     min_presence: Share | None = 0.1
     """Phrases that are less likely in the image than this get no region and stand in the row's `absent`. Null keeps
     all. Only with a calibration that tells presence. On 600 photographs 0.1 loses 1.4 % of the phrases that are there

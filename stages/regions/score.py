@@ -100,6 +100,26 @@ FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
 }
 """Name -> what a calibration looks at. log_area_squared: very small and very large regions are both doubtful."""
 
+
+def at_share(presence: float, fitted: float, expected: float) -> float:
+    """The probability that a phrase is there if another share of such phrases is absent: Bayes' rule.
+
+    What the phrase and its image say, which is the odds of presence over those of the fit, stays the same (Saerens,
+    Latinne and Decaestecker, Neural Computation 14, 2002).
+
+    Args:
+        presence: The probability, 0 .. 1, where the share `fitted` of the phrases is absent.
+        fitted: Between 0 and 1.
+        expected: Between 0 and 1, the share of absent phrases to expect.
+
+    Returns:
+        0 .. 1, rounded to six decimals as scores are.
+    """
+    there = presence * (1.0 - expected) / (1.0 - fitted)
+    absent = (1.0 - presence) * expected / fitted
+    return round(there / (there + absent), 6)
+
+
 _FORMAT: Final = "phrasebox calibration 2"
 
 _FORMER_FORMAT: Final = "phrasebox calibration 1"
@@ -128,6 +148,11 @@ class Calibration:
     made_with: Mapping[str, Any]
     made_from: Mapping[str, Any]
     presence: Mapping[str, Any] | None = None
+
+    @property
+    def absent_share(self) -> float:
+        """The share of absent phrases in what presence was fitted to."""
+        return float((self.presence or {}).get("absent_share", 0.5))
 
     def probability(self, evidence: Evidence) -> float:
         """0 .. 1, rounded to six decimals as all scores are."""

@@ -17,7 +17,7 @@ from stages.regions.config import RegionsConfig
 from stages.regions.cut import map_regions, surface
 from stages.regions.groups import linked
 from stages.regions.paint import Painted
-from stages.regions.score import Calibration, Evidence, rounded_score
+from stages.regions.score import Calibration, Evidence, at_share, rounded_score
 from stages.regions.shared import shared_maps
 
 
@@ -164,9 +164,10 @@ class RegionsStage(Stage):
         return replace(record, regions=regions, absent=absent, pixels=None, heat_maps=heat_maps)
 
     def presence_of(self, heat_map: HeatMap) -> float | None:
-        """How likely the phrase of a map is in the image; None if the calibration does not tell."""
-        tells = self.calibration is not None and self.calibration.presence is not None
-        return heat_map.presence if tells else None
+        """How likely the phrase of a map is in the image, see `at_share`; None if the calibration does not tell."""
+        if self.calibration is None or self.calibration.presence is None or heat_map.presence is None:
+            return None
+        return at_share(heat_map.presence, self.calibration.absent_share, self.config.absent_share)
 
     def is_absent(self, presence: float | None) -> bool:
         """Whether a phrase of this presence gets no region."""

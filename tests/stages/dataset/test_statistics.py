@@ -10,11 +10,21 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from stages.contract.errors import ConfigError
 from stages.dataset.folder import open_dataset
-from stages.dataset.index import AREA_EDGES, BINS_PER_IMAGE, SCORE_EDGES, Index, _per_image, statistics
+from stages.dataset.index import (
+    _INSERTS,
+    AREA_EDGES,
+    BINS_PER_IMAGE,
+    SCORE_EDGES,
+    Index,
+    _per_image,
+    spoken_for,
+    statistics,
+)
 from stages.dataset.selection import Search
 from tests.stages.dataset.plain import find, marks_of, status_of
 
@@ -72,6 +82,53 @@ def test_all_figures(name: str, index: Index, rows: list[dict[str, Any]]) -> Non
     assert figures["errors"] == [{"reason": reason, "count": count} for reason, count in expected]
     marked = Counter(marks[one.row["sample_id"]] for one in found if one.row["sample_id"] in marks)
     assert figures["marks"] == dict(sorted(marked.items()))
+    assert figures["absent_share"] is None  # nobody told the presence of the synthetic phrases
+
+
+@pytest.mark.parametrize(("absent", "expected"), [(0.02, 0.5), (0.3, 0.5), (0.3, 0.05), (0.9, 0.2)])
+def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: float, expected: float) -> None:
+    """Presences of 40,000 phrases by Bayes' rule, from a signal with two normal distributions."""
+    rng = np.random.default_rng(3)
+    missing = rng.random(40_000) < absent
+    signal = rng.normal(np.where(missing, -1.0, 1.0))
+    presence = 1 / (1 + np.exp(-2 * signal) * expected / (1 - expected))
+    near, counts = np.unique(presence.round(3), return_counts=True)
+    found = spoken_for(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
+    assert found == pytest.approx(missing.mean(), abs=0.01)
+
+
+def test_without_presences_no_share_is_known() -> None:
+    assert spoken_for([], 0.5) is None
+    assert spoken_for([(1.0, 3)], 0.5) == pytest.approx(0.0, abs=0.001)
+
+
+def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None:
+    rows = [
+        {
+            "row": 0,
+            "annotations": [("dog", 0.75), ("dog", 0.75), ("cat", None)],
+            "absent": [("cow", 0.25), ("cow", 0.25)],
+        },
+        {"row": 1, "annotations": [("dog", 1.0)], "absent": []},
+    ]
+    part = pa.table(
+        {
+            "row": [row["row"] for row in rows],
+            **{
+                name: pa.array(
+                    [[{"phrase": phrase, "presence": presence} for phrase, presence in row[name]] for row in rows],
+                    pa.list_(pa.struct({"phrase": pa.string(), "presence": pa.float32()})),
+                )
+                for name in ("annotations", "absent")
+            },
+        }
+    )
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT)")
+        connection.register("part", part)
+        connection.execute(_INSERTS[-1])
+        found = connection.execute("SELECT * FROM presences ORDER BY ALL").fetchall()
+    assert found == [(0, "cow", 0.25), (0, "dog", 0.75), (1, "dog", 1.0)]
 
 
 def assert_histogram(histogram: dict[str, Any], values: list[float], edges: tuple[float, ...]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from stages.contract.records import Absent, Record
-from stages.regions.score import Calibration
+from stages.regions.score import Calibration, at_share
 from stages.regions.stage import RegionsStage
 from tests.stages.regions.test_stage import FIXED, heat_map, phrase, record, spots
 
@@ -39,6 +39,32 @@ def test_phrases_below_the_least_presence_are_absent(least: float, absent: list[
     assert [each.phrase_index for each in answer.regions] == [index for index in range(3) if index not in absent]
     if absent == [1, 2]:
         assert answer.absent[0] == Absent(phrase_index=1, presence=0.04, similarity=0.1)
+
+
+@pytest.mark.parametrize(
+    ("expected", "dog", "cat"), [(0.5, 0.8, 0.04), (0.2, 0.941176, 0.142857), (0.8, 0.5, 0.010309)]
+)
+def test_presence_counts_on_the_share_that_is_expected(expected: float, dog: float, cat: float) -> None:
+    """Odds of 4 to 1 become 16 to 1 where one in five is absent, instead of one in two."""
+    config = FIXED.model_copy(update={"absent_share": expected, "min_presence": None})
+    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    assert [each.presence for each in answer.regions] == [dog, cat, cat]
+    assert [each.score for each in answer.regions] == pytest.approx([dog / 2, cat / 2, cat / 2], abs=1e-6)
+
+
+def test_the_share_of_the_fit_is_taken_out() -> None:
+    """A calibration that was fitted to four absent phrases in five, asked where as many are."""
+    fitted = replace(EVEN, presence={"absent_share": 0.8})
+    config = FIXED.model_copy(update={"absent_share": 0.8, "min_presence": None})
+    (answer,) = RegionsStage(config, fitted).process([asked()])
+    assert [each.presence for each in answer.regions] == [0.8, 0.04, 0.04]
+    (answer,) = RegionsStage(FIXED, fitted).process([asked()])
+    assert answer.regions[0].presence == pytest.approx(16 / 17, abs=1e-6)
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_certainty_stays_certain(certain: float) -> None:
+    assert at_share(certain, 0.5, 0.01) == certain
 
 
 @pytest.mark.parametrize("calibration", [None, replace(EVEN, presence=None)])
