@@ -34,6 +34,10 @@ EXPLAINERS: Final[dict[str, str]] = {
     "legrad": "stages.explain.attention.legrad:LeGrad",
     "cam": "stages.explain.cams.cam:Cam",
     "maskclip": "stages.explain.dense.maskclip:MaskClip",
+    "rise": "stages.explain.perturbation.rise:Rise",
+    "occlusion": "stages.explain.perturbation.occlusion:Occlusion",
+    "kernel_shap": "stages.explain.perturbation.kernel_shap:KernelShap",
+    "partition_shap": "stages.explain.perturbation.partition_shap:PartitionShap",
 }
 """Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
 

@@ -63,6 +63,8 @@ class Explainer(ABC, Generic[ConfigT]):
         cost: What its maps take beside the trunk: `forward` next to nothing, `backward` a backward pass (in closed
             form or by autograd) for each phrase, `perturbation` many forward passes for each image.
         follows_phrases: False where all phrases of an image get the same map.
+        at_cells: True where a value stands for the pixels of its cell; False where it stands for a token, which in
+            some towers looks beside its cell (`Placement.shift_px`).
         claim: Who claims a patent on the method, in a sentence for people; such a method runs where it is named, and
             is in no default. Empty: nobody that we know of.
         affinity: What shares the maps' heat out among the tokens.
@@ -77,6 +79,7 @@ class Explainer(ABC, Generic[ConfigT]):
     needs: ClassVar[str]
     cost: ClassVar[Cost]
     follows_phrases: ClassVar[bool] = True
+    at_cells: ClassVar[bool] = False
     claim: ClassVar[str] = ""
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
@@ -136,7 +139,7 @@ class Explainer(ABC, Generic[ConfigT]):
                     values=np.ascontiguousarray(maps_np[b, p]),
                     similarity=float(cosines_np[b, p]),
                     fault=FAULTS[int(faults_np[b, p])],
-                    shift_cells=placement.shift_cells,
+                    shift_cells=0.0 if self.at_cells else placement.shift_cells,
                     presence=None if likely is None else likely[b][p],
                 )
                 for p, text in enumerate(texts)

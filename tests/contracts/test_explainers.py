@@ -38,7 +38,24 @@ TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
 PAIRS = [(kind, name, has in explainer_type(kind).towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
-on_towers = pytest.mark.parametrize(("kind", "tower"), [pair[:2] for pair in PAIRS if pair[2]])
+FEW_MASKS: dict[str, dict[str, Any]] = {
+    "rise": {"masks": 6, "cells": 4},
+    "occlusion": {"window": 0.5, "stride": 1.0},
+    "kernel_shap": {"players": 2, "evaluations": 8},
+    "partition_shap": {"max_evaluations": 7},
+}
+"""What makes an explainer cheap that needs many forward passes by default."""
+
+# An explainer that masks the image sees of a tower nothing but embeddings: one tower of each kind is enough by default.
+FEW_TOWERS = {"class token", "ResNet", "SigLIP", "timm, averaged patches"}
+
+
+def in_time(kind: str, tower: str) -> Any:
+    slow = explainer_type(kind).cost == "perturbation" and tower not in FEW_TOWERS
+    return pytest.param(kind, tower, marks=pytest.mark.slow if slow else ())
+
+
+on_towers = pytest.mark.parametrize(("kind", "tower"), [in_time(*pair[:2]) for pair in PAIRS if pair[2]])
 elsewhere = pytest.mark.parametrize(("kind", "tower"), [pair[:2] for pair in PAIRS if not pair[2]])
 
 
@@ -52,7 +69,7 @@ def pixels(tower: str, rows: int = 4, columns: int = 4) -> np.ndarray:
 def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settings: Any) -> Explainer[Any]:
     explainer = explainer_type(kind)
     clip = from_open_clip(model or only_read(tower), tokenizer, TOWERS[tower][1])
-    return explainer(explainer.config_type(**settings), clip)
+    return explainer(explainer.config_type(**FEW_MASKS.get(kind, {}) | settings), clip)
 
 
 @functools.cache
@@ -97,6 +114,7 @@ def test_the_kind_is_the_key(kind: str) -> None:
 def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     """From a configuration through the graph's own stage to maps, and back from what `dataset.json` stores."""
     keys = ["input.kind=jsonl", "input.path=a.jsonl", f"explain.kind={kind}", "model.batch_size=2"]
+    keys += [f"explain.{name}={value}" for name, value in FEW_MASKS.get(kind, {}).items()]
     config = load_config(None, keys)
     assert stored_config(json.loads(config.model_dump_json())) == config
     tower = next(name for name, has in TOWER_KINDS.items() if has in explainer_type(kind).towers)

@@ -1,0 +1,68 @@
+"""Images whose unit embedding is any function of the cells that are shown, so that attributions are known by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import chain, combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Game = Callable[[Tensor], Tensor]
+"""Shares of the cells that are shown (n, N), float64 -> (n, E)."""
+
+
+class Played:
+    """In place of `MaskedImage`: a game, and a note of every mask that was asked for."""
+
+    def __init__(self, game: Game, grid_hw: tuple[int, int], cell_px: int = 1, masks_per_step: int = 8) -> None:
+        self.game, self.grid_hw, self.masks_per_step = game, grid_hw, masks_per_step
+        self.size_hw = (grid_hw[0] * cell_px, grid_hw[1] * cell_px)
+        self.asked = 0
+        self.whole = self.embeddings(torch.ones(1, *grid_hw))[0]
+        self.asked = 0
+
+    def embeddings(self, masks: Tensor) -> Tensor:
+        self.asked += len(masks)
+        shares = torch.nn.functional.adaptive_avg_pool2d(masks.double(), self.grid_hw).flatten(1)
+        return self.game(shares)
+
+
+def linear_game(cells: int, size: int = 3, seed: int = 0) -> tuple[Game, Tensor]:
+    """Each cell adds a vector of its own (N, E), on a constant."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = torch.randn(cells, size, generator=generator, dtype=torch.float64)
+    return (lambda shares: 5 + shares @ parts), parts
+
+
+def tangled_game(cells: int, size: int = 3, seed: int = 0) -> Game:
+    """Cells help and hinder each other in pairs, triples and more."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(cells, 6, generator=generator, dtype=torch.float64)
+    second = torch.randn(6, size, generator=generator, dtype=torch.float64)
+    return lambda shares: torch.sin(shares @ first) @ second + 1
+
+
+def worth(game: Game, cells: int, coalition: tuple[int, ...]) -> np.ndarray:
+    shares = torch.zeros(1, cells, dtype=torch.float64)
+    shares[0, list(coalition)] = 1
+    found: np.ndarray = game(shares)[0].numpy()
+    return found
+
+
+def exact_shapley(game: Game, groups: list[tuple[int, ...]], cells: int) -> np.ndarray:
+    """Shapley values of groups of cells (players, E) by the definition: a mean over all coalitions of the others."""
+    players = len(groups)
+    values = []
+    for player in range(players):
+        others = [other for other in range(players) if other != player]
+        total = np.zeros_like(worth(game, cells, ()))
+        for coalition in chain.from_iterable(combinations(others, size) for size in range(players)):
+            size = len(coalition)
+            share = math.factorial(size) * math.factorial(players - size - 1) / math.factorial(players)
+            inside = tuple(cell for member in coalition for cell in groups[member])
+            total += share * (worth(game, cells, inside + groups[player]) - worth(game, cells, inside))
+        values.append(total)
+    return np.stack(values)
