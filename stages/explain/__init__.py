@@ -38,6 +38,9 @@ EXPLAINERS: Final[dict[str, str]] = {
     "occlusion": "stages.explain.perturbation.occlusion:Occlusion",
     "kernel_shap": "stages.explain.perturbation.kernel_shap:KernelShap",
     "partition_shap": "stages.explain.perturbation.partition_shap:PartitionShap",
+    "lrp": "stages.explain.relevance.lrp:Lrp",
+    "clrp": "stages.explain.relevance.clrp:Clrp",
+    "sg_lrp": "stages.explain.relevance.sg_lrp:SgLrp",
 }
 """Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
 

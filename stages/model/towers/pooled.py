@@ -22,6 +22,9 @@ from stages.model.towers.vision import split_heads
 Turn = Callable[[Tensor, tuple[int, int]], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
 
+Ask = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""A query (B, D), keys and values (B, T, D), the number of heads -> what the query gets (B, D), weights (B, H, T)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pooling:
@@ -77,15 +80,20 @@ class AttentionPool:
     residual: bool = False
     finish: Chain
 
-    def look(self, tokens: Tensor, grid_hw: tuple[int, int], heads: int | None = None) -> Pooling:
-        """Tokens (B, T, D) of a grid -> what the pool sees in them; `heads` overrides the number of heads."""
+    def look(
+        self, tokens: Tensor, grid_hw: tuple[int, int], heads: int | None = None, ask: Ask | None = None
+    ) -> Pooling:
+        """Tokens (B, T, D) of a grid -> what the pool sees in them.
+
+        `heads` overrides the number of heads, `ask` the way the attention is computed, for other gradients.
+        """
         z = tokens if self.norm is None else self.norm(tokens)
         asking = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
         query = asking if self.q is None else self.q(asking)
         keys, values = self.k(z), self.v(z)
         if self.turn is not None:
             keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
-        output, attention = _ask(query, keys, values, heads or self.heads)
+        output, attention = (ask or _ask)(query, keys, values, heads or self.heads)
         projected, residual = self.scale(self.out(output)), None
         if self.residual:
             residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
