@@ -41,6 +41,9 @@ EXPLAINERS: Final[dict[str, str]] = {
     "lrp": "stages.explain.relevance.lrp:Lrp",
     "clrp": "stages.explain.relevance.clrp:Clrp",
     "sg_lrp": "stages.explain.relevance.sg_lrp:SgLrp",
+    "transformer_interpretability": (
+        "stages.explain.relevance.transformer_interpretability:TransformerInterpretability"
+    ),
 }
 """Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
 
