@@ -46,10 +46,15 @@ class GridTrunk:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Tokens (B, 1 + N, D)."""
         grid = self.body(pixels)
-        x = grid.flatten(2).transpose(1, 2)
-        first = x.mean(dim=1, keepdim=True) if self.asking is None else self.asking.expand(len(x), 1, -1)
-        x = torch.cat([first, x], dim=1)
-        return x if self.positions is None else x + self.positions((grid.shape[2], grid.shape[3])).to(x.dtype)
+        return self.tokens_of(grid.flatten(2).transpose(1, 2), (grid.shape[2], grid.shape[3]))
+
+    def tokens_of(self, features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """Features of a grid (B, N, D), row by row -> tokens (B, 1 + N, D). Differentiable."""
+        first = features.mean(dim=1, keepdim=True)
+        if self.asking is not None:
+            first = self.asking.to(features.dtype).expand(len(features), 1, -1)
+        x = torch.cat([first, features], dim=1)
+        return x if self.positions is None else x + self.positions(grid_hw).to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
