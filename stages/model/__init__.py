@@ -21,6 +21,8 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.CLIP: token_embedding, positional_embedding,            clip, train       wrong text embeddings
         transformer.get_cast_dtype, attn_mask, ln_final,
         text_projection, text_pool_type
+    open_clip.CLIP and TextTransformer: transformer.resblocks,        take_apart_text   wrong importance of words
+        attn_mask, cls_emb, pool_type, eos_id
     open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...)        load, train       own model files are refused
     open_clip.model.convert_to_custom_text_state_dict                 load              some checkpoints are refused
     open_clip.get_pretrained_cfg: mean, std, interpolation,           describe, hub     images wrongly normalised,
@@ -28,6 +30,8 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   describe, train   another vocabulary
         its encoder and bpe_ranks, get_pairs; HFTokenizer,            own_tokenizer
         get_clean_fn
+    open_clip.tokenizer.SimpleTokenizer: clean_fn, pat, bpe,          token_spans       words at wrong places
+        byte_encoder, reduction_fn
     open_clip.timm_model.TimmModel: trunk and an empty head           siglip            SigLIP checkpoints are refused
     torch.ops.mkldnn._reorder_linear_weight, _linear_pointwise        vision            tried once, else not used
     torch._foreach_lerp_                                              train             training stops

@@ -14,10 +14,24 @@ from torch import Tensor, nn
 
 from stages.model.config import InputSpec
 from stages.model.device import device_name, is_fast
+from stages.model.towers.text import TextTower
 from stages.model.towers.tower import Tower
 
 TEXT_LENGTHS: Final = (16, 32)
 """Token lengths that short texts are cut to; longer ones get the model's full context."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSide:
+    """A text tower taken apart, and the tokenizer that it was trained with.
+
+    Attributes:
+        tower: the tower.
+        tokenizer: open_clip's `SimpleTokenizer`, texts -> int64 (T, context).
+    """
+
+    tower: TextTower
+    tokenizer: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +44,8 @@ class ClipModel:
         input: what its images look like.
         encode_text: texts -> (T, E) embeddings in any scale. The same text gives the same row, whatever its neighbours.
         embed_dim: E.
+        text_side: takes the text tower apart, which only the importance of words needs. Raises ConfigError, with the
+            reason, where it is not defined on it.
     """
 
     name: str
@@ -37,6 +53,7 @@ class ClipModel:
     input: InputSpec
     encode_text: Callable[[Sequence[str]], Tensor]
     embed_dim: int
+    text_side: Callable[[], TextSide]
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +110,16 @@ def templates_of(named: Sequence[str] | str) -> tuple[str, ...]:
     return tuple(named)
 
 
+def rows_of(device: torch.device) -> int:
+    """Texts of one forward pass."""
+    return 64 if device.type == "cuda" else 8
+
+
+def length_of(used: int, full: int) -> int:
+    """The tokens that a text of `used` tokens is cut to, of a context of `full`."""
+    return next((cut for cut in TEXT_LENGTHS if used <= cut < full), full)
+
+
 class TextEncoder:
     """Texts -> embeddings, in batches of one fixed shape, so that a text's row never depends on its neighbours.
 
@@ -104,7 +131,7 @@ class TextEncoder:
         self.model = model
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
-        self.rows = 64 if self.device.type == "cuda" else 8
+        self.rows = rows_of(self.device)
         causal = getattr(model, "attn_mask", None) is not None
         self.can_cut = isinstance(model, open_clip.CLIP) and causal and model.text_pool_type == "argmax"
 
@@ -127,7 +154,7 @@ class TextEncoder:
         if not self.can_cut:
             return [full] * len(tokens)
         used = (tokens.argmax(dim=1) + 1).tolist()  # the end-of-text token has the highest number
-        return [next((cut for cut in TEXT_LENGTHS if n <= cut < full), full) for n in used]
+        return [length_of(n, full) for n in used]
 
     def _encode(self, tokens: Tensor, length: int) -> Tensor:
         model = self.model

@@ -16,13 +16,14 @@ from stages.model import hub
 from stages.model.catalog import WEIGHTS_ROOT
 from stages.model.checkpoints.layouts import OPEN_CLIP, OPENAI, arranged, recognise
 from stages.model.checkpoints.state import first_line, read_state
-from stages.model.clip import ClipModel, TextEncoder
+from stages.model.clip import ClipModel, TextEncoder, TextSide
 from stages.model.config import InputSpec, ModelConfig
 from stages.model.describe import Description, describe, input_spec, siglip_vocabulary, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.model.towers import siglip
 from stages.model.towers.plan import SUPPORTED, plan_of
 from stages.model.towers.take_apart import Model, check_supported, take_apart
+from stages.model.towers.take_apart_text import check_tokenizer, take_text_apart
 from stages.model.towers.vision import VisionTower, pack_tower
 
 _BUILD_ERRORS: Final = (
@@ -110,12 +111,19 @@ def from_open_clip(
             f"{name} has a token every {tower.placement.stride_px} px, which does not fit images of {spec.size_px} px "
             f"with one every {spec.patch_px} px"
         )
+    texts = _own_tokenizer(model) if tokenizer is None else tokenizer
+
+    def text_side() -> TextSide:
+        check_tokenizer(texts)
+        return TextSide(tower=take_text_apart(model), tokenizer=texts)
+
     return ClipModel(
         name=name,
         tower=pack_tower(tower) if pack and isinstance(tower, VisionTower) else tower,
         input=spec,
-        encode_text=TextEncoder(model, _own_tokenizer(model) if tokenizer is None else tokenizer),
+        encode_text=TextEncoder(model, texts),
         embed_dim=_embed_dim(model),
+        text_side=text_side,
     )
 
 
@@ -168,6 +176,21 @@ def refuse_unsupported(description: Description) -> None:
     """
     plan_of(description.architecture)
     check_supported(_without_memory(description))
+
+
+def refuse_without_importance(description: Description) -> None:
+    """Build the model without memory, so that a text tower without word importance is refused before any work.
+
+    Raises:
+        ConfigError: the importance of words is not defined on its text tower, and why.
+    """
+    take_text_apart(_without_memory(description))
+    named = description.architecture["text_cfg"].get("hf_tokenizer_name")
+    if named or description.tokenizer is not None:
+        raise ConfigError(
+            f"{named or description.tokenizer} does not say which characters its tokens stand for; "
+            "explain.importance=eos needs CLIP's own kind of tokenizer"
+        )
 
 
 def refuse_misfit(description: Description) -> str:

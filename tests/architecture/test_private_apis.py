@@ -60,6 +60,15 @@ def test_open_clip_s_text_tower_has_the_parts_that_we_use() -> None:
         assert getattr(model, name) is not None
 
 
+def test_open_clip_s_causal_text_towers_are_taken_apart_by_these_names() -> None:
+    text = open_clip.transformer.TextTransformer(width=32, heads=2, layers=1, pool_type="eos", eos_id=7)
+    assert text.attn_mask.isneginf().tril().sum() == 0, "a token sees itself and those before it"
+    assert (text.cls_emb, text.pool_type, text.eos_id, len(text.transformer.resblocks)) == (None, "eos", 7, 1)
+    forward = inspect.getsource(open_clip.transformer.TextTransformer.forward)
+    assert "self.ln_final(x)" in forward
+    assert 'eos_token_id=getattr(self, "eos_id", None)' in forward
+
+
 def test_open_clip_builds_from_model_files_and_converts_their_weights() -> None:
     plain, custom = tiny_clip(), open_clip.CustomTextCLIP(**tiny_architecture())
     converted = open_clip.model.convert_to_custom_text_state_dict(plain.state_dict())
@@ -80,6 +89,12 @@ def test_open_clip_s_tokenizers_take_our_options() -> None:
     tokenizer = SimpleTokenizer(context_length=8)
     assert tokenizer.encoder["<end_of_text>"] == 49407
     assert tokenizer.bpe_ranks["i", "n"] == 0
+    assert tokenizer.reduction_fn is None
+    words = tokenizer.pat.findall(tokenizer.clean_fn("A  dachshund&#39;s"))
+    assert words == ["a", "dachshund", "'s"]
+    pieces = tokenizer.bpe("".join(tokenizer.byte_encoder[byte] for byte in words[1].encode())).split(" ")
+    assert "".join(pieces) == "dachshund</w>"
+    assert [tokenizer.encoder[piece] for piece in pieces] == tokenizer.encode(words[1])
     assert get_pairs(("r", "e", "d</w>")) == {("r", "e"), ("e", "d</w>")}
     options = inspect.signature(open_clip.tokenizer.HFTokenizer.__init__).parameters
     assert {"tokenizer_name", "context_length", "clean", "strip_sep_token", "language", "tokenizer_mode"} <= set(

@@ -13,15 +13,7 @@ from typing import Any
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import (
-    Attention,
-    CustomResidualAttentionBlock,
-    LayerNorm,
-    LayerNormFp32,
-    LayerScale,
-    ResidualAttentionBlock,
-    VisionTransformer,
-)
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
@@ -29,6 +21,7 @@ from stages.model.towers import layers, take_apart_timm, vision
 from stages.model.towers.averaged import AveragedTower
 from stages.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.model.towers.pooled import AttentionPool, PooledTower
+from stages.model.towers.residual import WeightReader, obstacle_of
 from stages.model.towers.take_apart_timm import linear
 from stages.model.towers.tower import Placement, Tower
 from stages.model.towers.trunk import BlockTrunk, GridTrunk, private_copy
@@ -71,7 +64,7 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], preci
     if visual.pool_type not in ("tok", "avg"):
         raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
     for block in visual.transformer.resblocks:
-        obstacle = _obstacle(block)
+        obstacle = obstacle_of(block)
         if obstacle:
             raise ConfigError(f"the image tower's blocks have {obstacle}. {SUPPORTED}")
     tower = _transformer(visual, precision, normalisation)
@@ -89,33 +82,6 @@ def _averaged(tower: vision.VisionTower, *, norm_first: bool) -> AveragedTower:
         mean=tower.mean,
         std=tower.std,
     )
-
-
-def _obstacle(block: Model) -> str:
-    """What in a block changes the formula, or ""."""
-    plain = isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
-    custom = isinstance(block, CustomResidualAttentionBlock) and isinstance(block.attn, Attention)
-    if not plain and not custom:
-        return f"an unknown type {type(block).__name__}"
-    attn = block.attn
-    if plain:
-        if attn.in_proj_weight is None or attn.bias_k is not None or attn.add_zero_attn:
-            return "attention with separate projections or extra tokens"
-        return ""
-    identities = {
-        "qk-norm": attn.ln_q,
-        "inner norm": attn.ln_inner,
-        "attention norm": block.ln_attn,
-        "MLP norm": block.mlp.ln,
-    }
-    for name, module in identities.items():
-        if not isinstance(module, nn.Identity):
-            return name
-    if attn.logit_scale is not None:
-        return "scaled cosine attention"
-    if attn.head_scale is not None:
-        return "head scale"
-    return ""
 
 
 def _resnet(visual: ModifiedResNet, precision: torch.dtype | None, normalisation: dict[str, Tensor]) -> PooledTower:
@@ -154,48 +120,16 @@ def _transformer(
 ) -> vision.VisionTower:
     """Transformers with a class token."""
 
-    def cast(tensor: Tensor | None, own: torch.dtype = visual.conv1.weight.dtype) -> Any:
-        return None if tensor is None else tensor.detach().to(precision or own)
-
-    def norm(module: Any) -> layers.LayerNorm:
-        if not isinstance(module, (LayerNorm, LayerNormFp32, nn.LayerNorm)):
-            raise ConfigError(f"the image tower normalises with {type(module).__name__}. {SUPPORTED}")
-        own = module.weight.dtype
-        return layers.LayerNorm(cast(module.weight, own), cast(module.bias, own), module.eps)
-
-    def product(module: Any) -> layers.Linear:
-        return layers.Linear(cast(module.weight), cast(module.bias))
-
-    def layer_scale(module: Any) -> Any:
-        return cast(module.gamma) if isinstance(module, LayerScale) else None
-
-    def block(module: Any) -> vision.Block:
-        qkv = layers.Linear(cast(module.attn.in_proj_weight), cast(module.attn.in_proj_bias))
-        width = qkv.weight.shape[1]
-        kv = layers.Linear(qkv.weight[width:], None if qkv.bias is None else qkv.bias[width:])
-        return vision.Block(
-            heads=int(module.attn.num_heads),
-            ln_1=norm(module.ln_1),
-            qkv=qkv,
-            kv=kv,
-            out=product(module.attn.out_proj),
-            ls_1=layer_scale(module.ls_1),
-            ln_2=norm(module.ln_2),
-            fc=product(module.mlp.c_fc),
-            activation=module.mlp.gelu.forward,
-            proj=product(module.mlp.c_proj),
-            ls_2=layer_scale(module.ls_2),
-        )
-
+    weights = WeightReader(precision, visual.conv1.weight.dtype, "the image tower", SUPPORTED)
     return vision.VisionTower(
-        patch_weight=cast(visual.conv1.weight),
-        patch_bias=cast(visual.conv1.bias),
-        class_token=cast(visual.class_embedding),
-        position_embedding=cast(visual.positional_embedding),
+        patch_weight=weights.cast(visual.conv1.weight),
+        patch_bias=weights.cast(visual.conv1.bias),
+        class_token=weights.cast(visual.class_embedding),
+        position_embedding=weights.cast(visual.positional_embedding),
         grid_hw=(int(visual.grid_size[0]), int(visual.grid_size[1])),
-        ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else norm(visual.ln_pre),
-        blocks=tuple(block(module) for module in visual.transformer.resblocks),
-        ln_post=norm(visual.ln_post),
-        output=cast(visual.proj),
+        ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else weights.norm(visual.ln_pre),
+        blocks=tuple(weights.block(module) for module in visual.transformer.resblocks),
+        ln_post=weights.norm(visual.ln_post),
+        output=weights.cast(visual.proj),
         **normalisation,
     )
