@@ -89,20 +89,33 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         ConfigError: A setting cannot be used.
         WeightsError: The model's files are missing or damaged.
     """
+    asks_for_importance = config.explain.importance != "none"
+    if config.phrases.min_importance > 0 and not asks_for_importance:
+        raise ConfigError(
+            "phrases.min_importance: it is not known how important phrases are; set explain.importance=eos"
+        )
     if loaded is None:
         # torch and open_clip take seconds to import: only a run needs them.
         from stages.model.describe import describe, fingerprint  # noqa: PLC0415
-        from stages.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
+        from stages.model.load import (  # noqa: PLC0415
+            refuse_misfit,
+            refuse_unsupported,
+            refuse_without_importance,
+        )
         from stages.model.towers.plan import plan_of  # noqa: PLC0415
 
         description = describe(config.model)
         refuse_unsupported(description)
+        if asks_for_importance:
+            refuse_without_importance(description)
         recognised = {"layout": refuse_misfit(description), "described_by": description.described_by}
         identity, shipped, spec = fingerprint(description), description.calibrations, description.input
         tower, name = plan_of(description.architecture).kind, description.name
     else:
         recognised, identity, shipped, spec = {}, "", (), loaded.input
         tower, name = loaded.tower.kind, loaded.name
+        if asks_for_importance:
+            loaded.text_side()
         if config.regions.calibration not in ("auto", "none"):
             raise ConfigError(
                 "regions.calibration: a calibration holds for known weights, and those of a model in memory are not "
@@ -112,7 +125,10 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
     canvas: dict[str, Any] = config.explain.canvas(spec)
     prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
     explain = ExplainStageConfig(
-        model=_absolute(config.model), explainer=config.explain, keep_pixels=config.regions.needs_pixels
+        model=_absolute(config.model),
+        explainer=config.explain,
+        min_importance=config.phrases.min_importance,
+        keep_pixels=config.regions.needs_pixels,
     )
     calibration = _calibration(config, identity, shipped)
     presence = None if calibration is None else presence_in(calibration)

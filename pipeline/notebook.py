@@ -34,6 +34,7 @@ from stages.phrases.filters import normalise
 from stages.storage import absolute, open_file
 
 if TYPE_CHECKING:
+    from stages.explain.text.importance import CaptionImportance
     from stages.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"
@@ -153,7 +154,13 @@ class Locator:
         else:
             loaded = model
         config: ExplainConfig = check(values, ExplainConfig)
-        config = config.model_copy(update={"model": config.model.model_copy(update={"batch_size": 1})})
+        plain = {
+            "model": config.model.model_copy(update={"batch_size": 1}),
+            # The phrases are asked for, and are not those of a caption.
+            "explain": config.explain.model_copy(update={"importance": "none"}),
+            "phrases": config.phrases.model_copy(update={"min_importance": 0.0}),
+        }
+        config = config.model_copy(update=plain)
         steps = build_steps(config, loaded)
         self._limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
         self._read_phrases = steps.before[0]
@@ -237,6 +244,30 @@ class Locator:
             _content=content,
             _limits=self._limits,
         )
+
+    def words(
+        self, image: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8], captions: Sequence[str]
+    ) -> list[CaptionImportance]:
+        """Compute how important each word of captions is for an image.
+
+        Args:
+            image: As for a call.
+            captions: One or several captions.
+
+        Raises:
+            ConfigError: There is no caption, one of them is empty, or the importance of words is not defined on the
+                model's text tower.
+            InputError: The image cannot be read, or is damaged; the message says what is wrong with it.
+        """
+        if not captions or not all(caption.strip() for caption in captions):
+            raise ConfigError(f"expected one or several captions, none of them empty, got {list(captions)!r}")
+        name, content = _content(image)
+        prepare, model, *_ = self._stages
+        sample = Sample(sample_id=name, source=name, image=ImageRef(file_name=name, content=content))
+        (record,) = prepare.process([Record.start(sample)])
+        if record.error is not None:
+            raise InputError(str(record.error))
+        return model.words(record, captions)
 
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
         """Each text as one phrase: as the stage finds it in a caption of its own, or else as it is, for one thing.

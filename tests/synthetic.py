@@ -219,6 +219,7 @@ def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]
         "similarity": pa.array(similarity),
         "presence": pa.nulls(total, pa.float32()),
         "group": pa.nulls(total, pa.int32()),
+        "importance": pa.nulls(total, pa.float32()),
     }
     annotations = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(regions)]).astype(np.int32)),

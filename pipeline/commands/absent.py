@@ -111,6 +111,7 @@ def model_graph(dataset: Dataset, settings: Sequence[str]) -> Graph:
         raise InputError(f"{dataset.path}: no model")
     if graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
+    graph = replace(graph, model=graph.model.without_importance())
     return graph if dataset.manifest.get("calibration") is not None else without_calibration(graph)
 
 

@@ -86,6 +86,8 @@ class Phrase:
         end: The character after its last: `captions[caption_index][start:end]` are the words.
         head: Lemma of the head noun, in lower case.
         plural: Whether the phrase names several things ("two dogs").
+        importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
+            `stages.explain.text.importance`. None where nobody asked, or where the model does not see the words.
     """
 
     text: str
@@ -94,6 +96,7 @@ class Phrase:
     end: int
     head: str
     plural: bool = False
+    importance: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:
@@ -201,6 +204,7 @@ class Record:
         width_px: Of the image after EXIF rotation; 0 until the image was opened.
         height_px: Likewise.
         dropped_phrases: Phrases found in the captions but left out by the limit per image.
+        unimportant_phrases: Phrases left out because their importance is below `phrases.min_importance`.
         absent: Phrases without a region because they were judged not to be in the image.
     """
 
@@ -209,6 +213,7 @@ class Record:
     height_px: int = 0
     phrases: tuple[Phrase, ...] = ()
     dropped_phrases: int = 0
+    unimportant_phrases: int = 0
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     regions: tuple[Region, ...] = ()

@@ -24,6 +24,8 @@
       presence      float        probability that the phrase is in the image; null without a calibration
       group         int32        number of the thing within the image: phrases with the same number name the same
                                  thing; null in datasets of older versions
+      importance    float        share of its caption's importance for the image that falls on its words; null where
+                                 nobody asked
     absent          list<struct> phrases judged not to be in the image, which have no annotation
       phrase        string       normalised text
       head          string       lemma of its head noun
@@ -31,8 +33,9 @@
       span          list<int32>  [start, end): the phrase's words in that caption
       presence      float        probability that the phrase is in the image
       similarity    float        cosine of image and phrase
-    phrase_count    int32        phrases found in the captions, before regions
-    warnings        list<string> phrases without a region and why, phrases dropped by the cap
+      importance    float        as in annotations
+    phrase_count    int32        phrases found in the captions and not dropped, before regions
+    warnings        list<string> phrases without a region and why, how many phrases were dropped and why
     error           string       null, or the reason of the fault, a key of `errors.ROW_ERRORS`
     error_detail    string       null, or what is wrong, where, and what to do
     phrases         list<struct> all phrases, also those without a region; as heat_maps, only with `output.heat_maps`
@@ -41,6 +44,7 @@
       caption_index int32        which caption
       span          list<int32>  [start, end): the phrase's words in that caption
       plural        bool         whether the phrase names several things
+      importance    float        as in annotations
     heat_maps       list<struct> one per different phrase, in their order
       phrase        string       normalised text
       size          list<int32>  [h, w] of the grid in cells; the map covers the whole image
@@ -69,6 +73,10 @@ def _field(name: str, kind: Any, unit: str, doc: str, *, nullable: bool = True) 
     return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "doc": doc})
 
 
+IMPORTANCE: Final = _field(
+    "importance", pa.float32(), "0 .. 1", "share of its caption's importance for the image; null if unknown"
+)
+
 ANNOTATION: Final = pa.struct(
     [
         _field("id", pa.int64(), "", "unique in the dataset, 1 .. 2^53 - 1"),
@@ -91,6 +99,7 @@ ANNOTATION: Final = pa.struct(
         _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
         _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image; null if unknown"),
         _field("group", pa.int32(), "", "number of the thing within the image; null if unknown"),
+        IMPORTANCE,
     ]
 )
 """One region of one phrase."""
@@ -103,6 +112,7 @@ ABSENT: Final = pa.struct(
         _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
         _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image"),
         _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
+        IMPORTANCE,
     ]
 )
 """One phrase of one caption that was judged not to be in the image."""
@@ -134,6 +144,7 @@ STORED_PHRASE: Final = pa.struct(
         _field("caption_index", pa.int32(), "", "which caption"),
         _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
         _field("plural", pa.bool_(), "", "whether the phrase names several things"),
+        IMPORTANCE,
     ]
 )
 """One phrase of one caption."""
@@ -192,6 +203,7 @@ _PHRASE = pa.struct(
         ("end", pa.int32()),
         ("head", pa.string()),
         ("plural", pa.bool_()),
+        ("importance", pa.float64()),
     ]
 )
 _HEAT_MAP = pa.struct(
@@ -216,6 +228,7 @@ RECORD_SCHEMA: Final = pa.schema(
         ("height_px", pa.int32()),
         ("phrases", pa.list_(_PHRASE)),
         ("dropped_phrases", pa.int32()),
+        ("unimportant_phrases", pa.int32()),
         ("pixels", _ARRAY),
         ("heat_maps", pa.list_(_HEAT_MAP)),
         ("error", pa.struct([("reason", pa.string()), ("detail", pa.string())])),
@@ -249,6 +262,7 @@ def _pack(record: Record) -> dict[str, Any]:
         "height_px": record.height_px,
         "phrases": [_fields(phrase) for phrase in record.phrases],
         "dropped_phrases": record.dropped_phrases,
+        "unimportant_phrases": record.unimportant_phrases,
         "pixels": None if record.pixels is None else _packed(record.pixels.rgb),
         "heat_maps": [{**_fields(heat_map), "values": _packed(heat_map.values)} for heat_map in record.heat_maps],
         "error": None if record.error is None else _fields(record.error),
@@ -267,6 +281,7 @@ def _unpack(row: Mapping[str, Any]) -> Record:
         height_px=row["height_px"],
         phrases=tuple(Phrase(**phrase) for phrase in row["phrases"]),
         dropped_phrases=row["dropped_phrases"],
+        unimportant_phrases=row["unimportant_phrases"],
         pixels=None if row["pixels"] is None else Pixels(rgb=_unpacked(row["pixels"], np.uint8)),
         heat_maps=tuple(
             HeatMap(**{**entry, "values": _unpacked(entry["values"], np.float32)}) for entry in row["heat_maps"]
@@ -328,6 +343,7 @@ def _stored_phrase(phrase: Phrase) -> dict[str, Any]:
         "caption_index": phrase.caption_index,
         "span": (phrase.start, phrase.end),
         "plural": phrase.plural,
+        "importance": phrase.importance,
     }
 
 
@@ -373,6 +389,7 @@ def mapped_record(row: Mapping[str, Any]) -> Record:
                 start=stored["span"][0],
                 end=stored["span"][1],
                 plural=stored["plural"],
+                importance=stored["importance"],
             )
             for stored in row["phrases"]
         ),
@@ -416,6 +433,7 @@ def _annotation(record: Record, region: Region, number: int) -> dict[str, Any]:
         "similarity": region.similarity,
         "presence": region.presence,
         "group": region.group,
+        "importance": phrase.importance,
     }
 
 
@@ -428,6 +446,7 @@ def _absent(record: Record, entry: Absent) -> dict[str, Any]:
         "span": (phrase.start, phrase.end),
         "presence": entry.presence,
         "similarity": entry.similarity,
+        "importance": phrase.importance,
     }
 
 
@@ -450,4 +469,6 @@ def _warnings(record: Record) -> list[str]:
     warnings = [f"no region for {text!r}: {_FAULTS[faults.get(text, '')]}" for text in missing]
     if record.dropped_phrases:
         warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
+    if record.unimportant_phrases:
+        warnings.append(f"{record.unimportant_phrases} phrases below phrases.min_importance were dropped")
     return warnings

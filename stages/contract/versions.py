@@ -2,7 +2,8 @@
 
 - 1: `error` held "reason: detail".
 - 2: without `absent`, without `presence` and `group` of annotations, and without `presence` of heat maps.
-- 3: today's, see `stages.contract.schema`.
+- 3: without `importance` of annotations, of `absent` and of phrases.
+- 4: today's, see `stages.contract.schema`.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ import pyarrow.compute as pc
 
 from stages.contract.schema import ABSENT_FIELD, DATASET_SCHEMA, OPTIONAL_FIELDS
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Goes up when a column is added, changes its meaning or goes away."""
 
-READABLE_VERSIONS: Final = (1, 2, 3)
+READABLE_VERSIONS: Final = (1, 2, 3, 4)
 """Versions of datasets that `read_batches` reads."""
 
 _LATER: Final = {"error_detail": 2, ABSENT_FIELD.name: 3}
 """Column -> the version that brought it."""
 
-_LATER_INSIDE: Final = {"annotations": {"presence": 3, "group": 3}, "heat_maps": {"presence": 3}}
+_LATER_INSIDE: Final = {
+    "annotations": {"presence": 3, "group": 3, "importance": 4},
+    "absent": {"importance": 4},
+    "phrases": {"importance": 4},
+    "heat_maps": {"presence": 3},
+}
 """Column of structs -> field -> the version that brought it."""
 
 _FIELDS: Final = {field.name: field for field in (*DATASET_SCHEMA, *OPTIONAL_FIELDS)}

@@ -40,7 +40,7 @@ class Maps:
             can.
         tokens: (B, N, D), of the patches, from the same forward pass: what `Explainer.affinity` looks at. None if it
             looks at nothing.
-        embedding: float32 (B, E), of the images in any scale.
+        embedding: float32 (B, E), of the images in any scale. None: where it is needed the images are embedded again.
         local: float32 (B, P), the highest cosine of a phrase and what one patch alone would mean; None where nobody
             asked (`Explainer.looks_closer`), or where the method does not know.
     """
@@ -51,6 +51,19 @@ class Maps:
     tokens: Tensor | None = None
     embedding: Tensor | None = None
     local: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Answers for a batch of B images.
+
+    Attributes:
+        heat_maps: of each image, in the order of its phrases.
+        embedding: float32 (B, E), of the images in any scale, see `Maps.embedding`; None where no image has a phrase.
+    """
+
+    heat_maps: list[list[HeatMap]]
+    embedding: Tensor | None
 
 
 class Explainer(ABC, Generic[ConfigT]):
@@ -116,10 +129,14 @@ class Explainer(ABC, Generic[ConfigT]):
         Raises:
             ValueError: The numbers of images and phrase lists differ, or the size does not fit the stride.
         """
+        return self.explained(rgb, phrases).heat_maps
+
+    def explained(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> Explained:
+        """As `explain`, with the embeddings of the images from the same forward pass. It raises what `explain` does."""
         if len(rgb) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(rgb)}")
         if not any(phrases):
-            return [[] for _ in phrases]
+            return Explained([[] for _ in phrases], None)
         placement = self.model.tower.placement
         grid_hw = placement.grid_hw(rgb.shape[1], rgb.shape[2])
         padded = self._texts_of(phrases)
@@ -132,7 +149,7 @@ class Explainer(ABC, Generic[ConfigT]):
         maps_np = maps.cpu().numpy().reshape(*maps.shape[:2], *grid_hw)
         cosines_np, faults_np = cosines.cpu().numpy(), faults.cpu().numpy()
         likely = None if self.presence is None else _judged(self.presence, found, padded, phrases)
-        return [
+        heat_maps = [
             [
                 HeatMap(
                     text=text,
@@ -146,6 +163,11 @@ class Explainer(ABC, Generic[ConfigT]):
             ]
             for b, texts in enumerate(phrases)
         ]
+        embedding = found.embedding
+        if embedding is None and self.config.importance != "none":
+            with torch.no_grad():
+                embedding = self.model.tower.encode(torch.from_numpy(rgb)).float()
+        return Explained(heat_maps, embedding)
 
     def signals(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[Signals]:
         """What presence is judged by, for images as `explain` takes them; every image has at least one phrase."""

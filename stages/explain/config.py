@@ -51,6 +51,25 @@ class ExplainerConfig(BaseModel):
     first block that Grad-ECLIP explains. Later tokens know too much of the whole image (measured). Other towers have it
     without effect: there the last tokens are compared."""
 
+    importance: Literal["none", "eos"] = "none"
+    """Whether each phrase also gets its share of its caption's importance for the image: `eos`, by the token that ends
+    the caption (`stages.explain.text.importance`). It costs about three text forwards for each caption."""
+
+    importance_depth: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the text tower's blocks that importance is summed over, the last ones. 0.67 is the authors' 8 of CLIP's
+    12."""
+
+    importance_heads: Literal["single", "model"] = "model"
+    """Attention heads in these blocks: the network's own, or one head over the full width as in the authors' code,
+    which changes the cosine."""
+
+    importance_weight: Literal["none", "words", "all"] = "none"
+    """What a token's gradient is multiplied by. `all`: the authors' cosine of query and key, min-max normalised over
+    all tokens of the context, those behind the text included. `words`: the same over the caption's own tokens."""
+
+    importance_rectify: Literal["sum", "block"] = "block"
+    """ReLU after the blocks are summed (`sum`, the authors), or on each block before (`block`)."""
+
     templates: tuple[str, ...] | Literal["openai_imagenet"] = ("{}",)
     """Prompts whose embeddings are averaged; `{}` is the phrase. `openai_imagenet` stands for the 80 templates
     of the authors' evaluation code."""
@@ -93,4 +112,5 @@ class ExplainerConfig(BaseModel):
     def decides_maps(self) -> dict[str, Any]:
         """The settings that a calibration of scores depends on, as plain values."""
         idle = set() if self.affinity != "none" else {"affinity_reach", "affinity_depth"}
-        return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | idle)
+        words = {name for name in type(self).model_fields if name.startswith("importance")}
+        return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | idle | words)

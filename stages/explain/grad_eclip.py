@@ -54,6 +54,7 @@ from stages.model.clip import ClipModel
 from stages.model.config import TOWER_WORDS, TowerKind
 from stages.model.towers.layers import Layer
 from stages.model.towers.pooled import PooledTower
+from stages.model.towers.text import TextTower
 from stages.model.towers.vision import Block, VisionTower, attend, split_heads
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -366,13 +367,21 @@ class Step:
     hidden: Tensor
 
 
-def class_forward(block: Block, token: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Step]:
-    """Class token (B, D) and patches' keys and values (B, N, D) -> class token after the block, and the step."""
+def class_forward(
+    block: Block, token: Tensor, keys: Tensor, values: Tensor, heads: int, unseen: Tensor | None = None
+) -> tuple[Tensor, Step]:
+    """Class token (B, D) and patches' keys and values (B, N, D) -> class token after the block, and the step.
+
+    On the text side the token that ends the text takes the class token's place, and the tokens before it the patches'.
+    `unseen` (B, N) is True where the token must not look.
+    """
     q, k, v = block.project(token)
     keys, values = split_heads(keys, heads), split_heads(values, heads)
     query, own_key, own_value = (split_heads(t[:, None], heads) for t in (q, k, v))
     scale = query.shape[-1] ** -0.5
     logits = torch.cat([query @ own_key.mT, query @ keys.mT], dim=-1) * scale
+    if unseen is not None:
+        logits = logits.masked_fill(F.pad(unseen, (1, 0))[:, None, None], -torch.inf)
     attention = logits.softmax(dim=-1)
     o = attention[..., :1] @ own_value + attention[..., 1:] @ values
     a = block.out(o.transpose(1, 2).flatten(1))
@@ -395,7 +404,9 @@ def class_forward(block: Block, token: Tensor, keys: Tensor, values: Tensor, hea
     return middle + (m if block.ls_2 is None else m * block.ls_2), step
 
 
-def attention_gradients(tower: VisionTower, token: Tensor, steps: Sequence[Step], gradient: Tensor) -> list[Tensor]:
+def attention_gradients(
+    tower: VisionTower | TextTower, token: Tensor, steps: Sequence[Step], gradient: Tensor
+) -> list[Tensor]:
     """dc/da of every block's class row, summed over heads, for the patches.
 
     Since o is linear in the attention weights, sum_h dc/da^h_i = sum_d (dc/do)_d v_i,d, which is Grad-ECLIP's

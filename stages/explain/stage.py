@@ -18,7 +18,9 @@ from stages.explain import AnyExplainerConfig, explainer_config, explainer_type
 from stages.model.config import ModelConfig
 
 if TYPE_CHECKING:
+    from stages.explain.base import Explained
     from stages.explain.presence import Presence, Signals
+    from stages.explain.text.importance import CaptionImportance, WordImportance
     from stages.model.clip import ClipModel
 
 
@@ -29,6 +31,9 @@ class ExplainStageConfig(BaseModel):
 
     model: ModelConfig = ModelConfig()
     explainer: AnyExplainerConfig = Field(default_factory=explainer_config)
+
+    min_importance: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Phrases whose importance is known and below this are left out; see `phrases.min_importance`."""
 
     keep_pixels: bool = False
     """Leave the pixels in the record, for a later stage that looks at colours."""
@@ -44,7 +49,9 @@ _log = logging.getLogger(__name__)
 
 
 class ExplainStage(Stage):
-    """Fills `heat_maps`, one per unique phrase text.
+    """Fills `heat_maps`, one per unique phrase text, and with `explain.importance` the importance of each phrase.
+
+    Phrases below `min_importance` are left out with their maps, before maps are contrasted with each other.
 
     No map depends on how many images arrived together, although the bits of a product depend on its shape: the last
     batch of a call is filled up with blank images. It is filled up to 4, 8, 16 or more images, at most half a batch,
@@ -69,6 +76,7 @@ class ExplainStage(Stage):
         self.config = config
         self.presence = presence
         self._loaded = model
+        self._importance: WordImportance | None = None
         self._batch_size, self._images, self._computed, self._device = 0, 0, 0, ""
         self._same_bits: dict[int, bool] = {}
         self._has_computed = False
@@ -95,6 +103,10 @@ class ExplainStage(Stage):
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = explainer_type(self.config.explainer.kind)(self.config.explainer, model)
         self._explainer.presence = self.presence
+        if self.config.explainer.importance != "none":
+            from stages.explain.text.importance import WordImportance  # noqa: PLC0415
+
+            self._importance = WordImportance(self.config.explainer, model)
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
@@ -106,14 +118,37 @@ class ExplainStage(Stage):
             answers = self._explain_if_it_fits([batch[i] for i in part])
             if answers is None:
                 continue  # again, with the smaller batch
-            for index, maps in zip(part, answers, strict=True):
-                out[index] = replace(out[index], heat_maps=tuple(maps))
+            for index, answer in zip(part, answers, strict=True):
+                out[index] = replace(answer, pixels=out[index].pixels)
             todo = todo[len(part) :]
         return out
+
+    def words(self, record: Record, captions: Sequence[str]) -> list[CaptionImportance]:
+        """How important the words of captions are for the image of a record, which has pixels.
+
+        Raises ConfigError where that is not defined on the model's text tower.
+        """
+        import torch  # noqa: PLC0415
+
+        from stages.explain.text.importance import WordImportance  # noqa: PLC0415
+
+        if record.pixels is None:
+            raise ValueError(f"expected the pixels of {record.sample.sample_id!r}")
+        model = self._explainer.model
+        importance = WordImportance(self.config.explainer, model)
+        with torch.no_grad():
+            embedding = model.tower.encode(torch.from_numpy(record.pixels.rgb[None]))
+        return importance(captions, embedding.float().expand(len(captions), -1))
 
     def without_presence(self) -> ExplainStage:
         """The same stage, not set up, that does not tell whether phrases are in their images."""
         return ExplainStage(self.config, self._loaded)
+
+    def without_importance(self) -> ExplainStage:
+        """The same stage, not set up, for phrases that are not those of the captions: it leaves none of them out."""
+        explainer = self.config.explainer.model_copy(update={"importance": "none"})
+        config = self.config.model_copy(update={"explainer": explainer, "min_importance": 0.0})
+        return ExplainStage(config, self._loaded, self.presence)
 
     def signals(self, batch: Sequence[Record]) -> list[Signals]:
         """What the presence of the phrases of records is judged by, with its bits as they come.
@@ -133,8 +168,9 @@ class ExplainStage(Stage):
     def teardown(self) -> None:
         """Let the model go."""
         del self._explainer
+        self._importance = None
 
-    def _explain_if_it_fits(self, records: Sequence[Record]) -> list[list[HeatMap]] | None:
+    def _explain_if_it_fits(self, records: Sequence[Record]) -> list[Record] | None:
         """Like `_explain`, but None where the GPU's memory did not suffice and the batch was halved.
 
         Raises ResourceError if it does not suffice for one image.
@@ -162,26 +198,35 @@ class ExplainStage(Stage):
         _log.warning("GPU memory is full: going on with batches of %d images", self._batch_size)
         return None
 
-    def _explain(self, records: Sequence[Record]) -> list[list[HeatMap]]:
-        """Heat maps of at most a batch of records whose pixels have one size."""
+    def _explain(self, records: Sequence[Record]) -> list[Record]:
+        """At most a batch of records whose pixels have one size, with heat maps."""
         images, texts = [record.pixels.rgb for record in records if record.pixels is not None], _texts_of(records)
         full, fewer = self._batch_size, max(FEWEST_IMAGES, 1 << (len(records) - 1).bit_length())
         same = fewer <= full // 2 and self._same_bits.get(fewer)
-        maps = self._filled(images, texts, fewer if same else full)
+        found = self._filled(images, texts, fewer if same else full)
         if same is None and self._has_computed:
-            self._same_bits[fewer] = _bits(self._filled(images, texts, fewer)) == _bits(maps)
+            self._same_bits[fewer] = _bits(self._filled(images, texts, fewer), len(images)) == _bits(found, len(images))
         self._images += len(records)
         self._has_computed = True
-        return [contrasted(each, self.config.explainer.contrast) for each in maps]
+        answers = [
+            replace(record, heat_maps=tuple(maps))
+            for record, maps in zip(records, found.heat_maps[: len(records)], strict=True)
+        ]
+        if self._importance is not None:
+            from stages.explain.text.phrases import with_importance, without_unimportant  # noqa: PLC0415
 
-    def _filled(
-        self, images: Sequence[NDArray[np.uint8]], texts: Sequence[list[str]], size: int
-    ) -> list[list[HeatMap]]:
-        """Heat maps of the images, computed in one batch of `size` images; blank ones make up for those missing."""
+            assert found.embedding is not None, f"{self.config.explainer.kind} hands out embeddings"  # noqa: S101
+            answers = with_importance(answers, found.embedding, self._importance)
+            answers = [without_unimportant(answer, self.config.min_importance) for answer in answers]
+        contrast = self.config.explainer.contrast
+        return [replace(answer, heat_maps=tuple(contrasted(answer.heat_maps, contrast))) for answer in answers]
+
+    def _filled(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[list[str]], size: int) -> Explained:
+        """Answers for the images, computed in one batch of `size` images; blank ones make up for those missing."""
         missing = size - len(images)
         pixels = np.stack([*images, *[np.zeros_like(images[0])] * missing])
         self._computed += size
-        return self._explainer.explain(pixels, [*texts, *[[]] * missing])[: len(images)]
+        return self._explainer.explained(pixels, [*texts, *[[]] * missing])
 
 
 def _texts_of(records: Sequence[Record]) -> list[list[str]]:
@@ -189,9 +234,15 @@ def _texts_of(records: Sequence[Record]) -> list[list[str]]:
     return [list(dict.fromkeys(phrase.text for phrase in record.phrases)) for record in records]
 
 
-def _bits(maps: Sequence[Sequence[HeatMap]]) -> list[list[tuple[bytes, float, float | None, str]]]:
-    """What must be equal in the heat maps of two computations of the same images."""
-    return [[(each.values.tobytes(), each.similarity, each.presence, each.fault) for each in own] for own in maps]
+def _bits(found: Explained, images: int) -> list[list[tuple[bytes, float, float | None, str]] | bytes]:
+    """What must be equal in two computations of the same images, which are the first of a batch."""
+    maps = [
+        [(each.values.tobytes(), each.similarity, each.presence, each.fault) for each in own]
+        for own in found.heat_maps[:images]
+    ]
+    if found.embedding is None:
+        return [*maps]
+    return [*maps, found.embedding[:images].float().cpu().numpy().tobytes()]
 
 
 def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:

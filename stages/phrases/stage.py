@@ -55,6 +55,11 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     drop_heads_keep: tuple[Entry, ...] = ()
     """Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground"."""
 
+    min_importance: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Phrases whose share of their caption's importance for the image is below this are dropped, and counted in the
+    row's `warnings`. It needs `explain.importance`; what is not known to be unimportant stays. The explain stage does
+    it, because only there the image is known."""
+
     batch_size: int = Field(default=256, ge=1, le=10_000)
     """Captions that are parsed at a time. It changes speed and memory, never the result."""
 

@@ -41,10 +41,15 @@ _MOST_EXAMPLES: Final = 20
 
 _ERROR_COLUMNS: Final = ("error", "error_detail")
 
-_MAY_BE_NULL: Final = ("presence", "group", "levels")
+_MAY_BE_NULL: Final = ("presence", "group", "importance", "levels")
 """Fields that are null where nothing is known."""
 
-_RANGES: Final = {"score": (0.0, 1.0), "presence": (0.0, 1.0), "similarity": (-1.001, 1.001)}
+_RANGES: Final = {
+    "score": (0.0, 1.0),
+    "presence": (0.0, 1.0),
+    "importance": (0.0, 1.0),
+    "similarity": (-1.001, 1.001),
+}
 """The lowest and the highest value of a number."""
 
 _COUNTS_ABSENT: Final = 3
@@ -209,7 +214,7 @@ def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Ite
         yield f"iscrowd is {annotation['iscrowd']}"
     if annotation["group"] is not None and annotation["group"] < 0:
         yield f"group {annotation['group']} is negative"
-    yield from _range_problems(annotation, ("score", "presence", "similarity"))
+    yield from _range_problems(annotation, ("score", "presence", "importance", "similarity"))
     yield from _place_problems(annotation, row)
     yield from _span_problems(annotation, row)
 
@@ -218,11 +223,11 @@ def _absent_problems(row: dict[str, Any]) -> Iterator[str]:
     """Problems of the phrases judged not to be in the image."""
     placed = {(each["phrase"], each["caption_index"], *(each["span"] or ())) for each in row["annotations"]}
     for number, entry in enumerate(row["absent"]):
-        nulls = [field.name for field in ABSENT if entry[field.name] is None]
+        nulls = [field.name for field in ABSENT if entry[field.name] is None and field.name != "importance"]
         if nulls:
             yield f"absent phrase {number}: {' and '.join(nulls)} is null"
             continue
-        problems = [*_range_problems(entry, ("presence", "similarity")), *_span_problems(entry, row)]
+        problems = [*_range_problems(entry, ("presence", "importance", "similarity")), *_span_problems(entry, row)]
         yield from (f"absent phrase {entry['phrase']!r}: {problem}" for problem in problems)
         if (entry["phrase"], entry["caption_index"], *entry["span"]) in placed:
             yield f"absent phrase {entry['phrase']!r}: it has an annotation"
@@ -252,7 +257,8 @@ def _heat_map_problems(row: dict[str, Any]) -> Iterator[str]:
     if len(phrases) != row["phrase_count"]:
         yield f"phrase_count is {row['phrase_count']} but there are {len(phrases)} phrases"
     for phrase in phrases:
-        yield from (f"phrase {phrase['phrase']!r}: {problem}" for problem in _span_problems(phrase, row))
+        problems = [*_range_problems(phrase, ("importance",)), *_span_problems(phrase, row)]
+        yield from (f"phrase {phrase['phrase']!r}: {problem}" for problem in problems)
     named, mapped = [phrase["phrase"] for phrase in phrases], [stored["phrase"] for stored in maps]
     if row["error"] is None and mapped != list(dict.fromkeys(named)):
         yield f"the heat maps are of {mapped}, not of the phrases"

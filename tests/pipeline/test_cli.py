@@ -266,6 +266,10 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
         (["explain", "text.jpg", "--phrase", " ", "--out", "a.npz"], ["--phrase: expected words"]),
         (["explain", "text.jpg", "--phrase", "dog", "--out", "text.jpg/a.npz"], ["--out: cannot write text.jpg/a.npz"]),
         (["explain", "text.jpg", "--phrase", "dog", "--out", "."], ["--out: cannot write ."]),
+        (["explain", "text.jpg", "--text", " "], ["--text: expected words"]),
+        (["explain", "none.jpg", "--text", "a dog"], ["cannot read none.jpg: No such file"]),
+        (["explain", "text.jpg", "--text", "a dog"], ["bad_image: text.jpg: starts with"]),
+        (["explain", "red.png", "--text", "a dog", "--overlay", "a.png"], ["are about heat maps: name a --phrase"]),
         (
             ["explain", "text.jpg", "--phrase", "dog", "--out", "a.npz", "--overlay", "a.doc"],
             ["--overlay: a.doc does not"],
@@ -422,6 +426,28 @@ def test_explain(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) 
     assert (np.abs(scores) <= 1).all()
     with Image.open(overlay) as picture:
         assert picture.width == 3 * 360
+
+
+def test_explain_words(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) -> None:
+    captions = ["a red car and a [blue] bird", "two houses"]
+    options = [part for caption in captions for part in ("--text", caption)]
+    code, out, err = phrasebox("explain", image, *options)
+    assert (code, err) == (0, "")
+    assert all(caption in out for caption in captions)
+    assert list(tmp_path.iterdir()) == []
+    out_file = tmp_path / "words.npz"
+    code, out, _ = phrasebox("explain", image, *options, "--phrase", "red car", "--out", out_file)
+    assert code == 0
+    with np.load(out_file) as arrays:
+        assert set(arrays) >= {"maps", "scores", "phrases"}
+        assert arrays["texts"].tolist() == captions
+        assert arrays["words"].tolist() == ["a", "red", "car", "and", "a", "[", "blue", "]", "bird", "two", "houses"]
+        assert arrays["word_text"].tolist() == [0] * 9 + [1] * 2
+        assert [captions[0][start:end] for start, end in arrays["word_spans"][:9]] == arrays["words"][:9].tolist()
+        totals = np.bincount(arrays["word_text"], arrays["importance"])
+        assert np.allclose(totals, 1, atol=1e-5)
+        assert (np.abs(arrays["text_scores"]) <= 1).all()
+    assert any(line.strip().startswith(("\u2502 car", "| car", "car")) or " car " in line for line in out.splitlines())
 
 
 def test_explain_versus_other_settings(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Datasets of older schema versions, read like those of today.
 
-In version 1 one column `error` held "reason: detail"; version 2 knew neither presence nor groups.
+In version 1 one column `error` held "reason: detail"; version 2 knew neither presence nor groups, version 3 no
+importance.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.viewer.app import make_viewer
-from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
-from stages.contract.versions import read_batches
+from stages.contract.schema import DATASET_SCHEMA
+from stages.contract.versions import read_batches, schema_of
 from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.folder import NumberedRows, open_dataset
 from stages.dataset.index import statistics
@@ -40,7 +41,7 @@ def today(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, 2, 3])
 def former(request: pytest.FixtureRequest, today: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same dataset in the form of an older version."""
     version = request.param
@@ -50,14 +51,12 @@ def former(request: pytest.FixtureRequest, today: Path, tmp_path_factory: pytest
         for row in rows if version == 1 else ():
             detail = row.pop("error_detail")
             row["error"] = row["error"] and f"{row['error']}: {detail}"
-        names = {"absent", "error_detail"} if version == 1 else {"absent"}
-        annotation = pa.struct([field for field in ANNOTATION if field.name not in ("presence", "group")])
-        fields = [field for field in DATASET_SCHEMA if field.name not in names]
-        fields = [pa.field(each.name, pa.list_(annotation)) if each.name == "annotations" else each for each in fields]
+        fields = schema_of(version)
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)), path)
     manifest = folder / "dataset.json"
     stored = json.loads(manifest.read_text())
-    del stored["counts"]["absent"]
+    if version < 3:
+        del stored["counts"]["absent"]
     manifest.write_text(json.dumps({**stored, "schema_version": version}))
     return folder
 

@@ -13,6 +13,7 @@ import torch
 from pipeline.engines.inline import batch_rows
 from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.explain.base import Explained
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig, contrasted
 from stages.model.config import ModelConfig
@@ -120,12 +121,13 @@ class CountingExplainer:
     def __init__(self) -> None:
         self.images = 0
 
-    def explain(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
+    def explained(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> Explained:
         self.images += len(rgb)
         zeros = np.zeros((1, 1), np.float32)
-        return [
+        maps = [
             [HeatMap(text=text, values=zeros, similarity=0.0, fault="empty") for text in texts] for texts in phrases
         ]
+        return Explained(maps, None)
 
 
 PHOTOGRAPHS = {
@@ -181,11 +183,11 @@ class OtherBits(CountingExplainer):
         super().__init__()
         self.same, self.seen = same, []  # type: ignore[var-annotated]
 
-    def explain(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
+    def explained(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> Explained:
         self.seen.append(len(rgb))
-        maps = super().explain(rgb, phrases)
+        maps = super().explained(rgb, phrases).heat_maps
         similarity = 0.0 if len(rgb) in self.same else float(len(rgb))
-        return [[replace(each, similarity=similarity) for each in own] for own in maps]
+        return Explained([[replace(each, similarity=similarity) for each in own] for own in maps], None)
 
 
 @pytest.mark.parametrize(
@@ -311,11 +313,11 @@ class SmallMemory:
         self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
         self.seen: list[int] = []
 
-    def explain(self, pixels: Any, phrases: Sequence[Sequence[str]]) -> Any:
+    def explained(self, pixels: Any, phrases: Sequence[Sequence[str]]) -> Any:
         self.seen.append(len(pixels))
         if len(pixels) > self.most:
             raise self.error
-        return self.explainer.explain(pixels, phrases)
+        return self.explainer.explained(pixels, phrases)
 
 
 def test_full_gpu_memory_halves_the_batch_and_no_answer_is_lost(

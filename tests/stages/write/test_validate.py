@@ -164,6 +164,8 @@ ROWS: dict[str, tuple[Callable[[Rows], None], str]] = {
     "similarity": (put("similarity", -2.0), r"similarity -2.0 outside -1"),
     "presence": (put("presence", 1.5), r"presence 1.5 outside 0 .. 1"),
     "group": (put("group", -1), r"group -1 is negative"),
+    "importance": (put("importance", 1.5), r"importance 1.5 outside 0 .. 1"),
+    "absent, importance": (absent(importance=-1.0), r"absent phrase 'two dogs': importance -1.0 outside 0 .. 1"),
     "absent outside": (absent(presence=-1.0), r"absent phrase 'two dogs': presence -1.0 outside 0 .. 1"),
     "absent elsewhere": (absent(span=[0, 12]), r"absent phrase 'two dogs': span says 'The  Red car'"),
     "absent with a region": (absent(), r"absent phrase 'two dogs': it has an annotation"),
@@ -272,7 +274,7 @@ def test_a_damaged_manifest(content: str, dataset: Path) -> None:
 def test_another_schema_version(dataset: Path) -> None:
     change_manifest(dataset, lambda manifest: manifest.update(schema_version=99))
     [problem] = validate(dataset)
-    assert f"schema version 99, this phrasebox reads 1, 2 and {SCHEMA_VERSION}" in problem
+    assert f"schema version 99, this phrasebox reads 1, 2, 3 and {SCHEMA_VERSION}" in problem
 
 
 def test_an_unfinished_run(dataset: Path) -> None:
