@@ -37,6 +37,8 @@ EXPLAINERS: Final[dict[str, str]] = {
     "grad_cam_plus_plus": "stages.explain.cams.grad_cam_plus_plus:GradCamPlusPlus",
     "layer_cam": "stages.explain.cams.layer_cam:LayerCam",
     "maskclip": "stages.explain.dense.maskclip:MaskClip",
+    "clip_surgery": "stages.explain.dense.clip_surgery:ClipSurgery",
+    "gem": "stages.explain.dense.gem:Gem",
     "rise": "stages.explain.perturbation.rise:Rise",
     "occlusion": "stages.explain.perturbation.occlusion:Occlusion",
     "kernel_shap": "stages.explain.perturbation.kernel_shap:KernelShap",
