@@ -46,6 +46,7 @@ EXPLAINERS: Final[dict[str, str]] = {
     "lrp": "stages.explain.relevance.lrp:Lrp",
     "clrp": "stages.explain.relevance.clrp:Clrp",
     "sg_lrp": "stages.explain.relevance.sg_lrp:SgLrp",
+    "m2ib": "stages.explain.m2ib:M2ib",
     "transformer_interpretability": (
         "stages.explain.relevance.transformer_interpretability:TransformerInterpretability"
     ),
