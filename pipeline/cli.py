@@ -10,6 +10,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.commands.calibrate import calibrate
+from pipeline.commands.compare import compare
 from pipeline.commands.demo import demo
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.explain import explain
@@ -53,6 +54,7 @@ VERBS: Final[dict[str, Callable[..., None]]] = {
     "eval": evaluate,
     "calibrate": calibrate,
     "tune": tune,
+    "compare": compare,
     "explain": explain,
     "phrases": phrases,
     "scenes": scenes,

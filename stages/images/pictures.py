@@ -184,6 +184,11 @@ def scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool 
     return decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True).rgb
 
 
+def jpeg_of(rgb: Rgb, size_wh: tuple[int, int]) -> bytes:
+    """Encode pixels in memory as a JPEG of that many columns and rows."""
+    return encoded(Image.fromarray(rgb).resize(size_wh, Image.Resampling.BILINEAR), "JPEG", quality=85)
+
+
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     """The image as a file of Pillow's format `kind`."""
     buffer = BytesIO()

@@ -98,7 +98,7 @@ LIBRARIES: dict[str, set[str]] = {
     "duckdb": {"stages/dataset/selection.py", "stages/dataset/index.py"},
     "starlette": {"pipeline/viewer/app.py"},
     "uvicorn": {"pipeline/viewer/app.py"},
-    "jinja2": {"pipeline/viewer/pages.py"},
+    "jinja2": {"pipeline/viewer/pages.py", "pipeline/compare/page.py"},
 }
 """Library -> the files or folders that may import it."""
 

@@ -25,7 +25,20 @@ from stages.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig, phrases_json
 
 ROOT = Path(__file__).parents[3]
-VERBS = ("run", "validate", "inspect", "stats", "phrases", "explain", "scenes", "demo", "eval", "calibrate", "export")
+VERBS = (
+    "run",
+    "validate",
+    "inspect",
+    "stats",
+    "phrases",
+    "explain",
+    "scenes",
+    "demo",
+    "eval",
+    "calibrate",
+    "export",
+    "compare",
+)
 
 Answer = tuple[int, str, str]
 """Exit code, standard output, standard error."""

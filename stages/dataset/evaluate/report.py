@@ -196,13 +196,21 @@ def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Float
 def _means(outcomes: Outcomes, images: NDArray[np.int64], chosen: NDArray[np.bool_]) -> dict[str, Any]:
     """The mean of every metric over the chosen targets; metrics that are defined for none of them are left out."""
     values = {name: np.array(numbers, np.float64)[chosen] for name, numbers in outcomes.values.items()}
-    together: dict[bytes, list[str]] = {}  # metrics by the targets for which they are defined
+    return means_where_known(values, images[chosen])
+
+
+def means_where_known(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dict[str, Any]:
+    """The mean of each kind of values (n,) that belong to images (n,), over those that are not NaN, as plain values.
+
+    Kinds that are NaN throughout are left out.
+    """
+    together: dict[bytes, list[str]] = {}  # kinds by the values that they have
     for name, numbers in values.items():
         together.setdefault(np.isnan(numbers).tobytes(), []).append(name)
     estimates: dict[str, Estimate] = {}
     for names in together.values():
         known = ~np.isnan(values[names[0]])
-        found = mean_estimates([values[name][known] for name in names], images[chosen][known])
+        found = mean_estimates([values[name][known] for name in names], images[known])
         estimates.update(zip(names, found, strict=True))
     return {name: _plain(estimates[name]) for name in values if estimates[name].n}
 

@@ -1,0 +1,197 @@
+"""`phrasebox compare`: its figures are those of `eval` and of the maps, and what cannot be used is refused at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from pipeline.cli import main
+from pipeline.commands.evaluate import evaluation_of
+from pipeline.compare.comparison import Comparison, Effort, Source, compared
+from pipeline.compare.figures import CURVES, FIGURES
+from pipeline.config import RunConfig
+from pipeline.run import run
+from stages.contract.errors import InputError
+from stages.dataset.evaluate.alikeness import correlation
+from stages.model.scenes import write_scenes
+from tests.stages.model.saved import save_model
+
+QUIET = Console(quiet=True)
+EFFORT = Effort(most=4, phrases=8, faithful=1, seed=0)
+NAMED = "grad_eclip,rollout,maskclip,grad_eclip:heads=single:blocks=1"
+
+Answer = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder, 4, 5)
+    return folder
+
+
+def config_of(folder: Path, **values: Any) -> RunConfig:
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
+    model = {"name": "demo", "batch_size": 4}
+    return RunConfig.model_validate({"input": source, "model": model, "engine": {"kind": "inline"}, **values})
+
+
+@pytest.fixture(scope="module")
+def comparison(drawn: Path) -> Comparison:
+    return compared(Source(name="s", config=config_of(drawn), truth=drawn / "truth.json"), NAMED, EFFORT, QUIET)
+
+
+@pytest.fixture(scope="module")
+def rows(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    return {row["explainer"]: row for row in json.loads(json.dumps(comparison.rows))}
+
+
+def test_peaks_are_those_of_eval(rows: dict[str, dict[str, Any]], drawn: Path, tmp_path: Path) -> None:
+    for kind in ("grad_eclip", "maskclip"):
+        explain = {"kind": kind, "contrast": 0.0}
+        regions = {"smooth_patches": 0.0, "group": "none", "calibration": "none"}
+        config = config_of(drawn, explain=explain, regions=regions, output={"path": str(tmp_path / kind)})
+        measured = evaluation_of(Path(run(config, QUIET)), drawn / "truth.json", QUIET)
+        assert measured["counts"]["targets_not_among_phrases"] == 0
+        for name in ("pointing", "pointing_off_centre"):
+            found = rows[kind]["figures"][name]
+            assert (found["n"], found["value"]) == (
+                measured["metrics"][name]["n"],
+                pytest.approx(measured["metrics"][name]["value"]),
+            )
+        assert rows[kind]["figures"]["energy"]["value"] == pytest.approx(
+            measured["metrics"]["energy"]["value"], abs=0.03
+        )
+
+
+def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> None:
+    assert list(rows) == [*NAMED.split(","), "centre", "random"]
+    phrases = rows["rollout"]["counts"]["placed"]
+    for label, row in rows.items():
+        expected = set(FIGURES) | set(CURVES)
+        expected -= {"same_thing"}  # a drawn scene has one caption
+        if row["baseline"]:
+            expected -= {"weights_head", "weights_all", "phrase_swapped", "other_thing"}
+        assert set(row["figures"]) == expected, label
+        assert row["figures"]["pointing"]["n"] == phrases
+        assert row["figures"]["deletion_rise"]["n"] == row["counts"]["curves"] == 1
+        assert set(row["thresholds"]) == {"box_recall", "mask_iou"}
+    plain = rows["grad_eclip"]
+    assert plain["differences"] is None
+    assert rows["maskclip"]["differences"]["energy"]["value"] == pytest.approx(
+        rows["maskclip"]["figures"]["energy"]["value"] - plain["figures"]["energy"]["value"]
+    )
+    assert rows["maskclip"]["differences"]["energy"]["low"] is None, "four images say nothing of chance"
+    assert all(row["cost"]["encode_image"] > 0 for row in rows.values() if not row["baseline"])
+
+
+def test_the_best_share_is_at_least_as_good_as_any(rows: dict[str, dict[str, Any]]) -> None:
+    for row in rows.values():
+        assert 0.1 <= row["thresholds"]["mask_iou"] <= 0.9
+        assert row["figures"]["mask_iou"]["value"] > 0
+    assert rows["grad_eclip"]["figures"]["mask_iou"]["value"] > rows["random"]["figures"]["mask_iou"]["value"] + 0.2
+    assert rows["grad_eclip"]["figures"]["pointing"]["value"] > rows["centre"]["figures"]["pointing"]["value"] + 0.2
+
+
+def test_rollout_gives_all_phrases_one_map(rows: dict[str, dict[str, Any]]) -> None:
+    assert rows["rollout"]["figures"]["phrase_swapped"]["value"] == pytest.approx(1.0)
+    assert rows["rollout"]["figures"]["other_thing"]["value"] == pytest.approx(1.0)
+    assert rows["grad_eclip"]["figures"]["phrase_swapped"]["value"] < 0.9
+    assert rows["grad_eclip"]["figures"]["weights_all"]["value"] < 0.5
+    assert [row["follows_phrases"] for row in rows.values() if not row["baseline"]] == [True, False, True, True]
+
+
+def test_a_single_head_explains_another_cosine(rows: dict[str, dict[str, Any]]) -> None:
+    own, single = rows["grad_eclip"]["cosine_agreement"], rows[NAMED.rsplit(",", maxsplit=1)[-1]]["cosine_agreement"]
+    assert own["n"] == rows["grad_eclip"]["counts"]["phrases"]
+    assert own["correlation"] == pytest.approx(1.0, abs=1e-6)
+    assert own["mean_distance"] < 1e-5
+    assert single["mean_distance"] > 0.01
+    assert single["correlation"] < own["correlation"]
+
+
+def test_correlations_of_maps_are_those_of_the_maps(comparison: Comparison, rows: dict[str, dict[str, Any]]) -> None:
+    pairs = [
+        correlation(a.values, b.values)
+        for maps in comparison.maps
+        for a, b in zip(maps["grad_eclip"], maps["maskclip"], strict=True)
+    ]
+    assert rows["grad_eclip"]["map_correlation"]["maskclip"] == pytest.approx(float(np.mean(pairs)))
+    assert rows["maskclip"]["map_correlation"]["grad_eclip"] == rows["grad_eclip"]["map_correlation"]["maskclip"]
+
+
+@pytest.fixture
+def phrasebox(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "300")
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+def test_the_command_is_repeatable_and_needs_no_truth(
+    phrasebox: Callable[..., Answer], drawn: Path, tmp_path: Path
+) -> None:
+    _, saved = save_model(tmp_path)
+    named = [f"--set=model.{key}={value}" for key, value in (("config", saved.config), ("weights", saved.weights))]
+    given = (drawn / "captions.jsonl", "--images", drawn / "images", *named, "--most", 2, "--faithful", 1)
+    tail = ("--explainers", "maskclip,rollout", "--json", "--seed", 3)
+    code, out, _ = phrasebox("compare", *given, *tail)
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["explainer"] for row in rows] == ["maskclip", "rollout", "centre", "random"]
+    assert rows[0]["counts"]["placed"] == 0
+    assert rows[0]["counts"]["phrases"] > 0
+    assert "pointing" not in rows[0]["figures"]
+    assert rows[0]["figures"]["insertion_authors"]["n"] == 1
+    again = json.loads(phrasebox("compare", *given, *tail)[1])
+    for row in [*rows, *again]:
+        row.pop("cost", None)
+    assert again == rows
+    other = json.loads(phrasebox("compare", *given, *tail[:-1], 4)[1])
+    assert other[0]["figures"] != rows[0]["figures"], "another seed draws another sample"
+
+
+REFUSED = {
+    "another tower's explainer": (
+        ("--explainers", "cam"),
+        "--explainers: cam needs tokens that are averaged, which demo does not have; on it these are defined: grad_ecl",
+    ),
+    "unknown": (("--explainers", "lime"), "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip"),
+    "a truth for nothing": (("--truth", "t.json"), "--truth: it belongs to images of your own"),
+    "images for nothing": (("--images", "x"), "--images: it belongs to images of your own"),
+    "no such input": (("nothing.jsonl",), "no such file or folder: "),
+    "no such folder": (("--html", "/proc/nothing/x.html"), "--html: cannot write"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_before_any_work(case: str, phrasebox: Callable[..., Answer]) -> None:
+    arguments, words = REFUSED[case]
+    code, out, err = phrasebox("compare", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_truth_of_other_images_is_refused(drawn: Path, tmp_path: Path) -> None:
+    truth = json.loads((drawn / "truth.json").read_text())
+    for image in truth["images"]:
+        image["file_name"] = "other-" + image["file_name"]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    with pytest.raises(InputError, match="the truth has no image of the dataset"):
+        compared(Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"), "maskclip", EFFORT, QUIET)
