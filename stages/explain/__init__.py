@@ -43,6 +43,7 @@ EXPLAINERS: Final[dict[str, str]] = {
     "occlusion": "stages.explain.perturbation.occlusion:Occlusion",
     "kernel_shap": "stages.explain.perturbation.kernel_shap:KernelShap",
     "partition_shap": "stages.explain.perturbation.partition_shap:PartitionShap",
+    "score_cam": "stages.explain.perturbation.score_cam:ScoreCam",
     "lrp": "stages.explain.relevance.lrp:Lrp",
     "clrp": "stages.explain.relevance.clrp:Clrp",
     "sg_lrp": "stages.explain.relevance.sg_lrp:SgLrp",

@@ -43,6 +43,7 @@ FEW_MASKS: dict[str, dict[str, Any]] = {
     "occlusion": {"window": 0.5, "stride": 1.0},
     "kernel_shap": {"players": 2, "evaluations": 8},
     "partition_shap": {"max_evaluations": 7},
+    "score_cam": {"channels": 6},
 }
 """What makes an explainer cheap that needs many forward passes by default."""
 

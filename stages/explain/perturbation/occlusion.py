@@ -8,7 +8,7 @@ window w, and t the phrase:
 The paper hides a grey square and draws the class's probability at the square's place; the mean over the windows that
 hold a place is the usual form where they overlap, and the same where they do not. Deviations: windows are whole cells,
 because a patch that is hidden in part is neither. The window is a seventh of the image's shorter side, and moves by
-half of that: some 170 forward passes for a square image (49 where a cell is a seventh, as in ViT-B-32 at 224 px).
+half of that: 100 to 200 forward passes for a square image (49 where a cell is a seventh, as in ViT-B-32 at 224 px).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class OcclusionConfig(PerturbationConfig):
     """Side of the square window as a share of the image's shorter side; rounded to cells, at least one."""
 
     stride: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """By how much the window moves, as a share of its side; rounded down to cells, at least one."""
+    """By how much the window moves, as a share of its side; rounded to cells, at least one."""
 
 
 class Occlusion(Perturbation[OcclusionConfig]):
@@ -56,7 +56,7 @@ def windows(grid_hw: tuple[int, int], window: float, stride: float) -> Tensor:
         stride: See `OcclusionConfig`.
     """
     side = max(1, round(window * min(grid_hw)))
-    step = max(1, int(stride * side))
+    step = max(1, round(stride * side))
     tops, lefts = (_starts(cells, side, step) for cells in grid_hw)
     hidden = torch.zeros(len(tops) * len(lefts), *grid_hw)
     places = ((top, left) for top in tops for left in lefts)
