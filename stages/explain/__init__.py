@@ -30,6 +30,7 @@ EXPLAINERS: Final[dict[str, str]] = {
     "attention_gradient": "stages.explain.attention.attention_gradient:AttentionGradient",
     "raw_attention": "stages.explain.attention.raw_attention:RawAttention",
     "rollout": "stages.explain.attention.rollout:Rollout",
+    "attention_flow": "stages.explain.attention.attention_flow:AttentionFlow",
     "game": "stages.explain.attention.game:Game",
     "legrad": "stages.explain.attention.legrad:LeGrad",
     "cam": "stages.explain.cams.cam:Cam",

@@ -80,6 +80,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/notebook.py",
     },
     "fsspec": {"stages/storage.py"},
+    "scipy": {"stages/explain/attention/attention_flow.py"},
     "yaml": {"pipeline/config.py", "stages/write/tally.py"},
     "pyarrow": {
         "pipeline/",
