@@ -109,7 +109,7 @@ def flows(mixed: Floats) -> Floats:
     missing = np.arange(tokens)
     for blocks in range(min(FIRST_BLOCKS, layers), layers + 1):
         graph = _Graph(supplies[blocks - 1], mixed[:blocks])
-        for token in missing:
+        for token in missing.tolist():
             found[token] = graph.flow_to(token)
         missing = missing[found[missing] < bounds[missing] - 2 * tokens / UNIT]
         if not len(missing):
