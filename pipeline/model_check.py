@@ -231,7 +231,6 @@ def check_model(graph: Graph) -> ModelCheck:
     Raises:
         PhraseboxError: The model cannot be loaded, or its memory does not suffice.
     """
-    graph = replace(graph, model=graph.model.without_importance())
     for stage in graph.stages:
         stage.setup()
     shards = plan_shards(graph.reader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -153,7 +154,8 @@ def check(
     config = load_config(None, settings, assigned={"input": INPUT, **named})
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))
-    checked = check_model(graph)
+    # Captions are asked for as phrases, which are not those of the image's own captions.
+    checked = check_model(replace(graph, model=graph.model.without_importance()))
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_picture(checked, config)).save(out)
     figures = {

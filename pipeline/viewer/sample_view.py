@@ -66,6 +66,7 @@ class RegionView:
         group: Number of the thing that the phrase names: 0, 1, ... in the order of the captions.
         leads: Whether its phrase has the highest score of the group. The group is drawn with the regions of that one.
         found: Whether the search finds this region, in any of its captions; None if it asks for none in particular.
+        importance: Mean of that of its phrase in these captions; None where none is known.
     """
 
     number: int
@@ -78,6 +79,7 @@ class RegionView:
     group: int
     leads: bool = False
     found: bool | None = None
+    importance: float | None = None
 
     @property
     def colour(self) -> int:
@@ -141,6 +143,7 @@ def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Co
     regions = []
     for equal in numbers.values():
         one = annotations[equal[0]]
+        known = [share for each in equal if (share := annotations[each]["importance"]) is not None]
         region = RegionView(
             number=equal[0],
             annotation=one,
@@ -151,6 +154,7 @@ def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Co
             label=_label(one["phrase"], one["score"]),
             group=groups[things[equal[0]]],
             found=None if found is None else any(annotations[each]["id"] in found for each in equal),
+            importance=sum(known) / len(known) if known else None,
         )
         regions.append(region)
     first = {each: equal[0] for equal in numbers.values() for each in equal}

@@ -122,6 +122,7 @@ def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> d
         "span": [2, 5],
         "presence": None,
         "group": None,
+        "importance": None,
         **fields,
     }
 
@@ -162,6 +163,12 @@ def test_a_view() -> None:
     assert dog.area_share == 50 / 4800
     assert dog.path == "M10 7L10 12L20 12L20 7Z"
     assert one.captions[1][1].colour == dog.colour == 1
+
+
+def test_the_importance_of_a_phrase_is_the_mean_over_its_captions() -> None:
+    dog = annotation(1, "dog", 1)
+    row = row_of(annotation(0, "man", 0), *({**dog, "caption_index": n, "importance": n / 4} for n in (1, 2)), dog)
+    assert [region.importance for region in sample_view(row, 0, None, None).regions] == [None, 0.375]
 
 
 def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
