@@ -17,7 +17,6 @@ from stages.contract.stage import Stage
 
 if TYPE_CHECKING:
     from pipeline.graph import Graph
-    from stages.contract.records import HeatMap
     from stages.dataset.evaluate.absent import AskedImage, Pair
     from stages.dataset.evaluate.matching import Answer, ImageMatches, Query
     from stages.dataset.evaluate.scores import Floats
@@ -148,15 +147,19 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
     from stages.regions.things import relation
 
     (own,) = graph.after
-    # A phrase of another image names none of this one's things, and half of what is asked for is absent.
-    regions = RegionsStage(own.config.model_copy(update={"group": "none", "absent_share": 0.5}), own.calibration)
+    # Half of what is asked for is absent, and a phrase of another image names none of this one's things.
+    asking = RegionsStage(own.config.model_copy(update={"absent_share": 0.5}), own.calibration)
+    apart = RegionsStage(asking.config.model_copy(update={"group": "none"}), own.calibration)
     maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
+    presence = _likeliest(apart, record)
     cut: dict[str, dict[Answer, None]] = {}
-    for region in regions.process([record])[0].regions:
+    for region in apart.process([record])[0].regions:
         answer = Answer(
             box_xywh_px=region.box_xywh_px, mask=region.mask, score=region.score, similarity=region.similarity
         )
         cut.setdefault(record.phrases[region.phrase_index].text, {})[answer] = None
+    named_here = replace(record, phrases=asked.images[row_id].phrases)
+    before, now = _likeliest(own, named_here), _likeliest(asking, named_here)
     known: dict[str, list[Query]] = {}
     for query in asked.queries[row_id]:
         if query.phrase is not None and query.phrase in maps:
@@ -165,7 +168,9 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
     named = {phrase.head for phrase in asked.images[row_id].phrases}
     told = []
     for text, queries in known.items():
-        answers = _asked_again(queries[0].answers, maps[text], own, regions)
+        answers = _asked_again(queries[0].answers, before[text], now[text])
+        if asking.is_absent(now[text]):
+            answers = ()
         told.append((text, queries[0].target is not None, False, answers, queries))
     for hard, phrases in ((False, asked.easy[row_id]), (True, asked.hard[row_id])):
         told += [(phrase.text, False, hard, tuple(cut.get(phrase.text, ())), []) for phrase in phrases]
@@ -176,22 +181,26 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
             there=there,
             hard=hard,
             similarity=maps[text].similarity,
-            presence=regions.presence_of(maps[text]),
+            presence=now[text] if text in known else presence[text],
             answers=answers,
             boxes_xywh_px=tuple(dict.fromkeys(boxes)),
             doubtful=not there and any(relation(heads[text], head) in ("same", "equal", "above") for head in named),
         )
 
 
-def _asked_again(
-    answers: Sequence[Answer], heat_map: HeatMap, own: RegionsStage, asking: RegionsStage
-) -> tuple[Answer, ...]:
-    """The answers of a dataset as `asking` scores them, which counts on another share of absent phrases."""
-    before, now = own.presence_of(heat_map), asking.presence_of(heat_map)
+def _likeliest(stage: RegionsStage, record: Record) -> dict[str, float | None]:
+    """The presence of each text of a record; where it names several things, that of the likeliest."""
+    found: dict[str, float | None] = {}
+    for phrase, presence in zip(record.phrases, stage.presences_of(record, stage.groups_of(record)), strict=True):
+        if presence is None or presence >= (found.get(phrase.text) or 0.0):
+            found[phrase.text] = presence
+    return found
+
+
+def _asked_again(answers: Sequence[Answer], before: float | None, now: float | None) -> tuple[Answer, ...]:
+    """The answers of a dataset, scored with another presence than `before`."""
     if before is None or now is None:
         return tuple(answers)
-    if asking.is_absent(now):
-        return ()
     return tuple(replace(answer, score=answer.score * now / before if before else 0.0) for answer in answers)
 
 

@@ -31,6 +31,7 @@ PHOTO_SETTINGS: Final = {
         "threshold": 0.3,
         "smooth_patches": 2.0,
         "refine": "grabcut",
+        "absent_share": 0.05,
     },
 }
 """What pays on photographs, see configs/README.md; the same as in configs/photos-fine.yaml."""

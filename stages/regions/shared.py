@@ -1,9 +1,12 @@
-"""One heat map for all phrases that name one thing: five noisy answers to one question."""
+"""One heat map and one presence for all phrases that name one thing: five noisy answers to one question."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,3 +45,36 @@ def shared_maps(
         for text, own in levels.items():
             found[text, group] = maps[text] if own is None else replace(maps[text], values=mean)
     return found
+
+
+def shared_presences(
+    phrases: Sequence[Phrase], groups: Sequence[int], presences: Sequence[float | None]
+) -> list[float | None]:
+    """The presence of the thing that each phrase names: the mean of the log odds of its different texts.
+
+    A phrase that is alone keeps its own, and so do all where presence is not known.
+
+    Args:
+        phrases: Of one image.
+        groups: Number of the thing that each phrase names.
+        presences: 0 .. 1, of each phrase, the same where the text is.
+    """
+    told: dict[int, dict[str, float]] = {}
+    for phrase, group, presence in zip(phrases, groups, presences, strict=True):
+        if presence is not None:
+            told.setdefault(group, {})[phrase.text] = presence
+    shared = {group: _mean_by_log_odds(list(texts.values())) for group, texts in told.items() if len(texts) > 1}
+    return [
+        None if presence is None else shared.get(group, presence)
+        for group, presence in zip(groups, presences, strict=True)
+    ]
+
+
+_CERTAIN: Final = 1e-6
+"""Presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds."""
+
+
+def _mean_by_log_odds(presences: Sequence[float]) -> float:
+    inside = [min(max(presence, _CERTAIN), 1 - _CERTAIN) for presence in presences]
+    odds = math.exp(fmean(math.log(presence / (1 - presence)) for presence in inside))
+    return round(odds / (1 + odds), 6)

@@ -18,7 +18,7 @@ from stages.regions.cut import map_regions, surface
 from stages.regions.groups import linked
 from stages.regions.paint import Painted
 from stages.regions.score import Calibration, Evidence, at_share, rounded_score
-from stages.regions.shared import shared_maps
+from stages.regions.shared import shared_maps, shared_presences
 
 
 class RegionsStage(Stage):
@@ -137,34 +137,48 @@ class RegionsStage(Stage):
 
     def _with_regions(self, record: Record) -> Record:
         groups = self.groups_of(record)
-        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
-        presence = {text: self.presence_of(heat_map) for text, heat_map in maps.items()}
-        missing = {text for text, likely in presence.items() if self.is_absent(likely)}
+        cut = self._cut(record, groups)
+        similarities = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
+        presences = self.presences_of(record, groups)
         regions = tuple(
             Region(
                 phrase_index=index,
                 box_xywh_px=painted.box_xywh_px,
                 mask=painted.mask,
                 area_px=painted.area_px,
-                score=self.score_of(evidence, presence[record.phrases[index].text]),
+                score=self.score_of(evidence, presences[index]),
                 similarity=evidence.similarity,
-                presence=presence[record.phrases[index].text],
+                presence=presences[index],
                 group=None if groups is None else groups[index],
             )
-            for index, found in enumerate(self._cut(record, groups))
-            if record.phrases[index].text not in missing
+            for index, found in enumerate(cut)
+            if not self.is_absent(presences[index])
             for painted, evidence in found
         )
         absent = tuple(
-            Absent(phrase_index=index, presence=presence[phrase.text] or 0.0, similarity=maps[phrase.text].similarity)
-            for index, phrase in enumerate(record.phrases)
-            if phrase.text in missing
+            Absent(phrase_index=index, presence=presence or 0.0, similarity=similarities[phrase.text])
+            for index, (phrase, presence) in enumerate(zip(record.phrases, presences, strict=True))
+            if self.is_absent(presence)
         )
         heat_maps = record.heat_maps if self.keep_heat_maps else ()
         return replace(record, regions=regions, absent=absent, pixels=None, heat_maps=heat_maps)
 
-    def presence_of(self, heat_map: HeatMap) -> float | None:
-        """How likely the phrase of a map is in the image, see `at_share`; None if the calibration does not tell."""
+    def presences_of(self, record: Record, groups: Sequence[int] | None) -> list[float | None]:
+        """How likely each phrase is in its image, see `at_share`; None if the calibration does not tell.
+
+        Phrases that share their regions share their presence, too.
+
+        Args:
+            record: With heat maps.
+            groups: As `groups_of` gives them.
+        """
+        by_text = {heat_map.text: self._presence_of(heat_map) for heat_map in record.heat_maps}
+        own = [by_text[phrase.text] for phrase in record.phrases]
+        if groups is None or self.config.group != "things":
+            return own
+        return shared_presences(record.phrases, groups, own)
+
+    def _presence_of(self, heat_map: HeatMap) -> float | None:
         if self.calibration is None or self.calibration.presence is None or heat_map.presence is None:
             return None
         return at_share(heat_map.presence, self.calibration.absent_share, self.config.absent_share)
