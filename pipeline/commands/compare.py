@@ -15,13 +15,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Json, ModelName, Resized, Settings
+from pipeline.commands.options import Json, ModelName, Resized
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from pipeline.compare.comparison import Comparison, Effort, Source
     from pipeline.config import RunConfig
+
+USED: Final = ("input", "model", "phrases", "images")
+"""Sections of the configuration that a comparison depends on."""
 
 TABLES: Final = {
     "where": (
@@ -100,7 +103,14 @@ def compare(
             help="Configuration in YAML, of which the sections input, model, phrases and images are used.",
         ),
     ] = None,
-    settings: Settings = [],  # noqa: B006  typer copies it
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set a key of input, model, phrases or images, as `run` does. Repeatable.",
+        ),
+    ] = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure explainers on the same images and phrases: places, insertion and deletion, sanity, cost.
 
@@ -152,6 +162,12 @@ def _sources(
     from pipeline.compare.comparison import Source
     from pipeline.config import load_config
 
+    unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
+    if unused:
+        raise ConfigError(
+            f"--set {unused[0]}: only keys of {', '.join(USED)} are used here; an explainer's settings stand behind "
+            "its name: --explainers grad_eclip:heads=single"
+        )
     named = {} if model is None else dict.fromkeys(("model.pretrained", "model.checkpoint")) | {"model.name": model}
 
     def source(name: str, given: Mapping[str, Any], truth: Path | None) -> Source:

@@ -23,9 +23,11 @@ from rich.console import Console
 from pipeline.commands.calibrate import write_calibration
 from pipeline.commands.evaluate import evaluation_of
 from pipeline.commands.tune import print_tuning, tuned
+from pipeline.compare.comparison import Effort, Source, compared
 from pipeline.config import load_config
 from pipeline.run import run
 from stages.contract.errors import PhraseboxError, WeightsError
+from tests.photos import explainers
 
 FILES: Final = (
     *(f"flickr8k/{split}.{end}" for split in ("dev", "train") for end in ("images.tar", "jsonl", "entities.tar.gz")),
@@ -101,6 +103,22 @@ class Photographs:
         """What `phrasebox eval` says of it, with `--absent` if wanted."""
         return evaluation_of(dataset, self.truth(name), console, resized=name.endswith("train"), absent=absent)
 
+    def compared(self, name: str, images: int, faithful: int) -> str:
+        """The tables of `phrasebox compare` for the photograph model on some of these images."""
+        config = load_config(
+            None,
+            [
+                f"input.path={self.captions(name)}",
+                "input.kind=jsonl",
+                f"input.image_root={self.images(name)}",
+                "model.name=photo",
+                "model.pretrained=null",
+            ],
+        )
+        effort = Effort(most=images, phrases=8, faithful=faithful, seed=0)
+        source = Source(name=f"photographs ({name})", config=config, truth=self.truth(name))
+        return explainers.tables(compared(source, None, effort, console, resized=name.endswith("train")).rows)
+
     def calibrated(self, settings: Path) -> tuple[str, ...]:
         """Fit a calibration for the settings of a file on train; the settings that name it."""
         label = settings.stem
@@ -130,7 +148,7 @@ def by_type(title: str, figures: Mapping[str, Any]) -> str:
     return table(title, {f"{name} ({members[name]['pointing']['n']:,})": members[name] for name in members})
 
 
-def measure(photographs: Photographs, presets: Sequence[Path], tries: int) -> list[str]:
+def measure(photographs: Photographs, presets: Sequence[Path], tries: int, explained: int) -> list[str]:
     """All tables."""
     dev, train, coco = "flickr8k/dev", "flickr8k/train", "coco"
     rows = {"drawn model, defaults": photographs.figures(dev, photographs.dataset(dev, "demo", "demo"))["metrics"]}
@@ -153,6 +171,7 @@ def measure(photographs: Photographs, presets: Sequence[Path], tries: int) -> li
         on_coco = photographs.dataset(coco, "photo", preset.stem, *calibration, file=preset)
         masks[preset.stem] = photographs.figures(coco, on_coco)["metrics"]
     first = table("1,000 photographs (Flickr8k dev), human phrase boxes", rows)
+    tables.append(photographs.compared(dev, explained, explained // 5))
     return [first, *tables, table("93 photographs (COCO), masks", masks, {**SHOWN, "mask_iou": "mask IoU"})]
 
 
@@ -175,12 +194,13 @@ def main() -> None:
         "--most", type=int, default=500, help="photographs of train, the last of the list: 500 that `photo` never saw"
     )
     parser.add_argument("--tries", type=int, default=200, help="how many of these settings are tried on")
+    parser.add_argument("--explained", type=int, default=200, help="photographs of dev that explainers are compared on")
     parser.add_argument(
         "--settings", type=Path, nargs="+", default=[Path("configs/photos.yaml"), Path("configs/photos-fine.yaml")]
     )
     given = parser.parse_args()
     try:
-        tables = measure(Photographs(given.photos, given.out, given.most), given.settings, given.tries)
+        tables = measure(Photographs(given.photos, given.out, given.most), given.settings, given.tries, given.explained)
     except PhraseboxError as error:
         sys.exit(f"error: {error}")
     text = "\n\n".join(tables) + "\n"
