@@ -13,8 +13,8 @@ Of a transformer's last block only the class token is computed, and masked image
 masks cost the drawn model 340 to 390 times `encode_image` (one core; 8 phrases or one), of which making the masks and
 adding up is 1 to 3 %.
 
-The masks are drawn from a seed and the grid alone. Images are computed one at a time, so that the map of one does not
-depend on the others. Images without phrases are not masked.
+Masks depend on the image, its grid and a seed alone, and images are computed one at a time, so that the map of one
+does not depend on the others. Images without phrases are not masked.
 
 Shapes: P phrases, N cells of the tower's grid, E embedding.
 """
