@@ -8,7 +8,8 @@ span in its caption. The area under the ROC curve of visual against not visual p
 intervals over photographs, for the importance and for what costs nothing: the cosine of photograph and phrase, how
 often other captions (`--captions`) say the phrase, its number of words and its place in the caption. Last, whether
 importance adds to these in a logistic regression, each photograph judged by a fit to others. `--last train.jsonl`
-takes the 500 photographs that the photograph model never saw, on which the defaults were chosen.
+takes the 500 photographs that the photograph model never saw, on which the defaults were chosen. `--shifted` shows each
+caption the next photograph instead of its own: what importance then still tells, it knows from the words alone.
 """
 
 from __future__ import annotations
@@ -97,9 +98,12 @@ def said_often(captions: Path) -> Mapping[str, int]:
 
 
 def features_of(
-    photographs: Sequence[Marked], images: Path, often: Mapping[str, int], settings: Sequence[str]
+    photographs: Sequence[Marked], shown: Sequence[Path], often: Mapping[str, int], settings: Sequence[str]
 ) -> tuple[dict[str, Floats], NDArray[np.bool_], NDArray[np.int64]]:
-    """Of each phrase whose importance is known: what it is judged by, whether it is visual, and its photograph."""
+    """Of each phrase whose importance is known: what it is judged by, whether it is visual, and its photograph.
+
+    shown: The image file that stands for each photograph.
+    """
     given = ["model.name=photo", "model.pretrained=null", "explain.importance=eos", *settings]
     steps = build_steps(load_config(None, given, ExplainConfig))
     stages = (steps.before[1], steps.model)
@@ -110,7 +114,7 @@ def features_of(
     owners: list[int] = []
     for start in range(0, len(photographs), steps.model.batch_rows()):
         part = photographs[start : start + steps.model.batch_rows()]
-        records = [_record(photograph, images) for photograph in part]
+        records = [_record(photograph, path) for photograph, path in zip(part, shown[start:], strict=False)]
         for stage in stages:
             records = stage.process(records)
         for number, (photograph, record) in enumerate(zip(part, records, strict=True)):
@@ -129,8 +133,7 @@ def features_of(
     return named, np.array(visual, np.bool_), np.array(owners, np.int64)
 
 
-def _record(photograph: Marked, images: Path) -> Record:
-    [path] = images.glob(f"{photograph.name}.*")
+def _record(photograph: Marked, path: Path) -> Record:
     sample = Sample(
         sample_id=photograph.name,
         source=path.name,
@@ -171,14 +174,18 @@ def main() -> None:
     parser.add_argument("--captions", type=Path, required=True)
     parser.add_argument("--most", type=int, default=None, help="photographs, the first by name")
     parser.add_argument("--last", type=Path, help="only the last 500 photographs of this .jsonl")
+    parser.add_argument("--shifted", action="store_true", help="show each caption the next photograph")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = parser.parse_args()
     photographs = list(marked_photographs(given.entities))
     if given.last is not None:
         named = {json.loads(line)["id"] for line in given.last.read_text(encoding="utf-8").splitlines()[-500:]}
         photographs = [each for each in photographs if each.name in named]
-    often = said_often(given.captions)
-    print(told(*features_of(photographs[: given.most], given.images, often, given.set)))
+    photographs = photographs[: given.most]
+    shown = [next(given.images.glob(f"{each.name}.*")) for each in photographs]
+    if given.shifted:
+        shown = [*shown[1:], shown[0]]
+    print(told(*features_of(photographs, shown, said_often(given.captions), given.set)))
 
 
 if __name__ == "__main__":
