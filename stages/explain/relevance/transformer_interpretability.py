@@ -21,6 +21,7 @@ backward pass. Shapes: B images (1 here), P phrases, H heads, N patches, T = N +
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -89,16 +90,23 @@ class TransformerInterpretability(Explainer[TransformerInterpretabilityConfig]):
         slopes = gradients_at(walked.embedding, walked.attention[first:], self.config.logit_scale * starts)
         heat = []
         for text, gradients in zip(texts[0], slopes, strict=True):
+            if not text.any():  # A row that only fills up.
+                heat.append(torch.zeros_like(walked.outputs[-1][:, 1:, 0]))
+                continue
             relevance = torch.zeros_like(walked.outputs[-1])
             relevance[:, 0] = self._at_class_token(class_token, embedding, text)
-            rolled: Tensor | None = None
-            for block, gradient in zip(reversed(blocks[first:]), reversed(gradients), strict=True):
-                relevance, at_attention = block(relevance)
-                step = self._mixed((gradient * at_attention).relu().mean(dim=1))
-                rolled = step[:, :1] if rolled is None else rolled @ step
-            assert rolled is not None, "a transformer has blocks"  # noqa: S101
-            heat.append(rolled[:, 0, 1:])
+            heat.append(self._rolled(blocks[first:], gradients, relevance))
         return Maps(torch.stack(heat, dim=1), cosines, None, walked.early, embedding)
+
+    def _rolled(self, blocks: Sequence[BlockRelevance], gradients: Sequence[Tensor], relevance: Tensor) -> Tensor:
+        """Relevance (1, T, D) behind the last block -> H (1, N)."""
+        row: Tensor | None = None
+        for block, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
+            relevance, at_attention = block(relevance)
+            step = self._mixed((gradient * at_attention).relu().mean(dim=1))
+            row = step[:, :1] if row is None else row @ step
+        assert row is not None, "a transformer has blocks"  # noqa: S101
+        return row[:, 0, 1:]
 
     def _at_class_token(self, token: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
         """Class token behind the last block (1, D), embedding (1, E), text (E,) -> relevance (1, D), in total 1."""
