@@ -10,8 +10,8 @@ one set of vectors serve every phrase of the image:
 A negative attribution says that a cell speaks against the phrase. It is cut to 0, because heat is not negative.
 
 Of a transformer's last block only the class token is computed, and masked images go through the tower in groups: 512
-masks cost the drawn model 340 to 390 times `encode_image` (one core; 8 phrases or one), of which making the masks and
-adding up is 1 to 3 %.
+masks cost the drawn model 340 to 510 times `encode_image`, whatever the number of phrases (one core of a shared
+machine), of which making the masks and adding up is 1 to 3 %.
 
 Masks depend on the image, its grid and a seed alone, and images are computed one at a time, so that the map of one
 does not depend on the others. Images without phrases are not masked.

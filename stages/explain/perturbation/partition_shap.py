@@ -46,7 +46,9 @@ class PartitionShapConfig(PerturbationConfig):
     """At most so many masked images, each one forward pass; 500 is what `shap` takes by default."""
 
     context: Literal["both", "shown", "hidden"] = "both"
-    """What else is seen when a half is cut: the exact Owen value takes both."""
+    """What else is seen when a half is cut: the exact Owen value takes both. `shown` comes down to smaller parts with
+    the same evaluations: on drawn scenes with 20 x 20 cells its peak lay on the thing in 11 of 16 cases, that of `both`
+    in 7 (measured)."""
 
 
 class PartitionShap(Perturbation[PartitionShapConfig]):
