@@ -47,8 +47,9 @@ FEW_MASKS: dict[str, dict[str, Any]] = {
 }
 """What makes an explainer cheap that needs many forward passes by default."""
 
-# An explainer that masks the image sees of a tower nothing but embeddings: one tower of each kind is enough by default.
-FEW_TOWERS = {"class token", "ResNet", "SigLIP", "timm, averaged patches"}
+# An explainer that masks the image sees of a tower embeddings and tokens, and those of all towers are tested in
+# tests/stages/explain/perturbation/test_masked.py: one with a class token and one without are enough by default.
+FEW_TOWERS = {"class token", "ResNet"}
 
 
 def in_time(kind: str, tower: str) -> Any:
