@@ -47,14 +47,18 @@ FEW_MASKS: dict[str, dict[str, Any]] = {
 }
 """What makes an explainer cheap that needs many forward passes by default."""
 
-# An explainer that masks the image sees of a tower embeddings and tokens, and those of all towers are tested in
-# tests/stages/explain/perturbation/test_masked.py: one with a class token and one without are enough by default.
-FEW_TOWERS = {"class token", "ResNet"}
+FIRST = {has: name for name, has in reversed(TOWER_KINDS.items())}
 
 
 def in_time(kind: str, tower: str) -> Any:
-    slow = explainer_type(kind).cost == "perturbation" and tower not in FEW_TOWERS
-    return pytest.param(kind, tower, marks=pytest.mark.slow if slow else ())
+    """`make test` asks Grad-ECLIP on every tower, and the others on one tower of each kind; `make faults` asks all.
+
+    Those that mask the image see of a tower embeddings and tokens, which `explain/perturbation/test_masked.py` tests of
+    all: two towers are enough by default.
+    """
+    masks = explainer_type(kind).cost == "perturbation"
+    usual = kind == "grad_eclip" or tower in (["class token", "ResNet"] if masks else FIRST.values())
+    return pytest.param(kind, tower, marks=() if usual else pytest.mark.slow)
 
 
 on_towers = pytest.mark.parametrize(("kind", "tower"), [in_time(*pair[:2]) for pair in PAIRS if pair[2]])

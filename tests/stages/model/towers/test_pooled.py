@@ -144,7 +144,7 @@ def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similar
         assert (
             torch.from_numpy(heat_map.values).flatten() - heat
         ).abs().max() < 1e-4 * peak  # float32 over a whole trunk
-        assert heat_map.similarity == pytest.approx(cosine, abs=3e-6)
+        assert heat_map.similarity == pytest.approx(cosine, abs=1e-5)  # the same
 
 
 def test_the_map_of_a_resnet_is_the_closed_form() -> None:
