@@ -11,6 +11,9 @@ logit; the map has the relevance of whole patches, for which the rule of the fir
 gamma is 0 for all layers, where the paper searches for one on vision transformers (`gamma`). LXT's example for CLIP is
 `rule: conservative` with a gamma. Deviation from Ali et al.: none at the settings named above.
 
+On 60 drawn scenes (131 phrases, the embedded model) pointing is .82 with `attnlrp`, .81 with `conservative`, .79 as Ali
+et al. have it, and .83 with Grad-ECLIP, each give or take .07; a gamma of .25 raises box recall from .64 to .71.
+
 Layer-wise relevance propagation is claimed to be patented, and free of charge for personal and scientific purposes only
 (the README of LXT); see `Explainer.claim`. No default uses it.
 
