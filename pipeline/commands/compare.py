@@ -84,7 +84,7 @@ def compare(
             "--faithful",
             metavar="N",
             min=0,
-            help="Images of which insertion and deletion are measured, with one phrase each: 20 forward passes for "
+            help="Images of which insertion and deletion are measured, with one phrase each: 16 forward passes for "
             "each image and explainer.",
         ),
     ] = 8,

@@ -168,10 +168,10 @@ def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: s
 
 
 def numbers_in(rows: Sequence[Mapping[str, Any]], label: str, names: Sequence[str]) -> Numbers:
-    """The rows of a label, of those that `Field.sanity` and `Field.curves` give."""
+    """The rows of a label, of those that `Field.sanity` and `Field.curves` give; NaN for what a row lacks."""
     own = [row for row in rows if row["label"] == label]
     return Numbers(
-        values={name: np.array([row[name] for row in own], np.float64) for name in names},
+        values={name: np.array([row.get(name, np.nan) for row in own], np.float64) for name in names},
         images=np.array([row["image"] for row in own], np.int64),
     )
 

@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.terminal import progress_bar
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
 from stages.dataset.evaluate.alikeness import rank_correlation
-from stages.dataset.evaluate.faithfulness import PROTOCOLS, area_under, probability, shown
+from stages.dataset.evaluate.faithfulness import PROTOCOLS, area_under, hot_first, probability, shown
 from stages.dataset.evaluate.localisation import drawn
 from stages.explain import explainer_type
 from stages.explain.config import ExplainerConfig
@@ -34,6 +34,9 @@ from stages.model.clip import ClipModel
 TIMED_PHRASES: Final = 8
 TIMED_IMAGES: Final = 2
 """Images of a batch that is timed; one where each takes many forward passes."""
+
+SANE_PERTURBED: Final = 2
+"""Images of the sanity checks of explainers that take many forward passes for each."""
 
 RIVALS: Final = 100
 """The most phrases among which a phrase's probability is told."""
@@ -90,6 +93,8 @@ class Field:
     def sanity(self, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int) -> list[dict[str, Any]]:
         """Rank correlations of the first question's map with maps that should differ.
 
+        Explainers that take many forward passes for an image are asked of the first `SANE_PERTURBED` images alone.
+
         Args:
             images: Those that are asked.
             maps: Their maps.
@@ -108,25 +113,24 @@ class Field:
         }
         tries: list[tuple[str, ClipModel, list[Phrase]]] = [
             ("phrase_swapped", self.model, others),
-            *((f"weights_{depth}", remembering(randomised(self.plain, depth, seed)), first) for depth in DEPTHS),
+            *((f"weights_{depth}", randomised(self.model, depth, seed), first) for depth in DEPTHS),
         ]
-        with progress_bar(self.console, "sanity", len(tries) * len(images)) as advance:
-            for number, (name, model, phrases) in enumerate(tries):
-                stages = self._stages(model)
-                step = max(stage.batch_rows() for stage in stages.values())
-                for start in range(0, len(images), step):
-                    asked = [
-                        _asked(image, [phrase])
-                        for image, phrase in zip(
-                            images[start : start + step], phrases[start : start + step], strict=True
-                        )
-                    ]
-                    for image, own, changed in zip(
-                        asked, maps[start : start + step], self._explained(stages, asked), strict=True
-                    ):
-                        for label, (heat_map,) in changed.items():
-                            rows[image.number, label][name] = rank_correlation(own[label][0].values, heat_map.values)
-                    advance(number * len(images) + start + len(asked))
+        stages = {name: self._stages(model) for name, model, _ in tries}
+        step = max(stage.batch_rows() for stage in stages["phrase_swapped"].values())
+        with progress_bar(self.console, "sanity", len(images)) as advance:
+            for start in range(0, len(images), step):
+                end = min(start + step, len(images))
+                for name, _, phrases in tries:
+                    asked = [_asked(images[place], [phrases[place]]) for place in range(start, end)]
+                    few = asked[: max(0, SANE_PERTURBED - start)]
+                    for contender in self.contenders:
+                        label = contender.label
+                        some = few if contender.repeats_trunk else asked
+                        changed = stages[name][label].process(self._records(contender.config, some))
+                        for image, own, answer in zip(some, maps[start:], changed, strict=False):
+                            values = answer.heat_maps[0].values
+                            rows[image.number, label][name] = rank_correlation(own[label][0].values, values)
+                advance(end)
         return list(rows.values())
 
     def curves(
@@ -181,14 +185,15 @@ class Field:
         return costs
 
     def _stages(self, model: ClipModel) -> dict[str, ExplainStage]:
-        stages = {
-            contender.label: ExplainStage(
-                ExplainStageConfig(model=self.config.model, explainer=contender.config), model
-            )
-            for contender in self.contenders
-        }
-        for stage in stages.values():
+        stages: dict[str, ExplainStage] = {}
+        for contender in self.contenders:
+            settings = self.config.model
+            if contender.repeats_trunk:
+                # A batch that is not full is filled up, and here a blank image costs as much as any.
+                settings = settings.model_copy(update={"batch_size": 1})
+            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), model)
             stage.setup()
+            stages[contender.label] = stage
         return stages
 
     def _explained(self, stages: Mapping[str, ExplainStage], images: Sequence[ComparedImage]) -> list[Maps]:
@@ -232,10 +237,11 @@ class Field:
         own = question.phrase.text
         texts = text_embeddings(self.plain, [own, *(text for text in rivals if text != own)])
         found: dict[str, dict[str, float]] = {label: {} for label in heats}
-        surfaces = {label: drawn(heat_map, (rgb.shape[0], rgb.shape[1])) for label, heat_map in heats.items()}
+        size_hw = (rgb.shape[0], rgb.shape[1])
+        places = {label: hot_first(drawn(heat_map, size_hw)) for label, heat_map in heats.items()}
         for name, protocol in PROTOCOLS.items():
             hidden = hidden_pixels(self.plain, rgb, protocol.hidden, stable_id(f"{seed}:{image.number}"))
-            masks = {label: shown(surface, protocol) for label, surface in surfaces.items()}
+            masks = {label: shown(own_places, protocol) for label, own_places in places.items()}
             points = len(protocol.shares)
             # Where all or nothing is seen the image is the same by every map.
             ends = [point for point, share in enumerate(protocol.shares) if share in (0.0, 1.0)]

@@ -58,8 +58,8 @@ class CurveProtocol:
     shares: tuple[float, ...]
 
 
-_TO_ALL: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
-_TO_HALF: Final = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)
+_TO_ALL: Final = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
+_TO_HALF: Final = (0.0, 0.05, 0.15, 0.3, 0.5)
 
 PROTOCOLS: Final[dict[str, CurveProtocol]] = {
     "deletion_rise": CurveProtocol(hidden="mean", inserts=False, shares=_TO_ALL),
@@ -83,9 +83,8 @@ def hot_first(heat: NDArray[np.float32]) -> NDArray[np.int64]:
     return places.reshape(heat.shape)
 
 
-def shown(heat: NDArray[np.float32], protocol: CurveProtocol) -> NDArray[np.bool_]:
-    """Which pixels are seen at each point of a curve: a map (h, w) -> (points, h, w)."""
-    places = hot_first(heat)
+def shown(places: NDArray[np.int64], protocol: CurveProtocol) -> NDArray[np.bool_]:
+    """Which pixels are seen at each point of a curve: their places (h, w) by `hot_first` -> (points, h, w)."""
     changed = np.stack([places < round(share * places.size) for share in protocol.shares])
     return changed if protocol.inserts else ~changed
 

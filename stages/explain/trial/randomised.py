@@ -73,8 +73,8 @@ def _shuffled(part: Any, random: torch.Generator) -> Any:
     if isinstance(part, tuple):
         return tuple(_shuffled(each, random) for each in part)
     if is_dataclass(part) and not isinstance(part, type):
-        kept = {"mean", "std", "_pixels", "_tokens"}
-        names = [each.name for each in fields(part) if each.init and each.name not in kept]
+        # A field that is no argument is what the part remembers of other weights.
+        names = [each.name for each in fields(part) if each.init and each.name not in ("mean", "std")]
         return replace(part, **{name: _shuffled(getattr(part, name), random) for name in names})
     return part
 

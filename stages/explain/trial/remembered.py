@@ -1,14 +1,17 @@
 """One trunk forward for all explainers that look at the same images.
 
-A tower whose trunk is a function keeps what it gave last, and gives it again for the same pixels. What asks for
-gradients through the trunk is computed anew. A transformer with a class token has no such function: each explainer
-stops at another of its blocks.
+A tower whose trunk is a function keeps what it gave last, and gives it again for the same pixels: for a batch, and for
+its images one by one, which some explainers take. What asks for gradients through the trunk is computed anew. A
+transformer with a class token has no such function: each explainer stops at another of its blocks.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -17,22 +20,27 @@ from stages.model.clip import ClipModel
 from stages.model.towers.averaged import AveragedTower
 from stages.model.towers.pooled import PooledTower
 
+KEPT: Final = 16
+"""Calls that are remembered: a batch and its images."""
+
 
 @dataclass(slots=True)
 class RememberedTrunk:
-    """A trunk that is not computed twice in a row for the same pixels."""
+    """A trunk that does not compute again what it computed a few calls ago."""
 
     trunk: Callable[[Tensor], Tensor]
-    _pixels: Tensor | None = field(default=None, init=False)
-    _tokens: Tensor | None = field(default=None, init=False)
+    _known: deque[tuple[Tensor, Tensor]] = field(default_factory=partial(deque, maxlen=KEPT), init=False)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, height, width) -> tokens (B, T, D)."""
         if torch.is_grad_enabled() and pixels.requires_grad:
             return self.trunk(pixels)
-        if self._tokens is None or self._pixels is None or not _same(self._pixels, pixels):
-            self._pixels, self._tokens = pixels, self.trunk(pixels)
-        return self._tokens
+        for seen, tokens in self._known:
+            if seen.shape == pixels.shape and torch.equal(seen, pixels):
+                return tokens
+        tokens = self.trunk(pixels)
+        self._known.append((pixels, tokens))
+        return tokens
 
 
 def remembering(model: ClipModel) -> ClipModel:
@@ -41,7 +49,3 @@ def remembering(model: ClipModel) -> ClipModel:
     if isinstance(tower, PooledTower | AveragedTower):
         return replace(model, tower=replace(tower, trunk=RememberedTrunk(tower.trunk)))
     return model
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)

@@ -41,7 +41,7 @@ def test_equal_pixels_go_from_the_heat_outwards() -> None:
 
 def test_insertion_shows_what_deletion_hides() -> None:
     heat = np.random.default_rng(0).random((10, 10), np.float32)
-    kept = {name: shown(heat, protocol) for name, protocol in PROTOCOLS.items()}
+    kept = {name: shown(hot_first(heat), protocol) for name, protocol in PROTOCOLS.items()}
     for name, protocol in PROTOCOLS.items():
         seen = kept[name].mean(axis=(1, 2))
         assert seen.tolist() == pytest.approx(
@@ -62,7 +62,7 @@ def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
     deletion = CurveProtocol(hidden="black", inserts=False, shares=EVERY_PIXEL)
 
     def area(heat: np.ndarray, protocol: CurveProtocol) -> float:
-        scores = (shown(heat.astype(np.float32), protocol) * weights).sum(axis=(1, 2))
+        scores = (shown(hot_first(heat.astype(np.float32)), protocol) * weights).sum(axis=(1, 2))
         return area_under(protocol.shares, scores)
 
     running = np.concatenate([[0.0], np.cumsum(np.sort(weights.ravel())[::-1])])

@@ -64,6 +64,10 @@ def test_explainers_share_the_trunk_and_get_the_same_maps() -> None:
                 assert a[0].values.tobytes() == b[0].values.tobytes()
         image_embeddings(shared, rgb)
         assert calls == [2] * number
+    for _ in range(2):  # some explainers take the images one by one
+        for rgb in second:
+            image_embeddings(shared, rgb[None])
+    assert calls == [2, 2, 1, 1]
 
 
 def test_the_clock_measures_both() -> None:
