@@ -120,7 +120,7 @@ KINDS = {
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
     "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: ray, inline",
-    "explain.kind=grad_cam": "explain.kind: no kind 'grad_cam'; did you mean grad_eclip? kinds: "
+    "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
     + ", ".join(EXPLAINERS),
 }
 

@@ -56,7 +56,8 @@ def test_what_is_found_equals_the_row_of_a_run(found: Located, row: dict[str, An
     coded = [annotation["segmentation"] for annotation in annotations]
     masks = [decode_mask(Rle(size_hw=tuple(one["size"]), counts=one["counts"])) for one in coded]
     assert np.array_equal(found.masks, masks)
-    assert found.scores == pytest.approx([annotation["score"] for annotation in annotations], abs=1e-5)
+    # A batch of another size has other last bits, which the steep logistic of presence makes larger.
+    assert found.scores == pytest.approx([annotation["score"] for annotation in annotations], abs=1e-4)
     similarities = found.similarities[found.phrase_indices]
     assert similarities == pytest.approx([annotation["similarity"] for annotation in annotations], abs=1e-5)
     assert found.phrases != tuple(annotation["phrase"] for annotation in annotations), "with articles"
