@@ -188,8 +188,9 @@ class Field:
         stages: dict[str, ExplainStage] = {}
         for contender in self.contenders:
             settings = self.config.model
-            if contender.repeats_trunk:
-                # A batch that is not full is filled up, and here a blank image costs as much as any.
+            if contender.repeats_trunk or contender.config.image_size == "keep":
+                # A batch that is not full is filled up, and a blank image costs as many passes as any; and images that
+                # keep their aspect ratio do not fit into a batch.
                 settings = settings.model_copy(update={"batch_size": 1})
             stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), model)
             stage.setup()

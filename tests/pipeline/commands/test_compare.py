@@ -142,22 +142,35 @@ def test_the_command_is_repeatable_and_needs_no_truth(
 ) -> None:
     _, saved = save_model(tmp_path)
     named = [f"--set=model.{key}={value}" for key, value in (("config", saved.config), ("weights", saved.weights))]
-    given = (drawn / "captions.jsonl", "--images", drawn / "images", *named, "--most", 2, "--faithful", 1)
-    tail = ("--explainers", "maskclip,rollout", "--json", "--seed", 3)
+    given = (
+        drawn / "captions.jsonl",
+        "--images",
+        drawn / "images",
+        *named,
+        "--set=model.batch_size=2",
+        "--most",
+        3,
+        "--faithful",
+        1,
+    )
+    # One that keeps the aspect ratio, and so fits into no batch, and one that takes many forward passes.
+    names = ["maskclip", "rollout:image_size=keep:shorter_side_px=64", "occlusion"]
+    tail = ("--explainers", ",".join(names), "--json", "--seed", 3)
     code, out, _ = phrasebox("compare", *given, *tail)
     assert code == 0
     rows = json.loads(out)
-    assert [row["explainer"] for row in rows] == ["maskclip", "rollout", "centre", "random"]
+    assert [row["explainer"] for row in rows] == [*names, "centre", "random"]
     assert rows[0]["counts"]["placed"] == 0
     assert rows[0]["counts"]["phrases"] > 0
     assert "pointing" not in rows[0]["figures"]
     assert rows[0]["figures"]["insertion_authors"]["n"] == 1
+    assert [row["figures"]["weights_all"]["n"] for row in rows[:3]] == [3, 3, 2]
     again = json.loads(phrasebox("compare", *given, *tail)[1])
     for row in [*rows, *again]:
         row.pop("cost", None)
     assert again == rows
-    other = json.loads(phrasebox("compare", *given, *tail[:-1], 4)[1])
-    assert other[0]["figures"] != rows[0]["figures"], "another seed draws another sample"
+    other = json.loads(phrasebox("compare", *given, "--explainers", "maskclip", *tail[2:-1], 4)[1])
+    assert other[0]["figures"] != rows[0]["figures"], "another seed draws other phrases and weights"
 
 
 REFUSED = {
