@@ -47,17 +47,11 @@ FEW_MASKS: dict[str, dict[str, Any]] = {
 }
 """What makes an explainer cheap that needs many forward passes by default."""
 
-FIRST = {has: name for name, has in reversed(TOWER_KINDS.items())}
-
 
 def in_time(kind: str, tower: str) -> Any:
-    """`make test` asks Grad-ECLIP on every tower, and the others on one tower of each kind; `make faults` asks all.
-
-    Those that mask the image see of a tower embeddings and tokens, which `explain/perturbation/test_masked.py` tests of
-    all: two towers are enough by default.
-    """
-    masks = explainer_type(kind).cost == "perturbation"
-    usual = kind == "grad_eclip" or tower in (["class token", "ResNet"] if masks else FIRST.values())
+    """`make test` asks Grad-ECLIP on every tower and the others on the first that they fit; `make faults` asks all."""
+    first = next(name for name, has in TOWER_KINDS.items() if has in explainer_type(kind).towers)
+    usual = kind == "grad_eclip" or tower == first
     return pytest.param(kind, tower, marks=() if usual else pytest.mark.slow)
 
 

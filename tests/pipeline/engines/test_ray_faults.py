@@ -24,6 +24,7 @@ from tests.soak.cluster import SmallCluster
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.slow
 def test_a_sample_that_kills_its_worker_becomes_a_row_and_its_neighbours_are_unharmed(tmp_path) -> None:
     """c7 always kills, c50 once: its batch is tried one by one, and it passes."""
     captions = ["cat"] * 100

@@ -153,7 +153,7 @@ def test_a_dataset_in_storage_is_read_as_one_on_a_disk(source, stored, on_disk, 
     assert read_back[0] == read_back[1]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk, workers) -> None:
     contents = Contents(square_px=16, masks="full")
     for loader in (RegionStream, RegionDataset):

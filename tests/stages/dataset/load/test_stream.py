@@ -89,7 +89,7 @@ def test_an_epoch_reaches_the_workers(folder: Path, persistent: bool) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("ranks", [2, 3, 7])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow)])
 def test_even_ranks(folder: Path, ranks: int, workers: int) -> None:
     wanted = set(expected(folder))
     for even in ("drop", "repeat"):
