@@ -126,6 +126,7 @@ def test_folders_named_like_ours_where_the_run_is_started_do_no_harm(tmp_path) -
     assert len(rows_of(tmp_path / "out")) == 3
 
 
+@pytest.mark.slow
 def test_workers_with_other_code_are_refused_before_any_work(tmp_path) -> None:
     """Here because Ray was started in the folder of the decoys, which stands first in what its workers import."""
     wanted = light_command(write_captions(tmp_path, ["cat"] * 3), tmp_path / "out")
