@@ -175,9 +175,7 @@ def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, An
     basis = {
         "model": model_fingerprint,
         "explain": config.explain.decides_maps(),
-        "regions": config.regions.model_dump(
-            mode="json", exclude={"score", "calibration", "absent_share", "min_presence"}
-        ),
+        "regions": config.regions.model_dump(mode="json", exclude=_AFTER_THE_FIT),
     }
     plain: dict[str, Any] = json.loads(json.dumps(basis))
     return plain

@@ -68,16 +68,19 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
         return
-    table = Table("model", "image tower", "input", "tokens", "explain.kind")
+    table = Table("model", "image tower", "input", "tokens")
     for row in (row for row in rows if row["refused"] is None):
         side, grid = row["input_px"], row["grid"]
-        kinds = ", ".join(row["explainers"])
-        table.add_row(row["model"], TOWERS[row["tower"]], f"{side} px", f"{grid} x {grid}", kinds)
+        table.add_row(row["model"], TOWERS[row["tower"]], f"{side} px", f"{grid} x {grid}")
     table.columns[0].overflow = "fold"
     refused = Table("model", "why it cannot be explained")
     for row in (row for row in rows if row["refused"] is not None):
         refused.add_row(row["model"], row["refused"])
+    fitting = Table("image tower", "explain.kind")
+    for tower, kinds in {row["tower"]: row["explainers"] for row in rows if row["refused"] is None}.items():
+        fitting.add_row(TOWERS[tower], ", ".join(kinds))
     console.print(table)
+    console.print(fitting)
     console.print(refused)
 
 

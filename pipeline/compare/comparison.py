@@ -127,7 +127,7 @@ def compared(
     sampling = Sampling(most=effort.most, phrases=effort.phrases, seed=effort.seed)
     images = compared_images(source.config, model.input, source.truth, sampling, console, resized=resized)
     console.print(
-        f"{source.name}: {len(contenders)} explainers of {name} on {len(images):,} images, {model.device_name}",
+        f"{source.name}: {len(contenders)} of the explainers of {name} on {len(images):,} images, {model.device_name}",
         soft_wrap=True,
     )
     field = Field(model, source.config, contenders, console)

@@ -101,10 +101,12 @@ def compared_images(
     for stage in stages:
         stage.setup()
     found: list[ComparedImage] = []
+    failed = 0
     with progress_bar(console, "images", len(chosen)) as advance:
         for start in range(0, len(chosen), AT_ONCE):
             sources = stages[0].process([Record.start(sample) for sample in chosen[start : start + AT_ONCE]])
             for source, record in zip(sources, stages[1].process(sources), strict=True):
+                failed += record.error is not None
                 if record.error is None:
                     questions = _questions(len(found), record, truth, matched, sampling, resized=resized)
                     if questions:
@@ -123,6 +125,12 @@ def compared_images(
     if not found:
         what = "a phrase with a known place" if truth is not None else "a phrase"
         raise InputError(f"none of the {len(chosen)} images can be opened and has {what}")
+    if len(found) < len(chosen):
+        console.print(
+            f"{len(chosen) - len(found):,} of {len(chosen):,} images are left out: {failed:,} cannot be opened, the "
+            "others name nothing that can be asked for",
+            soft_wrap=True,
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sample(drawn: Path, truth: bool = True, **values: int) -> list[ComparedImage]:
+def sample(drawn: Path, truth: bool = True, console: Console = QUIET, **values: int) -> list[ComparedImage]:
     source = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
     sampling = Sampling(**{"most": 8, "phrases": 8, "seed": 0, **values})
     path = drawn / "truth.json" if truth else None
-    return compared_images(RunConfig.model_validate({"input": source}), SPEC, path, sampling, QUIET, resized=False)
+    return compared_images(RunConfig.model_validate({"input": source}), SPEC, path, sampling, console, resized=False)
 
 
 def asked(images: list[ComparedImage]) -> dict[str, list[str]]:
@@ -73,6 +74,14 @@ def test_without_truth_phrases_have_things_from_their_captions(drawn: Path) -> N
         things = [question.thing for question in image.questions]
         assert "" not in things
         assert len(set(things)) == len(things), "a scene's caption names each thing once"
+
+
+def test_what_is_left_out_is_said(drawn: Path) -> None:
+    told = StringIO()
+    sample(drawn, truth=False, console=Console(file=told, width=200))
+    assert told.getvalue().splitlines() == [
+        "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for"
+    ]
 
 
 def test_nothing_to_ask_is_an_error(drawn: Path, tmp_path: Path) -> None:
