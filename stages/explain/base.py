@@ -18,8 +18,9 @@ from stages.explain import fitted
 from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence, Signals
-from stages.model.clip import ClipModel, TextCache, templates_of
+from stages.model.clip import ClipModel
 from stages.model.config import TowerKind
+from stages.model.texts import TextCache, templates_of
 
 FAULTS: Final = ("", "constant", "empty", "non_finite")
 """Why a map is all zeros, by number."""
@@ -114,6 +115,12 @@ class Explainer(ABC, Generic[ConfigT]):
             texts: float32 (B, P, E), unit text embeddings; P is a multiple of `phrases_per_step`. Rows of zeros fill up
                 images that have fewer phrases.
         """
+
+    def learn(self, phrases: Sequence[Sequence[str]]) -> None:
+        """Embed the phrases of images that come next: many texts in one call fill its forward passes."""
+        texts = [text for own in phrases for text in own]
+        if texts:
+            self.texts(texts)
 
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """One heat map for each phrase of each image.

@@ -113,6 +113,7 @@ class ExplainStage(Stage):
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]
         todo = [i for i, record in enumerate(out) if record.error is None and record.phrases and batch[i].pixels]
+        self._explainer.learn(_texts_of([out[i] for i in todo]))
         while todo:
             part = todo[: self._batch_size]
             answers = self._explain_if_it_fits([batch[i] for i in part])

@@ -16,10 +16,11 @@ from stages.model import hub
 from stages.model.catalog import WEIGHTS_ROOT
 from stages.model.checkpoints.layouts import OPEN_CLIP, OPENAI, arranged, recognise
 from stages.model.checkpoints.state import first_line, read_state
-from stages.model.clip import ClipModel, TextEncoder, TextSide
+from stages.model.clip import ClipModel, TextSide
 from stages.model.config import InputSpec, ModelConfig
 from stages.model.describe import Description, describe, input_spec, siglip_vocabulary, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
+from stages.model.texts import TextEncoder
 from stages.model.towers import siglip
 from stages.model.towers.plan import SUPPORTED, plan_of
 from stages.model.towers.take_apart import Model, check_supported, take_apart

@@ -58,9 +58,9 @@ class Clipself(CocoLayout):
 def _write_embeddings(job: ExportJob) -> None:
     """Raises InputError if the model has changed since the run, and what `load` of the model raises."""
     # Imports of seconds, for this format alone.
-    from stages.model.clip import TextCache, templates_of  # noqa: PLC0415
     from stages.model.describe import describe, fingerprint  # noqa: PLC0415
     from stages.model.load import load  # noqa: PLC0415
+    from stages.model.texts import TextCache, templates_of  # noqa: PLC0415
 
     manifest, names = job.dataset.manifest, job.categories.names
     config = ModelConfig.model_validate(manifest["config"].get("model", {}))

@@ -34,7 +34,8 @@ from torch import Tensor
 from stages.explain.attention.walk import Walk, Walked, gradients_at, image_by_image, starts_of
 from stages.explain.base import Explainer, Maps, cosine_gradients, cosines_of
 from stages.explain.config import ExplainerConfig
-from stages.model.clip import ClipModel, TextCache
+from stages.model.clip import ClipModel
+from stages.model.texts import TextCache
 from stages.model.towers.pooled import PooledTower, Pooling
 
 EMPTY: Final = "a photo of a"

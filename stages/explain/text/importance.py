@@ -46,7 +46,8 @@ from torch import Tensor
 from stages.explain.base import cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.explain.grad_eclip import Step, attention_gradients, class_forward
-from stages.model.clip import ClipModel, length_of, rows_of
+from stages.model.clip import ClipModel
+from stages.model.texts import length_of, rows_of
 from stages.model.token_spans import Piece, pieces_of
 from stages.model.towers.text import attend_back
 
@@ -121,7 +122,6 @@ class WordImportance:
         wide = tower.dtype == self.precision
         self.exact_head = tower if wide else tower.float_head()
         self.exact_blocks = tuple(block if wide else block.float() for block in tower.blocks[-self.blocks :])
-        self.rows = rows_of(tower.device)
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
@@ -145,10 +145,11 @@ class WordImportance:
         found: dict[int, tuple[NDArray[np.float32], float]] = {}
         for length in sorted(set(lengths)):
             members = [place for place, own in enumerate(lengths) if own == length]
-            for start in range(0, len(members), self.rows):
-                part = members[start : start + self.rows]
+            rows = rows_of(length, tower.device)
+            for start in range(0, len(members), rows):
+                part = members[start : start + rows]
                 # Of one shape, however many pairs there are: the bits of a product depend on it.
-                filled = part + [part[-1]] * (self.rows - len(part))
+                filled = part + [part[-1]] * (rows - len(part))
                 signed, cosines = self.signed(tokens[filled, :length], images[filled])
                 for row, place in enumerate(part):
                     own = signed[row, 1 : ends[place]].relu().cpu().numpy()

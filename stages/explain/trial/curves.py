@@ -16,7 +16,8 @@ from torch import Tensor
 
 from stages.explain.perturbation.baseline import baseline_image, blurred
 from stages.explain.perturbation.masked import masked_embeddings
-from stages.model.clip import ClipModel, TextCache
+from stages.model.clip import ClipModel
+from stages.model.texts import TextCache
 
 BLUR_SHARE: Final = 5 / 224
 """Standard deviation of the blur that insertion begins with, as a share of the shorter side: 5 px of 224 as in RISE's

@@ -11,16 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.model.clip import ClipModel, TextCache, TextEncoder
+from stages.model.clip import ClipModel
 from stages.model.config import ModelConfig
 from stages.model.load import from_open_clip, load
+from stages.model.texts import TextCache, TextEncoder
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.model.saved import save_model
 
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 TEXTS = [
+    "a car",
     "a red car",
+    "a dog in a red car",
     "",
     "!",
     "! ! !",
@@ -46,21 +49,24 @@ def wanted(network: nn.Module, texts: list[str]) -> Tensor:
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_equals_encode_text(network: nn.Module, text: str) -> None:
-    """Cut to 16 or 32 tokens or not. The id of "!" is 0, like that of padding."""
+    """Cut to 4 tokens or more, or not at all. The id of "!" is 0, like that of padding."""
     assert torch.allclose(TextEncoder(network, tokenizer)([text]), wanted(network, [text]), atol=1e-5)
 
 
 def test_texts_of_all_lengths_are_cut_differently(network: nn.Module) -> None:
     lengths = TextEncoder(network, tokenizer)._lengths(tokenizer(TEXTS))
-    assert set(lengths) == {16, 32, 77}
+    assert set(lengths) == {4, 6, 8, 16, 32, 77}
     assert torch.allclose(TextEncoder(network, tokenizer)(TEXTS), wanted(network, TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize("n", [14, 15, 30, 31, 32])
-def test_at_the_borders_of_the_cut(network: nn.Module, n: int) -> None:
-    """n words and two marks: 16 tokens fit into 16, 17 do not."""
-    text = " ".join(["dog"] * n)
-    assert TextEncoder(network, tokenizer)._lengths(tokenizer([text])) == [16 if n <= 14 else 32 if n <= 30 else 77]
+@pytest.mark.parametrize(
+    ("words", "tokens"),
+    [(1, 4), (2, 4), (3, 6), (4, 6), (5, 8), (6, 8), (7, 16), (14, 16), (15, 32), (30, 32), (31, 77), (32, 77)],
+)
+def test_at_the_borders_of_the_cut(network: nn.Module, words: int, tokens: int) -> None:
+    """Two marks stand around the words."""
+    text = " ".join(["dog"] * words)
+    assert TextEncoder(network, tokenizer)._lengths(tokenizer([text])) == [tokens]
     assert torch.allclose(TextEncoder(network, tokenizer)([text]), wanted(network, [text]), atol=1e-5)
 
 
@@ -179,8 +185,18 @@ def test_a_phrase_of_every_batch_is_embedded_once(model: ClipModel) -> None:
     assert len(counted.asked) == 41
 
 
-def test_a_kept_text_keeps_nothing_of_its_batch(model: ClipModel) -> None:
-    cache = TextCache(model, max_texts=1)
-    cache([str(number) for number in range(10)])
-    (row,) = cache._rows.values()
-    assert row.untyped_storage().nbytes() == model.embed_dim * 4
+def test_memory_does_not_grow_with_the_texts_that_were_forgotten(model: ClipModel) -> None:
+    cache = TextCache(model, max_texts=100)
+    for number in range(10):
+        cache([f"{number} {other}" for other in range(60)])
+    assert cache._rows is not None
+    assert len(cache._rows) == 256
+
+
+def test_places_of_forgotten_texts_are_taken_again(model: ClipModel) -> None:
+    """With more and fewer new texts than places that are free, and beyond what is held at first."""
+    cache = TextCache(model, max_texts=3)
+    for count in (2, 5, 1, 300, 4, 700):
+        texts = [f"{count} {number}" for number in range(count)]
+        assert torch.allclose(cache(texts), F.normalize(model.encode_text(texts), dim=-1), atol=1e-6)
+        assert torch.equal(cache(texts[-3:]), cache(texts)[-3:])
