@@ -23,7 +23,7 @@ from stages.dataset.evaluate.localisation import SHARES, at_shares, drawn, overl
 from stages.dataset.evaluate.matching import ImageHeat
 from stages.dataset.evaluate.metrics import IOU, METRICS
 from stages.dataset.evaluate.report import means_where_known
-from stages.regions.cut import otsu_cut
+from stages.regions.thresholds import otsu_cut
 
 Floats = NDArray[np.float64]
 
@@ -138,7 +138,7 @@ def _local(question: Question, heat_map: HeatMap) -> dict[str, float]:
     else:
         surface = drawn(heat_map, samples_hw(query.size_hw))
         low, high = float(heat_map.values.min()), float(heat_map.values.max())
-        otsu = low + (high - low) * otsu_cut(levels) / LEVELS
+        otsu = low + (high - low) * otsu_cut(levels[None])[0] / LEVELS
         tried = [*at_shares(surface, place), overlaps(surface, otsu, place)]
         cuts = [(each.box, each.mask) for each in tried]
     for name, (box, mask) in zip([*(f"@{share}" for share in SHARES), "_otsu"], cuts, strict=True):

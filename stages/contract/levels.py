@@ -33,10 +33,33 @@ def quantise(values: NDArray[np.float32]) -> NDArray[np.uint8] | None:
         uint8 of the same shape, or None where there is nothing to see: the map is constant up to rounding noise, as one
         of zeros is, or not finite.
     """
-    if values.size == 0:
-        return None
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(high - low) or high - low <= SMALLEST_SPREAD * max(abs(low), abs(high)):
-        return None
-    shares = (values.astype(np.float64) - low) / (high - low)
-    return np.floor(shares * LEVELS + 0.5).astype(np.uint8)
+    levels, seen = quantise_each(values[None])
+    return levels[0] if seen[0] else None
+
+
+def quantise_each(maps: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Like `quantise` for each of many maps of one shape.
+
+    Args:
+        maps: float (maps, grid_h, grid_w), each of any scale.
+
+    Returns:
+        uint8 of the same shape, and whether there is something to see, bool (maps,); where there is not, levels are 0.
+    """
+    if maps.size == 0:
+        return np.zeros(maps.shape, np.uint8), np.zeros(len(maps), np.bool_)
+    low, high = (each(axis=(1, 2), keepdims=True).astype(np.float64) for each in (maps.min, maps.max))
+    with np.errstate(invalid="ignore"):  # of infinite heat
+        spread = high - low
+        seen = np.isfinite(spread) & (spread > SMALLEST_SPREAD * np.maximum(np.abs(low), np.abs(high)))
+    all_seen = bool(seen.all())
+    if not all_seen:
+        maps, low, spread = np.where(seen, maps, 0), np.where(seen, low, 0.0), np.where(seen, spread, 1.0)
+    shares = np.subtract(maps, low, dtype=np.float64)
+    shares /= spread
+    shares *= LEVELS
+    shares += 0.5
+    levels = shares.astype(np.uint8)  # which rounds down
+    if not all_seen:
+        levels *= seen
+    return levels, seen[:, 0, 0]

@@ -56,6 +56,44 @@ def encode_runs(counts: NDArray[np.uint32], size_hw: tuple[int, int]) -> Rle:
     return _from_coco(coco_mask.frPyObjects({"size": [h, w], "counts": counts}, h, w))
 
 
+def encode_edges(
+    edges: NDArray[np.int64], offsets: NDArray[np.int64], sizes_hw: Sequence[tuple[int, int]]
+) -> list[Rle]:
+    """COCO run-length codes of many masks; like `encode_runs` for each of them.
+
+    Args:
+        edges: (edges,), where runs of pixels inside begin and end, in turn: pixels from the beginning of their mask
+            down its columns, 0 .. height x width, rising within a mask.
+        offsets: (masks + 1,), where the edges of each mask begin and end.
+        sizes_hw: Height and width of each mask.
+
+    Raises:
+        ValueError: The edges of a mask do not rise, or lie outside.
+    """
+    if not sizes_hw:
+        return []
+    counts = np.diff(offsets)
+    bounds = np.zeros(len(edges) + 2 * len(counts), np.int64)  # of each mask: 0, its edges, all its pixels
+    bounds[np.arange(1, len(edges) + 1) + 2 * np.repeat(np.arange(len(counts)), counts)] = edges
+    ends = offsets[1:] + 2 * np.arange(1, len(offsets)) - 1
+    bounds[ends] = [h * w for h, w in sizes_hw]
+    runs = np.diff(bounds)
+    first, last = ends - counts - 1, ends - 1
+    allowed = runs > 0
+    allowed[ends[:-1]] = True  # from one mask to the next
+    allowed[first] = runs[first] >= 0
+    allowed[last] |= runs[last] == 0
+    if not allowed.all():
+        raise ValueError(f"expected edges of runs that rise within their mask, got {edges}")
+    lengths = runs.astype(np.uint32)
+    stops = ends - (runs[last] == 0)
+    entries = [
+        {"size": size_hw, "counts": lengths[begin:stop]}
+        for begin, stop, size_hw in zip(first.tolist(), stops.tolist(), sizes_hw, strict=True)
+    ]
+    return [_from_coco(coded) for coded in coco_mask.frPyObjects(entries, *sizes_hw[0])]
+
+
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
     """COCO run-length code of integer counts from other tools, in which any run may be 0.
 

@@ -10,7 +10,8 @@ again, at any image size. Radii are in samples, areas are shares of the image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.geometry import resize_shifted
-from stages.contract.levels import LEVELS, quantise
+from stages.contract.levels import LEVELS, quantise_each
 from stages.regions.score import Evidence
 
 FINE_SIDE: Final = 112
@@ -29,17 +30,23 @@ For a 14 x 14 grid that is 7 samples per cell. The size does not limit the preci
 that of cleaning and of the line between two touching components."""
 
 
-def smooth(levels: NDArray[np.uint8], sigma_patches: float) -> NDArray[np.uint8] | None:
-    """Gaussian blur on the grid, then whole levels again (see `quantise`, also for None).
+def smooth(levels: NDArray[np.uint8], sigma_patches: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Gaussian blur of maps on their grid, then whole levels again.
 
-    sigma_patches: Standard deviation in cells; 0 changes nothing. Beyond the border the outermost cells continue.
+    Args:
+        levels: uint8 (maps, grid_h, grid_w).
+        sigma_patches: Standard deviation in cells, above 0. Beyond the border the outermost cells continue.
+
+    Returns:
+        As `quantise_each`.
     """
-    if sigma_patches == 0:
-        return levels
-    blurred: NDArray[np.float32] = cv2.GaussianBlur(
-        levels.astype(np.float32), (0, 0), sigma_patches, borderType=cv2.BORDER_REPLICATE
-    )
-    return quantise(blurred)
+    maps, h, w = levels.shape
+    # One map below the other, so far apart that none reaches into the next: each row is blurred as it was alone.
+    margin = math.ceil(4 * sigma_patches) + 1
+    rows = np.clip(np.arange(-margin, h + margin), 0, h - 1)
+    below = levels[:, rows].reshape(-1, w).astype(np.float32)
+    blurred = cv2.GaussianBlur(below, (0, 0), sigma_patches, borderType=cv2.BORDER_REPLICATE)
+    return quantise_each(blurred.reshape(maps, -1, w)[:, margin : margin + h])
 
 
 def samples_per_cell(grid_hw: tuple[int, int]) -> int:
@@ -86,19 +93,16 @@ class Component:
     evidence: Evidence
 
 
-def clean(inside: NDArray[np.bool_], *, open_radius: int, close_radius: int, fill_holes: bool) -> NDArray[np.bool_]:
-    """Open, then close the mask by discs of these radii in samples, then fill its holes.
+def clean(inside: NDArray[np.bool_], *, open_radius: int, close_radius: int) -> NDArray[np.bool_]:
+    """Open, then close the mask by discs of these radii in samples.
 
     Opening removes specks and bridges thinner than the disc, closing fills gaps and bays that the disc does not fit
-    into; radius 0 leaves the step out. Holes are filled last, so that what lies in a ring becomes part of it. Beyond
-    the border the mask continues as it ends there.
+    into; radius 0 leaves the step out. Beyond the border the mask continues as it ends there.
     """
     mask = inside.view(np.uint8)
     for operation, radius in ((cv2.MORPH_OPEN, open_radius), (cv2.MORPH_CLOSE, close_radius)):
         if radius:
             mask = _morphology(mask, operation, radius)
-    if fill_holes:
-        mask = _filled(mask)
     return mask.view(np.bool_)
 
 
@@ -109,44 +113,76 @@ def components(
     threshold: float,
     similarity: float,
     min_area_share: float,
+    fill_holes: bool,
 ) -> list[Component]:
     """The 8-connected parts of `inside` that cover at least `min_area_share` of the image, unordered.
 
-    fine: float32 (h, w), heat in levels. inside: bool (h, w). threshold: in levels.
+    fine: float32 (h, w), heat in levels. inside: bool (h, w). threshold: in levels. fill_holes: a part includes what it
+    encloses, other parts, too: all that its outline keeps from being 4-connected to the border.
     """
-    # OpenCV 5 is three times faster with 16-bit labels. At most half of the samples, rounded up, can be parts.
-    label_type = cv2.CV_16U if inside.size < 2 * np.iinfo(np.uint16).max else cv2.CV_32S
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8, ltype=label_type)
-    total_heat = float(fine.sum(dtype=np.float64))
+    total_heat = float(np.add.reduce(fine, axis=None, dtype=np.float64))
+    least = min_area_share * inside.size
     found = []
-    for label in range(1, count):
-        left, top, w, h, samples = stats[label].tolist()
-        if samples < min_area_share * inside.size:
-            continue
-        window = (slice(top, top + h), slice(left, left + w))
-        own = labels[window] == label
-        evidence = _measure(fine[window][own], total_heat, inside.size, threshold, similarity)
+    for own, top, left, samples in _outlined(inside, least) if fill_holes else _labelled(inside, least):
+        h, w = own.shape
+        heat = fine[top : top + h, left : left + w][own]
+        evidence = _measure(heat, total_heat, inside.size, threshold, similarity)
         found.append(Component(inside=own, top=top, left=left, samples=samples, evidence=evidence))
     return found
 
 
-def ranked(found: list[Component], rank: Callable[[Evidence], float]) -> list[Component]:
-    """Best first. Of equals, the larger one comes first, then the upper one, then the left one."""
-    return sorted(found, key=lambda part: (-rank(part.evidence), -part.samples, part.top, part.left))
+def _outlined(inside: NDArray[np.bool_], least: float) -> Iterator[tuple[NDArray[np.bool_], int, int, int]]:
+    """The parts with what they enclose, if they have `least` samples: mask in its box, top, left, samples."""
+    outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    for outline in reversed(outlines):  # OpenCV begins with the lowest
+        left, top, w, h = cv2.boundingRect(outline)
+        if w * h < least:
+            continue
+        own = np.zeros((h, w), np.uint8)
+        cv2.drawContours(own, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
+        samples = cv2.countNonZero(own)
+        if samples >= least:
+            yield own.view(np.bool_), top, left, samples
+
+
+def _labelled(inside: NDArray[np.bool_], least: float) -> Iterator[tuple[NDArray[np.bool_], int, int, int]]:
+    """The parts as they are; see `_outlined`."""
+    # OpenCV 5 is three times faster with 16-bit labels. At most half of the samples, rounded up, can be parts.
+    label_type = cv2.CV_16U if inside.size < 2 * np.iinfo(np.uint16).max else cv2.CV_32S
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8, ltype=label_type)
+    for label in range(1, count):
+        left, top, w, h, samples = stats[label].tolist()
+        if samples >= least:
+            yield labels[top : top + h, left : left + w] == label, top, left, samples
+
+
+def ranked(found: list[Component], rank: Callable[[Evidence], float], keep_share: float) -> list[Component]:
+    """Best first, without those whose rank is below `keep_share` of the best one's.
+
+    Of equals, the larger one comes first, then the upper one, then the left one.
+    """
+    ranks = [rank(part.evidence) for part in found]
+    least = keep_share * max(ranks, default=0.0)
+    order = sorted(
+        (-own, -part.samples, part.top, part.left, number)
+        for number, (part, own) in enumerate(zip(found, ranks, strict=True))
+        if own >= least
+    )
+    return [found[number] for *_, number in order]
 
 
 def _measure(
     heat: NDArray[np.float32], total_heat: float, samples: int, threshold: float, similarity: float
 ) -> Evidence:
     """The evidence of a part with these values, in levels, of a map of `samples` values that sum to `total_heat`."""
-    inside = float(heat.sum(dtype=np.float64))
+    inside = float(np.add.reduce(heat, dtype=np.float64))
     others = samples - heat.size
     return Evidence(
         energy=inside / total_heat if total_heat > 0 else 0.0,
         area=heat.size / samples,
         mean_inside=inside / heat.size / LEVELS,
         mean_outside=max(0.0, total_heat - inside) / others / LEVELS if others else 0.0,
-        peak=float(heat.max()) / LEVELS,
+        peak=float(np.maximum.reduce(heat)) / LEVELS,
         threshold=threshold / LEVELS,
         similarity=similarity,
     )
@@ -160,11 +196,3 @@ def _morphology(mask: NDArray[np.uint8], operation: int, radius: int) -> NDArray
     changed = cv2.morphologyEx(around, operation, disc)
     inner: NDArray[np.uint8] = changed[margin:-margin, margin:-margin]
     return np.ascontiguousarray(inner)
-
-
-def _filled(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mask with its holes: outside is only what is 4-connected to the border."""
-    around = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    cv2.floodFill(around, None, (0, 0), 2, flags=4)
-    filled: NDArray[np.uint8] = np.not_equal(around[1:-1, 1:-1], 2).view(np.uint8)
-    return np.ascontiguousarray(filled)

@@ -9,15 +9,20 @@ cost grows with image width times grid height, and there is no array of the size
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.geometry import Box, cell_to_px, px_to_cell
-from stages.contract.masks import encode_runs
+from stages.contract.masks import encode_edges
 from stages.contract.records import Rle
 from stages.regions.components import Component
+
+MOST_VALUES: Final = 1 << 18
+"""Values of fields at image columns that are painted at a time: 1 MB of them, which stays in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,93 +93,151 @@ def _signed(part: Component, values: NDArray[np.float32], full_hw: tuple[int, in
     return SignedField(values=values, top=rows.start, left=columns.start, full_hw=full_hw)
 
 
-def paint(field: SignedField, size_hw: tuple[int, int]) -> Painted | None:
-    """The mask of a field over an image of `size_hw` pixels; None if it has no pixel."""
-    height_px, width_px = size_hw
-    full_h, full_w = field.full_hw
-    right = field.left + field.values.shape[1]
-    first_px = max(0, math.floor(cell_to_px(field.left - 1.0, side_px=width_px, cells=full_w)))
-    stop_px = min(width_px, math.ceil(cell_to_px(float(right), side_px=width_px, cells=full_w)))
-    column, entering, leaving = _inside_spans(_image_columns(field, first_px, stop_px, width_px))
+def paint(fields: Sequence[SignedField], sizes_hw: Sequence[tuple[int, int]]) -> list[Painted | None]:
+    """The masks of fields over images of `sizes_hw` pixels, in order; None for a field without a pixel.
+
+    Fields are painted together because the time of a small array is mostly that of the call: no mask depends on which
+    others are painted with it.
+    """
+    painted: list[Painted | None] = []
+    begin, columns, h = 0, 0.0, 0
+    for index, (field, (_, width_px)) in enumerate(zip(fields, sizes_hw, strict=True)):
+        own = (field.values.shape[1] + 1) * width_px / field.full_hw[1]
+        columns, h = columns + own, max(h, field.values.shape[0])
+        if index > begin and columns * h > MOST_VALUES:
+            painted += _painted(fields[begin:index], sizes_hw[begin:index])
+            begin, columns, h = index, own, field.values.shape[0]
+    return painted + _painted(fields[begin:], sizes_hw[begin:]) if fields else painted
+
+
+def _painted(fields: Sequence[SignedField], sizes_hw: Sequence[tuple[int, int]]) -> list[Painted | None]:
+    """Like `paint`, all at once."""
+    values, field_of, px = _image_columns(fields, [width_px for _, width_px in sizes_hw])
+    # By field: first sample, samples of the window, samples of the whole map, and pixels of the image, down a column.
+    by_field = [
+        (field.top, field.values.shape[0], field.full_hw[0], height_px)
+        for field, (height_px, _) in zip(fields, sizes_hw, strict=True)
+    ]
+    top, samples, full_h, height_px = np.array(by_field).T
+    column, entering, leaving = _inside_spans(values, samples[field_of])
+    owner = field_of[column]
+    top, full_h, height_px = top[owner], full_h[owner], height_px[owner]
     # The pixels inside are those whose centre i + 0.5 lies strictly between entering and leaving.
-    start = np.floor(cell_to_px(field.top + entering, side_px=height_px, cells=full_h) - 0.5) + 1
-    stop = np.ceil(cell_to_px(field.top + leaving, side_px=height_px, cells=full_h) - 0.5)
+    start = np.floor(cell_to_px(top + entering, side_px=height_px, cells=full_h) - 0.5) + 1
+    stop = np.ceil(cell_to_px(top + leaving, side_px=height_px, cells=full_h) - 0.5)
     return _from_runs(
-        column + first_px,
+        owner,
+        px[column],
         np.clip(start, 0, height_px).astype(np.int64),
         np.clip(stop, 0, height_px).astype(np.int64),
-        size_hw,
+        sizes_hw,
     )
 
 
-def _image_columns(field: SignedField, first_px: int, stop_px: int, width_px: int) -> NDArray[np.float32]:
-    """The field's window at the centres of image columns first .. stop: float32 (stop - first, h)."""
-    w = field.values.shape[1]
-    centres_px = np.arange(first_px, stop_px, dtype=np.float64) + 0.5
-    position = px_to_cell(centres_px, side_px=width_px, cells=field.full_hw[1]) - field.left
-    position = np.clip(position, 0.0, w - 1.0)
-    left = position.astype(np.int64)
-    share = (position - left).astype(np.float32)[:, None]
-    by_column = np.ascontiguousarray(field.values.T)
-    slope = np.diff(by_column, axis=0, append=by_column[-1:])
-    columns = slope[left]
-    columns *= share
-    columns += by_column[left]
-    return columns
+def _image_columns(
+    fields: Sequence[SignedField], widths_px: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """The windows of fields at the centres of those image columns that they reach.
+
+    Returns:
+        Values, float32 (columns, h), those of each field next to each other, h that of the highest window and -1 below
+        lower ones; the number of the field; and the image column, int64 (columns,) both.
+    """
+    by_field = []
+    for field, width_px in zip(fields, widths_px, strict=True):
+        left, w, cells = field.left, field.values.shape[1], field.full_hw[1]
+        first = max(0, math.floor(cell_to_px(left - 1.0, side_px=width_px, cells=cells)))
+        stop = min(width_px, math.ceil(cell_to_px(float(left + w), side_px=width_px, cells=cells)))
+        by_field.append((left, w, cells, width_px, first, stop - first))
+    lefts, widths, full_w, side_px, first_px, counts = np.array(by_field).T
+    begin = np.cumsum(widths) - widths  # of each field among the columns of samples
+    by_column = np.full((int(widths.sum()), max(field.values.shape[0] for field in fields)), -1, np.float32)
+    for field, at in zip(fields, begin.tolist(), strict=True):
+        h, w = field.values.shape
+        by_column[at : at + w, :h] = field.values.T
+    slope = np.zeros_like(by_column)
+    np.subtract(by_column[1:], by_column[:-1], out=slope[:-1])
+    slope[begin[1:] - 1] = 0  # a field goes on beyond its last column as it ends there
+
+    field_of = np.repeat(np.arange(len(fields)), counts)
+    px = np.arange(len(field_of)) + (first_px - np.cumsum(counts) + counts)[field_of]
+    position = px_to_cell(px + 0.5, side_px=side_px[field_of], cells=full_w[field_of]) - lefts[field_of]
+    position = np.clip(position, 0.0, widths[field_of] - 1.0)
+    before = position.astype(np.int64)
+    share = (position - before).astype(np.float32)[:, None]
+    before += begin[field_of]
+    values = np.take(slope, before, axis=0)
+    values *= share
+    values += np.take(by_column, before, axis=0)
+    return values, field_of, px
 
 
 def _inside_spans(
-    columns: NDArray[np.float32],
+    columns: NDArray[np.float32], heights: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Where columns (n, h) are positive, going down each column in turn.
+    """Where columns (n, h) are positive, going down each column in turn. Below `heights` (n,) they are not.
 
     Returns column, entering and leaving of each span, the latter two in samples: 0.25 is a quarter of the way from
-    sample 0 to sample 1. A span that begins with sample 0 enters at -inf, one that ends with sample h - 1 leaves at
-    +inf.
+    sample 0 to sample 1. A span that begins with sample 0 enters at -inf, one that ends with the last sample of its
+    column leaves at +inf.
     """
     count, h = columns.shape
     inside = np.zeros((count, h + 2), dtype=np.bool_)
     np.greater(columns, 0, out=inside[:, 1:-1])
     flat = inside.ravel()
     change = np.flatnonzero(flat[1:] != flat[:-1])
-    column, after = np.divmod(change, h + 2)  # `after`: the first sample after the change
-    there = columns[column, np.minimum(after, h - 1)].astype(np.float64)
-    here = columns[column, np.maximum(after - 1, 0)].astype(np.float64)
-    at_border = (after == 0) | (after == h)
-    span = np.where(at_border, 1.0, here - there)
-    position = after - 1 + here / span
-    position[after == 0] = -np.inf
-    position[after == h] = np.inf
+    column = change // (h + 2)
+    after = change - column * (h + 2)  # the first sample after the change
+    at_top, at_end = after == 0, after == heights[column]
+    row = column * h
+    values = columns.ravel()
+    there = values[row + np.minimum(after, h - 1)].astype(np.float64)
+    here = values[row + np.maximum(after - 1, 0)].astype(np.float64)
+    position = after - 1 + here / np.where(at_top | at_end, 1.0, here - there)
+    position[at_top] = -np.inf
+    position[at_end] = np.inf
     return column[0::2], position[0::2], position[1::2]
 
 
 def _from_runs(
-    column: NDArray[np.int64], start: NDArray[np.int64], stop: NDArray[np.int64], size_hw: tuple[int, int]
-) -> Painted | None:
-    """The mask of the pixels start .. stop of image columns, in the order of the columns; None if it is empty."""
-    height_px, width_px = size_hw
+    owner: NDArray[np.int64],
+    column: NDArray[np.int64],
+    start: NDArray[np.int64],
+    stop: NDArray[np.int64],
+    sizes_hw: Sequence[tuple[int, int]],
+) -> list[Painted | None]:
+    """The masks of the pixels start .. stop of image columns.
+
+    Args:
+        owner: (runs,), the number of the mask, rising; the runs of a mask are in the order of the columns.
+        column: (runs,).
+        start: (runs,), row of the first pixel.
+        stop: (runs,), row after the last pixel; what does not lie behind `start` is no run.
+        sizes_hw: Pixels of the image of each mask.
+    """
     filled = stop > start
     if not filled.all():
-        column, start, stop = column[filled], start[filled], stop[filled]
-    if not column.size:
-        return None
-    x, y = int(column[0]), int(start.min())
-    box = (float(x), float(y), float(int(column[-1]) + 1 - x), float(int(stop.max()) - y))
+        owner, column, start, stop = owner[filled], column[filled], start[filled], stop[filled]
+    present, first = np.unique(owner, return_index=True)
+    found: list[Painted | None] = [None] * len(sizes_hw)
+    if not present.size:
+        return found
+    last = np.append(first[1:], len(owner)) - 1
+    areas = np.add.reduceat(stop - start, first)
+    left, right = column[first], column[last] + 1
+    top, bottom = np.minimum.reduceat(start, first), np.maximum.reduceat(stop, first)
+    boxes = np.stack([left, top, right - left, bottom - top], axis=1).astype(np.float64).tolist()
 
-    # Edge k of the column-by-column sequence of pixels is where a run begins (odd k) or ends.
-    edges = np.zeros(2 * column.size + 2, dtype=np.int64)
-    edges[1:-1:2] = start + column * height_px
-    edges[2:-1:2] = stop + column * height_px
-    edges[-1] = height_px * width_px
-    # A run down to the lower edge continues at the upper edge of the next column.
-    touching = np.flatnonzero(edges[2:-2:2] == edges[3:-1:2])
-    if touching.size:
-        edges = np.delete(edges, np.concatenate([2 * touching + 2, 2 * touching + 3]))
-    counts = edges[1:] - edges[:-1]
-    if counts[-1] == 0:
-        counts = counts[:-1]
-    return Painted(
-        mask=encode_runs(counts.astype(np.uint32), size_hw),
-        box_xywh_px=box,
-        area_px=int((stop - start).sum()),
-    )
+    edges = np.stack([start, stop], axis=1)
+    edges += (column * np.array([height_px for height_px, _ in sizes_hw])[owner])[:, None]
+    # A run down to the lower edge continues at the upper edge of the next column, if that is of the same mask.
+    touching = edges[1:, 0] == edges[:-1, 1]
+    touching[last[:-1]] = False
+    kept = np.ones(edges.size, np.bool_)
+    kept[1:-1:2] = kept[2::2] = ~touching
+    joined = np.searchsorted(np.flatnonzero(touching), [*first.tolist(), len(owner)])
+    offsets = 2 * (np.append(first, len(owner)) - joined)
+    codes = encode_edges(edges.ravel()[kept], offsets, [sizes_hw[mask] for mask in present.tolist()])
+    for mask, code, box, area_px in zip(present.tolist(), codes, boxes, areas.tolist(), strict=True):
+        found[mask] = Painted(mask=code, box_xywh_px=tuple(box), area_px=area_px)
+    return found

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS, quantise
+from stages.contract.levels import LEVELS, quantise_each
 from stages.contract.records import HeatMap, Phrase
 
 
@@ -33,18 +33,28 @@ def shared_maps(
     texts: dict[int, dict[str, None]] = {}
     for phrase, group in zip(phrases, groups, strict=True):
         texts.setdefault(group, {})[phrase.text] = None
+    several = dict.fromkeys(text for members in texts.values() if len(members) > 1 for text in members)
+    levels = _levels([maps[text] for text in several])
     found: dict[tuple[str, int], HeatMap] = {}
     for group, members in texts.items():
-        levels = {text: None if maps[text].fault else quantise(maps[text].values) for text in members}
-        sound = [each for each in levels.values() if each is not None]
+        sound = [levels[text] for text in members if text in levels]
         if len(sound) < 2:
             found.update(((text, group), maps[text]) for text in members)
             continue
         total: NDArray[np.float64] = np.sum(sound, axis=0, dtype=np.float64)
         mean = (total / (LEVELS * len(sound))).astype(np.float32)
-        for text, own in levels.items():
-            found[text, group] = maps[text] if own is None else replace(maps[text], values=mean)
+        for text in members:
+            found[text, group] = replace(maps[text], values=mean) if text in levels else maps[text]
     return found
+
+
+def _levels(maps: Sequence[HeatMap]) -> dict[str, NDArray[np.uint8]]:
+    """The levels of maps of one shape, by text, without those that have no heat."""
+    clear = [heat_map for heat_map in maps if not heat_map.fault]
+    if not clear:
+        return {}
+    levels, seen = quantise_each(np.stack([heat_map.values for heat_map in clear]))
+    return {heat_map.text: own for heat_map, own, is_seen in zip(clear, levels, seen, strict=True) if is_seen}
 
 
 def shared_presences(

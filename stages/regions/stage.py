@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar
+from itertools import accumulate, takewhile
+from typing import ClassVar, Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.contract.stage import Stage
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import map_regions, surface
+from stages.regions.cut import MapToCut, map_regions, surfaces
 from stages.regions.groups import linked
 from stages.regions.paint import Painted
 from stages.regions.score import Calibration, Evidence, at_share, rounded_score
 from stages.regions.shared import shared_maps, shared_presences
+
+MAPS_AT_ONCE: Final = 64
+"""Maps that are cut together, unless a record has more: 2.5 MB as fine maps."""
 
 
 class RegionsStage(Stage):
@@ -50,32 +53,52 @@ class RegionsStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Raises ValueError where an earlier stage broke its contract."""
-        return [record if record.error is not None else self._with_regions(record) for record in batch]
+        out = list(batch)
+        todo = [number for number, record in enumerate(batch) if record.error is None]
+        while todo:
+            some = todo[: self._fitting([batch[number] for number in todo])]
+            for number, record in zip(some, self._with_regions([batch[number] for number in some]), strict=True):
+                out[number] = record
+            todo = todo[len(some) :]
+        return out
+
+    def _fitting(self, records: Sequence[Record]) -> int:
+        """How many of the records are cut together, at least one: fine maps shall stay in a core's cache."""
+        maps = accumulate(len(record.heat_maps) for record in records)
+        most = 1 if self.config.needs_pixels else MAPS_AT_ONCE
+        return max(1, sum(1 for _ in takewhile(lambda count: count <= most, maps)))
 
     def regions_of(self, record: Record) -> list[list[tuple[Painted, Evidence]]]:
         """The regions of each phrase of a record with heat maps, best first.
 
         Raises ValueError where an earlier stage broke its contract.
         """
-        return self._cut(record, self.groups_of(record))
+        return self._cut([record], [self.groups_of(record)])[0]
 
-    def _cut(self, record: Record, groups: Sequence[int] | None) -> list[list[tuple[Painted, Evidence]]]:
-        if record.phrases and min(record.height_px, record.width_px) < 1:
+    def _cut(
+        self, records: Sequence[Record], groups: Sequence[Sequence[int] | None]
+    ) -> list[list[list[tuple[Painted, Evidence]]]]:
+        """The regions of each phrase of each record."""
+        wanted = [self._wanted(record, own) for record, own in zip(records, groups, strict=True)]
+        different = {_same(each): each for maps in reversed(wanted) for each in reversed(maps)}  # the first of each
+        cut = dict(zip(different, map_regions([*different.values()], self.config), strict=True))
+        return [
+            [[(painted, _of(each.heat_map, known)) for painted, known in cut[_same(each)]] for each in maps]
+            for maps in wanted
+        ]
+
+    def _wanted(self, record: Record, groups: Sequence[int] | None) -> list[MapToCut]:
+        """The map of each phrase of a record. Those of a thing have the same array of values."""
+        size_hw = (record.height_px, record.width_px)
+        if record.phrases and min(size_hw) < 1:
             raise ValueError(
                 f"expected an image size for {record.sample.sample_id!r}, got {record.width_px} x {record.height_px}"
             )
-        size_hw = (record.height_px, record.width_px)
-        canvas = self._canvas(record)
-        computed: dict[tuple[int, int], list[tuple[Painted, Evidence]]] = {}
-        found: list[list[tuple[Painted, Evidence]]] = []
-        for heat_map, limit in zip(self._maps(record, groups), self._limits(record.phrases, groups), strict=True):
-            key = (id(heat_map.values), limit)
-            if key not in computed:
-                computed[key] = map_regions(heat_map, size_hw, limit, self.config, canvas)
-            found.append(
-                [(painted, replace(known, similarity=heat_map.similarity)) for painted, known in computed[key]]
-            )
-        return found
+        canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
+        return [
+            MapToCut(heat_map=heat_map, size_hw=size_hw, limit=limit, canvas=canvas)
+            for heat_map, limit in zip(self._maps(record, groups), self._limits(record.phrases, groups), strict=True)
+        ]
 
     def groups_of(self, record: Record) -> tuple[int, ...] | None:
         """The number of the thing that each phrase names, see `groups.linked`; None if nobody asked."""
@@ -88,20 +111,18 @@ class RegionsStage(Stage):
         """
         if record.error is not None:
             return {}
-        canvas = self._canvas(record)
-        computed: dict[int, NDArray[np.uint8] | None] = {}
+        wanted = self._wanted(record, self.groups_of(record))
+        different = {id(each.heat_map.values): each for each in reversed(wanted)}
+        levels = dict(zip(different, surfaces([*different.values()], self.config), strict=True))
         found: dict[str, HeatMap] = {}
-        for heat_map in self._maps(record, self.groups_of(record)):
-            key = id(heat_map.values)
-            if key not in computed:
-                computed[key] = surface(heat_map, self.config, canvas)
-            levels = computed[key]
-            if levels is not None and heat_map.text not in found:
+        for heat_map in (each.heat_map for each in wanted):
+            own = levels[id(heat_map.values)]
+            if own is not None and heat_map.text not in found:
                 found[heat_map.text] = replace(
                     heat_map,
-                    values=levels.astype(np.float32),
+                    values=own.astype(np.float32),
                     # A guided surface has been drawn over the image, where the values lie.
-                    shift_cells=heat_map.shift_cells if levels.shape == heat_map.values.shape else 0.0,
+                    shift_cells=heat_map.shift_cells if own.shape == heat_map.values.shape else 0.0,
                 )
         return found
 
@@ -132,12 +153,14 @@ class RegionsStage(Stage):
         singular, plural = self.config.max_regions_singular, self.config.max_regions_plural
         return [plural if many else singular for many in several]
 
-    def _canvas(self, record: Record) -> Canvas | None:
-        return Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
+    def _with_regions(self, records: Sequence[Record]) -> list[Record]:
+        groups = [self.groups_of(record) for record in records]
+        cut = self._cut(records, groups)
+        return [self._finished(*each) for each in zip(records, groups, cut, strict=True)]
 
-    def _with_regions(self, record: Record) -> Record:
-        groups = self.groups_of(record)
-        cut = self._cut(record, groups)
+    def _finished(
+        self, record: Record, groups: Sequence[int] | None, cut: Sequence[Sequence[tuple[Painted, Evidence]]]
+    ) -> Record:
         similarities = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
         presences = self.presences_of(record, groups)
         regions = tuple(
@@ -194,3 +217,13 @@ class RegionsStage(Stage):
             return rounded_score(self.config.score, evidence)
         right = self.calibration.probability(evidence)
         return right if presence is None else round(right * presence, 6)
+
+
+def _same(each: MapToCut) -> tuple[object, ...]:
+    """Equal for maps that have the same regions."""
+    return id(each.heat_map.values), each.size_hw, each.limit, id(each.canvas)
+
+
+def _of(heat_map: HeatMap, known: Evidence) -> Evidence:
+    """What is known of a region, for another phrase of the same map."""
+    return known if known.similarity == heat_map.similarity else replace(known, similarity=heat_map.similarity)

@@ -10,6 +10,7 @@ from stages.contract.masks import (
     decode_mask,
     decode_runs,
     encode_counts,
+    encode_edges,
     encode_mask,
     encode_polygons,
     encode_runs,
@@ -101,6 +102,28 @@ def test_runs_give_the_same_code_as_the_mask(mask):
     counts = np.diff(edges).astype(np.uint32)
     assert encode_runs(counts, mask.shape) == encode_mask(mask)
     np.testing.assert_array_equal(decode_runs(encode_mask(mask)), counts)
+
+
+def edges_of(mask: np.ndarray) -> np.ndarray:
+    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
+    return np.flatnonzero(flat[1:] != flat[:-1])
+
+
+@given(st.lists(masks, max_size=5))
+def test_edges_of_many_masks_give_the_code_of_each(drawn):
+    edges = [edges_of(mask) for mask in drawn]
+    offsets = np.cumsum([0, *map(len, edges)])
+    codes = encode_edges(np.concatenate([np.zeros(0, np.int64), *edges]), offsets, [mask.shape for mask in drawn])
+    assert codes == [encode_mask(mask) for mask in drawn]
+
+
+@pytest.mark.parametrize("edges", [[3, 2], [1, 1], [-1, 2], [2, 7], [0, 2, 2, 4]])
+def test_edges_that_do_not_rise_are_refused(edges):
+    for before, after in ((0, 0), (1, 0), (0, 1)):
+        together = np.array([1, 5] * before + edges + [1, 5] * after)
+        offsets = np.cumsum([0] + [2] * before + [len(edges)] + [2] * after)
+        with pytest.raises(ValueError, match="expected edges"):
+            encode_edges(together, offsets, [(3, 2)] * (before + 1 + after))
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=30), st.booleans())

@@ -9,13 +9,20 @@ def mask_of(*rows: str) -> np.ndarray:
     return np.array([[letter == "#" for letter in row] for row in rows])
 
 
-def find(fine: np.ndarray, inside: np.ndarray, min_area_share: float = 0.0) -> list:
-    return components(fine.astype(np.float32), inside, threshold=51.0, similarity=0.25, min_area_share=min_area_share)
+def find(fine: np.ndarray, inside: np.ndarray, min_area_share: float = 0.0, *, fill_holes: bool = False) -> list:
+    return components(
+        fine.astype(np.float32),
+        inside,
+        threshold=51.0,
+        similarity=0.25,
+        min_area_share=min_area_share,
+        fill_holes=fill_holes,
+    )
 
 
 def test_diagonal_neighbours_are_one_part():
     inside = mask_of("#...#", ".#...", ".....")
-    found = ranked(find(np.full((3, 5), 100.0), inside), SCORES["energy"])
+    found = ranked(find(np.full((3, 5), 100.0), inside), SCORES["energy"], 0.0)
     assert [(part.top, part.left, part.samples) for part in found] == [(0, 0, 2), (0, 4, 1)]
     np.testing.assert_array_equal(found[0].inside, mask_of("#.", ".#"))
 
@@ -68,13 +75,13 @@ def test_more_parts_than_sixteen_bits():
 def test_rank_of_equals(rows, order):
     found = find(np.full((4, 4), 100.0), mask_of(*rows))
     for parts in (found, found[::-1]):
-        assert [(part.top, part.left) for part in ranked(parts, SCORES["peak"])] == order
+        assert [(part.top, part.left) for part in ranked(parts, SCORES["peak"], 1.0)] == order
 
 
 def test_rank_comes_before_size():
     fine = np.full((1, 5), 100.0)
     fine[0, 4] = 200.0
-    found = ranked(find(fine, mask_of("##..#")), SCORES["peak"])
+    found = ranked(find(fine, mask_of("##..#")), SCORES["peak"], 0.5)
     assert [part.left for part in found] == [4, 0]
 
 
@@ -91,18 +98,10 @@ def test_rank_comes_before_size():
         pytest.param({"open_radius": 1}, ["##...", "##...", "....."], ["##...", "#....", "....."], id="at the border"),
         pytest.param({"close_radius": 1}, ["##.##", "##.##"], ["#####", "#####"], id="closing joins"),
         pytest.param({"close_radius": 1}, ["#...#"], ["#...#"], id="too far apart to join"),
-        pytest.param(
-            {"fill_holes": True},
-            ["#####", "#...#", "#.#.#", "#...#", "#####"],
-            ["#####"] * 5,
-            id="a hole and what is in it",
-        ),
-        pytest.param({"fill_holes": True}, ["###", "#.#", "#.#"], ["###", "#.#", "#.#"], id="a bay is no hole"),
-        pytest.param({"fill_holes": True}, [".#.", "#.#", ".#."], [".#.", "###", ".#."], id="closed by corners"),
     ],
 )
 def test_clean(settings, rows, expected):
-    wanted = {"open_radius": 0, "close_radius": 0, "fill_holes": False} | settings
+    wanted = {"open_radius": 0, "close_radius": 0} | settings
     np.testing.assert_array_equal(clean(mask_of(*rows), **wanted), mask_of(*expected))
 
 
@@ -110,10 +109,27 @@ def test_clean(settings, rows, expected):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 5)])
 def test_clean_leaves_full_and_empty_masks(value, shape):
     mask = np.full(shape, value)
-    np.testing.assert_array_equal(clean(mask, open_radius=2, close_radius=2, fill_holes=True), mask)
+    np.testing.assert_array_equal(clean(mask, open_radius=2, close_radius=2), mask)
 
 
-def test_clean_leaves_its_input():
-    mask = mask_of("###", "#.#", "###")
-    clean(mask, open_radius=0, close_radius=0, fill_holes=True)
-    assert not mask[1, 1]
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param(["#####", "#...#", "#.#.#", "#...#", "#####"], [["#####"] * 5], id="a hole and what is in it"),
+        pytest.param(["###", "#.#", "#.#"], [["###", "#.#", "#.#"]], id="a bay is no hole"),
+        pytest.param([".#.", "#.#", ".#."], [[".#.", "###", ".#."]], id="closed by corners"),
+        pytest.param(["##...", "##..#"], [["##", "##"], ["#"]], id="two parts"),
+    ],
+)
+def test_filled_holes(rows, expected):
+    mask = mask_of(*rows)
+    found = ranked(find(np.full(mask.shape, 100.0), mask, fill_holes=True), SCORES["energy"], 0.0)
+    assert [part.inside.tolist() for part in found] == [mask_of(*part).tolist() for part in expected]
+
+
+def test_parts_that_fall_behind_are_left_out():
+    fine = np.full((1, 9), 100.0)
+    found = find(fine, mask_of("####.##.#"))  # energies 4, 2 and 1 of 9
+    assert [part.left for part in ranked(found, SCORES["energy"], 0.5)] == [0, 5]
+    assert [part.left for part in ranked(found, SCORES["energy"], 0.51)] == [0]
+    assert ranked([], SCORES["energy"], 0.5) == []

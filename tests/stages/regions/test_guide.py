@@ -10,8 +10,9 @@ from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.regions.colours import EPSILON, Canvas, Guide
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import cut_map, map_regions, surface
+from stages.regions.cut import CutMap, MapToCut, cut_maps, surfaces
 from stages.regions.stage import RegionsStage
+from tests.stages.regions.plain import regions_of_map
 
 GUIDED = RegionsConfig(upsample="guided", rule="fixed", threshold=0.45)
 LINEAR = GUIDED.model_copy(update={"upsample": "linear"})
@@ -105,11 +106,25 @@ def blurry(shift_px: int = 7) -> HeatMap:
 
 def overlap(heat_map: HeatMap, config: RegionsConfig, rgb: np.ndarray) -> float:
     """IoU of the best region with the thing."""
-    ((painted, _),) = map_regions(heat_map, (SIDE, SIDE), 1, config, Canvas(rgb))
+    ((painted, _),) = regions_of_map(heat_map, (SIDE, SIDE), 1, config, Canvas(rgb))
     truth = np.zeros((SIDE, SIDE), bool)
     truth[THING] = True
     mask = decode_mask(painted.mask)
     return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def to_cut(heat_map: HeatMap, canvas: Canvas | None = None) -> MapToCut:
+    return MapToCut(heat_map=heat_map, size_hw=(SIDE, SIDE), limit=1, canvas=canvas)
+
+
+def surface(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas | None = None) -> np.ndarray | None:
+    (levels,) = surfaces([to_cut(heat_map, canvas)], config)
+    return levels
+
+
+def cut_map(heat_map: HeatMap, config: RegionsConfig, canvas: Canvas) -> CutMap | None:
+    (found,) = cut_maps([to_cut(heat_map, canvas)], config)
+    return found
 
 
 def test_a_guided_contour_follows_the_thing() -> None:
@@ -141,14 +156,14 @@ def test_guided_rules_look_at_the_fine_map() -> None:
 
 def test_a_canvas_of_fewer_pixels_than_cells_guides_nothing() -> None:
     few = Canvas(np.zeros((8, 8, 3), np.uint8))
-    assert map_regions(blurry(), (SIDE, SIDE), 1, GUIDED, few) == map_regions(blurry(), (SIDE, SIDE), 1, LINEAR)
+    assert regions_of_map(blurry(), (SIDE, SIDE), 1, GUIDED, few) == regions_of_map(blurry(), (SIDE, SIDE), 1, LINEAR)
     wide = HeatMap(text="x", values=np.eye(4, 9, dtype=np.float32), similarity=0.1)
     assert np.array_equal(surface(wide, GUIDED, few), surface(wide, LINEAR))
 
 
 def test_pixels_are_needed_to_guide() -> None:
     with pytest.raises(ValueError, match="pixels for refine='none' and upsample='guided'"):
-        map_regions(blurry(), (SIDE, SIDE), 1, GUIDED)
+        regions_of_map(blurry(), (SIDE, SIDE), 1, GUIDED)
     assert GUIDED.needs_pixels
     assert not LINEAR.needs_pixels
 
@@ -160,7 +175,7 @@ def test_last_bits_of_the_map_do_not_move_guided_regions() -> None:
         noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, one.values.shape)
         other = replace(one, values=(one.values * (1 + noise)).astype(np.float32))
         stirred += not np.array_equal(one.values, other.values)
-        answers = [map_regions(each, (480, 640), 3, GUIDED, canvas) for each in (one, other)]
+        answers = [regions_of_map(each, (480, 640), 3, GUIDED, canvas) for each in (one, other)]
         assert answers[0] == answers[1]
     assert stirred > 30
 

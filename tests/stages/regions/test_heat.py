@@ -7,18 +7,13 @@ from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.components import FINE_SIDE, refine_grid, samples_per_cell, smooth
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import map_regions
-
-
-def test_smooth_zero_changes_nothing():
-    levels = np.array([[0, 255], [7, 9]], dtype=np.uint8)
-    assert smooth(levels, 0.0) is levels
+from tests.stages.regions.plain import regions_of_map
 
 
 def test_smooth_spreads_a_spot_evenly_and_uses_all_levels():
     levels = np.zeros((7, 7), dtype=np.uint8)
     levels[3, 3] = 255
-    blurred = smooth(levels, 0.7)
+    (blurred,), _ = smooth(levels[None], 0.7)
     assert blurred[3, 3] == 255
     assert blurred.min() == 0
     # a Gaussian's share one cell away, to its value at the centre: exp(-1 / (2 * 0.7^2)) = .360
@@ -29,7 +24,7 @@ def test_smooth_spreads_a_spot_evenly_and_uses_all_levels():
 
 def test_smooth_goes_on_beyond_the_border():
     step = np.repeat([[0, 0, 0, 255, 255, 255]], 3, axis=0).astype(np.uint8)
-    blurred = smooth(step, 0.5)
+    (blurred,), _ = smooth(step[None], 0.5)
     np.testing.assert_array_equal(blurred[0], blurred[1])
     assert blurred[0, 0] == 0
     assert blurred[0, -1] == 255
@@ -69,7 +64,7 @@ def test_regions_are_drawn_where_the_values_lie(upsample):
     centres = []
     for shift in (0.0, 7.5 / 16):
         heat_map = HeatMap(text="dog", values=spot, similarity=0.3, shift_cells=shift)
-        ((painted, _),) = map_regions(heat_map, (448, 448), 1, config, canvas)
+        ((painted, _),) = regions_of_map(heat_map, (448, 448), 1, config, canvas)
         left, top, width, height = painted.box_xywh_px
         centres.append((left + width / 2, top + height / 2))
     assert centres[0] == pytest.approx((6.5 * 32, 5.5 * 32), abs=2)

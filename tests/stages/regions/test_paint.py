@@ -39,7 +39,7 @@ def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     ],
 )
 def test_paint(values, size_hw, rows):
-    painted = paint(whole(values), size_hw)
+    (painted,) = paint([whole(values)], [size_hw])
     expected = np.array([[letter == "#" for letter in row] for row in rows])
     np.testing.assert_array_equal(decode_mask(painted.mask), expected)
     assert painted.mask == encode_mask(expected)
@@ -56,7 +56,7 @@ def test_paint(values, size_hw, rows):
     ],
 )
 def test_no_pixel(values, size_hw):
-    assert paint(whole(values), size_hw) is None
+    assert paint([whole(values)], [size_hw]) == [None]
 
 
 fields = st.builds(
@@ -70,7 +70,7 @@ sides = st.integers(1, 40)
 
 @given(fields, sides, sides)
 def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px):
-    painted = paint(whole(values), (height_px, width_px))
+    (painted,) = paint([whole(values)], [(height_px, width_px)])
     field = drawn(values, (height_px, width_px))
     mask = np.zeros(field.shape, dtype=bool) if painted is None else decode_mask(painted.mask)
     clear = np.abs(field) > 1e-5  # float32 arithmetic
@@ -89,13 +89,23 @@ def test_a_window_paints_what_the_whole_field_paints(values, height_px, width_px
     top, left = np.maximum(positive.min(axis=0) - 1, 0)
     bottom, right = positive.max(axis=0) + 2
     window = SignedField(values=values[top:bottom, left:right], top=int(top), left=int(left), full_hw=values.shape)
-    assert paint(window, (height_px, width_px)) == paint(whole(values), (height_px, width_px))
+    one, other = paint([window, whole(values)], [(height_px, width_px)] * 2)
+    assert one == other
+
+
+@given(st.lists(st.tuples(fields, sides, sides), min_size=1, max_size=6), st.sampled_from([1, 200, 1 << 18]))
+def test_fields_are_painted_together_as_each_alone(drawn_fields, most_values):
+    wholes, sizes = [whole(values) for values, *_ in drawn_fields], [tuple(size) for _, *size in drawn_fields]
+    alone = [paint([field], [size])[0] for field, size in zip(wholes, sizes, strict=True)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.regions.paint.MOST_VALUES", most_values)
+        assert paint(wholes, sizes) == alone
 
 
 def test_field_of_a_component_keeps_the_contour_and_turns_the_rest():
     fine = np.array([[9.0, 1.0, 8.0, 6.0], [1.0, 1.0, 1.0, 7.0], [1.0, 1.0, 1.0, 1.0]], dtype=np.float32)
     inside = fine > 5
-    parts = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0)
+    parts = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0, fill_holes=False)
     parts.sort(key=lambda part: part.left)
     one, other = (component_field(fine, 5.0, part) for part in parts)
     assert (one.top, one.left, one.full_hw) == (0, 0, (3, 4))
@@ -107,7 +117,7 @@ def test_field_of_a_component_keeps_the_contour_and_turns_the_rest():
 def test_field_of_filled_and_taken_samples():
     fine = np.array([[9.0, 5.0, 9.0, 2.0, 9.0]], dtype=np.float32)
     inside = np.array([[True, True, True, True, False]])
-    (part,) = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0)
+    (part,) = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0, fill_holes=False)
     field = component_field(fine, 5.0, part)
     np.testing.assert_allclose(field.values, [[4, 1e-3, 4, 3, -4]])
 
@@ -115,6 +125,6 @@ def test_field_of_filled_and_taken_samples():
 def test_large_images_need_no_large_arrays():
     values = np.full((14, 14), -1.0)
     values[3:9, 2:12] = 1.0
-    painted = paint(whole(values), (30_000, 30_000))
+    (painted,) = paint([whole(values)], [(30_000, 30_000)])
     # centres of cells 1 and 2: the sign changes at 2 * 30,000 / 14 = 4,285.7, and so on
     assert painted.box_xywh_px == (4286.0, 6429.0, 21428.0, 12857.0)

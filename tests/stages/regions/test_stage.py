@@ -12,8 +12,9 @@ from stages.contract.errors import RowError
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Region, Sample
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import cut_map, map_regions
+from stages.regions.cut import MapToCut, cut_maps
 from stages.regions.stage import RegionsStage
+from tests.stages.regions.plain import regions_of_map
 
 # Boxes by hand need the plain interpolated map: no blur.
 FIXED = RegionsConfig(rule="fixed", threshold=0.5, min_area_share=0.0, min_area_px=1, smooth_patches=0.0, refine="none")
@@ -152,9 +153,11 @@ def test_rules(settings_, box):
 def test_threshold_on_the_fine_map():
     values = heat_map(spots((1, 5), r0c0=1.0))
     config = RegionsConfig(rule="quantile", quantile=0.85, smooth_patches=0.0, refine="none")
-    assert cut_map(values, config).threshold == 0.5  # four cells of five are 0
+    each = MapToCut(heat_map=values, size_hw=(40, 40), limit=1)
+    (grid,) = cut_maps([each], config)
+    assert grid.threshold == 0.5  # four cells of five are 0
     # 15 % of the samples are .75 of a cell: half a cell of full heat and a quarter down the ramp
-    fine = cut_map(values, config.model_copy(update={"threshold_on": "fine"}))
+    (fine,) = cut_maps([each], config.model_copy(update={"threshold_on": "fine"}))
     assert fine.threshold == pytest.approx(0.75 * 255, abs=8)
 
 
@@ -350,7 +353,7 @@ def test_last_bits_of_the_map_do_not_matter():
         noise = np.random.default_rng(seed).uniform(-1e-7, 1e-7, one.values.shape)
         other = replace(one, values=(one.values * (1 + noise)).astype(np.float32))
         stirred += not np.array_equal(one.values, other.values)
-        assert map_regions(one, (480, 640), 3, config) == map_regions(other, (480, 640), 3, config)
+        assert regions_of_map(one, (480, 640), 3, config) == regions_of_map(other, (480, 640), 3, config)
     assert stirred > 90
 
 
@@ -358,7 +361,7 @@ def test_scale_of_the_map_does_not_matter():
     one, config = random_map(1), RegionsConfig(refine="none")
     for factor in (1e-6, 1.0, 1e6):
         scaled = replace(one, values=(one.values * np.float32(factor)).astype(np.float32))
-        assert map_regions(scaled, (480, 640), 3, config) == map_regions(one, (480, 640), 3, config)
+        assert regions_of_map(scaled, (480, 640), 3, config) == regions_of_map(one, (480, 640), 3, config)
 
 
 def test_settings_are_frozen_and_checked():

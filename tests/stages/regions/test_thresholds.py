@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.regions.cut import cut, fixed_cut, mean_cut, otsu_cut, quantile_cut
+from stages.regions.thresholds import cut, fixed_cut, mean_cut, otsu_cut, quantile_cut
 
 maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))
 
@@ -22,7 +22,7 @@ def levels_of(*values: int) -> np.ndarray:
     ],
 )
 def test_mean(values, expected):
-    assert mean_cut(levels_of(*values)) == expected
+    assert mean_cut(levels_of(*values)[None]) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_fixed(share, expected):
     ],
 )
 def test_quantile(quantile, expected):
-    assert quantile_cut(levels_of(30, 10, 50, 20, 40), quantile) == expected
+    assert quantile_cut(levels_of(30, 10, 50, 20, 40)[None], quantile) == [expected]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_quantile(quantile, expected):
     ],
 )
 def test_otsu(values, expected):
-    assert otsu_cut(levels_of(*values)) == expected
+    assert otsu_cut(levels_of(*values)[None]) == [expected]
 
 
 def variance_between(values: np.ndarray, threshold: float) -> float:
@@ -76,19 +76,26 @@ def variance_between(values: np.ndarray, threshold: float) -> float:
 def test_otsu_is_the_best_of_all_cuts(levels):
     values = levels.astype(np.float64)
     best = max(variance_between(values, level + 0.5) for level in range(256))
-    assert variance_between(values, otsu_cut(levels)) == pytest.approx(best)
+    assert variance_between(values, otsu_cut(levels[None])[0]) == pytest.approx(best)
 
 
 @given(maps, st.sampled_from(["mean", "otsu", "fixed", "quantile"]), st.floats(0, 1))
 def test_every_rule_cuts_between_two_levels(levels, rule, value):
-    threshold = cut(levels, rule, share=value, quantile=value)
+    (threshold,) = cut([levels], rule, share=value, quantile=value)
     assert threshold % 1 == 0.5
     assert 0 < threshold < 256
 
 
+@given(st.lists(hnp.arrays(np.uint8, (3, 4)), min_size=1, max_size=5))
+def test_each_map_is_cut_as_if_alone(levels):
+    for rule in ("mean", "otsu", "fixed", "quantile"):
+        together = cut(levels, rule, share=0.4, quantile=0.7)
+        assert together == [cut([each], rule, share=0.4, quantile=0.7)[0] for each in levels]
+
+
 def test_each_rule_uses_its_own_setting():
     levels = levels_of(30, 10, 50, 20, 40)
-    assert cut(levels, "mean", share=0.5, quantile=0.75) == 30.5
-    assert cut(levels, "otsu", share=0.5, quantile=0.75) == 24.5
-    assert cut(levels, "fixed", share=0.5, quantile=0.75) == 127.5
-    assert cut(levels, "quantile", share=0.5, quantile=0.75) == 40.5
+    assert cut([levels], "mean", share=0.5, quantile=0.75) == [30.5]
+    assert cut([levels], "otsu", share=0.5, quantile=0.75) == [24.5]
+    assert cut([levels], "fixed", share=0.5, quantile=0.75) == [127.5]
+    assert cut([levels], "quantile", share=0.5, quantile=0.75) == [40.5]
