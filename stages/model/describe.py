@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import open_clip
-
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.model import hub
 from stages.model.catalog import CATALOG, resolve
@@ -19,6 +17,7 @@ from stages.model.checkpoints import checkpoint
 from stages.model.checkpoints.own_tokenizer import OwnTokenizer, takes_texts_of_siglip
 from stages.model.checkpoints.state import weight_files
 from stages.model.config import InputSpec, ModelConfig
+from stages.model.deferred import open_clip
 from stages.model.towers.plan import sides_px
 
 _TOKENIZER_OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "language": str}

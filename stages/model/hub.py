@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import huggingface_hub
-import open_clip
 from huggingface_hub import constants, errors
 
 from stages.contract.errors import WeightsError, one_line
 from stages.model.catalog import sha256_of
 from stages.model.checkpoints.own_tokenizer import SETTINGS
+from stages.model.deferred import open_clip
 
 Say = Callable[[str], None]
 """Takes a line for the user."""

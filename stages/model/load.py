@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any, Final
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from stages.model.checkpoints.layouts import OPEN_CLIP, OPENAI, arranged, recogn
 from stages.model.checkpoints.state import first_line, read_state
 from stages.model.clip import ClipModel, TextSide
 from stages.model.config import InputSpec, ModelConfig
+from stages.model.deferred import open_clip
 from stages.model.describe import Description, describe, input_spec, siglip_vocabulary, tokenizer_of
 from stages.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.model.texts import TextEncoder
@@ -172,11 +172,14 @@ def build_with_weights(description: Description) -> Model:
 def refuse_unsupported(description: Description) -> None:
     """Build the model without memory and check it, so that what cannot be explained is refused before any work.
 
+    The catalog's models are known to be supported. Without memory a build takes a second of importing torch's compiler.
+
     Raises:
         ConfigError: the image tower cannot be explained.
     """
     plan_of(description.architecture)
-    check_supported(_without_memory(description))
+    if not _is_of_catalog(description):
+        check_supported(_without_memory(description))
 
 
 def refuse_without_importance(description: Description) -> None:
@@ -205,12 +208,16 @@ def refuse_misfit(description: Description) -> str:
     """
     if description.weights is None:
         return ""
-    if WEIGHTS_ROOT in description.weights.parents:
+    if _is_of_catalog(description):
         return OPEN_CLIP
     state = read_state(description.weights, description.key)
     layout = recognise(state, description.weights, description.key)
     _fitting(_without_memory(description), arranged(state, layout), description)
     return layout
+
+
+def _is_of_catalog(description: Description) -> bool:
+    return description.weights is not None and WEIGHTS_ROOT in description.weights.parents
 
 
 def _without_memory(description: Description) -> Model:
@@ -229,6 +236,8 @@ def _build(architecture: dict[str, Any]) -> Model:
     if trunk is not None:
         arguments["vision_cfg"] = siglip.PLACEHOLDER
     elif "timm_model_name" in architecture["vision_cfg"]:
+        import stages.model.towers.photo_trunk  # noqa: F401, PLC0415 - it names our own trunk to timm
+
         # The weights come from our checkpoint: timm would first download those of its own.
         arguments["vision_cfg"] = {**architecture["vision_cfg"], "timm_model_pretrained": False}
     hugging_face = "hf_model_name" in architecture["text_cfg"]

@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import open_clip
-
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.model.checkpoints import from_shapes, from_transformers
 from stages.model.checkpoints.layouts import OPEN_CLIP, OPENAI, recognise
 from stages.model.checkpoints.own_tokenizer import cleaning, takes_texts_of_siglip, tokenizer_file
 from stages.model.checkpoints.state import INDEX_SUFFIX, Shapes, read_shapes
+from stages.model.deferred import open_clip
 
 KEY: Final = "model.checkpoint"
 """The key of the configuration, for messages."""

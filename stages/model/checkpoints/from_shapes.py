@@ -10,12 +10,12 @@ import math
 import re
 from typing import Any, Final
 
-import open_clip
 import torch
 
 from stages.contract.errors import WeightsError
 from stages.model.checkpoints import from_transformers
 from stages.model.checkpoints.state import Shapes
+from stages.model.deferred import open_clip
 
 _HEAD_WIDTH: Final = 64
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
+from stages.model.deferred import open_clip
 
 FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")
 """Names of the files that hold a vocabulary, the preferred first."""
@@ -67,7 +67,7 @@ class OwnTokenizer:
             WeightsError: the file is damaged, or lacks the tokens that end and fill up a text.
         """
         self.context_length = context_length
-        self._clean: Callable[[str], str] = get_clean_fn(clean)
+        self._clean: Callable[[str], str] = open_clip.tokenizer.get_clean_fn(clean)
         reader = _read_json if file.suffix == ".json" else _read_sentencepiece
         try:
             self._cut, number_of = reader(file)

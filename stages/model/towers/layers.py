@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,12 @@ class Linear:
     def float(self) -> Linear:
         """The same with float32 weights, see `Block.float`."""
         return replace(self, weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
+
+
+def linear(module: Any, precision: torch.dtype | None) -> Linear:
+    """The weights of a module; None keeps its own precision."""
+    bias = None if module.bias is None else module.bias.detach().to(precision)
+    return Linear(module.weight.detach().to(precision), bias)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-import open_clip
-import timm
-
-import stages.model.towers.photo_trunk  # noqa: F401 - it names our own trunk to timm
 from stages.contract.errors import ConfigError
 from stages.model.config import TowerKind
+from stages.model.deferred import open_clip
 
 RESNET_STRIDE_PX: Final = 32
 """Pixels between the tokens of CLIP's ResNets: five halvings."""
@@ -112,7 +109,17 @@ def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
     return size, patch or 1
 
 
+def _timm() -> Any:
+    """timm, which knows our own trunk by name. Only towers of timm wait for its import."""
+    import timm  # noqa: PLC0415
+
+    import stages.model.towers.photo_trunk  # noqa: F401, PLC0415
+
+    return timm
+
+
 def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
+    timm = _timm()
     name, pool = str(vision["timm_model_name"]), vision.get("timm_pool", "avg")
     if not timm.is_model(name):  # also `hf-hub:` and `local-dir:`, under which timm loads any configuration
         raise _refused(f"is called {name!r}, which is no model of timm")
@@ -133,6 +140,7 @@ def _stride_of_timm(name: str) -> int:
     patch = re.search(r"_patch(\d+)_", name)
     if patch and not name.startswith("swin"):
         return int(patch[1])
+    timm = _timm()
     described = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
     if described is None or described.pool_size is None:
         return 16

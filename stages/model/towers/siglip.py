@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import torch
 from open_clip.timm_model import TimmModel
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 PLACEHOLDER: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}
@@ -32,6 +31,8 @@ def image_tower(trunk: Mapping[str, Any], embed_dim: int) -> nn.Module:
     Returns:
         What open_clip builds for its own SigLIP models: a `TimmModel` whose `trunk` is the transformer.
     """
+    from timm.models.vision_transformer import VisionTransformer  # noqa: PLC0415 - see `stages.model.deferred`
+
     options = {key: value for key, value in trunk.items() if key != "norm_eps"}
     with torch.device("meta"):
         tower: nn.Module = TimmModel(_ANY, embed_dim, image_size=options["img_size"], pool="map", proj="none")

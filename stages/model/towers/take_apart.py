@@ -17,12 +17,11 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.model.towers import layers, take_apart_timm, vision
+from stages.model.towers import layers, vision
 from stages.model.towers.averaged import AveragedTower
 from stages.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.model.towers.pooled import AttentionPool, PooledTower
 from stages.model.towers.residual import WeightReader, obstacle_of
-from stages.model.towers.take_apart_timm import linear
 from stages.model.towers.tower import Placement, Tower
 from stages.model.towers.trunk import BlockTrunk, GridTrunk, private_copy
 
@@ -56,6 +55,8 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], preci
     if isinstance(visual, ModifiedResNet):
         return _resnet(visual, precision, normalisation)
     if isinstance(visual, TimmModel):
+        from stages.model.towers import take_apart_timm  # noqa: PLC0415 - see `stages.model.deferred`
+
         return take_apart_timm.take_apart(visual, precision, normalisation)
     if not isinstance(visual, VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
@@ -104,10 +105,10 @@ def _resnet(visual: ModifiedResNet, precision: torch.dtype | None, normalisation
             heads=int(attention.num_heads),
             latent=None,
             others=1,
-            q=linear(attention.q_proj, precision),
-            k=linear(attention.k_proj, precision),
-            v=linear(attention.v_proj, precision),
-            out=linear(attention.c_proj, precision),
+            q=layers.linear(attention.q_proj, precision),
+            k=layers.linear(attention.k_proj, precision),
+            v=layers.linear(attention.v_proj, precision),
+            out=layers.linear(attention.c_proj, precision),
             finish=layers.NOTHING,
         ),
         dtype=precision or visual.conv1.weight.dtype,

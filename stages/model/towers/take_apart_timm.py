@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
 from stages.model.towers.averaged import AveragedTower
-from stages.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale
+from stages.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale, linear
 from stages.model.towers.pooled import AttentionPool, PooledTower
 from stages.model.towers.tower import Placement, Tower
 from stages.model.towers.trunk import FeatureTrunk, GridTrunk, PatchTrunk, private_copy
@@ -314,12 +314,6 @@ def _side_of_patches(bare: Module, pixels: Tensor) -> int:
 
 
 # --- parts
-
-
-def linear(module: Module, precision: Precision) -> Linear:
-    """The weights of a module."""
-    bias = None if module.bias is None else module.bias.detach().to(precision)
-    return Linear(module.weight.detach().to(precision), bias)
 
 
 def split_linear(module: Module, parts: int, precision: Precision) -> list[Linear]:
