@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from stages.contract.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
 from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed, repaired
+
+_SIZES: Final = frozenset({"sm", "md", "lg"})
+"""One of these is in the names of spaCy's own pipelines that compute without torch; those that need it have "trf"."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
@@ -51,7 +56,8 @@ def load_pipeline(name: str) -> Any:
 
     Raises ConfigError if no pipeline of that name is installed or one of its parts is missing.
     """
-    import spacy  # noqa: PLC0415 - it takes seconds and imports torch: only a worker that parses pays for it
+    with nullcontext() if _SIZES.isdisjoint(name.split("_")) else _without_torch():
+        import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
 
     try:
         nlp = spacy.load(name, exclude=list(_NOT_NEEDED))
@@ -68,6 +74,23 @@ def load_pipeline(name: str) -> Any:
             f"expected {', '.join(_NEEDED)}, got {', '.join(nlp.pipe_names)}"
         )
     return nlp
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Within the block torch cannot be imported, if it is not imported already.
+
+    thinc, which spaCy computes with, imports torch wherever it is installed, which takes a second and 180 MB, for
+    pipelines that are made of its layers.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # so that an import fails
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
