@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pipeline.config import RunConfig
-from pipeline.graph import Graph
-from pipeline.output.folder import DatasetFolder
-from pipeline.summary import Report
-from stages.read import Shard
+if TYPE_CHECKING:  # the ledger's process imports this package, and needs none of them
+    from pipeline.config import RunConfig
+    from pipeline.graph import Graph
+    from pipeline.output.folder import DatasetFolder
+    from pipeline.summary import Report
+    from stages.read import Shard
 
-OnProgress = Callable[[Report], None]
+OnProgress: TypeAlias = "Callable[[Report], None]"
 """Called by an engine now and then, and after the last row."""
 
-Engine = Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress], None]
+Engine: TypeAlias = "Callable[[Graph, Sequence[Shard], DatasetFolder, RunConfig, Report, OnProgress], None]"
 """Reads the samples of the shards that the folder does not hold yet, runs the stages and writes shards."""
 
 ENGINES: Final = {"inline": "pipeline.engines.inline", "ray": "pipeline.engines.ray_data"}

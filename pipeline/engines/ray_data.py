@@ -26,16 +26,9 @@ from pipeline.config import RayEngine, RunConfig
 from pipeline.engines import OnProgress
 from pipeline.engines.inline import batch_rows, samples_in
 from pipeline.engines.ray_cluster import Code, Pools, code_here, connected, pools, shake_hands
+from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_private import POOL_WARNING, WriteOnlyCheckpoint, drop_claims_of_dead_drivers
-from pipeline.engines.ray_workers import (
-    CaptionWorker,
-    ModelWorker,
-    ShardSource,
-    count,
-    finish,
-    start_ledger,
-    watching,
-)
+from pipeline.engines.ray_workers import CaptionWorker, ModelWorker, ShardSource, count, finish
 from pipeline.graph import Graph
 from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
@@ -72,6 +65,7 @@ def run(
         raise TypeError(f"expected a ray engine, got {engine!r}")
     report.expected = samples_in(shards)
     with connected(engine, folder.path) as cores:
+        ledger = start_ledger()  # its process starts while the nodes answer
         code = code_here()
         shake_hands(code, _shared_places(config, folder, shards))
         if not shards:
@@ -81,7 +75,6 @@ def run(
             report.note(chosen.note)
             on_progress(report)
         drop_claims_of_dead_drivers()
-        ledger = start_ledger()
         with watching(ledger, report, on_progress, len(shards)):
             ids = noted_ids(folder.checkpoint)
             source = ShardSource(graph.reader, shards, ledger, ray.put(ids) if len(ids) else None)
@@ -110,6 +103,8 @@ def _execute(
 ) -> None:
     batch = batch_rows(graph.model, chosen.device)
     per_file, columns = config.output.rows_per_file, config.output.columns
+    # Ray gives a worker as many threads as CPUs it holds, here one. torch is not told so itself, because Ray Data calls
+    # an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
     environment = {"OMP_NUM_THREADS": str(chosen.threads)}
     if chosen.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
@@ -119,7 +114,7 @@ def _execute(
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
         rows = rows.map_batches(
             CaptionWorker,
-            fn_constructor_args=(graph.before, ledger, code),
+            fn_constructor_args=(ray.put(graph.before), ledger, code),
             batch_size=batch,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=chosen.captions),
@@ -129,16 +124,13 @@ def _execute(
         rows = rows.repartition(target_num_rows_per_block=batch, strict=True)
         rows = rows.map_batches(
             ModelWorker,
-            fn_constructor_args=((graph.model,), ledger, code),
+            fn_constructor_args=(ray.put((graph.model,)), ledger, code, environment),
             batch_size=batch,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=chosen.fewest, max_size=chosen.most),
             num_cpus=1,
             num_gpus=chosen.gpus,
             resources=chosen.resources or None,
-            # Ray gives a worker as many threads as CPUs it holds, here one. Set from outside, because Ray Data calls
-            # an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
-            runtime_env={"env_vars": environment},
         )
         # The size of a call decides how many rows a file has: `write_parquet` follows `row_group_size` only without
         # `min_rows_per_file`.

@@ -1,21 +1,20 @@
-"""What runs in Ray's workers: reading input shards, stages over Arrow tables, and the ledger that they report to.
+"""What runs in Ray's workers: reading input shards, and stages over Arrow tables.
 
 A worker that dies (killed for its memory, its node gone, a fault in a decoder) costs no row and stops no run, because
 Ray gives its batch to another worker, again and again. That is a loss where the batch itself is to blame: one image
 that crashes the decoder keeps a run of a million from ever ending, and Ray 2.60 has no limit for it short of failing
-the run. So the ledger notes which batch is in hand. A batch that comes back is taken one sample at a time, which needs
-less memory and shows which sample it is. A sample whose worker died `MOST_DEATHS` times while it was alone in hand
-becomes a row with an error.
+the run. So the ledger (`ray_ledger`) notes which batch is in hand. A batch that comes back is taken one sample at a
+time, which needs less memory and shows which sample it is. A sample whose worker died `MOST_DEATHS` times while it was
+alone in hand becomes a row with an error.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
@@ -25,11 +24,10 @@ import ray
 from numpy.typing import NDArray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
 from pipeline.engines.ray_cluster import Code, refuse_other_code
-from pipeline.summary import Report
+from pipeline.engines.ray_ledger import Event
 from stages.contract.errors import InputError, PhraseboxError, RowError
 from stages.contract.records import Record
 from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
@@ -49,123 +47,29 @@ nodes; the limit only prevents endless retries."""
 WAIT_SECONDS: Final = 0.2
 """Pause before a sample asks again whether it may be tried."""
 
-TRIAL_SECONDS: Final = 60
-"""How long a sample that is being tried holds up others. It covers the restart of its worker and one answer; a worker
-that never comes back must not hold them up for ever."""
-
-SHOW_SECONDS: Final = 0.5
-
-LAST_EVENTS_SECONDS: Final = 30
-"""How long the driver waits at the end for the last read tasks' counts; missing shards are then counted again."""
-
-ANSWER_SECONDS: Final = 60
-"""How long the driver waits for the ledger: longer than its restart takes, not for ever where the cluster is gone."""
-
-Event = tuple[str, tuple[Any, ...]]
-"""The name of one of `Report`'s methods, and its arguments."""
-
-
-class Ledger:
-    """What workers have in hand, and what they report; an actor on the driver's node.
-
-    If it dies, Ray starts it again, empty. Nothing is lost by that: input shards that it no longer knows are counted
-    again, and a batch that killed its worker is tried whole once more.
-    """
-
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._in_hand: Counter[str] = Counter()
-        self._trial, self._trial_since = "", 0.0
-
-    def begin(self, work: str, *, alone: bool = False) -> int | None:
-        """A worker takes work in hand.
-
-        Where memory is short, Ray kills the youngest worker, not the one that takes too much. With two samples tried
-        at the same time the innocent one would be blamed, so single samples whose worker died are tried one after the
-        other.
-
-        Args:
-            work: A name for a batch, or for a single sample of one.
-            alone: Whether it is a single sample.
-
-        Returns:
-            How many workers took it before and died; None for a sample that has to wait, which is not counted.
-        """
-        deaths = self._in_hand[work]
-        if deaths and alone:
-            is_taken = self._trial not in ("", work)
-            if is_taken and time.monotonic() - self._trial_since < TRIAL_SECONDS:
-                return None
-            self._trial, self._trial_since = work, time.monotonic()
-        elif deaths:
-            self._events.append(("died", ()))
-        self._in_hand[work] += 1
-        return deaths
-
-    def done(self, work: str, events: Sequence[Event] = ()) -> None:
-        """The work is done; here is what to report of it."""
-        self._in_hand.pop(work, None)
-        if work == self._trial:
-            self._trial = ""
-        self._events.extend(events)
-
-    def take(self) -> list[Event]:
-        """Everything reported since the last call."""
-        events, self._events = self._events, []
-        return events
-
-
-def start_ledger() -> Any:
-    """Start a ledger on the driver's node, where the loss of another node does not reach it."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    # Without task events: it is called for every batch, and Ray keeps the last 100,000 calls of all, hundreds of MB.
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, enable_task_events=False)(Ledger)
-    return actor.options(scheduling_strategy=here).remote()
-
-
-@contextlib.contextmanager
-def watching(ledger: Any, report: Report, on_progress: Callable[[Report], None], shards: int) -> Iterator[None]:
-    """Fetch the ledger's events into the report while the block runs, and after it until all shards are counted."""
-    ended = threading.Event()
-
-    def fetch() -> None:
-        for name, arguments in ray.get(ledger.take.remote(), timeout=ANSWER_SECONDS):
-            getattr(report, name)(*arguments)
-        on_progress(report)
-
-    def fetch_until_ended() -> None:
-        while not ended.wait(SHOW_SECONDS):
-            # Ray starts the ledger again; if anything else is wrong, the run itself raises it.
-            with contextlib.suppress(ray.exceptions.RayError):
-                fetch()
-
-    thread = threading.Thread(target=fetch_until_ended, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-    fetch()
-    # Events of other processes may arrive after the rows that they tell of.
-    deadline = time.monotonic() + LAST_EVENTS_SECONDS
-    while len(report.reads) < shards and time.monotonic() < deadline:
-        time.sleep(0.1)
-        fetch()
-
 
 class StageWorker:
-    """Stages in an actor: table in, table out."""
+    """Stages in an actor: table in, table out.
 
-    def __init__(self, stages: Sequence[Stage], ledger: Any, code: Code) -> None:
-        self.stages = stages
+    Args:
+        stages: A reference to them. Only here are they fetched, and what they need is imported.
+        ledger: The handle of the `Ledger`.
+        code: The driver's.
+        environment: Variables for the libraries of the stages, which read them while they are loaded. They are set
+            here and not by Ray (`runtime_env`), which would start a process of another kind and leave those that it
+            started beforehand idle.
+    """
+
+    def __init__(self, stages: Any, ledger: Any, code: Code, environment: Mapping[str, str] | None = None) -> None:
         self.ledger = ledger
         # Raised with the first batch: Ray passes on exceptions of tasks unchanged, but those of constructors only as
         # strings.
         self.refusal: PhraseboxError | None = None
         try:
             refuse_other_code(code)
-            for stage in stages:
+            os.environ.update(environment or {})
+            self.stages: Sequence[Stage] = ray.get(stages)
+            for stage in self.stages:
                 stage.setup()
         except PhraseboxError as error:
             self.refusal = error

@@ -24,7 +24,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import __version__
-from pipeline.engines.ray_workers import TRIAL_SECONDS, Ledger
+from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
 from pipeline.summary import Report, print_summary
 from stages.model.scenes import write_scenes
 from stages.write.tally import Tally
