@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from stages.model.config import InputSpec
-from stages.model.deferred import open_clip
 from stages.model.device import device_name, is_fast
 from stages.model.towers.text import TextTower
 from stages.model.towers.tower import Tower
