@@ -12,6 +12,7 @@ The same holds for a grid of `cells` values over a side of `side_px` pixels: cel
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -86,8 +87,9 @@ def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_
     return drawn
 
 
+@lru_cache(maxsize=16)
 def _shares(samples: int, cells: int, shift_cells: float) -> NDArray[np.float64]:
-    """What each of the samples along a side takes of each cell: (samples, cells), rows sum to 1."""
+    """What each of the samples along a side takes of each cell: (samples, cells), rows sum to 1; not to be changed."""
     centres = np.arange(samples, dtype=np.float64) + 0.5
     position = np.clip(px_to_cell(centres, side_px=samples, cells=cells) - shift_cells, 0, cells - 1)
     before = np.minimum(position.astype(np.int64), max(0, cells - 2))
@@ -97,4 +99,5 @@ def _shares(samples: int, cells: int, shift_cells: float) -> NDArray[np.float64]
     shares[row, before] = 1 - share
     if cells > 1:
         shares[row, before + 1] = share
+    shares.flags.writeable = False
     return shares
