@@ -267,10 +267,14 @@ def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
     out = list(maps)
     if strength == 0 or len(clear) < 2:
         return out
-    peaks = [maps[index].values.max() for index in clear]
-    shares = np.stack([maps[index].values / peak for index, peak in zip(clear, peaks, strict=True)])
-    for row, index in enumerate(clear):
-        others = np.delete(shares, row, axis=0).max(axis=0)
-        values = np.maximum(shares[row] - np.float32(strength) * others, 0) * peaks[row]
-        out[index] = replace(maps[index], values=values.astype(np.float32))
+    values = np.stack([maps[index].values for index in clear])
+    peaks = values.max(axis=(1, 2), keepdims=True)
+    shares = values / peaks
+    # The highest of those before and of those behind each map.
+    others = np.full_like(shares, -np.inf)
+    np.maximum.accumulate(shares[:-1], axis=0, out=others[1:])
+    np.maximum(others[:-1], np.maximum.accumulate(shares[:0:-1], axis=0)[::-1], out=others[:-1])
+    contrasting = np.maximum(shares - np.float32(strength) * others, 0) * peaks
+    for index, own in zip(clear, contrasting, strict=True):
+        out[index] = replace(maps[index], values=own)
     return out

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,3 +45,19 @@ def test_order_does_not_matter() -> None:
     there = contrasted(maps, 0.25)
     back = contrasted(maps[::-1], 0.25)[::-1]
     assert [each.values.tobytes() for each in there] == [each.values.tobytes() for each in back]
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_all_maps_at_once_are_contrasted_as_each_alone(count: int) -> None:
+    rng = np.random.default_rng(count)
+    maps = [replace(heat_map(), values=rng.lognormal(0, 2, (7, 5)).astype(np.float32)) for _ in range(count)]
+    maps[1] = replace(maps[0], text="the same heat")
+    maps.insert(1, heat_map(0, fault="empty"))
+    clear = [each for each in maps if not each.fault]
+    shares = [each.values / each.values.max() for each in clear]
+    found = contrasted(maps, 0.4)
+    for row, each in enumerate(clear):
+        others = np.max([share for number, share in enumerate(shares) if number != row], axis=0)
+        alone = np.maximum(shares[row] - np.float32(0.4) * others, 0) * each.values.max()
+        assert found[row + (row > 0)].values.tobytes() == alone.tobytes()
+    assert found[1] is maps[1]
