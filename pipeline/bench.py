@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from torch.utils.data import DataLoader
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from stages.model.deferred import open_clip
 from stages.model.device import PRECISIONS, device_name, fast_precision, pick_device
 from stages.model.load import from_open_clip
 from stages.model.scenes import make_scene

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.model.clip import ClipModel
+from stages.model.deferred import open_clip
 
 TEXT_LENGTHS: Final = (4, 6, 8, 16, 32)
 """Token lengths that texts are cut to; longer ones get the model's full context. Of the phrases of 1,000 photographs,

@@ -6,25 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.transformer import (
-    Attention,
-    CustomResidualAttentionBlock,
-    LayerNorm,
-    LayerNormFp32,
-    LayerScale,
-    ResidualAttentionBlock,
-)
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
+from stages.model.deferred import open_clip
 from stages.model.towers import layers
 from stages.model.towers.vision import Block
+
+transformer = open_clip.transformer
 
 
 def obstacle_of(block: Any) -> str:
     """What in a block changes the formula, or ""."""
-    plain = isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
-    custom = isinstance(block, CustomResidualAttentionBlock) and isinstance(block.attn, Attention)
+    plain = isinstance(block, transformer.ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
+    custom = isinstance(block, transformer.CustomResidualAttentionBlock) and isinstance(
+        block.attn, transformer.Attention
+    )
     if not plain and not custom:
         return f"an unknown type {type(block).__name__}"
     attn = block.attn
@@ -71,7 +68,7 @@ class WeightReader:
 
     def norm(self, module: Any) -> layers.LayerNorm:
         """A layer norm. Raises ConfigError for another norm."""
-        if not isinstance(module, (LayerNorm, LayerNormFp32, nn.LayerNorm)):
+        if not isinstance(module, (transformer.LayerNorm, transformer.LayerNormFp32, nn.LayerNorm)):
             raise ConfigError(f"{self.refused} normalises with {type(module).__name__}. {self.advice}".rstrip())
         own = module.weight.dtype
         return layers.LayerNorm(self.cast(module.weight, own), self.cast(module.bias, own), module.eps)
@@ -100,4 +97,4 @@ class WeightReader:
         )
 
     def _layer_scale(self, module: Any) -> Any:
-        return self.cast(module.gamma) if isinstance(module, LayerScale) else None
+        return self.cast(module.gamma) if isinstance(module, transformer.LayerScale) else None

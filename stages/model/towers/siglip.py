@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from open_clip.timm_model import TimmModel
 from torch import nn
+
+from stages.model.deferred import open_clip
 
 PLACEHOLDER: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}
 """`vision_cfg` of the smallest tower that open_clip can build, in whose place the real one is put."""
@@ -35,7 +36,9 @@ def image_tower(trunk: Mapping[str, Any], embed_dim: int) -> nn.Module:
 
     options = {key: value for key, value in trunk.items() if key != "norm_eps"}
     with torch.device("meta"):
-        tower: nn.Module = TimmModel(_ANY, embed_dim, image_size=options["img_size"], pool="map", proj="none")
+        tower: nn.Module = open_clip.timm_model.TimmModel(
+            _ANY, embed_dim, image_size=options["img_size"], pool="map", proj="none"
+        )
     tower.trunk = VisionTransformer(
         **options,
         num_classes=0,

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
+from stages.model.deferred import open_clip
 from stages.model.towers import layers, vision
 from stages.model.towers.averaged import AveragedTower
 from stages.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
@@ -52,13 +50,13 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], preci
     """
     device = next(visual.parameters()).device
     normalisation = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
-    if isinstance(visual, ModifiedResNet):
+    if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         return _resnet(visual, precision, normalisation)
-    if isinstance(visual, TimmModel):
+    if isinstance(visual, open_clip.timm_model.TimmModel):
         from stages.model.towers import take_apart_timm  # noqa: PLC0415 - see `stages.model.deferred`
 
         return take_apart_timm.take_apart(visual, precision, normalisation)
-    if not isinstance(visual, VisionTransformer):
+    if not isinstance(visual, open_clip.transformer.VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:
         raise ConfigError(f"the image tower ends in an attention pooler with many queries. {SUPPORTED}")
@@ -85,7 +83,9 @@ def _averaged(tower: vision.VisionTower, *, norm_first: bool) -> AveragedTower:
     )
 
 
-def _resnet(visual: ModifiedResNet, precision: torch.dtype | None, normalisation: dict[str, Tensor]) -> PooledTower:
+def _resnet(
+    visual: open_clip.modified_resnet.ModifiedResNet, precision: torch.dtype | None, normalisation: dict[str, Tensor]
+) -> PooledTower:
     """CLIP's ResNets: the mean of the features asks all of them and itself."""
     attention = visual.attnpool
     trunk = private_copy(visual, precision)
@@ -117,7 +117,7 @@ def _resnet(visual: ModifiedResNet, precision: torch.dtype | None, normalisation
 
 
 def _transformer(
-    visual: VisionTransformer, precision: torch.dtype | None, normalisation: dict[str, Tensor]
+    visual: open_clip.transformer.VisionTransformer, precision: torch.dtype | None, normalisation: dict[str, Tensor]
 ) -> vision.VisionTower:
     """Transformers with a class token."""
 

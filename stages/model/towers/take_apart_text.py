@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from open_clip.tokenizer import SimpleTokenizer
 from torch import nn
 
 from stages.contract.errors import ConfigError
+from stages.model.deferred import open_clip
 from stages.model.towers.residual import WeightReader, obstacle_of
 from stages.model.towers.text import TextTower
 
@@ -23,7 +23,7 @@ NEEDS: Final = (
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise ConfigError if it is not known which characters the tokens of a tokenizer stand for."""
-    if not isinstance(tokenizer, SimpleTokenizer):
+    if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
         raise ConfigError(
             f"a {type(tokenizer).__name__} does not say which characters its tokens stand for; "
             "explain.importance=eos needs CLIP's own kind of tokenizer"
