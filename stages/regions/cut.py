@@ -19,7 +19,8 @@ from stages.contract.records import HeatMap
 from stages.regions.colours import RADIUS_PATCHES, SURE_SHARE, Canvas, grabcut
 from stages.regions.components import Component, clean, components, ranked, refine_grid, smooth
 from stages.regions.config import RegionsConfig
-from stages.regions.paint import Painted, SignedField, component_field, flat_field, paint
+from stages.regions.fields import SignedField, component_field, flat_field
+from stages.regions.paint import Painted, paint
 from stages.regions.score import Evidence, rounded_score
 from stages.regions.thresholds import cut
 
