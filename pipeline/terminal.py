@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -28,12 +29,19 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+LINE_SECONDS: Final = 30.0
+"""Where progress is no line that is redrawn, as in a log, a new line says every so many seconds how far it is."""
+
+
 @contextmanager
 def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """One line that is redrawn on a terminal while the block runs, and silent elsewhere.
+    """One line that is redrawn on a terminal while the block runs; elsewhere a line now and then.
 
     Gives a function that takes the number of things done.
     """
+    if not console.is_terminal:
+        yield _now_and_then(console, what, total)
+        return
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -42,11 +50,22 @@ def progress_bar(console: Console, what: str, total: int | None) -> Iterator[Cal
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
     task = progress.add_task(what, total=total)
     with progress:
         yield lambda done: progress.update(task, completed=done)
+
+
+def _now_and_then(console: Console, what: str, total: int | None) -> Callable[[int], None]:
+    last = time.monotonic()
+
+    def advance(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            console.print(f"{what}: {done:,}" if total is None else f"{what}: {done:,} of {total:,}", soft_wrap=True)
+
+    return advance
 
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)

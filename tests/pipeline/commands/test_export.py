@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands.export import print_formats
-from pipeline.terminal import progress_bar
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.export import EXPORTERS
 from stages.dataset.folder import write_marks
@@ -149,14 +148,6 @@ def test_the_list_describes_every_format() -> None:
         assert f"{name}: {exporter.summary}" in text.getvalue()
         assert exporter.masks in text.getvalue()
     assert call("--list").exit_code == 0
-
-
-def test_progress_is_drawn_on_a_terminal_only() -> None:
-    for is_terminal in (True, False):
-        text = StringIO()
-        with progress_bar(Console(file=text, force_terminal=is_terminal, width=100), "rows", 2) as advance:
-            advance(1)
-        assert ("rows" in text.getvalue()) == is_terminal
 
 
 def test_figures_as_json(dataset: Path, tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from pipeline import terminal
+from pipeline.terminal import progress_bar
+
+
+def shown(*, is_terminal: bool, total: int | None = 2000) -> str:
+    text = StringIO()
+    with progress_bar(Console(file=text, force_terminal=is_terminal, width=100), "rows", total) as advance:
+        advance(1000)
+        advance(2000)
+    return text.getvalue()
+
+
+def test_progress_is_redrawn_on_a_terminal() -> None:
+    assert "rows" in shown(is_terminal=True)
+
+
+def test_a_short_job_says_nothing_in_a_log() -> None:
+    assert shown(is_terminal=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("total", "lines"), [(2000, "rows: 1,000 of 2,000\nrows: 2,000 of 2,000\n"), (None, "rows: 1,000\nrows: 2,000\n")]
+)
+def test_a_long_job_says_in_a_log_how_far_it_is(monkeypatch: pytest.MonkeyPatch, total: int | None, lines: str) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    assert shown(is_terminal=False, total=total) == lines
