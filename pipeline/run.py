@@ -16,7 +16,7 @@ from pipeline.engines import engine
 from pipeline.engines.inline import run_stages, samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder, MayDelete
-from pipeline.summary import Display, Report, print_summary
+from pipeline.summary import Display, Report, inline_instead, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
@@ -68,6 +68,7 @@ def run(
                 if config.model.checkpoint or config.model.weights:
                     console.print(f"model: {_model(config, graph)}", soft_wrap=True)
                 display.update(report)
+                report.begin()
                 engine(config.engine.kind)(graph, shards, folder, config, report, display.update)
         except PhraseboxError:
             if state == "new":
@@ -76,6 +77,10 @@ def run(
         model = {"name": config.model.label, **graph.recognised}
         total = folder.finish(config, report, model=model, calibration=graph.calibration)
     print_summary(console, total, report, folder.written_as)
+    if isinstance(config.engine, RayEngine) and config.engine.address is None:
+        advice = inline_instead(report)
+        if advice is not None:
+            console.print(advice, soft_wrap=True)
     if doubt is not None and config.regions.calibration == "auto":
         ranks = f"score: {config.regions.score}, which ranks and is no probability"
         console.print(f"{ranks}: {doubt}", soft_wrap=True)

@@ -64,6 +64,9 @@ class Report:
         notes: What the user should know besides the counts.
         started_s: When the run started, by `time.perf_counter`.
         first_row_s: Seconds from there to the first row.
+        engine_s: Seconds from there until the engine began.
+        first_batch_s: Seconds from there until the model had answered its first batch.
+        first_batch: Records in that batch.
     """
 
     expected: int | None = None
@@ -75,6 +78,9 @@ class Report:
     notes: list[str] = field(default_factory=list)
     started_s: float = field(default_factory=time.perf_counter)
     first_row_s: float | None = None
+    engine_s: float = 0.0
+    first_batch_s: float | None = None
+    first_batch: int = 0
 
     def read(self, shard: int, samples: int, skipped: Counter[str]) -> None:
         """Note that a shard of the input was read to its end."""
@@ -86,6 +92,8 @@ class Report:
         entry.records += records
         entry.busy_s += busy_s
         if forwards is not None:
+            if self.first_batch_s is None:
+                self.first_batch_s, self.first_batch = self.wall_time_s, records
             entry.images += forwards.images
             entry.computed += forwards.computed
             entry.devices[forwards.device] += forwards.images
@@ -96,6 +104,10 @@ class Report:
             self.first_row_s = self.wall_time_s
         self.done += done
         self.failed += failed
+
+    def begin(self) -> None:
+        """Note that all is checked, and the engine begins."""
+        self.engine_s = self.wall_time_s
 
     def died(self) -> None:
         """Note that a worker died with a batch in hand."""
@@ -199,3 +211,26 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
     if total.failed:
         where = f"why rows failed: column `error`; phrasebox stats {path} counts, phrasebox inspect {path} shows them"
         console.print(where, soft_wrap=True)
+
+
+def inline_instead(report: Report) -> str | None:
+    """What to say of a finished run on this machine if more than half of it went into Ray's start; None if not.
+
+    The start is the time from the engine's begin to the answer to the model's first batch. What one process would have
+    taken is estimated from the time after it: scaled from the records that were left then to all of them, because both
+    engines are about as fast once they run, and added to the time before the engine, which both take. Where the first
+    batch left nothing, the time in which the stages were busy stands for it. An estimate that is no gain is not told.
+    """
+    wall, first = report.wall_time_s, report.first_batch_s
+    if first is None or first - report.engine_s <= wall / 2:
+        return None
+    every = max(stage.records for stage in report.stages.values())
+    left = every - report.first_batch
+    work = (wall - first) * every / left if left > 0 else sum(stage.busy_s for stage in report.stages.values())
+    inline = report.engine_s + work
+    if inline >= wall:
+        return None
+    return (
+        f"Ray's start took {first - report.engine_s:,.0f} of {wall:,.0f} s: for an input of this size "
+        f"--set engine.kind=inline would have taken about {max(inline, 1):,.0f} s"
+    )

@@ -1,0 +1,60 @@
+"""What the summary says of Ray's start, from reports of runs that never were."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipeline.summary import Report, inline_instead
+from stages.contract.stage import Forwards
+
+FORWARDS = Forwards(images=32, computed=32, device="cpu")
+
+
+def finished(first_batch_s: float, wall_s: float, batches: int, *, engine_s: float = 2.0) -> Report:
+    """A run of batches of 32 that took `wall_s` seconds; the stages were busy for 1.5 s a batch."""
+    report = Report()
+    for _ in range(batches):
+        report.stage("prepare", 32, 0.5)
+        report.stage("explain", 32, 1.0, FORWARDS)
+    report.started_s = time.perf_counter() - wall_s
+    report.engine_s, report.first_batch_s = engine_s, first_batch_s
+    return report
+
+
+def test_a_run_that_was_mostly_start_names_the_other_engine_and_its_time() -> None:
+    """Nine of ten batches took 9 s after the start: all take 10, and 2 s were before the engine."""
+    assert inline_instead(finished(18, 27, 10)) == (
+        "Ray's start took 16 of 27 s: for an input of this size --set engine.kind=inline would have taken about 12 s"
+    )
+
+
+def test_a_single_batch_is_estimated_by_what_the_stages_were_busy() -> None:
+    told = inline_instead(finished(18, 20, 1))
+    assert told is not None
+    assert told.endswith("about 4 s")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        finished(10, 27, 10),  # the start took less than half
+        finished(18, 27, 10, engine_s=9),  # so it did here, where what came before the engine took long
+        finished(18, 30, 2, engine_s=2.5),  # one process would have taken as long
+        Report(),  # no image had a phrase
+    ],
+)
+def test_where_the_start_is_not_the_most_of_it_or_costs_nothing_the_summary_is_silent(report: Report) -> None:
+    assert inline_instead(report) is None
+
+
+def test_the_first_batch_is_that_of_the_stage_with_a_model() -> None:
+    report = Report()
+    report.stage("phrases", 64, 0.1)
+    assert report.first_batch_s is None
+    report.stage("explain", 32, 0.1, FORWARDS)
+    first = report.first_batch_s
+    assert first is not None
+    report.stage("explain", 20, 0.1, FORWARDS)
+    assert (report.first_batch_s, report.first_batch) == (first, 32)
