@@ -150,8 +150,13 @@ def normalise(words: str) -> str:
     "old man's hat"
     """
     text = html.unescape(words) if "&" in words else words
-    text = _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", text)).casefold()
-    text = _DETACHED_SUFFIX.sub("", _WHITE_SPACE.sub(" ", text)).strip(_EDGE_MARKS)
+    if not (text.isascii() and text.isprintable()):  # of which most are
+        text = _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", text))
+    text = text.casefold()
+    text = _WHITE_SPACE.sub(" ", text)
+    if "'" in text or "\u2019" in text:
+        text = _DETACHED_SUFFIX.sub("", text)
+    text = text.strip(_EDGE_MARKS)
     while True:
         first, _, rest = text.partition(" ")
         if not rest or first not in DETERMINERS:

@@ -86,17 +86,15 @@ class PhrasesStage(Stage):
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
         checked = [self._checked(record) for record in batch]
-        captions = [caption for record in checked if record.error is None for caption in record.sample.captions]
+        captions = [
+            caption for record in checked if record.error is None for caption in enumerate(record.sample.captions)
+        ]
         found = iter(self._phrases(captions))
         return [record if record.error is not None else self._filled(record, found) for record in checked]
 
     def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
         """The record with the phrases of its captions, which come next in `found`."""
-        mentions = [
-            replace(phrase, caption_index=index)
-            for index, phrases in enumerate(islice(found, len(record.sample.captions)))
-            for phrase in phrases
-        ]
+        mentions = [phrase for phrases in islice(found, len(record.sample.captions)) for phrase in phrases]
         kept = capped(mentions, self.config.max_phrases)
         return replace(record, phrases=kept, dropped_phrases=len(mentions) - len(kept))
 
@@ -109,20 +107,20 @@ class PhrasesStage(Stage):
         source = record.sample.source
         return replace(record, error=fault.at(source) if source else fault)
 
-    def _phrases(self, captions: Sequence[str]) -> list[list[Phrase]]:
-        """The phrases of every caption, with caption index 0."""
+    def _phrases(self, captions: Sequence[tuple[int, str]]) -> list[list[Phrase]]:
+        """The phrases of every caption, which comes with its index."""
         if self._nlp is None or self._lists is None:
             raise RuntimeError("expected setup() before process()")
         if len(self._nlp.vocab) > _MAX_VOCABULARY:
             self._nlp = load_pipeline(self.config.spacy_model)
-        texts = [readable(caption) for caption in captions]
+        texts = [readable(caption) for _, caption in captions]
         docs = self._nlp.pipe([text.text for text in texts], batch_size=self.config.batch_size)
         return [
-            self._of_doc(caption, text, doc, self._lists)
-            for caption, text, doc in zip(captions, texts, docs, strict=True)
+            self._of_doc(index, caption, text, doc, self._lists)
+            for (index, caption), text, doc in zip(captions, texts, docs, strict=True)
         ]
 
-    def _of_doc(self, caption: str, text: Readable, doc: Any, lists: WordLists) -> list[Phrase]:
+    def _of_doc(self, index: int, caption: str, text: Readable, doc: Any, lists: WordLists) -> list[Phrase]:
         found = extract(doc, lists, keep_parts=self.config.keep_parts)
         if self.config.referring_expressions:
             found = sorted([*found, *referring_expressions(doc, found)], key=lambda phrase: (phrase.start, phrase.end))
@@ -134,7 +132,7 @@ class PhrasesStage(Stage):
                 plain = phrase.head.isascii() and phrase.head.isalpha()
                 head = phrase.head if plain else normalise(phrase.head) or words
                 phrases.append(
-                    Phrase(text=words, caption_index=0, start=start, end=end, head=head, plural=phrase.plural)
+                    Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=phrase.plural)
                 )
         return phrases
 
