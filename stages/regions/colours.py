@@ -123,17 +123,23 @@ class Guide:
 
     def __call__(self, heat: Plane) -> Plane:
         """Heat (H, W) -> guided heat (H, W), same unit; it may go a little beyond the range of the given heat."""
-        mean = self._mean(heat)
-        together = [
-            self._mean(colour * heat) - colour_mean * mean
-            for colour, colour_mean in zip(self._colours, self._means, strict=True)
-        ]
-        guided, rest = np.zeros_like(heat), mean
+        # Planes are written over as soon as they are used up: what is in the cache need not be fetched again.
+        plane = np.empty_like(heat)
+        rest = self._mean(heat)
+        together = []
+        for colour, colour_mean in zip(self._colours, self._means, strict=True):
+            own = self._mean(np.multiply(colour, heat, out=plane))
+            own -= np.multiply(colour_mean, rest, out=plane)
+            together.append(own)
+        guided = np.zeros_like(heat)
         for row, colour, colour_mean in zip(self._inverse, self._colours, self._means, strict=True):
-            slope = row[0] * together[0] + row[1] * together[1] + row[2] * together[2]
-            guided += self._mean(slope) * colour
-            rest = rest - slope * colour_mean
-        return guided + self._mean(rest)
+            slope = row[0] * together[0]
+            slope += np.multiply(row[1], together[1], out=plane)
+            slope += np.multiply(row[2], together[2], out=plane)
+            rest -= np.multiply(slope, colour_mean, out=plane)
+            guided += np.multiply(self._mean(slope), colour, out=plane)
+        guided += self._mean(rest)
+        return guided
 
     def _mean(self, plane: Plane) -> Plane:
         """The mean of each pixel's window; beyond the border the image is mirrored."""
