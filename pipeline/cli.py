@@ -18,6 +18,7 @@ from pipeline.commands.export import export
 from pipeline.commands.inspect import inspect
 from pipeline.commands.models import models
 from pipeline.commands.phrases import phrases
+from pipeline.commands.plan import plan
 from pipeline.commands.run import run
 from pipeline.commands.scenes import scenes
 from pipeline.commands.stats import stats
@@ -47,6 +48,7 @@ def _version(
 
 VERBS: Final[dict[str, Callable[..., None]]] = {
     "run": run,
+    "plan": plan,
     "validate": validate,
     "inspect": inspect,
     "stats": stats,

@@ -1,0 +1,239 @@
+"""What an image takes of each step, measured on a sample of the input.
+
+As many processes as the run would have model workers do the same work at the same time, each on one thread. So the
+figures hold for a machine whose cores are all busy, which share caches, memory and often the core itself.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+from pipeline.config import RunConfig
+from pipeline.engines.inline import batch_rows
+from pipeline.graph import Graph, build_graph
+from stages.contract.errors import InputError, PhraseboxError, ResourceError
+from stages.contract.records import Record
+from stages.contract.schema import records_to_rows
+from stages.contract.stage import Stage
+from stages.read import Shard, Skipped, plan_shards, read_shard
+from stages.write.parquet import ShardWriter
+
+READ: Final = "read"
+WRITE: Final = "write"
+
+PLACES: Final = 16
+"""The sample comes from this many places of the input, where it has so many shards."""
+
+READY_SECONDS: Final = 600
+"""How long a process waits for the others to have loaded the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What an image takes.
+
+    Attributes:
+        images: Samples that were measured.
+        failed: Those of them that became rows with an error.
+        phrases: Phrases an image.
+        steps: Step -> seconds an image; explaining without the texts.
+        explain: The step that holds the model.
+        text_s: Seconds for a phrase that is seen for the first time.
+        half_texts: Different phrases in half of the sample.
+        texts: Different phrases in all of it.
+        bytes: Of the shards, an image.
+        memory_bytes: The most that a process with all stages had.
+        ready_s: Seconds until a process had imported and loaded everything.
+        processes: How many measured at the same time.
+        device: Where the model computed, for people.
+    """
+
+    images: int
+    failed: int
+    phrases: float
+    steps: Mapping[str, float]
+    explain: str
+    text_s: float
+    half_texts: int
+    texts: int
+    bytes: float
+    memory_bytes: int
+    ready_s: float
+    processes: int
+    device: str
+
+
+def measure(config: RunConfig, samples: int, processes: int) -> Costs:
+    """Take a sample through every step. Nothing is left on the disk.
+
+    Args:
+        config: The run. Where there are several processes each computes on one thread.
+        samples: Images, fewer if the input holds no more.
+        processes: How many do the same at once.
+
+    Raises:
+        InputError: The input holds no samples.
+        PhraseboxError: Whatever would refuse the run.
+    """
+    if processes > 1:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"threads": 1})})
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(processes), context.SimpleQueue()
+    workers = [
+        context.Process(target=_worker, args=(config, samples, barrier, answers), daemon=True) for _ in range(processes)
+    ]
+    start = time.time()
+    for worker in workers:
+        worker.start()
+    found = [_answer(workers, answers, start) for _ in workers]
+    for worker in workers:
+        worker.join()
+    return _mean(found, processes)
+
+
+def _answer(workers: Sequence[Any], answers: Any, start: float) -> Costs:
+    while answers.empty():
+        if not any(worker.is_alive() for worker in workers) and answers.empty():
+            raise ResourceError(
+                f"a process that measured ended after {time.time() - start:.0f} s without a word, as the system ends "
+                "those that take too much memory; --set engine.explain_workers=1 measures with one"
+            )
+        time.sleep(0.05)
+    answer = answers.get()
+    if isinstance(answer, Exception):
+        for worker in workers:
+            worker.terminate()
+        raise answer
+    found: Costs = answer
+    return found
+
+
+def _mean(found: Sequence[Costs], processes: int) -> Costs:
+    """The same sample, measured several times."""
+    first = found[0]
+    return Costs(
+        images=first.images,
+        failed=first.failed,
+        phrases=first.phrases,
+        steps={step: fmean(each.steps[step] for each in found) for step in first.steps},
+        explain=first.explain,
+        text_s=fmean(each.text_s for each in found),
+        half_texts=first.half_texts,
+        texts=first.texts,
+        bytes=first.bytes,
+        memory_bytes=max(each.memory_bytes for each in found),
+        ready_s=max(each.ready_s for each in found),
+        processes=processes,
+        device=first.device,
+    )
+
+
+def _worker(config: RunConfig, samples: int, barrier: Barrier, answers: Any) -> None:
+    try:
+        answers.put(measured_here(config, samples, barrier))
+    except PhraseboxError as error:
+        barrier.abort()
+        answers.put(error)
+
+
+def measured_here(config: RunConfig, samples: int, barrier: Barrier | None = None) -> Costs:
+    """What `measure` does, in this process alone.
+
+    Args:
+        config: The run.
+        samples: Images.
+        barrier: Where all processes wait for each other before any of them measures.
+
+    Raises:
+        InputError: The input holds no samples.
+    """
+    start = time.perf_counter()
+    graph = build_graph(config)
+    records = list(islice(_spread(graph, plan_shards(graph.reader), samples), samples))
+    if not records:
+        raise InputError("the input holds no samples")
+    for stage in graph.stages:
+        stage.setup()
+    size = batch_rows(graph.model)
+    # The first time takes longer. Its texts are known from then on.
+    known = {phrase.text for record in _through(graph.stages, records[:size], {}) for phrase in record.phrases}
+    ready_s = time.perf_counter() - start
+    if barrier is not None:
+        barrier.wait(READY_SECONDS)
+    steps: dict[str, float] = {}
+    finished: list[Record] = []
+    prepared: list[list[Record]] = []
+    start = time.perf_counter()
+    read = list(islice(_spread(graph, plan_shards(graph.reader), samples), samples))
+    steps[READ] = time.perf_counter() - start
+    with tempfile.TemporaryDirectory(prefix="phrasebox-plan-") as folder:
+        writer = ShardWriter(Path(folder), config.output.rows_per_file)
+        for first in range(0, len(read), size):
+            prepared.append(_through(graph.before, read[first : first + size], steps))
+            done = _through(graph.after, _through([graph.model], prepared[-1], steps), steps)
+            start = time.perf_counter()
+            writer.write(records_to_rows(done, **config.output.columns))
+            steps[WRITE] = steps.get(WRITE, 0.0) + time.perf_counter() - start
+            finished += done
+        start = time.perf_counter()
+        writer.close()
+        steps[WRITE] += time.perf_counter() - start
+        size_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    device = graph.model.take_forwards().device
+    # Again, now that all texts are known: what it takes less is what the texts take.
+    again: dict[str, float] = {}
+    for batch in prepared:
+        _through([graph.model], batch, again)
+    texts = [[phrase.text for phrase in record.phrases] for record in finished]
+    different = {text for own in texts for text in own}
+    name = graph.model.name
+    spent = max(0.0, steps[name] - again[name])
+    steps[name] -= spent
+    for stage in graph.stages:
+        stage.teardown()
+    return Costs(
+        images=len(finished),
+        failed=sum(record.error is not None for record in finished),
+        phrases=fmean(map(len, texts)),
+        steps={step: seconds / len(finished) for step, seconds in steps.items()},
+        explain=name,
+        text_s=spent / max(1, len(different - known)),
+        half_texts=len({text for own in texts[: len(texts) // 2] for text in own}),
+        texts=len(different),
+        bytes=size_bytes / len(finished),
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        ready_s=ready_s,
+        processes=1,
+        device=device,
+    )
+
+
+def _through(stages: Sequence[Stage], records: Sequence[Record], steps: dict[str, float]) -> list[Record]:
+    """Take records through stages, and add the seconds of each to `steps`."""
+    answers = list(records)
+    for stage in stages:
+        start = time.perf_counter()
+        answers = stage.process(answers)
+        steps[stage.name] = steps.get(stage.name, 0.0) + time.perf_counter() - start
+    return answers
+
+
+def _spread(graph: Graph, shards: Sequence[Shard], samples: int) -> Iterator[Record]:
+    """Samples from evenly spaced shards, then from the others."""
+    places = min(PLACES, len(shards))
+    chosen = [place * len(shards) // places for place in range(places)]
+    order = [*chosen, *sorted(set(range(len(shards))) - set(chosen))]
+    for number in order:
+        items = (item for item in read_shard(graph.reader, shards[number]) if not isinstance(item, Skipped))
+        yield from map(Record.start, islice(items, -(-samples // places)))
