@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -63,3 +64,16 @@ def quantise_each(maps: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray
     if not all_seen:
         levels *= seen
     return levels, seen[:, 0, 0]
+
+
+def levels_of(maps: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint8] | None]:
+    """Like `quantise` for each of many maps, those of one shape at once."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for number, values in enumerate(maps):
+        alike.setdefault(values.shape, []).append(number)
+    found: list[NDArray[np.uint8] | None] = [None] * len(maps)
+    for numbers in alike.values():
+        levels, seen = quantise_each(np.stack([maps[number] for number in numbers]))
+        for number, own, is_seen in zip(numbers, levels, seen.tolist(), strict=True):
+            found[number] = own if is_seen else None
+    return found

@@ -65,7 +65,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
-from stages.contract.levels import quantise
+from stages.contract.levels import levels_of
 from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
 
 
@@ -311,14 +311,15 @@ def records_to_rows(records: Iterable[Record], *, embed_images: bool, heat_maps:
 
 def _row(record: Record, *, embed_images: bool, heat_maps: bool) -> dict[str, Any]:
     sample = record.sample
+    image_id = sample.id
     row: dict[str, Any] = {
-        "id": sample.id,
+        "id": image_id,
         "sample_id": sample.sample_id,
         "file_name": sample.image.file_name,
         "width": record.width_px,
         "height": record.height_px,
         "captions": sample.captions,
-        "annotations": [_annotation(record, region, n) for n, region in enumerate(record.regions)],
+        "annotations": [_annotation(record, image_id, region, n) for n, region in enumerate(record.regions)],
         "absent": [_absent(record, entry) for entry in record.absent],
         "phrase_count": len(record.phrases),
         "warnings": _warnings(record),
@@ -327,7 +328,10 @@ def _row(record: Record, *, embed_images: bool, heat_maps: bool) -> dict[str, An
     }
     if heat_maps:
         row["phrases"] = [_stored_phrase(phrase) for phrase in record.phrases]
-        row["heat_maps"] = [_stored_heat_map(heat_map) for heat_map in record.heat_maps]
+        levels = levels_of([heat_map.values for heat_map in record.heat_maps])
+        row["heat_maps"] = [
+            _stored_heat_map(heat_map, own) for heat_map, own in zip(record.heat_maps, levels, strict=True)
+        ]
     if embed_images:
         # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
         # a row with an error, whose bytes nobody may have decoded yet.
@@ -347,12 +351,11 @@ def _stored_phrase(phrase: Phrase) -> dict[str, Any]:
     }
 
 
-def _stored_heat_map(heat_map: HeatMap) -> dict[str, Any]:
-    levels = None if heat_map.fault else quantise(heat_map.values)
+def _stored_heat_map(heat_map: HeatMap, levels: NDArray[np.uint8] | None) -> dict[str, Any]:
     return {
         "phrase": heat_map.text,
         "size": heat_map.values.shape,
-        "levels": None if levels is None else levels.tobytes(),
+        "levels": None if levels is None or heat_map.fault else levels.tobytes(),
         "shift_cells": heat_map.shift_cells,
         "similarity": heat_map.similarity,
         "presence": heat_map.presence,
@@ -415,11 +418,11 @@ def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
     )
 
 
-def _annotation(record: Record, region: Region, number: int) -> dict[str, Any]:
+def _annotation(record: Record, image_id: int, region: Region, number: int) -> dict[str, Any]:
     phrase = record.phrases[region.phrase_index]
     return {
         "id": stable_id(f"{record.sample.sample_id}\n{number}"),
-        "image_id": record.sample.id,
+        "image_id": image_id,
         "category_id": stable_id(phrase.text),
         "bbox": region.box_xywh_px,
         "area": region.area_px,

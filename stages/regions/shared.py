@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS, quantise_each
+from stages.contract.levels import LEVELS, levels_of
 from stages.contract.records import HeatMap, Phrase
 
 
@@ -34,7 +34,9 @@ def shared_maps(
     for phrase, group in zip(phrases, groups, strict=True):
         texts.setdefault(group, {})[phrase.text] = None
     several = dict.fromkeys(text for members in texts.values() if len(members) > 1 for text in members)
-    levels = _levels([maps[text] for text in several])
+    clear = [text for text in several if not maps[text].fault]
+    quantised = zip(clear, levels_of([maps[text].values for text in clear]), strict=True)
+    levels = {text: own for text, own in quantised if own is not None}
     found: dict[tuple[str, int], HeatMap] = {}
     for group, members in texts.items():
         sound = [levels[text] for text in members if text in levels]
@@ -46,15 +48,6 @@ def shared_maps(
         for text in members:
             found[text, group] = replace(maps[text], values=mean) if text in levels else maps[text]
     return found
-
-
-def _levels(maps: Sequence[HeatMap]) -> dict[str, NDArray[np.uint8]]:
-    """The levels of maps of one shape, by text, without those that have no heat."""
-    clear = [heat_map for heat_map in maps if not heat_map.fault]
-    if not clear:
-        return {}
-    levels, seen = quantise_each(np.stack([heat_map.values for heat_map in clear]))
-    return {heat_map.text: own for heat_map, own, is_seen in zip(clear, levels, seen, strict=True) if is_seen}
 
 
 def shared_presences(

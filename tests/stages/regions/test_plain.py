@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.contract.levels import quantise_each
+from stages.contract.levels import levels_of, quantise_each
 from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.components import components, smooth
@@ -90,6 +90,10 @@ def test_levels_of_each_map() -> None:
     for own, each in zip(levels, maps, strict=True):
         alone = plain_levels(each)
         np.testing.assert_array_equal(own, np.zeros((5, 6)) if alone is None else alone)
+    mixed = levels_of([maps[0], maps[1], maps[2, :3], maps[4]])
+    assert [own is None for own in mixed] == [False, True, False, False]
+    np.testing.assert_array_equal(mixed[2], plain_levels(maps[2, :3]))
+    np.testing.assert_array_equal(mixed[3], levels[4])
     assert quantise_each(np.zeros((2, 0, 3), np.float32))[1].tolist() == [False, False]
 
 
