@@ -72,8 +72,8 @@ def _of_source(rows: Sequence[Row]) -> list[str]:
         )
         for row in measured
     ]
-    columns = ["x encode_image", "cosine: correlation", "mean difference", "maps: correlation with grad_eclip"]
-    parts.append(_table("cost, and what is explained", columns, lines))
+    titles = ["x encode_image", "cosine: correlation", "mean difference", "maps: correlation with grad_eclip"]
+    parts.append(_table("cost, and what is explained", titles, lines))
     return parts
 
 

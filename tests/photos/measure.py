@@ -136,8 +136,10 @@ def table(title: str, figures: Mapping[str, Mapping[str, Any]], columns: Mapping
         cells = []
         for name in columns:
             figure = metrics.get(name)
-            known = figure is not None and figure["value"] is not None
-            cells.append(f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})" if known else "-")
+            if figure is None or figure["value"] is None:
+                cells.append("-")
+            else:
+                cells.append(f"{figure['value']:.3f} ({figure['low']:.3f}-{figure['high']:.3f})")
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
