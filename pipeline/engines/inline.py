@@ -7,18 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pipeline.config import RunConfig
-from pipeline.engines import OnProgress
-from pipeline.graph import Graph
-from pipeline.output.folder import DatasetFolder
-from pipeline.summary import Report
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Device, Stage
 from stages.read import Reader, Shard, Skipped, read_shard
 from stages.write.parquet import ShardWriter
+
+if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
+    from pipeline.config import RunConfig
+    from pipeline.engines import OnProgress
+    from pipeline.graph import Graph
+    from pipeline.output.folder import DatasetFolder
+    from pipeline.summary import Report
 
 BATCH_ROWS: Final = 32
 """The fewest records that travel together: few enough to show progress, many enough to be worth a message."""

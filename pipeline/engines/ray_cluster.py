@@ -19,9 +19,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import pipeline
 import stages
 from pipeline.config import RayEngine
+from pipeline.engines.ray_code import Code, looker, refuse_other_code
 from pipeline.output.folder import cannot_write, is_about_writing
 from pipeline.terminal import keeping_handlers
-from stages.contract.errors import ConfigError, PhraseboxError, ResourceError, WorkerCodeMismatch
+from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
 from stages.storage import AnyPath
 
@@ -177,76 +178,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             todo += [getattr(link, "cause", None), link.__cause__]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Code:
-    """The code of a process.
-
-    Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours on a worker, and a
-    node may hold an older wheel. Rows would then be wrong without a word, so nothing runs before both sides agree.
-
-    Attributes:
-        version: Version of phrasebox.
-        folder: Folder of its packages.
-        digest: SHA-256 of their source files.
-        fault: Why they cannot be imported, else empty.
-    """
-
-    version: str
-    folder: str
-    digest: str
-    fault: str = ""
-
-
-def _looker() -> Callable[[], dict[str, str]]:
-    """A function that returns `Code`'s fields where it runs.
-
-    It is defined inside a function, so that it is pickled with its own code: it has to find out whether a worker can
-    import ours.
-    """
-
-    def look() -> dict[str, str]:
-        import hashlib  # noqa: PLC0415
-        import importlib  # noqa: PLC0415
-        import pathlib  # noqa: PLC0415
-
-        digest, folders, version = hashlib.sha256(), [], ""
-        try:
-            for name in ("pipeline", "stages"):
-                package = importlib.import_module(name)
-                (folder,) = map(pathlib.Path, package.__path__)
-                folders.append(str(folder.parent))
-                version = version or getattr(package, "__version__", "unknown")
-                for path in sorted(folder.rglob("*.py")):
-                    digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode())
-                    digest.update(path.read_bytes())
-        except (ImportError, ValueError, OSError) as error:
-            return {"version": version, "folder": "", "digest": "", "fault": f"{type(error).__name__}: {error}"}
-        return {"version": version, "folder": " and ".join(dict.fromkeys(folders)), "digest": digest.hexdigest()}
-
-    return look
-
-
-def code_here() -> Code:
-    """The code of this process."""
-    return Code(**_looker()())
-
-
-def refuse_other_code(driver: Code, worker: Code | None = None, *, where: str = "this worker") -> None:
-    """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
-    found = worker or code_here()
-    if found.digest == driver.digest:
-        return
-    mine = f"the driver has {driver.version} in {driver.folder}"
-    if found.fault:
-        what = f"cannot import phrasebox ({found.fault}); {mine}"
-    else:
-        what = f"has {found.version} in {found.folder}, {mine}, and the code differs"
-    raise WorkerCodeMismatch(
-        f"{where} {what}. Install the same wheel on every node, or set engine.ship_code=true; and start from a folder "
-        "without a `pipeline` or `stages`"
-    )
-
-
 def shake_hands(code: Code, places: Mapping[str, str]) -> None:
     """Ask every node, before any work, for its code and whether it sees some places, given by configuration key.
 
@@ -254,7 +185,7 @@ def shake_hands(code: Code, places: Mapping[str, str]) -> None:
 
     Raises WorkerCodeMismatch or ConfigError.
     """
-    for node, found in _asked(_looker()):
+    for node, found in _asked(looker()):
         refuse_other_code(code, Code(**found), where=f"the worker on {node}")
     for node, missing in _asked(_not_seen, places):
         for key in missing:

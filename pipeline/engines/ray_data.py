@@ -25,7 +25,8 @@ from ray.data.checkpoint import CheckpointConfig
 from pipeline.config import RayEngine, RunConfig
 from pipeline.engines import OnProgress
 from pipeline.engines.inline import batch_rows, samples_in
-from pipeline.engines.ray_cluster import Code, Pools, code_here, connected, pools, shake_hands
+from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
+from pipeline.engines.ray_code import Code, code_here
 from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_private import POOL_WARNING, WriteOnlyCheckpoint, drop_claims_of_dead_drivers
 from pipeline.engines.ray_workers import CaptionWorker, ModelWorker, ShardSource, count, finish

@@ -26,7 +26,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
-from pipeline.engines.ray_cluster import Code, refuse_other_code
+from pipeline.engines.ray_code import Code, refuse_other_code
 from pipeline.engines.ray_ledger import Event
 from stages.contract.errors import InputError, PhraseboxError, RowError
 from stages.contract.records import Record

@@ -31,7 +31,7 @@ CALLS = {
 
 IMPORTS_BY_NAME = {
     "pipeline/engines/__init__.py",
-    "pipeline/engines/ray_cluster.py",
+    "pipeline/engines/ray_code.py",
     "stages/explain/__init__.py",
     "stages/model/deferred.py",
     "stages/read/__init__.py",
