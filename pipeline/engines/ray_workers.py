@@ -11,6 +11,7 @@ alone in hand becomes a row with an error.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import time
 from collections import Counter
@@ -65,6 +66,7 @@ class StageWorker:
         # Raised with the first batch: Ray passes on exceptions of tasks unchanged, but those of constructors only as
         # strings.
         self.refusal: PhraseboxError | None = None
+        gc.disable()  # it would go through all that is imported again and again, to find that it stays
         try:
             refuse_other_code(code)
             os.environ.update(environment or {})
@@ -73,6 +75,9 @@ class StageWorker:
                 stage.setup()
         except PhraseboxError as error:
             self.refusal = error
+        finally:
+            gc.freeze()
+            gc.enable()
 
     def __call__(self, table: Any) -> Any:
         """Answer a batch."""
