@@ -49,7 +49,8 @@ class RayEngine(BaseModel):
 
     explain_workers: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None = None
     """Model workers, or their fewest and most as in "1-8": Ray then starts more while images wait for them, and asks
-    an autoscaling cluster for nodes. Default: one per GPU; without GPUs one per core of this machine, at most 8."""
+    an autoscaling cluster for nodes. Default: one per GPU; without GPUs one per core of this machine, at most 8, of
+    which half start at once."""
 
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     """GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu."""

@@ -243,7 +243,9 @@ def pools(
     """Choose the sizes of the pools of workers.
 
     Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
-    many threads, up to `CPU_MODEL_WORKERS` a node.
+    many threads, up to `CPU_MODEL_WORKERS` a node. Of those that share this machine's cores, half start at once: each
+    takes seconds of a core to start, which the first images would wait for. Ray Data starts the others when more
+    batches wait than the first ones have in hand, which a small input does not come to.
 
     Args:
         engine: The user's wishes.
@@ -283,7 +285,7 @@ def pools(
     most = engine.most_explain_workers or workers
     largest = cores or max((int(node.get("CPU", 0)) for node in alive), default=1)
     return Pools(
-        fewest=engine.fewest_explain_workers or workers,
+        fewest=engine.fewest_explain_workers or (workers if gpus > 0 or cores is None else -(-workers // 2)),
         most=most,
         gpus=gpus,
         threads=threads or max(1, min(largest, (cores or cpus) // most)),

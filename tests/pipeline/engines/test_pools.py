@@ -35,9 +35,10 @@ def chosen(
 
 def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers() -> None:
     small = chosen(nodes(CPU=8.0), cores=2)
-    assert (small.fewest, small.most, small.threads, small.device, small.note) == (2, 2, 1, "cpu", "")
+    assert (small.fewest, small.most, small.threads, small.device, small.note) == (1, 2, 1, "cpu", "")
     large = chosen(nodes(CPU=32.0), cores=32)
-    assert (large.fewest, large.most, large.threads) == (8, 8, 4)
+    assert (large.fewest, large.most, large.threads) == (4, 8, 4), "half of them at first: each takes seconds to start"
+    assert chosen(nodes(CPU=32.0), cores=32, explain_workers=8).fewest == 8
     assert chosen(nodes(CPU=32.0), cores=32, threads=3).threads == 3
 
 
@@ -55,7 +56,7 @@ def test_the_cores_of_a_cluster_are_counted_not_the_drivers() -> None:
 def test_each_gpu_gets_a_model_worker_or_as_many_as_share_it() -> None:
     assert chosen(nodes(2, CPU=16.0, GPU=4.0), address=CLUSTER).most == 8
     shared = chosen(nodes(CPU=16.0, GPU=2.0), gpus_per_worker=0.25, cores=16)
-    assert (shared.most, shared.gpus, shared.device) == (8, 0.25, "cuda")
+    assert (shared.fewest, shared.most, shared.gpus, shared.device) == (8, 8, 0.25, "cuda")
     assert chosen(nodes(CPU=16.0, GPU=2.0), device="cpu", cores=16).device == "cpu"
 
 
