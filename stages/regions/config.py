@@ -50,7 +50,7 @@ class RegionsConfig(BaseModel):
     upsample: Literal["linear", "guided"] = "linear"
     """How a map is filled in between its cells. `linear`: bilinearly. `guided`: along the edges of the image as the
     model sees it (`colours.Guide`); use it with the rule `fixed`. Guided, the peak lies on the thing in .946 of cases
-    instead of .841, and with `threshold` 0.45 the contour is as good as GrabCut's (measured), for 2 to 3 ms a map. It
+    instead of .841, and with `threshold` 0.45 the contour is as good as GrabCut's (measured), for 2 ms a map. It
     is off by default because drawn things have plain colours; on photographs it adds about a point of pointing
     (measured)."""
 
@@ -71,7 +71,7 @@ class RegionsConfig(BaseModel):
     the model sees it (`colours.grabcut`), and the contour where the colours say nothing. GrabCut raises box IoU from
     .635 to .769 and mask IoU from .537 to .744 (measured). It is off by default because drawn things have plain
     colours and nothing is measured on photographs, and because it takes 10 to 25 ms a map on one core, where the rest
-    of this stage takes half a millisecond."""
+    of this stage takes a fifth of a millisecond."""
 
     min_area_share: Share = 0.001
     """Smallest part of the image that a region may cover. 0.001 is a fifth of a cell of a 14 x 14 map; a single hot
