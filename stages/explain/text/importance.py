@@ -47,7 +47,7 @@ from stages.explain.base import cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.explain.grad_eclip import Step, attention_gradients, class_forward
 from stages.model.clip import ClipModel
-from stages.model.texts import length_of, rows_of
+from stages.model.texts import tokens_per_pass, width_of
 from stages.model.token_spans import Piece, pieces_of
 from stages.model.towers.text import attend_back
 
@@ -141,11 +141,11 @@ class WordImportance:
         images = F.normalize(embeddings.to(tower.device, self.precision), dim=-1)
         ends = tower.ends_of(tokens).tolist()
         full = tokens.shape[1]
-        lengths = [full if self.config.importance_weight == "all" else length_of(end + 1, full) for end in ends]
+        lengths = [full if self.config.importance_weight == "all" else width_of(end + 1, full) for end in ends]
         found: dict[int, tuple[NDArray[np.float32], float]] = {}
         for length in sorted(set(lengths)):
             members = [place for place, own in enumerate(lengths) if own == length]
-            rows = rows_of(length, tower.device)
+            rows = tokens_per_pass(length, tower.device) // length
             for start in range(0, len(members), rows):
                 part = members[start : start + rows]
                 # Of one shape, however many pairs there are: the bits of a product depend on it.

@@ -78,6 +78,25 @@ class TextTower:
             x = block.finish(x, attend_back(q, k, v, block.heads))
         return self.head(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])
 
+    def encode_packed(self, tokens: Tensor, positions: Tensor, places: Tensor, cells: Tensor) -> Tensor:
+        """Texts that stand behind each other in one row of S tokens -> what `head` makes of each token, (S, E).
+
+        Products are those of all S tokens, however many texts there are; attention is computed for each text alone, on
+        R x W cells.
+
+        Args:
+            tokens: numbers of tokens (S,).
+            positions: the place of each token within its text (S,).
+            places: where in the row the tokens of each text are (R, W); what stands behind a text's last token is not
+                looked at.
+            cells: the cell of each token, row by row (S,).
+        """
+        x = self.token_embedding[tokens].to(self.dtype) + self.position_embedding[positions].to(self.dtype)
+        for block in self.blocks:
+            q, k, v = (each[places] for each in block.project(x))
+            x = block.finish(x, attend_back(q, k, v, block.heads).flatten(0, 1)[cells])
+        return self.head(x)
+
 
 def attend_back(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
     """Scaled dot-product attention of each token to itself and those before it, (B, T, D) thrice -> (B, T, D)."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stages.model.clip import ClipModel
 from stages.model.config import ModelConfig
 from stages.model.load import from_open_clip, load
-from stages.model.texts import TextCache, TextEncoder
+from stages.model.texts import TextCache, TextEncoder, width_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.model.saved import save_model
 
@@ -49,25 +49,34 @@ def wanted(network: nn.Module, texts: list[str]) -> Tensor:
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_equals_encode_text(network: nn.Module, text: str) -> None:
-    """Cut to 4 tokens or more, or not at all. The id of "!" is 0, like that of padding."""
+    """Short or not. The id of "!" is 0, like that of padding."""
     assert torch.allclose(TextEncoder(network, tokenizer)([text]), wanted(network, [text]), atol=1e-5)
 
 
-def test_texts_of_all_lengths_are_cut_differently(network: nn.Module) -> None:
-    lengths = TextEncoder(network, tokenizer)._lengths(tokenizer(TEXTS))
-    assert set(lengths) == {4, 6, 8, 16, 32, 77}
+def test_texts_of_all_lengths_in_one_call(network: nn.Module) -> None:
+    assert {width_of(n, 77) for n in used(TEXTS)} == {8, 16, 32, 77}
     assert torch.allclose(TextEncoder(network, tokenizer)(TEXTS), wanted(network, TEXTS), atol=1e-5)
 
 
+def used(texts: list[str]) -> list[int]:
+    """Tokens with the two marks."""
+    return [int(row.argmax()) + 1 for row in tokenizer(texts)]
+
+
 @pytest.mark.parametrize(
-    ("words", "tokens"),
-    [(1, 4), (2, 4), (3, 6), (4, 6), (5, 8), (6, 8), (7, 16), (14, 16), (15, 32), (30, 32), (31, 77), (32, 77)],
+    ("words", "width"), [(0, 8), (1, 8), (6, 8), (7, 16), (14, 16), (15, 32), (30, 32), (31, 77), (75, 77), (200, 77)]
 )
-def test_at_the_borders_of_the_cut(network: nn.Module, words: int, tokens: int) -> None:
+def test_at_the_borders_of_the_widths(network: nn.Module, words: int, width: int) -> None:
     """Two marks stand around the words."""
     text = " ".join(["dog"] * words)
-    assert TextEncoder(network, tokenizer)._lengths(tokenizer([text])) == [tokens]
+    assert width_of(*used([text]), 77) == width
     assert torch.allclose(TextEncoder(network, tokenizer)([text]), wanted(network, [text]), atol=1e-5)
+
+
+def test_passes_that_are_full_to_the_last_token(network: nn.Module) -> None:
+    """43 texts of 3 tokens: 42 fit into 128, and two tokens stay free; 32 texts of 4 fill it."""
+    for texts in (["dog"] * 43, ["red dog"] * 32, ["red dog"] * 33, ["dog", "a very big red dog"] * 40):
+        assert torch.allclose(TextEncoder(network, tokenizer)(texts), wanted(network, texts), atol=1e-5)
 
 
 def test_the_same_row_in_any_batch(network: nn.Module) -> None:
@@ -89,21 +98,24 @@ def test_no_gradient_is_recorded(network: nn.Module) -> None:
     ids=["no mask", "last token", "no projection"],
 )
 def test_other_text_towers(text_options: dict[str, object]) -> None:
-    """Where tokens after the end count, or another one is pooled, nothing may be cut."""
+    """Where tokens after the end count, or another one is pooled, the whole context is embedded."""
     architecture = tiny_architecture()
     architecture["text_cfg"].update(text_options)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         other = open_clip.CLIP(**architecture).eval()
-    assert torch.allclose(TextEncoder(other, tokenizer)(TEXTS), wanted(other, TEXTS), atol=1e-5)
+    encode = TextEncoder(other, tokenizer)
+    assert (encode.tower is None) == ("pool_type" in text_options)
+    assert torch.allclose(encode(TEXTS), wanted(other, TEXTS), atol=1e-5)
+    assert torch.equal(encode(TEXTS[3:4]), encode(TEXTS)[3:4])
 
 
-def test_custom_text_towers_are_never_cut(tmp_path: Path) -> None:
+def test_custom_text_towers(tmp_path: Path) -> None:
     network, config = save_model(tmp_path)
     (tmp_path / "tiny.json").write_text(json.dumps({**tiny_architecture(), "custom_text": True}))
     encode = load(config).encode_text
     assert isinstance(encode, TextEncoder)
-    assert not encode.can_cut
+    assert encode.tower is not None
     assert torch.allclose(encode(TEXTS), wanted(network, TEXTS), atol=1e-5)
 
 
