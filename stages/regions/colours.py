@@ -106,31 +106,36 @@ class Guide:
 
     def __init__(self, rgb: NDArray[np.uint8], radius_px: int, epsilon: float = EPSILON) -> None:
         self._side = 2 * radius_px + 1
-        shares = rgb.astype(np.float32) / np.float32(255) - np.float32(0.5)
-        self._colours: list[Plane] = [np.ascontiguousarray(shares[..., c]) for c in range(3)]
+        # Planes are written over as soon as they are used up: what is in the cache need not be fetched again.
+        self._plane = np.empty(rgb.shape[:2], np.float32)
+        self._colours: list[Plane] = []
+        for channel in range(3):
+            colour: Plane = rgb[..., channel].astype(np.float32)
+            colour /= np.float32(255)
+            colour -= np.float32(0.5)
+            self._colours.append(colour)
         self._means = [self._mean(colour) for colour in self._colours]
         rr, rg, rb, gg, gb, bb = (
-            self._mean(self._colours[i] * self._colours[j]) - self._means[i] * self._means[j]
+            self._covariance(i, self._colours[j], self._means[j])
             for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
         )
-        rr, gg, bb = rr + epsilon, gg + epsilon, bb + epsilon
+        for variance in (rr, gg, bb):
+            np.add(variance, epsilon, out=variance)
         # The symmetric inverse by cofactors, a plane for each entry: libraries invert many small matrices more slowly.
-        first = (gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb)
-        scale = 1 / (rr * first[0] + rg * first[1] + rb * first[2])
-        xx, xy, xz = (entry * scale for entry in first)
-        yy, yz, zz = (rr * bb - rb * rb) * scale, (rb * rg - rr * gb) * scale, (rr * gg - rg * rg) * scale
+        xx, xy, xz = (self._minor(*each) for each in ((gg, bb, gb, gb), (gb, rb, rg, bb), (rg, gb, gg, rb)))
+        scale = rr * xx
+        scale += np.multiply(rg, xy, out=self._plane)
+        scale += np.multiply(rb, xz, out=self._plane)
+        np.divide(1, scale, out=scale)
+        yy, yz, zz = (self._minor(*each) for each in ((rr, bb, rb, rb), (rb, rg, rr, gb), (rr, gg, rg, rg)))
+        for entry in (xx, xy, xz, yy, yz, zz):
+            np.multiply(entry, scale, out=entry)
         self._inverse: tuple[tuple[Plane, ...], ...] = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
 
     def __call__(self, heat: Plane) -> Plane:
         """Heat (H, W) -> guided heat (H, W), same unit; it may go a little beyond the range of the given heat."""
-        # Planes are written over as soon as they are used up: what is in the cache need not be fetched again.
-        plane = np.empty_like(heat)
-        rest = self._mean(heat)
-        together = []
-        for colour, colour_mean in zip(self._colours, self._means, strict=True):
-            own = self._mean(np.multiply(colour, heat, out=plane))
-            own -= np.multiply(colour_mean, rest, out=plane)
-            together.append(own)
+        plane, rest = self._plane, self._mean(heat)
+        together = [self._covariance(i, heat, rest) for i in range(3)]
         guided = np.zeros_like(heat)
         for row, colour, colour_mean in zip(self._inverse, self._colours, self._means, strict=True):
             slope = row[0] * together[0]
@@ -140,6 +145,18 @@ class Guide:
             guided += np.multiply(self._mean(slope), colour, out=plane)
         guided += self._mean(rest)
         return guided
+
+    def _covariance(self, channel: int, other: Plane, other_mean: Plane) -> Plane:
+        """Of a colour and another plane in each pixel's window."""
+        found = self._mean(np.multiply(self._colours[channel], other, out=self._plane))
+        found -= np.multiply(self._means[channel], other_mean, out=self._plane)
+        return found
+
+    def _minor(self, a: Plane, b: Plane, c: Plane, d: Plane) -> Plane:
+        """a b - c d."""
+        found = a * b
+        found -= np.multiply(c, d, out=self._plane)
+        return found
 
     def _mean(self, plane: Plane) -> Plane:
         """The mean of each pixel's window; beyond the border the image is mirrored."""
