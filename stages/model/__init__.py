@@ -33,6 +33,8 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.tokenizer.SimpleTokenizer: clean_fn, pat, bpe,          token_spans       words at wrong places
         byte_encoder, reduction_fn
     open_clip.timm_model.TimmModel: trunk and an empty head           siglip            SigLIP checkpoints are refused
+    open_clip and torchvision import timm, transformers and           deferred          slower starts, or a stand-in
+        torch._dynamo.utils, and use them only when they are called                     shows (test_deferred)
     torch.ops.mkldnn._reorder_linear_weight, _linear_pointwise        vision            tried once, else not used
     torch._foreach_lerp_                                              train             training stops
 """
