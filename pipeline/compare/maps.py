@@ -192,7 +192,9 @@ class Field:
                 # A batch that is not full is filled up, and a blank image costs as many passes as any; and images that
                 # keep their aspect ratio do not fit into a batch.
                 settings = settings.model_copy(update={"batch_size": 1})
-            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), model)
+            # Masked images are never seen again: to remember them takes gigabytes.
+            asked = self.plain if contender.repeats_trunk and model is self.model else model
+            stage = ExplainStage(ExplainStageConfig(model=settings, explainer=contender.config), asked)
             stage.setup()
             stages[contender.label] = stage
         return stages
