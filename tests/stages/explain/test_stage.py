@@ -121,6 +121,9 @@ class CountingExplainer:
     def __init__(self) -> None:
         self.images = 0
 
+    def learn(self, phrases: Sequence[Sequence[str]]) -> None:
+        """It knows no texts."""
+
     def explained(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> Explained:
         self.images += len(rgb)
         zeros = np.zeros((1, 1), np.float32)
@@ -312,6 +315,9 @@ class SmallMemory:
         self.explainer, self.most = explainer, most
         self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
         self.seen: list[int] = []
+
+    def learn(self, phrases: Sequence[Sequence[str]]) -> None:
+        """It knows no texts."""
 
     def explained(self, pixels: Any, phrases: Sequence[Sequence[str]]) -> Any:
         self.seen.append(len(pixels))
