@@ -1,8 +1,9 @@
-"""A whole run against a loop that decodes the same images and calls `encode_image`, by the CPU time of all processes.
+"""A whole run against a loop that decodes the same images and calls `encode_image`, by CPU time.
 
 What a run costs is the CPU time of a long run less that of a short one, by the images that it has more: start-up
 cancels out. Caches are empty at the start, so that every text is embedded when it is first seen. A processor that is
-busy with something else only shares its time; it adds nothing but what shared caches and cores slow down.
+busy with something else only shares its time; it adds nothing but what shared caches and cores slow down. Ray is as
+fast once it runs (`ray_vs_inline`), but what its processes take to start differs by seconds from run to run.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.bench.timing import line, processor
 from pipeline.config import RunConfig
-from pipeline.engines import engine
+from pipeline.engines.inline import run as run_inline
 from pipeline.graph import build_graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
@@ -43,7 +43,7 @@ PHOTOGRAPHS: Final = Path(__file__).parents[2].parent / "shared/photos"
 
 NEXT_TO_NOTHING: Final = {
     "embed_dim": 32,
-    "vision_cfg": {"image_size": 224, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16},
+    "vision_cfg": {"image_size": 224, "patch_size": 16, "width": 32, "layers": 4, "head_width": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
 """A CLIP with the 14 x 14 tokens of ViT-B-16 and hardly any matrix products: what is left is the work around them."""
@@ -52,7 +52,7 @@ NEXT_TO_NOTHING: Final = {
 def whole_run() -> Iterator[dict[str, Any]]:
     """`run_vs_encode_1` and `_5` for one and five captions an image, and `host_ms_per_image_1` and `_5`.
 
-    ViT-B-16 and ViT-B-32 with random weights, on one thread, by the inline engine and by Ray. `host_ms_per_image` is
+    ViT-B-16 and ViT-B-32 with random weights, on one thread, by the inline engine. `host_ms_per_image` is
     the whole run of a model with the tokens of ViT-B-16 and next to no matrix products; its steps' shares follow.
     """
     torch.set_num_threads(1)
@@ -66,15 +66,11 @@ def whole_run() -> Iterator[dict[str, Any]]:
             network = open_clip.create_model(model).eval()
             settings = {"name": model, "weights": _saved(network, folder / f"{model}.safetensors")}
             before = _bare(network, pictures)
-            costs = {
-                (kind, captions_each): _cost(folder, captions_each, settings, kind)[0]
-                for kind in ("inline", "ray")
-                for captions_each in (1, 5)
-            }
+            costs = {captions_each: _cost(folder, captions_each, settings)[0] for captions_each in (1, 5)}
             bare = (before + _bare(network, pictures)) / 2
-            for (kind, captions_each), cost in costs.items():
+            for captions_each, cost in costs.items():
                 yield line(
-                    f"run_vs_encode_{captions_each}_{model.lower().replace('-', '_')}_{kind}",
+                    f"run_vs_encode_{captions_each}_{model.lower().replace('-', '_')}",
                     cost / bare,
                     "ratio",
                     f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}",
@@ -86,7 +82,7 @@ def whole_run() -> Iterator[dict[str, Any]]:
         )
         settings = {"config": str(folder / "model.json"), "weights": str(folder / "small.safetensors")}
         for captions_each in (1, 5):
-            cost, steps = _cost(folder, captions_each, settings, "inline")
+            cost, steps = _cost(folder, captions_each, settings)
             yield line(f"host_ms_per_image_{captions_each}", 1000 * cost, "ms", f"next to no model; {where}")
             steps["reading, writing, and between the steps"] = cost - sum(steps.values())
             for step, seconds in steps.items():
@@ -144,49 +140,31 @@ def _bare(network: Any, pictures: list[Path]) -> float:
     return (time.process_time() - start) / len(pictures)
 
 
-def _cost(folder: Path, captions_each: int, model: dict[str, str], kind: str) -> tuple[float, dict[str, float]]:
+def _cost(folder: Path, captions_each: int, model: dict[str, str]) -> tuple[float, dict[str, float]]:
     """CPU seconds an image of a run, and the busy seconds an image of its steps."""
     found = []
-    for part in (f"{captions_each}.short.jsonl", f"{captions_each}.jsonl"):
-        found.append(_run(folder / part, folder / f"out-{len(list(folder.iterdir()))}", model, kind))
-    (short, short_steps), (long, long_steps) = found
+    short_one = f"{captions_each}.short.jsonl"
+    for part in (short_one, short_one, f"{captions_each}.jsonl"):  # the first time imports what the others find
+        found.append(_run(folder / part, folder / f"out-{len(list(folder.iterdir()))}", model))
+    _, (short, short_steps), (long, long_steps) = found
     more = IMAGES - SHORT
     return (long - short) / more, {step: (long_steps[step] - short_steps[step]) / more for step in long_steps}
 
 
-def _run(captions: Path, out: Path, model: dict[str, str], kind: str) -> tuple[float, dict[str, float]]:
+def _run(captions: Path, out: Path, model: dict[str, str]) -> tuple[float, dict[str, float]]:
     """CPU seconds of all processes until the last row, and the busy seconds of each step."""
     config = RunConfig.model_validate(
         {
             "input": {"kind": "jsonl", "path": str(captions)},
             "model": {**model, "threads": 1},
-            "engine": {"kind": kind},
+            "engine": {"kind": "inline"},
             "output": {"path": str(out)},
         }
     )
     output, report, graph = DatasetFolder(config.output.path), Report(), build_graph(config)
     shards = plan_shards(graph.reader)
-    spent = [0.0]
-
-    def show(report: Report) -> None:
-        if report.done == report.expected:
-            spent[0] = _cpu_of_all()
-
-    before = _cpu_of_all()
+    start = time.process_time()
     with output.locked():
         output.begin(config, graph.fingerprint, fresh=False)
-        engine(kind)(graph, shards, output, config, report, show)
-    return spent[0] - before, {step: entry.busy_s for step, entry in report.stages.items()}
-
-
-def _cpu_of_all() -> float:
-    """CPU seconds of this process and all below it that still run."""
-    total = 0.0
-    own = psutil.Process()
-    for process in (own, *own.children(recursive=True)):
-        try:
-            times = process.cpu_times()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        total += times.user + times.system
-    return total
+        run_inline(graph, shards, output, config, report, lambda _: None)
+    return time.process_time() - start, {step: entry.busy_s for step, entry in report.stages.items()}
