@@ -76,11 +76,8 @@ def whole_run() -> Iterator[dict[str, Any]]:
                     f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}",
                 )
         (folder / "model.json").write_text(json.dumps(NEXT_TO_NOTHING))
-        network = open_clip.CLIP(**NEXT_TO_NOTHING).eval()
-        save_file(
-            {key: value.contiguous() for key, value in network.state_dict().items()}, folder / "small.safetensors"
-        )
-        settings = {"config": str(folder / "model.json"), "weights": str(folder / "small.safetensors")}
+        weights = _saved(open_clip.CLIP(**NEXT_TO_NOTHING), folder / "small.safetensors")
+        settings = {"config": str(folder / "model.json"), "weights": weights}
         for captions_each in (1, 5):
             cost, steps = _cost(folder, captions_each, settings)
             yield line(f"host_ms_per_image_{captions_each}", 1000 * cost, "ms", f"next to no model; {where}")
@@ -152,7 +149,7 @@ def _cost(folder: Path, captions_each: int, model: dict[str, str]) -> tuple[floa
 
 
 def _run(captions: Path, out: Path, model: dict[str, str]) -> tuple[float, dict[str, float]]:
-    """CPU seconds of all processes until the last row, and the busy seconds of each step."""
+    """CPU seconds of a run, and the busy seconds of each step."""
     config = RunConfig.model_validate(
         {
             "input": {"kind": "jsonl", "path": str(captions)},

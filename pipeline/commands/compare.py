@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Json, ModelName, Resized
+from pipeline.commands.options import InputImages, Json, ModelName, Resized
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, WeightsError
 
@@ -70,12 +70,7 @@ def compare(
         ),
     ] = None,
     model: ModelName = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            "--images", metavar="DIR", help="Folder or URL that the input's image paths start from (input.image_root)."
-        ),
-    ] = None,
+    images: InputImages = None,
     most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="Images of the sample.")] = 200,
     phrases: Annotated[int, typer.Option("--phrases", metavar="N", min=1, help="Phrases of each image, at most.")] = 8,
     faithful: Annotated[

@@ -27,6 +27,15 @@ ModelName = Annotated[
         "(model.name); or the folder or file of a checkpoint (model.checkpoint).",
     ),
 ]
+InputImages = Annotated[
+    str | None,
+    typer.Option(
+        "--images", metavar="DIR", help="Folder or URL that the input's image paths start from (input.image_root)."
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML, beside an INPUT.")
+]
 
 Where = Annotated[
     str,
@@ -117,3 +126,17 @@ def naming_options() -> Iterator[None]:
         if name not in _NAMED:
             raise
         raise ConfigError(f"{_NAMED[name]}{colon}{what}") from error
+
+
+def input_or_config(source: str | None, config: Path | None) -> tuple[str | None, Path | None]:
+    """The input and the configuration, where either may be the argument. Raises ConfigError if there are two of these.
+
+    Args:
+        source: INPUT or CONFIG.yaml.
+        config: What `--config` names.
+    """
+    if source is None or Path(source).suffix not in (".yaml", ".yml"):
+        return source, config
+    if config is not None:
+        raise ConfigError(f"--config: {source} is a configuration already; give one of the two")
+    return None, Path(source)

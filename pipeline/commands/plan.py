@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -15,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.options import Json, ModelName, Settings
+from pipeline.commands.options import ConfigFile, InputImages, Json, ModelName, Settings, input_or_config
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError
 
@@ -32,19 +31,12 @@ def plan(
         str | None,
         typer.Argument(metavar="INPUT|CONFIG.yaml", help="As `phrasebox run` takes it."),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            "--images", metavar="DIR", help="Folder or URL that the input's image paths start from (input.image_root)."
-        ),
-    ] = None,
+    images: InputImages = None,
     model: ModelName = None,
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="ray|inline", help="What would run the stages (engine.kind).")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML, beside an INPUT.")
-    ] = None,
+    config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     samples: Annotated[int, typer.Option("--samples", metavar="N", min=2, help="Samples to measure with.")] = 200,
     total: Annotated[
@@ -91,10 +83,7 @@ def plan(
     from stages.model.device import pick_device
     from stages.read import plan_shards
 
-    if source is not None and Path(source).suffix in (".yaml", ".yml"):
-        if config is not None:
-            raise ConfigError(f"--config: {source} is a configuration already; give one of the two")
-        config, source = Path(source), None
+    source, config = input_or_config(source, config)
     if gpus and cores is None:
         raise ConfigError("--gpus: say how many cores the cluster has, too: --cores N")
     given = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}

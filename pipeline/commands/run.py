@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from pipeline.commands.options import ModelName, Settings
+from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config
 from pipeline.terminal import console, errors
-from stages.contract.errors import ConfigError, PhraseboxError
+from stages.contract.errors import PhraseboxError
 
 if TYPE_CHECKING:
     from stages.storage import AnyPath
@@ -39,12 +38,7 @@ def run(
             "(input.path); or a configuration in YAML.",
         ),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            "--images", metavar="DIR", help="Folder or URL that the input's image paths start from (input.image_root)."
-        ),
-    ] = None,
+    images: InputImages = None,
     out: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="Folder or URL of the dataset (output.path).")
     ] = None,
@@ -55,9 +49,7 @@ def run(
     engine: Annotated[
         str | None, typer.Option("--engine", metavar="ray|inline", help="What runs the stages (engine.kind).")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.yaml", help="Configuration in YAML, beside an INPUT.")
-    ] = None,
+    config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
     max_error_share: Annotated[
         str | None,
@@ -102,10 +94,7 @@ def run(
     """
     from pipeline.config import load_config
 
-    if source is not None and Path(source).suffix in (".yaml", ".yml"):
-        if config is not None:
-            raise ConfigError(f"--config: {source} is a configuration already; give one of the two")
-        config, source = Path(source), None
+    source, config = input_or_config(source, config)
     given = {
         "input.path": source,
         "input.image_root": images,

@@ -104,8 +104,8 @@ def _execute(
 ) -> None:
     batch = batch_rows(graph.model, chosen.device)
     per_file, columns = config.output.rows_per_file, config.output.columns
-    # Ray gives a worker as many threads as CPUs it holds, here one. torch is not told so itself, because Ray Data calls
-    # an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
+    # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would not help: Ray Data
+    # calls an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
     environment = {"OMP_NUM_THREADS": str(chosen.threads)}
     if chosen.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU

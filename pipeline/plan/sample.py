@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -17,11 +18,13 @@ from itertools import islice
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import fmean
+from threading import BrokenBarrierError
 from typing import Any, Final
 
 from pipeline.config import RunConfig
 from pipeline.engines.inline import batch_rows
 from pipeline.graph import Graph, build_graph
+from pipeline.terminal import keeping_handlers
 from stages.contract.errors import InputError, PhraseboxError, ResourceError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
@@ -94,26 +97,28 @@ def measure(config: RunConfig, samples: int, processes: int) -> Costs:
         context.Process(target=_worker, args=(config, samples, barrier, answers), daemon=True) for _ in range(processes)
     ]
     start = time.time()
-    for worker in workers:
-        worker.start()
-    found = [_answer(workers, answers, start) for _ in workers]
-    for worker in workers:
-        worker.join()
-    return _mean(found, processes)
+    with keeping_handlers():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
+        for worker in workers:
+            worker.start()
+    try:
+        return _mean([_answer(workers, answers, start) for _ in workers], processes)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
 
 
 def _answer(workers: Sequence[Any], answers: Any, start: float) -> Costs:
     while answers.empty():
-        if not any(worker.is_alive() for worker in workers) and answers.empty():
+        if any(worker.exitcode for worker in workers) and answers.empty():
             raise ResourceError(
-                f"a process that measured ended after {time.time() - start:.0f} s without a word, as the system ends "
-                "those that take too much memory; --set engine.explain_workers=1 measures with one"
+                f"a process that measured ended after {time.time() - start:.0f} s without an answer. If nothing above "
+                "says why, the system ended it for its memory: --set engine.explain_workers=1 measures with one"
             )
         time.sleep(0.05)
     answer = answers.get()
     if isinstance(answer, Exception):
-        for worker in workers:
-            worker.terminate()
         raise answer
     found: Costs = answer
     return found
@@ -143,8 +148,10 @@ def _worker(config: RunConfig, samples: int, barrier: Barrier, answers: Any) -> 
     try:
         answers.put(measured_here(config, samples, barrier))
     except PhraseboxError as error:
-        barrier.abort()
         answers.put(error)
+        barrier.abort()
+    except BrokenBarrierError:
+        pass  # another process has said why
 
 
 def measured_here(config: RunConfig, samples: int, barrier: Barrier | None = None) -> Costs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,17 @@ def test_what_a_run_refuses_is_refused(scenes_folder: Path, tmp_path: Path) -> N
     (tmp_path / "empty.jsonl").write_text("")
     answer = call(tmp_path / "empty.jsonl", "--model", "demo", "--engine", "inline")
     assert "holds no samples" in str(answer.exception)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others(scenes_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.plan.sample._worker", _dies)
+    settings = ("--set", "engine.explain_workers=2", "--samples", 4)
+    assert "without an answer" in str(call(*given(scenes_folder), *settings).exception)
+
+
+def _dies(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_cluster_is_described_whole(scenes_folder: Path) -> None:
