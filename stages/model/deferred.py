@@ -6,7 +6,8 @@ open_clip's own transformers uses none of them. So what open_clip takes from the
 They import the real thing when they are used: called, asked for an attribute, or asked whether something is an
 instance. What is imported already is taken as it is, and `import timm` means timm before and after.
 
-Who imports `open_clip` from here first in a process spares it that; who does not gets open_clip as it is.
+Who imports `open_clip` or `torchvision` from here first in a process spares it that; who does not gets them as they
+are.
 """
 
 from __future__ import annotations
@@ -66,5 +67,6 @@ def _deferring() -> Iterator[None]:
 
 with _deferring():
     import open_clip
+    import torchvision
 
-__all__ = ["open_clip"]
+__all__ = ["open_clip", "torchvision"]

@@ -25,6 +25,7 @@ from stages.model.towers import siglip
 from stages.model.towers.plan import SUPPORTED, plan_of
 from stages.model.towers.take_apart import Model, check_supported, take_apart
 from stages.model.towers.take_apart_text import check_tokenizer, take_text_apart
+from stages.model.towers.trunk import private_copy
 from stages.model.towers.vision import VisionTower, pack_tower
 
 _BUILD_ERRORS: Final = (
@@ -99,14 +100,15 @@ def from_open_clip(
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
+    own = private_copy(visual, None)
     if spec is None:
         sides = {"image_size": visual.image_size, "patch_size": 1}
         spec = input_spec({"vision_cfg": sides, "text_cfg": {}}, getattr(visual, "preprocess_cfg", {}))
-        tower = take_apart(visual, spec.mean, spec.std, precision)
+        tower = take_apart(own, spec.mean, spec.std, precision)
         stride = tower.placement.stride_px
         spec = replace(spec, size_px=spec.size_px // stride * stride, patch_px=stride)
     else:
-        tower = take_apart(visual, spec.mean, spec.std, precision)
+        tower = take_apart(own, spec.mean, spec.std, precision)
     if spec.patch_px != tower.placement.stride_px or spec.size_px % spec.patch_px:
         raise ConfigError(
             f"{name} has a token every {tower.placement.stride_px} px, which does not fit images of {spec.size_px} px "

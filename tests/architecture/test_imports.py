@@ -51,6 +51,7 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/dataset/load/",
         "pipeline/bench/",
     },
+    "torchvision": {"stages/model/deferred.py"},  # the others import it from `deferred`
     "huggingface_hub": {"stages/model/hub.py"},
     "safetensors": {"stages/model/", "pipeline/bench/"},
     "timm": {"stages/model/"},

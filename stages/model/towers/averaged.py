@@ -37,9 +37,8 @@ class AveragedTower(Tower):
         return "average_pool"
 
     def embed(self, rgb: Tensor) -> Tensor:
-        """See `Tower.embed`. Without gradients: nothing in the trunk is explained."""
-        with torch.no_grad():
-            return self.trunk(self.normalised(rgb).to(self.dtype))
+        """See `Tower.embed`."""
+        return self.trunk(self.normalised(rgb).to(self.dtype))
 
     def float_head(self) -> AveragedTower:
         """The same tower with the head in float32."""

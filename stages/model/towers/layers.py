@@ -80,8 +80,8 @@ class Linear:
 
 def linear(module: Any, precision: torch.dtype | None) -> Linear:
     """The weights of a module; None keeps its own precision."""
-    bias = None if module.bias is None else module.bias.detach().to(precision)
-    return Linear(module.weight.detach().to(precision), bias)
+    bias = None if module.bias is None else module.bias.to(precision)
+    return Linear(module.weight.to(precision), bias)
 
 
 @dataclass(frozen=True, slots=True)

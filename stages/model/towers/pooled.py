@@ -180,9 +180,8 @@ class PooledTower(Tower):
     std: Tensor
 
     def embed(self, rgb: Tensor) -> Tensor:
-        """See `Tower.embed`. Without gradients: nothing in the trunk is explained."""
-        with torch.no_grad():
-            return self.trunk(self.normalised(rgb).to(self.dtype))
+        """See `Tower.embed`."""
+        return self.trunk(self.normalised(rgb).to(self.dtype))
 
     def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
         """uint8 pixels (B, height, width, 3) -> what the pool sees in them; `heads` overrides its number of heads.

@@ -63,8 +63,8 @@ class WeightReader:
     advice: str
 
     def cast(self, tensor: Tensor | None, own: torch.dtype | None = None) -> Any:
-        """A weight without gradient; None stays None."""
-        return None if tensor is None else tensor.detach().to(self.precision or own or self.own)
+        """A weight; None stays None."""
+        return None if tensor is None else tensor.to(self.precision or own or self.own)
 
     def norm(self, module: Any) -> layers.LayerNorm:
         """A layer norm. Raises ConfigError for another norm."""

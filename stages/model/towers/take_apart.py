@@ -1,7 +1,10 @@
 """An open_clip image tower taken apart into what explainers work on.
 
 Transformers with a class token become plain tensors. Of towers that one attention pools, the trunk is kept as it is, as
-a private copy with the same weights, and the pool becomes tensors. `check_supported` refuses all others.
+a copy with the same weights, and the pool becomes tensors. `check_supported` refuses all others.
+
+What is computed with a tower has the gradients of the module's parameters, which is what training needs. Who wants none
+takes a `private_copy` of the module apart.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from stages.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.model.towers.pooled import AttentionPool, PooledTower
 from stages.model.towers.residual import WeightReader, obstacle_of
 from stages.model.towers.tower import Placement, Tower
-from stages.model.towers.trunk import BlockTrunk, GridTrunk, private_copy
+from stages.model.towers.trunk import BlockTrunk, GridTrunk, shared_copy
 
 Model = Any
 """An open_clip model or a part of one: open_clip is untyped."""
@@ -39,7 +42,7 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], preci
     """Take an image tower apart.
 
     Args:
-        visual: the tower; it is only read.
+        visual: the tower. With a precision its trunk is converted; else it is only read.
         mean: of the RGB channels in 0-1, as the model was trained.
         std: their standard deviation.
         precision: of all weights. With None they keep the model's own: that of its matrices, except for layer norms,
@@ -88,9 +91,9 @@ def _resnet(
 ) -> PooledTower:
     """CLIP's ResNets: the mean of the features asks all of them and itself."""
     attention = visual.attnpool
-    trunk = private_copy(visual, precision)
+    trunk = shared_copy(visual).to(precision)
     trunk.attnpool = nn.Identity()
-    table = attention.positional_embedding.detach()
+    table = attention.positional_embedding
     side = math.isqrt(len(table) - 1)
     # The first convolution alone has a stride and a kernel that reaches to one side, see `Placement`; the grid is made
     # coarser by means of 2 x 2 pixels everywhere else.

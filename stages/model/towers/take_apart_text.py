@@ -14,6 +14,7 @@ from stages.contract.errors import ConfigError
 from stages.model.deferred import open_clip
 from stages.model.towers.residual import WeightReader, obstacle_of
 from stages.model.towers.text import TextTower
+from stages.model.towers.trunk import private_copy
 
 NEEDS: Final = (
     "explain.importance=eos needs a transformer with a causal mask whose last row is the embedding, as CLIP's text "
@@ -53,14 +54,15 @@ def take_text_apart(model: Any) -> TextTower:
         obstacle = obstacle_of(block)
         if obstacle:
             raise ConfigError(f"the text tower's blocks have {obstacle}. {NEEDS}")
+    tower = private_copy(tower, None)
     dtype = tower.transformer.get_cast_dtype()
     weights = WeightReader(None, dtype, "the text tower", NEEDS)
     projection = tower.text_projection
     linear = isinstance(projection, nn.Linear)
     end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
     return TextTower(
-        token_embedding=tower.token_embedding.weight.detach(),
-        position_embedding=tower.positional_embedding.detach(),
+        token_embedding=tower.token_embedding.weight,
+        position_embedding=tower.positional_embedding,
         dtype=dtype,
         blocks=tuple(weights.block(block) for block in blocks),
         ln_post=weights.norm(tower.ln_final),

@@ -28,7 +28,7 @@ from stages.model.towers.averaged import AveragedTower
 from stages.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual, Scale, linear
 from stages.model.towers.pooled import AttentionPool, PooledTower
 from stages.model.towers.tower import Placement, Tower
-from stages.model.towers.trunk import FeatureTrunk, GridTrunk, PatchTrunk, private_copy
+from stages.model.towers.trunk import FeatureTrunk, GridTrunk, PatchTrunk, private_copy, shared_copy
 from stages.model.towers.vision import split_heads
 
 _ACTIVATIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, GELUTanh, QuickGELU)
@@ -41,7 +41,7 @@ Precision = torch.dtype | None
 
 
 def take_apart(visual: Module, precision: Precision, normalisation: dict[str, Tensor]) -> Tower:
-    """Take an open_clip `TimmModel` apart; it is only read.
+    """Take an open_clip `TimmModel` apart, see `take_apart.take_apart`.
 
     Args:
         visual: the tower.
@@ -51,7 +51,7 @@ def take_apart(visual: Module, precision: Precision, normalisation: dict[str, Te
     Raises:
         ConfigError: the tower cannot be explained, and why.
     """
-    trunk = private_copy(visual.trunk, precision)
+    trunk = shared_copy(visual.trunk).to(precision)
     pool = getattr(visual.head, "pool", None)
     behind = tuple(
         layer for name, part in visual.head.named_children() if name != "pool" for layer in layers_of(part, precision)
@@ -136,10 +136,10 @@ def _features(trunk: Module, size_px: int) -> tuple[Placement, Callable[[Tensor]
 def _grid_trunk(pool: Module, trunk: Module) -> GridTrunk:
     if pool.pool_type != "token":
         raise ConfigError(f"the image tower's attention pooling is of type {pool.pool_type!r}, not 'token'")
-    asking = None if pool.cls_token is None else pool.cls_token.detach().flatten()
+    asking = None if pool.cls_token is None else pool.cls_token.flatten()
     if isinstance(pool, RotAttentionPool2d):
         return GridTrunk(body=trunk, asking=asking)
-    table, old_hw = pool.pos_embed.detach()[None], list(pool.feat_size)
+    table, old_hw = pool.pos_embed[None], list(pool.feat_size)
 
     def positions(grid_hw: tuple[int, int]) -> Tensor:
         """As timm resizes them."""
@@ -242,7 +242,7 @@ def _queries_keys_values(attn: Module, precision: Precision) -> list[Linear]:
     if getattr(attn, "q_bias", None) is None:
         return parts
     # Eva holds them beside the product; keys have none.
-    biases = (attn.q_bias.detach().to(precision), None, attn.v_bias.detach().to(precision))
+    biases = (attn.q_bias.to(precision), None, attn.v_bias.to(precision))
     return [Linear(part.weight, bias) for part, bias in zip(parts, biases, strict=True)]
 
 
@@ -252,7 +252,7 @@ def _scale_of(block: Module, number: int, precision: Precision) -> tuple[Layer, 
     module = getattr(block, f"ls{number}", None)
     if factors is None and module is not None and not isinstance(module, nn.Identity):
         factors = module.gamma
-    return () if factors is None else (Scale(factors.detach().to(precision)),)
+    return () if factors is None else (Scale(factors.to(precision)),)
 
 
 # --- patches, pooled by a learned query
@@ -279,7 +279,7 @@ def _latent_pool(trunk: Module, behind: tuple[Layer, ...], precision: Precision)
     )
     return AttentionPool(
         heads=int(pool.num_heads),
-        latent=pool.latent.detach().flatten().to(precision),
+        latent=pool.latent.flatten().to(precision),
         others=int(trunk.num_prefix_tokens) - _left_out(trunk),
         q=None if isinstance(pool.q, nn.Identity) else linear(pool.q, precision),
         k=k,
@@ -334,8 +334,8 @@ def layers_of(module: Module, precision: Precision) -> tuple[Layer, ...]:
     if isinstance(module, nn.Linear):
         return (linear(module, precision),)
     if isinstance(module, nn.LayerNorm) and module.weight is not None:
-        bias = None if module.bias is None else module.bias.detach().to(precision)
-        return (LayerNorm(module.weight.detach().to(precision), bias, module.eps),)
+        bias = None if module.bias is None else module.bias.to(precision)
+        return (LayerNorm(module.weight.to(precision), bias, module.eps),)
     if isinstance(module, _ACTIVATIONS):
         return (Activation(module.forward),)
     if isinstance(module, nn.Sequential):

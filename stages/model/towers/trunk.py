@@ -22,11 +22,21 @@ def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
     Weights of another precision than the wanted one are no longer shared. None keeps the module's own.
     """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    copied = _copied(module, memo)
+    return copied if precision is None else copied.to(precision)
+
+
+def shared_copy(module: nn.Module) -> Any:
+    """Like `private_copy`, but with the module's own parameters: what is computed with it has their gradients."""
+    return _copied(module, {id(p): p for p in module.parameters()})
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """A copy in evaluation mode, without hooks, that shares the module's buffers and what `memo` says."""
     memo |= {id(b): b.detach() for b in module.buffers()}
     for part in module.modules():
         memo |= {id(value): OrderedDict() for name, value in vars(part).items() if name.endswith("_hooks")}
-    copied = copy.deepcopy(module, memo).eval()
-    return copied if precision is None else copied.to(precision)
+    return copy.deepcopy(module, memo).eval()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

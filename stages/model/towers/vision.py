@@ -3,7 +3,8 @@
 `pack_tower` gives the same tower with weights in oneDNN's blocked layout, through private parts of torch.
 
 The model that the weights come from is only read: nothing is hooked, re-bound, cast or switched on it, so it computes
-afterwards what it computed before. All functions are differentiable in their tokens; the weights carry no gradient.
+afterwards what it computed before. All functions are differentiable in their tokens and their weights, of which those
+that an explainer gets carry no gradient.
 
 Shapes: B images, N patches, T = N + 1 tokens (the class token first), D width, H heads, E embedding.
 """

@@ -65,7 +65,7 @@ def test_a_class_token_tower_is_open_clip_with_a_patch_attending_to_itself(resid
 @pytest.mark.parametrize("name", ["ResNet", "timm, SAME, rotary", "SigLIP"])
 def test_a_pool_that_sees_one_token_gives_its_embedding(name: str) -> None:
     maps, explainer, rgb = found(name)
-    tower = explainer.tower
+    tower = explainer.model.tower
     assert isinstance(tower, PooledTower)
     tokens = tower.embed(torch.from_numpy(rgb))
     others = tower.pool.others
@@ -81,9 +81,9 @@ def test_a_pool_that_sees_one_token_gives_its_embedding(name: str) -> None:
 
 def test_an_averaged_tower_gives_the_head_on_each_token() -> None:
     maps, explainer, rgb = found("ConvNeXt")
-    tokens = explainer.tower.embed(torch.from_numpy(rgb))
+    tokens = explainer.model.tower.embed(torch.from_numpy(rgb))
     with torch.no_grad():
-        alone = [explainer.tower.finish(token) for token in tokens[0]]
+        alone = [explainer.model.tower.finish(token) for token in tokens[0]]
     assert np.allclose(maps, heat_of(torch.stack(alone), explainer), atol=1e-5)
 
 
