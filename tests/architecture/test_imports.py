@@ -21,6 +21,8 @@ ROOMS: dict[str, set[str]] = {
     "model.train": {"contract", "model", "phrases"},  # the photograph model learns the phrases that a run finds
     "explain": {"contract", "model"},
     "regions": {"contract", "images"},
+    # The rivals of heat maps. `boxes` matches phrases with a truth as `eval` does.
+    "sources": {"contract", "model", "phrases.filters", "dataset.evaluate"},
     "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
     "dataset": {"contract", "storage", "images"},
     "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
@@ -48,6 +50,7 @@ LIBRARIES: dict[str, set[str]] = {
     "torch": {
         "stages/model/",
         "stages/explain/",
+        "stages/sources/naming.py",
         "stages/dataset/load/",
         "pipeline/bench/",
     },
@@ -64,6 +67,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cv2": {
         "stages/dataset/evaluate/",
         "stages/regions/",
+        "stages/sources/naming.py",
         "stages/model/scenes/",
         "stages/model/train/",
         "stages/contract/masks.py",
