@@ -3,6 +3,7 @@
 config.py    the `source` section of a run, without a model
 base.py      what a source is: a stage that fills `Record.regions` itself
 pools.py     lists of concepts that regions may be called by
+looks.py     what CLIP sees in a box: its part of the image, or dense features
 naming.py    boxes of any origin -> regions, called by the best phrase according to CLIP
 grid.py, crops.py, proposals.py, boxes.py    one source each
 
@@ -27,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 SOURCES: Final[dict[str, str]] = {
+    "proposals": "stages.sources.proposals:ProposalSource",
     "grid": "stages.sources.grid:GridSource",
     "crops": "stages.sources.crops:CropSource",
 }

@@ -33,13 +33,14 @@ class NamedBoxesConfig(RegionSourceConfig):
     """What a box may be called. `captions`: the phrases of the image's own captions. A file: its concepts, one a line
     (`phrasebox pool` writes one), whatever the captions say."""
 
-    by: Literal["crop"] = "crop"
+    by: Literal["crop", "roi"] = "crop"
     """What is compared with the phrases. `crop`: the embedding of the image's part in the box, one forward pass of the
-    image tower for each box."""
+    image tower for each box. `roi`: RoIAlign on the dense features of the whole image (`stages.model.towers.dense`),
+    one forward pass for all boxes."""
 
     enlarge: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0
-    """By how much the sides of a box are multiplied before its part of the image is cut out, so that something around
-    the thing is seen. CLIPSelf (arXiv 2310.01403) takes 1.5 for proposals."""
+    """By how much the sides of a box are multiplied before its part of the image is cut out (`by: crop`), so that
+    something around the thing is seen. CLIPSelf (arXiv 2310.01403) takes 1.5 for proposals."""
 
     temperature: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
     """Of the softmax over all that a box may be called. .01 is RegionCLIP's (arXiv 2112.09106)."""

@@ -8,9 +8,8 @@ called; the largest share is the score.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import cv2
@@ -25,14 +24,10 @@ from stages.sources.config import NamedBoxesConfig
 from stages.sources.pools import Concept, read_pool
 
 if TYPE_CHECKING:
-    from stages.model.clip import ClipModel
     from stages.model.texts import TextCache
+    from stages.sources.looks import Look
 
 NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
-
-PARTS_AT_ONCE: Final[dict[Device, int]] = {"cpu": 16, "cuda": 256}
-"""Parts of images in one forward pass. The last pass of a batch is filled up, so that all have one shape and no region
-depends on a neighbour."""
 
 RECORDS_AT_ONCE: Final = 16
 """Records whose boxes share forward passes."""
@@ -99,27 +94,29 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.model.load import load  # noqa: PLC0415
         from stages.model.texts import TextCache  # noqa: PLC0415
+        from stages.sources.looks import CropLook, RoiLook  # noqa: PLC0415
 
         cv2.setNumThreads(1)
         model = self._loaded or load(self.model, pack=True)
-        self._clip: ClipModel = model
         self._texts: TextCache = TextCache(model, self.config.templates)
         self._pool: tuple[Concept, ...] | None = None
         self._pool_embeddings: NDArray[np.float32] | None = None
         if self.config.pool != "captions":
             self._pool = tuple(read_pool(self.config.pool))
             self._pool_embeddings = self._embedded([concept.text for concept in self._pool])
-        self._images = self._computed = 0
+        self._look: Look = (
+            RoiLook(model, self.model.batch_size)
+            if self.config.by == "roi"
+            else CropLook(model, self.model.batch_size, enlarge=self.config.enlarge)
+        )
 
     def teardown(self) -> None:
         """Let the model go."""
-        del self._clip, self._texts
+        del self._look, self._texts
 
     def take_forwards(self) -> Forwards:
-        """See `Stage.take_forwards`: parts of images, of which each image has many."""
-        forwards = Forwards(images=self._images, computed=self._computed, device=self._clip.device_name)
-        self._images = self._computed = 0
-        return forwards
+        """See `Stage.take_forwards`; with `by: crop` of parts of images, of which each image has many."""
+        return self._look.take_forwards()
 
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """See `RegionSource.with_regions`."""
@@ -130,49 +127,24 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     def _answered(self, records: Sequence[Record]) -> list[Record]:
         found = [self._candidates_of(record) for record in records]
-        parts = (
-            self._part(record.pixels.rgb, each.box_xyxy)
-            for record, own in zip(records, found, strict=True)
-            if record.pixels is not None
-            for each in own
+        embeddings = iter(
+            self._look(
+                [
+                    (record.pixels.rgb, [each.box_xyxy for each in own])
+                    for record, own in zip(records, found, strict=True)
+                    if own and record.pixels is not None
+                ]
+            )
         )
-        embeddings = iter(self._embedded_parts(parts))
-        answers = []
-        for record, own in zip(records, found, strict=True):
-            if not own:
-                answers.append(record)
-                continue
-            rows = np.stack(list(islice(embeddings, len(own))))
-            answers.append(self._named(record, own, rows))
-        return answers
+        return [
+            self._named(record, own, next(embeddings)) if own else record
+            for record, own in zip(records, found, strict=True)
+        ]
 
     def _candidates_of(self, record: Record) -> list[CandidateBox]:
         if record.pixels is None or (self._pool is None and not record.phrases):
             return []
         return self.candidates(record, record.pixels.rgb)
-
-    def _part(self, canvas: NDArray[np.uint8], box_xyxy: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """The part of the image in a box, enlarged within the image, at the size of the model's input."""
-        x0, y0, x1, y1 = enlarged(box_xyxy, self.config.enlarge, (canvas.shape[0], canvas.shape[1]))
-        side = self._clip.input.size_px
-        part = canvas[y0:y1, x0:x1]
-        how = cv2.INTER_AREA if min(part.shape[:2]) > side else cv2.INTER_CUBIC
-        resized: NDArray[np.uint8] = cv2.resize(part, (side, side), interpolation=how)
-        return resized
-
-    def _embedded_parts(self, parts: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.float32]]:
-        """The unit embedding of each part, (E,)."""
-        import torch  # noqa: PLC0415
-        import torch.nn.functional as F  # noqa: PLC0415
-
-        size = self.model.batch_size or PARTS_AT_ONCE["cuda" if self._clip.device.type == "cuda" else "cpu"]
-        while batch := list(islice(parts, size)):
-            self._images += len(batch)
-            self._computed += size
-            filled = np.stack([*batch, *[np.zeros_like(batch[0])] * (size - len(batch))])
-            with torch.no_grad():
-                embedded = F.normalize(self._clip.tower.encode(torch.from_numpy(filled)).float(), dim=-1)
-            yield from embedded[: len(batch)].cpu().numpy()
 
     def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
         import torch  # noqa: PLC0415
@@ -249,11 +221,3 @@ def mask_at(candidate: CandidateBox, record: Record, size_hw: tuple[int, int]) -
     left, right = x0 * width // columns, -(-x1 * width // columns)
     top, bottom = y0 * height // rows, -(-y1 * height // rows)
     return encode_box((left, top, right, bottom), size_hw)
-
-
-def enlarged(box_xyxy: tuple[int, int, int, int], factor: float, size_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box with its sides multiplied about its centre, cut off at the image's edges; whole pixels."""
-    x0, y0, x1, y1 = box_xyxy
-    by_x, by_y = (round((factor - 1) * side / 2) for side in (x1 - x0, y1 - y0))
-    height, width = size_hw
-    return max(0, x0 - by_x), max(0, y0 - by_y), min(width, x1 + by_x), min(height, y1 + by_y)

@@ -50,7 +50,7 @@ LIBRARIES: dict[str, set[str]] = {
     "torch": {
         "stages/model/",
         "stages/explain/",
-        "stages/sources/naming.py",
+        "stages/sources/",
         "stages/dataset/load/",
         "pipeline/bench/",
     },
@@ -67,7 +67,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cv2": {
         "stages/dataset/evaluate/",
         "stages/regions/",
-        "stages/sources/naming.py",
+        "stages/sources/",
         "stages/model/scenes/",
         "stages/model/train/",
         "stages/contract/masks.py",
@@ -85,6 +85,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/notebook.py",
     },
     "fsspec": {"stages/storage.py"},
+    "skimage": {"stages/sources/selective_search.py"},
     "scipy": {"stages/explain/attention/attention_flow.py"},
     "yaml": {"pipeline/config.py", "stages/write/tally.py"},
     "pyarrow": {

@@ -26,7 +26,7 @@ from tests.stages.model.saved import save_tower
 
 kinds = pytest.mark.parametrize("kind", SOURCES)
 
-FEW: dict[str, dict[str, Any]] = {"crops": {"max_split": 3}}
+FEW: dict[str, dict[str, Any]] = {"crops": {"max_split": 3}, "proposals": {"count": 8, "min_score": 0.0}}
 """What makes a source quick."""
 
 CAPTIONS = ("A red car and two dogs", "a red car on a road")
@@ -206,3 +206,24 @@ def test_a_mistyped_key_is_told_with_what_there_is() -> None:
         load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=grid", "source.block=2"])
     with pytest.raises(ConfigError, match=r"source\.kind: no kind 'gird'; did you mean grid\?"):
         load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=gird"])
+
+
+@pytest.mark.parametrize("by", ["crop", "roi"])
+def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: dict[str, Any], tmp_path: Path) -> None:
+    pool = tmp_path / "pool.txt"
+    pool.write_text("two dogs\t9\tdog\nA big House\t4\n\nred car\n")
+    source = {"kind": "grid", "pool": str(pool), "by": by, "blocks": 4, "temperature": 1.0}
+    values = {"model": model, "source": source, "input": {"kind": "jsonl", "path": "a"}}
+    stage = build_steps(check(values, RunConfig)).model
+    stage.setup()
+    answers = stage.process(records())
+    assert answers == [answer for record in records()[::-1] for answer in stage.process([record])][::-1]
+    called = [(answer.phrases[region.phrase_index], region) for answer in answers for region in answer.regions]
+    assert {phrase.text for phrase, _ in called} <= {"two dogs", "big house", "red car"}
+    assert len({phrase.text for phrase, _ in called}) > 1
+    assert all(1 / 3 <= region.score < 0.6 for _, region in called), "the largest of three shares, hardly apart"
+    for answer in answers:
+        unsaid = {(phrase.text, phrase.head) for phrase in answer.phrases if not phrase.is_said}
+        said = {phrase.text for phrase in answer.phrases if phrase.is_said}
+        assert unsaid <= {("big house", "house"), ("two dogs", "dog"), ("red car", "car")}
+        assert not said & {text for text, _ in unsaid}
