@@ -21,7 +21,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
-from stages.dataset.evaluate.truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget
+from stages.dataset.evaluate.truth import GroundTruth, ImagesOnDemand, Match, TruthImage, TruthTarget, TruthThing
 from stages.phrases.filters import normalise
 
 SMALL_BELOW_PX: Final = 32**2
@@ -129,7 +129,38 @@ def read_coco(path: Path) -> GroundTruth:
         )
 
     images = {image.file_name: image for image in instances.images.values()}
-    return GroundTruth(images=ImagesOnDemand(images, made), categories=frozenset(instances.names.values()))
+    names = frozenset(instances.names.values())
+    described = (_described(instances, thing) for image in images.values() for thing in image.things)
+    return GroundTruth(
+        images=ImagesOnDemand(images, made),
+        categories=names,
+        things=things_of(instances),
+        names=names,
+        descriptions=frozenset(description for description in described if description is not None),
+    )
+
+
+def things_of(instances: Instances) -> Mapping[str, tuple[TruthThing, ...]]:
+    """File name -> the single things of the image, without crowds and empty boxes; made when it is looked up."""
+
+    def thing_of(thing: CocoThing) -> TruthThing:
+        return TruthThing(
+            box_xywh_px=thing.box_xywh_px,
+            category=instances.names.get(thing.entry.get("category_id", "")),
+            described=_described(instances, thing),
+            mask=mask_of(instances.path, [thing]),
+        )
+
+    return ImagesOnDemand(
+        {image.file_name: image for image in instances.images.values()},
+        lambda image: tuple(map(thing_of, image.things)),
+    )
+
+
+def _described(instances: Instances, thing: CocoThing) -> str | None:
+    """Colour and category, where an annotation has both, as those of drawn scenes do."""
+    category, colour = instances.names.get(thing.entry.get("category_id", "")), thing.entry.get("colour")
+    return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
 
 
 def read_instances(path: Path) -> Instances:

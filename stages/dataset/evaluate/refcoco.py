@@ -25,6 +25,7 @@ from stages.dataset.evaluate.coco import (
     read_instances,
     read_json,
     size_member,
+    things_of,
 )
 from stages.dataset.evaluate.truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 from stages.phrases.filters import normalise
@@ -73,7 +74,11 @@ def read_refcoco(folder: Path) -> GroundTruth:
             file_name=image.file_name, width_px=image.width_px, height_px=image.height_px, targets=tuple(targets)
         )
 
-    return GroundTruth(images=ImagesOnDemand({image.file_name: image for image in instances.images.values()}, made))
+    return GroundTruth(
+        images=ImagesOnDemand({image.file_name: image for image in instances.images.values()}, made),
+        things=things_of(instances),
+        names=frozenset(instances.names.values()),
+    )
 
 
 def _refs_path(folder: Path) -> Path:

@@ -25,6 +25,7 @@ Match = Literal["phrase", "category", "expression"]
 """How a target finds its phrase in a row, see `stages.dataset.evaluate.matching`."""
 
 Source = TypeVar("Source")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,23 @@ class TruthTarget:
     def __post_init__(self) -> None:
         if not self.boxes_xywh_px:
             raise ValueError(f"expected at least one box for {self.phrase!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruthThing:
+    """A thing of an image by itself, whether or not a phrase means it.
+
+    Attributes:
+        box_xywh_px: Half open, pixels of the EXIF-rotated image.
+        category: The normalised name of its category; None if the truth does not say.
+        described: The same with its colour, "red car", where the truth knows it.
+        mask: None where the truth has a box only.
+    """
+
+    box_xywh_px: Box
+    category: str | None
+    described: str | None
+    mask: Rle | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,19 +137,19 @@ def _scaled(mask: Rle, size_hw: tuple[int, int]) -> Rle:
     return encode_mask(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.bool_))
 
 
-class ImagesOnDemand(Mapping[str, TruthImage], Generic[Source]):
-    """Images of a truth by file name, each made when it is looked up: a dataset seldom has all images of its truth.
+class ImagesOnDemand(Mapping[str, Made], Generic[Source, Made]):
+    """What a truth knows of each image, by file name and made when it is looked up: a dataset seldom has all of them.
 
     Args:
         sources: What each image is made from.
-        make: Makes an image. What it raises for a damaged source is raised by the look-up.
+        make: Makes it. What it raises for a damaged source is raised by the look-up.
     """
 
-    def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], TruthImage]) -> None:
+    def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], Made]) -> None:
         self._sources = sources
         self._make = make
 
-    def __getitem__(self, file_name: str) -> TruthImage:
+    def __getitem__(self, file_name: str) -> Made:
         return self._make(self._sources[file_name])
 
     def __contains__(self, file_name: object) -> bool:
@@ -153,10 +171,17 @@ class GroundTruth:
         categories: Names of which every thing in every image is annotated. A phrase with such a head noun is known to
             be absent from an image that does not list the name in `present`, and a region for it is wrong. Empty if
             the truth does not annotate everything; such phrases are then left out.
+        things: The single things of each image, by the image's file name in the truth. Looking up an image raises as
+            for `images`. Empty if the truth has boxes of phrases only.
+        names: All names that things are classed by. Unlike `categories` they may leave out much that images show.
+        descriptions: All `TruthThing.described` of its things.
     """
 
     images: Mapping[str, TruthImage]
     categories: frozenset[str] = frozenset()
+    things: Mapping[str, tuple[TruthThing, ...]] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    descriptions: frozenset[str] = frozenset()
 
 
 ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
