@@ -21,6 +21,7 @@ from pipeline.commands.phrases import phrases
 from pipeline.commands.plan import plan
 from pipeline.commands.run import run
 from pipeline.commands.scenes import scenes
+from pipeline.commands.score_model import score_model
 from pipeline.commands.stats import stats
 from pipeline.commands.tune import tune
 from pipeline.commands.validate import validate
@@ -57,6 +58,7 @@ VERBS: Final[dict[str, Callable[..., None]]] = {
     "calibrate": calibrate,
     "tune": tune,
     "compare": compare,
+    "score-model": score_model,
     "explain": explain,
     "phrases": phrases,
     "scenes": scenes,

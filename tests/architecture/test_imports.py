@@ -21,13 +21,13 @@ ROOMS: dict[str, set[str]] = {
     "model.train": {"contract", "model", "phrases"},  # the photograph model learns the phrases that a run finds
     "explain": {"contract", "model"},
     "regions": {"contract", "images"},
-    # The rivals of heat maps. `boxes` matches phrases with a truth as `eval` does.
-    "sources": {"contract", "model", "phrases.filters", "dataset.evaluate"},
     "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
     "dataset": {"contract", "storage", "images"},
     "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
     # Of the model the tokenizer, when it is asked for.
     "dataset.load": {"contract", "storage", "images", "dataset", "model"},
+    # Masks at grid size are the loaders' own; figures are means with the intervals of `eval`.
+    "probe": {"contract", "images", "model", "dataset.evaluate", "dataset.load.region_masks"},
     # clipself alone needs the model, and imports it when it is asked for.
     "dataset.export": {"contract", "images", "dataset", "model", "storage", "write.parquet", "write.tally"},
 }
@@ -50,8 +50,8 @@ LIBRARIES: dict[str, set[str]] = {
     "torch": {
         "stages/model/",
         "stages/explain/",
-        "stages/sources/",
         "stages/dataset/load/",
+        "stages/probe/embed.py",
         "pipeline/bench/",
     },
     "torchvision": {"stages/model/deferred.py"},  # the others import it from `deferred`
@@ -67,7 +67,6 @@ LIBRARIES: dict[str, set[str]] = {
     "cv2": {
         "stages/dataset/evaluate/",
         "stages/regions/",
-        "stages/sources/",
         "stages/model/scenes/",
         "stages/model/train/",
         "stages/contract/masks.py",
@@ -75,6 +74,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "pycocotools": {"stages/contract/masks.py", "stages/dataset/evaluate/scores.py"},
     "PIL": {
+        "stages/images/crops.py",
         "stages/images/decode.py",
         "stages/images/faults.py",
         "stages/images/pictures.py",
@@ -85,7 +85,6 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/notebook.py",
     },
     "fsspec": {"stages/storage.py"},
-    "skimage": {"stages/sources/selective_search.py"},
     "scipy": {"stages/explain/attention/attention_flow.py"},
     "yaml": {"pipeline/config.py", "stages/write/tally.py"},
     "pyarrow": {

@@ -38,6 +38,7 @@ VERBS = (
     "calibrate",
     "export",
     "compare",
+    "score-model",
 )
 
 Answer = tuple[int, str, str]

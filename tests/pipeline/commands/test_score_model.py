@@ -1,0 +1,204 @@
+"""`phrasebox score-model` on drawn scenes: what a model knows is found, and what cannot be used is refused at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main
+from stages.model.scenes import write_scenes
+
+Answer = tuple[int, str, str]
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder, COUNT, 5)
+    return folder
+
+
+def command(folder: Path, *more: object, truth: Path | None = None) -> tuple[object, ...]:
+    given = ("score-model", "demo", "--data", folder / "captions.jsonl", "--images", folder / "images")
+    return (*given, "--truth", truth or folder / "truth.json", "--prompt", "a {}", *more)
+
+
+def called(*arguments: object) -> tuple[int, str, str]:
+    """The console script, in this process; with the output of a module's fixture."""
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    patch = pytest.MonkeyPatch()
+    patch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
+    patch.setenv("COLUMNS", "300")
+    code = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    patch.undo()
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def scores(drawn: Path) -> dict[str, Any]:
+    code, out, _ = called(*command(drawn, "--crop-scale", 2, "--json"))
+    assert code == 0
+    return dict(json.loads(out))
+
+
+def test_the_figures_and_their_intervals(scores: dict[str, Any]) -> None:
+    for key in ("regions", "described"):
+        assert list(scores[key]) == ["roi", "mask", "crop"]
+        for figures in scores[key].values():
+            assert set(figures) == {"top1", "top5", "mean_per_class", "n"}
+            assert figures["n"] == scores["counts"]["boxes"] > 3 * COUNT / 2
+    for key in ("phrases", "phrases_crop", "phrases_pool"):
+        assert set(scores[key]) == {"recall_1", "recall_5", "mrr", "chance_1", "n"}
+    retrieval = scores["retrieval"]
+    assert retrieval["t2i_n"] == retrieval["i2t_n"] == scores["counts"]["images"] == COUNT
+    figures = [*scores["regions"]["roi"].values(), *scores["phrases"].values(), *retrieval.values()]
+    for figure in (each for each in figures if isinstance(each, dict)):
+        assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+    assert scores["counts"]["classes"]["regions"] == 36
+
+
+def test_a_model_that_knows_things_is_far_above_chance(scores: dict[str, Any]) -> None:
+    assert scores["regions"]["crop"]["top1"]["low"] > 5 / 36
+    assert scores["regions"]["roi"]["top1"]["low"] > 2 / 36
+    assert scores["phrases"]["recall_1"]["low"] > scores["phrases"]["chance_1"]["high"]
+    assert scores["phrases_pool"]["recall_1"]["low"] > 5 * scores["phrases_pool"]["chance_1"]["high"]
+    assert scores["retrieval"]["t2i_r1"]["low"] > 5 / COUNT
+
+
+def test_boxes_of_other_things_are_worse(scores: dict[str, Any], drawn: Path, tmp_path: Path) -> None:
+    """The control: every thing gets the box of another one, so that features say nothing of the name."""
+    truth = json.loads((drawn / "truth.json").read_text())
+    things = truth["annotations"]
+    boxes = [thing["bbox"] for thing in things]
+    for thing, box in zip(things, boxes[1:] + boxes[:1], strict=True):
+        thing["bbox"] = box
+        del thing["segmentation"]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    code, out, _ = called(*command(drawn, "--no-crops", "--json", truth=tmp_path / "truth.json"))
+    shuffled = json.loads(out)
+    assert code == 0
+    assert list(shuffled["regions"]) == ["roi"], "neither masks nor crops"
+    assert "phrases_crop" not in shuffled
+    for figure in ("top1", "top5"):
+        assert shuffled["regions"]["roi"][figure]["value"] < scores["regions"]["roi"][figure]["value"] - 0.1
+    assert shuffled["retrieval"] == scores["retrieval"], "which boxes do not touch"
+
+
+def test_the_same_again_and_compared_with_itself(scores: dict[str, Any], drawn: Path, tmp_path: Path) -> None:
+    other = tmp_path / "before.json"
+    other.write_text(json.dumps(scores))
+    code, out, _ = called(*command(drawn, "--crop-scale", 2, "--compare", other, "--json"))
+    assert code == 0
+    again = json.loads(out)
+    assert {**again, "seconds": 0} == {
+        **scores, "seconds": 0, "compared_with": "demo", "differences": again["differences"],
+    }  # fmt: skip
+    for figure in again["differences"]["regions"]["roi"].values():
+        assert not isinstance(figure, dict) or (figure["value"], figure["low"], figure["high"]) == (0, 0, 0)
+    code, out, _ = called(*command(drawn, "--residual", "--no-crops", "--compare", other))
+    assert code == 0
+    assert "below each: the difference from demo" in out
+    assert "crop, embedded" not in out
+
+
+def test_a_damaged_image_is_told_and_left_out(drawn: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    shutil.copytree(drawn, folder)
+    lines = (folder / "captions.jsonl").read_text().splitlines()[:4]
+    (folder / "captions.jsonl").write_text("\n".join(lines))
+    damaged = folder / "images" / json.loads(lines[1])["image"]
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    code, out, _ = called(*command(folder, "--no-crops"))
+    assert code == 0
+    assert "1 images cannot be opened and are left out: 1 bad_image" in out
+    assert "captions.jsonl:2" in out
+    assert "3 images, 3 captions" in out
+
+
+def test_without_truth_there_is_retrieval_alone(drawn: Path) -> None:
+    given = ("--data", drawn / "captions.jsonl", "--images", drawn / "images", "--most", 6)
+    code, out, _ = called("score-model", "demo", *given, "--json")
+    figures = json.loads(out)
+    assert code == 0
+    assert figures["regions"] == {}
+    assert "phrases" not in figures
+    assert figures["retrieval"]["i2t_n"] == 6
+
+
+REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "no such model": (("score-model", "nothing", "--data", "{drawn}/captions.jsonl"), "nothing needs weights"),
+    "no such input": (("score-model", "demo", "--data", "nothing.jsonl"), "no such file or folder: "),
+    "a setting without effect": (
+        ("score-model", "demo", "--data", "{drawn}/captions.jsonl", "--set", "explain.blocks=1"),
+        "--set explain.blocks=1: only keys of input, model, images are used here",
+    ),
+    "a prompt without a place": (
+        ("score-model", "demo", "--data", "{drawn}/captions.jsonl", "--prompt", "a photo"),
+        "expected one {} in a prompt, got 'a photo'",
+    ),
+    "no such truth": (
+        ("score-model", "demo", "--data", "{drawn}/captions.jsonl", "--truth", "nothing.json"),
+        "nothing.json does not exist",
+    ),
+    "not scores": (
+        ("score-model", "demo", "--data", "{drawn}/captions.jsonl", "--compare", "{drawn}/truth.json"),
+        "is not what phrasebox score-model --json wrote",
+    ),
+    "no scores": (
+        ("score-model", "demo", "--data", "{drawn}/captions.jsonl", "--compare", "{drawn}/x.json"),
+        "x.json cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_refused_before_any_work(
+    case: str, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("stages.model.load.load", never)
+    arguments, words = REFUSED[case]
+    code, out, err = called(*(str(each).replace("{drawn}", str(drawn)) for each in arguments))
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_scores_of_other_images_are_refused(scores: dict[str, Any], drawn: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**scores, "images": ["x.jpg"]}))
+    code, _, err = called(*command(drawn, "--compare", other))
+    assert code == 2
+    assert "--compare: its figures are of other images" in err
+
+
+def test_a_truth_of_another_size_is_refused(drawn: Path, tmp_path: Path) -> None:
+    truth = json.loads((drawn / "truth.json").read_text())
+    for image in truth["images"]:
+        image["width"] *= 2
+    for thing in truth["annotations"]:
+        thing["bbox"][0] *= 2
+        thing["bbox"][2] *= 2
+        del thing["segmentation"]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    code, _, err = called(*command(drawn, "--no-crops", truth=tmp_path / "truth.json"))
+    assert code == 2
+    assert "(--resized)" in err
+    code, _, _ = called(*command(drawn, "--no-crops", "--resized", "--most", 5, truth=tmp_path / "truth.json"))
+    assert code == 0
