@@ -23,6 +23,8 @@ from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
+from stages.sources import AnySourceConfig, source_config, source_config_type, source_kinds
+from stages.sources.config import HEAT_MAPS, RegionSourceConfig
 
 
 class InlineEngine(BaseModel):
@@ -103,6 +105,7 @@ class RunConfig(BaseModel):
     images: ImagesConfig = ImagesConfig()
     explain: AnyExplainerConfig = Field(default_factory=explainer_config)
     regions: RegionsConfig = RegionsConfig()
+    source: AnySourceConfig = Field(default_factory=source_config)
     engine: EngineConfig = RayEngine()
     output: OutputConfig = OutputConfig()
 
@@ -117,6 +120,9 @@ class RunConfig(BaseModel):
     def rows_depend_on(self) -> dict[str, Any]:
         """The settings that decide what the rows are, for comparing runs; plain values."""
         kept = {"input", "model", "phrases", "images", "explain", "regions"}
+        if self.source.kind != HEAT_MAPS:
+            # Left out where it is the default: runs that were begun before there were others can be continued.
+            kept.add("source")
         plain: dict[str, Any] = self.model_dump(mode="json", include=kept)
         for key in ("device", "threads"):
             plain["model"].pop(key)
@@ -374,6 +380,9 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
         if types_here == [ExplainerConfig]:
             kind = values["explain"].get("kind", DEFAULT_KIND)
             types_here = [explainer_type(kind).config_type] if kind in EXPLAINERS else types_here
+        if types_here == [RegionSourceConfig]:
+            kind = values["source"].get("kind", HEAT_MAPS)
+            types_here = [source_config_type(kind)] if kind in source_kinds() else types_here
     return fields, shown
 
 

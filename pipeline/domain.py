@@ -50,11 +50,11 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> str | None:
     Raises:
         PhraseboxError: As the stages raise it.
     """
-    (regions,) = graph.after
+    regions = graph.cuts
     if regions.calibration is None or not regions.calibration.weight:
         return None
     records = [Record.start(sample) for sample in _first_samples(graph.reader, shards)]
-    config = graph.model.config
+    config = graph.explains.config
     model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})}))
     stages = (*graph.before, model)
     for stage in stages:
@@ -77,9 +77,9 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> str | None:
 
 def without_calibration(graph: Graph) -> Graph:
     """The same graph with scores that rank, and are no probabilities; of presence it knows nothing."""
-    (regions,) = graph.after
+    regions = graph.cuts
     ranking = RegionsStage(regions.config, keep_heat_maps=regions.keep_heat_maps)
-    return replace(graph, model=graph.model.without_presence(), after=(ranking,), calibration=None)
+    return replace(graph, model=graph.explains.without_presence(), after=(ranking,), calibration=None)
 
 
 def _first_samples(reader: Reader, shards: Sequence[Shard]) -> Iterator[Sample]:

@@ -1,6 +1,9 @@
 """RunConfig -> reader and ordered stages: the one place that says the order of the pipeline.
 
 read -> phrases -> prepare -> explain -> regions -> write
+
+With another `source.kind` than grad_eclip, its stage stands in the place of explain and makes the regions, and the
+regions stage only links them.
 """
 
 from __future__ import annotations
@@ -23,11 +26,19 @@ from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
+from stages.regions.link import LinkStage
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
+from stages.sources import HEAT_MAPS, source_type
+from stages.sources.base import RegionSource
 
 if TYPE_CHECKING:
     from stages.model.clip import ClipModel
+
+
+def _without_heat_maps(source: Stage) -> ConfigError:
+    kind = source.config.kind if isinstance(source, RegionSource) else ""
+    return ConfigError(f"source.kind: {kind} makes regions without heat maps, which are needed here; set {HEAT_MAPS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +47,18 @@ class Steps:
 
     Attributes:
         before: Stages on CPUs before the model.
-        model: The stage that holds the model.
+        model: The stage that holds the model, or the source of regions that stands in its place.
         after: Stages on CPUs after it; their records become rows.
         explain: The explainer's settings as they are for the model's tower.
-        fingerprint: Of the model; "" if it was given in memory.
+        fingerprint: Of the model; "" if it was given in memory, or if there is none.
         calibration: SHA-256 of what the scores are calibrated with; None if they are not.
         recognised: What was found out about the model: `layout`, whose checkpoint it is, and `described_by`, the files
             that say what the model is. Plain values.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
-    model: ExplainStage
-    after: tuple[RegionsStage]
+    model: ExplainStage | RegionSource[Any]
+    after: tuple[RegionsStage | LinkStage]
     explain: ExplainerConfig
     fingerprint: str
     calibration: str | None
@@ -58,9 +69,32 @@ class Steps:
         """All stages in order."""
         return (*self.before, self.model, *self.after)
 
+    @property
+    def explains(self) -> ExplainStage:
+        """The stage that computes heat maps. Raises ConfigError if the regions come from another source."""
+        if isinstance(self.model, RegionSource):
+            raise _without_heat_maps(self.model)
+        return self.model
+
+    @property
+    def cuts(self) -> RegionsStage:
+        """The stage that cuts regions from heat maps. Raises ConfigError if they come from another source."""
+        (regions,) = self.after
+        if isinstance(regions, LinkStage):
+            raise _without_heat_maps(self.model)
+        return regions
+
+    @property
+    def loads_model(self) -> bool:
+        """Whether a model is loaded."""
+        return not isinstance(self.model, RegionSource) or self.model.needs_model
+
     def settings(self, config: RunConfig) -> RunConfig:
-        """The configuration that the stages were made from, with the settings that the model's tower decides."""
-        return config.model_copy(update={"explain": self.explain})
+        """The configuration that the stages were made from, with the settings that model and source decide."""
+        decided: dict[str, Any] = {"explain": self.explain}
+        if isinstance(self.model, RegionSource):
+            decided["output"] = config.output.model_copy(update={"heat_maps": False})
+        return config.model_copy(update=decided)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +123,8 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         ConfigError: A setting cannot be used.
         WeightsError: The model's files are missing or damaged.
     """
+    if config.source.kind != HEAT_MAPS:
+        return _steps_of_source(config, loaded)
     asks_for_importance = config.explain.importance != "none"
     if config.phrases.min_importance > 0 and not asks_for_importance:
         raise ConfigError(
@@ -140,6 +176,45 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         explain=config.explain,
         fingerprint=identity,
         calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
+        recognised={key: value for key, value in recognised.items() if value},
+    )
+
+
+def _steps_of_source(config: RunConfig, loaded: ClipModel | None) -> Steps:
+    """The stages of a run whose regions come from no heat map. Raises as `build_steps`."""
+    kind = config.source.kind
+    for key, is_set in {
+        "regions.calibration": config.regions.calibration not in ("auto", "none"),
+        "output.heat_maps": config.output.heat_maps and "heat_maps" in config.output.model_fields_set,
+        "explain.importance": config.explain.importance != "none",
+        "phrases.min_importance": config.phrases.min_importance > 0,
+    }.items():
+        if is_set:
+            raise ConfigError(
+                f"{key}: it is about heat maps, and source.kind={kind} makes regions without: leave it out"
+            )
+    source = source_type(kind)(config.source, _absolute(config.model), loaded)
+    source.check()
+    identity, recognised = "", {}
+    if source.needs_model and loaded is None:
+        # torch and open_clip take seconds to import: only a run needs them.
+        from stages.model.describe import describe, fingerprint  # noqa: PLC0415
+        from stages.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
+
+        description = describe(config.model)
+        refuse_unsupported(description)
+        recognised = {"layout": refuse_misfit(description), "described_by": description.described_by}
+        identity = fingerprint(description)
+    prepare = PrepareConfig(
+        **config.images.model_dump(), **source.canvas(), keep_image_bytes=config.output.embed_images
+    )
+    return Steps(
+        before=(PhrasesStage(config.phrases), PrepareStage(prepare)),
+        model=source,
+        after=(LinkStage(config.regions),),
+        explain=config.explain,
+        fingerprint=identity,
+        calibration=None,
         recognised={key: value for key, value in recognised.items() if value},
     )
 

@@ -237,20 +237,20 @@ def check_model(graph: Graph) -> ModelCheck:
     read = [record for shard in shards for record in read_records(graph.reader, shard, lambda *_: None)]
     spot, prepare = graph.before
     records = spot.process(read)
-    cosines = _cosines(graph.model, prepare.process(records))
+    cosines = _cosines(graph.explains, prepare.process(records))
     repeats: list[float] = []
     while not repeats or (sum(repeats) < _LEAST_SECONDS and len(repeats) < _MOST_REPEATS):
         start = time.perf_counter()
         explained = run_stages((prepare, graph.model), records, lambda *_: None)
         answers = run_stages(graph.after, explained, lambda *_: None)
         repeats.append(time.perf_counter() - start)
-    forwards = graph.model.take_forwards()
+    forwards = graph.explains.take_forwards()
     rows = records_to_rows(answers, embed_images=False).to_pylist()
     truth = read_truth(TRUTH)
     queries = [
         queries_of(number, row, truth.images[row["file_name"]], truth.categories, record.phrases, maps)
         for number, (row, record) in enumerate(zip(rows, explained, strict=True))
-        for maps in [graph.after[0].surfaces_of(record)]
+        for maps in [graph.cuts.surfaces_of(record)]
     ]
     for stage in graph.stages:
         stage.teardown()

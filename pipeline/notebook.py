@@ -166,8 +166,8 @@ class Locator:
         self._read_phrases = steps.before[0]
         self._read_phrases.setup()
         # The stage of the regions is not set up: that would leave OpenCV one thread in the whole process.
-        self._stages = (steps.before[1], steps.model, *steps.after)
-        steps.model.setup()
+        self._stages = (steps.before[1], steps.explains, steps.cuts)
+        steps.explains.setup()
 
     @classmethod
     def from_open_clip(

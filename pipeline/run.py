@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from itertools import islice
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +22,12 @@ from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.read import Shard, plan_shards
+from stages.sources import HEAT_MAPS
+from stages.sources.base import RegionSource
 from stages.storage import AnyPath
+
+NO_MODEL: Final = "none"
+"""What `dataset.json` calls the model where none was loaded."""
 
 
 def run(
@@ -58,14 +64,15 @@ def run(
             console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
         report = Report()
         try:
-            if not (isinstance(config.engine, RayEngine) and config.engine.address):  # there each node has its own disk
+            elsewhere = isinstance(config.engine, RayEngine) and config.engine.address  # each node has its own disk
+            if graph.loads_model and not elsewhere:
                 fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
             with Display(console).shown() as display:
                 shards = plan_shards(graph.reader)
                 doubt = _doubt(graph, shards, config, report)
-                if doubt is not None:
+                if doubt is not None and config.source.kind == HEAT_MAPS:
                     graph = without_calibration(graph)
-                if config.model.checkpoint or config.model.weights:
+                if graph.loads_model and (config.model.checkpoint or config.model.weights):
                     console.print(f"model: {_model(config, graph)}", soft_wrap=True)
                 display.update(report)
                 report.begin()
@@ -74,7 +81,7 @@ def run(
             if state == "new":
                 folder.forget()
             raise
-        model = {"name": config.model.label, **graph.recognised}
+        model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, calibration=graph.calibration)
     print_summary(console, total, report, folder.written_as)
     if isinstance(config.engine, RayEngine) and config.engine.address is None:
@@ -82,8 +89,7 @@ def run(
         if advice is not None:
             console.print(advice, soft_wrap=True)
     if doubt is not None and config.regions.calibration == "auto":
-        ranks = f"score: {config.regions.score}, which ranks and is no probability"
-        console.print(f"{ranks}: {doubt}", soft_wrap=True)
+        console.print(f"score: {doubt}", soft_wrap=True)
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
 
@@ -102,12 +108,15 @@ def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Rep
     A calibration that the user names is used whatever the pictures are; the report says what is wrong with it.
     """
     wanted = config.regions.calibration
+    if isinstance(graph.model, RegionSource):
+        return graph.model.score_means
+    ranks = f"{config.regions.score}, which ranks and is no probability"
     if graph.calibration is None:
-        return "no calibration for this model with these settings (phrasebox calibrate fits one)"
+        return f"{ranks}: no calibration for this model with these settings (phrasebox calibrate fits one)"
     doubt = outside_domain(graph, shards)
     if doubt is not None:
         report.note(f"{doubt}: {'scores only rank' if wanted == 'auto' else f'{wanted} may be wrong here'}")
-    return doubt if wanted == "auto" else None
+    return f"{ranks}: {doubt}" if doubt is not None and wanted == "auto" else None
 
 
 def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:
@@ -146,7 +155,8 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
     if not records:
         console.print("the input holds no samples")
         return []
-    fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
+    if graph.loads_model:
+        fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
     for stage in graph.stages:
         stage.setup()
     report = Report()
@@ -180,9 +190,11 @@ def _print_plan(
     total: int | None,
     seconds: float,
 ) -> None:
+    method = config.explain.kind if config.source.kind == HEAT_MAPS else f"source {config.source.kind}"
     device = ", ".join(report.stages[graph.model.name].devices) or "not used: no sample has an image and a phrase"
-    console.print(f"model: {_model(config, graph)}, {config.explain.kind}; device: {device}", soft_wrap=True)
-    if config.model.name == "demo":
+    told = f"model: {_model(config, graph)}, {method}; device: {device}" if graph.loads_model else f"no model, {method}"
+    console.print(told, soft_wrap=True)
+    if config.model.name == "demo" and graph.loads_model:
         console.print("the demo model knows drawn things only: photographs need another one, see --model")
     per_image = seconds / len(records)
     console.print(f"speed: {1 / per_image:.1f} images/s in one process, measured on these samples without start-up")

@@ -110,7 +110,7 @@ def model_graph(dataset: Dataset, settings: Sequence[str]) -> Graph:
         raise InputError(f"{dataset.path}: no model")
     if graph.fingerprint != dataset.manifest["model_fingerprint"]:
         raise InputError(f"{dataset.path} was made with another model, so absent phrases cannot be asked for")
-    graph = replace(graph, model=graph.model.without_importance())
+    graph = replace(graph, model=graph.explains.without_importance())
     return graph if dataset.manifest.get("calibration") is not None else without_calibration(graph)
 
 
@@ -146,7 +146,7 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
     from stages.regions.stage import RegionsStage
     from stages.regions.things import relation
 
-    (own,) = graph.after
+    own = graph.cuts
     # Half of what is asked for is absent, and a phrase of another image names none of this one's things.
     asking = RegionsStage(own.config.model_copy(update={"absent_share": 0.5}), own.calibration)
     apart = RegionsStage(asking.config.model_copy(update={"group": "none"}), own.calibration)
@@ -238,10 +238,11 @@ def fit_presence(
     there: list[bool] = []
     owners: list[int] = []
     batch: list[Record] = []
-    graph.model.setup()
+    model = graph.explains
+    model.setup()
 
     def look() -> None:
-        signals.extend(graph.model.signals(batch))
+        signals.extend(model.signals(batch))
         for record in batch:
             texts = dict.fromkeys(phrase.text for phrase in record.phrases)
             there.extend(text in there_of[record.sample.id] for text in texts)
@@ -252,11 +253,11 @@ def fit_presence(
     for _, record in from_input(graph.reader, [AskStage(phrases), graph.before[1]], wanted, console):
         if record.error is None and record.pixels is not None and record.phrases:
             batch.append(record)
-        if len(batch) == graph.model.batch_rows():
+        if len(batch) == model.batch_rows():
             look()
     if batch:
         look()
-    graph.model.teardown()
+    model.teardown()
     images = ImageStatistics.of(np.stack([each.embedding for each in signals]))
     features, labels, numbers = features_of(images, signals), np.array(there, np.bool_), np.array(owners, np.int64)
     fit = fit_logistic(features, labels)

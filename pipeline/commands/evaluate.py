@@ -114,6 +114,7 @@ def evaluation_of(
     from stages.dataset.evaluate.matching import queries_of
     from stages.dataset.evaluate.report import Outcomes, report
     from stages.regions.stage import RegionsStage
+    from stages.sources import HEAT_MAPS
     from stages.storage import place_of
 
     truth = read_truth(truth_path)
@@ -127,6 +128,7 @@ def evaluation_of(
         outcomes.groupings.append(grouping_of(row["id"], row, image))
 
     stored = uses_stored_maps(made, settings)
+    maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
     if maps:
         guided = config.regions.upsample != "linear"
         graph = graph_for(made, settings, pixels=guided)
@@ -153,7 +155,7 @@ def evaluation_of(
         "rule": config.regions.rule,
         **report(outcomes),
         **asked,
-        "config": config.model_dump(mode="json", include={"model", "explain", "regions"}),
+        "config": config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),
     }
 
 
@@ -247,7 +249,7 @@ def heat_mapped(
             known = mapped_record(row)
             yield row, replace(record, phrases=known.phrases, heat_maps=known.heat_maps)
     else:
-        yield from from_input(graph.reader, [*graph.before, graph.model], rows, console)
+        yield from from_input(graph.reader, [*graph.before, graph.explains], rows, console)
 
 
 def from_input(

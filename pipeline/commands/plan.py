@@ -92,8 +92,10 @@ def plan(
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
     said = errors if as_json else console
-    fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
-    images_in_all = total or samples_in(plan_shards(build_graph(resolved).reader))
+    graph = build_graph(resolved)
+    if graph.loads_model:
+        fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
+    images_in_all = total or samples_in(plan_shards(graph.reader))
     here_cores, workers = here(resolved, on_gpu=on_gpu)
     costs = measure(resolved, samples, workers)
     measured_rate = 1 / costs.steps[costs.explain] if on_gpu else None

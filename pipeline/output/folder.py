@@ -40,6 +40,7 @@ from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
 from stages.contract.schema import dataset_schema
 from stages.contract.versions import SCHEMA_VERSION
+from stages.sources import HEAT_MAPS, source_type
 from stages.storage import AnyPath, ObjectPath, found_in, move, remove_tree, writable_place, write_text
 from stages.write.tally import Tally, dataset_card, tally, write_categories
 
@@ -356,8 +357,14 @@ class DatasetFolder:
         schema = dataset_schema(**config.output.columns)
         run = json.loads(self._run.read_text(encoding="utf-8"))
         run.pop("signature", None)  # of a part of the configuration; the manifest signs all of it
+        source = None if config.source.kind == HEAT_MAPS else source_type(config.source.kind)
         card = dataset_card(
-            total, schema, model=model["name"], explainer=config.explain.kind, calibrated=calibration is not None
+            total,
+            schema,
+            model=model["name"],
+            explainer=config.explain.kind,
+            calibrated=calibration is not None,
+            source=None if source is None else (source.regions_come_from, source.score_means),
         )
         write_text(self.path / "README.md", card)
         manifest = {

@@ -167,6 +167,7 @@ def measured_here(config: RunConfig, samples: int, barrier: Barrier | None = Non
     """
     start = time.perf_counter()
     graph = build_graph(config)
+    config = graph.settings(config)
     records = list(islice(_spread(graph, plan_shards(graph.reader), samples), samples))
     if not records:
         raise InputError("the input holds no samples")
@@ -197,7 +198,7 @@ def measured_here(config: RunConfig, samples: int, barrier: Barrier | None = Non
         writer.close()
         steps[WRITE] += time.perf_counter() - start
         size_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    device = graph.model.take_forwards().device
+    forwards = graph.model.take_forwards()
     # Again, now that all texts are known: what it takes less is what the texts take.
     again: dict[str, float] = {}
     for batch in prepared:
@@ -222,7 +223,7 @@ def measured_here(config: RunConfig, samples: int, barrier: Barrier | None = Non
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         ready_s=ready_s,
         processes=1,
-        device=device,
+        device="none" if forwards is None else forwards.device,
     )
 
 

@@ -94,6 +94,23 @@ def encode_edges(
     return [_from_coco(coded) for coded in coco_mask.frPyObjects(entries, *sizes_hw[0])]
 
 
+def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) -> Rle:
+    """COCO run-length code of the pixels in a box (x0, y0, x1, y1), half open, without an image-sized array.
+
+    Raises ValueError for a box that is empty or leaves the image.
+    """
+    x0, y0, x1, y1 = box_xyxy
+    h, w = size_hw
+    if not (0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h):
+        raise ValueError(f"expected a box within {w} x {h} px, got {box_xyxy}")
+    if y1 - y0 == h:  # whole columns are one run
+        edges = np.array([x0 * h, x1 * h], np.int64)
+    else:
+        edges = (np.arange(x0, x1, dtype=np.int64)[:, None] * h + np.array([y0, y1], np.int64)).ravel()
+    (coded,) = encode_edges(edges, np.array([0, len(edges)], np.int64), [size_hw])
+    return coded
+
+
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
     """COCO run-length code of integer counts from other tools, in which any run may be 0.
 

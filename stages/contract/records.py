@@ -83,7 +83,8 @@ class Phrase:
         text: Normalised: case folded, one space between words, no leading determiner or possessive.
         caption_index: Which caption of the sample.
         start: First character of the phrase in the caption.
-        end: The character after its last: `captions[caption_index][start:end]` are the words.
+        end: The character after its last: `captions[caption_index][start:end]` are the words. A concept that no
+            caption says, of a source of regions with a pool, has the empty span [0, 0) of caption 0.
         head: Lemma of the head noun, in lower case.
         plural: Whether the phrase names several things ("two dogs").
         importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
@@ -99,10 +100,15 @@ class Phrase:
     importance: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end:
+        if not 0 <= self.start < self.end and self.is_said:
             raise ValueError(f"expected 0 <= start < end, got {self.start}, {self.end}")
         if not self.text:
             raise ValueError("expected a non-empty phrase text")
+
+    @property
+    def is_said(self) -> bool:
+        """Whether a caption says it."""
+        return (self.caption_index, self.start, self.end) != (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +212,7 @@ class Record:
         dropped_phrases: Phrases found in the captions but left out by the limit per image.
         unimportant_phrases: Phrases left out because their importance is below `phrases.min_importance`.
         absent: Phrases without a region because they were judged not to be in the image.
+        notes: What a reader of the row should know beside that, for its warnings.
     """
 
     sample: Sample
@@ -218,6 +225,7 @@ class Record:
     heat_maps: tuple[HeatMap, ...] = ()
     regions: tuple[Region, ...] = ()
     absent: tuple[Absent, ...] = ()
+    notes: tuple[str, ...] = ()
     error: RowError | None = None
 
     @staticmethod

@@ -18,7 +18,8 @@
       phrase        string       normalised text
       head          string       lemma of its head noun
       caption_index int32        which caption
-      span          list<int32>  [start, end): the phrase's words in that caption
+      span          list<int32>  [start, end): the phrase's words in that caption; [0, 0) of caption 0 if no caption
+                                 says it, which only a source of regions with a pool of concepts names
       score         float        0 .. 1, see stages/regions/score.py
       similarity    float        cosine of image and phrase
       presence      float        probability that the phrase is in the image; null without a calibration
@@ -34,7 +35,8 @@
       presence      float        probability that the phrase is in the image
       similarity    float        cosine of image and phrase
       importance    float        as in annotations
-    phrase_count    int32        phrases found in the captions and not dropped, before regions
+    phrase_count    int32        phrases found in the captions and not dropped, before regions, and what a region is
+                                 called that no caption says
     warnings        list<string> phrases without a region and why, how many phrases were dropped and why
     error           string       null, or the reason of the fault, a key of `errors.ROW_ERRORS`
     error_detail    string       null, or what is wrong, where, and what to do
@@ -66,7 +68,7 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import levels_of
-from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
+from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
 
 
 def _field(name: str, kind: Any, unit: str, doc: str, *, nullable: bool = True) -> Any:
@@ -94,7 +96,7 @@ ANNOTATION: Final = pa.struct(
         _field("phrase", pa.string(), "", "normalised text"),
         _field("head", pa.string(), "", "lemma of the head noun"),
         _field("caption_index", pa.int32(), "", "which caption"),
-        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
+        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption; empty if none says it"),
         _field("score", pa.float32(), "0 .. 1", "see stages/regions/score.py"),
         _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
         _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image; null if unknown"),
@@ -206,6 +208,18 @@ _PHRASE = pa.struct(
         ("importance", pa.float64()),
     ]
 )
+_REGION = pa.struct(
+    [
+        ("phrase_index", pa.int32()),
+        ("box_xywh_px", pa.list_(pa.float64())),
+        ("mask", pa.struct([("size_hw", pa.list_(pa.int32())), ("counts", pa.string())])),
+        ("area_px", pa.int64()),
+        ("score", pa.float64()),
+        ("similarity", pa.float64()),
+        ("presence", pa.float64()),
+        ("group", pa.int32()),
+    ]
+)
 _HEAT_MAP = pa.struct(
     [
         ("text", pa.string()),
@@ -231,14 +245,16 @@ RECORD_SCHEMA: Final = pa.schema(
         ("unimportant_phrases", pa.int32()),
         ("pixels", _ARRAY),
         ("heat_maps", pa.list_(_HEAT_MAP)),
+        ("regions", pa.list_(_REGION)),
+        ("notes", pa.list_(pa.string())),
         ("error", pa.struct([("reason", pa.string()), ("detail", pa.string())])),
     ]
 )
-"""A record on its way between workers, before it has regions."""
+"""A record on its way between workers, before anything is judged absent. Regions are those of a source of regions."""
 
 
 def records_to_table(records: Sequence[Record]) -> Any:
-    """Records without regions -> table of `RECORD_SCHEMA`, one row each, in order."""
+    """Records without absent phrases -> table of `RECORD_SCHEMA`, one row each, in order."""
     return pa.Table.from_pylist([_pack(record) for record in records], schema=RECORD_SCHEMA)
 
 
@@ -265,6 +281,8 @@ def _pack(record: Record) -> dict[str, Any]:
         "unimportant_phrases": record.unimportant_phrases,
         "pixels": None if record.pixels is None else _packed(record.pixels.rgb),
         "heat_maps": [{**_fields(heat_map), "values": _packed(heat_map.values)} for heat_map in record.heat_maps],
+        "regions": [{**_fields(region), "mask": _fields(region.mask)} for region in record.regions],
+        "notes": record.notes,
         "error": None if record.error is None else _fields(record.error),
     }
 
@@ -286,8 +304,15 @@ def _unpack(row: Mapping[str, Any]) -> Record:
         heat_maps=tuple(
             HeatMap(**{**entry, "values": _unpacked(entry["values"], np.float32)}) for entry in row["heat_maps"]
         ),
+        regions=tuple(_region(entry) for entry in row["regions"]),
+        notes=tuple(row["notes"]),
         error=None if row["error"] is None else RowError(**row["error"]),
     )
+
+
+def _region(entry: Mapping[str, Any]) -> Region:
+    mask = Rle(size_hw=tuple(entry["mask"]["size_hw"]), counts=entry["mask"]["counts"])
+    return Region(**{**entry, "box_xywh_px": tuple(entry["box_xywh_px"]), "mask": mask})
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -458,6 +483,7 @@ _FAULTS = {
     "constant": "the similarity of all patches is the same",
     "empty": "its heat map is zero everywhere",
     "non_finite": "its heat map is not finite",
+    "no_map": "the source of regions has no box of that name",
 }
 
 
@@ -469,7 +495,9 @@ def _warnings(record: Record) -> list[str]:
     told.update(record.phrases[absent.phrase_index].text for absent in record.absent)
     faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
     missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in told]
-    warnings = [f"no region for {text!r}: {_FAULTS[faults.get(text, '')]}" for text in missing]
+    # Heat maps are for all phrases or, with another source of regions, for none.
+    other = "" if faults else "no_map"
+    warnings = [*record.notes, *(f"no region for {text!r}: {_FAULTS[faults.get(text, other)]}" for text in missing)]
     if record.dropped_phrases:
         warnings.append(f"{record.dropped_phrases} phrases over the limit per image were dropped")
     if record.unimportant_phrases:

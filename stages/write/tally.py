@@ -159,11 +159,29 @@ def _most_frequent(counts: Counter[str]) -> str:
     return min(counts, key=lambda head: (-counts[head], head))
 
 
-def dataset_card(total: Tally, schema: Any, *, model: str, explainer: str, calibrated: bool) -> str:
-    """The README.md of a dataset: a YAML header with splits and features, then the figures and the columns."""
+def dataset_card(
+    total: Tally, schema: Any, *, model: str, explainer: str, calibrated: bool, source: tuple[str, str] | None = None
+) -> str:
+    """The README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
+
+    Args:
+        total: The counts.
+        schema: The columns.
+        model: Its name.
+        explainer: Its kind.
+        calibrated: Whether scores are probabilities.
+        source: Where the regions come from if not from heat maps, and what their score is, for people.
+    """
+    made = (
+        f"one {explainer} heat map per phrase\nfrom the CLIP model `{model}`, boxes and masks from the heat maps"
+        if source is None
+        else f"{source[0]}\n(model: `{model}`)"
+    )
     score = (
         "It is calibrated: where it was fitted, about 80 % of regions with a score of 0.8 had a box IoU of 0.5 or more."
         if calibrated
+        else f"It is {source[1]}."
+        if source is not None
         else "It only ranks: it is not the probability of being right."
     )
     header = {
@@ -179,9 +197,8 @@ def dataset_card(total: Tally, schema: Any, *, model: str, explainer: str, calib
 
 # Regions for the phrases of captions
 
-Made by phrasebox from captioned images: noun phrases of the captions, one {explainer} heat map per phrase
-from the CLIP model `{model}`, boxes and masks from the heat maps. Nobody looked at the regions; filter them by
-`score` before you trust them. {score}
+Made by phrasebox from captioned images: noun phrases of the captions, {made}.
+Nobody looked at the regions; filter them by `score` before you trust them. {score}
 The licence of the images and captions is that of their source.
 
 | | |

@@ -21,6 +21,8 @@ ROOMS: dict[str, set[str]] = {
     "model.train": {"contract", "model", "phrases"},  # the photograph model learns the phrases that a run finds
     "explain": {"contract", "model"},
     "regions": {"contract", "images"},
+    # The rivals of heat maps. `boxes` matches phrases with a truth as `eval` does.
+    "sources": {"contract", "model", "phrases.filters", "dataset.evaluate"},
     "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
     "dataset": {"contract", "storage", "images"},
     "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
@@ -50,6 +52,7 @@ LIBRARIES: dict[str, set[str]] = {
     "torch": {
         "stages/model/",
         "stages/explain/",
+        "stages/sources/",
         "stages/dataset/load/",
         "stages/probe/embed.py",
         "pipeline/bench/",
@@ -67,6 +70,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cv2": {
         "stages/dataset/evaluate/",
         "stages/regions/",
+        "stages/sources/",
         "stages/model/scenes/",
         "stages/model/train/",
         "stages/contract/masks.py",
@@ -85,6 +89,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/notebook.py",
     },
     "fsspec": {"stages/storage.py"},
+    "skimage": {"stages/sources/selective_search.py"},
     "scipy": {"stages/explain/attention/attention_flow.py"},
     "yaml": {"pipeline/config.py", "stages/write/tally.py"},
     "pyarrow": {

@@ -35,6 +35,7 @@ IMPORTS_BY_NAME = {
     "stages/explain/__init__.py",
     "stages/model/deferred.py",
     "stages/read/__init__.py",
+    "stages/sources/__init__.py",
     "stages/dataset/export/__init__.py",
 }
 """Files that import a module by a name that is not written at the import: of a table in the same file."""

@@ -332,7 +332,8 @@ def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[
         return list(dict.fromkeys(named))
     wanted = None if target.caption is None else bare(target.caption)
     captions = [bare(caption) for caption in row["captions"]]
-    near = [phrase for phrase in phrases if wanted is None or captions[phrase.caption_index] == wanted]
+    said = [phrase for phrase in phrases if phrase.is_said]
+    near = [phrase for phrase in said if wanted is None or captions[phrase.caption_index] == wanted]
     if any(phrase.text == target.phrase for phrase in near):
         return [target.phrase]
     if target.match == "expression" and near:

@@ -1,0 +1,229 @@
+"""What every entry of SOURCES promises: as a run takes it, and by itself. A new source is tested once it is there."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import RunConfig, check, load_config, stored_config
+from pipeline.graph import build_steps
+from pipeline.run import run
+from stages.contract.errors import ConfigError, RowError
+from stages.contract.masks import rle_area_px, rle_box_xywh_px
+from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
+from stages.contract.schema import records_to_rows, records_to_table, table_to_records
+from stages.sources import HEAT_MAPS, SOURCES, source_config, source_config_type, source_kinds, source_type
+from stages.sources.base import RegionSource
+from stages.write.validate import validate
+from tests.stages.model.saved import save_tower
+
+kinds = pytest.mark.parametrize("kind", SOURCES)
+
+FEW: dict[str, dict[str, Any]] = {"crops": {"max_split": 3}, "proposals": {"count": 8, "min_score": 0.0}}
+"""What makes a source quick."""
+
+CAPTIONS = ("A red car and two dogs", "a red car on a road")
+PHRASES = (
+    Phrase(text="red car", caption_index=0, start=2, end=9, head="car"),
+    Phrase(text="two dogs", caption_index=0, start=14, end=22, head="dog", plural=True),
+    Phrase(text="red car", caption_index=1, start=2, end=9, head="car"),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A tiny model in files, as the `model` section of a run."""
+    config = save_tower(tmp_path_factory.mktemp("model"), "class token")[1]
+    plain: dict[str, Any] = config.model_dump(mode="json")
+    return plain
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> dict[str, dict[str, Any]]:
+    """The settings that a kind cannot do without, and those of FEW."""
+    return {kind: {"kind": kind, **FEW.get(kind, {})} for kind in SOURCES}
+
+
+def records() -> list[Record]:
+    """Three images with phrases, one without, and one with an error in the middle."""
+    draw = np.random.default_rng(3)
+    error = RowError(reason="bad_image", detail="x.jpg: damaged")
+    found = []
+    for number, (height, width) in enumerate([(40, 56), (33, 47), (40, 56), (64, 40), (5, 90)]):
+        # Blocks of plain colours: something to be found.
+        rgb = np.kron(draw.integers(0, 256, (5, 5, 3)), np.ones((13, 18, 1))).astype(np.uint8)
+        name = f"{number}.jpg"
+        record = Record(
+            sample=Sample(sample_id=name, source=name, captions=CAPTIONS, image=ImageRef(file_name=name)),
+            width_px=2 * width,  # twice the pixels that the source sees
+            height_px=2 * height,
+            phrases=() if number == 3 else PHRASES,
+            pixels=Pixels(rgb=np.ascontiguousarray(np.resize(rgb, (height, width, 3)))),
+        )
+        found.append(replace(record, pixels=None, width_px=0, height_px=0, error=error) if number == 2 else record)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stages(model: dict[str, Any], settings: dict[str, dict[str, Any]]) -> dict[str, RegionSource[Any]]:
+    """Each source, set up, as it comes out of a pickle."""
+    made = {}
+    for kind in SOURCES:
+        config = check({"model": model, "source": settings[kind], "input": {"kind": "jsonl", "path": "a"}}, RunConfig)
+        stage = build_steps(config).model
+        assert isinstance(stage, RegionSource)
+        made[kind] = pickle.loads(pickle.dumps(stage))
+        made[kind].setup()
+    return made
+
+
+@pytest.mark.parametrize("kind", source_kinds())
+def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[str, dict[str, Any]]) -> None:
+    config = source_config(settings.get(kind, {"kind": kind}))
+    assert config.kind == kind
+    assert source_config_type(kind).model_config["extra"] == "forbid"
+    assert source_config_type(kind).model_config["frozen"]
+
+
+@kinds
+def test_it_says_what_it_is(kind: str) -> None:
+    assert source_type(kind).regions_come_from
+    assert source_type(kind).score_means
+
+
+@kinds
+def test_one_answer_for_each_record_in_order(kind: str, stages: dict[str, RegionSource[Any]]) -> None:
+    given = records()
+    answers = stages[kind].process(given)
+    assert [answer.sample for answer in answers] == [record.sample for record in given]
+    assert answers[2] == given[2], "an error passes through"
+    assert all(answer.pixels is None for answer in answers)
+    assert given[0].pixels is not None
+    assert any(answer.regions for answer in answers)
+    assert stages[kind].process([]) == []
+
+
+@kinds
+def test_boxes_lie_in_the_image_and_are_those_of_their_masks(kind: str, stages: dict[str, RegionSource[Any]]) -> None:
+    for answer in stages[kind].process(records()):
+        for region in answer.regions:
+            x, y, w, h = region.box_xywh_px
+            assert w > 0 < h
+            assert 0 <= x < x + w <= answer.width_px
+            assert 0 <= y < y + h <= answer.height_px
+            assert region.mask.size_hw == (answer.height_px, answer.width_px)
+            assert region.box_xywh_px == rle_box_xywh_px(region.mask)
+            assert region.area_px == rle_area_px(region.mask)
+            assert 0 <= region.score <= 1
+            assert -1 <= region.similarity <= 1
+            assert 0 <= region.phrase_index < len(answer.phrases)
+        assert [region.phrase_index for region in answer.regions] == sorted(r.phrase_index for r in answer.regions)
+
+
+@kinds
+def test_a_record_depends_on_no_neighbour(kind: str, stages: dict[str, RegionSource[Any]]) -> None:
+    together = stages[kind].process(records())
+    assert together == [answer for record in records() for answer in stages[kind].process([record])]
+    assert together == stages[kind].process(records()[::-1])[::-1]
+    assert together == stages[kind].process(records())
+
+
+@kinds
+def test_regions_travel_between_workers(kind: str, stages: dict[str, RegionSource[Any]]) -> None:
+    answers = stages[kind].process(records())
+    there = table_to_records(records_to_table(answers))
+    rows = [records_to_rows(each, embed_images=False).to_pylist() for each in (answers, there)]
+    assert rows[0] == rows[1]
+
+
+@kinds
+def test_a_run_takes_it(
+    kind: str,
+    model: dict[str, Any],
+    settings: dict[str, dict[str, Any]],
+    scenes_config: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    values = {**scenes_config, "model": model, "source": settings[kind], "output": {"path": str(tmp_path / "out")}}
+    config = check(values, RunConfig)
+    path = run(config)
+    assert [*validate(path)] == []
+    rows = [row for shard in sorted((tmp_path / "out" / "data").iterdir()) for row in pq.read_table(shard).to_pylist()]
+    assert [row["error"] for row in rows] == [None] * 12
+    assert sum(len(row["annotations"]) for row in rows) > 12
+    assert all(each["group"] is not None for row in rows for each in row["annotations"])
+    manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert manifest["config"]["source"]["kind"] == kind
+    assert manifest["config"]["output"]["heat_maps"] is False
+    assert stored_config(manifest["config"], explains=False).source == config.source
+    assert source_type(kind).regions_come_from in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
+
+
+@kinds
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"regions": {"calibration": "mine.json"}},
+        {"output": {"path": "out/", "heat_maps": True}},
+        {"explain": {"importance": "eos"}},
+        {"phrases": {"min_importance": 0.1}},
+    ],
+)
+def test_what_is_about_heat_maps_is_refused(
+    kind: str, setting: dict[str, Any], settings: dict[str, dict[str, Any]]
+) -> None:
+    values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], **setting}
+    with pytest.raises(ConfigError, match=f"it is about heat maps, and source.kind={kind}"):
+        build_steps(check(values, RunConfig))
+
+
+@kinds
+def test_what_needs_heat_maps_says_so(kind: str, model: dict[str, Any], settings: dict[str, dict[str, Any]]) -> None:
+    values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model}
+    steps = build_steps(check(values, RunConfig))
+    for stage in ("explains", "cuts"):
+        with pytest.raises(ConfigError, match=rf"source\.kind: {kind} makes regions without heat maps"):
+            getattr(steps, stage)
+
+
+def test_heat_maps_are_the_default_and_change_no_old_run() -> None:
+    config = load_config(None, ["input.kind=jsonl", "input.path=a.jsonl"])
+    assert config.source.kind == HEAT_MAPS
+    assert "source" not in config.rows_depend_on()
+    other = load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=grid"])
+    assert other.rows_depend_on()["source"]["blocks"] == 3
+
+
+def test_a_mistyped_key_is_told_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match=r"source\.block: no such key; did you mean source\.blocks\?"):
+        load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=grid", "source.block=2"])
+    with pytest.raises(ConfigError, match=r"source\.kind: no kind 'gird'; did you mean grid\?"):
+        load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=gird"])
+
+
+@pytest.mark.parametrize("by", ["crop", "roi"])
+def test_a_box_is_called_by_the_nearest_text_of_the_pool(by: str, model: dict[str, Any], tmp_path: Path) -> None:
+    pool = tmp_path / "pool.txt"
+    pool.write_text("two dogs\t9\tdog\nA big House\t4\n\nred car\n")
+    source = {"kind": "grid", "pool": str(pool), "by": by, "blocks": 4, "temperature": 1.0}
+    values = {"model": model, "source": source, "input": {"kind": "jsonl", "path": "a"}}
+    stage = build_steps(check(values, RunConfig)).model
+    stage.setup()
+    answers = stage.process(records())
+    assert answers == [answer for record in records()[::-1] for answer in stage.process([record])][::-1]
+    called = [(answer.phrases[region.phrase_index], region) for answer in answers for region in answer.regions]
+    assert {phrase.text for phrase, _ in called} <= {"two dogs", "big house", "red car"}
+    assert len({phrase.text for phrase, _ in called}) > 1
+    assert all(1 / 3 <= region.score < 0.6 for _, region in called), "the largest of three shares, hardly apart"
+    for answer in answers:
+        unsaid = {(phrase.text, phrase.head) for phrase in answer.phrases if not phrase.is_said}
+        said = {phrase.text for phrase in answer.phrases if phrase.is_said}
+        assert unsaid <= {("big house", "house"), ("two dogs", "dog"), ("red car", "car")}
+        assert not said & {text for text, _ in unsaid}
