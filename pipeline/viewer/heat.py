@@ -98,6 +98,8 @@ class HeatMaps:
     def _load(self) -> Any:
         from pipeline.graph import build_steps  # noqa: PLC0415
 
+        if not self.dataset.run.get("model_fingerprint"):
+            raise ConfigError("the regions come from no model, which could tell where it sees a phrase")
         steps = build_steps(config_to_load(self.dataset, self.settings))
         if steps.fingerprint != self.dataset.run.get("model_fingerprint"):
             raise ConfigError("the dataset was made with other weights than its configuration finds now")
@@ -133,6 +135,8 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
                 "you did not make this dataset on this machine, so what it names is only loaded if you name it too: "
                 f"phrasebox inspect {shlex.quote(str(dataset.path))} {_options(unnamed)}"
             )
+    # Whatever the regions come from, and whatever files that names: heat maps are the explainer's.
+    stored = {section: values for section, values in stored.items() if section != "source"}
     fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none")
     return stored_config(stored, [*settings, *fixed])
 

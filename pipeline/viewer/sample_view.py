@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from stages.contract.records import Rle
+from stages.contract.schema import is_said
 from stages.images.pictures import mask_path
 
 COLOURS: Final = 12
@@ -58,7 +59,7 @@ class RegionView:
     Attributes:
         number: Place in the row's `annotations` of the first entry for this phrase and this mask.
         annotation: The entry there.
-        captions: Numbers of the captions that say it, one for each entry.
+        captions: Numbers of the captions that say it, one for each entry; none of a pool of concepts.
         area_share: Share of the image that the region covers, 0 .. 1.
         path: SVG path data of the mask, px.
         outline_px: Width of the outline on the screen, which grows with the score.
@@ -147,7 +148,7 @@ def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Co
         region = RegionView(
             number=equal[0],
             annotation=one,
-            captions=tuple(annotations[each]["caption_index"] for each in equal),
+            captions=tuple(annotations[each]["caption_index"] for each in equal if is_said(annotations[each])),
             area_share=one["area"] / max(1, row["width"] * row["height"]),
             path=_path(one["segmentation"]),
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],

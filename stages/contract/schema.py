@@ -187,6 +187,11 @@ def dataset_schema(*, embed_images: bool, heat_maps: bool = False) -> Any:
     return pa.schema([*DATASET_SCHEMA, *maps, *images])
 
 
+def is_said(entry: Mapping[str, Any]) -> bool:
+    """Whether a caption says the phrase of an annotation: what comes of a pool of concepts has an empty span."""
+    return (entry["caption_index"], *entry["span"]) != (0, 0, 0)
+
+
 _ARRAY = pa.struct([("shape", pa.list_(pa.int32())), ("data", pa.binary())])
 _IMAGE = pa.struct(
     [

@@ -30,6 +30,7 @@ __all__ = [
 SOURCES: Final[dict[str, str]] = {
     "proposals": "stages.sources.proposals:ProposalSource",
     "grid": "stages.sources.grid:GridSource",
+    "boxes": "stages.sources.boxes:BoxSource",
     "crops": "stages.sources.crops:CropSource",
 }
 """Kind -> module and class of what takes the place of heat maps. The module is imported when the kind is asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from stages.contract.records import Record
@@ -43,7 +44,9 @@ class RegionSource(Stage, Generic[ConfigT]):
     score_means: ClassVar[str]
 
     def __init__(self, config: ConfigT, model: ModelConfig, loaded: ClipModel | None = None) -> None:
-        self.config = config
+        # Workers have another current folder.
+        paths = {name: value.expanduser().absolute() for name, value in config if isinstance(value, Path)}
+        self.config = config.model_copy(update=paths)
         self.model = model
         self._loaded = loaded
 

@@ -44,7 +44,7 @@ def read_pool(path: Path) -> list[Concept]:
         InputError: The file cannot be read, a line is damaged, or there is no concept.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"source.pool: {path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -23,6 +23,7 @@ from stages.contract.schema import (
     OPTIONAL_FIELDS,
     STORED_HEAT_MAP,
     STORED_PHRASE,
+    is_said,
 )
 from stages.contract.versions import (
     READABLE_VERSIONS,
@@ -302,8 +303,8 @@ def _span_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[
     if not 0 <= index < len(row["captions"]):
         yield f"caption_index {index} but there are {len(row['captions'])} captions"
         return
-    if (index, start, end) == (0, 0, 0):
-        return  # of a pool of concepts: no caption says it
+    if not is_said(annotation):
+        return  # of a pool of concepts
     words = row["captions"][index][start:end]
     if not (0 <= start < end <= len(row["captions"][index])):
         yield f"span [{start}, {end}) leaves the caption"

@@ -29,6 +29,8 @@ kinds = pytest.mark.parametrize("kind", SOURCES)
 FEW: dict[str, dict[str, Any]] = {"crops": {"max_split": 3}, "proposals": {"count": 8, "min_score": 0.0}}
 """What makes a source quick."""
 
+SIZE = {"width": 9, "height": 9}
+
 CAPTIONS = ("A red car and two dogs", "a red car on a road")
 PHRASES = (
     Phrase(text="red car", caption_index=0, start=2, end=9, head="car"),
@@ -48,7 +50,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> dict[str, dict[str, Any]]:
     """The settings that a kind cannot do without, and those of FEW."""
-    return {kind: {"kind": kind, **FEW.get(kind, {})} for kind in SOURCES}
+    truth = json.loads((scenes_folder / "truth.json").read_text())
+    for number, record in enumerate(records()):
+        size = {"width": record.width_px, "height": record.height_px} if record.error is None else SIZE
+        truth["images"].append({"id": 9000 + number, "file_name": f"{number}.jpg", **size})
+        thing = {"image_id": 9000 + number, "bbox": [3, 2.5, 20.4, 6], "category_id": 1, "phrase": "red car"}
+        truth["annotations"].append({"id": 9000 + number, "iscrowd": 0, **thing})
+    path = tmp_path_factory.mktemp("truth") / "truth.json"
+    path.write_text(json.dumps(truth))
+    needed = {"boxes": {"truth": str(path)}}
+    return {kind: {"kind": kind, **FEW.get(kind, {}), **needed.get(kind, {})} for kind in SOURCES}
 
 
 def records() -> list[Record]:

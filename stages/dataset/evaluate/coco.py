@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,7 +101,35 @@ def read_coco(path: Path) -> GroundTruth:
     Raises:
         InputError: The file cannot be read or does not hold instances, or two images have the same file name.
     """
-    instances = read_instances(path)
+    return _truth_of(read_instances(path))
+
+
+def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0) -> GroundTruth:
+    """What a detector has found, as if it were a ground truth: each box has a score, and nothing is known absent.
+
+    Args:
+        path: COCO results: a list of objects with image_id, category_id, bbox and score, and perhaps a segmentation.
+        instances_path: An instances file with the images and categories that they count. Its annotations do not matter.
+        min_score: Boxes with a lower score are left out.
+
+    Raises:
+        InputError: A file cannot be read, or is not what it should be.
+    """
+    boxes = []
+    for place, entry in entries(path, read_json(path), "results"):
+        score: Any = entry.get("score")
+        if not _is_number(score) or not 0 <= score <= 1:
+            raise InputError(f"{path}: {place}: expected a 'score' of 0 to 1, got {_kind(score)}")
+        if score >= min_score:
+            boxes.append({**entry, "iscrowd": 0})
+    names = read_json(instances_path)
+    if not isinstance(names, dict):
+        raise InputError(f"{instances_path}: expected an object with 'images' and 'categories', got {_kind(names)}")
+    return replace(_truth_of(_instances(path, {**names, "annotations": boxes})), categories=frozenset())
+
+
+def _truth_of(instances: Instances) -> GroundTruth:
+    path = instances.path
     by_phrase = any("phrase" in thing.entry for thing in instances.things)
     match: Match = "phrase" if by_phrase else "category"
     if not by_phrase and not instances.names:
@@ -168,6 +196,11 @@ def read_instances(path: Path) -> Instances:
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {_kind(content)}")
+    return _instances(path, content)
+
+
+def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
+    """What `read_instances` reads, from the content of the file that messages name."""
     images: dict[EntryId, PictureEntry] = {}
     file_names: set[str] = set()
     for place, entry in entries(path, content.get("images"), "images"):
@@ -313,7 +346,15 @@ def _target(instances: Instances, phrase: str, match: Match, things: Sequence[Co
     if match == "phrase" and any("unseen_combination" in thing.entry for thing in things):
         unseen = any(_flag(instances.path, thing, "unseen_combination", default=False) for thing in things)
         groups["combination"] = "unseen" if unseen else "seen"
-    return TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match=match, mask=mask, groups=groups)
+    scores = tuple(float(thing.entry["score"]) for thing in things if _is_number(thing.entry.get("score")))
+    return TruthTarget(
+        phrase=phrase,
+        boxes_xywh_px=boxes,
+        match=match,
+        mask=mask,
+        groups=groups,
+        scores=scores if len(scores) == len(things) else (),
+    )
 
 
 def _mask(path: Path, thing: CocoThing) -> Rle | None:

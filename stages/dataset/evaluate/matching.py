@@ -327,15 +327,24 @@ def bare(caption: str) -> str:
 
 def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[str | None]:
     """Texts of the row's phrases that answer a target; [None] if none does."""
+    named = [phrases[index].text for index in mentions_of(target, row["captions"], phrases)]
+    return [*dict.fromkeys(named)] if named or target.match == "category" else [None]
+
+
+def mentions_of(target: TruthTarget, captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
+    """Numbers of the phrases of an image that answer a target.
+
+    Args:
+        target: What is looked for.
+        captions: Of the image.
+        phrases: Of its captions, also what no caption says.
+    """
     if target.match == "category":
-        named = [phrase.text for phrase in phrases if target.phrase in (phrase.text, phrase.head)]
-        return list(dict.fromkeys(named))
+        return [n for n, phrase in enumerate(phrases) if target.phrase in (phrase.text, phrase.head)]
     wanted = None if target.caption is None else bare(target.caption)
-    captions = [bare(caption) for caption in row["captions"]]
-    said = [phrase for phrase in phrases if phrase.is_said]
-    near = [phrase for phrase in said if wanted is None or captions[phrase.caption_index] == wanted]
-    if any(phrase.text == target.phrase for phrase in near):
-        return [target.phrase]
-    if target.match == "expression" and near:
-        return [min(near, key=lambda phrase: phrase.start).text]
-    return [None]
+    its_own = [wanted is None or bare(caption) == wanted for caption in captions]
+    near = [n for n, phrase in enumerate(phrases) if phrase.is_said and its_own[phrase.caption_index]]
+    named = [n for n in near if phrases[n].text == target.phrase]
+    if not named and target.match == "expression" and near:
+        return [min(near, key=lambda n: phrases[n].start)]
+    return named

@@ -39,6 +39,7 @@ class TruthTarget:
         mask: Of all things together; None where the truth has boxes only.
         caption: The caption that holds the phrase; None if any caption may name it.
         groups: Group -> member, for the report: {"number": "plural", "combination": "unseen"}.
+        scores: Of each box, 0 .. 1, where a detector found it; empty where people drew them.
     """
 
     phrase: str
@@ -47,6 +48,7 @@ class TruthTarget:
     mask: Rle | None = None
     caption: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    scores: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.boxes_xywh_px:

@@ -196,6 +196,7 @@ class Exporter(ABC):
         summary: One line: what is written and who reads it.
         masks: One line: what becomes of the masks.
         keeps_empty: Whether a sample without regions can be written.
+        needs_words: Whether a region without words in a caption, which a pool of concepts has named, is left out.
         takes_groups: Whether a region can be that of a thing with several phrases.
         needs_images: Whether images are part of the format; else the setting `images` decides, if there is one.
         config_type: The settings.
@@ -205,6 +206,7 @@ class Exporter(ABC):
     summary: ClassVar[str]
     masks: ClassVar[str]
     keeps_empty: ClassVar[bool] = True
+    needs_words: ClassVar[bool] = False
     takes_groups: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
     config_type: ClassVar[type[FormatConfig]] = FormatConfig

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from stages.contract.errors import ConfigError, RowFault
 from stages.contract.records import stable_id
-from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD
+from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
 from stages.dataset.export.base import (
     Categories,
     ChosenSample,
@@ -119,7 +119,8 @@ def export_dataset(
         exporter = exporter_type(config, job)
         try:
             keep = _kept_empty(request, config)
-            for row in _chosen_rows(dataset, selector, source, report, on_progress, keep):
+            spoken = exporter_type.needs_words
+            for row in _chosen_rows(dataset, selector, source, report, on_progress, keep, needs_words=spoken):
                 image = None
                 if source is not None:
                     try:
@@ -161,12 +162,18 @@ def _chosen_rows(
     report: ExportReport,
     on_progress: Callable[[int], None],
     kept_empty: Callable[[Mapping[str, Any]], bool],
+    *,
+    needs_words: bool,
 ) -> Iterator[dict[str, Any]]:
     """Gives the rows of the export; counts those that are left out."""
     columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if source is not None and dataset.has_images else [])]
     for table in dataset.tables(columns):
         for row in selector.choose(table).to_pylist():
             report.rows += 1
+            if needs_words:
+                said = [region for region in row["annotations"] if is_said(region)]
+                report.notes["regions that no caption says: left out"] += len(row["annotations"]) - len(said)
+                row["annotations"] = said
             if row["error"] is not None:
                 report.left_out[WITH_ERROR] += 1
             elif not row["annotations"] and not kept_empty(row):

@@ -44,6 +44,7 @@ class Mdetr(Exporter):
     name = "mdetr"
     summary = "SPLIT.json with an entry for each image and caption, for MDETR, GLIP and YOLO-World"
     masks = "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
+    needs_words = True
     config_type = MdetrConfig
 
     def __init__(self, config: MdetrConfig, job: ExportJob) -> None:

@@ -46,6 +46,7 @@ class Odvg(Exporter):
     name = "odvg"
     summary = "SPLIT.jsonl and label_map.json, for Open-GroundingDino and MM-Grounding-DINO (mmdetection's ODVGDataset)"
     masks = "exact as RLE in a field `segmentation` that both readers ignore: they train on boxes"
+    needs_words = True
     keeps_empty = False  # Open-GroundingDino raises on an empty list
     config_type = OdvgConfig
 

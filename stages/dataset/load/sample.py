@@ -7,7 +7,8 @@
     image            uint8 (3, H, W), or what `image_transform` made of the (H, W, 3) array
     boxes_xyxy_px    float32 (n, 4), half open, px of `size_hw`
     phrases, heads   list[str], n of each
-    spans            int64 (n, 2), [start, end): `captions[caption_indices[i]][start:end]` are the phrase's words
+    spans            int64 (n, 2), [start, end): `captions[caption_indices[i]][start:end]` are the phrase's words;
+                     [0, 0) of caption 0 where no caption says it (a pool of concepts does)
     caption_indices  int64 (n,)
     scores           float32 (n,), 0 .. 1
     similarities     float32 (n,), cosine of image and phrase

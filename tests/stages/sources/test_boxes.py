@@ -1,0 +1,137 @@
+"""Boxes that are there already and the phrases that they answer, on cases counted by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import ImageRef, Phrase, Record, Sample
+from stages.model.config import ModelConfig
+from stages.sources.boxes import NO_IMAGE_OF_THAT_NAME, BoxSource, BoxSourceConfig
+
+CAPTION = "A man walks two dogs past a tall man"
+PHRASES = (
+    Phrase(text="man", caption_index=0, start=0, end=5, head="man"),
+    Phrase(text="two dogs", caption_index=0, start=12, end=20, head="dog", plural=True),
+    Phrase(text="tall man", caption_index=0, start=26, end=36, head="man"),
+)
+IMAGES = [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 20}]
+CATEGORIES = [{"id": 1, "name": "man"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "cat"}]
+
+
+def box(category: int, *bbox: float, **keys: Any) -> dict[str, Any]:
+    return {"id": 1, "image_id": 7, "category_id": category, "bbox": list(bbox), "iscrowd": 0} | keys
+
+
+def written(path: Path, value: Any) -> str:
+    path.write_text(json.dumps(value))
+    return str(path)
+
+
+def instances(folder: Path, *things: dict[str, Any]) -> str:
+    numbered = [{**thing, "id": number} for number, thing in enumerate(things)]
+    content = {"images": IMAGES, "categories": CATEGORIES, "annotations": numbered}
+    return written(folder / "instances.json", content)
+
+
+def record(file_name: str = "a.jpg", width: int = 40, height: int = 20) -> Record:
+    sample = Sample(sample_id=file_name, source="x", captions=(CAPTION,), image=ImageRef(file_name=file_name))
+    return Record(sample=sample, phrases=PHRASES, width_px=width, height_px=height)
+
+
+def answer(given: Record, **settings: Any) -> Record:
+    stage = BoxSource(BoxSourceConfig(**settings), ModelConfig())
+    stage.setup()
+    (found,) = stage.process([given])
+    stage.teardown()
+    return found
+
+
+def regions(found: Record) -> list[tuple[str, tuple[float, ...], float]]:
+    return [(found.phrases[r.phrase_index].text, r.box_xywh_px, r.score) for r in found.regions]
+
+
+def test_a_category_is_named_by_text_and_head(tmp_path: Path) -> None:
+    truth = instances(tmp_path, box(1, 2.4, 3.6, 10, 5), box(2, 30, 0, 15, 20), box(3, 0, 0, 5, 5))
+    assert regions(answer(record(), truth=truth)) == [
+        ("man", (2, 4, 10, 5), 1.0),
+        ("two dogs", (30, 0, 10, 20), 1.0),  # what leaves the image is cut off
+        ("tall man", (2, 4, 10, 5), 1.0),
+    ]
+
+
+def test_each_thing_has_its_box_and_the_part_of_the_mask_in_it(tmp_path: Path) -> None:
+    left, right = [[1, 1, 5, 1, 5, 5, 1, 5]], [[20, 2, 30, 2, 30, 8]]
+    truth = instances(
+        tmp_path, box(2, 1, 1, 4, 4, segmentation=left), box(2, 20, 2, 10, 6, segmentation=right), box(1, 0, 0, 9, 9)
+    )
+    found = answer(record(), truth=truth).regions
+    dogs = [region for region in found if region.phrase_index == 1]
+    assert [region.box_xywh_px for region in dogs] == [(1, 1, 4, 4), (21, 2, 9, 6)], "around the mask"
+    assert dogs[0].area_px == 16
+    assert 20 < dogs[1].area_px < 40, "a triangle"
+
+
+def test_what_a_detector_found_has_its_score(tmp_path: Path) -> None:
+    truth = instances(tmp_path, box(1, 0, 0, 40, 20))
+    results = [box(1, 1, 1, 5, 5, score=0.4), box(1, 9, 9, 5, 5, score=0.9), box(1, 0, 0, 2, 2, score=0.1)]
+    detections = written(tmp_path / "results.json", [{k: v for k, v in r.items() if k != "id"} for r in results])
+    found = answer(record(), truth=truth, detections=detections, min_score=0.2)
+    assert regions(found) == [
+        ("man", (9, 9, 5, 5), 0.9),
+        ("man", (1, 1, 5, 5), 0.4),
+        ("tall man", (9, 9, 5, 5), 0.9),
+        ("tall man", (1, 1, 5, 5), 0.4),
+    ]
+
+
+def test_an_image_that_was_resized(tmp_path: Path) -> None:
+    truth = instances(tmp_path, box(1, 2, 4, 10, 5))
+    with pytest.raises(InputError, match=r"has 80x40 pixels, .* for 40x20: set source\.resized=true"):
+        answer(record(width=80, height=40), truth=truth)
+    found = answer(record(width=80, height=40), truth=truth, resized=True)
+    assert regions(found)[0] == ("man", (4, 8, 20, 10), 1.0)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "train/a.jpg", "a.png", "train/a.webp"])
+def test_names_that_resemble_the_truth(name: str, tmp_path: Path) -> None:
+    assert answer(record(name), truth=instances(tmp_path, box(1, 2, 4, 10, 5))).regions
+
+
+def test_an_image_without_truth_says_so_in_its_row(tmp_path: Path) -> None:
+    found = answer(record("b.jpg"), truth=instances(tmp_path, box(1, 2, 4, 10, 5)))
+    assert found.regions == ()
+    assert found.notes == (NO_IMAGE_OF_THAT_NAME,)
+
+
+def test_a_sentence_of_flickr30k_counts_in_its_own_caption(tmp_path: Path) -> None:
+    (tmp_path / "Sentences").mkdir()
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Sentences" / "a.txt").write_text("[/EN#1/people A man] walks [/EN#2/animals two dogs] past a tall man")
+    drawn = "<bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>4</ymax></bndbox>"
+    thing = f"<object><name>{{}}</name>{drawn}</object>"
+    things = thing.format(1, 1, 3) + thing.format(2, 11, 12) + thing.format(2, 21, 22)
+    size = "<size><width>40</width><height>20</height></size>"
+    (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation>{size}{things}</annotation>")
+    assert regions(answer(record(), truth=str(tmp_path))) == [
+        ("man", (0, 0, 3, 4), 1.0),
+        ("two dogs", (10, 0, 2, 4), 1.0),
+        ("two dogs", (20, 0, 2, 4), 1.0),
+    ]
+
+
+def test_what_cannot_be_read_is_told_before_any_work(tmp_path: Path) -> None:
+    def checked(**settings: Any) -> None:
+        BoxSource(BoxSourceConfig(**settings), ModelConfig()).check()
+
+    with pytest.raises(InputError, match="does not exist"):
+        checked(truth=tmp_path / "none.json")
+    with pytest.raises(ConfigError, match=r"source\.truth: with source\.detections it is a COCO instances file"):
+        checked(truth=tmp_path, detections=tmp_path / "results.json")
+    damaged = written(tmp_path / "results.json", [box(1, 1, 1, 2, 2, score=7)])
+    with pytest.raises(InputError, match=r"results\[0\]: expected a 'score' of 0 to 1"):
+        checked(truth=instances(tmp_path, box(1, 2, 4, 10, 5)), detections=damaged)

@@ -1,0 +1,121 @@
+"""Boxes and their names: where grids and proposals lie, pools and what they cover, and what the softmax chooses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.contract.errors import InputError
+from stages.contract.records import Phrase, Record, Sample
+from stages.model.config import ModelConfig
+from stages.sources.crops import CropSource, CropSourceConfig, splits_up_to
+from stages.sources.grid import grid_boxes
+from stages.sources.looks import enlarged
+from stages.sources.naming import shares_of
+from stages.sources.pools import Concept, coverage, pool_lines, pool_of, read_pool
+from stages.sources.selective_search import finest_segments, hierarchy, spread_out
+
+
+def phrase(text: str, head: str) -> Phrase:
+    return Phrase(text=text, caption_index=0, start=0, end=len(text), head=head)
+
+
+def test_a_grid_covers_the_image_once() -> None:
+    for size in ((7, 10), (2, 9), (300, 200)):
+        drawn = np.zeros(size, int)
+        for x0, y0, x1, y1 in grid_boxes(size, 3, 3):
+            drawn[y0:y1, x0:x1] += 1
+        assert (drawn == 1).all()
+    assert len(grid_boxes((300, 200), 3, 4)) == 12
+    assert len(grid_boxes((2, 9), 3, 3)) == 6, "an empty row of blocks is none"
+
+
+def test_grids_are_at_most_twice_as_long_as_wide() -> None:
+    splits = splits_up_to(6)
+    assert (6, 3) in splits
+    assert (6, 2) not in splits
+    assert len(splits) == len(set(splits)) == 24
+
+
+def test_crops_follow_from_sample_and_seed() -> None:
+    canvas = np.zeros((120, 90, 3), np.uint8)
+
+    def boxes(name: str, seed: int = 0) -> list[tuple[int, ...]]:
+        source = CropSource(CropSourceConfig(seed=seed), ModelConfig())
+        found = source.candidates(Record(sample=Sample(sample_id=name, source="")), canvas)
+        return [each.box_xyxy for each in found]
+
+    grids = {tuple(boxes(str(number))) for number in range(40)}
+    assert len(grids) > 10
+    assert max(map(len, grids)) == 20
+    assert boxes("a") == boxes("a")
+    assert [boxes(str(number)) for number in range(9)] != [boxes(str(number), 1) for number in range(9)]
+
+
+def test_a_box_is_enlarged_about_its_centre_within_the_image() -> None:
+    assert enlarged((20, 20, 40, 30), 1.5, (100, 100)) == (15, 18, 45, 32)
+    assert enlarged((0, 90, 20, 100), 1.5, (100, 100)) == (0, 88, 25, 100)
+    assert enlarged((3, 4, 5, 6), 1.0, (9, 9)) == (3, 4, 5, 6)
+
+
+def test_the_softmax_over_the_texts() -> None:
+    boxes = np.array([[1.0, 0.0], [0.6, 0.8]], np.float32)
+    texts = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    cosines, shares = shares_of(boxes, texts, temperature=1.0)
+    assert cosines.tolist() == [[1.0, 0.0], [0.6, 0.8]]
+    assert shares.tolist() == [
+        [round(np.e / (np.e + 1), 6), round(1 / (np.e + 1), 6)],
+        [round(1 / (1 + np.exp(0.2)), 6), round(1 / (1 + np.exp(-0.2)), 6)],
+    ]
+    assert shares_of(boxes, texts, temperature=0.01)[1].round(3).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_proposals_find_what_stands_apart() -> None:
+    rgb = np.full((80, 100, 3), 200, np.uint8)
+    rgb[10:40, 10:30] = (200, 0, 0)
+    rgb[50:70, 60:90] = (0, 0, 200)
+    rgb[55:65, 70:80] = (250, 250, 0)  # in the blue one
+    labels = finest_segments(rgb, scale=50, min_size_px=20)
+    found = spread_out(hierarchy(rgb, labels), most=50, iou=0.9, least_px=20, most_px=7000)
+    boxes = [each.box_xyxy for each in found]
+
+    def nearest(*box: int) -> int:
+        return min(max(abs(a - b) for a, b in zip(box, other, strict=True)) for other in boxes)
+
+    assert nearest(10, 10, 30, 40) <= 3
+    assert nearest(60, 50, 90, 70) <= 3, "with what is in it"
+    assert nearest(70, 55, 80, 65) <= 3, "and that"
+    assert all(each.area_px == np.isin(labels, sorted(each.parts)).sum() for each in found)
+    assert spread_out(hierarchy(rgb, labels), most=2, iou=0.9, least_px=20, most_px=7000) == found[:2]
+
+
+def test_a_picture_of_one_colour_has_no_proposal() -> None:
+    rgb = np.full((50, 50, 3), 90, np.uint8)
+    assert hierarchy(rgb, finest_segments(rgb, scale=100, min_size_px=10)) == []
+
+
+def test_a_pool_is_written_and_read_again(tmp_path: Path) -> None:
+    said = [phrase("red car", "car"), phrase("dog", "dog"), phrase("red car", "car"), phrase("moon", "moon")]
+    assert pool_of(said, at_least=2) == [Concept(text="red car", head="car", count=2)]
+    path = tmp_path / "pool.txt"
+    path.write_text(pool_lines(pool_of(said)), encoding="utf-8")
+    assert read_pool(path) == pool_of(said)
+    assert [concept.text for concept in pool_of(said)] == ["red car", "dog", "moon"]
+    path.write_text("The  Red Car\n\nred car\nbig dogs\n")
+    assert read_pool(path) == [Concept(text="red car", head="car"), Concept(text="big dogs", head="dogs")]
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "car\tmany\n", "car\t1\tcar\tmore\n", "!!!\n"])
+def test_a_damaged_pool_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "pool.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"source\.pool: .*(holds no concept|expected a concept)"):
+        read_pool(path)
+
+
+def test_what_a_pool_can_name() -> None:
+    said = [phrase("red car", "car"), phrase("dog", "dog"), phrase("dog", "dog")]
+    found = coverage([Concept(text="dog", head="dog"), Concept(text="cat", head="cat")], said)
+    assert (found.mentions, found.mentions_named, found.texts, found.texts_named) == (3, 2, 2, 1)

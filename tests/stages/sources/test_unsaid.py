@@ -1,0 +1,106 @@
+"""A phrase that no caption says, all the way from the record to validate, exports, loader and viewer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.viewer.sample_view import COLUMNS, sample_view
+from stages.contract.masks import encode_box, rle_box_xywh_px
+from stages.contract.records import Phrase, Region
+from stages.dataset.export import EXPORTERS
+from stages.dataset.export.export import ExportRequest, export_dataset
+from stages.dataset.folder import open_dataset
+from stages.dataset.load import Contents, RegionDataset
+from stages.regions.link import numbered
+from stages.write.validate import validate
+from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, finished, records
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The records of the exporters' tests, the first of which is also called what no caption says."""
+    rows = records()
+    first = rows[0]
+    mask = encode_box((1, 2, 9, 8), (HEIGHT, WIDTH))
+    unsaid = Phrase(text="old lorry", caption_index=0, start=0, end=0, head="lorry")
+    region = Region(
+        phrase_index=len(first.phrases),
+        box_xywh_px=rle_box_xywh_px(mask),
+        mask=mask,
+        area_px=48,
+        score=0.5,
+        similarity=0.25,
+        group=9,
+    )
+    rows[0] = replace(first, phrases=(*first.phrases, unsaid), regions=(*first.regions, region))
+    return finished(tmp_path_factory.mktemp("unsaid") / "dataset", rows)
+
+
+def test_only_the_empty_span_of_the_first_caption_means_it() -> None:
+    assert not Phrase(text="x", caption_index=0, start=0, end=0, head="x").is_said
+    for index, start, end in ((1, 0, 0), (0, 3, 3), (0, 2, 1)):
+        with pytest.raises(ValueError, match="expected 0 <= start < end"):
+            Phrase(text="x", caption_index=index, start=start, end=end, head="x")
+
+
+def test_it_is_valid(dataset: Path) -> None:
+    assert [problem for problem in validate(dataset) if "occurs" not in problem] == [], "ids repeat in these records"
+
+
+Read = Callable[[Path], str]
+
+FORMATS: dict[str, Read] = {
+    "mdetr": lambda out: (out / "train.json").read_text(),
+    "odvg": lambda out: (out / "train.jsonl").read_text(),
+    "grit": lambda out: str([pq.read_table(path).to_pylist() for path in sorted(out.rglob("*.parquet"))]),
+}
+"""Formats whose boxes stand in captions -> all that they say of boxes."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("per", ["phrase", "group"])
+def test_formats_of_spans_leave_it_out_and_count_it(name: str, per: Any, dataset: Path, tmp_path: Path) -> None:
+    exporter = EXPORTERS[name]
+    if per == "group" and not exporter.takes_groups:
+        return
+    report = export_dataset(open_dataset(dataset), ExportRequest(exporter=exporter, out=tmp_path / "out", per=per))
+    assert report.notes["regions that no caption says: left out"] == 1
+    written = FORMATS[name](tmp_path / "out")
+    assert "lorry" not in written
+    assert "[0,0]" not in written
+    assert "[0, 0]" not in written
+
+
+def test_formats_of_names_keep_it(dataset: Path, tmp_path: Path) -> None:
+    export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / "out"))
+    written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    assert "old lorry" in {category["name"] for category in written["categories"]}
+
+
+def test_a_loader_gives_its_phrase_and_an_empty_span(dataset: Path) -> None:
+    sample = RegionDataset(dataset, Contents(images=False))[0]
+    place = sample["phrases"].index("old lorry")
+    assert sample["spans"][place].tolist() == [0, 0]
+
+
+def test_the_viewer_shows_its_region_and_marks_no_word(dataset: Path) -> None:
+    row = next(iter(open_dataset(dataset).rows(COLUMNS)))
+    view = sample_view(row, 0, None, None)
+    unsaid = next(region.number for region in view.regions if region.annotation["phrase"] == "old lorry")
+    assert all(unsaid not in part.regions for caption in view.captions for part in caption)
+
+
+def test_it_is_a_thing_of_its_own() -> None:
+    said = [
+        Phrase(text="dog", caption_index=0, start=2, end=5, head="dog"),
+        Phrase(text="dog", caption_index=1, start=2, end=5, head="dog"),
+    ]
+    unsaid = [Phrase(text=text, caption_index=0, start=0, end=0, head=text) for text in ("cat", "car")]
+    assert numbered(("A dog", "A dog"), [*said, *unsaid]) == [0, 0, 1, 2]
