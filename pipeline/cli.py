@@ -15,6 +15,7 @@ from pipeline.commands.demo import demo
 from pipeline.commands.evaluate import evaluate
 from pipeline.commands.explain import explain
 from pipeline.commands.export import export
+from pipeline.commands.finetune import finetune
 from pipeline.commands.inspect import inspect
 from pipeline.commands.models import models
 from pipeline.commands.phrases import phrases
@@ -57,6 +58,7 @@ VERBS: Final[dict[str, Callable[..., None]]] = {
     "eval": evaluate,
     "calibrate": calibrate,
     "tune": tune,
+    "finetune": finetune,
     "compare": compare,
     "score-model": score_model,
     "explain": explain,

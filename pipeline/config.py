@@ -7,9 +7,9 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -18,6 +18,8 @@ from pipeline.output import OutputConfig
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import DEFAULT_KIND, EXPLAINERS, AnyExplainerConfig, explainer_config, explainer_type
 from stages.explain.config import ExplainerConfig
+from stages.finetune import DEFAULT_RECIPE, RECIPES, recipe_type
+from stages.finetune.config import RecipeConfig
 from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
@@ -361,6 +363,13 @@ def _short(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80
 
 
+_BY_KIND: Final[dict[type[BaseModel], tuple[dict[str, str], Callable[[str], Any], str]]] = {
+    ExplainerConfig: (EXPLAINERS, explainer_type, DEFAULT_KIND),
+    RecipeConfig: (RECIPES, recipe_type, DEFAULT_RECIPE),
+}
+"""Settings whose keys depend on their `kind` -> the table of kinds, what gives the class of one, and the default."""
+
+
 def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Names of the fields around a location, and the location without the tags of unions."""
     shown: list[str] = []
@@ -377,9 +386,10 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
             continue  # pydantic names the member of a plain union that it tried
         shown.append(str(step))
         types_here = [m for t in models if step in t.model_fields for m in _members(t.model_fields[step].annotation)]
-        if types_here == [ExplainerConfig]:
-            kind = values["explain"].get("kind", DEFAULT_KIND)
-            types_here = [explainer_type(kind).config_type] if kind in EXPLAINERS else types_here
+        if types_here in ([ExplainerConfig], [RecipeConfig]):
+            kinds, type_of, default = _BY_KIND[types_here[0]]
+            kind = values[str(step)].get("kind", default)
+            types_here = [type_of(kind).config_type] if kind in kinds else types_here
         if types_here == [RegionSourceConfig]:
             kind = values["source"].get("kind", HEAT_MAPS)
             types_here = [source_config_type(kind)] if kind in source_kinds() else types_here

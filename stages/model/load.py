@@ -60,9 +60,8 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
     warn_of_slow_precision(config.precision, device)
     if config.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.threads)
-    model = _download(description) if description.pretrained is not None else build_with_weights(description)
     clip = from_open_clip(
-        model.eval().requires_grad_(False).to(device),
+        module_of(description).requires_grad_(False).to(device),
         tokenizer_of(description),
         description.input,
         name=description.name,
@@ -71,6 +70,17 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
     )
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, config.precision)
     return clip
+
+
+def module_of(description: Description) -> Model:
+    """open_clip's module with its weights, float32, in evaluation mode.
+
+    Raises:
+        ConfigError: open_clip cannot build it.
+        WeightsError: the weights are missing, damaged or another model's.
+    """
+    model: Model = _download(description) if description.pretrained is not None else build_with_weights(description)
+    return model.eval()
 
 
 def from_open_clip(
@@ -118,7 +128,7 @@ def from_open_clip(
 
     def text_side() -> TextSide:
         check_tokenizer(texts)
-        return TextSide(tower=take_text_apart(model), tokenizer=texts)
+        return TextSide(tower=take_text_apart(private_copy(model, None)), tokenizer=texts)
 
     return ClipModel(
         name=name,

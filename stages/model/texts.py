@@ -17,6 +17,7 @@ from stages.model.clip import ClipModel
 from stages.model.deferred import open_clip
 from stages.model.towers.take_apart_text import take_text_apart
 from stages.model.towers.text import TextTower
+from stages.model.towers.trunk import private_copy
 
 WIDTHS: Final = (8, 16, 32)
 """Tokens between which attention is computed for a text; a longer one gets the model's full context. Of the phrases of
@@ -110,7 +111,7 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
         try:
-            self.tower: TextTower | None = take_text_apart(model)
+            self.tower: TextTower | None = take_text_apart(private_copy(model, None))
         except ConfigError:
             self.tower = None
 

@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "regions": {"contract", "images"},
     # The rivals of heat maps. `boxes` matches phrases with a truth as `eval` does.
     "sources": {"contract", "model", "phrases.filters", "dataset.evaluate"},
+    "finetune": {"contract", "model", "dataset.load"},
     "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
     "dataset": {"contract", "storage", "images"},
     "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
@@ -55,11 +56,12 @@ LIBRARIES: dict[str, set[str]] = {
         "stages/sources/",
         "stages/dataset/load/",
         "stages/probe/embed.py",
+        "stages/finetune/",
         "pipeline/bench/",
     },
     "torchvision": {"stages/model/deferred.py"},  # the others import it from `deferred`
     "huggingface_hub": {"stages/model/hub.py"},
-    "safetensors": {"stages/model/", "pipeline/bench/"},
+    "safetensors": {"stages/model/", "stages/finetune/files.py", "pipeline/bench/"},
     "timm": {"stages/model/"},
     "tokenizers": {"stages/model/checkpoints/own_tokenizer.py", "stages/model/train/photo/teacher.py"},
     "sentencepiece": {"stages/model/checkpoints/own_tokenizer.py"},

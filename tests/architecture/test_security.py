@@ -33,6 +33,7 @@ IMPORTS_BY_NAME = {
     "pipeline/engines/__init__.py",
     "pipeline/engines/ray_code.py",
     "stages/explain/__init__.py",
+    "stages/finetune/__init__.py",
     "stages/model/deferred.py",
     "stages/read/__init__.py",
     "stages/sources/__init__.py",

@@ -14,7 +14,6 @@ from stages.contract.errors import ConfigError
 from stages.model.deferred import open_clip
 from stages.model.towers.residual import WeightReader, obstacle_of
 from stages.model.towers.text import TextTower
-from stages.model.towers.trunk import private_copy
 
 NEEDS: Final = (
     "explain.importance=eos needs a transformer with a causal mask whose last row is the embedding, as CLIP's text "
@@ -34,7 +33,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def take_text_apart(model: Any) -> TextTower:
-    """Take the text tower of an open_clip model apart; it is only read.
+    """Take the text tower of an open_clip model apart; it is only read. Gradients: see `take_apart`.
 
     Raises:
         ConfigError: the importance of words is not defined on it, and why.
@@ -54,7 +53,6 @@ def take_text_apart(model: Any) -> TextTower:
         obstacle = obstacle_of(block)
         if obstacle:
             raise ConfigError(f"the text tower's blocks have {obstacle}. {NEEDS}")
-    tower = private_copy(tower, None)
     dtype = tower.transformer.get_cast_dtype()
     weights = WeightReader(None, dtype, "the text tower", NEEDS)
     projection = tower.text_projection

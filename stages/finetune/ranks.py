@@ -1,0 +1,105 @@
+"""Several processes that train one model as if they were one process.
+
+Each rank computes the features of its part of the batch, all ranks exchange them, and each computes the loss of the
+whole batch, in which its own features alone carry gradients. The sum of the ranks' gradients is then the gradient of
+that loss. What is no feature of an image or text of the batch, such as a temperature, carries a gradient on the first
+rank only (`once`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_PATIENCE: Final = timedelta(minutes=10)
+"""After which a rank gives up waiting for another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank: 0 .. size - 1.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that writes files and speaks."""
+        return self.rank == 0
+
+    def everyone(self, own: Tensor) -> Tensor:
+        """Rows of all ranks, those of rank 0 first; ranks may have different numbers. Only own rows have gradients."""
+        if self.size == 1:
+            return own
+        counts: list[int] = self.objects(len(own))
+        sent = own.detach().new_zeros((max(counts), *own.shape[1:]))
+        sent[: len(own)] = own.detach()
+        parts = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(parts, sent)
+        cut = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        cut[self.rank] = own
+        return torch.cat(cut)
+
+    def objects(self, own: Any) -> list[Any]:
+        """An object of each rank."""
+        if self.size == 1:
+            return [own]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, own)
+        return found
+
+    def once(self, value: Tensor) -> Tensor:
+        """A value that all ranks have alike, with its gradient on the first rank alone."""
+        return value if self.leads else value.detach()
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give each parameter the sum of its gradients over all ranks."""
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+        dist.all_reduce(flat)
+        first = 0
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.copy_(flat[first : first + parameter.numel()].view_as(parameter))
+            first += parameter.numel()
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """The group of processes that the surroundings speak of: one that is initialised, as Ray Train does it, or one that
+    torchrun's variables describe, which is left at the end; else this process alone."""
+    if dist.is_available() and dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size())
+        return
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Ranks()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Ranks(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()

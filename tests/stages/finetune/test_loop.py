@@ -1,0 +1,199 @@
+"""A whole training: it goes on where it stopped, writes a model that runs take, and loses nothing when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, WeightsError
+from stages.finetune.config import FinetuneConfig
+from stages.finetune.files import LATEST, LOG, PREVIOUS
+from stages.finetune.loop import Tuned, finetune
+from stages.model.config import ModelConfig
+from stages.model.describe import describe
+from stages.model.load import load, module_of
+
+
+def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    values = {
+        "data": {"path": str(dataset)},
+        "out": str(out),
+        "batch_size": 4,
+        "epochs": 2,
+        "learning_rate": 1e-4,
+        "warmup_steps": 2,
+        **settings,
+    }
+    return FinetuneConfig.model_validate(values)
+
+
+def weights(tuned: Tuned) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(tuned.model / "open_clip_model.safetensors")
+    return found
+
+
+class StopHereError(Exception):
+    """Ends a training between two steps, as kill -9 would."""
+
+
+def stop_after(steps: int) -> Any:
+    def on_step(step: int, _: int) -> None:
+        if step == steps:
+            raise StopHereError
+
+    return on_step
+
+
+@pytest.fixture(scope="module")
+def whole(inline_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """Six steps without a stop."""
+    return finetune(config_of(inline_dataset, tmp_path_factory.mktemp("whole")))
+
+
+def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
+    assert whole.steps == 6
+    lines = [json.loads(line) for line in (whole.model.parent / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [6]
+    assert set(lines[0]) == {"step", "learning_rate", "loss", "captions", "regions"}
+    model = load(ModelConfig(checkpoint=whole.model))
+    assert model.input == describe(ModelConfig(name="demo")).input
+    start = load(ModelConfig(name="demo"))
+    texts = ["red car", "a blue dog"]
+    assert not torch.allclose(model.encode_text(texts), start.encode_text(texts))
+    card = (whole.model / "README.md").read_text()
+    assert "recipe align" in card
+    assert '"learning_rate": 0.0001' in card
+
+
+def test_a_training_that_was_killed_ends_with_the_same_weights(
+    whole: Tuned, inline_dataset: Path, tmp_path: Path
+) -> None:
+    config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
+    with pytest.raises(StopHereError):
+        finetune(config, stop_after(4))
+    said: list[str] = []
+    resumed = finetune(config, say=said.append)
+    assert "goes on from step 3" in said[0], "the step that was not saved is taken again"
+    assert resumed.steps == 6
+    wanted = weights(whole)
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(resumed).items())
+    assert (tmp_path / LOG).read_text() == (whole.model.parent / LOG).read_text()
+
+
+def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) -> None:
+    def on_step(step: int, _: int) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config_of(inline_dataset, tmp_path), on_step)
+    assert torch.load(tmp_path / LATEST, weights_only=True)["step"] == 2
+
+
+def test_the_text_tower_stays_where_it_shall(inline_dataset: Path, tmp_path: Path) -> None:
+    recipe = {"kind": "align", "learns": "image"}
+    tuned = weights(finetune(config_of(inline_dataset, tmp_path, recipe=recipe, epochs=0.34)))
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
+    assert {name for name in start if not name.startswith("visual.") and name != "logit_scale"} <= same
+    assert "visual.proj" not in same
+
+
+def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: Path, tmp_path: Path) -> None:
+    mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    for name, value in weights(whole).items():
+        assert torch.allclose(mixed[name], start[name].float() * 0.75 + value * 0.25, atol=1e-6)
+
+
+def test_other_settings_are_refused_and_named(inline_dataset: Path, tmp_path: Path) -> None:
+    finetune(config_of(inline_dataset, tmp_path, epochs=0.34))
+    with pytest.raises(ResumeError, match=r"other settings \(learning_rate, seed\)"):
+        finetune(config_of(inline_dataset, tmp_path, epochs=0.34, learning_rate=1e-5, seed=3))
+    assert (tmp_path / "model").is_dir()
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(inline_dataset: Path, tmp_path: Path) -> None:
+    config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
+    with pytest.raises(StopHereError):
+        finetune(config, stop_after(3))
+    latest = tmp_path / LATEST
+    latest.write_bytes(latest.read_bytes()[: latest.stat().st_size // 2])
+    with pytest.raises(ResumeError, match=rf"{LATEST} is damaged .*move .*{PREVIOUS} to its place"):
+        finetune(config)
+    shutil.move(tmp_path / PREVIOUS, latest)
+    assert finetune(config).steps == 6
+
+
+def test_a_full_disk_is_one_error_and_the_checkpoint_before_it_stays(inline_dataset: Path, tmp_path: Path) -> None:
+    config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
+    with pytest.raises(StopHereError):
+        finetune(config, stop_after(2))
+    before = (tmp_path / LATEST).read_bytes()
+    (tmp_path / f"{LATEST}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"No space left on device.*same command"):
+        finetune(config)
+    assert (tmp_path / LATEST).read_bytes() == before
+    assert finetune(config).steps == 6
+
+
+def test_a_dataset_without_regions_is_refused_before_the_model_is_loaded(inline_dataset: Path, tmp_path: Path) -> None:
+    def refused(**settings: Any) -> None:
+        config = config_of(inline_dataset, tmp_path / "out", **settings)
+        with pytest.raises(InputError, match=r"no regions to learn from with a score of 0\.99"):
+            finetune(config)
+        assert not (tmp_path / "out").exists()
+
+    data = {"path": str(inline_dataset), "min_score": 0.99, "where": "phrase = 'nothing'"}
+    refused(data=data)
+    assert finetune(config_of(inline_dataset, tmp_path, data=data, recipe={"kind": "captions"}, epochs=0.34)).steps == 1
+
+
+def test_a_broken_start_model_is_one_error(inline_dataset: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not weights")
+    with pytest.raises((WeightsError, ConfigError), match="broken"):
+        finetune(config_of(inline_dataset, tmp_path / "out", model={"name": "ViT-B-32", "weights": str(broken)}))
+
+
+@pytest.mark.parametrize("kind", ["align", "clim"])
+def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Path, tmp_path: Path) -> None:
+    recipe = {"kind": kind, **({"sides": [2]} if kind == "clim" else {})}
+    settings = {"recipe": recipe, "batch_size": 8, "epochs": 2}
+    alone = finetune(config_of(inline_dataset, tmp_path / "alone", **settings))
+    config = config_of(inline_dataset, tmp_path / "together", **settings)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    code = (
+        "import sys; from stages.finetune.config import FinetuneConfig; from stages.finetune.loop import finetune; "
+        "finetune(FinetuneConfig.model_validate_json(open(sys.argv[1]).read()))"
+    )
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "config.json")], env={**os.environ, **group, "RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait() for process in ranks] == [0, 0]
+    for wanted, found in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "together"), strict=True):
+        assert found == pytest.approx(wanted, rel=2e-4)
+    tuned = load_file(config.out / "model" / "open_clip_model.safetensors")
+    for name, value in weights(alone).items():
+        assert torch.allclose(value, tuned[name], atol=2e-4), name
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / LOG).read_text().splitlines()]
