@@ -19,7 +19,7 @@ from stages.finetune.card import card_of
 from stages.finetune.config import FinetuneConfig
 from stages.finetune.files import TuningFolder, refuse_unwritable
 from stages.finetune.material import TrainingBatch, TuningData, refuse_long_phrases
-from stages.finetune.ranks import Ranks, joined
+from stages.finetune.ranks import RankGroup, joined
 from stages.finetune.recipes.base import Recipe
 from stages.finetune.student import Student
 from stages.model.clip import ClipModel
@@ -113,7 +113,7 @@ class Training:
     description: Description
     tokenizer: Any
     device: torch.device
-    ranks: Ranks
+    ranks: RankGroup
     material: TuningData
     folder: TuningFolder = field(init=False)
     student: Student = field(init=False)

@@ -24,7 +24,7 @@ _PATIENCE: Final = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class RankGroup:
     """This process among those that train together.
 
     Attributes:
@@ -88,18 +88,18 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(device: torch.device) -> Iterator[RankGroup]:
     """The group of processes that the surroundings speak of: one that is initialised, as Ray Train does it, or one that
     torchrun's variables describe, which is left at the end; else this process alone."""
     if dist.is_available() and dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield RankGroup(dist.get_rank(), dist.get_world_size())
         return
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks()
+        yield RankGroup()
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield Ranks(dist.get_rank(), size)
+        yield RankGroup(dist.get_rank(), size)
     finally:
         dist.destroy_process_group()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from stages.finetune.config import RecipeConfig
 from stages.finetune.losses import contrastive, logits_of
 from stages.finetune.material import TrainingBatch
-from stages.finetune.ranks import Ranks
+from stages.finetune.ranks import RankGroup
 from stages.finetune.recipes.base import Recipe, Terms, caption_loss
 from stages.finetune.student import Student
 from stages.model.clip import ClipModel
@@ -61,7 +61,7 @@ class Align(Recipe[AlignConfig]):
         """See `Recipe.own_parameters`."""
         return [("region_logit_scale", self._log_scale)]
 
-    def terms(self, batch: TrainingBatch, ranks: Ranks) -> Terms:
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """See `Recipe.terms`."""
         student, config = self.student, self.config
         rgb = batch.rgb.to(student.device)
@@ -76,7 +76,7 @@ class Align(Recipe[AlignConfig]):
             "regions": (config.region_weight, contrastive(logits, positive, ignored, weights)),
         }
 
-    def _pairs(self, batch: TrainingBatch, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+    def _pairs(self, batch: TrainingBatch, ranks: RankGroup) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of the phrases of all ranks, each once (U, E); which region has which, what is ignored (R, U)."""
         device = self.student.device
         # A text more than there are phrases, which is cut off: a rank may have none.
@@ -96,7 +96,7 @@ class Align(Recipe[AlignConfig]):
         ignored = (places.float() @ positive.float()) > 0
         return embeddings[torch.tensor(list(firsts.values()), dtype=torch.int64)], positive, ignored & ~positive
 
-    def _same_place(self, batch: TrainingBatch, ranks: Ranks) -> Tensor:
+    def _same_place(self, batch: TrainingBatch, ranks: RankGroup) -> Tensor:
         """Which regions of all ranks are of one image and overlap, bool (R, R)."""
         parts = []
         for rois in ranks.objects(batch.rois):

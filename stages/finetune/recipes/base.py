@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stages.finetune.config import RecipeConfig
 from stages.finetune.losses import contrastive, logits_of, same
 from stages.finetune.material import TrainingBatch
-from stages.finetune.ranks import Ranks
+from stages.finetune.ranks import RankGroup
 from stages.finetune.student import Student
 from stages.model.clip import ClipModel
 
@@ -52,11 +52,11 @@ class Recipe(ABC, Generic[ConfigT]):
         return []
 
     @abstractmethod
-    def terms(self, batch: TrainingBatch, ranks: Ranks) -> Terms:
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """The losses of a batch."""
 
 
-def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: Ranks) -> Tensor:
+def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
     """CLIP's loss between the images of all ranks and their captions; equal captions are no negatives.
 
     A model that was trained with a sigmoid loss (SigLIP) is fine-tuned with this one, too.

@@ -6,7 +6,7 @@ from typing import Literal
 
 from stages.finetune.config import RecipeConfig
 from stages.finetune.material import TrainingBatch
-from stages.finetune.ranks import Ranks
+from stages.finetune.ranks import RankGroup
 from stages.finetune.recipes.base import Recipe, Terms, caption_loss
 
 
@@ -21,7 +21,7 @@ class Captions(Recipe[CaptionsConfig]):
 
     config_type = CaptionsConfig
 
-    def terms(self, batch: TrainingBatch, ranks: Ranks) -> Terms:
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """See `Recipe.terms`."""
         student = self.student
         embedding = student.tower.encode(batch.rgb.to(student.device))

@@ -19,7 +19,7 @@ from torch import Tensor
 from stages.finetune.config import Learns, RecipeConfig
 from stages.finetune.losses import contrastive, logits_of, same
 from stages.finetune.material import TrainingBatch
-from stages.finetune.ranks import Ranks
+from stages.finetune.ranks import RankGroup
 from stages.finetune.recipes.base import Recipe, Terms, caption_loss
 
 
@@ -52,7 +52,7 @@ class Clim(Recipe[ClimConfig]):
 
     config_type = ClimConfig
 
-    def terms(self, batch: TrainingBatch, ranks: Ranks) -> Terms:
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """See `Recipe.terms`."""
         student, config = self.student, self.config
         rgb = batch.rgb.to(student.device)

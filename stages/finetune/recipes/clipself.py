@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stages.finetune.config import Learns, RecipeConfig
 from stages.finetune.material import TrainingBatch
-from stages.finetune.ranks import Ranks
+from stages.finetune.ranks import RankGroup
 from stages.finetune.recipes.base import Recipe, Terms, caption_loss
 
 
@@ -53,7 +53,7 @@ class ClipSelf(Recipe[ClipSelfConfig]):
     needs_start = True
     enlarged = 2
 
-    def terms(self, batch: TrainingBatch, ranks: Ranks) -> Terms:
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
         """See `Recipe.terms`."""
         student, config = self.student, self.config
         large = batch.rgb.to(student.device)

@@ -14,7 +14,7 @@ import torch
 from stages.finetune import RECIPES, recipe_config, recipe_type
 from stages.finetune.config import DataConfig
 from stages.finetune.material import TrainingBatch, TuningData
-from stages.finetune.ranks import Ranks
+from stages.finetune.ranks import RankGroup
 from stages.finetune.recipes.align import Align
 from stages.finetune.recipes.base import Recipe
 from stages.finetune.recipes.clim import mosaics
@@ -25,7 +25,7 @@ from stages.model.describe import describe, tokenizer_of
 from stages.model.load import from_open_clip, module_of
 
 DESCRIPTION = describe(ModelConfig(name="demo"))
-ALONE = Ranks()
+ALONE = RankGroup()
 
 
 def taught(kind: str, **settings: Any) -> Recipe[Any]:
