@@ -20,6 +20,7 @@ from pipeline.commands.inspect import inspect
 from pipeline.commands.models import models
 from pipeline.commands.phrases import phrases
 from pipeline.commands.plan import plan
+from pipeline.commands.pool import pool
 from pipeline.commands.run import run
 from pipeline.commands.scenes import scenes
 from pipeline.commands.score_model import score_model
@@ -63,6 +64,7 @@ VERBS: Final[dict[str, Callable[..., None]]] = {
     "score-model": score_model,
     "explain": explain,
     "phrases": phrases,
+    "pool": pool,
     "scenes": scenes,
     "demo": demo,
 }

@@ -1,0 +1,122 @@
+"""`phrasebox pool`: the concepts of a corpus of captions, and what of other captions they can name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from pipeline.commands.options import Settings
+from pipeline.terminal import console
+from stages.contract.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from stages.contract.records import Phrase
+
+SAMPLES_AT_ONCE: Final = 256
+"""Samples whose captions are parsed together."""
+
+
+def pool(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Captions: whatever phrasebox run reads (no image is opened), or a text file with one caption a line.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the pool here: concept, count, head noun.")
+    ] = None,
+    at_least: Annotated[
+        int, typer.Option("--at-least", metavar="N", min=1, help="Leave out what captions say less often.")
+    ] = 1,
+    covers: Annotated[
+        Path | None,
+        typer.Option("--covered-by", metavar="FILE", help="Say how much of the captions' phrases this pool can name."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    settings: Settings = [],  # noqa: B006  typer copies it
+) -> None:
+    """Write the phrases of captions as a pool of concepts, the most frequent first, or measure what a pool can name.
+
+    \b
+    phrasebox pool train.jsonl --out pool.txt --at-least 3
+    phrasebox pool dev.jsonl --covered-by pool.txt     on captions that it was not parsed from
+    """
+    from stages.sources.pools import coverage, pool_lines, pool_of, read_pool
+
+    if (out is None) == (covers is None):
+        raise ConfigError("say either --out FILE, to write a pool, or --covered-by FILE, to measure one")
+    figures: dict[str, Any]
+    if covers is not None:
+        known = read_pool(covers)
+        found = coverage(known, _phrases(source, settings))
+        if not found.mentions:
+            raise InputError(f"{source}: its captions have no phrases")
+        figures = {
+            "concepts": len(known),
+            "mentions": found.mentions,
+            "mentions_named": found.mentions_named,
+            "mentions_share": round(found.mentions_named / found.mentions, 4),
+            "texts": found.texts,
+            "texts_named": found.texts_named,
+            "texts_share": round(found.texts_named / found.texts, 4),
+        }
+        told = (
+            f"{figures['mentions_share']:.1%} of {found.mentions:,} phrases, and {figures['texts_share']:.1%} of the "
+            f"{found.texts:,} different ones, are among the {len(known):,} concepts of {covers}"
+        )
+    else:
+        assert out is not None, "one of the two"  # noqa: S101
+        concepts = pool_of(_phrases(source, settings), at_least=at_least)
+        if not concepts:
+            raise InputError(f"{source}: no phrase stands in its captions {at_least} times or more")
+        try:
+            out.write_text(pool_lines(concepts), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--out: {out} cannot be written: {error.strerror or error}") from error
+        figures = {"concepts": len(concepts), "pool": str(out)}
+        told = f"{len(concepts):,} concepts in {out}"
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=1) + "\n")
+    else:
+        console.print(told, soft_wrap=True)
+
+
+def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
+    """The phrases of all captions of an input; samples with an error have none."""
+    from pipeline.config import load_config
+    from stages.contract.records import Record, Sample
+    from stages.phrases.stage import PhrasesStage
+    from stages.read import Skipped, make_reader
+
+    if source.endswith(".txt"):
+        config = load_config(None, settings, assigned={"input": {"kind": "jsonl", "path": source}})
+        captions = enumerate(_lines(source))
+        records = (Record.start(Sample(sample_id=str(n), source="", captions=(text,))) for n, text in captions)
+    else:
+        config = load_config(None, settings, assigned={"input.path": source})
+        reader = make_reader(config.input)
+        items = (item for shard in reader.shards() for item in reader.read(shard))
+        records = (Record.start(item) for item in items if not isinstance(item, Skipped))
+    stage = PhrasesStage(config.phrases)
+    stage.setup()
+    while batch := list(islice(records, SAMPLES_AT_ONCE)):
+        for record in stage.process(batch):
+            if record.error is None:
+                yield from record.phrases
+
+
+def _lines(source: str) -> list[str]:
+    try:
+        return [line for line in Path(source).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not UTF-8: {error}") from error
