@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench browser corpus fuzz faults photos soak scale audit clean
+.PHONY: demo test lint bench browser corpus fuzz faults photos proof soak scale audit clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phrasebox demo --out out/demo
@@ -44,6 +44,11 @@ faults: $(VENV)/.installed-dev
 PHOTOS ?= ../shared/photos
 photos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.photos.measure --photos $(PHOTOS) --out out/photos
+
+# Models that learn from the regions of several sources; what it needs of photographs says configs/proof/photos.yaml.
+proof: $(VENV)/.installed-dev
+	$(BIN)/python configs/proof/prove.py configs/proof/scenes.yaml --out out/proof-scenes
+	$(BIN)/python configs/proof/prove.py configs/proof/photos.yaml --out out/proof-photos --photos $(PHOTOS)/flickr8k
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.

@@ -39,9 +39,9 @@ class AlignConfig(RecipeConfig):
     weigh_by: Literal["score", "nothing"] = "nothing"
     """`score`: a region counts as much as its score says."""
 
-    residual: bool = True
-    """With a class token: whether the features of patches contain the last block's residual and MLP (CLIPSelf, CLIM),
-    see `stages.model.towers.dense`."""
+    residual: bool = False
+    """With a class token: whether the features of patches contain the last block's residual and MLP, as in CLIPSelf and
+    CLIM, see `stages.model.towers.dense`. `phrasebox score-model --residual` then looks at the same features."""
 
     same_place_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Boxes of one image that overlap at least this much may bear each other's names."""

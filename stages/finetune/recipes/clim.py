@@ -3,7 +3,8 @@
 No box is needed: k x k images of the batch are put together into one, and the feature of each cell is compared with the
 captions of the batch. What is different: images and captions are those of a batch of a few dozen, not of several
 thousand; the single images are compared with their captions by CLIP's own embedding and not by the box of the whole
-image; all mosaics of a step have the same k.
+image; all mosaics of a step have the same k; patches are without the last block's residual and MLP
+(`recipe.residual=true` restores them).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ClimConfig(RecipeConfig):
     """Images along a side of a mosaic; one of these is drawn for each step. Those that need more images than a rank has
     are left out."""
 
-    residual: bool = True
+    residual: bool = False
     """As in `AlignConfig`."""
 
     @field_validator("sides")

@@ -4,7 +4,7 @@ The model that training began with embeds crops of an image, and the features of
 the same way: 1 - cos. Neither texts nor boxes are needed: the boxes are the cells of a random grid.
 
 What is different: images come at twice the model's side instead of 1,024 px, crops are enlarged to the model's side,
-and the tower's dense features are those that every recipe here has (`stages.model.towers.dense`).
+and patches are without the last block's residual and MLP (`recipe.residual=true` restores them).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ClipSelfConfig(RecipeConfig):
     most_boxes: Annotated[int, Field(ge=1, le=256)] = 20
     """Cells of an image that are taken, drawn where there are more. Each is a forward pass of the model."""
 
-    residual: bool = True
+    residual: bool = False
     """As in `AlignConfig`."""
 
 
