@@ -49,7 +49,7 @@ class NamedBoxesConfig(RegionSourceConfig):
     """Boxes whose best phrase has a smaller share of the softmax are left out."""
 
     per_phrase: Annotated[int, Field(ge=1)] | None = None
-    """The most boxes of one phrase, those with the highest cosine. Null: all of them."""
+    """The most boxes of one phrase, those with the highest score. Null: all of them, as RegionCLIP keeps them."""
 
     templates: tuple[str, ...] = ("{}",)
     """Prompts whose embeddings are averaged; `{}` is the phrase."""

@@ -168,7 +168,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
             if shares[number, text] >= self.config.min_score
         ]
         by_text: dict[str, list[Named]] = {}
-        for each in sorted(named, key=lambda one: -one.cosine):
+        for each in sorted(named, key=lambda one: (-one.share, -one.cosine)):
             ours = by_text.setdefault(texts[each.text], [])
             if self.config.per_phrase is None or len(ours) < self.config.per_phrase:
                 ours.append(each)
