@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.config import differences as setting_differences
 from pipeline.graph import fetch_weights
 from pipeline.terminal import progress_bar
 from stages.contract.errors import InputError, RowFault
@@ -93,7 +94,8 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
         `regions` and `described` (WAYS -> top1, top5, mean_per_class, n), `phrases`, `phrases_crop` and `phrases_pool`
         (recall_1, recall_5, mrr, chance_1, n), `retrieval` (t2i_r1 ... i2t_r10), each {value, low, high, n}; `classes`
         (name -> n, and top-1 by WAYS); what was asked of whom; and `answers`, one number for each question, from which
-        `differences` from another model are computed.
+        `differences` from another model are computed, with its name in `compared_with` and the settings that differ in
+        `asked_differently`.
 
     Raises:
         ConfigError: The model cannot be used.
@@ -335,7 +337,11 @@ def _report(marks: Marks, embedder: Embedder, probe: ProbeConfig, other: Mapping
             differences = {name: differences_of(*pair, probe.min_boxes) for name, pair in pairs.items()}
         except ValueError as error:
             raise InputError("--compare: its figures are of other regions, phrases or captions") from error
-        report |= {"compared_with": other["model"], "differences": arranged(differences)}
+        report |= {
+            "compared_with": other["model"],
+            "asked_differently": setting_differences(other.get("probe"), probe.model_dump(mode="json")),
+            "differences": arranged(differences),
+        }
     return report | {"images": marks.names, "answers": {name: stored(own) for name, own in answers.items()}}
 
 

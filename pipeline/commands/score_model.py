@@ -180,6 +180,8 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
             f"below each: the difference from {scores['compared_with']}, paired over images; * is beyond chance",
             soft_wrap=True,
         )
+        if scores["asked_differently"]:
+            console.print(f"which was asked differently: {'; '.join(scores['asked_differently'])}", soft_wrap=True)
 
 
 def _print_rare(scores: Mapping[str, Any], console: Console) -> None:

@@ -105,13 +105,15 @@ def test_the_same_again_and_compared_with_itself(scores: dict[str, Any], drawn: 
     assert code == 0
     again = json.loads(out)
     assert {**again, "seconds": 0} == {
-        **scores, "seconds": 0, "compared_with": "demo", "differences": again["differences"],
+        **scores, "seconds": 0, "compared_with": "demo", "asked_differently": [], "differences": again["differences"],
     }  # fmt: skip
     for figure in again["differences"]["regions"]["roi"].values():
         assert not isinstance(figure, dict) or (figure["value"], figure["low"], figure["high"]) == (0, 0, 0)
     code, out, _ = called(*command(drawn, "--residual", "--no-crops", "--compare", other))
     assert code == 0
     assert "below each: the difference from demo" in out
+    assert "which was asked differently: " in out
+    assert "residual" in out
     assert "crop, embedded" not in out
 
 
