@@ -42,6 +42,26 @@ def targets(folder: Path, *annotations: dict[str, Any]) -> list[TruthTarget]:
     return list(read_coco(written(folder, content(*annotations))).images["a.jpg"].targets)
 
 
+def test_every_thing_by_itself(tmp_path: Path) -> None:
+    truth = read_coco(
+        written(
+            tmp_path,
+            content(
+                annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)], colour="Red"),
+                annotation(bbox=[3, 4, 3, 3], segmentation=[]),
+                annotation(bbox=[0, 0, 9, 9], iscrowd=1, colour="blue"),
+                annotation(bbox=[0, 0, 0, 9]),
+            ),
+        )
+    )
+    first, second = truth.things["a.jpg"]
+    assert (first.box_xywh_px, first.category, first.described) == ((1, 2, 3, 3), "car", "red car")
+    assert first.mask is not None
+    assert rle_area_px(first.mask) == 9
+    assert (second.box_xywh_px, second.category, second.described, second.mask) == ((3, 4, 3, 3), "car", None, None)
+    assert (truth.names, truth.descriptions) == ({"car", "traffic light"}, {"red car"})
+
+
 def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
     truth = read_coco(
         written(

@@ -44,6 +44,16 @@ def written(folder: Path, refs: Any, instances: Any = INSTANCES) -> Path:
     return folder
 
 
+def test_things_that_no_sentence_means_are_there_too(tmp_path: Path) -> None:
+    instances = {**INSTANCES, "categories": [{"id": 1, "name": "Person"}]}
+    instances["annotations"] = [{**thing, "category_id": 1} for thing in INSTANCES["annotations"]]
+    truth = read_refcoco(written(tmp_path, [ref(70, "the man")], instances))
+    assert truth.names == {"person"}
+    boxes = [(thing.box_xywh_px, thing.category) for thing in truth.things["COCO_train2014_5.jpg"]]
+    assert boxes == [((1, 2, 40, 40), "person"), ((0, 0, 9, 9), "person")]
+    assert truth.categories == frozenset(), "not everything that images show is annotated"
+
+
 def test_a_target_for_every_sentence(tmp_path: Path) -> None:
     truth = read_refcoco(written(tmp_path, [ref(70, "The man in blue", "left guy"), ref(71, "?")]))
     assert truth.categories == frozenset()
