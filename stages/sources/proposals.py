@@ -28,8 +28,10 @@ class ProposalSourceConfig(NamedBoxesConfig):
     nms_iou: Share = 0.5
     """A proposal whose box has a larger IoU with that of a better one is left out. RegionCLIP takes .5."""
 
-    min_area_share: Share = 0.002
-    """Smallest share of the image that a proposal may cover."""
+    min_area_share: Share = 0.01
+    """Smallest share of the image that a proposal may cover. On 40 photographs .002 gives 80 proposals an image and .01
+    a third of them, with two to three times as many of the best-scored ones on their thing: what is small looks like
+    anything (measured)."""
 
     max_area_share: Share = 0.95
     """Largest share: the whole image is no proposal."""
