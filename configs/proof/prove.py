@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import tarfile
-import time
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -88,10 +88,8 @@ class Proof:
             return
         first, *options = self.plan["run"]
         settings = [f"{key}={value}" for key, value in self.plan["sources"][source].items()]
-        begun = time.monotonic()
         options += [part for setting in settings for part in ("--set", setting)]
-        self.phrasebox("run", ROOT / first, "--engine", "inline", "--out", folder, *options)
-        seconds = time.monotonic() - begun
+        _, seconds = self.phrasebox("run", ROOT / first, "--engine", "inline", "--out", folder, *options)
         size = sum(path.stat().st_size for path in (folder / "data").glob("*.parquet"))
         counts = json.loads((folder / "dataset.json").read_text("utf-8"))["counts"]
         (folder / "cost.json").write_text(json.dumps({"seconds": seconds, "bytes": size, "counts": counts}))
@@ -112,7 +110,7 @@ class Proof:
         path = self.scored(arm, seed)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            answer = self.phrasebox("score-model", model, *self.plan["score"], "--json")
+            answer, _ = self.phrasebox("score-model", model, *self.plan["score"], "--json")
             path.with_suffix(".tmp").write_text(answer, encoding="utf-8")
             path.with_suffix(".tmp").rename(path)
 
@@ -120,19 +118,26 @@ class Proof:
         """The file of the figures of a model."""
         return self.out / "scores" / f"{arm.replace(' ', '-')}-{seed}.json"
 
-    def phrasebox(self, verb: str, *arguments: object) -> str:
-        """Run a verb with one thread in the experiment's folder; what it prints. Ends the experiment if it fails."""
+    def phrasebox(self, verb: str, *arguments: object) -> tuple[str, float]:
+        """Run a verb with one thread in the experiment's folder. Ends the experiment if it fails.
+
+        Returns:
+            What it prints, and its processor time in seconds.
+        """
         command = [sys.executable, "-m", "pipeline", verb, *map(str, arguments)]
         with (self.out / "commands.txt").open("a", encoding="utf-8") as file:
             file.write(shlex.join(["phrasebox", *command[3:]]) + "\n")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         print(" ".join(command[3:])[:160], flush=True)
-        done = subprocess.run(  # noqa: S603  our own verbs
-            command, cwd=self.out, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(f"{shlex.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-        return done.stdout
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+            process = subprocess.Popen(command, cwd=self.out, env=environment, stdout=out, stderr=errors)  # noqa: S603
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            for file in (out, errors):
+                file.seek(0)
+            if process.returncode:
+                raise SystemExit(f"{shlex.join(command)}\n{out.read()[-2000:]}\n{errors.read()[-4000:]}")
+            return out.read(), usage.ru_utime + usage.ru_stime
 
     def table(self) -> dict[str, Any]:
         """The figures of every arm: means over seeds with intervals over images, and how much of the gap it closes."""
@@ -192,7 +197,7 @@ def as_markdown(figures: Mapping[str, Any], names: Sequence[str]) -> str:
         "|---" * (len(names) + 3) + "|",
         *rows_of(figures, names),
         "",
-        "| source | seconds an image | bytes an image | regions an image |",
+        "| source | processor seconds an image | bytes an image | regions an image |",
         "|---|---|---|---|",
     ]
     for source, cost in figures["costs"].items():

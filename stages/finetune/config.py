@@ -69,6 +69,10 @@ class FinetuneConfig(BaseModel):
 
     recipe: AnyRecipeConfig = Field(default_factory=recipe_config)
 
+    frozen: tuple[str, ...] = ()
+    """Parameters whose names begin so stay as they are, e.g. `[visual.trunk.features]`. Where nothing in
+    front of a layer learns, its backward pass ends there."""
+
     epochs: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     """How often every image is seen."""
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from stages.contract.errors import InputError, ResumeError
+from stages.contract.errors import ConfigError, InputError, ResumeError
 from stages.finetune import recipe_type
 from stages.finetune.card import card_of
 from stages.finetune.config import FinetuneConfig
@@ -138,13 +138,12 @@ class Training:
         module = module_of(self.description).float().to(self.device)
         self._start_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         start = self._frozen(module) if recipe_type(config.recipe.kind).needs_start else None
-        learning = {
-            name
-            for name, _ in module.named_parameters()
-            if config.recipe.learns == "all" or name.startswith("visual.") or name == "logit_scale"
-        }
         for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name in learning)
+            of_images = name.startswith("visual.") or name == "logit_scale"
+            learns = config.recipe.learns == "all" or of_images
+            parameter.requires_grad_(learns and not name.startswith(config.frozen))
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ConfigError(f"frozen: nothing is left to learn of {self.description.name}")
         self.student = Student.of(module, self.tokenizer, self.description.input)
         self.recipe = recipe_type(config.recipe.kind)(config.recipe, self.student, start)
         for _, parameter in self.recipe.own_parameters():

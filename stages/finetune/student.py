@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.model.config import InputSpec
@@ -84,11 +84,3 @@ class Student:
             longest = int(self.text_tower.ends_of(tokens).max()) + 1
             embeddings = self.text_tower.encode(tokens[:, :longest].to(self.device))
         return F.normalize(embeddings.float(), dim=-1)
-
-    def parameters(self, learns: str) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters that learn: `all`, or those of the `image` tower and the temperature."""
-        return [
-            (name, parameter)
-            for name, parameter in self.module.named_parameters()
-            if learns == "all" or name.startswith("visual.") or name == "logit_scale"
-        ]

@@ -319,8 +319,10 @@ def _side_of_patches(bare: Module, pixels: Tensor) -> int:
 def split_linear(module: Module, parts: int, precision: Precision) -> list[Linear]:
     """A product that makes several things at once, as one product for each."""
     whole = linear(module, precision)
-    biases: Any = [None] * parts if whole.bias is None else whole.bias.chunk(parts)
-    return [Linear(weight, bias) for weight, bias in zip(whole.weight.chunk(parts), biases, strict=True)]
+    size = len(whole.weight) // parts
+    # Slices, each of which stands for itself: an optimiser could not change what is cut into chunks.
+    places = [slice(number * size, (number + 1) * size) for number in range(parts)]
+    return [Linear(whole.weight[place], None if whole.bias is None else whole.bias[place]) for place in places]
 
 
 def layers_of(module: Module, precision: Precision) -> tuple[Layer, ...]:

@@ -109,6 +109,17 @@ def test_the_text_tower_stays_where_it_shall(inline_dataset: Path, tmp_path: Pat
     assert "visual.proj" not in same
 
 
+def test_what_is_frozen_stays_and_nothing_to_learn_is_refused(inline_dataset: Path, tmp_path: Path) -> None:
+    frozen = ["visual.transformer", "visual.conv1"]
+    tuned = weights(finetune(config_of(inline_dataset, tmp_path / "a", frozen=frozen, epochs=0.34)))
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
+    assert {name for name in start if name.startswith(tuple(frozen))} <= same
+    assert {"visual.proj", "text_projection"} & same == set()
+    with pytest.raises(ConfigError, match="nothing is left to learn of demo"):
+        finetune(config_of(inline_dataset, tmp_path / "b", frozen=[""]))
+
+
 def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: Path, tmp_path: Path) -> None:
     mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
     start = module_of(describe(ModelConfig(name="demo"))).state_dict()

@@ -25,10 +25,15 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     assert first in got, "the first convolution learns"
     assert len(got) > 0.8 * len([*model.visual.parameters()])
 
+    torch.optim.SGD(model.visual.parameters(), lr=1e-4).step()
+    stepped = dense(live, rgb, residual=True)
+    stepped.embedding.sum().backward()
+    assert not torch.equal(stepped.embedding, seen.embedding), "the step is seen"
+
     frozen = from_open_clip(model, lambda texts: None, spec).tower
     same = dense(frozen, rgb, residual=True)
     assert not same.patches.requires_grad
-    assert torch.allclose(same.patches, seen.patches, atol=1e-6)
+    assert torch.allclose(same.patches, stepped.patches, atol=1e-6)
     assert torch.allclose(same.embedding, model.encode_image(frozen.normalised(rgb)), atol=1e-4)
 
 
