@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pipeline import terminal
 from stages.contract.stage import Forwards
 from stages.write.tally import Tally
 
@@ -137,7 +138,7 @@ class Report:
 
 
 class Display:
-    """A line of progress: images done, images/s, errors. It is redrawn on a terminal and silent in a log."""
+    """A line of progress: images done, images/s, errors. It is redrawn on a terminal; a log gets one now and then."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -153,6 +154,7 @@ class Display:
         )
         self._task = self._progress.add_task("images", total=None, speed="")
         self._notes_shown = 0
+        self._last_line_s = time.monotonic()
 
     @contextmanager
     def shown(self) -> Iterator[Display]:
@@ -172,6 +174,10 @@ class Display:
         if report.deaths:
             speed += f", {report.deaths:,} workers died"
         self._progress.update(self._task, completed=report.done, total=report.expected, speed=speed)
+        if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
+            self._last_line_s = time.monotonic()
+            of_all = "" if report.expected is None else f" of {report.expected:,}"
+            self._progress.console.print(f"images: {report.done:,}{of_all}, {speed}", soft_wrap=True)
 
 
 def print_summary(console: Console, total: Tally, report: Report, path: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
-from pipeline.summary import Report, inline_instead
+from pipeline import terminal
+from pipeline.summary import Display, Report, inline_instead
 from stages.contract.stage import Forwards
 
 FORWARDS = Forwards(images=32, computed=32, device="cpu")
@@ -58,3 +61,26 @@ def test_the_first_batch_is_that_of_the_stage_with_a_model() -> None:
     assert first is not None
     report.stage("explain", 20, 0.1, FORWARDS)
     assert (report.first_batch_s, report.first_batch) == (first, 32)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(seconds: float) -> str:
+        monkeypatch.setattr(terminal, "LINE_SECONDS", seconds)
+        text = StringIO()
+        with Display(Console(file=text, force_terminal=is_terminal, width=100)).shown() as display:
+            report = Report()
+            report.expected = 800
+            display.update(report)
+            report.rows(32, 2)
+            display.update(report)
+        return text.getvalue()
+
+    if is_terminal:
+        assert "images: 32" not in shown(0.0)
+        return
+    assert shown(3600.0) == ""
+    first, second = shown(0.0).splitlines()
+    assert first == "images: 0 of 800, starting"
+    assert second.startswith("images: 32 of 800, ")
+    assert second.endswith("2 failed")
