@@ -9,17 +9,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.commands.options import Json, Where
 from pipeline.terminal import console, errors, progress_bar
+from stages.finetune import RECIPES
 
 if TYPE_CHECKING:
     from stages.finetune.loop import Tuned
-
-RecipeName = Literal["align", "clipself", "clim", "captions"]
 
 
 def finetune(
@@ -38,11 +37,12 @@ def finetune(
         typer.Option("--weights", metavar="FILE", help="Weights for a --model without a tag (model.weights)."),
     ] = None,
     recipe: Annotated[
-        RecipeName | None,
+        str | None,
         typer.Option(
             "--recipe",
-            help="align: regions against phrases. clipself: patches learn what the model says of crops. clim: mosaics "
-            "of whole images. captions: no regions at all (recipe.kind; align without one).",
+            metavar="|".join(RECIPES),
+            help="What the model is taught: regions against phrases (align, the default), or what regions have to "
+            "beat: crops, mosaics of whole images, captions alone (recipe.kind).",
         ),
     ] = None,
     epochs: Annotated[

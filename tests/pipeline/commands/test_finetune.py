@@ -60,5 +60,4 @@ def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
 
 
 def test_help_names_every_recipe() -> None:
-    said = runner.invoke(app, ["finetune", "--help"]).output
-    assert all(f"{kind}:" in said for kind in RECIPES)
+    assert "|".join(RECIPES) in runner.invoke(app, ["finetune", "--help"]).output
