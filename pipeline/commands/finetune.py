@@ -136,7 +136,7 @@ def _finetune(config: Any, speaks: Any) -> Tuned | None:
             tuned = train(config, on_step, lambda text: speaks.print(text, soft_wrap=True, highlight=False))
     except KeyboardInterrupt as stop:
         if leads:
-            errors.print("stopped. The checkpoint is written; the same command goes on from here.")
+            errors.print("stopped. The same command goes on from the last checkpoint.")
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
     return tuned if leads else None
 

@@ -76,6 +76,8 @@ def finetune(config: FinetuneConfig, on_step: OnStep | None = None, say: Callabl
     description = describe(config.model)
     plan_of(description.architecture)
     refuse_unwritable(description)
+    if config.model.precision == "fp16":
+        raise ConfigError("model.precision: gradients are too small for fp16; take bf16, or fp32")
     device = pick_device(config.model.device)
     warn_of_slow_precision(config.model.precision, device)
     if config.model.threads is not None and device.type == "cpu":
@@ -93,6 +95,9 @@ def finetune(config: FinetuneConfig, on_step: OnStep | None = None, say: Callabl
             )
         refuse_long_phrases(phrases, tokenizer)
     with joined(device) as ranks:
+        if config.model.pretrained is not None and ranks.leads:
+            fetch_files(description, say or (lambda _: None))
+        ranks.wait()
         training = Training(config, description, tokenizer, device, ranks, material)
         if say is not None and ranks.leads:
             say(training.described())
@@ -120,6 +125,7 @@ class Training:
     recipe: Recipe[Any] = field(init=False)
     optimiser: torch.optim.Optimizer = field(init=False)
     step: int = field(default=0, init=False)
+    _is_half_done: bool = field(default=False, init=False)
     _unlogged: list[dict[str, Tensor]] = field(default_factory=list, init=False)
     _means: dict[str, float] = field(default_factory=dict, init=False)
     _logged: int = field(default=0, init=False)
@@ -133,10 +139,9 @@ class Training:
                 f"{config.out} holds a training with other settings ({', '.join(self._differing(saved['decides']))}): "
                 "give another --out, or begin anew with --fresh"
             )
-        if config.model.pretrained is not None:
-            fetch_files(self.description, lambda _: None)
         module = module_of(self.description).float().to(self.device)
         self._start_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
         start = self._frozen(module) if recipe_type(config.recipe.kind).needs_start else None
         for name, parameter in module.named_parameters():
             of_images = name.startswith("visual.") or name == "logit_scale"
@@ -177,8 +182,7 @@ class Training:
             remaining = range(self.step, self.steps)
             batches = self.material.batches(remaining, self.ranks.rank, self.ranks.size)
             for batch in batches:
-                self._unlogged.append(self._take_step(batch))
-                self.step += 1
+                self._take_step(batch)
                 if self.step % LOG_EVERY == 0 or self.step == self.steps:
                     self._log()
                 if on_step is not None and self.ranks.leads:
@@ -186,7 +190,8 @@ class Training:
                 if time.monotonic() - self._last_saved >= self.config.checkpoint_every_s:
                     self.save()
         except KeyboardInterrupt:
-            self.save()
+            if not self._is_half_done:
+                self.save()
             raise
         self.save()
         folder = self.config.out
@@ -262,7 +267,7 @@ class Training:
         warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         return warm * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
 
-    def _take_step(self, batch: TrainingBatch) -> dict[str, Tensor]:
+    def _take_step(self, batch: TrainingBatch) -> None:
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = config.learning_rate * self._rate()
@@ -275,10 +280,13 @@ class Training:
         parameters = [parameter for _, parameter in self._parameters()]
         self.ranks.sum_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+        self._is_half_done = True
         self.optimiser.step()
         with torch.no_grad():
-            self.student.module.logit_scale.clamp_(max=math.log(100))
-        return {"loss": loss.detach(), **{name: term.detach() for name, (_, term) in terms.items()}}
+            self.student.module.logit_scale.clamp_(max=self._most_scale)
+        self._unlogged.append({"loss": loss.detach(), **{name: term.detach() for name, (_, term) in terms.items()}})
+        self.step += 1
+        self._is_half_done = False
 
     def _log(self) -> None:
         losses, self._unlogged = self._unlogged, []

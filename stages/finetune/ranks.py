@@ -98,6 +98,8 @@ def joined(device: torch.device) -> Iterator[RankGroup]:
     if size == 1:
         yield RankGroup()
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what `cuda` without a number means
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield RankGroup(dist.get_rank(), size)

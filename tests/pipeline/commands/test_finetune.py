@@ -47,6 +47,7 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
         (["--set", "recipe.kind=detector"], "align, clipself, clim, captions"),
         (["--model", "ViT-B-32"], "needs weights"),
         (["--batch-size", "500"], "a step takes 500 images"),
+        (["--set", "model.precision=fp16"], "take bf16, or fp32"),
     ],
 )
 def test_what_cannot_be_used_is_refused(options: list[str], said: str, inline_dataset: Path, tmp_path: Path) -> None:
