@@ -88,6 +88,6 @@ def test_a_small_experiment_goes_from_drawing_to_table(tmp_path: Path) -> None:
     for _ in range(2):  # the second finds everything done
         subprocess.run(command, check=True, capture_output=True)
     figures = json.loads((tmp_path / "out" / "table.json").read_text("utf-8"))
-    assert list(figures) == ["frozen", "captions", "ours", "exact", "costs"]
-    assert figures["exact"]["regions.roi"]["gap_closed"]["value"] == pytest.approx(1.0)
+    assert figures.keys() == {"frozen", "captions", "ours", "exact", "costs"}
+    assert all(0 < figures[arm]["regions.roi"]["top1"]["value"] < 1 for arm in ("frozen", "captions", "ours", "exact"))
     assert len((tmp_path / "out" / "commands.txt").read_text("utf-8").splitlines()) == 2 + 2 + 3 * 2 + 1

@@ -177,7 +177,7 @@ def test_a_broken_start_model_is_one_error(inline_dataset: Path, tmp_path: Path)
         finetune(config_of(inline_dataset, tmp_path / "out", model={"name": "ViT-B-32", "weights": str(broken)}))
 
 
-@pytest.mark.parametrize("kind", ["align", "clim"])
+@pytest.mark.parametrize("kind", ["align", pytest.param("clim", marks=pytest.mark.slow)])
 def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Path, tmp_path: Path) -> None:
     recipe = {"kind": kind, **({"sides": [2]} if kind == "clim" else {})}
     settings = {"recipe": recipe, "batch_size": 8, "epochs": 2}
