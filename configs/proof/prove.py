@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -214,7 +215,7 @@ def rows_of(figures: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
 
     def shown(entry: Mapping[str, float]) -> str:
         text = f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
-        return text.replace("0.", ".")
+        return re.sub(r"\b0\.", ".", text)
 
     for arm, row in figures.items():
         if arm != "costs":

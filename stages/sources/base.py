@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,6 @@ class RegionSource(Stage, Generic[ConfigT]):
             out[number] = replace(answer, pixels=None)
         return out
 
+    @abstractmethod
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """Answer each of the records, none of which has an error."""
-        raise NotImplementedError
