@@ -32,6 +32,12 @@ def batch_rows(model: Stage, device: Device | None = None) -> int:
     return -(-BATCH_ROWS // at_once) * at_once
 
 
+def call_rows(model: Stage, device: Device | None = None) -> int:
+    """How many records the model gets at once: a multiple of its batch, see `Stage.call_batches`."""
+    at_once = model.batch_rows(device)
+    return -(-max(BATCH_ROWS, at_once * model.call_batches(device)) // at_once) * at_once
+
+
 def samples_in(shards: Sequence[Shard]) -> int | None:
     """The number of samples in shards; None if the reader cannot tell before it reads them."""
     counts = [shard.samples for shard in shards]
@@ -96,7 +102,7 @@ def run(
     )
     for stage in graph.stages:
         stage.setup()
-    rows = batch_rows(graph.model)
+    rows = call_rows(graph.model)
     writer = ShardWriter(folder.data, config.output.rows_per_file)
     while batch := list(islice(todo, rows)):
         finished = run_stages(graph.stages, batch, report.stage)

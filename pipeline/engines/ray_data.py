@@ -24,7 +24,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from pipeline.config import RayEngine, RunConfig
 from pipeline.engines import OnProgress
-from pipeline.engines.inline import batch_rows, samples_in
+from pipeline.engines.inline import batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
 from pipeline.engines.ray_code import Code, code_here
 from pipeline.engines.ray_ledger import start_ledger, watching
@@ -102,7 +102,7 @@ def _shared_places(config: RunConfig, folder: DatasetFolder, shards: Sequence[Sh
 def _execute(
     graph: Graph, source: ShardSource, folder: DatasetFolder, config: RunConfig, chosen: Pools, ledger: Any, code: Code
 ) -> None:
-    batch = batch_rows(graph.model, chosen.device)
+    batch, call = batch_rows(graph.model, chosen.device), call_rows(graph.model, chosen.device)
     per_file, columns = config.output.rows_per_file, config.output.columns
     # Ray gives a worker as many threads as CPUs it holds, here one. torch.set_num_threads would not help: Ray Data
     # calls an actor from a thread of its own, and OpenMP's setting belongs to the thread that made it.
@@ -122,11 +122,11 @@ def _execute(
             num_cpus=1,
         )
         # Without it blocks would be cut by their bytes, and each would leave the model a remainder to fill up.
-        rows = rows.repartition(target_num_rows_per_block=batch, strict=True)
+        rows = rows.repartition(target_num_rows_per_block=call, strict=True)
         rows = rows.map_batches(
             ModelWorker,
             fn_constructor_args=(ray.put((graph.model,)), ledger, code, environment),
-            batch_size=batch,
+            batch_size=call,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=chosen.fewest, max_size=chosen.most),
             num_cpus=1,

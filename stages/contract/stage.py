@@ -55,6 +55,14 @@ class Stage(ABC):
         """
         return 1
 
+    def call_batches(self, device: Device | None = None) -> int:
+        """How many such batches a call should hold, so that the stage can make one ready while it computes another.
+
+        Args:
+            device: See `batch_rows`.
+        """
+        return 1
+
     def take_forwards(self) -> Forwards | None:
         """The forward passes since the last call; None for a stage without a model."""
         return None

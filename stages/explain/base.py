@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from stages.explain.presence import Presence, Signals
 from stages.model.clip import ClipModel
 from stages.model.config import TowerKind
 from stages.model.texts import TextCache, templates_of
+from stages.model.transfer import OnTheWay, pixels_on
 
 FAULTS: Final = ("", "constant", "empty", "non_finite")
 """Why a map is all zeros, by number."""
@@ -65,6 +66,55 @@ class Explained:
 
     heat_maps: list[list[HeatMap]]
     embedding: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """A batch that a device may still be computing.
+
+    Attributes:
+        phrases: of each image.
+        embedding: see `Explained`; on the device.
+        results: maps, cosines and faults as `_checked` gives them, and what presence is judged by, where that is asked
+            for; None where no image has a phrase.
+        grid_hw: rows and columns of the maps.
+        shift_cells: see `HeatMap`.
+        presence: see `Explainer`.
+    """
+
+    phrases: Sequence[Sequence[str]]
+    embedding: Tensor | None
+    results: OnTheWay | None
+    grid_hw: tuple[int, int] = (0, 0)
+    shift_cells: float = 0.0
+    presence: Presence | None = None
+
+    def wait(self) -> Explained:
+        """Wait for this batch, and for none that was started later, and make its answers.
+
+        Raises:
+            RuntimeError: A fault of the device, which may report it only now.
+        """
+        if self.results is None:
+            return Explained([[] for _ in self.phrases], None)
+        maps, cosines, faults, *signals = self.results.wait()
+        maps = maps.reshape(*maps.shape[:2], *self.grid_hw)
+        likely = None if self.presence is None else _judged(self.presence, signals, self.phrases)
+        heat_maps = [
+            [
+                HeatMap(
+                    text=text,
+                    values=np.ascontiguousarray(maps[b, p]),
+                    similarity=float(cosines[b, p]),
+                    fault=FAULTS[int(faults[b, p])],
+                    shift_cells=self.shift_cells,
+                    presence=None if likely is None else likely[b][p],
+                )
+                for p, text in enumerate(texts)
+            ]
+            for b, texts in enumerate(self.phrases)
+        ]
+        return Explained(heat_maps, self.embedding)
 
 
 class Explainer(ABC, Generic[ConfigT]):
@@ -118,9 +168,7 @@ class Explainer(ABC, Generic[ConfigT]):
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
         """Embed the phrases of images that come next: many texts in one call fill its forward passes."""
-        texts = [text for own in phrases for text in own]
-        if texts:
-            self.texts(texts)
+        self.texts.learn([text for own in phrases for text in own])
 
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """One heat map for each phrase of each image.
@@ -140,47 +188,54 @@ class Explainer(ABC, Generic[ConfigT]):
 
     def explained(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> Explained:
         """As `explain`, with the embeddings of the images from the same forward pass. It raises what `explain` does."""
-        if len(rgb) != len(phrases):
-            raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(rgb)}")
+        return self.started(list(rgb), phrases).wait()
+
+    def started(self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]) -> Launched:
+        """Give the device all that `explained` computes, and do not wait for it.
+
+        Meanwhile the host can make what comes of an earlier batch, or start a later one. On a CPU all is computed here.
+
+        Args:
+            images: uint8 (height, width, 3) each, of one size.
+            phrases: See `explain`.
+
+        Raises:
+            ValueError: See `explain`.
+        """
+        if len(images) != len(phrases):
+            raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")
         if not any(phrases):
-            return Explained([[] for _ in phrases], None)
+            return Launched(phrases=phrases, embedding=None, results=None)
         placement = self.model.tower.placement
-        grid_hw = placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        padded = self._texts_of(phrases)
+        grid_hw = placement.grid_hw(*images[0].shape[:2])
+        padded = self.texts.padded(phrases, self.config.phrases_per_step)
+        rgb = pixels_on(images, self.model.device)
         self.looks_closer = self.presence is not None
-        found = self.maps(torch.from_numpy(rgb), padded)
+        found = self.maps(rgb, padded)
         if self.config.affinity != "none":
             assert found.tokens is not None, f"{self.config.kind} hands out its tokens"  # noqa: S101
             found = replace(found, values=self.affinity(found.values, found.tokens, grid_hw))
-        maps, cosines, faults = _checked(found)
-        maps_np = maps.cpu().numpy().reshape(*maps.shape[:2], *grid_hw)
-        cosines_np, faults_np = cosines.cpu().numpy(), faults.cpu().numpy()
-        likely = None if self.presence is None else _judged(self.presence, found, padded, phrases)
-        heat_maps = [
-            [
-                HeatMap(
-                    text=text,
-                    values=np.ascontiguousarray(maps_np[b, p]),
-                    similarity=float(cosines_np[b, p]),
-                    fault=FAULTS[int(faults_np[b, p])],
-                    shift_cells=0.0 if self.at_cells else placement.shift_cells,
-                    presence=None if likely is None else likely[b][p],
-                )
-                for p, text in enumerate(texts)
-            ]
-            for b, texts in enumerate(phrases)
-        ]
+        results = [*_checked(found)]
+        if self.presence is not None:
+            results += [padded, found.cosines, found.cosines if found.local is None else found.local]
         embedding = found.embedding
         if embedding is None and self.config.importance != "none":
             with torch.no_grad():
-                embedding = self.model.tower.encode(torch.from_numpy(rgb)).float()
-        return Explained(heat_maps, embedding)
+                embedding = self.model.tower.encode(rgb).float()
+        return Launched(
+            phrases=phrases,
+            embedding=embedding,
+            results=OnTheWay(results),
+            grid_hw=grid_hw,
+            shift_cells=0.0 if self.at_cells else placement.shift_cells,
+            presence=self.presence,
+        )
 
     def signals(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[Signals]:
         """What presence is judged by, for images as `explain` takes them; every image has at least one phrase."""
-        padded = self._texts_of(phrases)
+        padded = self.texts.padded(phrases, self.config.phrases_per_step)
         self.looks_closer = True
-        found = self.maps(torch.from_numpy(rgb), padded)
+        found = self.maps(pixels_on(list(rgb), self.model.device), padded)
         if found.embedding is None:
             raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not tell")
         local = found.cosines if found.local is None else found.local
@@ -195,11 +250,6 @@ class Explainer(ABC, Generic[ConfigT]):
             )
             for b, own in enumerate(phrases)
         ]
-
-    def _texts_of(self, phrases: Sequence[Sequence[str]]) -> Tensor:
-        """Unit embeddings (B, P, E) with P a multiple of `phrases_per_step`; missing rows are zero."""
-        embeddings = self.texts([text for texts in phrases for text in texts])
-        return _pad(embeddings, [len(texts) for texts in phrases], self.config.phrases_per_step)
 
 
 def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:
@@ -242,10 +292,9 @@ def closest_patch(parts: Tensor, texts: Tensor, step: int) -> Tensor:
     return torch.cat([(part @ unit).amax(dim=-1) for part in texts.split(step, dim=1)], dim=1)
 
 
-def _judged(presence: Presence, found: Maps, texts: Tensor, phrases: Sequence[Sequence[str]]) -> list[list[float]]:
-    """The probability that each phrase is in its image."""
-    local = found.cosines if found.local is None else found.local
-    embeddings, cosines, closest = (part.cpu().numpy() for part in (texts, found.cosines, local))
+def _judged(presence: Presence, signals: Sequence[NDArray[Any]], phrases: Sequence[Sequence[str]]) -> list[list[float]]:
+    """The probability that each phrase is in its image, from texts (B, P, E), cosines and highest cosines (B, P)."""
+    embeddings, cosines, closest = signals
     finite = np.isfinite(cosines) & np.isfinite(closest)
     return [
         [
@@ -256,12 +305,3 @@ def _judged(presence: Presence, found: Maps, texts: Tensor, phrases: Sequence[Se
         ]
         for b, texts_of_image in enumerate(phrases)
     ]
-
-
-def _pad(embeddings: Tensor, counts: Sequence[int], step: int) -> Tensor:
-    """Rows of all images (sum of counts, E) -> (B, P, E) with P a multiple of `step`; missing rows are zero."""
-    longest = -(-max(counts) // step) * step
-    padded = embeddings.new_zeros(len(counts), longest, embeddings.shape[1])
-    for row, own in zip(padded, embeddings.split(list(counts)), strict=True):
-        row[: len(own)] = own
-    return padded

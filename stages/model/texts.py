@@ -18,6 +18,7 @@ from stages.model.deferred import open_clip
 from stages.model.towers.take_apart_text import take_text_apart
 from stages.model.towers.text import TextTower
 from stages.model.towers.trunk import private_copy
+from stages.model.transfer import to_device
 
 WIDTHS: Final = (8, 16, 32)
 """Tokens between which attention is computed for a text; a longer one gets the model's full context. Of the phrases of
@@ -27,6 +28,9 @@ TOKENS_PER_PASS: Final = {"cpu": 128, "cuda": 1024}
 """Tokens of one forward pass. Fewer do not repay reading the weights; more are often not full."""
 
 FIRST_ROWS: Final = 256
+
+NO_TEXT: Final = 0
+"""Place of the row of zeros."""
 
 
 @dataclass
@@ -45,19 +49,46 @@ class TextCache:
     _places: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _free: list[int] = field(default_factory=list)
     _rows: Tensor | None = None
+    """The embeddings, behind a row of zeros for phrases that are missing."""
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Texts -> float32 (len(texts), E) of unit length on the model's device."""
+        self._known(texts)
+        return self._taken([self._places[text] for text in texts])
+
+    def learn(self, texts: Sequence[str]) -> None:
+        """Embed texts that are asked for next: many in one call fill the forward passes."""
+        if texts:
+            self._known(texts)
+            self._forget()
+
+    def padded(self, texts: Sequence[Sequence[str]], step: int) -> Tensor:
+        """The texts of each of B images, of which one has some -> float32 (B, P, E) on the model's device.
+
+        P is the largest number of texts, rounded up to a multiple of `step`; rows of zeros stand for missing texts.
+        """
+        self._known([text for own in texts for text in own])
+        longest = -(-max(map(len, texts)) // step) * step
+        return self._taken([[self._places[text] for text in own] + [NO_TEXT] * (longest - len(own)) for own in texts])
+
+    def _known(self, texts: Sequence[str]) -> None:
+        """Embed what is new among the texts, and note that all were used."""
         new = [text for text in dict.fromkeys(texts) if text not in self._places]
         if new:
             self._keep(new, self._embedded(new))
         for text in texts:
             self._places.move_to_end(text)
+
+    def _taken(self, places: Any) -> Tensor:
+        """The rows at places, a list or a list of lists of one length."""
         assert self._rows is not None, "one text or more"  # noqa: S101
-        out = self._rows[torch.tensor([self._places[text] for text in texts], device=self._rows.device)]
+        rows = self._rows[to_device(torch.tensor(places), self._rows.device)]
+        self._forget()
+        return rows
+
+    def _forget(self) -> None:
         while len(self._places) > self.max_texts:
             self._free.append(self._places.popitem(last=False)[1])
-        return out
 
     def _embedded(self, texts: Sequence[str]) -> Tensor:
         filled = [template.replace("{}", text) for text in texts for template in self.templates]
@@ -66,18 +97,20 @@ class TextCache:
 
     def _keep(self, texts: Sequence[str], embeddings: Tensor) -> None:
         """Note the embeddings in one matrix, from which many are then taken at once."""
-        count = len(self._places) + len(self._free)
+        count = 1 + len(self._places) + len(self._free)
         wanted = count + max(0, len(texts) - len(self._free))
         held = 0 if self._rows is None else len(self._rows)
         if wanted > held:
             larger = embeddings.new_empty(max(wanted, 2 * held, FIRST_ROWS), embeddings.shape[1])
-            if self._rows is not None:
+            if self._rows is None:
+                larger[NO_TEXT].zero_()
+            else:
                 larger[:held] = self._rows
             self._rows = larger
         assert self._rows is not None  # noqa: S101
         unused = iter(range(count, wanted))
         places = [self._free.pop() if self._free else next(unused) for _ in texts]
-        self._rows[torch.tensor(places, device=self._rows.device)] = embeddings
+        self._rows[to_device(torch.tensor(places), self._rows.device)] = embeddings
         self._places.update(zip(texts, places, strict=True))
 
 
@@ -126,7 +159,7 @@ class TextEncoder:
         rows = -(-tokens_per_pass(full, self.device) // full)
         parts = []
         for part in tokens.split(rows):
-            filled = torch.cat([part, part[-1:].expand(rows - len(part), -1)]).to(self.device)
+            filled = to_device(torch.cat([part, part[-1:].expand(rows - len(part), -1)]), self.device)
             parts.append(self.model.encode_text(filled)[: len(part)])
         return torch.cat(parts)
 
@@ -144,7 +177,7 @@ class TextEncoder:
                 lengths = torch.tensor([used[place] for place in part])
                 parts.append(_pass(tower, tokens[part], lengths, width, slots))
                 order += part
-        return torch.cat(parts)[torch.tensor(order).argsort().to(self.device)]
+        return torch.cat(parts)[to_device(torch.tensor(order).argsort(), self.device)]
 
 
 def _pass(tower: TextTower, tokens: Tensor, lengths: Tensor, width: int, slots: int) -> Tensor:
@@ -154,8 +187,9 @@ def _pass(tower: TextTower, tokens: Tensor, lengths: Tensor, width: int, slots: 
     position = torch.arange(len(text)) - starts[text]
     rest = (0, slots - len(text))
     numbers, positions, cells = (
-        F.pad(each, rest).to(tower.device) for each in (tokens[text, position], position, text * width + position)
+        to_device(F.pad(each, rest), tower.device)
+        for each in (tokens[text, position], position, text * width + position)
     )
     places = starts[:, None] + torch.arange(width).minimum(lengths[:, None] - 1)
-    embeddings = tower.encode_packed(numbers, positions, places.to(tower.device), cells)
-    return embeddings[(starts + lengths - 1).to(tower.device)]
+    embeddings = tower.encode_packed(numbers, positions, to_device(places, tower.device), cells)
+    return embeddings[to_device(starts + lengths - 1, tower.device)]

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ from stages.model.clip import ClipModel
 from stages.model.texts import tokens_per_pass, width_of
 from stages.model.token_spans import Piece, pieces_of
 from stages.model.towers.text import attend_back
+from stages.model.transfer import OnTheWay, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,40 @@ class CaptionImportance:
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchedImportance:
+    """Pairs of caption and image that a device may still be computing.
+
+    Attributes:
+        tokenizer: the model's.
+        captions: in order.
+        ends: place of the token that ends each of them.
+        members: numbers of the captions of each forward pass, whose first rows are theirs.
+        results: what `WordImportance.signed` gives in each forward pass, one behind the other.
+    """
+
+    tokenizer: Any
+    captions: Sequence[str]
+    ends: Sequence[int]
+    members: Sequence[Sequence[int]]
+    results: OnTheWay
+
+    def wait(self) -> list[CaptionImportance]:
+        """Wait for these pairs, and for nothing that was started later, and make their answers."""
+        arrived = self.results.wait()
+        found: dict[int, tuple[NDArray[np.float32], float]] = {}
+        for part, signed, cosines in zip(self.members, arrived[::2], arrived[1::2], strict=True):
+            for row, place in enumerate(part):
+                own = np.maximum(signed[row, 1 : self.ends[place]], 0)
+                found[place] = (_shares(own), float(cosines[row]))
+        answers = []
+        for place, caption in enumerate(self.captions):
+            shares, cosine = found[place]
+            pieces = pieces_of(self.tokenizer, caption, len(shares))
+            answers.append(CaptionImportance(tuple(pieces), shares, cosine))
+        return answers
+
+
 class WordImportance:
     """Importance of the words of captions for their images.
 
@@ -123,7 +159,6 @@ class WordImportance:
         self.exact_head = tower if wide else tower.float_head()
         self.exact_blocks = tuple(block if wide else block.float() for block in tower.blocks[-self.blocks :])
 
-    @torch.no_grad()
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
         """The importance of the tokens of each caption; a pair's bits do not depend on the other pairs.
 
@@ -134,32 +169,34 @@ class WordImportance:
         Raises:
             ValueError: the numbers differ.
         """
+        return self.started(captions, embeddings).wait()
+
+    @torch.no_grad()
+    def started(self, captions: Sequence[str], embeddings: Tensor) -> LaunchedImportance:
+        """Give the device all that `__call__` computes, and do not wait for it; arguments and errors are the same."""
         if len(captions) != len(embeddings):
             raise ValueError(f"expected an image embedding for each caption, got {len(embeddings)} for {len(captions)}")
         tower = self.side.tower
-        tokens: Tensor = self.side.tokenizer(list(captions)).to(tower.device)
+        tokens: Tensor = self.side.tokenizer(list(captions))
         images = F.normalize(embeddings.to(tower.device, self.precision), dim=-1)
         ends = tower.ends_of(tokens).tolist()
         full = tokens.shape[1]
         lengths = [full if self.config.importance_weight == "all" else width_of(end + 1, full) for end in ends]
-        found: dict[int, tuple[NDArray[np.float32], float]] = {}
+        members: list[list[int]] = []
+        found: list[Tensor] = []
         for length in sorted(set(lengths)):
-            members = [place for place, own in enumerate(lengths) if own == length]
+            fitting = [place for place, own in enumerate(lengths) if own == length]
             rows = tokens_per_pass(length, tower.device) // length
-            for start in range(0, len(members), rows):
-                part = members[start : start + rows]
+            for start in range(0, len(fitting), rows):
+                part = fitting[start : start + rows]
                 # Of one shape, however many pairs there are: the bits of a product depend on it.
-                filled = part + [part[-1]] * (rows - len(part))
-                signed, cosines = self.signed(tokens[filled, :length], images[filled])
-                for row, place in enumerate(part):
-                    own = signed[row, 1 : ends[place]].relu().cpu().numpy()
-                    found[place] = (_shares(own), float(cosines[row]))
-        answers = []
-        for place, caption in enumerate(captions):
-            shares, cosine = found[place]
-            pieces = pieces_of(self.side.tokenizer, caption, len(shares))
-            answers.append(CaptionImportance(tuple(pieces), shares, cosine))
-        return answers
+                filled = torch.tensor(part + [part[-1]] * (rows - len(part)))
+                own = to_device(tokens[filled, :length], tower.device)
+                found += self.signed(own, images[to_device(filled, tower.device)])
+                members.append(part)
+        return LaunchedImportance(
+            tokenizer=self.side.tokenizer, captions=captions, ends=ends, members=members, results=OnTheWay(found)
+        )
 
     def signed(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Importance before the ReLU and the cosine, of pairs.

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from stages.contract.records import Record
-from stages.explain.text.importance import WordImportance
+from stages.explain.text.importance import LaunchedImportance, WordImportance
+from stages.model.transfer import to_device
 
 
-def with_importance(records: Sequence[Record], embeddings: Tensor, importance: WordImportance) -> list[Record]:
-    """The records with the importance of each of their phrases.
+@dataclass(frozen=True, slots=True)
+class AskedImportance:
+    """What the device was asked of the captions of some records.
+
+    Attributes:
+        asked: number of the record and of its caption, for each caption that has a phrase.
+        launched: the importance of these captions.
+    """
+
+    asked: Sequence[tuple[int, int]]
+    launched: LaunchedImportance
+
+    def wait(self, records: Sequence[Record]) -> list[Record]:
+        """The records that were asked about, with the importance of each of their phrases."""
+        answers = dict(zip(self.asked, self.launched.wait(), strict=True))
+        return [
+            replace(
+                record,
+                phrases=tuple(
+                    replace(phrase, importance=answers[number, phrase.caption_index].share_of(phrase.start, phrase.end))
+                    for phrase in record.phrases
+                ),
+            )
+            for number, record in enumerate(records)
+        ]
+
+
+def started_importance(records: Sequence[Record], embeddings: Tensor, importance: WordImportance) -> AskedImportance:
+    """Let the device compute the importance of the phrases of records.
 
     Each caption that has a phrase is looked at once, as it stands, whatever the templates of the phrases are.
 
@@ -27,17 +56,8 @@ def with_importance(records: Sequence[Record], embeddings: Tensor, importance: W
         for index in sorted({phrase.caption_index for phrase in record.phrases})
     ]
     captions = [records[number].sample.captions[index] for number, index in asked]
-    answers = dict(zip(asked, importance(captions, embeddings[[number for number, _ in asked]]), strict=True))
-    return [
-        replace(
-            record,
-            phrases=tuple(
-                replace(phrase, importance=answers[number, phrase.caption_index].share_of(phrase.start, phrase.end))
-                for phrase in record.phrases
-            ),
-        )
-        for number, record in enumerate(records)
-    ]
+    images = to_device(torch.tensor([number for number, _ in asked]), embeddings.device)
+    return AskedImportance(asked, importance.started(captions, embeddings[images]))
 
 
 def without_unimportant(record: Record, least: float) -> Record:

@@ -139,7 +139,7 @@ def test_a_run_that_cannot_start_leaves_nothing(scenes_config: dict[str, Any], t
 def test_rows_do_not_depend_on_batches(
     inline_dataset: Path, scenes_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inline_engine, "batch_rows", lambda _: 5)
+    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 5)
     other = run(config_of(scenes_config, tmp_path / "out", rows_per_file=7), QUIET)
     assert rows_of(other) == rows_of(inline_dataset)
 
@@ -152,7 +152,7 @@ def stop_after(
     batches_done: int, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Sequence[Stage], list[Record], Any], list[Record]]:
     """Let the engine run so many batches of four."""
-    monkeypatch.setattr(inline_engine, "batch_rows", lambda _: 4)
+    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
     done = 0
 
     def run_or_stop(stages: Sequence[Stage], records: list[Record], told: Any) -> list[Record]:
@@ -210,7 +210,7 @@ def run_or_interrupt(*given):
         os.kill(os.getpid(), int(number))
     return run_stages(*given)
 
-inline.run_stages, inline.batch_rows = run_or_interrupt, lambda _: 4
+inline.run_stages, inline.call_rows = run_or_interrupt, lambda _: 4
 number = sys.argv.pop(1)
 main()
 """
