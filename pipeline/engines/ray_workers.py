@@ -10,9 +10,11 @@ alone in hand becomes a row with an error.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,6 +68,7 @@ class StageWorker:
         # Raised with the first batch: Ray passes on exceptions of tasks unchanged, but those of constructors only as
         # strings.
         self.refusal: PhraseboxError | None = None
+        leave_at_exit()
         gc.disable()  # it would go through all that is imported again and again, to find that it stays
         try:
             refuse_other_code(code)
@@ -86,6 +89,24 @@ class StageWorker:
         return records_to_table(run_with_retries(self.stages, table_to_records(table), self.ledger))
 
 
+@functools.cache
+def leave_at_exit() -> None:
+    """Let this worker's process end without the destructors of Ray's C++ side, once Python has ended.
+
+    When Ray 2.60 ends a worker, its scheduler destroys what is left to do while it holds its lock, and the destructor
+    of a publisher takes the same lock: about one model worker in 15 never ended, and kept its model, and a GPU's memory
+    with it, until somebody killed it. All that the worker had to say was said before. Nothing but the first call does
+    anything.
+    """
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 class CaptionWorker(StageWorker):
     """The stages before the model; a name of its own in Ray's dashboard and process list."""
 
@@ -96,6 +117,7 @@ class ModelWorker(StageWorker):
 
 def finish(stages: Sequence[Stage], ledger: Any, rows: int, table: Any, *, columns: dict[str, bool]) -> Iterator[Any]:
     """Run the stages after the model over a table, `rows` at a time, and make dataset rows."""
+    leave_at_exit()
     for stage in stages:
         stage.setup()
     for start in range(0, table.num_rows, rows):
@@ -207,6 +229,7 @@ def count(reader: Reader, shard: Shard) -> tuple[int, Counter[str]]:
 
 
 def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any) -> Iterator[Any]:
+    leave_at_exit()
     written: NDArray[np.int64] = np.empty(0, np.int64) if done is None else ray.get(done)
     work = f"read:{group[0][0]}"
     if (deaths := ray.get(ledger.begin.remote(work))) >= MOST_READ_DEATHS:

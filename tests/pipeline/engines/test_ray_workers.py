@@ -1,0 +1,30 @@
+"""What becomes of a worker's process."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes
+from pipeline.engines.ray_workers import leave_at_exit
+
+# As Ray's C++ side does, whose handler may wait for ever.
+libc = ctypes.CDLL(None)
+libc.on_exit(libc.abort, None)
+for _ in range({times}):
+    leave_at_exit()
+print("said", end="")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on_exit is glibc's")
+@pytest.mark.parametrize(("times", "code"), [(0, -signal.SIGABRT), (1, 0), (2, 0)])
+def test_a_worker_ends_without_what_others_want_to_do_at_its_end(times: int, code: int) -> None:
+    command = [sys.executable, "-c", PROGRAM.format(times=times)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == "said"
