@@ -38,8 +38,10 @@ from stages.read import Shard
 from stages.storage import AnyPath, ObjectPath, absolute, is_local
 from stages.write.parquet import PARQUET_SETTINGS, row_group_rows
 
-BLOCK_BYTES: Final = 8 * 1024 * 1024
-"""Size at which Ray Data hands a block on: small enough that all stages work at once on small inputs."""
+BLOCK_BYTES_A_ROW: Final = 256 * 1024
+"""Size at which Ray Data hands a block on, for each record of a batch: small enough that all stages work at once on
+small inputs, and so large that batches with pixels of up to 290 px are not cut, which the driver would have to put
+together again. Those with larger ones are."""
 
 INIT_DEATHS: Final = 20
 """How many actors of a stage may fail to start in a row before Ray Data gives up (its default: 0). Covers nodes that
@@ -109,14 +111,14 @@ def _execute(
     environment = {"OMP_NUM_THREADS": str(chosen.threads)}
     if chosen.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
-    with DataContext.current(_context(folder)), warnings.catch_warnings():
+    with DataContext.current(_context(folder, call)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.
         rows = ray.data.read_datasource(source, override_num_blocks=source.tasks)
         rows = rows.map_batches(
             CaptionWorker,
             fn_constructor_args=(ray.put(graph.before), ledger, code),
-            batch_size=batch,
+            batch_size=call,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=chosen.captions),
             num_cpus=1,
@@ -149,8 +151,8 @@ def _execute(
         )
 
 
-def _context(folder: DatasetFolder) -> Any:
-    """Ray Data's settings for a run into a folder."""
+def _context(folder: DatasetFolder, records: int) -> Any:
+    """Ray Data's settings for a run into a folder where so many records travel together."""
     context = DataContext.get_current().copy()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
@@ -161,7 +163,7 @@ def _context(folder: DatasetFolder) -> Any:
     )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = records * BLOCK_BYTES_A_ROW
     context.max_consecutive_actor_init_deaths = INIT_DEATHS
     context.raise_original_map_exception = True  # Ray Data's own would carry it as text only
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and once is enough
