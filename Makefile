@@ -62,9 +62,11 @@ soak: $(VENV)/.installed-dev
 	rm -rf out/soak
 	$(BIN)/python -m tests.soak.soak --out out/soak
 
-# Memory over the length of a run, start-up and resume with large inputs; about half an hour on 2 cores.
+# Memory over the length of a run, start-up and resume with large inputs, and how many model workers one driver feeds;
+# about three quarters of an hour on 2 cores.
 scale: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.soak.scale
+	$(BIN)/python -m tests.soak.simulated
 
 clean:
 	rm -rf $(VENV) out build dist

@@ -1,0 +1,338 @@
+"""How many model workers one driver, one ledger and one object store can feed: model workers that sleep.
+
+    python -m tests.soak.simulated --workers 1 2 4 8 16 32 64 --seconds 1
+
+On GPUs a model takes next to no CPU, so what ends a run's growth is what the graph itself takes: Ray's driver, raylet
+and object store, the ledger, and the tables that workers make of records and back. Here it is measured on however many
+cores there are. Captions are cut by spaces, images are noise of the model's size, and the model sleeps for each batch
+and answers with heat maps of noise; everything between them is the real engine. Ray is told of as many logical CPUs as
+there are workers, so that a core can carry dozens of them.
+
+One JSON line for each number of workers: batches and images a second between a third and nine tenths of the images,
+their share of what so many sleeping workers could do at most, and for each kind of process the cores that it kept busy
+in that time, and milliseconds of a core for each batch. The time of the busiest thread tells whether one of the
+processes with one loop (driver, raylet, ledger) ends the growth, or all cores together do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import psutil
+
+from pipeline.config import RunConfig
+from pipeline.graph import Graph
+from pipeline.output.folder import DatasetFolder
+from pipeline.summary import Report
+from stages.contract.records import HeatMap, Phrase, Pixels, Record
+from stages.contract.stage import Device, Stage
+from stages.read import make_reader, plan_shards
+from tests.soak.scale import kind_of, memory_of
+
+MOST_BATCHES_PER_S: Final = 40
+"""More than two cores can carry; it only limits how many images a measurement is given."""
+
+SAMPLE_SECONDS: Final = 1.0
+
+END_SECONDS: Final = 20.0
+
+STORE_BYTES: Final = 1_500_000_000
+
+
+class SpacedCaptions(Stage):
+    """The words of a caption are its phrases."""
+
+    name: ClassVar[str] = "phrases"
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        return [replace(record, phrases=_words(record.sample.captions)) for record in batch]
+
+
+def _words(captions: Sequence[str]) -> tuple[Phrase, ...]:
+    found = []
+    for index, caption in enumerate(captions):
+        start = 0
+        for word in caption.split(" "):
+            end = start + len(word)
+            found.append(Phrase(text=word, caption_index=index, start=start, end=end, head=word))
+            start = end + 1
+    return tuple(found)
+
+
+class NoisePixels(Stage):
+    """An image of noise, the same for all; `side_px` as the model takes it."""
+
+    name: ClassVar[str] = "prepare"
+
+    def __init__(self, side_px: int) -> None:
+        self.side_px = side_px
+
+    def setup(self) -> None:
+        shape = (self.side_px, self.side_px, 3)
+        self.pixels = Pixels(rgb=np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        return [replace(record, pixels=self.pixels, width_px=640, height_px=480) for record in batch]
+
+
+class SleepingModel(Stage):
+    """Sleeps for a batch, and answers with heat maps of noise.
+
+    Args:
+        seconds: Of one batch, however many records it holds.
+        rows: Records of a batch.
+    """
+
+    name: ClassVar[str] = "explain"
+
+    def __init__(self, seconds: float, rows: int) -> None:
+        self.seconds, self.rows = seconds, rows
+
+    def batch_rows(self, device: Device | None = None) -> int:
+        return self.rows
+
+    def setup(self) -> None:
+        self.noise = np.random.default_rng(0).random((14, 14), np.float32)
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        time.sleep(self.seconds)
+        return [replace(record, pixels=None, heat_maps=self._maps(record)) for record in batch]
+
+    def _maps(self, record: Record) -> tuple[HeatMap, ...]:
+        texts = dict.fromkeys(phrase.text for phrase in record.phrases)
+        return tuple(HeatMap(text=text, values=self.noise, similarity=0.2) for text in texts)
+
+
+class NoRegions(Stage):
+    """After the model: nothing is cut, which cores do beside any engine."""
+
+    name: ClassVar[str] = "regions"
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        return list(batch)
+
+
+def write_captions(folder: Path, images: int) -> Path:
+    """captions.jsonl of images that nobody opens. The first is there, or the run is refused."""
+    (folder / "0.jpg").touch()
+    path = folder / "captions.jsonl"
+    with path.open("w") as file:
+        for number in range(images):
+            captions = [f"dog runs over field {number % 97}", f"dog sees ball {number % 89}"]
+            file.write(json.dumps({"id": f"s{number}", "image": f"{number}.jpg", "captions": captions}) + "\n")
+    return path
+
+
+def simulate(given: dict[str, Any]) -> dict[str, Any]:
+    """Run the real engine over captions in this process. Returns when how many images the model had answered.
+
+    Args:
+        given: `config`, plain values of a run, and `seconds`, `batch` and `side_px` of the stages.
+    """
+    from pipeline.engines import engine
+
+    config = RunConfig.model_validate(given["config"])
+    graph = Graph(
+        reader=make_reader(config.input),
+        before=(SpacedCaptions(), NoisePixels(given["side_px"])),  # type: ignore[arg-type]
+        model=SleepingModel(given["seconds"], given["batch"]),  # type: ignore[arg-type]
+        after=(NoRegions(),),  # type: ignore[arg-type]
+        explain=config.explain,
+        fingerprint="simulated",
+        calibration=None,
+    )
+    folder, report = DatasetFolder(config.output.path), Report()
+    progress: list[tuple[float, int]] = []
+
+    def show(report: Report) -> None:
+        answered = report.stages["explain"].records if "explain" in report.stages else 0
+        if answered > (progress[-1][1] if progress else 0):
+            progress.append((time.time(), answered))
+
+    with folder.locked(), folder.writing():
+        folder.begin(config, graph.fingerprint, fresh=False)
+        engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
+        folder.finish(config, report, model={"name": "simulated"})
+    return {"progress": progress, "deaths": report.deaths}
+
+
+def kind_by_job(process: psutil.Process) -> str:
+    """What a process is, where those that run one task after the other are of one kind: "tasks"."""
+    kind = kind_of(process)
+    if kind in ("read task", "write task"):
+        return "tasks"
+    if kind != "other":
+        return kind
+    try:
+        name = " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return kind
+    return "tasks" if name.startswith("ray::") and not name.startswith("ray::_") else kind
+
+
+class Load:
+    """The processor time of a process and all below it, by kind, from time to time."""
+
+    def __init__(self, pid: int) -> None:
+        self.driver = psutil.Process(pid)
+        self.seen: list[tuple[float, dict[int, float], dict[str, float]]] = []
+        self.kinds: dict[int, str] = {}
+        self.memory_mb: dict[int, float] = {}
+        self.processes: dict[int, psutil.Process] = {}
+
+    def look(self) -> None:
+        """Take a sample."""
+        try:
+            processes = [self.driver, *self.driver.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
+        used: dict[int, float] = {}
+        threads: dict[str, float] = {}
+        for process in processes:
+            pid = process.pid
+            self.processes.setdefault(pid, process)
+            try:
+                # A worker waits under another name before it has its actor.
+                if self.kinds.get(pid, "other") in ("other", "tasks"):
+                    self.kinds[pid] = "driver" if process is self.driver else kind_by_job(process)
+                times = process.cpu_times()
+                used[pid] = times.user + times.system
+                if self.kinds[pid] in ("driver", "raylet", "gcs", "ledger"):
+                    threads |= {
+                        f"{self.kinds[pid]}/{thread.id}": thread.user_time + thread.system_time
+                        for thread in process.threads()
+                    }
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        self.seen.append((time.time(), used, threads))
+
+    def left_behind(self) -> list[str]:
+        """The kinds of processes that are still there, when the run has ended for `END_SECONDS`."""
+        _, alive = psutil.wait_procs(list(self.processes.values()), timeout=END_SECONDS)
+        return sorted(self.kinds[process.pid] for process in alive)
+
+    def weigh(self) -> None:
+        """Note the own memory of the model workers."""
+        for pid in [pid for pid, kind in self.kinds.items() if kind == "model worker"]:
+            try:
+                self.memory_mb[pid] = memory_of(pid)[0]
+            except OSError:
+                continue
+
+    def between(self, start: float, end: float) -> tuple[dict[str, float], tuple[str, float]]:
+        """Busy cores by kind of process, and the busiest thread of those with one loop, between two times.
+
+        Raises:
+            ValueError: There are no two samples between them.
+        """
+        seen = [each for each in self.seen if start <= each[0] <= end]
+        if len(seen) < 2:
+            raise ValueError("expected two samples of the load at least: measure for longer")
+        (first_s, first, first_threads), (last_s, last, last_threads) = seen[0], seen[-1]
+        span = last_s - first_s
+        cores: dict[str, float] = defaultdict(float)
+        for pid, spent in last.items():
+            cores[self.kinds[pid]] += (spent - first.get(pid, 0.0)) / span
+        threads = {name: (spent - first_threads.get(name, spent)) / span for name, spent in last_threads.items()}
+        busiest = max(threads, key=lambda name: threads[name])
+        return dict(cores), (busiest.partition("/")[0], threads[busiest])
+
+
+def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: float) -> dict[str, Any]:
+    """What so many sleeping workers are given to do.
+
+    Args:
+        workers: How many.
+        seconds: That each sleeps for a batch.
+        batch: Records of a batch.
+        side_px: Of an image.
+        hold_s: About how long to measure.
+
+    Raises:
+        AssertionError: The run fails.
+    """
+    ideal = workers / seconds
+    images = batch * max(4 * workers, round(min(ideal, MOST_BATCHES_PER_S) * hold_s))
+    with tempfile.TemporaryDirectory() as folder:
+        captions = write_captions(Path(folder), images)
+        config = {
+            "input": {"kind": "jsonl", "path": str(captions), "image_root": folder},
+            "engine": {"kind": "ray", "explain_workers": workers, "object_store_bytes": STORE_BYTES},
+            "model": {"device": "cpu", "threads": 1},
+            "output": {"path": str(Path(folder) / "out")},
+        }
+        given = {"config": config, "seconds": seconds, "batch": batch, "side_px": side_px}
+        command = [sys.executable, "-m", "tests.soak.simulated", "--simulate", json.dumps(given)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        load = Load(process.pid)
+        machine: list[tuple[float, float]] = []
+        while process.poll() is None:
+            load.look()
+            machine.append((time.time(), psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)))
+            if len(load.seen) % 10 == 0:
+                load.weigh()
+            time.sleep(SAMPLE_SECONDS)
+        assert process.stdout is not None
+        told = process.stdout.read()
+    assert process.returncode == 0, told
+    left = load.left_behind()
+    found = json.loads(told.splitlines()[-1])
+    assert not found["deaths"], "no worker dies: there is enough memory"
+    inner = [(when, done) for when, done in found["progress"] if images / 3 <= done <= images * 0.9]
+    (start, first), (end, last) = inner[0], inner[-1]
+    rate = (last - first) / batch / (end - start)
+    cores, (busiest, thread_cores) = load.between(start, end)
+    return {
+        "workers": workers,
+        "sleep_s": seconds,
+        "images": images,
+        "measured_s": round(end - start, 1),
+        "batches_per_s": round(rate, 2),
+        "images_per_s": round(rate * batch, 1),
+        "of_ideal": round(rate / ideal, 3),
+        "cores": round(sum(cores.values()), 2),
+        "cores_of_machine": round(fmean(busy for when, busy in machine if start <= when <= end), 2),
+        "cores_by_kind": {kind: round(busy, 3) for kind, busy in sorted(cores.items())},
+        "core_ms_a_batch": {kind: round(1000 * busy / rate, 1) for kind, busy in sorted(cores.items())},
+        "busiest_thread": {busiest: round(thread_cores, 3)},
+        "left_behind": left,
+        "model_worker_mb": round(fmean(load.memory_mb.values())) if load.memory_mb else None,
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--seconds", type=float, default=1.0, help="of sleep for a batch")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--side", type=int, default=224, help="pixels of an image's sides")
+    parser.add_argument("--hold", type=float, default=40.0, help="seconds to measure, about")
+    parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.simulate is not None:
+        # Workers know the stages by this module's own name, not as those of a script.
+        from tests.soak import simulated
+
+        sys.stdout.write(json.dumps(simulated.simulate(given.simulate)) + "\n")
+        return
+    for workers in given.workers:
+        figure = throughput(workers, given.seconds, given.batch, given.side, given.hold)
+        sys.stdout.write(json.dumps(figure) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
