@@ -31,7 +31,13 @@ NO_MODEL: Final = "none"
 
 
 def run(
-    config: RunConfig, console: Console | None = None, *, fresh: bool = False, may_delete: MayDelete = lambda _: False
+    config: RunConfig,
+    console: Console | None = None,
+    *,
+    fresh: bool = False,
+    may_delete: MayDelete = lambda _: False,
+    graph: Graph | None = None,
+    report: Report | None = None,
 ) -> AnyPath:
     """Run the pipeline, or go on where a former run of the same command stopped.
 
@@ -40,6 +46,8 @@ def run(
         console: Where progress and the summary go; by default nowhere.
         fresh: Delete what a former run left in `output.path` and start over.
         may_delete: Asked before `fresh` deletes files that no run wrote; by default they are kept and the run refused.
+        graph: What to run instead of the graph that the configuration asks for.
+        report: Where to note what happens, for who wants to know it afterwards.
 
     Returns:
         The dataset's folder.
@@ -50,7 +58,7 @@ def run(
     """
     console = console or Console(quiet=True)
     folder = DatasetFolder(config.output.path)
-    graph = build_graph(config)
+    graph = graph or build_graph(config)
     config = graph.settings(config)
     with folder.locked(), folder.writing():
         state = folder.begin(
@@ -62,7 +70,7 @@ def run(
             return folder.path
         if state == "started":
             console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
-        report = Report()
+        report = report or Report()
         try:
             elsewhere = isinstance(config.engine, RayEngine) and config.engine.address  # each node has its own disk
             if graph.loads_model and not elsewhere:

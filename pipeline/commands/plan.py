@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -20,8 +20,10 @@ from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+    from pipeline.graph import Graph
     from pipeline.plan.forecast import Forecast
     from pipeline.plan.sample import Costs
+    from pipeline.plan.trial import Trial
 
 MILLION: Final = 1_000_000
 
@@ -38,7 +40,7 @@ def plan(
     ] = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
-    samples: Annotated[int, typer.Option("--samples", metavar="N", min=2, help="Samples to measure with.")] = 200,
+    samples: Annotated[int, typer.Option("--samples", metavar="N", min=2, help="Samples to measure with.")] = 96,
     total: Annotated[
         int | None,
         typer.Option(
@@ -68,8 +70,8 @@ def plan(
 ) -> None:
     """Say how long a run will take, with how much memory and disk, here and on a cluster that you describe.
 
-    A sample goes through every step, in as many processes as the run has model workers, all at once. Nothing is
-    written.
+    A sample goes through every step, in as many processes as the run has model workers, all at once, and the first
+    images through a run of their own, which shows what starting and ending take. Nothing is left behind.
 
     \b
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k
@@ -78,8 +80,9 @@ def plan(
     from pipeline.config import load_config
     from pipeline.engines.inline import samples_in
     from pipeline.graph import build_graph, fetch_weights
-    from pipeline.plan.forecast import RAY_START_S, Machine, forecast
+    from pipeline.plan.forecast import Machine, forecast
     from pipeline.plan.sample import measure
+    from pipeline.plan.trial import tried
     from stages.model.device import pick_device
     from stages.read import plan_shards
 
@@ -96,50 +99,79 @@ def plan(
     if graph.loads_model:
         fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
     images_in_all = total or samples_in(plan_shards(graph.reader))
-    here_cores, workers = here(resolved, on_gpu=on_gpu)
+    cores_here, workers, late = here(resolved, on_gpu=on_gpu)
     costs = measure(resolved, samples, workers)
-    measured_rate = 1 / costs.steps[costs.explain] if on_gpu else None
-    start_s = costs.ready_s + RAY_START_S
-    prices = {"core_price": core_price, "gpu_price": gpu_price}
+    trial = tried(resolved)
+    gpu_rate_here = 1 / costs.steps[costs.explain] if on_gpu else None
+    prices: dict[str, Any] = {"core_price": core_price, "gpu_price": gpu_price}
     machines = {
         "here": Machine(
-            cores=here_cores,
+            cores=cores_here,
             workers=workers,
+            late_workers=late,
             gpus=int(on_gpu),
-            gpu_rate=measured_rate,
-            start_s=start_s if resolved.engine.kind == "ray" else costs.ready_s,
+            gpu_rate=gpu_rate_here,
+            **taken(resolved, graph, trial, on_gpu=on_gpu),
             **prices,
         )
     }
     if cores is not None:
-        rate = gpu_rate or measured_rate
         machines["on the cluster"] = Machine(
-            cores=cores, workers=cores, gpus=gpus, gpu_rate=rate, start_s=start_s, **prices
+            cores=cores,
+            workers=cores,
+            gpus=gpus,
+            gpu_rate=gpu_rate or gpu_rate_here,
+            **taken(resolved, graph, trial, on_gpu=bool(gpus)),
+            **prices,
         )
     forecasts = [
-        (where, forecast(costs, count, machine))
-        for where, machine in machines.items()
+        (where, forecast(costs, count, one))
+        for where, one in machines.items()
         for count in dict.fromkeys((images_in_all or MILLION, MILLION))
     ]
     if as_json:
         told = [{"where": where, **asdict(each)} for where, each in forecasts]
-        found = {"costs": asdict(costs), "forecasts": told}
+        found = {"costs": asdict(costs), "trial": asdict(trial), "forecasts": told}
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
         return
-    print_plan(costs, forecasts, console)
+    print_plan(costs, trial, forecasts, console)
 
 
-def here(config: RunConfig, *, on_gpu: bool) -> tuple[int, int]:
-    """Cores and model workers of a run on this machine. A plain process counts as one core, whatever its threads."""
+def here(config: RunConfig, *, on_gpu: bool) -> tuple[int, int, int]:
+    """Cores, model workers, and how many of these start late, of a run on this machine.
+
+    A plain process counts as one core, whatever its threads.
+    """
+    from pipeline.config import RayEngine
     from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS
 
-    if config.engine.kind != "ray":
-        return 1, 1
+    engine = config.engine
+    if not isinstance(engine, RayEngine):
+        return 1, 1, 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores, config.engine.most_explain_workers or (1 if on_gpu else min(cores, CPU_MODEL_WORKERS))
+    workers = engine.most_explain_workers or (1 if on_gpu else min(cores, CPU_MODEL_WORKERS))
+    at_once = engine.fewest_explain_workers or (workers if on_gpu else -(-workers // 2))
+    return cores, workers, workers - at_once
 
 
-def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console: Console) -> None:
+def taken(config: RunConfig, graph: Graph, trial: Trial, *, on_gpu: bool) -> dict[str, Any]:
+    """What a run takes of any machine beside its images, as arguments of `Machine`."""
+    from pipeline.engines.inline import call_rows
+    from pipeline.plan.forecast import RAY_BATCH_S, RAY_CORES
+
+    found = {"start_s": trial.ready_s, "first": trial.images, "end_s": trial.end_s}
+    if config.engine.kind != "ray":
+        return found
+    rows = call_rows(graph.model, "cuda" if on_gpu else "cpu")
+    return {
+        **found,
+        "last_file": config.output.rows_per_file,
+        "own_cores": RAY_CORES,
+        "own_s": RAY_BATCH_S / rows,
+    }
+
+
+def print_plan(costs: Costs, trial: Trial, forecasts: Sequence[tuple[str, Forecast]], console: Console) -> None:
     """The tables for people."""
     failed = f", {costs.failed:,} of which failed" if costs.failed else ""
     processes = f"{costs.processes} processes at once, " if costs.processes > 1 else ""
@@ -154,6 +186,11 @@ def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console:
         table.add_row(step, f"{1000 * seconds:.1f}")
     table.add_row("a phrase seen for the first time", f"{1000 * costs.text_s:.1f}")
     console.print(table)
+    console.print(
+        f"a run over the first {trial.images:,} images: {trial.ready_s:.1f} s until the model had answered them, "
+        f"{trial.end_s:.1f} s from there to its end",
+        soft_wrap=True,
+    )
     table = Table(box=SIMPLE_HEAD, title="What a run takes", title_justify="left")
     table.add_column("")
     for where, each in forecasts:

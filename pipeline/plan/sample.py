@@ -22,18 +22,21 @@ from threading import BrokenBarrierError
 from typing import Any, Final
 
 from pipeline.config import RunConfig
-from pipeline.engines.inline import batch_rows
+from pipeline.engines.inline import call_rows
 from pipeline.graph import Graph, build_graph
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import InputError, PhraseboxError, ResourceError
 from stages.contract.records import Record
-from stages.contract.schema import records_to_rows
+from stages.contract.schema import records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
 from stages.read import Shard, Skipped, plan_shards, read_shard
 from stages.write.parquet import ShardWriter
 
 READ: Final = "read"
 WRITE: Final = "write"
+
+TABLES: Final = "tables"
+"""Making tables of records and records of tables, which Ray's workers do to hand them on."""
 
 PLACES: Final = 16
 """The sample comes from this many places of the input, where it has so many shards."""
@@ -55,9 +58,10 @@ class Costs:
         text_s: Seconds for a phrase that is seen for the first time.
         half_texts: Different phrases in half of the sample.
         texts: Different phrases in all of it.
+        last_s: Seconds an image of the steps after the model, which stand in `steps` too.
         bytes: Of the shards, an image.
         memory_bytes: The most that a process with all stages had.
-        ready_s: Seconds until a process had imported and loaded everything.
+        ready_s: Seconds until a process had imported and loaded the model.
         processes: How many measured at the same time.
         device: Where the model computed, for people.
     """
@@ -70,6 +74,7 @@ class Costs:
     text_s: float
     half_texts: int
     texts: int
+    last_s: float
     bytes: float
     memory_bytes: int
     ready_s: float
@@ -93,10 +98,11 @@ def measure(config: RunConfig, samples: int, processes: int) -> Costs:
         config = config.model_copy(update={"model": config.model.model_copy(update={"threads": 1})})
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(processes), context.SimpleQueue()
-    workers = [
-        context.Process(target=_worker, args=(config, samples, barrier, answers), daemon=True) for _ in range(processes)
-    ]
     start = time.time()
+    workers = [
+        context.Process(target=_worker, args=(config, samples, start, barrier, answers), daemon=True)
+        for _ in range(processes)
+    ]
     with keeping_handlers():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
         for worker in workers:
@@ -136,6 +142,7 @@ def _mean(found: Sequence[Costs], processes: int) -> Costs:
         text_s=fmean(each.text_s for each in found),
         half_texts=first.half_texts,
         texts=first.texts,
+        last_s=fmean(each.last_s for each in found),
         bytes=first.bytes,
         memory_bytes=max(each.memory_bytes for each in found),
         ready_s=max(each.ready_s for each in found),
@@ -144,9 +151,9 @@ def _mean(found: Sequence[Costs], processes: int) -> Costs:
     )
 
 
-def _worker(config: RunConfig, samples: int, barrier: Barrier, answers: Any) -> None:
+def _worker(config: RunConfig, samples: int, began: float, barrier: Barrier, answers: Any) -> None:
     try:
-        answers.put(measured_here(config, samples, barrier))
+        answers.put(measured_here(config, samples, began, barrier))
     except PhraseboxError as error:
         answers.put(error)
         barrier.abort()
@@ -154,42 +161,53 @@ def _worker(config: RunConfig, samples: int, barrier: Barrier, answers: Any) -> 
         pass  # another process has said why
 
 
-def measured_here(config: RunConfig, samples: int, barrier: Barrier | None = None) -> Costs:
+def measured_here(config: RunConfig, samples: int, began: float, barrier: Barrier | None = None) -> Costs:
     """What `measure` does, in this process alone.
 
     Args:
         config: The run.
         samples: Images.
+        began: When this process was started, by `time.time`.
         barrier: Where all processes wait for each other before any of them measures.
 
     Raises:
         InputError: The input holds no samples.
     """
-    start = time.perf_counter()
     graph = build_graph(config)
     config = graph.settings(config)
+    travels = config.engine.kind == "ray"
     records = list(islice(_spread(graph, plan_shards(graph.reader), samples), samples))
     if not records:
         raise InputError("the input holds no samples")
-    for stage in graph.stages:
-        stage.setup()
-    size = batch_rows(graph.model)
-    # The first time takes longer. Its texts are known from then on.
-    known = {phrase.text for record in _through(graph.stages, records[:size], {}) for phrase in record.phrases}
-    ready_s = time.perf_counter() - start
+    graph.model.setup()
+    ready_s = time.time() - began
+    first = _warm(graph, records)
+    known, size = set(first), call_rows(graph.model)
     if barrier is not None:
         barrier.wait(READY_SECONDS)
     steps: dict[str, float] = {}
     finished: list[Record] = []
-    prepared: list[list[Record]] = []
+    name = graph.model.name
+    text_costs: list[tuple[float, int]] = []
     start = time.perf_counter()
     read = list(islice(_spread(graph, plan_shards(graph.reader), samples), samples))
     steps[READ] = time.perf_counter() - start
     with tempfile.TemporaryDirectory(prefix="phrasebox-plan-") as folder:
         writer = ShardWriter(Path(folder), config.output.rows_per_file)
-        for first in range(0, len(read), size):
-            prepared.append(_through(graph.before, read[first : first + size], steps))
-            done = _through(graph.after, _through([graph.model], prepared[-1], steps), steps)
+        for place in range(0, len(read), size):
+            batch = _handed_on(read[place : place + size], steps) if travels else read[place : place + size]
+            prepared = _through(graph.before, batch, steps)
+            batch = _handed_on(prepared, steps) if travels else prepared
+            before = steps.get(name, 0.0)
+            explained = _through([graph.model], batch, steps)
+            new = {phrase.text for record in explained for phrase in record.phrases} - known
+            known |= new
+            if place // size % 2 == 0:
+                # Again, now that its texts are known: what it takes less is what the texts take.
+                again: dict[str, float] = {}
+                _through([graph.model], batch, again)
+                text_costs.append((steps[name] - before - again[name], len(new)))
+            done = _through(graph.after, _handed_on(explained, steps) if travels else explained, steps)
             start = time.perf_counter()
             writer.write(records_to_rows(done, **config.output.columns))
             steps[WRITE] = steps.get(WRITE, 0.0) + time.perf_counter() - start
@@ -199,32 +217,49 @@ def measured_here(config: RunConfig, samples: int, barrier: Barrier | None = Non
         steps[WRITE] += time.perf_counter() - start
         size_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     forwards = graph.model.take_forwards()
-    # Again, now that all texts are known: what it takes less is what the texts take.
-    again: dict[str, float] = {}
-    for batch in prepared:
-        _through([graph.model], batch, again)
     texts = [[phrase.text for phrase in record.phrases] for record in finished]
     different = {text for own in texts for text in own}
-    name = graph.model.name
-    spent = max(0.0, steps[name] - again[name])
-    steps[name] -= spent
+    text_s = max(0.0, sum(spent for spent, _ in text_costs)) / max(1, sum(new for _, new in text_costs))
+    steps[name] = max(0.0, steps[name] - text_s * len(different - first))
     for stage in graph.stages:
         stage.teardown()
+    last = (*(stage.name for stage in graph.after), WRITE)
     return Costs(
         images=len(finished),
         failed=sum(record.error is not None for record in finished),
         phrases=fmean(map(len, texts)),
         steps={step: seconds / len(finished) for step, seconds in steps.items()},
         explain=name,
-        text_s=spent / max(1, len(different - known)),
+        text_s=text_s,
         half_texts=len({text for own in texts[: len(texts) // 2] for text in own}),
         texts=len(different),
+        last_s=sum(steps[step] for step in last) / len(finished),
         bytes=size_bytes / len(finished),
         memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         ready_s=ready_s,
         processes=1,
         device="none" if forwards is None else forwards.device,
     )
+
+
+def _warm(graph: Graph, records: Sequence[Record]) -> set[str]:
+    """Set up the other stages, and take a few records through all, which takes longer the first time.
+
+    Returns their texts, which the model knows from then on.
+    """
+    others: tuple[Stage, ...] = (*graph.before, *graph.after)
+    for stage in others:
+        stage.setup()
+    first = _through(graph.stages, records[: graph.model.batch_rows()], {})
+    return {phrase.text for record in first for phrase in record.phrases}
+
+
+def _handed_on(records: Sequence[Record], steps: dict[str, float]) -> list[Record]:
+    """Records as another worker gets them, and the seconds of that added to `steps`."""
+    start = time.perf_counter()
+    answers = table_to_records(records_to_table(records))
+    steps[TABLES] = steps.get(TABLES, 0.0) + time.perf_counter() - start
+    return answers
 
 
 def _through(stages: Sequence[Stage], records: Sequence[Record], steps: dict[str, float]) -> list[Record]:

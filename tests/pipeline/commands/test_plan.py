@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from pipeline.cli import app
 from pipeline.commands.plan import duration, print_plan, size
 from pipeline.plan.forecast import Machine, forecast
+from pipeline.plan.trial import Trial
 from tests.pipeline.plan.test_forecast import COSTS
 
 
@@ -39,10 +40,15 @@ def test_a_sample_goes_through_every_step(scenes_folder: Path, tmp_path: Path) -
     assert costs["texts"] >= costs["half_texts"] > 0
     assert costs["bytes"] > 100
     assert [(each["where"], each["images"]) for each in found["forecasts"]] == [("here", 5000), ("here", 1_000_000)]
-    assert found["forecasts"][0]["seconds"] > costs["ready_s"]
+    trial = found["trial"]
+    assert trial["images"] == 12, "all that there are"
+    rest = 5000 - trial["images"]
+    seconds = trial["ready_s"] + rest / found["forecasts"][0]["rate"] + trial["end_s"]
+    assert found["forecasts"][0]["seconds"] == pytest.approx(seconds)
     assert sorted(os.listdir(".")) == before, "nothing is written"
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_processes_measure_at_once(scenes_folder: Path) -> None:
     settings = ("--set", "engine.explain_workers=2", "--samples", 4, "--cores", 64, "--gpus", 4, "--gpu-rate", 800)
@@ -50,6 +56,8 @@ def test_processes_measure_at_once(scenes_folder: Path) -> None:
     assert answer.exit_code == 0, answer.output
     found = json.loads(answer.stdout)
     assert found["costs"]["processes"] == 2
+    assert found["costs"]["steps"]["tables"] > 0
+    assert found["trial"]["images"] == 12
     cluster = [each for each in found["forecasts"] if each["where"] == "on the cluster"]
     assert [each["images"] for each in cluster] == [12, 1_000_000]
     assert cluster[1]["rate"] <= 3200
@@ -84,9 +92,20 @@ def test_the_table_for_people() -> None:
     text = StringIO()
     machine = Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0, core_price=0.5, gpu_price=3.0)
     told = [("here", forecast(COSTS, 2_000_000, machine)), ("here", forecast(COSTS, 1000, machine))]
-    print_plan(COSTS, told, Console(file=text, width=160))
+    trial = Trial(images=32, ready_s=21.0, end_s=3.0)
+    print_plan(COSTS, trial, told, Console(file=text, width=160))
     shown = text.getvalue()
-    for part in ("2,000,000 images", "33.3 minutes", "1 s", "1,000.0", "GPUs", "5.0", "10.0 GB", "2 processes at once"):
+    for part in (
+        "2,000,000 images",
+        "33.3 minutes",
+        "1 s",
+        "1,000.0",
+        "GPUs",
+        "5.0",
+        "10.0 GB",
+        "2 processes at once",
+        "21.0 s until",
+    ):
         assert part in shown
 
 

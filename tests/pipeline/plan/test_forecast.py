@@ -14,6 +14,7 @@ COSTS = Costs(
     text_s=0.0,
     half_texts=200,
     texts=300,
+    last_s=0.005,
     bytes=5000.0,
     memory_bytes=10**9,
     ready_s=5.0,
@@ -31,6 +32,35 @@ def test_cores_are_the_limit_where_every_worker_has_one() -> None:
     assert (told.gpu_hours, told.cores_per_gpu, told.price) == (0, None, None)
     assert told.disk_bytes == 50_000_000
     assert told.memory_bytes == 2 * 10**9
+
+
+def test_start_and_end_stand_beside_the_images() -> None:
+    bare, whole = (
+        forecast(COSTS, 10_000, Machine(cores=2, workers=2, **more))
+        for more in ({}, {"start_s": 30.0, "first": 32, "end_s": 4.0})
+    )
+    assert whole.rate == bare.rate
+    assert whole.seconds == pytest.approx(bare.seconds + 34 - 32 / bare.rate)
+    few = forecast(COSTS, 8, Machine(cores=2, workers=2, start_s=30.0, first=32, end_s=4.0))
+    assert few.seconds == 34, "the first images are a part of the start"
+
+
+@pytest.mark.parametrize(("images", "rows"), [(10_000, 1000), (400, 400)])
+def test_one_core_has_the_last_file_to_itself(images: int, rows: int) -> None:
+    bare, whole = (forecast(COSTS, images, Machine(cores=4, workers=4, last_file=last)) for last in (0, 1000))
+    assert whole.seconds - bare.seconds == pytest.approx(rows * 0.005 * 3 / 4)
+
+
+def test_workers_that_start_late_take_their_start_from_all_cores() -> None:
+    bare, whole = (forecast(COSTS, 10_000, Machine(cores=4, workers=4, late_workers=late)) for late in (0, 2))
+    assert whole.seconds - bare.seconds == pytest.approx(2 * 5.0 / 4)
+
+
+def test_what_the_engine_takes_is_taken_from_the_cores() -> None:
+    machine = Machine(cores=2, workers=2, own_cores=0.2, own_s=0.01)
+    assert forecast(COSTS, 10_000, machine).rate == pytest.approx(1.8 / (0.09 + 0.01))
+    beside_gpus = Machine(cores=2, workers=1, gpus=1, gpu_rate=1000.0, own_cores=0.2, own_s=0.01)
+    assert forecast(COSTS, 10_000, beside_gpus).rate == pytest.approx(1.8 / (0.01 + 0.01))
 
 
 def test_few_workers_leave_cores_idle() -> None:
