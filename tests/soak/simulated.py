@@ -256,7 +256,7 @@ def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: f
     Args:
         workers: How many.
         seconds: That each sleeps for a batch.
-        batch: Records of a batch.
+        batch: Records of a batch: 32, which is the fewest that the engine hands on, or more.
         side_px: Of an image.
         hold_s: About how long to measure.
 

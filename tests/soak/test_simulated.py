@@ -73,7 +73,7 @@ def test_what_a_load_has_not_seen_twice_is_no_figure() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_sleeping_workers_are_fed_by_the_real_engine() -> None:
-    figure = throughput(2, seconds=0.5, batch=8, side_px=32, hold_s=10.0)
+    figure = throughput(2, seconds=0.5, batch=32, side_px=32, hold_s=12.0)
     assert figure["workers"] == 2
     assert 0 < figure["of_ideal"] <= 1.05
     assert {"driver", "ledger", "model worker", "raylet", "tasks"} <= set(figure["cores_by_kind"])
