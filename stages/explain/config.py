@@ -76,7 +76,9 @@ class ExplainerConfig(BaseModel):
 
     phrases_per_step: Annotated[int, Field(ge=1, le=256)] = 8
     """The phrases of an image are computed in groups of this size. The size is fixed, so that results do not depend
-    on how many phrases a neighbour has."""
+    on how many phrases a neighbour has. All images of a batch get as many groups as the one with most phrases: a group
+    takes 4 % of an image's time, and with 6 to 16 phrases an image the empty ones 1 % (ViT-B-32, batches of 8, one core
+    of a CPU), so that nothing is gathered to leave them out."""
 
     @field_validator("templates", mode="after")
     @classmethod

@@ -38,7 +38,7 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -351,7 +351,7 @@ class Step:
         keys, values: (B, H, N, d), those of the patches.
         attention: (B, H, 1 + N), weights of the class row, with the class token first.
         middle: (B, D), class token after attention.
-        hidden: (B, 4 D), before the activation.
+        slope: (B, 4 D), derivative of the activation.
     """
 
     block: Block
@@ -364,7 +364,7 @@ class Step:
     values: Tensor
     attention: Tensor
     middle: Tensor
-    hidden: Tensor
+    slope: Tensor
 
 
 def class_forward(
@@ -399,7 +399,7 @@ def class_forward(
         values=values,
         attention=attention[:, :, 0],
         middle=middle,
-        hidden=hidden,
+        slope=_slope(block.activation, hidden),
     )
     return middle + (m if block.ls_2 is None else m * block.ls_2), step
 
@@ -428,7 +428,7 @@ def attention_gradients(
     for number, step in reversed(list(enumerate(steps))):
         block = step.block
         inner = gradient if block.ls_2 is None else gradient * block.ls_2
-        inner = (inner @ block.proj.weight) * _slope(step)[:, None]
+        inner = (inner @ block.proj.weight) * step.slope[:, None]
         gradient = gradient + block.ln_2.back(step.middle, inner @ block.fc.weight)
         inner = gradient if block.ls_1 is None else gradient * block.ls_1
         per_head = split_heads(inner @ block.out.weight, step.heads)
@@ -457,9 +457,9 @@ def _through_attention(step: Step, per_head: Tensor, to_patches: Tensor) -> Tens
     return step.block.ln_1.back(step.token, joined @ step.block.qkv.weight)
 
 
-def _slope(step: Step) -> Tensor:
+def _slope(activation: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     """Derivative of the activation at `hidden`, whatever the activation is."""
     with torch.enable_grad():
-        hidden = step.hidden.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(step.block.activation(hidden).sum(), hidden)
+        hidden = hidden.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(activation(hidden).sum(), hidden)
     return slope
