@@ -154,6 +154,11 @@ class Explainer(ABC, Generic[ConfigT]):
         self.presence: Presence | None = None
         self.looks_closer = False
 
+    @classmethod
+    def plain_blocks(cls, config: ConfigT) -> int | None:
+        """How many of a transformer's last blocks it goes through backwards; None: it may be all. See `pack_tower`."""
+        return None
+
     @abstractmethod
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """Compute the maps of a batch.

@@ -121,10 +121,12 @@ class ExplainStage(Stage):
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.model.load import load  # noqa: PLC0415
 
-        model = self._loaded or load(self.config.model, pack=True)
+        explainer = explainer_type(self.config.explainer.kind)
+        plain = explainer.plain_blocks(self.config.explainer)
+        model = self._loaded or load(self.config.model, pack=True, plain_blocks=plain)
         self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
-        self._explainer = explainer_type(self.config.explainer.kind)(self.config.explainer, model)
+        self._explainer = explainer(self.config.explainer, model)
         self._explainer.presence = self.presence
         if self.config.explainer.importance != "none":
             from stages.explain.text.importance import WordImportance  # noqa: PLC0415

@@ -42,12 +42,13 @@ _BUILD_ERRORS: Final = (
 _log = logging.getLogger(__name__)
 
 
-def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
+def load(config: ModelConfig, *, pack: bool = False, plain_blocks: int | None = None) -> ClipModel:
     """Load a model, in evaluation mode on the configured device.
 
     Args:
         config: which model, where, and in which precision.
         pack: see `pack_tower`; for bulk work on a CPU.
+        plain_blocks: see `pack_tower`.
 
     Raises:
         ConfigError: the model is unknown or cannot be explained.
@@ -67,6 +68,7 @@ def load(config: ModelConfig, *, pack: bool = False) -> ClipModel:
         name=description.name,
         precision=PRECISIONS[config.precision],
         pack=pack,
+        plain_blocks=plain_blocks,
     )
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, config.precision)
     return clip
@@ -91,6 +93,7 @@ def from_open_clip(
     name: str = "open_clip",
     precision: torch.dtype | None = None,
     pack: bool = False,
+    plain_blocks: int | None = None,
 ) -> ClipModel:
     """Wrap a model that is already loaded. It is only read: its mode, hooks, flags and outputs stay as they are.
 
@@ -103,6 +106,7 @@ def from_open_clip(
         name: for people.
         precision: of the image trunk; None keeps the model's own.
         pack: see `pack_tower`.
+        plain_blocks: see `pack_tower`.
 
     Raises:
         ConfigError: the image tower cannot be explained, or the tokenizer has to be given.
@@ -126,15 +130,17 @@ def from_open_clip(
         )
     texts = _own_tokenizer(model) if tokenizer is None else tokenizer
 
+    encoder = TextEncoder(model, texts)
+
     def text_side() -> TextSide:
         check_tokenizer(texts)
-        return TextSide(tower=take_text_apart(private_copy(model, None)), tokenizer=texts)
+        return TextSide(tower=encoder.taken_apart(), tokenizer=texts)
 
     return ClipModel(
         name=name,
-        tower=pack_tower(tower) if pack and isinstance(tower, VisionTower) else tower,
+        tower=pack_tower(tower, plain_blocks) if pack and isinstance(tower, VisionTower) else tower,
         input=spec,
-        encode_text=TextEncoder(model, texts),
+        encode_text=encoder,
         embed_dim=_embed_dim(model),
         text_side=text_side,
     )

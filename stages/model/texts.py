@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,13 +141,24 @@ class TextEncoder:
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model = model
         self.tokenizer = tokenizer
         self.device = next(model.parameters()).device
+        self.tower: TextTower | None = None
+        self.model: Any = None
+        self._refusal = ""
         try:
-            self.tower: TextTower | None = take_text_apart(private_copy(model, None))
-        except ConfigError:
-            self.tower = None
+            self.tower = take_text_apart(private_copy(model, None))
+        except ConfigError as error:
+            # A shallow copy, so that the image tower is not kept in memory for its texts' sake.
+            self.model = copy.copy(model)
+            self.model._modules = {name: part for name, part in model._modules.items() if name != "visual"}
+            self._refusal = str(error)
+
+    def taken_apart(self) -> TextTower:
+        """The text tower. Raises ConfigError, with the reason, where it cannot be taken apart."""
+        if self.tower is None:
+            raise ConfigError(self._refusal)
+        return self.tower
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -209,33 +209,52 @@ class VisionTower(Tower):
         return self.head(x[:, 0])
 
 
-def pack_tower(tower: VisionTower) -> VisionTower:
+def pack_tower(tower: VisionTower, plain_blocks: int | None = None) -> VisionTower:
     """The same tower with packed weights in its blocks, where they help; for bulk work.
 
     In float32 on a CPU, products with many rows get 10 to 20 % faster than MKL's (ViT-B-16, AMD EPYC, 2 cores), for
-    twice the memory and half a digit of float32's precision. Elsewhere the tower stays as it is.
+    half a digit of float32's precision. Elsewhere the tower stays as it is.
+
+    Args:
+        tower: The tower.
+        plain_blocks: How many of the last blocks also keep their weights as they are, for gradients. The others keep
+            what computes whole blocks forwards: their `weight` has a shape and no numbers. None: all keep them, for
+            twice the memory.
     """
     weight = tower.patch_weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not can_pack():
         return tower
-    return replace(tower, blocks=tuple(_pack_block(block) for block in tower.blocks))
+    layers = len(tower.blocks)
+    plain = layers if plain_blocks is None else plain_blocks
+    return replace(
+        tower,
+        blocks=tuple(
+            _pack_block(block, last=number == layers - 1, plain=number >= layers - plain)
+            for number, block in enumerate(tower.blocks)
+        ),
+    )
 
 
-def _pack_block(block: Block) -> Block:
-    products: dict[str, Any] = {name: PackedLinear.of(getattr(block, name)) for name in LINEARS}
+def _pack_block(block: Block, *, last: bool, plain: bool) -> Block:
+    """Keys and values alone are asked of the last block only; elsewhere `kv` stays a part of the plain `qkv`."""
+    names = LINEARS if last else [name for name in LINEARS if name != "kv"]
+    products: dict[str, Any] = {name: PackedLinear.of(getattr(block, name), plain=plain) for name in names}
+    if not (last or plain):
+        products["kv"] = replace(block.kv, weight=block.kv.weight.to("meta"))
     return replace(block, **products)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear(Linear):
-    """A `Linear` that also holds its weight packed. Where a gradient is wanted it computes as `Linear` does."""
+    """A `Linear` that holds its weight packed; where a gradient is wanted it computes as `Linear` does."""
 
     packed: Tensor
 
     @classmethod
-    def of(cls, linear: Linear) -> PackedLinear:
-        """Pack a float32 weight on a CPU."""
-        return cls(linear.weight, linear.bias, torch.ops.mkldnn._reorder_linear_weight(linear.weight.contiguous()))
+    def of(cls, linear: Linear, *, plain: bool = True) -> PackedLinear:
+        """Pack a float32 weight on a CPU; not `plain`: `weight` has a shape and no numbers afterwards."""
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.contiguous())
+        return cls(linear.weight if plain else linear.weight.to("meta"), linear.bias, packed)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply to the last dimension."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from stages.model.clip import ClipModel
 from stages.model.config import ModelConfig
-from stages.model.load import from_open_clip, load
+from stages.model.describe import describe
+from stages.model.load import from_open_clip, load, module_of
 from stages.model.texts import TextCache, TextEncoder, width_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.model.saved import save_model
@@ -124,7 +125,7 @@ def test_the_embedded_models_own_context_length() -> None:
     encode = load(ModelConfig(device="cpu")).encode_text
     assert isinstance(encode, TextEncoder)
     with torch.no_grad():
-        full = encode.model.encode_text(encode.tokenizer(TEXTS))
+        full = module_of(describe(ModelConfig())).encode_text(encode.tokenizer(TEXTS))
     assert torch.allclose(encode(TEXTS), full, atol=1e-5)
 
 
