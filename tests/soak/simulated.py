@@ -285,7 +285,8 @@ def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: f
                 load.weigh()
             time.sleep(SAMPLE_SECONDS)
         assert process.stdout is not None
-        told = process.stdout.read()
+        with process.stdout as said:
+            told = said.read()
     assert process.returncode == 0, told
     left = load.left_behind()
     found = json.loads(told.splitlines()[-1])
