@@ -58,7 +58,8 @@ class ModelConfig(BaseModel):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the image trunk; gradients and heat maps are always computed in fp32. `bf16` and `fp16` are for GPUs
-    and for CPUs with instructions for them: on another CPU they are some 40 times slower than `fp32`, which is said."""
+    and for CPUs with instructions for them: on another CPU they are some 40 times slower than `fp32`, which is said.
+    The device does not choose it, because it decides the rows: a run that goes on elsewhere would mix precisions."""
 
     batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with explain.image_size=keep. A short batch is

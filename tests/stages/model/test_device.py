@@ -106,3 +106,11 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
 )
 def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
+
+
+def test_loading_a_model_leaves_torchs_float32_as_the_documentation_says_it_is() -> None:
+    """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
+    load(ModelConfig(device="cpu"))
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
