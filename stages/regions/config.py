@@ -50,7 +50,7 @@ class RegionsConfig(BaseModel):
     upsample: Literal["linear", "guided"] = "linear"
     """How a map is filled in between its cells. `linear`: bilinearly. `guided`: along the edges of the image as the
     model sees it (`colours.Guide`); use it with the rule `fixed`. Guided, the peak lies on the thing in .946 of cases
-    instead of .841, and with `threshold` 0.45 the contour is as good as GrabCut's (measured), for 2 ms a map. It
+    instead of .841, and with `threshold` 0.45 the contour is as good as GrabCut's (measured), for a millisecond a map. It
     is off by default because drawn things have plain colours; on photographs it adds about a point of pointing
     (measured)."""
 

@@ -144,7 +144,7 @@ def _guided(levels: Levels, shift_cells: float, canvas: Canvas) -> Levels:
     if not canvas.holds(levels.shape):
         return levels
     guide = canvas.guide(round(RADIUS_PATCHES * canvas.patch_px(levels.shape)))
-    guided = quantise(np.maximum(guide(refine_grid(levels, canvas.size_hw, shift_cells)), 0))
+    guided = quantise(np.maximum(guide(refine_grid(levels, guide.size_hw, shift_cells)), 0))
     return levels if guided is None else guided
 
 

@@ -44,7 +44,7 @@ def plain_regions(each: MapToCut, config: RegionsConfig) -> Found:
         return []
     if config.upsample == "guided" and canvas is not None:
         guide = canvas.guide(round(RADIUS_PATCHES * canvas.patch_px(levels.shape)))
-        looked_at = plain_levels(np.maximum(guide(refine_grid(levels, canvas.size_hw, heat_map.shift_cells)), 0))
+        looked_at = plain_levels(np.maximum(guide(refine_grid(levels, guide.size_hw, heat_map.shift_cells)), 0))
         assert looked_at is not None
         fine = looked_at.astype(np.float32)
     else:

@@ -72,15 +72,36 @@ def test_without_colours_heat_is_blurred() -> None:
     assert np.allclose(guided.sum(), 81, atol=1e-2)
 
 
-def test_a_peak_beside_a_thin_thing_moves_onto_it() -> None:
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_a_peak_beside_a_thin_thing_moves_onto_it(step: int) -> None:
     """A thing 6 px wide, and a cell's broad hump of heat whose top lies 2 px beside it."""
     rgb = np.full((40, 60, 3), 200, np.uint8)
     rgb[:, 15:21] = (40, 90, 160)
     heat = np.tile((255 * np.exp(-(((np.arange(60) - 22) / 9) ** 2))).astype(np.float32), (40, 1))
-    guided = Guide(rgb, 20)(heat)
+    guided = Guide(rgb, 20, step=step)(cv2.resize(heat, (60 // step, 40 // step), interpolation=cv2.INTER_AREA))
     assert heat[20].argmax() == 22
     assert 15 <= guided[20].argmax() < 21
     assert guided[20, 15:21].min() > 1.2 * guided[20, 23:].max()
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_guide_fitted_to_the_shrunk_image_is_near_that_of_the_full_one(step: int) -> None:
+    rgb = cv2.GaussianBlur(noisy(96, 120), (0, 0), 6)
+    rgb[30:60, 44:80] = 255 - rgb[30:60, 44:80]
+    cells = np.random.default_rng(1).uniform(0, 255, (6, 8)).astype(np.float32)
+    full, shrunk = Guide(rgb, 24), Guide(rgb, 24, step=step)
+    assert shrunk.size_hw == (96 // step, 120 // step)
+    wanted = full(cv2.resize(cells, (120, 96)))
+    found = shrunk(cv2.resize(cells, (120 // step, 96 // step)))
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).mean() < 0.05 * np.ptp(wanted)
+
+
+def test_windows_too_small_to_shrink_have_the_guided_filter_itself() -> None:
+    canvas = Canvas(noisy(64, 64))
+    assert canvas.guide(7).size_hw == (64, 64)
+    assert canvas.guide(8).size_hw == (32, 32)
+    assert canvas.guide(40).size_hw == (16, 16)
 
 
 def test_guides_are_made_once_per_image() -> None:
