@@ -98,6 +98,12 @@ def run(
             console.print(advice, soft_wrap=True)
     if doubt is not None and config.regions.calibration == "auto":
         console.print(f"score: {doubt}", soft_wrap=True)
+    if config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and graph.cuts.fitted is None:
+        console.print(
+            "regions: no calibration says where to cut (regions.rule=fitted), so that maps are cut at their mean; "
+            "phrasebox calibrate fits one",
+            soft_wrap=True,
+        )
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,17 @@ from pipeline.terminal import console
 from stages.contract.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stages.contract.geometry import Box
+    from stages.contract.records import Record
     from stages.dataset.evaluate.matching import ImageMatches
     from stages.dataset.evaluate.truth import GroundTruth
     from stages.dataset.folder import Dataset
+    from stages.regions.config import RegionsConfig
+    from stages.regions.fitted import FittedCut
+    from stages.regions.paint import Painted
     from stages.regions.score import Evidence
 
 FEWEST_REGIONS = 100
@@ -110,7 +118,11 @@ def write_calibration(
     rows, matched = matched_rows(made, truth, resized=resized)
     stored = uses_stored_maps(made, settings)
     graph = graph_for(made, settings, pixels=config.regions.needs_pixels)
-    stage = RegionsStage(config.regions)
+    fitted_cut = None
+    if config.regions.rule == "fitted":
+        maps = heat_mapped(graph, rows, console, stored=stored)
+        fitted_cut = _fitted_cut(config.regions, maps, matched, truth.categories)
+    stage = RegionsStage(config.regions, fitted=fitted_cut)
     evidence: list[Evidence] = []
     right: list[bool] = []
     images: list[int] = []
@@ -147,6 +159,7 @@ def write_calibration(
         ),
         made_from={"truth": truth_path.name, "images": len(set(images)), "regions": len(right), "right": sum(right)},
         presence=fitted,
+        cut=None if fitted_cut is None else fitted_cut.plain(),
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +175,53 @@ def write_calibration(
         "risk_coverage_area": asdict(weighted_estimate(partial(risk_coverage_area, unseen, labels), owners)),
         "calibration_error": asdict(weighted_estimate(partial(calibration_error, unseen, labels), owners)),
     }
+
+
+def _fitted_cut(
+    config: RegionsConfig,
+    maps: Iterable[tuple[Mapping[str, Any], Record]],
+    matched: ImageMatches,
+    categories: frozenset[str],
+) -> FittedCut:
+    """Where maps are best cut: each is cut at all shares, and the first region of each cut is right or wrong.
+
+    Raises InputError if none or all of them are right.
+    """
+    import numpy as np
+
+    from stages.dataset.evaluate.cut_fit import fit_cut
+    from stages.dataset.evaluate.matching import queries_of
+    from stages.regions.fitted import SHARES, cut_features
+    from stages.regions.stage import RegionsStage
+
+    stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
+    features: list[NDArray[np.float64]] = []
+    right: list[list[bool]] = []
+    for row, record in maps:
+        if record.error is not None:
+            continue
+        surfaces = stages[0].surfaces_of(record)
+        texts = [phrase.text for phrase in record.phrases]
+        found = [dict(zip(texts, stage.regions_of(record), strict=True)) for stage in stages]
+        queries = queries_of(row["id"], row, matched.images[row["file_name"]], categories, record.phrases)
+        for query in queries:
+            surface = surfaces.get(query.phrase or "")
+            if query.target is None or query.phrase is None or surface is None:
+                continue
+            features.append(cut_features(surface.values.astype(np.uint8)[None])[0])
+            right.append([_is_right(own[query.phrase], query.target.boxes_xywh_px) for own in found])
+    try:
+        return fit_cut(np.array(features), np.array(right))
+    except ValueError as error:
+        raise InputError(f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to") from error
+
+
+def _is_right(regions: Sequence[tuple[Painted, Evidence]], boxes: Sequence[Box]) -> bool:
+    """Whether the first region is."""
+    from stages.contract.geometry import box_iou
+    from stages.dataset.evaluate.metrics import IOU
+
+    return any(box_iou(painted.box_xywh_px, true) >= IOU for painted, _ in regions[:1] for true in boxes)
 
 
 def _fitted_presence(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from stages.regions.score import SCORES
 
-Rule = Literal["mean", "otsu", "fixed", "quantile"]
+Rule = Literal["mean", "otsu", "fixed", "quantile", "fitted"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Patches = Annotated[float, Field(ge=0.0, le=4.0)]
@@ -26,9 +26,11 @@ class RegionsConfig(BaseModel):
 
     rule: Rule = "otsu"
     """Where the map is cut. `mean`: above its mean (Chefer et al., ICCV 2021). `otsu`: between its two classes of
-    values. `fixed`: above `threshold`. `quantile`: above its `quantile`. Otsu is the default because it adapts to maps
-    of every sharpness: with Grad-ECLIP it comes within 0.01 box IoU of the best fixed share, and there is no share to
-    choose (measured)."""
+    values. `fixed`: above `threshold`. `quantile`: above its `quantile`. `fitted`: of nine shares the one whose part is
+    most likely the thing (`fitted.FittedCut`), as the calibration has learned it; without one, and with one that was
+    fitted before there was this rule, it is `mean`. On photographs `fitted` has the best boxes (measured). Otsu is the
+    default because it adapts to maps of every sharpness and needs no calibration: with Grad-ECLIP it comes within 0.01
+    box IoU of the best fixed share, and there is no share to choose (measured)."""
 
     threshold: Share = 0.4
     """For the rule `fixed`: share of the highest heat, once the lowest is 0. The best value lies between 0.3 and 0.6,
@@ -50,8 +52,8 @@ class RegionsConfig(BaseModel):
     upsample: Literal["linear", "guided"] = "linear"
     """How a map is filled in between its cells. `linear`: bilinearly. `guided`: along the edges of the image as the
     model sees it (`colours.Guide`); use it with the rule `fixed`. Guided, the peak lies on the thing in .946 of cases
-    instead of .841, and with `threshold` 0.45 the contour is as good as GrabCut's (measured), for a millisecond a map. It
-    is off by default because drawn things have plain colours; on photographs it adds about a point of pointing
+    instead of .841, and with `threshold` 0.45 the contour is as good as GrabCut's (measured), for a millisecond a map.
+    It is off by default because drawn things have plain colours; on photographs it adds about a point of pointing
     (measured)."""
 
     open_patches: Patches = 0.0

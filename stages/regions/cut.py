@@ -20,6 +20,7 @@ from stages.regions.colours import RADIUS_PATCHES, SURE_SHARE, Canvas, grabcut
 from stages.regions.components import Component, clean, components, ranked, refine_grid, smooth
 from stages.regions.config import RegionsConfig
 from stages.regions.fields import SignedField, component_field, flat_field
+from stages.regions.fitted import FittedCut
 from stages.regions.paint import Painted, paint
 from stages.regions.score import Evidence, rounded_score
 from stages.regions.thresholds import cut
@@ -61,8 +62,15 @@ class MapToCut:
     canvas: Canvas | None = None
 
 
-def map_regions(maps: Sequence[MapToCut], config: RegionsConfig) -> list[list[tuple[Painted, Evidence]]]:
+def map_regions(
+    maps: Sequence[MapToCut], config: RegionsConfig, fitted: FittedCut | None = None
+) -> list[list[tuple[Painted, Evidence]]]:
     """The regions of each map.
+
+    Args:
+        maps: Of one model.
+        config: How to cut.
+        fitted: For the rule `fitted`.
 
     Returns:
         Masks and what is known of each, best first by `config.rank`, without those that fall behind the best
@@ -73,9 +81,9 @@ def map_regions(maps: Sequence[MapToCut], config: RegionsConfig) -> list[list[tu
     """
     found: list[CutMap | None] = [None] * len(maps)
     if config.refine != "none":
-        found = [_refined(each, config, _given(each.canvas, config)) for each in maps]
+        found = [_refined(each, config, _given(each.canvas, config), fitted) for each in maps]
     others = [number for number, each in enumerate(found) if each is None]
-    for number, each in zip(others, cut_maps([maps[number] for number in others], config), strict=True):
+    for number, each in zip(others, cut_maps([maps[number] for number in others], config, fitted), strict=True):
         found[number] = each
     waiting = [[] if each is None else each.parts for each in found]
     regions: list[list[tuple[Painted, Evidence]]] = [[] for _ in maps]
@@ -148,9 +156,12 @@ def _guided(levels: Levels, shift_cells: float, canvas: Canvas) -> Levels:
     return levels if guided is None else guided
 
 
-def cut_maps(maps: Sequence[MapToCut], config: RegionsConfig, *, on_canvas: bool = False) -> list[CutMap | None]:
+def cut_maps(
+    maps: Sequence[MapToCut], config: RegionsConfig, fitted: FittedCut | None = None, *, on_canvas: bool = False
+) -> list[CutMap | None]:
     """Threshold, clean, split and rank each heat map; None if there is nothing to cut, see `surfaces`.
 
+    fitted: See `map_regions`.
     on_canvas: Give the fine maps the pixels of the canvas, which are at least as many as the cells. A guided map has
         them anyway; others have `components.samples_per_cell` samples per cell.
     """
@@ -168,7 +179,9 @@ def cut_maps(maps: Sequence[MapToCut], config: RegionsConfig, *, on_canvas: bool
             seen = levels if config.threshold_on == "grid" else np.rint(fine[number]).astype(np.uint8)
         looked_at.setdefault(seen.shape, {})[number] = seen
     for alike in looked_at.values():
-        thresholds = cut([*alike.values()], config.rule, share=config.threshold, quantile=config.quantile)
+        thresholds = cut(
+            [*alike.values()], config.rule, share=config.threshold, quantile=config.quantile, fitted=fitted
+        )
         for number, threshold in zip(alike, thresholds, strict=True):
             own = fine[number]
             parts = _parts(own, own > threshold, threshold, maps[number].heat_map, config)
@@ -176,7 +189,7 @@ def cut_maps(maps: Sequence[MapToCut], config: RegionsConfig, *, on_canvas: bool
     return found
 
 
-def _refined(each: MapToCut, config: RegionsConfig, canvas: Canvas) -> CutMap | None:
+def _refined(each: MapToCut, config: RegionsConfig, canvas: Canvas, fitted: FittedCut | None) -> CutMap | None:
     """The cut map on the canvas, with the outlines of the parts that are wanted drawn by colour.
 
     None if nothing is cut, and where the colours say nothing, see `colours.grabcut`.
@@ -184,7 +197,7 @@ def _refined(each: MapToCut, config: RegionsConfig, canvas: Canvas) -> CutMap | 
     heat_map = each.heat_map
     if not canvas.holds(heat_map.values.shape):
         return None
-    (found,) = cut_maps([each], config, on_canvas=True)
+    (found,) = cut_maps([each], config, fitted, on_canvas=True)
     if found is None or not found.parts:
         return None
     inside = np.zeros(found.fine.shape, dtype=np.bool_)

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from stages.contract.errors import ConfigError
+from stages.regions.fitted import FittedCut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,10 +121,10 @@ def at_share(presence: float, fitted: float, expected: float) -> float:
     return round(there / (there + absent), 6)
 
 
-_FORMAT: Final = "phrasebox calibration 2"
+_FORMAT: Final = "phrasebox calibration 3"
 
-_FORMER_FORMAT: Final = "phrasebox calibration 1"
-"""The same without `presence`."""
+_FORMER_FORMATS: Final = ("phrasebox calibration 2", "phrasebox calibration 1")
+"""The same without `cut`, and without `presence`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +140,7 @@ class Calibration:
         made_from: Where it was fitted, for people.
         presence: How likely a phrase is in the image at all, as plain values of `stages.explain.presence`; None if the
             calibration does not tell. The regression above is then about phrases that are there.
+        cut: Where the rule `fitted` cuts, as plain values of `stages.regions.fitted`; None if another rule does.
     """
 
     bias: float
@@ -148,6 +150,7 @@ class Calibration:
     made_with: Mapping[str, Any]
     made_from: Mapping[str, Any]
     presence: Mapping[str, Any] | None = None
+    cut: Mapping[str, Any] | None = None
 
     @property
     def absent_share(self) -> float:
@@ -190,7 +193,7 @@ def read_calibration(path: Path) -> Calibration:
     except ValueError as error:
         raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
     try:
-        if values.pop("format") not in (_FORMAT, _FORMER_FORMAT):
+        if values.pop("format") not in (_FORMAT, *_FORMER_FORMATS):
             raise ValueError(f"expected the format {_FORMAT!r}")
         unknown = set(values["weight"]) - set(FEATURES)
         if unknown:
@@ -202,6 +205,8 @@ def read_calibration(path: Path) -> Calibration:
         ]
         if not all(math.isfinite(number) for number in numbers) or not all(found.scale.values()):
             raise ValueError("expected finite numbers and scales that are not 0")
+        if found.cut is not None:
+            FittedCut.from_plain(found.cut)
     except KeyError as error:
         raise ConfigError(f"regions.calibration: {path} is not a calibration: it lacks {error}") from error
     except (TypeError, AttributeError, ValueError) as error:

@@ -15,6 +15,7 @@ from stages.contract.stage import Stage
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapToCut, map_regions, surfaces
+from stages.regions.fitted import FittedCut
 from stages.regions.groups import linked
 from stages.regions.paint import Painted
 from stages.regions.score import Calibration, Evidence, at_share, rounded_score
@@ -35,16 +36,25 @@ class RegionsStage(Stage):
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
         calibration: Turns evidence into the score; without one, the score is `config.score`.
+        fitted: For the rule `fitted`; None takes the calibration's.
         keep_heat_maps: Leave the heat maps in the record, for evaluation and overlays.
     """
 
     name: ClassVar[str] = "regions"
 
     def __init__(
-        self, config: RegionsConfig, calibration: Calibration | None = None, *, keep_heat_maps: bool = False
+        self,
+        config: RegionsConfig,
+        calibration: Calibration | None = None,
+        *,
+        keep_heat_maps: bool = False,
+        fitted: FittedCut | None = None,
     ) -> None:
         self.config = config
         self.calibration = calibration
+        self.fitted = fitted
+        if fitted is None and calibration is not None and calibration.cut is not None:
+            self.fitted = FittedCut.from_plain(calibration.cut)
         self.keep_heat_maps = keep_heat_maps
 
     def setup(self) -> None:
@@ -81,7 +91,7 @@ class RegionsStage(Stage):
         """The regions of each phrase of each record."""
         wanted = [self._wanted(record, own) for record, own in zip(records, groups, strict=True)]
         different = {_same(each): each for maps in reversed(wanted) for each in reversed(maps)}  # the first of each
-        cut = dict(zip(different, map_regions([*different.values()], self.config), strict=True))
+        cut = dict(zip(different, map_regions([*different.values()], self.config, self.fitted), strict=True))
         return [
             [[(painted, _of(each.heat_map, known)) for painted, known in cut[_same(each)]] for each in maps]
             for maps in wanted

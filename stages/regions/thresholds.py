@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.levels import LEVELS
-from stages.regions.config import Rule
+
+if TYPE_CHECKING:
+    from stages.regions.config import Rule
+    from stages.regions.fitted import FittedCut
 
 ROUNDING: Final = 1e-9
 """Added before rounding down, so that 0.6 of 255 is 153 and not 152."""
 
 
-def cut(maps: Sequence[NDArray[np.uint8]], rule: Rule, *, share: float, quantile: float) -> list[float]:
+def cut(
+    maps: Sequence[NDArray[np.uint8]], rule: Rule, *, share: float, quantile: float, fitted: FittedCut | None
+) -> list[float]:
     """The thresholds of maps by one of the rules, in levels (k + 0.5).
 
-    maps: Levels, uint8 (h, w), of one shape. `share` is for "fixed" only, `quantile` for "quantile" only.
+    maps: Levels, uint8 (h, w), of one shape. `share` is for "fixed" only, `quantile` for "quantile" and `fitted` for
+    "fitted", which is "mean" without.
     """
     match rule:
         case "mean":
@@ -35,6 +41,8 @@ def cut(maps: Sequence[NDArray[np.uint8]], rule: Rule, *, share: float, quantile
             return [fixed_cut(share)] * len(maps)
         case "quantile":
             return quantile_cut(np.stack(maps), quantile)
+        case "fitted":
+            return mean_cut(np.stack(maps)) if fitted is None else fitted(np.stack(maps))
 
 
 def mean_cut(levels: NDArray[np.uint8]) -> list[float]:

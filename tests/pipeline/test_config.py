@@ -156,7 +156,7 @@ VALUES = {
     "explain.image_size=big": "explain.image_size: expected 'model' or 'keep', got 'big'; or: ",
     "explain.templates=[a]": "explain.templates: each template needs `{}` where the phrase goes",
     "explain.variant=author": "explain.variant: expected 'recommended', 'authors' or 'notebook', got 'author'",
-    "regions.rule=otsy": "regions.rule: expected 'mean', 'otsu', 'fixed' or 'quantile', got 'otsy'",
+    "regions.rule=otsy": "regions.rule: expected 'mean', 'otsu', 'fixed', 'quantile' or 'fitted', got 'otsy'",
     "regions.score=odd": "regions.score: expected one of ",
     "model.device=gpu": "model.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'",
     "model.name=ViT-B-16": "model: ViT-B-16 needs weights: set model.pretrained=TAG",

@@ -175,3 +175,20 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     assert f"{known['cgf1']['value']:.3f}" in printed.getvalue()
     write_calibration(dataset, truth, tmp_path / "plain.json", QUIET, presence=False)
     assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None
+
+
+def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tmp_path: Path) -> None:
+    """The run without one cuts at the mean, and says so."""
+    values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"rule": "fitted"}}
+    printed = StringIO()
+    plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=300))
+    assert "cut at their mean" in printed.getvalue()
+    write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
+    assert set(json.loads((tmp_path / "c.json").read_text())["cut"]) == {"weight", "mean", "scale"}
+    with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
+    printed = StringIO()
+    fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=300))
+    assert "mean" not in printed.getvalue()
+    before = evaluation_of(plain, drawn / "truth.json", QUIET, maps=False)
+    after = evaluation_of(fitted, drawn / "truth.json", QUIET, maps=False)
+    assert after["metrics"]["box_recall"]["value"] > before["metrics"]["box_recall"]["value"] + 0.2

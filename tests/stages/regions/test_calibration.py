@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stages.contract.errors import ConfigError
+from stages.regions.fitted import FEATURES as CUT_FEATURES
 from stages.regions.score import FEATURES, Calibration, Evidence, read_calibration
 
 EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
@@ -62,9 +63,18 @@ def test_a_file_of_the_former_format_does_not_tell_presence(tmp_path: Path) -> N
     assert read_calibration(tmp_path / "c.json") == calibration_of(energy=1.0)
 
 
+def test_a_file_of_the_format_before_does_not_say_where_to_cut(tmp_path: Path) -> None:
+    values = json.loads(replace(calibration_of(energy=1.0), presence={"bias": 1.0}).to_json())
+    del values["cut"]
+    (tmp_path / "c.json").write_text(json.dumps({**values, "format": "phrasebox calibration 2"}))
+    assert read_calibration(tmp_path / "c.json") == replace(calibration_of(energy=1.0), presence={"bias": 1.0})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"cut": {"weight": {}}}, "share"),
+        ({"cut": {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")}}, "not 0"),
         ({"format": "other"}, "expected the format"),
         ({"weight": {"luck": 1.0}}, "unknown features luck"),
         ({"bias": float("nan")}, "finite"),
