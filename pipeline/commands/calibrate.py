@@ -191,7 +191,7 @@ def _fitted_cut(
 
     from stages.dataset.evaluate.cut_fit import fit_cut
     from stages.dataset.evaluate.matching import queries_of
-    from stages.regions.fitted import SHARES, cut_features
+    from stages.regions.fitted import SHARES, FittedCut, cut_features
     from stages.regions.stage import RegionsStage
 
     stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
@@ -211,9 +211,10 @@ def _fitted_cut(
             features.append(cut_features(surface.values.astype(np.uint8)[None])[0])
             right.append([_is_right(own[query.phrase], query.target.boxes_xywh_px) for own in found])
     try:
-        return fit_cut(np.array(features), np.array(right))
+        fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:
         raise InputError(f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to") from error
+    return FittedCut.of(fit.weight, fit.mean, fit.scale)
 
 
 def _is_right(regions: Sequence[tuple[Painted, Evidence]], boxes: Sequence[Box]) -> bool:

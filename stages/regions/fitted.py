@@ -5,7 +5,7 @@ Every map is cut at each of `SHARES`, and what is seen of the main part of each 
     worth = sum of weight * (feature - mean) / scale        the cut with the highest worth is taken
 
 A share that is right for a sharp map is wrong for a broad one, and no rule that looks at the histogram alone knows how
-large things are. The weights are fitted to images with known boxes (`stages.dataset.evaluate.cut_fit`). They hold for
+large things are. The weights are fitted to images with known boxes (`phrasebox calibrate`). They hold for
 the model and the settings that they were fitted with, as a calibration does, in whose file they stand: those of
 photographs and `photo` cut drawn scenes and `demo` worse than any other rule (configs/README.md).
 """
@@ -68,6 +68,12 @@ class FittedCut:
         worth = np.round((features - mean) / scale @ weight, 9)
         best = np.where(np.isfinite(worth), worth, -np.inf).argmax(axis=1)
         return [fixed_cut(SHARES[number]) for number in best.tolist()]
+
+    @classmethod
+    def of(cls, weight: Floats, mean: Floats, scale: Floats) -> Self:
+        """From arrays (len(FEATURES),) in the order of `FEATURES`."""
+        weights, means, scales = (dict(zip(FEATURES, part.tolist(), strict=True)) for part in (weight, mean, scale))
+        return cls(weight=weights, mean=means, scale=scales)
 
     def plain(self) -> dict[str, dict[str, float]]:
         """Plain values for a calibration's file."""

@@ -1,4 +1,4 @@
-"""Fits `stages.regions.fitted.FittedCut`, the learned rule where heat maps are cut, to images with known boxes."""
+"""Fits the learned rule where heat maps are cut, `regions.rule: fitted`, to images with known boxes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.regions.fitted import FEATURES, FittedCut
+from stages.dataset.evaluate.scores import Fit
 
 Floats = NDArray[np.float64]
 
@@ -18,15 +18,17 @@ STEPS: Final = 400
 """Most steps of the optimiser; some 100 suffice."""
 
 
-def fit_cut(features: Floats, right: NDArray[np.bool_]) -> FittedCut:
+def fit_cut(features: Floats, right: NDArray[np.bool_]) -> Fit:
     """The weights with which most maps are cut so that their region is right.
 
     What is maximised is the share of right regions if each cut were drawn with the probability softmax(worth): the
     expected reward of a policy, which unlike a likelihood gives up maps that no cut makes right. L-BFGS from zero, in
     float64, so that the same data give the same weights.
 
+    A bias would change nothing, since it is the same for all cuts of a map.
+
     Args:
-        features: (n, cuts, len(FEATURES)), see `fitted.cut_features`; NaN where nothing lies above a cut.
+        features: (n, cuts, k), what is seen of each cut of each map; NaN where nothing lies above a cut.
         right: (n, cuts), whether the region that the cut gives is right.
 
     Raises:
@@ -43,7 +45,7 @@ def fit_cut(features: Floats, right: NDArray[np.bool_]) -> FittedCut:
     x = torch.from_numpy(np.where(seen[..., None], (features - mean) / scale, 0.0)[cut])
     closed = torch.from_numpy(np.where(seen, 0.0, -np.inf)[cut])
     reward = torch.from_numpy((right & seen).astype(np.float64)[cut])
-    weight = torch.zeros(len(FEATURES), dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros(features.shape[2], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
@@ -54,9 +56,4 @@ def fit_cut(features: Floats, right: NDArray[np.bool_]) -> FittedCut:
         return value
 
     optimiser.step(loss)
-    found = weight.detach().tolist()
-    return FittedCut(
-        weight=dict(zip(FEATURES, found, strict=True)),
-        mean=dict(zip(FEATURES, mean.tolist(), strict=True)),
-        scale=dict(zip(FEATURES, scale.tolist(), strict=True)),
-    )
+    return Fit(bias=0.0, weight=weight.detach().numpy(), mean=mean, scale=scale)
