@@ -83,8 +83,9 @@ def write_calibration(
 ) -> dict[str, Any]:
     """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
 
-    The figures are from five folds: each region is judged by a fit that has not seen its image. A path that cannot be
-    written is refused before any work, where that can be known.
+    The figures are from five folds: each region is judged by a fit that has not seen its image. Only where maps are cut
+    (`regions.rule=fitted`, 15 weights) is fitted to all images, before. A path that cannot be written is refused before
+    any work, where that can be known.
 
     Args:
         dataset: Folder of a finished run.
