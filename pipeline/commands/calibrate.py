@@ -103,10 +103,8 @@ def write_calibration(
     import numpy as np
 
     from pipeline.graph import calibration_basis
-    from stages.contract.geometry import box_iou
     from stages.dataset.evaluate import read_truth
     from stages.dataset.evaluate.matching import queries_of
-    from stages.dataset.evaluate.metrics import IOU
     from stages.dataset.evaluate.report import weighted_estimate
     from stages.dataset.evaluate.scores import calibration_error, fit_logistic, out_of_fold, risk_coverage_area
     from stages.regions.score import FEATURES, Calibration
@@ -138,7 +136,7 @@ def write_calibration(
             boxes = () if query.target is None else query.target.boxes_xywh_px
             for painted, what_is_known in found.get(query.phrase or "", ()):
                 evidence.append(what_is_known)
-                right.append(any(box_iou(painted.box_xywh_px, true) >= IOU for true in boxes))
+                right.append(_is_right(painted, boxes))
                 images.append(query.image)
     if len(right) < FEWEST_REGIONS or all(right) or not any(right):
         raise InputError(
@@ -210,7 +208,9 @@ def _fitted_cut(
             if query.target is None or query.phrase is None or surface is None:
                 continue
             features.append(cut_features(surface.values.astype(np.uint8)[None])[0])
-            right.append([_is_right(own[query.phrase], query.target.boxes_xywh_px) for own in found])
+            firsts = [own[query.phrase][:1] for own in found]
+            boxes = query.target.boxes_xywh_px
+            right.append([any(_is_right(painted, boxes) for painted, _ in first) for first in firsts])
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:
@@ -218,12 +218,12 @@ def _fitted_cut(
     return FittedCut.of(fit.weight, fit.mean, fit.scale)
 
 
-def _is_right(regions: Sequence[tuple[Painted, Evidence]], boxes: Sequence[Box]) -> bool:
-    """Whether the first region is."""
+def _is_right(region: Painted, boxes: Sequence[Box]) -> bool:
+    """Whether the region's box is one of the true ones."""
     from stages.contract.geometry import box_iou
     from stages.dataset.evaluate.metrics import IOU
 
-    return any(box_iou(painted.box_xywh_px, true) >= IOU for painted, _ in regions[:1] for true in boxes)
+    return any(box_iou(region.box_xywh_px, true) >= IOU for true in boxes)
 
 
 def _fitted_presence(

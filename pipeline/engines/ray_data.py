@@ -152,7 +152,7 @@ def _execute(
 
 
 def _context(folder: DatasetFolder, records: int) -> Any:
-    """Ray Data's settings for a run into a folder where so many records travel together."""
+    """Ray Data's settings for a run into a folder. records: How many travel from worker to worker at once."""
     context = DataContext.get_current().copy()
     context.checkpoint_config = CheckpointConfig(
         id_column="id",

@@ -95,8 +95,8 @@ def leave_at_exit() -> None:
 
     When Ray 2.60 ends a worker, its scheduler destroys what is left to do while it holds its lock, and the destructor
     of a publisher takes the same lock: about one model worker in 15 never ended, and kept its model, and a GPU's memory
-    with it, until somebody killed it. All that the worker had to say was said before. Nothing but the first call does
-    anything.
+    with it, until somebody killed it. All that the worker had to say was said before. It is for Ray's workers only,
+    because the exit code is then always 0. Nothing but the first call does anything.
     """
     atexit.register(_leave)
 

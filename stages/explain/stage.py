@@ -220,7 +220,12 @@ class ExplainStage(Stage):
     def _take_less(self, phrases: int, why: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
 
-        Raises ResourceError if it does not suffice for one image, which has so many phrases.
+        Args:
+            phrases: Of the image whose turn it is, for the message.
+            why: What the device said.
+
+        Raises:
+            ResourceError: The memory does not suffice for one image alone.
         """
         import torch  # noqa: PLC0415
 
