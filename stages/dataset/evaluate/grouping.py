@@ -1,6 +1,7 @@
 """Are phrases linked as the truth links them? Pairs of phrases, and B-cubed.
 
-A row's phrase is known to the truth if the caption has it there, too, as often and in the same order. Two known phrases
+A row's phrase is known to the truth if the caption has it there, too, as often and in the same order, if perhaps with
+another spelling (`stages.dataset.evaluate.spelling`). Two known phrases
 of one image are a pair, right if the dataset and the truth link both or neither. Phrases without a region have no group
 in the dataset, and phrases that the truth does not mark, or marks as nothing visible, have none in the truth: both are
 left out.
@@ -20,8 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.dataset.evaluate.matching import bare
-from stages.dataset.evaluate.truth import TruthImage
+from stages.dataset.evaluate.spelling import bare, spelled
+from stages.dataset.evaluate.truth import ChainedPhrase, TruthImage
 
 COLUMNS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")
 
@@ -64,14 +65,15 @@ def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Group
         row: Of the dataset, with `captions` and `annotations`.
         image: The same image in the truth.
     """
-    captions = [bare(caption) for caption in row["captions"]]
+    captions = tuple(row["captions"])
+    bared = [bare(caption) for caption in captions]
     ours = {
         (region["caption_index"], tuple(region["span"])): (region["phrase"], region["group"])
         for region in row["annotations"]
         if region["group"] is not None
     }
-    found = _by_place(((captions[caption], phrase), group) for (caption, _), (phrase, group) in sorted(ours.items()))
-    true = _by_place(((bare(each.caption), each.phrase), each.chain) for each in image.chained)
+    found = _by_place(((bared[caption], phrase), group) for (caption, _), (phrase, group) in sorted(ours.items()))
+    true = _by_place((_place(each, captions, bared), each.chain) for each in image.chained)
     links = [
         link
         for place, groups in found.items()
@@ -79,6 +81,12 @@ def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Group
         for link in zip(groups, true[place], strict=True)
     ]
     return Grouping(image=number, links=tuple((group, chain) for group, chain in links if chain))
+
+
+def _place(each: ChainedPhrase, captions: tuple[str, ...], bared: Sequence[str]) -> tuple[str, str]:
+    """A phrase of the truth, and the letters and digits of its caption, as the row spells both."""
+    own = spelled(each.caption, captions)
+    return next((bared[number] for number in own.numbers), ""), own.phrase(each.phrase)
 
 
 def _by_place(entries: Iterable[tuple[Hashable, Any]]) -> dict[Hashable, list[Any]]:

@@ -9,8 +9,9 @@ category    Every phrase whose text or head noun equals the category's name is a
             category counts as right. A category that no caption names makes no query.
 expression  The phrase that is the whole caption, else the first phrase of the caption.
 
-A target's caption is the row's caption with the same letters and digits: Flickr30k Entities has its captions
-tokenised, other sources of the same captions do not.
+A target's caption is the row's caption with the same letters and digits, since Flickr30k Entities has its captions
+tokenised and other sources of the same captions do not; where none has, it is the one that only spells a word otherwise
+(`stages.dataset.evaluate.spelling`).
 
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
 empty or if the row has an error: what the pipeline loses on the way is part of the figures.
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from posixpath import basename, splitext
 from types import MappingProxyType
 from typing import Any, Final
@@ -37,6 +38,7 @@ from stages.contract.errors import InputError
 from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
 from stages.contract.masks import decode_mask, mask_box_xywh_px
 from stages.contract.records import HeatMap, Phrase, Rle
+from stages.dataset.evaluate.spelling import Spelled, spelled
 from stages.dataset.evaluate.truth import GroundTruth, TruthImage, TruthTarget
 
 LEVELS: Final = 256
@@ -319,12 +321,6 @@ def _answer(annotation: Mapping[str, Any]) -> Answer:
     )
 
 
-@lru_cache(maxsize=1024)
-def bare(caption: str) -> str:
-    """The caption's letters and digits. Each target of an image asks for those of all its captions."""
-    return "".join(filter(str.isalnum, caption.casefold()))
-
-
 def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[str | None]:
     """Texts of the row's phrases that answer a target; [None] if none does."""
     named = [phrases[index].text for index in mentions_of(target, row["captions"], phrases)]
@@ -341,10 +337,13 @@ def mentions_of(target: TruthTarget, captions: Sequence[str], phrases: Sequence[
     """
     if target.match == "category":
         return [n for n, phrase in enumerate(phrases) if target.phrase in (phrase.text, phrase.head)]
-    wanted = None if target.caption is None else bare(target.caption)
-    its_own = [wanted is None or bare(caption) == wanted for caption in captions]
-    near = [n for n, phrase in enumerate(phrases) if phrase.is_said and its_own[phrase.caption_index]]
-    named = [n for n in near if phrases[n].text == target.phrase]
+    if target.caption is None:
+        own = Spelled(numbers=frozenset(range(len(captions))))
+    else:
+        own = spelled(target.caption, tuple(captions))
+    near = [n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in own.numbers]
+    wanted = own.phrase(target.phrase)
+    named = [n for n in near if phrases[n].text == wanted]
     if not named and target.match == "expression" and near:
         return [min(near, key=lambda n: phrases[n].start)]
     return named

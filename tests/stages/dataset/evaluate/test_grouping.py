@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,3 +90,10 @@ def test_the_report_has_both_with_intervals_over_images() -> None:
     assert (figures["group_f1"]["n"], figures["group_b_cubed"]["n"]) == (2, 5)
     assert figures["group_f1"]["low"] == 0
     assert figures["group_f1"]["high"] == 1
+
+
+def test_a_caption_that_the_truth_spells_otherwise_is_the_same() -> None:
+    said, marked = "A grey dog runs along the sea.", "A gray dog runs along the sea ."
+    row = {"captions": [said], "annotations": [region(0, 2, "grey dog", 4)]}
+    image = replace(IMAGE, chained=(ChainedPhrase(caption=marked, phrase="gray dog", chain="7"),))
+    assert grouping_of(5, row, image).links == ((4, "7"),)

@@ -101,6 +101,12 @@ def test_a_category_is_asked_by_every_phrase_with_its_head() -> None:
     assert asked([target_of(BOX, phrase="boat", match="category")], phrases) == []
 
 
+def test_a_caption_that_the_truth_spells_otherwise_has_its_phrases() -> None:
+    row = row_of(captions=["A grey dog runs along the sea."])
+    target = target_of(BOX, phrase="gray dog", caption="A gray dog runs along the sea .")
+    assert asked([target], [phrase_of("grey dog", "dog", 2, caption=0)], row)[0].phrase == "grey dog"
+
+
 def test_an_expression_is_the_whole_caption_or_its_first_phrase() -> None:
     target = target_of(BOX, phrase="man with a hat", caption="the man with a hat", match="expression")
     row = row_of(captions=["the man with a hat"])
