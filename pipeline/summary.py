@@ -64,7 +64,8 @@ class Report:
         deaths: Workers that died with a batch in hand, which was then given to another.
         notes: What the user should know besides the counts.
         started_s: When the run started, by `time.perf_counter`.
-        first_row_s: Seconds from there to the first row.
+        first_row_s: Seconds from there to the first rows.
+        first_rows: How many these were.
         engine_s: Seconds from there until the engine began.
         first_batch_s: Seconds from there until the model had answered its first batch.
         first_batch: Records in that batch.
@@ -79,6 +80,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     started_s: float = field(default_factory=time.perf_counter)
     first_row_s: float | None = None
+    first_rows: int = 0
     engine_s: float = 0.0
     first_batch_s: float | None = None
     first_batch: int = 0
@@ -102,7 +104,7 @@ class Report:
     def rows(self, done: int, failed: int) -> None:
         """Note that rows are ready to be written."""
         if self.first_row_s is None:
-            self.first_row_s = self.wall_time_s
+            self.first_row_s, self.first_rows = self.wall_time_s, done
         self.done += done
         self.failed += failed
 
@@ -117,6 +119,30 @@ class Report:
     def note(self, text: str) -> None:
         """Note what the user should know; it is shown once."""
         self.notes.append(text)
+
+    @property
+    def seen(self) -> int:
+        """Images that the model has answered, or rows where no model is asked: what progress is counted in.
+
+        Rows come long after the model where many of them are one file.
+        """
+        answered = [stage.records for stage in self.stages.values() if stage.devices]
+        if not answered:
+            return self.done
+        # What is repeated because its worker died is counted twice.
+        return answered[0] if self.expected is None else min(answered[0], self.expected)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of `seen`, after the first ones, which tell what the start took; None until more have come."""
+        first_s, first = (
+            (self.first_row_s, self.first_rows)
+            if self.first_batch_s is None
+            else (self.first_batch_s, self.first_batch)
+        )
+        if first_s is None or self.seen <= first or self.wall_time_s <= first_s:
+            return None
+        return (self.seen - first) / (self.wall_time_s - first_s)
 
     @property
     def samples_read(self) -> int:
@@ -138,7 +164,10 @@ class Report:
 
 
 class Display:
-    """A line of progress: images done, images/s, errors. It is redrawn on a terminal; a log gets one now and then."""
+    """A line of progress: images that the model has seen, images/s, errors.
+
+    It is redrawn on a terminal; a log gets one now and then.
+    """
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -167,17 +196,17 @@ class Display:
         for note in report.notes[self._notes_shown :]:
             self._progress.console.print(note, soft_wrap=True)
         self._notes_shown = len(report.notes)
-        since = report.wall_time_s - (report.first_row_s or 0.0)
-        speed = f"{report.done / since:,.1f} images/s" if report.done and since > 0 else "starting"
+        per_second = report.images_per_second
+        speed = f"{per_second:,.1f} images/s" if per_second is not None else "starting"
         if report.failed:
             speed += f", {report.failed:,} failed"
         if report.deaths:
             speed += f", {report.deaths:,} workers died"
-        self._progress.update(self._task, completed=report.done, total=report.expected, speed=speed)
+        self._progress.update(self._task, completed=report.seen, total=report.expected, speed=speed)
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
             of_all = "" if report.expected is None else f" of {report.expected:,}"
-            self._progress.console.print(f"images: {report.done:,}{of_all}, {speed}", soft_wrap=True)
+            self._progress.console.print(f"images: {report.seen:,}{of_all}, {speed}", soft_wrap=True)
 
 
 def print_summary(console: Console, total: Tally, report: Report, path: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from io import StringIO
 
 import pytest
@@ -15,12 +17,14 @@ from stages.contract.stage import Forwards
 FORWARDS = Forwards(images=32, computed=32, device="cpu")
 
 
-def finished(first_batch_s: float, wall_s: float, batches: int, *, engine_s: float = 2.0) -> Report:
-    """A run of batches of 32 that took `wall_s` seconds; the stages were busy for 1.5 s a batch."""
+def finished(
+    first_batch_s: float, wall_s: float, batches: int, *, engine_s: float = 2.0, busy_s: float = 1.5
+) -> Report:
+    """A run of batches of 32 that took `wall_s` seconds until now; the stages were busy for `busy_s` a batch."""
     report = Report()
     for _ in range(batches):
         report.stage("prepare", 32, 0.5)
-        report.stage("explain", 32, 1.0, FORWARDS)
+        report.stage("explain", 32, busy_s - 0.5, FORWARDS)
     report.started_s = time.perf_counter() - wall_s
     report.engine_s, report.first_batch_s = engine_s, first_batch_s
     return report
@@ -40,16 +44,18 @@ def test_a_single_batch_is_estimated_by_what_the_stages_were_busy() -> None:
 
 
 @pytest.mark.parametrize(
-    "report",
+    "run",
     [
-        finished(10, 27, 10),  # the start took less than half
-        finished(18, 27, 10, engine_s=9),  # so it did here, where what came before the engine took long
-        finished(18, 30, 2, engine_s=2.5),  # one process would have taken as long
-        Report(),  # no image had a phrase
+        partial(finished, 10, 27, 10),  # the start took less than half
+        partial(finished, 18, 27, 10, engine_s=9),  # so it did here, where what came before the engine took long
+        partial(finished, 18, 20, 1, busy_s=30),  # one process would have taken as long
+        Report,  # no image had a phrase
     ],
 )
-def test_where_the_start_is_not_the_most_of_it_or_costs_nothing_the_summary_is_silent(report: Report) -> None:
-    assert inline_instead(report) is None
+def test_where_the_start_is_not_the_most_of_it_or_costs_nothing_the_summary_is_silent(
+    run: Callable[[], Report],
+) -> None:
+    assert inline_instead(run()) is None
 
 
 def test_the_first_batch_is_that_of_the_stage_with_a_model() -> None:
@@ -84,3 +90,30 @@ def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypat
     assert first == "images: 0 of 800, starting"
     assert second.startswith("images: 32 of 800, ")
     assert second.endswith("2 failed")
+
+
+def test_progress_is_what_the_model_has_seen_at_the_speed_after_its_first_batch() -> None:
+    """Rows of a file come together, long after it."""
+    report = Report(expected=100)
+    report.stage("phrases", 64, 0.1)
+    assert (report.seen, report.images_per_second) == (0, None)
+    report.stage("explain", 32, 0.1, FORWARDS)
+    assert (report.seen, report.images_per_second) == (32, None), "how long the first batch took tells of the start"
+    report.stage("explain", 32, 0.1, FORWARDS)
+    first, now = report.first_batch_s, report.wall_time_s
+    assert first is not None
+    assert report.seen == 64
+    assert report.images_per_second is not None
+    assert report.images_per_second <= 32 / (now - first)
+    report.stage("explain", 64, 0.1, FORWARDS)
+    assert report.seen == 100, "a batch whose worker died is answered twice"
+
+
+def test_progress_without_a_model_is_that_of_rows() -> None:
+    report = Report()
+    report.stage("regions", 64, 0.1)
+    report.rows(32, 0)
+    assert (report.seen, report.images_per_second) == (32, None)
+    report.rows(32, 0)
+    assert report.seen == 64
+    assert report.images_per_second is not None
