@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from stages.contract.geometry import Box
     from stages.contract.records import Record
+    from stages.dataset.evaluate.cut_fit import UsualSizes
     from stages.dataset.evaluate.matching import ImageMatches
     from stages.dataset.evaluate.truth import GroundTruth
     from stages.dataset.folder import Dataset
@@ -84,8 +87,9 @@ def write_calibration(
     """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
 
     The figures are from five folds: each region is judged by a fit that has not seen its image. Only where maps are cut
-    (`regions.rule=fitted`, 15 weights) is fitted to all images, before. A path that cannot be written is refused before
-    any work, where that can be known.
+    (`regions.rule=fitted`, 16 weights and the usual size of things) is fitted to all images, before;
+    how large things usually are, the other images tell each. A path that cannot be written is refused before any work,
+    where that can be known.
 
     Args:
         dataset: Folder of a finished run.
@@ -117,11 +121,10 @@ def write_calibration(
     rows, matched = matched_rows(made, truth, resized=resized)
     stored = uses_stored_maps(made, settings)
     graph = graph_for(made, settings, pixels=config.regions.needs_pixels)
-    fitted_cut = None
+    fitted_cut = sizes = None
     if config.regions.rule == "fitted":
         maps = heat_mapped(graph, rows, console, stored=stored)
-        fitted_cut = _fitted_cut(config.regions, maps, matched, truth.categories)
-    stage = RegionsStage(config.regions, fitted=fitted_cut)
+        fitted_cut, sizes = _fitted_cut(config.regions, maps, matched, truth.categories)
     evidence: list[Evidence] = []
     right: list[bool] = []
     images: list[int] = []
@@ -129,6 +132,10 @@ def write_calibration(
         if record.error is not None:
             continue
         image = matched.images[row["file_name"]]
+        own_cut = fitted_cut
+        if fitted_cut is not None and sizes is not None:
+            own_cut = replace(fitted_cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
+        stage = RegionsStage(config.regions, fitted=own_cut)
         found = dict(zip((phrase.text for phrase in record.phrases), stage.regions_of(record), strict=True))
         queries = queries_of(row["id"], row, image, truth.categories, record.phrases)
         # Whether phrases are there at all is for presence to say.
@@ -181,41 +188,60 @@ def _fitted_cut(
     maps: Iterable[tuple[Mapping[str, Any], Record]],
     matched: ImageMatches,
     categories: frozenset[str],
-) -> FittedCut:
+) -> tuple[FittedCut, UsualSizes]:
     """Where maps are best cut: each is cut at all shares, and the first region of each cut is right or wrong.
+
+    How large its thing usually is, is told to each cut by other images alone.
 
     Raises InputError if none or all of them are right.
     """
     import numpy as np
 
-    from stages.dataset.evaluate.cut_fit import fit_cut
+    from stages.dataset.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
     from stages.dataset.evaluate.matching import queries_of
     from stages.regions.fitted import SHARES, FittedCut, cut_features
     from stages.regions.stage import RegionsStage
 
     stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
-    features: list[NDArray[np.float64]] = []
+    surfaces: list[NDArray[np.uint8]] = []
+    named: list[tuple[int, tuple[str, ...]]] = []
+    seen: list[SeenThing] = []
     right: list[list[bool]] = []
     for row, record in maps:
         if record.error is not None:
             continue
-        surfaces = stages[0].surfaces_of(record)
+        own_surfaces = stages[0].surfaces_of(record)
         texts = [phrase.text for phrase in record.phrases]
+        heads = dict(zip(texts, stages[0].heads_of(record, stages[0].groups_of(record)), strict=True))
         found = [dict(zip(texts, stage.regions_of(record), strict=True)) for stage in stages]
         queries = queries_of(row["id"], row, matched.images[row["file_name"]], categories, record.phrases)
         for query in queries:
-            surface = surfaces.get(query.phrase or "")
+            surface = own_surfaces.get(query.phrase or "")
             if query.target is None or query.phrase is None or surface is None:
                 continue
-            features.append(cut_features(surface.values.astype(np.uint8)[None])[0])
-            firsts = [own[query.phrase][:1] for own in found]
             boxes = query.target.boxes_xywh_px
+            own_head = next(phrase.head for phrase in record.phrases if phrase.text == query.phrase)
+            seen.append(SeenThing(image=query.image, head=own_head, log_size=_log_size(boxes, query.size_hw)))
+            named.append((query.image, heads[query.phrase]))
+            surfaces.append(surface.values.astype(np.uint8))
+            firsts = [own[query.phrase][:1] for own in found]
             right.append([any(_is_right(painted, boxes) for painted, _ in first) for first in firsts])
+    if not seen:
+        raise InputError("no phrase with a known place to fit regions.rule=fitted to")
+    sizes = UsualSizes(seen)
+    told = [sizes.without(image, heads) for image, heads in named]
+    usual = [fmean(of[head] for head in heads) for of, (_, heads) in zip(told, named, strict=True)]
+    features = [cut_features(surface[None], [size])[0] for surface, size in zip(surfaces, usual, strict=True)]
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:
         raise InputError(f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to") from error
-    return FittedCut.of(fit.weight, fit.mean, fit.scale)
+    return FittedCut.of(fit.weight, fit.mean, fit.scale, sizes.all()), sizes
+
+
+def _log_size(boxes: Sequence[Box], size_hw: tuple[int, int]) -> float:
+    """The mean logarithm of the shares of an image that boxes cover; one without an area counts as a pixel."""
+    return fmean(math.log(max(w * h, 1.0) / (size_hw[0] * size_hw[1])) for _, _, w, h in boxes)
 
 
 def _is_right(region: Painted, boxes: Sequence[Box]) -> bool:

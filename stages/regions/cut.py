@@ -53,12 +53,14 @@ class MapToCut:
         heat_map: Of one phrase.
         size_hw: Pixels of the image.
         limit: Most regions.
+        usual: For the rule `fitted`: the usual size of what the map is of, see `FittedCut.usual_size`.
         canvas: The image as the model saw it. Unused unless `config.needs_pixels`.
     """
 
     heat_map: HeatMap
     size_hw: tuple[int, int]
     limit: int
+    usual: float = 0.0
     canvas: Canvas | None = None
 
 
@@ -180,7 +182,12 @@ def cut_maps(
         looked_at.setdefault(seen.shape, {})[number] = seen
     for alike in looked_at.values():
         thresholds = cut(
-            [*alike.values()], config.rule, share=config.threshold, quantile=config.quantile, fitted=fitted
+            [*alike.values()],
+            config.rule,
+            share=config.threshold,
+            quantile=config.quantile,
+            fitted=fitted,
+            usual=[maps[number].usual for number in alike],
         )
         for number, threshold in zip(alike, thresholds, strict=True):
             own = fine[number]

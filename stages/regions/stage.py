@@ -105,10 +105,33 @@ class RegionsStage(Stage):
                 f"expected an image size for {record.sample.sample_id!r}, got {record.width_px} x {record.height_px}"
             )
         canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
+        usual = [0.0] * len(record.phrases)
+        if self.fitted is not None and self.config.rule == "fitted":
+            usual = [self.fitted.usual_size(heads) for heads in self.heads_of(record, groups)]
         return [
-            MapToCut(heat_map=heat_map, size_hw=size_hw, limit=limit, canvas=canvas)
-            for heat_map, limit in zip(self._maps(record, groups), self._limits(record.phrases, groups), strict=True)
+            MapToCut(heat_map=heat_map, size_hw=size_hw, limit=limit, usual=size, canvas=canvas)
+            for heat_map, limit, size in zip(
+                self._maps(record, groups), self._limits(record.phrases, groups), usual, strict=True
+            )
         ]
+
+    def heads_of(self, record: Record, groups: Sequence[int] | None) -> list[tuple[str, ...]]:
+        """The head nouns of what the map of each phrase is of: one for each different text that names the thing.
+
+        The head of a text is that of its first phrase, so that phrases with one map are of one size.
+
+        Args:
+            record: With phrases.
+            groups: As `groups_of` gives them.
+        """
+        heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
+        if groups is None or self.config.group != "things":
+            return [(heads[phrase.text],) for phrase in record.phrases]
+        texts: dict[int, dict[str, None]] = {}
+        for phrase, group in zip(record.phrases, groups, strict=True):
+            texts.setdefault(group, {})[phrase.text] = None
+        named = {group: tuple(heads[text] for text in own) for group, own in texts.items()}
+        return [named[group] for group in groups]
 
     def groups_of(self, record: Record) -> tuple[int, ...] | None:
         """The number of the thing that each phrase names, see `groups.linked`; None if nobody asked."""
@@ -231,7 +254,7 @@ class RegionsStage(Stage):
 
 def _same(each: MapToCut) -> tuple[object, ...]:
     """Equal for maps that have the same regions."""
-    return id(each.heat_map.values), each.size_hw, each.limit, id(each.canvas)
+    return id(each.heat_map.values), each.size_hw, each.limit, each.usual, id(each.canvas)
 
 
 def _of(heat_map: HeatMap, known: Evidence) -> Evidence:

@@ -25,12 +25,18 @@ ROUNDING: Final = 1e-9
 
 
 def cut(
-    maps: Sequence[NDArray[np.uint8]], rule: Rule, *, share: float, quantile: float, fitted: FittedCut | None
+    maps: Sequence[NDArray[np.uint8]],
+    rule: Rule,
+    *,
+    share: float,
+    quantile: float,
+    fitted: FittedCut | None,
+    usual: Sequence[float],
 ) -> list[float]:
     """The thresholds of maps by one of the rules, in levels (k + 0.5).
 
     maps: Levels, uint8 (h, w), of one shape. `share` is for "fixed" only, `quantile` for "quantile" and `fitted` for
-    "fitted", which is "mean" without.
+    "fitted", which is "mean" without; so are the usual sizes of what the maps are of (`FittedCut.usual_size`).
     """
     match rule:
         case "mean":
@@ -42,7 +48,7 @@ def cut(
         case "quantile":
             return quantile_cut(np.stack(maps), quantile)
         case "fitted":
-            return mean_cut(np.stack(maps)) if fitted is None else fitted(np.stack(maps))
+            return mean_cut(np.stack(maps)) if fitted is None else fitted(np.stack(maps), usual)
 
 
 def mean_cut(levels: NDArray[np.uint8]) -> list[float]:

@@ -184,7 +184,10 @@ def test_a_calibration_says_where_to_cut_if_the_rule_asks_for_it(drawn: Path, tm
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=300))
     assert "cut at their mean" in printed.getvalue()
     write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
-    assert set(json.loads((tmp_path / "c.json").read_text())["cut"]) == {"weight", "mean", "scale"}
+    cut = json.loads((tmp_path / "c.json").read_text())["cut"]
+    assert set(cut) == {"weight", "mean", "scale", "usual"}
+    rows = pq.read_table(next((plain / "data").glob("*.parquet"))).to_pylist()
+    assert {phrase["head"] for row in rows for phrase in row["annotations"]} >= set(cut["usual"]) != set()
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}
     printed = StringIO()
     fitted = run(config_of(drawn, tmp_path / "fitted", **with_file), Console(file=printed, width=300))

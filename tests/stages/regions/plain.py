@@ -50,7 +50,9 @@ def plain_regions(each: MapToCut, config: RegionsConfig) -> Found:
     else:
         fine = refine_grid(levels, None, heat_map.shift_cells)
         looked_at = levels if config.threshold_on == "grid" else np.rint(fine).astype(np.uint8)
-    (threshold,) = cut([looked_at], config.rule, share=config.threshold, quantile=config.quantile, fitted=None)
+    (threshold,) = cut(
+        [looked_at], config.rule, share=config.threshold, quantile=config.quantile, fitted=None, usual=[]
+    )
     parts = sorted(plain_parts(fine, threshold, heat_map, config), key=partial(_order, rank=config.rank))
     ranks = [rounded_score(config.rank, evidence) for *_, evidence in parts]
     found: Found = []

@@ -70,11 +70,19 @@ def test_a_file_of_the_format_before_does_not_say_where_to_cut(tmp_path: Path) -
     assert read_calibration(tmp_path / "c.json") == replace(calibration_of(energy=1.0), presence={"bias": 1.0})
 
 
+CUT: dict[str, Any] = {
+    "usual": {},
+    **{part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")},
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"cut": {"weight": {}}}, "share"),
-        ({"cut": {part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")}}, "not 0"),
+        ({"cut": CUT}, "not 0"),
+        ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
+        ({"cut": {**CUT, "usual": None}}, "not a calibration"),
         ({"format": "other"}, "expected the format"),
         ({"weight": {"luck": 1.0}}, "unknown features luck"),
         ({"bias": float("nan")}, "finite"),

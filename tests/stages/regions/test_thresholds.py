@@ -81,7 +81,7 @@ def test_otsu_is_the_best_of_all_cuts(levels):
 
 @given(maps, st.sampled_from(["mean", "otsu", "fixed", "quantile"]), st.floats(0, 1))
 def test_every_rule_cuts_between_two_levels(levels, rule, value):
-    (threshold,) = cut([levels], rule, share=value, quantile=value, fitted=None)
+    (threshold,) = cut([levels], rule, share=value, quantile=value, fitted=None, usual=[])
     assert threshold % 1 == 0.5
     assert 0 < threshold < 256
 
@@ -89,13 +89,13 @@ def test_every_rule_cuts_between_two_levels(levels, rule, value):
 @given(st.lists(hnp.arrays(np.uint8, (3, 4)), min_size=1, max_size=5))
 def test_each_map_is_cut_as_if_alone(levels):
     for rule in ("mean", "otsu", "fixed", "quantile"):
-        together = cut(levels, rule, share=0.4, quantile=0.7, fitted=None)
-        assert together == [cut([each], rule, share=0.4, quantile=0.7, fitted=None)[0] for each in levels]
+        together = cut(levels, rule, share=0.4, quantile=0.7, fitted=None, usual=[])
+        assert together == [cut([each], rule, share=0.4, quantile=0.7, fitted=None, usual=[])[0] for each in levels]
 
 
 def test_each_rule_uses_its_own_setting():
     levels = levels_of(30, 10, 50, 20, 40)
-    assert cut([levels], "mean", share=0.5, quantile=0.75, fitted=None) == [30.5]
-    assert cut([levels], "otsu", share=0.5, quantile=0.75, fitted=None) == [24.5]
-    assert cut([levels], "fixed", share=0.5, quantile=0.75, fitted=None) == [127.5]
-    assert cut([levels], "quantile", share=0.5, quantile=0.75, fitted=None) == [40.5]
+    assert cut([levels], "mean", share=0.5, quantile=0.75, fitted=None, usual=[]) == [30.5]
+    assert cut([levels], "otsu", share=0.5, quantile=0.75, fitted=None, usual=[]) == [24.5]
+    assert cut([levels], "fixed", share=0.5, quantile=0.75, fitted=None, usual=[]) == [127.5]
+    assert cut([levels], "quantile", share=0.5, quantile=0.75, fitted=None, usual=[]) == [40.5]
