@@ -18,6 +18,7 @@ from stages.explain import fitted
 from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence, Signals
+from stages.explain.scales import at_scale, mean_of
 from stages.model.clip import ClipModel
 from stages.model.config import TowerKind
 from stages.model.texts import TextCache, templates_of
@@ -216,10 +217,7 @@ class Explainer(ABC, Generic[ConfigT]):
         padded = self.texts.padded(phrases, self.config.phrases_per_step)
         rgb = pixels_on(images, self.model.device)
         self.looks_closer = self.presence is not None
-        found = self.maps(rgb, padded)
-        if self.config.affinity != "none":
-            assert found.tokens is not None, f"{self.config.kind} hands out its tokens"  # noqa: S101
-            found = replace(found, values=self.affinity(found.values, found.tokens, grid_hw))
+        found = self._found(rgb, padded)
         results = [*_checked(found)]
         if self.presence is not None:
             results += [padded, found.cosines, found.cosines if found.local is None else found.local]
@@ -236,11 +234,25 @@ class Explainer(ABC, Generic[ConfigT]):
             presence=self.presence,
         )
 
+    def _found(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """The maps of a batch after affinity, as `maps` takes it: the mean over the scales, on the first one's grid."""
+        placement, found, grids = self.model.tower.placement, [], []
+        for scale in self.config.scales:
+            images = at_scale(rgb, scale / self.config.scales[0], placement.stride_px)
+            grid_hw = placement.grid_hw(*images.shape[1:3])
+            own = self.maps(images, texts)
+            if self.config.affinity != "none":
+                assert own.tokens is not None, f"{self.config.kind} hands out its tokens"  # noqa: S101
+                own = replace(own, values=self.affinity(own.values, own.tokens, grid_hw))
+            found.append(own)
+            grids.append(grid_hw)
+        return found[0] if len(found) == 1 else mean_of(found, grids, 0.0 if self.at_cells else placement.shift_cells)
+
     def signals(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[Signals]:
         """What presence is judged by, for images as `explain` takes them; every image has at least one phrase."""
         padded = self.texts.padded(phrases, self.config.phrases_per_step)
         self.looks_closer = True
-        found = self.maps(pixels_on(list(rgb), self.model.device), padded)
+        found = self._found(pixels_on(list(rgb), self.model.device), padded)
         if found.embedding is None:
             raise ValueError(f"expected the images' embeddings, which {self.config.kind} does not tell")
         local = found.cosines if found.local is None else found.local

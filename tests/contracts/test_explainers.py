@@ -10,6 +10,7 @@ import copy
 import functools
 import json
 import pickle
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,20 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
     for one, other in zip(together, turned, strict=True):
         for a, b in zip(one, other, strict=True):
             assert np.array_equal(a.values, b.values)
+
+
+@on_towers
+def test_maps_of_several_scales_are_on_the_grid_of_the_first(kind: str, tower: str) -> None:
+    explainer, rgb = explainer_of(kind, tower, scales=(1.0, 0.5)), pixels(tower)
+    together = explainer.explain(rgb, PHRASES)
+    turned = explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
+    for heat_map, other in zip(chain(*together), chain(*turned), strict=True):
+        assert heat_map.values.shape == (4, 4)
+        assert heat_map.values.any() != bool(heat_map.fault)
+        assert heat_map.values.min() >= 0
+        assert heat_map.values.max() <= 1 + 1e-6
+        assert np.array_equal(heat_map.values, other.values)
+        assert heat_map.similarity == other.similarity
 
 
 @on_towers

@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "affinity": {"affinity": "propagation"},
     "importance": {"importance": "eos"},
+    "two scales": {"scales": (1.0, 0.5), "affinity": "propagation"},
     "projected, one head": {"similarity": "projected", "heads": "single"},
 }
 
