@@ -24,15 +24,8 @@ PHOTO_MODEL: Final = "photo"
 """The model for photographs. Its weights stand in the repository and not in the package."""
 
 PHOTO_SETTINGS: Final = {
-    "explain": {"contrast": 0.0, "affinity": "propagation", "affinity_reach": 0.8},
-    "regions": {
-        "upsample": "guided",
-        "rule": "fixed",
-        "threshold": 0.3,
-        "smooth_patches": 2.0,
-        "refine": "grabcut",
-        "absent_share": 0.05,
-    },
+    "explain": {"scales": (1.55, 1.27, 1.0), "contrast": 0.0, "affinity": "propagation", "affinity_reach": 0.8},
+    "regions": {"rule": "fitted", "smooth_patches": 1.0, "absent_share": 0.05},
 }
 """What pays on photographs, see configs/README.md; the same as in configs/photos-fine.yaml."""
 
