@@ -87,9 +87,9 @@ def write_calibration(
     """Fit a calibration to a dataset's images, write it to `out`, and return what it is worth.
 
     The figures are from five folds: each region is judged by a fit that has not seen its image. Only where maps are cut
-    (`regions.rule=fitted`, 16 weights and the usual size of things) is fitted to all images, before;
-    how large things usually are, the other images tell each. A path that cannot be written is refused before any work,
-    where that can be known.
+    (`regions.rule=fitted`, 16 weights and the usual size of things) is fitted to all images, before; how large things
+    usually are, the other images tell each. A path that cannot be written is refused before any work, where that can be
+    known.
 
     Args:
         dataset: Folder of a finished run.

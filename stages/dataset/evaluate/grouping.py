@@ -1,10 +1,9 @@
 """Are phrases linked as the truth links them? Pairs of phrases, and B-cubed.
 
 A row's phrase is known to the truth if the caption has it there, too, as often and in the same order, if perhaps with
-another spelling (`stages.dataset.evaluate.spelling`). Two known phrases
-of one image are a pair, right if the dataset and the truth link both or neither. Phrases without a region have no group
-in the dataset, and phrases that the truth does not mark, or marks as nothing visible, have none in the truth: both are
-left out.
+another spelling (`stages.dataset.evaluate.spelling`). Two known phrases of one image are a pair, right if the dataset
+and the truth link both or neither. Phrases without a region have no group in the dataset, and phrases that the truth
+does not mark, or marks as nothing visible, have none in the truth: both are left out.
 
 B-cubed (Bagga & Baldwin, LREC Workshop on Linguistic Coreference 1998) asks of each phrase how much of its group is of
 its thing, and how much of its thing is in its group. Unlike pairs, it does not let one large group outweigh many small

@@ -18,6 +18,9 @@ from stages.phrases.filters import normalise
 SAME_CAPTION: Final = 0.95
 """Share of letters and digits in which two captions agree, at least, to be one (`difflib.SequenceMatcher.ratio`)."""
 
+SAME_WORD: Final = 0.6
+"""The same for a word that stands for another in them: "grey" for "gray" is .75, "blue" for "red" less than .3."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spelled:
@@ -49,17 +52,22 @@ def spelled(caption: str, captions: tuple[str, ...]) -> Spelled:
     """How the captions of an image spell a caption of the truth.
 
     It is every caption with the same letters and digits. If none has, it is the one that resembles it most, from
-    `SAME_CAPTION` on, the first of equals.
+    `SAME_CAPTION` on, the first of equals, unless a word is another and not another spelling (`SAME_WORD`).
     """
     wanted = bare(caption)
     same = frozenset(number for number, each in enumerate(captions) if bare(each) == wanted)
     if same or not captions:
         return Spelled(numbers=same)
-    alike = [SequenceMatcher(None, wanted, bare(each), autojunk=False).ratio() for each in captions]
+    alike = [_alike(wanted, bare(each)) for each in captions]
     nearest = max(range(len(captions)), key=alike.__getitem__)
-    if alike[nearest] < SAME_CAPTION:
+    words = dict(_other_words(caption, captions[nearest]))
+    if alike[nearest] < SAME_CAPTION or any(_alike(*each) < SAME_WORD for each in words.items()):
         return Spelled(numbers=frozenset())
-    return Spelled(numbers=frozenset([nearest]), words=dict(_other_words(caption, captions[nearest])))
+    return Spelled(numbers=frozenset([nearest]), words=words)
+
+
+def _alike(text: str, other: str) -> float:
+    return SequenceMatcher(None, text, other, autojunk=False).ratio()
 
 
 def _other_words(caption: str, other: str) -> Iterator[tuple[str, str]]:

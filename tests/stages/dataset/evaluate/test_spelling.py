@@ -43,3 +43,9 @@ def test_every_equal_caption_is_it() -> None:
 @pytest.mark.parametrize("captions", [(), OTHERS, ("A red dog runs at the shore .",)])
 def test_a_caption_that_says_something_else_is_none_of_them(captions: tuple[str, ...]) -> None:
     assert spelled("A black dog runs at the beach .", captions).numbers == frozenset()
+
+
+def test_another_word_makes_another_caption_however_long_the_rest_is() -> None:
+    rest = "dog runs along the beach beside a large group of children who play in the water with a yellow ball ."
+    assert spelled(f"A red {rest}", (f"A blue {rest}",)).numbers == frozenset()
+    assert spelled(f"A gray {rest}", (f"A grey {rest}",)).numbers == {0}
