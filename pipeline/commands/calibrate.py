@@ -191,7 +191,7 @@ def _fitted_cut(
 ) -> tuple[FittedCut, UsualSizes]:
     """Where maps are best cut: each is cut at all shares, and the first region of each cut is right or wrong.
 
-    How large its thing usually is, is told to each cut by other images alone.
+    Other images alone tell each cut how large its thing usually is.
 
     Raises InputError if none or all of them are right.
     """
