@@ -19,6 +19,8 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # The same number on every machine, since sums in float32 depend on it. One, since `make test` runs a process per core:
 # threads that wait for each other on a busy core take many times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray's workers would give way to the other tests, and the test that waits for them would take many times as long.
+os.environ["RAY_worker_niceness"] = "0"
 
 # The same examples each time: a failure is the change's own. `make fuzz` draws others. Nothing is too slow: other
 # programs may need the machine.
