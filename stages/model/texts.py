@@ -6,7 +6,6 @@ import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Final
 
 import torch
@@ -136,7 +135,10 @@ class TextEncoder:
     """Texts -> embeddings, in passes of one fixed shape, so that a text's row never depends on its neighbours.
 
     Short texts stand behind each other in a pass instead of each on a row of the model's 77 tokens: under a causal mask
-    the tokens after the end-of-text token cannot reach it, so the embedding stays the same at a tenth of the cost.
+    the tokens after the end-of-text token cannot reach it, so the embedding stays the same at a tenth of the cost. For
+    the same reason a beginning that several texts share ("a red", the words of a template) is computed once: no token
+    of it sees what comes later. Of the phrases of 32 photographs that leaves 3.0 tokens a phrase of 4.3, and with a
+    template of CLIP's 3.7 of 8.
     Towers that cannot be taken apart (`take_text_apart` says which) embed the whole context.
     """
 
@@ -180,28 +182,71 @@ class TextEncoder:
         widths = [width_of(each, tokens.shape[1]) for each in used]
         order: list[int] = []
         parts = []
+        tokens_of = tokens.tolist().__getitem__
         for width in sorted(set(widths)):
             slots = tokens_per_pass(width, self.device)
-            members = sorted((place for place, own in enumerate(widths) if own == width), key=used.__getitem__)
+            members = sorted((place for place, own in enumerate(widths) if own == width), key=tokens_of)
             while members:
-                fitting = sum(total <= slots for total in accumulate(used[place] for place in members))
-                part, members = members[:fitting], members[fitting:]
-                lengths = torch.tensor([used[place] for place in part])
-                parts.append(_pass(tower, tokens[part], lengths, width, slots))
-                order += part
+                first = members[:slots]
+                part = _Pass.fitting(tokens[first, :width], torch.tensor([used[place] for place in first]), slots)
+                parts.append(part.embeddings(tower, slots))
+                fitting = len(part.ends)
+                order += members[:fitting]
+                members = members[fitting:]
         return torch.cat(parts)[to_device(torch.tensor(order).argsort(), self.device)]
 
 
-def _pass(tower: TextTower, tokens: Tensor, lengths: Tensor, width: int, slots: int) -> Tensor:
-    """The embeddings (R, E) of texts that together have at most `slots` tokens; what is left over is filled with 0."""
-    starts = lengths.cumsum(dim=0) - lengths
-    text = torch.arange(len(lengths)).repeat_interleave(lengths)
-    position = torch.arange(len(text)) - starts[text]
-    rest = (0, slots - len(text))
-    numbers, positions, cells = (
-        to_device(F.pad(each, rest), tower.device)
-        for each in (tokens[text, position], position, text * width + position)
-    )
-    places = starts[:, None] + torch.arange(width).minimum(lengths[:, None] - 1)
-    embeddings = tower.encode_packed(numbers, positions, to_device(places, tower.device), cells)
-    return embeddings[to_device(starts + lengths - 1, tower.device)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """Texts of one forward pass, each of which shares its beginning with the one before it: S tokens of R texts.
+
+    Attributes:
+        numbers: of the tokens (S,).
+        positions: of the tokens in their texts (S,).
+        cells: where in `places` each token stands first, row by row (S,).
+        places: which of the S tokens those of each text are (R, W).
+        ends: which of the S tokens ends each text (R,).
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    cells: Tensor
+    places: Tensor
+    ends: Tensor
+
+    @classmethod
+    def fitting(cls, tokens: Tensor, lengths: Tensor, slots: int) -> _Pass:
+        """As many of the first of the texts as have at most `slots` tokens together.
+
+        Args:
+            tokens: Numbers of the texts' tokens (R', W), in the order of a dictionary.
+            lengths: How many of the W tokens are each text's own (R',). None has more than `slots`.
+            slots: See above.
+        """
+        shared = lengths.new_zeros(len(lengths))
+        shared[1:] = (tokens[1:] == tokens[:-1]).long().cumprod(dim=1).sum(dim=1).minimum(lengths[1:])
+        fitting = int(((lengths - shared).cumsum(dim=0) <= slots).sum())
+        tokens, lengths, shared = tokens[:fitting], lengths[:fitting], shared[:fitting]
+        column = torch.arange(tokens.shape[1])
+        own = (column >= shared[:, None]) & (column < lengths[:, None])
+        cells = own.flatten().nonzero().flatten()
+        places = torch.zeros_like(tokens)
+        places[own] = torch.arange(len(cells))
+        # The tokens are numbered row by row, so the highest number above a shared one is that of the same token.
+        places = places.cummax(dim=0).values
+        return cls(
+            numbers=tokens[own],
+            positions=cells % tokens.shape[1],
+            cells=cells,
+            places=places,
+            ends=places.gather(1, lengths[:, None] - 1).flatten(),
+        )
+
+    def embeddings(self, tower: TextTower, slots: int) -> Tensor:
+        """(R, E), computed with `slots` tokens, of which those that are left over are filled with 0."""
+        rest = (0, slots - len(self.numbers))
+        numbers, positions, cells = (
+            to_device(F.pad(each, rest), tower.device) for each in (self.numbers, self.positions, self.cells)
+        )
+        embeddings = tower.encode_packed(numbers, positions, to_device(self.places, tower.device), cells)
+        return embeddings[to_device(self.ends, tower.device)]

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stages.model.clip import ClipModel
@@ -16,6 +19,7 @@ from stages.model.config import ModelConfig
 from stages.model.describe import describe
 from stages.model.load import from_open_clip, load, module_of
 from stages.model.texts import TextCache, TextEncoder, width_of
+from stages.model.towers.text import TextTower
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.model.saved import save_model
 
@@ -74,10 +78,50 @@ def test_at_the_borders_of_the_widths(network: nn.Module, words: int, width: int
     assert torch.allclose(TextEncoder(network, tokenizer)([text]), wanted(network, [text]), atol=1e-5)
 
 
-def test_passes_that_are_full_to_the_last_token(network: nn.Module) -> None:
-    """43 texts of 3 tokens: 42 fit into 128, and two tokens stay free; 32 texts of 4 fill it."""
-    for texts in (["dog"] * 43, ["red dog"] * 32, ["red dog"] * 33, ["dog", "a very big red dog"] * 40):
-        assert torch.allclose(TextEncoder(network, tokenizer)(texts), wanted(network, texts), atol=1e-5)
+WORDS = sorted(word for word in {"".join(pair) for pair in permutations("abdehiknorst", 2)} if used([word]) == [3])
+
+
+@pytest.mark.parametrize(
+    ("texts", "passes"),
+    [
+        (WORDS[:63], [127]),  # the mark in front is one token for all of them
+        (WORDS[:64], [127, 3]),
+        ([*WORDS[:62], "zz dog"], [128]),
+        ([*WORDS[:63], "zz dog"], [128, 3]),
+        ([f"a photo of a {word}" for word in WORDS[:20]], [45]),
+        (["dog", "dog", "red dog", "red", "red cat", "red dog"], [9]),
+        (["dog"] * 300, [3, 3, 3]),  # no pass has more texts than tokens
+        (["a " * 20 + word for word in WORDS[:3]], [27]),  # a longer kind of text
+        (["", "dog", "a " * 20], [4, 22]),
+    ],
+    ids=range(9),
+)
+def test_a_beginning_that_texts_of_a_pass_share_is_computed_once(
+    network: nn.Module, texts: list[str], passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    compute = TextTower.encode_packed
+
+    def counted(tower: TextTower, tokens: Tensor, positions: Tensor, places: Tensor, cells: Tensor) -> Tensor:
+        asked.append(1 + int(tokens.nonzero().max()))
+        assert len(places) <= len(tokens) == 128
+        return compute(tower, tokens, positions, places, cells)
+
+    monkeypatch.setattr(TextTower, "encode_packed", counted)
+    found = TextEncoder(network, tokenizer)(texts)
+    assert asked == passes
+    assert torch.allclose(found, wanted(network, texts), atol=1e-5)
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "red", "dog", "!", "cat"]), max_size=8), min_size=1, max_size=60))
+def test_whatever_texts_share_a_row_is_that_of_the_text_alone(words: list[list[str]]) -> None:
+    network = tiny_clip()
+    texts = [" ".join(each) for each in words]
+    encode = TextEncoder(network, tokenizer)
+    found = encode(texts)
+    assert torch.allclose(found, wanted(network, texts), atol=1e-5)
+    for number in {0, len(texts) // 2, len(texts) - 1}:
+        assert torch.equal(found[number : number + 1], encode([texts[number]]))
 
 
 def test_the_same_row_in_any_batch(network: nn.Module) -> None:
