@@ -89,12 +89,18 @@ class Tower(ABC):
     def encode(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> embeddings (B, E), not normalised."""
 
-    def normalised(self, rgb: Tensor) -> Tensor:
+    def normalised(self, rgb: Tensor, *, planes: bool = False) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> float32 (B, 3, height, width) as the model was trained on.
+
+        Args:
+            rgb: The pixels.
+            planes: Whether memory holds plane after plane instead of pixel after pixel. A convolution that cuts patches
+                takes two thirds of the time then, and one whose windows overlap four times as long.
 
         Raises:
             ValueError: a side is not a multiple of the stride.
         """
         self.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32).div(255.0)
-        return (x - self.mean[:, None, None]) / self.std[:, None, None]
+        order = torch.contiguous_format if planes else torch.preserve_format
+        x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32, memory_format=order)
+        return x.div(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])  # x may be the pixels
