@@ -208,7 +208,10 @@ def read_calibration(path: Path) -> Calibration:
         if found.cut is not None:
             FittedCut.from_plain(found.cut)
     except KeyError as error:
-        raise ConfigError(f"regions.calibration: {path} is not a calibration: it lacks {error}") from error
+        raise ConfigError(
+            f"regions.calibration: {path} is not a calibration of this version: it lacks {error}. phrasebox calibrate "
+            "makes one"
+        ) from error
     except (TypeError, AttributeError, ValueError) as error:
         raise ConfigError(f"regions.calibration: {path} is not a calibration: {error}") from error
     return found

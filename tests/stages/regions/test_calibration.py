@@ -88,7 +88,7 @@ CUT: dict[str, Any] = {
         ({"bias": float("nan")}, "finite"),
         ({"bias": "1"}, "not a calibration"),
         ({"scale": {"energy": 0.0}}, "scales that are not 0"),
-        ({"mean": {}}, "energy"),
+        ({"mean": {}}, "lacks 'energy'. phrasebox calibrate makes one"),
         ({"more": 1}, "more"),
     ],
 )
