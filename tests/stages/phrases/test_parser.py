@@ -14,6 +14,7 @@ from spacy.matcher import Matcher
 from threadpoolctl import threadpool_info
 
 from stages.contract.errors import ConfigError
+from stages.phrases import parser
 from stages.phrases.parser import RememberedMatcher, load_pipeline
 from stages.phrases.stage import PhrasesConfig
 
@@ -88,6 +89,15 @@ def test_every_kind_of_pattern(nlp, pattern: list[dict[str, Any]]) -> None:
     for text in ("Two dogs chase two dogs dogs", "dogs", "", "two dogs"):
         doc = nlp.make_doc(text)
         assert sorted(remembered(doc)) == sorted(reference(doc))
+
+
+def test_what_is_remembered_is_bounded(nlp, plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parser, "_MOST_REMEMBERED", 3)
+    ruler = nlp.get_pipe("attribute_ruler")
+    monkeypatch.setattr(ruler, "matcher", RememberedMatcher(nlp.vocab, plain.get_pipe("attribute_ruler").patterns))
+    for caption in CAPTIONS * 2:
+        assert columns([nlp(caption)]) == columns([plain(caption)])
+        assert len(ruler.matcher._matching) <= 3 + len(nlp(caption))
 
 
 def test_no_rules() -> None:

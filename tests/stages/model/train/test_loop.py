@@ -27,7 +27,7 @@ CONFIG = TrainConfig(
     warmup_steps=2,
     evaluation_scenes=4,
     phases=(
-        Phase(name="crops", steps=16, side_px=70, max_objects=1, min_size_rel=0.6, max_size_rel=0.95),
+        Phase(name="crops", steps=4, side_px=70, max_objects=1, min_size_rel=0.6, max_size_rel=0.95),
         Phase(name="scenes", steps=2, side_px=80, render_scale=1.5, patch_dropout=0.5, lr_end=0.5),
     ),
 )
@@ -47,7 +47,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 def test_the_log_tells_every_phase(run: Path) -> None:
     log = lines(run)
     assert [line["phase"] for line in log] == ["crops", "scenes"]
-    assert [line["step"] for line in log] == [16, 18]
+    assert [line["step"] for line in log] == [4, 6]
     for line in log:
         assert 0 < line["caption_loss"] < 8
         assert 0 < line["bank_loss"] < 8
@@ -57,7 +57,7 @@ def test_the_log_tells_every_phase(run: Path) -> None:
 def test_training_goes_on_from_a_checkpoint(run: Path, tmp_path: Path) -> None:
     longer = CONFIG.model_copy(update={"phases": (CONFIG.phases[0], CONFIG.phases[1].model_copy(update={"steps": 3}))})
     train(longer, tmp_path, workers=0, checkpoint_every_s=0, resume=run / LATEST_FILE)
-    assert [line["step"] for line in lines(tmp_path)] == [19]
+    assert [line["step"] for line in lines(tmp_path)] == [7]
     before = torch.load(run / LATEST_FILE, weights_only=True)
     after = torch.load(tmp_path / LATEST_FILE, weights_only=True)
     assert after["step"] == before["step"] + 1
@@ -86,8 +86,8 @@ def test_training_goes_on_from_exported_weights(run: Path, tmp_path: Path) -> No
     assert "--from-weights FOLDER" in first
     assert "| still | 1 |" in first
     assert checksum in before
-    assert "| crops | 16 |" in before
-    assert "| scenes | 18 |" in before
+    assert "| crops | 4 |" in before
+    assert "| scenes | 6 |" in before
     longer = config.model_copy(update={"phases": (still.model_copy(update={"steps": 2}),)})
     train(longer, tmp_path / "more", workers=0, checkpoint_every_s=0, resume=tmp_path / "out" / LATEST_FILE)
     assert torch.load(tmp_path / "more" / LATEST_FILE, weights_only=True)["earlier"] == saved["earlier"]
