@@ -14,6 +14,7 @@ from torch import nn
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.load import from_open_clip
+from stages.model.towers import vision
 from stages.model.towers.vision import VisionTower, can_pack
 from tests.factories import SPEC, TOWERS, tiny_clip
 from tests.stages.explain.test_stage import make_record
@@ -56,6 +57,13 @@ def weights(*modules: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
 
+@pytest.fixture
+def packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are packed on every processor."""
+    monkeypatch.setattr(vision, "packing_pays", lambda: True)
+
+
+@pytest.mark.usefixtures("packs")
 @pytest.mark.skipif(not can_pack(), reason="needs oneDNN's packed products")
 def test_a_worker_keeps_what_it_computes_with(tmp_path) -> None:
     model, config = save_model(tmp_path)
@@ -100,6 +108,7 @@ def test_sixteen_bits_are_all_that_is_kept_of_the_trunk() -> None:
     assert bytes_of(clip) == pytest.approx(weights(model) - whole / 2, rel=0.02)
 
 
+@pytest.mark.usefixtures("packs")
 @pytest.mark.skipif(not can_pack(), reason="needs oneDNN's packed products")
 @pytest.mark.parametrize("settings", [{}, {"path": "full"}, {"blocks": 2, "heads": "single"}], ids=str)
 def test_maps_have_the_same_bits_without_the_plain_weights(settings: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.model.load import from_open_clip
+from stages.model.towers import vision
 from stages.model.towers.vision import PackedLinear, VisionTower, attend, can_pack
 from tests import factories
 from tests.factories import SPEC
@@ -49,6 +50,13 @@ def test_encode_equals_encode_image(options: dict[str, Any]) -> None:
     assert torch.allclose(tower_of(model).encode(pixels()), wanted, atol=1e-5)
 
 
+@pytest.fixture
+def packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are packed on every processor."""
+    monkeypatch.setattr(vision, "packing_pays", lambda: True)
+
+
+@pytest.mark.usefixtures("packs")
 @pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
 def test_packed_weights_agree(options: dict[str, Any]) -> None:
     model = tiny_clip(**options)
@@ -56,11 +64,21 @@ def test_packed_weights_agree(options: dict[str, Any]) -> None:
     assert (plain - packed).abs().max() < 1e-4 * plain.abs().max()
 
 
+@pytest.mark.usefixtures("packs")
 def test_packing_really_packs() -> None:
     tower = tower_of(tiny_clip(), pack=True)
     assert all(isinstance(block.qkv, PackedLinear) == can_pack() for block in tower.blocks)
 
 
+@pytest.mark.parametrize(("capability", "packed"), [("AVX512", can_pack()), ("AVX2", False), ("DEFAULT", False)])
+def test_the_processor_decides_whether_weights_are_packed(
+    capability: str, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert {isinstance(block.qkv, PackedLinear) for block in tower_of(tiny_clip(), pack=True).blocks} == {packed}
+
+
+@pytest.mark.usefixtures("packs")
 def test_packed_weights_are_not_used_where_a_gradient_is_wanted() -> None:
     tower = tower_of(tiny_clip(), pack=True)
     tokens = tower.embed(pixels()).requires_grad_()
@@ -116,7 +134,9 @@ def test_attention_against_the_formula(heads: int) -> None:
     assert torch.allclose(attend(q, k, v, heads), torch.cat(parts, dim=-1), atol=1e-12)
 
 
-def test_an_image_does_not_depend_on_its_neighbours() -> None:
+@pytest.mark.parametrize("pays", [True, False])
+def test_an_image_does_not_depend_on_its_neighbours(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vision, "packing_pays", lambda: pays)
     tower = tower_of(tiny_clip(), pack=True)
     rgb = pixels(count=4)
     assert torch.equal(tower.encode(rgb)[[2, 0]], tower.encode(rgb[[2, 1, 0, 3]])[[0, 2]])
