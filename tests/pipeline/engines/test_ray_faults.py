@@ -257,7 +257,8 @@ def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tm
     )
     cluster = SmallCluster(nodes=1, head_cpus=12, node_cpus=6)
     try:
-        with killed(light_command(captions, tmp_path / "out", seconds=0.02, address=cluster.address), tmp_path / "out"):
+        # So slow that it does not end, and give back by itself, while it is asked about.
+        with killed(light_command(captions, tmp_path / "out", seconds=0.2, address=cluster.address), tmp_path / "out"):
             ask("living")
         ask("dead")
         light_run(more, tmp_path / "second/out", address=cluster.address)
