@@ -14,7 +14,6 @@ from torch import nn
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.model.load import from_open_clip
-from stages.model.towers import vision
 from stages.model.towers.vision import VisionTower, can_pack
 from tests.factories import SPEC, TOWERS, tiny_clip
 from tests.stages.explain.test_stage import make_record
@@ -55,12 +54,6 @@ def bytes_of(*roots: Any) -> int:
 
 def weights(*modules: nn.Module) -> int:
     return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
-
-
-@pytest.fixture
-def packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are packed on every processor."""
-    monkeypatch.setattr(vision, "packing_pays", lambda: True)
 
 
 @pytest.mark.usefixtures("packs")

@@ -50,12 +50,6 @@ def test_encode_equals_encode_image(options: dict[str, Any]) -> None:
     assert torch.allclose(tower_of(model).encode(pixels()), wanted, atol=1e-5)
 
 
-@pytest.fixture
-def packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are packed on every processor."""
-    monkeypatch.setattr(vision, "packing_pays", lambda: True)
-
-
 @pytest.mark.usefixtures("packs")
 @pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
 def test_packed_weights_agree(options: dict[str, Any]) -> None:
