@@ -56,8 +56,8 @@ def evaluate(
         bool,
         typer.Option(
             "--absent",
-            help="Also ask every image for as many phrases of other images that share no word with its captions, and "
-            "measure whether they are found out. Needs the model and the images.",
+            help="Also test each image with phrases from other images, and measure how well they are recognised as "
+            "absent. Requires the model and the images.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
@@ -318,7 +318,7 @@ def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "
         f"{counts['targets_not_among_phrases']:,} of them were not found in the captions and count as missed; "
-        f"{counts['absent_phrases']:,} phrases name what is not there",
+        f"{counts['absent_phrases']:,} phrases name something absent",
         soft_wrap=True,
     )
     print_matched(figures["matched"], console)

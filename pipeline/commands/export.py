@@ -46,7 +46,7 @@ def export(
             "--split",
             metavar="NAME=SHARE,...",
             help="Shares that sum to 1, e.g. train=0.9,val=0.1. The file name decides by its hash, so all rows of an "
-            "image go into one split. By default all is train.",
+            "image go into one split. By default everything goes into train.",
         ),
     ] = "",
     segmentation: Annotated[

@@ -102,7 +102,7 @@ def _print_histogram(console: Console, title: str, histogram: Mapping[str, Any])
     edges = histogram["edges"]
     labels = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
     middle = histogram["quantiles"]
-    heading = f"{title}: median {middle['50']:.3f}, middle half {middle['25']:.3f} to {middle['75']:.3f}"
+    heading = f"{title}: median {middle['50']:.3f}, quartiles {middle['25']:.3f} and {middle['75']:.3f}"
     _print_bars(console, heading, labels, histogram["counts"])
 
 

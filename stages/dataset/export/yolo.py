@@ -67,7 +67,7 @@ class Yolo(Exporter):
                 if needed not in job.splits:
                     file.write(f"{needed}: images/{job.splits[-1]}\n")
                     job.report.notes[
-                        f"split that Ultralytics wants and is not there: `{needed}` is `{job.splits[-1]}`"
+                        f"missing split that Ultralytics needs: {needed} uses the {job.splits[-1]} images"
                     ] += 1
             file.write("names:" + ("\n" if job.categories.names else " {}\n"))
             for index, name in enumerate(job.categories.names):

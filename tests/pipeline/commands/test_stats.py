@@ -111,7 +111,7 @@ def test_figures_as_tables(stats: Callable[..., Answer], copy: Path, rows: list[
     for entry in figures["top_phrases"] + figures["top_heads"]:
         assert [entry["text"], str(entry["count"]), f"{entry['score']:.2f}"] in cells
     median = figures["score"]["quantiles"]["50"]
-    assert f"score: median {median:.3f}, middle half " in out
+    assert f"score: median {median:.3f}, quartiles " in out
     assert f"kept by a lowest score of 0.5: {figures['score_kept']['0.5']:.0%}, 0.7: " in out
     bars = [cell[2] for cell in cells if len(cell) == 3 and set(cell[2]) == {"█"}]
     assert max(map(len, bars)) == 30
