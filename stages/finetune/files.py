@@ -1,6 +1,6 @@
 """What a fine-tuning leaves in its folder.
 
-model/       the tuned model, as open_clip's push_to_hf_hub writes one: `--model OUT/model` takes it
+model/       the tuned model, as open_clip's push_to_hf_hub writes one: `--model OUT` takes it
 log.jsonl    a line for every so many steps
 latest.pt    all that it takes to go on
 previous.pt  the one before, should `latest.pt` be damaged
@@ -20,15 +20,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
+from stages.model.checkpoints.checkpoint import OPEN_CLIP_CONFIG, TUNED_MODEL
 from stages.model.deferred import open_clip
 from stages.model.describe import Description
 
-MODEL_FOLDER: Final = "model"
 LATEST: Final = "latest.pt"
 PREVIOUS: Final = "previous.pt"
 LOG: Final = "log.jsonl"
 
-_CONFIG: Final = "open_clip_config.json"
 _WEIGHTS: Final = "open_clip_model.safetensors"
 _VOCABULARY: Final = "bpe_vocab.txt.gz"
 
@@ -123,7 +122,7 @@ class TuningFolder:
         """Delete what a fine-tuning wrote, and nothing else."""
         for name in (LATEST, PREVIOUS, LOG, f"{LATEST}.tmp"):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / MODEL_FOLDER, ignore_errors=True)
+        shutil.rmtree(self.path / TUNED_MODEL, ignore_errors=True)
 
     def write_model(self, description: Description, module: Any, state: Mapping[str, Tensor], card: str) -> Path:
         """Write the tuned model: configuration, weights, vocabulary and card.
@@ -140,7 +139,7 @@ class TuningFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        folder, beside = self.path / MODEL_FOLDER, self.path / f"{MODEL_FOLDER}.tmp"
+        folder, beside = self.path / TUNED_MODEL, self.path / f"{TUNED_MODEL}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
@@ -161,7 +160,7 @@ class TuningFolder:
                 "resize_mode": "squash",
             }
             settings = {"model_cfg": architecture, "preprocess_cfg": preprocess}
-            (beside / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            (beside / OPEN_CLIP_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
             tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
             (beside / _WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
             (beside / "README.md").write_text(card, encoding="utf-8")

@@ -34,6 +34,9 @@ KEY: Final = "model.checkpoint"
 
 OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
 
+TUNED_MODEL: Final = "model"
+"""The folder, inside that of a fine-tuning, that holds the tuned model."""
+
 _OPEN_CLIP_WEIGHTS: Final = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -84,6 +87,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f"{KEY}: no file or folder {path}")
     name = path.resolve().name if path.is_dir() else path.stem
     path = _snapshot(path)
+    if (path / TUNED_MODEL / OPEN_CLIP_CONFIG).is_file():
+        path = path / TUNED_MODEL
     folder = path if path.is_dir() else path.parent
     settings = _json(folder / "config.json")
     ours = _json(folder / OPEN_CLIP_CONFIG)
