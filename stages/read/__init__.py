@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 from pydantic import Field
 
 from stages.contract.errors import InputError
-from stages.read.base import Reader, Shard, Skipped, SourceConfig, read_shard
+from stages.read.base import FirstRows, Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.find import kind_of
 from stages.read.plan import plan_shards
 
@@ -47,7 +47,8 @@ else:
 
 def make_reader(config: InputConfig) -> Reader:
     """The reader of an input. Make it where the run was started: relative paths are resolved here."""
-    return READERS[config.kind](config)
+    reader = READERS[config.kind](config)
+    return reader if config.limit is None else FirstRows(reader, config.limit)
 
 
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:

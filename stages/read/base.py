@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import InputError, one_line
 from stages.contract.records import Sample
@@ -35,6 +37,9 @@ class SourceConfig(BaseModel):
     path: str | tuple[str, ...]
     """A file, a folder (all files of the kind below it), a glob, a numeric range as in
     `{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."""
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only the first rows of the input, at most so many. A later run with more of them goes on with the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +125,33 @@ class Reader(ABC):
         Raises:
             InputError: The shard's file was there when the input was planned, and is gone.
         """
+
+
+class FirstRows(Reader):
+    """The first rows of another reader's input: at most `limit` of them."""
+
+    def __init__(self, reader: Reader, limit: int) -> None:
+        self._reader, self._limit = reader, limit
+
+    def shards(self) -> list[Shard]:
+        """See `Reader.shards`. A shard that does not say how many rows it holds is read to count them."""
+        kept: list[Shard] = []
+        left = self._limit
+        for shard in self._reader.shards():
+            if left == 0:
+                break
+            rows = shard.samples
+            if rows is None:
+                rows = sum(1 for _ in islice(self._reader.read(shard), left))
+            kept.append(replace(shard, samples=min(rows, left)))
+            left -= min(rows, left)
+        return kept
+
+    def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
+        """See `Reader.read`."""
+        rows = self._reader.read(shard)
+        with closing(rows):  # type: ignore[type-var]  # readers are generators
+            yield from islice(rows, shard.samples)
 
 
 def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | Skipped]:

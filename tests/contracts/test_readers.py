@@ -139,6 +139,15 @@ def test_every_row_is_answered_once(case: Case) -> None:
     assert len({shard.url for shard in shards}) == (1 if kind in ("coco_captions", "folder") else 2)
 
 
+@pytest.mark.parametrize("limit", [1, 24, 25, 26, 1000])
+def test_a_limit_keeps_the_first_rows(case: Case, limit: int) -> None:
+    kind, keys = case
+    _, every = shards_and_rows(reader_of(kind=kind, **keys))
+    shards, items = shards_and_rows(reader_of(kind=kind, **keys, limit=limit))
+    assert items == every[:limit]
+    assert sum(shard.samples or 0 for shard in shards) == min(limit, ROWS)
+
+
 def test_ids_are_unique_and_can_be_stored(case: Case) -> None:
     kind, keys = case
     _, items = shards_and_rows(reader_of(kind=kind, **keys))
