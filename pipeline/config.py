@@ -38,11 +38,13 @@ class InlineEngine(BaseModel):
 
 
 class RayEngine(BaseModel):
-    """Ray Data, on this machine or on a cluster."""
+    """Ray Data, on this machine or on a cluster; with `auto` only where it is worth its start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["ray"] = "ray"
+    kind: Literal["auto", "ray"] = "auto"
+    """`auto` runs in one process, as `inline` does, where that ends before Ray has started: see
+    `pipeline.engines.chosen`."""
 
     address: str | None = None
     """Address of a running cluster ("auto", "ray://host:10001"); None starts Ray on this machine."""
@@ -129,6 +131,7 @@ class RunConfig(BaseModel):
         for key in ("device", "threads"):
             plain["model"].pop(key)
         plain["images"].pop("fetch_threads")
+        plain["input"].pop("limit")
         plain["output"] = self.output.columns
         plain["engine"] = {"kind": self.engine.kind}
         return plain
@@ -163,7 +166,8 @@ def load_config(
         path: A YAML file.
         settings: Dotted keys with YAML values, e.g. `explain.blocks=1`, `output.path=out/`.
         model: What to check against; the whole run by default.
-        assigned: Dotted keys with plain values.
+        assigned: Dotted keys with plain values, of which None assigns nothing. An input or a model that is named here
+            replaces the file's with all its keys.
 
     Raises:
         ConfigError: With one line per problem.
@@ -179,9 +183,23 @@ def load_config(
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys{_hint(path)}")
         values = loaded or {}
-    for key, value in (assigned or {}).items():
+    given = {key: value for key, value in (assigned or {}).items() if value is not None}
+    for replaced in (replaced for key in given for replaced in _REPLACES.get(key, ())):
+        section, _, name = replaced.partition(".")
+        if isinstance(values.get(section), dict):
+            values[section].pop(name, None)
+    if "input.path" in given:
+        values.pop("input", None)
+    for key, value in given.items():
         _assign(values, key, value)
     return override(values, settings, model)
+
+
+_REPLACES: Final = {
+    "model.name": ("model.name", "model.pretrained", "model.checkpoint", "model.weights", "model.config"),
+    "model.weights": ("model.pretrained", "model.checkpoint"),
+}
+"""Assigned key -> the keys of a file that say the same in another way."""
 
 
 def _hint(path: Path) -> str:
@@ -195,7 +213,7 @@ def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseMo
         _apply(values, setting)
     engine = values.get("engine")
     if isinstance(engine, dict) and "engine" in model.model_fields:
-        engine.setdefault("kind", "ray")
+        engine.setdefault("kind", "auto")
     return check(values, model)
 
 
@@ -377,7 +395,7 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
     fields: list[str] = list(model.model_fields)
     for step in location:
         models = [t for t in types_here if isinstance(t, type) and issubclass(t, BaseModel)]
-        tagged = [t for t in models if _tag(t) == step]
+        tagged = [t for t in models if step in _tags(t)]
         if tagged and not any(step in t.model_fields for t in models):
             types_here = tagged
             continue
@@ -396,9 +414,9 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
     return fields, shown
 
 
-def _tag(model: type[BaseModel]) -> Any:
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     kind = model.model_fields.get("kind")
-    return None if kind is None else kind.default
+    return () if kind is None else (*typing.get_args(kind.annotation), kind.default)
 
 
 def _members(annotation: Any) -> list[Any]:

@@ -6,28 +6,25 @@ import json
 import time
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import RayEngine, RunConfig
 from pipeline.domain import outside_domain, without_calibration
-from pipeline.engines import engine
+from pipeline.engines import chosen, engine
 from pipeline.engines.inline import run_stages, samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.folder import DatasetFolder, MayDelete
-from pipeline.summary import Display, Report, inline_instead, print_summary
+from pipeline.summary import Display, Report, duration, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
+from stages.model.config import NO_MODEL
 from stages.read import Shard, plan_shards
 from stages.sources import HEAT_MAPS
 from stages.sources.base import RegionSource
 from stages.storage import AnyPath
-
-NO_MODEL: Final = "none"
-"""What `dataset.json` calls the model where none was loaded."""
 
 
 def run(
@@ -76,14 +73,17 @@ def run(
             if graph.loads_model and not elsewhere:
                 fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
             with Display(console).shown() as display:
+                display.doing("reading the input")
                 shards = plan_shards(graph.reader)
+                samples, asked = samples_in(shards), config.engine.kind
+                config = chosen(config, samples)
+                console.print(_first_line(config, graph, samples, asked), soft_wrap=True)
+                display.doing("comparing the first images with those of the calibration")
                 doubt = _doubt(graph, shards, config, report)
                 if doubt is not None and config.source.kind == HEAT_MAPS:
                     graph = without_calibration(graph)
-                if graph.loads_model and (config.model.checkpoint or config.model.weights):
-                    console.print(f"model: {_model(config, graph)}", soft_wrap=True)
+                display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
-                report.begin()
                 engine(config.engine.kind)(graph, shards, folder, config, report, display.update)
         except PhraseboxError:
             if state == "new":
@@ -91,19 +91,17 @@ def run(
             raise
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, calibration=graph.calibration)
-    print_summary(console, total, report, folder.written_as)
-    if isinstance(config.engine, RayEngine) and config.engine.address is None:
-        advice = inline_instead(report)
-        if advice is not None:
-            console.print(advice, soft_wrap=True)
-    if doubt is not None and config.regions.calibration == "auto":
-        console.print(f"score: {doubt}", soft_wrap=True)
-    if config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and graph.cuts.fitted is None:
-        console.print(
-            "regions: no calibration says where to cut (regions.rule=fitted), so that maps are cut at their mean; "
-            "phrasebox calibrate fits one",
-            soft_wrap=True,
-        )
+    cut_at_mean = (
+        config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and graph.cuts.fitted is None
+    )
+    print_summary(
+        console,
+        total,
+        report,
+        folder.written_as,
+        model=_model(config, graph) if graph.loads_model else NO_MODEL,
+        scores=_scores(doubt, cut_at_mean=cut_at_mean),
+    )
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
 
@@ -116,31 +114,52 @@ def _model(config: RunConfig, graph: Graph) -> str:
     return f"{config.model.label}{weights}{found}"
 
 
-def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> str | None:
-    """Why the scores of a run only rank; None if a calibration makes them probabilities.
+def _first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str) -> str:
+    """The model and the engine, and why `auto` has chosen this one. asked: `engine.kind` as it was given."""
+    model = f"model: {_model(config, graph)}" if graph.loads_model else "no model"
+    engine = "one process" if config.engine.kind == "inline" else "Ray"
+    if asked == "auto":
+        count = "an unknown number of samples" if samples is None else f"{samples:,} samples"
+        inline = "which it completes before Ray has started"
+        engine += f" for {count}" + (f", {inline}" if config.engine.kind == "inline" else "")
+    return f"{model}; engine: {engine}"
 
-    A calibration that the user names is used whatever the pictures are; the report says what is wrong with it.
+
+def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> str | None:
+    """Why the scores of a run only rank, as a sentence; None if a calibration makes them probabilities.
+
+    A calibration that the user names is used whatever the images are; the report says what is wrong with it.
     """
     wanted = config.regions.calibration
     if isinstance(graph.model, RegionSource):
-        return graph.model.score_means
-    ranks = f"{config.regions.score}, which ranks and is no probability"
+        return f"The score is {graph.model.score_means}."
     if graph.calibration is None:
-        return f"{ranks}: no calibration for this model with these settings (phrasebox calibrate fits one)"
+        return "No calibration fits this model with these settings: phrasebox calibrate fits one."
     doubt = outside_domain(graph, shards)
     if doubt is not None:
-        report.note(f"{doubt}: {'scores only rank' if wanted == 'auto' else f'{wanted} may be wrong here'}")
-    return f"{ranks}: {doubt}" if doubt is not None and wanted == "auto" else None
+        report.note(doubt if wanted == "auto" else f"{doubt} The scores of {wanted} may be wrong here.")
+    return doubt if wanted == "auto" else None
+
+
+def _scores(doubt: str | None, *, cut_at_mean: bool) -> str:
+    """What the scores of a run mean, in sentences. doubt: That of `_doubt`."""
+    if doubt is None:
+        return "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
+    cut = " Maps are cut at their mean, since regions.rule=fitted requires a calibration." if cut_at_mean else ""
+    return f"Scores are not calibrated: use them for ranking, not as probabilities. {doubt}{cut}"
 
 
 def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:
-    """Raise TooManyErrors if more rows of a complete dataset failed than a share of them, by its manifest."""
-    if allowed is None:
-        return
+    """Raise TooManyErrors if all rows of a complete dataset failed, or more than the allowed share of them."""
     counts = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
     failed, rows = counts["failed"], counts["written"]
-    if failed > allowed * rows:
-        reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
+    reasons = sorted(counts["failed_by_reason"].items(), key=lambda item: (-item[1], item[0]))
+    if rows and failed == rows:
+        raise TooManyErrors(
+            f"all {rows:,} rows failed; the column `error_detail` in {dataset} says why. "
+            f"The commonest reason is {reasons[0][0]} ({reasons[0][1]:,} rows)"
+        )
+    if allowed is not None and failed > allowed * rows:
         raise TooManyErrors(
             f"{failed:,} of {rows:,} rows failed ({failed / rows:.2%}), at most {allowed:.2%} may "
             f"(output.max_error_share): {', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
@@ -218,12 +237,6 @@ def _print_plan(
         console.print(f"would write to {path}: the number of samples is only known once they are read", soft_wrap=True)
         return
     files = -(-total // config.output.rows_per_file)
-    console.print(f"time: about {_duration(total * per_image)} for {total:,} samples at that speed")
+    console.print(f"time: about {duration(total * per_image)} for {total:,} samples at that speed")
     written = f"{total:,} rows in {files:,} or more shards, about {total * rows_bytes / 1e6:,.1f} MB before compression"
     console.print(f"would write to {path}: {written}", soft_wrap=True)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

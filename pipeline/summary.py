@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
-    TimeElapsedColumn,
 )
 from rich.table import Table
 
@@ -57,6 +56,7 @@ class Report:
 
     Attributes:
         expected: Samples of the input, if the reader knows their number before reading.
+        already: Rows that an earlier attempt has written.
         reads: Input shard number -> (samples, skipped by reason); a shard that is read again replaces itself.
         stages: What each stage did, by its name.
         done: Rows handed to the writer in this run.
@@ -66,12 +66,12 @@ class Report:
         started_s: When the run started, by `time.perf_counter`.
         first_row_s: Seconds from there to the first rows.
         first_rows: How many these were.
-        engine_s: Seconds from there until the engine began.
         first_batch_s: Seconds from there until the model had answered its first batch.
         first_batch: Records in that batch.
     """
 
     expected: int | None = None
+    already: int = 0
     reads: dict[int, tuple[int, Counter[str]]] = field(default_factory=dict)
     stages: dict[str, StageTime] = field(default_factory=dict)
     done: int = 0
@@ -81,7 +81,6 @@ class Report:
     started_s: float = field(default_factory=time.perf_counter)
     first_row_s: float | None = None
     first_rows: int = 0
-    engine_s: float = 0.0
     first_batch_s: float | None = None
     first_batch: int = 0
 
@@ -108,10 +107,6 @@ class Report:
         self.done += done
         self.failed += failed
 
-    def begin(self) -> None:
-        """Note that all is checked, and the engine begins."""
-        self.engine_s = self.wall_time_s
-
     def died(self) -> None:
         """Note that a worker died with a batch in hand."""
         self.deaths += 1
@@ -130,7 +125,7 @@ class Report:
         if not answered:
             return self.done
         # What is repeated because its worker died is counted twice.
-        return answered[0] if self.expected is None else min(answered[0], self.expected)
+        return answered[0] if self.expected is None else min(answered[0], self.expected - self.already)
 
     @property
     def images_per_second(self) -> float | None:
@@ -164,7 +159,7 @@ class Report:
 
 
 class Display:
-    """A line of progress: images that the model has seen, images/s, errors.
+    """A line of progress: images that the model has seen, images/s, time left, errors.
 
     It is redrawn on a terminal; a log gets one now and then.
     """
@@ -174,14 +169,13 @@ class Display:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task("images", total=None, speed="")
+        self._doing = ""
+        self._task = self._progress.add_task("", total=1, speed="")
         self._notes_shown = 0
         self._last_line_s = time.monotonic()
 
@@ -191,26 +185,68 @@ class Display:
         with self._progress:
             yield self
 
+    def doing(self, what: str) -> None:
+        """Say what is done before the first image, for example "loading the model"."""
+        self._doing = what
+        self._progress.update(self._task, description=what)
+
     def update(self, report: Report) -> None:
         """Redraw from the report, and print its new notes."""
         for note in report.notes[self._notes_shown :]:
             self._progress.console.print(note, soft_wrap=True)
         self._notes_shown = len(report.notes)
-        per_second = report.images_per_second
-        speed = f"{per_second:,.1f} images/s" if per_second is not None else "starting"
+        done, speed = report.already + report.seen, report.images_per_second
+        words = [] if report.seen else [self._doing or "starting"]
+        if speed:
+            words.append(f"{speed:,.1f} images/s")
+        if speed and report.expected is not None:
+            words.append(f"{duration((report.expected - done) / speed)} left")
+        if report.already:
+            words.append(f"{report.already:,} were done before")
         if report.failed:
-            speed += f", {report.failed:,} failed"
+            words.append(f"{report.failed:,} failed")
         if report.deaths:
-            speed += f", {report.deaths:,} workers died"
-        self._progress.update(self._task, completed=report.seen, total=report.expected, speed=speed)
+            words.append(f"{report.deaths:,} workers died")
+        images = f"images: {done:,}" + ("" if report.expected is None else f" of {report.expected:,}")
+        said = ", ".join(words)
+        if report.seen:
+            self._progress.update(self._task, description=images, completed=done, total=report.expected, speed=said)
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
-            of_all = "" if report.expected is None else f" of {report.expected:,}"
-            self._progress.console.print(f"images: {report.seen:,}{of_all}, {speed}", soft_wrap=True)
+            self._progress.console.print(f"{images}, {said}", soft_wrap=True)
 
 
-def print_summary(console: Console, total: Tally, report: Report, path: str) -> None:
-    """Print the table at the end of a run."""
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def _forwards(report: Report) -> Iterator[tuple[str, str]]:
+    """Lines about what the model computed."""
+    for stage in report.stages.values():
+        for device, images in stage.devices.items():
+            yield "images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}"
+        if stage.images:
+            yield "forward passes per image", f"{stage.computed / stage.images:.2f}"
+
+
+LIKELY: Final = 0.5
+"""The score that figures and advice about scores begin at."""
+
+
+def print_summary(console: Console, total: Tally, report: Report, path: str, *, model: str, scores: str) -> None:
+    """Print the table at the end of a run, and what can be done with the dataset.
+
+    Args:
+        console: Where to.
+        total: Counts of the dataset.
+        report: What happened in the run.
+        path: The dataset's folder, as the user wrote it.
+        model: Its name.
+        scores: Sentences that say what the scores mean.
+    """
     table = Table(show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -229,43 +265,25 @@ def print_summary(console: Console, total: Tally, report: Report, path: str) -> 
     if total.absent:
         table.add_row("  judged not to be in their image", f"{total.absent:,}")
     table.add_row("regions", f"{total.regions:,}")
+    if total.regions:
+        table.add_row(f"  with a score of {LIKELY} or more", f"{total.likely:,} ({total.likely / total.regions:.0%})")
     table.add_row("time", f"{report.wall_time_s:,.1f} s")
     if report.deaths:
         table.add_row("workers that died", f"{report.deaths:,}")
-    for stage in report.stages.values():
-        for device, images in stage.devices.items():
-            table.add_row("images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}")
-        if stage.images:
-            table.add_row("forward passes per image", f"{stage.computed / stage.images:.2f}")
+    for name, value in _forwards(report):
+        table.add_row(name, value)
     if report.done:
         table.add_row("images/s in this run", f"{report.done / report.wall_time_s:,.1f}")
-    console.print(f"dataset in {path}", soft_wrap=True)
+    console.print(f"dataset in {path}, model: {model}", soft_wrap=True)
     console.print(table)
     if not total.rows:
         console.print("the input holds no samples")
     if total.failed:
-        where = f"why rows failed: column `error`; phrasebox stats {path} counts, phrasebox inspect {path} shows them"
-        console.print(where, soft_wrap=True)
-
-
-def inline_instead(report: Report) -> str | None:
-    """What to say of a finished run on this machine if more than half of it went into Ray's start; None if not.
-
-    The start is the time from the engine's begin to the answer to the model's first batch. What one process would have
-    taken is estimated from the time after it: scaled from the records that were left then to all of them, because both
-    engines are about as fast once they run, and added to the time before the engine, which both take. Where the first
-    batch left nothing, the time in which the stages were busy stands for it. An estimate that is no gain is not told.
-    """
-    wall, first = report.wall_time_s, report.first_batch_s
-    if first is None or first - report.engine_s <= wall / 2:
-        return None
-    every = max(stage.records for stage in report.stages.values())
-    left = every - report.first_batch
-    work = (wall - first) * every / left if left > 0 else sum(stage.busy_s for stage in report.stages.values())
-    inline = report.engine_s + work
-    if inline >= wall:
-        return None
-    return (
-        f"Ray's start took {first - report.engine_s:,.0f} of {wall:,.0f} s: for an input of this size "
-        f"--set engine.kind=inline would have taken about {max(inline, 1):,.0f} s"
-    )
+        console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
+    if total.regions:
+        console.print(scores, soft_wrap=True)
+        console.print(
+            f"Look at it:  phrasebox inspect {shlex.quote(path)}\n"
+            f"Export it:   phrasebox export {shlex.quote(path)} --format coco --out coco/ --min-score {LIKELY}",
+            soft_wrap=True,
+        )

@@ -94,6 +94,7 @@ def scenes_config(scenes_folder: Path) -> dict[str, Any]:
     captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
     return {
         "input": {"kind": "jsonl", "path": str(captions), "image_root": str(images)},
+        "model": {"name": "demo"},
         "engine": {"kind": "inline"},
     }
 

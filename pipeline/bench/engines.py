@@ -32,7 +32,9 @@ def engines(scenes: int = 1000) -> list[dict[str, Any]]:
             captions, images = root / "scenes/captions.jsonl", root / "scenes/images"
             source = {"kind": "jsonl", "path": str(captions), "image_root": str(images)}
             output_config = {"path": str(root / kind), "rows_per_file": 250}
-            config = RunConfig.model_validate({"input": source, "engine": {"kind": kind}, "output": output_config})
+            config = RunConfig.model_validate(
+                {"input": source, "model": {"name": "demo"}, "engine": {"kind": kind}, "output": output_config}
+            )
             output, report, graph = DatasetFolder(config.output.path), Report(), build_graph(config)
             marks: list[tuple[float, int]] = []
 

@@ -163,15 +163,15 @@ def _sources(
             f"--set {unused[0]}: only keys of {', '.join(USED)} are used here; an explainer's settings stand behind "
             "its name: --explainers grad_eclip:heads=single"
         )
-    named = {} if model is None else dict.fromkeys(("model.pretrained", "model.checkpoint")) | {"model.name": model}
+
+    named = {} if model is None else {"model.name": model}
 
     def source(name: str, given: Mapping[str, Any], truth: Path | None) -> Source:
         resolved: RunConfig = load_config(config, settings, assigned={**given, **named})
         return Source(name=name, config=resolved, truth=truth)
 
     if data is not None or config is not None:
-        given = {"input.path": data, "input.image_root": images}
-        yield [source(data or str(config), {key: value for key, value in given.items() if value is not None}, truth)]
+        yield [source(data or str(config), {"input.path": data, "input.image_root": images}, truth)]
         return
     for option, value in (("--truth", truth), ("--images", images)):
         if value is not None:
@@ -261,7 +261,7 @@ def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> Non
     console.print(table)
     console.print(
         "+ and -: higher or lower than grad_eclip by more than chance (95 %, paired, over 8 or more images). Deletion, "
-        "shuffled weights and other phrases: lower is better. (centre) and (random) know nothing",
+        "shuffled weights and other phrases: lower is better. (centre) and (random) are baselines without a model",
         soft_wrap=True,
     )
 

@@ -87,7 +87,7 @@ def explain(
         check_writable("--overlay", overlay)
         if overlay.suffix.lower() not in Image.registered_extensions():
             raise ConfigError(f"--overlay: {overlay} does not end like a picture, for example in .png")
-    named = {} if model is None else dict.fromkeys(("model.pretrained", "model.checkpoint")) | {"model.name": model}
+    named = {"model.name": model}
     locator = Locator(run=load_config(config, settings, ExplainConfig, assigned=named))
     arrays: dict[str, Any] = {}
     if phrases:

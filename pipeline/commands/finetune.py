@@ -80,7 +80,7 @@ def finetune(
 
     \b
     phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
-    phrasebox run captions.jsonl --images photos/ --model tuned/model --out out-tuned/
+    phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
     torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
     from pipeline.config import as_yaml, load_config
@@ -100,8 +100,7 @@ def finetune(
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    assigned = {key: value for key, value in given.items() if value is not None}
-    resolved = load_config(config, settings, model=FinetuneConfig, assigned=assigned)
+    resolved = load_config(config, settings, model=FinetuneConfig, assigned=given)
     if print_config:
         sys.stdout.write(as_yaml(resolved.model_dump(mode="json")))
         return

@@ -152,8 +152,7 @@ def check(
     # A calibration is for pictures like those it was fitted on: here the scores only rank.
     named: dict[str, Any] = {"regions.calibration": "none"}
     named |= {"model.config" if model.endswith(".json") else "model.name": model}
-    if weights is not None:
-        named["model.weights"] = str(weights)
+    named["model.weights"] = None if weights is None else str(weights)
     config = load_config(None, settings, assigned={"input": INPUT, **named})
     graph = build_graph(config)
     fetch_weights(config.model, lambda line: errors.print(line, soft_wrap=True))

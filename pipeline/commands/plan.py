@@ -36,7 +36,7 @@ def plan(
     images: InputImages = None,
     model: ModelName = None,
     engine: Annotated[
-        str | None, typer.Option("--engine", metavar="ray|inline", help="What would run the stages (engine.kind).")
+        str | None, typer.Option("--engine", metavar="auto|ray|inline", help="As `phrasebox run` takes it.")
     ] = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -48,7 +48,7 @@ def plan(
         ),
     ] = None,
     cores: Annotated[
-        int | None, typer.Option("--cores", metavar="N", min=1, help="Cores of a cluster to tell of, too.")
+        int | None, typer.Option("--cores", metavar="N", min=1, help="Also estimate for a cluster with N cores.")
     ] = None,
     gpus: Annotated[int, typer.Option("--gpus", metavar="N", min=0, help="GPUs of that cluster.")] = 0,
     gpu_rate: Annotated[
@@ -61,14 +61,14 @@ def plan(
         ),
     ] = None,
     core_price: Annotated[
-        float | None, typer.Option("--core-price", metavar="PRICE", min=0, help="Of a core for an hour.")
+        float | None, typer.Option("--core-price", metavar="PRICE", min=0, help="Price of one core for an hour.")
     ] = None,
     gpu_price: Annotated[
-        float | None, typer.Option("--gpu-price", metavar="PRICE", min=0, help="Of a GPU for an hour.")
+        float | None, typer.Option("--gpu-price", metavar="PRICE", min=0, help="Price of one GPU for an hour.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how long a run will take, with how much memory and disk, here and on a cluster that you describe.
+    """Estimate time, memory and disk for a run, here and on a cluster that you describe.
 
     A sample goes through every step, in as many processes as the run has model workers, all at once, and the first
     images through a run of their own, which shows what starting and ending take. Nothing is left behind.
@@ -78,6 +78,7 @@ def plan(
     phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500 --core-price .04 --gpu-price 2.5
     """
     from pipeline.config import load_config
+    from pipeline.engines import chosen
     from pipeline.engines.inline import samples_in
     from pipeline.graph import build_graph, fetch_weights
     from pipeline.plan.forecast import Machine, forecast
@@ -90,7 +91,7 @@ def plan(
     if gpus and cores is None:
         raise ConfigError("--gpus: say how many cores the cluster has, too: --cores N")
     given = {"input.path": source, "input.image_root": images, "model.name": model, "engine.kind": engine}
-    resolved = load_config(config, settings, assigned={key: value for key, value in given.items() if value is not None})
+    resolved = load_config(config, settings, assigned=given)
     on_gpu = resolved.model.device != "cpu" and pick_device("auto").type == "cuda"
     if gpus and gpu_rate is None and not on_gpu:
         raise ConfigError("--gpus: this machine has none to measure on, so say how fast one is: --gpu-rate IMAGES/S")
@@ -99,6 +100,7 @@ def plan(
     if graph.loads_model:
         fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
     images_in_all = total or samples_in(plan_shards(graph.reader))
+    resolved = chosen(resolved, images_in_all)
     cores_here, workers, late = here(resolved, on_gpu=on_gpu)
     costs = measure(resolved, samples, workers)
     trial = tried(resolved)

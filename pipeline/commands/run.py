@@ -21,6 +21,7 @@ SHORTHANDS: Final = {
     "input.image_root": "--images",
     "output.path": "--out",
     "output.max_error_share": "--max-error-share",
+    "input.limit": "--limit",
     "model.name": "--model",
     "model.checkpoint": "--model",
     "model.weights": "--weights",
@@ -47,7 +48,17 @@ def run(
         str | None, typer.Option("--weights", metavar="FILE", help="A local checkpoint of --model (model.weights).")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option("--engine", metavar="ray|inline", help="What runs the stages (engine.kind).")
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="auto|ray|inline",
+            help="Run on Ray, or inline in one process; auto, the default, chooses by the number of samples "
+            "(engine.kind).",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, help="Only the first N rows of the input (input.limit)."),
     ] = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -84,11 +95,12 @@ def run(
 ) -> None:
     """Make a dataset from captioned images. The same command goes on where it stopped.
 
-    Options set keys of the configuration, which stand in brackets. They override the YAML file; --set overrides both.
+    Options set the keys of the configuration in brackets and override the YAML file; INPUT and --model replace its
+    sections `input` and `model`. --set overrides both.
 
     \b
     phrasebox run captions.jsonl --images photos/ --out out/ --model ViT-B-16/laion2b_s34b_b88k
-    phrasebox run photos/ --dry-run         pairs of name.jpg and name.txt, or tars, or Parquet files
+    phrasebox run photos/ --model photo --dry-run    pairs of name.jpg and name.txt, or tars, or Parquet files
     phrasebox run my.yaml --set explain.blocks=1
     phrasebox run my.yaml --print-config    all keys and their values
     """
@@ -98,15 +110,16 @@ def run(
     given = {
         "input.path": source,
         "input.image_root": images,
+        "input.limit": limit,
         "output.path": out,
         "output.max_error_share": max_error_share,
         "model.name": model,
         "model.weights": weights,
         "engine.kind": engine,
     }
-    typed = {key: value for key, value in given.items() if value is not None}
+    typed = [key for key, value in given.items() if value is not None]
     try:
-        resolved = load_config(config, settings, assigned=typed)
+        resolved = load_config(config, settings, assigned=given)
         if print_config:
             sys.stdout.write(resolved.to_yaml())
             return

@@ -126,7 +126,7 @@ def score_model(
     if unused:
         raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(USED)} are used here")
     given: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
-    config = load_config(None, settings, assigned={key: value for key, value in given.items() if value is not None})
+    config = load_config(None, settings, assigned=given)
     asked: dict[str, Any] = {"residual": residual, "crops": crops, "crop_scale": crop_scale}
     asked |= {"min_boxes": min_boxes, "pool_images": pool}
     if prompts:

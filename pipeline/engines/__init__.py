@@ -36,6 +36,30 @@ RAY_ENVIRONMENT: Final = {
 """Set before `import ray`, which reads them, unless the user has set them. Seen with Ray 2.60."""
 
 
+AT_MOST_INLINE: Final = 100
+"""Samples that one process has done before Ray has started and its workers have loaded the model.
+
+Ray's start takes 9 to 17 s on 2 cores, in which one process does 100 images with the smallest models and 50 with
+ViT-B-16. A GPU does more, but a start of 10 s is no reason to wait there either.
+"""
+
+
+def chosen(config: RunConfig, samples: int | None) -> RunConfig:
+    """The configuration with `engine.kind=auto` decided; others are left as they are.
+
+    Args:
+        config: Of a run.
+        samples: Of its input; None if only reading will show, which counts as many.
+    """
+    from pipeline.config import InlineEngine, RayEngine  # noqa: PLC0415  as above
+
+    if config.engine.kind != "auto":
+        return config
+    small = samples is not None and samples <= AT_MOST_INLINE and config.engine.address is None
+    engine = InlineEngine() if small else RayEngine(**{**config.engine.model_dump(), "kind": "ray"})
+    return config.model_copy(update={"engine": engine})
+
+
 def engine(kind: str) -> Engine:
     """The engine of a kind; imports ray only for ray."""
     if kind == "ray":

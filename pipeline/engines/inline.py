@@ -94,6 +94,7 @@ def run(
     """See `pipeline.engines.Engine`."""
     report.expected = samples_in(shards)
     written = folder.ids_written()
+    report.already = len(written)
     todo = (
         record
         for number, shard in enumerate(shards)

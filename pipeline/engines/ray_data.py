@@ -80,6 +80,7 @@ def run(
         drop_claims_of_dead_drivers()
         with watching(ledger, report, on_progress, len(shards)):
             ids = noted_ids(folder.checkpoint)
+            report.already = len(ids)
             source = ShardSource(graph.reader, shards, ledger, ray.put(ids) if len(ids) else None)
             _execute(graph, source, folder, config, chosen, ledger, code)
             folder.drop_uncommitted()

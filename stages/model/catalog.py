@@ -119,6 +119,11 @@ def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
     )
 
 
+def is_here(name: str) -> bool:
+    """Whether the files of a catalog entry are there; they are not verified."""
+    return (WEIGHTS_ROOT / CATALOG[name].folder).is_dir()
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's contents, in hex."""
     with path.open("rb") as file:

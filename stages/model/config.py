@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 OWN_MODELS: Final = ("demo", "photo")
 """Names of the models that bring their own weights, the keys of `stages.model.catalog.CATALOG`."""
 
+NO_MODEL: Final = "none"
+"""What a model is called where there is none."""
+
 TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
 """How an image tower makes one embedding of its tokens, which decides what can be explained."""
 
@@ -37,8 +40,8 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     name: str | None = None
-    """`demo`, `photo`, or a name of `open_clip.list_models()`. `demo` if nothing is given. NAME/TAG sets `pretrained`
-    too, and the path of a file or folder sets `checkpoint`."""
+    """`demo`, `photo`, or a name of `open_clip.list_models()`. NAME/TAG sets `pretrained` too, and the path of a file
+    or folder sets `checkpoint`. A run that loads a model requires one of these."""
 
     pretrained: str | None = None
     """open_clip's tag of pretrained weights for `name`."""
@@ -75,7 +78,7 @@ class ModelConfig(BaseModel):
         """The model for people: `demo`, a name and its tag, or the name of a folder or file."""
         if self.name is not None:
             return self.name if self.pretrained is None else f"{self.name}/{self.pretrained}"
-        return str(self.checkpoint or self.config)
+        return str(self.checkpoint or self.config or NO_MODEL)
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +104,7 @@ class ModelConfig(BaseModel):
         if self.name is None and self.config is None:
             if self.weights is not None or self.pretrained is not None:
                 raise ValueError("weights or pretrained need a name or a config beside them")
-            object.__setattr__(self, "name", "demo")
+            return self
         if self.name is not None and self.config is not None:
             raise ValueError("give either name or config, not both")
         if self.pretrained is not None and self.weights is not None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.model import hub
-from stages.model.catalog import CATALOG, resolve
+from stages.model.catalog import CATALOG, is_here, resolve
 from stages.model.checkpoints import checkpoint
 from stages.model.checkpoints.own_tokenizer import OwnTokenizer, takes_texts_of_siglip
 from stages.model.checkpoints.state import weight_files
@@ -70,7 +70,9 @@ def describe(config: ModelConfig) -> Description:
         return _describe_checkpoint(config.checkpoint.expanduser())
     if config.config is not None:
         return _describe_file(config.config.expanduser(), config.weights)
-    name = config.name or "demo"
+    if config.name is None:
+        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""))
+    name = config.name
     if name in CATALOG:
         files = resolve(name)
         return replace(_describe_file(files.config, files.weights, name=name), calibrations=files.calibrations)
@@ -104,6 +106,15 @@ def describe(config: ModelConfig) -> Description:
         weights=_existing(config.weights),
         pretrained=config.pretrained,
     )
+
+
+_PHOTO: Final = """
+  photo                         a small model for photographs, to try phrasebox with"""
+
+_NO_MODEL: Final = """model.name: no model is given. It is one of{photo}
+  ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
+  my-clip/                      a checkpoint of your own, a folder or a file
+`phrasebox models` lists what fits; `demo` knows drawn scenes only."""
 
 
 def _agreed(name: str) -> dict[str, Any]:

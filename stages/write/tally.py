@@ -35,6 +35,7 @@ class Tally:
         failed_by_reason: Rows with an error, by its reason.
         phrases: Phrases found in all captions.
         regions: Annotations.
+        likely: Those of them with a score of at least 0.5.
         absent: Phrases judged not to be in their image.
         categories: (phrase, head) -> number of regions.
         doubled: Rows whose id an earlier row has.
@@ -48,6 +49,7 @@ class Tally:
     failed_by_reason: Counter[str] = field(default_factory=Counter)
     phrases: int = 0
     regions: int = 0
+    likely: int = 0
     absent: int = 0
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
     doubled: int = 0
@@ -58,6 +60,7 @@ class Tally:
         self.rows += 1
         self.phrases += phrases
         self.regions += len(regions)
+        self.likely += sum((region["score"] or 0.0) >= 0.5 for region in regions)
         self.absent += len(row["absent"] or ())
         self.categories.update((region["phrase"] or "", region["head"] or "") for region in regions)
         if row["error"] is not None:
@@ -97,6 +100,7 @@ CATEGORIES_SCHEMA: Final = pa.schema(
 
 _COLUMNS = [
     "id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head",
+    "annotations.list.element.score",
     "absent.list.element.caption_index",
 ]  # fmt: skip
 

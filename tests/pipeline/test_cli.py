@@ -41,6 +41,8 @@ VERBS = (
     "score-model",
 )
 
+DEMO = ("--model", "demo")
+
 Answer = tuple[int, str, str]
 """Exit code, standard output, standard error."""
 
@@ -154,9 +156,9 @@ def test_options_go_over_the_file_and_set_over_both(phrasebox: Callable[..., Ans
 
 def test_errors_name_what_was_typed(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
     given = ["run", "a.jsonl", "--set", "input.kind=jsonl"]
-    assert_refused_in_one_line(phrasebox(*given, "--engine", "rai"), "error: --engine: ", "ray, inline")
+    assert_refused_in_one_line(phrasebox(*given, "--engine", "rai"), "error: --engine: ", "auto, ray, inline")
     assert_refused_in_one_line(
-        phrasebox("run", tmp_path / "none.jsonl", *given[2:], "--engine", "inline"), "none.jsonl"
+        phrasebox("run", tmp_path / "none.jsonl", *DEMO, *given[2:], "--engine", "inline"), "none.jsonl"
     )
     assert_refused_in_one_line(phrasebox(*given, "--set", "output.path="), "error: output.path: expected a path")
     (tmp_path / "my.yaml").write_text("input: {kind: jsonl, path: a.jsonl}\nengine: {kind: rai}\n")
@@ -169,7 +171,7 @@ def test_a_dry_run_shows_and_writes_nothing(
     phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path
 ) -> None:
     captions = scenes_folder / "captions.jsonl"
-    command = ["run", captions, "--images", scenes_folder / "images", "--out", tmp_path / "out", "--dry-run"]
+    command = ["run", captions, "--images", scenes_folder / "images", "--out", tmp_path / "out", "--dry-run", *DEMO]
     code, out, err = phrasebox(*command, "--set", "model.threads=1")
     assert (code, err) == (0, "")
     first = json.loads(captions.read_text().splitlines()[0])
@@ -186,7 +188,7 @@ def test_run_validate_and_run_again(phrasebox: Callable[..., Answer], scenes_fol
     (tmp_path / "few.jsonl").write_text("\n".join(lines[:3]))
     (tmp_path / "config.yaml").write_text(
         f"input: {{kind: jsonl, path: {tmp_path}/few.jsonl, image_root: {scenes_folder}/images}}\n"
-        "engine: {kind: inline}\n"
+        "engine: {kind: inline}\nmodel: {name: demo}\n"
     )
     command = ["run", tmp_path / "config.yaml", "--set", f"output.path='{out_folder}'"]
     code, out, err = phrasebox(*command)
@@ -230,6 +232,7 @@ def test_fresh_asks_at_a_terminal(phrasebox: Callable[..., Answer], tmp_path: Pa
     (tmp_path / "none.jsonl").write_text("")
     out = tmp_path / "out"
     keys = [
+        "model.name=demo",
         "input.kind=jsonl",
         f"input.path={tmp_path}/none.jsonl",
         f"input.image_root={tmp_path}",
@@ -262,38 +265,50 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
     ("arguments", "words"),
     [
         (["run", "none.yaml"], ["cannot read none.yaml: No such file"]),
-        (["run", "--set", "input={kind: jsonl, path: none.jsonl}", "--set", "engine.kind=inline"], ["none.jsonl"]),
+        (
+            ["run", *DEMO, "--set", "input={kind: jsonl, path: none.jsonl}", "--set", "engine.kind=inline"],
+            ["none.jsonl"],
+        ),
         (
             ["run", "--set", "input={kind: jsonl, path: a}", "--set", "model.name=ViT-B16", "--set", "model.weights=a"],
             [],
         ),
         (
-            ["run", "--set", "input={kind: jsonl, path: a}", "--set", "output.path=s3://b/out"],
+            ["run", *DEMO, "--set", "input={kind: jsonl, path: a}", "--set", "output.path=s3://b/out"],
             ["cannot open s3://b"],
         ),
         (["phrases", "none.txt"], ["cannot read none.txt: No such file"]),
         (["phrases", "."], ["cannot read .: Is a directory"]),
         (["phrases", "-", "--set", "max_phrase=3"], ["max_phrase: no such key; did you mean max_phrases?"]),
         (["phrases", "-", "--set", "spacy_model=xx_none"], ["xx_none"]),
-        (["explain", "none.jpg", "--phrase", "dog", "--out", "a.npz"], ["cannot read none.jpg: No such file"]),
-        (["explain", "text.jpg", "--phrase", "dog", "--out", "a.npz"], ["bad_image: text.jpg: starts with"]),
-        (["explain", "text.jpg", "--phrase", " ", "--out", "a.npz"], ["--phrase: expected words"]),
-        (["explain", "text.jpg", "--phrase", "dog", "--out", "text.jpg/a.npz"], ["--out: cannot write text.jpg/a.npz"]),
-        (["explain", "text.jpg", "--phrase", "dog", "--out", "."], ["--out: cannot write ."]),
-        (["explain", "text.jpg", "--text", " "], ["--text: expected words"]),
-        (["explain", "none.jpg", "--text", "a dog"], ["cannot read none.jpg: No such file"]),
-        (["explain", "text.jpg", "--text", "a dog"], ["bad_image: text.jpg: starts with"]),
-        (["explain", "red.png", "--text", "a dog", "--overlay", "a.png"], ["are about heat maps: name a --phrase"]),
+        (["explain", *DEMO, "none.jpg", "--phrase", "dog", "--out", "a.npz"], ["cannot read none.jpg: No such file"]),
+        (["explain", *DEMO, "text.jpg", "--phrase", "dog", "--out", "a.npz"], ["bad_image: text.jpg: starts with"]),
+        (["explain", *DEMO, "text.jpg", "--phrase", " ", "--out", "a.npz"], ["--phrase: expected words"]),
         (
-            ["explain", "text.jpg", "--phrase", "dog", "--out", "a.npz", "--overlay", "a.doc"],
+            ["explain", *DEMO, "text.jpg", "--phrase", "dog", "--out", "text.jpg/a.npz"],
+            ["--out: cannot write text.jpg/a.npz"],
+        ),
+        (["explain", *DEMO, "text.jpg", "--phrase", "dog", "--out", "."], ["--out: cannot write ."]),
+        (["explain", *DEMO, "text.jpg", "--text", " "], ["--text: expected words"]),
+        (["explain", *DEMO, "none.jpg", "--text", "a dog"], ["cannot read none.jpg: No such file"]),
+        (["explain", *DEMO, "text.jpg", "--text", "a dog"], ["bad_image: text.jpg: starts with"]),
+        (
+            ["explain", *DEMO, "red.png", "--text", "a dog", "--overlay", "a.png"],
+            ["are about heat maps: name a --phrase"],
+        ),
+        (
+            ["explain", *DEMO, "text.jpg", "--phrase", "dog", "--out", "a.npz", "--overlay", "a.doc"],
             ["--overlay: a.doc does not"],
         ),
-        (["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--set", "explain.blocks=99"], ["blocks, not 99"]),
         (
-            ["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--versus", "explain.block=9"],
+            ["explain", *DEMO, "red.png", "--phrase", "dog", "--out", "a.npz", "--set", "explain.blocks=99"],
+            ["blocks, not 99"],
+        ),
+        (
+            ["explain", *DEMO, "red.png", "--phrase", "dog", "--out", "a.npz", "--versus", "explain.block=9"],
             ["explain.block: no"],
         ),
-        (["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--config", "none.yaml"], ["none.yaml"]),
+        (["explain", *DEMO, "red.png", "--phrase", "dog", "--out", "a.npz", "--config", "none.yaml"], ["none.yaml"]),
         (
             ["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--model", "ViT-B-17/openai"],
             ["open_clip has no model 'ViT-B-17'"],
@@ -360,16 +375,61 @@ def test_the_columns_of_conditions_are_in_the_help(phrasebox: Callable[..., Answ
         assert words == {*REGION_COLUMNS.names, "and", "in", "pixels"}
 
 
-def test_a_run_says_where_to_look_for_its_faults(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lines", "code", "words"),
+    [
+        (['{"image": "bad.jpg", "caption": "a dog"}', '{"image": "good.png", "caption": "a dog"}'], 0, "error_detail"),
+        (["{broken", "", "{broken", '{"image": "bad.jpg", "caption": "a dog"}'], 1, "is bad_row (2 rows)\n"),
+        ([], 0, "the input holds no samples"),
+    ],
+)
+def test_a_run_says_what_failed_and_fails_where_every_row_did(
+    lines: list[str], code: int, words: str, phrasebox: Callable[..., Answer], tmp_path: Path
+) -> None:
     (tmp_path / "bad.jpg").write_text("not an image")
-    (tmp_path / "a.jsonl").write_text('{"image": "bad.jpg", "caption": "a dog"}\n')
-    (tmp_path / "empty.jsonl").touch()
-    for name, words in (("a", f"phrasebox inspect {tmp_path}/a shows them"), ("empty", "the input holds no samples")):
-        source = f"input={{kind: jsonl, path: {tmp_path}/{name}.jsonl}}"
-        out = f"output.path={tmp_path}/{name}"
-        code, told, _ = phrasebox("run", "--set", source, "--set", "engine.kind=inline", "--set", out)
-        assert code == 0
-        assert words in told
+    Image.new("RGB", (40, 40)).save(tmp_path / "good.png")
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found, out, err = phrasebox("run", tmp_path / "a.jsonl", *DEMO, "--out", tmp_path / "out")
+    assert found == code
+    assert words in out + err
+    assert err == "" if code == 0 else err.endswith(words)
+
+
+def test_a_run_without_a_model_says_which_ones_there_are(
+    phrasebox: Callable[..., Answer], scenes_folder: Path, image: Path, tmp_path: Path
+) -> None:
+    """`demo` knows drawn scenes only, so it is never what nobody asked for."""
+    captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
+    for command in (
+        ["run", captions, "--images", images, "--out", tmp_path / "out"],
+        ["run", captions, "--images", images, "--dry-run"],
+        ["plan", captions, "--images", images],
+        ["explain", image, "--phrase", "dog"],
+    ):
+        assert_refused(phrasebox(*command), "no model is given", "\n  photo ", "ViT-B-16/laion2b_s34b_b88k", "my-clip/")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_small_run_in_one_process_names_the_model_first_and_what_to_do_next(
+    phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "my out"
+    captions, images = scenes_folder / "captions.jsonl", scenes_folder / "images"
+    command = ["run", captions, "--images", images, *DEMO, "--out", out]
+    code, told, err = phrasebox(*command, "--limit", 2)
+    assert (code, err) == (0, "")
+    lines = told.splitlines()
+    assert lines[0] == "model: demo; engine: one process for 2 samples, which it completes before Ray has started"
+    assert f"dataset in {out}, model: demo" in lines
+    assert lines[-2:] == [
+        f"Look at it:  phrasebox inspect '{out}'",
+        f"Export it:   phrasebox export '{out}' --format coco --out coco/ --min-score 0.5",
+    ]
+    assert any(line.startswith("Scores are calibrated: ") for line in lines)
+    assert any("with a score of 0.5 or more" in line for line in lines)
+    manifest = json.loads((out / "dataset.json").read_text())
+    assert manifest["counts"]["written"] == 2
+    assert manifest["config"]["engine"] == {"kind": "inline"}
 
 
 CAPTIONS = ["A red car next to two dogs.", "", "beautiful!", "a photo of the big  house — ein Zwölf"]
@@ -422,7 +482,7 @@ def test_explain(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) 
     out_file, overlay = tmp_path / "new" / "maps.npz", tmp_path / "also new" / "maps.png"
     phrases = ["red car", "[blue] bird", "red  car", "a house"]
     options = [part for phrase in phrases for part in ("--phrase", phrase)]
-    code, out, err = phrasebox("explain", image, *options, "--out", out_file, "--overlay", overlay)
+    code, out, err = phrasebox("explain", *DEMO, image, *options, "--out", out_file, "--overlay", overlay)
     assert (code, err) == (0, "")
     assert f"maps in {out_file}" in out
     assert f"picture in {overlay}" in out
@@ -445,12 +505,12 @@ def test_explain(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) 
 def test_explain_words(phrasebox: Callable[..., Answer], image: Path, tmp_path: Path) -> None:
     captions = ["a red car and a [blue] bird", "two houses"]
     options = [part for caption in captions for part in ("--text", caption)]
-    code, out, err = phrasebox("explain", image, *options)
+    code, out, err = phrasebox("explain", *DEMO, image, *options)
     assert (code, err) == (0, "")
     assert all(caption in out for caption in captions)
     assert list(tmp_path.iterdir()) == []
     out_file = tmp_path / "words.npz"
-    code, out, _ = phrasebox("explain", image, *options, "--phrase", "red car", "--out", out_file)
+    code, out, _ = phrasebox("explain", *DEMO, image, *options, "--phrase", "red car", "--out", out_file)
     assert code == 0
     with np.load(out_file) as arrays:
         assert set(arrays) >= {"maps", "scores", "phrases"}
@@ -468,7 +528,7 @@ def test_explain_versus_other_settings(phrasebox: Callable[..., Answer], image: 
     out_file, overlay = tmp_path / "maps.npz", tmp_path / "maps.png"
     settings = ["--set", "explain.blocks=1", "--versus", "explain.path=full"]
     code, out, _ = phrasebox(
-        "explain", image, "--phrase", "red car", *settings, "--out", out_file, "--overlay", overlay
+        "explain", *DEMO, image, "--phrase", "red car", *settings, "--out", out_file, "--overlay", overlay
     )
     assert code == 0
     assert "correlation with explain.path=full" in out
@@ -488,10 +548,10 @@ def test_explain_takes_the_config_of_a_run(phrasebox: Callable[..., Answer], ima
         "input: {kind: jsonl, path: a}\nexplain: {image_size: keep, shorter_side_px: 64}\n"
     )
     arguments = ["--phrase", "dog", "--out", tmp_path / "maps.npz", "--config", tmp_path / "run.yaml"]
-    assert phrasebox("explain", image, *arguments)[0] == 0
+    assert phrasebox("explain", *DEMO, image, *arguments)[0] == 0
     with np.load(tmp_path / "maps.npz") as arrays:
         small = arrays["maps"].shape
-    assert phrasebox("explain", image, *arguments, "--set", "explain.shorter_side_px=128")[0] == 0
+    assert phrasebox("explain", *DEMO, image, *arguments, "--set", "explain.shorter_side_px=128")[0] == 0
     with np.load(tmp_path / "maps.npz") as arrays:
         assert arrays["maps"].shape[1:] > small[1:]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from pydantic import BaseModel
 
 from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config, stored_config
@@ -18,6 +19,7 @@ from stages.read import READERS
 
 ROOT = Path(__file__).parents[2]
 INPUT = ["input.kind=jsonl", "input.path=a.jsonl"]
+IDENTITY = ("name", "pretrained", "checkpoint", "weights", "config")
 
 
 def written(folder: Path, text: str) -> Path:
@@ -34,7 +36,7 @@ def message(settings: list[str], path: Path | None = None, model: type[BaseModel
 
 def test_defaults_are_complete() -> None:
     config = load_config(None, INPUT)
-    assert config.model.name == "demo"
+    assert config.model.name is None
     assert config.explain.kind == "grad_eclip"
     assert isinstance(config.engine, RayEngine)
     assert config.output.path == Path("out")
@@ -61,7 +63,7 @@ def test_set_may_put_whole_sections_and_yaml_values() -> None:
 
 def test_the_kinds_of_explainer_and_engine_may_be_left_out() -> None:
     config = load_config(None, [*INPUT, "explain.blocks=1", "engine.num_cpus=4"])
-    assert (config.explain.kind, config.engine.kind, config.engine.num_cpus) == ("grad_eclip", "ray", 4)
+    assert (config.explain.kind, config.engine.kind, config.engine.num_cpus) == ("grad_eclip", "auto", 4)
 
 
 def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
@@ -73,6 +75,27 @@ def test_a_config_prints_itself_and_reads_itself(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, config.to_yaml()), []) == config
     in_storage = load_config(None, [*INPUT, "output.path=s3://bucket/out"])
     assert "path: s3://bucket/out\n" in in_storage.to_yaml()
+
+
+@pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("named", [{"model.name": "photo"}, {"model.name": "ViT-B-32/openai"}, {"model.name": "./a/b"}])
+def test_input_and_model_of_the_command_line_replace_those_of_any_preset(
+    preset: Path, named: dict[str, str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.txt").write_text("a dog")
+    given = {"input.path": str(tmp_path), "input.image_root": None, **named}
+    config, bare = load_config(preset, [], assigned=given), load_config(None, [], assigned=given)
+    assert config.input == bare.input
+    assert config.input.kind == "folder"
+    assert [getattr(config.model, key) for key in IDENTITY] == [getattr(bare.model, key) for key in IDENTITY]
+    assert config.regions == load_config(preset, []).regions
+
+
+def test_weights_on_the_command_line_replace_a_tag_and_keep_the_name() -> None:
+    preset = ROOT / "configs/photos.yaml"
+    config = load_config(preset, [], assigned={"model.weights": "mine.pt"})
+    assert (config.model.name, config.model.pretrained, config.model.weights) == ("ViT-B-16", None, Path("mine.pt"))
 
 
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
@@ -119,7 +142,7 @@ def test_typos_inside_another_member_of_a_union() -> None:
 KINDS = {
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
-    "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: ray, inline",
+    "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: auto, ray, inline",
     "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
     + ", ".join(EXPLAINERS),
 }
@@ -253,7 +276,14 @@ def test_what_rows_depend_on(setting: str) -> None:
 
 @pytest.mark.parametrize(
     "setting",
-    ["model.device=cpu", "model.threads=1", "output.path=x", "output.rows_per_file=7", "output.max_error_share=0.1"],
+    [
+        "input.limit=3",
+        "model.device=cpu",
+        "model.threads=1",
+        "output.path=x",
+        "output.rows_per_file=7",
+        "output.max_error_share=0.1",
+    ],
 )
 def test_what_rows_do_not_depend_on(setting: str) -> None:
     assert changed(setting) == load_config(None, INPUT).rows_depend_on()

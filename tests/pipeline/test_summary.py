@@ -1,61 +1,19 @@
-"""What the summary says of Ray's start, from reports of runs that never were."""
+"""What a run shows of itself, from reports of runs that never were."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from pipeline import terminal
-from pipeline.summary import Display, Report, inline_instead
+from pipeline.config import load_config
+from pipeline.engines import AT_MOST_INLINE, chosen
+from pipeline.summary import Display, Report, duration
 from stages.contract.stage import Forwards
 
 FORWARDS = Forwards(images=32, computed=32, device="cpu")
-
-
-def finished(
-    first_batch_s: float, wall_s: float, batches: int, *, engine_s: float = 2.0, busy_s: float = 1.5
-) -> Report:
-    """A run of batches of 32 that took `wall_s` seconds until now; the stages were busy for `busy_s` a batch."""
-    report = Report()
-    for _ in range(batches):
-        report.stage("prepare", 32, 0.5)
-        report.stage("explain", 32, busy_s - 0.5, FORWARDS)
-    report.started_s = time.perf_counter() - wall_s
-    report.engine_s, report.first_batch_s = engine_s, first_batch_s
-    return report
-
-
-def test_a_run_that_was_mostly_start_names_the_other_engine_and_its_time() -> None:
-    """Nine of ten batches took 9 s after the start: all take 10, and 2 s were before the engine."""
-    assert inline_instead(finished(18, 27, 10)) == (
-        "Ray's start took 16 of 27 s: for an input of this size --set engine.kind=inline would have taken about 12 s"
-    )
-
-
-def test_a_single_batch_is_estimated_by_what_the_stages_were_busy() -> None:
-    told = inline_instead(finished(18, 20, 1))
-    assert told is not None
-    assert told.endswith("about 4 s")
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        partial(finished, 10, 27, 10),  # the start took less than half
-        partial(finished, 18, 27, 10, engine_s=9),  # so it did here, where what came before the engine took long
-        partial(finished, 18, 20, 1, busy_s=30),  # one process would have taken as long
-        Report,  # no image had a phrase
-    ],
-)
-def test_where_the_start_is_not_the_most_of_it_or_costs_nothing_the_summary_is_silent(
-    run: Callable[[], Report],
-) -> None:
-    assert inline_instead(run()) is None
 
 
 def test_the_first_batch_is_that_of_the_stage_with_a_model() -> None:
@@ -75,21 +33,65 @@ def test_a_log_gets_a_line_of_progress_now_and_then(is_terminal: bool, monkeypat
         monkeypatch.setattr(terminal, "LINE_SECONDS", seconds)
         text = StringIO()
         with Display(Console(file=text, force_terminal=is_terminal, width=100)).shown() as display:
-            report = Report()
-            report.expected = 800
+            report = Report(expected=800)
+            display.doing("loading the model")
             display.update(report)
             report.rows(32, 2)
             display.update(report)
         return text.getvalue()
 
     if is_terminal:
-        assert "images: 32" not in shown(0.0)
+        assert "images: 32 of 800, " not in shown(0.0)
         return
     assert shown(3600.0) == ""
     first, second = shown(0.0).splitlines()
-    assert first == "images: 0 of 800, starting"
-    assert second.startswith("images: 32 of 800, ")
-    assert second.endswith("2 failed")
+    assert first == "images: 0 of 800, loading the model"
+    assert second == "images: 32 of 800, 2 failed"
+
+
+def test_progress_counts_what_was_done_before_and_says_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    text = StringIO()
+    report = Report(expected=1000, already=400)
+    report.stage("explain", 32, 0.1, FORWARDS)
+    report.stage("explain", 168, 0.1, FORWARDS)
+    report.first_batch_s = 10.0
+    monkeypatch.setattr(Report, "wall_time_s", 30.0)
+    with Display(Console(file=text, width=200)).shown() as display:
+        display.update(report)
+    assert text.getvalue() == "images: 600 of 1,000, 8.4 images/s, 48 s left, 400 were done before\n"
+
+
+def test_before_the_first_image_a_terminal_shows_what_is_done() -> None:
+    text = StringIO()
+    with Display(Console(file=text, force_terminal=True, width=100)).shown() as display:
+        display.doing("starting Ray")
+        display.update(Report())
+    assert "starting Ray" in text.getvalue()
+    assert "0/" not in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("settings", "samples", "kind"),
+    [
+        ([], AT_MOST_INLINE, "inline"),
+        ([], AT_MOST_INLINE + 1, "ray"),
+        ([], None, "ray"),
+        (["engine.address=auto"], 1, "ray"),
+        (["engine.kind=ray"], 1, "ray"),
+        (["engine.kind=inline"], None, "inline"),
+        (["engine.num_cpus=4"], 1, "inline"),
+    ],
+)
+def test_an_engine_is_chosen_by_the_number_of_samples(settings: list[str], samples: int | None, kind: str) -> None:
+    config = load_config(None, ["input={kind: jsonl, path: a}", *settings])
+    assert chosen(config, samples).engine.kind == kind
+    assert chosen(config, 10**9).engine.model_dump(exclude={"kind"}) == config.engine.model_dump(exclude={"kind"})
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(119.4, "119 s"), (120, "2 minutes"), (7200, "2.0 hours")])
+def test_durations(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
 
 
 def test_progress_is_what_the_model_has_seen_at_the_speed_after_its_first_batch() -> None:

@@ -11,7 +11,8 @@ from stages.model.config import OWN_MODELS, ModelConfig
 
 
 def test_the_embedded_model_is_the_default() -> None:
-    assert ModelConfig().name == ModelConfig(name="demo").name == "demo"
+    assert ModelConfig().name is None
+    assert ModelConfig().label == "none"
 
 
 def test_the_models_that_bring_weights_are_those_of_the_catalog() -> None:

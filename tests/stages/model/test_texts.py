@@ -169,7 +169,7 @@ def test_the_embedded_models_own_context_length() -> None:
     encode = load(ModelConfig(device="cpu")).encode_text
     assert isinstance(encode, TextEncoder)
     with torch.no_grad():
-        full = module_of(describe(ModelConfig())).encode_text(encode.tokenizer(TEXTS))
+        full = module_of(describe(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))
     assert torch.allclose(encode(TEXTS), full, atol=1e-5)
 
 

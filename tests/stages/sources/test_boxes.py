@@ -44,7 +44,7 @@ def record(file_name: str = "a.jpg", width: int = 40, height: int = 20) -> Recor
 
 
 def answer(given: Record, **settings: Any) -> Record:
-    stage = BoxSource(BoxSourceConfig(**settings), ModelConfig())
+    stage = BoxSource(BoxSourceConfig(**settings), ModelConfig(name="demo"))
     stage.setup()
     (found,) = stage.process([given])
     stage.teardown()
@@ -126,7 +126,7 @@ def test_a_sentence_of_flickr30k_counts_in_its_own_caption(tmp_path: Path) -> No
 
 def test_what_cannot_be_read_is_told_before_any_work(tmp_path: Path) -> None:
     def checked(**settings: Any) -> None:
-        BoxSource(BoxSourceConfig(**settings), ModelConfig()).check()
+        BoxSource(BoxSourceConfig(**settings), ModelConfig(name="demo")).check()
 
     with pytest.raises(InputError, match="does not exist"):
         checked(truth=tmp_path / "none.json")

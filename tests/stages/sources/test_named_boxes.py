@@ -43,7 +43,7 @@ def test_crops_follow_from_sample_and_seed() -> None:
     canvas = np.zeros((120, 90, 3), np.uint8)
 
     def boxes(name: str, seed: int = 0) -> list[tuple[int, ...]]:
-        source = CropSource(CropSourceConfig(seed=seed), ModelConfig())
+        source = CropSource(CropSourceConfig(seed=seed), ModelConfig(name="demo"))
         found = source.candidates(Record(sample=Sample(sample_id=name, source="")), canvas)
         return [each.box_xyxy for each in found]
 

@@ -167,7 +167,7 @@ def demo_fingerprint() -> str:
     from stages.model.config import ModelConfig
     from stages.model.describe import describe, fingerprint
 
-    return fingerprint(describe(ModelConfig()))
+    return fingerprint(describe(ModelConfig(name="demo")))
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

@@ -170,7 +170,7 @@ def test_clipself(classes: str, dataset: Path, tmp_path: Path) -> None:
     embeddings = np.load(tmp_path / "out" / "text_embeddings.npy")
     ids = sorted(category["id"] for category in content["categories"])
     names = {category["id"]: category["name"] for category in content["categories"]}
-    model = load(ModelConfig())
+    model = load(ModelConfig(name="demo"))
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (len(ids), model.embed_dim)
     # CLIPSelf: row = rank of the sorted category id
