@@ -112,7 +112,9 @@ def write_manifest(
     root = folder / "images" if image_root is None else image_root
     output = {"path": str(folder), "rows_per_file": rows_per_file, "embed_images": embed_images}
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(root)}
-    config = RunConfig.model_validate({"input": source, "output": output}).model_dump(mode="json")
+    config = RunConfig.model_validate({"input": source, "model": {"name": "demo"}, "output": output}).model_dump(
+        mode="json"
+    )
     run = {"schema_version": SCHEMA_VERSION, "model_fingerprint": fingerprint, "calibration": None}
     manifest = {
         "format": "phrasebox",

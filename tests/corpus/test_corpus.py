@@ -52,7 +52,7 @@ def finished(given: Input, folder: Path) -> Finished:
     output = StringIO()
     values = {
         "input": given.config,
-        "model": {"threads": 1},
+        "model": {"name": "demo", "threads": 1},
         "explain": {"kind": "grad_eclip", "blocks": 1},
         "engine": {"kind": "inline"},
         "output": {"path": str(folder / "out")},

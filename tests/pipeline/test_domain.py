@@ -31,7 +31,13 @@ CAPTIONS = (
 def config_of(folder: Path, out: Path, **values: Any) -> RunConfig:
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
     return RunConfig.model_validate(
-        {"input": source, "engine": {"kind": "inline"}, "output": {"path": str(out)}, **values}
+        {
+            "input": source,
+            "model": {"name": "demo"},
+            "engine": {"kind": "inline"},
+            "output": {"path": str(out)},
+            **values,
+        }
     )
 
 
@@ -100,6 +106,5 @@ def test_a_calibration_that_is_named_is_used_and_doubted(clouds: Path, tmp_path:
 def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "broken.png", "caption": "a dog"}) + "\n")
-    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(tmp_path)}
-    graph = build_graph(RunConfig.model_validate({"input": source, "output": {"path": str(tmp_path / "out")}}))
+    graph = build_graph(config_of(tmp_path, tmp_path / "out"))
     assert outside_domain(graph, plan_shards(graph.reader)) is None

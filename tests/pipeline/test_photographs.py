@@ -79,6 +79,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tu
     config = RunConfig.model_validate(
         {
             "input": {"kind": "jsonl", "path": str(root / "captions.jsonl"), "image_root": str(root / "images")},
+            "model": {"name": "demo"},
             "engine": {"kind": "inline"},
             "output": {"path": str(root / "out"), "embed_images": True},
         }

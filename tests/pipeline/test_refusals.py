@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipeline.cli import main
 
@@ -86,7 +87,7 @@ def test_an_input_that_is_refused(name: str, phrasebox: Callable[..., Answer], t
         (tmp_path / file).write_bytes(content)
     path = file if file.startswith("/") or "://" in file or not file else f"{tmp_path}/{file}"
     arguments = ["--set", f"input.kind={kind}", "--set", f'input.path="{path}"', "--set", "engine.kind=inline"]
-    code, out, err = phrasebox("run", *arguments, "--set", f"output.path={tmp_path}/out")
+    code, out, err = phrasebox("run", "--model", "demo", *arguments, "--set", f"output.path={tmp_path}/out")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert words in err
@@ -98,7 +99,17 @@ def test_an_input_that_is_refused(name: str, phrasebox: Callable[..., Answer], t
 
 def test_a_refused_run_can_be_mended(phrasebox: Callable[..., Answer], scenes_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text((scenes_folder / "captions.jsonl").read_text().splitlines()[0])
-    base = ["run", "--set", "engine.kind=inline", "--set", f"output.path={tmp_path}/out", "--set", "input.kind=jsonl"]
+    base = [
+        "run",
+        "--model",
+        "demo",
+        "--set",
+        "engine.kind=inline",
+        "--set",
+        f"output.path={tmp_path}/out",
+        "--set",
+        "input.kind=jsonl",
+    ]
     base += ["--set", f"input.image_root={scenes_folder}/images"]
     assert phrasebox(*base, "--set", f"input.path={tmp_path}/fewer.jsonl")[0] == 2
     assert phrasebox(*base, "--set", f"input.path={tmp_path}/few.jsonl")[0] == 0
@@ -106,7 +117,9 @@ def test_a_refused_run_can_be_mended(phrasebox: Callable[..., Answer], scenes_fo
 
 def test_names_of_files_cannot_steer_the_terminal(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
     (tmp_path / "a\x1b[2J\x07.csv").write_text("x,y\n")
-    code, _, err = phrasebox("run", "--set", f"input={{kind: csv, path: '{tmp_path}'}}", "--set", "engine.kind=inline")
+    code, _, err = phrasebox(
+        "run", "--model", "demo", "--set", f"input={{kind: csv, path: '{tmp_path}'}}", "--set", "engine.kind=inline"
+    )
     assert code == 2
     assert r"a\x1b[2J\x07.csv" in err
     assert err.replace("\n", "").isprintable()
@@ -122,6 +135,7 @@ def half_bad(scenes_folder: Path, tmp_path: Path) -> list[str]:
         "input.kind": "jsonl",
         "input.path": tmp_path / "rows.jsonl",
         "input.image_root": scenes_folder / "images",
+        "model.name": "demo",
         "engine.kind": "inline",
         "output.path": tmp_path / "out",
     }
@@ -172,11 +186,12 @@ def test_a_run_with_a_forgotten_image_root_is_refused_before_any_work(
     (pictures / "1.jpg").write_text("not an image")
     lines = [json.dumps({"image": f"{number}.jpg", "caption": "a red cup"}) for number in range(3)]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines))
-    command = ["run", tmp_path / "captions.jsonl", "--engine", "inline", "--out", out]
+    command = ["run", tmp_path / "captions.jsonl", "--model", "demo", "--engine", "inline", "--out", out]
     code, _, err = phrasebox(*command)
     assert code == 2
     assert f"none of the first 3 images exists in the folder {tmp_path}/; the first is '0.jpg'. Set --images" in err
     assert not out.exists() or not list(out.rglob("*.parquet"))
+    Image.new("RGB", (40, 40)).save(pictures / "0.jpg")
     assert phrasebox(*command, "--images", pictures)[0] == 0
     reasons = pq.read_table(out / "data")["error"].to_pylist()
     assert sorted(reasons) == ["bad_image", "missing_image", "missing_image"]

@@ -209,7 +209,7 @@ def troubled(scenes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 )
 def test_stored_maps_give_the_figures_of_computed_ones(troubled: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     source = {"kind": "jsonl", "path": str(troubled / "captions.jsonl"), "image_root": str(troubled / "images")}
-    run_values = {"input": source, "engine": {"kind": "inline"}, **values}
+    run_values = {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}, **values}
 
     def dataset(name: str, **output: Any) -> Path:
         output["path"] = str(tmp_path / name)

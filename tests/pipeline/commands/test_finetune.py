@@ -14,7 +14,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.finetune import RECIPES
 
 runner = CliRunner()
-SHORT = ["--batch-size", "4", "--epochs", "0.34", "--learning-rate", "1e-4"]
+SHORT = ["--model", "demo", "--batch-size", "4", "--epochs", "0.34", "--learning-rate", "1e-4"]
 
 
 def test_it_tunes_and_says_where_the_model_is(inline_dataset: Path, tmp_path: Path) -> None:
@@ -52,7 +52,8 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_used_is_refused(options: list[str], said: str, inline_dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
-        runner.invoke(app, ["finetune", str(inline_dataset), "--out", str(tmp_path), *options], catch_exceptions=False)
+        arguments = ["finetune", str(inline_dataset), "--out", str(tmp_path), "--model", "demo", *options]
+        runner.invoke(app, arguments, catch_exceptions=False)
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:

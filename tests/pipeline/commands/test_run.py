@@ -294,7 +294,7 @@ def bad_input(tmp_path: Path) -> dict[str, Any]:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n\n")
     source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(images)}
-    return {"input": source, "engine": {"kind": "inline"}}
+    return {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
 
 
 REASONS = {
@@ -353,7 +353,8 @@ def test_the_summary_tells_what_failed(bad_input: dict[str, Any], tmp_path: Path
 
 def test_an_input_without_rows_is_an_empty_dataset(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text("\n")
-    values = {"input": {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl")}, "engine": {"kind": "inline"}}
+    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl")}
+    values = {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
     dataset = run(config_of(values, tmp_path / "out"), QUIET)
     assert manifest_of(dataset)["counts"]["read"] == 0
     assert list(validate(dataset)) == []

@@ -23,7 +23,13 @@ QUIET = Console(quiet=True)
 def config_of(folder: Path, out: Path, **values: Any) -> RunConfig:
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
     return RunConfig.model_validate(
-        {"input": source, "engine": {"kind": "inline"}, "output": {"path": str(out)}, **values}
+        {
+            "input": source,
+            "model": {"name": "demo"},
+            "engine": {"kind": "inline"},
+            "output": {"path": str(out)},
+            **values,
+        }
     )
 
 

@@ -154,7 +154,7 @@ def test_code_is_shipped_to_a_node_that_has_none(node, tmp_path) -> None:
 
     def run(out: str, **engine: Any) -> subprocess.CompletedProcess[str]:
         config = tmp_path / f"{out}.yaml"
-        config.write_text(json.dumps({**base, "engine": engine, "output": {"path": out}}))
+        config.write_text(json.dumps({**base, "engine": {"kind": "ray", **engine}, "output": {"path": out}}))
         return subprocess.run(
             [driver, "-m", "pipeline", "run", config],
             cwd=tmp_path,

@@ -90,7 +90,7 @@ def test_a_read_only_output_is_refused_before_any_work(kind, tmp_path) -> None:
     captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
     out.mkdir()
     keys = [f"input.path={captions}", f"input.image_root={tmp_path}", f"engine.kind={kind}", f"output.path={out}"]
-    settings = [part for key in ["input.kind=jsonl", *keys] for part in ("--set", key)]
+    settings = [part for key in ["input.kind=jsonl", "model.name=demo", *keys] for part in ("--set", key)]
     wanted = shlex.join([sys.executable, "-m", "pipeline", "run", *settings])
     done = in_small_disk(f"mount -t tmpfs -o ro none {out}; {wanted}")
     assert done.returncode == 2

@@ -35,7 +35,12 @@ MARK = "demo:0123"
 
 
 def config_of(folder: Path, **sections: Any) -> RunConfig:
-    values = {"input": {"kind": "jsonl", "path": "a.jsonl"}, "engine": {"kind": "inline"}, **sections}
+    values = {
+        "input": {"kind": "jsonl", "path": "a.jsonl"},
+        "model": {"name": "demo"},
+        "engine": {"kind": "inline"},
+        **sections,
+    }
     return RunConfig.model_validate({**values, "output": {"path": str(folder)}})
 
 

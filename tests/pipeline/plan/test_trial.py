@@ -21,7 +21,9 @@ from tests.pipeline.light import write_captions
 
 def config_of(folder: Path, **values: Any) -> RunConfig:
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
-    return RunConfig.model_validate({"input": source, "engine": {"kind": "inline"}, **values})
+    return RunConfig.model_validate(
+        {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}, **values}
+    )
 
 
 def test_a_trial_ends_after_the_first_samples(

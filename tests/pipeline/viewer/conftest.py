@@ -51,6 +51,7 @@ def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     config = {
         "input": {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")},
+        "model": {"name": "demo"},
         "engine": {"kind": "inline"},
         "output": {"path": str(folder / "dataset"), "rows_per_file": 8},
     }

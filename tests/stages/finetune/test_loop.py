@@ -20,13 +20,14 @@ from stages.finetune.config import FinetuneConfig
 from stages.finetune.files import LATEST, LOG, PREVIOUS
 from stages.finetune.loop import Tuned, finetune
 from stages.model.config import ModelConfig
-from stages.model.describe import describe
+from stages.model.describe import describe, fingerprint
 from stages.model.load import load, module_of
 
 
 def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
     values = {
         "data": {"path": str(dataset)},
+        "model": {"name": "demo"},
         "out": str(out),
         "batch_size": 4,
         "epochs": 2,
@@ -66,6 +67,12 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
     assert [line["step"] for line in lines] == [6]
     assert set(lines[0]) == {"step", "learning_rate", "loss", "captions", "regions"}
     model = load(ModelConfig(checkpoint=whole.model))
+    by_folder = describe(ModelConfig(checkpoint=whole.model.parent))
+    assert (
+        fingerprint(by_folder).partition(":")[2]
+        == fingerprint(describe(ModelConfig(checkpoint=whole.model))).partition(":")[2]
+    )
+    assert by_folder.name == whole.model.parent.name
     assert model.input == describe(ModelConfig(name="demo")).input
     start = load(ModelConfig(name="demo"))
     texts = ["red car", "a blue dog"]
