@@ -51,8 +51,8 @@ def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused(options: list[str], said: str, inline_dataset: Path, tmp_path: Path) -> None:
+    arguments = ["finetune", str(inline_dataset), "--out", str(tmp_path), "--model", "demo", *options]
     with pytest.raises(ConfigError, match=said):
-        arguments = ["finetune", str(inline_dataset), "--out", str(tmp_path), "--model", "demo", *options]
         runner.invoke(app, arguments, catch_exceptions=False)
 
 
