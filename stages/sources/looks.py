@@ -93,7 +93,8 @@ class Look(ABC):
     def _square(self, canvas: NDArray[np.uint8], box_rel: Box, scale: float = 1.0) -> NDArray[np.uint8]:
         """A part of an image at the size of the model's input; see `cut_out`."""
         spec = self.model.input
-        return cut_out(canvas, [box_rel], spec.size_px, spec.interpolation, scale)[0]
+        square: NDArray[np.uint8] = cut_out(canvas, [box_rel], spec.size_px, spec.interpolation, scale)[0]
+        return square
 
 
 class CropLook(Look):
