@@ -134,7 +134,7 @@ def _stock() -> dict[str, Any]:
     """Masks with their boxes and areas, `MASKS_PER_SIZE` for each of the sizes in turn."""
     masks = [mask for number, (width, height) in enumerate(SIZES_WH) for mask in _masks(width, height, number)]
     return {
-        "area": np.array([rle_area_px(mask) for mask in masks], np.float32),
+        "area": np.array([rle_area_px(mask) for mask in masks], np.int64),
         "bbox": np.array([rle_box_xywh_px(mask) for mask in masks], np.float32),
         "counts": np.array([mask.counts for mask in masks], object),
         "size": np.array([mask.size_hw for mask in masks], np.int32),

@@ -136,12 +136,12 @@ def write_calibration(
         if fitted_cut is not None and sizes is not None:
             own_cut = replace(fitted_cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
         stage = RegionsStage(config.regions, fitted=own_cut)
-        found = dict(zip((phrase.text for phrase in record.phrases), stage.regions_of(record), strict=True))
+        found = stage.regions_of(record)
         queries = queries_of(row["id"], row, image, truth.categories, record.phrases)
         # Whether phrases are there at all is for presence to say.
         for query in (one for one in queries if one.target is not None or not presence):
             boxes = () if query.target is None else query.target.boxes_xywh_px
-            for painted, what_is_known in found.get(query.phrase or "", ()):
+            for painted, what_is_known in () if query.phrase_index is None else found[query.phrase_index]:
                 evidence.append(what_is_known)
                 right.append(_is_right(painted, boxes))
                 images.append(query.image)
@@ -210,21 +210,20 @@ def _fitted_cut(
     for row, record in maps:
         if record.error is not None:
             continue
-        own_surfaces = stages[0].surfaces_of(record)
-        texts = [phrase.text for phrase in record.phrases]
-        heads = dict(zip(texts, stages[0].heads_of(record, stages[0].groups_of(record)), strict=True))
-        found = [dict(zip(texts, stage.regions_of(record), strict=True)) for stage in stages]
+        own_surfaces = stages[0].surface_of_each(record)
+        heads = stages[0].heads_of(record, stages[0].groups_of(record))
+        found = [stage.regions_of(record) for stage in stages]
         queries = queries_of(row["id"], row, matched.images[row["file_name"]], categories, record.phrases)
         for query in queries:
-            surface = own_surfaces.get(query.phrase or "")
-            if query.target is None or query.phrase is None or surface is None:
+            index = query.phrase_index
+            if query.target is None or index is None or (surface := own_surfaces[index]) is None:
                 continue
             boxes = query.target.boxes_xywh_px
             own_head = next(phrase.head for phrase in record.phrases if phrase.text == query.phrase)
             seen.append(SeenThing(image=query.image, head=own_head, log_size=_log_size(boxes, query.size_hw)))
-            named.append((query.image, heads[query.phrase]))
+            named.append((query.image, heads[index]))
             surfaces.append(surface.values.astype(np.uint8))
-            firsts = [own[query.phrase][:1] for own in found]
+            firsts = [own[index][:1] for own in found]
             right.append([any(_is_right(painted, boxes) for painted, _ in first) for first in firsts])
     if not seen:
         raise InputError("no phrase with a known place to fit regions.rule=fitted to")

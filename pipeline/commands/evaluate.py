@@ -259,13 +259,11 @@ def from_input(
 
     Raises InputError if some of the rows are no longer in the input.
     """
-    from pipeline.engines.inline import batch_rows, run_stages
+    from pipeline.engines.inline import batch_rows, run_stages, set_up
     from pipeline.summary import Display, Report
     from stages.contract.records import Record
     from stages.read import Skipped
 
-    for stage in stages:
-        stage.setup()
     progress = Report(expected=len(rows))
     missing = set(rows)
     items = (item for shard in reader.shards() for item in reader.read(shard))
@@ -279,7 +277,7 @@ def from_input(
                 yield record
 
     records = wanted()
-    with Display(console).shown() as display:
+    with set_up(stages), Display(console).shown() as display:
         while batch := list(islice(records, batch_rows(stages[-1]))):
             for record in run_stages(stages, batch, progress.stage):
                 yield rows[record.sample.id], record

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from stages.contract.records import Record
     from stages.dataset.evaluate.truth import TruthImage
+    from stages.dataset.folder import Dataset
+    from stages.regions.score import Calibration
 
 Changes = Mapping[str, Any]
 """Keys of the configuration with their values."""
@@ -94,7 +95,9 @@ def tune(
 ) -> None:
     """Try settings of explain and regions on images with known truth, one after the other, and keep what is better.
 
-    Heat maps are computed once. Choose on some images, and report `phrasebox eval` on others.
+    Heat maps are computed once. Each setting is measured with the calibration that a run with it finds: one that was
+    fitted to other settings is not used (regions.rule=fitted then cuts at the mean). Choose on some images, and report
+    `phrasebox eval` on others.
     """
     figures = tuned(
         dataset, truth, errors if as_json else console, moved(images, settings), by=by, most=most, resized=resized
@@ -140,27 +143,39 @@ def tuned(
         InputError: The dataset or the truth cannot be read, or no phrase of one is known to the other.
         ConfigError: A setting cannot be used.
     """
-    from pipeline.config import override
+    from pipeline.config import stored_config
+    from pipeline.graph import calibration_basis, presence_in
     from stages.dataset.evaluate import read_truth
+    from stages.explain.stage import ExplainStage
 
     truth = read_truth(truth_path)
     made, config = read_run(dataset, settings, explains=True)
     rows, matched = matched_rows(made, truth, resized=resized)
     rows = dict(list(rows.items())[:most])
-    # With GrabCut the stage of the model keeps the pixels.
-    uncontrasted = [*settings, "explain.contrast=0", "regions.refine=grabcut"]
+    calibrations = _calibrations_of(made, config, settings)
+
+    def measured(tried: RunConfig) -> dict[str, Any]:
+        basis = calibration_basis(tried, made.manifest["model_fingerprint"])
+        fitting = next((one for one in calibrations if one.made_with == basis), None)
+        return figures_of(known, tried, truth.categories, fitting)
+
+    # With GrabCut the stage of the model keeps the pixels. No calibration is fitted to these settings together.
+    uncontrasted = [*settings, "explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none"]
     graph = graph_for(made, uncontrasted, pixels=True)
+    told = [one for one in calibrations if one.presence is not None]
+    if graph is not None and told:
+        graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(told[0])))
     known = [
         KnownImage(row=row, record=record, truth=matched.images[row["file_name"]])
         for row, record in heat_mapped(graph, rows, console, stored=False)
         if record.error is None
     ]
     best: dict[str, Any] = {}
-    figures = start = figures_of(known, config, truth.categories)
+    figures = start = measured(config)
     if not start["targets"]:
         raise InputError(f"none of the {len(known)} images has a phrase that {truth_path} knows")
     if start[by] is None:
-        raise ConfigError(f"--by {by}: this truth has no such figure")
+        raise ConfigError(f"--by {by}: there is no such figure with this truth and the dataset's settings")
     steps: list[dict[str, Any]] = []
     with progress_bar(console, "settings", sum(map(len, tried.values()))) as advance:
         for group, candidates in tried.items():
@@ -168,10 +183,10 @@ def tuned(
             here = len(steps)
             for changes in candidates:
                 both = {**best, **changes}
-                changed = override(deepcopy(made.manifest["config"]), [*settings, *map("=".join, _texts(both))])
-                found = figures_of(known, changed, truth.categories)
+                changed = stored_config(made.manifest["config"], [*settings, *map("=".join, _texts(both))])
+                found = measured(changed)
                 steps.append({"group": group, "changes": dict(changes), "kept": False, "figures": found})
-                if found[by] > figures[by] + (MARGIN if changed != config else 0.0):
+                if found[by] is not None and found[by] > figures[by] + (MARGIN if changed != config else 0.0):
                     figures, group_best = found, both
                 advance(len(steps))
             best = group_best
@@ -190,10 +205,44 @@ def tuned(
     }
 
 
-def figures_of(known: Sequence[KnownImage], config: RunConfig, categories: frozenset[str]) -> dict[str, Any]:
-    """`FIGURES`, `precision`, and the numbers of `targets` and `regions` with the settings of a configuration.
+def _calibrations_of(made: Dataset, config: RunConfig, settings: Sequence[str]) -> list[Calibration]:
+    """The dataset's calibration, and with `auto` the others of its model; none if the dataset has none.
 
-    A figure that no target has is None.
+    Raises ConfigError if the dataset was made with another calibration than the configuration finds now.
+    """
+    from pipeline.config import sets_any
+    from pipeline.graph import build_steps
+    from stages.model.describe import describe
+    from stages.regions.score import read_calibration
+
+    changes = sets_any(settings, ("explain", "regions"))
+    if made.manifest["calibration"] is None and not changes:
+        return []
+    steps = build_steps(config)
+    if steps.calibration != made.manifest["calibration"] and not changes:
+        raise ConfigError(
+            f"regions.calibration: {config.regions.calibration} is no longer the one that {made.path} was made with"
+        )
+    own, shipped = steps.cuts.calibration, describe(config.model).calibrations
+    others = shipped if config.regions.calibration == "auto" else ()
+    return [*([] if own is None else [own]), *map(read_calibration, others)]
+
+
+def figures_of(
+    known: Sequence[KnownImage],
+    config: RunConfig,
+    categories: frozenset[str],
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
+    """Return `FIGURES`, `precision`, and the numbers of `targets` and `regions` with the settings of a configuration.
+
+    A figure that no target has is None, and so is `precision` where nothing has a region.
+
+    Args:
+        known: The images.
+        config: The settings.
+        categories: See `GroundTruth.categories`.
+        calibration: The one that a run with these settings finds; None if there is none.
     """
     from stages.contract.schema import records_to_rows
     from stages.dataset.evaluate.matching import queries_of
@@ -201,7 +250,7 @@ def figures_of(known: Sequence[KnownImage], config: RunConfig, categories: froze
     from stages.explain.stage import contrasted
     from stages.regions.stage import RegionsStage
 
-    stage = RegionsStage(config.regions)
+    stage = RegionsStage(config.regions, calibration)
     values: dict[str, list[float]] = {name: [] for name in FIGURES}
     targets, right = 0, list[bool]()
     for number, image in enumerate(known):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -62,6 +63,16 @@ def read_records(reader: Reader, shard: Shard, on_end: Callable[[int, Counter[st
     on_end(samples, skipped)
 
 
+@contextmanager
+def set_up(stages: Sequence[Stage]) -> Iterator[None]:
+    """Set stages up for the block, and tear them down at its end, also where it ends with an exception."""
+    with ExitStack() as ends:
+        for stage in stages:
+            stage.setup()
+            ends.callback(stage.teardown)
+        yield
+
+
 def run_stages(stages: Sequence[Stage], records: list[Record], on_progress: Callable[..., Any]) -> list[Record]:
     """Run records through the stages; returns them in order.
 
@@ -101,15 +112,11 @@ def run(
         for record in read_records(graph.reader, shard, partial(report.read, number))
         if record.sample.id not in written
     )
-    for stage in graph.stages:
-        stage.setup()
-    rows = call_rows(graph.model)
-    writer = ShardWriter(folder.data, config.output.rows_per_file)
-    while batch := list(islice(todo, rows)):
-        finished = run_stages(graph.stages, batch, report.stage)
-        writer.write(records_to_rows(finished, **config.output.columns))
-        report.rows(len(finished), sum(record.error is not None for record in finished))
-        on_progress(report)
-    writer.close()
-    for stage in graph.stages:
-        stage.teardown()
+    # A run that is stopped writes the rows that it has, so that the same command does not compute them again.
+    with set_up(graph.stages), closing(ShardWriter(folder.data, config.output.rows_per_file)) as writer:
+        rows = call_rows(graph.model)
+        while batch := list(islice(todo, rows)):
+            finished = run_stages(graph.stages, batch, report.stage)
+            writer.write(records_to_rows(finished, **config.output.columns))
+            report.rows(len(finished), sum(record.error is not None for record in finished))
+            on_progress(report)

@@ -112,6 +112,8 @@ def _execute(
     environment = {"OMP_NUM_THREADS": str(chosen.threads)}
     if chosen.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # else all workers of a node would take its first GPU
+    # A worker that got a GPU which its torch does not see would otherwise compute on a CPU, and nobody would notice.
+    model = graph.model.on_device("cuda") if chosen.device == "cuda" else graph.model
     with DataContext.current(_context(folder, call)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=POOL_WARNING)
         # As many blocks as tasks: Ray Data would cut a small input into 200 blocks of a few rows.
@@ -128,7 +130,7 @@ def _execute(
         rows = rows.repartition(target_num_rows_per_block=call, strict=True)
         rows = rows.map_batches(
             ModelWorker,
-            fn_constructor_args=(ray.put((graph.model,)), ledger, code, environment),
+            fn_constructor_args=(ray.put((model,)), ledger, code, environment),
             batch_size=call,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=chosen.fewest, max_size=chosen.most),

@@ -12,7 +12,7 @@
       image_id      int64        the row's id
       category_id   int64        hash of the phrase; names stand in categories.parquet
       bbox          list<float>  [x, y, w, h] px, half open, of the mask
-      area          float        pixels of the mask
+      area          int64        pixels of the mask
       segmentation  struct       COCO's compressed run lengths: size [h, w], counts
       iscrowd       int8         always 0
       phrase        string       normalised text
@@ -85,7 +85,7 @@ ANNOTATION: Final = pa.struct(
         _field("image_id", pa.int64(), "", "the row's id"),
         _field("category_id", pa.int64(), "", "hash of the phrase; names in categories.parquet"),
         _field("bbox", pa.list_(pa.float32()), "px", "[x, y, w, h], half open, of the mask"),
-        _field("area", pa.float32(), "px", "pixels of the mask"),
+        _field("area", pa.int64(), "px", "pixels of the mask"),
         _field(
             "segmentation",
             pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())]),

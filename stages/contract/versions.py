@@ -3,7 +3,8 @@
 - 1: `error` held "reason: detail".
 - 2: without `absent`, without `presence` and `group` of annotations, and without `presence` of heat maps.
 - 3: without `importance` of annotations, of `absent` and of phrases.
-- 4: today's, see `stages.contract.schema`.
+- 4: `area` of annotations was float32.
+- 5: today's, see `stages.contract.schema`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import pyarrow.compute as pc
 
 from stages.contract.schema import ABSENT_FIELD, DATASET_SCHEMA, OPTIONAL_FIELDS
 
-SCHEMA_VERSION: Final = 4
-"""Goes up when a column is added, changes its meaning or goes away."""
+SCHEMA_VERSION: Final = 5
+"""Goes up when a column is added, changes its type or its meaning, or goes away."""
 
-READABLE_VERSIONS: Final = (1, 2, 3, 4)
+READABLE_VERSIONS: Final = (1, 2, 3, 4, 5)
 """Versions of datasets that `read_batches` reads."""
 
 _LATER: Final = {"error_detail": 2, ABSENT_FIELD.name: 3}
@@ -33,6 +34,9 @@ _LATER_INSIDE: Final = {
     "heat_maps": {"presence": 3},
 }
 """Column of structs -> field -> the version that brought it."""
+
+_AREA_BEFORE: Final = (5, pa.float32())
+"""The version that brought the type of `area` in annotations, and the type before."""
 
 _FIELDS: Final = {field.name: field for field in (*DATASET_SCHEMA, *OPTIONAL_FIELDS)}
 
@@ -57,8 +61,13 @@ def field_of(field: Any, version: int) -> Any:
     later = _LATER_INSIDE.get(field.name)
     if later is None:
         return field
-    kind = pa.struct([inner for inner in field.type.value_type if later.get(inner.name, 1) <= version])
-    return field.with_type(pa.list_(kind))
+    whole, before = _AREA_BEFORE
+    fields = [
+        inner.with_type(before) if inner.name == "area" and version < whole else inner
+        for inner in field.type.value_type
+        if later.get(inner.name, 1) <= version
+    ]
+    return field.with_type(pa.list_(pa.struct(fields)))
 
 
 def read_batches(shard: Any, columns: Sequence[str], **options: Any) -> Iterator[Any]:
@@ -134,7 +143,7 @@ def _pruned(kind: Any, paths: Sequence[tuple[str, ...]]) -> Any:
 
 
 def _filled(array: Any, kind: Any) -> Any:
-    """The array with the fields that `kind` has and its structs lack, null, and without those that `kind` lacks."""
+    """The array in another type: fields that its structs lack are null, and those that `kind` lacks are left out."""
     if pa.types.is_list(kind) and pa.types.is_list(array.type):
         values = _filled(array.values, kind.value_type)
         mask = array.is_null() if array.null_count else None
@@ -147,7 +156,7 @@ def _filled(array: Any, kind: Any) -> Any:
         ]
         fields = [field.with_type(part.type) for field, part in zip(kind, parts, strict=True)]
         return pa.StructArray.from_arrays(parts, fields=fields, mask=array.is_null() if array.null_count else None)
-    return array
+    return array.cast(kind)
 
 
 def _with_values(kind: Any, values: Any) -> Any:

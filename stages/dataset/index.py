@@ -49,7 +49,7 @@ CREATE TABLE samples (
 );
 CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
 CREATE TABLE regions (
-    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area FLOAT,
+    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area BIGINT,
     area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
 );
 CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);

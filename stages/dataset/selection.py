@@ -38,7 +38,7 @@ REGION_COLUMNS: Final = pa.schema(
         ("score", pa.float32()),
         ("similarity", pa.float32()),
         ("presence", pa.float32()),
-        ("area", pa.float32()),
+        ("area", pa.int64()),
         ("area_share", pa.float64()),
         ("x", pa.float32()),
         ("y", pa.float32()),

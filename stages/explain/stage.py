@@ -191,6 +191,11 @@ class ExplainStage(Stage):
         """The same stage, not set up, that does not tell whether phrases are in their images."""
         return ExplainStage(self.config, self._loaded)
 
+    def on_device(self, device: Device) -> ExplainStage:
+        """Return the same stage, not set up, that computes on a device or raises."""
+        model = self.config.model.model_copy(update={"device": device})
+        return ExplainStage(self.config.model_copy(update={"model": model}), self._loaded, self.presence)
+
     def without_importance(self) -> ExplainStage:
         """The same stage, not set up, for phrases that are not those of the captions: it leaves none of them out."""
         explainer = self.config.explainer.model_copy(update={"importance": "none"})

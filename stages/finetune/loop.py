@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,12 +73,32 @@ def finetune(config: FinetuneConfig, on_step: OnStep | None = None, say: Callabl
         ResumeError: the folder holds another training, or a damaged checkpoint.
         OutputError: the folder cannot be written; the checkpoints before are kept.
     """
-    description = describe(config.model)
+    device = pick_device(config.model.device)
+    with joined(device) as ranks:
+        with ranks.together():
+            if config.batch_size < ranks.size:
+                raise ConfigError(
+                    f"batch_size: {config.batch_size} images a step are fewer than the {ranks.size} ranks"
+                )
+            description = describe(config.model)
+            material, tokenizer = _checked(config, description, device)
+            if config.model.pretrained is not None and ranks.leads:
+                fetch_files(description, say or (lambda _: None))
+            saved = TuningFolder(config.out).read_checkpoint() if ranks.leads else None
+        saved = ranks.broadcast(saved)
+        with ranks.together():
+            training = Training(config, description, tokenizer, device, ranks, material, saved)
+        if say is not None and ranks.leads:
+            say(training.described())
+        return training.run(on_step)
+
+
+def _checked(config: FinetuneConfig, description: Description, device: torch.device) -> tuple[TuningData, Any]:
+    """The dataset and the tokenizer of a training that can begin. Raises as `finetune`."""
     plan_of(description.architecture)
     refuse_unwritable(description)
     if config.model.precision == "fp16":
         raise ConfigError("model.precision: gradients are too small for fp16; take bf16, or fp32")
-    device = pick_device(config.model.device)
     warn_of_slow_precision(config.model.precision, device)
     if config.model.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.model.threads)
@@ -94,14 +114,7 @@ def finetune(config: FinetuneConfig, on_step: OnStep | None = None, say: Callabl
                 "data.where, or take a recipe that needs none: clim, clipself, captions"
             )
         refuse_long_phrases(phrases, tokenizer)
-    with joined(device) as ranks:
-        if config.model.pretrained is not None and ranks.leads:
-            fetch_files(description, say or (lambda _: None))
-        ranks.wait()
-        training = Training(config, description, tokenizer, device, ranks, material)
-        if say is not None and ranks.leads:
-            say(training.described())
-        return training.run(on_step)
+    return material, tokenizer
 
 
 def _chosen(config: FinetuneConfig) -> str:
@@ -112,7 +125,10 @@ def _chosen(config: FinetuneConfig) -> str:
 
 @dataclass
 class Training:
-    """A training on one rank; see `finetune` for the arguments."""
+    """A training on one rank; see `finetune` for the arguments.
+
+    Raises ResumeError if `saved`, the checkpoint that the leading rank read, is another training's.
+    """
 
     config: FinetuneConfig
     description: Description
@@ -120,6 +136,7 @@ class Training:
     device: torch.device
     ranks: RankGroup
     material: TuningData
+    saved: InitVar[dict[str, Any] | None]
     folder: TuningFolder = field(init=False)
     student: Student = field(init=False)
     recipe: Recipe[Any] = field(init=False)
@@ -130,10 +147,9 @@ class Training:
     _means: dict[str, float] = field(default_factory=dict, init=False)
     _logged: int = field(default=0, init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, saved: dict[str, Any] | None) -> None:
         config = self.config
         self.folder = TuningFolder(config.out)
-        saved = self.folder.read_checkpoint()
         if saved is not None and saved["decides"] != self._decides():
             raise ResumeError(
                 f"{config.out} holds a training with other settings ({', '.join(self._differing(saved['decides']))}): "
@@ -181,7 +197,9 @@ class Training:
         try:
             remaining = range(self.step, self.steps)
             batches = self.material.batches(remaining, self.ranks.rank, self.ranks.size)
-            for batch in batches:
+            for _ in remaining:
+                with self.ranks.together():
+                    batch = next(batches)
                 self._take_step(batch)
                 if self.step % LOG_EVERY == 0 or self.step == self.steps:
                     self._log()

@@ -98,7 +98,7 @@ class TuningData:
     def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
         """This rank's parts of some steps, in order; parts of a step lie behind each other in it.
 
-        Raises InputError where a step has no image that can be read.
+        Raises InputError where none of a part's images can be read.
         """
         parts = [self._part(step, rank, ranks) for step in steps]
         loader = DataLoader(
@@ -107,9 +107,13 @@ class TuningData:
             collate_fn=_Collate(self.config.boxes),
             num_workers=self.config.loaders,
         )
-        for step, batch in zip(steps, loader, strict=True):
+        for step, part, batch in zip(steps, parts, loader, strict=True):
             if not len(batch["ids"]):
-                raise InputError(f"{self.config.path}: none of the {len(parts[0])} images of step {step} can be read")
+                of_rank = f" on rank {rank}" if ranks > 1 else ""
+                raise InputError(
+                    f"{self.config.path}: none of the {len(part)} images of step {step}{of_rank} can be read; where "
+                    "they have moved, set data.image_root"
+                )
             yield self._batch(batch, step, rank)
 
     def _part(self, step: int, rank: int, ranks: int) -> list[int]:

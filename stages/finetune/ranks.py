@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stages.contract.errors import PhraseboxError
+
 _PATIENCE: Final = timedelta(minutes=10)
 """After which a rank gives up waiting for another."""
 
@@ -61,6 +63,29 @@ class RankGroup:
         dist.all_gather_object(found, own)
         return found
 
+    def broadcast(self, own: Any) -> Any:
+        """Return the leading rank's object, on every rank."""
+        if self.size == 1:
+            return own
+        sent = [own]
+        dist.broadcast_object_list(sent)
+        return sent[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise on every rank the PhraseboxError that a rank raises in the block: alone, the others would wait for it.
+
+        The block itself exchanges nothing.
+        """
+        failure: PhraseboxError | None = None
+        try:
+            yield
+        except PhraseboxError as error:
+            failure = error
+        failures = [each for each in self.objects(failure) if each is not None]
+        if failures:
+            raise failure or failures[0]
+
     def once(self, value: Tensor) -> Tensor:
         """A value that all ranks have alike, with its gradient on the first rank alone."""
         return value if self.leads else value.detach()
@@ -82,7 +107,7 @@ class RankGroup:
             first += parameter.numel()
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks are here."""
         if self.size > 1:
             dist.barrier()
 

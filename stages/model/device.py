@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from stages.contract.errors import ResourceError
+from stages.contract.errors import ResourceError, one_line
 
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Name in the configuration -> torch's type."""
@@ -33,12 +33,30 @@ def pick_device(wanted: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device; `auto` is the GPU where there is one.
 
     Raises:
-        ResourceError: `cuda` is wanted and there is no GPU.
+        ResourceError: `cuda` is wanted, and torch sees no GPU; the message says why.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise ResourceError("model.device is cuda, but this worker sees no GPU; use `auto` or `cpu`")
+        raise ResourceError(_without_gpu())
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+def _without_gpu() -> str:
+    """Say why torch sees no GPU, in torch's words, and what to do."""
+    try:
+        torch.cuda.init()
+        reason = "nothing"
+    except (AssertionError, RuntimeError) as error:
+        reason = one_line(error)
+    if torch.version.cuda is None:
+        build, advice = "built without CUDA", "install a torch that is built for CUDA"
+    else:
+        build = f"built for CUDA {torch.version.cuda}"
+        advice = "give the machine a driver for that CUDA, or install a torch that is built for the driver's"
+    return (
+        f"model.device is cuda, but this worker sees no GPU. torch {torch.__version__}, {build}, says: {reason}. "
+        f"To use the GPU, {advice}; to compute without it, set model.device=cpu"
+    )
 
 
 def device_name(device: torch.device) -> str:

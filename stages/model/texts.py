@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import torch
@@ -109,8 +110,11 @@ class TextCache:
             self._rows = larger
         assert self._rows is not None  # noqa: S101
         unused = iter(range(count, wanted))
-        places = [self._free.pop() if self._free else next(unused) for _ in texts]
+        taken = self._free[-len(texts) :]
+        places = [*taken, *islice(unused, len(texts) - len(taken))]
         self._rows[to_device(torch.tensor(places), self._rows.device)] = embeddings
+        # Last: a device whose memory is full fails above, and the places are free still.
+        del self._free[len(self._free) - len(taken) :]
         self._places.update(zip(texts, places, strict=True))
 
 

@@ -144,19 +144,30 @@ class RegionsStage(Stage):
         """
         if record.error is not None:
             return {}
+        found: dict[str, HeatMap] = {}
+        for heat_map in self.surface_of_each(record):
+            if heat_map is not None:
+                found.setdefault(heat_map.text, heat_map)
+        return found
+
+    def surface_of_each(self, record: Record) -> list[HeatMap | None]:
+        """The map that the regions of each phrase of a record without an error are cut from; None where it is empty."""
         wanted = self._wanted(record, self.groups_of(record))
         different = {id(each.heat_map.values): each for each in reversed(wanted)}
         levels = dict(zip(different, surfaces([*different.values()], self.config), strict=True))
-        found: dict[str, HeatMap] = {}
+        found: list[HeatMap | None] = []
         for heat_map in (each.heat_map for each in wanted):
             own = levels[id(heat_map.values)]
-            if own is not None and heat_map.text not in found:
-                found[heat_map.text] = replace(
+            # A guided surface has been drawn over the image, where the values lie.
+            found.append(
+                None
+                if own is None
+                else replace(
                     heat_map,
                     values=own.astype(np.float32),
-                    # A guided surface has been drawn over the image, where the values lie.
                     shift_cells=heat_map.shift_cells if own.shape == heat_map.values.shape else 0.0,
                 )
+            )
         return found
 
     def _maps(self, record: Record, groups: Sequence[int] | None) -> list[HeatMap]:

@@ -6,10 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from stages.contract.records import Record
-from stages.contract.stage import Stage
+from stages.contract.stage import Device, Stage
 from stages.model.config import ModelConfig
 from stages.sources.config import RegionSourceConfig
 
@@ -54,6 +54,10 @@ class RegionSource(Stage, Generic[ConfigT]):
     def canvas(self) -> dict[str, Any]:
         """The settings of the prepare stage that make the pixels which this source looks at."""
         return {"mode": "square", "size_px": 8}  # the fewest that it can make: the source looks at none
+
+    def on_device(self, device: Device) -> Self:
+        """Return the same source, not set up, whose model computes on a device or raises."""
+        return type(self)(self.config, self.model.model_copy(update={"device": device}), self._loaded)
 
     def check(self) -> None:
         """Look at the files that the settings name, before any work.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.contract.errors import ResourceError
+from stages.contract.geometry import Box
 from stages.contract.stage import Forwards
+from stages.images.crops import cut_out
 from stages.model.clip import ClipModel
+from stages.model.device import is_out_of_memory
 from stages.model.regional import by_boxes
 from stages.model.towers.dense import dense
 
@@ -25,26 +29,51 @@ BoxXyxy = tuple[int, int, int, int]
 BoxedImage = tuple[NDArray[np.uint8], Sequence[BoxXyxy]]
 """A canvas, uint8 (H, W, 3), and boxes in it."""
 
-AT_ONCE: Final = {"cpu": 16, "cuda": 256}
-"""Images, or parts of them, in one forward pass."""
+_WHOLE: Final = (0.0, 0.0, 1.0, 1.0)
+
+_log = logging.getLogger(__name__)
 
 
 class Look(ABC):
     """Embeds boxes of images. All forward passes have one shape, so that no answer depends on a neighbour.
 
+    Where a GPU's memory does not hold a pass, the passes are halved for the rest of the worker's life.
+
     Args:
         model: The model.
-        at_once: Images, or parts of images, of one forward pass; None for what suits the device.
+        at_once: Images, or parts of images, of one forward pass.
     """
 
-    def __init__(self, model: ClipModel, at_once: int | None = None) -> None:
+    def __init__(self, model: ClipModel, at_once: int) -> None:
         self.model = model
-        self.at_once = at_once or AT_ONCE["cuda" if model.device.type == "cuda" else "cpu"]
+        self.at_once = at_once
         self._images = self._computed = 0
 
-    @abstractmethod
+    @torch.no_grad()
     def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        """Unit embeddings (boxes, E) of the boxes of each image."""
+        """Return the unit embeddings (boxes, E) of the boxes of each image.
+
+        Raises ResourceError if the GPU's memory does not hold a pass of one.
+        """
+        while True:
+            try:
+                return self._embedded(images)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                why = str(error).partition("\n")[0]
+            # Outside the handler: the error holds the frames, and they hold the tensors.
+            torch.cuda.empty_cache()
+            if self.at_once == 1:
+                raise ResourceError(
+                    f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({why})"
+                )
+            self.at_once //= 2
+            _log.warning("GPU memory is full: going on with batches of %d images", self.at_once)
+
+    @abstractmethod
+    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
+        """See `__call__`."""
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
@@ -61,11 +90,11 @@ class Look(ABC):
             blank = [np.zeros_like(batch[0])] * (self.at_once - len(batch))
             yield torch.from_numpy(np.stack([*batch, *blank])), len(batch)
 
-    def _square(self, part: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A part of an image at the size of the model's input, stretched as whole images are."""
-        side = self.model.input.size_px
-        how = cv2.INTER_AREA if min(part.shape[:2]) > side else cv2.INTER_CUBIC
-        return np.asarray(cv2.resize(part, (side, side), interpolation=how), np.uint8)
+    def _square(self, canvas: NDArray[np.uint8], box_rel: Box, scale: float = 1.0) -> NDArray[np.uint8]:
+        """A part of an image at the size of the model's input; see `cut_out`."""
+        spec = self.model.input
+        square: NDArray[np.uint8] = cut_out(canvas, [box_rel], spec.size_px, spec.interpolation, scale)[0]
+        return square
 
 
 class CropLook(Look):
@@ -77,13 +106,11 @@ class CropLook(Look):
         enlarge: By how much the sides of a box are multiplied first.
     """
 
-    def __init__(self, model: ClipModel, at_once: int | None = None, *, enlarge: float = 1.0) -> None:
+    def __init__(self, model: ClipModel, at_once: int, *, enlarge: float = 1.0) -> None:
         super().__init__(model, at_once)
         self.enlarge = enlarge
 
-    @torch.no_grad()
-    def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        """See `Look.__call__`."""
+    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         parts = (self._part(canvas, box) for canvas, boxes in images for box in boxes)
         rows = (
             row
@@ -93,21 +120,19 @@ class CropLook(Look):
         return [np.array(list(islice(rows, len(boxes))), np.float32) for _, boxes in images]
 
     def _part(self, canvas: NDArray[np.uint8], box_xyxy: BoxXyxy) -> NDArray[np.uint8]:
-        x0, y0, x1, y1 = enlarged(box_xyxy, self.enlarge, (canvas.shape[0], canvas.shape[1]))
-        return self._square(canvas[y0:y1, x0:x1])
+        (height, width), (x0, y0, x1, y1) = canvas.shape[:2], box_xyxy
+        return self._square(canvas, (x0 / width, y0 / height, x1 / width, y1 / height), self.enlarge)
 
 
 class RoiLook(Look):
     """RoIAlign on the dense features of the whole image: one forward pass for all boxes of an image."""
 
-    @torch.no_grad()
-    def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        """See `Look.__call__`."""
+    def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
         tower, side = self.model.tower, self.model.input.size_px
         grid_hw = tower.placement.grid_hw(side, side)
         found: list[NDArray[np.float32]] = []
         rest = iter(images)
-        for batch, count in self._passes(self._square(canvas) for canvas, _ in images):
+        for batch, count in self._passes(self._square(canvas, _WHOLE) for canvas, _ in images):
             patches = dense(tower, batch).patches
             for number, (canvas, boxes) in enumerate(islice(rest, count)):
                 height, width = canvas.shape[:2]
@@ -116,11 +141,3 @@ class RoiLook(Look):
                 features = by_boxes(patches[number : number + 1], grid_hw, tower.placement, rois)
                 found.append(features.cpu().numpy())
         return found
-
-
-def enlarged(box_xyxy: BoxXyxy, factor: float, size_hw: tuple[int, int]) -> BoxXyxy:
-    """A box with its sides multiplied about its centre, cut off at the image's edges."""
-    x0, y0, x1, y1 = box_xyxy
-    by_x, by_y = (round((factor - 1) * side / 2) for side in (x1 - x0, y1 - y0))
-    height, width = size_hw
-    return max(0, x0 - by_x), max(0, y0 - by_y), min(width, x1 + by_x), min(height, y1 + by_y)

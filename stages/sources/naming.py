@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
 
-RECORDS_AT_ONCE: Final = 16
-"""Records whose boxes share forward passes."""
+AT_ONCE: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
+"""Records whose boxes share forward passes, and images or parts of them of one pass: as many come as a pass has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     def batch_rows(self, device: Device | None = None) -> int:
         """See `Stage.batch_rows`."""
-        return RECORDS_AT_ONCE
+        on = device or ("cuda" if self._look.model.device.type == "cuda" else "cpu")
+        return self.model.batch_size or AT_ONCE[on]
 
     def setup(self) -> None:
         """Load the model and embed the pool. Raises as `load`, and InputError for a pool that cannot be read."""
@@ -104,10 +105,11 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         if self.config.pool != "captions":
             self._pool = tuple(read_pool(self.config.pool))
             self._pool_embeddings = self._embedded([concept.text for concept in self._pool])
+        at_once = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
         self._look: Look = (
-            RoiLook(model, self.model.batch_size)
+            RoiLook(model, at_once)
             if self.config.by == "roi"
-            else CropLook(model, self.model.batch_size, enlarge=self.config.enlarge)
+            else CropLook(model, at_once, enlarge=self.config.enlarge)
         )
 
     def teardown(self) -> None:
@@ -121,8 +123,9 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     def with_regions(self, records: Sequence[Record]) -> list[Record]:
         """See `RegionSource.with_regions`."""
         out: list[Record] = []
-        for start in range(0, len(records), RECORDS_AT_ONCE):
-            out += self._answered(records[start : start + RECORDS_AT_ONCE])
+        rows = self.batch_rows()
+        for start in range(0, len(records), rows):
+            out += self._answered(records[start : start + rows])
         return out
 
     def _answered(self, records: Sequence[Record]) -> list[Record]:

@@ -26,6 +26,8 @@ def row_group_rows(*, embed_images: bool) -> int:
 class ShardWriter:
     """Collects tables of rows, and writes each shard atomically as soon as there are enough rows for it.
 
+    The rows of a write that fails are gone.
+
     Args:
         folder: Where the shards go. They are numbered from the highest number there on.
         rows_per_file: Rows of every shard except the last.
@@ -52,10 +54,10 @@ class ShardWriter:
             self._flush(self._rows)
 
     def _flush(self, rows: int) -> None:
-        table = pa.concat_tables(self._tables)
-        group = row_group_rows(embed_images=IMAGE_FIELD.name in table.column_names)
-        with replacing(self.folder / f"{self._next:05d}.parquet") as temporary:
-            pq.write_table(table.slice(0, rows), temporary, row_group_size=group, **PARQUET_SETTINGS)
-        rest = table.slice(rows)
+        table, path = pa.concat_tables(self._tables), self.folder / f"{self._next:05d}.parquet"
+        group, rest = row_group_rows(embed_images=IMAGE_FIELD.name in table.column_names), table.slice(rows)
+        # Noted first: a write that is interrupted may have made its shard, and is not repeated by `close`.
         self._tables, self._rows = ([rest], rest.num_rows) if rest.num_rows else ([], 0)
         self._next += 1
+        with replacing(path) as temporary:
+            pq.write_table(table.slice(0, rows), temporary, row_group_size=group, **PARQUET_SETTINGS)

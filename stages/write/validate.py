@@ -288,8 +288,8 @@ def _place_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator
         yield f"mask cannot be decoded: {error}"
         return
     box = rle_box_xywh_px(rle)
-    if np.float32(area) != np.float32(annotation["area"]):
-        yield f"area {annotation['area']:g} but the mask has {area} pixels"
+    if area != annotation["area"]:
+        yield f"area {annotation['area']} but the mask has {area} pixels"
     if not np.array_equal(np.array(box, np.float32), np.array(annotation["bbox"], np.float32)):
         yield f"box {annotation['bbox']} but the mask's box is {list(box)}"
 

@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "explain": {"contract", "model"},
     "regions": {"contract", "images"},
     # The rivals of heat maps. `boxes` matches phrases with a truth as `eval` does.
-    "sources": {"contract", "model", "phrases.filters", "dataset.evaluate"},
+    "sources": {"contract", "images.crops", "model", "phrases.filters", "dataset.evaluate"},
     "finetune": {"contract", "model", "dataset.load"},
     "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
     "dataset": {"contract", "storage", "images"},

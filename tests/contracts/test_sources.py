@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from pipeline.config import RunConfig, check, load_config, stored_config
 from pipeline.graph import build_steps
 from pipeline.run import run
-from stages.contract.errors import ConfigError, RowError
+from stages.contract.errors import ConfigError, ResourceError, RowError
 from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
@@ -107,6 +108,17 @@ def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[s
 def test_it_says_what_it_is(kind: str) -> None:
     assert source_type(kind).regions_come_from
     assert source_type(kind).score_means
+
+
+@kinds
+def test_on_a_device_that_is_not_there_it_raises(
+    kind: str, stages: dict[str, RegionSource[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    on_gpu = stages[kind].on_device("cuda")
+    assert (on_gpu.config, on_gpu.model.device) == (stages[kind].config, "cuda")
+    with pytest.raises(ResourceError, match="sees no GPU") if on_gpu.needs_model else nullcontext():
+        on_gpu.setup()
 
 
 @kinds

@@ -142,6 +142,7 @@ class Query:
         image: Number of the image; the bootstrap draws whole images.
         size_hw: Pixels.
         phrase: The row's phrase; None if the row does not have it.
+        phrase_index: Number of the phrase among the row's: of those with one text, the first that answers the target.
         target: What is right; None for a phrase that is known to be absent.
         answers: The phrase's regions, best score first.
         heat: The phrase's map; None if there is none, or if maps were not computed.
@@ -155,6 +156,7 @@ class Query:
     answers: tuple[Answer, ...]
     heat: ImageHeat | None = None
     plain_heat: ImageHeat | None = None
+    phrase_index: int | None = None
 
     @cached_property
     def area(self) -> TrueArea:
@@ -278,25 +280,29 @@ def queries_of(
     answers: dict[str, dict[Answer, None]] = {}  # a phrase that is in a row twice has its regions twice
     for annotation in row["annotations"]:
         answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
-    pairs: list[tuple[str | None, TruthTarget | None]] = []
+    pairs: list[tuple[int | None, TruthTarget | None]] = []
     for target in image.targets:
-        pairs.extend((phrase, target) for phrase in _phrases_for(target, row, phrases))
-    answered = {phrase for phrase, _ in pairs}
-    absent = dict.fromkeys(
-        phrase.text for phrase in phrases if phrase.text not in answered and _is_absent(phrase, image, categories)
-    )
-    pairs.extend((text, None) for text in absent)
+        pairs.extend((index, target) for index in _phrases_for(target, row, phrases))
+    answered = {phrases[index].text for index, _ in pairs if index is not None}
+    absent = [
+        index
+        for text, index in _first_of_each(phrases, range(len(phrases))).items()
+        if text not in answered and _is_absent(phrases[index], image, categories)
+    ]
+    pairs.extend((index, None) for index in absent)
+    named = [(None if index is None else phrases[index].text, index, target) for index, target in pairs]
     return [
         Query(
             image=number,
             size_hw=size_hw,
             phrase=phrase,
+            phrase_index=index,
             target=target,
             answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
             heat=heats.get(phrase or ""),
             plain_heat=plain_heats.get(phrase or ""),
         )
-        for phrase, target in pairs
+        for phrase, index, target in named
     ]
 
 
@@ -321,10 +327,18 @@ def _answer(annotation: Mapping[str, Any]) -> Answer:
     )
 
 
-def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[str | None]:
-    """Texts of the row's phrases that answer a target; [None] if none does."""
-    named = [phrases[index].text for index in mentions_of(target, row["captions"], phrases)]
-    return [*dict.fromkeys(named)] if named or target.match == "category" else [None]
+def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[int | None]:
+    """Numbers of the row's phrases that answer a target, one for each text; [None] if none does."""
+    named = _first_of_each(phrases, mentions_of(target, row["captions"], phrases))
+    return [*named.values()] if named or target.match == "category" else [None]
+
+
+def _first_of_each(phrases: Sequence[Phrase], indices: Sequence[int]) -> dict[str, int]:
+    """The first of some phrases with each text, by number, in the order of the texts."""
+    first: dict[str, int] = {}
+    for index in indices:
+        first.setdefault(phrases[index].text, index)
+    return first
 
 
 def mentions_of(target: TruthTarget, captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:

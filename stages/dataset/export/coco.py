@@ -202,7 +202,7 @@ def _annotation_entry(
         "image_id": region["image_id"],
         "category_id": category_id,
         "bbox": region["bbox"],
-        "area": int(region["area"]),
+        "area": region["area"],
         "segmentation": segmentation,
         "iscrowd": 0,
         "tokens_positive": joined_spans(sample.row["captions"], region),

@@ -87,7 +87,7 @@ class Hf(Exporter):
         """See `Exporter.add`."""
         row, image, regions = sample.row, sample.encoded, sample.regions
         objects: dict[str, list[Any]] = {name: [region[name] for region in regions] for name in _AS_STORED}
-        objects["area"] = [int(region["area"]) for region in regions]
+        objects["area"] = [region["area"] for region in regions]
         objects["category"] = [self.job.categories.index_of(region) for region in regions]
         objects["segmentation"] = [region["segmentation"]["counts"] for region in regions]
         self._parts[sample.split].add(

@@ -82,7 +82,7 @@ class Mdetr(Exporter):
             "image_id": image_id,
             "category_id": 1,
             "bbox": region["bbox"],
-            "area": int(region["area"]),
+            "area": region["area"],
             "segmentation": polygons_of(region, self.job.report, self.config.tolerance_px),
             "iscrowd": 0,
             "tokens_positive": spans,

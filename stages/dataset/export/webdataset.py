@@ -44,7 +44,7 @@ class Webdataset(Exporter):
                 {
                     "id": region["id"],
                     "bbox": region["bbox"],
-                    "area": int(region["area"]),
+                    "area": region["area"],
                     "segmentation": region["segmentation"],
                     **phrase_entry(region),
                 }

@@ -63,7 +63,7 @@ class Neck(nn.Module):
         weights = alike(x)
         if self.training:
             x = x * self.dropout(torch.ones_like(x[:, :1]))
-        y = self.norm(self.reduce(x).float())
+        y = self.norm(self.reduce(x).to(self.norm.weight.dtype))
         y = y + self.mlp(y)
         averaged: Tensor = weights.to(y.dtype) @ y
         return averaged

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -15,13 +17,18 @@ from rich.console import Console
 import pipeline.commands.absent as absent_module
 import pipeline.commands.calibrate as calibrate_module
 from pipeline.commands.absent import print_absent
-from pipeline.commands.calibrate import print_calibration, write_calibration
+from pipeline.commands.calibrate import _fitted_cut, print_calibration, write_calibration
 from pipeline.commands.evaluate import evaluation_of
 from pipeline.config import RunConfig
 from pipeline.graph import build_graph
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import HeatMap, Phrase, Record, Sample
+from stages.dataset.evaluate.matching import ImageMatches
+from stages.dataset.evaluate.truth import TruthImage, TruthTarget
 from stages.model.scenes import write_scenes
+from stages.regions.config import RegionsConfig
+from stages.regions.stage import RegionsStage
 from stages.write.validate import validate
 
 QUIET = Console(quiet=True)
@@ -122,6 +129,45 @@ def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
     assert figures["presence_auc"]["value"] > figures["similarity_auc"]["value"] > 0.9
     assert scores["score"]["value"] < scores["similarity"]["value"]
     assert scores["score"]["value"] < scores["mean_heat"]["value"]
+
+
+def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The man of the first caption is the cook, top left; that of the second the boy, bottom right."""
+    heat = np.full((3, 8, 8), 0.02, np.float32)
+    heat[0, :3, :3] = heat[0, 5:, 5:] = heat[1, :3, :3] = heat[2, 5:, 5:] = 1.0
+    maps = [
+        HeatMap(text=text, values=own, similarity=0.3) for text, own in zip(("man", "cook", "boy"), heat, strict=True)
+    ]
+    said = [("man", 0), ("cook", 0), ("man", 1), ("boy", 1)]
+    phrases = [Phrase(text=text, head=text, caption_index=c, start=0, end=len(text)) for text, c in said]
+    captions = ("a man who is a cook", "a man who is a boy")
+    sample = Sample(sample_id="1", source="1", captions=captions)
+    record = replace(Record.start(sample), width_px=80, height_px=80, phrases=tuple(phrases), heat_maps=tuple(maps))
+    boxes = ((0.0, 0.0, 30.0, 30.0), (50.0, 50.0, 30.0, 30.0))
+    targets = [
+        TruthTarget(phrase="man", match="phrase", boxes_xywh_px=(box,), caption=caption)
+        for box, caption in zip(boxes, captions, strict=True)
+    ]
+    image = TruthImage(file_name="1.jpg", width_px=80, height_px=80, targets=tuple(targets))
+    row = {"id": 1, "file_name": "1.jpg", "width": 80, "height": 80, "captions": captions, "error": None}
+    monkeypatch.setattr(RegionsStage, "groups_of", lambda *_: (0, 0, 1, 1))
+    fits: list[Any] = []
+
+    def note(features: Any, right: Any) -> Any:
+        fits.append((features, right))
+        raise ValueError("noted")
+
+    monkeypatch.setattr("stages.dataset.evaluate.cut_fit.fit_cut", note)
+    with pytest.raises(InputError, match="2 phrases with a known place: noted"):
+        _fitted_cut(
+            RegionsConfig(group="things", upsample="linear"),
+            [({**row, "annotations": []}, record)],
+            ImageMatches(images={"1.jpg": image}, by_stem=0, ambiguous=0),
+            frozenset(),
+        )
+    ((_, (cook, boy)),) = fits
+    assert cook.any()
+    assert cook.tolist() == boy.tolist(), "the things differ in their place alone"
 
 
 def test_too_few_regions_are_refused(

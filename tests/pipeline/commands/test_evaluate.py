@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.commands.evaluate import evaluation_of, print_evaluation
+from pipeline.commands.evaluate import evaluation_of, graph_for, heat_mapped, print_evaluation, read_run
 from pipeline.config import RunConfig
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
@@ -172,6 +172,25 @@ def test_rows_that_the_input_has_no_more_are_refused_and_one_that_it_has_twice_i
     (tmp_path / "captions.jsonl").write_text("\n".join(lines[1:]))
     with pytest.raises(InputError, match=f"1 of {len(lines)} rows are no longer in the input"):
         evaluation_of(inline_dataset, truth, QUIET, moved)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_stages_are_torn_down_where_one_fails(
+    failure: type[BaseException], inline_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, _ = read_run(inline_dataset, AGAIN, explains=True)
+    graph = graph_for(dataset, AGAIN, pixels=True)
+    assert graph is not None
+
+    def fail(_: object) -> None:
+        raise failure("no longer")
+
+    monkeypatch.setattr(graph.explains, "process", fail)
+    rows = {row["id"]: row for row in dataset.rows()}
+    with pytest.raises(failure, match="no longer"):
+        list(heat_mapped(graph, rows, QUIET, stored=False))
+    assert not hasattr(graph.explains, "_explainer")
+    assert graph.before[1]._pool is None
 
 
 def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:

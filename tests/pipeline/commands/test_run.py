@@ -22,8 +22,9 @@ from rich.console import Console
 import pipeline.engines.inline as inline_engine
 from pipeline.config import RunConfig, as_yaml
 from pipeline.engines.inline import run_stages
+from pipeline.graph import build_graph
 from pipeline.run import run
-from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResumeError
+from stages.contract.errors import ROW_ERRORS, ConfigError, InputError, ResourceError, ResumeError
 from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
 from stages.phrases.filters import normalise
@@ -237,6 +238,35 @@ def test_an_interrupted_run_says_that_it_can_go_on(
     dataset = run(config, Console(file=printed, width=500))
     assert f"going on with the run in {dataset}" in printed.getvalue()
     assert rows_of(dataset) == rows_of(inline_dataset)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, ResourceError, KeyboardInterrupt])
+def test_a_run_that_fails_keeps_its_rows_and_lets_the_model_go(
+    failure: type[BaseException],
+    inline_dataset: Path,
+    scenes_config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = config_of(scenes_config, tmp_path / "out", rows_per_file=500)
+    graph = build_graph(config)
+    process, calls = graph.cuts.process, []
+
+    def fail_at_the_third(batch: Sequence[Record]) -> list[Record]:
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise failure("no longer")
+        return process(batch)
+
+    monkeypatch.setattr(graph.cuts, "process", fail_at_the_third)
+    monkeypatch.setattr(inline_engine, "call_rows", lambda _: 4)
+    with pytest.raises(failure, match="no longer"):
+        run(config, QUIET, graph=graph)
+    assert not hasattr(graph.explains, "_explainer")
+    assert graph.before[1]._pool is None
+    assert [path.name for path in (tmp_path / "out" / "data").iterdir()] == ["00000.parquet"]
+    assert len(rows_of(tmp_path / "out")) == 8
+    assert rows_of(run(config, QUIET)) == rows_of(inline_dataset)
 
 
 def test_a_stage_that_loses_records_is_caught() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pipeline.commands import absent, calibrate
 from pipeline.commands.evaluate import evaluation_of
 from pipeline.commands.tune import FIGURES, MARGIN, TRIED, figures_of, print_tuning, tuned, write_settings
 from pipeline.config import RunConfig, load_config, override
@@ -72,6 +73,36 @@ def test_the_start_and_the_best_are_what_eval_measures(
         wanted = evaluation_of(path, drawn / "truth.json", QUIET)["metrics"]
         for name in FIGURES:
             assert measured[name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
+
+
+def test_the_start_has_the_dataset_s_calibration_and_a_setting_without_one_is_measured_without(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(absent, "FEWEST_PHRASES", 1)
+    truth, file = drawn / "truth.json", tmp_path / "c.json"
+    plain = run(config_of(drawn, tmp_path / "plain", regions={"rule": "fitted"}))
+    calibrate.write_calibration(Path(plain), truth, file, QUIET)
+    fitted = Path(run(config_of(drawn, tmp_path / "fitted", regions={"rule": "fitted", "calibration": str(file)})))
+    rules = ({"regions.rule": "fitted"}, {"regions.rule": "mean"}, {"regions.smooth_patches": 1.0})
+    found = tuned(fitted, truth, QUIET, tried={"rule": rules})
+    wanted = evaluation_of(fitted, truth, QUIET)["metrics"]
+    start, same, mean, _ = (found["start"], *(step["figures"] for step in found["steps"]))
+    for name in FIGURES:
+        assert start[name] == pytest.approx(wanted[name]["value"], abs=1e-6), name
+    assert start == same
+    assert start["box_recall"] > mean["box_recall"]
+    assert found["best"] == {}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "bias": 1.0}))
+    with pytest.raises(ConfigError, match=r"c\.json is no longer the one that .*fitted was made with"):
+        tuned(fitted, truth, QUIET, tried={})
+
+
+def test_a_setting_without_regions_has_no_precision_and_is_not_kept(dataset: Path, drawn: Path) -> None:
+    nothing = {"regions.rule": "quantile", "regions.quantile": 1.0, "regions.upsample": "linear"}
+    found = tuned(dataset, drawn / "truth.json", QUIET, by="precision", tried={"rule": (nothing,)})
+    assert found["steps"][0]["figures"]["precision"] is None
+    assert found["best"] == {}
 
 
 def test_what_is_better_stays_and_is_tried_with_what_stays(figures: dict[str, Any]) -> None:

@@ -163,6 +163,13 @@ def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = Fals
     return row
 
 
+def test_an_area_beyond_what_float32_counts_is_exact() -> None:
+    record = make_record()
+    (region, *others) = record.regions
+    row = row_of(replace(record, regions=(replace(region, area_px=16_777_217), *others)))
+    assert row["annotations"][0]["area"] == 16_777_217
+
+
 def test_the_row_of_an_annotated_image() -> None:
     row = row_of(make_record())
     assert row == {
@@ -178,7 +185,7 @@ def test_the_row_of_an_annotated_image() -> None:
                 "image_id": stable_id("k1"),
                 "category_id": stable_id("red car"),
                 "bbox": [1.0, 2.0, 6.0, 3.0],
-                "area": 18.0,
+                "area": 18,
                 "segmentation": {"size": [8, 10], "counts": make_record().regions[0].mask.counts},
                 "iscrowd": 0,
                 "phrase": "red car",

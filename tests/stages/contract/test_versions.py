@@ -24,6 +24,8 @@ def test_todays_columns_are_those_of_the_last_version() -> None:
         assert [entry.name for entry in before_importance.field(name).type.value_type] == [
             field for field in fields if field != "importance"
         ]
+    areas = [pa.schema(schema_of(version)).field("annotations").type.value_type.field("area") for version in (4, 5)]
+    assert [area.type for area in areas] == [pa.float32(), pa.int64()]
     former = pa.schema(schema_of(1))
     assert "error_detail" not in former.names
     assert {"presence", "group", "importance"}.isdisjoint(

@@ -181,10 +181,10 @@ def test_no_dataset(tmp_path: Path) -> None:
         ("{}", "is not the manifest"),
         ('{"schema_version": 1}', "is not the manifest"),
         ('{"schema_version": 1, "config": []}', "is not the manifest"),
-        ('{"config": {}}', f"schema version None, this phrasebox reads 1, 2, 3 and {SCHEMA_VERSION}"),
+        ('{"config": {}}', f"schema version None, this phrasebox reads 1, 2, 3, 4 and {SCHEMA_VERSION}"),
         (
             '{"config": {}, "schema_version": 99}',
-            f"schema version 99, this phrasebox reads 1, 2, 3 and {SCHEMA_VERSION}",
+            f"schema version 99, this phrasebox reads 1, 2, 3, 4 and {SCHEMA_VERSION}",
         ),
     ],
 )

@@ -1,7 +1,7 @@
 """Datasets of older schema versions, read like those of today.
 
 In version 1 one column `error` held "reason: detail"; version 2 knew neither presence nor groups, version 3 no
-importance.
+importance, and up to version 4 areas were float32.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def today(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 2, 3, 4])
 def former(request: pytest.FixtureRequest, today: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same dataset in the form of an older version."""
     version = request.param
@@ -75,6 +75,7 @@ def test_rows(today: Path, former: Path) -> None:
     "columns",
     [
         ["annotations.list.element.presence"],
+        ["annotations.list.element.area"],
         ["annotations.list.element.group", "absent.list.element.phrase", "annotations.list.element.bbox"],
         ["annotations.list.element.score", "annotations.list.element.segmentation.counts", "file_name"],
         ["absent.list.element.span"],

@@ -184,33 +184,82 @@ def test_a_broken_start_model_is_one_error(inline_dataset: Path, tmp_path: Path)
         finetune(config_of(inline_dataset, tmp_path / "out", model={"name": "ViT-B-32", "weights": str(broken)}))
 
 
+RANK = """
+import sys
+from stages.contract.errors import PhraseboxError
+from stages.finetune.config import FinetuneConfig
+from stages.finetune.loop import finetune
+
+try:
+    finetune(FinetuneConfig.model_validate_json(sys.argv[1]))
+except PhraseboxError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
+    """Train in a group of processes, one for each configuration; their exit codes and what they said to stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, config.model_dump_json()],
+            env={**os.environ, **group, "WORLD_SIZE": str(len(configs)), "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, config in enumerate(configs)
+    ]
+    try:
+        said = [process.communicate(timeout=300)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(ranks, said, strict=True)]
+
+
 @pytest.mark.parametrize("kind", ["align", pytest.param("clim", marks=pytest.mark.slow)])
 def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Path, tmp_path: Path) -> None:
     recipe = {"kind": kind, **({"sides": [2]} if kind == "clim" else {})}
     settings = {"recipe": recipe, "batch_size": 8, "epochs": 2}
     alone = finetune(config_of(inline_dataset, tmp_path / "alone", **settings))
     config = config_of(inline_dataset, tmp_path / "together", **settings)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    code = (
-        "import sys; from stages.finetune.config import FinetuneConfig; from stages.finetune.loop import finetune; "
-        "finetune(FinetuneConfig.model_validate_json(open(sys.argv[1]).read()))"
-    )
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "config.json")], env={**os.environ, **group, "RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait() for process in ranks] == [0, 0]
+    assert [code for code, _ in ranks_of(config, config)] == [0, 0]
     for wanted, found in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "together"), strict=True):
         assert found == pytest.approx(wanted, rel=2e-4)
     tuned = load_file(config.out / "model" / "open_clip_model.safetensors")
     for name, value in weights(alone).items():
         assert torch.allclose(value, tuned[name], atol=2e-4), name
+
+
+def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(
+    whole: Tuned, inline_dataset: Path, tmp_path: Path
+) -> None:
+    first, second = (config_of(inline_dataset, tmp_path / name, checkpoint_every_s=0) for name in ("first", "second"))
+    with pytest.raises(StopHereError):
+        finetune(first, stop_after(4))
+    assert ranks_of(first, second) == [(0, ""), (0, "")]
+    assert log_of(first.out)[-1] == pytest.approx(log_of(whole.model.parent)[-1], rel=2e-4)
+    tuned = load_file(first.out / "model" / "open_clip_model.safetensors")
+    for name, value in weights(whole).items():
+        assert torch.allclose(value, tuned[name], atol=2e-4), name
+    assert list(second.out.iterdir()) == []
+
+
+def test_what_one_rank_lacks_ends_all_of_them(inline_dataset: Path, tmp_path: Path) -> None:
+    config = config_of(inline_dataset, tmp_path / "out")
+    elsewhere = config.data.model_copy(update={"image_root": str(tmp_path)})
+    answers = ranks_of(config, config.model_copy(update={"data": elsewhere}))
+    said = f"InputError: {inline_dataset}: none of the 2 images of step 0 on rank 1 can be read"
+    assert all(code == 1 and said in text for code, text in answers), answers
+
+
+def test_more_ranks_than_images_of_a_step_are_refused(inline_dataset: Path, tmp_path: Path) -> None:
+    answers = ranks_of(*[config_of(inline_dataset, tmp_path / "out", batch_size=2)] * 3)
+    said = "ConfigError: batch_size: 2 images a step are fewer than the 3 ranks"
+    assert all(code == 1 and said in text for code, text in answers), answers
 
 
 def log_of(out: Path) -> list[dict[str, float]]:

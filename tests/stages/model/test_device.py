@@ -30,8 +30,31 @@ def test_auto_takes_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> No
     assert [pick_device(wanted).type for wanted in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto").type == "cpu"
-    with pytest.raises(ResourceError, match=r"model\.device is cuda, but this worker sees no GPU; use `auto` or `cpu`"):
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "reason", "advice"),
+    [
+        ("2.13.0+cpu", None, "Torch not compiled with CUDA enabled", "install a torch that is built for CUDA"),
+        ("2.13.0", "13.0", "The NVIDIA driver on your system is too old", "give the machine a driver for that CUDA"),
+    ],
+)
+def test_a_gpu_that_is_wanted_and_not_seen_is_an_error_with_torch_s_reason(
+    version: str, cuda: str | None, reason: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init() -> None:
+        raise AssertionError(reason) if cuda is None else RuntimeError(reason)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(ResourceError, match=r"model\.device is cuda, but this worker sees no GPU\.") as raised:
         pick_device("cuda")
+    build = f"torch {version}, built {f'for CUDA {cuda}' if cuda else 'without CUDA'}, says: {reason}."
+    assert build in str(raised.value)
+    assert advice in str(raised.value)
+    assert "set model.device=cpu" in str(raised.value)
 
 
 def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:

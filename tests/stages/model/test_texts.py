@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import stages.model.texts as texts_module
 from stages.model.clip import ClipModel
 from stages.model.config import ModelConfig
 from stages.model.describe import describe
@@ -257,3 +258,21 @@ def test_places_of_forgotten_texts_are_taken_again(model: ClipModel) -> None:
         texts = [f"{count} {number}" for number in range(count)]
         assert torch.allclose(cache(texts), F.normalize(model.encode_text(texts), dim=-1), atol=1e-6)
         assert torch.equal(cache(texts[-3:]), cache(texts)[-3:])
+
+
+def test_a_text_that_did_not_fit_takes_no_place_of_another(model: ClipModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TextCache(model, max_texts=4)
+    cache(["a", "b", "c", "d"])
+    cache(["e", "f"])
+
+    def full(tensor: Tensor, device: torch.device) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    embeddings = cache._embedded(["g", "h"])
+    with monkeypatch.context() as memory:
+        memory.setattr(cache, "_embedded", lambda _: embeddings)
+        memory.setattr(texts_module, "to_device", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            cache(["g", "h"])
+    for texts in (["g", "h"], ["e", "f"], ["i", "e", "k"], ["e", "i", "k", "f"]):
+        assert torch.allclose(cache(texts), F.normalize(model.encode_text(texts), dim=-1), atol=1e-6), texts

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from stages.contract.errors import InputError
-from stages.contract.records import Phrase, Record, Sample
-from stages.model.config import ModelConfig
+from stages.contract.errors import InputError, ResourceError
+from stages.contract.records import Phrase, Pixels, Record, Sample
+from stages.images.crops import cut_out
+from stages.model.config import InputSpec, ModelConfig
 from stages.sources.crops import CropSource, CropSourceConfig, splits_up_to
-from stages.sources.grid import grid_boxes
-from stages.sources.looks import enlarged
+from stages.sources.grid import GridSource, GridSourceConfig, grid_boxes
+from stages.sources.looks import CropLook
 from stages.sources.naming import shares_of
 from stages.sources.pools import Concept, coverage, pool_lines, pool_of, read_pool
 from stages.sources.selective_search import finest_segments, hierarchy, spread_out
@@ -54,10 +60,71 @@ def test_crops_follow_from_sample_and_seed() -> None:
     assert [boxes(str(number)) for number in range(9)] != [boxes(str(number), 1) for number in range(9)]
 
 
-def test_a_box_is_enlarged_about_its_centre_within_the_image() -> None:
-    assert enlarged((20, 20, 40, 30), 1.5, (100, 100)) == (15, 18, 45, 32)
-    assert enlarged((0, 90, 20, 100), 1.5, (100, 100)) == (0, 88, 25, 100)
-    assert enlarged((3, 4, 5, 6), 1.0, (9, 9)) == (3, 4, 5, 6)
+class Seen:
+    """A tower that notes what it is shown, and whose memory holds some images."""
+
+    def __init__(self, holds: int = 1000) -> None:
+        self.holds = holds
+        self.shown: list[np.ndarray[Any, Any]] = []
+
+    def encode(self, rgb: torch.Tensor) -> torch.Tensor:
+        if len(rgb) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.shown.append(rgb.numpy())
+        return rgb.float().mean(dim=(1, 2))
+
+
+def crop_look(tower: Seen, at_once: int, side: int = 224, **settings: float) -> CropLook:
+    spec = InputSpec(size_px=side, patch_px=1, mean=(0, 0, 0), std=(1, 1, 1))
+    model: Any = SimpleNamespace(tower=tower, input=spec, device=torch.device("cpu"), name="seen")
+    return CropLook(model, at_once, **settings)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 2000, 200), (100, 300, 2100, 500), (2090, 0, 2100, 500)], ids=str)
+def test_a_long_box_is_shown_without_aliasing_and_as_everywhere(box: tuple[int, int, int, int]) -> None:
+    """Stripes of one pixel are grey where they are averaged, and black and white where pixels are picked."""
+    rgb = np.random.default_rng(4).integers(0, 256, (500, 2100, 3)).astype(np.uint8)
+    rgb[:, ::2] = 0
+    tower = Seen()
+    crop_look(tower, 1)([(rgb, [box])])
+    ((shown,),) = tower.shown
+    x0, y0, x1, y1 = box
+    wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((224, 224), Image.Resampling.BICUBIC)
+    assert np.array_equal(shown, np.asarray(wanted))
+    assert np.array_equal(shown, cut_out(rgb, [(x0 / 2100, y0 / 500, x1 / 2100, y1 / 500)], 224)[0])
+
+
+def test_a_crop_is_enlarged_about_its_centre_within_the_image() -> None:
+    rgb = np.arange(100 * 100 * 3).reshape(100, 100, 3).astype(np.uint8)
+    tower = Seen()
+    crop_look(tower, 1, side=25, enlarge=1.5)([(rgb, [(20, 20, 40, 30), (0, 90, 20, 100)])])
+    for (shown,), (x0, y0, x1, y1) in zip(tower.shown, [(15, 17, 45, 33), (0, 87, 25, 100)], strict=True):
+        wanted = Image.fromarray(rgb[y0:y1, x0:x1]).resize((25, 25), Image.Resampling.BICUBIC)
+        assert np.array_equal(shown, np.asarray(wanted))
+
+
+def test_full_memory_halves_the_passes() -> None:
+    rgb = np.random.default_rng(4).integers(0, 256, (60, 60, 3)).astype(np.uint8)
+    boxes = [(x, 0, x + 10, 20) for x in range(9)]
+    small, large = Seen(holds=3), Seen()
+    look = crop_look(small, 8, side=8)
+    assert np.array_equal(look([(rgb, boxes)])[0], crop_look(large, 9, side=8)([(rgb, boxes)])[0])
+    assert {len(batch) for batch in small.shown} == {2}
+    with pytest.raises(ResourceError, match="memory does not hold one image of seen"):
+        crop_look(Seen(holds=0), 8)([(rgb, boxes)])
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_as_many_images_arrive_as_a_forward_pass_has(batch_size: int | None) -> None:
+    source = GridSource(GridSourceConfig(by="roi"), ModelConfig(batch_size=batch_size))
+    source.setup()
+    rows = source.batch_rows()
+    assert (rows, source.batch_rows("cuda")) == ((16, 64) if batch_size is None else (5, 5))
+    pixels = Pixels(rgb=np.zeros((40, 40, 3), np.uint8))
+    record = Record(sample=Sample(sample_id="1", source=""), phrases=(phrase("dog", "dog"),), pixels=pixels)
+    source.process([replace(record, width_px=40, height_px=40)] * (2 * rows))
+    forwards = source.take_forwards()
+    assert forwards.images == forwards.computed == 2 * rows
 
 
 def test_the_softmax_over_the_texts() -> None:

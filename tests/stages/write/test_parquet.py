@@ -72,6 +72,25 @@ def test_a_crash_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert rows_of(tmp_path) == {"00000.parquet": 2}
 
 
+def test_a_shard_whose_write_was_interrupted_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.replace
+
+    def rename_and_stop(path: Path, target: Path) -> None:
+        rename(path, target)
+        raise KeyboardInterrupt
+
+    writer = ShardWriter(tmp_path, 2)
+    monkeypatch.setattr(Path, "replace", rename_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(table_of(3))
+    monkeypatch.undo()
+    writer.close()
+    assert rows_of(tmp_path) == {"00000.parquet": 2, "00001.parquet": 1}
+    assert pq.read_table(tmp_path)["id"].to_pylist() == [0, 1, 2]
+
+
 def test_schema_compression_and_contents(tmp_path: Path) -> None:
     table = write_shards(mixed(), tmp_path, rows_per_file=100)
     with pq.ParquetFile(tmp_path / "00000.parquet") as file:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import open_clip
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from stages.explain import explainer_config, explainer_type
+from stages.model.config import ModelConfig
+from stages.model.load import load
+from stages.model.photographs import FOLDER
 from stages.model.towers.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, alike
 
 
@@ -71,3 +77,19 @@ def test_channels_are_dropped_for_all_tokens_of_an_image_at_once() -> None:
     tokens = neck(x + 0.0)
     assert torch.allclose(tokens, tokens[:, :1].expand_as(tokens), atol=1e-5)  # alike within an image
     assert not torch.allclose(tokens[0], tokens[1], atol=1e-3)  # and not between images
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.02), ("fp16", 0.002)])
+def test_the_photograph_model_computes_the_same_in_16_bits(precision: str, tolerance: float) -> None:
+    pictures = [Image.open(path).convert("RGB").resize((224, 224)) for path in sorted(FOLDER.glob("*.jpg"))[:1]]
+    rgb = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    found = []
+    for wanted in ("fp32", precision):
+        model = load(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": wanted}))
+        explainer = explainer_type("grad_eclip")(explainer_config(), model)
+        maps = explainer.started(list(rgb.numpy()), [["dog", "sky"]]).wait().heat_maps
+        heat = [each.values / each.values.max() for own in maps for each in own]
+        found.append((F.normalize(model.tower.encode(rgb).float(), dim=-1), torch.from_numpy(np.stack(heat))))
+    (full, full_heat), (half, half_heat) = found
+    assert (1 - (full * half).sum(dim=-1)).max() < tolerance
+    assert (full_heat - half_heat).abs().mean() < tolerance
