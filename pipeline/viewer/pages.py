@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.output.origin import is_own
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_SCHEMA
@@ -225,7 +224,7 @@ def open_pages(path: Path, image_root: str | None, links: Links) -> Pages:
         InputError: The folder is not a dataset, or `image_root` is not a folder.
     """
     dataset = open_dataset(path, finished=False)
-    images = ImageSource(dataset, image_root, confined=not is_own(dataset.run))
+    images = ImageSource(dataset, image_root)
     marks = read_marks(dataset.path)
     return Pages(
         dataset=dataset,

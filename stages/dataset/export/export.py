@@ -106,6 +106,8 @@ def export_dataset(
         raise ConfigError(
             f"image_root: {name} takes images, but the dataset holds none and does not say in which folder they are"
         )
+    if source is not None:
+        source.check()
     report = ExportReport(format=name)
     for split in splits.names:
         report.samples[split] = report.regions[split] = 0

@@ -17,6 +17,7 @@ from pipeline.commands.export import print_formats
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.export import EXPORTERS
 from stages.dataset.folder import write_marks
+from stages.dataset.origin import signed
 from tests.stages.dataset.export.datasets import encoded, write_dataset
 
 
@@ -91,11 +92,28 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) -> None:
+    root = tmp_path / "my pictures"
+    root.mkdir()
+    (root / "1.jpg").write_bytes(encoded())
+    dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
+    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    packed = (dataset, "--format", "webdataset", "--out", tmp_path / "packed")
+    refused(ConfigError, f"^--images: .*if it is right, give --images '{root}'$", *packed)
+    assert not (tmp_path / "packed").exists()
+    assert call(*packed, "--images", root).exit_code == 0
+    embedded = (dataset, "--format", "clipself", "--out", tmp_path / "embedded")
+    refused(ConfigError, "--set model.name=hf-hub:evil/model --set model.pretrained=x$", *embedded)
+    assert call(*embedded, "--set", "model.name=demo").exit_code == 0
+
+
 def forget_root(dataset: Path) -> None:
     """As if the images had come from tars."""
     manifest = json.loads((dataset / "dataset.json").read_text())
     manifest["config"]["input"] = {"kind": "webdataset", "path": "x.tar"}
-    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    (dataset / "dataset.json").write_text(json.dumps(signed(manifest)))
 
 
 def test_marks_of_people_can_choose(dataset: Path, tmp_path: Path) -> None:
