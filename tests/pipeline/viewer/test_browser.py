@@ -217,7 +217,9 @@ def test_the_heat_map_is_shown_while_one_looks(page: Page, served: Served, datas
 
 
 @pytest.mark.parametrize("phone", [False, True])
-def test_a_heat_map_switched_on_late_is_that_of_the_pinned_phrase(phone: bool, browser: Browser, served: Served) -> None:
+def test_a_heat_map_switched_on_late_is_that_of_the_pinned_phrase(
+    phone: bool, browser: Browser, served: Served
+) -> None:
     """On a phone nobody can point at the phrase once more."""
     device = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True} if phone else {}
     with browser.new_context(**device) as context:
