@@ -19,11 +19,11 @@ from stages.dataset.export.base import (
     Exporter,
     ExportJob,
     FormatConfig,
-    ImageFolders,
     phrase_entry,
     shortest,
 )
 from stages.dataset.export.coco import CocoFile
+from stages.dataset.export.images import ImageFolders
 from stages.dataset.folder import read_marks
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
