@@ -126,6 +126,7 @@ class ExportReport:
         rows: Of the dataset.
         samples: Exported, by split.
         regions: Exported, by split.
+        doubtful: How many of these have a score below 0.5; None if scores only rank, or a least score was asked for.
         categories: How many there are; 0 where the format has none.
         left_out: Rows that are not in the export, by reason.
         faults: The first few of the rows left out for their image, for people.
@@ -136,6 +137,7 @@ class ExportReport:
     rows: int = 0
     samples: Counter[str] = field(default_factory=Counter)
     regions: Counter[str] = field(default_factory=Counter)
+    doubtful: int | None = None
     categories: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -147,6 +149,7 @@ class ExportReport:
             "rows": self.rows,
             "samples": dict(self.samples),
             "regions": dict(self.regions),
+            "doubtful": self.doubtful,
             "categories": self.categories,
             "left_out": dict(sorted(self.left_out.items())),
             "notes": {note: count for note, count in sorted(self.notes.items()) if count},

@@ -59,6 +59,27 @@ def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Pat
     assert "2 without a chosen region" in answer.stdout
 
 
+@pytest.mark.parametrize(
+    ("calibration", "options", "told"),
+    [
+        ("0" * 64, (), "9 of 17 regions have a score below 0.5; --min-score 0.5 leaves them out"),
+        ("0" * 64, ("--where", "score < 0.2"), "3 of 3 regions have a score below 0.5; "),
+        ("0" * 64, ("--min-score", "0.1"), ""),
+        (None, (), ""),
+    ],
+)
+def test_doubtful_regions_are_counted_where_scores_are_probabilities(
+    calibration: str | None, options: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**manifest, "calibration": calibration}))
+    answer = call(dataset, "--format", "coco", "--out", tmp_path / "out", *options)
+    assert answer.exit_code == 0, answer.exception
+    assert told in answer.stdout
+    assert ("below 0.5" in answer.stdout) == bool(told)
+
+
 def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = (dataset, "--format", "coco", "--out", out)
