@@ -37,7 +37,7 @@ MARKS_FILE: Final = "marks.json"
 """File beside the shards: sample id -> mark."""
 
 _MODEL_KEYS: Final = ("name", "pretrained", "checkpoint", "weights", "config")
-"""What names a model in a configuration; see `stages.model.config`."""
+"""Keys of a configuration that name a model; see `stages.model.config`."""
 
 _BUFFER_BYTES: Final = 1 << 20
 """Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""

@@ -1,4 +1,4 @@
-"""Whether what a dataset's configuration names is read: the one place that decides, for every verb and loader.
+"""The one place that decides, for every verb and loader, whether what a dataset's configuration names is read.
 
 A `dataset.json` that somebody downloaded names folders, files and models too, and must not decide what is read on this
 machine. So a run signs what it stores with a key that only its user can read, and whoever follows a stored
@@ -69,10 +69,10 @@ def is_own(run: Mapping[str, Any]) -> bool:
 
 
 def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
-    """Whether what a dataset names under a key of its configuration may be read because the dataset names it.
+    """Return whether the word of a dataset is enough to read what it names under a key of its configuration.
 
-    All may that a dataset of this user's own names. Of any other, only what lies in the dataset's folder, also after
-    all links are followed, and what comes with phrasebox; a model or a package in the folder may not, because its files
+    It is if this user has made the dataset. Any other dataset may name what lies in its own folder, also after all
+    links are followed, and what comes with phrasebox; but no model and no package in its folder, because their files
     can name others.
 
     Args:
@@ -90,7 +90,7 @@ def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
 
 
 def unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> dict[str, Any]:
-    """What a dataset names under some keys, may not name alone, and the user has not named too: key -> value.
+    """Return what a dataset may not name alone and the user has not named too: key -> value.
 
     Args:
         dataset: Its configuration is about to be followed.

@@ -194,7 +194,7 @@ def _kept_empty(request: ExportRequest, config: FormatConfig) -> Callable[[Mappi
 
 
 def _source(dataset: Dataset, request: ExportRequest) -> ImageSource:
-    """Where the images come from. Raises ConfigError if that is not known, or is a stranger's folder of this machine."""
+    """Return the source of the images. Raise ConfigError if it is unknown, or if only a stranger's dataset names it."""
     source = ImageSource(dataset, request.image_root)
     if source.root is None and not dataset.has_images:
         raise ConfigError(

@@ -28,7 +28,7 @@ NAMES: Final = "names.csv"
 RENAMED: Final = f"images under another name than their own: {NAMES} says which"
 
 _MOST_BYTES: Final = 200
-"""Of a part of a path; file systems take 255."""
+"""Length of a part of a path; file systems take 255."""
 
 _ENDING: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 _SAME: Final = {".jpeg": ".jpg", ".tiff": ".tif"}

@@ -251,7 +251,7 @@ def test_stored_maps_need_neither_model_nor_input(inline_dataset: Path, scenes_f
 def test_a_strangers_dataset_decides_neither_input_nor_model(
     inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
+    """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     manifest = json.loads((dataset / "dataset.json").read_text())
     manifest["config"]["phrases"]["spacy_model"] = "a_package"

@@ -16,6 +16,7 @@ from pipeline.config import RunConfig
 from stages.contract.errors import ConfigError
 from stages.dataset.folder import Dataset
 from stages.dataset.origin import LOADED, LOCATIONS, check_named, is_own, signed, unnamed
+from stages.explain import EXPLAINERS, explainer_type
 from stages.read import READERS
 from stages.sources import SOURCES, source_type
 
@@ -127,6 +128,7 @@ def test_every_key_that_names_a_file_is_asked_about() -> None:
     """A new one would be followed without a question."""
     sections: dict[str, list[Any]] = {name: [field.annotation] for name, field in RunConfig.model_fields.items()}
     sections["input"] = [reader.config_type for reader in READERS.values()]
+    sections["explain"] = [explainer_type(kind).config_type for kind in EXPLAINERS]
     sections["source"] = [source_type(kind).config_type for kind in SOURCES]
     sections.pop("output"), sections.pop("engine")  # nobody who follows a configuration writes, or starts an engine
     found = {f"{name}.{key}" for name, kinds in sections.items() for kind in kinds for key in files_of(kind)}

@@ -159,7 +159,7 @@ def test_datasets(
     annotations: dict[int, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of its 14 categories, numbers with names; or the names themselves where there are too many for every file."""
+    """A category is a number with a name; or the name itself where there are too many for every file, here of 14."""
     import datasets
 
     if most is not None:
