@@ -99,7 +99,7 @@ def is_among(key: int, ordered: Any) -> bool:
 
 
 def number_name(number: int, extension: str) -> str:
-    """Name of a file after an id below 2^53: "0000000000000042.jpg". Names of samples never get into a path."""
+    """Name of a file after an id below 2^53: "0000000000000042.jpg", which is safe whatever a sample is called."""
     return f"{number:016d}.{extension}"
 
 
