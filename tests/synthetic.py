@@ -26,6 +26,7 @@ from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import ABSENT_FIELD, ANNOTATION, IMAGE_FIELD, dataset_schema
 from stages.contract.versions import SCHEMA_VERSION
+from stages.dataset.origin import signed
 from stages.storage import write_text
 from stages.write.parquet import PARQUET_SETTINGS
 from stages.write.tally import Tally, tally, write_categories
@@ -108,7 +109,7 @@ def write_manifest(
     image_root: Path | None = None,
     fingerprint: str = "synthetic",
 ) -> None:
-    """`dataset.json` of a dataset whose shards are counted, as if a run with the default settings had made it."""
+    """`dataset.json` of a dataset whose shards are counted, as if a run with the default settings had made it here."""
     root = folder / "images" if image_root is None else image_root
     output = {"path": str(folder), "rows_per_file": rows_per_file, "embed_images": embed_images}
     source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(root)}
@@ -126,7 +127,7 @@ def write_manifest(
         "stages": {},
         "run": {**run, "config": {}},
     }
-    write_text(folder / "dataset.json", json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / "dataset.json", json.dumps(signed(manifest), indent=2, ensure_ascii=False) + "\n")
 
 
 @cache

@@ -207,14 +207,17 @@ def graph_for(dataset: Dataset, settings: Sequence[str], *, pixels: bool) -> Gra
 
     Raises:
         InputError: The dataset's input cannot be read.
-        ConfigError: A setting cannot be used, or the model that would compute the maps is not the dataset's.
+        ConfigError: A setting cannot be used, the model that would compute the maps is not the dataset's, or somebody
+            else's dataset names what the settings do not.
     """
     from pipeline.config import stored_config
     from pipeline.graph import build_graph
+    from stages.dataset.origin import check_named
 
     stored = uses_stored_maps(dataset, settings)
     if stored and not pixels:
         return None
+    check_named(dataset, settings=settings)
     graph = build_graph(stored_config(dataset.manifest["config"], settings))
     made_with = dataset.manifest["model_fingerprint"]
     if not stored and graph.fingerprint != made_with:

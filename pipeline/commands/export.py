@@ -144,6 +144,12 @@ def print_report(report: ExportReport, exporter: type[Exporter], out: Path, cons
         table.add_row(what, *(f"{number:,}" for number in numbers))
     console.print(f"{report.format} in {out}", soft_wrap=True)
     console.print(table)
+    if report.doubtful:
+        console.print(
+            f"{report.doubtful:,} of {report.regions.total():,} regions have a score below 0.5; --min-score 0.5 leaves "
+            "them out",
+            soft_wrap=True,
+        )
     if report.categories:
         console.print(f"{report.categories:,} categories")
     console.print(f"masks: {exporter.masks}", soft_wrap=True)

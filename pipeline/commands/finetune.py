@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.commands.options import Json, Where
+from pipeline.commands.options import Json, Where, naming_options
 from pipeline.terminal import console, errors, progress_bar
 from stages.finetune import RECIPES
 
@@ -124,7 +124,7 @@ def _finetune(config: Any, speaks: Any) -> Tuned | None:
 
     leads = os.environ.get("RANK", "0") == "0"
     try:
-        with stoppable(), ExitStack() as stack:
+        with naming_options(), stoppable(), ExitStack() as stack:
             bars: list[Callable[[int], None]] = []
 
             def on_step(step: int, steps: int) -> None:

@@ -125,6 +125,7 @@ def naming_options() -> Iterator[None]:
         name, colon, what = str(error).partition(": ")
         if name not in _NAMED:
             raise
+        what = what.replace(f"{name}=", f"{_NAMED[name]} ")
         raise ConfigError(f"{_NAMED[name]}{colon}{what}") from error
 
 

@@ -35,11 +35,11 @@ from pipeline.output.checkpoint import (
     without_rows,
 )
 from pipeline.output.lock import Lease, locked
-from pipeline.output.origin import signed
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
 from stages.contract.schema import dataset_schema
 from stages.contract.versions import SCHEMA_VERSION
+from stages.dataset.origin import signed
 from stages.sources import HEAT_MAPS, source_type
 from stages.storage import AnyPath, ObjectPath, found_in, move, remove_tree, writable_place, write_text
 from stages.write.tally import Tally, dataset_card, tally, write_categories

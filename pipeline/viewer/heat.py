@@ -9,14 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
-from pipeline.output.origin import is_own
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, mapped_record
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
-from stages.model.catalog import CATALOG
-from stages.phrases.stage import PhrasesConfig
+from stages.dataset.origin import LOADED, check_named
 
 KEPT_SAMPLES: Final = 64
 """Samples whose maps are kept: a few kB each."""
@@ -27,7 +25,7 @@ class HeatMaps:
 
     They are the dataset's if it stores them, which takes neither images nor a model. Otherwise, or if there are
     settings, they are computed with the dataset's own configuration and model, which is loaded for the first one. A
-    dataset that this user has not made does not decide what is loaded: see `config_to_load`.
+    dataset that this user has not made does not decide what is loaded: see `stages.dataset.origin`.
 
     Args:
         dataset: The rows' dataset.
@@ -112,10 +110,6 @@ class HeatMaps:
 def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
     """The dataset's configuration for computing heat maps, with settings applied.
 
-    A configuration can name files and packages of this machine, and models that are downloaded. Those that a dataset
-    names are only used if this user has made the dataset, or names them too, in `settings`. The embedded model is
-    always used.
-
     Raises:
         InputError: The dataset does not say how it was made.
         ConfigError: Something has to be named first, or a setting cannot be used.
@@ -123,42 +117,8 @@ def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
     stored = dataset.run.get("config")
     if not isinstance(stored, dict):
         raise InputError("the dataset does not say how it was made")
-    if not is_own(dataset.run):
-        given = {setting.partition("=")[0] for setting in settings}
-        unnamed = {
-            f"{section}.{key}": value
-            for section, key, harmless in _NAMING
-            if (value := _value(stored, section, key)) not in harmless and not given & {section, f"{section}.{key}"}
-        }
-        if unnamed:
-            raise ConfigError(
-                "you did not make this dataset on this machine, so what it names is only loaded if you name it too: "
-                f"phrasebox inspect {shlex.quote(str(dataset.path))} {_options(unnamed)}"
-            )
+    check_named(dataset, LOADED, settings, then=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}")
     # Whatever the regions come from, and whatever files that names: heat maps are the explainer's.
     stored = {section: values for section, values in stored.items() if section != "source"}
     fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none")
     return stored_config(stored, [*settings, *fixed])
-
-
-_NAMING: Final = (
-    ("model", "name", (None, *CATALOG)),
-    ("model", "pretrained", (None,)),
-    ("model", "checkpoint", (None,)),
-    ("model", "weights", (None,)),
-    ("model", "config", (None,)),
-    ("phrases", "spacy_model", (None, PhrasesConfig().spacy_model)),
-)
-"""Section and key of what is loaded by name, and the values that load only what comes with phrasebox."""
-
-
-def _options(values: Mapping[str, Any]) -> str:
-    """What to type to name values of a configuration."""
-    if list(values) in (["model.name", "model.pretrained"], ["model.checkpoint"]):
-        return f"--model {shlex.quote('/'.join(map(str, values.values())))}"
-    return " ".join(f"--set {shlex.quote(f'{key}={value}')}" for key, value in values.items())
-
-
-def _value(stored: Mapping[str, Any], section: str, key: str) -> Any:
-    values = stored.get(section)
-    return values.get(key) if isinstance(values, dict) else None

@@ -15,7 +15,6 @@ from urllib.parse import urlencode
 import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.output.origin import is_own
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_SCHEMA
@@ -70,6 +69,11 @@ class Links:
 def parameters(search: Search) -> dict[str, str]:
     """What differs from the defaults, as query parameters."""
     return {name: str(value) for name, value in search.model_dump(exclude_defaults=True).items()}
+
+
+def quoted(text: str) -> str:
+    """Text as one word for a shell: in double quotes where it holds single ones and nothing that these let through."""
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
 def _address(path: str, query: Mapping[str, str]) -> str:
@@ -194,14 +198,17 @@ class Pages:
         """A page with a message. With `again` the browser asks again after a second."""
         return self._render("message.html", search or Search(), title=title, text=text, again=again)
 
-    def _command(self, search: Search) -> str:
-        """The command that exports what is shown; "" if a condition on regions cannot express it."""
+    def _command(self, search: Search) -> tuple[str, str] | None:
+        """The command that exports what is shown, before and after the least score, which the page knows.
+
+        None if a condition on regions cannot express it.
+        """
         condition = search.condition()
         if not condition or search.status not in ("", "regions"):
-            return ""
+            return None
         where = condition if "--" in condition else condition.replace("\n", " ").strip()
         dataset = shlex.quote(str(self.dataset.path))
-        return f"phrasebox export {dataset} --format coco --out OUT --where {shlex.quote(where)}"
+        return f"phrasebox export {dataset} --format coco --out OUT", f"--where {quoted(where)}"
 
     def _render(self, template: str, search: Search, **values: Any) -> str:
         return TEMPLATES.get_template(template).render(
@@ -225,7 +232,7 @@ def open_pages(path: Path, image_root: str | None, links: Links) -> Pages:
         InputError: The folder is not a dataset, or `image_root` is not a folder.
     """
     dataset = open_dataset(path, finished=False)
-    images = ImageSource(dataset, image_root, confined=not is_own(dataset.run))
+    images = ImageSource(dataset, image_root)
     marks = read_marks(dataset.path)
     return Pages(
         dataset=dataset,

@@ -36,6 +36,9 @@ MARKS: Final = ("good", "bad")
 MARKS_FILE: Final = "marks.json"
 """File beside the shards: sample id -> mark."""
 
+_MODEL_KEYS: Final = ("name", "pretrained", "checkpoint", "weights", "config")
+"""Keys of a configuration that name a model; see `stages.model.config`."""
+
 _BUFFER_BYTES: Final = 1 << 20
 """Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""
 
@@ -79,7 +82,36 @@ class Dataset:
         return all(field.name in self.optional for field in HEAT_MAP_FIELDS)
 
     def __len__(self) -> int:
-        return sum(rows_in(path) for path in self.shards)
+        """Return the rows that the manifest has counted; without a manifest all shards are opened."""
+        rows = self._count("written")
+        return sum(rows_in(path) for path in self.shards) if rows is None else rows
+
+    def __bool__(self) -> bool:
+        """Return True, also without rows: `if dataset` must not depend on how many there are."""
+        return True
+
+    def __repr__(self) -> str:
+        """Return four lines: path, size, model, and whether the run has finished. No shard is opened."""
+        counts = (("written", "rows"), ("regions", "regions"))
+        counted = [f"{count:,} {what}" for key, what in counts if (count := self._count(key)) is not None]
+        shards = f"{len(self.shards):,} shard{'' if len(self.shards) == 1 else 's'}"
+        config = self.run.get("config")
+        model = config.get("model") if isinstance(config, dict) else None
+        names = [model.get(key) for key in _MODEL_KEYS] if isinstance(model, dict) else []
+        return "\n".join(
+            [
+                f"Dataset {self.path}",
+                f"  {', '.join([*counted, shards])}",
+                f"  model: {'/'.join(str(name) for name in names if name is not None) or 'unknown'}",
+                f"  {'finished' if self.finished else 'not finished: its rows are not counted yet'}",
+            ]
+        )
+
+    def _count(self, key: str) -> int | None:
+        """One of the manifest's counts; None if it has none."""
+        counts = self.manifest.get("counts")
+        count = counts.get(key) if isinstance(counts, dict) else None
+        return count if isinstance(count, int) else None
 
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
         """Gives all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.

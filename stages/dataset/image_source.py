@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
+import shlex
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
 
-from stages.contract.errors import InputError, RowFault
+from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import ImageRef
 from stages.dataset.folder import Dataset
+from stages.dataset.origin import IMAGE_ROOT, is_own, may_follow
 from stages.images.decode import load_image_bytes
 from stages.images.faults import DecodeLimits
-from stages.storage import ObjectPath, absolute, is_local, join, parent, place_of
+from stages.storage import absolute, is_local, join, parent, place_of
 
 _WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
 """Kinds of input whose images are files below a root."""
@@ -25,10 +26,9 @@ class ImageSource:
     Args:
         dataset: The rows' dataset.
         image_root: Folder or URL that `file_name` is relative to, where the rows hold no images. By default the one
-            that the run read from; for tars there is none, and then no image can be loaded.
+            that the run read from, if `origin.may_follow` lets the dataset name it; for tars there is none, and then
+            no image can be loaded.
         limits: The largest image that is loaded.
-        confined: Whether nothing outside of the dataset's folder is read unless `image_root` names it: for datasets
-            whose own word is not to be trusted.
 
     Raises:
         InputError: `image_root` is not a folder.
@@ -39,13 +39,11 @@ class ImageSource:
         dataset: Dataset,
         image_root: str | None = None,
         limits: DecodeLimits | None = None,
-        *,
-        confined: bool = False,
     ) -> None:
         self.limits = limits or DecodeLimits()
         self._dataset = dataset
         self._given = None if image_root is None else absolute(image_root)
-        self._confined = confined and image_root is None
+        self._confined = image_root is None and not is_own(dataset.run)
         if self._given is not None and is_local(self._given) and not place_of(self._given).is_dir():
             raise InputError(f"no such folder: {self._given} (image root)")
 
@@ -59,7 +57,18 @@ class ImageSource:
     @cached_property
     def refused_root(self) -> str | None:
         """The folder that the dataset names and that is not read, because it lies outside of the dataset."""
-        return self.root if self._confined and self.root is not None and not self._is_inside(self.root) else None
+        if not self._confined or self.root is None or may_follow(self._dataset, IMAGE_ROOT, self.root):
+            return None
+        return self.root
+
+    def check(self) -> None:
+        """Raise ConfigError, with what to type, if the rows hold no images and their folder is not read."""
+        if not self._dataset.has_images and self.refused_root is not None:
+            named = f"image_root={shlex.quote(self.refused_root)}"
+            raise ConfigError(
+                f"image_root: {self._dataset.path} was not made by you on this machine, so the folder of images that "
+                f"it names is read only if you name it, too; if it is right, give {named}"
+            )
 
     def load(self, row: Mapping[str, Any]) -> bytes:
         """The encoded image of a row that has `file_name`, and `image` where the dataset has images.
@@ -80,19 +89,12 @@ class ImageSource:
                     "again with output.embed_images=true",
                 )
             url = join(self.root, _below_root(name))
-            if self._confined and not self._is_inside(url):
+            if self._confined and not may_follow(self._dataset, IMAGE_ROOT, url):
                 raise RowFault(
                     "missing_image",
                     f"{name!r} is outside the dataset's folder, in a place that only the dataset itself names",
                 )
         return load_image_bytes(ImageRef(file_name=name, content=embedded, url=url), self.limits)
-
-    def _is_inside(self, location: str) -> bool:
-        """Whether a location is in the dataset's folder, also after all links are followed."""
-        if isinstance(self._dataset.path, ObjectPath):
-            return location.startswith(f"{self._dataset.path}/") and "/../" not in location
-        folder = os.path.realpath(self._dataset.path)
-        return is_local(location) and f"{os.path.realpath(location)}{os.sep}".startswith(f"{folder}{os.sep}")
 
 
 def named_root(dataset: Dataset) -> str | None:

@@ -25,7 +25,8 @@ ROOMS: dict[str, set[str]] = {
     "sources": {"contract", "images.crops", "model", "phrases.filters", "dataset.evaluate"},
     "finetune": {"contract", "model", "dataset.load"},
     "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
-    "dataset": {"contract", "storage", "images"},
+    # `origin` knows the names of what comes with phrasebox.
+    "dataset": {"contract", "storage", "images", "model.config", "phrases.stage"},
     "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
     # Of the model the tokenizer, when it is asked for.
     "dataset.load": {"contract", "storage", "images", "dataset", "model"},

@@ -29,6 +29,7 @@ function light(sample, { drawn, words }) {
     one.classList.toggle("kin", groups.has(one.dataset.group));
   }
   place(all(sample, ".label.hit"));
+  sample.dataset.drawn = drawn[0] ?? "";
   if (!drawn.length) sample.classList.remove("heated");
   if (drawn.length && shows("heat")) showHeat(sample, drawn[0]);
 }
@@ -153,10 +154,12 @@ for (const box of switches) {
   const apply = () => {
     root.classList.toggle(`no-${name}`, !box.checked);
     stored.set(`phrasebox-${name}`, box.checked ? "1" : "0");
-    if (name === "heat" && !box.checked) samples.forEach((sample) => sample.classList.remove("heated"));
+    if (name !== "heat") return;
+    if (!box.checked) return samples.forEach((sample) => sample.classList.remove("heated"));
     const first = document.querySelector(".sample.full");
     const part = first?.querySelector(".phrase");
-    if (name === "heat" && box.checked && part) pin(first, pins(first).drawn.length ? pins(first) : target(first, part));
+    if (part && !pins(first).drawn.length) pin(first, target(first, part));
+    else for (const sample of samples) if (sample.dataset.drawn) showHeat(sample, sample.dataset.drawn);
   };
   box.addEventListener("change", apply);
   apply();
@@ -184,6 +187,8 @@ const foldBox = document.getElementById("fold");
 function fold() { // in the view by thing, a phrase is as likely as the likeliest of its thing
   const least = Number(foldBox.value);
   document.querySelector(".fold output").textContent = least.toFixed(2);
+  const option = document.querySelector(".command .least"); // what is exported is what is seen
+  if (option) option.textContent = least ? ` --min-score ${foldBox.value}` : "";
   for (const sample of samples) {
     const folded = new Set();
     const likely = new Set();

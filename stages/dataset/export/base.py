@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.records import Rle
-from stages.dataset.export.files import ExportFolder, number_name
+from stages.dataset.export.files import ExportFolder
 from stages.dataset.export.per_group import NAMED, joined_caption, joined_spans
 from stages.dataset.folder import Dataset
 from stages.images.decode import UprightImage
@@ -126,6 +126,7 @@ class ExportReport:
         rows: Of the dataset.
         samples: Exported, by split.
         regions: Exported, by split.
+        doubtful: How many of these have a score below 0.5; None if scores only rank, or a least score was asked for.
         categories: How many there are; 0 where the format has none.
         left_out: Rows that are not in the export, by reason.
         faults: The first few of the rows left out for their image, for people.
@@ -136,6 +137,7 @@ class ExportReport:
     rows: int = 0
     samples: Counter[str] = field(default_factory=Counter)
     regions: Counter[str] = field(default_factory=Counter)
+    doubtful: int | None = None
     categories: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -147,6 +149,7 @@ class ExportReport:
             "rows": self.rows,
             "samples": dict(self.samples),
             "regions": dict(self.regions),
+            "doubtful": self.doubtful,
             "categories": self.categories,
             "left_out": dict(sorted(self.left_out.items())),
             "notes": {note: count for note, count in sorted(self.notes.items()) if count},
@@ -250,31 +253,6 @@ class Exporter(ABC):
         """Closes the files after an error; they are deleted."""
         for writer in self._writers:
             writer.abandon()
-
-
-class ImageFolders:
-    """Images as files of an export, one folder for each split; or only their names, where they are not written.
-
-    Args:
-        job: The export.
-        folder: With `{split}`: "images/{split}".
-        written: Whether images are written; else an entry of the export names the file below the image root.
-    """
-
-    def __init__(self, job: ExportJob, folder: str, *, written: bool) -> None:
-        self._paths = {split: job.folder.numbered(folder.format(split=split)) for split in job.splits if written}
-
-    def place(self, sample: ChosenSample) -> str:
-        """Writes the image if images are written, and gives the file name for the export's entry.
-
-        A written file is named after the sample's id: names of samples repeat from tar to tar, and may hold anything.
-        """
-        if sample.image is None:
-            name: str = sample.row["file_name"]
-            return name
-        name = number_name(sample.row["id"], sample.image.extension)
-        (self._paths[sample.split] / name).write_bytes(sample.image.content)
-        return name
 
 
 class JsonLines:

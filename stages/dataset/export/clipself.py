@@ -14,6 +14,7 @@ import numpy as np
 from stages.contract.errors import InputError
 from stages.dataset.export.base import ChosenSample, ExportJob, FormatConfig, Naming
 from stages.dataset.export.coco import CocoLayout
+from stages.dataset.origin import MODEL, check_named
 from stages.model.config import ModelConfig
 
 MOST_BOXES: Final = 20
@@ -33,6 +34,9 @@ class ClipselfConfig(FormatConfig):
     images: bool = False
     """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
 
+    model: ModelConfig | None = None
+    """The dataset's model, where only the user can name it: see `stages.dataset.origin`. By default as stored."""
+
 
 class Clipself(CocoLayout):
     """COCO with embeddings."""
@@ -45,7 +49,7 @@ class Clipself(CocoLayout):
     image_folder = "images/{split}"
 
     def __init__(self, config: ClipselfConfig, job: ExportJob) -> None:
-        _write_embeddings(job)  # before any file is opened, since it may fail
+        _write_embeddings(job, config.model)  # before any file is opened, since it may fail
         super().__init__(config, job)
 
     def add(self, sample: ChosenSample) -> None:
@@ -55,15 +59,17 @@ class Clipself(CocoLayout):
             self.job.report.notes[MANY_BOXES] += 1
 
 
-def _write_embeddings(job: ExportJob) -> None:
-    """Raises InputError if the model has changed since the run, and what `load` of the model raises."""
+def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
+    """Raises InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
     # Imports of seconds, for this format alone.
     from stages.model.describe import describe, fingerprint  # noqa: PLC0415
     from stages.model.load import load  # noqa: PLC0415
     from stages.model.texts import TextCache, templates_of  # noqa: PLC0415
 
     manifest, names = job.dataset.manifest, job.categories.names
-    config = ModelConfig.model_validate(manifest["config"].get("model", {}))
+    if named is None:
+        check_named(job.dataset, MODEL)
+    config = named or ModelConfig.model_validate(manifest["config"].get("model", {}))
     if fingerprint(describe(config)) != manifest.get("model_fingerprint"):
         raise InputError("the model's weights are not those that the dataset was made with")
     model = load(config)

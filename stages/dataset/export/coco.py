@@ -16,13 +16,13 @@ from stages.dataset.export.base import (
     Exporter,
     ExportJob,
     FormatConfig,
-    ImageFolders,
     Naming,
     Tolerance,
     dumped,
     phrase_entry,
     polygons_of,
 )
+from stages.dataset.export.images import ImageFolders
 from stages.dataset.export.per_group import joined_caption, joined_spans
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
@@ -53,14 +53,18 @@ class CocoLayout(Exporter):
     Attributes:
         json_file: Name of the JSON, with `{split}`.
         image_folder: Folder of the images, with `{split}`.
+        images_are_flat: See `ImageFolders`.
     """
 
     json_file: ClassVar[str]
     image_folder: ClassVar[str]
+    images_are_flat: ClassVar[bool] = False
 
     def __init__(self, config: Any, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job, self.image_folder, written=self.takes_images(config))
+        self._images = ImageFolders(
+            job, self.image_folder, written=self.takes_images(config), flat=self.images_are_flat
+        )
         self._files = self.for_splits(
             lambda split: CocoFile(job.folder.file(self.json_file.format(split=split)), _categories(job.categories))
         )
@@ -121,6 +125,7 @@ class Fiftyone(CocoLayout):
     config_type = FiftyoneConfig
     json_file = "{split}/labels.json"
     image_folder = "{split}/data"
+    images_are_flat = True
 
 
 class CocoFile:

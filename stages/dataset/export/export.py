@@ -45,6 +45,9 @@ _IDS: Final = 2**53
 
 _MOST_FAULTS: Final = 5
 
+_LIKELY: Final = 0.5
+"""Score from which a region is more likely right than wrong, where scores are probabilities."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
@@ -89,7 +92,8 @@ def export_dataset(
         What is in the export and what is not. An image that is missing or broken leaves its row out.
 
     Raises:
-        ConfigError: The condition or the splits are invalid, or the folder holds something.
+        ConfigError: The condition or the splits are invalid, the folder holds something, or somebody else's dataset
+            names images outside its folder.
         InputError: A shard is damaged, or the image root is no folder.
     """
     exporter_type, name = request.exporter, request.exporter.name
@@ -101,12 +105,9 @@ def export_dataset(
         raise ConfigError(f"per: {name} has a region for each phrase of a caption, not for each thing")
     splits = parse_splits(request.split)
     selector = Selector(dataset.selection(request.where, min_score=request.min_score))
-    source = ImageSource(dataset, request.image_root) if exporter_type.takes_images(config) else None
-    if source is not None and source.root is None and not dataset.has_images:
-        raise ConfigError(
-            f"image_root: {name} takes images, but the dataset holds none and does not say in which folder they are"
-        )
-    report = ExportReport(format=name)
+    source = _source(dataset, request) if exporter_type.takes_images(config) else None
+    asks = request.min_score == 0 and dataset.manifest.get("calibration") is not None
+    report = ExportReport(format=name, doubtful=0 if asks else None)
     for split in splits.names:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
@@ -136,6 +137,8 @@ def export_dataset(
                 exporter.add(sample)
                 report.samples[sample.split] += 1
                 report.regions[sample.split] += len(sample.regions)
+                if report.doubtful is not None:
+                    report.doubtful += sum(region["score"] < _LIKELY for region in sample.regions)
             exporter.close()
         except BaseException:
             exporter.abandon()
@@ -188,6 +191,18 @@ def _kept_empty(request: ExportRequest, config: FormatConfig) -> Callable[[Mappi
     if request.keep_empty or request.where.strip():  # a condition asks for regions, and finds none in such a row
         return lambda row: request.keep_empty
     return lambda row: request.exporter.holds(config, row)
+
+
+def _source(dataset: Dataset, request: ExportRequest) -> ImageSource:
+    """Return the source of the images. Raise ConfigError if it is unknown, or if only a stranger's dataset names it."""
+    source = ImageSource(dataset, request.image_root)
+    if source.root is None and not dataset.has_images:
+        raise ConfigError(
+            f"image_root: {request.exporter.name} takes images, but the dataset holds none and does not say in which "
+            "folder they are"
+        )
+    source.check()
+    return source
 
 
 def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> UprightImage:

@@ -12,22 +12,29 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.errors import ConfigError
+from stages.contract.records import stable_id
 from stages.storage import place_of, write_text
 from stages.write.parquet import PARQUET_SETTINGS
 
 MARK: Final = ".phrasebox-export.json"
 """Hidden, because some loaders read every JSON file that they see."""
 
+LIST: Final = ".phrasebox-files.txt"
+"""Names of the files that are too many for the mark, one a line."""
+
 _LOCK: Final = ".lock"
 _NUMBERED: Final = re.compile(r"[0-9]{16}\.[a-z]+")
+"""Files of a folder that the mark of an older export calls `numbered`."""
+
 _ROWS_AT_ONCE: Final = 32
 """Rows kept as Python objects, which are ten times as large as Arrow's."""
 
@@ -38,7 +45,8 @@ class ExportFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: list[str] = []
-        self._numbered: list[str] = []
+        self._texts: list[IO[str]] = []
+        self._list: IO[str] | None = None
         self.finished = False
 
     def file(self, name: str) -> Path:
@@ -48,12 +56,23 @@ class ExportFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def numbered(self, name: str) -> Path:
-        """Path of a folder of the export for files named by `number_name`; makes it."""
-        self._numbered.append(name)
+    def text(self, name: str) -> IO[str]:
+        """A text file of the export, open until it ends."""
+        file = self.file(name).open("w", encoding="utf-8", newline="\n")
+        self._texts.append(file)
+        return file
+
+    def named(self, name: str) -> Path:
+        """Path of one of very many files, which a list beside the mark knows; makes its folder."""
+        self._list = self._list or self.text(LIST)
+        self._list.write(f"{name}\n")
         path = self.path / name
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def make(self, name: str) -> None:
+        """Make a folder, which may stay empty."""
+        (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def renamed(self, old: str, new: str) -> None:
         """Gives a file another name in the same folder."""
@@ -62,13 +81,25 @@ class ExportFolder:
 
     def finish(self, about: Mapping[str, Any]) -> None:
         """Marks the export as whole; `about` says what it is, without times and places, so that exports compare."""
-        mark = {**about, "files": sorted(self._files), "numbered": sorted(self._numbered)}
+        self.close()
+        mark = {**about, "files": sorted(self._files)}
         write_text(self.path / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
         self.finished = True
 
+    def close(self) -> None:
+        """Close what `text` and `named` have opened."""
+        for file in self._texts:
+            file.close()
+
+
+def is_among(key: int, ordered: Any) -> bool:
+    """Whether a whole number is in a sorted array of them."""
+    place = int(np.searchsorted(ordered, key))
+    return place < len(ordered) and int(ordered[place]) == key
+
 
 def number_name(number: int, extension: str) -> str:
-    """Name of a file after an id below 2^53: "0000000000000042.jpg". Names of samples never get into a path."""
+    """Name of a file after an id below 2^53: "0000000000000042.jpg", which is safe whatever a sample is called."""
     return f"{number:016d}.{extension}"
 
 
@@ -93,7 +124,8 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
         with lock:
             try:
                 folder = ExportFolder(temporary)
-                yield folder
+                with closing(folder):
+                    yield folder
                 if folder.finished:
                     (temporary / _LOCK).unlink()
                     check_free(path, overwrite=overwrite)
@@ -165,20 +197,27 @@ def _mark(path: Path) -> dict[str, Any] | None:
         mark = json.loads((path / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    is_mark = isinstance(mark, dict) and isinstance(mark.get("files"), list) and isinstance(mark.get("numbered"), list)
-    return mark if is_mark else None
+    return mark if isinstance(mark, dict) and isinstance(mark.get("files"), list) else None
 
 
 def _strangers(path: Path, mark: Mapping[str, Any]) -> Iterator[str]:
     """Gives files and links below `path` that do not belong to the export."""
-    files, numbered = {MARK, *mark["files"]}, set(mark["numbered"])
+    files, numbered = {MARK, *mark["files"]}, set(mark.get("numbered", ()))
+    listed = _listed(path / LIST) if LIST in files else np.zeros(0, np.int64)
     for folder, folders, names in os.walk(path):
         place = Path(folder).relative_to(path)
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in sorted([*names, *links]):
-            own = place.as_posix() in numbered and _NUMBERED.fullmatch(name)
-            if not own and (place / name).as_posix() not in files:
-                yield (place / name).as_posix()
+            whole = (place / name).as_posix()
+            own = whole in files or (place.as_posix() in numbered and _NUMBERED.fullmatch(name))
+            if not own and not is_among(stable_id(whole), listed):
+                yield whole
+
+
+def _listed(path: Path) -> Any:
+    """The hashes of the names in a list, sorted: 8 bytes each of millions."""
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        return np.sort(np.fromiter((stable_id(line.removesuffix("\n")) for line in lines), np.int64))
 
 
 class ParquetParts:

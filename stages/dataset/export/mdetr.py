@@ -18,12 +18,12 @@ from stages.dataset.export.base import (
     Exporter,
     ExportJob,
     FormatConfig,
-    ImageFolders,
     Tolerance,
     phrase_entry,
     polygons_of,
 )
 from stages.dataset.export.coco import CocoFile
+from stages.dataset.export.images import ImageFolders
 
 _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
 

@@ -19,12 +19,12 @@ from stages.dataset.export.base import (
     Exporter,
     ExportJob,
     FormatConfig,
-    ImageFolders,
     JsonLines,
     Naming,
     dumped,
     shortest,
 )
+from stages.dataset.export.images import ImageFolders
 
 
 class OdvgConfig(FormatConfig):

@@ -19,13 +19,17 @@ from stages.dataset.export.base import (
     Exporter,
     ExportJob,
     FormatConfig,
-    ImageFolders,
     phrase_entry,
     shortest,
 )
 from stages.dataset.export.coco import CocoFile
+from stages.dataset.export.images import ImageFolders
+from stages.dataset.folder import read_marks
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
+UNREVIEWED: Final = (
+    "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); exhaustive=all has them"
+)
 SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
 
 _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
@@ -34,9 +38,10 @@ _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
 class SacoConfig(FormatConfig):
     """Settings of `saco`."""
 
-    exhaustive: Literal["all", "negatives", "none"] = "all"
-    """Which pairs say that every instance and every pixel of the phrase is annotated. The evaluator leaves out all
-    others. Nobody has certified it, and a region of a plural phrase may hold several instances."""
+    exhaustive: Literal["reviewed", "all"] = "reviewed"
+    """Which pairs say that every instance and every pixel of the phrase is annotated: those of the samples that
+    somebody marked good, or all, which nobody has certified. The evaluator leaves out the others. A region of a plural
+    phrase may hold several instances."""
 
     negatives: bool = True
     """Also write the phrases that were judged not to be in their image."""
@@ -57,6 +62,7 @@ class Saco(Exporter):
 
     def __init__(self, config: SacoConfig, job: ExportJob) -> None:
         super().__init__(config, job)
+        self._marks = read_marks(job.dataset.path)
         self._images = ImageFolders(job, "images/{split}", written=config.images)
         self._files = self.for_splits(lambda split: CocoFile(job.folder.file(f"{split}.json"), _CATEGORIES))
 
@@ -72,12 +78,12 @@ class Saco(Exporter):
         for region in sample.regions:
             present.setdefault(region["phrase"], []).append(region)
         for regions in present.values():
-            pair = self._pair(sample.row, file_name, regions[0], is_exhaustive=self.config.exhaustive == "all")
+            pair = self._pair(sample.row, file_name, regions[0])
             file.image(pair)
             for region in self._different(regions):
                 file.annotation(_annotation(sample.row, region, pair["id"]))
         for absent in self._negatives(sample.row, present):
-            file.image(self._pair(sample.row, file_name, absent, is_exhaustive=self.config.exhaustive != "none"))
+            file.image(self._pair(sample.row, file_name, absent))
             self.job.report.notes[NEGATIVES] += 1
 
     def _different(self, regions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -95,11 +101,11 @@ class Saco(Exporter):
         entries = row["absent"] if self.config.negatives else ()
         yield from {entry["phrase"]: entry for entry in entries if entry["phrase"] not in present}.values()
 
-    def _pair(
-        self, row: Mapping[str, Any], file_name: str, phrase: Mapping[str, Any], *, is_exhaustive: bool
-    ) -> dict[str, Any]:
+    def _pair(self, row: Mapping[str, Any], file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
         """An entry of `images`. `phrase` is an annotation or an entry of `absent`."""
         text, presence = phrase["phrase"], phrase["presence"]
+        is_exhaustive = self.config.exhaustive == "all" or self._marks.get(row["sample_id"]) == "good"
+        self.job.report.notes[UNREVIEWED] += not is_exhaustive
         return {
             "id": stable_id(f"{row['sample_id']}\nphrase {text}"),
             "file_name": file_name,

@@ -21,12 +21,11 @@ from stages.dataset.export.base import (
     Exporter,
     ExportJob,
     FormatConfig,
-    ImageFolders,
     Naming,
     Tolerance,
     polygons_of,
 )
-from stages.dataset.export.files import number_name
+from stages.dataset.export.images import ImageFolders
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 
@@ -58,8 +57,9 @@ class Yolo(Exporter):
 
     def __init__(self, config: YoloConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job, "images/{split}", written=True)
-        self._labels = {split: job.folder.numbered(f"labels/{split}") for split in job.splits}
+        self._images = ImageFolders(job, "images/{split}", written=True, flat=True)
+        for split in job.splits:
+            job.folder.make(f"labels/{split}")
         with job.folder.file("data.yaml").open("w", encoding="utf-8", newline="\n") as file:
             for split in job.splits:
                 file.write(f"{split}: images/{split}\n")
@@ -75,12 +75,12 @@ class Yolo(Exporter):
 
     def add(self, sample: ChosenSample) -> None:
         """See `Exporter.add`."""
-        self._images.place(sample)
+        stem, _, _ = self._images.place(sample).rpartition(".")
         as_line = self._outline if self.config.labels == "polygons" else _box
         lines = [f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n" for region in sample.regions]
         if self.config.labels == "boxes":
             self.job.report.notes["masks dropped: labels=boxes"] += len(lines)
-        path = self._labels[sample.split] / number_name(sample.row["id"], "txt")
+        path = self.job.folder.named(f"labels/{sample.split}/{stem}.txt")
         path.write_text("".join(lines), encoding="ascii", newline="\n")
 
     def _outline(self, region: Mapping[str, Any], row: Mapping[str, Any]) -> str:

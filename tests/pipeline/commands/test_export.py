@@ -17,6 +17,7 @@ from pipeline.commands.export import print_formats
 from stages.contract.errors import ConfigError, InputError
 from stages.dataset.export import EXPORTERS
 from stages.dataset.folder import write_marks
+from stages.dataset.origin import signed
 from tests.stages.dataset.export.datasets import encoded, write_dataset
 
 
@@ -58,6 +59,27 @@ def test_the_report_says_what_is_in_and_what_is_not(dataset: Path, tmp_path: Pat
     assert "2 without a chosen region" in answer.stdout
 
 
+@pytest.mark.parametrize(
+    ("calibration", "options", "told"),
+    [
+        ("0" * 64, (), "9 of 17 regions have a score below 0.5; --min-score 0.5 leaves them out"),
+        ("0" * 64, ("--where", "score < 0.2"), "3 of 3 regions have a score below 0.5; "),
+        ("0" * 64, ("--min-score", "0.1"), ""),
+        (None, (), ""),
+    ],
+)
+def test_doubtful_regions_are_counted_where_scores_are_probabilities(
+    calibration: str | None, options: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "dataset")
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**manifest, "calibration": calibration}))
+    answer = call(dataset, "--format", "coco", "--out", tmp_path / "out", *options)
+    assert answer.exit_code == 0, answer.exception
+    assert told in answer.stdout
+    assert ("below 0.5" in answer.stdout) == bool(told)
+
+
 def test_every_option_arrives(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = (dataset, "--format", "coco", "--out", out)
@@ -91,11 +113,28 @@ def test_images_from_a_root(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_a_strangers_dataset_decides_neither_folder_nor_model(tmp_path: Path) -> None:
+    root = tmp_path / "my pictures"
+    root.mkdir()
+    (root / "1.jpg").write_bytes(encoded())
+    dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
+    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    packed = (dataset, "--format", "webdataset", "--out", tmp_path / "packed")
+    refused(ConfigError, f"^--images: .*if it is right, give --images '{root}'$", *packed)
+    assert not (tmp_path / "packed").exists()
+    assert call(*packed, "--images", root).exit_code == 0
+    embedded = (dataset, "--format", "clipself", "--out", tmp_path / "embedded")
+    refused(ConfigError, "--set model.name=hf-hub:evil/model --set model.pretrained=x$", *embedded)
+    assert call(*embedded, "--set", "model.name=demo").exit_code == 0
+
+
 def forget_root(dataset: Path) -> None:
     """As if the images had come from tars."""
     manifest = json.loads((dataset / "dataset.json").read_text())
     manifest["config"]["input"] = {"kind": "webdataset", "path": "x.tar"}
-    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    (dataset / "dataset.json").write_text(json.dumps(signed(manifest)))
 
 
 def test_marks_of_people_can_choose(dataset: Path, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import re
 import urllib.request
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, Page, expect
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from pipeline.output.origin import signed
+from stages.dataset.origin import signed
 from tests.pipeline.viewer.conftest import (
     Served,
     pictures_are_there,
@@ -74,7 +75,17 @@ def test_a_condition_in_sql_and_the_command_that_exports_it(page: Page, served: 
     ]
     assert samples_shown(page) == wanted[:24]
     page.get_by_text("Export this search").click()
-    expect(page.locator(".command code")).to_contain_text("--where 'w > h AND region_count >= 2 -- wide things'")
+    command = page.locator(".command code")
+    expect(command).to_contain_text("--out OUT --min-score 0.5 --where 'w > h AND region_count >= 2 -- wide things'")
+    for least, told in (("0.75", "--out OUT --min-score 0.75 --where"), ("0", "--out OUT --where")):
+        page.locator("#fold").fill(least)
+        expect(command).to_contain_text(told)
+    page.reload()
+    page.get_by_text("Export this search").click()
+    expect(command).to_contain_text("--out OUT --where")
+    page.goto(f"{served.url}/?phrase=dog")
+    page.get_by_text("Export this search").click()
+    expect(command).to_contain_text("""--where "contains(phrase, 'dog')\"""")
 
 
 def test_a_condition_that_is_none_is_said_and_not_run(page: Page, served: Served) -> None:
@@ -203,6 +214,27 @@ def test_the_heat_map_is_shown_while_one_looks(page: Page, served: Served, datas
     margin = 0.1  # the box was cut from a smoothed map
     assert x / row["width"] - margin <= peak[0] <= (x + w) / row["width"] + margin
     assert y / row["height"] - margin <= peak[1] <= (y + h) / row["height"] + margin
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_a_heat_map_switched_on_late_is_that_of_the_pinned_phrase(
+    phone: bool, browser: Browser, served: Served
+) -> None:
+    """On a phone nobody can point at the phrase once more."""
+    device = {"viewport": {"width": 390, "height": 800}, "has_touch": True, "is_mobile": True} if phone else {}
+    with browser.new_context(**device) as context:
+        page = context.new_page()
+        page.goto(f"{served.url}/?status=regions")
+        pinned, other = page.locator(".sample:has(.phrase:not(.low))").all()[:2]
+        press = (lambda one: one.tap()) if phone else (lambda one: one.click())
+        press(pinned.locator(".phrase:not(.low)").first)
+        page.mouse.move(1, 1)
+        press(page.get_by_label("heat map"))
+        expect(pinned).to_have_class(re.compile("heated"))
+        expect(pinned.locator(".heat")).to_have_attribute("href", re.compile(r"/heat/\d+\.png"))
+        expect(other).not_to_have_class(re.compile("heated"))
+        press(page.get_by_label("heat map"))
+        expect(pinned).not_to_have_class(re.compile("heated"))
 
 
 def test_keys_lead_through_the_samples(page: Page, served: Served) -> None:

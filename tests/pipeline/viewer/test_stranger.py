@@ -129,13 +129,19 @@ def test_heat_maps_of_the_embedded_model_need_no_leave(made_by_a_stranger: Made)
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
-        ({"model": {"name": "ViT-B-16", "pretrained": "openai"}}, b"--model ViT-B-16/openai"),
-        ({"model": {"name": "hf-hub:evil/model", "pretrained": "x"}}, b"--model hf-hub:evil/model/x"),
+        (
+            {"model": {"name": "ViT-B-16", "pretrained": "openai"}},
+            b"--set model.name=ViT-B-16 --set model.pretrained=openai",
+        ),
+        (
+            {"model": {"name": "hf-hub:evil/model", "pretrained": "x"}},
+            b"--set model.name=hf-hub:evil/model --set model.pretrained=x",
+        ),
         (
             {"model": {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"}},
             b"--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
         ),
-        ({"model": {"name": None, "checkpoint": "FOLDER/clip"}}, b"--model FOLDER/clip"),
+        ({"model": {"name": None, "checkpoint": "FOLDER/clip"}}, b"--set model.checkpoint=FOLDER/clip"),
         ({"phrases": {"spacy_model": "stranger_package"}}, b"--set phrases.spacy_model=stranger_package"),
     ],
     ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package"],

@@ -54,6 +54,46 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert dataset.manifest["counts"]["written"] == 500
 
 
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"name": "ViT-B-16", "pretrained": "openai", "weights": None}, "ViT-B-16/openai"),
+        ({"name": None, "checkpoint": "clips/mine"}, "clips/mine"),
+        (None, "unknown"),
+    ],
+)
+def test_it_says_in_a_few_lines_what_it_is(
+    model: Any, named: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how long it is, without a look into the shards where the run has counted them."""
+    change_manifest(folder, lambda manifest: manifest["config"].update(model=model))
+    dataset = open_dataset(folder)
+    regions = dataset.manifest["counts"]["regions"]
+    with monkeypatch.context() as patched:
+        patched.setattr("stages.dataset.folder.open_shard", lambda path: pytest.fail("a shard was opened"))
+        assert repr(dataset).splitlines() == [
+            f"Dataset {folder}",
+            f"  500 rows, {regions:,} regions, 3 shards",
+            f"  model: {named}",
+            "  finished",
+        ]
+        assert len(dataset) == 500
+    (folder / "dataset.json").unlink()
+    unfinished = open_dataset(folder, finished=False)
+    assert repr(unfinished).splitlines()[1:] == [
+        "  3 shards",
+        "  model: unknown",
+        "  not finished: its rows are not counted yet",
+    ]
+    assert len(unfinished) == 500
+
+
+def test_a_dataset_without_rows_is_one(folder: Path) -> None:
+    change_manifest(folder, lambda manifest: manifest["counts"].update(written=0))
+    assert open_dataset(folder)
+    assert not len(open_dataset(folder))
+
+
 def test_rows_in_the_order_of_the_shards(folder: Path) -> None:
     rows = list(open_dataset(folder).rows())
     assert [row["sample_id"] for row in rows] == [f"s{number:09d}" for number in range(500)]

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from stages.contract.errors import InputError, RowFault
+from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.dataset.folder import Dataset
 from stages.dataset.image_source import ImageSource, root_of
+from stages.dataset.origin import signed
 from stages.images.faults import DecodeLimits
 from tests.stages.read.inputs import samples_of
 
 
 def dataset_of(**source: Any) -> Dataset:
-    """A dataset that was made from an input with this configuration."""
-    run = {"config": {"input": source}}
+    """A dataset that was made here from an input with this configuration."""
+    run = signed({"config": {"input": source}})
     return Dataset(path=Path("/nowhere"), manifest={}, run=run, shards=())
 
 
@@ -169,3 +170,23 @@ def test_limits(folder: Path) -> None:
     assert fault(source, "a.jpg")[0] == "image_too_large"
     with pytest.raises(RowFault, match="the limit is 6"):
         source.load({"file_name": "a.jpg", "image": {"bytes": b"1234567", "path": ""}})
+
+
+def test_a_stranger_names_no_folder_outside_the_dataset(folder: Path) -> None:
+    """Neither by itself nor by a link; who wants to read there names it too."""
+    (folder / "images" / "link.jpg").symlink_to(folder / "secret.jpg")
+
+    def from_a_stranger(**source: Any) -> Dataset:
+        return Dataset(path=folder / "images", manifest={}, run={"config": {"input": source}}, shards=())
+
+    outside = from_a_stranger(kind="jsonl", path="/gone/a.jsonl", image_root=str(folder))
+    with pytest.raises(ConfigError, match=f"^image_root: .*; if it is right, give image_root={folder}$"):
+        ImageSource(outside).check()
+    assert fault(ImageSource(outside), "secret.jpg")[0] == "missing_image"
+    named = ImageSource(outside, str(folder))
+    named.check()
+    assert named.load({"file_name": "secret.jpg"}) == b"secret"
+    inside = ImageSource(from_a_stranger(kind="folder", path=str(folder / "images")))
+    inside.check()
+    assert inside.load({"file_name": "a.jpg"}) == b"image a"
+    assert fault(inside, "link.jpg")[0] == "missing_image"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,13 @@ def demo_fingerprint() -> str:
     from stages.model.describe import describe, fingerprint
 
     return fingerprint(describe(ModelConfig(name="demo")))
+
+
+def rows_by_stem(dataset: Path, out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the images that an export wrote into flat folders, by the written name without its extension."""
+    with (out / "names.csv").open(encoding="utf-8", newline="") as file:
+        renamed = {line["sample_id"]: line["written"] for line in csv.DictReader(file)}
+    return {Path(renamed.get(row["sample_id"], row["file_name"])).stem: row for row in rows_of(dataset)}
 
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:

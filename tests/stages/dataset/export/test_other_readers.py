@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -149,13 +150,28 @@ def test_supervision_reads_polygons(dataset: Path, tmp_path: Path, annotations: 
         assert area <= drawn <= (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
 
 
-def test_datasets(dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("most", "labels"), [(None, True), (14, True), (13, False)])
+def test_datasets(
+    most: int | None,
+    labels: bool,
+    dataset: Path,
+    tmp_path: Path,
+    annotations: dict[int, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A category is a number with a name; or the name itself where there are too many for every file, here of 14."""
     import datasets
 
+    if most is not None:
+        monkeypatch.setattr("stages.dataset.export.hf.MOST_LABELS", most)
     folder = export_to(dataset, tmp_path / "hf", "hf", rows_per_file=5)
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(loaded) == 12
     category = loaded.features["objects"]["category"].feature
+    assert isinstance(category, datasets.ClassLabel) == labels
+    names = pq.read_schema(folder / "data" / "train-00000-of-00003.parquet").metadata[b"huggingface"].decode()
+    assert ("red car" in names) == labels, "names of categories stand in no file, or in all"
+    assert ("more than 13" in (folder / "README.md").read_text()) == (not labels)
     seen = 0
     for row in loaded:
         assert row["image"].size == (row["width"], row["height"]) == (WIDTH, HEIGHT)
@@ -164,7 +180,8 @@ def test_datasets(dataset: Path, tmp_path: Path, annotations: dict[int, dict[str
             *(objects[key] for key in ("id", "bbox", "category", "area", "segmentation")), strict=True
         ):
             wanted = annotations[number]
-            assert (box, area, category.int2str(label)) == (wanted["bbox"], wanted["area"], wanted["phrase"])
+            name = category.int2str(label) if labels else label
+            assert (box, area, name) == (wanted["bbox"], wanted["area"], wanted["phrase"])
             np.testing.assert_array_equal(mask_of(counts), wanted["mask"])
             seen += 1
     assert seen == len(annotations)

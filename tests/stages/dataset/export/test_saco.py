@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,8 @@ from stages.contract.records import Absent, Phrase
 from stages.dataset.export import ExportRequest, export_dataset
 from stages.dataset.export.base import Categories, ChosenSample, ExportJob, ExportReport
 from stages.dataset.export.files import ExportFolder
-from stages.dataset.export.saco import NEGATIVES, SAID_TWICE, Saco, SacoConfig
-from stages.dataset.folder import open_dataset
+from stages.dataset.export.saco import NEGATIVES, SAID_TWICE, UNREVIEWED, Saco, SacoConfig
+from stages.dataset.folder import open_dataset, write_marks
 from tests.stages.dataset.export.datasets import Maker, finished, mask, rows_of, write_dataset
 
 
@@ -103,8 +104,8 @@ def figures(truth: COCO, answers: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def test_the_evaluators_figures(rows: list[dict[str, Any]], dataset: Path, tmp_path: Path) -> None:
-    truth, notes = written(rows, dataset, tmp_path / "out")
-    assert notes == {NEGATIVES: 4, SAID_TWICE: 1}
+    truth, notes = written(rows, dataset, tmp_path / "out", exhaustive="all")
+    assert notes == {NEGATIVES: 4, SAID_TWICE: 1, UNREVIEWED: 0}
     pairs = {(pair["sample_id"], pair["text_input"]): pair for pair in truth.dataset["images"]}
     assert [(*name, len(truth.imgToAnns[pair["id"]])) for name, pair in pairs.items()] == [
         ("plain", "red car", 1),
@@ -134,12 +135,36 @@ def test_the_evaluators_figures(rows: list[dict[str, Any]], dataset: Path, tmp_p
     assert figures(truth, worse) == pytest.approx({"pairs": 7, "mcc": mcc, "f1": f1, "cgf1": mcc * f1}, abs=1e-4)
 
 
-def test_which_pairs_say_that_they_are_exhaustive(rows: list[dict[str, Any]], dataset: Path, tmp_path: Path) -> None:
-    for wanted, taken in (("all", 7), ("negatives", 4), ("none", 0)):
-        truth, _ = written(rows, dataset, tmp_path / wanted, exhaustive=wanted)
-        assert sum(pair["is_instance_exhaustive"] for pair in truth.dataset["images"]) == taken
+@pytest.mark.parametrize(
+    ("marks", "settings", "reviewed"),
+    [
+        ({}, {}, set()),
+        ({"plain": "good", "dogs": "bad"}, {}, {"plain"}),
+        ({"plain": "good"}, {"exhaustive": "all"}, {"plain", "dogs", "turned", "no region"}),
+    ],
+)
+def test_pairs_are_exhaustive_where_somebody_looked(
+    marks: dict[str, str],
+    settings: dict[str, str],
+    reviewed: set[str],
+    rows: list[dict[str, Any]],
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    marked = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    write_marks(marked, marks)
+    truth, notes = written(rows, marked, tmp_path / "out", **settings)
+    pairs = truth.dataset["images"]
+    for pair in pairs:
+        told = int(pair["sample_id"] in reviewed)
+        assert (pair["is_instance_exhaustive"], pair["is_pixel_exhaustive"]) == (told, told)
+    assert notes[UNREVIEWED] == sum(pair["sample_id"] not in reviewed for pair in pairs)
+
+
+def test_without_negatives(rows: list[dict[str, Any]], dataset: Path, tmp_path: Path) -> None:
     truth, _ = written(rows, dataset, tmp_path / "positives", negatives=False)
     assert all(truth.imgToAnns[pair["id"]] for pair in truth.dataset["images"])
+    written(rows, dataset, tmp_path / "all")
     text = json.loads((tmp_path / "all" / "train.json").read_text())
     assert {pair["presence"] for pair in text["images"]} == {0.9, 0.25}
 

@@ -24,7 +24,7 @@ from stages.contract.records import Rle
 from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
 from stages.dataset.export.base import ExportReport
 from stages.dataset.folder import open_dataset
-from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, rows_of, write_dataset
+from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, rows_by_stem, rows_of, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_yolo_outlines(dataset: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text(encoding="utf-8"))
     assert (settings["train"], settings["val"]) == ("images/train", "images/train")
     assert list(settings["names"]) == list(range(report.categories))
-    rows = {f"{row['id']:016d}": row for row in rows_of(dataset)}
+    rows = rows_by_stem(dataset, tmp_path / "out")
     for path in (tmp_path / "out" / "labels" / "train").iterdir():
         lines = path.read_text().splitlines()
         annotations = rows[path.stem]["annotations"]

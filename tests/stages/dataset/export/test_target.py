@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from stages.contract.errors import ConfigError
-from stages.dataset.export.files import MARK, export_folder, number_name
+from stages.dataset.export.files import MARK, export_folder
 
 
 def write(out: Path, text: str = "new", *, overwrite: bool = False) -> None:
     with export_folder(out, overwrite=overwrite) as folder:
         folder.file("a/b.txt").write_text(text)
-        (folder.numbered("images") / number_name(7, "jpg")).write_bytes(b"7")
+        folder.named("images/ö 7.jpg").write_bytes(b"7")
         folder.finish({"format": "test"})
 
 
@@ -42,7 +42,7 @@ def test_a_url_is_refused() -> None:
 def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write(tmp_path / "out")
-    assert (tmp_path / "out" / "images" / "0000000000000007.jpg").read_bytes() == b"7"
+    assert (tmp_path / "out" / "images" / "ö 7.jpg").read_bytes() == b"7"
 
 
 def test_the_old_export_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_the_old_export_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("stranger", ["mine.txt", "images/mine.jpg", "a/0000000000000007.jpg", "x/y/z"])
+@pytest.mark.parametrize("stranger", ["mine.txt", "images/mine.jpg", "a/ö 7.jpg", "x/y/z"])
 def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write(out)
@@ -65,6 +65,18 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="no export wrote"):
         write(out, overwrite=True)
     assert (out / stranger).read_text() == "mine"
+
+
+def test_an_export_of_a_former_version_may_be_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "images").mkdir(parents=True)
+    (out / "images" / "0000000000000007.jpg").write_text("7")
+    (out / MARK).write_text('{"files": [], "numbered": ["images"]}')
+    (out / "images" / "mine.jpg").write_text("mine")
+    with pytest.raises(ConfigError, match=r"no export wrote \(images/mine.jpg\)"):
+        write(out, overwrite=True)
+    (out / "images" / "mine.jpg").unlink()
+    write(out, overwrite=True)
 
 
 def test_a_linked_folder_is_not_deleted(tmp_path: Path) -> None:
@@ -101,7 +113,7 @@ def test_what_a_killed_export_left_is_cleared(tmp_path: Path) -> None:
     (left / "images" / "half.jpg").write_bytes(b"half")
     write(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == [number_name(7, "jpg")]
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["ö 7.jpg"]
 
 
 def test_two_exports_at_once_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -198,6 +199,23 @@ def test_images_from_the_image_root(inline_dataset: Path, scenes_folder: Path, t
     assert len(list(RegionStream(inline_dataset, Contents(image_root=str(copy))))) == len(found)
     with pytest.raises(InputError, match="no such folder"):
         RegionStream(inline_dataset, Contents(image_root=str(tmp_path / "nowhere")))
+
+
+def test_a_strangers_dataset_decides_neither_folder_nor_tokenizer(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
+    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    root = str(scenes_folder / "images")
+    for loader in (RegionDataset, RegionStream):
+        with pytest.raises(ConfigError, match=f"if it is right, give image_root={root}$"):
+            loader(dataset, on_bad_image="skip")
+        sample = next(iter(loader(dataset, Contents(image_root=root))))
+        assert sample["image"].shape[0] == 3
+    with pytest.raises(ConfigError, match=r"^tokenizer: .*hf-hub:evil/model"):
+        RegionDataset(dataset, Contents(images=False, tokenizer="dataset"))[0]
 
 
 def test_an_image_of_another_size_is_a_fault(inline_dataset: Path, tmp_path: Path) -> None:
