@@ -204,8 +204,8 @@ class Locator:
     ) -> Located:
         """Compute the heat maps and regions of phrases in an image.
 
-        Phrases are embedded as they are typed, articles included, but for white space and invisible characters. A plural
-        ("two dogs") may have several regions.
+        Phrases are embedded as they are typed, articles included; only white space and invisible characters do not
+        count. A plural ("two dogs") may have several regions.
 
         Args:
             image: Path or URL of an image, an encoded image, a Pillow image, or an array uint8 (height, width, 3) in

@@ -180,13 +180,13 @@ def test_errors_say_what_is_wrong(
     ("model", "message"),
     [
         ("ViT-B-16", "ViT-B-16 needs weights: set model.pretrained=TAG"),
-        ("ViT-B-17/openai", "open_clip has no model 'ViT-B-17'; did you mean"),
+        ("ViT-B-17/openai", "there is no model 'ViT-B-17' (`phrasebox models` lists them); did you mean"),
         ("ViT-B-16/none", "open_clip has no tag 'none' for ViT-B-16; it has"),
         ("coca_ViT-B-32/laion2b_s13b_b90k", "the image tower is CoCa's, .*. Supported: "),
     ],
 )
 def test_models_that_cannot_be_used(model: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace(")", r"\)")):
         Locator(model)
 
 
