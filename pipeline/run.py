@@ -77,7 +77,7 @@ def run(
                 fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
             with Display(console).shown() as display:
                 shards = plan_shards(graph.reader)
-                doubt = _doubt(graph, shards, config, report)
+                doubt, misgiving = _doubts(graph, shards, config, report)
                 if doubt is not None and config.source.kind == HEAT_MAPS:
                     graph = without_calibration(graph)
                 if graph.loads_model and (config.model.checkpoint or config.model.weights):
@@ -90,7 +90,15 @@ def run(
                 folder.forget()
             raise
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
-        total = folder.finish(config, report, model=model, calibration=graph.calibration)
+        calibration = None if graph.calibration is None else graph.cuts.calibration
+        total = folder.finish(
+            config,
+            report,
+            model=model,
+            calibration=graph.calibration,
+            fitted_to=None if calibration is None else calibration.fitted_to,
+            doubt=misgiving,
+        )
     print_summary(console, total, report, folder.written_as)
     if isinstance(config.engine, RayEngine) and config.engine.address is None:
         advice = inline_instead(report)
@@ -98,6 +106,8 @@ def run(
             console.print(advice, soft_wrap=True)
     if doubt is not None and config.regions.calibration == "auto":
         console.print(f"score: {doubt}", soft_wrap=True)
+    if misgiving is not None:
+        console.print(f"score: calibrated, and may be too high or too low here: {misgiving}", soft_wrap=True)
     if config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and graph.cuts.fitted is None:
         console.print(
             "regions: no calibration says where to cut (regions.rule=fitted), so that maps are cut at their mean; "
@@ -116,21 +126,26 @@ def _model(config: RunConfig, graph: Graph) -> str:
     return f"{config.model.label}{weights}{found}"
 
 
-def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> str | None:
-    """Why the scores of a run only rank; None if a calibration makes them probabilities.
+def _doubts(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> tuple[str | None, str | None]:
+    """Why the scores of a run only rank, and why a calibration that is used may be wrong here; None where it is not so.
 
     A calibration that the user names is used whatever the pictures are; the report says what is wrong with it.
     """
     wanted = config.regions.calibration
     if isinstance(graph.model, RegionSource):
-        return graph.model.score_means
+        return graph.model.score_means, None
     ranks = f"{config.regions.score}, which ranks and is no probability"
     if graph.calibration is None:
-        return f"{ranks}: no calibration for this model with these settings (phrasebox calibrate fits one)"
-    doubt = outside_domain(graph, shards)
-    if doubt is not None:
-        report.note(f"{doubt}: {'scores only rank' if wanted == 'auto' else f'{wanted} may be wrong here'}")
-    return f"{ranks}: {doubt}" if doubt is not None and wanted == "auto" else None
+        return f"{ranks}: no calibration for this model with these settings (phrasebox calibrate fits one)", None
+    outside = outside_domain(graph, shards)
+    if outside is None:
+        return None, None
+    if outside.in_regions and wanted == "auto":
+        report.note(f"{outside.what}: scores only rank")
+        return f"{ranks}: {outside.what}", None
+    used = "the model's calibration" if wanted == "auto" else wanted
+    report.note(f"{outside.what}: {used} may be wrong here; phrasebox eval measures it where boxes are known")
+    return None, outside.what
 
 
 def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:

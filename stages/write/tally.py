@@ -160,7 +160,14 @@ def _most_frequent(counts: Counter[str]) -> str:
 
 
 def dataset_card(
-    total: Tally, schema: Any, *, model: str, explainer: str, calibrated: bool, source: tuple[str, str] | None = None
+    total: Tally,
+    schema: Any,
+    *,
+    model: str,
+    explainer: str,
+    fitted_to: str | None,
+    doubt: str | None = None,
+    source: tuple[str, str] | None = None,
 ) -> str:
     """The README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
@@ -169,7 +176,8 @@ def dataset_card(
         schema: The columns.
         model: Its name.
         explainer: Its kind.
-        calibrated: Whether scores are probabilities.
+        fitted_to: The images that a calibration makes scores probabilities for, for people; None without one.
+        doubt: How the images of the dataset differ from those, for people; None if nobody noticed a difference.
         source: Where the regions come from if not from heat maps, and what their score is, for people.
     """
     made = (
@@ -177,9 +185,12 @@ def dataset_card(
         if source is None
         else f"{source[0]}\n(model: `{model}`)"
     )
+    care = f" Take care: {doubt}." if doubt else ""
     score = (
-        "It is calibrated: where it was fitted, about 80 % of regions with a score of 0.8 had a box IoU of 0.5 or more."
-        if calibrated
+        f"It is calibrated on {fitted_to}:\non images like those, about 80 % of the regions with a score of 0.8 have "
+        "a box IoU of 0.5 or more. On others a score\ncan be far too high or too low: `phrasebox eval` measures that "
+        f"where boxes are known, and `phrasebox calibrate` fits\nscores to them.{care}"
+        if fitted_to is not None
         else f"It is {source[1]}."
         if source is not None
         else "It only ranks: it is not the probability of being right."

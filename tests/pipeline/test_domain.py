@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.domain import outside_domain
 from pipeline.graph import build_graph
 from pipeline.run import run
+from stages.explain.stage import ExplainStage
 from stages.model.scenes import write_scenes
 from stages.read import plan_shards
 
@@ -69,6 +71,9 @@ def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
 def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp_path: Path) -> None:
     printed, manifest, _ = finished(config_of(drawn, tmp_path / "out"))
     assert "score:" not in printed
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "It is calibrated on 1500 images with the boxes of truth.json:\non images like those" in card
+    assert "Take care" not in card
     assert manifest["calibration"] is not None
 
 
@@ -92,9 +97,33 @@ def test_a_calibration_that_is_named_is_used_and_doubted(clouds: Path, tmp_path:
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})
     printed, manifest, rows = finished(config)
     assert f"{tmp_path / 'own.json'} may be wrong here" in printed
+    assert "Take care: the pictures are not like those" in (tmp_path / "out" / "README.md").read_text()
     assert "ranks" not in printed
     assert manifest["calibration"] is not None
     assert rows != finished(config_of(clouds, tmp_path / "none", regions={"calibration": "none"}))[2]
+
+
+def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn: Path, tmp_path: Path) -> None:
+    """Scenes against a fit whose images lay closer together: their regions are as usual, what they show is not."""
+    config = config_of(drawn, tmp_path / "out")
+    graph = build_graph(config)
+    own, presence = graph.cuts.calibration, graph.explains.presence
+    assert own is not None
+    assert presence is not None
+    closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
+    graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
+    outside = outside_domain(graph, plan_shards(graph.reader))
+    assert outside is not None
+    assert not outside.in_regions
+    assert "show other things than those that the calibration was fitted on" in outside.what
+    printed = StringIO()
+    dataset = run(config, Console(file=printed, width=300), graph=graph)
+    assert f"{outside.what}: the model's calibration may be wrong here" in printed.getvalue()
+    assert f"score: calibrated, and may be too high or too low here: {outside.what}" in printed.getvalue()
+    card = (dataset / "README.md").read_text()
+    assert "calibrated on 1500 images with the boxes of truth.json" in card
+    assert f"Take care: {outside.what}." in card
+    assert json.loads((dataset / "dataset.json").read_text())["calibration"] is not None
 
 
 def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
