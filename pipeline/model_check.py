@@ -180,16 +180,23 @@ class ModelCheck:
         return tuple(faults)
 
     @property
-    def caution(self) -> str:
-        """What to know of a model even if it is sane: that its peaks miss. Empty if they do not."""
+    def cautions(self) -> tuple[str, ...]:
+        """What to know of a model even if it is sane, a sentence each: that its peaks or its boxes miss."""
+        cautions = []
         points = self.pointing
-        if points.hits > self.centre_hits:
-            return ""
-        return (
-            f"The peaks of its heat maps lie on the thing no more often than the image's centre does "
-            f"({points.hits:.0f} of {points.of}, the centre {self.centre_hits}): its maps are coarse, and its "
-            "regions often miss."
-        )
+        if points.hits <= self.centre_hits:
+            cautions.append(
+                f"The peaks of its heat maps lie on the thing no more often than the image's centre does "
+                f"({points.hits:.0f} of {points.of}, the centre {self.centre_hits}): its maps are coarse, and its "
+                "regions often miss."
+            )
+        if self.box_recall <= self.centred_box_recall:
+            cautions.append(
+                f"Its boxes with these settings are no better than one box in the middle of every photograph (recall "
+                f"{self.box_recall:.3f}, the middle {self.centred_box_recall:.3f}): do not rely on them. Settings "
+                "chosen on photographs, as those of configs/photos.yaml, cut better ones."
+            )
+        return tuple(cautions)
 
     def figures(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -219,7 +226,7 @@ class ModelCheck:
             "empty_maps": self.empty_maps,
             "sane": not self.faults,
             "faults": list(self.faults),
-            "caution": self.caution,
+            "cautions": list(self.cautions),
         }
 
 

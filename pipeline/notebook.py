@@ -7,7 +7,9 @@
     found = Locator.from_open_clip(model)("photo.jpg", ["a red car", "two dogs"])
     found  # shows the picture; found.heat_maps, found.boxes_xyxy_px, found.masks and found.scores are arrays
 
-An image goes through the stages of a run, so what is found equals the row that a run writes.
+An image goes through the stages of a run, so what is found equals the row that a run writes for phrases of the same
+words. A run leaves out the article of a phrase in a caption: its "red car" is not "a red car", for which a model has
+another embedding.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.images.faults import DecodeLimits
 from stages.images.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
 from stages.model.config import ModelConfig
-from stages.phrases.filters import normalise
+from stages.phrases.filters import as_typed, normalise
 from stages.storage import absolute, open_file
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Located:
             phrase are ordered best first.
         boxes_xyxy_px: float32 (n, 4), half-open boxes [left, top, right, bottom) in pixels of the upright image.
         scores: float32 (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these
-            settings, else a number that only ranks.
+            settings, which is fitted to phrases without articles; else a number that only ranks.
         regions: The n regions as the stages make them, with masks in run-length form.
         size_hw: Height and width of the upright image, px.
         shift_cells: How far right of and below the centres of their cells the values of the heat maps lie, in cells;
@@ -202,8 +204,8 @@ class Locator:
     ) -> Located:
         """Compute the heat maps and regions of phrases in an image.
 
-        Phrases are read as a run reads them in captions: case and articles do not count, and a plural ("two dogs") may
-        have several regions.
+        Phrases are embedded as they are typed, articles included; only white space and invisible characters do not
+        count. A plural ("two dogs") may have several regions.
 
         Args:
             image: Path or URL of an image, an encoded image, a Pillow image, or an array uint8 (height, width, 3) in
@@ -216,7 +218,7 @@ class Locator:
             ResourceError: The GPU's memory does not hold the image and its phrases.
         """
         texts = (phrases,) if isinstance(phrases, str) else tuple(phrases)
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        if not texts or not all(isinstance(text, str) and as_typed(text) for text in texts):
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
         given = ImageRef(file_name=name, content=content)
@@ -270,7 +272,10 @@ class Locator:
         return model.words(record, captions)
 
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
-        """Each text as one phrase: as the stage finds it in a caption of its own, or else as it is, for one thing.
+        """Each text as one phrase, as it is typed.
+
+        Head and number are what the stage finds in a caption of these words; where it finds another phrase, the text
+        names one thing.
 
         The texts are the lines of one caption. So none is taken for another name of what another one names: whoever
         asks for "a man" and "a person" gets two answers.
@@ -280,10 +285,11 @@ class Locator:
         phrases = []
         line = 0
         for text, record in zip(texts, found, strict=True):
-            words = normalise(text) or " ".join(text.split())
+            typed = as_typed(text)
+            words = normalise(text) or typed
             whole = Phrase(text=words, caption_index=0, start=0, end=len(text), head=words)
             phrase = next((phrase for phrase in record.phrases if phrase.text == words), whole)
-            phrases.append(replace(phrase, start=line + phrase.start, end=line + phrase.end))
+            phrases.append(replace(phrase, text=typed, start=line + phrase.start, end=line + phrase.end))
             line += len(text) + 1
         return tuple(phrases)
 

@@ -79,7 +79,7 @@ def run(
                 config = chosen(config, samples)
                 console.print(_first_line(config, graph, samples, asked), soft_wrap=True)
                 display.doing("comparing the first images with those of the calibration")
-                doubt = _doubt(graph, shards, config, report)
+                doubt, misgiving = _doubts(graph, shards, config, report)
                 if doubt is not None and config.source.kind == HEAT_MAPS:
                     graph = without_calibration(graph)
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
@@ -90,17 +90,22 @@ def run(
                 folder.forget()
             raise
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
-        total = folder.finish(config, report, model=model, calibration=graph.calibration)
-    cut_at_mean = (
-        config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and graph.cuts.fitted is None
-    )
+        calibration = None if graph.calibration is None else graph.cuts.calibration
+        total = folder.finish(
+            config,
+            report,
+            model=model,
+            calibration=graph.calibration,
+            fitted_to=None if calibration is None else calibration.fitted_to,
+            doubt=misgiving,
+        )
     print_summary(
         console,
         total,
         report,
         folder.written_as,
         model=_model(config, graph) if graph.loads_model else NO_MODEL,
-        scores=_scores(doubt, cut_at_mean=cut_at_mean),
+        scores=_scores(graph, config, doubt, misgiving),
     )
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
@@ -125,28 +130,32 @@ def _first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str
     return f"{model}; engine: {engine}"
 
 
-def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> str | None:
-    """Why the scores of a run only rank, as a sentence; None if a calibration makes them probabilities.
+def _doubts(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> tuple[str | None, str | None]:
+    """Why the scores of a run only rank, and why a calibration that is used may be wrong here; None where it is not so.
 
-    A calibration that the user names is used whatever the images are; the report says what is wrong with it.
+    A calibration that the user names is used whatever the images are.
     """
     wanted = config.regions.calibration
     if isinstance(graph.model, RegionSource):
-        return f"The score is {graph.model.score_means}."
+        return f"A score is {graph.model.score_means}", None
     if graph.calibration is None:
-        return "No calibration fits this model with these settings: phrasebox calibrate fits one."
-    doubt = outside_domain(graph, shards)
+        return "No calibration fits this model with these settings; phrasebox calibrate fits one", None
+    outside = outside_domain(graph, shards)
+    if outside is None:
+        return None, None
+    report.note(outside.what)
+    return (outside.what, None) if outside.in_regions and wanted == "auto" else (None, outside.what)
+
+
+def _scores(graph: Graph, config: RunConfig, doubt: str | None, misgiving: str | None) -> str:
+    """What the scores of a run mean, in sentences. doubt, misgiving: Those of `_doubts`."""
     if doubt is not None:
-        report.note(doubt if wanted == "auto" else f"{doubt} The scores of {wanted} may be wrong here.")
-    return doubt if wanted == "auto" else None
-
-
-def _scores(doubt: str | None, *, cut_at_mean: bool) -> str:
-    """What the scores of a run mean, in sentences. doubt: That of `_doubt`."""
-    if doubt is None:
-        return "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
-    cut = " Maps are cut at their mean, since regions.rule=fitted requires a calibration." if cut_at_mean else ""
-    return f"Scores are not calibrated: use them for ranking, not as probabilities. {doubt}{cut}"
+        cut = config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and not graph.cuts.fitted
+        mean = " Maps are cut at their mean, since regions.rule=fitted requires a calibration." if cut else ""
+        return f"Scores are not calibrated: use them for ranking, not as probabilities. {doubt}.{mean}"
+    if misgiving is not None:
+        return f"Scores are calibrated, but may be too high or too low here. {misgiving}. phrasebox eval measures it."
+    return "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
 
 
 def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:

@@ -26,7 +26,10 @@ _BAR_CHARS: Final = 24
 
 def explain(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Image file.")],
-    phrase: Annotated[list[str], typer.Option("--phrase", metavar="TEXT", help="What to look for. Repeatable.")] = [],  # noqa: B006  typer copies it
+    phrase: Annotated[
+        list[str],
+        typer.Option("--phrase", metavar="TEXT", help="What to look for, embedded as it is typed. Repeatable."),
+    ] = [],  # noqa: B006  typer copies it
     text: Annotated[
         list[str],
         typer.Option("--text", metavar="CAPTION", help="Tell how important each of its words is. Repeatable."),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -14,7 +16,7 @@ from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
 from pipeline.terminal import console, errors
-from stages.contract.errors import ConfigError
+from stages.contract.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +27,6 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = 5
 """Pictures side by side on the sheet of maps and regions."""
-
-NOTES: Final = {
-    "demo": "demo was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
-    "`phrasebox demo` shows; photographs need another model.",
-}
-"""Name of a model that comes with phrasebox -> what to know about it."""
 
 SUSPECTS: Final = (
     "A model with random weights looks like this. Look at whether the weights belong to this architecture, and whether "
@@ -52,7 +48,7 @@ models = typer.Typer(
 
 @models.callback()
 def list_models(context: typer.Context, as_json: Json = False) -> None:
-    """List every model name of open_clip: how its image tower pools, its input, and which explainers are defined on it.
+    """List the models that come with phrasebox and every name of open_clip: image tower, input, and fitting explainers.
 
     Decided from the configurations alone: nothing is built, read or downloaded. Names that cannot be explained come
     last, with the reason.
@@ -64,39 +60,53 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
+    from stages.model.catalog import CATALOG
+
     rows = model_rows()
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
         return
+    for name, entry in CATALOG.items():
+        console.print(f"{name} {entry.about}", soft_wrap=True)
+    console.print("All others are open_clip's: --model NAME/TAG downloads the weights of a tag.", soft_wrap=True)
     table = Table("model", "image tower", "input", "tokens")
     for row in (row for row in rows if row["refused"] is None):
         side, grid = row["input_px"], row["grid"]
         table.add_row(row["model"], TOWERS[row["tower"]], f"{side} px", f"{grid} x {grid}")
-    table.columns[0].overflow = "fold"
     refused = Table("model", "why it cannot be explained")
     for row in (row for row in rows if row["refused"] is not None):
         refused.add_row(row["model"], row["refused"])
     fitting = Table("image tower", "explain.kind")
     for tower, kinds in {row["tower"]: row["explainers"] for row in rows if row["refused"] is None}.items():
         fitting.add_row(TOWERS[tower], ", ".join(kinds))
-    console.print(table)
-    console.print(fitting)
-    console.print(refused)
+    for each in (table, fitting, refused):
+        for column in each.columns:
+            column.overflow = "fold"
+        console.print(each)
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """What can be explained, for every name of open_clip and in its order; plain values.
+    """What can be explained: the models that come with phrasebox, then every name of open_clip in its order.
 
     Returns:
-        `model`; `tower`, see `TowerKind`; `input_px`, side of the images; `stride_px`, pixels between tokens; `grid`,
-        tokens a side; `explainers`, the kinds that are defined, the first being the default where it fits; `refused`,
-        why nothing is, in which case the others but `model` are null.
+        Plain values: `model`; `tower`, see `TowerKind`; `input_px`, side of the images; `stride_px`, pixels between
+        tokens; `grid`, tokens a side; `explainers`, the kinds that are defined, the first being the default where it
+        fits; `refused`, why nothing is, in which case the others but `model` are null.
     """
     from stages.explain import kinds_for
-    from stages.model.towers.plan import TowerPlan, plans
+    from stages.model.catalog import CATALOG
+    from stages.model.config import ModelConfig
+    from stages.model.describe import describe
+    from stages.model.towers.plan import TowerPlan, plan_of, plans
 
+    found: dict[str, TowerPlan | str] = {}
+    for name in CATALOG:
+        try:
+            found[name] = plan_of(describe(ModelConfig(name=name)).architecture)
+        except WeightsError as error:
+            found[name] = str(error)
     rows: list[dict[str, Any]] = []
-    for name, plan in plans().items():
+    for name, plan in (found | plans()).items():
         row: dict[str, Any] = dict.fromkeys(("tower", "input_px", "stride_px", "grid", "explainers", "refused"))
         if isinstance(plan, TowerPlan):
             row |= {"tower": plan.kind, "input_px": plan.size_px, "stride_px": plan.stride_px, "grid": plan.grid}
@@ -114,7 +124,7 @@ def check(
         typer.Argument(
             metavar="NAME[/TAG]|PATH",
             help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; the path of a "
-            "checkpoint; demo; or what --weights are for: open_clip's name of a model, or a model JSON.",
+            "checkpoint; demo or photo; or what --weights are for: open_clip's name of a model, or a model JSON.",
         ),
     ],
     weights: Annotated[
@@ -142,6 +152,7 @@ def check(
     from pipeline.config import load_config
     from pipeline.graph import build_graph, fetch_weights
     from pipeline.model_check import check_model
+    from stages.model.catalog import CATALOG
     from stages.model.device import peak_memory_bytes
     from stages.model.photographs import INPUT
     from stages.storage import check_writable
@@ -165,8 +176,9 @@ def check(
         "weights": None if weights is None else str(weights),
         **checked.figures(),
         "peak_memory_bytes": peak_memory_bytes(checked.device),
-        "note": NOTES.get(str(config.model.name)),
+        "note": f"{config.model.name} {CATALOG[config.model.name].about}" if config.model.name in CATALOG else None,
         "picture": str(out),
+        "next": _next(model, weights, settings, sane=not checked.faults),
     }
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
@@ -174,6 +186,16 @@ def check(
         _print(checked, figures, console)
     if checked.faults:
         raise typer.Exit(1)
+
+
+def _next(model: str, weights: Path | None, settings: Sequence[str], *, sane: bool) -> str:
+    """The command to type next: a run, or else a check that shows what a model looks like that works."""
+    if not sane:
+        return f"phrasebox {'demo' if model == 'demo' else 'models check ViT-B-16/laion2b_s34b_b88k'}"
+    named = ["--set", f"model.config={model}"] if model.endswith(".json") else ["--model", model]
+    named += [] if weights is None else ["--weights", str(weights)]
+    named += [word for setting in settings for word in ("--set", setting)]
+    return f"phrasebox run captions.jsonl --images photos/ --out out/ {shlex.join(named)}"
 
 
 def _print(checked: ModelCheck, figures: dict[str, Any], console: Console) -> None:
@@ -202,21 +224,22 @@ def _print(checked: ModelCheck, figures: dict[str, Any], console: Console) -> No
             style="green",
             soft_wrap=True,
         )
-        if checked.caution:
-            console.print(f"- {checked.caution}", soft_wrap=True)
-        return
-    console.print(f"{figures['model']} does not look sane on photographs:", style="red", soft_wrap=True)
-    for fault in (*checked.faults, figures["note"] or SUSPECTS):
-        console.print(f"- {fault}", soft_wrap=True)
+        lines = checked.cautions
+    else:
+        console.print(f"{figures['model']} does not look sane on photographs:", style="red", soft_wrap=True)
+        lines = (*checked.faults, figures["note"] or SUSPECTS)
+    for line in lines:
+        console.print(f"- {line}", soft_wrap=True)
+    console.print(f"next: {figures['next']}", soft_wrap=True)
 
 
 def _cosine_table(checked: ModelCheck) -> Table:
     """Cosines of photographs and captions; < marks the highest of a row, ^ the highest of a column."""
     title = "cosine of photograph and caption; < is the best of its row, ^ of its column"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    table.add_column("photograph", no_wrap=True)
+    table.add_column("photograph", overflow="fold")
     for number in range(1, len(checked.names) + 1):
-        table.add_column(f"{number}  ", no_wrap=True, justify="right")
+        table.add_column(f"{number}  ", overflow="fold", justify="right")
     rows, columns = checked.cosines.argmax(axis=1), checked.cosines.argmax(axis=0)
     for i, name in enumerate(checked.names):
         marks = [f"{'<' if rows[i] == j else ' '}{'^' if columns[j] == i else ' '}" for j in range(len(checked.names))]

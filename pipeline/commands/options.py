@@ -23,8 +23,9 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         metavar="NAME[/TAG]|PATH",
-        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k, or demo "
-        "(model.name); or the folder or file of a checkpoint (model.checkpoint).",
+        help="open_clip's model and its tag of pretrained weights, e.g. ViT-B-16/laion2b_s34b_b88k; demo, for drawn "
+        "scenes, or photo, for photographs, where the repository is checked out (model.name); or the folder or file of "
+        "a checkpoint (model.checkpoint). `phrasebox models` lists all.",
     ),
 ]
 InputImages = Annotated[

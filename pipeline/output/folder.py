@@ -326,7 +326,14 @@ class DatasetFolder:
         return ids
 
     def finish(
-        self, config: RunConfig, report: Report, *, model: dict[str, str], calibration: str | None = None
+        self,
+        config: RunConfig,
+        report: Report,
+        *,
+        model: dict[str, str],
+        calibration: str | None = None,
+        fitted_to: str | None = None,
+        doubt: str | None = None,
     ) -> Tally:
         """Count the shards, check that no sample was lost, and write categories, card and manifest.
 
@@ -336,6 +343,8 @@ class DatasetFolder:
             model: Its `name`, for the card, and what was recognised of it, see `Graph`.
             calibration: What the scores are calibrated with, see `Graph`. None although `begin` was given one where the
                 pictures turned out to be others than it holds for.
+            fitted_to: See `dataset_card`.
+            doubt: See `dataset_card`.
 
         Raises:
             ResumeError: The input has changed since the run was begun.
@@ -363,7 +372,8 @@ class DatasetFolder:
             schema,
             model=model["name"],
             explainer=config.explain.kind,
-            calibrated=calibration is not None,
+            fitted_to=fitted_to,
+            doubt=doubt,
             source=None if source is None else (source.regions_come_from, source.score_means),
         )
         write_text(self.path / "README.md", card)

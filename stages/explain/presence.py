@@ -91,6 +91,16 @@ class ImageStatistics:
         variance = float(inside @ inside) + self.rest * outside
         return float(self.mean @ wide), math.sqrt(max(variance, 1e-12))
 
+    def distance(self, embeddings: NDArray[np.float32]) -> float:
+        """How unlike the images of the fit others are, by their unit embeddings (n, E).
+
+        The mean over images and kept directions of the squared distance from the mean, in variances: 1 for the images
+        of the fit, somewhat more for others of their kind, which have not chosen the directions.
+        """
+        variances = np.square(self.directions).sum(axis=1, keepdims=True)
+        directions = (self.directions / np.where(variances > 0, variances, 1))[variances[:, 0] > 0]
+        return float(np.square((embeddings - self.mean) @ directions.T).mean())
+
     def plain(self) -> dict[str, Any]:
         """Plain values, with arrays as base64 of 16-bit floats."""
         return {"mean": _packed(self.mean), "directions": _packed(self.directions), "rest": self.rest}

@@ -83,6 +83,10 @@ class ExplainStage(Stage):
         config: The model and the explainer.
         model: One that is already loaded, instead of the one that the configuration names.
         presence: Tells whether phrases are in their images; without one nothing is known of it.
+
+    Attributes:
+        embeddings: Where somebody puts a list, the embeddings of the images, float32 (E,) in any scale, are added to
+            it, if the explainer hands them out.
     """
 
     name: ClassVar[str] = "explain"
@@ -92,6 +96,7 @@ class ExplainStage(Stage):
     ) -> None:
         self.config = config
         self.presence = presence
+        self.embeddings: list[NDArray[np.float32]] | None = None
         self._loaded = model
         self._importance: WordImportance | None = None
         self._batch_size, self._images, self._computed, self._device = 0, 0, 0, ""
@@ -271,6 +276,8 @@ class ExplainStage(Stage):
         if part.trial is not None:
             images = len(part.records)
             self._same_bits[part.trial_images] = _bits(part.trial.wait(), images) == _bits(found, images)
+        if self.embeddings is not None and found.embedding is not None:
+            self.embeddings.extend(found.embedding[: len(part.records)].float().cpu().numpy())
         answers = [
             replace(record, heat_maps=tuple(maps))
             for record, maps in zip(part.records, found.heat_maps[: len(part.records)], strict=True)

@@ -33,6 +33,7 @@ class WeightsEntry:
         files: file name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
         licence: SPDX identifier of the weights' licence.
         source: where the weights come from.
+        about: what the model is for, for people: the rest of a sentence behind its name.
         in_wheel: whether the package brings them. Others are in the repository alone.
     """
 
@@ -40,6 +41,7 @@ class WeightsEntry:
     files: dict[str, str]
     licence: str
     source: str
+    about: str
     in_wheel: bool = True
 
 
@@ -53,6 +55,8 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         },
         licence="Apache-2.0",
         source="trained from random weights on drawn scenes by stages.model.train; see demo/MODEL_CARD.md",
+        about="was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
+        "`phrasebox demo` shows; photographs need another model.",
     ),
     "photo": WeightsEntry(
         folder="photo",
@@ -63,6 +67,8 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         },
         licence="LicenseRef-Flickr-noncommercial-research",
         source="trained from ImageNet weights on photographs by stages.model.train.photo; see photo/MODEL_CARD.md",
+        about="is a small model for photographs, for research only. A checkout of the repository has it, the package "
+        "has not.",
         in_wheel=False,
     ),
 }

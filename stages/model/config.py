@@ -27,6 +27,10 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 """Kind -> what such a tower has."""
 
 
+TAGS_NAMED: Final = 4
+"""Tags of a model that a message names, if it has as many."""
+
+
 class ModelConfig(BaseModel):
     """The model, by name or by files.
 
@@ -116,14 +120,40 @@ class ModelConfig(BaseModel):
                     "null where a file has them"
                 )
         elif self.pretrained is None and self.weights is None:
-            where = self.name or self.config
-            close = difflib.get_close_matches(str(where), OWN_MODELS, n=1, cutoff=0.7)
-            meant = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(
-                f"{where} needs weights: set model.pretrained=TAG (open_clip downloads it) or model.weights=FILE; or "
-                f"name a file or folder that is there{meant}"
+                f"{self.config} needs weights: set model.weights=FILE" if self.name is None else _what_lacks(self.name)
             )
         return self
+
+
+def unknown_name(name: str) -> str:
+    """What to say of a name that no model has: the nearest ones, of which case and small slips keep it apart."""
+    # open_clip takes seconds to import, which only a mistake costs.
+    from stages.model.deferred import open_clip  # noqa: PLC0415
+
+    names = {each.casefold(): each for each in (*OWN_MODELS, *open_clip.list_models())}
+    close = [names[each] for each in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)]
+    meant = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"there is no model {name!r} (`phrasebox models` lists them){meant or '.'}"
+
+
+def _what_lacks(name: str) -> str:
+    """What a name without weights needs, which is neither one of `OWN_MODELS` nor a path that is there."""
+    from stages.model.deferred import open_clip  # noqa: PLC0415
+
+    if name not in open_clip.list_models():
+        return (
+            f"{unknown_name(name)} For open_clip's weights write --model NAME/TAG, for your own the path of a file or "
+            "folder that is there"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tags:
+        return f"{name} needs weights, of which open_clip has none: set model.weights=FILE"
+    more = ", ..." if len(tags) > TAGS_NAMED else ""
+    return (
+        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: "
+        f"{', '.join(tags[:TAGS_NAMED])}{more}) or model.weights=FILE; or name a file or folder that is there"
+    )
 
 
 _WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from stages.model.catalog import CATALOG, is_here, resolve
 from stages.model.checkpoints import checkpoint
 from stages.model.checkpoints.own_tokenizer import OwnTokenizer, takes_texts_of_siglip
 from stages.model.checkpoints.state import weight_files
-from stages.model.config import InputSpec, ModelConfig
+from stages.model.config import InputSpec, ModelConfig, unknown_name
 from stages.model.deferred import open_clip
 from stages.model.towers.plan import sides_px
 
@@ -76,17 +75,16 @@ def describe(config: ModelConfig) -> Description:
     if name in CATALOG:
         files = resolve(name)
         return replace(_describe_file(files.config, files.weights, name=name), calibrations=files.calibrations)
-    names = open_clip.list_models()
-    if name not in names:  # also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option
-        close = difflib.get_close_matches(name, names, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "see open_clip.list_models()"
-        if config.pretrained is not None and not close:
+    # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are no names of the list.
+    if name not in open_clip.list_models():
+        told = unknown_name(name)
+        if config.pretrained is not None and not told.endswith("?"):  # no name is near
             both = f"{name}/{config.pretrained}"
-            hint = (
-                f"and {both} is no file or folder here. A repository of Hugging Face is downloaded first: "
+            told += (
+                f" {both} is no file or folder here; a repository of Hugging Face is downloaded first: "
                 f"hf download {both} --local-dir FOLDER, and then FOLDER is the model"
             )
-        raise ConfigError(f"model.name: open_clip has no model {name!r}; {hint}")
+        raise ConfigError(f"model.name: {told}")
     architecture = open_clip.get_model_config(name)
     preprocess = _agreed(name)
     if config.pretrained is not None:

@@ -138,6 +138,13 @@ def _is_title(text: str) -> bool:
     return len(words) >= 3 and sum(word[0].isupper() for word in words) >= 0.8 * len(words)
 
 
+def as_typed(words: str) -> str:
+    """The words with one space between them, without control and invisible characters; "" if nothing is left."""
+    if not (words.isascii() and words.isprintable()):  # of which most are
+        words = _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words))
+    return _WHITE_SPACE.sub(" ", words).strip()
+
+
 def normalise(words: str) -> str:
     """The text of a phrase from its words in the caption; "" if no letter or digit is left.
 
@@ -149,11 +156,7 @@ def normalise(words: str) -> str:
     >>> normalise("The  Old man 's  HAT.")
     "old man's hat"
     """
-    text = html.unescape(words) if "&" in words else words
-    if not (text.isascii() and text.isprintable()):  # of which most are
-        text = _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", text))
-    text = text.casefold()
-    text = _WHITE_SPACE.sub(" ", text)
+    text = as_typed(html.unescape(words) if "&" in words else words).casefold()
     if "'" in text or "\u2019" in text:
         text = _DETACHED_SUFFIX.sub("", text)
     text = text.strip(_EDGE_MARKS)

@@ -157,6 +157,13 @@ class Calibration:
         """The share of absent phrases in what presence was fitted to."""
         return float((self.presence or {}).get("absent_share", 0.5))
 
+    @property
+    def fitted_to(self) -> str:
+        """The images of the fit, for people."""
+        return (
+            f"{self.made_from.get('images', 'some')} images with the boxes of {self.made_from.get('truth', 'a truth')}"
+        )
+
     def probability(self, evidence: Evidence) -> float:
         """0 .. 1, rounded to six decimals as all scores are."""
         total = self.bias

@@ -164,7 +164,14 @@ def _most_frequent(counts: Counter[str]) -> str:
 
 
 def dataset_card(
-    total: Tally, schema: Any, *, model: str, explainer: str, calibrated: bool, source: tuple[str, str] | None = None
+    total: Tally,
+    schema: Any,
+    *,
+    model: str,
+    explainer: str,
+    fitted_to: str | None,
+    doubt: str | None = None,
+    source: tuple[str, str] | None = None,
 ) -> str:
     """The README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
@@ -173,17 +180,19 @@ def dataset_card(
         schema: The columns.
         model: Its name.
         explainer: Its kind.
-        calibrated: Whether scores are probabilities.
+        fitted_to: The images that a calibration makes scores probabilities for, for people; None without one.
+        doubt: How the images of the dataset differ from those, for people; None if nobody noticed a difference.
         source: Where the regions come from if not from heat maps, and what their score is, for people.
     """
     made = (
-        f"one {explainer} heat map per phrase\nfrom the CLIP model `{model}`, boxes and masks from the heat maps"
-        if source is None
-        else f"{source[0]}\n(model: `{model}`)"
+        f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     )
+    care = f" {doubt}." if doubt else ""
     score = (
-        "It is calibrated: where it was fitted, about 80 % of regions with a score of 0.8 had a box IoU of 0.5 or more."
-        if calibrated
+        f"It is calibrated on {fitted_to}:\non images like those, about 80 % of the regions with a score of 0.8 have "
+        "a box IoU of 0.5 or more. On others a score\ncan be far too high or too low: `phrasebox eval` measures that "
+        f"where boxes are known, and `phrasebox calibrate` fits\nscores to them.{care}"
+        if fitted_to is not None
         else f"It is {source[1]}."
         if source is not None
         else "It only ranks: it is not the probability of being right."
@@ -201,7 +210,7 @@ def dataset_card(
 
 # Regions for the phrases of captions
 
-Made by phrasebox from captioned images: noun phrases of the captions, {made}.
+Made by phrasebox with the model `{model}` from captioned images: noun phrases of the captions, {made}.
 Nobody looked at the regions; filter them by `score` before you trust them. {score}
 The licence of the images and captions is that of their source.
 

@@ -311,7 +311,7 @@ def test_a_dataset_with_faults(phrasebox: Callable[..., Answer], inline_dataset:
         (["explain", *DEMO, "red.png", "--phrase", "dog", "--out", "a.npz", "--config", "none.yaml"], ["none.yaml"]),
         (
             ["explain", "red.png", "--phrase", "dog", "--out", "a.npz", "--model", "ViT-B-17/openai"],
-            ["open_clip has no model 'ViT-B-17'"],
+            ["there is no model 'ViT-B-17'"],
         ),
         (["run", "--config", "a.jsonl"], ["a.jsonl is not YAML: ", "; captions are read by phrasebox run a.jsonl"]),
         (["run", "--config", "text.jpg"], ["a mapping of keys; captions are read by phrasebox run text.jpg"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.config import RunConfig
 from pipeline.domain import outside_domain
 from pipeline.graph import build_graph
 from pipeline.run import run
+from stages.explain.stage import ExplainStage
 from stages.model.scenes import write_scenes
 from stages.read import plan_shards
 
@@ -74,14 +76,17 @@ def finished(config: RunConfig) -> tuple[str, Any, list[dict[str, Any]]]:
 
 def test_drawn_scenes_are_what_the_demo_model_was_calibrated_on(drawn: Path, tmp_path: Path) -> None:
     printed, manifest, _ = finished(config_of(drawn, tmp_path / "out"))
-    assert "score:" not in printed
+    assert "Scores are calibrated: on images like those of the fit" in printed
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "It is calibrated on 1500 images with the boxes of truth.json:\non images like those" in card
+    assert "The images" not in card
     assert manifest["calibration"] is not None
 
 
 def test_on_other_pictures_the_scores_rank_and_the_run_says_so(clouds: Path, tmp_path: Path) -> None:
     printed, manifest, rows = finished(config_of(clouds, tmp_path / "out"))
-    assert "the pictures are not like those that the calibration was fitted on" in printed
-    assert "score: product, which ranks and is no probability: the pictures are not like" in printed
+    clause = "The images differ from those the scores were calibrated on"
+    assert f"Scores are not calibrated: use them for ranking, not as probabilities. {clause}" in printed
     assert manifest["calibration"] is None
     assert "only ranks" in (tmp_path / "out" / "README.md").read_text()
     uncalibrated = finished(config_of(clouds, tmp_path / "none", regions={"calibration": "none"}))
@@ -97,10 +102,33 @@ def test_a_calibration_that_is_named_is_used_and_doubted(clouds: Path, tmp_path:
     (tmp_path / "own.json").write_text(own.to_json())
     config = config_of(clouds, tmp_path / "out", regions={"calibration": str(tmp_path / "own.json")})
     printed, manifest, rows = finished(config)
-    assert f"{tmp_path / 'own.json'} may be wrong here" in printed
-    assert "ranks" not in printed
+    clause = "The images differ from those the scores were calibrated on"
+    assert f"Scores are calibrated, but may be too high or too low here. {clause}" in printed
+    assert clause in (tmp_path / "out" / "README.md").read_text()
     assert manifest["calibration"] is not None
     assert rows != finished(config_of(clouds, tmp_path / "none", regions={"calibration": "none"}))[2]
+
+
+def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn: Path, tmp_path: Path) -> None:
+    """Scenes against a fit whose images lay closer together: their regions are as usual, what they show is not."""
+    config = config_of(drawn, tmp_path / "out")
+    graph = build_graph(config)
+    own, presence = graph.cuts.calibration, graph.explains.presence
+    assert own is not None
+    assert presence is not None
+    closer = replace(presence, images=replace(presence.images, directions=0.8 * presence.images.directions))
+    graph = replace(graph, model=ExplainStage(graph.explains.config, presence=closer))
+    outside = outside_domain(graph, plan_shards(graph.reader))
+    assert outside is not None
+    assert not outside.in_regions
+    assert "show other things than those the scores were calibrated on" in outside.what
+    printed = StringIO()
+    dataset = run(config, Console(file=printed, width=300), graph=graph)
+    assert f"Scores are calibrated, but may be too high or too low here. {outside.what}." in printed.getvalue()
+    card = (dataset / "README.md").read_text()
+    assert "calibrated on 1500 images with the boxes of truth.json" in card
+    assert f" {outside.what}." in card
+    assert json.loads((dataset / "dataset.json").read_text())["calibration"] is not None
 
 
 def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
     assert informed.pointing.by_chance < 12
     assert informed.heat.hits / informed.heat.of > 0.9
     assert 0.5 < informed.centre_heat < 0.7
-    assert informed.caution == ""
+    assert informed.cautions == ()
     assert informed.heat.p < 1e-4
     assert informed.box_recall > 0.7 > informed.centred_box_recall
     assert informed.empty_maps == 0
@@ -131,7 +131,9 @@ def test_a_model_that_points_at_the_middle_is_not_sane(graph: Graph) -> None:
     assert checked.pointing.by_chance == checked.pointing.hits
     assert checked.pointing.p == 1
     assert checked.heat.p > 0.5
-    assert "8 of 31" in checked.caution
+    peaks, boxes = checked.cautions
+    assert "8 of 31" in peaks
+    assert "no better than one box in the middle of every photograph (recall 0.000, the middle 0.258)" in boxes
     centre, phrase = checked.faults
     assert "no better on the things than a spot in the middle" in centre
     assert "heat maps of other phrases lie as well" in phrase

@@ -13,7 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.cli import app
+from pipeline.commands.models import _next
 from stages.contract.errors import ConfigError
+from stages.model.config import OWN_MODELS
 from stages.model.load import from_open_clip
 from tests.stages.model.saved import save_model
 
@@ -40,6 +42,7 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why(demo: 
     assert "peak memory" in text
     assert "demo does not look sane on photographs" in text
     assert "trained on drawn scenes" in text
+    assert text.endswith("next: phrasebox demo")
     with Image.open(picture) as sheet:
         assert sheet.width > 2000
         assert sheet.height > 2000
@@ -88,7 +91,7 @@ def listed() -> dict[str, dict[str, Any]]:
 
 
 def test_every_name_of_open_clip_is_supported_or_refused_with_the_reason(listed: dict[str, dict[str, Any]]) -> None:
-    assert list(listed) == open_clip.list_models()
+    assert list(listed) == [*OWN_MODELS, *open_clip.list_models()]
     for row in listed.values():
         if row["refused"] is None:
             assert row["explainers"]
@@ -121,11 +124,36 @@ def test_what_the_matrix_says(
 def test_the_matrix_is_a_table_for_people() -> None:
     result = phrasebox()
     assert result.exit_code == 0, result.output
+    first, second, *_ = result.output.splitlines()
+    assert first.startswith("demo was trained on drawn scenes")
+    assert second.startswith("photo is a small model for photographs")
     text = " ".join(result.output.split())
     assert "RN50-quickgelu" in text
     assert "why it cannot be explained" in text
     assert "coca_ViT-B-32" in text
     assert "CoCa" in text
+
+
+def test_a_narrow_terminal_folds_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "\u2026" not in phrasebox().output
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "settings", "sane", "command"),
+    [
+        ("RN50/openai", None, ["explain.blocks=1"], True, "--model RN50/openai --set explain.blocks=1"),
+        ("RN50", Path("my model.pt"), [], True, "--model RN50 --weights 'my model.pt'"),
+        ("my.json", Path("my.pt"), [], True, "--set model.config=my.json --weights my.pt"),
+        ("RN50", Path("my.pt"), [], False, "phrasebox models check ViT-B-16/laion2b_s34b_b88k"),
+        ("demo", None, [], False, "phrasebox demo"),
+    ],
+)
+def test_the_next_command_is_named(
+    model: str, weights: Path | None, settings: list[str], sane: bool, command: str
+) -> None:
+    found = _next(model, weights, settings, sane=sane)
+    assert found == (f"phrasebox run captions.jsonl --images photos/ --out out/ {command}" if sane else command)
 
 
 @pytest.mark.slow

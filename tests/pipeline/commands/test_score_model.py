@@ -142,7 +142,7 @@ def test_without_truth_there_is_retrieval_alone(drawn: Path) -> None:
 
 
 REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
-    "no such model": (("score-model", "nothing", "--data", "{drawn}/captions.jsonl"), "nothing needs weights"),
+    "no such model": (("score-model", "nothing", "--data", "{drawn}/captions.jsonl"), "there is no model 'nothing'"),
     "no such input": (("score-model", "demo", "--data", "nothing.jsonl"), "no such file or folder: "),
     "a setting without effect": (
         ("score-model", "demo", "--data", "{drawn}/captions.jsonl", "--set", "explain.blocks=1"),

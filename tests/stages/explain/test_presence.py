@@ -44,6 +44,19 @@ def test_statistics_are_those_of_the_cosines_with_the_images(width: int) -> None
         assert spread == pytest.approx(expected.std(), rel=0.06)
 
 
+def test_the_distance_of_other_images() -> None:
+    """1 for the images of the fit, 1 + directions / images for others of their kind, more for others."""
+    rng = np.random.default_rng(0)
+    spread = np.linspace(1.0, 0.1, 24, dtype=np.float32)
+    fitted, others = ((spread * rng.normal(size=(count, 24))).astype(np.float32) for count in (400, 4000))
+    images = ImageStatistics.of(fitted)
+    assert images.distance(fitted) == pytest.approx(1, abs=0.01)
+    assert images.distance(others) == pytest.approx(1 + 24 / 400, abs=0.03)
+    assert images.distance(others[:, ::-1]) > 5
+    few = ImageStatistics.of(fitted[:3])
+    assert np.isfinite(few.distance(others)), "directions in which three images do not differ"
+
+
 def test_the_probability_by_hand() -> None:
     rng = np.random.default_rng(1)
     images, text = unit(rng, 50, 8), unit(rng, 8)

@@ -40,14 +40,16 @@ def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
 
 
 def test_unknown_names_get_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"no model 'ViT-B16'; did you mean .*ViT-B-16"):
+    with pytest.raises(ConfigError, match=r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"):
         describe(ModelConfig(name="ViT-B16", weights=Path("any")))
-    with pytest.raises(ConfigError, match=r"no model 'zzzzzzzz'; see open_clip.list_models"):
+    with pytest.raises(ConfigError, match=r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"):
         describe(ModelConfig(name="zzzzzzzz", weights=Path("any")))
 
 
 def test_a_repository_of_hugging_face_says_how_it_is_downloaded() -> None:
-    with pytest.raises(ConfigError, match=r"no model 'openai'; .*hf download openai/clip-vit-base-patch32 --local-dir"):
+    with pytest.raises(
+        ConfigError, match=r"no model 'openai' .*\. .*hf download openai/clip-vit-base-patch32 --local-dir"
+    ):
         describe(ModelConfig(name="openai/clip-vit-base-patch32"))
 
 
@@ -124,7 +126,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> Non
     """open_clip would take any tokenizer option from there."""
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny_architecture()}))
     config = ModelConfig(name=name.format(folder=tmp_path), weights=tmp_path / "open_clip_config.json")
-    with pytest.raises(ConfigError, match=r"model\.name: open_clip has no model"):
+    with pytest.raises(ConfigError, match=r"model\.name: there is no model"):
         describe(config)
 
 

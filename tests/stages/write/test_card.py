@@ -18,7 +18,7 @@ def dataset(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     embed_images: bool = request.param
     write_shards(mixed(), tmp_path / "data", embed_images=embed_images)
     schema = dataset_schema(embed_images=embed_images)
-    card = dataset_card(tally(tmp_path / "data"), schema, model="demo", explainer="grad_eclip", calibrated=True)
+    card = dataset_card(tally(tmp_path / "data"), schema, model="demo", explainer="grad_eclip", fitted_to="2 images")
     (tmp_path / "README.md").write_text(card, encoding="utf-8")
     return tmp_path
 
