@@ -21,7 +21,7 @@ from pipeline.summary import Display, Report, inline_instead, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
-from stages.read import Shard, plan_shards
+from stages.read import Shard, grouped_rows, plan_shards
 from stages.sources import HEAT_MAPS
 from stages.sources.base import RegionSource
 from stages.storage import AnyPath
@@ -77,6 +77,8 @@ def run(
                 fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
             with Display(console).shown() as display:
                 shards = plan_shards(graph.reader)
+                if (grouped := grouped_rows(shards)) is not None:
+                    report.note(grouped)
                 doubt = _doubt(graph, shards, config, report)
                 if doubt is not None and config.source.kind == HEAT_MAPS:
                     graph = without_calibration(graph)
@@ -163,6 +165,8 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
     graph = build_graph(config)
     config = graph.settings(config)
     shards = plan_shards(graph.reader)
+    if (grouped := grouped_rows(shards)) is not None:
+        console.print(grouped, soft_wrap=True)
     total = samples_in(shards)
     first = (item for shard in shards for item in graph.reader.read(shard) if isinstance(item, Sample))
     records = [Record.start(sample) for sample in islice(first, samples)]

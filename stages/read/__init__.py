@@ -15,10 +15,11 @@ from pydantic import Field
 from stages.contract.errors import InputError
 from stages.read.base import Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.find import kind_of
-from stages.read.plan import plan_shards
+from stages.read.plan import grouped_rows, plan_shards
 
 __all__ = [
-    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader", "plan_shards", "read_shard",
+    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "grouped_rows", "guess_kind", "make_reader", "plan_shards",
+    "read_shard",
 ]  # fmt: skip
 
 READERS: Final[dict[str, type[Reader]]] = {

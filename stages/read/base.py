@@ -2,7 +2,8 @@
 
 A reader works in two steps. `shards()` plans on the driver: it finds the files, refuses an input that cannot be read as
 a whole, and cuts the rest into parts. `read(shard)` runs on any worker and gives exactly one `Sample` or `Skipped` for
-every row of the part, in the order of the input. The samples do not depend on where the input was cut.
+every row of the part, in the order of the input; rows of one image may share a sample (`lines.py`). The samples do not
+depend on where the input was cut.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Renamed:
     """A row that gets another id because an earlier row of the input has its own.
 
     Attributes:
-        index: Counts the rows of the shard, from 0.
+        index: Counts the samples of the shard, from 0.
         sample_id: The id that the row gets instead, unique in the input.
         duplicate: True if the ids are equal, which makes the row an error. False if only their 53-bit hashes are,
             which happens once in some ten thousand inputs of a million rows.
@@ -63,8 +64,9 @@ class Shard:
         start: Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row.
         stop: Where it ends, exclusive, in the same unit; None means the end of the file.
         first_row: Number of the first row, as messages count: lines from 1, Parquet rows from 0.
-        samples: How many rows it holds; None if only reading will tell.
-        renamed: Its rows whose id is taken, by `Renamed.index`.
+        samples: How many samples it holds; None if only reading will tell.
+        rows: How many rows these are where several may be one sample, else None.
+        renamed: Its samples whose id is taken, by `Renamed.index`.
         payload: What else the kind needs to know (a header, rows from a file that cannot be cut).
     """
 
@@ -74,6 +76,7 @@ class Shard:
     stop: int | None = None
     first_row: int = 0
     samples: int | None = None
+    rows: int | None = None
     renamed: tuple[Renamed, ...] = ()
     payload: bytes = b""
 

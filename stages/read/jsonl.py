@@ -10,32 +10,27 @@ Blank lines are not rows. Planning reads each file once, to find where shards be
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field
-
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import Reader, Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Shard, Skipped
 from stages.read.find import FoundFile, find_files
+from stages.read.lines import LinesConfig, Row, entries, samples
 from stages.read.plan import Entry, plan_lines
-from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, safe_place, shorten
+from stages.read.rows import RowParser, json_object, shorten
 from stages.read.streams import Line, iter_lines, open_plain
 
 _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
 
 
-class JsonlInput(SourceConfig, FieldsConfig):
+class JsonlInput(LinesConfig):
     """Keys of `input` for `kind: jsonl`."""
 
     kind: Literal["jsonl"] = "jsonl"
-
-    shard_size: int = Field(default=1000, ge=1, le=1_000_000)
-    """Samples that one worker reads at once; compressed files are not cut."""
 
 
 class JsonlReader(Reader):
@@ -63,25 +58,18 @@ class JsonlReader(Reader):
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        renamed = {item.index: item for item in shard.renamed}
-        for index, (number, position, content) in enumerate(_lines(shard)):
-            place = safe_place(shard.name, number)
+        return samples(self._rows(shard), self.config, shard)
+
+    def _rows(self, shard: Shard) -> Iterator[Row]:
+        for number, position, content in _lines(shard):
             try:
-                row = _object_in(content, at_start=position == 0)
+                fields: dict[str, Any] | RowFault = _object_in(content, at_start=position == 0)
             except RowFault as fault:
-                yield bad_row(place, fault, renamed.get(index))
-            else:
-                yield self.rows.sample(row, place=place, shard=shard, renamed=renamed.get(index))
+                fields = fault
+            yield Row(number, position, fields, shard, self.rows)
 
     def _scan(self, file: FoundFile) -> Iterator[Entry]:
-        marks = [json.dumps(name).encode() for name in self.rows.fields.id_fields]
-        for number, position, content in _lines(Shard(url=file.url, name=file.name, first_row=1)):
-            place = sample_id = safe_place(file.name, number)
-            # A line that holds neither the key nor an escape that may spell it gives no id, and is not parsed.
-            if isinstance(content, bytes) and (b"\\u" in content or any(mark in content for mark in marks)):
-                with suppress(RowFault):
-                    sample_id = self.rows.id_of(_object_in(content, at_start=position == 0), place)
-            yield Entry(position, number, sample_id, place)
+        return entries(self._rows(Shard(url=file.url, name=file.name, first_row=1)), self.config)
 
     def _probe(self, file: FoundFile) -> None:
         """Raise InputError if none of the file's first rows has an image, or none has a caption."""

@@ -185,6 +185,14 @@ def bad_row(place: str, fault: RowFault, renamed: Renamed | None = None) -> Samp
     return settle(Sample(sample_id=place, source=place), [fault.error.at(place)], renamed)
 
 
+def first_value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The value of the first of the fields that is there and not null, else None."""
+    for name in names:
+        if (value := row.get(name)) is not None:
+            return value
+    return None
+
+
 def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """The id that the row gives, as text; None if it gives none. Raises RowFault (bad_row)."""
     name = next((name for name in names if row.get(name) is not None), None)

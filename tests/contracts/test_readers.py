@@ -288,4 +288,5 @@ def test_any_text_gives_the_same_rows_wherever_it_is_cut(
         for shard_size in (1, 3):
             assert shards_and_rows(reader_of(kind=kind, path=str(folder), shard_size=shard_size))[1] == expected
     filled = [line for line in b"".join(pieces).split(b"\n") if line.strip(b" \t\r")]
-    assert len(shards_and_rows(reader_of(kind="jsonl", path=str(folder)))[1]) == len(filled)
+    shards, _ = shards_and_rows(reader_of(kind="jsonl", path=str(folder)))
+    assert sum(shard.rows or 0 for shard in shards) == len(filled)

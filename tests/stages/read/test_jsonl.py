@@ -137,7 +137,7 @@ def test_a_broken_row_keeps_its_id(tmp_path: Path) -> None:
 
 def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [b"", GOOD, b"  \t\r", b"", GOOD, b""])
-    assert [sample.sample_id for sample in samples_of(kind="jsonl", path=str(path))] == [
+    assert [sample.sample_id for sample in samples_of(kind="jsonl", path=str(path), group_rows=False)] == [
         "in.jsonl:2",
         "in.jsonl:5",
     ]
@@ -152,7 +152,7 @@ def test_a_file_without_rows_gives_no_shards(tmp_path: Path, content: bytes) -> 
 def test_byte_order_mark_crlf_and_no_final_line_feed(tmp_path: Path) -> None:
     line = json.dumps(GOOD).encode()
     (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line + b"\r\n" + line)
-    samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), shard_size=2)
+    samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), shard_size=2, group_rows=False)
     assert [sample.error for sample in samples] == [None] * 3
     assert [sample.captions for sample in samples] == [("a cat",)] * 3
 
@@ -185,20 +185,20 @@ def test_ids_that_look_like_places_stay_unique(tmp_path: Path) -> None:
 
 
 def test_the_key_of_an_id_may_be_escaped(tmp_path: Path) -> None:
-    rows = [{**GOOD, "id": "a"}, b'{"image": "a.jpg", "caption": "x", "\\u0069d": "a"}']
+    rows = [{**GOOD, "id": "a"}, b'{"image": "b.jpg", "caption": "x", "\\u0069d": "a"}']
     samples = samples_of(kind="jsonl", path=str(write_lines(tmp_path / "in.jsonl", rows)))
     assert [sample.sample_id for sample in samples] == ["a", "a#in.jsonl:2"]
 
 
 def test_several_files_are_named_below_their_common_folder(tmp_path: Path) -> None:
     write_lines(tmp_path / "a" / "x.jsonl", [GOOD])
-    write_lines(tmp_path / "b" / "x.jsonl", [GOOD, GOOD])
+    write_lines(tmp_path / "b" / "x.jsonl", [GOOD, {**GOOD, "image": "b.jpg"}])
     write_lines(tmp_path / "b" / "notes.txt", [GOOD])
     samples = samples_of(kind="jsonl", path=str(tmp_path))
     assert [sample.sample_id for sample in samples] == ["a/x.jsonl:1", "b/x.jsonl:1", "b/x.jsonl:2"]
     # Without image_root, images lie beside their own file.
     assert [sample.image.url for sample in samples][:2] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
-    assert [sample.image.file_name for sample in samples] == ["a/a.jpg", "b/a.jpg", "b/a.jpg"]
+    assert [sample.image.file_name for sample in samples] == ["a/a.jpg", "b/a.jpg", "b/b.jpg"]
     listed = samples_of(kind="jsonl", path=[str(tmp_path / "b"), str(tmp_path / "a" / "x.jsonl")])
     assert [sample.sample_id for sample in listed] == ["b/x.jsonl:1", "b/x.jsonl:2", "a/x.jsonl:1"]
     assert samples_of(kind="jsonl", path=str(tmp_path / "*" / "*.jsonl")) == samples
@@ -322,7 +322,7 @@ def test_input_behind_a_url() -> None:
 
 def test_shards_know_their_size(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [GOOD] * 7)
-    shards = reader_of(kind="jsonl", path=str(path), shard_size=3).shards()
+    shards = reader_of(kind="jsonl", path=str(path), shard_size=3, group_rows=False).shards()
     assert [shard.samples for shard in shards] == [3, 3, 1]
     assert [shard.first_row for shard in shards] == [1, 4, 7]
 
