@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from stages.contract.errors import InputError, one_line
+from stages.contract.errors import ConfigError, InputError, one_line
 from stages.contract.records import Sample
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -36,6 +36,17 @@ class SourceConfig(BaseModel):
     path: str | tuple[str, ...]
     """A file, a folder (all files of the kind below it), a glob, a numeric range as in
     `{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_its_images(cls, values: Any) -> Any:
+        """Raise ConfigError for an image root of a kind that has none."""
+        if isinstance(values, dict) and values.get("image_root") and "image_root" not in cls.model_fields:
+            raise ConfigError(
+                f"input.image_root: images of a {values.get('kind')} input are found in input.path itself "
+                f"({values.get('path')}): leave input.image_root out"
+            )
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

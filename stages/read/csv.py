@@ -1,4 +1,4 @@
-"""CSV and TSV with a header: one row for each image.
+"""CSV and TSV with a header: a row for each image, or for each caption of it.
 
     image,caption,id
     kitchen/1.jpg,"a red cup, on a table",k1
@@ -34,8 +34,10 @@ class CsvInput(LinesConfig):
     kind: Literal["csv"] = "csv"
 
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Between fields; by default a tab in `.tsv` and `.tab` files, else a comma."""
+    """Between fields; by default the one of comma, tab and semicolon with which the header names the columns."""
 
+
+_DELIMITERS: Final = ",\t;"
 
 _EXPLAINED: Final = {
     "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
@@ -63,18 +65,32 @@ class CsvReader(Reader):
         """See `base.Reader`."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
-        headers = {file.url: self._header(file) for file in files}
-        shards = plan_lines(files, lambda file: self._scan(file, headers[file.url]), self.config.shard_size)
-        return [replace(shard, payload=json.dumps(headers[shard.url]).encode()) for shard in shards]
+        tables = {file.url: self._table(file) for file in files}
+        shards = plan_lines(files, lambda file: self._scan(file, *tables[file.url]), self.config.shard_size)
+        return [replace(shard, payload=json.dumps(tables[shard.url]).encode()) for shard in shards]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        return samples(self._data_rows(shard, json.loads(shard.payload)), self.config, shard)
+        return samples(self._data_rows(shard, *json.loads(shard.payload)), self.config, shard)
 
-    def _header(self, file: FoundFile) -> list[str]:
-        """The columns of the file; an empty file has none. Raises InputError if a needed one is missing."""
+    def _table(self, file: FoundFile) -> tuple[str, list[str]]:
+        """The delimiter and the columns of the file; an empty file has none.
+
+        Raises InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
+        """
+        usual = "\t" if _is_tab_separated(file.url) else ","
+        delimiters = self.config.delimiter or usual + _DELIMITERS.replace(usual, "")
+        refusals: list[InputError] = []
+        for delimiter in delimiters:
+            try:
+                return delimiter, self._header(file, delimiter)
+            except InputError as refusal:
+                refusals.append(refusal)
+        raise refusals[0]
+
+    def _header(self, file: FoundFile, delimiter: str) -> list[str]:
         shard = Shard(url=file.url, name=file.name, first_row=1)
-        fields = next((fields for _, _, fields in self._rows(shard)), [])
+        fields = next((fields for _, _, fields in self._rows(shard, delimiter)), [])
         if isinstance(fields, RowFault):
             raise InputError(f"{file.url}: the header cannot be read: {fields.error.detail}")
         if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
@@ -87,13 +103,13 @@ class CsvReader(Reader):
             self.rows.check_columns(header, f"{file.url}: the first line must name the columns")
         return header
 
-    def _scan(self, file: FoundFile, header: list[str]) -> Iterator[Entry]:
+    def _scan(self, file: FoundFile, delimiter: str, header: list[str]) -> Iterator[Entry]:
         shard = Shard(url=file.url, name=file.name, first_row=1)
-        return entries(self._data_rows(shard, header), self.config)
+        return entries(self._data_rows(shard, delimiter, header), self.config)
 
-    def _data_rows(self, shard: Shard, header: list[str]) -> Iterator[Row]:
+    def _data_rows(self, shard: Shard, delimiter: str, header: list[str]) -> Iterator[Row]:
         """The rows below the header, each with as many fields as the header or with its fault."""
-        for index, (number, position, fields) in enumerate(self._rows(shard)):
+        for index, (number, position, fields) in enumerate(self._rows(shard, delimiter)):
             if index == 0 and shard.start == 0:
                 continue
             row: dict[str, str | None] | RowFault
@@ -107,8 +123,7 @@ class CsvReader(Reader):
                 row = {name: value or None for name, value in zip(header, fields, strict=True)}
             yield Row(number, position, row, shard, self.rows)
 
-    def _rows(self, shard: Shard) -> Iterator[RawRow]:
-        delimiter = self.config.delimiter or ("\t" if _is_tab_separated(shard.url) else ",")
+    def _rows(self, shard: Shard, delimiter: str) -> Iterator[RawRow]:
         with open_plain(shard.url) as file:
             lines = _Feed(iter_lines(file, start=shard.start, stop=shard.stop, number=shard.first_row))
             rows = csv.reader(lines, delimiter=delimiter)

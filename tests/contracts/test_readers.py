@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.contract.errors import ROW_ERRORS, InputError
+from stages.contract.errors import ROW_ERRORS, ConfigError, InputError
 from stages.contract.records import Record, Sample, stable_id
 from stages.read import READERS, Reader, Shard, Skipped
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
@@ -243,6 +243,12 @@ def test_a_missing_image_root_is_refused(kind: str, tmp_path: Path) -> None:
     keys = INPUTS[kind](tmp_path)
     with pytest.raises(InputError, match=rf"no such folder: {tmp_path}/none \(input\.image_root\)"):
         reader_of(kind=kind, **keys, image_root=f"{tmp_path}/none").shards()
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "folder"])
+def test_an_image_root_of_an_input_that_holds_its_images_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"input.image_root: images of a {kind} input are found in input.path itself"):
+        reader_of(kind=kind, **INPUTS[kind](tmp_path), image_root=str(tmp_path))
 
 
 def test_readers_need_neither_ray_nor_torch() -> None:

@@ -250,6 +250,9 @@ def test_a_field_that_no_row_has_is_refused(tmp_path: Path, count: int) -> None:
         reader_of(kind="jsonl", path=str(path)).shards()
     with pytest.raises(InputError, match=r"'title'.*input\.caption"):
         reader_of(kind="jsonl", path=str(path), image="img", caption="title").shards()
+    write_lines(path, [{"image": "a.jpg", "conversations": [{"from": "gpt", "value": "x"}]}] * count)
+    with pytest.raises(InputError, match=r"has the field 'caption' or .*'conversations'\. Conversations are not read"):
+        reader_of(kind="jsonl", path=str(path)).shards()
 
 
 @pytest.mark.parametrize(
@@ -297,6 +300,61 @@ def test_overlong_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         samples = samples_of(kind="jsonl", path=str(path), shard_size=shard_size)
         assert [reason(sample) for sample in samples] == [None, "bad_row", None, "bad_row"]
         assert f"{len(long)} bytes" in str(samples[1].error)
+
+
+LIST = [
+    {"image": f"{number}.jpg", "caption": text}
+    for number, text in enumerate(['a [cat}, "b" \\', "\u732b", "", "]", "{", 'x"', "a\\\\"])
+]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+@pytest.mark.parametrize("name", ["list.json", "list.json.gz"])
+def test_a_json_list_is_read_in_parts(
+    tmp_path: Path, name: str, indent: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = b"\xef\xbb\xbf " + json.dumps(LIST, indent=indent, ensure_ascii=False).encode() + b"\n"
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    for block_bytes in (1, 7, 1_000_000):
+        monkeypatch.setattr(streams, "_BLOCK_BYTES", block_bytes)
+        for shard_size in (1, 3, 100):
+            samples = samples_of(kind="jsonl", path=str(tmp_path / name), shard_size=shard_size)
+            assert [(s.sample_id, s.image.file_name, s.captions, s.error) for s in samples] == [
+                (f"{name}:{number}", row["image"], (row["caption"],), None) for number, row in enumerate(LIST, start=1)
+            ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", []),
+        ("[\n]\n", []),
+        ('[{"image": "a"}, 7, {"image": "b"}]', [None, "expected a JSON object"]),
+        ('[{"image": "a"},, {"image": "b"}]', [None, "not JSON"]),
+        ('[{"image": "a"}, {"image": }, {"image": "b"}]', [None, "not JSON"]),
+        ('[{"image": "a"}, {"image": "b"', [None, "the file ends before its list does"]),
+        ('[{"image": "a"}, {"image": "b', [None, "the file ends before its list does"]),
+        ('[{"image": "a"},', [None, "the file ends before its list does"]),
+        ('[{"image": "a"}]\n{"image": "b"}\n{"image": "c"}', [None, "text follows the end of the list"]),
+        ('[{"image": "a"}, {"image": "' + "b" * 2000 + '"}]', [None, "an element has more than 1000 bytes"]),
+        ('[{"image": "a"}, {"image": "' + "b" * 2000, [None, "an element has more than 1000 bytes"]),
+    ],
+)
+def test_broken_json_lists(
+    tmp_path: Path, text: str, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 1000)
+    (tmp_path / "in.json").write_text(text)
+    answers = []
+    for block_bytes in (1, 64, 1_000_000):
+        monkeypatch.setattr(streams, "_BLOCK_BYTES", block_bytes)
+        for shard_size in (1, 100):
+            answers.append(samples_of(kind="jsonl", path=str(tmp_path / "in.json"), shard_size=shard_size))
+    assert all(answer == answers[0] for answer in answers)
+    faults = [None if sample.error is None else sample.error.detail for sample in answers[0]][:2]
+    assert len(faults) == len(expected)
+    for found, words in zip(faults, expected, strict=True):
+        assert found is None if words is None else words in str(found)
 
 
 def test_a_file_that_has_gone_since_planning(tmp_path: Path) -> None:
