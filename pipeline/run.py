@@ -21,7 +21,7 @@ from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.model.config import NO_MODEL
-from stages.read import Shard, plan_shards
+from stages.read import Shard, grouped_rows, plan_shards
 from stages.sources import HEAT_MAPS
 from stages.sources.base import RegionSource
 from stages.storage import AnyPath
@@ -75,6 +75,8 @@ def run(
             with Display(console).shown() as display:
                 display.doing("reading the input")
                 shards = plan_shards(graph.reader)
+                if (grouped := grouped_rows(shards)) is not None:
+                    report.note(grouped)
                 samples, asked = samples_in(shards), config.engine.kind
                 config = chosen(config, samples)
                 console.print(_first_line(config, graph, samples, asked), soft_wrap=True)
@@ -191,6 +193,8 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
     graph = build_graph(config)
     config = graph.settings(config)
     shards = plan_shards(graph.reader)
+    if (grouped := grouped_rows(shards)) is not None:
+        console.print(grouped, soft_wrap=True)
     total = samples_in(shards)
     first = (item for shard in shards for item in graph.reader.read(shard) if isinstance(item, Sample))
     records = [Record.start(sample) for sample in islice(first, samples)]

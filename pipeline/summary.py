@@ -256,6 +256,9 @@ def print_summary(console: Console, total: Tally, report: Report, path: str, *, 
     if total.without_regions:
         table.add_row("    of these without a region", f"{total.without_regions:,}")
     table.add_row("  without phrases", f"{total.without_phrases:,}")
+    if total.other_language:
+        share = total.other_language / total.rows
+        table.add_row("  with a caption in another language", f"{total.other_language:,} ({share:.1%})")
     table.add_row("  failed", f"{total.failed:,}")
     for reason, count in total.failed_by_reason.most_common():
         table.add_row(f"    {reason}", f"{count:,}")

@@ -58,7 +58,7 @@ def run(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", metavar="N", min=1, help="Only the first N rows of the input (input.limit)."),
+        typer.Option("--limit", metavar="N", min=1, help="Only the first N samples of the input (input.limit)."),
     ] = None,
     config: ConfigFile = None,
     settings: Settings = [],  # noqa: B006  typer copies it

@@ -51,6 +51,10 @@ NO_IMAGE: Final = ImageRef()
 """The image of a sample that names none."""
 
 
+OTHER_LANGUAGE: Final = "captions in another language"
+"""How the note begins that names them, which is counted by it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """One captioned image as the reader found it.

@@ -37,7 +37,8 @@
       importance    float        as in annotations
     phrase_count    int32        phrases found in the captions and not dropped, before regions, and what a region is
                                  called that no caption says
-    warnings        list<string> phrases without a region and why, how many phrases were dropped and why
+    warnings        list<string> phrases without a region and why, how many phrases were dropped and why, captions in
+                                 another language
     error           string       null, or the reason of the fault, a key of `errors.ROW_ERRORS`
     error_detail    string       null, or what is wrong, where, and what to do
     phrases         list<struct> all phrases, also those without a region; as heat_maps, only with `output.heat_maps`

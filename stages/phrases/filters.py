@@ -22,12 +22,14 @@ _INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\
 _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
 _IMAGE_FILE: Final = r"(?:jpe?g|png|gif|webp|tiff?|bmp|heic|svg|raw|cr2|nef|dng|mp4|mov|avi|pdf)"
 
+_TAG: Final = r"</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
+
 _NOT_WORDS: Final = re.compile(
-    r"(?P<gone>https?://\S+|www\.\w\S*|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]+|(?<!\w)@\w+"
-    r"|</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
+    r"(?P<gone></?(?:br|div|h[1-6]|li|ol|p|t[dr]|ul)\b[^<>]{0,500}>|https?://\S+|www\.\w\S*|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]+|(?<!\w)@\w+"
     rf"|(?<![\w()-])[\w()-]{{1,100}}\.{_IMAGE_FILE}\b"
     r"|\b(?:img|dsc[nf]?|pict|mvi|vid|pxl|gopr|dji|cimg|hpim|imgp|scan)[-_ ]?\d{3,}\w*\b"
     r"|(?<!\S)\S{101,})"
+    rf"|(?P<tag>{_TAG})"
     r"|(?P<entity>&(?:[a-zA-Z]{2,10}|#[0-9]{1,6}|#[xX][0-9a-fA-F]{1,5});)"
     r"|(?P<hashtag>(?<![\w&])#(?=[^\W\d]))"
     rf"|(?P<invisible>[{_INVISIBLE}]+)"
@@ -42,6 +44,7 @@ _SUSPECT: Final = re.compile(r"[^ A-Za-z0-9,.;:!?'\"()-]|  |^ | -|\.\w|\d{3}|(?<
 """Matches every text in which `_NOT_WORDS` finds something, is five times faster, and rules out most captions."""
 _CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
+_TAGS: Final = re.compile(_TAG, re.DOTALL)
 _WHITE_SPACE: Final = re.compile(r"\s+")
 _DROPPED_FROM_TEXT: Final = re.compile(rf"[{_INVISIBLE}]+")
 _BLANK_IN_TEXT: Final = re.compile(rf"[{_CONTROL}]+")
@@ -73,11 +76,12 @@ class Readable:
 def readable(caption: str) -> Readable:
     """The words of any caption, for the parser. It takes any string and never raises.
 
-    - Removed: web addresses, e-mail addresses, @names, HTML tags, image file names, camera tags ("IMG_1234"), control
-      and invisible characters, lone surrogates, and strings of more than 100 characters without a space (spaCy's
-      tokenizer takes quadratic time on them).
+    - Removed: HTML tags within a line, control and invisible characters, lone surrogates.
     - HTML entities become their character.
     - Separators, emoji and "#" become commas, because the words on either side do not belong together.
+    - Web addresses, e-mail addresses, @names, image file names, camera tags ("IMG_1234"), HTML tags that end a line,
+      and strings of more than 100 characters without a space (spaCy's tokenizer takes quadratic time on them) become
+      full stops: a phrase that reached over them would hold them.
     - A line break ends a sentence unless the next line continues in lower case.
     - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every capitalised word for a name.
     """
@@ -105,14 +109,14 @@ def _replaced(caption: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
         for index in range(last, match.start()):
             put(caption[index], index, index + 1)
         last = match.end()
-        for letter in _substitute(match, caption):
+        for letter in _substitute(match, caption, is_first=not letters):
             put(letter, match.start(), last)
     for index in range(last, len(caption)):
         put(caption[index], index, index + 1)
     return "".join(letters), tuple(starts), tuple(ends)
 
 
-def _substitute(match: re.Match[str], caption: str) -> str:
+def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
     kind = match.lastgroup
     if kind == "entity":
         character = html.unescape(match.group())
@@ -121,6 +125,8 @@ def _substitute(match: re.Match[str], caption: str) -> str:
         return ""
     if kind in ("separator", "hashtag"):
         return " , "
+    if kind == "gone":
+        return " " if is_first else " . "
     if kind == "newline":
         before = caption[: match.start()].rstrip()[-1:]
         after = caption[match.end() : match.end() + 1]
@@ -149,14 +155,17 @@ def normalise(words: str) -> str:
     """The text of a phrase from its words in the caption; "" if no letter or digit is left.
 
     The text is case folded, with one space between words and "man 's" joined to "man's". HTML entities are resolved;
-    control and invisible characters, quotes and punctuation at the edges, and leading determiners and possessive
-    pronouns (`DETERMINERS`) are dropped. A possessor that is a noun stays, because it says which one: "the dog's bowl"
-    -> "dog's bowl".
+    HTML tags, control and invisible characters, quotes and punctuation at the edges, and leading determiners and
+    possessive pronouns (`DETERMINERS`) are dropped. A possessor that is a noun stays, because it says which one: "the
+    dog's bowl" -> "dog's bowl".
 
     >>> normalise("The  Old man 's  HAT.")
     "old man's hat"
     """
-    text = as_typed(html.unescape(words) if "&" in words else words).casefold()
+    text = html.unescape(words) if "&" in words else words
+    if "<" in text:
+        text = _TAGS.sub(" ", text)
+    text = as_typed(text).casefold()
     if "'" in text or "\u2019" in text:
         text = _DETACHED_SUFFIX.sub("", text)
     text = text.strip(_EDGE_MARKS)

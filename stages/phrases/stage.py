@@ -7,12 +7,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from stages.contract.errors import RowError
 from stages.contract.records import Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, WordLists, normalise, readable, word_lists
+from stages.phrases.languages import LANGUAGES, Languages
 from stages.phrases.noun_phrases import extract, referring_expressions
 from stages.phrases.parser import load_pipeline
 
@@ -41,6 +42,11 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     """A longer caption makes its sample a `bad_caption` row. Memory and time of parsing grow with the length: 10,000
     characters take about 0.2 s, and captions of image-text sets are far shorter."""
 
+    languages: tuple[str, ...] | None = None
+    """Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. A caption that is plainly in
+    another language than the parser's is named in the row's `warnings`; here it can be left out. Captions of one or two
+    words are seldom plain, and count as the parser's."""
+
     referring_expressions: bool = False
     """Add the phrase with everything that says which one ("a dog in a field of flowers"), as GRIT does: one more
     `Phrase` for each expression, with the head of its phrase and a span that includes it."""
@@ -64,6 +70,14 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     batch_size: int = Field(default=256, ge=1, le=10_000)
     """Captions that are parsed at a time. It changes speed and memory, never the result."""
 
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for language in languages or ():
+            if language not in LANGUAGES:
+                raise ValueError(f"expected some of {', '.join(LANGUAGES)}, got {language!r}")
+        return languages
+
 
 class PhrasesStage(Stage):
     """Captions -> phrases. A sample without captions is an error; captions without phrases are not."""
@@ -74,22 +88,29 @@ class PhrasesStage(Stage):
         self.config = config
         self._nlp: Any = None
         self._lists: WordLists | None = None
+        self._languages: Languages | None = None
 
     def setup(self) -> None:
         """Load the spaCy pipeline. Raises ConfigError if it is not installed or lacks a part."""
         self._nlp = load_pipeline(self.config.spacy_model)
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
+        self._languages = Languages(self._nlp.lang, self.config.languages)
 
     def teardown(self) -> None:
         """Drop the pipeline."""
-        self._nlp = self._lists = None
+        self._nlp = self._lists = self._languages = None
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
+        if self._languages is None:
+            raise RuntimeError("expected setup() before process()")
         checked = [self._checked(record) for record in batch]
-        captions = [
-            caption for record in checked if record.error is None for caption in enumerate(record.sample.captions)
-        ]
+        captions: list[tuple[int, str]] = []
+        for place, record in enumerate(checked):
+            if record.error is None:
+                parsed, notes = self._languages.sorted_out(record.sample.captions)
+                captions += enumerate(parsed)
+                checked[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
         found = iter(self._phrases(captions))
         return [record if record.error is not None else self._filled(record, found) for record in checked]
 
@@ -167,8 +188,8 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dic
     """The output of `phrasebox phrases`, lazily: one dict for each caption.
 
     `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`. A caption that a run would refuse has no
-    phrases and the additional key "error". Spans are half-open character offsets into the caption. Captions are read
-    `config.batch_size` at a time.
+    phrases and the additional key "error"; one in another language has "warnings". Spans are half-open character
+    offsets into the caption. Captions are read `config.batch_size` at a time.
 
     Raises:
         ConfigError: The spaCy pipeline cannot be used.
@@ -184,4 +205,5 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dic
                 {key: getattr(phrase, key) for key in ("text", "start", "end", "head")} for phrase in record.phrases
             ]
             error = {} if record.error is None else {"error": str(record.error)}
-            yield {"caption": caption, "phrases": phrases, **error}
+            warnings = {"warnings": list(record.notes)} if record.notes else {}
+            yield {"caption": caption, "phrases": phrases, **warnings, **error}

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Union
 from pydantic import Field
 
 from stages.contract.errors import InputError
-from stages.read.base import FirstRows, Reader, Shard, Skipped, SourceConfig, read_shard
+from stages.read.base import Limited, Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.find import kind_of
-from stages.read.plan import plan_shards
+from stages.read.plan import grouped_rows, plan_shards
 
 __all__ = [
-    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader", "plan_shards", "read_shard",
+    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "grouped_rows", "guess_kind", "make_reader", "plan_shards",
+    "read_shard",
 ]  # fmt: skip
 
 READERS: Final[dict[str, type[Reader]]] = {
@@ -48,7 +49,7 @@ else:
 def make_reader(config: InputConfig) -> Reader:
     """The reader of an input. Make it where the run was started: relative paths are resolved here."""
     reader = READERS[config.kind](config)
-    return reader if config.limit is None else FirstRows(reader, config.limit)
+    return reader if config.limit is None else Limited(reader, config.limit)
 
 
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:

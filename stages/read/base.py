@@ -2,7 +2,8 @@
 
 A reader works in two steps. `shards()` plans on the driver: it finds the files, refuses an input that cannot be read as
 a whole, and cuts the rest into parts. `read(shard)` runs on any worker and gives exactly one `Sample` or `Skipped` for
-every row of the part, in the order of the input. The samples do not depend on where the input was cut.
+every row of the part, in the order of the input; rows of one image may share a sample (`lines.py`). The samples do not
+depend on where the input was cut.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stages.contract.errors import InputError, one_line
+from stages.contract.errors import ConfigError, InputError, one_line
 from stages.contract.records import Sample
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -39,7 +40,18 @@ class SourceConfig(BaseModel):
     `{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Only the first rows of the input, at most so many. A later run with more of them goes on with the rest."""
+    """Read at most N samples, the first of the input. The same command with a larger limit adds the others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_its_images(cls, values: Any) -> Any:
+        """Raise ConfigError for an image root of a kind that has none."""
+        if isinstance(values, dict) and values.get("image_root") and "image_root" not in cls.model_fields:
+            raise ConfigError(
+                f"input.image_root: images of a {values.get('kind')} input are found in input.path itself "
+                f"({values.get('path')}): leave input.image_root out"
+            )
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +59,7 @@ class Renamed:
     """A row that gets another id because an earlier row of the input has its own.
 
     Attributes:
-        index: Counts the rows of the shard, from 0.
+        index: Counts the samples of the shard, from 0.
         sample_id: The id that the row gets instead, unique in the input.
         duplicate: True if the ids are equal, which makes the row an error. False if only their 53-bit hashes are,
             which happens once in some ten thousand inputs of a million rows.
@@ -68,8 +80,9 @@ class Shard:
         start: Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row.
         stop: Where it ends, exclusive, in the same unit; None means the end of the file.
         first_row: Number of the first row, as messages count: lines from 1, Parquet rows from 0.
-        samples: How many rows it holds; None if only reading will tell.
-        renamed: Its rows whose id is taken, by `Renamed.index`.
+        samples: How many samples it holds; None if only reading will tell.
+        rows: How many rows these are where several may be one sample, else None.
+        renamed: Its samples whose id is taken, by `Renamed.index`.
         payload: What else the kind needs to know (a header, rows from a file that cannot be cut).
     """
 
@@ -79,6 +92,7 @@ class Shard:
     stop: int | None = None
     first_row: int = 0
     samples: int | None = None
+    rows: int | None = None
     renamed: tuple[Renamed, ...] = ()
     payload: bytes = b""
 
@@ -127,14 +141,14 @@ class Reader(ABC):
         """
 
 
-class FirstRows(Reader):
-    """The first rows of another reader's input: at most `limit` of them."""
+class Limited(Reader):
+    """The first samples of another reader's input: at most `limit` of them, of which some may be `Skipped`."""
 
     def __init__(self, reader: Reader, limit: int) -> None:
         self._reader, self._limit = reader, limit
 
     def shards(self) -> list[Shard]:
-        """See `Reader.shards`. A shard that does not say how many rows it holds is read to count them."""
+        """See `Reader.shards`. A shard that does not say how many samples it holds is read to count them."""
         kept: list[Shard] = []
         left = self._limit
         for shard in self._reader.shards():
@@ -143,7 +157,7 @@ class FirstRows(Reader):
             rows = shard.samples
             if rows is None:
                 rows = sum(1 for _ in islice(self._reader.read(shard), left))
-            kept.append(replace(shard, samples=min(rows, left)))
+            kept.append(replace(shard, samples=rows) if rows <= left else replace(shard, samples=left, rows=None))
             left -= min(rows, left)
         return kept
 

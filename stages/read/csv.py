@@ -1,4 +1,4 @@
-"""CSV and TSV with a header: one row for each image.
+"""CSV and TSV with a header: a row for each image, or for each caption of it.
 
     image,caption,id
     kitchen/1.jpg,"a red cup, on a table",k1
@@ -20,24 +20,24 @@ from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import Reader, Shard, Skipped, SourceConfig
+from stages.read.base import Reader, Shard, Skipped
 from stages.read.find import FoundFile, find_files
+from stages.read.lines import LinesConfig, Row, entries, samples
 from stages.read.plan import Entry, plan_lines
-from stages.read.rows import FieldsConfig, RowParser, bad_row, is_storable, safe_place, shorten
+from stages.read.rows import RowParser, is_storable, shorten
 from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
 
-class CsvInput(SourceConfig, FieldsConfig):
+class CsvInput(LinesConfig):
     """Keys of `input` for `kind: csv`."""
 
     kind: Literal["csv"] = "csv"
 
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Between fields; by default a tab in `.tsv` and `.tab` files, else a comma."""
+    """Between fields; by default the one of comma, tab and semicolon with which the header names the columns."""
 
-    shard_size: int = Field(default=1000, ge=1, le=1_000_000)
-    """Samples that one worker reads at once; compressed files are not cut."""
 
+_DELIMITERS: Final = ",\t;"
 
 _EXPLAINED: Final = {
     "field larger than field limit": f"more than {csv.field_size_limit()} characters in a field: is a quote open?",
@@ -45,7 +45,7 @@ _EXPLAINED: Final = {
 }
 """Message of the csv module -> the same for people."""
 
-Row = tuple[int, int, list[str] | RowFault]
+RawRow = tuple[int, int, list[str] | RowFault]
 """Number of the row's first line, its first byte, and its fields or its fault."""
 
 
@@ -65,26 +65,32 @@ class CsvReader(Reader):
         """See `base.Reader`."""
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
-        headers = {file.url: self._header(file) for file in files}
-        shards = plan_lines(files, lambda file: self._scan(file, headers[file.url]), self.config.shard_size)
-        return [replace(shard, payload=json.dumps(headers[shard.url]).encode()) for shard in shards]
+        tables = {file.url: self._table(file) for file in files}
+        shards = plan_lines(files, lambda file: self._scan(file, *tables[file.url]), self.config.shard_size)
+        return [replace(shard, payload=json.dumps(tables[shard.url]).encode()) for shard in shards]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        renamed = {item.index: item for item in shard.renamed}
-        header: list[str] = json.loads(shard.payload)
-        for index, (number, _, fields) in enumerate(self._data_rows(shard, header)):
-            place = safe_place(shard.name, number)
-            if isinstance(fields, RowFault):
-                yield bad_row(place, fields, renamed.get(index))
-            else:
-                row = dict(zip(header, fields, strict=True))
-                yield self.rows.sample(_without_empty(row), place=place, shard=shard, renamed=renamed.get(index))
+        return samples(self._data_rows(shard, *json.loads(shard.payload)), self.config, shard)
 
-    def _header(self, file: FoundFile) -> list[str]:
-        """The columns of the file; an empty file has none. Raises InputError if a needed one is missing."""
+    def _table(self, file: FoundFile) -> tuple[str, list[str]]:
+        """The delimiter and the columns of the file; an empty file has none.
+
+        Raises InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
+        """
+        usual = "\t" if _is_tab_separated(file.url) else ","
+        delimiters = self.config.delimiter or usual + _DELIMITERS.replace(usual, "")
+        refusals: list[InputError] = []
+        for delimiter in delimiters:
+            try:
+                return delimiter, self._header(file, delimiter)
+            except InputError as refusal:
+                refusals.append(refusal)
+        raise refusals[0]
+
+    def _header(self, file: FoundFile, delimiter: str) -> list[str]:
         shard = Shard(url=file.url, name=file.name, first_row=1)
-        fields = next((fields for _, _, fields in self._rows(shard)), [])
+        fields = next((fields for _, _, fields in self._rows(shard, delimiter)), [])
         if isinstance(fields, RowFault):
             raise InputError(f"{file.url}: the header cannot be read: {fields.error.detail}")
         if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
@@ -97,29 +103,27 @@ class CsvReader(Reader):
             self.rows.check_columns(header, f"{file.url}: the first line must name the columns")
         return header
 
-    def _scan(self, file: FoundFile, header: list[str]) -> Iterator[Entry]:
-        has_ids = any(name in header for name in self.rows.fields.id_fields)
-        for number, position, fields in self._data_rows(Shard(url=file.url, name=file.name, first_row=1), header):
-            place = sample_id = safe_place(file.name, number)
-            if has_ids and not isinstance(fields, RowFault):
-                sample_id = self.rows.id_of(_without_empty(dict(zip(header, fields, strict=True))), place)
-            yield Entry(position, number, sample_id, place)
+    def _scan(self, file: FoundFile, delimiter: str, header: list[str]) -> Iterator[Entry]:
+        shard = Shard(url=file.url, name=file.name, first_row=1)
+        return entries(self._data_rows(shard, delimiter, header), self.config)
 
-    def _data_rows(self, shard: Shard, header: list[str]) -> Iterator[Row]:
+    def _data_rows(self, shard: Shard, delimiter: str, header: list[str]) -> Iterator[Row]:
         """The rows below the header, each with as many fields as the header or with its fault."""
-        for index, (number, position, fields) in enumerate(self._rows(shard)):
+        for index, (number, position, fields) in enumerate(self._rows(shard, delimiter)):
             if index == 0 and shard.start == 0:
                 continue
-            if isinstance(fields, list) and len(fields) != len(header):
-                fault = f"the row has {len(fields)} fields, the header has {len(header)}"
-                yield number, position, RowFault("bad_row", fault)
-            elif isinstance(fields, list) and not all(map(is_storable, fields)):
-                yield number, position, RowFault("bad_row", "the row is not UTF-8")
-            else:
-                yield number, position, fields
+            row: dict[str, str | None] | RowFault
+            if isinstance(fields, RowFault):
+                row = fields
+            elif len(fields) != len(header):
+                row = RowFault("bad_row", f"the row has {len(fields)} fields, the header has {len(header)}")
+            elif not all(map(is_storable, fields)):
+                row = RowFault("bad_row", "the row is not UTF-8")
+            else:  # with None for empty fields, since CSV has no null
+                row = {name: value or None for name, value in zip(header, fields, strict=True)}
+            yield Row(number, position, row, shard, self.rows)
 
-    def _rows(self, shard: Shard) -> Iterator[Row]:
-        delimiter = self.config.delimiter or ("\t" if _is_tab_separated(shard.url) else ",")
+    def _rows(self, shard: Shard, delimiter: str) -> Iterator[RawRow]:
         with open_plain(shard.url) as file:
             lines = _Feed(iter_lines(file, start=shard.start, stop=shard.stop, number=shard.first_row))
             rows = csv.reader(lines, delimiter=delimiter)
@@ -172,8 +176,3 @@ class _Feed:
 def _is_tab_separated(url: str) -> bool:
     name = url.lower().rpartition("/")[2]
     return any(part in {"tsv", "tab"} for part in name.split(".")[-2:])
-
-
-def _without_empty(row: dict[str, str]) -> dict[str, str | None]:
-    """The row with None for empty fields, since CSV has no null."""
-    return {name: value or None for name, value in row.items()}

@@ -13,7 +13,7 @@ from typing import Final
 
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.read.base import Reader
-from stages.read.streams import open_plain
+from stages.read.streams import PEEK_BYTES, begins_list, open_plain
 from stages.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
 
 _GLOB: Final = re.compile(r"[*?\[]")
@@ -22,11 +22,10 @@ _MAX_EXPANDED: Final = 1_000_000
 _CHECK_THREADS: Final = 32
 
 _EXPECTED: Final = (
-    "expected .jsonl or .ndjson, .csv or .tsv, .parquet, .tar (webdataset) or .json (COCO captions), a glob or a "
-    "folder of these, or a folder of images each with a .txt beside it"
+    "expected .jsonl or .ndjson, .csv or .tsv, .parquet, .tar (webdataset) or .json (COCO captions, or a list of "
+    "objects), a glob or a folder of these, or a folder of images each with a .txt beside it"
 )
 
-_PEEK_BYTES: Final = 1024 * 1024
 _TABLES: Final = ("parquet", "jsonl", "csv")
 
 
@@ -85,6 +84,8 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
         raise InputError(f"{entry} is an image: {_EXPECTED}")
     if kind == "coco_captions" and filesystem.isfile(path_in(filesystem, location)):
         return _kind_of_json(location)
+    if location.lower().endswith(".txt") and filesystem.isfile(path_in(filesystem, location)):
+        return "csv"  # whose reader says if the first line names no columns
     if not kind:
         find_files(entry, ())  # says so if there is no such file
         raise InputError(f"cannot tell what kind of input {entry} is: {_EXPECTED}; or set input.kind")
@@ -202,10 +203,13 @@ def _kind_of_folder(entry: str, readers: Mapping[str, type[Reader]]) -> str:
 
 
 def _kind_of_json(location: str) -> str:
-    """COCO captions, or JSON Lines under another name."""
+    """COCO captions, a list of rows, or JSON Lines under another name."""
     try:
         with open_plain(location) as stream:
-            lines = stream.read(_PEEK_BYTES).strip().split(b"\n", 1)
+            start = stream.read(PEEK_BYTES)
+        if begins_list(start):
+            return "jsonl"
+        lines = start.strip().split(b"\n", 1)
         first = json.loads(lines[0])
     except RowFault as fault:
         raise InputError(f"cannot read {location}: {fault.error.detail}") from fault

@@ -1,41 +1,41 @@
-"""JSON Lines: one object with an image path and captions in each line.
+"""JSON Lines: one object with an image path and captions in each line; or a JSON list of such objects.
 
     {"image": "kitchen/1.jpg", "caption": "a red cup on a table", "id": "k1"}
     {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
 
 TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read without any setting.
-Blank lines are not rows. Planning reads each file once, to find where shards begin and which ids are given twice.
+Blank lines are not rows. In a `.json` file that is one list, rows count from 1 as lines do. Planning reads each file
+once, to find where shards begin and which ids are given twice.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator
-from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
 from typing import Any, ClassVar, Final, Literal
-
-from pydantic import Field
 
 from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
-from stages.read.base import Reader, Shard, Skipped, SourceConfig
-from stages.read.find import FoundFile, find_files
-from stages.read.plan import Entry, plan_lines
-from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, safe_place, shorten
-from stages.read.streams import Line, iter_lines, open_plain
+from stages.read.base import Reader, Shard, Skipped
+from stages.read.find import find_files
+from stages.read.lines import LinesConfig, Row, entries, samples
+from stages.read.plan import plan_lines
+from stages.read.rows import RowParser, json_object, shorten
+from stages.read.streams import PEEK_BYTES, Line, begins_list, iter_elements, iter_lines, open_plain
 
 _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
 
+_LIST: Final = b"list"
+"""`Shard.payload` of a file that is one list."""
 
-class JsonlInput(SourceConfig, FieldsConfig):
+
+class JsonlInput(LinesConfig):
     """Keys of `input` for `kind: jsonl`."""
 
     kind: Literal["jsonl"] = "jsonl"
-
-    shard_size: int = Field(default=1000, ge=1, le=1_000_000)
-    """Samples that one worker reads at once; compressed files are not cut."""
 
 
 class JsonlReader(Reader):
@@ -57,51 +57,48 @@ class JsonlReader(Reader):
         """
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
-        for file in files:
-            self._probe(file)
-        return plan_lines(files, self._scan, self.config.shard_size)
+        whole = {
+            file.url: Shard(url=file.url, name=file.name, first_row=1, payload=_LIST if _is_list(file.url) else b"")
+            for file in files
+        }
+        for shard in whole.values():
+            self._probe(shard)
+        shards = plan_lines(
+            files, lambda file: entries(self._rows(whole[file.url]), self.config), self.config.shard_size
+        )
+        return [replace(shard, payload=whole[shard.url].payload) for shard in shards]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        renamed = {item.index: item for item in shard.renamed}
-        for index, (number, position, content) in enumerate(_lines(shard)):
-            place = safe_place(shard.name, number)
+        return samples(self._rows(shard), self.config, shard)
+
+    def _rows(self, shard: Shard) -> Iterator[Row]:
+        for number, position, content in _lines(shard):
             try:
-                row = _object_in(content, at_start=position == 0)
+                fields: dict[str, Any] | RowFault = _object_in(content, at_start=position == 0)
             except RowFault as fault:
-                yield bad_row(place, fault, renamed.get(index))
-            else:
-                yield self.rows.sample(row, place=place, shard=shard, renamed=renamed.get(index))
+                fields = fault
+            yield Row(number, position, fields, shard, self.rows)
 
-    def _scan(self, file: FoundFile) -> Iterator[Entry]:
-        marks = [json.dumps(name).encode() for name in self.rows.fields.id_fields]
-        for number, position, content in _lines(Shard(url=file.url, name=file.name, first_row=1)):
-            place = sample_id = safe_place(file.name, number)
-            # A line that holds neither the key nor an escape that may spell it gives no id, and is not parsed.
-            if isinstance(content, bytes) and (b"\\u" in content or any(mark in content for mark in marks)):
-                with suppress(RowFault):
-                    sample_id = self.rows.id_of(_object_in(content, at_start=position == 0), place)
-            yield Entry(position, number, sample_id, place)
-
-    def _probe(self, file: FoundFile) -> None:
-        """Raise InputError if none of the file's first rows has an image, or none has a caption."""
+    def _probe(self, shard: Shard) -> None:
+        """Raise InputError if none of a file's first rows has an image, or none has a caption."""
         names: dict[str, None] = {}
         rows = 0
-        for index, (_, position, content) in enumerate(_lines(Shard(url=file.url, name=file.name, first_row=1))):
-            with suppress(RowFault):
-                row = _object_in(content, at_start=position == 0)
+        for row in islice(self._rows(shard), _PROBE_ROWS):
+            if not isinstance(row.fields, RowFault):
                 rows += 1
-                names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
-            if index + 1 == _PROBE_ROWS:
-                break
+                names.update(dict.fromkeys(key for key, value in row.fields.items() if value is not None))
         fields = self.rows.fields
         for key, wanted in (("image", fields.image_fields), ("caption", fields.caption_fields)):
             if rows >= _MIN_PROBE_ROWS and not any(name in names for name in wanted):
                 present = ", ".join(shorten(name, 40) for name in list(names)[:20]) or "none"
                 expected = " or ".join(map(repr, wanted))
+                advice = f"Set input.{key} to the right one"
+                if key == "caption" and "conversations" in names:
+                    advice = "Conversations are not read: give each row the caption of its image"
                 raise InputError(
-                    f"{file.url}: none of the first {rows} rows has the field {expected}; "
-                    f"the fields are {present}. Set input.{key} to the right one"
+                    f"{shard.url}: none of the first {rows} rows has the field {expected}; "
+                    f"the fields are {present}. {advice}"
                 )
 
 
@@ -111,9 +108,20 @@ def _object_in(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
     return json_object(content, at_start=at_start)
 
 
+def _is_list(url: str) -> bool:
+    """Whether a JSON file is one list; files of other names hold lines."""
+    if not url.lower().endswith((".json", ".json.gz")):
+        return False
+    with open_plain(url) as stream:
+        return begins_list(stream.read(PEEK_BYTES))
+
+
 def _lines(shard: Shard) -> Iterator[Line]:
-    """The shard's lines that are not blank."""
+    """The shard's lines that are not blank, or the elements of its list."""
     with open_plain(shard.url) as stream:
+        if shard.payload == _LIST:
+            yield from iter_elements(stream, start=shard.start, stop=shard.stop, number=shard.first_row)
+            return
         for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
             _, position, content = line
             if isinstance(content, bytes) and position == 0:

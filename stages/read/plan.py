@@ -31,18 +31,20 @@ _FIRST_ROWS: Final = 1000
 
 
 class Entry(NamedTuple):
-    """A row seen while planning.
+    """A sample seen while planning.
 
     Attributes:
-        position: The row's first byte.
-        row: Its number.
+        position: The first byte of its first row.
+        row: The number of that row.
         place: Its name in messages.
+        rows: How many rows it is made of.
     """
 
     position: int
     row: int
     sample_id: str
     place: str
+    rows: int
 
 
 class IdLog:
@@ -95,25 +97,27 @@ class IdLog:
 def plan_lines(
     files: Sequence[FoundFile], scan: Callable[[FoundFile], Iterator[Entry]], shard_size: int
 ) -> list[Shard]:
-    """Shards of `shard_size` rows; a compressed file is one shard, since it cannot be entered in the middle.
+    """Shards of `shard_size` samples; a compressed file is one shard, since it cannot be entered in the middle.
 
     Args:
         files: The input.
-        scan: Gives the rows of a file, in order. It may be called twice for each file.
-        shard_size: Rows of a shard.
+        scan: Gives the samples of a file, in order. It may be called twice for each file.
+        shard_size: Samples of a shard.
     """
     log = IdLog()
     shards: list[Shard] = []
     for file in files:
         starts: list[tuple[int, int]] = []
-        rows = 0
+        rows: list[int] = []
+        samples = 0
         for entry in scan(file):
-            if rows % shard_size == 0 and not (starts and is_compressed(file.url)):
+            if samples % shard_size == 0 and not (starts and is_compressed(file.url)):
                 starts.append((entry.position, entry.row))
+                rows.append(0)
             log.add(entry.sample_id)
-            rows += 1
+            samples += 1
+            rows[-1] += entry.rows
         for part, ((position, row), (stop, _)) in enumerate(pairwise([*starts, (None, 0)])):
-            samples = rows - part * shard_size if stop is None else shard_size
             shards.append(
                 Shard(
                     url=file.url,
@@ -121,7 +125,8 @@ def plan_lines(
                     start=position or 0,
                     stop=stop,
                     first_row=row,
-                    samples=samples,
+                    samples=samples - part * shard_size if stop is None else shard_size,
+                    rows=rows[part],
                 )
             )
     return with_renamed(shards, log.renamed(lambda: ((e.sample_id, e.place) for file in files for e in scan(file))))
@@ -134,6 +139,18 @@ def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iter
         payload = zlib.compress(json.dumps(part, separators=(",", ":")).encode())
         stop = start + len(part)
         yield Shard(url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=payload)
+
+
+def grouped_rows(shards: Iterable[Shard]) -> str | None:
+    """What to say of an input in which several rows are one sample; None if each row is one."""
+    counted = [(shard.rows, shard.samples) for shard in shards if shard.rows is not None and shard.samples is not None]
+    rows, samples = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0)
+    if rows == samples:
+        return None
+    return (
+        f"{rows:,} rows were grouped into {samples:,} samples, since rows of one image follow each other; "
+        "--set input.group_rows=false keeps them apart"
+    )
 
 
 def carried_rows(shard: Shard) -> list[Any]:

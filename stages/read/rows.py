@@ -23,10 +23,10 @@ from stages.read.find import printable
 from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.storage import absolute, is_local, join, parent, place_of
 
-IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path")
-"""Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others'."""
+IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path", "filepath", "filename")
+"""Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others', open_clip's, others'."""
 
-CAPTION_FIELDS: Final = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "TEXT")
+CAPTION_FIELDS: Final = ("caption", "captions", "text", "texts", "txt", "sentence", "sentences", "TEXT", "title")
 """Searched in this order; the first that is there and not null is taken."""
 
 ID_FIELDS: Final = ("id", "sample_id")
@@ -39,11 +39,11 @@ class FieldsConfig(BaseModel):
 
     image: str | None = None
     """Field with the image's path; by default the first of `image`, `image_path`, `file_name`, `img_path`,
-    `path`."""
+    `path`, `filepath`, `filename`."""
 
     caption: str | tuple[str, ...] | None = None
     """Field with a caption or a list of captions, or several fields that are all taken, in order; by default
-    the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`."""
+    the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`, `title`."""
 
     id: str | None = None
     """Field with the sample's id, text or whole number; by default `id` or `sample_id`. Rows without one are
@@ -183,6 +183,14 @@ def settle(sample: Sample, faults: Sequence[RowError], renamed: Renamed | None) 
 def bad_row(place: str, fault: RowFault, renamed: Renamed | None = None) -> Sample:
     """The sample of a row that could not be parsed at all."""
     return settle(Sample(sample_id=place, source=place), [fault.error.at(place)], renamed)
+
+
+def first_value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """The value of the first of the fields that is there and not null, else None."""
+    for name in names:
+        if (value := row.get(name)) is not None:
+            return value
+    return None
 
 
 def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:

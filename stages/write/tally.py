@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from stages.contract.errors import SchemaError, one_line
-from stages.contract.records import stable_id
+from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.storage import AnyPath, found_in, parquet_file, replacing
 from stages.write.parquet import PARQUET_SETTINGS
 
@@ -37,6 +37,7 @@ class Tally:
         regions: Annotations.
         likely: Those of them with a score of at least 0.5.
         absent: Phrases judged not to be in their image.
+        other_language: Rows with a caption in another language than the parser's, by their warnings.
         categories: (phrase, head) -> number of regions.
         doubled: Rows whose id an earlier row has.
     """
@@ -51,17 +52,22 @@ class Tally:
     regions: int = 0
     likely: int = 0
     absent: int = 0
+    other_language: int = 0
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
     doubled: int = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count a row by its columns `error`, `phrase_count`, `annotations` and `absent`, null in a damaged row."""
+        """Count a row by its columns `error`, `phrase_count`, `annotations`, `absent` and `warnings`.
+
+        They are null in a damaged row.
+        """
         regions, phrases = row["annotations"] or (), row["phrase_count"] or 0
         self.rows += 1
         self.phrases += phrases
         self.regions += len(regions)
         self.likely += sum((region["score"] or 0.0) >= 0.5 for region in regions)
         self.absent += len(row["absent"] or ())
+        self.other_language += any((warning or "").startswith(OTHER_LANGUAGE) for warning in row["warnings"] or ())
         self.categories.update((region["phrase"] or "", region["head"] or "") for region in regions)
         if row["error"] is not None:
             self.failed_by_reason[row["error"]] += 1
@@ -101,7 +107,7 @@ CATEGORIES_SCHEMA: Final = pa.schema(
 _COLUMNS = [
     "id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head",
     "annotations.list.element.score",
-    "absent.list.element.caption_index",
+    "absent.list.element.caption_index", "warnings",
 ]  # fmt: skip
 
 
@@ -117,7 +123,9 @@ def tally(data: AnyPath) -> Tally:
         total.files += 1
         try:
             with parquet_file(path) as file:
-                missing = {"id", "error", "phrase_count", "annotations", "absent"} - set(file.schema_arrow.names)
+                missing = {"id", "error", "phrase_count", "annotations", "absent", "warnings"} - set(
+                    file.schema_arrow.names
+                )
                 if missing:
                     raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
                 for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
@@ -184,9 +192,7 @@ def dataset_card(
         doubt: How the images of the dataset differ from those, for people; None if nobody noticed a difference.
         source: Where the regions come from if not from heat maps, and what their score is, for people.
     """
-    made = (
-        f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
-    )
+    made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     care = f" {doubt}." if doubt else ""
     score = (
         f"It is calibrated on {fitted_to}:\non images like those, about 80 % of the regions with a score of 0.8 have "

@@ -63,6 +63,31 @@ def test_a_caption_over_the_limit():
     assert [phrase.text for phrase in right.phrases] == ["dog"]
 
 
+LEFT_OUT = "captions in another language than en, left out: "
+
+
+@pytest.mark.parametrize(
+    ("languages", "notes", "indices"),
+    [
+        (None, ("captions in another language than en: 1 (de), 3 (zh)",), {0, 1}),
+        (["en"], (f"{LEFT_OUT}1 (de), 3 (zh)",), {0}),
+        (["en", "de"], ("captions in another language than en: 1 (de)", f"{LEFT_OUT}3 (zh)"), {0, 1}),
+        (["zh"], ("captions in another language than en: 3 (zh)", f"{LEFT_OUT}1 (de)"), set()),
+    ],
+)
+def test_captions_in_another_language_are_named_and_can_be_left_out(languages, notes, indices):
+    captions = (
+        "Two dogs run.",
+        "Ein Hund spielt mit einem Ball im Schnee.",
+        "",
+        "\u4e24\u53ea\u72d7\u5728\u96ea\u5730\u91cc\u5954\u8dd1",
+    )
+    (record,) = make_stage(languages=languages).process([make_record(*captions)])
+    assert record.notes == notes
+    assert {phrase.caption_index for phrase in record.phrases} == indices
+    assert record.sample.captions == captions
+
+
 def test_a_record_with_an_error_passes_untouched(stage):
     broken = Record(
         sample=Sample(sample_id="1", source="test", captions=("a dog",)),
@@ -107,6 +132,8 @@ def test_referring_expressions_stand_beside_their_phrases():
         ("Man Riding A Horse In The Desert", ["Man", "A Horse", "The Desert"], ["man", "horse", "desert"]),
         ("IMG_1234.jpg: my  cat", ["my  cat"], ["cat"]),
         ("<b>Red car</b> &amp; blue truck", ["Red car", "blue truck"], ["red car", "blue truck"]),
+        ("so much fun @me <b>bold</b> dog", ["bold</b> dog"], ["bold dog"]),
+        ("a red <b>car</b><br>my IMG_1234.jpg cat", ["a red <b>car", "cat"], ["red car", "cat"]),
         ("cute dog \U0001f60d beach #sunset", ["cute dog", "beach", "sunset"], ["cute dog", "beach", "sunset"]),
         ("Dog | Beach | Sunset", ["Dog", "Beach", "Sunset"], ["dog", "beach", "sunset"]),
         ("a man 's hat", ["a man 's hat"], ["man's hat"]),
@@ -163,7 +190,14 @@ def test_teardown_releases_the_pipeline():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_phrases": 0}, {"max_caption_chars": 0}, {"drop_heads_add": [" "]}, {"spacy_model": ""}, {"max_phrase": 1}],
+    [
+        {"max_phrases": 0},
+        {"max_caption_chars": 0},
+        {"drop_heads_add": [" "]},
+        {"spacy_model": ""},
+        {"max_phrase": 1},
+        {"languages": ["eng"]},
+    ],
 )
 def test_settings_that_are_refused(settings):
     with pytest.raises(ValidationError):

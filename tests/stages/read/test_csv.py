@@ -23,15 +23,29 @@ def test_rows_become_samples(tmp_path: Path) -> None:
         assert second.image.url == str(tmp_path / "sub/b.jpg")
 
 
-@pytest.mark.parametrize("name", ["in.tsv", "in.tab", "in.TSV"])
-def test_tabs_by_extension(tmp_path: Path, name: str) -> None:
-    (sample,) = samples_of(kind="csv", path=write(tmp_path / name, "file_name\ttext\na.jpg\ta, b\n"))
-    assert (sample.image.file_name, sample.captions) == ("a.jpg", ("a, b",))
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("in.tsv", "file_name\ttext\na.jpg\ta, b; c\n"),
+        ("in.TAB", "filename\ttitle\na.jpg\ta, b; c\n"),
+        ("in.csv", "filepath\ttitle\na.jpg\ta, b; c\n"),
+        ("in.csv", 'filename;caption\na.jpg;"a, b; c"\n'),
+        ("in.tsv", 'image,caption\na.jpg,"a, b; c"\n'),
+        ("captions.txt", 'image,caption\na.jpg,"a, b; c"\n'),
+    ],
+)
+def test_the_delimiter_is_the_one_with_which_the_header_names_the_columns(tmp_path: Path, name: str, text: str) -> None:
+    for shard_size in (1, 10):
+        (sample,) = samples_of(kind="csv", path=write(tmp_path / name, text), shard_size=shard_size)
+        assert (sample.image.file_name, sample.captions) == ("a.jpg", ("a, b; c",))
 
 
 def test_delimiter_option(tmp_path: Path) -> None:
-    (sample,) = samples_of(kind="csv", path=write(tmp_path / "in.csv", "image;caption\na.jpg;a, b\n"), delimiter=";")
+    path = write(tmp_path / "in.csv", "image|caption\na.jpg|a, b\n")
+    (sample,) = samples_of(kind="csv", path=path, delimiter="|")
     assert sample.captions == ("a, b",)
+    with pytest.raises(InputError, match=r"expected the column 'image' or .*found 'image\|caption'"):
+        samples_of(kind="csv", path=path)
 
 
 def test_places_count_lines_with_quoted_line_ends(tmp_path: Path) -> None:
@@ -101,7 +115,7 @@ def test_byte_order_mark_spaces_and_compression(tmp_path: Path) -> None:
     [
         ("a dog\thttp://x/1.jpg\na cat\thttp://x/2.jpg\n", "the first line must name the columns.*'a dog"),
         ("img,caption\na,b\n", "expected the column 'image' or .*found 'img', 'caption'.*input.image"),
-        ("image,title\na,b\n", "expected the column 'caption' or .*input.caption"),
+        ("image,legend\na,b\n", "expected the column 'caption' or .*input.caption"),
         ("image,caption,image\na,b,c\n", "'image' more than once"),
         (b"image,\xff\n", "the columns"),
     ],

@@ -137,7 +137,7 @@ def test_a_broken_row_keeps_its_id(tmp_path: Path) -> None:
 
 def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [b"", GOOD, b"  \t\r", b"", GOOD, b""])
-    assert [sample.sample_id for sample in samples_of(kind="jsonl", path=str(path))] == [
+    assert [sample.sample_id for sample in samples_of(kind="jsonl", path=str(path), group_rows=False)] == [
         "in.jsonl:2",
         "in.jsonl:5",
     ]
@@ -152,7 +152,7 @@ def test_a_file_without_rows_gives_no_shards(tmp_path: Path, content: bytes) -> 
 def test_byte_order_mark_crlf_and_no_final_line_feed(tmp_path: Path) -> None:
     line = json.dumps(GOOD).encode()
     (tmp_path / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line + b"\r\n" + line)
-    samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), shard_size=2)
+    samples = samples_of(kind="jsonl", path=str(tmp_path / "in.jsonl"), shard_size=2, group_rows=False)
     assert [sample.error for sample in samples] == [None] * 3
     assert [sample.captions for sample in samples] == [("a cat",)] * 3
 
@@ -185,20 +185,20 @@ def test_ids_that_look_like_places_stay_unique(tmp_path: Path) -> None:
 
 
 def test_the_key_of_an_id_may_be_escaped(tmp_path: Path) -> None:
-    rows = [{**GOOD, "id": "a"}, b'{"image": "a.jpg", "caption": "x", "\\u0069d": "a"}']
+    rows = [{**GOOD, "id": "a"}, b'{"image": "b.jpg", "caption": "x", "\\u0069d": "a"}']
     samples = samples_of(kind="jsonl", path=str(write_lines(tmp_path / "in.jsonl", rows)))
     assert [sample.sample_id for sample in samples] == ["a", "a#in.jsonl:2"]
 
 
 def test_several_files_are_named_below_their_common_folder(tmp_path: Path) -> None:
     write_lines(tmp_path / "a" / "x.jsonl", [GOOD])
-    write_lines(tmp_path / "b" / "x.jsonl", [GOOD, GOOD])
+    write_lines(tmp_path / "b" / "x.jsonl", [GOOD, {**GOOD, "image": "b.jpg"}])
     write_lines(tmp_path / "b" / "notes.txt", [GOOD])
     samples = samples_of(kind="jsonl", path=str(tmp_path))
     assert [sample.sample_id for sample in samples] == ["a/x.jsonl:1", "b/x.jsonl:1", "b/x.jsonl:2"]
     # Without image_root, images lie beside their own file.
     assert [sample.image.url for sample in samples][:2] == [f"{tmp_path}/a/a.jpg", f"{tmp_path}/b/a.jpg"]
-    assert [sample.image.file_name for sample in samples] == ["a/a.jpg", "b/a.jpg", "b/a.jpg"]
+    assert [sample.image.file_name for sample in samples] == ["a/a.jpg", "b/a.jpg", "b/b.jpg"]
     listed = samples_of(kind="jsonl", path=[str(tmp_path / "b"), str(tmp_path / "a" / "x.jsonl")])
     assert [sample.sample_id for sample in listed] == ["b/x.jsonl:1", "b/x.jsonl:2", "a/x.jsonl:1"]
     assert samples_of(kind="jsonl", path=str(tmp_path / "*" / "*.jsonl")) == samples
@@ -250,6 +250,9 @@ def test_a_field_that_no_row_has_is_refused(tmp_path: Path, count: int) -> None:
         reader_of(kind="jsonl", path=str(path)).shards()
     with pytest.raises(InputError, match=r"'title'.*input\.caption"):
         reader_of(kind="jsonl", path=str(path), image="img", caption="title").shards()
+    write_lines(path, [{"image": "a.jpg", "conversations": [{"from": "gpt", "value": "x"}]}] * count)
+    with pytest.raises(InputError, match=r"has the field 'caption' or .*'conversations'\. Conversations are not read"):
+        reader_of(kind="jsonl", path=str(path)).shards()
 
 
 @pytest.mark.parametrize(
@@ -299,6 +302,61 @@ def test_overlong_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert f"{len(long)} bytes" in str(samples[1].error)
 
 
+LIST = [
+    {"image": f"{number}.jpg", "caption": text}
+    for number, text in enumerate(['a [cat}, "b" \\', "\u732b", "", "]", "{", 'x"', "a\\\\"])
+]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+@pytest.mark.parametrize("name", ["list.json", "list.json.gz"])
+def test_a_json_list_is_read_in_parts(
+    tmp_path: Path, name: str, indent: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = b"\xef\xbb\xbf " + json.dumps(LIST, indent=indent, ensure_ascii=False).encode() + b"\n"
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    for block_bytes in (1, 7, 1_000_000):
+        monkeypatch.setattr(streams, "_BLOCK_BYTES", block_bytes)
+        for shard_size in (1, 3, 100):
+            samples = samples_of(kind="jsonl", path=str(tmp_path / name), shard_size=shard_size)
+            assert [(s.sample_id, s.image.file_name, s.captions, s.error) for s in samples] == [
+                (f"{name}:{number}", row["image"], (row["caption"],), None) for number, row in enumerate(LIST, start=1)
+            ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", []),
+        ("[\n]\n", []),
+        ('[{"image": "a"}, 7, {"image": "b"}]', [None, "expected a JSON object"]),
+        ('[{"image": "a"},, {"image": "b"}]', [None, "not JSON"]),
+        ('[{"image": "a"}, {"image": }, {"image": "b"}]', [None, "not JSON"]),
+        ('[{"image": "a"}, {"image": "b"', [None, "the file ends before its list does"]),
+        ('[{"image": "a"}, {"image": "b', [None, "the file ends before its list does"]),
+        ('[{"image": "a"},', [None, "the file ends before its list does"]),
+        ('[{"image": "a"}]\n{"image": "b"}\n{"image": "c"}', [None, "text follows the end of the list"]),
+        ('[{"image": "a"}, {"image": "' + "b" * 2000 + '"}]', [None, "an element has more than 1000 bytes"]),
+        ('[{"image": "a"}, {"image": "' + "b" * 2000, [None, "an element has more than 1000 bytes"]),
+    ],
+)
+def test_broken_json_lists(
+    tmp_path: Path, text: str, expected: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_LINE_BYTES", 1000)
+    (tmp_path / "in.json").write_text(text)
+    answers = []
+    for block_bytes in (1, 64, 1_000_000):
+        monkeypatch.setattr(streams, "_BLOCK_BYTES", block_bytes)
+        for shard_size in (1, 100):
+            answers.append(samples_of(kind="jsonl", path=str(tmp_path / "in.json"), shard_size=shard_size))
+    assert all(answer == answers[0] for answer in answers)
+    faults = [None if sample.error is None else sample.error.detail for sample in answers[0]][:2]
+    assert len(faults) == len(expected)
+    for found, words in zip(faults, expected, strict=True):
+        assert found is None if words is None else words in str(found)
+
+
 def test_a_file_that_has_gone_since_planning(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [GOOD])
     reader = reader_of(kind="jsonl", path=str(path))
@@ -322,7 +380,7 @@ def test_input_behind_a_url() -> None:
 
 def test_shards_know_their_size(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "in.jsonl", [GOOD] * 7)
-    shards = reader_of(kind="jsonl", path=str(path), shard_size=3).shards()
+    shards = reader_of(kind="jsonl", path=str(path), shard_size=3, group_rows=False).shards()
     assert [shard.samples for shard in shards] == [3, 3, 1]
     assert [shard.first_row for shard in shards] == [1, 4, 7]
 

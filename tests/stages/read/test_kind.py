@@ -60,12 +60,18 @@ def test_by_what_a_folder_holds(files: list[str], kind: str, tmp_path: Path) -> 
         (json.dumps(COCO), "coco_captions"),
         (json.dumps(COCO, indent=2), "coco_captions"),
         ("", "coco_captions"),
+        ('\ufeff \n[{"image": "1.jpg", "caption": "a"}]', "jsonl"),
         ('{"image": "1.jpg", "caption": "a"}\n{"image": "2.jpg", "caption": "b"}\n', "jsonl"),
     ],
 )
 def test_by_the_beginning_of_a_json(content: str, kind: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content)
     assert guess_kind(str(tmp_path / "a.json"))["kind"] == kind
+
+
+def test_a_text_that_is_given_by_itself_is_a_table(tmp_path: Path) -> None:
+    (tmp_path / "captions.txt").touch()
+    assert guess_kind(str(tmp_path / "captions.txt"))["kind"] == "csv"
 
 
 def test_several_paths_of_one_kind() -> None:

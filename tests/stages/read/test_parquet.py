@@ -182,7 +182,7 @@ def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
             r"a column of images.*'a' \(int64\), 'caption' \(string\).*input\.image",
         ),
         ({"image": [1], "caption": ["x"]}, {}, "a column of images"),
-        ({"image_path": ["x"], "title": ["x"]}, {}, r"a column of text.*'title' \(string\).*input\.caption"),
+        ({"image_path": ["x"], "legend": ["x"]}, {}, r"a column of text.*'legend' \(string\).*input\.caption"),
         ({"image_path": ["x"], "caption": [1]}, {}, "a column of text"),
         ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}, "the column 'img' of bytes"),
         ({"image_path": ["x"], "caption": ["x"]}, {"caption": ["caption", "b"]}, "the column 'b' of text"),

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from pipeline.summary import Report, print_summary
 from stages.contract.errors import SchemaError
-from stages.contract.records import stable_id
+from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.write import tally as tally_module
 from stages.write.tally import Tally, tally, write_categories
 from tests.stages.write.rows import mixed, write_shards
@@ -23,6 +28,17 @@ def test_counts_of_a_mixed_dataset(tmp_path: Path) -> None:
     assert (total.phrases, total.regions) == (12, 9)
     assert total.categories == {("red car", "car"): 5, ("two dogs", "dog"): 4}
     assert total.rows == total.annotated + total.without_phrases + total.failed
+
+
+def test_rows_with_a_caption_in_another_language_are_counted_and_told(tmp_path: Path) -> None:
+    notes = [f"{OTHER_LANGUAGE} than en: 0 (de)", f"{OTHER_LANGUAGE} than en, left out: 1 (zh)"]
+    first, second, *others = mixed()
+    write_shards([replace(first, notes=tuple(notes)), replace(second, notes=("another",)), *others], tmp_path)
+    total = tally(tmp_path)
+    assert total.other_language == 1
+    text = StringIO()
+    print_summary(Console(file=text, width=100), total, Report(), "out")
+    assert re.search(r"with a caption in another language\W+1 \(11\.1%\)", text.getvalue())
 
 
 def test_an_empty_dataset(tmp_path: Path) -> None:
