@@ -46,7 +46,7 @@ def test_a_run_says_what_the_checkpoint_is_and_keeps_it(folder: Path, scenes_fol
     preview(config, Console(file=printed, width=200))
     run(config, Console(file=printed, width=200))
     found = "(transformers CLIPModel by config.json, preprocessor_config.json)"
-    assert printed.getvalue().count(f"model: {folder} {found}") == 2
+    assert printed.getvalue().count(f"model: {folder} {found}") == 3
     manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
     described = {"layout": "transformers CLIPModel", "described_by": "config.json, preprocessor_config.json"}
     assert manifest["model"] == {"name": str(folder), **described}

@@ -132,7 +132,8 @@ def test_pictures_of_other_things_leave_the_calibration_in_use_and_doubted(drawn
 
 
 def test_pictures_that_cannot_be_read_leave_no_doubt(tmp_path: Path) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     (tmp_path / "captions.jsonl").write_text(json.dumps({"image": "broken.png", "caption": "a dog"}) + "\n")
     graph = build_graph(config_of(tmp_path, tmp_path / "out"))
     assert outside_domain(graph, plan_shards(graph.reader)) is None
