@@ -58,7 +58,7 @@ def test_what_cannot_be_used_is_refused(options: list[str], said: str, inline_da
 
 def test_a_folder_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a finished dataset"):
-        runner.invoke(app, ["finetune", str(tmp_path), "--out", str(tmp_path / "out"), "--model", "demo"], catch_exceptions=False)
+        runner.invoke(app, ["finetune", str(tmp_path), "--out", str(tmp_path / "out"), *SHORT], catch_exceptions=False)
 
 
 def test_help_names_every_recipe() -> None:
