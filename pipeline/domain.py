@@ -6,8 +6,8 @@ run are computed before the run begins, and two things are compared with the fit
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
          probabilities mean nothing.
 images   Their embeddings, of which a calibration with presence knows mean and covariance. Regions on photographs of
-         other things look alike and are right less often: maps are cut and scores rank as well as elsewhere, but the
-         scores are too high.
+         other things look alike and are right less often. A calibration cuts maps and ranks regions there no worse than
+         none does, but its scores are too high.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     if times <= 1 + UNLIKE / math.sqrt(len(embeddings)):
         return None
     what = (
-        f"The images show other things than those the scores were calibrated on (the embeddings of "
-        f"{len(embeddings)} of them lie {times:.1f} times as far from those of the fit as others of its kind)"
+        f"The images show other things than those the scores were calibrated on (the mean squared distance of "
+        f"{len(embeddings)} of them from the fit is {times:.1f} times that of others of its kind)"
     )
     return Outside(what=what, in_regions=False)
 
