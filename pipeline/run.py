@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -16,12 +17,14 @@ from pipeline.domain import outside_domain, without_calibration
 from pipeline.engines import engine
 from pipeline.engines.inline import run_stages, samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
-from pipeline.output.folder import DatasetFolder, MayDelete
+from pipeline.output.changes import Changes, changes_of
+from pipeline.output.folder import DatasetFolder, Found
+from pipeline.output.foreign import MayDelete, delete_what_runs_wrote
 from pipeline.summary import Display, Report, inline_instead, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
-from stages.read import Shard, plan_shards
+from stages.read import Reader, Shard, input_fingerprint, plan_shards, read_shard
 from stages.sources import HEAT_MAPS
 from stages.sources.base import RegionSource
 from stages.storage import AnyPath
@@ -29,13 +32,19 @@ from stages.storage import AnyPath
 NO_MODEL: Final = "none"
 """What `dataset.json` calls the model where none was loaded."""
 
+INPUT: Final = "input_fingerprint"
+"""Where `dataset.json` and run.json keep which input the rows were made from, see `stages.read.input_fingerprint`."""
+
+OUTSIDE: Final = "outside_domain"
+"""Where they keep why the calibration does not hold for the run's pictures; null if it does."""
+
 
 def run(
     config: RunConfig,
     console: Console | None = None,
     *,
     fresh: bool = False,
-    may_delete: MayDelete = lambda _: False,
+    may_delete: MayDelete = delete_what_runs_wrote,
     graph: Graph | None = None,
     report: Report | None = None,
 ) -> AnyPath:
@@ -44,8 +53,10 @@ def run(
     Args:
         config: What to run.
         console: Where progress and the summary go; by default nowhere.
-        fresh: Delete what a former run left in `output.path` and start over.
-        may_delete: Asked before `fresh` deletes files that no run wrote; by default they are kept and the run refused.
+        fresh: Replace what a former run left in `output.path`. It is deleted when this run has written its first file,
+            and comes back if this run ends before.
+        may_delete: Asked before `fresh` replaces rows; by default the answer is yes, unless files that no run wrote
+            would be deleted too.
         graph: What to run instead of the graph that the configuration asks for.
         report: Where to note what happens, for who wants to know it afterwards.
 
@@ -61,34 +72,46 @@ def run(
     graph = graph or build_graph(config)
     config = graph.settings(config)
     with folder.locked(), folder.writing():
-        state = folder.begin(
+        fingerprint = input_fingerprint(config.input)
+        found = folder.look(
             config, graph.fingerprint, calibration=graph.calibration, fresh=fresh, may_delete=may_delete
         )
-        if state == "complete":
-            console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
-            _refuse_many_errors(folder.path, config.output.max_error_share)
-            return folder.path
-        if state == "started":
-            console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
-        report = report or Report()
-        try:
-            elsewhere = isinstance(config.engine, RayEngine) and config.engine.address  # each node has its own disk
-            if graph.loads_model and not elsewhere:
-                fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
-            with Display(console).shown() as display:
-                shards = plan_shards(graph.reader)
-                doubt = _doubt(graph, shards, config, report)
-                if doubt is not None and config.source.kind == HEAT_MAPS:
-                    graph = without_calibration(graph)
+        report, display, changes = report or Report(), Display(console), Changes()
+        is_same_input = found.run.get(INPUT) == fingerprint
+        if found.state == "complete" and is_same_input:
+            return _complete(folder, config, console, changes)
+        with display.shown():
+            shards = plan_shards(graph.reader)
+            if found.state != "new" and not is_same_input:
+                changes = _changes(folder, graph.reader, shards, console)
+        # Changed samples are told of again each time, as long as their rows stay as they are.
+        noted = {} if changes.changed else {INPUT: fingerprint}
+        if found.state == "complete" and not changes.new:
+            folder.note(found, noted)
+            return _complete(folder, config, console, changes)
+        elsewhere = isinstance(config.engine, RayEngine) and config.engine.address  # each node has its own disk
+        if graph.loads_model and not elsewhere:
+            fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
+        with display.shown():
+            # Decided once: the images that are looked at may be others when the run goes on.
+            outside = found.run[OUTSIDE] if OUTSIDE in found.run else _outside(graph, shards)
+            doubt = _doubt(graph, outside, config, report)
+            if doubt is not None and graph.calibration is not None:
+                graph = without_calibration(graph)
+            with _begun(folder, found, {**noted, OUTSIDE: outside}, console):
+                _say(console, [*folder.notes, *_in_words(changes)])
+                if found.state != "new":
+                    _say(console, [f"going on with the run in {folder.path}"])
                 if graph.loads_model and (config.model.checkpoint or config.model.weights):
-                    console.print(f"model: {_model(config, graph)}", soft_wrap=True)
+                    _say(console, [f"model: {_model(config, graph)}"])
                 display.update(report)
                 report.begin()
-                engine(config.engine.kind)(graph, shards, folder, config, report, display.update)
-        except PhraseboxError:
-            if state == "new":
-                folder.forget()
-            raise
+
+                def on_progress(report: Report) -> None:
+                    folder.drop_replaced()
+                    display.update(report)
+
+                engine(config.engine.kind)(graph, shards, folder, config, report, on_progress)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         total = folder.finish(config, report, model=model, calibration=graph.calibration)
     print_summary(console, total, report, folder.written_as)
@@ -116,10 +139,70 @@ def _model(config: RunConfig, graph: Graph) -> str:
     return f"{config.model.label}{weights}{found}"
 
 
-def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> str | None:
+def _complete(folder: DatasetFolder, config: RunConfig, console: Console, changes: Changes) -> AnyPath:
+    """Say that there is nothing to do. Returns and raises as `run`."""
+    _say(console, [*folder.notes, *_in_words(changes)])
+    rest = "every sample of the input has its row" if changes.changed else "nothing to do"
+    _say(console, [f"{folder.path} is complete: {rest}. --fresh starts over."])
+    _refuse_many_errors(folder.path, config.output.max_error_share)
+    return folder.path
+
+
+@contextmanager
+def _begun(folder: DatasetFolder, found: Found, noted: dict[str, Any], console: Console) -> Iterator[None]:
+    """Begin, and run the block. If it fails before its first row, leave the folder as it was found."""
+    try:
+        folder.begin(found, noted)
+        yield
+    except BaseException as error:
+        if isinstance(error, PhraseboxError) and found.state == "new":
+            folder.forget()
+        if folder.put_back():
+            _say(console, [f"nothing was written: the former run in {folder.path} is back"])
+        raise
+
+
+def _changes(folder: DatasetFolder, reader: Reader, shards: Sequence[Shard], console: Console) -> Changes:
+    """Compare the input, all of which is read here, with the rows. Raises as `changes_of`."""
+    _say(console, [f"comparing the input with the rows in {folder.path}"])
+    samples = (item for shard in shards for item in read_shard(reader, shard) if isinstance(item, Sample))
+    return changes_of(folder.shards, samples)
+
+
+def _say(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _in_words(changes: Changes) -> list[str]:
+    """What is to be said of changes of the input."""
+    lines = []
+    if changes.new:
+        lines.append(f"{changes.new:,} samples of the input have no row yet: they are added")
+    if changes.changed:
+        names = ", ".join([*changes.names, *(["..."] if changes.changed > len(changes.names) else [])])
+        lines.append(
+            f"{changes.changed:,} samples of the input have other captions or another image than when their rows were "
+            f"made ({names}): the rows stay as they are, --fresh makes them again"
+        )
+    return lines
+
+
+def _outside(graph: Graph, shards: Sequence[Shard]) -> str | None:
+    """Why the calibration does not hold for the pictures; None if it does, or if there is none."""
+    return None if graph.calibration is None else outside_domain(graph, shards)
+
+
+def _doubt(graph: Graph, outside: str | None, config: RunConfig, report: Report) -> str | None:
     """Why the scores of a run only rank; None if a calibration makes them probabilities.
 
     A calibration that the user names is used whatever the pictures are; the report says what is wrong with it.
+
+    Args:
+        graph: The run's graph.
+        outside: Why the calibration does not hold for the pictures, if it does not.
+        config: The run's configuration.
+        report: Where to note that it does not.
     """
     wanted = config.regions.calibration
     if isinstance(graph.model, RegionSource):
@@ -127,10 +210,9 @@ def _doubt(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Rep
     ranks = f"{config.regions.score}, which ranks and is no probability"
     if graph.calibration is None:
         return f"{ranks}: no calibration for this model with these settings (phrasebox calibrate fits one)"
-    doubt = outside_domain(graph, shards)
-    if doubt is not None:
-        report.note(f"{doubt}: {'scores only rank' if wanted == 'auto' else f'{wanted} may be wrong here'}")
-    return f"{ranks}: {doubt}" if doubt is not None and wanted == "auto" else None
+    if outside is not None:
+        report.note(f"{outside}: {'scores only rank' if wanted == 'auto' else f'{wanted} may be wrong here'}")
+    return f"{ranks}: {outside}" if outside is not None and wanted == "auto" else None
 
 
 def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:

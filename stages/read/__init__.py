@@ -14,11 +14,13 @@ from pydantic import Field
 
 from stages.contract.errors import InputError
 from stages.read.base import Reader, Shard, Skipped, SourceConfig, read_shard
-from stages.read.find import kind_of
+from stages.read.find import find_files, kind_of
+from stages.read.fingerprint import fingerprint_of
 from stages.read.plan import plan_shards
 
 __all__ = [
-    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "make_reader", "plan_shards", "read_shard",
+    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "input_fingerprint", "make_reader",
+    "plan_shards", "read_shard",
 ]  # fmt: skip
 
 READERS: Final[dict[str, type[Reader]]] = {
@@ -48,6 +50,15 @@ else:
 def make_reader(config: InputConfig) -> Reader:
     """The reader of an input. Make it where the run was started: relative paths are resolved here."""
     return READERS[config.kind](config)
+
+
+def input_fingerprint(config: InputConfig) -> str:
+    """What changes when files of the input are added, removed or written; images that captions name are not looked at.
+
+    Raises InputError if there are no such files.
+    """
+    reader = READERS[config.kind]
+    return fingerprint_of(find_files(config.path, (*reader.suffixes, *reader.suffixes_beside)))
 
 
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:
