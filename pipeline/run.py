@@ -17,7 +17,7 @@ from pipeline.domain import outside_domain, without_calibration
 from pipeline.engines import engine
 from pipeline.engines.inline import run_stages, samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
-from pipeline.output.changes import Changes, changes_of
+from pipeline.output.changes import Changes, changes_of, listed
 from pipeline.output.folder import DatasetFolder, Found
 from pipeline.output.foreign import MayDelete, delete_what_runs_wrote
 from pipeline.summary import Display, Report, inline_instead, print_summary
@@ -178,12 +178,12 @@ def _in_words(changes: Changes) -> list[str]:
     """What is to be said of changes of the input."""
     lines = []
     if changes.new:
-        lines.append(f"{changes.new:,} samples of the input have no row yet: they are added")
+        lines.append(f"samples of the input that have no row yet: {changes.new:,}. They are added")
     if changes.changed:
-        names = ", ".join([*changes.names, *(["..."] if changes.changed > len(changes.names) else [])])
         lines.append(
-            f"{changes.changed:,} samples of the input have other captions or another image than when their rows were "
-            f"made ({names}): the rows stay as they are, --fresh makes them again"
+            "samples of the input with other captions, or another image, than when their rows were made: "
+            f"{changes.changed:,} ({listed(changes.names, changes.changed)}). The rows stay as they are; --fresh makes "
+            "them again"
         )
     return lines
 

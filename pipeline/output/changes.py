@@ -52,7 +52,7 @@ def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample]) -> Changes:
     ids, contents = _rows_of(shards)
     has_sample = np.zeros(len(ids), dtype=bool)
     new = changed = 0
-    names: list[str] = []
+    changed_ids: list[str] = []
     # Samples are let go one by one: some carry their image.
     told = ((one.sample_id, one.id, _content(one.image.file_name, one.captions)) for one in samples)
     while batch := list(islice(told, _AT_ONCE)):
@@ -64,15 +64,15 @@ def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample]) -> Changes:
         differs = known.copy()
         differs[known] = contents[places[known]] != now[known]
         changed += int(differs.sum())
-        names += sample_ids[differs][: _NAMED - len(names)].tolist()
+        changed_ids += sample_ids[differs][: _NAMED - len(changed_ids)].tolist()
     gone = ids[~has_sample]
     if len(gone):
+        names = _names_of(shards, gone[:_NAMED])
         raise ResumeError(
-            f"the input no longer has {len(gone):,} samples of which there are rows "
-            f"({listed(_names_of(shards, gone[:_NAMED]), len(gone))}): put them back, give another output.path, or "
-            "--fresh to start over"
+            f"samples that have rows, but are gone from the input: {len(gone):,} ({listed(names, len(gone))}). Put "
+            "them back, give another output.path, or --fresh to start over"
         )
-    return Changes(new=new, changed=changed, names=tuple(names))
+    return Changes(new=new, changed=changed, names=tuple(changed_ids))
 
 
 def listed(names: Sequence[str], of: int) -> str:

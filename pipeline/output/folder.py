@@ -163,9 +163,7 @@ class DatasetFolder:
             ResumeError: The folder holds another run, or data that no run of phrasebox explains.
         """
         if replaced.settle(self.path):
-            self.notes.append(
-                f"{self.path}: the run that --fresh was to replace is back, since nothing had replaced it"
-            )
+            self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
         wanted = {
             "phrasebox_version": __version__,
             "schema_version": SCHEMA_VERSION,
@@ -180,11 +178,9 @@ class DatasetFolder:
             refuse_strange(self.path, [path for path in (*self.shards, *self._beside) if path.exists()])
             return Found(state="new", wanted=wanted, run={}, manifest={}, replaces=False)
         run, manifest = stored
-        is_complete = bool(manifest) and not self._lacks_rows(manifest)
-        found = Found(
-            state="complete" if is_complete else "started", wanted=wanted, run=run, manifest=manifest, replaces=False
-        )
-        if not is_complete:
+        state: State = "complete" if manifest and not self._lacks_rows(manifest) else "started"
+        found = Found(state=state, wanted=wanted, run=run, manifest=manifest, replaces=False)
+        if state == "started":
             self._refuse_more_rows(found)
         self._refuse_other(found)
         return found
@@ -321,13 +317,11 @@ class DatasetFolder:
                 return False
             manifest = stored[1]
             foreign += edited_cards(self.path, manifest)
-        if manifest:
-            what, rows = "a finished dataset", int(manifest["counts"]["written"])
-        else:
-            damaged = {path for path, _ in unreadable(self.shards)}
-            what, rows = "an unfinished run", rows_in([path for path in self.shards if path not in damaged]) or 0
+        damaged = {path for path, _ in unreadable(self.shards)}
+        rows = rows_in([path for path in self.shards if path not in damaged]) or 0
         if rows or foreign:
-            refuse_to_delete(self.path, f"{self.written_as} holds {what} with {rows:,} rows", foreign, may_delete)
+            what = f"{'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
+            refuse_to_delete(self.path, f"{self.written_as} holds {what}", foreign, may_delete)
         return True
 
     def ids_written(self) -> set[int]:

@@ -17,6 +17,7 @@ from stages.read.base import Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.find import find_files, kind_of
 from stages.read.fingerprint import fingerprint_of
 from stages.read.plan import plan_shards
+from stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
     "READERS", "InputConfig", "Reader", "Shard", "Skipped", "guess_kind", "input_fingerprint", "make_reader",
@@ -55,9 +56,10 @@ def make_reader(config: InputConfig) -> Reader:
 def input_fingerprint(config: InputConfig) -> str:
     """What changes when files of the input are added, removed or written; images that captions name are not looked at.
 
-    Raises InputError if there are no such files.
+    Raises InputError if there are no such files, or no such image root.
     """
     reader = READERS[config.kind]
+    RowParser.of(FieldsConfig(image_root=getattr(config, "image_root", None))).check_image_root()
     return fingerprint_of(find_files(config.path, (*reader.suffixes, *reader.suffixes_beside)))
 
 

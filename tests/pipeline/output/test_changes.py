@@ -41,7 +41,8 @@ def test_new_samples_are_added_by_the_same_command(captions: Path, out: Path) ->
     before = {row["id"]: row for row in rows_of(out)}
     write_captions(captions.parent, [*FIRST, "two new", "three new"])
     printed = run_light(config)
-    assert f"{42 - len(before)} samples of the input have no row yet: they are added\ngoing on with the run" in printed
+    told = f"samples of the input that have no row yet: {42 - len(before)}. They are added\ngoing on with the run"
+    assert told in printed
     rows = {row["sample_id"]: row for row in rows_of(out)}
     assert sorted(rows) == sorted(f"c{n}" for n in range(42))
     assert rows["c41"]["captions"] == ["three new"]
@@ -55,8 +56,8 @@ def test_changed_samples_keep_their_rows_and_are_told_of_each_time(captions: Pat
     changed = [*(f"other{n}" for n in range(6)), *FIRST[6:], "a new one"]
     write_captions(captions.parent, changed)
     told = (
-        "6 samples of the input have other captions or another image than when their rows were made (c0, c1, c2, c3, "
-        "c4, ...): the rows stay as they are, --fresh makes them again\n"
+        "samples of the input with other captions, or another image, than when their rows were made: 6 (c0, c1, c2, "
+        "c3, c4, ...). The rows stay as they are; --fresh makes them again\n"
     )
     assert told in run_light(config)
     assert len(rows_of(out)) == 41
@@ -75,7 +76,7 @@ def test_samples_that_are_gone_are_refused_before_any_work(captions: Path, out: 
     write_captions(captions.parent, [*FIRST[:30], "new"])  # c30 is another, and what follows is gone
     before = content(out)
     names = "c31" if len(rows_of(out)) == 32 else "c31, c32, c33, c34, c35, c36, c37, c38, c39"
-    with pytest.raises(ResumeError, match=r"the input no longer has \d samples of which there are rows \(") as caught:
+    with pytest.raises(ResumeError, match=r"samples that have rows, but are gone from the input: \d \(") as caught:
         run_light(light_config(captions, out))
     shown = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
     assert set(shown) <= {*names.split(", "), "..."}
@@ -91,10 +92,19 @@ def test_an_input_that_was_only_touched_is_compared_once(captions: Path, tmp_pat
     assert run_light(config) == complete
 
 
-def test_a_missing_input_is_missing_also_where_another_run_is(captions: Path, out: Path) -> None:
-    config = light_config(captions.with_name("typo.jsonl"), out, explain={"blocks": 1})
-    with pytest.raises(InputError, match=r"no such file or folder: .*typo\.jsonl"):
-        run_light(config)
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"path": "{}/typo.jsonl"}, r"no such file or folder: .*typo\.jsonl"),
+        ({"path": "{}/captions.jsonl", "image_root": "{}/typo"}, "no such folder: .*typo"),
+    ],
+)
+def test_a_missing_input_is_missing_also_where_another_run_is(
+    source: dict[str, str], words: str, captions: Path, out: Path
+) -> None:
+    places = {key: value.format(captions.parent) for key, value in source.items()}
+    with pytest.raises(InputError, match=words):
+        run_light(light_config(captions, out, input={"kind": "jsonl", **places}, explain={"blocks": 1}))
 
 
 def test_the_same_input_from_another_folder_is_the_same(

@@ -126,7 +126,7 @@ def test_a_run_that_is_killed_while_files_are_moved_loses_none(
         folder = DatasetFolder(finished)
         with folder.locked():
             assert folder.look(config, "light").state == "complete"
-            assert folder.notes[0].endswith("is back, since nothing had replaced it")
+            assert folder.notes[0].endswith("that --fresh was to replace is back: nothing had replaced it")
         assert content(finished) == before
 
 

@@ -188,7 +188,7 @@ def test_what_fresh_replaces_comes_back_until_there_is_a_new_file(tmp_path) -> N
     assert len(rows_of(out)) == 32
     assert not (out / ".phrasebox/replaced").exists()
     write_captions(tmp_path, [f"word{n}" for n in range(41)])
-    assert "9 samples of the input have no row yet" in run_light(config)
+    assert "samples of the input that have no row yet: 9." in run_light(config)
     assert len(rows_of(out)) == 41
 
 
