@@ -18,7 +18,7 @@ from pipeline.engines import engine
 from pipeline.engines.inline import run_stages, samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.changes import Changes, changes_of, listed
-from pipeline.output.folder import DatasetFolder, Found
+from pipeline.output.folder import DatasetFolder, FormerRun
 from pipeline.output.foreign import MayDelete, delete_what_runs_wrote
 from pipeline.summary import Display, Report, inline_instead, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
@@ -149,7 +149,7 @@ def _complete(folder: DatasetFolder, config: RunConfig, console: Console, change
 
 
 @contextmanager
-def _begun(folder: DatasetFolder, found: Found, noted: dict[str, Any], console: Console) -> Iterator[None]:
+def _begun(folder: DatasetFolder, found: FormerRun, noted: dict[str, Any], console: Console) -> Iterator[None]:
     """Begin, and run the block. If it fails before its first row, leave the folder as it was found."""
     try:
         folder.begin(found, noted)

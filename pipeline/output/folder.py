@@ -58,8 +58,8 @@ State = Literal["new", "started", "complete"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a look at a dataset's folder found.
+class FormerRun:
+    """The run that `DatasetFolder.look` found, and how this run stands to it.
 
     Attributes:
         state: "complete" if every row of the run is there, "started" if some are, else "new".
@@ -146,8 +146,8 @@ class DatasetFolder:
         calibration: str | None = None,
         fresh: bool = False,
         may_delete: MayDelete = delete_what_runs_wrote,
-    ) -> Found:
-        """Decide whether this run may write here, and change nothing. Call it while locked.
+    ) -> FormerRun:
+        """Decide whether this run may write here. Only what a killed `fresh` left is changed. Call it while locked.
 
         A finished dataset may be another version's; an unfinished one is only continued by the same major and minor
         version, so that all rows of a dataset are made in the same way.
@@ -172,20 +172,20 @@ class DatasetFolder:
             "config": config.rows_depend_on(),
         }
         if fresh and self._may_be_replaced(may_delete):
-            return Found(state="new", wanted=wanted, run={}, manifest={}, replaces=True)
+            return FormerRun(state="new", wanted=wanted, run={}, manifest={}, replaces=True)
         stored = self._stored()
         if stored is None:
             refuse_strange(self.path, [path for path in (*self.shards, *self._beside) if path.exists()])
-            return Found(state="new", wanted=wanted, run={}, manifest={}, replaces=False)
+            return FormerRun(state="new", wanted=wanted, run={}, manifest={}, replaces=False)
         run, manifest = stored
         state: State = "complete" if manifest and not self._lacks_rows(manifest) else "started"
-        found = Found(state=state, wanted=wanted, run=run, manifest=manifest, replaces=False)
+        found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest, replaces=False)
         if state == "started":
             self._refuse_more_rows(found)
         self._refuse_other(found)
         return found
 
-    def begin(self, found: Found, noted: Mapping[str, Any] | None = None) -> None:
+    def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None) -> None:
         """Make the folder ready for rows, and store what they depend on.
 
         What is to be replaced is moved aside, see `put_back`. Shards that cannot be read are set aside and made again.
@@ -193,13 +193,13 @@ class DatasetFolder:
 
         Args:
             found: The answer of `look`.
-            noted: What else to keep of the run, plain values: a run that goes on finds it in `Found.run`.
+            noted: What else to keep of the run, plain values: a run that goes on finds it in `FormerRun.run`.
 
         Raises:
             ResumeError: A finished dataset gets no rows of this version, or holds foreign data.
         """
+        self._replaces = found.replaces
         if found.replaces:
-            self._replaces = True
             replaced.set_aside(self.path)
         if found.state == "complete":
             self._refuse_more_rows(found)
@@ -209,13 +209,13 @@ class DatasetFolder:
         if found.manifest:
             rebuild(take_over(self._own), self.shards)
         self.data.mkdir(parents=True, exist_ok=True)
-        mark = {replaced.REPLACES: True} if found.replaces else {}
-        write_text(self._run, json.dumps(signed({**found.run, **found.wanted, **(noted or {}), **mark}), indent=2))
+        run = {**found.run, **found.wanted, **(noted or {}), **({replaced.REPLACES: True} if found.replaces else {})}
+        write_text(self._run, json.dumps(signed(run), indent=2))
         if found.manifest:
             self._manifest.unlink()
         self.checkpoint = self.agreed_checkpoint()
 
-    def note(self, found: Found, noted: Mapping[str, Any]) -> None:
+    def note(self, found: FormerRun, noted: Mapping[str, Any]) -> None:
         """Store more about the run of a finished dataset. Its signature does not cover that, and stays as it is."""
         manifest = {**found.manifest, "run": {**found.manifest["run"], **noted}}
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -229,7 +229,7 @@ class DatasetFolder:
         """Put the run back that was to be replaced, unless this one has written a file; returns whether it did."""
         return replaced.settle(self.path)
 
-    def _refuse_more_rows(self, found: Found) -> None:
+    def _refuse_more_rows(self, found: FormerRun) -> None:
         """Raise ResumeError if the run in the folder cannot get more rows."""
         made_by = found.run.get("phrasebox_version")
         if _release(made_by) != _release(__version__):
@@ -240,7 +240,7 @@ class DatasetFolder:
             )
         refuse_strange(self.path, strange(self.shards))
 
-    def _refuse_other(self, found: Found) -> None:
+    def _refuse_other(self, found: FormerRun) -> None:
         stored = {key: found.run.get(key) for key in found.wanted}
         stored["config"] = with_absolute_paths(stored["config"] or {})
         differing = differences({**stored, "phrasebox_version": __version__}, found.wanted)
@@ -300,23 +300,19 @@ class DatasetFolder:
             if not isinstance(found, dict) or (path == self._manifest and "run" not in found):
                 raise ResumeError(f"{path} is not phrasebox's; give another output.path")
             run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
-            run.pop("signature", None)
-            run.pop(replaced.REPLACES, None)
-            return run, manifest
+            return {key: value for key, value in run.items() if key not in ("signature", replaced.REPLACES)}, manifest
         return None
 
     def _may_be_replaced(self, may_delete: MayDelete) -> bool:
         """Whether there is a run to replace. Raises ResumeError if that is not allowed."""
-        foreign, manifest = strange(self.shards), dict[str, Any]()
         try:
             stored = self._stored()
         except _DamagedMarkError:
-            pass
-        else:
-            if stored is None:
-                return False
-            manifest = stored[1]
-            foreign += edited_cards(self.path, manifest)
+            stored = {}, {}
+        if stored is None:
+            return False
+        _, manifest = stored
+        foreign = [*strange(self.shards), *edited_cards(self.path, manifest)]
         damaged = {path for path, _ in unreadable(self.shards)}
         rows = rows_in([path for path in self.shards if path not in damaged]) or 0
         if rows or foreign:
@@ -365,8 +361,8 @@ class DatasetFolder:
         write_categories(total, self.path / "categories.parquet")
         schema = dataset_schema(**config.output.columns)
         run = json.loads(self._run.read_text(encoding="utf-8"))
-        run.pop("signature", None)  # of a part of the configuration; the manifest signs all of it
-        run.pop(replaced.REPLACES, None)
+        for key in ("signature", replaced.REPLACES):  # it signs a part of the configuration, the manifest all of it
+            run.pop(key, None)
         source = None if config.source.kind == HEAT_MAPS else source_type(config.source.kind)
         card = dataset_card(
             total,
