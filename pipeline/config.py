@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.output import OutputConfig
+from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import DEFAULT_KIND, EXPLAINERS, AnyExplainerConfig, explainer_config, explainer_type
 from stages.explain.config import ExplainerConfig
@@ -122,7 +123,7 @@ class RunConfig(BaseModel):
         return {**guess_kind(values["path"]), **values}
 
     def rows_depend_on(self) -> dict[str, Any]:
-        """The settings that decide what the rows are, for comparing runs; plain values."""
+        """The settings that decide what the rows are, for comparing runs; plain values, with absolute paths."""
         kept = {"input", "model", "phrases", "images", "explain", "regions"}
         if self.source.kind != HEAT_MAPS:
             # Left out where it is the default: runs that were begun before there were others can be continued.
@@ -133,8 +134,7 @@ class RunConfig(BaseModel):
         plain["images"].pop("fetch_threads")
         plain["input"].pop("limit")
         plain["output"] = self.output.columns
-        plain["engine"] = {"kind": self.engine.kind}
-        return plain
+        return with_absolute_paths(plain)
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML."""

@@ -13,11 +13,11 @@ images   Their embeddings, of which a calibration with presence knows mean and c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -67,6 +67,11 @@ class Outside:
 
     what: str
     in_regions: bool
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any] | None) -> Outside | None:
+        """The answer of `outside_domain` as a run stored it, by `asdict`."""
+        return None if stored is None else cls(what=stored["what"], in_regions=stored["in_regions"])
 
 
 def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import RayEngine, RunConfig
-from pipeline.domain import outside_domain, without_calibration
+from pipeline.domain import Outside, outside_domain, without_calibration
 from pipeline.engines import chosen, engine
 from pipeline.engines.inline import run_stages, samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
-from pipeline.output.folder import DatasetFolder, MayDelete
+from pipeline.output.changes import Changes, changes_of, listed
+from pipeline.output.folder import ENGINE, DatasetFolder, FormerRun
+from pipeline.output.foreign import MayDelete, delete_what_runs_wrote
 from pipeline.summary import Display, Report, duration, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.model.config import NO_MODEL
-from stages.read import Shard, grouped_rows, plan_shards
+from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards, read_shard
 from stages.sources import HEAT_MAPS
 from stages.sources.base import RegionSource
 from stages.storage import AnyPath
+
+INPUT: Final = "input_fingerprint"
+"""Where `dataset.json` and run.json keep which input the rows were made from, see `stages.read.input_fingerprint`."""
+
+OUTSIDE: Final = "outside_domain"
+"""Where they keep how the images differ from those of the calibration, see `Outside`; null if they do not."""
 
 
 def run(
@@ -32,7 +43,7 @@ def run(
     console: Console | None = None,
     *,
     fresh: bool = False,
-    may_delete: MayDelete = lambda _: False,
+    may_delete: MayDelete = delete_what_runs_wrote,
     graph: Graph | None = None,
     report: Report | None = None,
 ) -> AnyPath:
@@ -41,8 +52,10 @@ def run(
     Args:
         config: What to run.
         console: Where progress and the summary go; by default nowhere.
-        fresh: Delete what a former run left in `output.path` and start over.
-        may_delete: Asked before `fresh` deletes files that no run wrote; by default they are kept and the run refused.
+        fresh: Replace what a former run left in `output.path`. It is deleted when this run has written its first file,
+            and comes back if this run ends before.
+        may_delete: Asked before `fresh` replaces rows; by default the answer is yes, unless files that no run wrote
+            would be deleted too.
         graph: What to run instead of the graph that the configuration asks for.
         report: Where to note what happens, for who wants to know it afterwards.
 
@@ -58,39 +71,52 @@ def run(
     graph = graph or build_graph(config)
     config = graph.settings(config)
     with folder.locked(), folder.writing():
-        state = folder.begin(
+        fingerprint = input_fingerprint(config.input)
+        found = folder.look(
             config, graph.fingerprint, calibration=graph.calibration, fresh=fresh, may_delete=may_delete
         )
-        if state == "complete":
-            console.print(f"{folder.path} is complete: nothing to do. --fresh starts over.", soft_wrap=True)
-            _refuse_many_errors(folder.path, config.output.max_error_share)
-            return folder.path
-        if state == "started":
-            console.print("\n".join([*folder.notes, f"going on with the run in {folder.path}"]), soft_wrap=True)
-        report = report or Report()
-        try:
-            elsewhere = isinstance(config.engine, RayEngine) and config.engine.address  # each node has its own disk
-            if graph.loads_model and not elsewhere:
-                fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
-            with Display(console).shown() as display:
-                display.doing("reading the input")
-                shards = plan_shards(graph.reader)
-                if (grouped := grouped_rows(shards)) is not None:
-                    report.note(grouped)
-                samples, asked = samples_in(shards), config.engine.kind
-                config = chosen(config, samples)
-                console.print(_first_line(config, graph, samples, asked), soft_wrap=True)
-                display.doing("comparing the first images with those of the calibration")
-                doubt, misgiving = _doubts(graph, shards, config, report)
-                if doubt is not None and config.source.kind == HEAT_MAPS:
-                    graph = without_calibration(graph)
+        report, display, changes = report or Report(), Display(console), Changes()
+        is_same_input = found.run.get(INPUT) == fingerprint
+        if found.state == "complete" and is_same_input:
+            return _complete(folder, config, console, changes)
+        with display.shown():
+            display.doing("reading the input")
+            shards = plan_shards(graph.reader)
+            if found.state != "new" and not is_same_input:
+                changes = _changes(folder, graph.reader, shards, console, limited=config.input.limit is not None)
+        # Changed samples are reported each time, as long as their rows stay as they are.
+        noted: dict[str, Any] = {} if changes.changed else {INPUT: fingerprint}
+        if found.state == "complete" and not changes.new:
+            folder.note(found, noted)
+            return _complete(folder, config, console, changes)
+        samples, asked = samples_in(shards), config.engine.kind
+        config = chosen(config, samples)
+        _say(console, [_first_line(config, graph, samples, asked)])
+        elsewhere = isinstance(config.engine, RayEngine) and config.engine.address  # each node has its own disk
+        if graph.loads_model and not elsewhere:
+            fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
+        if (grouped := grouped_rows(shards)) is not None:
+            report.note(grouped)
+        with display.shown():
+            display.doing("comparing the first images with those of the calibration")
+            # Decided once: the images that are looked at may be others when the run goes on.
+            outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else _outside(graph, shards)
+            doubt, misgiving = _doubts(graph, outside, config, report)
+            if doubt is not None and graph.calibration is not None:
+                graph = without_calibration(graph)
+            noted |= {OUTSIDE: None if outside is None else asdict(outside), ENGINE: config.engine.kind}
+            with _begun(folder, found, noted, console):
+                _say(console, [*folder.notes, *_in_words(changes)])
+                if found.state != "new":
+                    _say(console, [f"going on with the run in {folder.path}"])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
-                engine(config.engine.kind)(graph, shards, folder, config, report, display.update)
-        except PhraseboxError:
-            if state == "new":
-                folder.forget()
-            raise
+
+                def on_progress(report: Report) -> None:
+                    folder.drop_replaced()
+                    display.update(report)
+
+                engine(config.engine.kind)(graph, shards, folder, config, report, on_progress)
         model = {"name": config.model.label, **graph.recognised} if graph.loads_model else {"name": NO_MODEL}
         calibration = None if graph.calibration is None else graph.cuts.calibration
         total = folder.finish(
@@ -132,7 +158,63 @@ def _first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str
     return f"{model}; engine: {engine}"
 
 
-def _doubts(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Report) -> tuple[str | None, str | None]:
+def _complete(folder: DatasetFolder, config: RunConfig, console: Console, changes: Changes) -> AnyPath:
+    """Say that there is nothing to do. Returns and raises as `run`."""
+    _say(console, [*folder.notes, *_in_words(changes)])
+    rest = "every sample of the input has its row" if changes.changed else "nothing to do"
+    _say(console, [f"{folder.path} is complete: {rest}. --fresh starts over."])
+    _refuse_many_errors(folder.path, config.output.max_error_share)
+    return folder.path
+
+
+@contextmanager
+def _begun(folder: DatasetFolder, found: FormerRun, noted: dict[str, Any], console: Console) -> Iterator[None]:
+    """Begin, and run the block. If it fails before its first row, leave the folder as it was found."""
+    try:
+        folder.begin(found, noted)
+        yield
+    except BaseException as error:
+        if isinstance(error, PhraseboxError) and found.state == "new":
+            folder.forget()
+        if folder.put_back():
+            _say(console, [f"nothing was written: the former run in {folder.path} is back"])
+        raise
+
+
+def _changes(
+    folder: DatasetFolder, reader: Reader, shards: Sequence[Shard], console: Console, *, limited: bool
+) -> Changes:
+    """Compare the input, all of which is read here, with the rows. Raises as `changes_of`."""
+    _say(console, [f"comparing the input with the rows in {folder.path}"])
+    samples = (item for shard in shards for item in read_shard(reader, shard) if isinstance(item, Sample))
+    return changes_of(folder.shards, samples, limited=limited)
+
+
+def _say(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _in_words(changes: Changes) -> list[str]:
+    """What is to be said of changes of the input."""
+    lines = []
+    if changes.new:
+        lines.append(f"samples of the input that have no row yet: {changes.new:,}. They are added")
+    if changes.changed:
+        lines.append(
+            "samples of the input with other captions, or another image, than when their rows were made: "
+            f"{changes.changed:,} ({listed(changes.names, changes.changed)}). The rows stay as they are; --fresh makes "
+            "them again"
+        )
+    return lines
+
+
+def _outside(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
+    """How the images differ from those of the calibration; None if they do not, or if there is none."""
+    return None if graph.calibration is None else outside_domain(graph, shards)
+
+
+def _doubts(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[str | None, str | None]:
     """Why the scores of a run only rank, and why a calibration that is used may be wrong here; None where it is not so.
 
     A calibration that the user names is used whatever the images are.
@@ -142,7 +224,6 @@ def _doubts(graph: Graph, shards: Sequence[Shard], config: RunConfig, report: Re
         return f"A score is {graph.model.score_means}", None
     if graph.calibration is None:
         return "No calibration fits this model with these settings; phrasebox calibrate fits one", None
-    outside = outside_domain(graph, shards)
     if outside is None:
         return None, None
     report.note(outside.what)

@@ -46,7 +46,7 @@ def engines(scenes: int = 1000) -> list[dict[str, Any]]:
                     marks.append((report.wall_time_s, scenes))
 
             with output.locked():
-                output.begin(config, graph.fingerprint, fresh=False)
+                output.begin(output.look(config, graph.fingerprint))
                 engine(kind)(graph, plan_shards(graph.reader), output, config, report, show)
             (start, seen), (end, _) = marks
             speeds[kind], starts[kind] = (scenes - seen) / (end - start), start

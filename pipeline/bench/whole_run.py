@@ -162,6 +162,6 @@ def _run(captions: Path, out: Path, model: dict[str, str]) -> tuple[float, dict[
     shards = plan_shards(graph.reader)
     start = time.process_time()
     with output.locked():
-        output.begin(config, graph.fingerprint, fresh=False)
+        output.begin(output.look(config, graph.fingerprint))
         run_inline(graph, shards, output, config, report, lambda _: None)
     return time.process_time() - start, {step: entry.busy_s for step, entry in report.stages.items()}

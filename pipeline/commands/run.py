@@ -75,12 +75,11 @@ def run(
         bool,
         typer.Option(
             "--fresh",
-            help="Delete the dataset in --out and start over; asks before it deletes files that no run wrote.",
+            help="Replace the dataset in --out, which is kept until the new run has written its first file. Asks at a "
+            "terminal; elsewhere it keeps files that no run wrote.",
         ),
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Answer yes to what --fresh asks. Without a terminal the answer is no.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Answer yes to what --fresh asks.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -146,14 +145,18 @@ def as_typed(message: str, keys: Iterable[str]) -> str:
 
 
 def _run(config: Any, *, fresh: bool, yes: bool) -> None:
+    from pipeline.output.foreign import delete_what_runs_wrote
     from pipeline.run import run as run_pipeline
     from pipeline.terminal import Terminated, stoppable
 
-    def may_delete(files: list[AnyPath]) -> bool:
-        if yes or not sys.stdin.isatty():
-            return yes
-        console.print("phrasebox did not write these files:", *files, sep="\n  ", soft_wrap=True)
-        return typer.confirm("Delete them too?")
+    def may_delete(what: str, foreign: list[AnyPath]) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            return delete_what_runs_wrote(what, foreign)
+        if foreign:
+            console.print("phrasebox did not write these files:", *foreign, sep="\n  ", soft_wrap=True)
+        return typer.confirm(f"{what}. Delete {'it and these files' if foreign else 'it'} and start over?")
 
     try:
         with stoppable():

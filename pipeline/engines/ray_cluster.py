@@ -20,7 +20,7 @@ import pipeline
 import stages
 from pipeline.config import RayEngine
 from pipeline.engines.ray_code import Code, looker, refuse_other_code
-from pipeline.output.folder import cannot_write, is_about_writing
+from pipeline.output.failed_writes import cannot_write, is_about_writing
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device

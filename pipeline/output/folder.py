@@ -5,18 +5,17 @@ OUT/categories.parquet    phrases with their counts
 OUT/README.md             dataset card
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
 OUT/.phrasebox/           lock. Until the dataset is complete also run.json, which says what the rows depend on, and
-                          Ray Data's checkpoint. damaged/ holds shards that could not be read and were made again
+                          Ray Data's checkpoint. damaged/ holds shards that could not be read and were made again,
+                          replaced/ what --fresh is about to replace
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +23,7 @@ import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.config import RunConfig, differences
+from pipeline.output import replaced
 from pipeline.output.checkpoint import (
     drop_pending,
     ids_in,
@@ -34,56 +34,54 @@ from pipeline.output.checkpoint import (
     unreadable,
     without_rows,
 )
+from pipeline.output.failed_writes import cannot_write, is_about_writing
+from pipeline.output.foreign import (
+    MayDelete,
+    delete_what_runs_wrote,
+    edited_cards,
+    refuse_strange,
+    refuse_to_delete,
+    strange,
+)
 from pipeline.output.lock import Lease, locked
+from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
-from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
+from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import dataset_schema
 from stages.contract.versions import SCHEMA_VERSION
 from stages.dataset.origin import signed
 from stages.sources import HEAT_MAPS, source_type
-from stages.storage import AnyPath, ObjectPath, found_in, move, remove_tree, writable_place, write_text
+from stages.storage import AnyPath, found_in, move, remove_tree, writable_place, write_text
 from stages.write.tally import Tally, dataset_card, tally, write_categories
 
 State = Literal["new", "started", "complete"]
 
-OWN_SHARD: Final = re.compile(r"\d{5,}\.parquet|(?:[0-9A-Za-z]+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")
-"""Names that the inline engine and Ray Data give to shards."""
+ENGINE: Final = "engine"
+"""Where run.json keeps which engine wrote the latest rows: `inline` leaves no checkpoint."""
 
-_WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE)
 
-MayDelete = Callable[[list[AnyPath]], bool]
-"""Asked before files are deleted that no run wrote."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerRun:
+    """The run that `DatasetFolder.look` found, and how this run stands to it.
+
+    Attributes:
+        state: "complete" if every row of the run is there, "started" if some are, else "new".
+        wanted: What the rows of this run depend on, plain values.
+        run: The same of the run in the folder, with what else was stored of it; empty if the run is new.
+        manifest: That of a dataset which was finished, also if it has lost rows since; else empty.
+        replaces: Whether there is a run to replace, since the user asked for it.
+    """
+
+    state: State
+    wanted: dict[str, Any]
+    run: dict[str, Any]
+    manifest: dict[str, Any]
+    replaces: bool
 
 
 def _release(version: str | None) -> list[str] | None:
     """Major and minor version; patches leave rows as they are."""
     return version.split(".")[:2] if version else None
-
-
-def is_about_writing(path: AnyPath, error: OSError) -> bool:
-    """Whether the error came from writing below `path`: its number or its text says so.
-
-    Errors of object storage have neither a number nor a file's name. Reading reports its own as InputError
-    (`stages.read.read_shard`), so an error without a file's name is taken as one of writing there.
-    """
-    if error.errno in _WRITE_ERRORS or str(path) in str(error):
-        return True
-    return isinstance(path, ObjectPath) and _file_of(error) is None
-
-
-def cannot_write(path: AnyPath, error: OSError) -> OutputError:
-    """The error to raise for a write that failed. It names another file where that one cannot be written."""
-    why = os.strerror(error.errno) if error.errno else one_line(error)
-    place = path if str(path) in str(error) else _file_of(error) or path
-    return OutputError(
-        f"cannot write to {place}: {why}. What is finished is kept: mend that, and the same command goes on from there"
-    )
-
-
-def _file_of(error: OSError) -> str | None:
-    """The file that an error names. Ray puts advice of its own in that place when it passes an error on."""
-    name = error.filename
-    return name if isinstance(name, str) and os.path.isabs(name) else None
 
 
 class _DamagedMarkError(ResumeError):
@@ -96,7 +94,7 @@ class DatasetFolder:
     Attributes:
         written_as: Its path as the user wrote it.
         checkpoint: Ray Data's checkpoint of this attempt, once a run has begun.
-        notes: What `begin` found and did, for people.
+        notes: What `look` and `begin` found and did, for people.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -109,7 +107,7 @@ class DatasetFolder:
         self._run = self._own / "run.json"
         self._manifest = self.path / "dataset.json"
         self._beside = [self.path / "categories.parquet", self.path / "README.md", self._manifest]
-        self._goes_on = False
+        self._goes_on = self._replaces = False
         self._lease: Lease | None = None
 
     @property
@@ -143,34 +141,32 @@ class DatasetFolder:
                 raise ConfigError(f"output.path: cannot write to {self.path}: {why}") from error
             yield
 
-    def begin(
+    def look(
         self,
         config: RunConfig,
         fingerprint: str,
         *,
         calibration: str | None = None,
-        fresh: bool,
-        may_delete: MayDelete = lambda _: False,
-    ) -> State:
-        """Decide whether this run may write here, and store what its rows depend on. Call it while locked.
+        fresh: bool = False,
+        may_delete: MayDelete = delete_what_runs_wrote,
+    ) -> FormerRun:
+        """Decide whether this run may write here. Only what a killed `fresh` left is changed. Call it while locked.
 
-        Shards that cannot be read are set aside and made again, also those of a finished dataset. A finished dataset
-        may be another version's; an unfinished one is only continued by the same major and minor version, so that all
-        rows of a dataset are made in the same way.
+        A finished dataset may be another version's; an unfinished one is only continued by the same major and minor
+        version, so that all rows of a dataset are made in the same way.
 
         Args:
             config: The run's configuration.
             fingerprint: The model's, see `Graph`.
             calibration: What the scores are calibrated with, see `Graph`.
-            fresh: Delete what is there first.
-            may_delete: Asked whether `fresh` may delete files that no run wrote.
-
-        Returns:
-            "complete" if there is nothing left to do, "started" if the run goes on, else "new".
+            fresh: Replace what is there.
+            may_delete: Asked whether `fresh` may do so, if there are rows, or files that no run wrote.
 
         Raises:
             ResumeError: The folder holds another run, or data that no run of phrasebox explains.
         """
+        if replaced.settle(self.path):
+            self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
         wanted = {
             "phrasebox_version": __version__,
             "schema_version": SCHEMA_VERSION,
@@ -178,51 +174,84 @@ class DatasetFolder:
             "calibration": calibration,
             "config": config.rows_depend_on(),
         }
-        if fresh:
-            self._clear(may_delete)
+        if fresh and self._may_be_replaced(may_delete):
+            return FormerRun(state="new", wanted=wanted, run={}, manifest={}, replaces=True)
         stored = self._stored()
         if stored is None:
-            self._refuse_strange([path for path in (*self.shards, *self._beside) if path.exists()])
-            self.data.mkdir(parents=True, exist_ok=True)
-            write_text(self._run, json.dumps(signed(wanted), indent=2))
-            self.checkpoint = self.agreed_checkpoint()
-            return "new"
-        found, manifest = stored
-        is_complete = bool(manifest) and not self._lacks_rows(manifest)
-        self._refuse_other(found, wanted, is_complete=is_complete)
-        if is_complete:
-            return "complete"
-        self._refuse_strange(self._strange_shards())
-        self._goes_on = True
-        self._set_damaged_aside()
-        if manifest:
+            refuse_strange(self.path, [path for path in (*self.shards, *self._beside) if path.exists()])
+            return FormerRun(state="new", wanted=wanted, run={}, manifest={}, replaces=False)
+        run, manifest = stored
+        state: State = "complete" if manifest and not self._lacks_rows(manifest) else "started"
+        found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest, replaces=False)
+        if state == "started":
+            self._refuse_more_rows(found)
+        self._refuse_other(found)
+        return found
+
+    def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None) -> None:
+        """Make the folder ready for rows, and store what they depend on.
+
+        What is to be replaced is moved aside, see `put_back`. Shards that cannot be read are set aside and made again.
+        A finished dataset is open again for new rows.
+
+        Args:
+            found: The answer of `look`.
+            noted: What else to keep of the run, plain values: a run that goes on finds it in `FormerRun.run`.
+
+        Raises:
+            ResumeError: A finished dataset gets no rows of this version, or holds foreign data.
+        """
+        self._replaces = found.replaces
+        if found.replaces:
+            replaced.set_aside(self.path)
+        if found.state == "complete":
+            self._refuse_more_rows(found)
+        self._goes_on = found.state != "new"
+        if self._goes_on:
+            self._set_damaged_aside()
+        if found.manifest or found.run.get(ENGINE) == "inline":
             rebuild(take_over(self._own), self.shards)
-            write_text(self._run, json.dumps(signed(wanted), indent=2))
+        self.data.mkdir(parents=True, exist_ok=True)
+        run = {**found.run, **found.wanted, **(noted or {}), **({replaced.REPLACES: True} if found.replaces else {})}
+        write_text(self._run, json.dumps(signed(run), indent=2))
+        if found.manifest:
             self._manifest.unlink()
         self.checkpoint = self.agreed_checkpoint()
-        return "started"
 
-    def _refuse_other(self, found: dict[str, Any], wanted: dict[str, Any], *, is_complete: bool) -> None:
-        made_by = found.get("phrasebox_version")
-        if not is_complete and _release(made_by) != _release(__version__):
+    def note(self, found: FormerRun, noted: Mapping[str, Any]) -> None:
+        """Store more about the run of a finished dataset. Its signature does not cover that, and stays as it is."""
+        manifest = {**found.manifest, "run": {**found.manifest["run"], **noted}}
+        write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    def drop_replaced(self) -> None:
+        """Delete the run that is replaced, once this one has written a file."""
+        if self._replaces and replaced.drop(self.path):
+            self._replaces = False
+
+    def put_back(self) -> bool:
+        """Put the run back that was to be replaced, unless this one has written a file; returns whether it did."""
+        return replaced.settle(self.path)
+
+    def _refuse_more_rows(self, found: FormerRun) -> None:
+        """Raise ResumeError if the run in the folder cannot get more rows."""
+        made_by = found.run.get("phrasebox_version")
+        if _release(made_by) != _release(__version__):
+            what = "a run" if found.manifest else "an unfinished run"
             raise ResumeError(
-                f"{self.path} holds an unfinished run of phrasebox {made_by or '(unknown version)'}, this is "
-                f"{__version__}, whose rows may differ: finish it with that version, or --fresh to start over"
+                f"{self.path} holds {what} of phrasebox {made_by or '(unknown version)'}, this is {__version__}, whose "
+                "rows may differ: finish it with that version, or --fresh to start over"
             )
-        differing = differences({**found, "phrasebox_version": __version__}, wanted)
+        refuse_strange(self.path, strange(self.shards))
+
+    def _refuse_other(self, found: FormerRun) -> None:
+        stored = {key: found.run.get(key) for key in found.wanted}
+        stored["config"] = with_absolute_paths(stored["config"] or {})
+        differing = differences({**stored, "phrasebox_version": __version__}, found.wanted)
         if differing:
             listed = "\n".join(f"  {line}" for line in differing)
             raise ResumeError(
                 f"{self.path} holds a run with other settings:\n{listed}\n"
                 "Give another output.path, or --fresh to delete that run and start over."
-            )
-
-    def _refuse_strange(self, paths: list[AnyPath]) -> None:
-        if paths:
-            names = ", ".join(sorted(path.name for path in paths)[:5])
-            raise ResumeError(
-                f"{self.path} holds files that no run of phrasebox explains ({names}): give another output.path, or "
-                "move them away"
             )
 
     def _lacks_rows(self, manifest: dict[str, Any]) -> bool:
@@ -274,46 +303,25 @@ class DatasetFolder:
             if not isinstance(found, dict) or (path == self._manifest and "run" not in found):
                 raise ResumeError(f"{path} is not phrasebox's; give another output.path")
             run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
-            run.pop("signature", None)
-            return run, manifest
+            return {key: value for key, value in run.items() if key not in ("signature", replaced.REPLACES)}, manifest
         return None
 
-    def _clear(self, may_delete: MayDelete) -> None:
-        """Delete a run's files, and nothing if there is no mark of a run.
-
-        Raises ResumeError if files that no run wrote are in the way and may not be deleted.
-        """
-        foreign = self._strange_shards()
-        with suppress(_DamagedMarkError):
+    def _may_be_replaced(self, may_delete: MayDelete) -> bool:
+        """Whether there is a run to replace. Raises ResumeError if that is not allowed."""
+        try:
             stored = self._stored()
-            if stored is None:
-                return
-            if self._is_edited_card(stored[1]):
-                foreign.append(self.path / "README.md")
-        if foreign and not may_delete(foreign):
-            names = ", ".join(str(path).removeprefix(f"{self.path}/") for path in foreign[:5])
-            raise ResumeError(
-                f"--fresh would delete files in {self.path} that phrasebox did not write ({names}): move them away, "
-                "or add --yes. Nothing was deleted"
-            )
-        # The marks go last: a run that is stopped here is still one that --fresh clears.
-        remove_tree(self._own / "damaged")
-        for checkpoint in found_in(self._own, "checkpoint-*"):
-            remove_tree(checkpoint)
-        for path in (*self.shards, *found_in(self.data, ".*.tmp"), *self._beside, self._run):
-            path.unlink(missing_ok=True)
-
-    def _is_edited_card(self, manifest: dict[str, Any]) -> bool:
-        card = self.path / "README.md"
-        if not card.is_file():
+        except _DamagedMarkError:
+            stored = {}, {}
+        if stored is None:
             return False
-        text = card.read_bytes()
-        if manifest:
-            return manifest.get("card_sha256") not in (None, hashlib.sha256(text).hexdigest())
-        return b"Made by phrasebox" not in text
-
-    def _strange_shards(self) -> list[AnyPath]:
-        return [path for path in self.shards if not OWN_SHARD.fullmatch(path.name)]
+        _, manifest = stored
+        foreign = [*strange(self.shards), *edited_cards(self.path, manifest)]
+        damaged = {path for path, _ in unreadable(self.shards)}
+        rows = rows_in([path for path in self.shards if path not in damaged]) or 0
+        if rows or foreign:
+            what = f"{'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
+            refuse_to_delete(self.path, f"{self.written_as} holds {what}", foreign, may_delete)
+        return True
 
     def ids_written(self) -> set[int]:
         """Ids of the rows in the shards. Raises ResumeError for a shard that cannot be read."""
@@ -365,7 +373,8 @@ class DatasetFolder:
         write_categories(total, self.path / "categories.parquet")
         schema = dataset_schema(**config.output.columns)
         run = json.loads(self._run.read_text(encoding="utf-8"))
-        run.pop("signature", None)  # of a part of the configuration; the manifest signs all of it
+        for key in ("signature", replaced.REPLACES):  # it signs a part of the configuration, the manifest all of it
+            run.pop(key, None)
         source = None if config.source.kind == HEAT_MAPS else source_type(config.source.kind)
         card = dataset_card(
             total,
@@ -396,6 +405,7 @@ class DatasetFolder:
             "run": run,
         }
         write_text(self._manifest, json.dumps(signed(manifest), indent=2, ensure_ascii=False) + "\n")
+        self.drop_replaced()
         for checkpoint in found_in(self._own, "checkpoint-*"):
             remove_tree(checkpoint)
         self._run.unlink()

@@ -14,12 +14,14 @@ from pydantic import Field
 
 from stages.contract.errors import InputError
 from stages.read.base import Limited, Reader, Shard, Skipped, SourceConfig, read_shard
-from stages.read.find import kind_of
+from stages.read.find import find_files, kind_of
+from stages.read.fingerprint import fingerprint_of
 from stages.read.plan import grouped_rows, plan_shards
+from stages.read.rows import FieldsConfig, RowParser
 
 __all__ = [
-    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "grouped_rows", "guess_kind", "make_reader", "plan_shards",
-    "read_shard",
+    "READERS", "InputConfig", "Reader", "Shard", "Skipped", "grouped_rows", "guess_kind", "input_fingerprint",
+    "make_reader", "plan_shards", "read_shard",
 ]  # fmt: skip
 
 READERS: Final[dict[str, type[Reader]]] = {
@@ -50,6 +52,19 @@ def make_reader(config: InputConfig) -> Reader:
     """The reader of an input. Make it where the run was started: relative paths are resolved here."""
     reader = READERS[config.kind](config)
     return reader if config.limit is None else Limited(reader, config.limit)
+
+
+def input_fingerprint(config: InputConfig) -> str:
+    """Return what changes when files of the input are added, removed or written, or the limit is another.
+
+    Images that captions name are not looked at.
+
+    Raises InputError if there are no such files, or no such image root.
+    """
+    reader = READERS[config.kind]
+    RowParser.of(FieldsConfig(image_root=getattr(config, "image_root", None))).check_image_root()
+    found = fingerprint_of(find_files(config.path, (*reader.suffixes, *reader.suffixes_beside)))
+    return found if config.limit is None else f"{found} {config.limit}"
 
 
 def guess_kind(path: str | Sequence[str]) -> dict[str, Any]:

@@ -116,10 +116,12 @@ class Reader(ABC):
     Attributes:
         config_type: The kind's keys of `input`, with `kind: Literal["x"]`.
         suffixes: How files of the kind end, in lower case and with the dot.
+        suffixes_beside: How files end that belong to the input, but do not tell its kind.
     """
 
     config_type: ClassVar[type[SourceConfig]]
     suffixes: ClassVar[tuple[str, ...]]
+    suffixes_beside: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __init__(self, config: Any) -> None: ...

@@ -47,6 +47,7 @@ class FolderReader(Reader):
 
     config_type: ClassVar = FolderInput
     suffixes: ClassVar = IMAGE_SUFFIXES
+    suffixes_beside: ClassVar = (TEXT_SUFFIX,)
 
     def __init__(self, config: FolderInput) -> None:
         self.config = config

@@ -188,7 +188,7 @@ def _run(config: RunConfig, seconds: float, marks: Path | None) -> tuple[Report,
             progress.append((report.wall_time_s, answered))
 
     with folder.locked(), folder.writing():
-        folder.begin(config, graph.fingerprint, fresh=False)
+        folder.begin(folder.look(config, graph.fingerprint))
         engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
         folder.finish(config, report, model={"name": "light"})
     return report, progress

@@ -229,7 +229,8 @@ def at_terminal(command: list[str], question: str, reply: str) -> tuple[int, str
 
 
 def test_fresh_asks_at_a_terminal(phrasebox: Callable[..., Answer], tmp_path: Path) -> None:
-    (tmp_path / "none.jsonl").write_text("")
+    """Where there are rows; the two here are errors, which need no model."""
+    (tmp_path / "none.jsonl").write_text("{\n{\n")
     out = tmp_path / "out"
     keys = [
         "model.name=demo",
@@ -240,14 +241,20 @@ def test_fresh_asks_at_a_terminal(phrasebox: Callable[..., Answer], tmp_path: Pa
     ]
     settings = [part for key in [*keys, f"output.path={out}"] for part in ("--set", key)]
     command = [sys.executable, "-m", "pipeline", "run", *settings]
-    assert phrasebox("run", *settings)[0] == 0
+    code, shown = at_terminal([*command, "--fresh"], "?", "")
+    assert (code, "Delete" in shown) == (0, False), "there is nothing to lose"
+    question = f"{out} holds a finished dataset with 2 rows. Delete it and start over? [y/N]"
+    code, shown = at_terminal([*command, "--fresh"], question, "n")
+    assert code == 2
+    assert f"error: {out} stays as it is: nothing was deleted\n" in shown
+    assert phrasebox("run", *settings)[1] == f"{out} is complete: nothing to do. --fresh starts over.\n"
+    code, shown = at_terminal([*command, "--fresh", "--yes"], "?", "")
+    assert (code, "Delete" in shown) == (0, False), shown
     mine = out / "data/mine.parquet"
     mine.write_text("mine")
-    code, shown = at_terminal([*command, "--fresh"], "Delete them too? [y/N]", "n")
-    assert code == 2
+    question = question.replace("Delete it", "Delete it and these files")
+    code, shown = at_terminal([*command, "--fresh"], question, "y")
     assert f"phrasebox did not write these files:\n  {mine}\n" in shown
-    assert mine.exists()
-    code, shown = at_terminal([*command, "--fresh"], "Delete them too? [y/N]", "y")
     assert (code, mine.exists()) == (0, False), shown
     assert f"dataset in {out}" in shown
 

@@ -11,7 +11,15 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel
 
-from pipeline.config import ExplainConfig, InlineEngine, RayEngine, RunConfig, load_config, stored_config
+from pipeline.config import (
+    ExplainConfig,
+    InlineEngine,
+    RayEngine,
+    RunConfig,
+    load_config,
+    stored_config,
+)
+from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, InputError
 from stages.explain import EXPLAINERS
 from stages.phrases.stage import PhrasesConfig
@@ -287,6 +295,35 @@ def test_what_rows_depend_on(setting: str) -> None:
 )
 def test_what_rows_do_not_depend_on(setting: str) -> None:
     assert changed(setting) == load_config(None, INPUT).rows_depend_on()
+
+
+@pytest.mark.parametrize(
+    ("written_as", "same"),
+    [
+        ("input.path=f8k", ["input.path=f8k/", "input.path=./f8k", "input.path={}/f8k", "input.path=file://{}/f8k"]),
+        ("input.path=[a, b]", ["input.path=[./a, {}/b]"]),
+        ("input.path=s3://bucket/a", ["input.path=s3://bucket/a/"]),
+        ("input.image_root=captions", ["input.image_root=captions/", "input.image_root=x/../captions"]),
+        ("model={checkpoint: my}", ["model={checkpoint: ./my/}", "model={checkpoint: '{}/my'}"]),
+        ("model={name: ViT-B-16, weights: a.pt}", ["model={name: ViT-B-16, weights: ./a.pt}"]),
+        ("regions.calibration=fit.json", ["regions.calibration={}/fit.json"]),
+    ],
+)
+def test_the_same_path_written_otherwise_is_the_same(
+    written_as: str, same: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = changed(written_as)
+    assert [changed(setting.replace("{}", str(tmp_path))) for setting in same] == [first] * len(same)
+    assert first not in (load_config(None, INPUT).rows_depend_on(), changed("regions.calibration=none"))
+    monkeypatch.chdir("/")
+    assert with_absolute_paths(first) == first
+    assert "://" in written_as or changed(written_as) != first
+
+
+@pytest.mark.parametrize("setting", ["regions.calibration=auto", "regions.calibration=none"])
+def test_words_in_the_place_of_a_path_stay(setting: str) -> None:
+    assert changed(setting)["regions"]["calibration"] == setting.partition("=")[2]
 
 
 def test_what_rows_depend_on_is_plain() -> None:

@@ -96,6 +96,26 @@ def test_on_other_pictures_the_scores_rank_and_the_run_says_so(clouds: Path, tmp
     assert "is complete" in again.getvalue()
 
 
+@pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "unfinished"])
+def test_a_run_that_goes_on_keeps_what_was_decided(
+    is_finished: bool, clouds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first images may be gone by then, and leave no doubt."""
+    config = config_of(clouds, tmp_path / "out", output={"path": str(tmp_path / "out"), "rows_per_file": 8})
+    _, _, rows = finished(config)
+    if not is_finished:
+        run_json = json.loads((tmp_path / "out/dataset.json").read_text())["run"]
+        (tmp_path / "out/.phrasebox/run.json").write_text(json.dumps(run_json))
+        (tmp_path / "out/dataset.json").unlink()
+    (tmp_path / "out/data/00002.parquet").unlink()
+    monkeypatch.setattr("pipeline.run.outside_domain", lambda *_: None)
+    printed, manifest, again = finished(config)
+    assert "going on with the run" in printed
+    assert "score: product, which ranks and is no probability: the pictures are not like" in printed
+    assert manifest["calibration"] is None
+    assert again == rows
+
+
 def test_a_calibration_that_is_named_is_used_and_doubted(clouds: Path, tmp_path: Path) -> None:
     own = build_graph(config_of(clouds, tmp_path)).after[0].calibration
     assert own is not None

@@ -35,6 +35,7 @@ from pipeline.graph import build_graph
 from pipeline.output.folder import DatasetFolder
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
+from stages.read import input_fingerprint
 from stages.write.parquet import ShardWriter
 from tests.soak.cluster import WORKERS
 
@@ -247,7 +248,8 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
     graph = build_graph(config)
     output = DatasetFolder(out)
     with output.locked():
-        output.begin(config, graph.fingerprint, calibration=graph.calibration, fresh=False)
+        found = output.look(config, graph.fingerprint, calibration=graph.calibration)
+        output.begin(found, {"input_fingerprint": input_fingerprint(config.input)})
         writer = ShardWriter(output.data, 10_000)
         ids = (item.sample_id for shard in graph.reader.shards() for item in graph.reader.read(shard))
         batch: list[Record] = []

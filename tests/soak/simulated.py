@@ -162,7 +162,7 @@ def simulate(given: dict[str, Any]) -> dict[str, Any]:
             progress.append((time.time(), answered))
 
     with folder.locked(), folder.writing():
-        folder.begin(config, graph.fingerprint, fresh=False)
+        folder.begin(folder.look(config, graph.fingerprint))
         engine("ray")(graph, plan_shards(graph.reader), folder, config, report, show)
         folder.finish(config, report, model={"name": "simulated"})
     return {"progress": progress, "deaths": report.deaths}

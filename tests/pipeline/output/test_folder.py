@@ -53,7 +53,11 @@ def folder(tmp_path: Path) -> Iterator[DatasetFolder]:
 
 
 def begin(folder: DatasetFolder, *, fresh: bool = False, mark: str = MARK, **sections: Any) -> str:
-    return folder.begin(config_of(folder.path, **sections), mark, fresh=fresh)
+    """Begin unless there is nothing to do; returns the state that was found."""
+    found = folder.look(config_of(folder.path, **sections), mark, fresh=fresh)
+    if found.state != "complete":
+        folder.begin(found)
+    return found.state
 
 
 def finish(folder: DatasetFolder, read: int = 9) -> None:
@@ -144,6 +148,7 @@ def test_an_unfinished_run_of_another_version_is_not_continued(
     with pytest.raises(ResumeError, match=words):
         begin(folder)
     assert begin(folder, fresh=True) == "new"
+    write_shards(mixed(), folder.data)
     monkeypatch.setattr(folder_module, "__version__", "0.1.4")
     assert begin(folder) == "started", "a patch leaves rows as they are"
 
@@ -166,8 +171,14 @@ def test_fresh_deletes_the_run_and_keeps_foreign_files(folder: DatasetFolder) ->
         (folder.path / name).parent.mkdir(exist_ok=True)
         (folder.path / name).write_text("mine")
     (folder.data / ".00007.parquet.99.tmp").write_text("left by a kill")
+    before = names(folder)
     assert begin(folder, fresh=True, explain={"blocks": 1}) == "new"
-    assert names(folder) == {*foreign, ".phrasebox/lock", ".phrasebox/run.json"}
+    assert not folder.shards
+    folder.drop_replaced()
+    assert len(names(folder)) == len(before) + 1, "nothing is deleted until the new run has a file"
+    write_shards(mixed()[:1], folder.data)
+    folder.drop_replaced()
+    assert names(folder) == {*foreign, "data/00000.parquet", ".phrasebox/lock", ".phrasebox/run.json"}
 
 
 def test_fresh_deletes_an_unfinished_run_and_its_checkpoint(folder: DatasetFolder) -> None:
@@ -177,7 +188,11 @@ def test_fresh_deletes_an_unfinished_run_and_its_checkpoint(folder: DatasetFolde
     (checkpoint / "deep").mkdir(parents=True)
     (checkpoint / "deep" / "ids").touch()
     assert begin(folder, fresh=True) == "new"
-    assert names(folder) == {".phrasebox/lock", ".phrasebox/run.json"}
+    write_shards(mixed()[:1], folder.data)
+    finish(folder, read=1)
+    files = {"data/00000.parquet", "categories.parquet", "README.md", "dataset.json", ".phrasebox/lock"}
+    assert names(folder) == files
+    assert json.loads((folder.path / "dataset.json").read_text())["run"].keys().isdisjoint({"replaces", "signature"})
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -390,18 +405,19 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
     (folder.path / "README.md").write_text("my own card")
     asked: list[Path] = []
 
-    def may_delete(files: list[Path]) -> bool:
+    def may_delete(what: str, files: list[Path]) -> bool:
+        assert what == f"{folder.path} holds a finished dataset with 9 rows"
         asked.extend(files)
         return consent
 
     config = config_of(folder.path)
     if consent:
-        assert folder.begin(config, MARK, fresh=True, may_delete=may_delete) == "new"
+        folder.begin(folder.look(config, MARK, fresh=True, may_delete=may_delete))
         assert not folder.shards
     else:
         before = names(folder)
         with pytest.raises(ResumeError, match=r"did not write \(data/mine\.parquet, README\.md\).*Nothing was deleted"):
-            folder.begin(config, MARK, fresh=True, may_delete=may_delete)
+            folder.look(config, MARK, fresh=True, may_delete=may_delete)
         assert names(folder) == before
     assert asked == [folder.data / "mine.parquet", folder.path / "README.md"]
 
@@ -456,7 +472,7 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_st
             inline.run(graph, plan_shards(graph.reader), folder, config, Report(), lambda report: None)
 
     with folder.locked():
-        folder.begin(config, MARK, fresh=False)
+        folder.begin(folder.look(config, MARK))
         with pytest.raises(InputError, match=words):
             run()
 

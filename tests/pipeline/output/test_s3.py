@@ -26,13 +26,17 @@ from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
 from pipeline.run import run
 from pipeline.viewer.gallery import write_gallery
-from stages.contract.errors import InputError, PhraseboxError, ResumeError
+from stages.contract.errors import InputError, PhraseboxError, ResourceError, ResumeError
 from stages.dataset.folder import open_dataset, read_marks, write_marks
 from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
 from stages.dataset.selection import Search
 from stages.model.scenes import write_scenes
+from stages.read import input_fingerprint
+from stages.read.webdataset import WebdatasetInput
 from stages.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
 from stages.write.validate import validate as problems_of
+from tests.pipeline.light import write_captions
+from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -169,6 +173,38 @@ def test_loaders_give_the_samples_of_one_on_a_disk(stored, on_disk, workers) -> 
             for key, value in there.items():
                 same = torch.equal(value, here[key]) if isinstance(value, torch.Tensor) else value == here[key]
                 assert same, key
+
+
+def test_what_fresh_replaces_comes_back_until_there_is_a_new_file(tmp_path) -> None:
+    out = place_of(f"s3://bucket/{tmp_path.name}/fresh")
+    config = light_config(write_captions(tmp_path, [f"word{n}" for n in range(40)]), out)
+    run_light(config)
+    rows, files = rows_of(out), {path.name for path in found_in(out, "*")}
+    with pytest.raises(ResourceError):
+        run_light(config, last=RaisingStage(ResourceError("no cluster"), 0), fresh=True)
+    assert rows_of(out) == rows
+    assert {path.name for path in found_in(out, "*")} == files
+    assert "nothing to do" in run_light(config)
+    with pytest.raises(ResourceError):
+        run_light(config, last=RaisingStage(ResourceError("no cluster"), 1), fresh=True)
+    assert len(rows_of(out)) == 32
+    assert not (out / ".phrasebox/replaced").exists()
+    write_captions(tmp_path, [f"word{n}" for n in range(41)])
+    assert "samples of the input that have no row yet: 9." in run_light(config)
+    assert len(rows_of(out)) == 41
+
+
+def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
+    folder = place_of(f"s3://bucket/{tmp_path.name}/tars")
+    for number in range(60):  # so many are listed, few are asked for one by one
+        (folder / f"{number:02d}.tar").write_bytes(b"")
+    seen = [input_fingerprint(WebdatasetInput(path=str(folder)))]
+    (folder / "07.tar").write_bytes(b"more")
+    seen.append(input_fingerprint(WebdatasetInput(path=str(folder))))
+    seen += [input_fingerprint(WebdatasetInput(path=str(folder / name))) for name in ("07.tar", "0[6-7].tar")]
+    (folder / "07.tar").write_bytes(b"more and more")
+    seen.append(input_fingerprint(WebdatasetInput(path=str(folder / "07.tar"))))
+    assert len(set(seen)) == 5
 
 
 def test_marks_are_kept_with_the_dataset(stored) -> None:

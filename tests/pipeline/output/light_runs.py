@@ -1,0 +1,68 @@
+"""Whole runs in this process with stages that need no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.console import Console
+
+from pipeline.config import RunConfig
+from pipeline.graph import Graph
+from pipeline.run import run
+from stages.contract.records import Record
+from stages.contract.stage import Stage
+from stages.read import make_reader
+from tests.pipeline.light import CaptionStage, LastStage, SleepStage
+
+
+class RaisingStage(Stage):
+    """Raises an error from the first batch on that it may not answer any more."""
+
+    name: ClassVar[str] = "regions"
+
+    def __init__(self, error: BaseException, answers: int) -> None:
+        self.error, self.answers = error, answers
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        if not self.answers:
+            raise self.error
+        self.answers -= 1
+        return list(batch)
+
+
+def light_config(captions: Path, out: Any, **sections: Any) -> RunConfig:
+    values = {
+        "input": {"kind": "jsonl", "path": str(captions)},
+        "engine": {"kind": "inline"},
+        "output": {"path": str(out), "rows_per_file": 8},
+    }
+    return RunConfig.model_validate({**values, **sections})
+
+
+def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = False) -> str:
+    """Run; returns what was printed. Where the run raises, the error has it in its notes."""
+    graph = Graph(
+        reader=make_reader(config.input),
+        before=(CaptionStage(Path()),),
+        model=SleepStage(0.0),  # type: ignore[arg-type]
+        after=(last or LastStage(0.0),),
+        explain=config.explain,
+        fingerprint="light",
+        calibration=None,
+    )
+    printed = StringIO()
+    try:
+        run(config, Console(file=printed, width=500), graph=graph, fresh=fresh)
+    except BaseException as error:
+        error.add_note(printed.getvalue())
+        raise
+    return printed.getvalue()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, but the lock."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != ".phrasebox/lock"}

@@ -1,0 +1,137 @@
+"""An input that changed after rows were made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.output.checkpoint import noted_ids
+from pipeline.output.folder import DatasetFolder
+from stages.contract.errors import InputError, ResourceError, ResumeError
+from tests.pipeline.light import rows_of, write_captions
+from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
+
+FIRST = [f"word{n} and more" for n in range(40)]
+COMPARED = "comparing the input with the rows in "
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    return write_captions(tmp_path, FIRST)
+
+
+@pytest.fixture(params=["finished", "unfinished"])
+def out(request: pytest.FixtureRequest, captions: Path, tmp_path: Path) -> Path:
+    """A run over the 40 captions: a finished dataset, or one of which 32 rows are written."""
+    config = light_config(captions, tmp_path / "out")
+    if request.param == "finished":
+        run_light(config)
+    else:
+        with pytest.raises(ResourceError):
+            run_light(config, last=RaisingStage(ResourceError("killed"), 1))
+        assert len(rows_of(tmp_path / "out")) == 32
+    return tmp_path / "out"
+
+
+def test_new_samples_are_added_by_the_same_command(captions: Path, out: Path) -> None:
+    config = light_config(captions, out)
+    before = {row["id"]: row for row in rows_of(out)}
+    write_captions(captions.parent, [*FIRST, "two new", "three new"])
+    printed = run_light(config)
+    told = f"samples of the input that have no row yet: {42 - len(before)}. They are added\ngoing on with the run"
+    assert told in printed
+    rows = {row["sample_id"]: row for row in rows_of(out)}
+    assert sorted(rows) == sorted(f"c{n}" for n in range(42))
+    assert rows["c41"]["captions"] == ["three new"]
+    assert {row["id"]: row for row in rows.values() if row["id"] in before} == before
+    assert json.loads((out / "dataset.json").read_text())["counts"]["read"] == 42
+    assert run_light(config) == f"{out} is complete: nothing to do. --fresh starts over.\n"
+
+
+def test_changed_samples_keep_their_rows_and_are_told_of_each_time(captions: Path, out: Path) -> None:
+    config = light_config(captions, out)
+    changed = [*(f"other{n}" for n in range(6)), *FIRST[6:], "a new one"]
+    write_captions(captions.parent, changed)
+    told = (
+        "samples of the input with other captions, or another image, than when their rows were made: 6 (c0, c1, c2, "
+        "c3, c4, ...). The rows stay as they are; --fresh makes them again\n"
+    )
+    assert told in run_light(config)
+    assert len(rows_of(out)) == 41
+    for _ in range(2):
+        printed = run_light(config)
+        assert printed == (
+            f"{COMPARED}{out}\n{told}{out} is complete: every sample of the input has its row. --fresh starts over.\n"
+        )
+    assert {row["captions"][0] for row in rows_of(out)} == {*FIRST, "a new one"}
+    run_light(config, fresh=True)
+    assert {row["captions"][0] for row in rows_of(out)} == set(changed)
+    assert "nothing to do" in run_light(config)
+
+
+def test_samples_that_are_gone_are_refused_before_any_work(captions: Path, out: Path) -> None:
+    write_captions(captions.parent, [*FIRST[:30], "new"])  # c30 is another, and what follows is gone
+    before = content(out)
+    names = "c31" if len(rows_of(out)) == 32 else "c31, c32, c33, c34, c35, c36, c37, c38, c39"
+    with pytest.raises(ResumeError, match=r"samples that have rows, but are gone from the input: \d \(") as caught:
+        run_light(light_config(captions, out))
+    shown = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
+    assert set(shown) <= {*names.split(", "), "..."}
+    assert content(out) == before
+
+
+def test_an_input_that_was_only_touched_is_compared_once(captions: Path, tmp_path: Path) -> None:
+    config = light_config(captions, tmp_path / "out")
+    run_light(config)
+    os.utime(captions, (1, 1))
+    complete = f"{tmp_path / 'out'} is complete: nothing to do. --fresh starts over.\n"
+    assert run_light(config) == f"{COMPARED}{tmp_path / 'out'}\n{complete}"
+    assert run_light(config) == complete
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"path": "{}/typo.jsonl"}, r"no such file or folder: .*typo\.jsonl"),
+        ({"path": "{}/captions.jsonl", "image_root": "{}/typo"}, "no such folder: .*typo"),
+    ],
+)
+def test_a_missing_input_is_missing_also_where_another_run_is(
+    source: dict[str, str], words: str, captions: Path, out: Path
+) -> None:
+    places = {key: value.format(captions.parent) for key, value in source.items()}
+    with pytest.raises(InputError, match=words):
+        run_light(light_config(captions, out, input={"kind": "jsonl", **places}, explain={"blocks": 1}))
+
+
+def test_the_same_input_from_another_folder_is_the_same(
+    captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_light(light_config(captions, tmp_path / "out"))
+    monkeypatch.chdir(tmp_path)
+    assert "nothing to do" in run_light(light_config(Path("captions.jsonl"), tmp_path / "out"))
+
+
+def test_a_run_that_kept_relative_paths_goes_on(
+    captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_light(light_config(captions, tmp_path / "out"))
+    manifest = json.loads((tmp_path / "out/dataset.json").read_text())
+    manifest["run"]["config"]["input"]["path"] = "./captions.jsonl"
+    del manifest["run"]["input_fingerprint"]
+    (tmp_path / "out/dataset.json").write_text(json.dumps(manifest))
+    monkeypatch.chdir(tmp_path)
+    assert "nothing to do" in run_light(light_config(captions, tmp_path / "out"))
+
+
+def test_a_finished_dataset_that_is_open_again_has_notes_for_its_rows(captions: Path, tmp_path: Path) -> None:
+    """Ray Data reads from them which rows are done."""
+    config = light_config(captions, tmp_path / "out")
+    run_light(config)
+    folder = DatasetFolder(tmp_path / "out")
+    with folder.locked():
+        folder.begin(folder.look(config, "light"))
+        assert set(noted_ids(folder.checkpoint).tolist()) == folder.ids_written() != set()

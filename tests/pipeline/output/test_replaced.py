@@ -1,0 +1,143 @@
+"""What `--fresh` replaces is only deleted once the new run has written something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.output import replaced
+from pipeline.output.folder import DatasetFolder
+from stages.contract.errors import InputError, PhraseboxError, ResourceError, WeightsError
+from stages.storage import move
+from tests.pipeline.light import rows_of, write_captions
+from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    return write_captions(tmp_path, [f"word{n} and more" for n in range(40)])
+
+
+@pytest.fixture
+def finished(captions: Path, tmp_path: Path) -> Path:
+    """A finished dataset of 40 rows in five shards."""
+    run_light(light_config(captions, tmp_path / "out"))
+    return tmp_path / "out"
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[PhraseboxError], str]] = {
+    "input": ({"input": {"kind": "jsonl", "path": "{}/typo.jsonl"}}, InputError, "no such file or folder"),
+    "image root": (
+        {"input": {"kind": "jsonl", "path": "{}/captions.jsonl", "image_root": "{}/typo"}},
+        InputError,
+        "no such folder",
+    ),
+    "images": (
+        {"input": {"kind": "jsonl", "path": "{}/captions.jsonl", "image_root": "{}/out"}},
+        InputError,
+        "none of the first 20 images exists",
+    ),
+    "weights": ({"model": {"name": "ViT-B-32/none"}}, WeightsError, "no such tag"),
+}
+"""Name -> sections of the configuration, the error, a part of its message."""
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_deletes_nothing(
+    name: str, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: filled(one) for key, one in value.items()}
+        return value.replace("{}", str(captions.parent))
+
+    def no_network(*_: object) -> None:
+        raise WeightsError("no such tag")
+
+    monkeypatch.setattr("pipeline.run.fetch_weights", no_network if name == "weights" else lambda *_: None)
+    sections, error, words = REFUSED[name]
+    before = content(finished)
+    with pytest.raises(error, match=words):
+        run_light(light_config(captions, finished, **filled(sections)), fresh=True)
+    assert content(finished) == before
+
+
+@pytest.mark.parametrize("error", [ResourceError("no cluster"), KeyboardInterrupt(), RuntimeError("a fault")])
+@pytest.mark.parametrize("answers", [0, 1])
+def test_a_run_that_ends_before_its_first_file_leaves_the_former_one(
+    error: BaseException, answers: int, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch has 32 rows: after it, four files are there."""
+    before = content(finished)
+    config = light_config(captions, finished, explain={"blocks": 1})
+    with pytest.raises(type(error)) as caught:
+        run_light(config, last=RaisingStage(error, answers), fresh=True)
+    is_back = f"nothing was written: the former run in {finished} is back" in "".join(caught.value.__notes__)
+    assert is_back == (answers == 0)
+    if is_back:
+        assert content(finished) == before
+    else:
+        assert not (finished / ".phrasebox/replaced").exists()
+        assert len(rows_of(finished)) == 32
+        assert "going on with" in run_light(config)
+        assert len(rows_of(finished)) == 40
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(step: int) -> Callable[..., None]:
+    """A `move` that ends the process in front of one of its calls."""
+    steps = count()
+
+    def move_or_die(*paths: Any) -> None:
+        if next(steps) == step:
+            raise Killed
+        move(*paths)
+
+    return move_or_die
+
+
+@pytest.mark.parametrize("while_coming_back", [False, True])
+def test_a_run_that_is_killed_while_files_are_moved_loses_none(
+    while_coming_back: bool, captions: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished / ".phrasebox/checkpoint-0001").mkdir()
+    (finished / ".phrasebox/checkpoint-0001/ids").touch()
+    before = content(finished)
+    other = light_config(captions, finished, explain={"blocks": 1})
+    config = light_config(captions, finished)
+    for step in range(len(before)):
+        folder = DatasetFolder(finished)
+        with folder.locked():
+            found = folder.look(other, "light", fresh=True)
+            if while_coming_back:
+                folder.begin(found)
+                (folder.data / "00000.parquet").write_bytes(b"half of a file")
+            monkeypatch.setattr(replaced, "move", killed_at(step))
+            with pytest.raises(Killed):
+                folder.put_back() if while_coming_back else folder.begin(found)
+            monkeypatch.setattr(replaced, "move", move)
+        folder = DatasetFolder(finished)
+        with folder.locked():
+            assert folder.look(config, "light").state == "complete"
+            assert folder.notes[0].endswith("that --fresh was to replace is back: nothing had replaced it")
+        assert content(finished) == before
+
+
+def test_a_run_that_is_killed_after_its_first_file_is_the_one_that_goes_on(captions: Path, finished: Path) -> None:
+    shard = (finished / "data/00000.parquet").read_bytes()
+    other = light_config(captions, finished, explain={"blocks": 1})
+    folder = DatasetFolder(finished)
+    with folder.locked():
+        folder.begin(folder.look(other, "light", fresh=True))
+        (folder.data / "00000.parquet").write_bytes(shard)
+    folder = DatasetFolder(finished)
+    with folder.locked():
+        assert folder.look(other, "light").state == "started"
+    assert set(content(finished)) == {"data/00000.parquet", ".phrasebox/run.json"}
