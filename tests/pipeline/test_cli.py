@@ -242,20 +242,20 @@ def test_fresh_asks_at_a_terminal(phrasebox: Callable[..., Answer], tmp_path: Pa
     settings = [part for key in [*keys, f"output.path={out}"] for part in ("--set", key)]
     command = [sys.executable, "-m", "pipeline", "run", *settings]
     code, shown = at_terminal([*command, "--fresh"], "?", "")
-    assert (code, "Delete" in shown) == (0, False), "there is nothing to lose"
+    assert (code, "Delete" in shown) == (1, False), "there is nothing to lose"
     question = f"{out} holds a finished dataset with 2 rows. Delete it and start over? [y/N]"
     code, shown = at_terminal([*command, "--fresh"], question, "n")
     assert code == 2
     assert f"error: {out} stays as it is: nothing was deleted\n" in shown
     assert phrasebox("run", *settings)[1] == f"{out} is complete: nothing to do. --fresh starts over.\n"
     code, shown = at_terminal([*command, "--fresh", "--yes"], "?", "")
-    assert (code, "Delete" in shown) == (0, False), shown
+    assert (code, "Delete" in shown) == (1, False), shown
     mine = out / "data/mine.parquet"
     mine.write_text("mine")
     question = question.replace("Delete it", "Delete it and these files")
     code, shown = at_terminal([*command, "--fresh"], question, "y")
     assert f"phrasebox did not write these files:\n  {mine}\n" in shown
-    assert (code, mine.exists()) == (0, False), shown
+    assert (code, mine.exists()) == (1, False), shown
     assert f"dataset in {out}" in shown
 
 

@@ -111,7 +111,7 @@ def test_a_run_that_goes_on_keeps_what_was_decided(
     monkeypatch.setattr("pipeline.run.outside_domain", lambda *_: None)
     printed, manifest, again = finished(config)
     assert "going on with the run" in printed
-    assert "score: product, which ranks and is no probability: the pictures are not like" in printed
+    assert "Scores are not calibrated: use them for ranking, not as probabilities. The images differ" in printed
     assert manifest["calibration"] is None
     assert again == rows
 

@@ -182,7 +182,7 @@ def test_a_stopped_run_goes_on(
         run(config, QUIET)
     assert not (tmp_path / "out" / "dataset.json").exists()
     written = sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out" / "data").glob("*.parquet"))
-    assert written == batches_done * 4 // 5 * 5
+    assert written == batches_done * 4
     monkeypatch.setattr(inline_engine, "run_stages", run_stages)
     printed = StringIO()
     dataset = run(config, Console(file=printed, width=500))

@@ -134,7 +134,7 @@ def test_another_configuration_is_refused_when_complete_too(folder: DatasetFolde
 
 def test_what_rows_do_not_depend_on_may_change(folder: DatasetFolder) -> None:
     begin(folder)
-    assert begin(folder, model={"threads": 1, "device": "cpu"}) == "started"
+    assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started"
 
 
 @pytest.mark.parametrize("other", ["0.0.9", "0.2.0", "1.1.0", None])
