@@ -1,7 +1,7 @@
 """Whether the calibration of the scores holds for the pictures of a run.
 
-A calibration tells how often regions are right on pictures like those that it was fitted on. So the first pictures of a
-run are computed before the run begins, and two things are compared with the fit:
+A calibration says how often regions are right on images like those of its fit. So the first images of a run are
+computed before the run begins, and two things are compared with the fit:
 
 regions  What the scores are made of. Where it differs, for example on photographs where the fit was on drawings, the
          probabilities mean nothing.
@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.engines.inline import run_stages
+from pipeline.engines.inline import run_stages, set_up
 from pipeline.graph import Graph
 from stages.contract.records import Record, Sample
 from stages.explain.stage import ExplainStage
@@ -53,7 +53,7 @@ the calibration error is .201 instead of .037, all but 1 of 5,000 draws are; of 
 """
 
 FEWEST_FITTED: Final = 100
-"""Images of a fit that tell what is usual of an embedding. Of 100 it is told with 2 % of false alarms."""
+"""The fewest images of a fit from which usual embeddings are known. With 100 images 2 % of the alarms are false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +97,8 @@ def outside_domain(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
     model = ExplainStage(config.model_copy(update={"model": config.model.model_copy(update={"device": "auto"})}))
     model.embeddings = []
     stages = (*graph.before, model)
-    for stage in stages:
-        stage.setup()
-    records = run_stages(stages, records, lambda *_: None)
-    for stage in stages:
-        stage.teardown()
+    with set_up(stages):
+        records = run_stages(stages, records, lambda *_: None)
     seen = [record for record in records if record.error is None and record.phrases]
     evidence = [known for record in seen for found in regions.regions_of(record) for _, known in found]
     if not evidence:

@@ -181,7 +181,7 @@ class ModelCheck:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What to know of a model even if it is sane, a sentence each: that its peaks or its boxes miss."""
+        """Return what to know about a model even if it is sane, a sentence each: that its peaks or its boxes miss."""
         cautions = []
         points = self.pointing
         if points.hits <= self.centre_hits:

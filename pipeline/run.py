@@ -16,7 +16,7 @@ from rich.table import Table
 from pipeline.config import RayEngine, RunConfig
 from pipeline.domain import Outside, outside_domain, without_calibration
 from pipeline.engines import chosen, engine
-from pipeline.engines.inline import run_stages, samples_in
+from pipeline.engines.inline import run_stages, samples_in, set_up
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.output.changes import Changes, changes_of, listed
 from pipeline.output.folder import ENGINE, DatasetFolder, FormerRun
@@ -32,10 +32,10 @@ from stages.sources.base import RegionSource
 from stages.storage import AnyPath
 
 INPUT: Final = "input_fingerprint"
-"""Where `dataset.json` and run.json keep which input the rows were made from, see `stages.read.input_fingerprint`."""
+"""The key of `dataset.json` and run.json that identifies the input of the rows, see `stages.read.input_fingerprint`."""
 
 OUTSIDE: Final = "outside_domain"
-"""Where they keep how the images differ from those of the calibration, see `Outside`; null if they do not."""
+"""Their key for how the images differ from those of the calibration, see `Outside`; null if they do not."""
 
 
 def run(
@@ -134,6 +134,7 @@ def run(
         folder.written_as,
         model=_model(config, graph) if graph.loads_model else NO_MODEL,
         scores=_scores(graph, config, doubt, misgiving),
+        calibrated=doubt is None,
     )
     _refuse_many_errors(folder.path, config.output.max_error_share)
     return folder.path
@@ -196,7 +197,7 @@ def _say(console: Console, lines: Sequence[str]) -> None:
 
 
 def _in_words(changes: Changes) -> list[str]:
-    """What is to be said of changes of the input."""
+    """Return sentences about changes of the input."""
     lines = []
     if changes.new:
         lines.append(f"samples of the input that have no row yet: {changes.new:,}. They are added")
@@ -210,12 +211,12 @@ def _in_words(changes: Changes) -> list[str]:
 
 
 def _outside(graph: Graph, shards: Sequence[Shard]) -> Outside | None:
-    """How the images differ from those of the calibration; None if they do not, or if there is none."""
+    """Return how the images differ from those of the calibration; None if they do not, or if there is none."""
     return None if graph.calibration is None else outside_domain(graph, shards)
 
 
 def _doubts(graph: Graph, outside: Outside | None, config: RunConfig, report: Report) -> tuple[str | None, str | None]:
-    """Why the scores of a run only rank, and why a calibration that is used may be wrong here; None where it is not so.
+    """Return why the scores only rank, and why the calibration in use may be wrong here; None where it is not so.
 
     A calibration that the user names is used whatever the images are.
     """
@@ -231,11 +232,14 @@ def _doubts(graph: Graph, outside: Outside | None, config: RunConfig, report: Re
 
 
 def _scores(graph: Graph, config: RunConfig, doubt: str | None, misgiving: str | None) -> str:
-    """What the scores of a run mean, in sentences. doubt, misgiving: Those of `_doubts`."""
+    """Return what the scores of a run mean, in sentences. doubt, misgiving: Those of `_doubts`."""
     if doubt is not None:
         cut = config.regions.rule == "fitted" and not isinstance(graph.model, RegionSource) and not graph.cuts.fitted
         mean = " Maps are cut at their mean, since regions.rule=fitted requires a calibration." if cut else ""
-        return f"Scores are not calibrated: use them for ranking, not as probabilities. {doubt}.{mean}"
+        drawn = (
+            " demo knows drawn scenes only: photographs need another --model." if config.model.name == "demo" else ""
+        )
+        return f"Scores are not calibrated: use them for ranking, not as probabilities. {doubt}.{mean}{drawn}"
     if misgiving is not None:
         return f"Scores are calibrated, but may be too high or too low here. {misgiving}. phrasebox eval measures it."
     return "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
@@ -284,14 +288,11 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
         return []
     if graph.loads_model:
         fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
-    for stage in graph.stages:
-        stage.setup()
     report = Report()
-    start = time.perf_counter()
-    answers = run_stages(graph.stages, records, report.stage)
-    seconds = time.perf_counter() - start
-    for stage in graph.stages:
-        stage.teardown()
+    with set_up(graph.stages):
+        start = time.perf_counter()
+        answers = run_stages(graph.stages, records, report.stage)
+        seconds = time.perf_counter() - start
     console.print(_table(answers))
     _print_plan(console, config, graph, report, answers, total, seconds)
     return answers

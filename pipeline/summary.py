@@ -213,7 +213,7 @@ class Display:
             self._progress.update(self._task, description=images, completed=done, total=report.expected, speed=said)
         if self._progress.disable and time.monotonic() - self._last_line_s >= terminal.LINE_SECONDS:
             self._last_line_s = time.monotonic()
-            self._progress.console.print(f"{images}, {said}", soft_wrap=True)
+            self._progress.console.print(f"{images}, {said}" if said else images, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -236,7 +236,9 @@ LIKELY: Final = 0.5
 """The score that figures and advice about scores begin at."""
 
 
-def print_summary(console: Console, total: Tally, report: Report, path: str, *, model: str, scores: str) -> None:
+def print_summary(
+    console: Console, total: Tally, report: Report, path: str, *, model: str, scores: str, calibrated: bool
+) -> None:
     """Print the table at the end of a run, and what can be done with the dataset.
 
     Args:
@@ -246,6 +248,7 @@ def print_summary(console: Console, total: Tally, report: Report, path: str, *, 
         path: The dataset's folder, as the user wrote it.
         model: Its name.
         scores: Sentences that say what the scores mean.
+        calibrated: Whether they are probabilities.
     """
     table = Table(show_header=False)
     table.add_column(justify="left")
@@ -268,7 +271,7 @@ def print_summary(console: Console, total: Tally, report: Report, path: str, *, 
     if total.absent:
         table.add_row("  judged not to be in their image", f"{total.absent:,}")
     table.add_row("regions", f"{total.regions:,}")
-    if total.regions:
+    if total.regions and calibrated:
         table.add_row(f"  with a score of {LIKELY} or more", f"{total.likely:,} ({total.likely / total.regions:.0%})")
     table.add_row("time", f"{report.wall_time_s:,.1f} s")
     if report.deaths:
@@ -284,9 +287,10 @@ def print_summary(console: Console, total: Tally, report: Report, path: str, *, 
     if total.failed:
         console.print("The columns `error` and `error_detail` say why rows failed.", soft_wrap=True)
     if total.regions:
+        least = f" --min-score {LIKELY}" if calibrated else ""
         console.print(scores, soft_wrap=True)
         console.print(
             f"Look at it:  phrasebox inspect {shlex.quote(path)}\n"
-            f"Export it:   phrasebox export {shlex.quote(path)} --format coco --out coco/ --min-score {LIKELY}",
+            f"Export it:   phrasebox export {shlex.quote(path)} --format coco --out coco/{least}",
             soft_wrap=True,
         )

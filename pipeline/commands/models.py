@@ -86,7 +86,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """What can be explained: the models that come with phrasebox, then every name of open_clip in its order.
+    """Return what can be explained: the bundled models, then every name of open_clip in its order.
 
     Returns:
         Plain values: `model`; `tower`, see `TowerKind`; `input_px`, side of the images; `stride_px`, pixels between

@@ -76,7 +76,7 @@ def run(
         typer.Option(
             "--fresh",
             help="Replace the dataset in --out, which is kept until the new run has written its first file. Asks at a "
-            "terminal; elsewhere it keeps files that no run wrote.",
+            "terminal; elsewhere it keeps files that phrasebox did not write.",
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Answer yes to what --fresh asks.")] = False,

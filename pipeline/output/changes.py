@@ -28,7 +28,7 @@ _THREADS: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What an input has that the rows made from it have not.
+    """The differences between an input and the rows that were made from it.
 
     Attributes:
         new: Samples without a row.

@@ -13,7 +13,7 @@ _WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, er
 
 
 def is_about_writing(path: AnyPath, error: OSError) -> bool:
-    """Whether the error came from writing below `path`: its number or its text says so.
+    """Return whether the error came from writing below `path`: its number or its text says so.
 
     Errors of object storage have neither a number nor a file's name. Reading reports its own as InputError
     (`stages.read.read_shard`), so an error without a file's name is taken as one of writing there.

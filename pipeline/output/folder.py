@@ -57,7 +57,7 @@ from stages.write.tally import Tally, dataset_card, tally, write_categories
 State = Literal["new", "started", "complete"]
 
 ENGINE: Final = "engine"
-"""Where run.json keeps which engine wrote the latest rows: `inline` leaves no checkpoint."""
+"""The key of run.json that holds which engine wrote the latest rows: `inline` leaves no checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +160,10 @@ class DatasetFolder:
             fingerprint: The model's, see `Graph`.
             calibration: What the scores are calibrated with, see `Graph`.
             fresh: Replace what is there.
-            may_delete: Asked whether `fresh` may do so, if there are rows, or files that no run wrote.
+            may_delete: Asked whether `fresh` may do so, if there are rows, or files that phrasebox did not write.
 
         Raises:
-            ResumeError: The folder holds another run, or data that no run of phrasebox explains.
+            ResumeError: The folder holds another run, or files that phrasebox did not write.
         """
         if replaced.settle(self.path):
             self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
@@ -307,7 +307,7 @@ class DatasetFolder:
         return None
 
     def _may_be_replaced(self, may_delete: MayDelete) -> bool:
-        """Whether there is a run to replace. Raises ResumeError if that is not allowed."""
+        """Return whether there is a run to replace. Raise ResumeError if that is not allowed."""
         try:
             stored = self._stored()
         except _DamagedMarkError:

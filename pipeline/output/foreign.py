@@ -19,7 +19,7 @@ in the way that no run wrote."""
 
 
 def delete_what_runs_wrote(_: str, foreign: list[AnyPath]) -> bool:
-    """Answer `MayDelete` where nobody can be asked: --fresh is enough for what runs wrote, and for nothing more."""
+    """Answer `MayDelete` without a terminal: --fresh is enough for files that runs wrote, and for no others."""
     return not foreign
 
 
@@ -48,8 +48,7 @@ def refuse_strange(folder: AnyPath, paths: Iterable[AnyPath]) -> None:
     """Raise ResumeError if there are any."""
     if names := ", ".join(sorted(path.name for path in paths)[:5]):
         raise ResumeError(
-            f"{folder} holds files that no run of phrasebox explains ({names}): give another output.path, or move them "
-            "away"
+            f"{folder} holds files that phrasebox did not write ({names}): give another output.path, or move them away"
         )
 
 

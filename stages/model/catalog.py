@@ -67,8 +67,7 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         },
         licence="LicenseRef-Flickr-noncommercial-research",
         source="trained from ImageNet weights on photographs by stages.model.train.photo; see photo/MODEL_CARD.md",
-        about="is a small model for photographs, for research only. A checkout of the repository has it, the package "
-        "has not.",
+        about="is a small model for photographs, for research only. The repository contains it; the package does not.",
         in_wheel=False,
     ),
 }
@@ -126,7 +125,7 @@ def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
 
 
 def is_here(name: str) -> bool:
-    """Whether the files of a catalog entry are there; they are not verified."""
+    """Return whether the files of a catalog entry exist; they are not verified."""
     return (WEIGHTS_ROOT / CATALOG[name].folder).is_dir()
 
 

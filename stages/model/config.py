@@ -13,7 +13,7 @@ OWN_MODELS: Final = ("demo", "photo")
 """Names of the models that bring their own weights, the keys of `stages.model.catalog.CATALOG`."""
 
 NO_MODEL: Final = "none"
-"""What a model is called where there is none."""
+"""The name of a model in cards and manifests where no model was loaded."""
 
 TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
 """How an image tower makes one embedding of its tokens, which decides what can be explained."""
@@ -28,7 +28,7 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 
 
 TAGS_NAMED: Final = 4
-"""Tags of a model that a message names, if it has as many."""
+"""The most tags of a model that a message names."""
 
 
 class ModelConfig(BaseModel):
@@ -127,7 +127,7 @@ class ModelConfig(BaseModel):
 
 
 def unknown_name(name: str) -> str:
-    """What to say of a name that no model has: the nearest ones, of which case and small slips keep it apart."""
+    """Return a message about a name that no model has, with the nearest names, whatever their case."""
     # open_clip takes seconds to import, which only a mistake costs.
     from stages.model.deferred import open_clip  # noqa: PLC0415
 
@@ -138,7 +138,7 @@ def unknown_name(name: str) -> str:
 
 
 def _what_lacks(name: str) -> str:
-    """What a name without weights needs, which is neither one of `OWN_MODELS` nor a path that is there."""
+    """Return a message about a name without weights that is neither one of `OWN_MODELS` nor an existing path."""
     from stages.model.deferred import open_clip  # noqa: PLC0415
 
     if name not in open_clip.list_models():

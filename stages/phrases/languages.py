@@ -1,4 +1,4 @@
-"""Which captions are plainly in another language than the one they are parsed as."""
+"""Captions that are plainly in another language than the one they are parsed as."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LANGUAGES: Final = (
 captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a language like theirs."""
 
 _NO_LANGUAGE: Final = "zxx"
-"""What the model calls codes and file names."""
+"""The model's code for codes and file names."""
 
 _MARGIN: Final = 15.0
 """Nats by which another language must be the likelier one. Then none of 48,421 English captions of Flickr8k and COCO is

@@ -80,7 +80,7 @@ class Shard:
         start: Where the part begins: a byte (jsonl, csv), a row group (parquet), else a row.
         stop: Where it ends, exclusive, in the same unit; None means the end of the file.
         first_row: Number of the first row, as messages count: lines from 1, Parquet rows from 0.
-        samples: How many samples it holds; None if only reading will tell.
+        samples: How many samples it holds; None if that is known only after reading.
         rows: How many rows these are where several may be one sample, else None.
         renamed: Its samples whose id is taken, by `Renamed.index`.
         payload: What else the kind needs to know (a header, rows from a file that cannot be cut).
@@ -116,7 +116,7 @@ class Reader(ABC):
     Attributes:
         config_type: The kind's keys of `input`, with `kind: Literal["x"]`.
         suffixes: How files of the kind end, in lower case and with the dot.
-        suffixes_beside: How files end that belong to the input, but do not tell its kind.
+        suffixes_beside: Suffixes of files that belong to the input, but do not decide its kind.
     """
 
     config_type: ClassVar[type[SourceConfig]]

@@ -18,7 +18,7 @@ _LISTED_FROM: Final = 50
 """Files of a folder behind a URL from which on one listing is cheaper than a question for each."""
 
 _TELLING: Final = ("size", "mtime", "created", "ETag")
-"""What file systems call the size and the time of a file, or what stands for both."""
+"""Names that file systems give to the size, the time or the version of a file."""
 
 
 def fingerprint_of(files: Sequence[FoundFile]) -> str:
@@ -56,6 +56,6 @@ def _stamps(files: Sequence[FoundFile]) -> Iterator[str]:
 
 
 def _listed(folder: str) -> dict[str, Any]:
-    """What lies in a folder, by its path in the file system."""
+    """Return the entries of a folder by their path in the file system."""
     filesystem = filesystem_of(folder)
     return {entry["name"]: entry for entry in filesystem.ls(path_in(filesystem, folder), detail=True)}

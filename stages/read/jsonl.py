@@ -109,7 +109,7 @@ def _object_in(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
 
 
 def _is_list(url: str) -> bool:
-    """Whether a JSON file is one list; files of other names hold lines."""
+    """Return whether a JSON file is one list; files of other names hold lines."""
     if not url.lower().endswith((".json", ".json.gz")):
         return False
     with open_plain(url) as stream:

@@ -78,7 +78,7 @@ class Row:
         return self._sample
 
     def follows(self, before: Row) -> bool:
-        """Whether both rows are good, name the same image, in the same words, and give the same id or none."""
+        """Return whether both rows are good, name the same image in the same words, and give the same id or none."""
         if self.image is None or (self.image, self.given_id) != (before.image, before.given_id):
             return False  # without samples, which cost more: of most rows
         return before.sample.error is None and self.sample.error is None

@@ -142,7 +142,7 @@ def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iter
 
 
 def grouped_rows(shards: Iterable[Shard]) -> str | None:
-    """What to say of an input in which several rows are one sample; None if each row is one."""
+    """Return a sentence about an input in which several rows are one sample; None if each row is one."""
     counted = [(shard.rows, shard.samples) for shard in shards if shard.rows is not None and shard.samples is not None]
     rows, samples = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0)
     if rows == samples:

@@ -33,7 +33,7 @@ MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 TO_UTF_8: Final = "convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
 
 PEEK_BYTES: Final = 1024 * 1024
-"""The beginning of a file that tells what it is."""
+"""Bytes at the beginning of a file that show what it is."""
 
 _BLOCK_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
@@ -135,7 +135,7 @@ def is_utf_16(start: bytes) -> bool:
 
 
 def begins_list(start: bytes) -> bool:
-    """Whether a file of JSON that begins with these bytes is one list."""
+    """Return whether a file of JSON that begins with these bytes is one list."""
     return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 
 

@@ -189,7 +189,7 @@ def dataset_card(
         model: Its name.
         explainer: Its kind.
         fitted_to: The images that a calibration makes scores probabilities for, for people; None without one.
-        doubt: How the images of the dataset differ from those, for people; None if nobody noticed a difference.
+        doubt: How the images of the dataset differ from those, for people; None if no difference was noticed.
         source: Where the regions come from if not from heat maps, and what their score is, for people.
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]

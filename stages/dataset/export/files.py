@@ -93,7 +93,7 @@ class ExportFolder:
 
 
 def is_among(key: int, ordered: Any) -> bool:
-    """Whether a whole number is in a sorted array of them."""
+    """Return whether a whole number is in a sorted array of them."""
     place = int(np.searchsorted(ordered, key))
     return place < len(ordered) and int(ordered[place]) == key
 

@@ -332,5 +332,5 @@ def test_workers_that_died_are_told_of_once_each() -> None:
         getattr(report, name)(*event)
     assert report.deaths == 2
     console = Console(file=StringIO(), width=100)
-    print_summary(console, Tally(), report, "out")
+    print_summary(console, Tally(), report, "out", model="demo", scores="", calibrated=False)
     assert re.search(r"workers that died +│ +2 │", console.file.getvalue())

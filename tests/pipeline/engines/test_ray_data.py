@@ -123,6 +123,21 @@ def test_ray_gives_the_rows_of_inline_bit_for_bit(source, inline, reference, tmp
 
 
 @pytest.mark.slow
+def test_a_trial_of_the_first_samples_in_one_process_goes_on_with_the_others_on_ray(
+    source, reference, tmp_path
+) -> None:
+    out = tmp_path / "out"
+    printed = run(source, out, "engine.kind=auto", "input.limit=30")
+    assert "engine: one process for 30 samples, which it completes before Ray has started" in printed
+    assert len(rows_of(out)) == 30
+    printed = run(source, out, "engine.kind=auto")
+    assert "engine: Ray for 153 samples" in printed
+    assert "samples of the input that have no row yet: 123. They are added" in printed
+    assert rows_of(out) == reference
+    assert "nothing to do" in run(source, out, "engine.kind=auto", "input.limit=30")
+
+
+@pytest.mark.slow
 def test_an_input_without_rows_gives_a_dataset_without_rows(tmp_path) -> None:
     (tmp_path / "captions.jsonl").write_text("")
     (tmp_path / "images").mkdir()

@@ -85,6 +85,16 @@ def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "complete"
 
 
+def test_rows_that_one_process_wrote_count_as_done_on_ray(folder: DatasetFolder) -> None:
+    """One process leaves no checkpoint, without which Ray would take its shards for those of a dead worker."""
+    folder.begin(folder.look(config_of(folder.path), MARK), {folder_module.ENGINE: "inline"})
+    write_shards(mixed(), folder.data)
+    assert begin(folder, engine={"kind": "ray"}) == "started"
+    assert set(noted_ids(folder.checkpoint).tolist()) == folder.ids_written()
+    folder.drop_uncommitted()
+    assert len(folder.shards) == 3
+
+
 def test_a_finished_dataset_is_whole_and_clean(folder: DatasetFolder) -> None:
     complete(folder)
     shards = {f"data/{n:05d}.parquet" for n in range(3)}
@@ -203,7 +213,7 @@ def test_files_that_no_run_explains_are_neither_touched_nor_joined(
     """A folder named by mistake, say that of the user's own project, loses nothing."""
     (folder.path / name).parent.mkdir(exist_ok=True)
     (folder.path / name).write_text("mine")
-    with pytest.raises(ResumeError, match=rf"no run of phrasebox explains \({Path(name).name}\): give another"):
+    with pytest.raises(ResumeError, match=rf"phrasebox did not write \({Path(name).name}\): give another"):
         begin(folder, fresh=fresh)
     assert (folder.path / name).read_text() == "mine"
 
@@ -321,7 +331,7 @@ def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -
 def test_a_foreign_shard_is_told_before_work_begins(folder: DatasetFolder) -> None:
     begin(folder)
     pq.write_table(pa.table({"text": ["a"]}), folder.data / "other.parquet")
-    with pytest.raises(ResumeError, match=r"no run of phrasebox explains \(other\.parquet\)"):
+    with pytest.raises(ResumeError, match=r"phrasebox did not write \(other\.parquet\)"):
         begin(folder)
 
 

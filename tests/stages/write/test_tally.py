@@ -37,7 +37,7 @@ def test_rows_with_a_caption_in_another_language_are_counted_and_told(tmp_path: 
     total = tally(tmp_path)
     assert total.other_language == 1
     text = StringIO()
-    print_summary(Console(file=text, width=100), total, Report(), "out")
+    print_summary(Console(file=text, width=100), total, Report(), "out", model="demo", scores="", calibrated=True)
     assert re.search(r"with a caption in another language\W+1 \(11\.1%\)", text.getvalue())
 
 
