@@ -246,7 +246,7 @@ def test_words_of_a_caption(locator: Locator, path: Path) -> None:
 
 def test_importance_of_a_run_is_not_asked_of_phrases(path: Path) -> None:
     """The phrases of a call are not those of a caption, so that none is dropped as unimportant."""
-    settings = {"explain": {"importance": "eos"}, "phrases": {"min_importance": 1.0}}
+    settings = {"model": {"name": "demo"}, "explain": {"importance": "eos"}, "phrases": {"min_importance": 1.0}}
     config: ExplainConfig = check(settings, ExplainConfig)
     found = Locator(run=config)(path, ["a red car", "a dog"])
     assert found.phrases == ("a red car", "a dog")

@@ -67,7 +67,7 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
     values: dict[str, Any] = {"explain": {"blocks": 3}, "regions": {"refine": "none"}}
     printed = StringIO()
     plain = run(config_of(drawn, tmp_path / "plain", **values), Console(file=printed, width=200))
-    assert "score: product" in printed.getvalue()
+    assert "Scores are not calibrated" in printed.getvalue()
     figures = write_calibration(plain, drawn / "truth.json", tmp_path / "c.json", QUIET, presence=False)
     assert figures["regions"] >= 100
     with_file = {**values, "regions": {**values["regions"], "calibration": str(tmp_path / "c.json")}}

@@ -181,7 +181,7 @@ REFUSED = {
     "unknown": (("--explainers", "lime"), "--explainers: no explainer 'lime'; on demo these are defined: grad_eclip"),
     "a truth for nothing": (("--truth", "t.json"), "--truth: it belongs to images of your own"),
     "images for nothing": (("--images", "x"), "--images: it belongs to images of your own"),
-    "no such input": (("nothing.jsonl",), "no such file or folder: "),
+    "no such input": (("nothing.jsonl", "--model", "demo"), "no such file or folder: "),
     "a setting without effect": (
         ("--set", "explain.blocks=1"),
         "--set explain.blocks=1: only keys of input, model, phrases, images are used here",

@@ -66,7 +66,7 @@ def test_the_start_and_the_best_are_what_eval_measures(
     changed = override({**made, "output": {"path": str(tmp_path / "again")}}, [])
     again = load_config(tmp_path / "best.yaml", [
         f"input={json.dumps(made['input'])}", f"output.path={tmp_path / 'again'}", "engine.kind=inline",
-        "regions.calibration=none",
+        "model.name=demo", "regions.calibration=none",
     ])  # fmt: skip
     assert again.regions != changed.regions
     for measured, path in ((figures["start"], dataset), (figures["figures"], Path(run(again)))):

@@ -151,7 +151,7 @@ def test_views_and_the_score_choose_what_is_drawn(page: Page, crowded: Served) -
     page.keyboard.press("Tab")  # from the views to the score
     page.keyboard.press("Home")
     assert len(seen_regions(sample)) == REGIONS
-    page.get_by_label("caption", exact=True).check(force=True)
+    page.get_by_label("this caption", exact=True).check(force=True)
     assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 0]
     sample.locator(".caption").nth(3).hover(position={"x": 1, "y": 4})
     assert sorted(seen_regions(sample)) == [number for number in range(REGIONS) if captions_of()[number] == 3]

@@ -70,7 +70,7 @@ def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_device_of_a_loaded_model_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "stages.model"):
-        clip = load(ModelConfig(device="cpu", threads=2))
+        clip = load(ModelConfig(name="demo", device="cpu", threads=2))
     assert clip.device_name == "cpu, 2 threads"
     assert [record.getMessage() for record in caplog.records] == [
         "demo: the weights are open_clip's",
@@ -109,7 +109,7 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     processor(monkeypatch, "avx2")
-    clip = load(ModelConfig(device="cpu", precision="bf16"))
+    clip = load(ModelConfig(name="demo", device="cpu", precision="bf16"))
     assert clip.tower.class_token.dtype == torch.bfloat16
     assert "model.precision is bf16, but this CPU has no instructions for it" in caplog.text
     assert clip.device_name.endswith(", slow in bfloat16")
@@ -133,7 +133,7 @@ def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
 
 def test_loading_a_model_leaves_torchs_float32_as_the_documentation_says_it_is() -> None:
     """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
-    load(ModelConfig(device="cpu"))
+    load(ModelConfig(name="demo", device="cpu"))
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cuda.matmul.allow_tf32
     assert torch.backends.cudnn.allow_tf32

@@ -277,7 +277,7 @@ def test_tower_options_that_return_tokens_too() -> None:
 
 
 def test_the_embedded_model_loads() -> None:
-    clip = load(ModelConfig(device="cpu"), pack=True)
+    clip = load(ModelConfig(name="demo", device="cpu"), pack=True)
     side = clip.input.size_px
     maps = clip.tower.encode(torch.zeros(1, side, side, 3, dtype=torch.uint8))
     assert clip.name == "demo"

@@ -167,7 +167,7 @@ def test_custom_text_towers(tmp_path: Path) -> None:
 
 def test_the_embedded_models_own_context_length() -> None:
     """Its tokenizer has its own words and a shorter context."""
-    encode = load(ModelConfig(device="cpu")).encode_text
+    encode = load(ModelConfig(name="demo", device="cpu")).encode_text
     assert isinstance(encode, TextEncoder)
     with torch.no_grad():
         full = module_of(describe(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))

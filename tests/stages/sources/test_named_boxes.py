@@ -116,7 +116,7 @@ def test_full_memory_halves_the_passes() -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_as_many_images_arrive_as_a_forward_pass_has(batch_size: int | None) -> None:
-    source = GridSource(GridSourceConfig(by="roi"), ModelConfig(batch_size=batch_size))
+    source = GridSource(GridSourceConfig(by="roi"), ModelConfig(name="demo", batch_size=batch_size))
     source.setup()
     rows = source.batch_rows()
     assert (rows, source.batch_rows("cuda")) == ((16, 64) if batch_size is None else (5, 5))
