@@ -100,7 +100,7 @@ def plan(
     if graph.loads_model:
         fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
     images_in_all = total or samples_in(plan_shards(graph.reader))
-    resolved = chosen(resolved, images_in_all)
+    resolved = chosen(resolved, None)  # the table always has a column for a million images
     cores_here, workers, late = here(resolved, on_gpu=on_gpu)
     costs = measure(resolved, samples, workers)
     trial = tried(resolved)
