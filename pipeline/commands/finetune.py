@@ -147,4 +147,4 @@ def _print(tuned: Tuned) -> None:
     )
     if tuned.bad_images:
         console.print(f"{tuned.bad_images:,} images could not be read and were left out", style="yellow")
-    console.print(f"the tuned model is in {tuned.model}: take it as --model {tuned.model}", soft_wrap=True)
+    console.print(f"the tuned model is in {tuned.model}: take it as --model {tuned.model.parent}", soft_wrap=True)
