@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from pipeline import terminal
 from stages.contract.stage import Forwards
-from stages.write.tally import Tally
+from stages.write.tally import LIKELY, Tally
 
 
 @dataclass(slots=True)
@@ -230,10 +230,6 @@ def _forwards(report: Report) -> Iterator[tuple[str, str]]:
             yield "images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}"
         if stage.images:
             yield "forward passes per image", f"{stage.computed / stage.images:.2f}"
-
-
-LIKELY: Final = 0.5
-"""The score that figures and advice about scores begin at."""
 
 
 def print_summary(

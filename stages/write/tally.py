@@ -21,6 +21,9 @@ from stages.contract.records import OTHER_LANGUAGE, stable_id
 from stages.storage import AnyPath, found_in, parquet_file, replacing
 from stages.write.parquet import PARQUET_SETTINGS
 
+LIKELY: Final = 0.5
+"""The score that figures and advice about scores begin at."""
+
 
 @dataclass(slots=True)
 class Tally:
@@ -35,7 +38,7 @@ class Tally:
         failed_by_reason: Rows with an error, by its reason.
         phrases: Phrases found in all captions.
         regions: Annotations.
-        likely: Those of them with a score of at least 0.5.
+        likely: Those of them with a score of at least `LIKELY`.
         absent: Phrases judged not to be in their image.
         other_language: Rows with a caption in another language than the parser's, by their warnings.
         categories: (phrase, head) -> number of regions.
@@ -65,7 +68,7 @@ class Tally:
         self.rows += 1
         self.phrases += phrases
         self.regions += len(regions)
-        self.likely += sum((region["score"] or 0.0) >= 0.5 for region in regions)
+        self.likely += sum((region["score"] or 0.0) >= LIKELY for region in regions)
         self.absent += len(row["absent"] or ())
         self.other_language += any((warning or "").startswith(OTHER_LANGUAGE) for warning in row["warnings"] or ())
         self.categories.update((region["phrase"] or "", region["head"] or "") for region in regions)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -32,8 +31,6 @@ LIST: Final = ".phrasebox-files.txt"
 """Names of the files that are too many for the mark, one a line."""
 
 _LOCK: Final = ".lock"
-_NUMBERED: Final = re.compile(r"[0-9]{16}\.[a-z]+")
-"""Files of a folder that the mark of an older export calls `numbered`."""
 
 _ROWS_AT_ONCE: Final = 32
 """Rows kept as Python objects, which are ten times as large as Arrow's."""
@@ -202,15 +199,14 @@ def _mark(path: Path) -> dict[str, Any] | None:
 
 def _strangers(path: Path, mark: Mapping[str, Any]) -> Iterator[str]:
     """Gives files and links below `path` that do not belong to the export."""
-    files, numbered = {MARK, *mark["files"]}, set(mark.get("numbered", ()))
+    files = {MARK, *mark["files"]}
     listed = _listed(path / LIST) if LIST in files else np.zeros(0, np.int64)
     for folder, folders, names in os.walk(path):
         place = Path(folder).relative_to(path)
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in sorted([*names, *links]):
             whole = (place / name).as_posix()
-            own = whole in files or (place.as_posix() in numbered and _NUMBERED.fullmatch(name))
-            if not own and not is_among(stable_id(whole), listed):
+            if whole not in files and not is_among(stable_id(whole), listed):
                 yield whole
 
 

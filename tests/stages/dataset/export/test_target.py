@@ -67,18 +67,6 @@ def test_what_no_export_wrote_is_not_deleted(stranger: str, tmp_path: Path) -> N
     assert (out / stranger).read_text() == "mine"
 
 
-def test_an_export_of_a_former_version_may_be_replaced(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    (out / "images").mkdir(parents=True)
-    (out / "images" / "0000000000000007.jpg").write_text("7")
-    (out / MARK).write_text('{"files": [], "numbered": ["images"]}')
-    (out / "images" / "mine.jpg").write_text("mine")
-    with pytest.raises(ConfigError, match=r"no export wrote \(images/mine.jpg\)"):
-        write(out, overwrite=True)
-    (out / "images" / "mine.jpg").unlink()
-    write(out, overwrite=True)
-
-
 def test_a_linked_folder_is_not_deleted(tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     write(out)
@@ -88,7 +76,7 @@ def test_a_linked_folder_is_not_deleted(tmp_path: Path) -> None:
         write(out, overwrite=True)
 
 
-@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"files": 3, "numbered": []}'])
+@pytest.mark.parametrize("mark", ["", "[]", "{}", '{"files": 3}'])
 def test_a_mark_that_says_nothing_is_no_mark(mark: str, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / MARK).write_text(mark)
