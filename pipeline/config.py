@@ -14,18 +14,18 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.finetune import DEFAULT_RECIPE, RECIPES, recipe_type
+from pipeline.finetune.config import RecipeConfig
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
 from stages.explain import DEFAULT_KIND, EXPLAINERS, AnyExplainerConfig, explainer_config, explainer_type
 from stages.explain.config import ExplainerConfig
-from stages.finetune import DEFAULT_RECIPE, RECIPES, recipe_type
-from stages.finetune.config import RecipeConfig
-from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
+from stages.shared.model.config import ModelConfig
 from stages.sources import AnySourceConfig, source_config, source_config_type, source_kinds
 from stages.sources.config import HEAT_MAPS, RegionSourceConfig
 

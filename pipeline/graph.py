@@ -22,18 +22,18 @@ from stages.explain import fitted
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.model.config import ModelConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
 from stages.regions.link import LinkStage
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
+from stages.shared.model.config import ModelConfig
 from stages.sources import HEAT_MAPS, source_type
 from stages.sources.base import RegionSource
 
 if TYPE_CHECKING:
-    from stages.model.clip import ClipModel
+    from stages.shared.model.clip import ClipModel
 
 
 def _without_heat_maps(source: Stage) -> ConfigError:
@@ -132,13 +132,13 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
         )
     if loaded is None:
         # torch and open_clip take seconds to import: only a run needs them.
-        from stages.model.describe import describe, fingerprint  # noqa: PLC0415
-        from stages.model.load import (  # noqa: PLC0415
+        from stages.shared.model.describe import describe, fingerprint  # noqa: PLC0415
+        from stages.shared.model.load import (  # noqa: PLC0415
             refuse_misfit,
             refuse_unsupported,
             refuse_without_importance,
         )
-        from stages.model.towers.plan import plan_of  # noqa: PLC0415
+        from stages.shared.model.towers.plan import plan_of  # noqa: PLC0415
 
         description = describe(config.model)
         refuse_unsupported(description)
@@ -198,8 +198,8 @@ def _steps_of_source(config: RunConfig, loaded: ClipModel | None) -> Steps:
     identity, recognised = "", {}
     if source.needs_model and loaded is None:
         # torch and open_clip take seconds to import: only a run needs them.
-        from stages.model.describe import describe, fingerprint  # noqa: PLC0415
-        from stages.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
+        from stages.shared.model.describe import describe, fingerprint  # noqa: PLC0415
+        from stages.shared.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
 
         description = describe(config.model)
         refuse_unsupported(description)
@@ -227,8 +227,8 @@ def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
     """
     if model.pretrained is not None:
         # open_clip takes seconds to import, which `build_steps` has spent already.
-        from stages.model.describe import describe  # noqa: PLC0415
-        from stages.model.load import fetch_files  # noqa: PLC0415
+        from stages.shared.model.describe import describe  # noqa: PLC0415
+        from stages.shared.model.load import fetch_files  # noqa: PLC0415
 
         fetch_files(describe(model), say)
 

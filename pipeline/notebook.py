@@ -29,15 +29,15 @@ from pipeline.graph import build_steps
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
-from stages.images.faults import DecodeLimits
-from stages.images.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
-from stages.model.config import ModelConfig
 from stages.phrases.filters import as_typed, normalise
-from stages.storage import absolute, open_file
+from stages.shared.images.faults import DecodeLimits
+from stages.shared.images.pictures import draw_regions, encoded, heat_map_overlay, lossless, row, scaled
+from stages.shared.model.config import ModelConfig
+from stages.shared.storage import absolute, open_file
 
 if TYPE_CHECKING:
     from stages.explain.text.importance import CaptionImportance
-    from stages.model.clip import ClipModel
+    from stages.shared.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"
 """What messages call an image that has no path."""
@@ -195,7 +195,7 @@ class Locator:
             ConfigError: The model is not supported, its tokenizer has to be given, or a setting cannot be used.
         """
         # torch and open_clip take seconds to import.
-        from stages.model.load import from_open_clip  # noqa: PLC0415
+        from stages.shared.model.load import from_open_clip  # noqa: PLC0415
 
         return cls(from_open_clip(model, tokenizer), explain=explain, regions=regions)
 

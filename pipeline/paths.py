@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from stages.storage import absolute
+from stages.shared.storage import absolute
 
 _PATHS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "input": {"path": (), "image_root": ()},

@@ -25,11 +25,11 @@ from pipeline.summary import Display, Report, duration, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
-from stages.model.config import NO_MODEL
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards, read_shard
+from stages.shared.model.config import NO_MODEL
+from stages.shared.storage import AnyPath
 from stages.sources import HEAT_MAPS
 from stages.sources.base import RegionSource
-from stages.storage import AnyPath
 
 INPUT: Final = "input_fingerprint"
 """The key of `dataset.json` and run.json that identifies the input of the rows, see `stages.read.input_fingerprint`."""

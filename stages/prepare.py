@@ -17,9 +17,9 @@ from stages.contract.errors import RowFault
 from stages.contract.geometry import round_to_multiple
 from stages.contract.records import Pixels, Record, Sample
 from stages.contract.stage import Stage
-from stages.images.decode import Interpolation, decode_resized, load_image_bytes
-from stages.images.faults import MAX_PIXELS_CEILING, DecodeLimits
-from stages.storage import is_local
+from stages.shared.images.decode import Interpolation, decode_resized, load_image_bytes
+from stages.shared.images.faults import MAX_PIXELS_CEILING, DecodeLimits
+from stages.shared.storage import is_local
 
 
 class ImagesConfig(BaseModel):

@@ -81,7 +81,7 @@ SCENES = 12
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn scenes as `phrasebox scenes` writes them. Only to be read."""
-    from stages.model.scenes import write_scenes
+    from pipeline.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, SCENES, seed=3)
@@ -131,7 +131,7 @@ def storage_environment() -> Iterator[dict[str, str]]:
 @pytest.fixture(scope="module")
 def storage(storage_environment: dict[str, str]) -> Iterator[None]:
     """Object storage in this process and those that it starts."""
-    from stages.storage import _arrow_filesystem
+    from stages.shared.storage import _arrow_filesystem
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in storage_environment.items():

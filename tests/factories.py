@@ -13,7 +13,7 @@ from open_clip.model import convert_weights_to_lp
 from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import nn
 
-from stages.model.config import InputSpec
+from stages.shared.model.config import InputSpec
 
 SPEC = InputSpec(size_px=32, patch_px=8, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD)
 

@@ -21,13 +21,13 @@ from PIL import Image
 
 from pipeline import __version__
 from pipeline.config import RunConfig
+from pipeline.dataset.origin import signed
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
 from stages.contract.schema import ABSENT_FIELD, ANNOTATION, IMAGE_FIELD, dataset_schema
 from stages.contract.versions import SCHEMA_VERSION
-from stages.dataset.origin import signed
-from stages.storage import write_text
+from stages.shared.storage import write_text
 from stages.write.parquet import PARQUET_SETTINGS
 from stages.write.tally import Tally, tally, write_categories
 

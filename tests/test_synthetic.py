@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.validate import validate
 from stages.contract.masks import decode_mask, mask_polygons
 from stages.contract.records import Rle
-from stages.dataset.folder import open_dataset
-from stages.write.validate import validate
 from tests.synthetic import write_synthetic
 
 

@@ -12,8 +12,8 @@ from pipeline.config import RunConfig
 from pipeline.engines import engine
 from pipeline.graph import build_graph
 from pipeline.output.folder import DatasetFolder
+from pipeline.scenes import write_scenes
 from pipeline.summary import Report
-from stages.model.scenes import write_scenes
 from stages.read import plan_shards
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pipeline.bench.timing import line, processor, speed_of, speed_over
-from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
+from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 
 LOADER_BATCH: Final = 64
 

@@ -9,9 +9,9 @@ import torch
 
 from pipeline.bench.timing import line, ratio_of
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
-from stages.model.deferred import open_clip
-from stages.model.device import PRECISIONS, device_name, fast_precision, pick_device
-from stages.model.load import from_open_clip
+from stages.shared.model.deferred import open_clip
+from stages.shared.model.device import PRECISIONS, device_name, fast_precision, pick_device
+from stages.shared.model.load import from_open_clip
 
 IMAGES: Final = 8
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.bench.model import WORDS
 from pipeline.bench.timing import line, ratio_of
+from pipeline.scenes import make_scene
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.model.scenes import make_scene
 from stages.phrases.parser import load_pipeline
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.config import RegionsConfig

@@ -25,10 +25,10 @@ from pipeline.config import RunConfig
 from pipeline.engines.inline import run as run_inline
 from pipeline.graph import build_graph
 from pipeline.output.folder import DatasetFolder
+from pipeline.scenes import make_scene
 from pipeline.summary import Report
-from stages.model.deferred import open_clip
-from stages.model.scenes import make_scene
 from stages.read import plan_shards
+from stages.shared.model.deferred import open_clip
 
 IMAGES: Final = 160
 

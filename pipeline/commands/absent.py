@@ -16,14 +16,14 @@ from stages.contract.records import Phrase, Record
 from stages.contract.stage import Stage
 
 if TYPE_CHECKING:
+    from pipeline.dataset.folder import Dataset
+    from pipeline.evaluate.absent import AskedImage, Pair
+    from pipeline.evaluate.matching import Answer, ImageMatches, Query
+    from pipeline.evaluate.scores import Floats
     from pipeline.graph import Graph
-    from stages.dataset.evaluate.absent import AskedImage, Pair
-    from stages.dataset.evaluate.matching import Answer, ImageMatches, Query
-    from stages.dataset.evaluate.scores import Floats
-    from stages.dataset.evaluate.truth import GroundTruth
-    from stages.dataset.folder import Dataset
     from stages.explain.presence import Presence, Signals
     from stages.regions.stage import RegionsStage
+    from stages.shared.truth.ground_truth import GroundTruth
 
 FEWEST_PHRASES = 100
 """A fit of presence from fewer phrases says more about chance than about the model."""
@@ -71,8 +71,8 @@ class Asked:
 
 def asked_of(rows: Mapping[int, dict[str, Any]], matched: ImageMatches, truth: GroundTruth) -> Asked:
     """Choose the absent phrases for the rows without an error that have a phrase with a known place."""
-    from stages.dataset.evaluate.absent import absent_phrases, asked_image
-    from stages.dataset.evaluate.matching import queries_of
+    from pipeline.evaluate.absent import absent_phrases, asked_image
+    from pipeline.evaluate.matching import queries_of
 
     images, queries = {}, {}
     for row_id, row in rows.items():
@@ -122,12 +122,12 @@ def absent_evaluation(
     settings: Sequence[str],
     console: Console,
 ) -> dict[str, Any]:
-    """The figures of `stages.dataset.evaluate.absent.absent_figures`; computes heat maps of absent phrases.
+    """The figures of `pipeline.evaluate.absent.absent_figures`; computes heat maps of absent phrases.
 
     Raises:
         InputError: The input cannot be read, or the model is not the dataset's.
     """
-    from stages.dataset.evaluate.absent import absent_figures
+    from pipeline.evaluate.absent import absent_figures
 
     asked = asked_of(rows, matched, truth)
     graph = model_graph(dataset, settings)
@@ -141,8 +141,8 @@ def absent_evaluation(
 
 
 def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[Pair]:
-    from stages.dataset.evaluate.absent import Pair
-    from stages.dataset.evaluate.matching import Answer
+    from pipeline.evaluate.absent import Pair
+    from pipeline.evaluate.matching import Answer
     from stages.regions.stage import RegionsStage
     from stages.regions.things import relation
 
@@ -218,9 +218,9 @@ def fit_presence(
     """
     from dataclasses import asdict
 
-    from stages.dataset.evaluate.absent import RocArea
-    from stages.dataset.evaluate.report import weighted_estimate
-    from stages.dataset.evaluate.scores import fit_logistic, out_of_fold
+    from pipeline.evaluate.absent import RocArea
+    from pipeline.evaluate.report import weighted_estimate
+    from pipeline.evaluate.scores import fit_logistic, out_of_fold
     from stages.explain.presence import FEATURES, ImageStatistics, Presence, features_of
 
     known = {row_id: {query.phrase for query in asked.queries[row_id]} for row_id in asked.images}

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.dataset.folder import Dataset
+    from pipeline.evaluate.cut_fit import UsualSizes
+    from pipeline.evaluate.matching import ImageMatches
     from stages.contract.geometry import Box
     from stages.contract.records import Record
-    from stages.dataset.evaluate.cut_fit import UsualSizes
-    from stages.dataset.evaluate.matching import ImageMatches
-    from stages.dataset.evaluate.truth import GroundTruth
-    from stages.dataset.folder import Dataset
     from stages.regions.config import RegionsConfig
     from stages.regions.fitted import FittedCut
     from stages.regions.paint import Painted
     from stages.regions.score import Evidence
+    from stages.shared.truth.ground_truth import GroundTruth
 
 FEWEST_REGIONS = 100
 """A calibration from fewer regions says more about chance than about the model."""
@@ -93,7 +93,7 @@ def write_calibration(
 
     Args:
         dataset: Folder of a finished run.
-        truth_path: A file or folder that `stages.dataset.evaluate.read_truth` reads.
+        truth_path: A file or folder that `pipeline.evaluate.read_truth` reads.
         out: The file to write.
         console: Shows the progress.
         settings: KEY=VALUE over the dataset's configuration.
@@ -106,14 +106,14 @@ def write_calibration(
     """
     import numpy as np
 
+    from pipeline.evaluate.matching import queries_of
+    from pipeline.evaluate.report import weighted_estimate
+    from pipeline.evaluate.scores import calibration_error, fit_logistic, out_of_fold, risk_coverage_area
     from pipeline.graph import calibration_basis
-    from stages.dataset.evaluate import read_truth
-    from stages.dataset.evaluate.matching import queries_of
-    from stages.dataset.evaluate.report import weighted_estimate
-    from stages.dataset.evaluate.scores import calibration_error, fit_logistic, out_of_fold, risk_coverage_area
     from stages.regions.score import FEATURES, Calibration
     from stages.regions.stage import RegionsStage
-    from stages.storage import check_writable, write_text
+    from stages.shared.storage import check_writable, write_text
+    from stages.shared.truth import read_truth
 
     check_writable("--out", out)
     truth = read_truth(truth_path)
@@ -197,8 +197,8 @@ def _fitted_cut(
     """
     import numpy as np
 
-    from stages.dataset.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
-    from stages.dataset.evaluate.matching import queries_of
+    from pipeline.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
+    from pipeline.evaluate.matching import queries_of
     from stages.regions.fitted import SHARES, FittedCut, cut_features
     from stages.regions.stage import RegionsStage
 
@@ -245,8 +245,8 @@ def _log_size(boxes: Sequence[Box], size_hw: tuple[int, int]) -> float:
 
 def _is_right(region: Painted, boxes: Sequence[Box]) -> bool:
     """Whether the region's box is one of the true ones."""
+    from pipeline.evaluate.metrics import IOU
     from stages.contract.geometry import box_iou
-    from stages.dataset.evaluate.metrics import IOU
 
     return any(box_iou(region.box_xywh_px, true) >= IOU for true in boxes)
 

@@ -20,8 +20,8 @@ from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
-    from pipeline.compare.comparison import Comparison, Effort, Source
     from pipeline.config import RunConfig
+    from pipeline.evaluate.compare.comparison import Comparison, Effort, Source
 
 USED: Final = ("input", "model", "phrases", "images")
 """Sections of the configuration that a comparison depends on."""
@@ -116,10 +116,10 @@ def compare(
     phrasebox compare captions.jsonl --images photos/ --truth Entities/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox compare --explainers grad_eclip,attention_gradient,grad_eclip:heads=single:blocks=1 --html maps.html
     """
-    from pipeline.compare.comparison import Effort, compared, refuse_unknown
+    from pipeline.evaluate.compare.comparison import Effort, compared, refuse_unknown
 
     if html is not None:
-        from stages.storage import check_writable
+        from stages.shared.storage import check_writable
 
         check_writable("--html", html)
     said = errors if as_json else console
@@ -131,7 +131,7 @@ def compare(
             found.append(compared(source, explainers, effort, said, resized=resized))
     rows = [row for comparison in found for row in comparison.rows]
     if html is not None:
-        from pipeline.compare.page import write_page
+        from pipeline.evaluate.compare.page import write_page
 
         write_page(found, html)
         said.print(f"page in {html}", soft_wrap=True)
@@ -154,8 +154,8 @@ def _sources(
     said: Console,
 ) -> Iterator[list[Source]]:
     """What is compared on: the user's images, or what comes with phrasebox. Drawn scenes are deleted afterwards."""
-    from pipeline.compare.comparison import Source
     from pipeline.config import load_config
+    from pipeline.evaluate.compare.comparison import Source
 
     unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
     if unused:
@@ -185,7 +185,7 @@ def _sources(
 
 def _scenes(folder: Path, effort: Effort, source: Callable[..., Source]) -> Iterator[Source]:
     """Drawn scenes, as many as are wanted; by the embedded model unless another one is named."""
-    from stages.model.scenes import write_scenes
+    from pipeline.scenes import write_scenes
 
     write_scenes(folder, effort.most, effort.seed)
     given = {
@@ -200,8 +200,8 @@ def _scenes(folder: Path, effort: Effort, source: Callable[..., Source]) -> Iter
 def _photographs(said: Console, source: Callable[..., Source], *, known: bool) -> Iterator[Source]:
     """The photographs that come with phrasebox, where the model for photographs is there or another one is named."""
     from pipeline.commands.demo import PHOTO_MODEL
-    from stages.model.catalog import CATALOG, resolve
-    from stages.model.photographs import INPUT, TRUTH
+    from pipeline.photographs import INPUT, TRUTH
+    from stages.shared.model.catalog import CATALOG, resolve
 
     if not known:
         try:
@@ -217,7 +217,7 @@ def _photographs(said: Console, source: Callable[..., Source], *, known: bool) -
 
 def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """The tables for people. A value that differs from Grad-ECLIP's by more than chance has a + or -."""
-    from pipeline.compare.figures import FIGURES
+    from pipeline.evaluate.compare.figures import FIGURES
 
     counts, first = rows[0]["counts"], rows[0]
     console.print(

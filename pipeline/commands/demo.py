@@ -60,7 +60,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     Returns:
         The figures, which are also in `out/evaluation.json`.
     """
-    from stages.model.scenes import write_scenes
+    from pipeline.scenes import write_scenes
 
     drawn = out / "scenes"
     console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
@@ -84,8 +84,8 @@ def run_photographs(out: Path, console: Console, model: str = PHOTO_MODEL) -> di
     Returns:
         The figures, which are also in `out/evaluation.json`; None if the model is not there, which is said.
     """
-    from stages.model.catalog import CATALOG, resolve
-    from stages.model.photographs import INPUT, TRUTH
+    from pipeline.photographs import INPUT, TRUTH
+    from stages.shared.model.catalog import CATALOG, resolve
 
     if model not in CATALOG:
         console.print(f"the eight photographs are left out: their model, {model}, is not there", soft_wrap=True)
@@ -132,7 +132,7 @@ def _write_overlays(out: Path, images: Path, least: float) -> int:
     import pyarrow.parquet as pq
     from PIL import Image
 
-    from stages.images.pictures import regions_overlay, sheet
+    from stages.shared.images.pictures import regions_overlay, sheet
 
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,13 +25,13 @@ from stages.contract.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+    from pipeline.dataset.folder import Dataset
+    from pipeline.evaluate.matching import ImageMatches
     from pipeline.graph import Graph
     from stages.contract.records import HeatMap, Phrase, Record
     from stages.contract.stage import Stage
-    from stages.dataset.evaluate.matching import ImageMatches
-    from stages.dataset.evaluate.truth import GroundTruth
-    from stages.dataset.folder import Dataset
     from stages.read import Reader
+    from stages.shared.truth.ground_truth import GroundTruth
 
 DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
 """Sections of the configuration that heat maps depend on: whoever sets a key in them has the maps computed again."""
@@ -91,31 +91,31 @@ def evaluation_of(
     resized: bool = False,
     absent: bool = False,
 ) -> dict[str, Any]:
-    """All figures of `stages.dataset.evaluate.report.report`, and whose they are.
+    """All figures of `pipeline.evaluate.report.report`, and whose they are.
 
     These are `dataset`, `truth`, `matched`, `rule` and `config`, and `maps`: whether the heat maps are "stored" ones,
     were "computed" again, or None, not measured.
 
     Args:
         dataset: Folder of a finished run.
-        truth_path: A file or folder that `stages.dataset.evaluate.read_truth` reads.
+        truth_path: A file or folder that `pipeline.evaluate.read_truth` reads.
         console: Shows the progress.
         settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
         maps: Whether to measure the heat maps, too.
         resized: Whether the images were resized after the truth was drawn.
-        absent: Whether to ask for absent phrases, too; see `stages.dataset.evaluate.absent`.
+        absent: Whether to ask for absent phrases, too; see `pipeline.evaluate.absent`.
 
     Raises:
         InputError: The dataset or the truth cannot be read, or they do not fit together.
         ConfigError: A setting cannot be used, or the model is not the dataset's.
     """
-    from stages.dataset.evaluate import read_truth
-    from stages.dataset.evaluate.grouping import grouping_of
-    from stages.dataset.evaluate.matching import queries_of
-    from stages.dataset.evaluate.report import Outcomes, report
+    from pipeline.evaluate.grouping import grouping_of
+    from pipeline.evaluate.matching import queries_of
+    from pipeline.evaluate.report import Outcomes, report
     from stages.regions.stage import RegionsStage
+    from stages.shared.storage import place_of
+    from stages.shared.truth import read_truth
     from stages.sources import HEAT_MAPS
-    from stages.storage import place_of
 
     truth = read_truth(truth_path)
     made, config = read_run(dataset, settings, explains=False)
@@ -165,7 +165,7 @@ def read_run(path: Path, settings: Sequence[str], *, explains: bool) -> tuple[Da
     explains: Whether the explainer's settings are needed; see `FinishedConfig`.
     """
     from pipeline.config import stored_config
-    from stages.dataset.folder import open_dataset
+    from pipeline.dataset.folder import open_dataset
 
     dataset = open_dataset(path)
     return dataset, stored_config(dataset.manifest["config"], settings, explains=explains)
@@ -185,7 +185,7 @@ def matched_rows(
 
     resized: Whether the truth is scaled to the sizes of the images.
     """
-    from stages.dataset.evaluate.matching import match_images
+    from pipeline.evaluate.matching import match_images
 
     matched = match_images((row["file_name"] for row in dataset.rows(["file_name"])), truth)
     rows = dataset.rows([name for name in dataset.columns if name != "image"])
@@ -211,8 +211,8 @@ def graph_for(dataset: Dataset, settings: Sequence[str], *, pixels: bool) -> Gra
             else's dataset names what the settings do not.
     """
     from pipeline.config import stored_config
+    from pipeline.dataset.origin import check_named
     from pipeline.graph import build_graph
-    from stages.dataset.origin import check_named
 
     stored = uses_stored_maps(dataset, settings)
     if stored and not pixels:
@@ -313,7 +313,7 @@ def phrases_of(entries: Iterable[Mapping[str, Any]]) -> list[Phrase]:
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     """The tables for people."""
-    from stages.dataset.evaluate.metrics import METRICS
+    from pipeline.evaluate.metrics import METRICS
 
     counts = figures["counts"]
     console.print(

@@ -72,7 +72,7 @@ def explain(
 
     from pipeline.config import ExplainConfig, load_config
     from pipeline.notebook import Locator
-    from stages.storage import check_writable
+    from stages.shared.storage import check_writable
 
     phrases = list(dict.fromkeys(" ".join(each.split()) for each in phrase))
     captions = list(dict.fromkeys(text))

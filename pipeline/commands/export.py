@@ -16,7 +16,7 @@ from pipeline.terminal import console, errors, progress_bar
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stages.dataset.export.base import Exporter, ExportReport
+    from pipeline.export.base import Exporter, ExportReport
 
 
 def export(
@@ -85,7 +85,7 @@ def export(
     phrasebox export --list
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
     """
-    from stages.dataset.export import EXPORTERS
+    from pipeline.export import EXPORTERS
 
     if list_formats:
         print_formats(console)
@@ -99,8 +99,8 @@ def export(
     if per not in ("phrase", "group"):
         raise ConfigError(f"--per: expected phrase or group, got {per!r}")
     from pipeline.config import load_config
-    from stages.dataset import open_dataset
-    from stages.dataset.export import ExportRequest, export_dataset
+    from pipeline.dataset import open_dataset
+    from pipeline.export import ExportRequest, export_dataset
 
     exporter = EXPORTERS[name]
     if segmentation is not None:
@@ -164,7 +164,7 @@ def print_report(report: ExportReport, exporter: type[Exporter], out: Path, cons
 
 def print_formats(console: Console) -> None:
     """Each format in a line, what becomes of the masks, and its settings."""
-    from stages.dataset.export import EXPORTERS
+    from pipeline.export import EXPORTERS
 
     for name, exporter in EXPORTERS.items():
         console.print(f"{name}: {exporter.summary}", soft_wrap=True, highlight=False)

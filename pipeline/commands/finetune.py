@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.commands.options import Json, Where, naming_options
+from pipeline.finetune import RECIPES
 from pipeline.terminal import console, errors, progress_bar
-from stages.finetune import RECIPES
 
 if TYPE_CHECKING:
-    from stages.finetune.loop import Tuned
+    from pipeline.finetune.loop import Tuned
 
 
 def finetune(
@@ -84,7 +84,7 @@ def finetune(
     torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
     from pipeline.config import as_yaml, load_config
-    from stages.finetune.config import FinetuneConfig
+    from pipeline.finetune.config import FinetuneConfig
 
     given = {
         "data.path": dataset,
@@ -105,7 +105,7 @@ def finetune(
         sys.stdout.write(as_yaml(resolved.model_dump(mode="json")))
         return
     if fresh:
-        from stages.finetune.files import TuningFolder
+        from pipeline.finetune.files import TuningFolder
 
         TuningFolder(resolved.out).clear()
     tuned = _finetune(resolved, errors if as_json else console)
@@ -119,8 +119,8 @@ def finetune(
 
 def _finetune(config: Any, speaks: Any) -> Tuned | None:
     """The training; None on a rank that does not lead. Raises typer.Exit where a person stops it."""
+    from pipeline.finetune.loop import finetune as train
     from pipeline.terminal import Terminated, stoppable
-    from stages.finetune.loop import finetune as train
 
     leads = os.environ.get("RANK", "0") == "0"
     try:

@@ -56,7 +56,7 @@ def inspect(
     phrasebox inspect out/ --where "head = 'dog'" --open
     phrasebox inspect out/ --html gallery/
     """
-    from stages.dataset.selection import Search
+    from pipeline.dataset.selection import Search
 
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.config import RunConfig
-    from pipeline.model_check import Matched, ModelCheck
+    from pipeline.evaluate.model_check import Matched, ModelCheck
 
 COLUMNS: Final = 5
 """Pictures side by side on the sheet of maps and regions."""
@@ -60,7 +60,7 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from stages.model.catalog import CATALOG
+    from stages.shared.model.catalog import CATALOG
 
     rows = model_rows()
     if as_json:
@@ -94,10 +94,10 @@ def model_rows() -> list[dict[str, Any]]:
         fits; `refused`, why nothing is, in which case the others but `model` are null.
     """
     from stages.explain import kinds_for
-    from stages.model.catalog import CATALOG
-    from stages.model.config import ModelConfig
-    from stages.model.describe import describe
-    from stages.model.towers.plan import TowerPlan, plan_of, plans
+    from stages.shared.model.catalog import CATALOG
+    from stages.shared.model.config import ModelConfig
+    from stages.shared.model.describe import describe
+    from stages.shared.model.towers.plan import TowerPlan, plan_of, plans
 
     found: dict[str, TowerPlan | str] = {}
     for name in CATALOG:
@@ -150,12 +150,12 @@ def check(
     from PIL import Image
 
     from pipeline.config import load_config
+    from pipeline.evaluate.model_check import check_model
     from pipeline.graph import build_graph, fetch_weights
-    from pipeline.model_check import check_model
-    from stages.model.catalog import CATALOG
-    from stages.model.device import peak_memory_bytes
-    from stages.model.photographs import INPUT
-    from stages.storage import check_writable
+    from pipeline.photographs import INPUT
+    from stages.shared.model.catalog import CATALOG
+    from stages.shared.model.device import peak_memory_bytes
+    from stages.shared.storage import check_writable
 
     check_writable("--out", out)
     if out.suffix.lower() not in Image.registered_extensions():
@@ -280,10 +280,10 @@ def _picture(checked: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
     """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
     import numpy as np
 
-    from stages.dataset.evaluate.metrics import METRICS
-    from stages.images.faults import DecodeLimits
-    from stages.images.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
-    from stages.model.photographs import FOLDER
+    from pipeline.evaluate.metrics import METRICS
+    from pipeline.photographs import FOLDER
+    from stages.shared.images.faults import DecodeLimits
+    from stages.shared.images.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
 
     limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
     tiles = []

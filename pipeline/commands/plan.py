@@ -84,8 +84,8 @@ def plan(
     from pipeline.plan.forecast import Machine, forecast
     from pipeline.plan.sample import measure
     from pipeline.plan.trial import tried
-    from stages.model.device import pick_device
     from stages.read import plan_shards
+    from stages.shared.model.device import pick_device
 
     source, config = input_or_config(source, config)
     if gpus and cores is None:

@@ -14,7 +14,7 @@ from pipeline.terminal import console, errors
 from stages.contract.errors import PhraseboxError
 
 if TYPE_CHECKING:
-    from stages.storage import AnyPath
+    from stages.shared.storage import AnyPath
 
 SHORTHANDS: Final = {
     "input.path": "INPUT",

@@ -21,7 +21,7 @@ def scenes(
     ] = False,
 ) -> None:
     """Draw scenes with captions and exact truth: images/, captions.jsonl, truth.json."""
-    from stages.model.scenes import write_scenes
+    from pipeline.scenes import write_scenes
 
     try:
         write_scenes(out, scenes, seed, absent=absent)

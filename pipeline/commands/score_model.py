@@ -119,8 +119,8 @@ def score_model(
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
     """
     from pipeline.config import check, load_config
-    from pipeline.model_score import Exam, read_scores, scored
-    from stages.probe.config import ProbeConfig
+    from pipeline.evaluate.model_score import Exam, read_scores, scored
+    from pipeline.evaluate.probe.config import ProbeConfig
 
     unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
     if unused:

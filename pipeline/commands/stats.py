@@ -40,9 +40,9 @@ def stats(
     ] = 15,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
-    from stages.dataset.folder import open_dataset, read_marks
-    from stages.dataset.index import Index, statistics
-    from stages.dataset.selection import Search
+    from pipeline.dataset.folder import open_dataset, read_marks
+    from pipeline.dataset.index import Index, statistics
+    from pipeline.dataset.selection import Search
 
     opened = open_dataset(dataset, finished=False)
     search = Search(where=where, score_min=min_score or None)

@@ -22,10 +22,10 @@ from stages.contract.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
+    from pipeline.dataset.folder import Dataset
     from stages.contract.records import Record
-    from stages.dataset.evaluate.truth import TruthImage
-    from stages.dataset.folder import Dataset
     from stages.regions.score import Calibration
+    from stages.shared.truth.ground_truth import TruthImage
 
 Changes = Mapping[str, Any]
 """Keys of the configuration with their values."""
@@ -53,7 +53,7 @@ TRIED: Final[dict[str, tuple[Changes, ...]]] = {
 """What is tried, in this order. None of it needs another forward pass."""
 
 FIGURES: Final = ("pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou")
-"""Metrics of `stages.dataset.evaluate.metrics` that are shown. Beside them stands `precision`: the share of the regions
+"""Metrics of `pipeline.evaluate.metrics` that are shown. Beside them stands `precision`: the share of the regions
 that are right (a box IoU of 0.5 or more)."""
 
 Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision"]
@@ -127,7 +127,7 @@ def tuned(
 
     Args:
         dataset: Folder of a finished run. Its settings are the start.
-        truth_path: A file or folder that `stages.dataset.evaluate.read_truth` reads.
+        truth_path: A file or folder that `pipeline.evaluate.read_truth` reads.
         console: Shows the progress.
         settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
         by: The figure that decides.
@@ -145,8 +145,8 @@ def tuned(
     """
     from pipeline.config import stored_config
     from pipeline.graph import calibration_basis, presence_in
-    from stages.dataset.evaluate import read_truth
     from stages.explain.stage import ExplainStage
+    from stages.shared.truth import read_truth
 
     truth = read_truth(truth_path)
     made, config = read_run(dataset, settings, explains=True)
@@ -212,8 +212,8 @@ def _calibrations_of(made: Dataset, config: RunConfig, settings: Sequence[str]) 
     """
     from pipeline.config import sets_any
     from pipeline.graph import build_steps
-    from stages.model.describe import describe
     from stages.regions.score import read_calibration
+    from stages.shared.model.describe import describe
 
     changes = sets_any(settings, ("explain", "regions"))
     if made.manifest["calibration"] is None and not changes:
@@ -244,9 +244,9 @@ def figures_of(
         categories: See `GroundTruth.categories`.
         calibration: The one that a run with these settings finds; None if there is none.
     """
+    from pipeline.evaluate.matching import queries_of
+    from pipeline.evaluate.metrics import METRICS, correct
     from stages.contract.schema import records_to_rows
-    from stages.dataset.evaluate.matching import queries_of
-    from stages.dataset.evaluate.metrics import METRICS, correct
     from stages.explain.stage import contrasted
     from stages.regions.stage import RegionsStage
 
@@ -274,7 +274,7 @@ def figures_of(
 def write_settings(best: Changes, out: Path) -> None:
     """Write settings as a configuration file. Raises ConfigError if the file cannot be written."""
     from pipeline.config import as_yaml
-    from stages.storage import write_text
+    from stages.shared.storage import write_text
 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

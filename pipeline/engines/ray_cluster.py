@@ -24,7 +24,7 @@ from pipeline.output.failed_writes import cannot_write, is_about_writing
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
-from stages.storage import AnyPath
+from stages.shared.storage import AnyPath
 
 CPU_MODEL_WORKERS: Final = 8
 """Default maximum of model workers on a machine without GPUs; each holds a copy of the model. The cores are divided

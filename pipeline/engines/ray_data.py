@@ -35,7 +35,7 @@ from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
 from pipeline.summary import Report
 from stages.read import Shard
-from stages.storage import AnyPath, ObjectPath, absolute, is_local
+from stages.shared.storage import AnyPath, ObjectPath, absolute, is_local
 from stages.write.parquet import PARQUET_SETTINGS, row_group_rows
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
-from stages.storage import ObjectPath, place_of
+from stages.shared.storage import ObjectPath, place_of
 
 
 class OutputConfig(BaseModel):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import ResumeError
 from stages.contract.records import Sample, stable_id
-from stages.storage import AnyPath, parquet_file
+from stages.shared.storage import AnyPath, parquet_file
 
 _NAMED: Final = 5
 """How many samples a message names."""

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stages.contract.errors import one_line
-from stages.storage import AnyPath, found_in, move, parquet_file, replacing
+from stages.shared.storage import AnyPath, found_in, move, parquet_file, replacing
 
 _OPENED_AT_ONCE: Final = 16
 """Files opened at once. Footers are small, so what takes time is the answer of a disk or a network."""

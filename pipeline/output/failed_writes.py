@@ -7,7 +7,7 @@ import os
 from typing import Final
 
 from stages.contract.errors import OutputError, one_line
-from stages.storage import AnyPath, ObjectPath
+from stages.shared.storage import AnyPath, ObjectPath
 
 _WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE)
 

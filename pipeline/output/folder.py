@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from pipeline import __version__
 from pipeline.config import RunConfig, differences
+from pipeline.dataset.origin import signed
 from pipeline.output import replaced
 from pipeline.output.checkpoint import (
     drop_pending,
@@ -49,9 +50,8 @@ from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import dataset_schema
 from stages.contract.versions import SCHEMA_VERSION
-from stages.dataset.origin import signed
+from stages.shared.storage import AnyPath, found_in, move, remove_tree, writable_place, write_text
 from stages.sources import HEAT_MAPS, source_type
-from stages.storage import AnyPath, found_in, move, remove_tree, writable_place, write_text
 from stages.write.tally import Tally, dataset_card, tally, write_categories
 
 State = Literal["new", "started", "complete"]

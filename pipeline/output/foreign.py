@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from stages.contract.errors import ResumeError
-from stages.storage import AnyPath
+from stages.shared.storage import AnyPath
 
 OWN_SHARD: Final = re.compile(r"\d{5,}\.parquet|(?:[0-9A-Za-z]+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")
 """Names that the inline engine and Ray Data give to shards."""

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from stages.contract.errors import ResumeError
-from stages.storage import AnyPath, ObjectPath
+from stages.shared.storage import AnyPath, ObjectPath
 
 LEASE_SECONDS: Final = 60.0
 """How long a lease is watched before it counts as abandoned."""

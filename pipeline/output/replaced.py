@@ -12,7 +12,7 @@ import json
 from typing import Final
 
 from pipeline.output.checkpoint import rows_in
-from stages.storage import AnyPath, found_in, move, remove_tree
+from stages.shared.storage import AnyPath, found_in, move, remove_tree
 
 REPLACES: Final = "replaces"
 """The key of run.json."""

@@ -34,14 +34,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from pipeline.dataset.folder import MARKS, MARKS_FILE, write_marks
+from pipeline.dataset.index import Index
+from pipeline.dataset.selection import Search
 from pipeline.viewer.heat import HeatMaps
 from pipeline.viewer.pages import Links, Pages, open_pages
 from pipeline.viewer.sample_view import COLUMNS
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
-from stages.dataset.folder import MARKS, MARKS_FILE, write_marks
-from stages.dataset.index import Index
-from stages.dataset.selection import Search
-from stages.images.pictures import heat_map_png, thumbnail
+from stages.shared.images.pictures import heat_map_png, thumbnail
 
 LARGEST_SIDE_PX: Final = 2400
 """Longest side of an image that is sent to the browser."""

@@ -11,10 +11,10 @@ from typing import Final
 from rich.console import Console
 from rich.progress import track
 
+from pipeline.dataset.selection import Search
 from pipeline.viewer.pages import Links, Pages, open_pages
 from stages.contract.errors import ConfigError, RowFault
-from stages.dataset.selection import Search
-from stages.images.pictures import thumbnail
+from stages.shared.images.pictures import thumbnail
 
 GRID_SIDE_PX: Final = 640
 FULL_SIDE_PX: Final = 1600

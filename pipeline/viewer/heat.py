@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.image_source import ImageSource
+from pipeline.dataset.origin import LOADED, check_named
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, mapped_record
-from stages.dataset.folder import Dataset
-from stages.dataset.image_source import ImageSource
-from stages.dataset.origin import LOADED, check_named
 
 KEPT_SAMPLES: Final = 64
 """Samples whose maps are kept: a few kB each."""
@@ -25,7 +25,7 @@ class HeatMaps:
 
     They are the dataset's if it stores them, which takes neither images nor a model. Otherwise, or if there are
     settings, they are computed with the dataset's own configuration and model, which is loaded for the first one. A
-    dataset that this user has not made does not decide what is loaded: see `stages.dataset.origin`.
+    dataset that this user has not made does not decide what is loaded: see `pipeline.dataset.origin`.
 
     Args:
         dataset: The rows' dataset.

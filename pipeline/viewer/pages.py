@@ -15,13 +15,13 @@ from urllib.parse import urlencode
 import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
+from pipeline.dataset.image_source import ImageSource
+from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.selection import Search, Selection, Selector
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.schema import DATASET_SCHEMA
-from stages.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
-from stages.dataset.image_source import ImageSource
-from stages.dataset.index import Index, statistics
-from stages.dataset.selection import Search, Selection, Selector
 
 LIKELY: Final = 0.5
 """Score from which regions are drawn at first, where scores are probabilities."""

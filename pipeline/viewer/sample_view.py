@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from stages.contract.records import Rle
 from stages.contract.schema import is_said
-from stages.images.pictures import mask_path
+from stages.shared.images.pictures import mask_path
 
 COLOURS: Final = 12
 """Number of colours: classes c0 .. c11 of the style sheet."""

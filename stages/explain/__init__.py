@@ -13,11 +13,11 @@ from pydantic_core import PydanticCustomError
 
 from stages.contract.errors import ConfigError
 from stages.explain.config import ExplainerConfig
-from stages.model.config import TOWER_WORDS
+from stages.shared.model.config import TOWER_WORDS
 
 if TYPE_CHECKING:
     from stages.explain.base import Explainer
-    from stages.model.config import TowerKind
+    from stages.shared.model.config import TowerKind
 
 __all__ = ["EXPLAINERS", "AnyExplainerConfig", "explainer_config", "explainer_type", "fitted", "kinds_for"]
 
@@ -27,30 +27,30 @@ DEFAULT_KIND: Final = "grad_eclip"
 
 EXPLAINERS: Final[dict[str, str]] = {
     "grad_eclip": "stages.explain.grad_eclip:GradEclip",
-    "attention_gradient": "stages.explain.attention.attention_gradient:AttentionGradient",
-    "raw_attention": "stages.explain.attention.raw_attention:RawAttention",
-    "rollout": "stages.explain.attention.rollout:Rollout",
-    "attention_flow": "stages.explain.attention.attention_flow:AttentionFlow",
-    "game": "stages.explain.attention.game:Game",
-    "legrad": "stages.explain.attention.legrad:LeGrad",
-    "cam": "stages.explain.cams.cam:Cam",
-    "grad_cam": "stages.explain.cams.grad_cam:GradCam",
-    "grad_cam_plus_plus": "stages.explain.cams.grad_cam_plus_plus:GradCamPlusPlus",
-    "layer_cam": "stages.explain.cams.layer_cam:LayerCam",
-    "maskclip": "stages.explain.dense.maskclip:MaskClip",
-    "clip_surgery": "stages.explain.dense.clip_surgery:ClipSurgery",
-    "gem": "stages.explain.dense.gem:Gem",
-    "rise": "stages.explain.perturbation.rise:Rise",
-    "occlusion": "stages.explain.perturbation.occlusion:Occlusion",
-    "kernel_shap": "stages.explain.perturbation.kernel_shap:KernelShap",
-    "partition_shap": "stages.explain.perturbation.partition_shap:PartitionShap",
-    "score_cam": "stages.explain.perturbation.score_cam:ScoreCam",
-    "lrp": "stages.explain.relevance.lrp:Lrp",
-    "clrp": "stages.explain.relevance.clrp:Clrp",
-    "sg_lrp": "stages.explain.relevance.sg_lrp:SgLrp",
-    "m2ib": "stages.explain.m2ib:M2ib",
+    "attention_gradient": "stages.explainers.attention.attention_gradient:AttentionGradient",
+    "raw_attention": "stages.explainers.attention.raw_attention:RawAttention",
+    "rollout": "stages.explainers.attention.rollout:Rollout",
+    "attention_flow": "stages.explainers.attention.attention_flow:AttentionFlow",
+    "game": "stages.explainers.attention.game:Game",
+    "legrad": "stages.explainers.attention.legrad:LeGrad",
+    "cam": "stages.explainers.cams.cam:Cam",
+    "grad_cam": "stages.explainers.cams.grad_cam:GradCam",
+    "grad_cam_plus_plus": "stages.explainers.cams.grad_cam_plus_plus:GradCamPlusPlus",
+    "layer_cam": "stages.explainers.cams.layer_cam:LayerCam",
+    "maskclip": "stages.explainers.dense.maskclip:MaskClip",
+    "clip_surgery": "stages.explainers.dense.clip_surgery:ClipSurgery",
+    "gem": "stages.explainers.dense.gem:Gem",
+    "rise": "stages.explainers.perturbation.rise:Rise",
+    "occlusion": "stages.explainers.perturbation.occlusion:Occlusion",
+    "kernel_shap": "stages.explainers.perturbation.kernel_shap:KernelShap",
+    "partition_shap": "stages.explainers.perturbation.partition_shap:PartitionShap",
+    "score_cam": "stages.explainers.perturbation.score_cam:ScoreCam",
+    "lrp": "stages.explainers.relevance.lrp:Lrp",
+    "clrp": "stages.explainers.relevance.clrp:Clrp",
+    "sg_lrp": "stages.explainers.relevance.sg_lrp:SgLrp",
+    "m2ib": "stages.explainers.m2ib:M2ib",
     "transformer_interpretability": (
-        "stages.explain.relevance.transformer_interpretability:TransformerInterpretability"
+        "stages.explainers.relevance.transformer_interpretability:TransformerInterpretability"
     ),
 }
 """Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""

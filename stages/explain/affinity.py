@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.explain.config import ExplainerConfig
-from stages.model.towers.tower import Tower
-from stages.model.towers.vision import VisionTower
+from stages.shared.model.towers.tower import Tower
+from stages.shared.model.towers.vision import VisionTower
 
 ALIKE: Final = 0.3
 """t: tokens whose cosine is not above this share no heat."""

@@ -19,10 +19,10 @@ from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
 from stages.explain.presence import Presence, Signals
 from stages.explain.scales import at_scale, mean_of
-from stages.model.clip import ClipModel
-from stages.model.config import TowerKind
-from stages.model.texts import TextCache, templates_of
-from stages.model.transfer import OnTheWay, pixels_on
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import TowerKind
+from stages.shared.model.texts import TextCache, templates_of
+from stages.shared.model.transfer import OnTheWay, pixels_on
 
 FAULTS: Final = ("", "constant", "empty", "non_finite")
 """Why a map is all zeros, by number."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from stages.model.config import InputSpec, TowerKind
+from stages.shared.model.config import InputSpec, TowerKind
 
 
 class ExplainerConfig(BaseModel):

@@ -50,12 +50,12 @@ from torch import Tensor
 from stages.contract.errors import ConfigError
 from stages.explain.base import Explainer, Maps, closest_patch, cosine_gradients
 from stages.explain.config import ExplainerConfig
-from stages.model.clip import ClipModel
-from stages.model.config import TOWER_WORDS, TowerKind
-from stages.model.towers.layers import Layer
-from stages.model.towers.pooled import PooledTower
-from stages.model.towers.text import TextTower
-from stages.model.towers.vision import Block, VisionTower, attend, split_heads
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import TOWER_WORDS, TowerKind
+from stages.shared.model.towers.layers import Layer
+from stages.shared.model.towers.pooled import PooledTower
+from stages.shared.model.towers.text import TextTower
+from stages.shared.model.towers.vision import Block, VisionTower, attend, split_heads
 
 VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "recommended": {},
@@ -180,7 +180,7 @@ class Found:
         weights: the spatial weights (B, N) of each block.
         cosines: (B, P).
         embedding: (B, E), in any scale.
-        parts: (B, N, E), what each patch alone would mean, as `stages.explain.dense.maskclip` has it without the
+        parts: (B, N, E), what each patch alone would mean, as `stages.explainers.dense.maskclip` has it without the
             residual; None where nobody asked.
         tokens: see `Maps.tokens`.
     """

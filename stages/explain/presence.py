@@ -8,7 +8,7 @@ photograph) as much as on the image. So the cosine is looked at beside what is u
     spread       s = sqrt(t' Sigma t), its standard deviation over other images
     deviation    (c - m) / s
     local        the highest cosine of the phrase and what one patch alone would mean (MaskCLIP's value path, as
-                 `stages.explain.dense.maskclip`; without residual and MLP where there is a class token)
+                 `stages.explainers.dense.maskclip`; without residual and MLP where there is a class token)
 
 with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image embeddings of the images that the
 regression was fitted on. Sigma is kept as its `RANK` strongest directions and the mean variance of the others. None of

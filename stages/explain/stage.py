@@ -16,14 +16,14 @@ from stages.contract.errors import ConfigError, ResourceError
 from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
 from stages.explain import AnyExplainerConfig, explainer_config, explainer_type
-from stages.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from stages.explain.base import Explained, Launched
     from stages.explain.presence import Presence, Signals
     from stages.explain.text.importance import CaptionImportance, WordImportance
     from stages.explain.text.phrases import AskedImportance
-    from stages.model.clip import ClipModel
+    from stages.shared.model.clip import ClipModel
 
 
 class ExplainStageConfig(BaseModel):
@@ -124,7 +124,7 @@ class ExplainStage(Stage):
     def setup(self) -> None:
         """Load the model. Raises WeightsError, ConfigError or ResourceError."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from stages.model.load import load  # noqa: PLC0415
+        from stages.shared.model.load import load  # noqa: PLC0415
 
         explainer = explainer_type(self.config.explainer.kind)
         plain = explainer.plain_blocks(self.config.explainer)
@@ -140,7 +140,7 @@ class ExplainStage(Stage):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`. Pixels are dropped unless a later stage needs them: they are the bulk of a record."""
-        from stages.model.device import is_out_of_memory  # noqa: PLC0415
+        from stages.shared.model.device import is_out_of_memory  # noqa: PLC0415
 
         keep = self.config.keep_pixels
         out = [record if keep or record.pixels is None else replace(record, pixels=None) for record in batch]

@@ -14,7 +14,7 @@ from typing import Final
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.read.base import Reader
 from stages.read.streams import PEEK_BYTES, begins_list, open_plain
-from stages.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
+from stages.shared.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
 
 _GLOB: Final = re.compile(r"[*?\[]")
 _BRACES: Final = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from stages.contract.errors import InputError
 from stages.read.find import FoundFile
-from stages.storage import filesystem_of, is_local, parent, path_in
+from stages.shared.storage import filesystem_of, is_local, parent, path_in
 
 _THREADS: Final = 16
 

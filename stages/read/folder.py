@@ -22,7 +22,7 @@ from stages.read.find import FoundFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
 from stages.read.rows import decode_text, settle, shorten
 from stages.read.streams import open_plain
-from stages.storage import is_local, parent
+from stages.shared.storage import is_local, parent
 
 IMAGE_SUFFIXES: Final = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 TEXT_SUFFIX: Final = ".txt"

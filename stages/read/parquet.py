@@ -35,7 +35,7 @@ from stages.read.parquet_columns import Columns, values_of
 from stages.read.plan import IdLog, with_renamed
 from stages.read.rows import FieldsConfig, RowParser, bad_row, safe_place
 from stages.read.streams import InputFile, naming
-from stages.storage import is_local
+from stages.shared.storage import is_local
 
 _PLAN_THREADS: Final = 16
 _BATCH_ROWS: Final = 32

@@ -21,7 +21,7 @@ from stages.contract.records import ImageRef, Sample, stable_id
 from stages.read.base import Reader, Renamed, Shard
 from stages.read.find import FoundFile
 from stages.read.streams import is_compressed
-from stages.storage import place_of
+from stages.shared.storage import place_of
 
 _FIRST_IMAGES: Final = 20
 """Images of which at least one must exist."""

@@ -21,7 +21,7 @@ from stages.contract.records import NO_IMAGE, ImageRef, Sample
 from stages.read.base import Renamed, Shard
 from stages.read.find import printable
 from stages.read.streams import TO_UTF_8, is_utf_16
-from stages.storage import absolute, is_local, join, parent, place_of
+from stages.shared.storage import absolute, is_local, join, parent, place_of
 
 IMAGE_FIELDS: Final = ("image", "image_path", "file_name", "img_path", "path", "filepath", "filename")
 """Searched in this order: ours and Rex-Omni's, TAO's, Hugging Face imagefolder's, others', open_clip's, others'."""

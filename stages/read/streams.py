@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from stages.contract.errors import InputError, RowFault, one_line
-from stages.storage import open_file
+from stages.shared.storage import open_file
 
 Stream = Any
 """Has `read(size)`, `seek(position)` and `tell()`, in bytes from the start."""

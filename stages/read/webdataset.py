@@ -28,7 +28,7 @@ from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Sk
 from stages.read.find import FoundFile, find_files, printable
 from stages.read.rows import captions_of, decode_text, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
-from stages.storage import is_local
+from stages.shared.storage import is_local
 
 MAX_INLINE_BYTES: Final = 256 * 1024 * 1024
 """Larger images are not carried along from tars that have to be read from front to back."""

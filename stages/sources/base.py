@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from stages.contract.records import Record
 from stages.contract.stage import Device, Stage
-from stages.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig
 from stages.sources.config import RegionSourceConfig
 
 if TYPE_CHECKING:
-    from stages.model.clip import ClipModel
+    from stages.shared.model.clip import ClipModel
 
 ConfigT = TypeVar("ConfigT", bound=RegionSourceConfig)
 

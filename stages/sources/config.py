@@ -35,7 +35,7 @@ class NamedBoxesConfig(RegionSourceConfig):
 
     by: Literal["crop", "roi"] = "crop"
     """What is compared with the phrases. `crop`: the embedding of the image's part in the box, one forward pass of the
-    image tower for each box. `roi`: RoIAlign on the dense features of the whole image (`stages.model.towers.dense`),
+    image tower for each box. `roi`: RoIAlign on the dense features of the whole image (`towers.dense`),
     one forward pass for all boxes."""
 
     enlarge: Annotated[float, Field(ge=1.0, le=4.0)] = 1.0

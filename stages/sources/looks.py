@@ -17,11 +17,11 @@ from torch import Tensor
 from stages.contract.errors import ResourceError
 from stages.contract.geometry import Box
 from stages.contract.stage import Forwards
-from stages.images.crops import cut_out
-from stages.model.clip import ClipModel
-from stages.model.device import is_out_of_memory
-from stages.model.regional import by_boxes
-from stages.model.towers.dense import dense
+from stages.shared.images.crops import cut_out
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.device import is_out_of_memory
+from stages.shared.model.regional import by_boxes
+from stages.shared.model.towers.dense import dense
 
 BoxXyxy = tuple[int, int, int, int]
 """Whole pixels of a canvas, half open."""

@@ -24,7 +24,7 @@ from stages.sources.config import NamedBoxesConfig
 from stages.sources.pools import Concept, read_pool
 
 if TYPE_CHECKING:
-    from stages.model.texts import TextCache
+    from stages.shared.model.texts import TextCache
     from stages.sources.looks import Look
 
 NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
@@ -93,8 +93,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     def setup(self) -> None:
         """Load the model and embed the pool. Raises as `load`, and InputError for a pool that cannot be read."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
-        from stages.model.load import load  # noqa: PLC0415
-        from stages.model.texts import TextCache  # noqa: PLC0415
+        from stages.shared.model.load import load  # noqa: PLC0415
+        from stages.shared.model.texts import TextCache  # noqa: PLC0415
         from stages.sources.looks import CropLook, RoiLook  # noqa: PLC0415
 
         cv2.setNumThreads(1)

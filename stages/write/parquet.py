@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contract.schema import IMAGE_FIELD
-from stages.storage import AnyPath, replacing
+from stages.shared.storage import AnyPath, replacing
 
 PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
 """zstd: half the size of snappy on run-length masks and captions at the same reading speed."""

@@ -18,7 +18,7 @@ import yaml
 
 from stages.contract.errors import SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE, stable_id
-from stages.storage import AnyPath, found_in, parquet_file, replacing
+from stages.shared.storage import AnyPath, found_in, parquet_file, replacing
 from stages.write.parquet import PARQUET_SETTINGS
 
 LIKELY: Final = 0.5

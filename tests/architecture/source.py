@@ -39,6 +39,28 @@ def imports(tree: ast.AST) -> tuple[str, ...]:
     return tuple(names)
 
 
+def arrows() -> list[tuple[str, str]]:
+    """Pairs of files, of which the first imports the second; not those that only a type checker imports."""
+    known = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in modules()}
+    found = []
+    for path, tree in modules().items():
+        unseen = {
+            child
+            for node in nodes(tree)
+            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+            for child in nodes(node)
+        }
+        for node in nodes(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node not in unseen:
+                members = [f"{node.module}.{alias.name}" for alias in node.names]
+                found += [
+                    (path, known[name if name in known else node.module])
+                    for name in members
+                    if name in known or node.module in known
+                ]
+    return [(here, there) for here, there in found if here != there]
+
+
 def classes() -> dict[str, list[str]]:
     """Name of a class -> the files that define one of this name."""
     found: dict[str, list[str]] = {}

@@ -1,41 +1,34 @@
-"""Who may import whom, and which library stands where. Read from the source, so that nothing is loaded."""
+"""Which room may import which, and where each library is used. Read from the source, so that nothing is loaded."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable
 
+import networkx as nx
 import pytest
 
-from tests.architecture.source import PACKAGES, imports, modules
+from tests.architecture.source import PACKAGES, arrows, imports, modules
+
+STEPS = {"read", "phrases", "prepare", "explain", "regions", "write"}
+"""The six steps under `stages/`. They do not know each other, but for what ROOMS says."""
 
 ROOMS: dict[str, set[str]] = {
     "contract": set(),
-    "storage": {"contract"},
-    "images": {"contract", "storage"},
-    "read": {"contract", "storage"},
+    "shared.storage": {"contract"},
+    "shared.images": {"contract", "shared.storage"},
+    "shared.model": {"contract"},
+    "shared.truth": {"contract", "shared.storage", "phrases.filters"},  # names of the truth are compared with phrases
+    "read": {"contract", "shared.storage"},
     "phrases": {"contract"},
-    "prepare": {"contract", "storage", "images"},
-    "model": {"contract"},
-    "model.scenes": {"contract"},
-    "model.train": {"contract", "model", "phrases"},  # the photograph model learns the phrases that a run finds
-    "explain": {"contract", "model"},
-    "regions": {"contract", "images"},
-    # The rivals of heat maps. `boxes` matches phrases with a truth as `eval` does.
-    "sources": {"contract", "images.crops", "model", "phrases.filters", "dataset.evaluate"},
-    "finetune": {"contract", "model", "dataset.load"},
-    "write": {"contract", "storage", "phrases.filters"},  # `validate` asks what a span's text is
-    # `origin` knows the names of what comes with phrasebox.
-    "dataset": {"contract", "storage", "images", "model.config", "phrases.stage"},
-    "dataset.evaluate": {"contract", "storage", "phrases.filters"},  # names of the truth are compared with phrases
-    # Of the model the tokenizer, when it is asked for.
-    "dataset.load": {"contract", "storage", "images", "dataset", "model"},
-    # Masks at grid size are the loaders' own; figures are means with the intervals of `eval`.
-    "probe": {"contract", "images", "model", "dataset.evaluate", "dataset.load.region_masks"},
-    # clipself alone needs the model, and imports it when it is asked for.
-    "dataset.export": {"contract", "images", "dataset", "model", "storage", "write.parquet", "write.tally"},
+    "prepare": {"contract", "shared.storage", "shared.images"},
+    "explain": {"contract", "shared.model"},
+    "regions": {"contract", "shared.images"},
+    "write": {"contract", "shared.storage"},
+    "explainers": {"contract", "shared.model", "explain"},
+    "sources": {"contract", "shared", "phrases.filters"},
 }
-"""Room under `stages/` -> other rooms, or modules in them, that it may import. The steps do not know each other."""
+"""Room under `stages/` -> other rooms, or modules in them, that it may import."""
 
 CONTRACT: dict[str, set[str]] = {
     "errors": set(),
@@ -49,72 +42,92 @@ CONTRACT: dict[str, set[str]] = {
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""
 
+RUN = ("config", "graph", "run", "domain", "paths", "summary", "terminal", "engines", "output")
+"""What a run consists of under `pipeline/`."""
+
+LABORATORY = ("evaluate", "finetune", "training", "bench", "scenes", "photographs")
+"""What only the verbs that are about it import."""
+
+PIPELINE: dict[str, set[str]] = {
+    **{room: {"dataset", *RUN} for room in RUN},
+    "plan": set(RUN),
+    "notebook": {*RUN, "dataset"},
+    "dataset": {"paths"},
+    "load": {"dataset"},
+    "export": {"dataset"},
+    "viewer": {"dataset", "config", "graph", "terminal", "engines.inline"},
+    "finetune": {"dataset", "load"},
+    "scenes": set(),
+    "photographs": set(),
+    "training": {"scenes", "evaluate"},
+    "evaluate": {*RUN, "dataset", "load.region_masks", "photographs", "scenes"},
+    "bench": {*RUN, "dataset", "load", "scenes"},
+}
+"""Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all but `training`
+and `bench`, which are not in the wheel.
+"""
+
 LIBRARIES: dict[str, set[str]] = {
     "ray": {"pipeline/engines/ray_"},  # files whose names begin so
     "torch": {
-        "stages/model/",
+        "stages/shared/model/",
         "stages/explain/",
+        "stages/explainers/",
         "stages/sources/",
-        "stages/dataset/load/",
-        "stages/dataset/evaluate/cut_fit.py",  # its optimiser
-        "stages/probe/embed.py",
-        "stages/finetune/",
+        "pipeline/load/",
+        "pipeline/evaluate/",
+        "pipeline/finetune/",
+        "pipeline/training/",
         "pipeline/bench/",
     },
-    "torchvision": {"stages/model/deferred.py"},  # the others import it from `deferred`
-    "huggingface_hub": {"stages/model/hub.py"},
-    "safetensors": {"stages/model/", "stages/finetune/files.py", "pipeline/bench/"},
-    "timm": {"stages/model/"},
-    "tokenizers": {"stages/model/checkpoints/own_tokenizer.py", "stages/model/train/photo/teacher.py"},
-    "sentencepiece": {"stages/model/checkpoints/own_tokenizer.py"},
-    "open_clip": {"stages/model/deferred.py", "stages/model/train/"},  # the others import it from `deferred`
+    "torchvision": {"stages/shared/model/"},
+    "huggingface_hub": {"stages/shared/model/hub.py"},
+    "safetensors": {"stages/shared/model/", "pipeline/finetune/", "pipeline/training/", "pipeline/bench/"},
+    "timm": {"stages/shared/model/"},
+    "tokenizers": {"stages/shared/model/checkpoints/own_tokenizer.py", "pipeline/training/photo/teacher.py"},
+    "sentencepiece": {"stages/shared/model/checkpoints/own_tokenizer.py"},
+    "open_clip": {"stages/shared/model/", "pipeline/training/"},
     "spacy": {"stages/phrases/parser.py"},
     "thinc": {"stages/phrases/parser.py"},
     "typer": {"pipeline/cli.py", "pipeline/commands/"},
     "rich": {"pipeline/"},
     "cv2": {
-        "stages/dataset/evaluate/",
         "stages/regions/",
         "stages/sources/",
-        "stages/model/scenes/",
-        "stages/model/train/",
         "stages/contract/masks.py",
-        "stages/images/pictures.py",
+        "stages/shared/images/pictures.py",
+        "stages/shared/truth/",
+        "pipeline/evaluate/",
+        "pipeline/scenes/",
+        "pipeline/training/",
     },
-    "pycocotools": {"stages/contract/masks.py", "stages/dataset/evaluate/scores.py"},
+    "pycocotools": {"stages/contract/masks.py", "pipeline/evaluate/scores.py"},
     "PIL": {
-        "stages/images/crops.py",
-        "stages/images/decode.py",
-        "stages/images/faults.py",
-        "stages/images/pictures.py",
+        "stages/shared/images/",
         "pipeline/bench/",
         "pipeline/commands/demo.py",
         "pipeline/commands/explain.py",
         "pipeline/commands/models.py",
         "pipeline/notebook.py",
     },
-    "fsspec": {"stages/storage.py"},
+    "fsspec": {"stages/shared/storage.py"},
     "skimage": {"stages/sources/selective_search.py"},
-    "scipy": {"stages/explain/attention/attention_flow.py"},
+    "scipy": {"stages/explainers/attention/attention_flow.py"},
     "yaml": {"pipeline/config.py", "stages/write/tally.py"},
     "pyarrow": {
         "pipeline/",
-        "stages/dataset/",
-        "stages/dataset/load/",
-        "stages/dataset/export/",
         "stages/read/",
         "stages/write/",
-        "stages/contract/schema.py",
-        "stages/contract/versions.py",
-        "stages/storage.py",
+        "stages/contract/",
+        "stages/shared/storage.py",
     },
     "pandas": set(),
     "datasets": set(),
     "transformers": set(),
-    "duckdb": {"stages/dataset/selection.py", "stages/dataset/index.py"},
+    "duckdb": {"pipeline/dataset/"},
     "starlette": {"pipeline/viewer/app.py"},
     "uvicorn": {"pipeline/viewer/app.py"},
-    "jinja2": {"pipeline/viewer/pages.py", "pipeline/compare/page.py"},
+    "jinja2": {"pipeline/viewer/pages.py", "pipeline/evaluate/compare/page.py"},
 }
 """Library -> the files or folders that may import it."""
 
@@ -135,17 +148,10 @@ def is_below(name: str, allowed: set[str]) -> bool:
 
 
 def room(path: str) -> str:
-    """The innermost room that a file under `stages/` stands in."""
+    """The innermost room that a file stands in; "" for what stands in none."""
     name = ".".join(parts(path)[1:])
-    return max((entry for entry in ROOMS if is_below(name, {entry})), key=len, default="")
-
-
-def test_every_module_has_a_place() -> None:
-    """A new folder or module says here what it may import."""
-    placed = {path: room(path) for path in modules() if path.startswith("stages/") and len(parts(path)) > 1}
-    assert [path for path, name in placed.items() if not name] == []
-    assert set(placed.values()) == set(ROOMS)
-    assert {parts(path)[-1] for path in placed if path.startswith("stages/contract/")} - {"contract"} == set(CONTRACT)
+    rooms = ROOMS if path.startswith("stages/") else PIPELINE
+    return max((entry for entry in rooms if is_below(name, {entry})), key=len, default="")
 
 
 def offenders(folder: str, wrong: Callable[[str, str], bool]) -> Offenders:
@@ -158,16 +164,53 @@ def offenders(folder: str, wrong: Callable[[str, str], bool]) -> Offenders:
     return {path: names for path, names in found.items() if names}
 
 
+def test_every_module_has_a_place() -> None:
+    """A new folder or module says here what it may import."""
+    doors = {"stages/__init__.py", "stages/shared/__init__.py", "pipeline/__init__.py", "pipeline/__main__.py"}
+    placed = {path: room(path) for path in modules() if path not in doors | {"pipeline/cli.py"}}
+    placed = {path: name for path, name in placed.items() if not path.startswith("pipeline/commands/")}
+    assert [path for path, name in placed.items() if not name] == []
+    assert set(placed.values()) == set(ROOMS) | set(PIPELINE)
+    assert {parts(path)[-1] for path in placed if path.startswith("stages/contract/")} - {"contract"} == set(CONTRACT)
+
+
 def test_stages_never_import_the_pipeline() -> None:
     assert offenders("stages/", lambda _, name: name.split(".")[0] == "pipeline") == {}
 
 
-def test_rooms_know_only_what_they_need() -> None:
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_know_only_what_they_need(package: str) -> None:
+    rooms = ROOMS if package == "stages" else PIPELINE
+
     def is_stranger(path: str, name: str) -> bool:
         own = room(path)
-        return name.startswith("stages.") and not is_below(name.removeprefix("stages."), ROOMS[own] | {own})
+        inside = name.startswith(f"{package}.") and is_below(name.removeprefix(f"{package}."), set(rooms))
+        return bool(own) and inside and not is_below(name.removeprefix(f"{package}."), rooms[own] | {own})
 
-    assert offenders("stages/", lambda path, name: len(parts(path)) > 1 and is_stranger(path, name)) == {}
+    assert offenders(f"{package}/", is_stranger) == {}
+
+
+def test_nothing_of_a_run_imports_the_laboratory() -> None:
+    """Nor the alternatives to its steps, which are imported by name when a setting asks for them."""
+    alternatives = {"stages.explainers", *(f"pipeline.{name}" for name in LABORATORY)}
+
+    def wrong(path: str, name: str) -> bool:
+        is_run = path.startswith("stages/") or parts(path)[1] in RUN if len(parts(path)) > 1 else False
+        return is_run and not path.startswith("stages/explainers/") and is_below(name, alternatives)
+
+    assert offenders("", wrong) == {}
+
+
+def test_only_they_themselves_import_what_is_not_in_the_wheel() -> None:
+    own = ("pipeline/training/", "pipeline/bench/")
+    absent = {"pipeline.training", "pipeline.bench", "tests"}
+    assert offenders("", lambda path, name: not path.startswith(own) and is_below(name, absent)) == {}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count; those that only a type checker makes do not."""
+    graph = nx.DiGraph(arrows())
+    assert sorted(sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1) == []
 
 
 def test_the_contract_has_floors() -> None:
@@ -180,8 +223,7 @@ def test_the_contract_has_floors() -> None:
 
 def test_engines_know_no_single_stage() -> None:
     """They run a graph: which stages stand in it, and how a stage works, is none of their business."""
-    allowed = {f"stages.{name}" for name in ("contract", "storage", "read")}
-    allowed |= {"stages.write.parquet"}
+    allowed = {f"stages.{name}" for name in ("contract", "shared.storage", "read", "write.parquet")}
     strangers = offenders(
         "pipeline/engines/", lambda _, name: name.startswith("stages.") and not is_below(name, allowed)
     )
@@ -206,7 +248,7 @@ def test_the_ground_floor_is_light(name: str) -> None:
     assert not {name.split(".")[0] for name in imports(modules()[f"stages/contract/{name}.py"])} & set(NOT_IN_RECORDS)
 
 
-@pytest.mark.parametrize("path", ["stages/model/config.py", "stages/explain/config.py"])
+@pytest.mark.parametrize("path", ["stages/shared/model/config.py", "stages/explain/config.py"])
 def test_settings_need_no_torch(path: str) -> None:
     """The driver and `--help` read them."""
     assert "torch" not in {name.split(".")[0] for name in imports(modules()[path])}

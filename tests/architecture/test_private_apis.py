@@ -1,4 +1,4 @@
-"""Canaries: undocumented parts of libraries that we use, see `stages/model/__init__.py` and `ray_private`.
+"""Canaries: undocumented parts of libraries that we use, see `stages/shared/model/__init__.py` and `ray_private`.
 
 A failure here after an update means that the part has to be looked at again, and the version in the table raised.
 """
@@ -33,7 +33,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("block_type", ["default", "custom"])
 def test_open_clip_s_image_towers_have_the_parts_that_we_take_and_no_others(block_type: str) -> None:
-    """That they compute what we compute from these parts is tested in tests/stages/model/towers/test_vision.py."""
+    """That they compute what we compute from these parts is tested in towers/test_vision.py."""
     visual = tiny_clip(block_type=block_type, ls_init_value=0.1).visual
     parts = {name for name, _ in visual.named_children()} | set(visual._parameters)
     assert parts - {"patch_dropout"} == VISUAL
@@ -52,7 +52,7 @@ def test_open_clip_s_attention_has_the_options_that_we_refuse_and_no_others() ->
 
 
 def test_open_clip_s_text_tower_has_the_parts_that_we_use() -> None:
-    """That cut texts are embedded as whole ones is tested in tests/stages/model/test_clip.py."""
+    """That cut texts are embedded as whole ones is tested in tests/stages/shared/model/test_clip.py."""
     model = tiny_clip()
     assert model.transformer.get_cast_dtype() == torch.float32
     assert model.text_pool_type == "argmax"
@@ -103,7 +103,7 @@ def test_open_clip_s_tokenizers_take_our_options() -> None:
 
 
 def test_open_clip_s_siglip_towers_are_a_trunk_and_an_empty_head() -> None:
-    """That they compute what transformers computes is tested in tests/stages/model/checkpoints/test_checkpoint.py."""
+    """That they compute what transformers computes is tested in checkpoints/test_checkpoint.py."""
     with torch.device("meta"):
         tower = open_clip.timm_model.TimmModel("vit_base_patch16_siglip_224", 768, pool="map", proj="none")
     assert [name for name, _ in tower.named_children()] == ["trunk", "head"]
@@ -112,7 +112,7 @@ def test_open_clip_s_siglip_towers_are_a_trunk_and_an_empty_head() -> None:
 
 
 def test_timm_s_transformers_have_the_switches_for_images_of_other_sizes() -> None:
-    """That they do what we want is tested in tests/stages/model/towers/test_pooled.py and test_real_towers.py."""
+    """That they do what we want is tested in towers/test_pooled.py and test_real_towers.py."""
     for name, rotary in (("vit_tiny_patch16_224", False), ("eva02_tiny_patch14_224", True)):
         trunk = timm.create_model(name, num_classes=0)
         assert {"dynamic_img_size", "num_prefix_tokens", "global_pool", "blocks", "norm", "fc_norm"} <= {
@@ -131,7 +131,7 @@ def test_timm_s_transformers_have_the_switches_for_images_of_other_sizes() -> No
 
 def test_torch_packs_linear_weights() -> None:
     """Where it no longer does, `can_pack` answers no, and runs on CPUs get 10 to 20 % slower."""
-    from stages.model.towers.vision import can_pack
+    from stages.shared.model.towers.vision import can_pack
 
     assert can_pack() or not torch.backends.mkldnn.is_available()
 

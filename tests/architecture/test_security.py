@@ -33,11 +33,11 @@ IMPORTS_BY_NAME = {
     "pipeline/engines/__init__.py",
     "pipeline/engines/ray_code.py",
     "stages/explain/__init__.py",
-    "stages/finetune/__init__.py",
-    "stages/model/deferred.py",
+    "pipeline/finetune/__init__.py",
+    "stages/shared/model/deferred.py",
     "stages/read/__init__.py",
     "stages/sources/__init__.py",
-    "stages/dataset/export/__init__.py",
+    "pipeline/export/__init__.py",
 }
 """Files that import a module by a name that is not written at the import: of a table in the same file."""
 

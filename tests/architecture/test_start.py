@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.source import ROOT
-from tests.stages.dataset.export.datasets import write_dataset
+from tests.pipeline.export.datasets import write_dataset
 
 HEAVY = ("torch", "ray", "open_clip", "spacy", "cv2", "datasets", "pandas", "duckdb", "starlette", "uvicorn", "jinja2")
 
@@ -23,7 +23,7 @@ VERBS = [
 ]  # fmt: skip
 
 EXPORT_ALL = """
-from stages.dataset.export import EXPORTERS
+from pipeline.export import EXPORTERS
 for name in EXPORTERS:
     if name != "clipself":
         phrasebox("export", "exported", "--format", name, "--out", name)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import __version__
-from stages.model.catalog import CATALOG
-from stages.model.photographs import FOLDER as PHOTOGRAPHS
+from pipeline.photographs import FOLDER as PHOTOGRAPHS
+from stages.shared.model.catalog import CATALOG
 from tests.architecture.source import PACKAGES, ROOT, modules
 
 
@@ -56,13 +56,13 @@ def test_the_data_is_in_it(names: set[str]) -> None:
     assert len([name for name in photographs if name.endswith(".jpg")]) == 8
     assert photographs <= names
     for entry in CATALOG.values():
-        files = {f"stages/model/weights/{entry.folder}/{name}" for name in entry.files}
+        files = {f"stages/shared/model/weights/{entry.folder}/{name}" for name in entry.files}
         assert files <= names if entry.in_wheel else not files & names
 
 
 def test_weights_that_are_not_for_everyone_stay_in_the_repository(names: set[str]) -> None:
-    assert (ROOT / "stages" / "model" / "weights" / "photo" / "model.safetensors").is_file()
-    assert not [name for name in names if name.startswith("stages/model/weights/photo")]
+    assert (ROOT / "stages" / "shared" / "model" / "weights" / "photo" / "model.safetensors").is_file()
+    assert not [name for name in names if name.startswith("stages/shared/model/weights/photo")]
 
 
 def test_no_tests_presets_or_caches(names: set[str]) -> None:
@@ -86,7 +86,7 @@ def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
     code = (
         "import pipeline, stages\n"
         "from stages.phrases.filters import word_lists\n"
-        "from stages.model.catalog import resolve\n"
+        "from stages.shared.model.catalog import resolve\n"
         "assert word_lists((), ())\n"
         "print(pipeline.__file__, stages.__file__, resolve('demo').weights)\n"
     )

@@ -62,7 +62,7 @@ def test_figures_are_shown_without_the_zero_in_front_and_with_all_others() -> No
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_plan_names_what_there_is(path: Path) -> None:
     from pipeline.config import load_config
-    from stages.finetune.config import FinetuneConfig
+    from pipeline.finetune.config import FinetuneConfig
 
     plan = yaml.safe_load(path.read_text("utf-8"))
     assert {"captions", "exact", "ours", "shuffled"} <= plan["arms"].keys()

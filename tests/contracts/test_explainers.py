@@ -26,11 +26,11 @@ from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.explain import EXPLAINERS, explainer_type, kinds_for
 from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.model.config import TOWER_WORDS
-from stages.model.load import from_open_clip
-from stages.model.towers.plan import plan_of
+from stages.shared.model.config import TOWER_WORDS
+from stages.shared.model.load import from_open_clip
+from stages.shared.model.towers.plan import plan_of
 from tests.factories import TOWERS, architecture_of
-from tests.stages.model.saved import save_tower
+from tests.stages.shared.model.saved import save_tower
 
 PHRASES = [["red car", "dog", "two green fish"], [], ["dog"]]
 tokenizer = open_clip.get_tokenizer("ViT-B-32")

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.dataset.folder import open_dataset, write_marks
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from pipeline.export.base import Exporter, ExportReport
+from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
+from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
-from stages.dataset.export import EXPORTERS, ExportRequest, export_dataset
-from stages.dataset.export.base import Exporter, ExportReport
-from stages.dataset.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
-from stages.dataset.export.files import MARK
-from stages.dataset.folder import open_dataset, write_marks
-from tests.stages.dataset.export.datasets import demo_fingerprint, encoded, rows_of, write_dataset
-from tests.stages.dataset.export.read_back import READ_BACK, Found, Samples
+from tests.pipeline.export.datasets import demo_fingerprint, encoded, rows_of, write_dataset
+from tests.pipeline.export.read_back import READ_BACK, Found, Samples
 from tests.synthetic import write_synthetic
 
 formats = pytest.mark.parametrize("name", EXPORTERS)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import RunConfig, check, load_config, stored_config
+from pipeline.dataset.validate import validate
 from pipeline.graph import build_steps
 from pipeline.run import run
 from stages.contract.errors import ConfigError, ResourceError, RowError
@@ -22,8 +23,7 @@ from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
 from stages.sources import HEAT_MAPS, SOURCES, source_config, source_config_type, source_kinds, source_type
 from stages.sources.base import RegionSource
-from stages.write.validate import validate
-from tests.stages.model.saved import save_tower
+from tests.stages.shared.model.saved import save_tower
 
 kinds = pytest.mark.parametrize("kind", SOURCES)
 

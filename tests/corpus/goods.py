@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.model.scenes import write_scenes
+from pipeline.scenes import write_scenes
 
 COUNT = 5
 

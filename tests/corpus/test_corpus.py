@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.dataset.validate import validate
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS
-from stages.write.validate import validate
 from tests.corpus.goods import seen
 from tests.corpus.outcomes import meets, outcome
 from tests.corpus.runs import CASES, RUNS, Input, Wanted, good_rows

@@ -138,8 +138,8 @@ MEMORY = """
 import io, resource, sys
 import numpy as np
 from PIL import Image
-from stages.images.faults import DecodeLimits
-from stages.images.decode import decode_resized
+from stages.shared.images.faults import DecodeLimits
+from stages.shared.images.decode import decode_resized
 side = 3000
 stream = io.BytesIO()
 kind, mode = sys.argv[1:]

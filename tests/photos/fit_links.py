@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.evaluate.grouping import Grouping, b_cubed, counts_of, grouping_of, pair_f1
 from stages.contract.records import Phrase, Record, Sample
-from stages.dataset.evaluate import read_truth
-from stages.dataset.evaluate.grouping import Grouping, b_cubed, counts_of, grouping_of, pair_f1
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions import groups
+from stages.shared.truth import read_truth
 
 WEIGHTS = Path(groups.__file__).with_name("groups.json")
 LEFT_OUT = 10

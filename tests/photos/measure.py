@@ -23,8 +23,8 @@ from rich.console import Console
 from pipeline.commands.calibrate import write_calibration
 from pipeline.commands.evaluate import evaluation_of
 from pipeline.commands.tune import print_tuning, tuned
-from pipeline.compare.comparison import Effort, Source, compared
 from pipeline.config import load_config
+from pipeline.evaluate.compare.comparison import Effort, Source, compared
 from pipeline.run import run
 from stages.contract.errors import PhraseboxError, WeightsError
 from tests.photos import explainers

@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ExplainConfig, load_config
+from pipeline.evaluate.absent import RocArea
+from pipeline.evaluate.report import weighted_estimate
+from pipeline.evaluate.scores import out_of_fold
 from pipeline.graph import build_steps
 from stages.contract.records import ImageRef, Phrase, Record, Sample
-from stages.dataset.evaluate.absent import RocArea
-from stages.dataset.evaluate.report import weighted_estimate
-from stages.dataset.evaluate.scores import out_of_fold
 from stages.phrases.filters import normalise
 
 Floats = NDArray[np.float64]

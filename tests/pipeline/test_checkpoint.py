@@ -12,10 +12,10 @@ from rich.console import Console
 
 from pipeline.cli import main
 from pipeline.config import RunConfig
+from pipeline.dataset import open_dataset
+from pipeline.load.sample import tokenizer_of
 from pipeline.run import preview, run
-from stages.dataset import open_dataset
-from stages.dataset.load.sample import tokenizer_of
-from tests.stages.model.hugging_face import save_images, transformers_clip
+from tests.stages.shared.model.hugging_face import save_images, transformers_clip
 
 
 @pytest.fixture(scope="module")

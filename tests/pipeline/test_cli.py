@@ -21,7 +21,7 @@ from PIL import Image
 from pipeline import __version__
 from pipeline.cli import main
 from pipeline.commands.run import SHORTHANDS
-from stages.dataset.selection import REGION_COLUMNS
+from pipeline.dataset.selection import REGION_COLUMNS
 from stages.phrases.stage import PhrasesConfig, phrases_json
 
 ROOT = Path(__file__).parents[3]

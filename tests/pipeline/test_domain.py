@@ -18,8 +18,8 @@ from pipeline.config import RunConfig
 from pipeline.domain import outside_domain
 from pipeline.graph import build_graph
 from pipeline.run import run
+from pipeline.scenes import write_scenes
 from stages.explain.stage import ExplainStage
-from stages.model.scenes import write_scenes
 from stages.read import plan_shards
 
 CAPTIONS = (

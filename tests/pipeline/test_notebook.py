@@ -204,8 +204,8 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     """The demo model by name, and the same weights as open_clip has them in memory."""
     from safetensors.torch import load_file
 
-    from stages.model.config import ModelConfig
-    from stages.model.describe import describe, load_tokenizer
+    from stages.shared.model.config import ModelConfig
+    from stages.shared.model.describe import describe, load_tokenizer
 
     description = describe(ModelConfig(name="demo"))
     model = open_clip.CLIP(**description.architecture).eval()

@@ -18,8 +18,8 @@ from rich.console import Console
 from torchvision.ops import box_area, masks_to_boxes
 
 from pipeline.config import RunConfig
+from pipeline.dataset.validate import validate
 from pipeline.run import run
-from stages.write.validate import validate
 
 CAPTION = "A red car and two green fish next to a big house"
 

@@ -13,7 +13,7 @@ from pipeline.graph import build_steps
 from stages.contract.errors import ConfigError
 from stages.explain import explainer_config
 from stages.phrases.stage import PhrasesConfig
-from tests.stages.model.saved import save_tower
+from tests.stages.shared.model.saved import save_tower
 
 
 def config_of(folder: Path, tower: str, **explain: Any) -> ExplainConfig:

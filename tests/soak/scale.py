@@ -82,7 +82,7 @@ def write_tars(folder: Path, tars: int, image: Path) -> None:
 
 def write_model(folder: Path) -> dict[str, str]:
     """A tiny model; its keys of `model`."""
-    from tests.stages.model.saved import save_model
+    from tests.stages.shared.model.saved import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
     config = save_model(folder)[1]

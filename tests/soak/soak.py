@@ -26,8 +26,8 @@ from typing import Any, Final
 import psutil
 import pyarrow.parquet as pq
 
-from stages.model.scenes import write_scenes
-from stages.write.validate import validate
+from pipeline.dataset.validate import validate
+from pipeline.scenes import write_scenes
 from tests.soak.cluster import WORKERS, SmallCluster, workers
 
 DRIVER_FAULTS: Final = {"driver": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}

@@ -47,11 +47,11 @@ from torch import Tensor
 from stages.explain.base import cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.explain.grad_eclip import Step, attention_gradients, class_forward
-from stages.model.clip import ClipModel
-from stages.model.texts import tokens_per_pass, width_of
-from stages.model.token_spans import Piece, pieces_of
-from stages.model.towers.text import attend_back
-from stages.model.transfer import OnTheWay, to_device
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.texts import tokens_per_pass, width_of
+from stages.shared.model.token_spans import Piece, pieces_of
+from stages.shared.model.towers.text import attend_back
+from stages.shared.model.transfer import OnTheWay, to_device
 
 
 @dataclass(frozen=True, slots=True)

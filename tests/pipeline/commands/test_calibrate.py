@@ -20,16 +20,16 @@ from pipeline.commands.absent import print_absent
 from pipeline.commands.calibrate import _fitted_cut, print_calibration, write_calibration
 from pipeline.commands.evaluate import evaluation_of
 from pipeline.config import RunConfig
+from pipeline.dataset.validate import validate
+from pipeline.evaluate.matching import ImageMatches
 from pipeline.graph import build_graph
 from pipeline.run import run
+from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import HeatMap, Phrase, Record, Sample
-from stages.dataset.evaluate.matching import ImageMatches
-from stages.dataset.evaluate.truth import TruthImage, TruthTarget
-from stages.model.scenes import write_scenes
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
-from stages.write.validate import validate
+from stages.shared.truth.ground_truth import TruthImage, TruthTarget
 
 QUIET = Console(quiet=True)
 
@@ -157,7 +157,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
         fits.append((features, right))
         raise ValueError("noted")
 
-    monkeypatch.setattr("stages.dataset.evaluate.cut_fit.fit_cut", note)
+    monkeypatch.setattr("pipeline.evaluate.cut_fit.fit_cut", note)
     with pytest.raises(InputError, match="2 phrases with a known place: noted"):
         _fitted_cut(
             RegionsConfig(group="things", upsample="linear"),

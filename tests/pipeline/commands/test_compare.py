@@ -14,14 +14,14 @@ from rich.console import Console
 
 from pipeline.cli import main
 from pipeline.commands.evaluate import evaluation_of
-from pipeline.compare.comparison import Comparison, Effort, Source, compared
-from pipeline.compare.figures import CURVES, FIGURES
 from pipeline.config import RunConfig
+from pipeline.evaluate.alikeness import correlation
+from pipeline.evaluate.compare.comparison import Comparison, Effort, Source, compared
+from pipeline.evaluate.compare.figures import CURVES, FIGURES
 from pipeline.run import run
+from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
-from stages.dataset.evaluate.alikeness import correlation
-from stages.model.scenes import write_scenes
-from tests.stages.model.saved import save_model
+from tests.stages.shared.model.saved import save_model
 
 QUIET = Console(quiet=True)
 EFFORT = Effort(most=3, phrases=8, faithful=1, seed=0)

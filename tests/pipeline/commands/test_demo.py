@@ -10,9 +10,9 @@ from rich.console import Console
 
 from pipeline.commands.demo import PHOTO_MODEL, PHOTO_SETTINGS, REGIONS, run_demo, run_photographs
 from pipeline.config import RunConfig, load_config
+from pipeline.dataset.validate import validate
 from stages.contract.errors import WeightsError
-from stages.model import catalog
-from stages.write.validate import validate
+from stages.shared.model import catalog
 
 
 def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:

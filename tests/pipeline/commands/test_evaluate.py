@@ -18,12 +18,12 @@ from pipeline.commands.calibrate import write_calibration
 from pipeline.commands.evaluate import evaluation_of, graph_for, heat_mapped, print_evaluation, read_run
 from pipeline.commands.tune import tuned
 from pipeline.config import RunConfig
+from pipeline.dataset.origin import signed
+from pipeline.evaluate.metrics import METRICS
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
-from stages.dataset.evaluate.metrics import METRICS
-from stages.dataset.origin import signed
 
 QUIET = Console(quiet=True)
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands.export import print_formats
+from pipeline.dataset.folder import write_marks
+from pipeline.dataset.origin import signed
+from pipeline.export import EXPORTERS
 from stages.contract.errors import ConfigError, InputError
-from stages.dataset.export import EXPORTERS
-from stages.dataset.folder import write_marks
-from stages.dataset.origin import signed
-from tests.stages.dataset.export.datasets import encoded, write_dataset
+from tests.pipeline.export.datasets import encoded, write_dataset
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.cli import app
+from pipeline.finetune import RECIPES
 from stages.contract.errors import ConfigError, InputError
-from stages.finetune import RECIPES
 
 runner = CliRunner()
 SHORT = ["--model", "demo", "--batch-size", "4", "--epochs", "0.34", "--learning-rate", "1e-4"]

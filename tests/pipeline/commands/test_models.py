@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 from pipeline.cli import app
 from pipeline.commands.models import _next
 from stages.contract.errors import ConfigError
-from stages.model.config import OWN_MODELS
-from stages.model.load import from_open_clip
-from tests.stages.model.saved import save_model
+from stages.shared.model.config import OWN_MODELS
+from stages.shared.model.load import from_open_clip
+from tests.stages.shared.model.saved import save_model
 
 
 def phrasebox(*arguments: str | Path) -> Result:

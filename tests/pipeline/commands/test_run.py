@@ -21,6 +21,7 @@ from rich.console import Console
 
 import pipeline.engines.inline as inline_engine
 from pipeline.config import RunConfig, as_yaml
+from pipeline.dataset.validate import validate
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_graph
 from pipeline.run import run
@@ -29,7 +30,6 @@ from stages.contract.records import Record, stable_id
 from stages.contract.stage import Stage
 from stages.phrases.filters import normalise
 from stages.prepare import PrepareStage
-from stages.write.validate import validate
 from tests.conftest import SCENES
 
 QUIET = Console(quiet=True)

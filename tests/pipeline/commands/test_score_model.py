@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from stages.model.scenes import write_scenes
+from pipeline.scenes import write_scenes
 
 Answer = tuple[int, str, str]
 COUNT = 20
@@ -174,7 +174,7 @@ def test_what_cannot_be_used_is_refused_before_any_work(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("stages.model.load.load", never)
+    monkeypatch.setattr("stages.shared.model.load.load", never)
     arguments, words = REFUSED[case]
     code, out, err = called(*(str(each).replace("{drawn}", str(drawn)) for each in arguments))
     assert (code, out) == (2, "")

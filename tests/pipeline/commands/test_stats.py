@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from stages.dataset.folder import open_dataset, write_marks
+from pipeline.dataset.folder import open_dataset, write_marks
 
 Answer = tuple[int, str, str]
 """Exit code, standard output, standard error."""

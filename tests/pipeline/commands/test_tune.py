@@ -15,8 +15,8 @@ from pipeline.commands.evaluate import evaluation_of
 from pipeline.commands.tune import FIGURES, MARGIN, TRIED, figures_of, print_tuning, tuned, write_settings
 from pipeline.config import RunConfig, load_config, override
 from pipeline.run import run
+from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, InputError
-from stages.model.scenes import write_scenes
 
 QUIET = Console(quiet=True)
 

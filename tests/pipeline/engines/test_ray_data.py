@@ -15,8 +15,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from stages.model.scenes import write_scenes
-from stages.write.validate import validate
+from pipeline.dataset.validate import validate
+from pipeline.scenes import write_scenes
 
 pytestmark = pytest.mark.ray
 

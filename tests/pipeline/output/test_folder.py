@@ -27,7 +27,7 @@ from stages.contract.errors import ConfigError, InputError, OutputError, ResumeE
 from stages.contract.records import Sample
 from stages.contract.versions import SCHEMA_VERSION
 from stages.read import Shard, Skipped, plan_shards
-from stages.storage import place_of
+from stages.shared.storage import place_of
 from tests.pipeline.light import LastStage, SleepStage
 from tests.stages.write.rows import mixed, write_shards
 

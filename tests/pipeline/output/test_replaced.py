@@ -12,7 +12,7 @@ import pytest
 from pipeline.output import replaced
 from pipeline.output.folder import DatasetFolder
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, WeightsError
-from stages.storage import move
+from stages.shared.storage import move
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
 

@@ -22,19 +22,19 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.config import load_config
+from pipeline.dataset.folder import open_dataset, read_marks, write_marks
+from pipeline.dataset.selection import Search
+from pipeline.dataset.validate import validate as problems_of
+from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
 from pipeline.run import run
+from pipeline.scenes import write_scenes
 from pipeline.viewer.gallery import write_gallery
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, ResumeError
-from stages.dataset.folder import open_dataset, read_marks, write_marks
-from stages.dataset.load import Contents, RegionDataset, RegionStream, collate_regions
-from stages.dataset.selection import Search
-from stages.model.scenes import write_scenes
 from stages.read import input_fingerprint
 from stages.read.webdataset import WebdatasetInput
-from stages.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
-from stages.write.validate import validate as problems_of
+from stages.shared.storage import AnyPath, ObjectPath, _arrow_filesystem, found_in, place_of
 from tests.pipeline.light import write_captions
 from tests.pipeline.output.light_runs import RaisingStage, light_config, run_light
 

@@ -34,7 +34,7 @@ expect.set_options(timeout=PATIENCE_MS)
 @pytest.fixture(scope="session")
 def viewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of drawn scenes by the real pipeline, with hostile and broken rows. Only to be read: see `dataset`."""
-    from stages.model.scenes import write_scenes
+    from pipeline.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("viewed")
     write_scenes(folder, SCENES, seed=11)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from stages.dataset.origin import signed
+from pipeline.dataset.origin import signed
 from tests.pipeline.viewer.conftest import (
     Served,
     pictures_are_there,

@@ -9,12 +9,12 @@ import pytest
 from playwright.sync_api import Page, expect
 from rich.console import Console
 
-from pipeline.compare.comparison import Comparison, Effort, Source, compared
-from pipeline.compare.page import pictured, write_page
 from pipeline.config import RunConfig
-from stages.model.scenes import write_scenes
+from pipeline.evaluate.compare.comparison import Comparison, Effort, Source, compared
+from pipeline.evaluate.compare.page import pictured, write_page
+from pipeline.scenes import write_scenes
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
-from tests.stages.model.saved import save_model
+from tests.stages.shared.model.saved import save_model
 
 EXPLAINERS = ["grad_eclip", "rollout", "maskclip"]
 

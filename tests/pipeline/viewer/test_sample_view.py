@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.dataset.folder import open_dataset
 from pipeline.viewer.sample_view import (
     COLOURS,
     COLUMNS,
@@ -18,8 +19,7 @@ from pipeline.viewer.sample_view import (
 )
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
-from stages.dataset.folder import open_dataset
-from stages.images.pictures import mask_path
+from stages.shared.images.pictures import mask_path
 
 CAPTION = "A man with a café cup 🙂 and two dogs"
 

@@ -197,8 +197,8 @@ def test_a_gallery_says_what_to_type(
 ) -> None:
     from rich.console import Console
 
+    from pipeline.dataset.selection import Search
     from pipeline.viewer.gallery import write_gallery
-    from stages.dataset.selection import Search
 
     dataset = made_by_a_stranger(input={"image_root": "/"})
     write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)

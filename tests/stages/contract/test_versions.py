@@ -1,4 +1,4 @@
-"""Columns of older versions; tests/stages/dataset/test_versions.py reads whole datasets of them."""
+"""Columns of older versions; tests/pipeline/dataset/test_versions.py reads whole datasets of them."""
 
 from __future__ import annotations
 

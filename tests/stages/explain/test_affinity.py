@@ -16,8 +16,8 @@ from stages.contract.errors import ConfigError
 from stages.explain import explainer_type
 from stages.explain.affinity import ALIKE, propagated
 from stages.explain.base import Explainer
-from stages.model.clip import ClipModel
-from stages.model.load import from_open_clip
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.load import from_open_clip
 from tests.factories import TOWERS
 
 PHRASES = [["red car", "dog", "two green fish"], ["dog"]]

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.explain import grad_eclip
-from stages.model.towers.layers import LayerNorm, Linear
-from stages.model.towers.vision import Block, VisionTower, split_heads
+from stages.shared.model.towers.layers import LayerNorm, Linear
+from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 B, P, N, D, E = 2, 3, 7, 12, 5
 

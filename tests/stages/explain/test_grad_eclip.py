@@ -12,7 +12,7 @@ from torch import nn
 
 from stages.contract.errors import ConfigError
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
-from stages.model.load import from_open_clip
+from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.reference import Answer, grad_eclip
 

@@ -16,7 +16,7 @@ from stages.contract.records import HeatMap, Record
 from stages.explain.base import Explained
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import AHEAD, ExplainStage, ExplainStageConfig
-from stages.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig
 from tests.stages.explain.test_stage import make_record
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")

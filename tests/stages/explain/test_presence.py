@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.explain.dense.maskclip import MaskClip, MaskClipConfig
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, features_of
+from stages.explainers.dense.maskclip import MaskClip, MaskClipConfig
 from tests.contracts.test_explainers import PHRASES, explainer_of, pixels
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from stages.explain.base import Maps
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.explain.scales import at_scale, mean_of
-from stages.model.load import from_open_clip
+from stages.shared.model.load import from_open_clip
 from tests.factories import TOWERS
 
 tokenizer = open_clip.get_tokenizer("ViT-B-32")

@@ -16,8 +16,8 @@ from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.base import Explained
 from stages.explain.grad_eclip import GradEclipConfig
 from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig, contrasted
-from stages.model.config import ModelConfig
-from tests.stages.model.saved import save_model
+from stages.shared.model.config import ModelConfig
+from tests.stages.shared.model.saved import save_model
 
 PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky", "tree", "cat", "boat"]
 

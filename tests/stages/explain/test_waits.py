@@ -22,10 +22,10 @@ from stages.contract.records import Phrase, Pixels, Record, Sample
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.explain.presence import ImageStatistics, Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
-from stages.model.clip import ClipModel
-from stages.model.config import ModelConfig
-from stages.model.load import from_open_clip
-from stages.model.transfer import OnTheWay
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import from_open_clip
+from stages.shared.model.transfer import OnTheWay
 from tests.factories import TOWERS
 
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
@@ -98,7 +98,7 @@ def is_view(function: Any) -> bool:
 @pytest.fixture(autouse=True)
 def name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device is no GPU that could be asked for its name."""
-    monkeypatch.setattr("stages.model.clip.device_name", str)
+    monkeypatch.setattr("stages.shared.model.clip.device_name", str)
 
 
 @pytest.fixture

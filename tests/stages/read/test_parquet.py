@@ -12,9 +12,9 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
-from stages.images.decode import decode_rgb
-from stages.images.faults import DecodeLimits
 from stages.read import Skipped
+from stages.shared.images.decode import decode_rgb
+from stages.shared.images.faults import DecodeLimits
 from tests.stages.read.inputs import read_all, reader_of, reason, samples_of
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

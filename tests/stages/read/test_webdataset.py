@@ -11,9 +11,9 @@ import pytest
 
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
-from stages.images.decode import load_image_bytes
-from stages.images.faults import DecodeLimits
 from stages.read import Skipped, webdataset
+from stages.shared.images.decode import load_image_bytes
+from stages.shared.images.faults import DecodeLimits
 from tests.stages.read.inputs import JPEG, read_all, reader_of, reason, samples_of, tar_sample, write_tar
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap, Phrase, Record, Sample
-from stages.dataset.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import MapToCut, cut_maps
 from stages.regions.fitted import FEATURES, SHARES, FittedCut, cut_features

@@ -10,7 +10,7 @@ import pytest
 
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import ImageRef, Phrase, Record, Sample
-from stages.model.config import ModelConfig
+from stages.shared.model.config import ModelConfig
 from stages.sources.boxes import NO_IMAGE_OF_THAT_NAME, BoxSource, BoxSourceConfig
 
 CAPTION = "A man walks two dogs past a tall man"

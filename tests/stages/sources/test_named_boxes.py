@@ -14,8 +14,8 @@ from PIL import Image
 
 from stages.contract.errors import InputError, ResourceError
 from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.images.crops import cut_out
-from stages.model.config import InputSpec, ModelConfig
+from stages.shared.images.crops import cut_out
+from stages.shared.model.config import InputSpec, ModelConfig
 from stages.sources.crops import CropSource, CropSourceConfig, splits_up_to
 from stages.sources.grid import GridSource, GridSourceConfig, grid_boxes
 from stages.sources.looks import CropLook

@@ -11,16 +11,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.validate import validate
+from pipeline.export import EXPORTERS
+from pipeline.export.export import ExportRequest, export_dataset
+from pipeline.load import Contents, RegionDataset
 from pipeline.viewer.sample_view import COLUMNS, sample_view
 from stages.contract.masks import encode_box, rle_box_xywh_px
 from stages.contract.records import Phrase, Region
-from stages.dataset.export import EXPORTERS
-from stages.dataset.export.export import ExportRequest, export_dataset
-from stages.dataset.folder import open_dataset
-from stages.dataset.load import Contents, RegionDataset
 from stages.regions.link import numbered
-from stages.write.validate import validate
-from tests.stages.dataset.export.datasets import HEIGHT, WIDTH, finished, records
+from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from stages.explain.config import ExplainerConfig
 from stages.explain.text.importance import WordImportance
-from stages.model.clip import ClipModel
-from stages.model.load import from_open_clip
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC
 from tests.stages.explain.text.towers import sharp_text_clip
 

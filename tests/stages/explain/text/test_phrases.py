@@ -16,9 +16,9 @@ from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.explain.text.importance import WordImportance
 from stages.explain.text.phrases import without_unimportant
-from stages.model.config import ModelConfig
-from stages.model.load import load
-from tests.stages.model.saved import save_model
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import load
+from tests.stages.shared.model.saved import save_model
 
 CAPTIONS = (
     ("a red car stands beside two green fish", "the sky", "no phrase in here"),

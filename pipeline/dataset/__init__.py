@@ -1,0 +1,19 @@
+"""A dataset read back: its folder, its images, a choice of its regions, and the marks of people.
+
+Exports, loaders, statistics and the viewer build on it, and so can a notebook:
+
+    from pipeline.dataset import open_dataset
+
+    dataset = open_dataset("out/")
+    dogs = dataset.regions("head = 'dog' AND score >= 0.5", ["sample_id", "phrase", "score", "x", "y", "w", "h"])
+    print(len(dataset), "images,", dogs.num_rows, "dogs")
+    for dog in dogs.to_pylist():
+        print(dog["phrase"], dog["score"], dataset.sample(dog["sample_id"])["captions"])
+
+`regions` gives an Arrow table, which pandas, polars and DuckDB take as it is.
+"""
+
+from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.dataset.image_source import ImageSource
+
+__all__ = ["Dataset", "ImageSource", "open_dataset"]

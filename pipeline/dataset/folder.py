@@ -1,0 +1,362 @@
+"""A dataset's folder, for reading: manifest, shards, rows as Arrow tables or dicts, and the marks of people."""
+
+from __future__ import annotations
+
+import json
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.dataset.selection import CONDITION_COLUMNS, REGION, REGION_COLUMNS, Selection, Selector, region_schema
+from stages.contract.errors import DATASET_EXPECTED, InputError, one_line
+from stages.contract.schema import (
+    DATASET_SCHEMA,
+    HEAT_MAP_FIELDS,
+    IMAGE_FIELD,
+    OPTIONAL_FIELDS,
+)
+from stages.contract.versions import READABLE_VERSIONS, SCHEMA_VERSION, other_version, read_batches
+from stages.shared.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
+
+BATCH_ROWS: Final = 512
+"""Rows of a table without images: a few MB."""
+
+IMAGE_BATCH_ROWS: Final = 32
+"""Rows of a table that holds encoded images."""
+
+MARKS: Final = ("good", "bad")
+"""What people can say of a sample."""
+
+MARKS_FILE: Final = "marks.json"
+"""File beside the shards: sample id -> mark."""
+
+_MODEL_KEYS: Final = ("name", "pretrained", "checkpoint", "weights", "config")
+"""Keys of a configuration that name a model; see `stages.shared.model.config`."""
+
+_BUFFER_BYTES: Final = 1 << 20
+"""Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows.
+
+    Attributes:
+        path: Folder; absolute if it is local.
+        manifest: `dataset.json`; empty if the run has not finished.
+        run: What the rows depend on: `config`, `model_fingerprint` and `signature`; empty if even that is unknown.
+        shards: Parquet files in the order of their names, which is the order of the rows everywhere.
+        optional: Columns of `OPTIONAL_FIELDS` that the rows have, in their order.
+    """
+
+    path: AnyPath
+    manifest: dict[str, Any]
+    run: dict[str, Any]
+    shards: tuple[AnyPath, ...]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run that makes the dataset has come to its end."""
+        return bool(self.manifest)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of the shards."""
+        return (*DATASET_SCHEMA.names, *self.optional)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the rows hold the encoded images."""
+        return IMAGE_FIELD.name in self.optional
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether the rows hold all phrases and their heat maps."""
+        return all(field.name in self.optional for field in HEAT_MAP_FIELDS)
+
+    def __len__(self) -> int:
+        """Return the rows that the manifest has counted; without a manifest all shards are opened."""
+        rows = self._count("written")
+        return sum(rows_in(path) for path in self.shards) if rows is None else rows
+
+    def __bool__(self) -> bool:
+        """Return True, also without rows: `if dataset` must not depend on how many there are."""
+        return True
+
+    def __repr__(self) -> str:
+        """Return four lines: path, size, model, and whether the run has finished. No shard is opened."""
+        counts = (("written", "rows"), ("regions", "regions"))
+        counted = [f"{count:,} {what}" for key, what in counts if (count := self._count(key)) is not None]
+        shards = f"{len(self.shards):,} shard{'' if len(self.shards) == 1 else 's'}"
+        config = self.run.get("config")
+        model = config.get("model") if isinstance(config, dict) else None
+        names = [model.get(key) for key in _MODEL_KEYS] if isinstance(model, dict) else []
+        return "\n".join(
+            [
+                f"Dataset {self.path}",
+                f"  {', '.join([*counted, shards])}",
+                f"  model: {'/'.join(str(name) for name in names if name is not None) or 'unknown'}",
+                f"  {'finished' if self.finished else 'not finished: its rows are not counted yet'}",
+            ]
+        )
+
+    def _count(self, key: str) -> int | None:
+        """One of the manifest's counts; None if it has none."""
+        counts = self.manifest.get("counts")
+        count = counts.get(key) if isinstance(counts, dict) else None
+        return count if isinstance(count, int) else None
+
+    def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
+        """Gives all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
+
+        Args:
+            columns: Names of columns, or dotted paths into them as Parquet knows them
+                ("annotations.list.element.score"). By default all columns except the image.
+            batch_rows: By default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read.
+
+        Raises:
+            InputError: A shard is damaged.
+        """
+        for path in self.shards:
+            with open_shard(path) as file:
+                yield from (table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows))
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Gives all rows in order, as dicts; see `tables`."""
+        for table in self.tables(columns):
+            yield from table.to_pylist()
+
+    def sample(self, sample_id: str) -> dict[str, Any]:
+        """The row of a sample with all columns, `image` included. Raises InputError if there is none."""
+        for path in self.shards:
+            with open_shard(path) as file:
+                for first, table in tables_in(file, ["sample_id"], 8192):
+                    place = pc.index(table["sample_id"], sample_id).as_py()
+                    if place >= 0:
+                        return rows_of_shard(path, [first + place], self.columns)[0]
+        raise InputError(f"{self.path} has no sample {sample_id!r}")
+
+    def regions(self, where: str = "", columns: Sequence[str] | None = None, *, min_score: float = 0.0) -> Any:
+        """The chosen regions as one Arrow table with a row for each region.
+
+        Args:
+            where: SQL condition such as "head = 'dog' AND score >= 0.5", see `pipeline.dataset.selection`.
+            columns: Names from `REGION_COLUMNS`, which are the default, or fields of the schema's annotation, such as
+                "segmentation".
+            min_score: Only regions with at least this score, 0 .. 1.
+
+        Raises:
+            ConfigError: The condition is invalid or a column is unknown.
+            InputError: A shard is damaged.
+        """
+        selector = Selector(Selection(min_score=min_score, where=where, marks=read_marks(self.path)))
+        schema = region_schema(REGION_COLUMNS.names if columns is None else columns)
+        fields = [REGION + name for name in schema.names if name not in REGION_COLUMNS.names]
+        tables = self.tables([*CONDITION_COLUMNS, *fields], batch_rows=8 * BATCH_ROWS)
+        return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
+
+    def selection(self, where: str = "", *, min_score: float = 0.0) -> Selection:
+        """A choice of regions; reads the marks, which a condition may ask for.
+
+        Raises:
+            ConfigError: `min_score` is not in 0 .. 1.
+            InputError: The marks are damaged.
+        """
+        return Selection(min_score=min_score, where=where, marks=read_marks(self.path) if where.strip() else {})
+
+
+class NumberedRows:
+    """The rows of a dataset by their number. Opens only the shards that it must know; threads may share it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self._firsts = [0]
+        self._lock = threading.Lock()
+
+    def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows with these numbers, in this order, without those beyond the last row.
+
+        Raises:
+            InputError: A shard is damaged.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        by_shard: dict[int, set[int]] = {}
+        for number in numbers:
+            shard = self._shard_of(number)
+            if shard is not None:
+                by_shard.setdefault(shard, set()).add(number)
+        for shard, members in by_shard.items():
+            wanted, first = sorted(members), self._firsts[shard]
+            rows = rows_of_shard(self.dataset.shards[shard], [number - first for number in wanted], columns)
+            found.update(zip(wanted, rows, strict=True))
+        return [found[number] for number in numbers if number in found]
+
+    def _shard_of(self, number: int) -> int | None:
+        with self._lock:
+            while number >= self._firsts[-1] and len(self._firsts) <= len(self.dataset.shards):
+                path = self.dataset.shards[len(self._firsts) - 1]
+                self._firsts.append(self._firsts[-1] + self._length(path))
+            if not 0 <= number < self._firsts[-1]:
+                return None
+            return bisect_right(self._firsts, number) - 1
+
+    def _length(self, path: AnyPath) -> int:
+        try:
+            return rows_in(path)
+        except InputError:
+            if self.dataset.finished:
+                raise
+            return 0  # a run may be writing it
+
+
+@contextmanager
+def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
+    """A shard as a `ParquetFile`. Raises InputError if opening it, or reading from it in the block, fails."""
+    try:
+        with parquet_file(path, buffer_bytes=buffer_bytes) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is damaged or cannot be read: {one_line(error)}") from error
+
+
+def rows_in(path: AnyPath) -> int:
+    """Number of rows of a shard. Raises InputError if it is damaged."""
+    with open_shard(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def tables_in(
+    file: Any, columns: Sequence[str], batch_rows: int | None = None, *, group: int | None = None, threads: bool = True
+) -> Iterator[tuple[int, Any]]:
+    """Gives the rows of an open shard as Arrow tables, each with the number of its first row.
+
+    Args:
+        file: What `open_shard` gives.
+        columns: As for `Dataset.tables`.
+        batch_rows: As for `Dataset.tables`.
+        group: The row group to read, and to count rows in; by default all.
+        threads: Whether Arrow may decode in threads, which do not survive a fork.
+    """
+    has_images = any(name.partition(".")[0] == IMAGE_FIELD.name for name in columns)
+    size, first = batch_rows or (IMAGE_BATCH_ROWS if has_images else BATCH_ROWS), 0
+    options = {} if group is None else {"row_groups": [group]}
+    for table in read_batches(file, columns, batch_size=size, use_threads=threads, **options):
+        yield first, table
+        first += table.num_rows
+
+
+def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a shard with these ascending numbers. Reads only their row groups, up to the last of the rows.
+
+    Raises:
+        InputError: The shard is damaged.
+    """
+    found: list[dict[str, Any]] = []
+    with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            stop = first + file.metadata.row_group(group).num_rows
+            inside = [number - first for number in numbers if first <= number < stop]
+            first = stop
+            tables = tables_in(file, columns, group=group, threads=False)
+            while inside:
+                start, table = next(tables)
+                here = [number - start for number in inside if number < start + table.num_rows]
+                found += table.take(pa.array(here, pa.int64())).to_pylist()
+                inside = inside[len(here) :]
+    return found
+
+
+def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
+    """The dataset in a folder, which may be a URL.
+
+    Args:
+        path: The folder that a run wrote.
+        finished: Refuse a dataset whose run has not come to its end.
+
+    Raises:
+        InputError: The folder holds no dataset or one of another schema version, its manifest is damaged, or it cannot
+            be read.
+    """
+    folder = place_of(path)
+    named = folder if isinstance(folder, ObjectPath) else path
+    try:
+        if not folder.is_dir():
+            is_file = folder.exists()
+            raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {named}")
+        manifest = _manifest(folder / "dataset.json")
+        run = manifest or _read_json(folder / ".phrasebox" / "run.json") or {}
+        shards = tuple(found_in(folder / "data", "*.parquet"))
+    except OSError as error:
+        raise InputError(f"cannot read {named}: {one_line(error)}") from error
+    if not manifest and (finished or not shards):
+        what = "the run has not finished, run the same command again"
+        raise InputError(
+            f"{named} is not a finished dataset: {what if run else f'no dataset.json in it; {DATASET_EXPECTED}'}"
+        )
+    version = run.get("schema_version", SCHEMA_VERSION)
+    if version not in READABLE_VERSIONS:
+        raise InputError(f"{named}: {other_version(version)}")
+    return Dataset(
+        path=folder,
+        manifest=manifest,
+        run={key: run[key] for key in ("config", "model_fingerprint", "signature") if key in run},
+        shards=shards,
+        optional=_optional_columns(shards),
+    )
+
+
+def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
+    for path in shards:  # the first shards of an unfinished run may be half written
+        with suppress(InputError), open_shard(path) as file:
+            return tuple(field.name for field in OPTIONAL_FIELDS if field.name in file.schema_arrow.names)
+    return ()
+
+
+def _manifest(path: AnyPath) -> dict[str, Any]:
+    """The manifest; empty if the file does not exist."""
+    manifest = _read_json(path)
+    if manifest is None:
+        return {}
+    if not isinstance(manifest.get("config"), dict):
+        raise InputError(f"{path} is not the manifest of a phrasebox dataset")
+    if "schema_version" not in manifest:
+        raise InputError(f"{path}: {other_version(None)}")
+    return manifest
+
+
+def _read_json(path: AnyPath) -> dict[str, Any] | None:
+    """The object in a file; None if the file does not exist."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: expected an object")
+    return content
+
+
+def read_marks(dataset: AnyPath) -> dict[str, str]:
+    """The marks by sample id; empty if nobody marked anything. Raises InputError for a damaged file."""
+    path = dataset / MARKS_FILE
+    marks = _read_json(path) or {}
+    if not all(mark in MARKS for mark in marks.values()):
+        raise InputError(f"{path}: expected sample ids with {' or '.join(map(repr, MARKS))}")
+    return marks
+
+
+def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
+    """Replaces the marks atomically. Raises OSError if the folder cannot be written, ValueError for another mark."""
+    wrong = {mark for mark in marks.values() if mark not in MARKS}
+    if wrong:
+        raise ValueError(f"expected marks from {MARKS}, got {sorted(wrong)}")
+    write_text(dataset / MARKS_FILE, json.dumps(dict(sorted(marks.items())), indent=0, ensure_ascii=False) + "\n")

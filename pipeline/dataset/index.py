@@ -1,0 +1,413 @@
+"""Search and statistics over the light columns of all rows, in a temporary DuckDB database.
+
+Masks, ids of regions and images stay in the shards: a million rows with three regions each take about 150 MB here, on
+disk. Answers are numbers of rows, with which `NumberedRows` reads the rows themselves.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from pipeline.dataset.folder import Dataset, open_shard, tables_in
+from pipeline.dataset.selection import (
+    CONDITION_COLUMNS,
+    REGION,
+    Search,
+    Selection,
+    Selector,
+    first_line,
+    literal,
+    sandboxed,
+)
+from stages.contract.errors import ConfigError, InputError
+
+QUERY_SECONDS: Final = 30.0
+"""Limit of a query, since a condition may never end."""
+
+_SHARDS_AT_ONCE: Final = 40
+"""Shards that are inserted together: each insert has a fixed cost of some milliseconds."""
+
+_ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
+
+_LIGHT_COLUMNS: Final = ("id", "error", *CONDITION_COLUMNS, f"{REGION}group", *_ABSENT)
+
+_TABLES: Final = """
+CREATE TABLE samples (
+    row BIGINT, id BIGINT, sample_id VARCHAR, file_name VARCHAR, width INTEGER, height INTEGER,
+    phrase_count INTEGER, region_count BIGINT, thing_count BIGINT, best FLOAT, status VARCHAR, reason VARCHAR
+);
+CREATE TABLE captions (row BIGINT, caption_index INTEGER, caption VARCHAR);
+CREATE TABLE regions (
+    row BIGINT, phrase VARCHAR, head VARCHAR, score FLOAT, similarity FLOAT, presence FLOAT, area BIGINT,
+    area_share DOUBLE, x FLOAT, y FLOAT, w FLOAT, h FLOAT, caption_index INTEGER
+);
+CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT);
+CREATE TABLE marks (sample_id VARCHAR, mark VARCHAR);
+CREATE VIEW found AS
+    SELECT r.*, c.caption, s.sample_id, s.file_name, s.width, s.height, s.phrase_count, s.region_count, m.mark
+    FROM regions r JOIN samples s USING (row)
+    LEFT JOIN captions c ON c.row = r.row AND c.caption_index = r.caption_index
+    LEFT JOIN marks m ON m.sample_id = s.sample_id;
+CREATE VIEW marked AS SELECT s.*, m.mark FROM samples s LEFT JOIN marks m ON m.sample_id = s.sample_id;
+"""
+
+_INSERTS: Final = (
+    """
+INSERT INTO samples
+    SELECT row, id, sample_id, file_name, width, height, phrase_count, len(annotations),
+        CASE WHEN len(annotations) = 0 OR list_max([a."group" for a in annotations]) IS NOT NULL
+            THEN list_unique([a."group" for a in annotations]) END,
+        list_max([a.score for a in annotations]),
+        CASE WHEN error IS NOT NULL THEN 'failed' WHEN len(annotations) > 0 THEN 'regions'
+            WHEN phrase_count > 0 THEN 'no_regions' ELSE 'no_phrases' END,
+        error
+    FROM part
+""",
+    "INSERT INTO captions SELECT row, unnest(range(len(captions))), unnest(captions) FROM part",
+    """
+INSERT INTO regions
+    SELECT row, a.phrase, a.head, a.score, a.similarity, a.presence, a.area,
+        a.area::DOUBLE / (width::DOUBLE * height), a.bbox[1], a.bbox[2], a.bbox[3], a.bbox[4], a.caption_index
+    FROM (SELECT row, width, height, unnest(annotations) AS a FROM part)
+""",
+    """
+INSERT INTO presences
+    SELECT row, phrase, any_value(presence)
+    FROM (
+        SELECT row, unnest(annotations).phrase AS phrase, unnest(annotations).presence AS presence FROM part
+        UNION ALL SELECT row, unnest(absent).phrase, unnest(absent).presence FROM part
+    )
+    WHERE presence IS NOT NULL GROUP BY row, phrase
+""",
+)
+"""Of `part`, rows of shards with the light columns and `row`, their number in the dataset."""
+
+_ORDERS: Final = {
+    "dataset": "row",
+    "score_high": "best DESC NULLS LAST, row",
+    "score_low": "best NULLS LAST, row",
+    "regions": "region_count DESC, row",
+    # ids are hashes, so multiplying them by an odd number gives another order
+    "random": "(id::HUGEINT * {factor}) % 9007199254740992, row",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchCount:
+    """How much a search finds: samples, and regions that fulfil its conditions on regions."""
+
+    samples: int
+    regions: int
+
+
+class Index:
+    """Search over a dataset. It is empty until `build`; after that, several threads may ask.
+
+    Damaged shards of a finished dataset raise InputError; those of an unfinished one are left out.
+    """
+
+    def __init__(self, dataset: Dataset, marks: Mapping[str, str]) -> None:
+        self.dataset = dataset
+        self.done = 0
+        self._ready = threading.Event()
+        self._failure: InputError | None = None
+        self._counts: dict[Search, SearchCount] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="phrasebox-index-")
+        self._connection: Any = sandboxed(str(Path(self._folder.name) / "index.duckdb"), memory_limit="2GB")
+        self._connection.execute(_TABLES)
+        self.mark_all(marks)
+
+    def close(self) -> None:
+        """Deletes the database."""
+        self._connection.close()
+        self._folder.cleanup()
+
+    @property
+    def ready(self) -> bool:
+        """Whether all shards are in."""
+        return self._ready.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for `ready`. Raises the InputError that ended `build`."""
+        self._ready.wait(seconds)
+        if self._failure is not None:
+            raise self._failure
+        return self.ready
+
+    def build(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Reads all shards. Calls `on_progress` with the number of shards that are done and the number of all."""
+        try:
+            self._build(on_progress)
+        except InputError as error:
+            self._failure = error
+            raise
+        finally:
+            self._counts = {}
+            self._ready.set()
+
+    def _build(self, on_progress: Callable[[int, int], None]) -> None:
+        first, waiting = 0, []
+        for path in self.dataset.shards:
+            try:
+                with open_shard(path) as file:
+                    tables = [table for _, table in tables_in(file, _LIGHT_COLUMNS, threads=False)]
+            except InputError:
+                if self.dataset.finished:
+                    raise
+                tables = []  # a run may be writing it
+            for table in tables:
+                waiting.append(table.append_column("row", pa.array(np.arange(first, first + table.num_rows))))
+                first += table.num_rows
+            self.done += 1
+            if waiting and (self.done % _SHARDS_AT_ONCE == 0 or self.done == len(self.dataset.shards)):
+                with closing(self._connection.cursor()) as cursor:
+                    cursor.register("part", pa.concat_tables(waiting))
+                    for insert in _INSERTS:
+                        cursor.execute(insert)
+                    cursor.unregister("part")
+                waiting = []
+            on_progress(self.done, len(self.dataset.shards))
+
+    def mark_all(self, marks: Mapping[str, str]) -> None:
+        """Replaces all marks."""
+        table = pa.table({"sample_id": pa.array(marks, pa.string()), "mark": pa.array(marks.values(), pa.string())})
+        with closing(self._connection.cursor()) as cursor:
+            cursor.begin()
+            cursor.execute("DELETE FROM marks")
+            cursor.register("part", table)
+            cursor.execute("INSERT INTO marks SELECT * FROM part")
+            cursor.commit()
+            cursor.unregister("part")
+        self._counts = {}
+
+    def check(self, search: Search) -> None:
+        """Raises ConfigError if the search's condition is not an SQL condition; the index may be empty."""
+        _hits(search)
+
+    def count(self, search: Search) -> SearchCount:
+        """How much a search finds. Raises ConfigError if its condition is not an SQL condition."""
+        counts = self._counts  # marks may be replaced while this counts
+        if search not in counts:
+            rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
+            counts[search] = SearchCount(samples=int(rows[0][0]), regions=int(rows[0][1]))
+        return counts[search]
+
+    def page(self, search: Search, offset: int, limit: int) -> list[int]:
+        """Numbers of the rows found, in the search's order, from `offset` on. Raises as `count`."""
+        order = _ORDERS[search.sort].format(factor=_factor(search.seed))
+        rows = self._ask(f"SELECT row FROM ({_hits(search)}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}")
+        return [row for (row,) in rows]
+
+    def row_of(self, image_id: int) -> int | None:
+        """Number of the row with an image id."""
+        rows = self._ask(f"SELECT row FROM samples WHERE id = {image_id:d}")
+        return rows[0][0] if rows else None
+
+    def suggest(self, column: Literal["phrase", "head"], typed: str, most: int) -> list[str]:
+        """The most frequent phrases or heads that contain what was typed."""
+        text = literal(" ".join(typed.casefold().split()))
+        rows = self._ask(
+            f"SELECT {column} FROM regions WHERE contains({column}, {text}) "
+            f"GROUP BY 1 ORDER BY starts_with({column}, {text}) DESC, count(*) DESC, 1 LIMIT {most:d}"
+        )
+        return [word for (word,) in rows]
+
+    def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
+        """A query over what a search finds, for statistics. Raises as `count`.
+
+        It may name `hit_samples` (columns of `samples`, and `mark`) and `hit_regions` (columns of `regions`).
+        """
+        hits, condition = _hits(search), search.region_condition()
+        regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
+        if search.sample_condition() or search.status or search.reason:
+            regions += " AND row IN (SELECT row FROM hit_samples)"
+        return self._ask(f"WITH hit_samples AS ({hits}), hit_regions AS ({regions}) {query}")
+
+    def _ask(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(self._connection.cursor()) as cursor, _limited(cursor):
+            try:
+                rows: list[tuple[Any, ...]] = cursor.execute(query).fetchall()
+            except duckdb.InterruptException as error:
+                raise ConfigError(f"the search took longer than {QUERY_SECONDS:g} s and was stopped") from error
+            except duckdb.Error as error:
+                raise ConfigError(f"where: not an SQL condition: {first_line(error)}") from error
+        return rows
+
+
+@contextmanager
+def _limited(cursor: Any) -> Iterator[None]:
+    timer = threading.Timer(QUERY_SECONDS, cursor.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _hits(search: Search) -> str:
+    """SQL of the samples found, with the best score and the number of the regions that fulfil the conditions.
+
+    Raises ConfigError unless the search's own SQL is one condition over the columns that exports know, too.
+    """
+    Selector(Selection(where=search.where))  # by itself: with others around it, it could leave its brackets
+    condition = search.region_condition()
+    wanted = [f"{name} = {literal(getattr(search, name))}" for name in ("status", "reason") if getattr(search, name)]
+    where = " AND ".join(filter(None, [search.sample_condition(), *wanted])) or "true"
+    if not condition:
+        return f"SELECT *, region_count AS regions FROM marked WHERE {where}"
+    regions = f"SELECT row, max(score) AS best, count(*) AS regions FROM found WHERE (\n{condition}\n) GROUP BY row"
+    return f"SELECT m.* EXCLUDE (best), f.best, f.regions FROM marked m JOIN ({regions}) f USING (row) WHERE {where}"
+
+
+def _factor(seed: int) -> int:
+    """An odd number below 2^62, another for every seed (the multiplier of splitmix64)."""
+    return ((seed + 1) * 0x9E3779B97F4A7C15) % (1 << 62) | 1
+
+
+SCORE_EDGES: Final = tuple(round(step * 0.05, 2) for step in range(21))
+AREA_EDGES: Final = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Shares of the image, in about equal steps of the logarithm."""
+
+QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+BINS_PER_IMAGE: Final = 13
+"""Most bins of a count per image. They have the smallest of `BIN_WIDTHS` with which 99 % of the images fit."""
+
+BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
+"""Score thresholds; the statistics report the share of regions at or above each."""
+
+
+def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:
+    """Counts, histograms and the most frequent words.
+
+    samples            by `Status`, and `all`
+    regions, phrases, heads   number of regions, of different phrases, of different head nouns
+    score, area_share  of the regions: {edges, counts, quantiles: {5, 25, 50, 75, 95: value}}; the last bin holds its
+                       upper edge
+    score_kept         score -> share of the regions with at least this score
+    phrases_per_image, regions_per_image   samples without an error by count: {labels, counts}
+    things_per_image   the same of the things that their regions show; None where no phrases are linked
+    absent_share       of the phrases whose presence is known, the share that this presence takes for absent (see
+                       `spoken_for`); None where none is known
+    top_phrases, top_heads   [{text, count, score}], at most `most`, with the mean score
+    errors             [{reason, count}]
+    marks              mark -> samples
+
+    Raises:
+        ConfigError: The search's condition is not an SQL condition.
+    """
+    search = search or Search()
+
+    def ask(query: str) -> list[tuple[Any, ...]]:
+        return index.ask(search, query)
+
+    by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
+    ((regions, phrases, heads),) = ask("SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
+    ((*kept,),) = ask(
+        f"SELECT {', '.join(f'count(*) FILTER (score >= {score}::FLOAT)' for score in KEPT_AT)} FROM hit_regions"
+    )
+    ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
+    return {
+        "samples": {"all": sum(by_status.values()), **by_status},
+        "regions": regions,
+        "phrases": phrases,
+        "heads": heads,
+        "score": _histogram(ask, "score", SCORE_EDGES),
+        "score_kept": {
+            f"{score:g}": count / regions if regions else None for score, count in zip(KEPT_AT, kept, strict=True)
+        },
+        "area_share": _histogram(ask, "area_share", AREA_EDGES),
+        "phrases_per_image": _per_image(ask, "phrase_count"),
+        "regions_per_image": _per_image(ask, "region_count"),
+        "things_per_image": _per_image(ask, "thing_count") if most_things else None,
+        "absent_share": spoken_for(
+            ask(
+                "SELECT round(presence, 3) AS near, count(*) FROM presences "
+                "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
+            ),
+            index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5),
+        ),
+        "top_phrases": _most_frequent(ask, "phrase", most),
+        "top_heads": _most_frequent(ask, "head", most),
+        "errors": [
+            {"reason": reason, "count": count}
+            for reason, count in ask(
+                "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
+            )
+        ],
+        "marks": dict(ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")),
+    }
+
+
+_ROUNDS: Final = 200
+"""Steps towards the share of absent phrases; each changes it less than the one before."""
+
+
+def spoken_for(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
+    """The share of absent phrases under which presences are most likely, whatever share they were computed with.
+
+    With another share every presence changes (`stages.regions.score.at_share`) and with them their mean; this is the
+    share that their mean agrees with, found by expectation maximisation (Saerens, Latinne and Decaestecker, Neural
+    Computation 14, 2002). It is as good as the calibration fits the images.
+
+    Args:
+        presences: Presence and number of phrases that have it.
+        expected: The share that they were computed with.
+
+    Returns:
+        0 .. 1, or None without presences.
+    """
+    if not presences:
+        return None
+    values, counts = np.array(presences, np.float64).T
+    share = min(max(expected, 0.001), 0.999)
+    for _ in range(_ROUNDS):
+        there = values * (1.0 - share) / (1.0 - expected)
+        absent = (1.0 - values) * share / expected
+        share = float(np.average(absent / (there + absent), weights=counts))
+        if not 0.0 < share < 1.0:
+            break
+    return round(share, 3)
+
+
+def _histogram(ask: Any, column: str, edges: Sequence[float]) -> dict[str, Any]:
+    """Counts between edges; values that rounding puts beyond the last edge go into the last bin."""
+    below = ", ".join(f"count(*) FILTER ({column} < {edge!r}::FLOAT)" for edge in edges[1:-1])
+    quantiles = f"quantile_cont({column}, {list(QUANTILES)})"
+    ((*counts, total, values),) = ask(f"SELECT {below}, count(*), {quantiles} FROM hit_regions")
+    return {
+        "edges": list(edges),
+        "counts": [high - low for low, high in pairwise((0, *counts, total))],
+        "quantiles": dict(zip((f"{share * 100:g}" for share in QUANTILES), values or [None] * 5, strict=True)),
+    }
+
+
+def _per_image(ask: Any, column: str) -> dict[str, list[Any]]:
+    sound = f"FROM hit_samples WHERE status <> 'failed' AND {column} IS NOT NULL"
+    ((usual, most),) = ask(f"SELECT quantile_disc({column}, 0.99), max({column}) {sound}")
+    width = next((each for each in BIN_WIDTHS if (usual or 0) < BINS_PER_IMAGE * each), BIN_WIDTHS[-1])
+    rows = dict(ask(f"SELECT least({column} // {width}, {BINS_PER_IMAGE - 1}), count(*) {sound} GROUP BY 1"))
+    bins = range(max(rows, default=0) + 1)
+    labels = [str(each) if width == 1 else f"{each * width} to {(each + 1) * width - 1}" for each in bins]
+    if (most or 0) >= BINS_PER_IMAGE * width:
+        labels[-1] = f"{bins[-1] * width} or more"
+    return {"labels": labels, "counts": [rows.get(each, 0) for each in bins]}
+
+
+def _most_frequent(ask: Any, column: str, most: int) -> list[dict[str, Any]]:
+    rows = ask(f"SELECT {column}, count(*), avg(score) FROM hit_regions GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {most:d}")
+    return [{"text": text, "count": count, "score": score} for text, count, score in rows]

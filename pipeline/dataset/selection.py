@@ -1,0 +1,319 @@
+"""A choice of regions by score and by an SQL condition, applied to tables of rows; and a search that makes conditions.
+
+DuckDB evaluates the condition on the regions of each table, one row for each region, with these columns:
+
+    phrase, head, score, similarity, area   as in `annotations`
+    presence                                likewise; null if unknown
+    area_share                              area of the region over that of the image
+    x, y, w, h                              the box, px
+    caption_index, caption                  which caption, and its text
+    sample_id, file_name, width, height     of the image
+    phrase_count, region_count              of the image; regions before the choice
+    mark                                    'good', 'bad' or null, see `pipeline.dataset.folder`
+
+A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself, of which
+it would see only a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from stages.contract.errors import ConfigError
+from stages.contract.schema import ANNOTATION
+
+REGION_COLUMNS: Final = pa.schema(
+    [
+        ("phrase", pa.string()),
+        ("head", pa.string()),
+        ("score", pa.float32()),
+        ("similarity", pa.float32()),
+        ("presence", pa.float32()),
+        ("area", pa.int64()),
+        ("area_share", pa.float64()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+        ("w", pa.float32()),
+        ("h", pa.float32()),
+        ("caption_index", pa.int32()),
+        ("caption", pa.string()),
+        ("sample_id", pa.string()),
+        ("file_name", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("phrase_count", pa.int32()),
+        ("region_count", pa.int64()),
+        ("mark", pa.string()),
+    ]
+)
+"""Columns that a condition may name."""
+
+REGION: Final = "annotations.list.element."
+"""Prefix of the paths of a region's fields in Parquet."""
+
+CONDITION_COLUMNS: Final = (
+    "sample_id", "file_name", "width", "height", "captions", "phrase_count",
+    *(REGION + name for name in ("phrase", "head", "score", "similarity", "presence", "area", "bbox", "caption_index")),
+)  # fmt: skip
+"""Paths of the columns that a condition may ask for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which regions are taken.
+
+    Attributes:
+        min_score: Only regions with at least this score, 0 .. 1.
+        where: SQL condition over `REGION_COLUMNS`; "" takes all.
+        marks: Sample id -> mark, for conditions on `mark`.
+
+    Raises:
+        ConfigError: The score is outside 0 .. 1.
+    """
+
+    min_score: float = 0.0
+    where: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise ConfigError(f"min_score: expected 0 .. 1, got {self.min_score}")
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every region is taken."""
+        return self.min_score <= 0 and not self.where.strip()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Paths of the columns that a table must have for this choice."""
+        return CONDITION_COLUMNS if self.where.strip() else (f"{REGION}score",)
+
+
+class Selector:
+    """Applies a selection to tables. Holds a DuckDB connection, so make one for each process and thread.
+
+    Raises:
+        ConfigError: When made, if `where` is not an SQL condition over `REGION_COLUMNS`.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self._connection: Any = None
+        if selection.where.strip():
+            self._connection = sandboxed(threads=1)
+            # Read but not run: a condition without columns may never end.
+            self._filtered(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
+
+    def choose(self, table: Any) -> Any:
+        """The table with only the chosen regions in `annotations`; every row stays.
+
+        The table needs `Selection.columns`. Raises ConfigError if the condition fails on a value.
+        """
+        if self.selection.takes_all:
+            return table
+        annotations = table["annotations"].combine_chunks()
+        owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
+        flat = None if self._connection is None else _flat(table, owners, regions, self.selection.marks)
+        kept = self._kept(regions, flat)
+        counts = np.bincount(owners.to_numpy()[kept], minlength=table.num_rows)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+        lists = pa.ListArray.from_arrays(offsets, regions.filter(pa.array(kept)), type=annotations.type)
+        return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
+
+    def regions(self, table: Any, schema: Any) -> Any:
+        """The chosen regions of a table with `CONDITION_COLUMNS`, one row each, with the columns of `region_schema`."""
+        annotations = table["annotations"].combine_chunks()
+        owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
+        flat = _flat(table, owners, regions, self.selection.marks)
+        columns = [flat[name] if name in flat.column_names else regions.field(name) for name in schema.names]
+        return pa.table(columns, schema=schema).filter(pa.array(self._kept(regions, flat)))
+
+    def _kept(self, regions: Any, flat: Any) -> NDArray[np.bool_]:
+        """Which regions are chosen: bool (regions,)."""
+        kept = np.ones(len(regions), np.bool_)
+        if self.selection.min_score > 0:
+            # In the precision of the column: 0.8 is another number in float32.
+            kept &= regions.field("score").to_numpy() >= np.float32(self.selection.min_score)
+        if self._connection is not None:
+            chosen = np.zeros(len(regions), np.bool_)
+            numbered = flat.append_column("row_number", pa.array(np.arange(flat.num_rows)))
+            rows = self._filtered(numbered, lambda relation: relation.project("row_number").fetchnumpy())
+            chosen[rows["row_number"]] = True
+            kept &= chosen
+        return kept
+
+    def _filtered(self, flat: Any, then: Callable[[Any], Any]) -> Any:
+        try:
+            # A relation has neither a name that a subquery could use nor room for a second statement.
+            return then(self._connection.from_arrow(flat).filter(self.selection.where))
+        except duckdb.Error as error:
+            known = ", ".join(REGION_COLUMNS.names)
+            raise ConfigError(
+                f"where: not an SQL condition: {first_line(error)}{_hint(error)} (columns: {known})"
+            ) from error
+
+
+def region_schema(names: Sequence[str]) -> Any:
+    """Arrow schema of regions in rows of their own.
+
+    Args:
+        names: From `REGION_COLUMNS`, and fields of the schema's annotation.
+
+    Raises:
+        ConfigError: A name is neither.
+    """
+    known = {field.name: field for field in (*ANNOTATION, *REGION_COLUMNS)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"columns: there is no {unknown[0]!r}; one of {', '.join(sorted(known))}")
+    return pa.schema([(name, known[name].type) for name in names])
+
+
+def _hint(error: duckdb.Error) -> str:
+    return "; text stands in single quotes, as in head = 'dog'" if "Referenced column" in str(error) else ""
+
+
+def sandboxed(database: str = ":memory:", **config: Any) -> Any:
+    """A DuckDB connection with settings of DuckDB that opens only its database and loads nothing."""
+    connection = duckdb.connect(database, config={"enable_external_access": False, **config})
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> Any:
+    """The regions in rows of their own, with `REGION_COLUMNS`."""
+    bbox, columns = regions.field("bbox"), {}
+    for name in ("phrase", "head", "score", "similarity", "presence", "area", "caption_index"):
+        columns[name] = regions.field(name)
+    for number, name in enumerate("xywh"):
+        columns[name] = pc.list_element(bbox, number)
+    for name in ("sample_id", "file_name", "width", "height", "phrase_count"):
+        columns[name] = table[name].combine_chunks().take(owners)
+    pixels = pc.multiply(columns["width"].cast(pa.float64()), columns["height"].cast(pa.float64()))
+    columns["area_share"] = pc.divide(columns["area"].cast(pa.float64()), pixels)
+    captions = table["captions"].to_pylist()
+    columns["caption"] = pa.array(
+        [
+            captions[owner][index]
+            for owner, index in zip(owners.to_pylist(), columns["caption_index"].to_pylist(), strict=True)
+        ],
+        pa.string(),
+    )
+    counts = pc.list_value_length(table["annotations"].combine_chunks()).cast(pa.int64())
+    columns["region_count"] = counts.take(owners)
+    marked = pa.array([marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()], pa.string())
+    columns["mark"] = marked.take(owners)
+    return pa.table([columns[name] for name in REGION_COLUMNS.names], schema=REGION_COLUMNS)
+
+
+def first_line(error: Exception) -> str:
+    """DuckDB's message without its pointer into the query."""
+    return str(error).strip().partition("\n")[0]
+
+
+Status = Literal["regions", "no_regions", "no_phrases", "failed"]
+"""Status of a sample: it has regions, phrases but no region, no phrases, or an error."""
+
+Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+MOST_PER_PAGE: Final = 96
+"""Most samples that a page shows."""
+
+
+class Search(BaseModel):
+    """Conditions on regions and samples, all of which must hold, and the order of the answers.
+
+    A sample is found if at least one of its regions fulfils the conditions on regions. Where there are no such
+    conditions, samples without regions are found too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    phrase: str = ""
+    """Part of the phrase; case does not matter."""
+    head: str = ""
+    """The head noun."""
+    score_min: Share | None = None
+    score_max: Share | None = None
+    area_min: Share | None = None
+    """Least area of the region, as a share of the image."""
+    area_max: Share | None = None
+    where: str = ""
+    """SQL condition, see `pipeline.dataset.selection`."""
+    regions_min: Count | None = None
+    """Least number of regions in the image."""
+    regions_max: Count | None = None
+    mark: Literal["", "good", "bad", "none", "any"] = ""
+    """Mark that people gave; `none` finds samples without a mark."""
+    status: Literal["", Status] = ""
+    reason: str = ""
+    """Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`."""
+    sort: Sort = "dataset"
+    """`score_high` and `score_low` order by the best score of the regions that were found."""
+    seed: Count = 0
+    """Seed of the random order."""
+    per_page: Annotated[int, Field(ge=1, le=MOST_PER_PAGE)] = 24
+    """Samples on a page."""
+
+    def region_condition(self) -> str:
+        """SQL over the columns of a region; "" if every region counts."""
+        parts = []
+        if self.phrase.strip():
+            parts.append(f"contains(phrase, {literal(' '.join(self.phrase.casefold().split()))})")
+        if self.head.strip():
+            parts.append(f"head = {literal(self.head.strip().casefold())}")
+        for name, low, high in (
+            ("score", self.score_min, self.score_max),
+            ("area_share", self.area_min, self.area_max),
+        ):
+            parts += _between(name, low, high)
+        if self.where.strip():
+            parts.append(f"(\n{self.where.strip()}\n)" if parts else self.where.strip())
+        return " AND ".join(parts)
+
+    def sample_condition(self) -> str:
+        """SQL over `region_count` and `mark`, which samples and regions have; "" if every sample counts."""
+        parts = _between("region_count", self.regions_min, self.regions_max)
+        if self.mark in ("good", "bad"):
+            parts.append(f"mark = {literal(self.mark)}")
+        elif self.mark:
+            parts.append(f"mark IS {'' if self.mark == 'none' else 'NOT '}NULL")
+        return " AND ".join(parts)
+
+    def condition(self) -> str:
+        """Both conditions in one, as `phrasebox export --where` takes it."""
+        region = self.region_condition()
+        sample = self.sample_condition()
+        if region and sample:
+            # On lines of its own, so that a comment at its end does not hide the rest.
+            return f"(\n{region}\n) AND {sample}" if self.where.strip() else f"{region} AND {sample}"
+        return region or sample
+
+
+def literal(text: str) -> str:
+    """A text as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _between(name: str, low: float | None, high: float | None) -> list[str]:
+    parts = []
+    if low is not None:
+        parts.append(f"{name} >= {low!r}")
+    if high is not None:
+        parts.append(f"{name} <= {high!r}")
+    return parts

@@ -1,0 +1,192 @@
+"""The page of a comparison: the same picture and phrase by all explainers side by side, in one file.
+
+It needs neither network nor server: pictures, style and script stand in it. Texts are escaped by the template, and a
+content security policy lets no script run but its own.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.evaluate.alikeness import disagreement
+from pipeline.evaluate.compare.comparison import Comparison
+from pipeline.evaluate.compare.figures import FIGURES
+from pipeline.evaluate.compare.pictures import ComparedImage
+from pipeline.evaluate.matching import ImageHeat
+from pipeline.evaluate.metrics import METRICS
+from stages.contract.errors import ConfigError
+from stages.contract.records import HeatMap
+from stages.shared.images.pictures import heat_map_png, jpeg_of
+from stages.shared.storage import write_text
+
+MOST_PICTURES: Final = 60
+"""Images on the page, the first ones of each sample; some 30 kB each and 3 kB a map."""
+
+PHOTO_SIDE_PX: Final = 320
+MAP_SIDE_PX: Final = 48
+
+TEMPLATES: Final = Environment(
+    loader=PackageLoader("pipeline.evaluate.compare"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A map on the page.
+
+    Attributes:
+        label: The explainer.
+        heat: Data URL of the map, to lie over the image.
+        x, y: Of its peak, in percent of the image's sides.
+        verdict: "hit" or "missed" where the place is known, else "".
+        notes: Short texts below it.
+    """
+
+    label: str
+    heat: str
+    x: float
+    y: float
+    verdict: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PicturedQuestion:
+    """An image with a phrase and its maps.
+
+    Attributes:
+        name: Of the image.
+        phrase: Its text.
+        caption: The caption that holds it, as text before, within and after the phrase.
+        photo: Data URL.
+        aspect: Width by height.
+        boxes: True boxes (x, y, w, h) in percent of the image's sides.
+        tiles: In the order of the explainers.
+        disagreement: How much the explainers' maps differ, 0 .. 2.
+        hits: Explainers whose peak is on the thing; -1 where its place is not known.
+    """
+
+    name: str
+    phrase: str
+    caption: tuple[str, str, str]
+    photo: str
+    aspect: float
+    boxes: tuple[tuple[float, ...], ...]
+    tiles: tuple[Tile, ...]
+    disagreement: float
+    hits: int
+
+
+def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
+    """Write the page of some comparisons. Raises ConfigError if the file cannot be written."""
+    folder = files("pipeline.evaluate.compare") / "templates"
+    script, style = ((folder / name).read_text(encoding="utf-8") for name in ("compare.js", "compare.css"))
+    text = TEMPLATES.get_template("compare.html").render(
+        comparisons=[(comparison, pictured(comparison), _table(comparison.rows)) for comparison in comparisons],
+        script=script,
+        style=style,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        docs=FIGURES,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, text)
+    except OSError as error:
+        raise ConfigError(f"--html: cannot write {out}: {error.strerror}") from error
+
+
+def pictured(comparison: Comparison) -> list[PicturedQuestion]:
+    """The first question of the first images, with a map by everyone who takes part."""
+    labels = [row["explainer"] for row in comparison.rows if not row["baseline"]]
+    curves = {(row["label"], row["image"]): row for row in comparison.curves if row["question"] == 0}
+    found = []
+    for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
+        tiles = [_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels]
+        question = image.questions[0]
+        phrase = question.phrase
+        caption = image.record.sample.captions[phrase.caption_index]
+        target = None if question.query is None else question.query.target
+        found.append(
+            PicturedQuestion(
+                name=image.record.sample.sample_id,
+                phrase=phrase.text,
+                caption=(caption[: phrase.start], caption[phrase.start : phrase.end], caption[phrase.end :]),
+                photo=_photo(image),
+                aspect=image.size_hw[1] / image.size_hw[0],
+                boxes=() if target is None else tuple(_percent(box, image) for box in target.boxes_xywh_px),
+                tiles=tuple(tiles),
+                disagreement=disagreement([maps[label][0].values for label in labels]),
+                hits=-1 if target is None else sum(tile.verdict == "hit" for tile in tiles),
+            )
+        )
+    return found
+
+
+def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, Any] | None) -> Tile:
+    query = image.questions[0].query
+    heat = ImageHeat(heat_map, image.size_hw)
+    row, column = heat.peak
+    verdict, notes = "", []
+    if heat_map.fault:
+        notes.append(f"no map: {heat_map.fault}")
+    elif query is not None:
+        asked = replace(query, heat=heat)
+        verdict = "hit" if METRICS["pointing"].value(asked) else "missed"
+        notes.append(f"energy {METRICS['energy'].value(asked) or 0.0:.2f}")
+    if curve is not None:
+        notes.append(f"deletion {curve['deletion_rise']:.2f}, insertion {curve['insertion_rise']:.2f}")
+    return Tile(
+        label=label,
+        heat=_data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
+        x=100 * (column + 0.5) / image.size_hw[1],
+        y=100 * (row + 0.5) / image.size_hw[0],
+        verdict=verdict,
+        notes=tuple(notes),
+    )
+
+
+def _photo(image: ComparedImage) -> str:
+    assert image.record.pixels is not None, "compared images have pixels"  # noqa: S101
+    height, width = image.size_hw
+    scale = PHOTO_SIDE_PX / max(height, width)
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return _data_url("image/jpeg", jpeg_of(np.ascontiguousarray(image.record.pixels.rgb), size_wh))
+
+
+def _percent(box_xywh_px: Sequence[float], image: ComparedImage) -> tuple[float, ...]:
+    height, width = image.size_hw
+    x, y, w, h = box_xywh_px
+    return (100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height)
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Columns, and a line of cells for each explainer: value, half of the interval, and sign of the difference."""
+    columns = [name for name in FIGURES if any(name in row["figures"] for row in rows)]
+    lines = []
+    for row in rows:
+        cells = []
+        for name in columns:
+            figure, difference = row["figures"].get(name), (row["differences"] or {}).get(name)
+            sign = 0
+            if difference is not None and difference["low"] is not None:
+                sign = (difference["low"] > 0) - (difference["high"] < 0)
+            cells.append((figure, sign * FIGURES[name].better))
+        lines.append((row, cells))
+    return {"columns": columns, "lines": lines}

@@ -1,0 +1,341 @@
+"""Which phrases and regions of a dataset answer which targets of the truth.
+
+An image of the dataset is matched with one of the truth by its file name, see `match_images`.
+
+How a target finds its phrase depends on `TruthTarget.match`:
+
+phrase      The row's phrase with the same normalised text. A target with a `caption` takes it from that caption only.
+category    Every phrase whose text or head noun equals the category's name is a query of its own, and any thing of the
+            category counts as right. A category that no caption names makes no query.
+expression  The phrase that is the whole caption, else the first phrase of the caption.
+
+A target's caption is the row's caption with the same letters and digits, since Flickr30k Entities has its captions
+tokenised and other sources of the same captions do not; where none has, it is the one that only spells a word otherwise
+(`stages.shared.truth.spelling`).
+
+A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
+empty or if the row has an error: what the pipeline loses on the way is part of the figures.
+
+A phrase that answers no target is known to be absent if its head noun or text is a category that the truth annotates
+everywhere and nothing of that category is in the image, or if the truth lists it. Its regions are wrong; they count
+for the scores and for COCO's average precision. All other phrases are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from posixpath import basename, splitext
+from types import MappingProxyType
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.errors import InputError
+from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
+from stages.contract.masks import decode_mask, mask_box_xywh_px
+from stages.contract.records import HeatMap, Phrase, Rle
+from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
+from stages.shared.truth.mentions import mentions_of
+
+LEVELS: Final = 256
+"""Heat levels that `metrics.pixel_ap` tells apart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A region of the dataset: box and mask in pixels, score 0 .. 1, cosine -1 .. 1."""
+
+    box_xywh_px: Box
+    mask: Rle
+    score: float
+    similarity: float
+
+
+class ImageHeat:
+    """A heat map at the size of its image. All queries of a phrase share it, so that each part is computed once.
+
+    Attributes:
+        heat_map: The map on its grid, >= 0.
+        size_hw: Pixels of the image.
+    """
+
+    def __init__(self, heat_map: HeatMap, size_hw: tuple[int, int]) -> None:
+        self.heat_map = heat_map
+        self.size_hw = size_hw
+
+    @cached_property
+    def px(self) -> NDArray[np.float32]:
+        """The heat of every pixel, float32 (h, w), bilinear between where the map's values lie."""
+        if self.heat_map.shift_cells:
+            return resize_shifted(self.heat_map.values, self.size_hw, self.heat_map.shift_cells)
+        heat: NDArray[np.float32] = cv2.resize(self.heat_map.values, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+        return heat
+
+    @cached_property
+    def top(self) -> float:
+        """The highest heat."""
+        return float(self.px.max())
+
+    @cached_property
+    def total(self) -> float:
+        """The sum of all heat."""
+        return float(self.px.sum(dtype=np.float64))
+
+    @cached_property
+    def levels(self) -> NDArray[np.uint8]:
+        """The heat in whole levels, uint8 (h, w): 0 where it is 0, and `LEVELS` - 1 where it is highest."""
+        if self.top <= 0:
+            return np.zeros(self.size_hw, np.uint8)
+        levels: NDArray[np.uint8] = np.rint(self.px * ((LEVELS - 1) / self.top)).astype(np.uint8)
+        return levels
+
+    @cached_property
+    def pixels_per_level(self) -> NDArray[np.int64]:
+        """How many pixels have each level, (LEVELS,)."""
+        return np.bincount(self.levels.ravel(), minlength=LEVELS)
+
+    @cached_property
+    def peak(self) -> tuple[int, int]:
+        """Row and column of the highest pixel, the middle one of a flat top."""
+        highest = np.flatnonzero(self.px == self.px.max())
+        row, column = divmod(int(highest[highest.size // 2]), self.size_hw[1])
+        return row, column
+
+    def mean_inside(self, mask: Rle) -> float:
+        """The mean heat on a mask, 0 .. 1 of the highest; 0 on a map without heat."""
+        if self.top <= 0:
+            return 0.0
+        window, inside = _window_of(decode_mask(mask))
+        return float(self.px[window][inside].mean()) / self.top
+
+
+@dataclass(frozen=True, slots=True)
+class TrueArea:
+    """The pixels of a target: its true mask, or its true boxes drawn where there is no mask.
+
+    Attributes:
+        window: The rows and columns that include all of them.
+        inside: bool, of the window's shape.
+    """
+
+    window: tuple[slice, slice]
+    inside: NDArray[np.bool_]
+
+    def has(self, pixel: tuple[int, int]) -> bool:
+        """Whether the pixel (row, column) belongs to it."""
+        rows, columns = self.window
+        y, x = pixel
+        if not (rows.start <= y < rows.stop and columns.start <= x < columns.stop):
+            return False
+        return bool(self.inside[y - rows.start, x - columns.start])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One phrase of one image, looked for in the dataset.
+
+    Attributes:
+        image: Number of the image; the bootstrap draws whole images.
+        size_hw: Pixels.
+        phrase: The row's phrase; None if the row does not have it.
+        phrase_index: Number of the phrase among the row's: of those with one text, the first that answers the target.
+        target: What is right; None for a phrase that is known to be absent.
+        answers: The phrase's regions, best score first.
+        heat: The phrase's map; None if there is none, or if maps were not computed.
+        plain_heat: The map before the image's colours guided it; the same object where they did not.
+    """
+
+    image: int
+    size_hw: tuple[int, int]
+    phrase: str | None
+    target: TruthTarget | None
+    answers: tuple[Answer, ...]
+    heat: ImageHeat | None = None
+    plain_heat: ImageHeat | None = None
+    phrase_index: int | None = None
+
+    @cached_property
+    def area(self) -> TrueArea:
+        """Where the target is. Raises ValueError without a target."""
+        if self.target is None:
+            raise ValueError("expected a query with a target")
+        if self.target.mask is not None:
+            return TrueArea(*_window_of(decode_mask(self.target.mask)))
+        drawn = np.zeros(self.size_hw, dtype=np.bool_)
+        for box in self.target.boxes_xywh_px:
+            x0, y0, x1, y1 = (round(edge) for edge in xywh_to_xyxy(box))
+            drawn[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = True
+        return TrueArea(*_window_of(drawn))
+
+
+def _window_of(mask: NDArray[np.bool_]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """The box around a mask (h, w) as slices, and the mask within it."""
+    x, y, w, h = (int(edge) for edge in mask_box_xywh_px(mask))
+    window = (slice(y, y + h), slice(x, x + w))
+    return window, mask[window]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMatches:
+    """Which images of the dataset the truth has.
+
+    Attributes:
+        images: File name in the dataset -> image of the truth.
+        by_stem: How many of them the truth has under another extension.
+        ambiguous: How many further file names resemble one of the truth, but not one to one.
+    """
+
+    images: Mapping[str, TruthImage]
+    by_stem: int
+    ambiguous: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers, for the report."""
+        return {"images": len(self.images), "by_stem": self.by_stem, "ambiguous": self.ambiguous}
+
+
+def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
+    """Match the images of the dataset with those of the truth by their file names.
+
+    The whole name comes first, then the last part of the path, then both of them without the extension. A name that
+    only resembles the truth's must do so one to one: "a/1.jpg" and "b/1.jpg" are both left out where the truth has
+    "1.jpg".
+
+    Raises:
+        InputError: No name matches.
+    """
+    names = list(dict.fromkeys(file_names))
+    found = {name: name for name in names if name in truth.images}
+    alike: set[str] = set()
+    by_stem = 0
+    for key in (basename, _stem, lambda name: _stem(basename(name))):
+        ours, theirs = _grouped(names, key), _grouped(truth.images, key)
+        taken = set(found.values())
+        for like, members in theirs.items():
+            resembling = [name for name in ours.get(like, ()) if name not in found]
+            if len(ours.get(like, ())) == len(members) == 1 and resembling and members[0] not in taken:
+                found[resembling[0]] = members[0]
+                by_stem += key is not basename
+            else:
+                alike.update(resembling)
+    if names and not found:
+        raise InputError(
+            f"the truth has no image of the dataset: the dataset's first is {names[0]!r}, "
+            f"the truth's {next(iter(truth.images), None)!r}"
+        )
+    images = {name: truth.images[found[name]] for name in names if name in found}
+    return ImageMatches(images=images, by_stem=by_stem, ambiguous=len(alike - found.keys()))
+
+
+def _stem(name: str) -> str:
+    return splitext(name)[0]
+
+
+def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return groups
+
+
+def queries_of(
+    number: int,
+    row: Mapping[str, Any],
+    image: TruthImage,
+    categories: frozenset[str],
+    phrases: Sequence[Phrase],
+    maps: Mapping[str, HeatMap] = MappingProxyType({}),
+    plain_maps: Mapping[str, HeatMap] | None = None,
+) -> list[Query]:
+    """The queries of one row.
+
+    Args:
+        number: Number of the image.
+        row: A row of the dataset.
+        image: The same image in the truth.
+        categories: See `GroundTruth.categories`.
+        phrases: All phrases of the row, also those without a region.
+        maps: Heat maps by the phrases' texts, if maps were computed.
+        plain_maps: The maps before colours guided them; None if they did not.
+
+    Raises:
+        InputError: The truth is for an image of another size.
+    """
+    size_hw = (row["height"], row["width"])
+    true_hw = (image.height_px, image.width_px)
+    if row["error"] is None and 0 not in true_hw and true_hw != size_hw:
+        raise InputError(
+            f"{row['file_name']} has {size_hw[1]}x{size_hw[0]} pixels, but the truth is for "
+            f"{true_hw[1]}x{true_hw[0]}: it must be for the image as stored, turned as its EXIF tag says, "
+            "unless the image was resized afterwards (--resized)"
+        )
+    size_hw = true_hw if 0 in size_hw else size_hw
+    heats = _at_image_size(maps, size_hw)
+    plain_heats = heats if plain_maps is None else _at_image_size(plain_maps, size_hw)
+    answers: dict[str, dict[Answer, None]] = {}  # a phrase that is in a row twice has its regions twice
+    for annotation in row["annotations"]:
+        answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
+    pairs: list[tuple[int | None, TruthTarget | None]] = []
+    for target in image.targets:
+        pairs.extend((index, target) for index in _phrases_for(target, row, phrases))
+    answered = {phrases[index].text for index, _ in pairs if index is not None}
+    absent = [
+        index
+        for text, index in _first_of_each(phrases, range(len(phrases))).items()
+        if text not in answered and _is_absent(phrases[index], image, categories)
+    ]
+    pairs.extend((index, None) for index in absent)
+    named = [(None if index is None else phrases[index].text, index, target) for index, target in pairs]
+    return [
+        Query(
+            image=number,
+            size_hw=size_hw,
+            phrase=phrase,
+            phrase_index=index,
+            target=target,
+            answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
+            heat=heats.get(phrase or ""),
+            plain_heat=plain_heats.get(phrase or ""),
+        )
+        for phrase, index, target in named
+    ]
+
+
+def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) -> bool:
+    """Whether a phrase without a target is known to be absent."""
+    names = {phrase.text, phrase.head}
+    return phrase.text in image.absent or bool(names & categories and not names & image.present)
+
+
+def _at_image_size(maps: Mapping[str, HeatMap], size_hw: tuple[int, int]) -> dict[str, ImageHeat]:
+    return {text: ImageHeat(heat_map, size_hw) for text, heat_map in maps.items() if not heat_map.fault}
+
+
+def _answer(annotation: Mapping[str, Any]) -> Answer:
+    x, y, w, h = annotation["bbox"]
+    coded = annotation["segmentation"]
+    return Answer(
+        box_xywh_px=(x, y, w, h),
+        mask=Rle(size_hw=tuple(coded["size"]), counts=coded["counts"]),
+        score=annotation["score"],
+        similarity=annotation["similarity"],
+    )
+
+
+def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[int | None]:
+    """Numbers of the row's phrases that answer a target, one for each text; [None] if none does."""
+    named = _first_of_each(phrases, mentions_of(target, row["captions"], phrases))
+    return [*named.values()] if named or target.match == "category" else [None]
+
+
+def _first_of_each(phrases: Sequence[Phrase], indices: Sequence[int]) -> dict[str, int]:
+    """The first of some phrases with each text, by number, in the order of the texts."""
+    first: dict[str, int] = {}
+    for index in indices:
+        first.setdefault(phrases[index].text, index)
+    return first

@@ -1,0 +1,353 @@
+"""Whether a CLIP model works here: what it makes of the eight photographs that come with phrasebox.
+
+Weights that do not fit their architecture, a wrong tokenizer or a wrong normalisation seldom raise an error: the model
+computes, and knows nothing. Two questions find that out, each with the answer that chance would give:
+
+retrieval  Is each photograph nearest to its own caption, and each caption to its own photograph? A model that knows
+           nothing is right once in eight in each direction.
+heat       Does the heat map of a phrase lie on the thing? It is compared with a spot in the middle of the image, and
+           with the other phrases' maps: what is left is knowledge of the phrase. Peaks alone would be too coarse a test
+           with 31 phrases: a map of 14 x 14 cells may lie on a small thing and have its peak beside it.
+
+Chance is computed from the model's own answers: they are paired at random with photographs and phrases, again and
+again. That keeps whatever the model likes best (one caption, the middle of the image, the brightest spot) and takes
+away only what it knows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engines.inline import read_records, run_stages
+from pipeline.evaluate.matching import Query, queries_of
+from pipeline.evaluate.metrics import METRICS
+from pipeline.graph import Graph
+from pipeline.photographs import TRUTH
+from stages.contract.records import Phrase, Record
+from stages.contract.schema import records_to_rows
+from stages.explain.stage import ExplainStage
+from stages.read import plan_shards
+from stages.shared.images.pictures import shrunk
+from stages.shared.truth import read_truth
+
+LEAST_RETRIEVED: Final = 0.75
+"""Share of the photographs and captions together that a sane model finds the partner of. That as many are right by
+chance has at most a probability of .0007: 6 of 8 in a random order, counted twice where both directions agree."""
+
+MOST_LIKELY: Final = 0.01
+"""Heat on the things counts if chance is as good with at most this probability."""
+
+GRID: Final = 48
+"""Cells along each side of the grid on which maps and things of different images are compared."""
+
+PAIRINGS: Final = 20_000
+"""Random pairings that chance is computed from, always the same ones."""
+
+_LEAST_SECONDS: Final = 1.0
+_MOST_REPEATS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """How well pairs agree, and what chance would give.
+
+    Attributes:
+        hits: Pairs that agree; the sum where they agree by degrees.
+        of: All pairs.
+        by_chance: The same on average over random pairings of the same answers.
+        p: Probability that a random pairing agrees as well.
+    """
+
+    hits: float
+    of: int
+    by_chance: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCheck:
+    """What a model made of n photographs.
+
+    Attributes:
+        device: Where it computed.
+        names: Names of the photographs, (n,).
+        cosines: float32 (n, n), of photograph (row) and caption (column).
+        queries: The phrases with known boxes, in order; `image` counts the photographs from 0.
+        rows: What a run would write for each photograph.
+        images_per_s: From file to regions, with the phrases of the captions, without start-up.
+    """
+
+    device: str
+    names: tuple[str, ...]
+    cosines: NDArray[np.float32]
+    queries: tuple[Query, ...]
+    rows: tuple[dict[str, Any], ...]
+    images_per_s: float
+
+    @property
+    def captions_found(self) -> int:
+        """Photographs that are nearest to their own caption."""
+        return int(np.trace(_best(self.cosines)))
+
+    @property
+    def images_found(self) -> int:
+        """Captions that are nearest to their own photograph."""
+        return int(np.trace(_best(self.cosines.T)))
+
+    @property
+    def retrieval(self) -> Matched:
+        """Both directions together: 2n pairs."""
+        best = _best(self.cosines).astype(np.int64) + _best(self.cosines.T).T
+        return replace(matched(best), of=2 * len(self.names))
+
+    @property
+    def pointing(self) -> Matched:
+        """Phrases whose map has its peak on the thing."""
+        return matched(_peaks_on_things(self.queries))
+
+    @property
+    def off_centre(self) -> Matched:
+        """The same of the phrases whose things leave the image's centre free."""
+        chosen = [index for index, query in enumerate(self.queries) if not _metric("centre", query)]
+        return matched(_peaks_on_things(self.queries), chosen)
+
+    @property
+    def heat(self) -> Matched:
+        """Area under the ROC curve of each map's heat as a detector of its thing: 0.5 by chance, 1 at best."""
+        return matched(_areas([_ranks(_heat_of(query)) for query in self.queries], self.queries))
+
+    @property
+    def centre_heat(self) -> float:
+        """The mean of `heat` for a map that falls off from the middle of the image."""
+        y, x = np.mgrid[:GRID, :GRID] - (GRID - 1) / 2
+        return float(_areas([_ranks(-np.hypot(y, x))], self.queries).mean())
+
+    @property
+    def centre_hits(self) -> int:
+        """Phrases whose things cover the image's centre."""
+        return round(sum(_metric("centre", query) for query in self.queries))
+
+    @property
+    def box_recall(self) -> float:
+        """Share of the phrases whose best region's box has IoU >= 0.5 with a true box."""
+        return float(np.mean([_metric("box_recall", query) for query in self.queries]))
+
+    @property
+    def box_iou(self) -> float:
+        """Mean IoU of the best region's box with its best true box."""
+        return float(np.mean([_metric("box_iou", query) for query in self.queries]))
+
+    @property
+    def centred_box_recall(self) -> float:
+        """Share of the phrases that one and the same box in the middle of every image would answer as well."""
+        return float(np.mean([_metric("centred_box", query) for query in self.queries]))
+
+    @property
+    def empty_maps(self) -> int:
+        """Phrases whose map has no heat anywhere, or the same everywhere."""
+        return sum(query.heat is None for query in self.queries)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why the model is not sane, a sentence each; empty if it is."""
+        faults = []
+        if not np.isfinite(self.cosines).all():
+            faults.append("Some of the cosines are no finite numbers: the weights or the precision are broken.")
+        found = self.retrieval
+        if found.hits < LEAST_RETRIEVED * found.of:
+            faults.append(
+                f"It does not know which caption belongs to which photograph: {found.hits:.0f} of {found.of} are right "
+                f"in both directions together, {found.by_chance:.1f} would be by chance, at least "
+                f"{LEAST_RETRIEVED * found.of:.0f} are expected."
+            )
+        heat = self.heat
+        if heat.hits / heat.of <= self.centre_heat:
+            faults.append(
+                f"Its heat lies no better on the things than a spot in the middle of the image: area under the ROC "
+                f"curve {heat.hits / heat.of:.3f} against {self.centre_heat:.3f}."
+            )
+        if heat.p > MOST_LIKELY:
+            faults.append(
+                f"The heat maps of other phrases lie as well on the things: {heat.by_chance / heat.of:.3f} against "
+                f"{heat.hits / heat.of:.3f} (p = {heat.p:.2g})."
+            )
+        return tuple(faults)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Return what to know about a model even if it is sane, a sentence each: that its peaks or its boxes miss."""
+        cautions = []
+        points = self.pointing
+        if points.hits <= self.centre_hits:
+            cautions.append(
+                f"The peaks of its heat maps lie on the thing no more often than the image's centre does "
+                f"({points.hits:.0f} of {points.of}, the centre {self.centre_hits}): its maps are coarse, and its "
+                "regions often miss."
+            )
+        if self.box_recall <= self.centred_box_recall:
+            cautions.append(
+                f"Its boxes with these settings are no better than one box in the middle of every photograph (recall "
+                f"{self.box_recall:.3f}, the middle {self.centred_box_recall:.3f}): do not rely on them. Settings "
+                "chosen on photographs, as those of configs/photos.yaml, cut better ones."
+            )
+        return tuple(cautions)
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as plain values."""
+        return {
+            "device": self.device,
+            "images_per_s": self.images_per_s,
+            "photographs": list(self.names),
+            "cosines": self.cosines.astype(float).round(4).tolist(),
+            "retrieval": {
+                "image_to_caption": self.captions_found,
+                "caption_to_image": self.images_found,
+                **_plain(self.retrieval),
+            },
+            "heat": {
+                "mean_auc": self.heat.hits / self.heat.of,
+                "centre_mean_auc": self.centre_heat,
+                "by_chance": self.heat.by_chance / self.heat.of,
+                "p": self.heat.p,
+            },
+            "pointing": {**_plain(self.pointing), "centre_hits": self.centre_hits},
+            "off_centre": _plain(self.off_centre),
+            "boxes": {
+                "recall": self.box_recall,
+                "mean_iou": self.box_iou,
+                "centred_box_recall": self.centred_box_recall,
+            },
+            "empty_maps": self.empty_maps,
+            "sane": not self.faults,
+            "faults": list(self.faults),
+            "cautions": list(self.cautions),
+        }
+
+
+def check_model(graph: Graph) -> ModelCheck:
+    """Take the photographs through the stages of a run over them (see `photographs.INPUT`).
+
+    The stages are set up here; they are computed in this process.
+
+    Raises:
+        PhraseboxError: The model cannot be loaded, or its memory does not suffice.
+    """
+    for stage in graph.stages:
+        stage.setup()
+    shards = plan_shards(graph.reader)
+    read = [record for shard in shards for record in read_records(graph.reader, shard, lambda *_: None)]
+    spot, prepare = graph.before
+    records = spot.process(read)
+    cosines = _cosines(graph.explains, prepare.process(records))
+    repeats: list[float] = []
+    while not repeats or (sum(repeats) < _LEAST_SECONDS and len(repeats) < _MOST_REPEATS):
+        start = time.perf_counter()
+        explained = run_stages((prepare, graph.model), records, lambda *_: None)
+        answers = run_stages(graph.after, explained, lambda *_: None)
+        repeats.append(time.perf_counter() - start)
+    forwards = graph.explains.take_forwards()
+    rows = records_to_rows(answers, embed_images=False).to_pylist()
+    truth = read_truth(TRUTH)
+    queries = [
+        queries_of(number, row, truth.images[row["file_name"]], truth.categories, record.phrases, maps)
+        for number, (row, record) in enumerate(zip(rows, explained, strict=True))
+        for maps in [graph.cuts.surfaces_of(record)]
+    ]
+    for stage in graph.stages:
+        stage.teardown()
+    return ModelCheck(
+        device=forwards.device,
+        names=tuple(record.sample.sample_id for record in read),
+        cosines=cosines,
+        queries=tuple(query for own in queries for query in own),
+        rows=tuple(rows),
+        images_per_s=len(read) / min(repeats),
+    )
+
+
+def matched(agreement: NDArray[Any], chosen: Sequence[int] | None = None) -> Matched:
+    """Count the pairs that agree on the diagonal, and compare them with random pairings.
+
+    Args:
+        agreement: (n, n), whether or how well answer i (row) fits question j (column); numbers >= 0.
+        chosen: The questions that count; None for all.
+    """
+    columns = np.arange(len(agreement)) if chosen is None else np.array(chosen, np.int64)
+    orders = np.random.default_rng(0).permuted(np.tile(np.arange(len(agreement)), (PAIRINGS, 1)), axis=1)
+    random = agreement[orders[:, columns], columns].sum(axis=1, dtype=np.float64)
+    hits = float(agreement[columns, columns].sum(dtype=np.float64))
+    p = float((1 + np.count_nonzero(random >= hits - 1e-9)) / (1 + PAIRINGS))
+    return Matched(hits=hits, of=columns.size, by_chance=float(random.mean()), p=p)
+
+
+def _cosines(model: ExplainStage, prepared: Sequence[Record]) -> NDArray[np.float32]:
+    """The cosine of every photograph and every caption, (n, n): each caption is asked for as a phrase is."""
+    captions = [record.sample.captions[0] for record in prepared]
+    asked = tuple(Phrase(text=text, caption_index=0, start=0, end=len(text), head=text) for text in captions)
+    answers = model.process([replace(record, phrases=asked) for record in prepared])
+    found = [{heat_map.text: heat_map.similarity for heat_map in answer.heat_maps} for answer in answers]
+    return np.array([[own[text] for text in captions] for own in found], np.float32)
+
+
+def _best(cosines: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether column j is the nearest of row i, (n, n). A row whose cosines are all the same has no nearest."""
+    nearest: NDArray[np.bool_] = cosines == cosines.max(axis=1, keepdims=True)
+    nearest[nearest.sum(axis=1) > 1] = False
+    return nearest
+
+
+def _heat_of(query: Query) -> NDArray[np.float32]:
+    """The phrase's map on the common grid; the same everywhere where there is none."""
+    if query.heat is None:
+        return np.zeros((GRID, GRID), np.float32)
+    return shrunk(query.heat.px, GRID)
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """The rank of each cell among all, 0 .. 1; equal cells share theirs."""
+    flat = values.ravel()
+    _, owner, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    upper = np.cumsum(counts)
+    ranks: NDArray[np.float64] = ((upper - counts / 2) / flat.size)[owner].reshape(values.shape)
+    return ranks
+
+
+def _areas(ranks: Sequence[NDArray[np.float64]], queries: Sequence[Query]) -> NDArray[np.float64]:
+    """Area under the ROC curve of map i as a detector of the thing of phrase j, (maps, phrases).
+
+    It follows from the mean rank of the thing's cells (Mann-Whitney), which is half the share of the image that they
+    cover where all others are hotter. A cell that is only partly on the thing counts by that part.
+    """
+    areas = np.empty((len(ranks), len(queries)))
+    for j, query in enumerate(queries):
+        on_thing = np.zeros(query.size_hw, np.float32)
+        on_thing[query.area.window][query.area.inside] = 1
+        share = shrunk(on_thing, GRID).astype(np.float64)
+        covered = share.mean()
+        for i, own in enumerate(ranks):
+            areas[i, j] = ((own * share).sum() / share.sum() - covered / 2) / (1 - covered)
+    return areas
+
+
+def _peaks_on_things(queries: Sequence[Query]) -> NDArray[np.bool_]:
+    """Whether the peak of map i lies on the thing of phrase j, at the same place relative to the image's sides."""
+    hits = np.zeros((len(queries), len(queries)), np.bool_)
+    for i, own in enumerate(queries):
+        if own.heat is not None:
+            y, x = ((position + 0.5) / side for position, side in zip(own.heat.peak, own.size_hw, strict=True))
+            hits[i] = [other.area.has((int(y * other.size_hw[0]), int(x * other.size_hw[1]))) for other in queries]
+    return hits
+
+
+def _metric(name: str, query: Query) -> float:
+    return METRICS[name].value(query) or 0.0
+
+
+def _plain(found: Matched) -> dict[str, Any]:
+    return {"hits": round(found.hits), "of": found.of, "by_chance": round(found.by_chance, 2), "p": found.p}

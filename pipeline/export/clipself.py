@@ -1,0 +1,84 @@
+"""For CLIPSelf and other RegionCLIP-style training: SPLIT.json in COCO's form and text_embeddings.npy.
+
+CLIPSelf's `--dataset-type region_clip --train-data SPLIT.json --train-embed-path text_embeddings.npy`: the row of a
+category's embedding is the rank of its id, so ids are dense from 1 and row = id - 1. It takes at most 20 boxes of an
+image. The embeddings are those of the dataset's own CLIP model and text templates, of unit length, float32.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from pipeline.dataset.origin import MODEL, check_named
+from pipeline.export.base import ChosenSample, ExportJob, FormatConfig, Naming
+from pipeline.export.coco import CocoLayout
+from stages.contract.errors import InputError
+from stages.shared.model.config import ModelConfig
+
+MOST_BOXES: Final = 20
+"""Boxes that CLIPSelf's loader takes of an image."""
+
+MANY_BOXES: Final = f"images with more than {MOST_BOXES} boxes, which is what CLIPSelf takes of one image"
+
+_TEXTS_AT_ONCE: Final = 512
+
+
+class ClipselfConfig(FormatConfig):
+    """Settings of `clipself`."""
+
+    classes: Naming = "phrase"
+    """What the categories are."""
+
+    images: bool = False
+    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
+
+    model: ModelConfig | None = None
+    """The dataset's model, where only the user can name it: see `pipeline.dataset.origin`. By default as stored."""
+
+
+class Clipself(CocoLayout):
+    """COCO with embeddings."""
+
+    name = "clipself"
+    summary = "SPLIT.json and text_embeddings.npy from the dataset's CLIP model, for CLIPSelf; this one loads torch"
+    masks = "exact as RLE; CLIPSelf trains on boxes"
+    config_type = ClipselfConfig
+    json_file = "{split}.json"
+    image_folder = "images/{split}"
+
+    def __init__(self, config: ClipselfConfig, job: ExportJob) -> None:
+        _write_embeddings(job, config.model)  # before any file is opened, since it may fail
+        super().__init__(config, job)
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        super().add(sample)
+        if len(sample.regions) > MOST_BOXES:
+            self.job.report.notes[MANY_BOXES] += 1
+
+
+def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
+    """Raises InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
+    # Imports of seconds, for this format alone.
+    from stages.shared.model.describe import describe, fingerprint  # noqa: PLC0415
+    from stages.shared.model.load import load  # noqa: PLC0415
+    from stages.shared.model.texts import TextCache, templates_of  # noqa: PLC0415
+
+    manifest, names = job.dataset.manifest, job.categories.names
+    if named is None:
+        check_named(job.dataset, MODEL)
+    config = named or ModelConfig.model_validate(manifest["config"].get("model", {}))
+    if fingerprint(describe(config)) != manifest.get("model_fingerprint"):
+        raise InputError("the model's weights are not those that the dataset was made with")
+    model = load(config)
+    templates = templates_of(manifest["config"].get("explain", {}).get("templates", ("{}",)))
+    # Each category comes once, so no more than a round is kept.
+    texts = TextCache(model, templates, max_texts=_TEXTS_AT_ONCE)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(names), model.embed_dim)}
+    with job.folder.file("text_embeddings.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(names), _TEXTS_AT_ONCE):
+            embeddings = texts(names[start : start + _TEXTS_AT_ONCE]).cpu().numpy()
+            file.write(embeddings.astype("<f4").tobytes())

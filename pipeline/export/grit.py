@@ -1,0 +1,92 @@
+"""Parquet in the columns of GRIT (Kosmos-2): data/SPLIT-*.parquet, one row for each caption that has regions.
+
+https://huggingface.co/datasets/zzliang/GRIT: `noun_chunks` and `ref_exps` are lists of [start, end, x0, y0, x1, y1,
+score]: characters [start, end) of `caption`, box edges as shares 0 .. 1 of width and height. `ref_exps` holds, as
+there, the expressions that lie in no other. GRIT's two CLIP similarities are null: they belong to other models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import pyarrow as pa
+from pydantic import Field
+
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, shortest
+from pipeline.export.files import ParquetParts
+from stages.contract.geometry import xywh_to_xyxy
+from stages.contract.records import stable_id
+
+_SCHEMA: Final = pa.schema(
+    [
+        ("key", pa.string()),
+        ("clip_similarity_vitb32", pa.float64()),
+        ("clip_similarity_vitl14", pa.float64()),
+        ("id", pa.int64()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("noun_chunks", pa.list_(pa.list_(pa.float64()))),
+        ("ref_exps", pa.list_(pa.list_(pa.float64()))),
+        ("segmentations", pa.list_(pa.string())),
+    ]
+)
+"""GRIT's columns, and `segmentations`: COCO's compressed counts for [height, width], one for each of `noun_chunks`."""
+
+
+class GritConfig(FormatConfig):
+    """Settings of `grit`."""
+
+    rows_per_file: Annotated[int, Field(ge=1)] = 100_000
+    """Rows of one Parquet file."""
+
+
+class Grit(Exporter):
+    """GRIT's Parquet."""
+
+    name = "grit"
+    summary = "data/SPLIT-*.parquet with noun_chunks and ref_exps as in GRIT, for Kosmos-2 and FG-CLIP; images by name"
+    masks = "exact as RLE counts in a column `segmentations` beside GRIT's own"
+    needs_words = True
+    takes_groups = False  # its boxes stand in the captions
+    config_type = GritConfig
+
+    def __init__(self, config: GritConfig, job: ExportJob) -> None:
+        super().__init__(config, job)
+        rows = config.rows_per_file
+        self._parts = self.for_splits(
+            lambda split: ParquetParts(job.folder, split, _SCHEMA, rows_per_file=rows, rows_per_group=1000)
+        )
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        row = sample.row
+        for index, regions in sample.captions_with_regions():
+            chunks = [_chunk(region, row) for region in regions]
+            spans = {(region["span"][0], region["span"][1]) for region in regions}
+            self._parts[sample.split].add(
+                {
+                    "key": row["sample_id"],
+                    "id": stable_id(f"{row['sample_id']}\ncaption {index}"),
+                    "url": row["file_name"],
+                    "caption": row["captions"][index],
+                    "width": row["width"],
+                    "height": row["height"],
+                    "noun_chunks": chunks,
+                    "ref_exps": [chunk for chunk in chunks if not _lies_in_another(chunk[0], chunk[1], spans)],
+                    "segmentations": [region["segmentation"]["counts"] for region in regions],
+                }
+            )
+
+
+def _chunk(region: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
+    x0, y0, x1, y1 = xywh_to_xyxy(region["bbox"])
+    width, height = row["width"], row["height"]
+    start, end = region["span"]
+    return [start, end, x0 / width, y0 / height, x1 / width, y1 / height, shortest(region["score"])]
+
+
+def _lies_in_another(start: float, end: float, spans: set[tuple[int, int]]) -> bool:
+    return any(first <= start and end <= last and (first, last) != (start, end) for first, last in spans)

@@ -1,0 +1,160 @@
+"""Parquet for Hugging Face `datasets`: data/SPLIT-*.parquet with images, and README.md.
+
+Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
+`height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0, or the
+name itself where there are more than `MOST_LABELS`; beside them `sample_id`, `file_name`, `captions`, and in `objects`
+everything else that the dataset knows. Parquet, unlike an imagefolder with metadata.jsonl, keeps types and class names,
+and `load_dataset` reads it without an index of a million files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import pyarrow as pa
+from pydantic import Field
+
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming
+from pipeline.export.files import ParquetParts, number_name
+
+_ROWS_PER_GROUP: Final = 100
+"""What the Hugging Face hub recommends for images: its viewer reads a group at a time."""
+
+MOST_LABELS: Final = 10_000
+"""Categories of a `ClassLabel`. All their names stand in the metadata of every file, twice: a million phrases would
+take 40 MB of each."""
+
+AS_TEXT: Final = "categories: as text, since the names of all ClassLabels would stand in every file"
+
+_OBJECTS: Final = {
+    "id": pa.int64(),
+    "area": pa.int64(),
+    "bbox": pa.list_(pa.float32()),
+    "category": pa.int64(),
+    "phrase": pa.string(),
+    "head": pa.string(),
+    "caption_index": pa.int32(),
+    "span": pa.list_(pa.int32()),
+    "score": pa.float32(),
+    "similarity": pa.float32(),
+    "segmentation": pa.string(),
+}
+"""Fields of `objects`, each a list with an entry for every region. `segmentation`: COCO's compressed counts for
+[height, width]."""
+
+_FIELDS: Final = (
+    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    ("image_id", pa.int64()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("sample_id", pa.string()),
+    ("file_name", pa.string()),
+    ("captions", pa.list_(pa.string())),
+)
+
+_AS_STORED: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
+
+
+class HfConfig(FormatConfig):
+    """Settings of `hf`."""
+
+    classes: Naming = "phrase"
+    """What the categories are."""
+
+    rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Images of one Parquet file."""
+
+
+class Hf(Exporter):
+    """Parquet for `datasets.load_dataset`."""
+
+    name = "hf"
+    summary = (
+        "data/SPLIT-*.parquet with images and objects, for datasets.load_dataset and transformers' object detection"
+    )
+    masks = "exact as RLE counts in objects.segmentation, which detection scripts ignore"
+    needs_images = True
+    config_type = HfConfig
+
+    def __init__(self, config: HfConfig, job: ExportJob) -> None:
+        super().__init__(config, job)
+        self._labels = len(job.categories.names) <= MOST_LABELS
+        if not self._labels:
+            job.report.notes[AS_TEXT] += len(job.categories.names)
+        schema = _schema(job.categories.names if self._labels else None)
+        rows = config.rows_per_file
+        self._parts = self.for_splits(
+            lambda split: ParquetParts(job.folder, split, schema, rows_per_file=rows, rows_per_group=_ROWS_PER_GROUP)
+        )
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        row, image, regions = sample.row, sample.encoded, sample.regions
+        objects: dict[str, list[Any]] = {name: [region[name] for region in regions] for name in _AS_STORED}
+        objects["area"] = [region["area"] for region in regions]
+        category = self.job.categories.index_of if self._labels else self.job.categories.name_of
+        objects["category"] = [category(region) for region in regions]
+        objects["segmentation"] = [region["segmentation"]["counts"] for region in regions]
+        self._parts[sample.split].add(
+            {
+                "image": {"bytes": image.content, "path": number_name(row["id"], image.extension)},
+                "image_id": row["id"],
+                **{name: row[name] for name in ("width", "height", "sample_id", "file_name", "captions")},
+                "objects": objects,
+            }
+        )
+
+    def close(self) -> None:
+        """See `Exporter.close`."""
+        super().close()
+        with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
+        self.job.folder.file("README.md").write_text(_card(with_rows, labels=self._labels), encoding="utf-8")
+
+
+def _schema(labels: Sequence[str] | None) -> Any:
+    """The Arrow schema, with the features of `datasets` in its metadata. Without labels, categories are text."""
+    kinds = _OBJECTS if labels is not None else {**_OBJECTS, "category": pa.string()}
+    objects = pa.struct([(name, pa.list_(kind)) for name, kind in kinds.items()])
+    schema = pa.schema([*_FIELDS, ("objects", objects)])
+
+    def feature(name: str, kind: Any) -> dict[str, Any]:
+        if name == "image":
+            return {"_type": "Image"}
+        if pa.types.is_struct(kind):
+            return {entry.name: feature(entry.name, entry.type) for entry in kind}
+        if pa.types.is_list(kind):
+            return {"feature": feature(name, kind.value_type), "_type": "Sequence"}
+        if name == "category" and labels is not None:
+            return {"names": labels, "_type": "ClassLabel"}
+        return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
+
+    features = {field.name: feature(field.name, field.type) for field in schema}
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
+
+
+def _card(splits: Sequence[str], *, labels: bool) -> str:
+    """A dataset card that says where the splits are. Their names need no quotes, see `Splits`."""
+    category = (
+        "a number, whose name is a `ClassLabel`'s" if labels else f"its name, since there are more than {MOST_LABELS:,}"
+    )
+    files = "".join(f"\n  - split: {split}\n    path: data/{split}-*.parquet" for split in splits) or " []"
+    return f"""---
+task_categories:
+- object-detection
+tags:
+- phrase-grounding
+- phrasebox
+configs:
+- config_name: default
+  data_files:{files}
+---
+
+# Regions for the phrases of captions
+
+Made by phrasebox from CLIP alone; nobody looked at the regions. `objects.bbox` is [x, y, width, height] in pixels,
+`objects.category` is {category}, `objects.segmentation` COCO's compressed run-length
+counts for the size [height, width], `objects.span` the phrase's characters [start, end) in `captions[caption_index]`.
+The licence of the images and captions is that of their source.
+"""

@@ -1,0 +1,138 @@
+"""SA-Co JSON, which SAM 3's evaluator reads: SPLIT.json, one image entry for each pair of an image and a phrase.
+
+The format section of facebookresearch/sam3 `scripts/eval/gold/README.md`, and what `sam3/eval/cgf1_eval.py` and
+`SAM3_EVAL_API_FROM_JSON_NP` read. An entry with annotations says that the phrase is in the image, one without that it
+is not: those are the rows' `absent` phrases. Boxes are [x, y, w, h] and areas, as parts 0 .. 1 of the image's sides and
+area; masks are compressed run lengths in pixels; the only category, 1, means nothing.
+
+SAM 3's training loader `COCO_FROM_JSON` takes the phrase from the category and boxes in pixels: it reads `coco`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
+
+from pipeline.dataset.folder import read_marks
+from pipeline.export.base import (
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    phrase_entry,
+    shortest,
+)
+from pipeline.export.coco import CocoFile
+from pipeline.export.images import ImageFolders
+from stages.contract.records import stable_id
+
+NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
+UNREVIEWED: Final = (
+    "pairs that the evaluator leaves out: nobody marked their image good (phrasebox inspect); exhaustive=all has them"
+)
+SAID_TWICE: Final = "regions that a phrase has once although several captions say it"
+
+_CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
+
+
+class SacoConfig(FormatConfig):
+    """Settings of `saco`."""
+
+    exhaustive: Literal["reviewed", "all"] = "reviewed"
+    """Which pairs say that every instance and every pixel of the phrase is annotated: those of the samples that
+    somebody marked good, or all, which nobody has certified. The evaluator leaves out the others. A region of a plural
+    phrase may hold several instances."""
+
+    negatives: bool = True
+    """Also write the phrases that were judged not to be in their image."""
+
+    images: bool = False
+    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
+
+
+class Saco(Exporter):
+    """SA-Co pairs."""
+
+    name = "saco"
+    summary = "SPLIT.json with an entry for each image and phrase, absent phrases too, for SAM 3's cgF1 evaluator"
+    masks = "exact as RLE"
+    keeps_empty = False  # an image without a phrase makes no pair
+    takes_groups = False  # its entries are phrases
+    config_type = SacoConfig
+
+    def __init__(self, config: SacoConfig, job: ExportJob) -> None:
+        super().__init__(config, job)
+        self._marks = read_marks(job.dataset.path)
+        self._images = ImageFolders(job, "images/{split}", written=config.images)
+        self._files = self.for_splits(lambda split: CocoFile(job.folder.file(f"{split}.json"), _CATEGORIES))
+
+    @classmethod
+    def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
+        """See `Exporter.holds`."""
+        return bool(config.negatives and row["absent"])
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        file, file_name = self._files[sample.split], self._images.place(sample)
+        present: dict[str, list[dict[str, Any]]] = {}
+        for region in sample.regions:
+            present.setdefault(region["phrase"], []).append(region)
+        for regions in present.values():
+            pair = self._pair(sample.row, file_name, regions[0])
+            file.image(pair)
+            for region in self._different(regions):
+                file.annotation(_annotation(sample.row, region, pair["id"]))
+        for absent in self._negatives(sample.row, present):
+            file.image(self._pair(sample.row, file_name, absent))
+            self.job.report.notes[NEGATIVES] += 1
+
+    def _different(self, regions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The regions of a phrase, each mask once."""
+        seen = set()
+        for region in regions:
+            counts = region["segmentation"]["counts"]
+            if counts not in seen:
+                yield region
+            self.job.report.notes[SAID_TWICE] += counts in seen
+            seen.add(counts)
+
+    def _negatives(self, row: Mapping[str, Any], present: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """The absent phrases, each once."""
+        entries = row["absent"] if self.config.negatives else ()
+        yield from {entry["phrase"]: entry for entry in entries if entry["phrase"] not in present}.values()
+
+    def _pair(self, row: Mapping[str, Any], file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
+        """An entry of `images`. `phrase` is an annotation or an entry of `absent`."""
+        text, presence = phrase["phrase"], phrase["presence"]
+        is_exhaustive = self.config.exhaustive == "all" or self._marks.get(row["sample_id"]) == "good"
+        self.job.report.notes[UNREVIEWED] += not is_exhaustive
+        return {
+            "id": stable_id(f"{row['sample_id']}\nphrase {text}"),
+            "file_name": file_name,
+            "text_input": text,
+            "width": row["width"],
+            "height": row["height"],
+            "queried_category": str(stable_id(text)),  # a number that is the phrase's in all images
+            "is_instance_exhaustive": int(is_exhaustive),
+            "is_pixel_exhaustive": int(is_exhaustive),
+            "original_img_id": row["id"],
+            "sample_id": row["sample_id"],
+            "head": phrase["head"],
+            "presence": None if presence is None else shortest(presence),
+        }
+
+
+def _annotation(row: Mapping[str, Any], region: Mapping[str, Any], pair_id: int) -> dict[str, Any]:
+    width, height = row["width"], row["height"]
+    x, y, w, h = region["bbox"]
+    return {
+        "id": region["id"],
+        "image_id": pair_id,
+        "category_id": 1,
+        "bbox": [x / width, y / height, w / width, h / height],
+        "area": region["area"] / (width * height),
+        "segmentation": region["segmentation"],
+        "iscrowd": 0,
+        "source": "phrasebox",
+        **phrase_entry(region),
+    }

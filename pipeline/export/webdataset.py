@@ -1,0 +1,107 @@
+"""Tars for WebDataset: SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, as img2dataset names them.
+
+`KEY` is the sample's id in 16 digits: names of samples may hold dots and slashes, which have a meaning in a tar. The
+text is the first caption; the JSON holds all, and the regions as in COCO. Members carry neither time nor owner.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from typing import IO, Annotated, Any
+
+from pydantic import Field
+
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped, phrase_entry
+from pipeline.export.files import ExportFolder, number_name
+
+
+class WebdatasetConfig(FormatConfig):
+    """Settings of `webdataset`."""
+
+    rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Samples in one tar."""
+
+
+class Webdataset(Exporter):
+    """Tars of samples."""
+
+    name = "webdataset"
+    summary = "SPLIT-000000.tar with KEY.jpg, KEY.json and KEY.txt, for webdataset and open_clip"
+    masks = "exact as RLE in the JSON"
+    needs_images = True
+    config_type = WebdatasetConfig
+
+    def __init__(self, config: WebdatasetConfig, job: ExportJob) -> None:
+        super().__init__(config, job)
+        self._tars = self.for_splits(lambda split: _Tars(job.folder, split, config.rows_per_file))
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        row, image = sample.row, sample.encoded
+        described: dict[str, Any] = {
+            **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
+            "annotations": [
+                {
+                    "id": region["id"],
+                    "bbox": region["bbox"],
+                    "area": region["area"],
+                    "segmentation": region["segmentation"],
+                    **phrase_entry(region),
+                }
+                for region in sample.regions
+            ],
+        }
+        caption = row["captions"][0] if row["captions"] else ""
+        members = ((image.extension, image.content), ("json", dumped(described).encode()), ("txt", caption.encode()))
+        self._tars[sample.split].add(row["id"], members)
+
+
+class _Tars:
+    """The tars of one split, one open at a time. A split without samples has one empty tar.
+
+    Written by hand around tarfile's headers, since tarfile itself keeps an entry of every member in memory.
+    """
+
+    def __init__(self, folder: ExportFolder, split: str, samples_per_file: int) -> None:
+        self._folder = folder
+        self._split = split
+        self._most = samples_per_file
+        self._number = 0
+        self._samples = 0
+        self._file: IO[bytes] | None = None
+
+    def add(self, number: int, members: tuple[tuple[str, bytes], ...]) -> None:
+        file = self._file or self._next()
+        for extension, content in members:
+            entry = tarfile.TarInfo(number_name(number, extension))
+            entry.size = len(content)
+            file.write(entry.tobuf(tarfile.USTAR_FORMAT))
+            file.write(content)
+            file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+        self._samples += 1
+        if self._samples == self._most:
+            self._end()
+
+    def close(self) -> None:
+        if self._number == 0:
+            self._next()
+        if self._file is not None:
+            self._end()
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _next(self) -> IO[bytes]:
+        self._file = self._folder.file(f"{self._split}-{self._number:06d}.tar").open("wb")
+        self._number += 1
+        self._samples = 0
+        return self._file
+
+    def _end(self) -> None:
+        """Two empty blocks end a tar, and it is filled up to a whole record."""
+        if self._file is not None:
+            self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+            self._file.write(bytes(-self._file.tell() % tarfile.RECORDSIZE))
+            self.abandon()

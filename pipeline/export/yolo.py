@@ -1,0 +1,117 @@
+"""Ultralytics YOLO: data.yaml, images/SPLIT/, labels/SPLIT/ with a text file for each image.
+
+https://docs.ultralytics.com/datasets/segment/: a line is `class x0 y0 x1 y1 ...`, one closed outline, or
+`class cx cy w h`; shares 0 .. 1 of width and height. One outline can express neither holes nor several parts. Holes
+are filled. Parts are joined by a line of no width from a corner to the nearest one and back, as Ultralytics' own COCO
+converter does; when the outline is drawn again, the line is a pixel wide.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.export.base import (
+    ChosenSample,
+    Exporter,
+    ExportJob,
+    FormatConfig,
+    Naming,
+    Tolerance,
+    polygons_of,
+)
+from pipeline.export.images import ImageFolders
+
+PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
+
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Characters that YAML wants escaped, or folds as the end of a line, and JSON leaves as they are."""
+
+
+class YoloConfig(FormatConfig):
+    """Settings of `yolo`."""
+
+    labels: Literal["polygons", "boxes"] = "polygons"
+    """Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."""
+
+    tolerance_px: Tolerance = 1.0
+    """Tolerance of the outlines; YOLO learns masks in cells of 4 px."""
+
+    classes: Naming = "head"
+    """Head nouns by default: a closed vocabulary of all phrases is too long for a detection head."""
+
+
+class Yolo(Exporter):
+    """Ultralytics labels."""
+
+    name = "yolo"
+    summary = "data.yaml, images/SPLIT/, labels/SPLIT/, for Ultralytics YOLO (segment or detect)"
+    masks = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
+    needs_images = True  # Ultralytics finds the labels by the paths of the images
+    config_type = YoloConfig
+
+    def __init__(self, config: YoloConfig, job: ExportJob) -> None:
+        super().__init__(config, job)
+        self._images = ImageFolders(job, "images/{split}", written=True, flat=True)
+        for split in job.splits:
+            job.folder.make(f"labels/{split}")
+        with job.folder.file("data.yaml").open("w", encoding="utf-8", newline="\n") as file:
+            for split in job.splits:
+                file.write(f"{split}: images/{split}\n")
+            for needed in ("train", "val"):  # Ultralytics refuses a file without them
+                if needed not in job.splits:
+                    file.write(f"{needed}: images/{job.splits[-1]}\n")
+                    job.report.notes[
+                        f"missing split that Ultralytics needs: {needed} uses the {job.splits[-1]} images"
+                    ] += 1
+            file.write("names:" + ("\n" if job.categories.names else " {}\n"))
+            for index, name in enumerate(job.categories.names):
+                file.write(f"  {index}: {quoted(name)}\n")
+
+    def add(self, sample: ChosenSample) -> None:
+        """See `Exporter.add`."""
+        stem, _, _ = self._images.place(sample).rpartition(".")
+        as_line = self._outline if self.config.labels == "polygons" else _box
+        lines = [f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n" for region in sample.regions]
+        if self.config.labels == "boxes":
+            self.job.report.notes["masks dropped: labels=boxes"] += len(lines)
+        path = self.job.folder.named(f"labels/{sample.split}/{stem}.txt")
+        path.write_text("".join(lines), encoding="ascii", newline="\n")
+
+    def _outline(self, region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+        report = self.job.report
+        parts = [np.array(polygon).reshape(-1, 2) for polygon in polygons_of(region, report, self.config.tolerance_px)]
+        report.notes[PARTS] += len(parts) > 1
+        return _numbers(joined(parts) / (row["width"], row["height"]))
+
+
+def joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """One closed outline (n, 2) of several: each further part is walked around from the nearest corner, and back."""
+    outline, *others = parts
+    for part in others:
+        distances = np.square(outline[:, None] - part[None]).sum(axis=2)
+        here, there = np.unravel_index(distances.argmin(), distances.shape)
+        around = np.roll(part, -there, axis=0)
+        outline = np.concatenate([outline[: here + 1], around, around[:1], outline[here:]])
+    return outline
+
+
+def _box(region: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    x, y, w, h = region["bbox"]
+    width, height = row["width"], row["height"]
+    return _numbers(np.array([(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]))
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    """Rounded to a millionth of the side, which is a hundredth of a pixel at 10,000 pixels."""
+    return " ".join(f"{value:.6f}".rstrip("0").rstrip(".") for value in values.ravel().tolist())
+
+
+def quoted(name: str) -> str:
+    """A name as a YAML string, which JSON's strings are except for a few characters."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(name, ensure_ascii=False))

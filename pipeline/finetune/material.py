@@ -1,0 +1,186 @@
+"""A dataset as the batches of a training: which images a step has is a function of the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pipeline.finetune.config import DataConfig
+from pipeline.load import Contents, RegionDataset, collate_regions
+from stages.contract.errors import ConfigError, InputError
+from stages.shared.model.deferred import open_clip
+
+_SHOWN = 60
+"""Characters of a phrase in a message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """A rank's part of a step's images, B of them with R regions.
+
+    Attributes:
+        rgb: uint8 (B, side, side, 3).
+        captions: one of each image's, drawn anew in each epoch.
+        rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open.
+        phrases: U different phrases.
+        phrase_indices: int64 (R,), into `phrases`.
+        scores: float (R,), 0 .. 1.
+        seeds: of the step and this part of it, for what a recipe draws.
+    """
+
+    rgb: Tensor
+    captions: list[str]
+    rois: Tensor
+    phrases: list[str]
+    phrase_indices: Tensor
+    scores: Tensor
+    seeds: tuple[int, ...]
+
+
+class TuningData:
+    """The images and regions that a model learns from.
+
+    Args:
+        config: which.
+        side_px: of the squares that images are stretched to.
+        seed: of the order.
+        batch_size: images of a step, of all ranks.
+
+    Raises:
+        InputError: there is no dataset, or no image in it.
+        ConfigError: a condition is invalid, or there are fewer images than a step has.
+    """
+
+    def __init__(self, config: DataConfig, *, side_px: int, seed: int, batch_size: int) -> None:
+        self.config, self.seed, self.batch_size = config, seed, batch_size
+        self._rows = RegionDataset(
+            config.path,
+            Contents(square_px=side_px, image_root=config.image_root),
+            min_score=config.min_score,
+            where=config.where,
+            keep_empty=True,
+            on_bad_image="skip",
+        )
+        if not len(self._rows):
+            raise InputError(f"{config.path} holds no image that could be read")
+        if len(self._rows) < batch_size:
+            raise ConfigError(f"batch_size: a step takes {batch_size} images, and {config.path} has {len(self._rows)}")
+
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of a pass over the images; what is left over comes in another pass."""
+        return len(self._rows) // self.batch_size
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len(self._rows)
+
+    @property
+    def bad_images(self) -> int:
+        """Images that could not be read so far and were left out, counted each time."""
+        return self._rows.bad_images.count
+
+    def phrases(self) -> list[str]:
+        """Every different phrase of the chosen regions, sorted. Reads the dataset once, without images."""
+        rows = RegionDataset(
+            self.config.path, Contents(images=False), min_score=self.config.min_score, where=self.config.where
+        )
+        return sorted({phrase for number in range(len(rows)) for phrase in rows[number]["phrases"]})
+
+    def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
+        """This rank's parts of some steps, in order; parts of a step lie behind each other in it.
+
+        Raises InputError where none of a part's images can be read.
+        """
+        parts = [self._part(step, rank, ranks) for step in steps]
+        loader = DataLoader(
+            self._rows,
+            batch_sampler=parts,
+            collate_fn=_Collate(self.config.boxes),
+            num_workers=self.config.loaders,
+        )
+        for step, part, batch in zip(steps, parts, loader, strict=True):
+            if not len(batch["ids"]):
+                of_rank = f" on rank {rank}" if ranks > 1 else ""
+                raise InputError(
+                    f"{self.config.path}: none of the {len(part)} images of step {step}{of_rank} can be read; where "
+                    "they have moved, set data.image_root"
+                )
+            yield self._batch(batch, step, rank)
+
+    def _part(self, step: int, rank: int, ranks: int) -> list[int]:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self._rows))
+        own = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        first, last = (len(own) * number // ranks for number in (rank, rank + 1))
+        return [int(number) for number in own[first:last]]
+
+    def _batch(self, batch: dict[str, Any], step: int, rank: int) -> TrainingBatch:
+        images = batch["images"]
+        drawn = [
+            captions[int(np.random.default_rng([self.seed, step, image % 2**32]).integers(len(captions)))]
+            for captions, image in zip(batch["captions"], batch["ids"].tolist(), strict=True)
+        ]
+        return TrainingBatch(
+            rgb=images.permute(0, 2, 3, 1),
+            captions=drawn,
+            rois=batch["rois"],
+            phrases=batch["phrases"],
+            phrase_indices=batch["phrase_indices"],
+            scores=batch["scores"],
+            seeds=(self.seed, step, rank),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Collate:
+    """Samples -> a batch, with the boxes that the training is to have."""
+
+    boxes: str
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate_regions(samples)
+        if self.boxes == "shuffled":
+            batch["rois"] = shuffled_boxes(batch["rois"])
+        return batch
+
+
+def shuffled_boxes(rois: Tensor) -> Tensor:
+    """Boxes (R, 5) that move on by one region within their image; the only one of an image gets that of the next."""
+    moved = rois.clone()
+    owners = rois[:, 0]
+    for image in owners.unique().tolist():
+        places = (owners == image).nonzero().flatten()
+        if len(places) > 1:
+            moved[places, 1:] = rois[places.roll(1), 1:]
+        elif len(rois) > 1:
+            moved[places, 1:] = rois[(places + 1) % len(rois), 1:]
+    return moved
+
+
+def refuse_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:
+    """Raise ConfigError for a phrase of which the tokenizer would leave out words: it would teach something else.
+
+    Of tokenizers that are not CLIP's own it is not known what they leave out.
+    """
+    if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
+        return
+    room = tokenizer.context_length - 2  # for the marks in front and behind
+    for phrase in phrases:
+        count = len(tokenizer.encode(tokenizer.clean_fn(phrase))) if len(phrase) > room else 0
+        if count > room:
+            shown = phrase if len(phrase) <= _SHOWN else f"{phrase[:_SHOWN]}..."
+            raise ConfigError(
+                f"the phrase {shown!r} has {count} tokens, and the model takes {room}: leave out phrases of its length "
+                f'with --where "length(phrase) < {len(phrase)}"'
+            )

@@ -1,0 +1,28 @@
+"""Captions alone: CLIP's own training, which is what regions have to beat."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.finetune.config import RecipeConfig
+from pipeline.finetune.material import TrainingBatch
+from pipeline.finetune.ranks import RankGroup
+from pipeline.finetune.recipes.base import Recipe, Terms, caption_loss
+
+
+class CaptionsConfig(RecipeConfig):
+    """Captions alone."""
+
+    kind: Literal["captions"] = "captions"
+
+
+class Captions(Recipe[CaptionsConfig]):
+    """The loss between images and captions."""
+
+    config_type = CaptionsConfig
+
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
+        """See `Recipe.terms`."""
+        student = self.student
+        embedding = student.tower.encode(batch.rgb.to(student.device))
+        return {"captions": (self.config.caption_weight, caption_loss(student, embedding, batch.captions, ranks))}

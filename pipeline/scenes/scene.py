@@ -1,0 +1,326 @@
+"""Composes scenes: chooses things, places them, paints them, has captions written; and writes a series as files.
+
+A scene is a pure function of (split, seed, index, side, number of objects): the same arguments give the same
+pixels, masks and words in any process and any order. No global random state is read or changed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.scenes.captions import Caption, DrawnThing, absent_caption, phrase_of, write_captions
+from pipeline.scenes.drawing import (
+    ImageU8,
+    finish,
+    paint_background,
+    paint_object,
+    paint_silhouette,
+    pick_tones,
+    silhouette_size,
+)
+from pipeline.scenes.vocabulary import COLOUR_NAMES, HELDOUT_PAIRS, KINDS, Split
+from stages.contract.masks import encode_mask, mask_box_xywh_px
+
+MIN_SIZE_REL: Final = 0.15
+"""Smallest longer side of an object relative to the image's side."""
+
+MAX_SIZE_REL: Final = 0.55
+"""Largest longer side of an object relative to the image's side."""
+
+_MIN_VISIBLE_REL: Final = 0.45
+"""Least share of an object's own area that stays visible behind the others."""
+
+_OUTWARDS: Final = 0.15
+"""How much rarer than evenly spread places those in the middle are: 1 / (1 + 0.15) along each axis. Large things
+hardly leave the middle free, and a thing at the image's centre would be found without looking."""
+
+_TRIES: Final = 14
+_HELDOUT_RATE: Final = 0.15
+_SPLIT_CODES: Final[dict[Split, int]] = {"train": 1, "heldout": 2}
+_TRAIN_PAIRS: Final = tuple((k, c) for k in KINDS for c in COLOUR_NAMES if (k, c) not in HELDOUT_PAIRS)
+_UNSEEN_PAIRS: Final = tuple(sorted(HELDOUT_PAIRS))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneObject:
+    """One drawn thing.
+
+    Attributes:
+        kind: singular name, e.g. "car".
+        colour: colour name, e.g. "red".
+        mask: bool (H, W), the pixels where it is visible after occlusion.
+        size_rel: its longer side before rotation, relative to the image's side.
+        phrase: how the scene's first caption names it, lower case without determiner ("red car", "two red fish",
+            "car"); where that caption does not name it, "<colour> <kind>".
+        mentioned: whether the first caption names it.
+    """
+
+    kind: str
+    colour: str
+    mask: npt.NDArray[np.bool_]
+    size_rel: float
+    phrase: str
+    mentioned: bool
+
+    @property
+    def box_xywh_px(self) -> tuple[float, float, float, float]:
+        """The mask's half-open bounding box: x, y, width, height in pixels."""
+        return mask_box_xywh_px(self.mask)
+
+    @property
+    def unseen_combination(self) -> bool:
+        """Whether scenes of the split "train" never show this kind in this colour."""
+        return (self.kind, self.colour) in HELDOUT_PAIRS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """An image, what is in it, and captions for it.
+
+    Attributes:
+        image: uint8 RGB (side, side, 3).
+        objects: back to front.
+        captions: the first is unambiguous: each of its phrases denotes exactly the objects that it is about, and
+            nothing absent is named. The others, for training, may be vague, name only a kind or a colour, or name
+            what is absent.
+    """
+
+    image: ImageU8
+    objects: tuple[SceneObject, ...]
+    captions: tuple[Caption, ...]
+
+
+def make_scene(
+    seed: int,
+    index: int,
+    *,
+    side_px: int = 360,
+    split: Split = "heldout",
+    min_objects: int = 1,
+    max_objects: int = 5,
+    extra_captions: int = 1,
+    size_range_rel: tuple[float, float] = (MIN_SIZE_REL, MAX_SIZE_REL),
+) -> Scene:
+    """Draw scene number `index` of a series.
+
+    Args:
+        seed: the series, >= 0.
+        index: the scene's number in the series, >= 0.
+        side_px: side of the square image in pixels, >= 64.
+        split: "train" never shows a pair of `HELDOUT_PAIRS`; "heldout" uses other random numbers than "train" for
+            the same seed and draws about every seventh object from those pairs.
+        min_objects: least number of things, >= 1. Fewer are drawn only where no free place is found.
+        max_objects: greatest number of things, <= 6.
+        extra_captions: how many training captions to add to the unambiguous first one.
+        size_range_rel: least and greatest longer side of a thing relative to the image's side, within (0, 1].
+
+    Returns:
+        The scene; it has at least one object.
+
+    Raises:
+        ValueError: an argument is outside its range.
+    """
+    if side_px < 64:
+        raise ValueError(f"side_px: expected >= 64, got {side_px}")
+    if not 1 <= min_objects <= max_objects <= 6:
+        raise ValueError(f"expected 1 <= min_objects <= max_objects <= 6, got {min_objects} and {max_objects}")
+    rng = np.random.default_rng([_SPLIT_CODES[split], seed, index])
+    count = int(rng.integers(min_objects, max_objects + 1))
+    pairs = _choose_pairs(rng, count, split)
+    image, labels, placed = _compose(rng, pairs, side_px, size_range_rel)
+    image = finish(rng, image)
+
+    masks = [labels == label for label in range(1, len(placed) + 1)]
+    things = []
+    for (kind, colour, size_rel), mask in zip(placed, masks, strict=True):
+        x, y, width, height = mask_box_xywh_px(mask)
+        things.append(DrawnThing(kind, colour, size_rel, ((x + width / 2) / side_px, (y + height / 2) / side_px)))
+    captions = write_captions(rng, things, split, extra=extra_captions)
+    objects = []
+    for number, (thing, mask) in enumerate(zip(things, masks, strict=True)):
+        phrase, mentioned = phrase_of(captions[0], number, thing)
+        objects.append(SceneObject(thing.kind, thing.colour, mask, thing.size_rel, phrase=phrase, mentioned=mentioned))
+    return Scene(image=image, objects=tuple(objects), captions=captions)
+
+
+def _choose_pairs(rng: np.random.Generator, count: int, split: Split) -> list[tuple[str, str]]:
+    """Kinds and colours: most scenes repeat a kind or a colour (distractors), some both (plurals)."""
+    pairs = [_random_pair(rng, split)]
+    if count > 1 and rng.random() < 0.28:
+        for _ in range(int(rng.integers(1, 3)) if count > 2 else 1):
+            pairs.append(pairs[0])
+    while len(pairs) < count:
+        chance = rng.random()
+        like_kind, like_colour = pairs[int(rng.integers(len(pairs)))]
+        for _ in range(20):
+            kind, colour = _random_pair(rng, split)
+            if chance < 0.30:
+                kind = like_kind
+            elif chance < 0.58:
+                colour = like_colour
+            if (kind, colour) not in pairs and (split == "heldout" or (kind, colour) not in HELDOUT_PAIRS):
+                break
+        else:
+            kind, colour = _random_pair(rng, split)
+        pairs.append((kind, colour))
+    order = rng.permutation(len(pairs))
+    return [pairs[int(k)] for k in order]
+
+
+def _random_pair(rng: np.random.Generator, split: Split) -> tuple[str, str]:
+    if split == "heldout" and rng.random() < _HELDOUT_RATE:
+        return _UNSEEN_PAIRS[int(rng.integers(len(_UNSEEN_PAIRS)))]
+    return _TRAIN_PAIRS[int(rng.integers(len(_TRAIN_PAIRS)))]
+
+
+def _compose(
+    rng: np.random.Generator, pairs: list[tuple[str, str]], side_px: int, size_range_rel: tuple[float, float]
+) -> tuple[ImageU8, ImageU8, list[tuple[str, str, float]]]:
+    """Place and paint the pairs; one that finds no place without hiding another too much is left out."""
+    image = paint_background(rng, side_px)
+    labels = np.zeros((side_px, side_px), np.uint8)
+    areas = [0]
+    smallest, largest = size_range_rel
+    placed: list[tuple[str, str, float]] = []
+    crowding = 1.0 - 0.07 * (len(pairs) - 1)
+    for kind, colour in pairs:
+        for attempt in range(_TRIES):
+            shrink = crowding * (1.0 - 0.03 * attempt)
+            size_rel = smallest + (largest - smallest) * shrink * float(rng.random())
+            matrix = _placement(rng, kind, size_rel, side_px)
+            label = len(placed) + 1
+            trial = labels.copy()
+            paint_silhouette(trial, label, kind, matrix)
+            left = np.bincount(trial.ravel(), minlength=label + 1)
+            clear = all(left[k] >= _MIN_VISIBLE_REL * areas[k] for k in range(1, label))
+            if left[label] > 0 and (clear or label == 1):
+                paint_object(image, kind, pick_tones(rng, colour), matrix)
+                labels = trial
+                areas.append(int(left[label]))
+                placed.append((kind, colour, size_rel))
+                break
+    return image, labels, placed
+
+
+def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: int) -> npt.NDArray[np.float32]:
+    """Unit coordinates -> pixels: scale, slight stretch, mirror, turn, then a place inside the image."""
+    turn = float(rng.uniform(-30.0, 30.0)) if rng.random() < 0.85 else float(rng.uniform(-180.0, 180.0))
+    stretch = float(rng.uniform(0.85, 1.0))
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    wide = rng.random() < 0.5
+    sx, sy = size_rel * side_px * (1.0 if wide else stretch), size_rel * side_px * (stretch if wide else 1.0)
+    matrix = np.array([[c * sx * mirror, -s * sy, 0.0], [s * sx * mirror, c * sy, 0.0]], dtype=np.float32)
+    x0, y0, x1, y1 = silhouette_size(kind, matrix)
+    room_x, room_y = max(side_px - (x1 - x0), 1.0), max(side_px - (y1 - y0), 1.0)
+    matrix[0, 2] = _place(rng) * room_x - x0
+    matrix[1, 2] = _place(rng) * room_y - y0
+    return matrix
+
+
+def _place(rng: np.random.Generator) -> float:
+    """0-1, a little more often towards both ends."""
+    even = float(rng.random())
+    return even - _OUTWARDS / (2 * np.pi) * float(np.sin(2 * np.pi * even))
+
+
+def resize_image(image: ImageU8, side_px: int) -> ImageU8:
+    """An area-averaged copy at (side_px, side_px), RGB uint8."""
+    resized: ImageU8 = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
+    return resized
+
+
+_ABSENT_STREAM: Final = 1
+"""Sets the chance of absent things apart from that of the scene."""
+
+
+def write_scenes(
+    out: Path, scenes: int, seed: int, *, side_px: int = 360, image_format: str = "jpg", absent: bool = False
+) -> None:
+    """Draw held-out scenes of two to five things into a folder: images, one caption each, and where everything is.
+
+    The folder gets `images/NAME`, `captions.jsonl` with one object per line, `{"id", "image", "caption"}`, the image
+    relative to `images/`, and `truth.json`, COCO instances. Beside COCO's own keys every annotation has `phrase` (how
+    the caption names the thing, lower case and without determiner, else "<colour> <kind>"), `mentioned` (whether the
+    caption names it), `colour`, and `unseen_combination` (whether training never shows the kind in that colour). A
+    phrase that is mentioned denotes exactly the annotations that carry it: both of "two red cars" do. The same
+    arguments give the same files with the same OpenCV.
+
+    Args:
+        out: folder; it is made if it does not exist. Files of the same names are replaced, others are left.
+        scenes: how many, >= 1.
+        seed: the series, >= 0.
+        side_px: side of the square images in pixels, >= 64. The default gives small files that a person still likes to
+            look at.
+        image_format: "jpg" (quality 93) or "png".
+        absent: give each scene a second caption, which names a thing that is not there. Its lines then have
+            `captions`, and the images of `truth.json` have `absent`, a list with the phrase. Images do not change.
+
+    Raises:
+        ValueError: an argument is outside its range.
+        OSError: a file cannot be written.
+    """
+    if scenes < 1 or seed < 0:
+        raise ValueError(f"expected >= 1 scenes and a seed >= 0, got {scenes} and {seed}")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    rows: list[str] = []
+    for index in range(scenes):
+        scene = make_scene(seed, index, side_px=side_px, min_objects=2, extra_captions=0)
+        name = f"{index:06d}.{image_format}"
+        (out / "images" / name).write_bytes(_encode(scene.image, image_format))
+        row: dict[str, Any] = {"id": f"scene-{seed}-{index:06d}", "image": name}
+        image: dict[str, Any] = {"id": index + 1, "file_name": name, "width": side_px, "height": side_px}
+        if absent:
+            things = [DrawnThing(each.kind, each.colour, 0.0, (0.0, 0.0)) for each in scene.objects]
+            false = absent_caption(np.random.default_rng((seed, index, _ABSENT_STREAM)), things)
+            (mention,) = false.mentions
+            row["captions"] = [scene.captions[0].text, false.text]
+            image["absent"] = [false.text[mention.start : mention.end]]
+        else:
+            row["caption"] = scene.captions[0].text
+        rows.append(json.dumps(row) + "\n")
+        images.append(image)
+        for thing in scene.objects:
+            annotations.append(_annotation(thing, annotation_id=len(annotations) + 1, image_id=index + 1))
+    truth = {
+        "info": {"description": "drawn scenes", "seed": seed, "split": "heldout", "scenes": scenes},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": k + 1, "name": kind, "supercategory": "thing"} for k, kind in enumerate(KINDS)],
+    }
+    (out / "captions.jsonl").write_text("".join(rows), encoding="utf-8")
+    (out / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+
+
+def _annotation(thing: SceneObject, *, annotation_id: int, image_id: int) -> dict[str, Any]:
+    rle = encode_mask(thing.mask)
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": KINDS.index(thing.kind) + 1,
+        "bbox": list(thing.box_xywh_px),
+        "area": int(thing.mask.sum()),
+        "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
+        "iscrowd": 0,
+        "phrase": thing.phrase,
+        "mentioned": thing.mentioned,
+        "colour": thing.colour,
+        "unseen_combination": thing.unseen_combination,
+    }
+
+
+def _encode(image: ImageU8, image_format: str) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, 93] if image_format == "jpg" else []
+    done, encoded = cv2.imencode(f".{image_format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise OSError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as {image_format}")
+    return encoded.tobytes()

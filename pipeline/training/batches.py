@@ -1,0 +1,275 @@
+"""What training learns from: batches of freshly drawn scenes, their tokens, and which phrases are true of which scene.
+
+A truth table says what captions and phrases are true of which scenes. Its columns are the colour-kind pairs, the kinds
+and the colours; the same again for "at least two of them"; then the number of things. A caption counts as true of a
+scene if the scene has everything that the caption claims and nothing that it denies. Such a pair must not be trained
+apart, even if the caption was written for another scene.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from open_clip.tokenizer import SimpleTokenizer, get_pairs
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from pipeline.scenes.captions import DETERMINERS, Caption
+from pipeline.scenes.scene import SceneObject, make_scene, resize_image
+from pipeline.scenes.vocabulary import (
+    COLOUR_NAMES,
+    HELDOUT_PAIRS,
+    KINDS,
+    LARGE_WORDS,
+    NUMBER_WORDS,
+    PLURALS,
+    SMALL_WORDS,
+    all_templates,
+)
+from pipeline.training.config import Phase
+
+_KIND_INDEX: Final = {kind: k for k, kind in enumerate(KINDS)}
+_COLOUR_INDEX: Final = {colour: k for k, colour in enumerate(COLOUR_NAMES)}
+PAIRS: Final = len(KINDS) * len(COLOUR_NAMES)
+"""Number of colour-kind pairs, the first columns; pair (k, c) is column k * colours + c."""
+
+CONCEPTS: Final = PAIRS + len(KINDS) + len(COLOUR_NAMES)
+"""Columns of the first block; the second, "at least two", is as wide."""
+
+COLUMNS: Final = 2 * CONCEPTS + 7
+"""Width of the truth table; the last seven are "exactly n things", n = 0-6."""
+
+_NUMBER_VALUES: Final = {word: number for number, word in NUMBER_WORDS.items()}
+
+_QUERY_WORDS: Final = "of one photograph drawing illustration scene it them this that all also close"
+"""Words that scenes do not use but people put around a phrase. They are untrained, but at least stay whole."""
+
+
+def concept_column(kind: str | None, colour: str | None) -> int:
+    """Column of a kind and colour, of a kind (colour None) or of a colour (kind None).
+
+    Raises:
+        ValueError: both are None.
+        KeyError: a name is unknown.
+    """
+    if kind is not None and colour is not None:
+        return _KIND_INDEX[kind] * len(COLOUR_NAMES) + _COLOUR_INDEX[colour]
+    if kind is not None:
+        return PAIRS + _KIND_INDEX[kind]
+    if colour is not None:
+        return PAIRS + len(KINDS) + _COLOUR_INDEX[colour]
+    raise ValueError("expected a kind or a colour, got neither")
+
+
+def present(objects: Sequence[SceneObject]) -> npt.NDArray[np.float32]:
+    """Row of the truth table for a scene: float32 (COLUMNS,), 0 or 1."""
+    counts: Counter[int] = Counter()
+    for thing in objects:
+        for kind, colour in ((thing.kind, thing.colour), (thing.kind, None), (None, thing.colour)):
+            counts[concept_column(kind, colour)] += 1
+    row = np.zeros(COLUMNS, np.float32)
+    for column, count in counts.items():
+        row[column] = 1.0
+        if count > 1:
+            row[CONCEPTS + column] = 1.0
+    row[2 * CONCEPTS + min(len(objects), 6)] = 1.0
+    return row
+
+
+def claims(caption: Caption) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What a caption says is there, and what it says is not: two float32 (COLUMNS,), 0 or 1."""
+    claimed, denied = np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
+    for mention in caption.mentions:
+        column = concept_column(mention.kind, mention.colour)
+        if mention.absent:
+            denied[column] = 1.0
+            continue
+        claimed[column] = 1.0
+        if len(mention.objects) > 1:
+            claimed[CONCEPTS + column] = 1.0
+    if not caption.mentions:
+        number = next(_NUMBER_VALUES[word] for word in caption.text.lower().split() if word in _NUMBER_VALUES)
+        claimed[2 * CONCEPTS + number] = 1.0
+    return claimed, denied
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step learns from.
+
+    Attributes:
+        images: uint8 (batch, 3, side, side), RGB.
+        tokens: int64 (batch, context), one caption an image.
+        present, claimed, denied: float32 (batch, columns), rows of the truth table.
+    """
+
+    images: Tensor
+    tokens: Tensor
+    present: Tensor
+    claimed: Tensor
+    denied: Tensor
+
+
+class SceneBatches(IterableDataset[Batch]):
+    """Batches number `first`, `first + 1`, ... of a phase.
+
+    Args:
+        tokenizer: turns captions into tokens.
+        phase: image size, number and size of things.
+        seed: seed of the scenes; batch b holds the scenes b * size to (b + 1) * size - 1 of the split "train".
+        size: images per batch.
+        first: number of the first batch, over all phases.
+        count: how many batches.
+    """
+
+    def __init__(
+        self, tokenizer: SimpleTokenizer, phase: Phase, *, seed: int, size: int, first: int, count: int
+    ) -> None:
+        super().__init__()
+        self._tokenizer, self._phase = tokenizer, phase
+        self._seed, self._size, self._first, self._count = seed, size, first, count
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        offset, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        cv2.setNumThreads(1)
+        for number in range(self._first + offset, self._first + self._count, stride):
+            yield self._draw(number)
+
+    def _draw(self, number: int) -> Batch:
+        phase = self._phase
+        images, texts, rows, claimed, denied = [], [], [], [], []
+        for index in range(number * self._size, (number + 1) * self._size):
+            large = index % 3 == 0 and phase.render_scale > 1.0
+            scene = make_scene(
+                self._seed,
+                index,
+                side_px=round(phase.side_px * phase.render_scale) if large else phase.side_px,
+                split="train",
+                max_objects=phase.max_objects,
+                size_range_rel=(phase.min_size_rel, phase.max_size_rel),
+            )
+            images.append(resize_image(scene.image, phase.side_px) if large else scene.image)
+            caption = scene.captions[0 if index % 5 < 2 else 1]
+            texts.append(caption.text)
+            rows.append(present(scene.objects))
+            yes, no = claims(caption)
+            claimed.append(yes)
+            denied.append(no)
+        table = (torch.from_numpy(np.stack(part)) for part in (rows, claimed, denied))
+        return Batch(
+            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), self._tokenizer(texts), *table
+        )
+
+
+def load_batches(batches: SceneBatches, *, workers: int) -> Iterator[Batch]:
+    """The batches in order, drawn by `workers` processes ahead of time; 0 draws them in this process."""
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+        # A forked worker would inherit locks that the threads of torch or OpenCV may hold, and hang.
+        multiprocessing_context="spawn" if workers else None,
+        in_order=True,
+    )
+    return iter(loader)
+
+
+class PhraseBank:
+    """Every concept that training shows, worded anew at each step.
+
+    Attributes:
+        columns: int64 (phrases,), the truth table's column of each phrase.
+    """
+
+    def __init__(self, tokenizer: SimpleTokenizer) -> None:
+        columns = bank_columns()
+        self.columns = torch.tensor(columns)
+        self._tokens = torch.stack([tokenizer(list(bank_wordings(column))) for column in columns])
+
+    def tokens(self, generator: torch.Generator) -> Tensor:
+        """int64 (phrases, context): one random wording each."""
+        phrases, wordings, _ = self._tokens.shape
+        choice = torch.randint(wordings, (phrases,), generator=generator)
+        return self._tokens[torch.arange(phrases), choice]
+
+
+def bank_columns() -> list[int]:
+    """Columns of the first block in the phrase bank: all except the pairs that training never shows."""
+    hidden = {concept_column(kind, colour) for kind, colour in HELDOUT_PAIRS}
+    return [column for column in range(CONCEPTS) if column not in hidden]
+
+
+def bank_wordings(column: int) -> tuple[str, ...]:
+    """Six ways to ask for a column of the first block; the bare phrase comes first and most often."""
+    if column < PAIRS:
+        kind, colour = KINDS[column // len(COLOUR_NAMES)], COLOUR_NAMES[column % len(COLOUR_NAMES)]
+        one, many = f"{colour} {kind}", f"{colour} {PLURALS[kind]}"
+    elif column < PAIRS + len(KINDS):
+        kind = KINDS[column - PAIRS]
+        one, many = kind, PLURALS[kind]
+    else:
+        colour = COLOUR_NAMES[column - PAIRS - len(KINDS)]
+        one, many = f"{colour} thing", f"{colour} things"
+        return (one, f"something {colour}", colour, f"the {one}", many, f"two {many}")
+    article = "an" if one[0] in "aeiou" else "a"
+    return (one, one, f"{article} {one}", f"the {one}", many, f"two {many}")
+
+
+def scene_words() -> list[str]:
+    """Every word that a caption or a query wording can hold, lower case, sorted."""
+    words = {*PLURALS, *PLURALS.values(), *COLOUR_NAMES, *NUMBER_WORDS.values(), *SMALL_WORDS, *LARGE_WORDS}
+    words |= {*DETERMINERS, *_QUERY_WORDS.split(), "thing", "things", "object", "objects", "something"}
+    for template in all_templates():
+        words |= set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", template.lower())))
+    return sorted(words)
+
+
+def cut_merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """CLIP's merges that are needed to write the given words, in CLIP's order.
+
+    With only these merges a word among `words` becomes the same pieces as with all of CLIP's: at every step the
+    best-ranked pair is one of them.
+    """
+    full = SimpleTokenizer()
+    used: set[tuple[str, str]] = set()
+    for word in words:
+        pieces = (*word[:-1], word[-1] + "</w>")
+        while len(pieces) > 1:
+            best = min(get_pairs(pieces), key=lambda pair: full.bpe_ranks.get(pair, float("inf")))
+            if best not in full.bpe_ranks:
+                break
+            used.add(best)
+            pieces = _merge(pieces, best)
+    return sorted(used, key=lambda pair: int(full.bpe_ranks[pair]))
+
+
+def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    merged: list[str] = []
+    k = 0
+    while k < len(pieces):
+        step = 2 if pieces[k : k + 2] == pair else 1
+        merged.append("".join(pieces[k : k + step]))
+        k += step
+    return tuple(merged)
+
+
+def write_vocabulary(path: Path) -> None:
+    """Write the cut vocabulary in the form that `open_clip.tokenizer.SimpleTokenizer(bpe_path=...)` reads.
+
+    The bytes are the same on every call. No line break ends the file, since the tokenizer would count it as a merge.
+    """
+    merges = (" ".join(merge) for merge in cut_merges(scene_words()))
+    lines = "\n".join(["#version: 0.2, cut from CLIP's bpe_simple_vocab_16e6", *merges])
+    path.write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))

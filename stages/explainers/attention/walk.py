@@ -1,0 +1,154 @@
+"""A vision transformer's last blocks, walked in float32 with their attention as part of what can be differentiated.
+
+For each walked block with tokens x (class token 0, patches 1..N):
+
+    z = ln_1(x), [q, k, v] = z W_in + b_in
+    A = softmax(q k' / sqrt(D / H))                   one matrix per head, rows sum to 1
+    y = x + (A v) W_out + b_out, then the MLP
+
+A method asks for the gradient of a score at any of these with autograd, phrase by phrase: no hook is set, no weight
+carries a gradient, and the graph is gone with the `Walked` that holds it. Blocks before the first walked one compute in
+the model's own precision and without a graph.
+
+One image is walked at a time: its numbers then have the same bits whatever its neighbours in a batch are, and the
+attention of a whole batch, which is the largest thing here, is never held. A backward pass costs about as much as
+the walked blocks forwards.
+
+Shapes: B images (1 here), P phrases, H heads, T = N + 1 tokens, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stages.contract.errors import ConfigError
+from stages.explain.base import Maps, cosine_gradients
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.towers.vision import VisionTower, split_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walked:
+    """What one image leaves behind, float32 and in one graph, with an entry for each walked block.
+
+    Attributes:
+        early: (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
+        inputs: (1, T, D), x.
+        normed: (1, T, D), z.
+        attention: (1, H, T, T), A; row i is what token i looks at.
+        outputs: (1, T, D), the tokens after the block.
+        embedding: (1, E), of the image, not normalised.
+    """
+
+    early: Tensor | None
+    inputs: tuple[Tensor, ...]
+    normed: tuple[Tensor, ...]
+    attention: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    embedding: Tensor
+
+
+class Walk:
+    """Walks the last blocks of a transformer with a class token.
+
+    Args:
+        model: With such a transformer, which is only read.
+        blocks: How many of its last blocks are walked.
+        kept: Number of the block, from 0, whose incoming patches are `Walked.early`; None if nobody wants them.
+        setting: Name of the setting that says how many, for people.
+
+    Raises ConfigError for more blocks than the model has.
+    """
+
+    def __init__(
+        self, model: ClipModel, blocks: int | Literal["all"], kept: int | None = None, setting: str = "blocks"
+    ) -> None:
+        tower = model.tower
+        assert isinstance(tower, VisionTower)  # noqa: S101
+        layers = len(tower.blocks)
+        if blocks != "all" and blocks > layers:
+            raise ConfigError(f"explain.{setting}: {model.name} has {layers} blocks, not {blocks}")
+        self.tower = tower.float_head()
+        self.first = 0 if blocks == "all" else layers - blocks
+        self.blocks = tuple(block.float() for block in tower.blocks[self.first :])
+        self.kept = kept
+
+    @torch.enable_grad()
+    def __call__(self, rgb: Tensor) -> Walked:
+        """One image, uint8 (1, height, width, 3) -> what it leaves behind."""
+        with torch.no_grad():
+            x, early = self.tower.tokens_before(rgb, self.first, self.kept)
+        inputs, normed, attention, outputs = [], [], [], []
+        x = x.float().requires_grad_()
+        for number, block in enumerate(self.blocks, self.first):
+            if number == self.kept:
+                early = x.detach()
+            z = block.ln_1(x)
+            q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
+            a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+            inputs.append(x)
+            normed.append(z)
+            attention.append(a)
+            x = block.finish(x, (a @ v).transpose(1, 2).flatten(2))
+            outputs.append(x)
+        return Walked(
+            early=None if early is None else early[:, 1:],
+            inputs=tuple(inputs),
+            normed=tuple(normed),
+            attention=tuple(attention),
+            outputs=tuple(outputs),
+            embedding=self.tower.head(x[:, 0]),
+        )
+
+
+def image_by_image(maps: Callable[[Tensor, Tensor], Maps], rgb: Tensor, texts: Tensor) -> Maps:
+    """The maps of a batch, from a function that makes those of one image; arguments as in `Explainer.maps`."""
+    found = [maps(image, own) for image, own in zip(rgb.split(1), texts.split(1), strict=True)]
+    return Maps(
+        values=torch.cat([each.values for each in found]),
+        cosines=torch.cat([each.cosines for each in found]),
+        constant=_joined([each.constant for each in found]),
+        tokens=_joined([each.tokens for each in found]),
+        embedding=_joined([each.embedding for each in found]),
+        local=_joined([each.local for each in found]),
+    )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
+
+
+def gradients_at(score: Tensor, wanted: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """For each phrase, the gradient at all that is wanted.
+
+    Args:
+        score: (1, E), what the phrases' scores are functions of, such as the embedding.
+        wanted: Tensors of its graph.
+        starts: (P, E), the gradient of each phrase's score at it. Rows of zeros, which only fill up, cost nothing.
+
+    Yields:
+        A gradient for each wanted tensor, in its shape; phrases in order.
+    """
+    for start in starts:
+        if start.any():
+            yield torch.autograd.grad(score, wanted, start[None], retain_graph=True)
+        else:
+            yield tuple(torch.zeros_like(each) for each in wanted)
+
+
+def starts_of(embedding: Tensor, texts: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """dc/de (P, E) and c (1, P) of one image's phrases, `step` at a time so that neither depends on their number.
+
+    Args:
+        embedding: (1, E), not normalised.
+        texts: (1, P, E), unit text embeddings; P is a multiple of `step`.
+        step: See `ExplainerConfig.phrases_per_step`.
+    """
+    parts = [cosine_gradients(embedding.detach(), part) for part in texts.split(step, dim=1)]
+    return torch.cat([starts[0] for starts, _ in parts]), torch.cat([cosines for _, cosines in parts], dim=1)

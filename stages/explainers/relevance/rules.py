@@ -1,0 +1,210 @@
+"""Rules of relevance propagation, as layers that compute what they did before and whose gradients are relevance.
+
+Layer-wise relevance propagation (Bach et al., PLoS ONE 2015) shares the score out among a layer's inputs in proportion
+to what each adds to the output. For every rule here there is a layer with the same output for which
+
+    R = x · g                                   relevance is the input times the gradient that arrives at it
+
+so that relevance needs no pass of its own: a tower made of such layers is differentiated as any other. Factors that are
+held have no gradient, and a factor that is halved has half of it.
+
+    linear         z = x Wᵀ + b           R_i = sum_j x_i W_ji / z_j R_j          epsilon rule, epsilon 0
+    gamma          z = x Wᵀ + b           W and b + gamma · (their part of z_j's sign) in place of W and b
+    layer norm     (x - mean) / sd        sd is held                              Ali et al. 2022, AttnLRP
+    activation     x · (f(x) / x)         the gate f(x) / x is held               AttnLRP: relevance passes
+    product        u · v                  both are halved                         AttnLRP: the uniform rule
+    softmax        s of logits x          nothing: R_i' = x_i (R_i - s_i sum R)   AttnLRP: Taylor at the logits
+    attention      A v                    `conservative`: A is held instead, all relevance goes to v
+
+Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602); conservative propagation (Ali et al., ICML 2022, arXiv
+2202.07304); the gamma rule for inputs of both signs as Zennit has it (Anders et al., arXiv 2106.13200).
+
+What biases add keeps its relevance, and so does what softmax loses: the sum over all inputs is the score less both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.shared.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual
+from stages.shared.model.towers.pooled import AttentionPool
+from stages.shared.model.towers.vision import Block, Heads, VisionTower, split_heads
+
+_NEAR_ZERO = 1e-6
+"""Inputs of an activation that are nearer to zero have the gate of this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldNorm(LayerNorm):
+    """A `LayerNorm` whose standard deviation has no gradient."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+        y = (x - mean) * (variance + self.eps).rsqrt().detach() * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class GammaLinear(Linear):
+    """A `Linear` whose gradients follow the gamma rule."""
+
+    gamma: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply to the last dimension."""
+        with torch.no_grad():
+            z = F.linear(x, self.weight, self.bias)
+        more, less = self._leaning(0.0, None), self._leaning(None, 0.0)
+        above, below = x.clamp(min=0), x.clamp(max=0)
+        agreeing = torch.where(z > 0, more(above) + _unbiased(less, below), less(above) + _unbiased(more, below))
+        return agreeing * torch.where(agreeing == 0, 0.0, z / agreeing).detach()
+
+    def _leaning(self, low: float | None, high: float | None) -> Linear:
+        """The layer with gamma times its positive or its negative weights added."""
+        bias = self.bias
+        return Linear(
+            self.weight + self.gamma * self.weight.clamp(low, high),
+            None if bias is None else bias + self.gamma * bias.clamp(low, high),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HalvedGated(Gated):
+    """A `Gated` whose two factors share relevance by halves."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply to the last dimension."""
+        return halved(self.activation(self.gate(x))) * halved(self.up(x))
+
+
+def _unbiased(linear: Linear, x: Tensor) -> Tensor:
+    return F.linear(x, linear.weight)
+
+
+def halved(x: Tensor) -> Tensor:
+    """The same numbers with half of their gradient."""
+    half = x * 0.5
+    return half + half.detach()
+
+
+def gate_held(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same activation, as its input times a gate that has no gradient."""
+
+    def passing(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            given = torch.where(x.abs() < _NEAR_ZERO, _NEAR_ZERO, x)
+            gate = function(given) / given
+        return x * gate
+
+    return passing
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules that settings ask for, and what they make of parts of a tower, which have float32 weights.
+
+    Attributes:
+        rule, activation, gamma: see `RelevanceConfig`.
+    """
+
+    rule: Literal["attnlrp", "conservative"]
+    activation: Literal["identity", "gradient"]
+    gamma: float
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+        """Attention as `towers.vision.attend` has it: (B, Tq, D) and (B, T, D) twice -> (B, Tq, D)."""
+        return self._attention(q, k, v, heads)[0]
+
+    def ask(self, query: Tensor, keys: Tensor, values: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+        """Attention of one query, as `AttentionPool.look` wants it."""
+        output, weights = self._attention(query[:, None], keys, values, heads)
+        return output[:, 0], weights[:, :, 0]
+
+    def _attention(self, q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> tuple[Tensor, Tensor]:
+        """Outputs (B, Tq, D) and weights (B, H, Tq, T) of an attention."""
+        queries, keys, values = (split_heads(x, heads) for x in (q, k, v))
+        scale: float = queries.shape[-1] ** -0.5
+        if self.rule == "conservative":
+            with torch.no_grad():
+                weights = (queries @ keys.mT * scale).softmax(dim=-1)
+        else:
+            weights = halved((halved(queries) @ halved(keys).mT * scale).softmax(dim=-1))
+            values = halved(values)
+        return (weights @ values).transpose(-3, -2).flatten(-2), weights
+
+    def norm(self, norm: LayerNorm) -> LayerNorm:
+        """A layer norm by its rule."""
+        return HeldNorm(norm.weight, norm.bias, norm.eps)
+
+    def linear(self, linear: Linear) -> Linear:
+        """A linear layer of an MLP by its rule."""
+        return GammaLinear(linear.weight, linear.bias, self.gamma) if self.gamma else linear
+
+    def function(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """An activation by its rule."""
+        return gate_held(function) if self.activation == "identity" else function
+
+    def layer(self, layer: Layer) -> Layer:
+        """Any layer of a head by its rule. Those without a rule are linear."""
+        match layer:
+            case Chain():
+                return self.chain(layer)
+            case Residual():
+                return Residual(self.chain(layer.inner))
+            case LayerNorm():
+                return self.norm(layer)
+            case Linear():
+                return self.linear(layer)
+            case Activation():
+                return Activation(self.function(layer.function))
+            case Gated():
+                activation = Activation(self.function(layer.activation.function))
+                return HalvedGated(self.linear(layer.gate), self.linear(layer.up), activation)
+        return layer
+
+    def chain(self, chain: Chain) -> Chain:
+        """Layers one after the other by their rules."""
+        return Chain(tuple(self.layer(layer) for layer in chain.layers))
+
+    def block(self, block: Block) -> Block:
+        """A block's layers by their rules; its attention is `attend`."""
+        return replace(
+            block,
+            ln_1=self.norm(block.ln_1),
+            ln_2=self.norm(block.ln_2),
+            fc=self.linear(block.fc),
+            activation=self.function(block.activation),
+            proj=self.linear(block.proj),
+        )
+
+    def tower(self, tower: VisionTower) -> VisionTower:
+        """A transformer by its rules, in float32 behind the patches; the attention of its blocks is `attend`."""
+        exact = tower.float_head()
+        return replace(
+            exact,
+            ln_pre=None if tower.ln_pre is None else self.norm(tower.ln_pre.float()),
+            blocks=tuple(self.block(block.float()) for block in tower.blocks),
+            ln_post=self.norm(exact.ln_post),
+        )
+
+    def pool(self, pool: AttentionPool) -> AttentionPool:
+        """A pool by its rules, in float32; its attention is `ask`."""
+        exact = pool.float()
+        return replace(
+            exact,
+            norm=None if exact.norm is None else self.layer(exact.norm),
+            scale=self.chain(exact.scale),
+            out=self._plain(exact.out),
+            finish=self.chain(exact.finish),
+        )
+
+    def _plain(self, layer: Layer) -> Layer:
+        """The projection of an attention, whose linear layers are none of an MLP's."""
+        return replace(self, gamma=0.0).layer(layer)

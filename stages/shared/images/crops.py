@@ -1,0 +1,62 @@
+"""Regions cut out of images, as images of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.contract.geometry import Box
+from stages.shared.images.decode import Interpolation
+from stages.shared.images.faults import quiet
+
+_RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def cut_out(
+    rgb: NDArray[np.uint8],
+    boxes_rel: Sequence[Box],
+    size_px: int,
+    interpolation: Interpolation = "bicubic",
+    scale: float = 1.0,
+) -> NDArray[np.uint8]:
+    """Each region stretched to a square, antialiased, as whole images are.
+
+    A box is widened to whole pixels, so that it shows one at least.
+
+    Args:
+        rgb: uint8 (H, W, 3), best in the image's own size.
+        boxes_rel: x0, y0, x1, y1 as shares of its sides, within it.
+        size_px: Side of the squares.
+        interpolation: Of the resizing.
+        scale: The box's sides are first made so many times as long about its centre, and cut off at the image's edges.
+
+    Returns:
+        uint8 (R, size_px, size_px, 3).
+    """
+    height, width = rgb.shape[:2]
+    cut = np.empty((len(boxes_rel), size_px, size_px, 3), np.uint8)
+    with quiet():
+        image = Image.fromarray(rgb)
+        for number, (x0, y0, x1, y1) in enumerate(boxes_rel):
+            left, right = _whole(*_scaled(x0 * width, x1 * width, scale), width)
+            top, bottom = _whole(*_scaled(y0 * height, y1 * height, scale), height)
+            # First cut, then resized: Pillow's own `box` mixes what lies around it into the edges.
+            part = image.crop((left, top, right, bottom)).resize((size_px, size_px), _RESAMPLING[interpolation])
+            cut[number] = np.asarray(part)
+    return cut
+
+
+def _scaled(start: float, stop: float, scale: float) -> tuple[float, float]:
+    more = (scale - 1.0) * (stop - start) / 2
+    return start - more, stop + more
+
+
+def _whole(start: float, stop: float, side: int) -> tuple[int, int]:
+    """The whole pixels that a stretch of an image touches, one or more."""
+    first = min(max(math.floor(start + 1e-6), 0), side - 1)
+    return first, min(max(math.ceil(stop - 1e-6), first + 1), side)

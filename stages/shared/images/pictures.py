@@ -1,0 +1,249 @@
+"""Pictures for people: heat maps over an image, regions over an image with captions below, thumbnails, outlines."""
+
+from __future__ import annotations
+
+import colorsys
+import textwrap
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from stages.contract.geometry import resize_shifted
+from stages.contract.masks import decode_mask, mask_box_xywh_px
+from stages.contract.records import Rle
+from stages.shared.images.decode import decode_resized
+from stages.shared.images.faults import DecodeLimits
+
+Rgb = NDArray[np.uint8]
+"""uint8 (H, W, 3)."""
+
+HeatValues = NDArray[np.float32]
+"""float32 (height, width) of a heat map, >= 0, not normalised."""
+
+_TEXT_PX = 15
+_LINE_PX = 20
+_PAPER = (250, 250, 248)
+_INK = (30, 30, 30)
+
+
+def heat_map_overlay(rgb: Rgb, values: HeatValues, shift_cells: float = 0.0) -> Rgb:
+    """Lay a heat map of any size over its image (H, W, 3); blue is cold, red is hot.
+
+    `shift_cells` says where its values lie, see `HeatMap`.
+    """
+    unit, colours = _coloured(values, (rgb.shape[1], rgb.shape[0]), shift_cells)
+    share = 0.25 + 0.4 * unit[..., None]
+    mixed: Rgb = (rgb * (1 - share) + colours * share).astype(np.uint8)
+    return mixed
+
+
+def heat_map_png(values: HeatValues, side_px: int = 512, shift_cells: float = 0.0) -> bytes:
+    """Encode a heat map as a PNG to lay over its image; blue is cold, red is hot, and cold is more transparent.
+
+    The picture has the shape of the grid and a longer side of `side_px`: stretch it to the image. `shift_cells` says
+    where its values lie, see `HeatMap`.
+    """
+    grid_h, grid_w = values.shape
+    scale = side_px / max(grid_h, grid_w)
+    size_wh = (max(1, round(grid_w * scale)), max(1, round(grid_h * scale)))
+    unit, colours = _coloured(values, size_wh, shift_cells)
+    opacity = (255 * (0.25 + 0.5 * unit)).astype(np.uint8)
+    return encoded(Image.fromarray(np.dstack([colours, opacity])), "PNG")
+
+
+def _coloured(values: HeatValues, size_wh: tuple[int, int], shift_cells: float) -> tuple[HeatValues, Rgb]:
+    """A heat map, min-maxed to 0 .. 1 and resized bilinearly, and its colours."""
+    values = values - values.min()
+    peak = float(values.max())
+    shares = values / peak if peak > 0 else values
+    if shift_cells:
+        unit = resize_shifted(shares, size_wh[::-1], shift_cells)
+    else:
+        unit = cv2.resize(shares, size_wh, interpolation=cv2.INTER_LINEAR)
+    colours: Rgb = cv2.applyColorMap((unit * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+    return unit, colours
+
+
+def regions_overlay(rgb: Rgb, annotations: Sequence[dict[str, Any]], captions: Sequence[str] = ()) -> Rgb:
+    """Draw the annotations of a row over its image, each in a colour of its own, and the captions below.
+
+    Args:
+        rgb: The image in its original size.
+        annotations: Entries of the dataset's `annotations` column.
+        captions: Lines of text below the image.
+    """
+    coded = [annotation["segmentation"] for annotation in annotations]
+    drawn = draw_regions(
+        rgb,
+        [decode_mask(Rle(size_hw=tuple(one["size"]), counts=one["counts"])) for one in coded],
+        [annotation["bbox"] for annotation in annotations],
+        [f"{annotation['phrase']} {annotation['score']:.2f}" for annotation in annotations],
+    )
+    return _with_text(drawn, captions)
+
+
+def draw_regions(
+    rgb: Rgb, masks: Sequence[NDArray[np.bool_]], boxes_xywh_px: Sequence[Sequence[float]], labels: Sequence[str]
+) -> Image.Image:
+    """Draw regions over an image: the mask bool (H, W), the box and the label of each, in a colour of its own."""
+    picture = rgb.astype(np.float32)
+    colours = [_colour(number) for number in range(len(labels))]
+    for mask, colour in zip(masks, colours, strict=True):
+        picture[mask] = picture[mask] * 0.6 + np.array(colour, np.float32) * 0.4
+    image = Image.fromarray(picture.astype(np.uint8))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT_PX)
+    for (x, y, w, h), label, colour in zip(boxes_xywh_px, labels, colours, strict=True):
+        draw.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=2)
+        left, top, right, bottom = draw.textbbox((0, 0), label, font=font)
+        at_x = max(0.0, min(x, image.width - (right - left) - 6))
+        at_y = y - (bottom - top) - 8 if y > bottom - top + 8 else y
+        draw.rectangle((at_x, at_y, at_x + right - left + 6, at_y + bottom - top + 8), fill=colour)
+        draw.text((at_x + 3, at_y + 3 - top / 2), label, fill=(0, 0, 0), font=font)
+    return image
+
+
+def shrunk(values: HeatValues, side: int) -> HeatValues:
+    """A map of any shape as a square of `side` cells, each the mean of what it covers."""
+    square: HeatValues = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
+    return square
+
+
+def outlined(rgb: Rgb, boxes_xywh_px: Sequence[Sequence[float]]) -> Rgb:
+    """Draw boxes as white outlines with a black edge over an image."""
+    image = Image.fromarray(rgb)
+    draw = ImageDraw.Draw(image)
+    for x, y, w, h in boxes_xywh_px:
+        for inset, colour in ((0, (0, 0, 0)), (1, (255, 255, 255)), (2, (255, 255, 255)), (3, (0, 0, 0))):
+            corners = (x + inset, y + inset, x + w - 1 - inset, y + h - 1 - inset)
+            if corners[0] <= corners[2] and corners[1] <= corners[3]:
+                draw.rectangle(corners, outline=colour)
+    return np.asarray(image)
+
+
+def mask_path(rle: Rle, most_px: int = 640) -> str:
+    """Convert a mask to SVG path data in pixels of its image, with holes (fill rule "evenodd"); "" if it is empty.
+
+    Long outlines are simplified, by about half a pixel.
+
+    Args:
+        rle: The mask.
+        most_px: Longest side of the grid on which the outline is drawn. Larger masks are averaged down to it.
+
+    Raises:
+        ValueError: The run-length code is damaged.
+    """
+    mask = decode_mask(rle)
+    left, top, width, height = (int(value) for value in mask_box_xywh_px(mask))
+    if not width:
+        return ""
+    inside = mask[top : top + height, left : left + width].astype(np.uint8)
+    scale = min(1.0, most_px / max(height, width))
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        shares = cv2.resize(inside * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+        inside = (shares >= min(128, shares.max())).astype(np.uint8)  # a mask of thin lines stays visible
+    # Contours run through pixel centres: at twice the size their coordinates tell the pixels' corners.
+    doubled = np.repeat(np.repeat(inside, 2, axis=0), 2, axis=1)
+    rings, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    to_px = np.array([width / inside.shape[1], height / inside.shape[0]])
+    parts = []
+    for ring in rings:
+        simple = cv2.approxPolyDP(ring, 1.0, True) if len(ring) > 8 else ring
+        # odd coordinates lie right of or below the corner
+        corners = np.round((simple.reshape(-1, 2) + 1) // 2 * to_px + (left, top), 1)
+        parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in corners) + "Z")
+    return "".join(parts)
+
+
+def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:
+    """Turn an encoded image into an upright JPEG whose longer side is at most `side_px`; it is never enlarged.
+
+    Raises:
+        RowFault: bad_image or image_too_large.
+    """
+    return encoded(Image.fromarray(scaled(content, side_px, limits)), "JPEG", quality=88)
+
+
+def scaled(content: bytes, side_px: int, limits: DecodeLimits, *, enlarge: bool = False) -> Rgb:
+    """Decode an image, upright, with a longer side of at most `side_px`, or of just that with `enlarge`.
+
+    Raises:
+        RowFault: bad_image or image_too_large.
+    """
+
+    def size(width: int, height: int) -> tuple[int, int]:
+        scale = side_px / max(width, height)
+        scale = scale if enlarge else min(1.0, scale)
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+    return decode_resized(content, limits, size, interpolation="bilinear", shrink_jpeg=True).rgb
+
+
+def jpeg_of(rgb: Rgb, size_wh: tuple[int, int]) -> bytes:
+    """Encode pixels in memory as a JPEG of that many columns and rows."""
+    return encoded(Image.fromarray(rgb).resize(size_wh, Image.Resampling.BILINEAR), "JPEG", quality=85)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The image as a file of Pillow's format `kind`."""
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def lossless(image: Image.Image | Rgb) -> bytes:
+    """Encode an image in memory as an uncompressed TIFF, upright, which `decode` then reads like any file."""
+    image = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.fromarray(image))
+    if "transparency" in image.info:  # a TIFF has no place for it
+        image = image.convert("RGBA")
+    try:
+        return encoded(image, "TIFF")
+    except (OSError, KeyError):  # a mode that TIFF does not have
+        return encoded(image.convert("RGB"), "TIFF")
+
+
+def row(pictures: Sequence[Rgb], titles: Sequence[str]) -> Rgb:
+    """Put pictures of one height side by side, with a title under each, which may be several lines long."""
+    titled = [_with_text(Image.fromarray(picture), [title]) for picture, title in zip(pictures, titles, strict=True)]
+    return sheet(titled, len(titled), gap_px=0)
+
+
+def sheet(pictures: Sequence[Rgb], columns: int, *, gap_px: int = 8) -> Rgb:
+    """Put pictures of any size on one sheet, `columns` in a row."""
+    width = max(picture.shape[1] for picture in pictures) + gap_px
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    heights = [max(picture.shape[0] for picture in entry) + gap_px for entry in rows]
+    paper = np.full((sum(heights) + gap_px, width * columns + gap_px, 3), _PAPER, np.uint8)
+    top = gap_px
+    for entry, height in zip(rows, heights, strict=True):
+        for number, picture in enumerate(entry):
+            left = gap_px + number * width
+            paper[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        top += height
+    return paper
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    """A bright colour whose hue is far from those of other numbers: hues go in steps of the golden ratio."""
+    r, g, b = colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1.0, 0.65, 1.0)
+    return int(r * 255), int(g * 255), int(b * 255)
+
+
+def _with_text(image: Image.Image, texts: Sequence[str]) -> Rgb:
+    """The image with lines of text below it, wrapped to its width."""
+    lines = [line for text in texts for line in textwrap.wrap(_printable(text), max(10, image.width // 8)) or [""]]
+    paper = Image.new("RGB", (image.width, image.height + _LINE_PX * len(lines) + (6 if lines else 0)), _PAPER)
+    paper.paste(image, (0, 0))
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(_TEXT_PX)
+    for number, line in enumerate(lines):
+        draw.text((4, image.height + 3 + number * _LINE_PX), line, fill=_INK, font=font)
+    return np.asarray(paper)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)

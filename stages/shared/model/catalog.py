@@ -1,0 +1,135 @@
+"""The weights that phrasebox ships and knows by name, and their files, verified.
+
+The embedded model is `demo`: `stages/shared/model/weights/demo/` with `model.json` (open_clip's `model_cfg` and
+`preprocess_cfg`), `model.safetensors` (fp16 state dict of `open_clip.CLIP`), `bpe_vocab.txt.gz` (merges for
+`open_clip.tokenizer.SimpleTokenizer`) and `MODEL_CARD.md`. Without phrasebox it loads like this, from that folder:
+
+    settings = json.load(open("model.json"))["model_cfg"]
+    model = open_clip.CLIP(**settings).eval()
+    model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
+    tokenizer = SimpleTokenizer(bpe_path="bpe_vocab.txt.gz", context_length=settings["text_cfg"]["context_length"])
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from stages.contract.errors import WeightsError
+
+WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"
+"""Folder that holds one folder for each catalog entry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsEntry:
+    """A named set of weights.
+
+    Attributes:
+        folder: folder inside `WEIGHTS_ROOT` that holds the files.
+        files: file name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
+        licence: SPDX identifier of the weights' licence.
+        source: where the weights come from.
+        about: what the model is for, for people: the rest of a sentence behind its name.
+        in_wheel: whether the package brings them. Others are in the repository alone.
+    """
+
+    folder: str
+    files: dict[str, str]
+    licence: str
+    source: str
+    about: str
+    in_wheel: bool = True
+
+
+CATALOG: Final[dict[str, WeightsEntry]] = {
+    "demo": WeightsEntry(
+        folder="demo",
+        files={
+            "model.json": "31fc2fc42fdaac7daf28bdb499af712be07e83bf2abece640282f460035f74e7",
+            "model.safetensors": "38b3709c8800f37dc59c5c812e12ccb967e5425a5651e2891f65e3751e1962ca",
+            "bpe_vocab.txt.gz": "6c0a512fbf75a25efb340a462241b9ebdd8d13bcda0d49ef3e94659a1cad8393",
+        },
+        licence="Apache-2.0",
+        source="trained from random weights on drawn scenes by pipeline.training; see demo/MODEL_CARD.md",
+        about="was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
+        "`phrasebox demo` shows; photographs need another model.",
+    ),
+    "photo": WeightsEntry(
+        folder="photo",
+        files={
+            "model.json": "f204f7e8cbf485de1f65fe04a34a954d873a1f1422f1fbac240e32da7ab0f9bf",
+            "model.safetensors": "909721d1185ddcff328a0bd883e04b0a6c208b5e197e579ced47e2b3e8b21914",
+            "bpe_vocab.txt.gz": "96af6a2f71aaacca3d15e635cf5fd6ddc7849b060826343ec438dd6a2abd3d81",
+        },
+        licence="LicenseRef-Flickr-noncommercial-research",
+        source="trained from ImageNet weights on photographs by pipeline.training.photo; see photo/MODEL_CARD.md",
+        about="is a small model for photographs, for research only. The repository contains it; the package does not.",
+        in_wheel=False,
+    ),
+}
+"""Name -> entry. To add one, put its files into a folder in `WEIGHTS_ROOT` and add an entry here. The checksums of
+`demo` are written by `python -m pipeline.training export`, those of `photo` by `photo-export`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFiles:
+    """Verified files of a model.
+
+    Attributes:
+        config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder.
+        weights: safetensors state dict.
+        calibrations: calibrations of region scores, see `stages/regions/score.py`, one for each of several
+            settings. They have no checksum of their own: each names the model and the settings that it is for.
+    """
+
+    config: Path
+    weights: Path
+    calibrations: tuple[Path, ...]
+
+
+@cache
+def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
+    """Find a catalog entry's files and compare their SHA-256 with the catalog's, once per process.
+
+    Args:
+        name: a key of `CATALOG`.
+        root: the folder that holds the entries' folders.
+
+    Raises:
+        WeightsError: the name is unknown, or a file is missing or has other contents. The message says what to do.
+    """
+    entry = CATALOG.get(name)
+    if entry is None:
+        raise WeightsError(f"expected one of {', '.join(sorted(CATALOG))}, got {name!r}")
+    folder = root / entry.folder
+    remedy = "reinstall phrasebox, or restore the folder from the repository"
+    if not entry.in_wheel:
+        remedy = f"{name} is in phrasebox's repository and not in its package, so run from a checkout of it"
+    for file_name, expected in entry.files.items():
+        path = folder / file_name
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing from the weights {name!r}: {remedy}")
+        if (found := sha256_of(path)) != expected:
+            raise WeightsError(
+                f"{path} is not the file of the weights {name!r}: expected SHA-256 {expected}, got {found}: {remedy}"
+            )
+    return WeightsFiles(
+        config=folder / "model.json",
+        weights=folder / "model.safetensors",
+        calibrations=tuple(sorted(folder.glob("calibration-*.json"))),
+    )
+
+
+def is_here(name: str) -> bool:
+    """Return whether the files of a catalog entry exist; they are not verified."""
+    return (WEIGHTS_ROOT / CATALOG[name].folder).is_dir()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's contents, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,185 @@
+"""Which CLIP model, and what its input looks like. The driver reads this too, so it does not import torch."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+OWN_MODELS: Final = ("demo", "photo")
+"""Names of the models that bring their own weights, the keys of `stages.shared.model.catalog.CATALOG`."""
+
+NO_MODEL: Final = "none"
+"""The name of a model in cards and manifests where no model was loaded."""
+
+TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
+"""How an image tower makes one embedding of its tokens, which decides what can be explained."""
+
+TOWER_WORDS: Final[dict[TowerKind, str]] = {
+    "class_token": "transformer blocks with a class token",
+    "attention_pool": "a trunk pooled by one attention, which the mean of the tokens or a class token asks",
+    "latent_pool": "a trunk pooled by one attention, which a learned query asks",
+    "average_pool": "a trunk whose tokens are averaged",
+}
+"""Kind -> what such a tower has."""
+
+
+TAGS_NAMED: Final = 4
+"""The most tags of a model that a message names."""
+
+
+class ModelConfig(BaseModel):
+    """The model, by name or by files.
+
+    There are five forms. `{name: demo}` is the embedded model; `{name: photo}` is one for photographs, which a checkout
+    of the repository has and the package has not. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
+    of open_clip, which downloads the weights. `{name: ViT-B-16, weights: FILE}` is a local checkpoint in open_clip's or
+    OpenAI's layout or that of `transformers`. `{checkpoint: PATH}` is a folder or file that says itself what it is.
+    `{config: model.json, weights: FILE}` is an architecture of your own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str | None = None
+    """`demo`, `photo`, or a name of `open_clip.list_models()`. NAME/TAG sets `pretrained` too, and the path of a file
+    or folder sets `checkpoint`. A run that loads a model requires one of these."""
+
+    pretrained: str | None = None
+    """open_clip's tag of pretrained weights for `name`."""
+
+    checkpoint: Path | None = None
+    """A folder as transformers' CLIPModel or SiglipModel, or open_clip's push_to_hf_hub write it, or a file: one of
+    these, OpenAI's, or one of open_clip's trainer. What it is follows from its tensors and the files beside it."""
+
+    weights: Path | None = None
+    """A checkpoint: .safetensors, or a torch file read with weights_only=True."""
+
+    config: Path | None = None
+    """A model JSON as open_clip writes it (with or without `model_cfg` around it)."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPU that the worker was given, else the CPU."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the image trunk; gradients and heat maps are always computed in fp32. `bf16` and `fp16` are for GPUs
+    and for CPUs with instructions for them: on another CPU they are some 40 times slower than `fp32`, which is said.
+    The device does not choose it, because it decides the rows: a run that goes on elsewhere would mix precisions."""
+
+    batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with explain.image_size=keep. A short batch is
+    filled up with blank images, so that the arithmetic, and with it every bit of a map, does not depend on how many
+    images arrived together. With a multiple of 4 it does not depend on an image's place in the batch either; with other
+    numbers the last digit may. A worker whose GPU memory is full halves the batch and goes on."""
+
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """CPU threads of one worker. None: torch's default. Two runs are bit-identical only with equal threads."""
+
+    @property
+    def label(self) -> str:
+        """The model for people: `demo`, a name and its tag, or the name of a folder or file."""
+        if self.name is not None:
+            return self.name if self.pretrained is None else f"{self.name}/{self.pretrained}"
+        return str(self.checkpoint or self.config or NO_MODEL)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_and_tag(cls, values: Any) -> Any:
+        """`name: ViT-B-16/laion2b_s34b_b88k` is short for a name and a tag, `name: models/mine` for a checkpoint."""
+        name = values.get("name") if isinstance(values, dict) else None
+        if not isinstance(name, str) or any(values.get(key) is not None for key in ("pretrained", "weights", "config")):
+            return values
+        if _is_path(name):
+            return {**values, "name": None, "checkpoint": name}
+        if "/" not in name or ":" in name:
+            return values
+        name, _, tag = name.partition("/")
+        return {**values, "name": name, "pretrained": tag}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelConfig:
+        if self.checkpoint is not None:
+            beside = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
+            if beside:
+                raise ValueError(f"a checkpoint says itself what it is: leave out {' and '.join(beside)}")
+            return self
+        if self.name is None and self.config is None:
+            if self.weights is not None or self.pretrained is not None:
+                raise ValueError("weights or pretrained need a name or a config beside them")
+            return self
+        if self.name is not None and self.config is not None:
+            raise ValueError("give either name or config, not both")
+        if self.pretrained is not None and self.weights is not None:
+            raise ValueError("give either pretrained or weights, not both")
+        if self.name in OWN_MODELS:
+            if self.pretrained is not None or self.weights is not None:
+                raise ValueError(
+                    f"the {self.name} model brings its own weights: leave out pretrained and weights, or set them to "
+                    "null where a file has them"
+                )
+        elif self.pretrained is None and self.weights is None:
+            raise ValueError(
+                f"{self.config} needs weights: set model.weights=FILE" if self.name is None else _what_lacks(self.name)
+            )
+        return self
+
+
+def unknown_name(name: str) -> str:
+    """Return a message about a name that no model has, with the nearest names, whatever their case."""
+    # open_clip takes seconds to import, which only a mistake costs.
+    from stages.shared.model.deferred import open_clip  # noqa: PLC0415
+
+    names = {each.casefold(): each for each in (*OWN_MODELS, *open_clip.list_models())}
+    close = [names[each] for each in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)]
+    meant = f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"there is no model {name!r} (`phrasebox models` lists them){meant or '.'}"
+
+
+def _what_lacks(name: str) -> str:
+    """Return a message about a name without weights that is neither one of `OWN_MODELS` nor an existing path."""
+    from stages.shared.model.deferred import open_clip  # noqa: PLC0415
+
+    if name not in open_clip.list_models():
+        return (
+            f"{unknown_name(name)} For open_clip's weights write --model NAME/TAG, for your own the path of a file or "
+            "folder that is there"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not tags:
+        return f"{name} needs weights, of which open_clip has none: set model.weights=FILE"
+    more = ", ..." if len(tags) > TAGS_NAMED else ""
+    return (
+        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: "
+        f"{', '.join(tags[:TAGS_NAMED])}{more}) or model.weights=FILE; or name a file or folder that is there"
+    )
+
+
+_WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is meant as the path of a checkpoint: it looks like nothing else, or is there."""
+    if name == "demo":
+        return False
+    looks = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith(_WEIGHT_SUFFIXES)
+    return looks or Path(name).exists()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What the image tower takes.
+
+    Attributes:
+        size_px: side of the square images that it was trained on, in pixels.
+        patch_px: pixels between neighbouring tokens, the side of a patch of a transformer.
+        mean, std: of the RGB channels in 0-1.
+        interpolation: how images are resized.
+    """
+
+    size_px: int
+    patch_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -1,0 +1,83 @@
+"""What each patch alone would mean: the dense features of an image tower, in the space of its embeddings.
+
+Where attention makes the embedding, its values hold what each patch adds. A patch's own embedding is what comes out
+when the attention looks at that patch alone, so that its output is the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV
+2022, arXiv 2112.01071):
+
+    y_i = the rest of the tower, with v_i in place of sum_j a_j v_j
+
+In a transformer with a class token this replaces the last attention of the patches by their values. With `residual` the
+block's residual and its MLP follow, as in MaskCLIP's own code for ViTs and in CLIPSelf (arXiv 2310.01403), which trains
+on these features; without it neither does, as in CLIP Surgery (arXiv 2304.05653) and ClearCLIP. Where one attention
+pools the tokens it is the authors' form for CLIP's ResNets, but with the tokens' positions. Where tokens are averaged
+it is the head on each token.
+
+All is differentiable in whatever the tower's weights are.
+
+Shapes: B images, N patches, T = N + 1 tokens, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stages.shared.model.towers.averaged import AveragedTower
+from stages.shared.model.towers.pooled import PooledTower
+from stages.shared.model.towers.tower import Tower
+from stages.shared.model.towers.vision import Block, VisionTower, attend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseFeatures:
+    """Of B images.
+
+    Attributes:
+        patches: (B, N, E), each patch's own embedding, row by row, in any scale.
+        embedding: (B, E), the images' embeddings, in any scale.
+        tokens: (B, N, D), the patches as they enter the pool, or the block that was asked for; None where none was.
+    """
+
+    patches: Tensor
+    embedding: Tensor
+    tokens: Tensor | None
+
+
+def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | None = None) -> DenseFeatures:
+    """The dense features of images, in one forward pass.
+
+    Args:
+        tower: of any kind. What stands behind its trunk computes in float32.
+        rgb: uint8 pixels (B, height, width, 3).
+        residual: with a class token, whether the last block's residual and MLP follow the values. Without effect on
+            other towers.
+        block: number, from 0, of the block before which `tokens` are taken, in a tower with a class token.
+
+    Raises:
+        ValueError: a side is not a multiple of the stride.
+    """
+    if isinstance(tower, PooledTower):
+        exact = tower.float_head()
+        seen = exact.look(rgb)
+        return DenseFeatures(
+            patches=exact.pool.embedding_of_each(seen), embedding=exact.pool.embedding(seen), tokens=seen.tokens
+        )
+    if isinstance(tower, AveragedTower):
+        tokens, finish = tower.embed(rgb).float(), tower.finish.float()
+        return DenseFeatures(patches=finish(tokens), embedding=finish(tokens.mean(dim=1)), tokens=tokens)
+    assert isinstance(tower, VisionTower), f"a {type(tower).__name__} has no dense features"  # noqa: S101
+    tokens, early = tower.tokens_before(rgb, len(tower.blocks) - 1, block)
+    token, patches = _by_values(tower.blocks[-1].float(), tokens.float(), residual=residual)
+    head = tower.float_head().head
+    return DenseFeatures(patches=head(patches), embedding=head(token), tokens=None if early is None else early[:, 1:])
+
+
+def _by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:
+    """Tokens (B, T, D) before the last block -> class token (B, D), and the patches by their values alone (B, N, D)."""
+    q, k, v = last.project(x)
+    token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
+    if residual:
+        return token, last.finish(x[:, 1:], v[:, 1:])
+    patches = last.out(v[:, 1:])
+    return token, patches if last.ls_1 is None else patches * last.ls_1

@@ -1,0 +1,162 @@
+"""What an image tower is, decided from open_clip's configuration of it: nothing is built, nothing is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from stages.contract.errors import ConfigError
+from stages.shared.model.config import TowerKind
+from stages.shared.model.deferred import open_clip
+
+RESNET_STRIDE_PX: Final = 32
+"""Pixels between the tokens of CLIP's ResNets: five halvings."""
+
+SUPPORTED: Final = (
+    "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
+    "their -quickgelu configurations, any size, patch and activation, LayerScale), CLIP's ResNets, SigLIP, EVA02, and "
+    "timm towers that pool by attention, a class token or the mean. "
+    "`phrasebox models` lists every name with what fits it"
+)
+
+_OBSTACLES: Final = {
+    "attentional_pool": "ends in an attention pooler with many queries",
+    "qk_norm": "has blocks with qk-norm",
+    "scaled_cosine_attn": "has blocks with scaled cosine attention",
+    "scale_heads": "has blocks with head scale",
+    "scale_attn_inner": "has blocks with an inner norm",
+    "scale_attn": "has blocks with an attention norm",
+    "scale_fc": "has blocks with an MLP norm",
+}
+"""Options of open_clip's transformers that change the formulas -> what they do."""
+
+
+_AVERAGING: Final = re.compile(r"^vitamin_|_gap_")
+"""Transformers of timm that average their tokens where nothing else is said; its convolutional networks all do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerPlan:
+    """An image tower before it is built.
+
+    Attributes:
+        kind: how its tokens become one embedding.
+        size_px: side of the square images that it takes.
+        stride_px: pixels between its tokens.
+    """
+
+    kind: TowerKind
+    size_px: int
+    stride_px: int
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a side."""
+        return self.size_px // self.stride_px
+
+
+def plan_of(architecture: dict[str, Any]) -> TowerPlan:
+    """What the image tower of an open_clip configuration is.
+
+    Raises:
+        ConfigError: It cannot be explained, and why; or its sizes make no sense.
+    """
+    vision = architecture["vision_cfg"]
+    if "multimodal_cfg" in architecture:
+        raise _refused("is CoCa's, which ends in an attention pooler with many queries")
+    size, stride = sides_px(vision)
+    if "siglip_trunk" in architecture:
+        return TowerPlan(kind="latent_pool", size_px=size, stride_px=stride)
+    if "timm_model_name" in vision:
+        return TowerPlan(kind=_kind_of_timm(vision), size_px=size, stride_px=stride)
+    if isinstance(vision.get("layers"), (list, tuple)):
+        return TowerPlan(kind="attention_pool", size_px=size, stride_px=stride)
+    for option, what in _OBSTACLES.items():
+        if vision.get(option):
+            raise _refused(what)
+    pool = vision.get("pool_type", "tok")
+    if pool not in ("tok", "avg"):
+        raise _refused(f"pools by {pool!r}, and not by its class token or the mean")
+    return TowerPlan(kind="class_token" if pool == "tok" else "average_pool", size_px=size, stride_px=stride)
+
+
+def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
+    """Side of the images and of the patches, from open_clip's `vision_cfg`.
+
+    Raises:
+        ConfigError: A value makes no sense, or image or patch is not square.
+    """
+    size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
+    if isinstance(size, (list, tuple)):
+        if len(set(size)) != 1:
+            raise ConfigError(f"the model's input is {size[1]}x{size[0]}; only square inputs are supported")
+        size = size[0]
+    if isinstance(vision.get("layers"), (list, tuple)):
+        patch = RESNET_STRIDE_PX
+    if "timm_model_name" in vision and isinstance(size, int):
+        patch = _stride_of_timm(str(vision["timm_model_name"]))
+        size = size // patch * patch  # timm leaves out what does not fill a patch
+    if isinstance(patch, (list, tuple)):
+        if len(set(patch)) != 1:
+            raise ConfigError("only square patches are supported")
+        patch = patch[0]
+    if not (isinstance(size, int) and size > 0 and isinstance(patch or 1, int)):
+        raise ConfigError(
+            f"model.config: image_size and patch_size must be whole numbers above 0, got {size} and {patch}"
+        )
+    return size, patch or 1
+
+
+def _timm() -> Any:
+    """timm, which knows our own trunk by name. Only towers of timm wait for its import."""
+    import timm  # noqa: PLC0415
+
+    import stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
+
+    return timm
+
+
+def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
+    timm = _timm()
+    name, pool = str(vision["timm_model_name"]), vision.get("timm_pool", "avg")
+    if not timm.is_model(name):  # also `hf-hub:` and `local-dir:`, under which timm loads any configuration
+        raise _refused(f"is called {name!r}, which is no model of timm")
+    if pool in ("abs_attn", "rot_attn"):
+        return "attention_pool"
+    if pool == "map":
+        return "latent_pool"
+    if pool == "token":
+        return "attention_pool"
+    described = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if pool == "avg" or (not pool and (described.pool_size is not None or _AVERAGING.search(name))):
+        return "average_pool"
+    raise _refused(f"is timm's {name} " + (f"with the pooling {pool!r}" if pool else "without a pooling that is known"))
+
+
+def _stride_of_timm(name: str) -> int:
+    """Pixels between the tokens of a timm model, from its name or from the grid that it says it ends in."""
+    patch = re.search(r"_patch(\d+)_", name)
+    if patch and not name.startswith("swin"):
+        return int(patch[1])
+    timm = _timm()
+    described = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name) else None
+    if described is None or described.pool_size is None:
+        return 16
+    return 1 << math.ceil(math.log2(described.input_size[-1] / described.pool_size[-1]))
+
+
+def plans() -> dict[str, TowerPlan | str]:
+    """Every name of open_clip, in its order -> its image tower, or why that cannot be explained."""
+    found: dict[str, TowerPlan | str] = {}
+    for name in open_clip.list_models():
+        try:
+            found[name] = plan_of(open_clip.get_model_config(name))
+        except ConfigError as error:
+            found[name] = str(error).removesuffix(f". {SUPPORTED}")
+    return found
+
+
+def _refused(what: str) -> ConfigError:
+    return ConfigError(f"the image tower {what}. {SUPPORTED}")

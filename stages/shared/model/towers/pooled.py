@@ -1,0 +1,201 @@
+"""Towers whose tokens are pooled by one attention: CLIP's ResNets, timm towers with attention pooling, SigLIP.
+
+The trunk may be anything that turns pixels into tokens. What is explained is the attention after it: one query q asks
+all tokens, o = sum_i a_i v_i is its output before the projection, and the rest of the tower is a function of o alone.
+
+Shapes: B images, P phrases, N patches, T = N or N + 1 tokens, D width, H heads, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from stages.shared.model.config import TowerKind
+from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear
+from stages.shared.model.towers.tower import Placement, Tower
+from stages.shared.model.towers.vision import split_heads
+
+Turn = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
+
+Ask = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""A query (B, D), keys and values (B, T, D), the number of heads -> what the query gets (B, D), weights (B, H, T)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pooling:
+    """What the pool of a tower saw in B images, and what it gave.
+
+    Attributes:
+        tokens: (B, N, D), of the patches, as they come.
+        query: (B, D).
+        keys, values: (B, N, D), of the patches, heads side by side; keys as the query is compared with them.
+        attention: (B, H, N), the weights a of the patches. What is missing from 1 are tokens that are no patches.
+        residual: what the pool adds to its projected output, (B, 1, D'); None where it adds nothing.
+        output: (B, D), o: what the query gets before the projection.
+        projected: (B, D'), after the projection, and after the query's own token is added where the pool does that.
+    """
+
+    tokens: Tensor
+    query: Tensor
+    keys: Tensor
+    values: Tensor
+    attention: Tensor
+    output: Tensor
+    residual: Tensor | None
+    projected: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionPool:
+    """One query that attends to all tokens, and the way from there to the embedding.
+
+    Attributes:
+        heads: H.
+        latent: (D,) or None, a learned query before `q`. None: the first token asks, which is no patch.
+        others: how many of the first tokens are no patches; they are attended to, too.
+        norm: of the tokens before the attention; None where there is none.
+        q, k, v: projections of the tokens; `q` is None where the latent query is the query already.
+        turn: what a rotary position embedding does to the patches' keys; None where there is none.
+        out: projection of the attention's output.
+        scale: what is done to the projected output before a residual: LayerScale, a norm; often nothing.
+        residual: whether the asking token is added to the projected output, as in a transformer's block.
+        finish: the rest of the tower.
+    """
+
+    heads: int
+    latent: Tensor | None
+    others: int
+    norm: Layer | None = None
+    q: Linear | None
+    k: Linear
+    v: Linear
+    turn: Turn | None = None
+    out: Layer
+    scale: Chain = NOTHING
+    residual: bool = False
+    finish: Chain
+
+    def look(
+        self, tokens: Tensor, grid_hw: tuple[int, int], heads: int | None = None, ask: Ask | None = None
+    ) -> Pooling:
+        """Tokens (B, T, D) of a grid -> what the pool sees in them.
+
+        `heads` overrides the number of heads, `ask` the way the attention is computed, for other gradients.
+        """
+        z = tokens if self.norm is None else self.norm(tokens)
+        asking = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
+        query = asking if self.q is None else self.q(asking)
+        keys, values = self.k(z), self.v(z)
+        if self.turn is not None:
+            keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
+        output, attention = (ask or _ask)(query, keys, values, heads or self.heads)
+        projected, residual = self.scale(self.out(output)), None
+        if self.residual:
+            residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
+            projected = projected + residual[:, 0]
+        patches = slice(self.others, None)
+        return Pooling(
+            tokens=tokens[:, patches],
+            query=query,
+            keys=keys[:, patches],
+            values=values[:, patches],
+            attention=attention[:, :, patches],
+            output=output,
+            residual=residual,
+            projected=projected,
+        )
+
+    def embedding(self, pooling: Pooling) -> Tensor:
+        """(B, E), not normalised."""
+        return self.finish(pooling.projected)
+
+    def embedding_of_each(self, pooling: Pooling) -> Tensor:
+        """(B, N, E), not normalised: what the embedding would be, did the pool attend to one patch alone."""
+        projected = self.scale(self.out(pooling.values))
+        return self.finish(projected if pooling.residual is None else projected + pooling.residual)
+
+    def back(self, pooling: Pooling, gradient: Tensor) -> Tensor:
+        """Gradient at the attention's output o (B, P, D), given it at the embedding: (B, P, E)."""
+        gradient = self.finish.back(pooling.projected, gradient)
+        gradient = self.scale.back(self.out(pooling.output), gradient)
+        return self.out.back(pooling.output, gradient)
+
+    def back_to_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
+        """Gradient at the weights of the patches (B, H, P, N), given it at the embedding: (B, P, E).
+
+        The output is linear in the weights, so that the gradient at a weight is that at the output, times the value.
+        """
+        heads = pooling.attention.shape[1]
+        return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
+
+    def float(self) -> AttentionPool:
+        """The same pool with float32 weights."""
+        return replace(
+            self,
+            latent=None if self.latent is None else self.latent.float(),
+            norm=None if self.norm is None else self.norm.float(),
+            q=None if self.q is None else self.q.float(),
+            k=self.k.float(),
+            v=self.v.float(),
+            out=self.out.float(),
+            scale=self.scale.float(),
+            finish=self.finish.float(),
+        )
+
+
+def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Attention of one query (B, D) to tokens (B, T, D) -> its output (B, D) and weights (B, H, T).
+
+    Written out as sums: with several threads, products of one row have other last bits in another place of the batch.
+    """
+    q, k, v = (x.unflatten(-1, (heads, x.shape[-1] // heads)) for x in (query[:, None], keys, values))
+    weights = ((q * k).sum(dim=-1) * q.shape[-1] ** -0.5).softmax(dim=1)
+    answer: Tensor = (weights[..., None] * v).sum(dim=1).flatten(1)
+    return answer, weights.transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PooledTower(Tower):
+    """A trunk, and one attention that pools its tokens.
+
+    Attributes:
+        kind: attention_pool, or latent_pool where the pool's query is learned.
+        trunk: normalised pixels (B, 3, height, width) in the trunk's precision -> tokens (B, T, D) as the pool takes
+            them: with positions, the asking token first where it is one of them, the patches row by row.
+        pool: the attention.
+        dtype: precision of the trunk.
+    """
+
+    kind: TowerKind
+    placement: Placement
+    trunk: Callable[[Tensor], Tensor]
+    pool: AttentionPool
+    dtype: torch.dtype
+    mean: Tensor
+    std: Tensor
+
+    def embed(self, rgb: Tensor) -> Tensor:
+        """See `Tower.embed`."""
+        return self.trunk(self.normalised(rgb).to(self.dtype))
+
+    def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
+        """uint8 pixels (B, height, width, 3) -> what the pool sees in them; `heads` overrides its number of heads.
+
+        Raises:
+            ValueError: a side is not a multiple of the stride.
+        """
+        tokens = self.embed(rgb).to(self.pool.k.weight.dtype)
+        return self.pool.look(tokens, self.placement.grid_hw(rgb.shape[1], rgb.shape[2]), heads)
+
+    def float_head(self) -> PooledTower:
+        """The same tower with the pool and all behind it in float32."""
+        return replace(self, pool=self.pool.float())
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """See `Tower.encode`."""
+        return self.pool.embedding(self.look(rgb))

@@ -1,0 +1,105 @@
+"""A CLIP text transformer with a causal mask taken apart: its weights as plain tensors, its blocks as functions.
+
+The embedding is made of one row, that of the token that ends the text. Under the causal mask no earlier token sees that
+row, and the row sees no later token. The model that the weights come from is only read, as in `vision`.
+
+Shapes: B texts, T tokens of the context, D width, H heads, E embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.vision import Block, Heads, split_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextTower:
+    """Transformer blocks over the tokens of a text, each of which sees those before it.
+
+    Attributes:
+        token_embedding: (V, D) for V tokens of the vocabulary.
+        position_embedding: (T, D).
+        dtype: precision that the blocks compute in.
+        ln_post: of the row that makes the embedding.
+        output: (D, E), or None.
+        output_bias: (E,), or None.
+        end: number of the token that ends a text; None: the highest number of a text ends it.
+    """
+
+    token_embedding: Tensor
+    position_embedding: Tensor
+    dtype: torch.dtype
+    blocks: tuple[Block, ...]
+    ln_post: LayerNorm
+    output: Tensor | None
+    output_bias: Tensor | None
+    end: int | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.position_embedding.device
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Numbers of tokens (B, T') -> tokens (B, T', D) before the blocks, for T' <= T."""
+        x = self.token_embedding[tokens].to(self.dtype)
+        return x + self.position_embedding[: tokens.shape[1]].to(self.dtype)
+
+    def ends_of(self, tokens: Tensor) -> Tensor:
+        """Numbers of tokens (B, T') -> the place of the row that makes the embedding, int64 (B,)."""
+        return (tokens if self.end is None else (tokens == self.end).int()).argmax(dim=-1)
+
+    def head(self, row: Tensor) -> Tensor:
+        """The row behind the last block (..., D) -> embedding (..., E), not normalised."""
+        e = self.ln_post(row)
+        e = e if self.output is None else e @ self.output
+        return e if self.output_bias is None else e + self.output_bias
+
+    def float_head(self) -> TextTower:
+        """The same tower with what is behind the blocks in float32."""
+        return replace(
+            self,
+            ln_post=self.ln_post.float(),
+            output=None if self.output is None else self.output.float(),
+            output_bias=None if self.output_bias is None else self.output_bias.float(),
+        )
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Numbers of tokens (B, T') -> embeddings (B, E), not normalised."""
+        x = self.embed(tokens)
+        for block in self.blocks:
+            q, k, v = block.project(x)
+            x = block.finish(x, attend_back(q, k, v, block.heads))
+        return self.head(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])
+
+    def encode_packed(self, tokens: Tensor, positions: Tensor, places: Tensor, cells: Tensor) -> Tensor:
+        """Texts that stand behind each other in one row of S tokens -> what `head` makes of each token, (S, E).
+
+        Products are those of all S tokens, however many texts there are; attention is computed for each text alone, on
+        R x W cells.
+
+        Args:
+            tokens: numbers of tokens (S,).
+            positions: the place of each token within its text (S,).
+            places: where in the row the tokens of each text are (R, W); what stands behind a text's last token is not
+                looked at.
+            cells: the cell of each token, row by row (S,).
+        """
+        x = self.token_embedding[tokens].to(self.dtype) + self.position_embedding[positions].to(self.dtype)
+        for block in self.blocks:
+            q, k, v = (each[places] for each in block.project(x))
+            x = block.finish(x, attend_back(q, k, v, block.heads).flatten(0, 1)[cells])
+        return self.head(x)
+
+
+def attend_back(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    """Scaled dot-product attention of each token to itself and those before it, (B, T, D) thrice -> (B, T, D)."""
+    queries, keys, values = (split_heads(each, heads) for each in (q, k, v))
+    o = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    return o.transpose(-3, -2).flatten(-2)

@@ -1,0 +1,106 @@
+"""What an explainer may ask of any image tower, whatever it is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stages.shared.model.config import TowerKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a tower's tokens are in its image. Each stands for a cell of the grid that covers the whole image.
+
+    Attributes:
+        stride_px: side of a cell, which is the distance of neighbouring tokens. Sides of images are multiples of it.
+        shift_px: how far right of and below the centre of its cell a token looks: the centre of its receptive field
+            less the centre of its cell. 0 for patches. A convolution of stride s with symmetric padding and an odd
+            kernel moves the tokens by -(s - 1) / 2, TensorFlow's SAME padding by +(s - 1) / 2 for even sides.
+    """
+
+    stride_px: int
+    shift_px: float = 0.0
+
+    @property
+    def shift_cells(self) -> float:
+        """`shift_px` as a share of a cell."""
+        return self.shift_px / self.stride_px
+
+    def grid_hw(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """Rows and columns of tokens of an image.
+
+        Raises:
+            ValueError: a side is not a multiple of the stride.
+        """
+        if height_px % self.stride_px or width_px % self.stride_px:
+            raise ValueError(
+                f"expected sides that are multiples of the {self.stride_px} px patch, got {width_px}x{height_px}"
+            )
+        return height_px // self.stride_px, width_px // self.stride_px
+
+
+class Tower(ABC):
+    """The whole image side of a CLIP model.
+
+    Attributes:
+        kind: how its tokens become one embedding.
+        placement: where its tokens are.
+        mean, std: of the RGB channels in 0-1, (3,) each.
+    """
+
+    __slots__ = ()
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    @abstractmethod
+    def kind(self) -> TowerKind:
+        """How its tokens become one embedding."""
+
+    @property
+    @abstractmethod
+    def placement(self) -> Placement:
+        """Where its tokens are."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Precision that the trunk computes in."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean.device
+
+    @abstractmethod
+    def embed(self, rgb: Tensor) -> Tensor:
+        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D), as the explained part of the tower takes them.
+
+        Raises:
+            ValueError: a side is not a multiple of the stride.
+        """
+
+    @abstractmethod
+    def encode(self, rgb: Tensor) -> Tensor:
+        """uint8 pixels (B, height, width, 3) -> embeddings (B, E), not normalised."""
+
+    def normalised(self, rgb: Tensor, *, planes: bool = False) -> Tensor:
+        """uint8 pixels (B, height, width, 3) -> float32 (B, 3, height, width) as the model was trained on.
+
+        Args:
+            rgb: The pixels.
+            planes: Whether memory holds plane after plane instead of pixel after pixel. A convolution that cuts patches
+                takes two thirds of the time then, and one whose windows overlap four times as long.
+
+        Raises:
+            ValueError: a side is not a multiple of the stride.
+        """
+        self.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        order = torch.contiguous_format if planes else torch.preserve_format
+        x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32, memory_format=order)
+        return x.div(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])  # x may be the pixels

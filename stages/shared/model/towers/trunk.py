@@ -1,0 +1,124 @@
+"""What stands before the pool of a tower: any module, as a private copy, and the tokens that its output becomes."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.vision import VisionTower
+
+
+def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
+    """A copy in evaluation mode that shares the module's weights, and that no one else hooks or switches.
+
+    Batch normalisation then uses its stored statistics, and dropout does nothing, whatever mode the module is in.
+    Weights of another precision than the wanted one are no longer shared. None keeps the module's own.
+    """
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    copied = _copied(module, memo)
+    return copied if precision is None else copied.to(precision)
+
+
+def shared_copy(module: nn.Module) -> Any:
+    """Like `private_copy`, but with the module's own parameters: what is computed with it has their gradients."""
+    return _copied(module, {id(p): p for p in module.parameters()})
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """A copy in evaluation mode, without hooks, that shares the module's buffers and what `memo` says."""
+    memo |= {id(b): b.detach() for b in module.buffers()}
+    for part in module.modules():
+        memo |= {id(value): OrderedDict() for name, value in vars(part).items() if name.endswith("_hooks")}
+    return copy.deepcopy(module, memo).eval()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridTrunk:
+    """A network whose output is a grid of features, which become tokens behind the token that asks.
+
+    Attributes:
+        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
+        asking: (D,), the token in front; None: the mean of the features.
+        positions: grid (rows, columns) -> position embedding (1 + N, D) that is added; None where there is none.
+    """
+
+    body: Callable[[Tensor], Tensor]
+    asking: Tensor | None = None
+    positions: Callable[[tuple[int, int]], Tensor] | None = None
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, 1 + N, D)."""
+        grid = self.body(pixels)
+        return self.tokens_of(grid.flatten(2).transpose(1, 2), (grid.shape[2], grid.shape[3]))
+
+    def tokens_of(self, features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """Features of a grid (B, N, D), row by row -> tokens (B, 1 + N, D). Differentiable."""
+        first = features.mean(dim=1, keepdim=True)
+        if self.asking is not None:
+            first = self.asking.to(features.dtype).expand(len(features), 1, -1)
+        x = torch.cat([first, features], dim=1)
+        return x if self.positions is None else x + self.positions(grid_hw).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchTrunk:
+    """A transformer of timm, all of whose tokens are pooled.
+
+    Attributes:
+        body: the transformer.
+        leave_out: how many of its first tokens the pool does not see.
+    """
+
+    body: Any
+    leave_out: int = 0
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, T, D)."""
+        tokens: Tensor = self.body.forward_features(pixels)
+        return tokens[:, self.leave_out :]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureTrunk:
+    """A network whose output is a grid of features, which are the tokens.
+
+    Attributes:
+        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
+        channels_last: whether the features are (B, grid_h, grid_w, D) instead.
+    """
+
+    body: Callable[[Tensor], Tensor]
+    channels_last: bool
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, N, D)."""
+        grid = self.body(pixels)
+        return grid.flatten(1, 2) if self.channels_last else grid.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTrunk:
+    """Transformer blocks whose patches are averaged.
+
+    Attributes:
+        tower: the blocks, and what is before them.
+        norm: of every token after the last block; None where there is none.
+    """
+
+    tower: VisionTower
+    norm: LayerNorm | None
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens (B, N, D), without the class token."""
+        x = self.tower.tokens_of(pixels)
+        for block in self.tower.blocks:
+            x = block(x)
+        patches = x[:, 1:]
+        return patches if self.norm is None else self.norm(patches)

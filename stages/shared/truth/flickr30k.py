@@ -1,0 +1,156 @@
+"""Flickr30k Entities as ground truth: captions with marked phrases, and the boxes that belong to them.
+
+    Sentences/36979.txt     [/EN#137644/people A group of friends] playing [/EN#137645/other cards] .
+    Annotations/36979.xml   <size> of the image, and <object>s. Each has one or several <name>s, the numbers of chains
+                            (137644), and a <bndbox>, or instead of it <scene> or <nobndbox>
+
+All phrases of an image with the same chain mean the same things. Phrases of chain 0 name nothing visible. Boxes are
+<xmin> <ymin> <xmax> <ymax> as in Pascal VOC: whole pixels from 1, and the last pixel is inside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree
+
+from stages.contract.errors import InputError
+from stages.contract.geometry import Box
+from stages.phrases.filters import normalise
+from stages.shared.truth.coco import number_member, size_member
+from stages.shared.truth.ground_truth import ChainedPhrase, GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
+
+SENTENCES: Final = "Sentences"
+ANNOTATIONS: Final = "Annotations"
+
+_PHRASE: Final = re.compile(r"\[/EN#(?P<chain>\d+)/(?P<type>[^\s/\]]+)(?:/[^\s\]]*)?\s(?P<words>[^\]]*)\]")
+_NOT_VISUAL: Final = "0"
+_LARGEST_PX: Final = 1_000_000
+
+_Object = tuple[frozenset[str], Box]
+"""Chains, and the box that they share."""
+
+
+def read_flickr30k(folder: Path) -> GroundTruth:
+    """Ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
+
+    A target is a phrase of one caption, and its things are all boxes of its chain. Boxes are not joined: any of them
+    answers the phrase. If a caption has the same normalised phrase twice, that is one target with the boxes of both
+    chains. Phrases whose chain has no box, or that have no letter or digit, are left out, and so are annotations
+    without sentences. The captions are those of the files without the marks: words and punctuation with single spaces
+    between them.
+
+    Groups: type (the phrase's first one, as "people"), number (singular, plural) and size (of the mean box: small,
+    medium, large by COCO's limits).
+
+    Files are read when their image is looked up: the whole of Flickr30k would take 15 s.
+
+    Raises:
+        InputError: There are no sentences.
+    """
+    paths = sorted(path for path in (folder / SENTENCES).glob("*.txt") if not path.name.startswith("."))
+    if not paths:
+        raise InputError(f"{folder / SENTENCES}: expected files ID.txt with captions, found none")
+    return GroundTruth(images=ImagesOnDemand({f"{path.stem}.jpg": path for path in paths}, _image))
+
+
+def _image(sentences: Path) -> TruthImage:
+    annotations = sentences.parent.parent / ANNOTATIONS / f"{sentences.stem}.xml"
+    (width_px, height_px), objects = _annotations(annotations)
+    with_box = {chain for chains, _ in objects for chain in chains} - {_NOT_VISUAL}
+    targets: list[TruthTarget] = []
+    chained: list[ChainedPhrase] = []
+    for number, line in enumerate(_text(sentences).split("\n"), start=1):
+        caption = _caption(line, f"{sentences}: line {number}")
+        targets += _targets(line, caption, objects, with_box)
+        chained += _chained(line, caption)
+    return TruthImage(
+        file_name=f"{sentences.stem}.jpg",
+        width_px=width_px,
+        height_px=height_px,
+        targets=tuple(targets),
+        chained=tuple(chained),
+    )
+
+
+def _caption(line: str, place: str) -> str:
+    """A caption without its marks."""
+    caption = " ".join(_PHRASE.sub(lambda match: match["words"], line).split())
+    if "[/EN#" in caption:
+        raise InputError(f"{place}: expected [/EN#CHAIN/TYPE words] around every phrase, got {caption[:80]!r}")
+    return caption
+
+
+def _chained(line: str, caption: str) -> Iterator[ChainedPhrase]:
+    for match in _PHRASE.finditer(line):
+        phrase = normalise(match["words"])
+        if phrase:
+            chain = "" if match["chain"] == _NOT_VISUAL else match["chain"]
+            yield ChainedPhrase(caption=caption, phrase=phrase, chain=chain)
+
+
+def _targets(line: str, caption: str, objects: list[_Object], with_box: set[str]) -> Iterator[TruthTarget]:
+    """The targets of one caption with marks. with_box: the chains that any of the objects shows."""
+    chains_of: dict[str, set[str]] = {}
+    type_of: dict[str, str] = {}
+    for match in _PHRASE.finditer(line):
+        phrase = normalise(match["words"])
+        if phrase and match["chain"] in with_box:
+            chains_of.setdefault(phrase, set()).add(match["chain"])
+            type_of.setdefault(phrase, match["type"])
+    for phrase, chains in chains_of.items():
+        boxes = tuple(box for names, box in objects if names & chains)
+        groups = {
+            "type": type_of[phrase],
+            "number": number_member(len(boxes)),
+            "size": size_member(None, boxes),
+        }
+        yield TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
+
+
+def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
+    """Width and height of the image, and the objects whose box has an area."""
+    text = _text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: files with a document type are refused, because it could expand without limit")
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314  no DTD, see above
+    except (ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"{path} is not an XML file: {error}") from error
+    size = root.find("size")
+    if size is None:
+        raise InputError(f"{path}: expected the <size> of the image")
+    width_px, height_px = (_whole(path, size, tag) for tag in ("width", "height"))
+    if width_px < 1 or height_px < 1:
+        raise InputError(f"{path}: expected an image of at least one pixel, got {width_px}x{height_px}")
+    objects: list[_Object] = []
+    for element in root.iterfind("object"):
+        chains = frozenset((name.text or "").strip() for name in element.iterfind("name"))
+        if not chains or "" in chains:
+            raise InputError(f"{path}: expected a <name> with a chain's number in every <object>")
+        bounds = element.find("bndbox")
+        if bounds is None:
+            continue
+        x0, y0, x1, y1 = (_whole(path, bounds, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
+        if x1 >= x0 and y1 >= y0:
+            objects.append((chains, (float(x0 - 1), float(y0 - 1), float(x1 - x0 + 1), float(y1 - y0 + 1))))
+    return (width_px, height_px), objects
+
+
+def _whole(path: Path, element: ElementTree.Element, tag: str) -> int:
+    text = (element.findtext(tag) or "").strip()
+    if not re.fullmatch(r"-?[0-9]{1,9}", text) or abs(int(text)) > _LARGEST_PX:
+        got = repr(text[:40]) if text else "nothing"
+        raise InputError(f"{path}: expected a whole number of pixels in <{element.tag}> <{tag}>, got {got}")
+    return int(text)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from error

@@ -1,0 +1,136 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg as ground truth: sentences that each mean one annotation of an instances file.
+
+    instances.json      COCO instances
+    refs(unc).json      [{"ref_id": 0, "ann_id": 1719310, "image_id": 581857, "sentences": [{"sent": "man in blue"}]}]
+
+REFER distributes the second one as a pickle, refs(unc).p. Pickles are not read, because loading one runs code from it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Final
+
+from stages.contract.errors import InputError
+from stages.phrases.filters import normalise
+from stages.shared.truth.coco import (
+    CocoThing,
+    EntryId,
+    Instances,
+    PictureEntry,
+    entries,
+    given_id,
+    mask_of,
+    objects_member,
+    read_instances,
+    read_json,
+    size_member,
+    things_of,
+)
+from stages.shared.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
+
+INSTANCES: Final = "instances.json"
+
+_Meant = tuple[CocoThing, list[str], object]
+"""A thing, the sentences that mean it, and their split."""
+
+_TO_JSON: Final = (
+    """python -c "import json, pickle; json.dump(pickle.load(open('{0}.p', 'rb')), open('{0}.json', 'w'))\""""
+)
+
+
+def read_refcoco(folder: Path) -> GroundTruth:
+    """Ground truth of a folder with `instances.json` and one `refs*.json`.
+
+    A target is a sentence, and its thing is the annotation that its ref names, even a crowd. Refs to a box without
+    width or height are left out. A sentence without letters and digits stays, with the phrase "". Images without
+    sentences stay, without targets.
+
+    Groups: split (val, testA, ...) where refs have one, size (small, medium, large by COCO's limits) and objects
+    (how many annotations the image has, "6+" for more than five).
+
+    Raises:
+        InputError: A file is missing or damaged, or there is more than one `refs*.json`.
+    """
+    path = _refs_path(folder)
+    instances = read_instances(folder / INSTANCES)
+    things = _by_id(instances)
+    meant: dict[str, list[_Meant]] = {image.file_name: [] for image in instances.images.values()}
+    for place, ref in entries(path, read_json(path), "refs"):
+        ann_id, image_id = given_id(path, place, ref, "ann_id"), given_id(path, place, ref, "image_id")
+        thing = things.get(ann_id)
+        if thing is None:
+            raise InputError(f"{path}: {place}: no annotation of {INSTANCES} has the id {ann_id!r}")
+        if instances.images.get(image_id) is not thing.image:
+            raise InputError(f"{path}: {place}: the annotation {ann_id!r} is not of the image {image_id!r}")
+        sentences = _sentences(path, place, ref)
+        if thing.has_area:
+            meant[thing.image.file_name].append((thing, sentences, ref.get("split")))
+
+    def made(image: PictureEntry) -> TruthImage:
+        targets = (target for each in meant[image.file_name] for target in _targets(instances.path, *each))
+        return TruthImage(
+            file_name=image.file_name, width_px=image.width_px, height_px=image.height_px, targets=tuple(targets)
+        )
+
+    return GroundTruth(
+        images=ImagesOnDemand({image.file_name: image for image in instances.images.values()}, made),
+        things=things_of(instances),
+        names=frozenset(instances.names.values()),
+    )
+
+
+def _refs_path(folder: Path) -> Path:
+    paths = sorted(folder.glob("refs*.json"))
+    if len(paths) == 1:
+        return paths[0]
+    if paths:
+        names = ", ".join(path.name for path in paths)
+        raise InputError(f"{folder}: expected one refs*.json, found {names}: give each a folder of its own")
+    pickles = sorted(folder.glob("refs*.p"))
+    if pickles:
+        raise InputError(
+            f"{pickles[0]}: pickles are not read, because loading one runs code from it. "
+            f"If you trust it: cd {shlex.quote(str(folder))} && {_TO_JSON.format(pickles[0].stem)}"
+        )
+    raise InputError(f"{folder}: expected a refs*.json beside {INSTANCES}, found none")
+
+
+def _by_id(instances: Instances) -> dict[EntryId, CocoThing]:
+    things: dict[EntryId, CocoThing] = {}
+    for thing in instances.things:
+        ann_id = given_id(instances.path, thing.place, thing.entry, "id")
+        if ann_id in things:
+            raise InputError(f"{instances.path}: {thing.place}: an earlier annotation has the id {ann_id!r} too")
+        things[ann_id] = thing
+    return things
+
+
+def _sentences(path: Path, place: str, ref: dict[str, object]) -> list[str]:
+    sentences: list[str] = []
+    for inner, entry in entries(path, ref.get("sentences"), f"{place}.sentences"):
+        sentence = entry.get("sent")
+        if not isinstance(sentence, str):
+            raise InputError(f"{path}: {inner}: expected a 'sent' of text")
+        sentences.append(sentence)
+    return sentences
+
+
+def _targets(path: Path, thing: CocoThing, sentences: list[str], split: object) -> list[TruthTarget]:
+    boxes = (thing.box_xywh_px,)
+    mask = mask_of(path, [thing])
+    groups = {"size": size_member(mask, boxes), "objects": objects_member(len(thing.image.things))}
+    if isinstance(split, str):
+        groups["split"] = split
+    return [
+        TruthTarget(
+            phrase=normalise(sentence),
+            boxes_xywh_px=boxes,
+            match="expression",
+            mask=mask,
+            caption=sentence,
+            groups=groups,
+        )
+        for sentence in sentences
+    ]

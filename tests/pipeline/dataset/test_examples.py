@@ -1,0 +1,59 @@
+"""The examples in the docstrings of the packages, run as they are."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+import pipeline.dataset
+import pipeline.export
+import pipeline.load
+from tests.factories import tiny_clip
+
+
+def code_of(package: ModuleType) -> str:
+    """The indented lines of its docstring."""
+    lines = (inspect.getdoc(package) or "").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("    "))
+    last = max(number for number, line in enumerate(lines) if line.startswith("    "))
+    return textwrap.dedent("\n".join(lines[first : last + 1]))
+
+
+@pytest.fixture
+def out(synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dataset in the folder that the examples name."""
+    (tmp_path / "out").symlink_to(synthetic_dataset)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_dataset_is_filtered(out: None, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(code_of(pipeline.dataset), {})
+    found = capsys.readouterr().out.splitlines()
+    assert found[0].startswith("500 images, ")
+    assert len(found) == 1 + int(found[0].split()[2]) > 1
+
+
+def test_a_dataset_is_exported(out: None, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(code_of(pipeline.export), {})
+    assert "{'rows': 500, 'samples': {'train': " in capsys.readouterr().out
+    assert {path.name for path in Path("coco/annotations").iterdir()} == {"instances_train.json", "instances_val.json"}
+
+
+def test_a_model_is_trained(inline_dataset: Path) -> None:
+    code = code_of(pipeline.load)
+    assert len([line for line in code.splitlines() if line]) <= 40
+    names: dict[str, Any] = {}
+    exec(code, names)
+    torch.manual_seed(0)
+    model = tiny_clip(spread=1.0)
+    losses = list(names["train"](inline_dataset, model, open_clip.get_tokenizer("ViT-B-16"), 8, 6, 1e-3))
+    assert len(losses) >= 8 * 2
+    first, last = sum(losses[:4]) / 4, sum(losses[-4:]) / 4
+    assert last < first / 2, losses

@@ -1,0 +1,263 @@
+"""A dataset's folder: what is one, what is none, and its rows as tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.folder import BATCH_ROWS, IMAGE_BATCH_ROWS, open_dataset, write_marks
+from pipeline.dataset.selection import REGION_COLUMNS
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.schema import DATASET_SCHEMA, dataset_schema
+from stages.contract.versions import SCHEMA_VERSION
+from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
+from tests.synthetic import write_synthetic
+
+
+@pytest.fixture
+def folder(synthetic_dataset: Path, tmp_path: Path) -> Path:
+    """A copy to be changed: 500 rows in shards of 180."""
+    return Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+
+
+@pytest.fixture(scope="module")
+def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("images") / "dataset", 80, rows_per_file=50, embed_images=True)
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / "dataset.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a relative path; other files do not matter."""
+    (folder / "data" / ".00003.parquet.tmp").touch()
+    (folder / "data" / "notes.txt").touch()
+    monkeypatch.chdir(folder.parent)
+    dataset = open_dataset(Path("dataset"))
+    assert dataset.path == folder
+    assert dataset.finished
+    assert [path.name for path in dataset.shards] == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert not dataset.has_images
+    assert dataset.columns == tuple(DATASET_SCHEMA.names)
+    assert dataset.manifest["counts"]["written"] == 500
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"name": "ViT-B-16", "pretrained": "openai", "weights": None}, "ViT-B-16/openai"),
+        ({"name": None, "checkpoint": "clips/mine"}, "clips/mine"),
+        (None, "unknown"),
+    ],
+)
+def test_it_says_in_a_few_lines_what_it_is(
+    model: Any, named: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And how long it is, without a look into the shards where the run has counted them."""
+    change_manifest(folder, lambda manifest: manifest["config"].update(model=model))
+    dataset = open_dataset(folder)
+    regions = dataset.manifest["counts"]["regions"]
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.dataset.folder.open_shard", lambda path: pytest.fail("a shard was opened"))
+        assert repr(dataset).splitlines() == [
+            f"Dataset {folder}",
+            f"  500 rows, {regions:,} regions, 3 shards",
+            f"  model: {named}",
+            "  finished",
+        ]
+        assert len(dataset) == 500
+    (folder / "dataset.json").unlink()
+    unfinished = open_dataset(folder, finished=False)
+    assert repr(unfinished).splitlines()[1:] == [
+        "  3 shards",
+        "  model: unknown",
+        "  not finished: its rows are not counted yet",
+    ]
+    assert len(unfinished) == 500
+
+
+def test_a_dataset_without_rows_is_one(folder: Path) -> None:
+    change_manifest(folder, lambda manifest: manifest["counts"].update(written=0))
+    assert open_dataset(folder)
+    assert not len(open_dataset(folder))
+
+
+def test_rows_in_the_order_of_the_shards(folder: Path) -> None:
+    rows = list(open_dataset(folder).rows())
+    assert [row["sample_id"] for row in rows] == [f"s{number:09d}" for number in range(500)]
+    assert rows == [row for n in range(3) for row in pq.read_table(folder / "data" / f"0000{n}.parquet").to_pylist()]
+
+
+@pytest.mark.parametrize("batch_rows", [1000, 100, 7])
+def test_tables(batch_rows: int, folder: Path) -> None:
+    tables = list(open_dataset(folder).tables(["id", "phrase_count"], batch_rows=batch_rows))
+    assert {table.num_rows for table in tables} == {min(batch_rows, 180), 180 % batch_rows, 140 % batch_rows} - {0} | (
+        {140} if batch_rows > 180 else set()
+    )
+    whole = pa.concat_tables(tables)
+    assert whole.column_names == ["id", "phrase_count"]
+    assert whole.num_rows == 500
+
+
+def test_tables_have_the_schema_of_the_shards(folder: Path) -> None:
+    for table in open_dataset(folder).tables():
+        assert table.schema.equals(DATASET_SCHEMA)
+        assert table.num_rows <= BATCH_ROWS
+
+
+def test_parts_of_columns(folder: Path) -> None:
+    """By Parquet's paths, so that masks need not be read."""
+    names = ["annotations.list.element.score", "annotations.list.element.phrase"]
+    table = pa.concat_tables(open_dataset(folder).tables(names))
+    expected = [
+        {"annotations": [{"phrase": a["phrase"], "score": a["score"]} for a in row["annotations"]]}
+        for row in open_dataset(folder).rows(["annotations"])
+    ]
+    assert table.to_pylist() == expected
+
+
+def test_images(with_images: Path) -> None:
+    """Are only read where they are asked for, and then a few at a time."""
+    dataset = open_dataset(with_images)
+    assert dataset.has_images
+    assert dataset.columns == (*DATASET_SCHEMA.names, "image")
+    assert "image" not in next(dataset.rows())
+    tables = list(dataset.tables(dataset.columns))
+    assert [table.num_rows for table in tables] == [IMAGE_BATCH_ROWS, 18, 30]
+    assert tables[0].schema.equals(dataset_schema(embed_images=True))
+
+
+def test_regions_in_rows_of_their_own(folder: Path) -> None:
+    """The columns that a condition knows, and any field of the annotation."""
+    rows = list(open_dataset(folder).rows())
+    write_marks(folder, marks_of(rows))
+    dataset = open_dataset(folder)
+    assert len(dataset) == 500
+    plain = [region for row in rows for region in regions_of(row, marks_of(rows))]
+    whole = dataset.regions()
+    assert whole.schema.equals(REGION_COLUMNS)
+    for name in REGION_COLUMNS.names:
+        assert whole[name].to_pylist() == [region[name] for region in plain], name
+    for where in ("w > h", "phrase_count <> region_count", "mark = 'good'"):
+        found = dataset.regions(where, ["id", "region_count", "phrase"], min_score=0.3)
+        kept = [r for r in plain if CONDITIONS[where](r) and r["score"] >= np.float32(0.3)]
+        assert found.to_pylist() == [{name: r[name] for name in ("id", "region_count", "phrase")} for r in kept]
+        assert 0 < len(kept) < len(plain)
+    masks = dataset.regions(columns=["segmentation"])["segmentation"].to_pylist()
+    assert masks == [a["segmentation"] for row in rows for a in row["annotations"]]
+    assert dataset.regions("score > 2", ["phrase"]).to_pydict() == {"phrase": []}
+    with pytest.raises(ConfigError, match="columns: there is no 'fraze'; one of area, area_share, bbox"):
+        dataset.regions(columns=["fraze"])
+    with pytest.raises(ConfigError, match="where: not an SQL condition"):
+        dataset.regions("hed = 'dog'")
+
+
+def test_a_sample_by_its_id(with_images: Path) -> None:
+    """With its image."""
+    dataset = open_dataset(with_images)
+    rows = list(dataset.rows(dataset.columns))
+    for number in (0, 31, 32, 49, 50, 79):
+        assert dataset.sample(rows[number]["sample_id"]) == rows[number]
+    with pytest.raises(InputError, match="has no sample 'nobody'"):
+        dataset.sample("nobody")
+
+
+def test_an_unfinished_dataset(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    with pytest.raises(InputError, match=r"dataset is not a finished dataset: no dataset\.json in it"):
+        open_dataset(folder)
+    (folder / ".phrasebox").mkdir()
+    (folder / ".phrasebox" / "run.json").write_text('{"config": {"input": {}}, "model_fingerprint": "a"}')
+    with pytest.raises(InputError, match="the run has not finished, run the same command again"):
+        open_dataset(folder)
+    dataset = open_dataset(folder, finished=False)
+    assert not dataset.finished
+    assert dataset.manifest == {}
+    assert dataset.run == {"config": {"input": {}}, "model_fingerprint": "a"}
+    assert len(list(dataset.rows(["id"]))) == 500
+
+
+def test_images_of_an_unfinished_dataset(with_images: Path, tmp_path: Path) -> None:
+    """Known from a shard that is whole."""
+    folder = Path(shutil.copytree(with_images, tmp_path / "dataset"))
+    (folder / "dataset.json").unlink()
+    assert open_dataset(folder, finished=False).has_images
+    (folder / "data" / "00000.parquet").write_bytes(b"PAR1 half")
+    assert open_dataset(folder, finished=False).has_images
+    (folder / "data" / "00001.parquet").write_bytes(b"PAR1 half")
+    assert not open_dataset(folder, finished=False).has_images
+
+
+def test_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"no such folder: {tmp_path}/none"):
+        open_dataset(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file: expected the folder that a run wrote"):
+        open_dataset(tmp_path / "file")
+    for finished in (True, False):
+        with pytest.raises(InputError, match="is not a finished dataset"):
+            open_dataset(tmp_path, finished=finished)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "is damaged"),
+        ("{", "is damaged"),
+        ("\udcff", "is damaged"),
+        ("[]", "is damaged: expected an object"),
+        ("{}", "is not the manifest"),
+        ('{"schema_version": 1}', "is not the manifest"),
+        ('{"schema_version": 1, "config": []}', "is not the manifest"),
+        ('{"config": {}}', f"schema version None, this phrasebox reads 1, 2, 3, 4 and {SCHEMA_VERSION}"),
+        (
+            '{"config": {}, "schema_version": 99}',
+            f"schema version 99, this phrasebox reads 1, 2, 3, 4 and {SCHEMA_VERSION}",
+        ),
+    ],
+)
+def test_damaged_manifests(content: str, words: str, folder: Path) -> None:
+    """Also where the run need not have finished: a manifest is written at its end."""
+    (folder / "dataset.json").write_text(content, errors="surrogateescape")
+    for finished in (True, False):
+        with pytest.raises(InputError, match=rf"dataset.*{words}") as refused:
+            open_dataset(folder, finished=finished)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_manifest_that_says_little(folder: Path) -> None:
+    change_manifest(folder, lambda manifest: manifest.update(config={}))
+    assert not open_dataset(folder).has_images
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_damaged_shards(keep: float, folder: Path) -> None:
+    """Are said when it is their turn."""
+    shard = folder / "data" / "00001.parquet"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(keep * len(content)) if keep < 1 else int(keep)])
+    rows = open_dataset(folder).rows(["id"])
+    for _ in range(180):
+        next(rows)
+    with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: ") as refused:
+        next(rows)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_shard_that_went(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    dataset.shards[0].unlink()
+    with pytest.raises(InputError, match=r"00000\.parquet is damaged or cannot be read: "):
+        next(dataset.rows())

@@ -1,0 +1,192 @@
+"""Images of rows: embedded, in the folder of the run, moved; and names that lead elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.image_source import ImageSource, root_of
+from pipeline.dataset.origin import signed
+from stages.contract.errors import ConfigError, InputError, RowFault
+from stages.shared.images.faults import DecodeLimits
+from tests.stages.read.inputs import samples_of
+
+
+def dataset_of(**source: Any) -> Dataset:
+    """A dataset that was made here from an input with this configuration."""
+    run = signed({"config": {"input": source}})
+    return Dataset(path=Path("/nowhere"), manifest={}, run=run, shards=())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images and captions, with a secret beside them."""
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    (tmp_path / "images" / "a.jpg").write_bytes(b"image a")
+    (tmp_path / "images" / "deep" / "ö [1].jpg").write_bytes(b"image b")
+    (tmp_path / "images" / "captions.jsonl").touch()
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    return tmp_path
+
+
+def fault(source: ImageSource, name: str) -> tuple[str, str]:
+    """Reason and detail of an image that cannot be had."""
+    with pytest.raises(RowFault) as refused:
+        source.load({"file_name": name})
+    return refused.value.error.reason, refused.value.error.detail
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "coco_captions"])
+def test_the_folder_of_the_run(kind: str, folder: Path) -> None:
+    """The image root, or the folder of the captions, or the folder that was given for them."""
+    images = str(folder / "images")
+    for source in (
+        {"kind": kind, "path": "/elsewhere/captions.jsonl", "image_root": images},
+        {"kind": kind, "path": f"{images}/captions.jsonl", "image_root": None},
+        {"kind": kind, "path": images, "image_root": None},
+        {"kind": kind, "path": f"{images}/captions-that-went.jsonl"},
+        {"kind": kind, "path": f"file://{images}/captions.jsonl"},
+    ):
+        loaded = ImageSource(dataset_of(**source))
+        assert loaded.root == images
+        assert loaded.load({"file_name": "a.jpg"}) == b"image a"
+        assert loaded.load({"file_name": "./deep/../deep/ö [1].jpg"}) == b"image b"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "folder"])
+def test_images_of_sub_folders_are_found_under_the_names_of_the_rows(kind: str, tmp_path: Path) -> None:
+    """Rows of different images never share a name, also where each file of the input has its images beside it."""
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "1.jpg").write_bytes(f"image of {part}".encode())
+        (tmp_path / part / "1.txt").write_text("a cat")
+        (tmp_path / part / "rows.jsonl").write_text('{"image": "1.jpg", "caption": "a cat"}\n')
+    names = [sample.image.file_name for sample in samples_of(kind=kind, path=str(tmp_path))]
+    assert names == ["a/1.jpg", "b/1.jpg"]
+    source = ImageSource(dataset_of(kind=kind, path=str(tmp_path)))
+    assert [source.load({"file_name": name}) for name in names] == [b"image of a", b"image of b"]
+
+
+def test_a_path_that_looks_like_a_pattern(folder: Path) -> None:
+    """Is none if there is such a file; else the images may be in many folders."""
+    odd = folder / "[1] {a}"
+    odd.mkdir()
+    (odd / "captions.csv").touch()
+    assert root_of(dataset_of(kind="csv", path=str(odd / "captions.csv"))) == str(odd)
+    assert root_of(dataset_of(kind="csv", path=str(odd))) == str(odd)
+    for pattern in ("*/captions.csv", "part-{00..09}/captions.csv", "part-?.csv", "part-[0-9].csv"):
+        assert root_of(dataset_of(kind="csv", path=f"{folder}/{pattern}")) is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"kind": "webdataset", "path": "/data/{00..09}.tar"},
+        {"kind": "parquet", "path": "/data/rows.parquet"},
+        {"kind": "jsonl", "path": ["/data/a.jsonl", "/data/b.jsonl"]},
+        {},
+    ],
+    ids=str,
+)
+def test_no_folder(source: dict[str, Any]) -> None:
+    """The message says what to do; a folder that is given helps."""
+    reason, detail = fault(ImageSource(dataset_of(**source)), "a.jpg")
+    assert reason == "missing_image"
+    assert "give the folder, or run again with output.embed_images=true" in detail
+
+
+def test_no_manifest() -> None:
+    assert root_of(Dataset(path=Path("/nowhere"), manifest={}, run={}, shards=())) is None
+
+
+def test_a_given_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For images that were moved, and for those that were unpacked from tars; also relative."""
+    monkeypatch.chdir(folder)
+    for source in ({"kind": "jsonl", "path": "/gone/captions.jsonl"}, {"kind": "webdataset", "path": "/gone/0.tar"}):
+        for root in (str(folder / "images"), "images", f"file://{folder}/images"):
+            assert ImageSource(dataset_of(**source), root).load({"file_name": "a.jpg"}) == b"image a"
+
+
+@pytest.mark.parametrize("root", ["none", "secret.jpg", ""])
+def test_a_given_folder_that_is_none(root: str, folder: Path) -> None:
+    with pytest.raises(InputError, match="no such folder: "):
+        ImageSource(dataset_of(kind="jsonl", path="/a.jsonl"), str(folder / (root or "images/a.jpg")))
+
+
+def test_images_that_were_moved(folder: Path) -> None:
+    """An image root that is gone is the fault of each image, not of the dataset."""
+    source = ImageSource(dataset_of(kind="jsonl", path="/a.jsonl", image_root=str(folder / "gone")))
+    reason, detail = fault(source, "a.jpg")
+    assert reason == "missing_image"
+    assert "'a.jpg' does not exist below the image root" in detail
+    assert fault(source, "deep/ö [1].jpg")[0] == "missing_image"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.jpg",
+        "..",
+        "deep/../../secret.jpg",
+        "./../images/../secret.jpg",
+        "/etc/passwd",
+        "//etc/passwd",
+        "a\0.jpg",
+        "",
+        "\0",
+    ],
+)
+def test_names_that_lead_elsewhere(name: str, folder: Path) -> None:
+    source = ImageSource(dataset_of(kind="jsonl", path="/a.jsonl", image_root=str(folder / "images")))
+    reason, detail = fault(source, name)
+    assert reason == "bad_location"
+    assert repr(name) in detail
+
+
+@pytest.mark.parametrize(
+    "name", [".", "deep", "deep/.", "a.jpg/b.jpg", "x" * 300, "file:///etc/passwd", "s3://bucket/a.jpg"]
+)
+def test_names_of_no_file(name: str, folder: Path) -> None:
+    source = ImageSource(dataset_of(kind="jsonl", path="/a.jsonl", image_root=str(folder / "images")))
+    assert fault(source, name)[0] == "missing_image"
+
+
+def test_embedded_images(folder: Path) -> None:
+    """Need no folder, and their name is only a name."""
+    source = ImageSource(dataset_of(kind="webdataset", path="/gone/0.tar"))
+    image = {"bytes": b"embedded", "path": "a.jpg"}
+    for name in ("a.jpg", "../secret.jpg", ""):
+        assert source.load({"file_name": name, "image": image}) == b"embedded"
+    root = ImageSource(dataset_of(kind="jsonl", path="/a.jsonl"), str(folder / "images"))
+    assert root.load({"file_name": "a.jpg", "image": image}) == b"embedded"
+    assert root.load({"file_name": "a.jpg", "image": None}) == b"image a", "a row with an error has none"
+
+
+def test_limits(folder: Path) -> None:
+    source = ImageSource(dataset_of(kind="jsonl", path="/a.jsonl"), str(folder / "images"), DecodeLimits(max_bytes=6))
+    assert fault(source, "a.jpg")[0] == "image_too_large"
+    with pytest.raises(RowFault, match="the limit is 6"):
+        source.load({"file_name": "a.jpg", "image": {"bytes": b"1234567", "path": ""}})
+
+
+def test_a_stranger_names_no_folder_outside_the_dataset(folder: Path) -> None:
+    """Neither by itself nor by a link; who wants to read there names it too."""
+    (folder / "images" / "link.jpg").symlink_to(folder / "secret.jpg")
+
+    def from_a_stranger(**source: Any) -> Dataset:
+        return Dataset(path=folder / "images", manifest={}, run={"config": {"input": source}}, shards=())
+
+    outside = from_a_stranger(kind="jsonl", path="/gone/a.jsonl", image_root=str(folder))
+    with pytest.raises(ConfigError, match=f"^image_root: .*; if it is right, give image_root={folder}$"):
+        ImageSource(outside).check()
+    assert fault(ImageSource(outside), "secret.jpg")[0] == "missing_image"
+    named = ImageSource(outside, str(folder))
+    named.check()
+    assert named.load({"file_name": "secret.jpg"}) == b"secret"
+    inside = ImageSource(from_a_stranger(kind="folder", path=str(folder / "images")))
+    inside.check()
+    assert inside.load({"file_name": "a.jpg"}) == b"image a"
+    assert fault(inside, "link.jpg")[0] == "missing_image"

@@ -1,0 +1,266 @@
+"""Every filter and order of the index, against plain Python over the rows of a dataset."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset import index as index_module
+from pipeline.dataset.folder import NumberedRows, open_dataset
+from pipeline.dataset.index import Index, SearchCount
+from pipeline.dataset.selection import Search
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.schema import DATASET_SCHEMA
+from tests.pipeline.dataset.plain import find, in_order, marks_of, status_of
+
+ENDLESS = "(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"
+
+
+@pytest.fixture(scope="module")
+def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
+    return list(open_dataset(synthetic_dataset).rows())
+
+
+@pytest.fixture(scope="module")
+def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
+    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
+        index.build()
+        yield index
+
+
+def page(index: Index, search: Search) -> list[int]:
+    return index.page(search, 0, 10_000)
+
+
+SEARCHES = [
+    Search(),
+    Search(phrase="Man"),
+    Search(phrase="two  DOGS"),
+    Search(phrase="no such words"),
+    Search(head="Woman"),
+    Search(score_min=0.7),
+    Search(score_max=0.1),
+    Search(score_min=0.5, score_max=0.51),
+    Search(area_min=0.2),
+    Search(area_max=0.001),
+    Search(where="caption ILIKE '% beside %' -- side by side"),
+    Search(where="caption_index = 1 /* the second */"),
+    Search(where="mark <> 'good'"),
+    Search(where="NULL"),
+    Search(regions_min=4),
+    Search(regions_min=0, regions_max=0),
+    Search(mark="good"),
+    Search(mark="bad", score_min=0.6),
+    Search(mark="none"),
+    Search(mark="any"),
+    Search(status="regions"),
+    Search(status="no_regions"),
+    Search(status="no_phrases"),
+    Search(status="failed"),
+    Search(status="failed", phrase="man"),
+    Search(reason="bad_image"),
+    Search(reason="missing_image", status="failed"),
+    Search(phrase="a", head="man", score_min=0.2, area_min=0.001, where="w > h", regions_min=2, mark="none"),
+]
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=lambda search: json.dumps(search.model_dump(exclude_defaults=True)))
+def test_filters_and_orders(search: Search, index: Index, rows: list[dict[str, Any]]) -> None:
+    expected = find(rows, marks_of(rows), search)
+    assert index.count(search) == SearchCount(samples=len(expected), regions=sum(len(one.regions) for one in expected))
+    for sort in ("dataset", "score_high", "score_low", "regions"):
+        ordered = search.model_copy(update={"sort": sort})
+        assert page(index, ordered) == in_order(expected, ordered), sort
+    random = search.model_copy(update={"sort": "random"})
+    assert sorted(page(index, random)) == in_order(expected, search)
+
+
+def test_the_dataset_has_something_of_everything(rows: list[dict[str, Any]]) -> None:
+    assert {status_of(row) for row in rows} == {"regions", "no_regions", "no_phrases", "failed"}
+    found = [len(find(rows, marks_of(rows), search)) for search in SEARCHES]
+    assert sum(count > 0 for count in found) >= len(SEARCHES) - 5
+
+
+def test_pages_make_the_whole(index: Index) -> None:
+    for sort in ("score_high", "random"):
+        search = Search(sort=sort, phrase="a")
+        whole = page(index, search)
+        assert [number for at in range(0, len(whole) + 7, 7) for number in index.page(search, at, 7)] == whole
+        assert index.page(search, len(whole), 7) == []
+
+
+def test_random_orders(index: Index) -> None:
+    """The same for a seed, also of a smaller choice; another for each seed; none near the dataset's."""
+    orders = [page(index, Search(sort="random", seed=seed)) for seed in range(6)]
+    assert all(sorted(order) == list(range(500)) for order in orders)
+    assert orders[3] == page(index, Search(sort="random", seed=3))
+    few = Search(sort="random", seed=3, head="man")
+    chosen = set(page(index, few))
+    assert page(index, few) == [number for number in orders[3] if number in chosen]
+    for one, other in zip([list(range(500)), *orders], orders, strict=False):
+        assert sum(a == b for a, b in zip(one, other, strict=True)) < 20
+        assert 10 < len(set(one[:100]) & set(other[:100])) < 32, "by chance 20, with a deviation of 3.6"
+
+
+def test_rows_by_image_id(index: Index, rows: list[dict[str, Any]]) -> None:
+    assert [index.row_of(row["id"]) for row in rows[170:190]] == list(range(170, 190))
+    assert index.row_of(1) is None
+
+
+def test_suggestions(index: Index, rows: list[dict[str, Any]]) -> None:
+    """Those that begin with what was typed first, then by frequency."""
+    counts: dict[str, int] = {}
+    for name in (a["head"] for row in rows for a in row["annotations"]):
+        counts[name] = counts.get(name, 0) + 1
+    expected = sorted(
+        (name for name in counts if "ma" in name), key=lambda name: (not name.startswith("ma"), -counts[name], name)
+    )
+    assert index.suggest("head", " MA ", 50) == expected
+    assert {"man", "woman"} <= set(expected)
+    assert index.suggest("head", "ma", 1) == expected[:1]
+    assert all("red c" in phrase for phrase in index.suggest("phrase", "red  c", 5))
+    assert index.suggest("phrase", "'; DROP TABLE regions; --", 5) == []
+    assert index.suggest("phrase", "%", 5) == []
+
+
+def test_every_region_knows_its_caption(index: Index, rows: list[dict[str, Any]]) -> None:
+    found = index.ask(
+        Search(where="caption IS NOT NULL"), "SELECT row, phrase, caption_index, caption FROM hit_regions ORDER BY ALL"
+    )
+    expected = [
+        (number, a["phrase"], a["caption_index"], row["captions"][a["caption_index"]])
+        for number, row in enumerate(rows)
+        for a in row["annotations"]
+    ]
+    assert found == sorted(expected)
+    assert {index for _, _, index, _ in found} == {0, 1}
+
+
+def test_marks_are_replaced(synthetic_dataset: Path) -> None:
+    dataset = open_dataset(synthetic_dataset)
+    with closing(Index(dataset, {"s000000003": "good"})) as index:
+        index.build()
+        assert page(index, Search(mark="any")) == [3]
+        assert index.count(Search(mark="none")).samples == 499
+        index.mark_all({"s000000004": "bad", "s000000003": "bad", "nobody": "good"})
+        assert page(index, Search(mark="bad")) == [3, 4]
+        assert index.count(Search(mark="good")) == SearchCount(samples=0, regions=0)
+        assert index.count(Search(mark="none")).samples == 498
+        index.mark_all({})
+        assert index.count(Search(mark="none")).samples == 500
+
+
+@pytest.mark.parametrize(
+    "where", ["colour = 'red'", "true) OR (true", "row < 3", "row_number < 3", "score > ?", "best > 0"]
+)
+def test_what_is_no_condition(where: str, index: Index) -> None:
+    """Whether something stands before it or not; nothing is found meanwhile."""
+    for search in (Search(where=where), Search(where=where, phrase="man", mark="none")):
+        for ask in (index.check, index.count, lambda search: index.page(search, 0, 9)):
+            with pytest.raises(ConfigError, match="not an SQL condition: ") as refused:
+                ask(search)
+            assert "\n" not in str(refused.value)
+
+
+def test_a_condition_that_fails_on_a_value(index: Index) -> None:
+    index.check(Search(where="phrase::INTEGER > 3"))
+    with pytest.raises(ConfigError, match="not an SQL condition: Conversion Error: ") as refused:
+        index.count(Search(where="phrase::INTEGER > 3"))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_condition_that_never_ends(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is given up, and the next search is answered."""
+    monkeypatch.setattr(index_module, "QUERY_SECONDS", 0.2)
+    index.check(Search(where=ENDLESS))
+    with pytest.raises(ConfigError, match=r"took longer than 0\.2 s and was stopped"):
+        index.count(Search(where=ENDLESS))
+    monkeypatch.undo()
+    assert index.count(Search()).samples == 500
+
+
+def test_several_threads_may_ask(index: Index) -> None:
+    searches = [Search(score_min=number / 40, head=head) for number in range(10) for head in ("man", "woman", "dog")]
+    expected = [page(index, search) for search in searches]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda search: page(index, search), searches)) == expected
+
+
+def test_the_database_goes_away(synthetic_dataset: Path) -> None:
+    index = Index(open_dataset(synthetic_dataset), {})
+    folder = Path(index._folder.name)
+    index.build()
+    assert [path.name for path in folder.iterdir() if path.suffix == ".duckdb"] == ["index.duckdb"]
+    index.close()
+    assert not folder.exists()
+
+
+def test_building_tells_how_far_it_is(synthetic_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the shards do not go into the database together."""
+    monkeypatch.setattr(index_module, "_SHARDS_AT_ONCE", 2)
+    told: list[tuple[int, int]] = []
+    with closing(Index(open_dataset(synthetic_dataset), {})) as index:
+        assert not index.wait(0)
+        assert index.count(Search()) == SearchCount(samples=0, regions=0)
+        builder = threading.Thread(target=index.build, args=(lambda done, total: told.append((done, total)),))
+        builder.start()
+        assert index.wait(60)
+        builder.join()
+        assert index.count(Search()).samples == 500, "what was counted meanwhile is forgotten"
+        assert page(index, Search()) == list(range(500))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.fixture
+def damaged(synthetic_dataset: Path, tmp_path: Path) -> Path:
+    """With half of the second shard of three."""
+    folder = Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+    shard = folder / "data" / "00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    return folder
+
+
+def test_a_damaged_shard_of_a_finished_dataset(damaged: Path) -> None:
+    with closing(Index(open_dataset(damaged), {})) as index:
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: ") as refused:
+                index.build()
+            assert "\n" not in str(refused.value)
+        with pytest.raises(InputError, match=r"00001\.parquet is damaged or cannot be read: "):
+            index.wait(0)
+
+
+def test_a_damaged_shard_of_an_unfinished_dataset(damaged: Path, rows: list[dict[str, Any]]) -> None:
+    """Is left out, as a run may still be writing it; numbers are those of the row reader."""
+    (damaged / "dataset.json").unlink()
+    dataset = open_dataset(damaged, finished=False)
+    with closing(Index(dataset, {})) as index:
+        index.build()
+        numbers = page(index, Search())
+        assert numbers == list(range(500 - 180))
+        names = [row["sample_id"] for row in NumberedRows(dataset).rows_at(numbers, ["sample_id"])]
+        assert names == [row["sample_id"] for row in rows[:180] + rows[360:]]
+
+
+def test_no_rows_and_no_shards(synthetic_dataset: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(synthetic_dataset, tmp_path / "dataset"))
+    for shard in (folder / "data").iterdir():
+        shard.unlink()
+    for shards in range(2):
+        if shards:
+            pq.write_table(DATASET_SCHEMA.empty_table(), folder / "data" / "00000.parquet")
+        with closing(Index(open_dataset(folder), {})) as index:
+            index.build()
+            assert index.ready
+            assert index.count(Search()) == SearchCount(samples=0, regions=0)
+            assert page(index, Search(phrase="man", sort="random")) == []
+            assert index.row_of(1) is None

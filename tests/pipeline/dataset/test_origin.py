@@ -1,0 +1,143 @@
+"""Whether a dataset was made by who looks at it."""
+
+from __future__ import annotations
+
+import json
+import stat
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from pipeline.config import RunConfig
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.origin import LOADED, LOCATIONS, check_named, is_own, signed, unnamed
+from stages.contract.errors import ConfigError
+from stages.explain import EXPLAINERS, explainer_type
+from stages.read import READERS
+from stages.sources import SOURCES, source_type
+
+CONFIG = {"input": {"image_root": "/photos"}, "rate": 0.1}
+RUN = {"config": CONFIG, "model_fingerprint": "demo:1", "counts": {"read": 1}}
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user without a key."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "phrasebox"
+
+
+def test_what_was_signed_is_known_again_and_a_change_is_seen(state: Path) -> None:
+    run = signed(RUN)
+    assert is_own(run)
+    assert is_own({**run, "counts": {}, "phrasebox_version": "2"}), "only what is followed counts"
+    assert not is_own({**run, "config": {**CONFIG, "rate": 0.2}})
+    assert not is_own({**run, "model_fingerprint": "demo:2"})
+    assert not any(is_own({**RUN, "signature": wrong}) for wrong in (None, "", "é", 1, ["x"], "0" * 64))
+    assert not is_own(RUN)
+    assert stat.S_IMODE((state / "key").stat().st_mode) == 0o600
+    assert [path.name for path in state.iterdir()] == ["key"]
+
+
+def test_another_user_has_another_key(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = signed(RUN)
+    monkeypatch.setenv("XDG_STATE_HOME", str(state / "other"))
+    assert not is_own(run)
+    assert signed(RUN)["signature"] != run["signature"]
+
+
+def test_where_no_key_can_be_kept_nothing_is_known_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    run = signed(RUN)
+    assert run["signature"] is None
+    assert not is_own(run)
+
+
+def test_a_damaged_key_signs_nothing(state: Path) -> None:
+    state.mkdir(parents=True)
+    (state / "key").write_bytes(b"")
+    assert signed(RUN)["signature"] is None
+
+
+def dataset_of(folder: Path, sections: dict[str, Any], *, own: bool = False) -> Dataset:
+    run = {"config": sections}
+    return Dataset(path=folder, manifest={}, run=signed(run) if own else run, shards=())
+
+
+OUTSIDE = {
+    "input": {"path": ["/data/a b.tar"], "image_root": "s3://bucket/images"},
+    "model": {"name": "ViT-B-16", "pretrained": "openai", "config": None},
+    "phrases": {"spacy_model": "a_package"},
+    "regions": {"calibration": "~/fit.json"},
+    "source": {"kind": "boxes", "truth": "/data/truth.json"},
+}
+
+
+@pytest.mark.parametrize(
+    ("sections", "settings", "left"),
+    [
+        pytest.param(
+            OUTSIDE,
+            [],
+            "input.path input.image_root regions.calibration source.truth model.name model.pretrained "
+            "phrases.spacy_model",
+            id="all of it",
+        ),
+        pytest.param(
+            OUTSIDE,
+            ["input.path=/b.tar", "input.image_root=/b", "model={name: demo}", "phrases.spacy_model=x", "source={}"],
+            "regions.calibration",
+            id="what the user names, whatever it is",
+        ),
+        pytest.param({"input": {"path": "FOLDER/a.jsonl", "image_root": "FOLDER/images"}}, [], "", id="inside"),
+        pytest.param({"input": {"path": "FOLDER/../a.jsonl"}}, [], "input.path", id="out of it again"),
+        pytest.param({"input": {"path": "FOLDER/out/a.jsonl"}}, [], "input.path", id="through a link"),
+        pytest.param({"model": {"checkpoint": "FOLDER/clip"}}, [], "input.path model.checkpoint", id="a model inside"),
+        pytest.param({"input": {"path": 5}, "model": "x"}, [], "input.path", id="of another form"),
+        pytest.param(
+            {"input": {"path": "FOLDER"}, "model": {"name": "photo"}, "regions": {"calibration": "auto"}}, [], "",
+            id="what comes with phrasebox",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_stranger_names(sections: dict[str, Any], settings: list[str], left: str, tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    (folder / "out").symlink_to(tmp_path)
+    filled = json.loads(json.dumps(sections).replace("FOLDER", str(folder)))
+    keys = (*LOCATIONS, *LOADED)
+    assert list(unnamed(dataset_of(folder, filled), keys, settings)) == left.split()
+    assert unnamed(dataset_of(folder, filled, own=True), keys) == {}, "one's own names what it likes"
+
+
+def test_the_message_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_named(dataset_of(tmp_path, OUTSIDE))
+    told = str(refused.value)
+    assert "\n" not in told
+    assert "--set 'input.path=[\"/data/a b.tar\"]' --images s3://bucket/images " in told
+    assert "--set model.name=ViT-B-16 --set model.pretrained=openai " in told
+
+
+def test_every_key_that_names_a_file_is_asked_about() -> None:
+    """A new one would be followed without a question."""
+    sections: dict[str, list[Any]] = {name: [field.annotation] for name, field in RunConfig.model_fields.items()}
+    sections["input"] = [reader.config_type for reader in READERS.values()]
+    sections["explain"] = [explainer_type(kind).config_type for kind in EXPLAINERS]
+    sections["source"] = [source_type(kind).config_type for kind in SOURCES]
+    sections.pop("output"), sections.pop("engine")  # nobody who follows a configuration writes, or starts an engine
+    found = {f"{name}.{key}" for name, kinds in sections.items() for kind in kinds for key in files_of(kind)}
+    assert found - {*LOCATIONS, *LOADED} == set()
+    assert {"model.checkpoint", "source.truth"} <= found
+
+
+def files_of(kind: Any) -> Iterator[str]:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, field in kind.model_fields.items():
+            if Path in {field.annotation, *typing.get_args(field.annotation)}:
+                yield name

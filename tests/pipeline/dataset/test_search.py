@@ -1,0 +1,143 @@
+"""Searches as SQL: texts stay texts, and what is exported is what is shown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.index import Index
+from pipeline.dataset.selection import Search, Selection, Selector, literal, sandboxed
+from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
+
+TEXTS = ("dog", "MAN", " red   car ", "it's", "a -- b", "/* c", "'", "''); DROP TABLE regions; --", "%", "piñata", "\\")
+
+
+@pytest.mark.parametrize(
+    ("search", "region", "sample"),
+    [
+        (Search(), "", ""),
+        (Search(phrase="  Red  CAR "), "contains(phrase, 'red car')", ""),
+        (Search(head=" Dog "), "head = 'dog'", ""),
+        (Search(phrase=" ", head=" ", where=" \n"), "", ""),
+        (Search(phrase="it's -- here"), "contains(phrase, 'it''s -- here')", ""),
+        (Search(score_min=0.5, score_max=1), "score >= 0.5 AND score <= 1.0", ""),
+        (Search(area_min=0, area_max=0.25), "area_share >= 0.0 AND area_share <= 0.25", ""),
+        (Search(where=" w > h "), "w > h", ""),
+        (Search(head="dog", where="w > h OR y = 0"), "head = 'dog' AND (\nw > h OR y = 0\n)", ""),
+        (Search(regions_min=0, regions_max=3), "", "region_count >= 0 AND region_count <= 3"),
+        (Search(mark="good"), "", "mark = 'good'"),
+        (Search(mark="none"), "", "mark IS NULL"),
+        (Search(mark="any"), "", "mark IS NOT NULL"),
+        (Search(status="failed", reason="bad_image", sort="random", seed=4), "", ""),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_conditions(search: Search, region: str, sample: str) -> None:
+    assert search.region_condition() == region
+    assert search.sample_condition() == sample
+
+
+def test_both_conditions_together() -> None:
+    assert Search(head="dog", mark="bad").condition() == "head = 'dog' AND mark = 'bad'"
+    assert Search(where="w > h").condition() == "w > h"
+    assert Search(where="w > h OR true -- all", mark="bad").condition() == "(\nw > h OR true -- all\n) AND mark = 'bad'"
+    assert Search(regions_min=2).condition() == "region_count >= 2"
+    assert Search().condition() == ""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"score_min": 1.5}, {"area_max": -0.1}, {"regions_min": -1}, {"mark": "great"}, {"sort": "x"}, {"colour": "red"}],
+    ids=str,
+)
+def test_what_is_no_search(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Search.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[Any]:
+    with closing(sandboxed()) as connection:
+        yield connection
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(TEXTS))
+def test_a_literal_is_its_text(text: str, connection: Any) -> None:
+    [(answer,)] = connection.execute(f"SELECT {literal(text)}").fetchall()
+    assert answer == text
+
+
+SHARES = st.none() | st.integers(0, 10_000).map(lambda number: number / 10_000)
+COUNTS = st.none() | st.integers(0, 6)
+SEARCHES = st.builds(
+    Search,
+    phrase=st.sampled_from(("", "", *TEXTS)),
+    head=st.sampled_from(("", "", "", "dog", "Woman", "it's")),
+    score_min=SHARES,
+    score_max=SHARES,
+    area_min=SHARES,
+    area_max=SHARES,
+    where=st.sampled_from(("", *CONDITIONS)),
+    regions_min=COUNTS,
+    regions_max=COUNTS,
+    mark=st.sampled_from(("", "", "good", "bad", "none", "any")),
+)
+
+
+@pytest.fixture(scope="module")
+def table(synthetic_dataset: Path) -> Any:
+    return pa.concat_tables(open_dataset(synthetic_dataset).tables())
+
+
+@pytest.fixture(scope="module")
+def rows(table: Any) -> Any:
+    return table.to_pylist()
+
+
+@pytest.fixture(scope="module")
+def index(synthetic_dataset: Path, rows: Any) -> Iterator[Index]:
+    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
+        index.build()
+        yield index
+
+
+def assert_the_same(search: Search, index: Index, table: Any, rows: Any) -> int:
+    """The exported regions are those shown and those of plain Python; returns how many."""
+    marks = marks_of(rows)
+    answer = Selector(Selection(where=search.condition(), marks=marks)).choose(table)
+    exported = [(row, a) for row, found in enumerate(answer["annotations"].to_pylist()) for a in found]
+    shown = index.ask(search, "SELECT row, phrase, score, x, y, w, h FROM hit_regions")
+    assert Counter((row, a["phrase"], a["score"], *a["bbox"]) for row, a in exported) == Counter(shown)
+    expected = [(one.number, region["id"]) for one in find(rows, marks, search) for region in one.regions]
+    assert [(row, a["id"]) for row, a in exported] == expected
+    return len(expected)
+
+
+@settings(max_examples=60)
+@given(search=SEARCHES)
+def test_any_search_exports_what_it_shows(search: Search, index: Index, table: Any, rows: Any) -> None:
+    assert_the_same(search, index, table, rows)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        Search(phrase="man", mark="none", where="w > h"),
+        Search(head="dog", regions_min=2, where="caption ILIKE '% beside %' -- side by side"),
+        Search(score_min=0.4, score_max=0.7, where="caption_index = 1 /* the second */", regions_max=9),
+        Search(where="x = 0 OR y = 0", mark="good"),
+    ],
+    ids=lambda search: search.condition(),
+)
+def test_searches_that_find_something(search: Search, index: Index, table: Any, rows: Any) -> None:
+    assert assert_the_same(search, index, table, rows) > 0

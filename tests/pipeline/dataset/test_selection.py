@@ -1,0 +1,193 @@
+"""A choice of regions, against plain Python over the same rows; and what is no condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.selection import REGION_COLUMNS, Selection, Selector, sandboxed
+from stages.contract.errors import ConfigError
+from stages.contract.schema import DATASET_SCHEMA
+from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
+
+
+@pytest.fixture(scope="module")
+def table(synthetic_dataset: Path) -> Any:
+    """200 rows over the border of two shards, so in two chunks."""
+    return pa.concat_tables(open_dataset(synthetic_dataset).tables()).slice(80, 200)
+
+
+def chosen(table: Any, **selection: Any) -> list[list[int]]:
+    """Ids of the chosen regions, row by row."""
+    answer = Selector(Selection(**selection)).choose(table)
+    return [[region["id"] for region in regions] for regions in answer["annotations"].to_pylist()]
+
+
+@pytest.mark.parametrize("where", CONDITIONS)
+def test_conditions(where: str, table: Any) -> None:
+    rows = table.to_pylist()
+    marks = marks_of(rows)
+    expected = [[region["id"] for region in regions_of(row, marks) if CONDITIONS[where](region)] for row in rows]
+    if where not in ("true", "score > 2", "NULL"):
+        assert 0 < sum(map(len, expected)) < sum(len(row["annotations"]) for row in rows), "tests nothing"
+    assert chosen(table, where=where, marks=marks) == expected
+
+
+def test_the_plain_regions_have_the_columns_that_a_condition_knows(table: Any) -> None:
+    assert {*regions_of(table.to_pylist()[1], {})[0], "id"} == {*REGION_COLUMNS.names, "id"}
+
+
+def test_a_lowest_score_is_compared_as_it_is_stored(table: Any) -> None:
+    """0.8 is another number in float32, a larger one; 0.7 is a smaller one."""
+    scores = [a["score"] for row in table.to_pylist() for a in row["annotations"]]
+    for score in sorted({round(score, 4) for score in scores})[::40]:
+        kept = sum(map(len, chosen(table, min_score=score)))
+        assert kept == sum(stored >= np.float32(score) for stored in scores)
+        assert kept == sum(map(len, chosen(table, where=f"score >= {score!r}")))
+    assert chosen(table, min_score=1.0) == [[]] * table.num_rows
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_a_lowest_score_lies_between_0_and_1(score: float) -> None:
+    with pytest.raises(ConfigError, match=r"min_score: expected 0 \.\. 1, got"):
+        Selection(min_score=score)
+
+
+def test_both_must_hold(table: Any) -> None:
+    both = chosen(table, min_score=0.5, where="w > h")
+    assert both == chosen(table, where="w > h AND score >= 0.5")
+    assert any(both)
+
+
+@pytest.mark.parametrize(
+    "selection", [Selection(), Selection(where=" \n "), Selection(min_score=0.0, marks={"a": "bad"})]
+)
+def test_all_is_the_same_table(selection: Selection, table: Any) -> None:
+    assert selection.takes_all
+    assert Selector(selection).choose(table) is table
+
+
+def test_what_is_chosen_stays_as_it_was(table: Any) -> None:
+    """All fields of the regions, all other columns, types with their metadata; no row goes."""
+    answer = Selector(Selection(where="score > 0.6")).choose(table)
+    assert answer.schema.equals(table.schema, check_metadata=True)
+    answer.validate(full=True)
+    expected = table.to_pylist()
+    for row in expected:
+        row["annotations"] = [a for a in row["annotations"] if a["score"] > np.float32(0.6)]
+    assert answer.to_pylist() == expected
+
+
+@pytest.mark.parametrize("selection", [{"where": "w > h AND caption LIKE '%a%'"}, {"min_score": 0.5}], ids=str)
+def test_slices_and_chunks(selection: dict[str, Any], table: Any) -> None:
+    whole = chosen(table, **selection)
+    assert chosen(table.slice(17, 90), **selection) == whole[17:107]
+    parts = pa.concat_tables([table.slice(start, 23) for start in range(0, 200, 23)])
+    assert parts["annotations"].num_chunks > 5
+    assert chosen(parts, **selection) == whole
+    assert chosen(table.slice(199), **selection) == whole[199:]
+
+
+@pytest.mark.parametrize("selection", [{"where": "w > h"}, {"min_score": 0.5}], ids=str)
+def test_empty_tables(selection: dict[str, Any], table: Any) -> None:
+    selector = Selector(Selection(**selection))
+    without_regions = pa.Table.from_pylist([{**table.to_pylist()[0], "annotations": []}] * 3, table.schema)
+    for empty in (table.slice(0, 0), DATASET_SCHEMA.empty_table(), without_regions):
+        answer = selector.choose(empty)
+        assert answer.schema.equals(empty.schema)
+        assert answer.to_pylist() == empty.to_pylist()
+
+
+def test_the_columns_it_needs_are_enough(table: Any) -> None:
+    selection = Selection(where="mark = 'bad' OR w > h")
+    needed = list(dict.fromkeys(path.partition(".")[0] for path in selection.columns))
+    few = Selector(selection).choose(table.select(needed))
+    assert few.column_names == needed
+    assert few["annotations"].equals(Selector(Selection(where="w > h")).choose(table)["annotations"])
+
+
+def test_a_selector_is_used_again(table: Any) -> None:
+    selector = Selector(Selection(where="score > 0.5"))
+    first = selector.choose(table)
+    assert selector.choose(table.slice(50)).equals(first.slice(50))
+    assert selector.choose(table).equals(first)
+
+
+NO_CONDITIONS = {
+    "unknown column": ("colour = 'red'", '"colour" not found'),
+    "column of the table only": ("id = 3", '"id" not found'),
+    "a number of our own": ("row_number < 3", '"row_number" not found'),
+    "half": ("score >", "syntax error"),
+    "open string": ("phrase = 'dog", "unterminated"),
+    "open comment": ("score > 0.5 /* and", "unterminated"),
+    "no comparison": ("phrase > 3", "Cannot compare"),
+    "date": ("score > DATE '2020-01-01'", "Cannot compare"),
+    "unknown function": ("getenv('HOME') = 'x'", "getenv"),
+    "aggregate": ("count(*) > 1", "aggregates"),
+    "window": ("row_number() OVER () = 1", "window"),
+    "two": ("w > h, h > w", "single expression"),
+    "statements": ("true; SELECT 1", "Error"),
+    "drop": ("true); DROP TABLE samples; --", "syntax error"),
+    "copy": ("COPY (SELECT 1) TO 'stolen.csv'", "Error"),
+    "setting": ("SET enable_external_access = true", "Error"),
+    "out of its brackets": ("true) OR (true", "syntax error"),
+    "more rows": ("true) UNION ALL (SELECT 99", "syntax error"),
+    "parameter": ("score > ?", "parameter"),
+    "all columns": ("*", "STAR"),
+    "order": ("w > h ORDER BY w", "Error"),
+    "another table": ("phrase IN (SELECT phrase FROM regions)", "regions does not exist"),
+    "a variable of Python": ("phrase IN (SELECT phrase FROM table_of_python)", "table_of_python does not exist"),
+    "a file": ("(SELECT count(*) FROM read_text('{secret}')) > 0", "Cannot access file"),
+    "a table in a file": ("(SELECT count(*) FROM '{secret}') > 0", "Cannot access file"),
+    "a folder": ("(SELECT count(*) FROM glob('{folder}/*')) > 0", "disabled"),
+    "the network": ("(SELECT count(*) FROM read_csv('https://localhost:1/a.csv')) > 0", "Error"),
+    "no Unicode": ("phrase = '\udcff'", "surrogate"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CONDITIONS)
+def test_what_is_no_condition(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said when the selector is made, in one line."""
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "secret.csv"
+    secret.write_text("phrase\ndog\n")
+    table_of_python = pa.table({"phrase": ["dog"]})
+    where, words = NO_CONDITIONS[name]
+    with pytest.raises(ConfigError, match="not an SQL condition: ") as refused:
+        Selector(Selection(where=where.replace("{secret}", str(secret)).replace("{folder}", str(tmp_path))))
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert "caption_index" in str(refused.value), "names the columns"
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+    assert table_of_python.num_rows == 1
+
+
+@pytest.mark.parametrize("where", ["phrase::INTEGER > 3", "score > 'abc'", "phrase"])
+def test_a_condition_that_fails_on_a_value(where: str, table: Any) -> None:
+    with pytest.raises(ConfigError, match="not an SQL condition: Conversion Error: ") as refused:
+        Selector(Selection(where=where)).choose(table)
+    assert "\n" not in str(refused.value)
+
+
+def test_checking_a_condition_does_not_run_it() -> None:
+    """It would take hours."""
+    Selector(Selection(where="(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"))
+
+
+def test_the_sandbox_stays_closed(tmp_path: Path) -> None:
+    connection = sandboxed()
+    for statement in (
+        "SET enable_external_access = true",
+        "SET python_enable_replacements = true",
+        f"ATTACH '{tmp_path / 'a.duckdb'}'",
+        f"COPY (SELECT 1) TO '{tmp_path / 'a.csv'}'",
+        "INSTALL httpfs",
+    ):
+        with pytest.raises(Exception, match=r"Cannot|cannot|disabled|locked"):
+            connection.execute(statement)
+    assert list(tmp_path.iterdir()) == []

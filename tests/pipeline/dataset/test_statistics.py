@@ -1,0 +1,198 @@
+"""The figures against numpy over the rows."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.index import (
+    _INSERTS,
+    AREA_EDGES,
+    BINS_PER_IMAGE,
+    SCORE_EDGES,
+    Index,
+    _per_image,
+    spoken_for,
+    statistics,
+)
+from pipeline.dataset.selection import Search
+from stages.contract.errors import ConfigError
+from tests.pipeline.dataset.plain import find, marks_of, status_of
+
+
+@pytest.fixture(scope="module")
+def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
+    return list(open_dataset(synthetic_dataset).rows())
+
+
+@pytest.fixture(scope="module")
+def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
+    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
+        index.build()
+        yield index
+
+
+SEARCHES = {
+    "all": Search(),
+    "conditions on regions": Search(where="w > h", score_max=0.8),
+    "conditions on samples": Search(regions_min=3, mark="none"),
+    "both": Search(phrase="man", score_min=0.3, mark="any"),
+    "failed": Search(status="failed"),
+    "nothing": Search(phrase="no such words"),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_all_figures(name: str, index: Index, rows: list[dict[str, Any]]) -> None:
+    search, marks = SEARCHES[name], marks_of(rows)
+    found = find(rows, marks, search)
+    regions = [region for one in found for region in one.regions]
+    assert bool(regions) is (name not in ("failed", "nothing"))
+    figures = statistics(index, search, most=7)
+
+    by_status = Counter(status_of(one.row) for one in found)
+    assert figures["samples"] == {"all": len(found), **by_status}
+    assert figures["regions"] == len(regions)
+    assert figures["phrases"] == len({region["phrase"] for region in regions})
+    assert figures["heads"] == len({region["head"] for region in regions})
+    assert_histogram(figures["score"], [region["score"] for region in regions], SCORE_EDGES)
+    assert_histogram(figures["area_share"], [region["area_share"] for region in regions], AREA_EDGES)
+    for score, share in figures["score_kept"].items():
+        kept = [region["score"] >= np.float32(score) for region in regions]
+        assert share == (pytest.approx(np.mean(kept)) if regions else None)
+
+    sound = [one.row for one in found if one.row["error"] is None]
+    assert figures["phrases_per_image"] == per_image([row["phrase_count"] for row in sound])
+    assert figures["regions_per_image"] == per_image([len(row["annotations"]) for row in sound])
+    assert figures["things_per_image"] is None  # nobody linked the synthetic phrases
+    for column in ("phrase", "head"):
+        assert_most_frequent(figures[f"top_{column}s"], [(region[column], region["score"]) for region in regions], 7)
+
+    reasons = Counter(one.row["error"] for one in found if one.row["error"])
+    expected = sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))
+    assert figures["errors"] == [{"reason": reason, "count": count} for reason, count in expected]
+    marked = Counter(marks[one.row["sample_id"]] for one in found if one.row["sample_id"] in marks)
+    assert figures["marks"] == dict(sorted(marked.items()))
+    assert figures["absent_share"] is None  # nobody told the presence of the synthetic phrases
+
+
+@pytest.mark.parametrize(("absent", "expected"), [(0.02, 0.5), (0.3, 0.5), (0.3, 0.05), (0.9, 0.2)])
+def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: float, expected: float) -> None:
+    """Presences of 40,000 phrases by Bayes' rule, from a signal with two normal distributions."""
+    rng = np.random.default_rng(3)
+    missing = rng.random(40_000) < absent
+    signal = rng.normal(np.where(missing, -1.0, 1.0))
+    presence = 1 / (1 + np.exp(-2 * signal) * expected / (1 - expected))
+    near, counts = np.unique(presence.round(3), return_counts=True)
+    found = spoken_for(list(zip(near.tolist(), counts.tolist(), strict=True)), expected)
+    assert found == pytest.approx(missing.mean(), abs=0.01)
+
+
+def test_without_presences_no_share_is_known() -> None:
+    assert spoken_for([], 0.5) is None
+    assert spoken_for([(1.0, 3)], 0.5) == pytest.approx(0.0, abs=0.001)
+
+
+def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None:
+    rows = [
+        {
+            "row": 0,
+            "annotations": [("dog", 0.75), ("dog", 0.75), ("cat", None)],
+            "absent": [("cow", 0.25), ("cow", 0.25)],
+        },
+        {"row": 1, "annotations": [("dog", 1.0)], "absent": []},
+    ]
+    part = pa.table(
+        {
+            "row": [row["row"] for row in rows],
+            **{
+                name: pa.array(
+                    [[{"phrase": phrase, "presence": presence} for phrase, presence in row[name]] for row in rows],
+                    pa.list_(pa.struct({"phrase": pa.string(), "presence": pa.float32()})),
+                )
+                for name in ("annotations", "absent")
+            },
+        }
+    )
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT)")
+        connection.register("part", part)
+        connection.execute(_INSERTS[-1])
+        found = connection.execute("SELECT * FROM presences ORDER BY ALL").fetchall()
+    assert found == [(0, "cow", 0.25), (0, "dog", 0.75), (1, "dog", 1.0)]
+
+
+def assert_histogram(histogram: dict[str, Any], values: list[float], edges: tuple[float, ...]) -> None:
+    """Bins hold their lower edge, the last one also the upper."""
+    assert histogram["edges"] == list(edges)
+    counts, _ = np.histogram(values, np.float32(edges).astype(np.float64))
+    assert histogram["counts"] == counts.tolist()
+    assert list(histogram["quantiles"]) == ["5", "25", "50", "75", "95"]
+    if values:
+        expected = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
+        assert list(histogram["quantiles"].values()) == pytest.approx(expected.tolist(), rel=1e-5)
+    else:
+        assert set(histogram["quantiles"].values()) == {None}
+
+
+def per_image(counts: list[int]) -> dict[str, list[Any]]:
+    """Images by count, each count its own bin."""
+    bins = range(max(counts, default=0) + 1)
+    return {"labels": [str(each) for each in bins], "counts": [counts.count(each) for each in bins]}
+
+
+def assert_most_frequent(entries: list[dict[str, Any]], scored: list[tuple[str, float]], most: int) -> None:
+    scores = defaultdict(list)
+    for text, score in scored:
+        scores[text].append(score)
+    expected = sorted(scores, key=lambda text: (-len(scores[text]), text))[:most]
+    assert [entry["text"] for entry in entries] == expected
+    for entry in entries:
+        assert entry["count"] == len(scores[entry["text"]])
+        assert entry["score"] == pytest.approx(np.mean(scores[entry["text"]]), rel=1e-5)
+
+
+def test_the_last_bins_hold_what_is_more(index: Index, rows: list[dict[str, Any]]) -> None:
+    """A region as large as its image is in the last bin, and no region is lost."""
+    figures = statistics(index)
+    assert any(a["area"] == row["width"] * row["height"] for row in rows for a in row["annotations"])
+    assert sum(figures["area_share"]["counts"]) == sum(figures["score"]["counts"]) == figures["regions"]
+    assert sum(figures["regions_per_image"]["counts"]) == figures["samples"]["all"] - figures["samples"]["failed"]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "counts"),
+    [
+        ([0, 12], ["0", "12"], [1, 1]),
+        ([0, 13, 25], ["0 to 1", "12 to 13", "24 to 25"], [1, 1, 1]),
+        ([*range(100), 99, 99], ["0 to 9", "90 to 99"], [10, 12]),
+        ([3] * 500 + [40], ["3", "12 or more"], [500, 1]),
+        ([70_000], ["12000 or more"], [1]),
+        ([], ["0"], [0]),
+    ],
+)
+def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(
+    values: list[int], labels: list[str], counts: list[int]
+) -> None:
+    """The bins that hold something, and the first."""
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE hit_samples AS SELECT unnest(?::BIGINT[]) AS n, 'regions' AS status", [values])
+        found = _per_image(lambda query: connection.execute(query).fetchall(), "n")
+    assert len(found["labels"]) == len(found["counts"]) <= BINS_PER_IMAGE
+    shown = dict(zip(found["labels"], found["counts"], strict=True))
+    assert sum(shown.values()) == len(values)
+    assert {label: shown[label] for label in labels} == dict(zip(labels, counts, strict=True))
+
+
+def test_a_broken_condition(index: Index) -> None:
+    with pytest.raises(ConfigError, match="not an SQL condition: "):
+        statistics(index, Search(where="colour = 'red'"))

@@ -1,0 +1,409 @@
+"""A sound dataset has no problems; each single damage is found and named."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.dataset.validate import validate
+from stages.contract.errors import InputError
+from stages.contract.masks import decode_mask, encode_mask
+from stages.contract.records import Rle, stable_id
+from stages.contract.versions import SCHEMA_VERSION
+from stages.write.tally import tally, write_categories
+from tests.stages.write.rows import mixed, write_shards
+
+Rows = list[dict[str, Any]]
+
+
+def make_dataset(folder: Path, *, embed_images: bool = False, heat_maps: bool = True) -> Path:
+    """Nine rows in three shards, categories, and as much of a manifest as is checked."""
+    write_shards(mixed(), folder / "data", embed_images=embed_images, heat_maps=heat_maps)
+    total = tally(folder / "data")
+    write_categories(total, folder / "categories.parquet")
+    counts = {
+        "read": 9,
+        "written": 9,
+        "annotated": 6,
+        "without_regions": 1,
+        "without_phrases": 1,
+        "failed": 2,
+        "failed_by_reason": {"bad_image": 1, "missing_image": 1},
+        "phrases": 12,
+        "regions": 9,
+        "absent": 0,
+        "categories": 2,
+        "files": 3,
+    }
+    manifest = {"format": "phrasebox", "schema_version": SCHEMA_VERSION, "counts": counts}
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture
+def dataset(sound: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(sound, tmp_path / "dataset"))
+
+
+@pytest.mark.parametrize("embed_images", [False, True])
+@pytest.mark.parametrize("heat_maps", [False, True])
+def test_a_sound_dataset_has_no_problems(embed_images: bool, heat_maps: bool, tmp_path: Path) -> None:
+    assert list(validate(make_dataset(tmp_path, embed_images=embed_images, heat_maps=heat_maps))) == []
+
+
+def test_a_finished_run_has_no_problems(inline_dataset: Path) -> None:
+    assert list(validate(inline_dataset)) == []
+
+
+def change_rows(dataset: Path, change: Callable[[Rows], None], shard: str = "00000.parquet") -> None:
+    """Read a shard's rows, change them, write them back."""
+    path = dataset / "data" / shard
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def change_manifest(dataset: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = dataset / "dataset.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def first(rows: Rows) -> dict[str, Any]:
+    """The first annotation: "red car" in row 0."""
+    return rows[0]["annotations"][0]
+
+
+def put(name: str, value: Any) -> Callable[[Rows], None]:
+    return lambda rows: first(rows).update({name: value})
+
+
+def flip_pixel(rows: Rows) -> None:
+    """One pixel inside the mask's box no longer belongs to it."""
+    coded = first(rows)["segmentation"]
+    mask = decode_mask(Rle(size_hw=tuple(coded["size"]), counts=coded["counts"])).copy()
+    mask[8, 5] = False
+    coded["counts"] = encode_mask(mask).counts
+
+
+def empty_mask(rows: Rows) -> None:
+    first(rows).update(area=0, segmentation={"size": [30, 40], "counts": encode_mask(np.zeros((30, 40), bool)).counts})
+
+
+ABSENT_DOGS: dict[str, Any] = {
+    "phrase": "two dogs",
+    "head": "dog",
+    "caption_index": 0,
+    "span": [20, 28],
+    "presence": 0.25,
+    "similarity": 0.125,
+}
+
+
+def absent(**changes: Any) -> Callable[[Rows], None]:
+    return lambda rows: rows[0].update(absent=[{**ABSENT_DOGS, **changes}])
+
+
+ROWS: dict[str, tuple[Callable[[Rows], None], str]] = {
+    "id of another sample": (lambda r: r[0].update(id=7), r"row 0 \('s0'\): id 7 is not the hash of its sample_id"),
+    "sample twice": (lambda r: r.__setitem__(1, r[0]), r"image id \d+ occurs 2 times"),
+    "annotation twice": (lambda r: r[0]["annotations"].append(first(r)), r"annotation id \d+ occurs 2 times"),
+    "annotation of another image": (
+        put("image_id", 5),
+        r"row 0 \('s0'\): annotation \d+: image_id 5 is not the row's id",
+    ),
+    "box moved": (
+        put("bbox", [1.0, 3.0, 10.0, 12.0]),
+        r"box \[1.0, .*\] but the mask's box is \[0.0, 3.0, 10.0, 12.0\]",
+    ),
+    "box outside": (put("bbox", [35.0, 3.0, 10.0, 12.0]), r"leaves the 40x30 image"),
+    "box empty": (put("bbox", [0.0, 3.0, 0.0, 12.0]), r"box \[0.0, 3.0, 0.0, 12.0\] is empty"),
+    "box of three": (put("bbox", [0.0, 3.0, 10.0]), r"bbox \[0.0, 3.0, 10.0\] has not four numbers"),
+    "box missing": (put("bbox", None), r"bbox is null"),
+    "box not a number": (put("bbox", [float("nan"), 3.0, 10.0, 12.0]), r"is empty or leaves"),
+    "area": (put("area", 119), r"area 119 but the mask has 120 pixels"),
+    "pixel flipped": (flip_pixel, r"area 120 but the mask has 119 pixels"),
+    "mask of another size": (
+        lambda r: first(r)["segmentation"].update(size=[40, 30]),
+        r"mask size \[40, 30\] is not \[height, width\]",
+    ),
+    "mask damaged": (lambda r: first(r)["segmentation"].update(counts="0é"), "mask cannot be decoded"),
+    "mask too short": (lambda r: first(r)["segmentation"].update(counts="3"), "mask cannot be decoded"),
+    "mask with runs that go back": (lambda r: first(r)["segmentation"].update(counts="1O0"), "mask cannot be decoded"),
+    "mask empty": (empty_mask, r"but the mask's box is \[0.0, 0.0, 0.0, 0.0\]"),
+    "mask missing": (put("segmentation", None), r"segmentation is null"),
+    "span shifted": (put("span", [1, 13]), r"span says 'he  Red car ' but the phrase is 'red car'"),
+    "span too long": (put("span", [5, 28]), r"span says .* but the phrase is 'red car'"),
+    "span outside": (put("span", [20, 99]), r"span \[20, 99\) leaves the caption"),
+    "span empty": (put("span", [3, 3]), r"span \[3, 3\) leaves the caption"),
+    "span of one": (put("span", [3]), r"span \[3\] has not two numbers"),
+    "another caption": (put("caption_index", 1), r"caption_index 1 but there are 1 captions"),
+    "phrase of another category": (put("category_id", 9), r"category_id is not the hash of its phrase"),
+    "crowd": (put("iscrowd", 1), r"iscrowd is 1"),
+    "score": (put("score", 1.5), r"score 1.5 outside 0 .. 1"),
+    "score not a number": (put("score", float("nan")), r"score nan outside 0 .. 1"),
+    "similarity": (put("similarity", -2.0), r"similarity -2.0 outside -1"),
+    "presence": (put("presence", 1.5), r"presence 1.5 outside 0 .. 1"),
+    "group": (put("group", -1), r"group -1 is negative"),
+    "importance": (put("importance", 1.5), r"importance 1.5 outside 0 .. 1"),
+    "absent, importance": (absent(importance=-1.0), r"absent phrase 'two dogs': importance -1.0 outside 0 .. 1"),
+    "absent outside": (absent(presence=-1.0), r"absent phrase 'two dogs': presence -1.0 outside 0 .. 1"),
+    "absent elsewhere": (absent(span=[0, 12]), r"absent phrase 'two dogs': span says 'The  Red car'"),
+    "absent with a region": (absent(), r"absent phrase 'two dogs': it has an annotation"),
+    "absent missing": (absent(presence=None), r"absent phrase 0: presence is null"),
+    "absent of a fault": (
+        lambda r: r[0].update(error="bad_image", error_detail="no", annotations=[], absent=[ABSENT_DOGS]),
+        r"has an error and absent phrases",
+    ),
+    "annotation id 0": (put("id", 0), r"annotation 0: id outside 1"),
+    "unknown error": (lambda r: r[0].update(error="odd", error_detail="no"), r"error: expected a reason from"),
+    "error without detail": (lambda r: r[0].update(error="bad_image"), "has an error without a detail"),
+    "detail without error": (lambda r: r[0].update(error_detail="no"), "has the detail of an error but no error"),
+    "error and annotations": (
+        lambda r: r[0].update(error="bad_image", error_detail="no"),
+        r"has an error and annotations",
+    ),
+    "captions missing": (lambda r: r[0].update(captions=None), r"row 0 \('s0'\): captions is null"),
+    "annotations missing": (lambda r: r[0].update(annotations=None), r"row 0 \('s0'\): annotations is null"),
+    "id missing": (lambda r: r[0].update(id=None), r"row 0 \('s0'\): id is null"),
+    "width missing": (lambda r: r[0].update(width=None), r"row 0 \('s0'\): width is null"),
+    "count of phrases": (lambda r: r[0].update(phrase_count=0), r"2 annotations but no phrases"),
+    "phrases missing": (lambda r: r[0].update(phrases=None), r"phrases or heat_maps is null"),
+    "phrase lost": (lambda r: r[0]["phrases"].pop(), r"phrase_count is 2 but there are 1 phrases"),
+    "phrase without a head": (lambda r: r[0]["phrases"][1].update(head=None), r"phrase 1: head is null"),
+    "phrase elsewhere": (
+        lambda r: r[0]["phrases"][1].update(span=[1, 3]),
+        r"phrase 'two dogs': span says 'he' but the phrase is 'two dogs'",
+    ),
+    "heat map lost": (lambda r: r[0]["heat_maps"].pop(), r"the heat maps are of \['red car'\], not of the phrases"),
+    "heat map cut": (
+        lambda r: r[0]["heat_maps"][0].update(levels=b"abc"),
+        r"heat map of 'red car': 3 levels on a grid of \[2, 2\]",
+    ),
+    "heat map without a size": (lambda r: r[0]["heat_maps"][0].update(size=[4]), r"4 levels on a grid of \[4\]"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_damaged_rows(name: str, dataset: Path) -> None:
+    damage, message = ROWS[name]
+    change_rows(dataset, damage)
+    problems = list(validate(dataset))
+    found = [problem for problem in problems if re.search(message, problem)]
+    assert found, problems
+    assert all("\n" not in problem for problem in problems)
+    if "row 0" in message:
+        assert str(dataset / "data" / "00000.parquet") in found[0]
+
+
+def test_a_lost_row(dataset: Path) -> None:
+    change_rows(dataset, lambda rows: rows.__delitem__(0))
+    problems = "\n".join(validate(dataset))
+    assert "counts.written is 9 but the shards hold 8" in problems
+    assert "counts.read is 9 but the shards hold 8" in problems
+    assert "categories.parquet: does not agree with the shards" in problems
+
+
+def test_a_lost_shard(dataset: Path) -> None:
+    (dataset / "data" / "00001.parquet").unlink()
+    problems = "\n".join(validate(dataset))
+    assert "counts.read is 9 but the shards hold 5" in problems
+    assert "counts.files is 3 but the shards hold 2" in problems
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "read",
+        "written",
+        "annotated",
+        "without_regions",
+        "without_phrases",
+        "failed",
+        "phrases",
+        "regions",
+        "categories",
+    ],
+)
+def test_every_count_of_the_manifest(name: str, dataset: Path) -> None:
+    change_manifest(dataset, lambda manifest: manifest["counts"].update({name: 77}))
+    problems = list(validate(dataset))
+    assert len(problems) == 1
+    assert re.search(r"dataset\.json: (counts\.\w+ is 77|77 samples were read)", problems[0])
+
+
+def test_reasons_of_failure(dataset: Path) -> None:
+    change_manifest(dataset, lambda manifest: manifest["counts"]["failed_by_reason"].update(bad_image=2))
+    [problem] = validate(dataset)
+    assert "counts.failed_by_reason is {'bad_image': 2, 'missing_image': 1} but the shards hold" in problem
+
+
+def test_a_count_that_is_missing(dataset: Path) -> None:
+    change_manifest(dataset, lambda manifest: manifest["counts"].pop("read"))
+    [problem] = validate(dataset)
+    assert "counts.read is missing" in problem
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"counts": []}', "{}", "\udcff"])
+def test_a_damaged_manifest(content: str, dataset: Path) -> None:
+    (dataset / "dataset.json").write_text(content, errors="surrogateescape")
+    problems = list(validate(dataset))
+    assert len(problems) >= 1
+    assert all("dataset.json" in problem for problem in problems)
+
+
+def test_another_schema_version(dataset: Path) -> None:
+    change_manifest(dataset, lambda manifest: manifest.update(schema_version=99))
+    [problem] = validate(dataset)
+    assert f"schema version 99, this phrasebox reads 1, 2, 3, 4 and {SCHEMA_VERSION}" in problem
+
+
+def test_an_unfinished_run(dataset: Path) -> None:
+    (dataset / "dataset.json").unlink()
+    [problem] = validate(dataset)
+    assert "dataset.json: missing; the run did not finish" in problem
+
+
+@pytest.mark.parametrize("name", ["captions", "annotations", "phrase_count", "error", "error_detail", "heat_maps"])
+def test_a_missing_column(name: str, dataset: Path) -> None:
+    path = dataset / "data" / "00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns([name]), path)
+    problems = list(validate(dataset))
+    assert any(f"00000.parquet: no column {name}" in problem for problem in problems)
+    assert not any("00001.parquet" in problem for problem in problems), "the others are still checked"
+
+
+def test_a_missing_field_of_annotations(dataset: Path) -> None:
+    path = dataset / "data" / "00000.parquet"
+    table = pq.read_table(path)
+    kind = table.schema.field("annotations").type.value_type
+    kept = pa.struct([kind.field(i) for i in range(kind.num_fields) if kind.field(i).name != "score"])
+    rows = [[{f.name: a[f.name] for f in kept} for a in cell] for cell in table["annotations"].to_pylist()]
+    position = table.schema.get_field_index("annotations")
+    pq.write_table(table.set_column(position, "annotations", pa.array(rows, pa.list_(kept))), path)
+    assert any("column annotations: expected" in problem for problem in validate(dataset))
+
+
+def test_a_column_of_another_type(dataset: Path) -> None:
+    path = dataset / "data" / "00000.parquet"
+    table = pq.read_table(path)
+    position = table.schema.get_field_index("width")
+    pq.write_table(table.set_column(position, "width", table["width"].cast(pa.int64())), path)
+    [problem] = validate(dataset)
+    assert problem.endswith("column width: expected int32, got int64")
+
+
+def test_an_unknown_column(dataset: Path) -> None:
+    path = dataset / "data" / "00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("note", pa.array(["x"] * table.num_rows)), path)
+    [problem] = validate(dataset)
+    assert problem.endswith("unknown column note")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_shard(keep: float, dataset: Path) -> None:
+    path = dataset / "data" / "00001.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if keep < 1 else int(keep)])
+    problems = list(validate(dataset))
+    assert any("00001.parquet: damaged or not a phrasebox shard" in problem for problem in problems)
+
+
+def test_a_shard_with_flipped_bytes_raises_nothing(dataset: Path) -> None:
+    """Pages are compressed: a flipped byte is an unreadable page or another value, and never a traceback."""
+    path = dataset / "data" / "00000.parquet"
+    content = path.read_bytes()
+    for position in range(4, len(content) - 8, max(1, len(content) // 60)):
+        changed = bytearray(content)
+        changed[position] ^= 0x55
+        path.write_bytes(changed)
+        list(validate(dataset))
+
+
+def test_no_shards(dataset: Path) -> None:
+    shutil.rmtree(dataset / "data")
+    assert any("data: no Parquet files" in problem for problem in validate(dataset))
+
+
+def test_no_dataset_at_all(tmp_path: Path) -> None:
+    (tmp_path / "captions.jsonl").write_text("{}")
+    expected = r"expected the folder that a run wrote \(its output\.path\)$"
+    for name, words in (
+        ("nowhere", "no such folder: .*nowhere$"),
+        ("captions.jsonl", f"captions.jsonl is a file: {expected}"),
+        ("captions.jsonl/out", "no such folder: "),
+        (".", rf"is not a dataset: no dataset\.json in it; {expected}"),
+    ):
+        with pytest.raises(InputError, match=words):
+            list(validate(tmp_path / name))
+
+
+def test_a_run_that_has_written_nothing_yet(tmp_path: Path) -> None:
+    (tmp_path / ".phrasebox").mkdir()
+    (tmp_path / ".phrasebox" / "run.json").write_text("{}")
+    problems = "\n".join(validate(tmp_path))
+    assert "dataset.json: missing; the run did not finish" in problems
+
+
+def change_categories(dataset: Path, change: Callable[[Rows], None]) -> None:
+    path = dataset / "categories.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+CATEGORIES: dict[str, tuple[Callable[[Rows], None], str]] = {
+    "missing": (lambda rows: rows.pop(), "does not agree with the shards"),
+    "more": (lambda rows: rows.append({**rows[0], "id": stable_id("cat"), "name": "cat"}), "does not agree"),
+    "count": (lambda rows: rows[0].update(count=99), "does not agree with the shards, for example on"),
+    "id": (lambda rows: rows[0].update(id=3), "id of '.*' is wrong"),
+    "twice": (lambda rows: rows.append(rows[0]), "'.*' occurs twice"),
+}
+
+
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_damaged_categories(name: str, dataset: Path) -> None:
+    damage, message = CATEGORIES[name]
+    change_categories(dataset, damage)
+    problems = list(validate(dataset))
+    assert any(re.search(rf"categories\.parquet: .*{message}", problem) for problem in problems), problems
+
+
+def test_categories_that_are_no_table(dataset: Path) -> None:
+    path = dataset / "categories.parquet"
+    for damage in (
+        lambda: path.write_bytes(b"PAR1 half"),
+        lambda: pq.write_table(pa.table({"id": [1]}), path),
+        path.unlink,
+    ):
+        damage()
+        problems = list(validate(dataset))
+        assert len(problems) == 1
+        assert "categories.parquet: " in problems[0]
+
+
+def test_images_that_are_not_there(tmp_path: Path) -> None:
+    """With embedded images a row without an error has its image."""
+    dataset = make_dataset(tmp_path, embed_images=True)
+    change_rows(dataset, lambda rows: rows[0].update(image=None))
+    [problem] = validate(dataset)
+    assert problem.endswith("row 0 ('s0'): no error and no image")

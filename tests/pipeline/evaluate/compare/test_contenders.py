@@ -1,0 +1,64 @@
+"""Which explainers take part, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.evaluate.compare.contenders import contenders_of
+from stages.contract.errors import ConfigError
+from stages.explain import EXPLAINERS, explainer_type, kinds_for
+from stages.shared.model.config import TowerKind
+
+
+def test_by_default_all_that_are_quick_and_free() -> None:
+    labels = [one.label for one in contenders_of(None, "class_token", "m")]
+    wanted = [kind for kind in kinds_for("class_token") if explainer_type(kind).cost != "perturbation"]
+    assert labels == [kind for kind in wanted if not explainer_type(kind).claim]
+    assert {"grad_eclip", "rollout", "maskclip"} <= set(labels)
+    assert [one.label for one in contenders_of("all", "class_token", "m")] == kinds_for("class_token")
+
+
+@pytest.mark.parametrize("tower", ["class_token", "attention_pool", "latent_pool", "average_pool"])
+def test_maps_are_plain_for_every_explainer(tower: TowerKind) -> None:
+    for one in contenders_of("all", tower, "m"):
+        assert (one.config.contrast, one.config.affinity) == (0.0, "none")
+
+
+def test_settings_stand_behind_colons() -> None:
+    plain, single, own, authors = contenders_of(
+        "grad_eclip, grad_eclip:heads=single:blocks=1, grad_eclip:contrast=0.5, grad_eclip:variant=authors",
+        "class_token",
+        "m",
+    )
+    assert (plain.label, plain.config.heads, plain.config.blocks) == ("grad_eclip", "model", 4)  # type: ignore[attr-defined]
+    assert (single.config.heads, single.config.blocks) == ("single", 1)  # type: ignore[attr-defined]
+    assert own.config.contrast == 0.5, "what was typed stays"
+    assert authors.config.image_size == "keep"
+    (pool,) = contenders_of("grad_eclip", "attention_pool", "m")
+    assert pool.config.blocks == 1, "the tower decides"  # type: ignore[attr-defined]
+
+
+REFUSED = {
+    "unknown": ("gradeclip", r"no explainer 'gradeclip'; on m these are defined: grad_eclip, "),
+    "another tower's": ("cam", r"cam needs tokens that are averaged, which m does not have; .*: grad_eclip, "),
+    "unknown setting": ("grad_eclip:head=single", r"grad_eclip:head=single: explain.head: no such key; did you mean"),
+    "impossible value": ("maskclip:residual=perhaps", r"explain.residual: expected"),
+    "no value": ("maskclip:residual", r"expected KEY=VALUE"),
+    "twice": ("maskclip,maskclip", r"maskclip is named twice"),
+    "nothing": ("maskclip,,", r"expected names with commas between them"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_says_what_fits(case: str) -> None:
+    typed, words = REFUSED[case]
+    with pytest.raises(ConfigError, match=rf"--explainers: .*{words}"):
+        contenders_of(typed, "class_token", "m")
+
+
+def test_every_explainer_is_refused_on_the_other_towers() -> None:
+    for kind in EXPLAINERS:
+        for tower in ("class_token", "attention_pool", "latent_pool", "average_pool"):
+            if tower not in explainer_type(kind).towers:
+                with pytest.raises(ConfigError, match=f"--explainers: {kind} needs"):
+                    contenders_of(kind, tower, "m")  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""The sample: which images and phrases are asked, the same for the same seed."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipeline.config import RunConfig
+from pipeline.evaluate.compare.pictures import ComparedImage, Sampling, compared_images
+from pipeline.scenes import write_scenes
+from stages.contract.errors import InputError
+from tests.factories import SPEC
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_scenes(folder, 8, 21, side_px=64)
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows[2]["image"] = "missing.jpg"
+    rows[3]["caption"] = "beautiful!"
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder
+
+
+def sample(drawn: Path, truth: bool = True, console: Console = QUIET, **values: int) -> list[ComparedImage]:
+    source = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
+    sampling = Sampling(**{"most": 8, "phrases": 8, "seed": 0, **values})
+    path = drawn / "truth.json" if truth else None
+    return compared_images(RunConfig.model_validate({"input": source}), SPEC, path, sampling, console, resized=False)
+
+
+def asked(images: list[ComparedImage]) -> dict[str, list[str]]:
+    return {image.record.sample.sample_id: [question.phrase.text for question in image.questions] for image in images}
+
+
+def test_every_question_has_a_place_and_pixels(drawn: Path) -> None:
+    images = sample(drawn)
+    assert [image.number for image in images] == list(range(6)), "two have no picture and no phrase"
+    truth = json.loads((drawn / "truth.json").read_text())
+    for image in images:
+        assert image.record.pixels is not None
+        assert image.record.pixels.rgb.shape == (32, 32, 3)
+        assert image.record.phrases == tuple(question.phrase for question in image.questions)
+        number = int(image.record.sample.sample_id.rsplit("-", 1)[1]) + 1
+        for question in image.questions:
+            assert question.query is not None
+            assert question.query.target is not None
+            things = [one for one in truth["annotations"] if one["image_id"] == number and one["mentioned"]]
+            boxes = sorted(tuple(one["bbox"]) for one in things if one["phrase"] == question.phrase.text)
+            assert sorted(question.query.target.boxes_xywh_px) == boxes
+
+
+def test_the_seed_decides_which_images_and_phrases(drawn: Path) -> None:
+    all_of = asked(sample(drawn))
+    few = asked(sample(drawn, most=3, phrases=1))
+    assert few == asked(sample(drawn, most=3, phrases=1))
+    assert all(texts == all_of[name][:1] for name, texts in few.items())
+    choices = {tuple(asked(sample(drawn, most=3, seed=seed))) for seed in range(3)}
+    assert len(choices) > 1
+
+
+def test_without_truth_phrases_have_things_from_their_captions(drawn: Path) -> None:
+    images = sample(drawn, truth=False)
+    assert len(images) == 6
+    for image in images:
+        assert all(question.query is None for question in image.questions)
+        things = [question.thing for question in image.questions]
+        assert "" not in things
+        assert len(set(things)) == len(things), "a scene's caption names each thing once"
+
+
+def test_what_is_left_out_is_said(drawn: Path) -> None:
+    told = StringIO()
+    sample(drawn, truth=False, console=Console(file=told, width=200))
+    assert told.getvalue().splitlines() == [
+        "2 of 8 images are left out: 1 cannot be opened, the others name nothing that can be asked for"
+    ]
+
+
+def test_nothing_to_ask_is_an_error(drawn: Path, tmp_path: Path) -> None:
+    row = {"id": "a", "image": "000000.jpg", "caption": "beautiful!"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(row) + "\n")
+    source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(drawn / "images")}
+    config = RunConfig.model_validate({"input": source})
+    with pytest.raises(InputError, match="none of the 1 images can be opened and has a phrase"):
+        compared_images(config, SPEC, None, Sampling(most=1, phrases=1, seed=0), QUIET, resized=False)

@@ -1,0 +1,64 @@
+"""Towers with shuffled weights: everything that should change does, and the model does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.evaluate.compare.randomised import randomised
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.load import from_open_clip
+from stages.shared.model.towers.vision import VisionTower, pack_tower
+from tests.factories import SPEC, TOWERS, tiny_clip
+
+
+def model_of(tower: str) -> ClipModel:
+    make, spec = TOWERS[tower]
+    return from_open_clip(make(), spec=spec)
+
+
+def pixels_for(model: ClipModel) -> torch.Tensor:
+    side = model.input.size_px
+    return torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tower", ["class token", "ResNet", "ConvNeXt", "SigLIP"])
+def test_a_shuffled_tower_is_another_one_and_the_model_stays(tower: str) -> None:
+    model = model_of(tower)
+    rgb = pixels_for(model)
+    before, tokens = model.tower.encode(rgb), model.tower.embed(rgb)
+    head, all_ = randomised(model, "head", 0), randomised(model, "all", 0)
+    assert torch.equal(head.tower.embed(rgb), tokens), "the head's tokens are the model's"
+    assert not torch.allclose(all_.tower.embed(rgb), tokens)
+    for changed in (head, all_):
+        found = changed.tower.encode(rgb)
+        assert found.isfinite().all()
+        assert torch.cosine_similarity(found, before).item() < 0.9
+    assert torch.equal(model.tower.encode(rgb), before)
+    assert torch.equal(randomised(model, "all", 0).tower.encode(rgb), all_.tower.encode(rgb)), "the seed decides"
+    assert not torch.equal(randomised(model, "all", 1).tower.encode(rgb), all_.tower.encode(rgb))
+
+
+def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
+    model = model_of("class token")
+    tower, changed = model.tower, randomised(model, "head", 3).tower
+    assert isinstance(tower, VisionTower)
+    assert isinstance(changed, VisionTower)
+    old, new = tower.blocks[-1], changed.blocks[-1]
+    assert torch.equal(old.qkv.weight.flatten().sort().values, new.qkv.weight.flatten().sort().values)
+    assert not torch.equal(old.qkv.weight, new.qkv.weight)
+    assert torch.equal(new.kv.weight, new.qkv.weight[64:])
+    assert all(a is b for a, b in zip(changed.blocks[:-1], tower.blocks[:-1], strict=True))
+
+
+@torch.no_grad()
+def test_packed_weights_are_shuffled_too() -> None:
+    from dataclasses import replace
+
+    plain = from_open_clip(tiny_clip(), spec=SPEC)
+    assert isinstance(plain.tower, VisionTower)
+    packed = replace(plain, tower=pack_tower(plain.tower))
+    rgb = pixels_for(plain)
+    found = randomised(packed, "all", 0).tower.encode(rgb)
+    torch.testing.assert_close(found, randomised(plain, "all", 0).tower.encode(rgb))

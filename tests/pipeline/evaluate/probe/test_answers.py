@@ -1,0 +1,105 @@
+"""Answers and figures from embeddings that are written down here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.evaluate.probe.answers import Answers, Classification, find_phrases, retrieve
+from pipeline.evaluate.probe.embed import Embedded
+from pipeline.evaluate.probe.figures import by_class, differences_of, figures_of, restored, stored
+from pipeline.evaluate.probe.questions import Questions
+
+X, Y, Z = np.eye(3, dtype=np.float32)
+
+
+def embedded(*regions: np.ndarray, masks: list[bool] | None = None) -> Embedded:
+    rows = np.stack(regions)
+    known = np.array(masks or [True] * len(rows))[:, None]
+    return Embedded(image=X, roi=rows, mask=rows * known, crop=None)
+
+
+def asked(count: int, *phrases: tuple[str, tuple[int, ...]]) -> Questions:
+    nothing = (None,) * count
+    return Questions(
+        boxes_rel=np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)),
+        masks=nothing,
+        classes=nothing,
+        described=nothing,
+        candidates=np.arange(count),
+        phrases=phrases,
+    )
+
+
+def test_regions_are_named_among_all_classes() -> None:
+    classed = Classification(["x", "y", "z"], np.stack([X, Y, Z]))
+    classed.add(0, ["x", "y", None], embedded(X, X, Z, masks=[True, False, True]))
+    classed.add(1, ["y"], embedded(Y))
+    roi, mask, crop = (classed.answers[way] for way in ("roi", "mask", "crop"))
+    assert (roi.images, roi.classes) == ([0, 0, 1], ["x", "y", "y"])
+    assert roi.values["top1"] == [1.0, 0.0, 1.0]
+    assert roi.values["top5"] == [1.0, 1.0, 1.0], "of three classes all are among the first five"
+    assert (mask.classes, crop.images) == (["x", "y"], [])
+    assert by_class(roi) == {"x": (1, 1.0), "y": (2, 0.5)}
+
+
+def test_the_mean_over_classes_counts_each_class_once() -> None:
+    answers = Answers()
+    answers.add([0, 1, 2, 3], {"top1": np.array([1.0, 0.0, 0.0, 0.0])}, ["x", "y", "y", "y"])
+    figures = figures_of(answers)
+    assert (figures["top1"]["value"], figures["top1"]["n"], figures["n"]) == (0.25, 4, 4)
+    assert (figures["mean_per_class"]["value"], figures["mean_per_class"]["n"]) == (0.5, 2)
+    frequent = figures_of(answers, min_boxes=2)["mean_per_class"]
+    assert (frequent["value"], frequent["low"], frequent["high"], frequent["n"]) == (0.0, 0.0, 0.0, 1)
+    assert figures_of(answers, min_boxes=9)["mean_per_class"] == {"value": None, "low": None, "high": None, "n": 0}
+
+
+def test_phrases_are_looked_for_in_an_image_and_in_several() -> None:
+    first, second = asked(2, ("a", (0,)), ("b", (1,))), asked(2, ("a", (1,)))
+    regions, texts = np.stack([X, Z]), np.stack([X, Y])
+    alone = Answers()
+    find_phrases(alone, [0], [first], [regions], texts)
+    assert alone.values["recall_1"] == [1.0, 0.5], "b is level with both"
+    assert alone.values["mrr"] == [1.0, 0.75]
+    assert alone.values["chance_1"] == [0.5, 0.5]
+    together = Answers()
+    find_phrases(together, [0, 7], [first, second], [regions, np.stack([X, Z])], np.stack([X, Y, X]))
+    assert together.images == [0, 0, 7]
+    # `a` means the first image's X and the second's Z; the second's X is wrong, and level.
+    assert together.values["recall_1"] == [0.5, 0.25, 0.5]
+    assert together.values["chance_1"] == [0.5, 0.25, 0.5]
+
+
+def test_retrieval_in_both_directions() -> None:
+    captions = [["x"], ["y", "z"], []]
+    texts = {"x": 0, "y": 1, "z": 2}
+    found = retrieve([0, 1, 2], np.stack([X, Y, (X + Z) / 2**0.5]), captions, texts, np.stack([X, Y, Z]))
+    assert found["t2i"].images == [0, 1, 1]
+    assert found["t2i"].values["r1"] == [1.0, 1.0, 0.0], "z is more like the third image"
+    assert found["t2i"].values["r5"] == [1.0, 1.0, 1.0]
+    assert found["i2t"].images == [0, 1], "without a caption there is none to find"
+    assert found["i2t"].values["r1"] == [1.0, 1.0]
+
+
+def test_the_same_caption_of_two_images_is_right_for_both() -> None:
+    found = retrieve([0, 1], np.stack([X, (X + Y) / 2**0.5]), [["x"], ["x"]], {"x": 0}, np.stack([X]))
+    assert found["t2i"].values["r1"] == [1.0, 1.0]
+    assert found["i2t"].values["r1"] == [1.0, 1.0]
+
+
+def test_differences_are_paired_and_survive_a_file() -> None:
+    ours, theirs = Answers(), Answers()
+    rng = np.random.default_rng(0)
+    hits = rng.random(60) < 0.5
+    classes = ["x", "y"] * 30
+    ours.add(range(60), {"top1": np.ones(60) * hits}, classes)
+    theirs.add(range(60), {"top1": np.ones(60) * hits}, classes)
+    again = restored(json.loads(json.dumps(stored(theirs))))
+    same = differences_of(ours, again)["top1"]
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0), "unpaired, chance alone would be wide"
+    theirs.values["top1"][0] = 1.0 - theirs.values["top1"][0]
+    assert abs(differences_of(ours, theirs)["top1"]["value"]) == pytest.approx(1 / 60)
+    with pytest.raises(ValueError, match="the same questions"):
+        differences_of(ours, Answers(images=[0], values={"top1": [1.0]}, classes=["x"]))

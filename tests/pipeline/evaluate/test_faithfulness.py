@@ -1,0 +1,81 @@
+"""Insertion and deletion: curves that can be computed by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.evaluate.faithfulness import (
+    PROTOCOLS,
+    CurveProtocol,
+    area_under,
+    hot_first,
+    probability,
+    shown,
+)
+
+EVERY_PIXEL = tuple(np.linspace(0, 1, 17).tolist())
+
+
+def test_the_area_of_a_line_and_of_a_parabola() -> None:
+    assert area_under((0.0, 0.2, 1.0), np.array([0.0, 0.2, 1.0])) == pytest.approx(0.5)
+    assert area_under((0.0, 0.1, 0.5), np.array([1.0, 0.8, 0.0])) == pytest.approx(0.5), "of half of the pixels"
+    shares = np.linspace(0, 1, 1001)
+    assert area_under(shares.tolist(), shares**2) == pytest.approx(1 / 3, abs=1e-6)
+
+
+def test_pixels_go_in_the_order_of_their_heat() -> None:
+    heat = np.array([[0.1, 0.9], [0.5, 0.7]], np.float32)
+    assert hot_first(heat).tolist() == [[3, 0], [2, 1]]
+
+
+def test_equal_pixels_go_from_the_heat_outwards() -> None:
+    heat = np.zeros((20, 20), np.float32)
+    heat[4, 15] = 1
+    places = hot_first(heat)
+    assert sorted(places.ravel().tolist()) == list(range(400))
+    far = np.hypot(*np.mgrid[-4:16, -15:5])
+    assert np.all(far[places < 9] < 2), "the eight neighbours of the peak come next"
+    assert far[places < 30].max() < far[places >= 60].min() + 2
+
+
+def test_insertion_shows_what_deletion_hides() -> None:
+    heat = np.random.default_rng(0).random((10, 10), np.float32)
+    kept = {name: shown(hot_first(heat), protocol) for name, protocol in PROTOCOLS.items()}
+    for name, protocol in PROTOCOLS.items():
+        seen = kept[name].mean(axis=(1, 2))
+        assert seen.tolist() == pytest.approx(
+            list(protocol.shares if protocol.inserts else 1 - np.array(protocol.shares))
+        )
+    assert np.array_equal(kept["insertion_rise"], ~kept["deletion_rise"])
+    assert heat[kept["insertion_authors"][2]].min() > heat[~kept["insertion_authors"][2]].max()
+    assert kept["deletion_authors"][-1].mean() == 0.5, "the authors stop at half of the pixels"
+
+
+def test_the_curve_of_a_model_that_is_linear_in_its_pixels() -> None:
+    """Its score is the sum of the shown pixels' weights, so that the curve by those weights is their running sum; no
+    order inserts faster, and none deletes slower than the reverse."""
+    rng = np.random.default_rng(1)
+    weights = rng.random((4, 4))
+    weights /= weights.sum()
+    insertion = CurveProtocol(hidden="black", inserts=True, shares=EVERY_PIXEL)
+    deletion = CurveProtocol(hidden="black", inserts=False, shares=EVERY_PIXEL)
+
+    def area(heat: np.ndarray, protocol: CurveProtocol) -> float:
+        scores = (shown(hot_first(heat.astype(np.float32)), protocol) * weights).sum(axis=(1, 2))
+        return area_under(protocol.shares, scores)
+
+    running = np.concatenate([[0.0], np.cumsum(np.sort(weights.ravel())[::-1])])
+    wanted = float(((running[1:] + running[:-1]) / 2).mean())
+    assert area(weights, insertion) == pytest.approx(wanted)
+    assert area(weights, deletion) == pytest.approx(1 - wanted)
+    for _ in range(50):
+        other = rng.random((4, 4))
+        assert area(other, insertion) <= wanted
+        assert area(other, deletion) >= 1 - wanted
+
+
+def test_the_probability_of_a_phrase_among_several() -> None:
+    cosines = np.array([[0.3, 0.3, 0.3, 0.3], [0.3, 0.3 - np.log(3) / 100, -1.0, -1.0]])
+    assert probability(cosines, 0).tolist() == pytest.approx([0.25, 0.75])
+    assert probability(cosines, 1).tolist() == pytest.approx([0.25, 0.25])

@@ -1,0 +1,216 @@
+"""Which phrases and regions answer which targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from stages.contract.errors import InputError
+from stages.contract.records import Phrase
+from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
+from tests.pipeline.evaluate.asked import map_of, mask_of, target_of
+
+BOX = (0.0, 0.0, 4.0, 4.0)
+CAPTION = "a red car and two cars"
+
+
+def phrase_of(text: str, head: str, start: int = 0, caption: int = 0) -> Phrase:
+    return Phrase(text=text, head=head, caption_index=caption, start=start, end=start + len(text))
+
+
+def annotation_of(phrase: str, score: float) -> dict[str, Any]:
+    rle = mask_of(BOX)
+    coded = {"size": list(rle.size_hw), "counts": rle.counts}
+    return {"phrase": phrase, "bbox": list(BOX), "segmentation": coded, "score": score, "similarity": 0.3}
+
+
+def row_of(*annotations: dict[str, Any], **values: Any) -> dict[str, Any]:
+    captions = ["a dog", CAPTION]
+    row = {"id": 7, "file_name": "a.jpg", "width": 8, "height": 8, "captions": captions, "error": None}
+    return {**row, "annotations": list(annotations), **values}
+
+
+def asked(
+    targets: list[TruthTarget],
+    phrases: list[Phrase],
+    row: dict[str, Any] | None = None,
+    categories: Iterable[str] = (),
+    present: Iterable[str] = (),
+) -> list[Query]:
+    image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=tuple(targets), present=frozenset(present))
+    maps = {phrase.text: map_of([[1.0, 0.0]], phrase.text) for phrase in phrases}
+    return queries_of(1, row or row_of(), image, frozenset(categories), phrases, maps)
+
+
+def test_a_phrase_is_matched_by_its_whole_text() -> None:
+    row = row_of(annotation_of("red car", 0.2), annotation_of("red car", 0.8), annotation_of("cars", 0.5))
+    (query,) = asked([target_of(BOX, phrase="red car")], [phrase_of("red car", "car"), phrase_of("cars", "car")], row)
+    assert query.phrase == "red car"
+    assert [answer.score for answer in query.answers] == [0.8, 0.2]
+    assert query.heat is not None
+    assert query.heat.heat_map.text == "red car"
+
+
+def test_the_plain_map_is_the_map_itself_unless_colours_guided_it() -> None:
+    image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=(target_of(BOX, phrase="car"),))
+    phrases = [phrase_of("car", "car")]
+    maps, plain = {"car": map_of([[1.0, 0.0]])}, {"car": map_of([[0.0, 1.0]])}
+    (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps)
+    assert query.heat is not None
+    assert query.plain_heat is query.heat
+    (query,) = queries_of(1, row_of(), image, frozenset(), phrases, maps, plain)
+    assert query.heat is not None
+    assert query.plain_heat is not None
+    assert (query.heat.heat_map, query.plain_heat.heat_map) == (maps["car"], plain["car"])
+    assert query.plain_heat.px.shape == (8, 8)
+    assert query.plain_heat.px[0].argmax() > 3
+
+
+def test_targets_of_one_phrase_share_its_map_at_the_size_of_the_image() -> None:
+    targets = [target_of(BOX, phrase="dog", caption=caption) for caption in ("a dog", None)]
+    first, second = asked(targets, [phrase_of("dog", "dog", 2)])
+    assert first.heat is not None
+    assert first.heat is second.heat is second.plain_heat
+
+
+def test_a_target_that_no_phrase_names_is_missed() -> None:
+    (query,) = asked([target_of(BOX, phrase="boat")], [phrase_of("red car", "car")], row_of(annotation_of("car", 0.9)))
+    assert (query.phrase, query.answers, query.heat) == (None, (), None)
+
+
+def test_a_phrase_that_stands_in_two_captions_has_its_regions_once() -> None:
+    row = row_of(annotation_of("dog", 0.4), annotation_of("dog", 0.4))
+    (query,) = asked([target_of(BOX, phrase="dog")], [phrase_of("dog", "dog"), phrase_of("dog", "dog", caption=1)], row)
+    assert len(query.answers) == 1
+
+
+def test_a_target_of_a_caption_wants_the_phrase_in_that_caption() -> None:
+    phrases = [phrase_of("dog", "dog", 2, caption=0)]
+    assert asked([target_of(BOX, phrase="dog", caption="a dog")], phrases)[0].phrase == "dog"
+    assert asked([target_of(BOX, phrase="dog", caption="A dog .")], phrases)[0].phrase == "dog"
+    assert asked([target_of(BOX, phrase="dog", caption=CAPTION)], phrases)[0].phrase is None
+
+
+def test_a_target_of_a_caption_is_answered_by_the_phrase_of_that_caption_and_others_by_the_first() -> None:
+    phrases = [phrase_of("car", "car"), phrase_of("dog", "dog", 2), phrase_of("car", "car", 6, caption=1)]
+    captions = ["a dog and a car", CAPTION]
+    targets = [target_of(BOX, phrase="car", caption=caption) for caption in (*captions, None, "a boat")]
+    targets.append(target_of(BOX, phrase="car", match="category"))
+    queries = asked(targets, phrases, row_of(captions=captions), categories=["dog"])
+    assert [query.phrase_index for query in queries] == [0, 2, 0, None, 0, 1]
+    assert [query.phrase for query in queries] == ["car", "car", "car", None, "car", "dog"]
+
+
+def test_a_category_is_asked_by_every_phrase_with_its_head() -> None:
+    phrases = [phrase_of("red car", "car"), phrase_of("car park", "park"), phrase_of("cars", "car")]
+    found = asked([target_of(BOX, phrase="car", match="category")], phrases)
+    assert [query.phrase for query in found] == ["red car", "cars"]
+    assert asked([target_of(BOX, phrase="boat", match="category")], phrases) == []
+
+
+def test_a_caption_that_the_truth_spells_otherwise_has_its_phrases() -> None:
+    row = row_of(captions=["A grey dog runs along the sea."])
+    target = target_of(BOX, phrase="gray dog", caption="A gray dog runs along the sea .")
+    assert asked([target], [phrase_of("grey dog", "dog", 2, caption=0)], row)[0].phrase == "grey dog"
+
+
+def test_an_expression_is_the_whole_caption_or_its_first_phrase() -> None:
+    target = target_of(BOX, phrase="man with a hat", caption="the man with a hat", match="expression")
+    row = row_of(captions=["the man with a hat"])
+    parts = [phrase_of("hat", "hat", 15), phrase_of("man", "man", 4)]
+    assert asked([target], parts, row)[0].phrase == "man"
+    assert asked([target], [*parts, phrase_of("man with a hat", "man", 4)], row)[0].phrase == "man with a hat"
+    assert asked([target], [phrase_of("man", "man", 4, caption=0)])[0].phrase is None
+
+
+def test_what_is_known_to_be_absent_is_asked_without_a_target() -> None:
+    phrases = [phrase_of("red car", "car"), phrase_of("blue car", "car"), phrase_of("shadow", "shadow")]
+    row = row_of(annotation_of("blue car", 0.7), annotation_of("shadow", 0.9))
+    found = asked([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"})
+    assert [(query.phrase, query.target is None, len(query.answers)) for query in found] == [
+        ("red car", False, 0),
+        ("blue car", True, 1),
+    ]
+    assert len(asked([target_of(BOX, phrase="red car")], phrases, row)) == 1
+    # Some other car is there, perhaps one that the truth would call blue too.
+    assert len(asked([target_of(BOX, phrase="red car")], phrases, row, {"car", "boat"}, {"car"})) == 1
+
+
+def test_a_row_with_an_error_misses_its_targets() -> None:
+    row = row_of(error="missing_image: gone", width=0, height=0)
+    (query,) = asked([target_of(BOX, phrase="red car")], [], row)
+    assert (query.phrase, query.size_hw) == (None, (8, 8))
+
+
+def test_a_truth_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match="9x8 pixels, but the truth is for 8x8"):
+        asked([], [], row_of(width=9))
+
+
+def truth_of(*names: str) -> GroundTruth:
+    images = {name: TruthImage(file_name=name, width_px=8, height_px=8, targets=()) for name in names}
+    return GroundTruth(images=images)
+
+
+def names_of(matches: ImageMatches) -> dict[str, str]:
+    return {name: image.file_name for name, image in matches.images.items()}
+
+
+def test_images_are_matched_by_name_or_by_a_last_part_that_is_unique() -> None:
+    truth = truth_of("val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg")
+    names = ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"]
+    matches = match_images(names, truth)
+    assert names_of(matches) == {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"}
+    assert matches.counts == {"images": 3, "by_stem": 0, "ambiguous": 1}
+
+
+def test_a_row_per_caption_does_not_make_an_image_ambiguous() -> None:
+    assert names_of(match_images(["a/1.jpg", "a/1.jpg"], truth_of("1.jpg"))) == {"a/1.jpg": "1.jpg"}
+
+
+def test_images_that_differ_only_in_their_extension_are_matched_and_counted() -> None:
+    truth = truth_of("1.jpg", "2.jpg", "3.jpg", "a/4.jpg", "b/4.jpg")
+    matches = match_images(["1.webp", "in/2.PNG", "3", "a/4.webp", "b/4.webp"], truth)
+    assert names_of(matches) == {
+        "1.webp": "1.jpg",
+        "in/2.PNG": "2.jpg",
+        "3": "3.jpg",
+        "a/4.webp": "a/4.jpg",
+        "b/4.webp": "b/4.jpg",
+    }
+    assert matches.counts == {"images": 5, "by_stem": 5, "ambiguous": 0}
+
+
+@pytest.mark.parametrize(
+    ("names", "true_names", "matched", "ambiguous"),
+    [
+        # The exact name wins, and its image is not given away twice.
+        (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 1),
+        (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 1),
+        # Several of the dataset are like one of the truth, or the other way round.
+        (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 2),
+        (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1),
+    ],
+)
+def test_images_that_are_alike_but_not_one_to_one_are_left_out_and_counted(
+    names: list[str], true_names: list[str], matched: dict[str, str], ambiguous: int
+) -> None:
+    matches = match_images(names, truth_of(*true_names))
+    assert names_of(matches) == matched
+    assert matches.ambiguous == ambiguous
+
+
+def test_nothing_in_common_is_refused_with_examples() -> None:
+    with pytest.raises(InputError, match=r"the dataset's first is 'x\.jpg', the truth's '1\.jpg'"):
+        match_images(["x.jpg"], truth_of("1.jpg"))
+
+
+def test_a_phrase_that_the_truth_lists_as_absent_is_asked_without_a_target() -> None:
+    absent = frozenset({"blue car"})
+    image = TruthImage(file_name="a.jpg", width_px=8, height_px=8, targets=(), absent=absent)
+    phrases = [phrase_of("blue car", "car"), phrase_of("dog", "dog")]
+    (query,) = queries_of(1, row_of(annotation_of("blue car", 0.3)), image, frozenset(), phrases)
+    assert (query.phrase, query.target, len(query.answers)) == ("blue car", None, 1)

@@ -1,0 +1,129 @@
+"""Every metric on cases small enough to work out by hand: 8 x 8 pixels, a 2 x 2 map, boxes with whole edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.evaluate.metrics import METRICS, correct
+from tests.pipeline.evaluate.asked import answer_of, map_of, query_of, target_of
+
+TOP_LEFT = (0.0, 0.0, 4.0, 4.0)
+TOP_RIGHT = (4.0, 0.0, 4.0, 4.0)
+
+
+def value(name: str, *args: object, **kwargs: object) -> float | None:
+    return METRICS[name].value(query_of(*args, **kwargs))  # type: ignore[arg-type]
+
+
+def one_hot(row: int, column: int, cells: int = 8) -> list[list[float]]:
+    return [[float((r, c) == (row, column)) for c in range(cells)] for r in range(cells)]
+
+
+@pytest.mark.parametrize(("cell", "hit"), [((0, 0), 1.0), ((3, 3), 1.0), ((3, 4), 0.0), ((7, 7), 0.0)])
+def test_pointing_asks_for_the_mask_at_the_peak(cell: tuple[int, int], hit: float) -> None:
+    heat = map_of(one_hot(*cell))
+    assert value("pointing", target_of(TOP_LEFT), heat=heat) == hit
+    assert value("pointing", target_of(TOP_LEFT, masked=False), heat=heat) == hit
+    assert value("pointing_box", target_of(TOP_LEFT), heat=heat) == hit
+
+
+def test_pointing_differs_from_its_box_form_where_the_thing_does_not_fill_its_box() -> None:
+    hollow = target_of((0.0, 0.0, 1.0, 8.0), (7.0, 0.0, 1.0, 8.0))
+    around = target_of((0.0, 0.0, 8.0, 8.0), mask=hollow.mask)
+    heat = map_of(one_hot(4, 4))
+    assert value("pointing", around, heat=heat) == 0.0
+    assert value("pointing_box", around, heat=heat) == 1.0
+
+
+def test_plain_pointing_looks_at_the_map_before_it_was_guided() -> None:
+    maps = {"heat": map_of(one_hot(0, 0)), "plain": map_of(one_hot(7, 7))}
+    assert value("pointing", target_of(TOP_LEFT), **maps) == 1.0
+    assert value("pointing_plain", target_of(TOP_LEFT), **maps) == 0.0
+    assert value("pointing_plain", target_of(TOP_LEFT), heat=maps["heat"]) == 1.0
+
+
+def test_the_tolerance_is_15_px_at_384_and_grows_with_the_image() -> None:
+    for side, reach in ((384, 15), (768, 30)):
+        size_hw = (side, side)
+        target = target_of((0.0, 0.0, 10.0, float(side)), size_hw=size_hw)
+        for miss, hit in ((reach, 1.0), (reach + 1, 0.0)):
+            values = np.zeros(size_hw, np.float32)
+            values[5, 9 + miss] = 1.0  # column 9 is the last one inside
+            assert value("pointing_15px", target, heat=map_of(values), size_hw=size_hw) == hit
+
+
+def test_energy_is_the_share_of_the_heat_on_the_thing() -> None:
+    heat = map_of(np.kron([[3.0, 1.0], [0.0, 0.0]], np.ones((4, 4))))
+    assert value("energy", target_of(TOP_LEFT), heat=heat) == pytest.approx(0.75)
+    assert value("energy", target_of(TOP_RIGHT, masked=False), heat=heat) == pytest.approx(0.25)
+
+
+def test_pixel_ap_by_hand() -> None:
+    """Ranks: 16 pixels at 1.0 of which 16 are true, 16 at 0.6 of which none, 32 at 0 of which 16."""
+    heat = map_of(np.kron([[1.0, 0.6], [0.0, 0.0]], np.ones((4, 4))))
+    target = target_of(TOP_LEFT, (0.0, 4.0, 4.0, 4.0))
+    assert value("pixel_ap", target, heat=heat) == pytest.approx(0.5 * 1.0 + 0.5 * 32 / 64)
+    assert value("pixel_ap", target_of(TOP_LEFT, masked=False), heat=heat) is None
+
+
+def test_boxes_are_compared_with_the_best_true_box() -> None:
+    two = target_of(TOP_LEFT, TOP_RIGHT)
+    best, other = answer_of(TOP_LEFT, 0.9), answer_of((0.0, 4.0, 2.0, 2.0), 0.1)
+    assert value("box_recall", two, best, other) == 1.0
+    assert value("box_iou", two, best, other) == 1.0
+    # The box around both is 8 x 4: half of it.
+    assert value("box_recall_merged", two, best) == 1.0
+    assert value("box_recall_merged", two, answer_of((0.0, 0.0, 3.0, 4.0))) == 0.0
+    # The best-scored region counts, not the best one.
+    assert value("box_recall", two, answer_of(TOP_LEFT, 0.1), answer_of((0.0, 4.0, 2.0, 2.0), 0.9)) == 0.0
+
+
+def test_box_iou_by_hand() -> None:
+    """4 x 4 against 4 x 2 within it: 8 of 16."""
+    assert value("box_iou", target_of(TOP_LEFT), answer_of((0.0, 0.0, 4.0, 2.0))) == pytest.approx(0.5)
+    assert value("box_recall", target_of(TOP_LEFT), answer_of((0.0, 0.0, 4.0, 2.0))) == 1.0
+    assert value("box_recall", target_of(TOP_LEFT), answer_of((0.0, 0.0, 3.0, 2.0))) == 0.0
+
+
+def test_masks_are_compared_all_together() -> None:
+    two = target_of(TOP_LEFT, TOP_RIGHT)
+    assert value("mask_iou", two, answer_of(TOP_LEFT)) == pytest.approx(0.5)
+    assert value("mask_iou", two, answer_of(TOP_LEFT), answer_of(TOP_RIGHT)) == 1.0
+    assert value("mask_iou", target_of(TOP_LEFT, masked=False), answer_of(TOP_LEFT)) is None
+
+
+def test_baselines() -> None:
+    assert value("centre", target_of((4.0, 4.0, 2.0, 2.0))) == 1.0
+    assert value("centre", target_of(TOP_LEFT)) == 0.0
+    assert value("chance", target_of(TOP_LEFT)) == pytest.approx(0.25)
+    assert value("centred_box", target_of((0.0, 0.0, 8.0, 8.0))) == 1.0  # IoU .64
+    assert value("centred_box", target_of(TOP_LEFT, (1.0, 1.0, 5.0, 5.0))) == 1.0, "with the second box"
+    assert value("centred_box", target_of(TOP_LEFT)) == 0.0
+
+
+def test_off_centre_targets_are_those_that_the_centre_does_not_lie_on() -> None:
+    assert value("pointing_off_centre", target_of((4.0, 4.0, 2.0, 2.0)), heat=map_of(one_hot(4, 4))) is None
+    assert value("pointing_off_centre", target_of(TOP_LEFT), heat=map_of(one_hot(1, 1))) == 1.0
+    assert value("pointing_off_centre", target_of(TOP_LEFT), heat=map_of(one_hot(4, 4))) == 0.0
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("centre", "centred_box", "chance")])
+def test_what_was_missed_is_zero(name: str) -> None:
+    assert value(name, target_of(TOP_LEFT), phrase=None) == 0.0
+    assert value(name, target_of(TOP_LEFT), heat=map_of(np.zeros((2, 2)), fault="empty")) == 0.0
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_perfect_answer_has_the_best_value(name: str) -> None:
+    box = (1.0, 1.0, 3.0, 3.0)
+    values = np.zeros((8, 8))
+    values[1:4, 1:4] = 1.0
+    perfect = value(name, target_of(box), answer_of(box), heat=map_of(values))
+    assert perfect == {"chance": pytest.approx(9 / 64), "centre": 0.0, "centred_box": 0.0}.get(name, 1.0)
+
+
+def test_a_region_is_right_with_half_of_a_true_box_and_never_for_an_absent_phrase() -> None:
+    answers = (answer_of(TOP_LEFT, 0.9), answer_of((0.0, 0.0, 4.0, 2.0), 0.5), answer_of(TOP_RIGHT, 0.1))
+    assert correct(query_of(target_of(TOP_LEFT), *answers)) == [True, True, False]
+    assert correct(query_of(None, *answers)) == [False, False, False]

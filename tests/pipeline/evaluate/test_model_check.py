@@ -1,0 +1,213 @@
+"""The check of a model, with models that know nothing, something and everything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import open_clip
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from pipeline.config import RunConfig
+from pipeline.evaluate.model_check import GRID, ModelCheck, _areas, _ranks, check_model, matched
+from pipeline.graph import Graph, build_graph
+from pipeline.photographs import INPUT, TRUTH
+from stages.contract.masks import decode_mask, encode_mask
+from stages.contract.records import HeatMap, Phrase, Record
+from stages.contract.stage import Forwards, Stage
+from stages.shared.truth import read_truth
+from stages.shared.truth.ground_truth import TruthTarget
+from tests.stages.shared.model.saved import save_model
+
+CELLS = 48
+
+
+class Informed(Stage):
+    """Stands where the model does, and answers from the truth: the cosine of an own caption is high, and the heat of a
+    phrase lies on its thing.
+
+    Args:
+        knows_captions: Without it every caption is as near to every photograph as the next.
+        knows_places: Without it all heat is in the middle of the image.
+    """
+
+    name: ClassVar[str] = "explain"
+
+    def __init__(self, *, knows_captions: bool = True, knows_places: bool = True) -> None:
+        self.knows_captions = knows_captions
+        self.knows_places = knows_places
+        self.truth = read_truth(TRUTH)
+
+    def take_forwards(self) -> Forwards:
+        return Forwards(images=8, computed=8, device="cpu, 1 thread")
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        return [replace(record, heat_maps=tuple(self.maps_of(record)), pixels=None) for record in batch]
+
+    def maps_of(self, record: Record) -> list[HeatMap]:
+        return [self.map_of(record, phrase) for phrase in record.phrases]
+
+    def map_of(self, record: Record, phrase: Phrase) -> HeatMap:
+        similarity = 0.2 + 0.1 * (self.knows_captions and phrase.text in record.sample.captions)
+        values = np.zeros((CELLS, CELLS), np.float32)
+        values[CELLS // 2 - 2 : CELLS // 2 + 2, CELLS // 2 - 2 : CELLS // 2 + 2] = 1
+        image = self.truth.images[record.sample.image.file_name]
+        target = next((each for each in image.targets if each.phrase == phrase.text), None)
+        if self.knows_places and target is not None:
+            values = cv2.resize(drawn(target, (image.height_px, image.width_px)), (CELLS, CELLS))
+        return HeatMap(text=phrase.text, values=values, similarity=similarity)
+
+
+def drawn(target: TruthTarget, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """1 where the thing is, 0 elsewhere."""
+    values = np.zeros(size_hw, np.float32)
+    if target.mask is not None:
+        values[decode_mask(target.mask)] = 1
+        return values
+    for x, y, w, h in target.boxes_xywh_px:
+        values[int(y) : int(y + h), int(x) : int(x + w)] = 1
+    return values
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """Of a tiny model with random weights."""
+    _, model = save_model(tmp_path_factory.mktemp("tiny"))
+    return build_graph(RunConfig.model_validate({"input": INPUT, "model": model}))
+
+
+def checked_with(graph: Graph, model: Informed) -> ModelCheck:
+    return check_model(replace(graph, model=model))
+
+
+@pytest.fixture(scope="module")
+def informed(graph: Graph) -> ModelCheck:
+    return checked_with(graph, Informed())
+
+
+def test_a_model_that_knows_is_sane(informed: ModelCheck) -> None:
+    assert informed.faults == ()
+    assert (informed.captions_found, informed.images_found) == (8, 8)
+    assert informed.retrieval.p == pytest.approx(1 / 20_001, rel=3)
+    assert (informed.pointing.of, informed.off_centre.of, informed.centre_hits) == (31, 23, 8)
+    assert informed.pointing.hits >= 28
+    assert informed.off_centre.hits >= 20
+    assert informed.pointing.by_chance < 12
+    assert informed.heat.hits / informed.heat.of > 0.9
+    assert 0.5 < informed.centre_heat < 0.7
+    assert informed.cautions == ()
+    assert informed.heat.p < 1e-4
+    assert informed.box_recall > 0.7 > informed.centred_box_recall
+    assert informed.empty_maps == 0
+    assert informed.images_per_s > 0
+
+
+def test_random_weights_are_not_sane(graph: Graph) -> None:
+    checked = check_model(graph)
+    assert checked.cosines.shape == (8, 8)
+    assert np.isfinite(checked.cosines).all()
+    assert any("which caption belongs to which photograph" in fault for fault in checked.faults)
+    assert checked.device.startswith("cpu")
+
+
+def test_a_model_that_cannot_tell_captions_apart_is_not_sane(graph: Graph) -> None:
+    checked = checked_with(graph, Informed(knows_captions=False))
+    (fault,) = checked.faults
+    assert "0 of 16 are right" in fault
+    assert checked.pointing.hits >= 28
+
+
+def test_a_model_that_points_at_the_middle_is_not_sane(graph: Graph) -> None:
+    checked = checked_with(graph, Informed(knows_places=False))
+    assert (checked.pointing.hits, checked.off_centre.hits) == (checked.centre_hits, 0)
+    assert checked.pointing.by_chance == checked.pointing.hits
+    assert checked.pointing.p == 1
+    assert checked.heat.p > 0.5
+    peaks, boxes = checked.cautions
+    assert "8 of 31" in peaks
+    assert "no better than one box in the middle of every photograph (recall 0.000, the middle 0.258)" in boxes
+    centre, phrase = checked.faults
+    assert "no better on the things than a spot in the middle" in centre
+    assert "heat maps of other phrases lie as well" in phrase
+
+
+def test_cosines_that_are_no_numbers_are_a_fault(informed: ModelCheck) -> None:
+    broken = replace(informed, cosines=np.full((8, 8), np.nan, np.float32))
+    assert (broken.captions_found, broken.images_found) == (0, 0)
+    assert "no finite numbers" in broken.faults[0]
+
+
+def test_figures_are_plain_values(informed: ModelCheck) -> None:
+    figures = json.loads(json.dumps(informed.figures(), allow_nan=False))
+    assert figures["sane"] is True
+    assert figures["retrieval"] | {"p": 0, "by_chance": 0} == {
+        "image_to_caption": 8, "caption_to_image": 8, "hits": 16, "of": 16, "p": 0, "by_chance": 0,
+    }  # fmt: skip
+    assert figures["photographs"][0] == "astronaut"
+
+
+def test_both_directions_are_counted(informed: ModelCheck) -> None:
+    """Photograph 0 is nearest to caption 1, which is still nearest to photograph 1."""
+    cosines = np.eye(8, dtype=np.float32)
+    cosines[0, 1], cosines[0, 0] = 0.9, 0.5
+    found = replace(informed, cosines=cosines)
+    assert (found.captions_found, found.images_found, found.retrieval.hits) == (7, 8, 15)
+
+
+def test_pairs_are_compared_with_random_pairings() -> None:
+    perfect = matched(np.eye(8, dtype=np.bool_))
+    assert (perfect.hits, perfect.of) == (8, 8)
+    assert perfect.by_chance == pytest.approx(1, abs=0.05)
+    assert perfect.p < 5e-4
+    # One caption that is the nearest of all photographs is always right once.
+    hub = np.zeros((8, 8), np.bool_)
+    hub[:, 3] = True
+    assert (matched(hub).hits, matched(hub).by_chance, matched(hub).p) == (1, 1.0, 1.0)
+    some = matched(np.eye(4, dtype=np.bool_), [0, 1])
+    assert (some.hits, some.of) == (2, 2)
+    assert some.by_chance == pytest.approx(0.5, abs=0.05)
+    assert some.p == pytest.approx(1 / 12, abs=0.01)
+
+
+def test_the_area_of_a_map_is_that_of_all_pairs_of_cells(informed: ModelCheck) -> None:
+    """A thing of whole cells: the share of the pairs of a cell on it and one beside it in which the first is hotter."""
+    query = informed.queries[0]
+    mask = np.zeros((GRID, GRID), np.bool_)
+    mask[10:20, 5:25] = True
+    target = replace(query.target, mask=encode_mask(mask), boxes_xywh_px=((5.0, 10.0, 20.0, 10.0),))
+    small = replace(query, size_hw=(GRID, GRID), target=target)
+    values = np.random.default_rng(0).integers(0, 9, (GRID, GRID)) + 3 * mask
+    inside, outside = values[mask][:, None], values[~mask][None]
+    expected = np.mean((inside > outside) + 0.5 * (inside == outside))
+    assert _areas([_ranks(values)], [small]) == pytest.approx(np.array([[expected]]), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_random_model_finds_the_captions(seed: int, tmp_path: Path) -> None:
+    _, model = save_model(tmp_path, seed=seed)
+    checked = check_model(build_graph(RunConfig.model_validate({"input": INPUT, "model": model})))
+    assert checked.retrieval.hits <= 8
+    assert checked.faults
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-16", "RN50"])
+def test_random_weights_in_a_real_architecture_are_not_sane(name: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.create_model(name)
+    weights = tmp_path / "random.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    settings = {"input": INPUT, "model": {"name": name, "weights": str(weights)}}
+    checked = check_model(build_graph(RunConfig.model_validate(settings)))
+    assert np.isfinite(checked.cosines).all()
+    assert checked.retrieval.hits <= 8
+    assert any("which caption belongs to which photograph" in fault for fault in checked.faults)

@@ -1,0 +1,105 @@
+"""Which reader a path gets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.contract.errors import InputError
+from stages.contract.masks import decode_mask, encode_mask
+from stages.shared.truth import TRUTHS, kind_of, read_truth
+from stages.shared.truth.ground_truth import TruthImage, TruthTarget
+
+EMPTY = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "car"}]}
+
+
+def made(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+        else:
+            path.write_text(json.dumps(EMPTY))
+    return folder
+
+
+def test_kinds(tmp_path: Path) -> None:
+    found = {
+        kind_of(made(tmp_path, "some.JSON") / "some.JSON"),
+        kind_of(made(tmp_path, "flickr/Sentences/", "flickr/Annotations/") / "flickr"),
+        kind_of(made(tmp_path, "refs/", "refs/instances.json") / "refs"),
+    }
+    assert found == set(TRUTHS) == {"coco", "flickr30k", "refcoco"}
+
+
+def test_it_is_read(tmp_path: Path) -> None:
+    assert read_truth(made(tmp_path, "truth.json") / "truth.json").categories == {"car"}
+
+
+def test_the_readers_of_folders_get_the_folder(tmp_path: Path) -> None:
+    made(tmp_path, "flickr/Sentences/", "flickr/Annotations/", "refs/", "refs/instances.json")
+    with pytest.raises(InputError, match=r"expected files ID\.txt"):
+        read_truth(tmp_path / "flickr")
+    with pytest.raises(InputError, match=r"expected a refs"):
+        read_truth(tmp_path / "refs")
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar", "tar"])
+def test_archives_are_read(kind: str, tmp_path: Path) -> None:
+    made(tmp_path, "all/", "all/truth.json")
+    truth = read_truth(Path(shutil.make_archive(str(tmp_path / "archive"), kind, tmp_path / "all")))
+    assert truth.categories == {"car"}
+    made(tmp_path, "both/flickr/Sentences/", "both/flickr/Annotations/")
+    (tmp_path / "both/flickr/Sentences/7.txt").write_text("a dog")
+    for root in (tmp_path / "both", tmp_path / "both" / "flickr"):
+        archive = Path(shutil.make_archive(str(tmp_path / root.name), kind, root))
+        assert set(read_truth(archive).images) == {"7.jpg"}
+
+
+def test_archives_that_are_none_or_reach_outside_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"no archive")
+    (tmp_path / "cut.tar.gz").write_bytes(gzip.compress(bytes(5000))[:20])
+    with tarfile.open(tmp_path / "outside.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("../outside.json"))
+    for name in ("a.zip", "cut.tar.gz", "outside.tar"):
+        with pytest.raises(InputError, match=rf"{name} cannot be unpacked"):
+            read_truth(tmp_path / name)
+    assert not (tmp_path.parent / "outside.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "path", "message"),
+    [
+        pytest.param((), "none.json", "does not exist", id="missing"),
+        pytest.param(("some.txt",), "some.txt", "is not a ground truth", id="other file"),
+        pytest.param(("Sentences/",), ".", "is not a ground truth", id="half a folder"),
+        pytest.param(("x.json/",), "x.json", "is not a ground truth", id="a folder with the name of a file"),
+    ],
+)
+def test_what_is_understood_is_listed(tmp_path: Path, names: tuple[str, ...], path: str, message: str) -> None:
+    made(tmp_path, *names)
+    with pytest.raises(InputError, match=rf"{message}.*COCO.*Sentences/ and Annotations/.*instances\.json") as caught:
+        read_truth(tmp_path / path)
+    assert str(tmp_path / path) in str(caught.value)
+
+
+def test_a_truth_is_scaled_to_a_resized_image() -> None:
+    mask = np.zeros((4, 6), np.bool_)
+    mask[1:3, 2:4] = True
+    target = TruthTarget(phrase="car", boxes_xywh_px=((2.0, 1.0, 2.0, 2.0),), match="phrase", mask=encode_mask(mask))
+    image = TruthImage(file_name="1.jpg", width_px=6, height_px=4, targets=(target,))
+    scaled = image.scaled((8, 18))
+    assert (scaled.height_px, scaled.width_px) == (8, 18)
+    assert scaled.targets[0].boxes_xywh_px == ((6.0, 2.0, 6.0, 4.0),)
+    assert scaled.targets[0].mask is not None
+    assert np.array_equal(decode_mask(scaled.targets[0].mask), np.kron(mask, np.ones((2, 3))).astype(np.bool_))
+    assert image.scaled((4, 6)) is image
+    unsized = replace(image, width_px=0, height_px=0)
+    assert unsized.scaled((8, 18)) is unsized

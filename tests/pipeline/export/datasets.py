@@ -1,0 +1,183 @@
+"""A small dataset of the kinds of rows that formats stumble over."""
+
+from __future__ import annotations
+
+import csv
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.dataset.folder import open_dataset
+from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
+from stages.phrases.filters import normalise
+from stages.write.tally import tally, write_categories
+from tests.stages.write.rows import failed, without_phrases, write_shards
+from tests.synthetic import write_manifest
+
+WIDTH, HEIGHT = 40, 30
+
+
+def encoded(form: str = "JPEG", *, orientation: int = 1, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+    """An image of 40 x 30 pixels, once it is turned upright."""
+    size = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
+    exif = Image.Exif()
+    if orientation != 1:
+        exif[0x0112] = orientation
+    buffer = BytesIO()
+    Image.new("RGB", size, colour).save(buffer, form, exif=exif.tobytes() if orientation != 1 else b"")
+    return buffer.getvalue()
+
+
+def mask(*boxes: tuple[int, int, int, int], holes: tuple[tuple[int, int, int, int], ...] = ()) -> Any:
+    """bool (30, 40) with boxes x, y, w, h inside, and others cut out."""
+    inside = np.zeros((HEIGHT, WIDTH), bool)
+    for value, places in ((True, boxes), (False, holes)):
+        for x, y, w, h in places:
+            inside[y : y + h, x : x + w] = value
+    return inside
+
+
+class Maker:
+    """Makes records; each region has another score, 0.05, 0.1, ..."""
+
+    def __init__(self) -> None:
+        self.regions = 0
+
+    def record(
+        self, sample_id: str, captions: tuple[str, ...], found: list[tuple[int, str, Any]], **more: Any
+    ) -> Record:
+        """found: caption index, words of the phrase in it, mask."""
+        phrases: list[Phrase] = []
+        regions: list[Region] = []
+        for index, words, inside in found:
+            start = captions[index].index(words)
+            phrase = Phrase(
+                text=normalise(words),
+                caption_index=index,
+                start=start,
+                end=start + len(words),
+                head=words.split()[-1].lower().removesuffix("s"),
+            )
+            if phrase not in phrases:
+                phrases.append(phrase)
+            self.regions += 1
+            rle = encode_mask(inside)
+            regions.append(
+                Region(
+                    phrase_index=phrases.index(phrase),
+                    box_xywh_px=rle_box_xywh_px(rle),
+                    mask=rle,
+                    area_px=rle_area_px(rle),
+                    score=self.regions * 0.05,
+                    similarity=0.21 + self.regions / 1000,
+                    presence=0.9 if self.regions % 2 else None,
+                    group=self.regions if self.regions % 2 else None,
+                )
+            )
+        content = more.pop("image_bytes", encoded())
+        sample = Sample(
+            sample_id=sample_id,
+            source="test",
+            captions=captions,
+            image=ImageRef(file_name=more.pop("file_name", f"{self.regions}.jpg"), content=content),
+        )
+        return Record(
+            sample=sample, width_px=WIDTH, height_px=HEIGHT, phrases=tuple(phrases), regions=tuple(regions), **more
+        )
+
+
+def records() -> list[Record]:
+    """Sixteen: twelve with regions, one without, one whose caption names nothing, two with an error."""
+    make = Maker()
+    ring = mask((4, 4, 20, 16), holes=((10, 8, 5, 5),))
+    parts = mask((0, 0, 6, 6), (20, 3, 9, 4), (30, 20, 10, 10))
+    return [
+        make.record("plain", ("The  Red car beside two dogs",), [(0, "The  Red car", mask((3, 4, 10, 12)))]),
+        make.record("ring", ("a ring, a chain",), [(0, "a ring", ring), (0, "a chain", parts)]),
+        failed(0),
+        make.record(
+            "日本/😀 *?", ("Ein müder Löwe 😀 und a café",), [(0, "a café", mask((1, 1, 5, 5)))], file_name="ü/ä b?.jpg"
+        ),
+        make.record(
+            "../../etc/passwd", ("a thief",), [(0, "a thief", mask((2, 2, 3, 9)))], file_name="../../../escape.jpg"
+        ),
+        make.record(
+            "a.b.c/d",
+            ("a dot",),
+            [(0, "a dot", mask((39, 29, 1, 1)))],
+            file_name="/tmp/phrasebox-escape.png",
+            image_bytes=encoded("PNG"),
+        ),
+        make.record(
+            "two captions",
+            ("a wave", "the beach and a wave"),
+            [
+                (0, "a wave", mask((0, 10, 40, 5))),
+                (1, "the beach", mask((0, 15, 40, 15))),
+                (1, "a wave", mask((0, 9, 40, 5))),
+            ],
+        ),
+        make.record("second caption", ("wow", "a kite"), [(1, "a kite", mask((7, 7, 7, 7)))]),
+        make.record("no region", ("a ghost",), []),
+        without_phrases(1),
+        make.record("turned", ("a lamp",), [(0, "a lamp", mask((5, 0, 4, 30)))], image_bytes=encoded(orientation=6)),
+        make.record(
+            "whole",
+            ("some fog: null # & 'quoted' \"x\"",),
+            [(0, "some fog", mask((0, 0, 40, 30)))],
+            file_name="fog.gif",
+            image_bytes=encoded("GIF"),
+        ),
+        make.record("dogs", ("two dogs",), [(0, "two dogs", mask((0, 0, 9, 9))), (0, "two dogs", mask((20, 9, 9, 9)))]),
+        make.record("same name", ("a red car",), [(0, "a red car", mask((8, 8, 8, 8)))], file_name="1.jpg"),
+        make.record(
+            "nested",
+            ("the dog of the man",),
+            [(0, "the dog of the man", mask((1, 2, 20, 20))), (0, "the man", mask((25, 2, 9, 20)))],
+        ),
+        failed(1, "bad_image"),
+    ]
+
+
+def write_dataset(
+    folder: Path, *, embed_images: bool = True, image_root: Path | None = None, demo: bool = False
+) -> Path:
+    """The records as a finished dataset in shards of five rows.
+
+    demo  let it be made with the embedded model, whose weights are looked at
+    """
+    fingerprint = demo_fingerprint() if demo else "none"
+    return finished(folder, records(), embed_images=embed_images, image_root=image_root, fingerprint=fingerprint)
+
+
+def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **manifest: Any) -> Path:
+    """Records as a finished dataset in shards of five rows."""
+    write_shards(rows, folder / "data", rows_per_file=5, embed_images=embed_images)
+    total = tally(folder / "data")
+    write_categories(total, folder / "categories.parquet")
+    write_manifest(folder, total, rows_per_file=5, embed_images=embed_images, **manifest)
+    return folder
+
+
+def demo_fingerprint() -> str:
+    """Of the embedded model."""
+    from stages.shared.model.config import ModelConfig
+    from stages.shared.model.describe import describe, fingerprint
+
+    return fingerprint(describe(ModelConfig(name="demo")))
+
+
+def rows_by_stem(dataset: Path, out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the images that an export wrote into flat folders, by the written name without its extension."""
+    with (out / "names.csv").open(encoding="utf-8", newline="") as file:
+        renamed = {line["sample_id"]: line["written"] for line in csv.DictReader(file)}
+    return {Path(renamed.get(row["sample_id"], row["file_name"])).stem: row for row in rows_of(dataset)}
+
+
+def rows_of(dataset: Path) -> list[dict[str, Any]]:
+    """All rows without images."""
+    return list(open_dataset(dataset).rows())

@@ -1,0 +1,194 @@
+"""What stands in an export, read without the code that wrote it: a function for each format.
+
+A new format enters with a function in READ_BACK.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from tests.pipeline.export.datasets import HEIGHT, WIDTH
+
+Found = tuple[tuple[float, float, float, float], str, int | None]
+"""Box x0, y0, x1, y1 px; label; area of the mask in px, or None where the format has no exact mask."""
+
+Samples = list[tuple[Found, ...]]
+"""The regions of each sample."""
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """How a format is read.
+
+    label  what stands for a region's name: the dataset's "phrase" or "head", or the "words" of the caption
+    """
+
+    samples: Callable[[Path, str], Samples]
+    label: str = "phrase"
+    has_area: bool = True
+
+
+def found(box_xywh: Any, label: str, area: int | None) -> Found:
+    x, y, w, h = box_xywh
+    return (round(x, 3), round(y, 3), round(x + w, 3), round(y + h, 3)), label, area
+
+
+def area_of(segmentation: Any) -> int:
+    """Of a compressed run-length code, by pycocotools."""
+    return int(coco_mask.area({**segmentation, "counts": segmentation["counts"].encode()}))
+
+
+def coco(path: str) -> Callable[[Path, str], Samples]:
+    def read(folder: Path, split: str) -> Samples:
+        content = json.loads((folder / path.format(split=split)).read_text(encoding="utf-8"))
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        assert sorted(names) == list(range(1, len(names) + 1))
+        samples: dict[int, list[Found]] = {image["id"]: [] for image in content["images"]}
+        assert len(samples) == len(content["images"])
+        for entry in content["annotations"]:
+            assert entry["area"] == area_of(entry["segmentation"])
+            samples[entry["image_id"]].append(
+                found(entry["bbox"], names[entry["category_id"]], area_of(entry["segmentation"]))
+            )
+        return [tuple(regions) for regions in samples.values()]
+
+    return read
+
+
+def odvg(folder: Path, split: str) -> Samples:
+    lines = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        tuple(
+            (tuple(region["bbox"]), region["phrase"], area_of(region["segmentation"]))
+            for line in group
+            for region in line["grounding"]["regions"]
+        )
+        for _, group in itertools.groupby(lines, lambda line: line["filename"])
+    ]
+
+
+def mdetr(folder: Path, split: str) -> Samples:
+    content = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    images = {image["id"]: image for image in content["images"]}
+    assert len(images) == len(content["images"])
+    samples: dict[int, list[Found]] = {image["original_img_id"]: [] for image in content["images"]}
+    for entry in content["annotations"]:
+        image = images[entry["image_id"]]
+        words = " ".join(image["caption"][start:end] for start, end in entry["tokens_positive"])
+        samples[image["original_img_id"]].append(found(entry["bbox"], words, area_of(entry["rle"])))
+    return [tuple(regions) for regions in samples.values()]
+
+
+def parquet_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    for path in sorted((folder / "data").glob(f"{split}-*.parquet")):
+        yield from pq.read_table(path).to_pylist()
+
+
+def hf(folder: Path, split: str) -> Samples:
+    names = None
+    samples: Samples = []
+    for path in sorted((folder / "data").glob(f"{split}-*.parquet")):
+        features = json.loads(pq.read_schema(path).metadata[b"huggingface"])["info"]["features"]
+        names = features["objects"]["category"]["feature"]["names"]
+        for row in pq.read_table(path).to_pylist():
+            objects = row["objects"]
+            size = [row["height"], row["width"]]
+            samples.append(
+                tuple(
+                    found(box, names[number], area_of({"size": size, "counts": counts}))
+                    for box, number, counts in zip(
+                        objects["bbox"], objects["category"], objects["segmentation"], strict=True
+                    )
+                )
+            )
+    return samples
+
+
+def webdataset(folder: Path, split: str) -> Samples:
+    samples: Samples = []
+    for path in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    content = json.loads(tar.extractfile(member).read())
+                    samples.append(
+                        tuple(
+                            found(entry["bbox"], entry["phrase"], area_of(entry["segmentation"]))
+                            for entry in content["annotations"]
+                        )
+                    )
+    return samples
+
+
+def yolo(folder: Path, split: str) -> Samples:
+    names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
+    samples: Samples = []
+    for path in sorted((folder / "images" / split).iterdir()):
+        with Image.open(path) as image:
+            width, height = image.size
+        assert (width, height) == (WIDTH, HEIGHT)
+        regions = []
+        for line in (folder / "labels" / split / f"{path.stem}.txt").read_text().splitlines():
+            number, *values = line.split()
+            numbers = [float(value) for value in values]
+            assert all(0 <= value <= 1 for value in numbers)
+            x, y = [value * width for value in numbers[::2]], [value * height for value in numbers[1::2]]
+            box = (min(x), min(y), max(x) - min(x), max(y) - min(y))
+            regions.append(found([round(value, 2) for value in box], names[int(number)], None))
+        samples.append(tuple(regions))
+    assert len(list((folder / "labels" / split).iterdir())) == len(samples)
+    return samples
+
+
+def grit(folder: Path, split: str) -> Samples:
+    samples: dict[str, list[Found]] = {}
+    for row in parquet_rows(folder, split):
+        regions, sides = samples.setdefault(row["key"], []), [row["width"], row["height"]] * 2
+        for (start, end, *edges, _), counts in zip(row["noun_chunks"], row["segmentations"], strict=True):
+            x0, y0, x1, y1 = (round(edge * side, 3) for edge, side in zip(edges, sides, strict=True))
+            words = row["caption"][int(start) : int(end)]
+            regions.append(
+                ((x0, y0, x1, y1), words, area_of({"size": [row["height"], row["width"]], "counts": counts}))
+            )
+    return [tuple(regions) for regions in samples.values()]
+
+
+def saco(folder: Path, split: str) -> Samples:
+    content = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    assert [category["id"] for category in content["categories"]] == [1]
+    pairs = {pair["id"]: pair for pair in content["images"]}
+    assert len(pairs) == len(content["images"])
+    samples: dict[int, list[Found]] = {pair["original_img_id"]: [] for pair in content["images"]}
+    for entry in content["annotations"]:
+        pair, area = pairs[entry["image_id"]], area_of(entry["segmentation"])
+        assert abs(entry["area"] * pair["width"] * pair["height"] - area) < 1e-6
+        sides = [pair["width"], pair["height"]] * 2
+        box = [value * side for value, side in zip(entry["bbox"], sides, strict=True)]
+        samples[pair["original_img_id"]].append(found(box, pair["text_input"], area))
+    return [tuple(regions) for regions in samples.values()]
+
+
+READ_BACK: dict[str, ReadBack] = {
+    "coco": ReadBack(coco("annotations/instances_{split}.json")),
+    "odvg": ReadBack(odvg),
+    "mdetr": ReadBack(mdetr, "words"),
+    "hf": ReadBack(hf),
+    "webdataset": ReadBack(webdataset),
+    "yolo": ReadBack(yolo, "head", has_area=False),
+    "grit": ReadBack(grit, "words"),
+    "clipself": ReadBack(coco("{split}.json")),
+    "fiftyone": ReadBack(coco("{split}/labels.json")),
+    "saco": ReadBack(saco),
+}
+"""Format -> how it is read."""

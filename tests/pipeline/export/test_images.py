@@ -1,0 +1,117 @@
+"""Images that an export writes: under which names, and what says whose they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from pipeline.export.images import RENAMED, ImageNames
+from tests.pipeline.export.datasets import Maker, encoded, finished, mask
+
+LONG = "ö" * 150
+
+
+def written(folder: Path, names: list[str], *, flat: bool, extension: str = "jpg") -> list[str]:
+    """What images of these names are called; "ID" for the row's id."""
+    make = Maker()
+    records = [
+        make.record(f"s{number}", ("a cat",), [(0, "a cat", mask((1, 1, 5, 5)))], file_name=name)
+        for number, name in enumerate(names)
+    ]
+    dataset = open_dataset(finished(folder, records))
+    chosen = ImageNames(dataset, flat=flat)
+    found = [(row, chosen.name_of(row, extension)) for row in dataset.rows()]
+    return [name.replace(f"{row['id']:016d}", "ID") for row, name in found]
+
+
+@pytest.mark.parametrize(
+    ("names", "deep", "flat"),
+    [
+        pytest.param(["1.jpg", "2.JPG", "3.jpeg"], ["1.jpg", "2.JPG", "3.jpeg"], None, id="their own"),
+        pytest.param(["a b.jpg", "日本 😀.jpg"], ["a b.jpg", "日本 😀.jpg"], None, id="of any script"),
+        pytest.param(["v1.2", "v1.3"], ["v1.2.jpg", "v1.3.jpg"], None, id="without an extension"),
+        pytest.param(["1.png", "2.gif"], ["1.jpg", "2.jpg"], None, id="encoded in another way"),
+        pytest.param(["a/1.jpg", "b/2.jpg"], ["a/1.jpg", "b/2.jpg"], ["1.jpg", "2.jpg"], id="in folders"),
+        pytest.param(["a/1.jpg", "b/1.jpg"], ["a/1.jpg", "b/1.jpg"], ["ID.jpg"] * 2, id="in folders, the same"),
+        pytest.param(["./a//1.jpg", "a/2.jpg"], ["a/1.jpg", "a/2.jpg"], ["1.jpg", "2.jpg"], id="normalised"),
+        pytest.param(["1.jpg", "1.jpg", "2.jpg"], ["ID.jpg", "ID.jpg", "2.jpg"], None, id="twice"),
+        pytest.param(["a.jpg", "A.JPG", "a.png"], ["ID.jpg"] * 3, None, id="one label, one file in any case"),
+        pytest.param(["é.jpg", "e\u0301.jpg"], ["ID.jpg"] * 2, None, id="one name where accents are composed"),
+        pytest.param(["../x.jpg", "/etc/y.jpg"], ["ID.jpg"] * 2, ["x.jpg", "y.jpg"], id="outside"),
+        pytest.param(["..", "", ".jpg", "."], ["ID.jpg"] * 4, None, id="no names"),
+        pytest.param(["a:b.jpg", "a\\b.jpg", "a\nb.jpg", "a?.jpg"], ["ID.jpg"] * 4, None, id="signs of systems"),
+        pytest.param(["con.jpg", "LPT1.x.jpg", "a..jpg", "b .jpg", ".c.jpg"], ["ID.jpg"] * 5, None, id="of Windows"),
+        pytest.param(["0000000000000001.jpg", f"{LONG}.jpg"], ["ID.jpg"] * 2, None, id="an id, a long one"),
+        pytest.param(["a.jpg/1.jpg"], ["ID.jpg"], ["1.jpg"], id="a folder that a file may be called"),
+    ],
+)  # fmt: skip
+def test_names(names: list[str], deep: list[str], flat: list[str] | None, tmp_path: Path) -> None:
+    assert written(tmp_path / "deep", names, flat=False) == deep
+    assert written(tmp_path / "flat", names, flat=True) == (deep if flat is None else flat)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "entries"),
+    [
+        ("coco", {"images": True}, "annotations/instances_train.json"),
+        ("mdetr", {"images": True}, "train.json"),
+        ("saco", {"images": True}, "train.json"),
+        ("odvg", {"images": True}, "train.jsonl"),
+        ("fiftyone", {}, "train/labels.json"),
+        ("yolo", {}, None),
+    ],
+)
+def test_entries_and_table_lead_to_the_images(
+    name: str, settings: dict[str, Any], entries: str | None, tmp_path: Path
+) -> None:
+    """Every image is found by the entry's name, and by its own, or by that in the table."""
+    make, colours = Maker(), {}
+    records = []
+    for number, file_name in enumerate(["a/cat.jpg", "b/dog.jpg", "b/cat.jpg", "bad?.jpg", '2, "two".jpg']):
+        colours[f"s{number}"] = encoded(colour=(40 * number, 0, 0))
+        region = (0, "a cat", mask((1, 1, 5, 5)))
+        image = {"file_name": file_name, "image_bytes": colours[f"s{number}"]}
+        records.append(make.record(f"s{number}", ("a cat",), [region], **image))
+    dataset, out = finished(tmp_path / "dataset", records), tmp_path / "out"
+    config = EXPORTERS[name].config_type.model_validate(settings)
+    report = export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS[name], out=out, config=config))
+    folder = "train/data" if name == "fiftyone" else "images/train"
+    files = {path.relative_to(out).as_posix(): path.read_bytes() for path in (out / folder).rglob("*.jpg")}
+    with (out / "names.csv").open(encoding="utf-8", newline="") as file:
+        table = {line["written"]: (line["file_name"], line["sample_id"]) for line in csv.DictReader(file)}
+    flat = name in ("fiftyone", "yolo")
+    renamed = ["s0", "s1", "s2", "s3", "s4"] if flat else ["s3", "s4"]
+    assert sorted(sample for _, sample in table.values()) == renamed
+    own = {row["file_name"]: row["sample_id"] for row in open_dataset(dataset).rows()}
+    told = {path: table[path][1] if path in table else own[path.removeprefix(f"{folder}/")] for path in files}
+    assert {path: colours[sample] for path, sample in told.items()} == files
+    assert len(files) == 5
+    assert report.notes[RENAMED] == len(table)
+    if entries is not None:
+        text = (out / entries).read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()] if name == "odvg" else json.loads(text)["images"]
+        assert {f"{folder}/{line.get('file_name', line.get('filename'))}" for line in lines} == set(files)
+    else:
+        labels = {os.path.splitext(path)[0] for path in files}
+        found = {path.relative_to(out).with_suffix("").as_posix() for path in (out / "labels").rglob("*.txt")}
+        assert found == {label.replace("images/", "labels/") for label in labels}
+    again = ExportRequest(exporter=EXPORTERS[name], out=out, config=config, overwrite=True)
+    export_dataset(open_dataset(dataset), again)
+    assert (out / "names.csv").exists()
+
+
+def test_without_a_renamed_image_there_is_no_table(tmp_path: Path) -> None:
+    make = Maker()
+    region = (0, "a cat", mask((1, 1, 5, 5)))
+    dataset = finished(tmp_path / "dataset", [make.record("s", ("a cat",), [region], file_name="cat.jpg")])
+    export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["yolo"], out=tmp_path / "out"))
+    assert (tmp_path / "out" / "images" / "train" / "cat.jpg").exists()
+    assert (tmp_path / "out" / "labels" / "train" / "cat.txt").exists()
+    assert not (tmp_path / "out" / "names.csv").exists()

@@ -1,0 +1,160 @@
+"""Regions once for each thing: one box, several phrases."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.index import Index, statistics
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from pipeline.export.per_group import merged
+from stages.contract.errors import ConfigError
+from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
+from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
+from tests.pipeline.export.datasets import HEIGHT, WIDTH, demo_fingerprint, encoded, finished, mask
+from tests.pipeline.export.read_back import READ_BACK
+
+CAPTIONS = ("a boy with a dog", "A child and two dogs", "the boy runs")
+
+SAID: tuple[tuple[int, str, str, int | None, float], ...] = (
+    (0, "boy", "boy", 0, 0.5),
+    (0, "dog", "dog", 1, 0.25),
+    (1, "child", "child", 0, 0.75),
+    (1, "two dogs", "dog", 2, 0.5),
+    (2, "boy", "boy", 0, 0.625),
+)
+"""Caption, phrase, head, group, score."""
+
+PLACES = {0: [(2, 2, 10, 20)], 1: [(20, 2, 5, 5)], 2: [(20, 2, 5, 5), (30, 2, 6, 6)]}
+
+
+def record(*, grouped: bool = True) -> Record:
+    phrases, regions = [], []
+    for caption, words, head, group, score in SAID:
+        start = CAPTIONS[caption].index(words)
+        phrases.append(Phrase(text=words, caption_index=caption, start=start, end=start + len(words), head=head))
+        for place in PLACES[group or 0]:
+            rle = encode_mask(mask(place))
+            regions.append(
+                Region(
+                    phrase_index=len(phrases) - 1,
+                    box_xywh_px=rle_box_xywh_px(rle),
+                    mask=rle,
+                    area_px=rle_area_px(rle),
+                    score=score,
+                    similarity=0.25,
+                    group=group if grouped else None,
+                )
+            )
+    sample = Sample(
+        sample_id="a", source="test", captions=CAPTIONS, image=ImageRef(file_name="1.jpg", content=encoded())
+    )
+    return Record(sample=sample, width_px=WIDTH, height_px=HEIGHT, phrases=tuple(phrases), regions=tuple(regions))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Only to be read."""
+    return finished(tmp_path_factory.mktemp("things") / "dataset", [record()], fingerprint=demo_fingerprint())
+
+
+def exported(name: str, dataset: Path, out: Path, **request: Any) -> Any:
+    return export_dataset(
+        open_dataset(dataset), ExportRequest(exporter=EXPORTERS[name], out=out, per="group", **request)
+    )
+
+
+def box_of(place: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
+    x, y, w, h = place
+    return (x, y, x + w, y + h)
+
+
+@pytest.mark.parametrize("name", [name for name, exporter in EXPORTERS.items() if exporter.takes_groups])
+def test_every_format_has_each_region_of_each_thing_once(name: str, dataset: Path, tmp_path: Path) -> None:
+    report = exported(name, dataset, tmp_path / "out")
+    assert report.regions == {"train": 4}
+    read = READ_BACK[name]
+    (found,) = read.samples(tmp_path / "out", "train")
+    boxes = [box_of(PLACES[0][0]), box_of(PLACES[1][0]), box_of(PLACES[2][0]), box_of(PLACES[2][1])]
+    names = {
+        "phrase": ["boy", "dog", "two dogs", "two dogs"],
+        "head": ["boy", "dog", "dog", "dog"],
+        "words": ["boy child boy", "dog", "two dogs", "two dogs"],
+    }[read.label]
+    assert sorted((box, label) for box, label, _ in found) == sorted(zip(boxes, names, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name, exporter in EXPORTERS.items() if not exporter.takes_groups])
+def test_formats_of_phrases_refuse(name: str, dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^per: {name} "):
+        exported(name, dataset, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) -> None:
+    exported("mdetr", dataset, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "train.json").read_text())
+    (image,) = content["images"]
+    assert image["caption"] == "a boy with a dog\nA child and two dogs\nthe boy runs"
+    assert image["tokens_positive_eval"] == [[[2, 5], [19, 24], [42, 45]], [[13, 16]], [[29, 37]]]
+    assert content["annotations"][0]["tokens_positive"] == [[2, 5], [19, 24], [42, 45]]
+
+
+def test_coco_has_all_phrases_of_a_thing(dataset: Path, tmp_path: Path) -> None:
+    exported("coco", dataset, tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    boy = content["annotations"][0]
+    caption = content["images"][0]["caption"]
+    assert [caption[start:end] for start, end in boy["tokens_positive"]] == ["boy", "child", "boy"]
+    assert [(each["phrase"], each["caption_index"]) for each in boy["phrases"]] == [
+        ("boy", 0),
+        ("child", 1),
+        ("boy", 2),
+    ]
+    assert (boy["phrase"], boy["caption_index"], boy["group"], boy["score"]) == ("boy", 2, 0, 0.75)
+
+
+def test_a_choice_leaves_out_phrases_and_with_them_things(dataset: Path, tmp_path: Path) -> None:
+    exported("coco", dataset, tmp_path / "out", where="phrase <> 'child' AND score > 0.3")
+    content = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    assert [[each["phrase"] for each in one["phrases"]] for one in content["annotations"]] == [
+        ["boy", "boy"],
+        ["two dogs"],
+        ["two dogs"],
+    ]
+    assert [category["name"] for category in content["categories"]] == ["boy", "two dogs"]
+
+
+def test_without_groups_every_phrase_of_a_caption_is_a_thing(tmp_path: Path) -> None:
+    old = finished(tmp_path / "old", [record(grouped=False)])
+    report = exported("coco", old, tmp_path / "out")
+    assert report.regions == {"train": 6}
+
+
+def test_statistics_count_things(dataset: Path) -> None:
+    with closing(Index(open_dataset(dataset), {})) as index:
+        index.build()
+        assert statistics(index)["things_per_image"] == {"labels": ["0", "1", "2", "3"], "counts": [0, 0, 0, 1]}
+        assert statistics(index)["regions_per_image"]["counts"] == [0, 0, 0, 0, 0, 0, 1]
+
+
+def test_where_each_phrase_has_its_own_regions_the_best_lead() -> None:
+    def region(caption: int, score: float, number: int) -> dict[str, Any]:
+        return {
+            "id": number,
+            "phrase": "dog",
+            "head": "dog",
+            "caption_index": caption,
+            "span": [0, 3],
+            "score": score,
+            "group": 0,
+        }
+
+    found = merged([region(0, 0.3, 1), region(1, 0.2, 2), region(1, 0.9, 3), region(2, 0.9, 4)])
+    assert [one["id"] for one in found] == [2, 3]
+    assert [len(one["named"]) for one in found] == [3, 3]

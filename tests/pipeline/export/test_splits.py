@@ -1,0 +1,96 @@
+"""Splits depend on the image's name alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from pipeline.export.export import ALL, image_of, parse_splits
+from stages.contract.errors import ConfigError
+from tests.pipeline.export.datasets import Maker, finished, mask
+
+
+def test_shares_are_kept() -> None:
+    splits = parse_splits(" train = 0.8, val=0.15 ,test=0.05")
+    assert splits.names == ("train", "val", "test")
+    counts = Counter(splits.of(f"{number}.jpg") for number in range(20_000))
+    for name, share in splits.shares.items():
+        assert counts[name] / 20_000 == pytest.approx(share, abs=0.01)
+
+
+def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
+    """An input with a row for each caption, five an image, and its ids "captions.jsonl:1", "captions.jsonl:2", ..."""
+    rows = []
+    make = Maker()
+    for number in range(40):
+        for caption in range(5):
+            sample_id = f"captions.jsonl:{5 * number + caption + 1}"
+            record = make.record(sample_id, ("a dog",), [(0, "a dog", mask((1, 1, 5, 5)))], file_name=f"{number}.jpg")
+            rows.append(replace(record, regions=tuple(replace(region, score=0.5) for region in record.regions)))
+    dataset = finished(tmp_path / "dataset", rows)
+    request = ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / "coco", split="train=0.5,val=0.5")
+    report = export_dataset(open_dataset(dataset), request)
+    found = {
+        split: Counter(
+            image["file_name"]
+            for image in json.loads((tmp_path / "coco" / f"annotations/instances_{split}.json").read_text())["images"]
+        )
+        for split in ("train", "val")
+    }
+    assert not found["train"].keys() & found["val"].keys()
+    assert set((found["train"] + found["val"]).values()) == {5}
+    assert report.samples.total() == 200
+    assert min(report.samples.values()) >= 50
+
+
+def test_an_image_without_a_name_is_told_by_its_sample() -> None:
+    assert image_of({"sample_id": "s1", "file_name": ""}) == "s1"
+
+
+@given(st.text(max_size=20))
+def test_a_sample_stays_where_it_is_when_later_shares_change(sample_id: str) -> None:
+    """The first split of 0.9 holds that of 0.5, so that a training set may grow."""
+    if parse_splits("train=0.5,val=0.5").of(sample_id) == "train":
+        assert parse_splits("train=0.9,val=0.06,test=0.04").of(sample_id) == "train"
+    assert parse_splits("").of(sample_id) == ALL
+
+
+def test_the_split_of_an_id_is_part_of_the_contract() -> None:
+    """It must not change from version to version: samples would wander from val to train."""
+    splits = parse_splits("train=0.5,val=0.5")
+    assert [splits.of(f"s{number}") for number in range(8)] == [
+        "val", "val", "train", "train", "val", "train", "train", "train",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train", "expected NAME=SHARE"),
+        ("train=half", "not a number"),
+        ("train=nan,val=1", "share above 0"),
+        ("train=0,val=1", "share above 0"),
+        ("train=-1,val=2", "share above 0"),
+        ("train=0.5,val=0.4", "sum to 1, got 0.9"),
+        ("train=0.5,train=0.5", "given twice"),
+        ("train=0.5,Train=0.5", "only by case"),
+        ("../x=1", "cannot be the name"),
+        ("a/b=1", "cannot be the name"),
+        ("=1", "cannot be the name"),
+        (".=1", "cannot be the name"),
+        ("tr ain=1", "cannot be the name"),
+        ("träin=1", "cannot be the name"),
+        (f"{'x' * 65}=1", "cannot be the name"),
+    ],
+)
+def test_what_is_no_split(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_splits(text)

@@ -1,0 +1,266 @@
+"""A whole training: it goes on where it stopped, writes a model that runs take, and loses nothing when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.finetune.config import FinetuneConfig
+from pipeline.finetune.files import LATEST, LOG, PREVIOUS
+from pipeline.finetune.loop import Tuned, finetune
+from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, WeightsError
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe, fingerprint
+from stages.shared.model.load import load, module_of
+
+
+def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
+    values = {
+        "data": {"path": str(dataset)},
+        "model": {"name": "demo"},
+        "out": str(out),
+        "batch_size": 4,
+        "epochs": 2,
+        "learning_rate": 1e-4,
+        "warmup_steps": 2,
+        **settings,
+    }
+    return FinetuneConfig.model_validate(values)
+
+
+def weights(tuned: Tuned) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(tuned.model / "open_clip_model.safetensors")
+    return found
+
+
+class StopHereError(Exception):
+    """Ends a training between two steps, as kill -9 would."""
+
+
+def stop_after(steps: int) -> Any:
+    def on_step(step: int, _: int) -> None:
+        if step == steps:
+            raise StopHereError
+
+    return on_step
+
+
+@pytest.fixture(scope="module")
+def whole(inline_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """Six steps without a stop."""
+    return finetune(config_of(inline_dataset, tmp_path_factory.mktemp("whole")))
+
+
+def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
+    assert whole.steps == 6
+    lines = [json.loads(line) for line in (whole.model.parent / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [6]
+    assert set(lines[0]) == {"step", "learning_rate", "loss", "captions", "regions"}
+    model = load(ModelConfig(checkpoint=whole.model))
+    by_folder = describe(ModelConfig(checkpoint=whole.model.parent))
+    assert (
+        fingerprint(by_folder).partition(":")[2]
+        == fingerprint(describe(ModelConfig(checkpoint=whole.model))).partition(":")[2]
+    )
+    assert by_folder.name == whole.model.parent.name
+    assert model.input == describe(ModelConfig(name="demo")).input
+    start = load(ModelConfig(name="demo"))
+    texts = ["red car", "a blue dog"]
+    assert not torch.allclose(model.encode_text(texts), start.encode_text(texts))
+    card = (whole.model / "README.md").read_text()
+    assert "recipe align" in card
+    assert '"learning_rate": 0.0001' in card
+
+
+def test_a_training_that_was_killed_ends_with_the_same_weights(
+    whole: Tuned, inline_dataset: Path, tmp_path: Path
+) -> None:
+    config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
+    with pytest.raises(StopHereError):
+        finetune(config, stop_after(4))
+    said: list[str] = []
+    resumed = finetune(config, say=said.append)
+    assert "goes on from step 3" in said[0], "the step that was not saved is taken again"
+    assert resumed.steps == 6
+    wanted = weights(whole)
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(resumed).items())
+    assert (tmp_path / LOG).read_text() == (whole.model.parent / LOG).read_text()
+
+
+def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) -> None:
+    def on_step(step: int, _: int) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config_of(inline_dataset, tmp_path), on_step)
+    assert torch.load(tmp_path / LATEST, weights_only=True)["step"] == 2
+
+
+def test_the_text_tower_stays_where_it_shall(inline_dataset: Path, tmp_path: Path) -> None:
+    recipe = {"kind": "align", "learns": "image"}
+    tuned = weights(finetune(config_of(inline_dataset, tmp_path, recipe=recipe, epochs=0.34)))
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
+    assert {name for name in start if not name.startswith("visual.") and name != "logit_scale"} <= same
+    assert "visual.proj" not in same
+
+
+def test_what_is_frozen_stays_and_nothing_to_learn_is_refused(inline_dataset: Path, tmp_path: Path) -> None:
+    frozen = ["visual.transformer", "visual.conv1"]
+    tuned = weights(finetune(config_of(inline_dataset, tmp_path / "a", frozen=frozen, epochs=0.34)))
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
+    assert {name for name in start if name.startswith(tuple(frozen))} <= same
+    assert {"visual.proj", "text_projection"} & same == set()
+    with pytest.raises(ConfigError, match="nothing is left to learn of demo"):
+        finetune(config_of(inline_dataset, tmp_path / "b", frozen=[""]))
+
+
+def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: Path, tmp_path: Path) -> None:
+    mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
+    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    for name, value in weights(whole).items():
+        assert torch.allclose(mixed[name], start[name].float() * 0.75 + value * 0.25, atol=1e-6)
+
+
+def test_other_settings_are_refused_and_named(inline_dataset: Path, tmp_path: Path) -> None:
+    finetune(config_of(inline_dataset, tmp_path, epochs=0.34))
+    with pytest.raises(ResumeError, match=r"other settings \(learning_rate, seed\)"):
+        finetune(config_of(inline_dataset, tmp_path, epochs=0.34, learning_rate=1e-5, seed=3))
+    assert (tmp_path / "model").is_dir()
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(inline_dataset: Path, tmp_path: Path) -> None:
+    config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
+    with pytest.raises(StopHereError):
+        finetune(config, stop_after(3))
+    latest = tmp_path / LATEST
+    latest.write_bytes(latest.read_bytes()[: latest.stat().st_size // 2])
+    with pytest.raises(ResumeError, match=rf"{LATEST} is damaged .*move .*{PREVIOUS} to its place"):
+        finetune(config)
+    shutil.move(tmp_path / PREVIOUS, latest)
+    assert finetune(config).steps == 6
+
+
+def test_a_full_disk_is_one_error_and_the_checkpoint_before_it_stays(inline_dataset: Path, tmp_path: Path) -> None:
+    config = config_of(inline_dataset, tmp_path, checkpoint_every_s=0)
+    with pytest.raises(StopHereError):
+        finetune(config, stop_after(2))
+    before = (tmp_path / LATEST).read_bytes()
+    (tmp_path / f"{LATEST}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"No space left on device.*same command"):
+        finetune(config)
+    assert (tmp_path / LATEST).read_bytes() == before
+    assert finetune(config).steps == 6
+
+
+def test_a_dataset_without_regions_is_refused_before_the_model_is_loaded(inline_dataset: Path, tmp_path: Path) -> None:
+    def refused(**settings: Any) -> None:
+        config = config_of(inline_dataset, tmp_path / "out", **settings)
+        with pytest.raises(InputError, match=r"no regions to learn from with a score of 0\.99"):
+            finetune(config)
+        assert not (tmp_path / "out").exists()
+
+    data = {"path": str(inline_dataset), "min_score": 0.99, "where": "phrase = 'nothing'"}
+    refused(data=data)
+    assert finetune(config_of(inline_dataset, tmp_path, data=data, recipe={"kind": "captions"}, epochs=0.34)).steps == 1
+
+
+def test_a_broken_start_model_is_one_error(inline_dataset: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not weights")
+    with pytest.raises((WeightsError, ConfigError), match="broken"):
+        finetune(config_of(inline_dataset, tmp_path / "out", model={"name": "ViT-B-32", "weights": str(broken)}))
+
+
+RANK = """
+import sys
+from stages.contract.errors import PhraseboxError
+from pipeline.finetune.config import FinetuneConfig
+from pipeline.finetune.loop import finetune
+
+try:
+    finetune(FinetuneConfig.model_validate_json(sys.argv[1]))
+except PhraseboxError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def ranks_of(*configs: FinetuneConfig) -> list[tuple[int, str]]:
+    """Train in a group of processes, one for each configuration; their exit codes and what they said to stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, config.model_dump_json()],
+            env={**os.environ, **group, "WORLD_SIZE": str(len(configs)), "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, config in enumerate(configs)
+    ]
+    try:
+        said = [process.communicate(timeout=300)[1] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(ranks, said, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["align", pytest.param("clim", marks=pytest.mark.slow)])
+def test_two_ranks_have_the_losses_of_one_process(kind: str, inline_dataset: Path, tmp_path: Path) -> None:
+    recipe = {"kind": kind, **({"sides": [2]} if kind == "clim" else {})}
+    settings = {"recipe": recipe, "batch_size": 8, "epochs": 2}
+    alone = finetune(config_of(inline_dataset, tmp_path / "alone", **settings))
+    config = config_of(inline_dataset, tmp_path / "together", **settings)
+    assert [code for code, _ in ranks_of(config, config)] == [0, 0]
+    for wanted, found in zip(log_of(tmp_path / "alone"), log_of(tmp_path / "together"), strict=True):
+        assert found == pytest.approx(wanted, rel=2e-4)
+    tuned = load_file(config.out / "model" / "open_clip_model.safetensors")
+    for name, value in weights(alone).items():
+        assert torch.allclose(value, tuned[name], atol=2e-4), name
+
+
+def test_ranks_without_a_shared_disk_go_on_from_the_first_ones_checkpoint(
+    whole: Tuned, inline_dataset: Path, tmp_path: Path
+) -> None:
+    first, second = (config_of(inline_dataset, tmp_path / name, checkpoint_every_s=0) for name in ("first", "second"))
+    with pytest.raises(StopHereError):
+        finetune(first, stop_after(4))
+    assert ranks_of(first, second) == [(0, ""), (0, "")]
+    assert log_of(first.out)[-1] == pytest.approx(log_of(whole.model.parent)[-1], rel=2e-4)
+    tuned = load_file(first.out / "model" / "open_clip_model.safetensors")
+    for name, value in weights(whole).items():
+        assert torch.allclose(value, tuned[name], atol=2e-4), name
+    assert list(second.out.iterdir()) == []
+
+
+def test_what_one_rank_lacks_ends_all_of_them(inline_dataset: Path, tmp_path: Path) -> None:
+    config = config_of(inline_dataset, tmp_path / "out")
+    elsewhere = config.data.model_copy(update={"image_root": str(tmp_path)})
+    answers = ranks_of(config, config.model_copy(update={"data": elsewhere}))
+    said = f"InputError: {inline_dataset}: none of the 2 images of step 0 on rank 1 can be read"
+    assert all(code == 1 and said in text for code, text in answers), answers
+
+
+def test_more_ranks_than_images_of_a_step_are_refused(inline_dataset: Path, tmp_path: Path) -> None:
+    answers = ranks_of(*[config_of(inline_dataset, tmp_path / "out", batch_size=2)] * 3)
+    said = "ConfigError: batch_size: 2 images a step are fewer than the 3 ranks"
+    assert all(code == 1 and said in text for code, text in answers), answers
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / LOG).read_text().splitlines()]

@@ -1,0 +1,76 @@
+"""Batches of a training: the same for the same seed and step, whoever asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.finetune.config import DataConfig
+from pipeline.finetune.material import TuningData, refuse_long_phrases, shuffled_boxes
+from stages.contract.errors import ConfigError
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import load_tokenizer
+from tests.conftest import SCENES
+
+
+def material(dataset: Path, batch_size: int = 4, seed: int = 1, **settings: object) -> TuningData:
+    config = DataConfig.model_validate({"path": str(dataset), **settings})
+    return TuningData(config, side_px=40, seed=seed, batch_size=batch_size)
+
+
+def test_an_epoch_has_every_image_once_and_the_next_another_order(inline_dataset: Path) -> None:
+    found = material(inline_dataset)
+    assert (found.images, found.steps_per_epoch) == (SCENES, 3)
+    pixels = [batch.rgb for batch in found.batches(range(6), 0, 1)]
+    first, second = (torch.cat(pixels[part : part + 3]).flatten(1).sum(dim=1).tolist() for part in (0, 3))
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_ranks_and_a_later_start_get_the_same_batches(inline_dataset: Path) -> None:
+    whole = list(material(inline_dataset).batches(range(4), 0, 1))
+    later = list(material(inline_dataset).batches(range(3, 4), 0, 1))
+    assert torch.equal(whole[3].rgb, later[0].rgb)
+    assert whole[3].captions == later[0].captions
+    halves = [list(material(inline_dataset).batches(range(4), rank, 2)) for rank in (0, 1)]
+    for step, batch in enumerate(whole):
+        assert torch.equal(batch.rgb, torch.cat([half[step].rgb for half in halves]))
+        assert batch.captions == [caption for half in halves for caption in half[step].captions]
+
+
+def test_another_seed_gives_another_order(inline_dataset: Path) -> None:
+    first, second = (next(material(inline_dataset, seed=seed).batches(range(1), 0, 1)) for seed in (1, 2))
+    assert not torch.equal(first.rgb, second.rgb)
+
+
+def test_loaders_give_the_same_batches(inline_dataset: Path) -> None:
+    alone = list(material(inline_dataset).batches(range(2), 0, 1))
+    with_loaders = list(material(inline_dataset, loaders=2).batches(range(2), 0, 1))
+    assert all(torch.equal(a.rgb, b.rgb) for a, b in zip(alone, with_loaders, strict=True))
+
+
+def test_shuffled_boxes_stay_in_their_image_and_leave_their_phrase(inline_dataset: Path) -> None:
+    own = next(material(inline_dataset, batch_size=8).batches(range(1), 0, 1))
+    moved = next(material(inline_dataset, batch_size=8, boxes="shuffled").batches(range(1), 0, 1))
+    assert own.phrases == moved.phrases
+    assert torch.equal(own.rois[:, 0], moved.rois[:, 0])
+    assert not torch.equal(own.rois, moved.rois)
+    rois = torch.tensor([[0.0, 1, 1, 2, 2], [0.0, 3, 3, 4, 4], [1.0, 5, 5, 6, 6], [2.0, 7, 7, 8, 8]])
+    assert shuffled_boxes(rois)[:, 1].tolist() == [3, 1, 7, 1]
+    assert shuffled_boxes(rois[:0]).shape == (0, 5)
+
+
+def test_more_images_a_step_than_there_are_is_refused(inline_dataset: Path) -> None:
+    with pytest.raises(ConfigError, match=f"a step takes 64 images, and .* has {SCENES}"):
+        material(inline_dataset, batch_size=64)
+
+
+def test_a_phrase_that_is_too_long_is_named_with_what_to_do() -> None:
+    tokenizer = load_tokenizer(ModelConfig(name="demo"))
+    fits = " ".join(["red"] * 30)
+    refuse_long_phrases([fits, "car"], tokenizer)
+    assert int(tokenizer([fits])[0, -1]), "it fills the context"
+    with pytest.raises(ConfigError, match=r"has 31 tokens, and the model takes 30: .*length\(phrase\) < 123"):
+        refuse_long_phrases(["car", f"{fits} red"], tokenizer)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torchvision.ops import roi_align
+
+from pipeline.load import Contents, RegionStream, collate_regions
+from tests.pipeline.load.made import letters
+
+
+def test_regions_stand_one_after_the_other(with_images: Path) -> None:
+    contents = Contents(square_px=32, masks="full", grid_hw=(4, 4), tokenizer=letters)
+    samples = list(RegionStream(with_images, contents))[:7]
+    batch = collate_regions(samples)
+    regions = sum(len(sample["scores"]) for sample in samples)
+    assert batch["images"].shape == (7, 3, 32, 32)
+    assert batch["images"].dtype == torch.uint8
+    assert batch["rois"].shape == (regions, 5)
+    assert batch["masks"].shape == (regions, 32, 32)
+    assert batch["grid_masks"].shape == (regions, 4, 4)
+    assert batch["sizes_hw"].tolist() == [[32, 32]] * 7
+    place = 0
+    for number, sample in enumerate(samples):
+        assert batch["ids"][number] == sample["id"]
+        assert batch["captions"][number] == sample["captions"]
+        assert torch.equal(batch["images"][number], sample["image"])
+        for region in range(len(sample["scores"])):
+            assert batch["batch_indices"][place] == batch["rois"][place, 0] == number
+            assert torch.equal(batch["rois"][place, 1:], sample["boxes_xyxy_px"][region])
+            assert batch["scores"][place] == sample["scores"][region]
+            assert torch.equal(batch["spans"][place], sample["spans"][region])
+            assert torch.equal(batch["masks"][place], sample["masks"][region])
+            phrase = int(batch["phrase_indices"][place])
+            assert batch["phrases"][phrase] == sample["phrases"][region]
+            assert torch.equal(batch["tokens"][phrase], sample["tokens"][region])
+            assert batch["heads"][place] == sample["heads"][region]
+            place += 1
+    assert place == regions
+    assert len(set(batch["phrases"])) == len(batch["phrases"]) == len(batch["tokens"])
+    parts = torch.split(batch["scores"], batch["region_counts"].tolist())
+    assert [len(part) for part in parts] == [len(sample["scores"]) for sample in samples]
+
+
+def test_roi_align_takes_them(with_images: Path) -> None:
+    """The mean of a ramp over a box is its centre."""
+    batch = collate_regions(list(RegionStream(with_images, Contents(square_px=64)))[:5])
+    ramp = (torch.arange(64) + 0.5).expand(len(batch["ids"]), 1, 64, 64)
+    pooled = roi_align(ramp.contiguous(), batch["rois"], output_size=1, sampling_ratio=64, aligned=True).flatten()
+    wide = (batch["rois"][:, 3] - batch["rois"][:, 1] > 4) & (batch["rois"][:, 1] > 1) & (batch["rois"][:, 3] < 63)
+    assert wide.any()
+    centres = (batch["rois"][:, 1] + batch["rois"][:, 3]) / 2
+    torch.testing.assert_close(pooled[wide], centres[wide], atol=0.05, rtol=0)
+
+
+def test_images_of_different_sizes_stay_a_list(with_images: Path) -> None:
+    samples = list(RegionStream(with_images, Contents(masks="full")))[:6]
+    batch = collate_regions(samples)
+    assert [image.shape for image in batch["images"]] == [sample["image"].shape for sample in samples]
+    assert [len(masks) for masks in batch["masks"]] == batch["region_counts"].tolist()
+
+
+def test_images_without_regions_and_batches_without_images(folder: Path) -> None:
+    contents = Contents(images=False, grid_hw=(2, 2), tokenizer=letters)
+    empty = [s for s in RegionStream(folder, contents, keep_empty=True) if not len(s["scores"])][:3]
+    batch = collate_regions(empty)
+    assert batch["rois"].shape == (0, 5)
+    assert batch["grid_masks"].shape == (0, 2, 2)
+    assert batch["tokens"].shape[0] == 0
+    assert batch["region_counts"].tolist() == [0, 0, 0]
+    nothing = collate_regions([])
+    assert nothing["rois"].shape == (0, 5)
+    assert nothing["ids"].shape == (0,)
+    assert nothing["sizes_hw"].shape == (0, 2)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+
+from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
+from tests.pipeline.load.made import NO_IMAGES, expected, given, names
+
+
+def test_it_holds_the_samples_in_stored_order(folder: Path) -> None:
+    dataset = RegionDataset(folder, NO_IMAGES)
+    assert len(dataset) == len(expected(folder))
+    samples = [dataset[number] for number in range(len(dataset))]
+    assert names(samples) == list(expected(folder))
+    assert given(samples) == expected(folder)
+    assert dataset[-1]["sample_id"] == names(samples)[-1]
+    for index in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError, match="expected a number below"):
+            dataset[index]
+
+
+def test_a_choice_is_the_streams(folder: Path) -> None:
+    choice = {"min_score": 0.4, "where": "w > 40", "keep_empty": True}
+    dataset = RegionDataset(folder, NO_IMAGES, **choice)
+    assert given(dataset) == given(RegionStream(folder, NO_IMAGES, **choice))
+
+
+def test_batches_read_each_row_group_once(folder: Path) -> None:
+    dataset = RegionDataset(folder, NO_IMAGES, cached_rows=1)
+    indices = np.random.default_rng(0).permutation(len(dataset)).tolist()
+    samples = dataset.__getitems__(indices + indices[:3])
+    assert dataset.read_row_groups == 8  # shards of 90, 90 and 50 rows, groups of 30
+    stored = list(expected(folder))
+    assert names(samples) == [stored[index] for index in indices + indices[:3]]
+
+
+def test_the_last_row_groups_are_kept(folder: Path) -> None:
+    dataset = RegionDataset(folder, NO_IMAGES, cached_rows=60)
+    for number in (0, 1, 30, 0, 31, 1):
+        dataset[number]
+    assert dataset.read_row_groups == 2
+    for number in (len(dataset) - 1, len(dataset) // 2, 0):
+        dataset[number]
+    assert dataset.read_row_groups == 5
+
+
+def test_a_change_to_a_sample_does_not_stay(folder: Path) -> None:
+    dataset = RegionDataset(folder, NO_IMAGES)
+    boxes = dataset[0]["boxes_xyxy_px"].clone()
+    dataset[0]["boxes_xyxy_px"].zero_()
+    assert torch.equal(dataset[0]["boxes_xyxy_px"], boxes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_torchs_samplers(with_images: Path, workers: int) -> None:
+    dataset = RegionDataset(with_images, Contents(square_px=8), where="score > 0.1")
+    found = []
+    for rank in range(2):
+        sampler = DistributedSampler(dataset, num_replicas=2, rank=rank, drop_last=False)
+        loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate_regions)
+        found += [name for batch in loader for name in batch["sample_ids"]]
+    assert set(found) == set(expected(with_images, lambda region: region["score"] > 0.1))
+
+
+def test_after_pickling_it_gives_the_same(folder: Path) -> None:
+    dataset = RegionDataset(folder, NO_IMAGES, where="score > 0.2")
+    dataset[0]
+    assert given(pickle.loads(pickle.dumps(dataset))) == given(dataset)

@@ -1,0 +1,111 @@
+"""Real ranks with real workers, and memory over a long stream."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.source import ROOT
+from tests.pipeline.load.made import expected
+from tests.synthetic import write_synthetic
+
+RANK = """
+import json, sys
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from pipeline.load import Contents, RegionStream, collate_regions
+
+if __name__ == "__main__":
+    folder, meeting, out, rank, even = sys.argv[1:]
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
+    stream = RegionStream(folder, Contents(images=False, grid_hw=(7, 7)), seed=5, shuffle_rows=30, even=even)
+    assert (stream.rank, stream.world_size) == (int(rank), 2)
+    loader = DataLoader(stream, batch_size=8, num_workers=2, collate_fn=collate_regions, persistent_workers=True)
+    epochs = []
+    for epoch in (0, 1, 0):
+        stream.set_epoch(epoch)
+        epochs.append([batch["sample_ids"] for batch in loader])
+        dist.barrier()
+    open(out, "w").write(json.dumps(epochs))
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("even", ["no", "drop"])
+def test_two_ranks_of_gloo_with_two_workers_each(even: str, folder: Path, tmp_path: Path) -> None:
+    program = tmp_path / "rank.py"
+    program.write_text(RANK)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"RANK": "7", "WORLD_SIZE": "9"}  # the group knows better
+    outs = [tmp_path / f"{rank}.json" for rank in range(2)]
+    ranks = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-W",
+                "error",
+                str(program),
+                str(folder),
+                str(tmp_path / "meeting"),
+                str(out),
+                str(n),
+                even,
+            ],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n, out in enumerate(outs)
+    ]
+    for process in ranks:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    batches = [json.loads(out.read_text()) for out in outs]
+    orders = [[[name for batch in epoch for name in batch] for epoch in rank] for rank in batches]
+    wanted = sorted(expected(folder))
+    for epoch in range(3):
+        seen = orders[0][epoch] + orders[1][epoch]
+        assert len(seen) == len(set(seen))
+        if even == "no":
+            assert sorted(seen) == wanted
+        else:
+            assert len(wanted) - 1 <= len(seen) <= len(wanted)
+            assert len(batches[0][epoch]) == len(batches[1][epoch])  # steps of training
+            assert len(orders[0][epoch]) == len(orders[1][epoch])
+    for rank in orders:
+        assert rank[0] == rank[2] != rank[1]
+
+
+STREAM = """
+import resource, sys
+from pipeline.load import Contents, RegionStream
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+stream = RegionStream(sys.argv[1], Contents(grid_hw=(14, 14), square_px=16), shuffle_rows=100, where="score > 0.05")
+marks = []
+for epoch in range(5):
+    stream.set_epoch(epoch)
+    rows = sum(1 for _ in stream)
+    marks.append(peak_mb())
+print(rows, *marks)
+"""
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """Five times through the images, in windows of a sixth of them."""
+    folder = write_synthetic(tmp_path / "dataset", 600, rows_per_file=200, embed_images=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", STREAM, str(folder)], env=environment, capture_output=True, text=True, check=True
+    )
+    rows, first, *others = map(float, done.stdout.split())
+    assert rows > 450
+    assert others[-1] - first < 15, done.stdout

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from pipeline.load.region_masks import full_masks, grid_shares
+from stages.contract.masks import decode_mask, encode_mask, run_ends
+from stages.contract.records import Rle
+from tests.synthetic import _stock
+
+sides = st.integers(1, 9)
+grids = st.tuples(st.integers(1, 12), st.integers(1, 12))
+
+
+def runs(rles: list[Rle]) -> tuple[np.ndarray, np.ndarray]:
+    text = np.frombuffer("".join(rle.counts for rle in rles).encode(), np.uint8)
+    offsets = np.cumsum([0, *(len(rle.counts) for rle in rles)])
+    return run_ends(text, offsets, np.array([rle.size_hw[0] * rle.size_hw[1] for rle in rles], np.int64))
+
+
+def shares_by_pixels(mask: np.ndarray, grid_hw: tuple[int, int]) -> np.ndarray:
+    """Every pixel in turn, by how much of it lies in each cell."""
+    h, w = mask.shape
+    shares = np.zeros(grid_hw)
+    cell_h, cell_w = h / grid_hw[0], w / grid_hw[1]
+    for y, x in np.argwhere(mask):
+        for i in range(grid_hw[0]):
+            for j in range(grid_hw[1]):
+                down = max(0, min(y + 1, (i + 1) * cell_h) - max(y, i * cell_h))
+                right = max(0, min(x + 1, (j + 1) * cell_w) - max(x, j * cell_w))
+                shares[i, j] += down * right / (cell_h * cell_w)
+    return shares
+
+
+@given(st.data(), grids)
+def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int, int]) -> None:
+    size_hw = data.draw(st.tuples(sides, sides))
+    masks = data.draw(st.lists(arrays.arrays(np.bool_, size_hw), max_size=3))
+    ends, starts = runs([encode_mask(mask) for mask in masks]) if masks else (np.zeros(0, int), np.zeros(1, int))
+    found = grid_shares(ends, starts, size_hw, grid_hw)
+    assert found.shape == (len(masks), *grid_hw)
+    assert found.dtype == np.float32
+    for mask, shares in zip(masks, found, strict=True):
+        np.testing.assert_allclose(shares, shares_by_pixels(mask, grid_hw), atol=1e-5)
+
+
+@pytest.mark.parametrize("grid_hw", [(14, 14), (7, 24), (1, 1)])
+def test_shares_of_large_masks(grid_hw: tuple[int, int]) -> None:
+    """Blobs with holes and of several parts, a pixel, whole images; by sums along both sides in float64."""
+    stock = _stock()
+    for size, counts in zip(stock["size"][::5], stock["counts"][::5], strict=True):
+        rle = Rle(size_hw=(int(size[0]), int(size[1])), counts=counts)
+        down, right = (
+            np.diff((np.arange(side + 1)[:, None] * (cells / side) - np.arange(cells)).clip(0, 1), axis=0)
+            for side, cells in zip(rle.size_hw, grid_hw, strict=True)
+        )
+        wanted = down.T @ decode_mask(rle) @ right
+        np.testing.assert_allclose(grid_shares(*runs([rle]), rle.size_hw, grid_hw)[0], wanted, atol=2e-5)
+
+
+@given(st.data())
+def test_full_masks_are_the_decoded_ones(data: st.DataObject) -> None:
+    size_hw = data.draw(st.tuples(sides, sides))
+    masks = data.draw(st.lists(arrays.arrays(np.bool_, size_hw), min_size=1, max_size=3))
+    np.testing.assert_array_equal(full_masks(*runs([encode_mask(m) for m in masks]), size_hw, size_hw), masks)
+
+
+def test_stretched_masks_take_what_lies_at_the_pixels_centres() -> None:
+    mask = np.array([[1, 0, 0], [0, 1, 1]], bool)
+    ends, starts = runs([encode_mask(mask), encode_mask(~mask)])
+    doubled = np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
+    np.testing.assert_array_equal(full_masks(ends, starts, (2, 3), (4, 6)), [doubled, ~doubled])
+    np.testing.assert_array_equal(full_masks(ends, starts, (2, 3), (1, 1))[:, 0, 0], [True, False])  # row 1, column 1
+
+
+def test_no_masks() -> None:
+    ends, starts = np.zeros(0, np.int64), np.zeros(1, np.int64)
+    assert full_masks(ends, starts, (0, 0), (8, 8)).shape == (0, 8, 8)
+    assert grid_shares(ends, starts, (0, 0), (2, 3)).shape == (0, 2, 3)

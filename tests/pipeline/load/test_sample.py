@@ -1,0 +1,240 @@
+"""What a sample holds, against the row it is of."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import adaptive_avg_pool2d
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.load import Contents, RegionDataset, RegionStream
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.masks import decode_mask, encode_mask
+from stages.contract.records import Rle
+from tests.pipeline.load.made import NO_IMAGES, changed, expected
+
+
+def pairs(folder: Path, contents: Contents, **options: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Samples with their rows."""
+    rows = {row["sample_id"]: row for row in open_dataset(folder).rows(open_dataset(folder).columns)}
+    return [(sample, rows[sample["sample_id"]]) for sample in RegionStream(folder, contents, **options)]
+
+
+def mask_of(region: dict[str, Any]) -> np.ndarray:
+    height, width = region["segmentation"]["size"]
+    return decode_mask(Rle(size_hw=(height, width), counts=region["segmentation"]["counts"]))
+
+
+def test_it_is_the_row(folder: Path) -> None:
+    found = pairs(folder, NO_IMAGES)
+    assert len(found) > 150
+    for sample, row in found:
+        regions = row["annotations"]
+        assert (sample["id"], sample["file_name"], sample["captions"]) == (row["id"], row["file_name"], row["captions"])
+        assert sample["original_hw"] == sample["size_hw"] == (row["height"], row["width"])
+        x, y, w, h = np.array([region["bbox"] for region in regions], np.float32).T
+        np.testing.assert_array_equal(sample["boxes_xyxy_px"], np.stack([x, y, x + w, y + h], axis=1))
+        for key, name, kind in (
+            ("region_ids", "id", torch.int64),
+            ("scores", "score", torch.float32),
+            ("similarities", "similarity", torch.float32),
+            ("spans", "span", torch.int64),
+            ("caption_indices", "caption_index", torch.int64),
+        ):
+            np.testing.assert_array_equal(sample[key], [region[name] for region in regions])
+            assert sample[key].dtype == kind
+        assert sample["phrases"] == [region["phrase"] for region in regions]
+        assert sample["heads"] == [region["head"] for region in regions]
+        for phrase, index, (start, end) in zip(
+            sample["phrases"], sample["caption_indices"], sample["spans"].tolist(), strict=True
+        ):
+            assert sample["captions"][index][start:end].endswith(phrase)
+
+
+def test_tensors_own_their_memory(folder: Path) -> None:
+    """A worker would send the whole block, and a change in place would stay in a cache."""
+    for sample in RegionStream(folder, Contents(images=False, grid_hw=(2, 2), masks="full", square_px=8)):
+        for name, value in sample.items():
+            if isinstance(value, torch.Tensor):
+                assert value.untyped_storage().nbytes() == value.nbytes, name
+
+
+def test_images_and_masks_in_their_own_size(with_images: Path) -> None:
+    for sample, row in pairs(with_images, Contents(masks="full", grid_hw=(3, 5))):
+        rgb = np.asarray(Image.open(BytesIO(row["image"]["bytes"])).convert("RGB"))
+        np.testing.assert_array_equal(sample["image"], rgb.transpose(2, 0, 1))
+        np.testing.assert_array_equal(sample["masks"], [mask_of(region) for region in row["annotations"]])
+        assert sample["masks"].dtype == torch.bool
+        assert sample["grid_masks"].shape == (len(row["annotations"]), 3, 5)
+
+
+def test_boxes_and_masks_follow_the_square(with_images: Path) -> None:
+    grid = (4, 4)
+    for sample, row in pairs(with_images, Contents(square_px=64, masks="full", grid_hw=grid)):
+        assert sample["image"].shape == (3, 64, 64)
+        assert sample["size_hw"] == (64, 64)
+        assert sample["original_hw"] == (row["height"], row["width"])
+        for number, region in enumerate(row["annotations"]):
+            x, y, w, h = region["bbox"]
+            right, down = 64 / row["width"], 64 / row["height"]
+            wanted = [x * right, y * down, (x + w) * right, (y + h) * down]
+            np.testing.assert_allclose(sample["boxes_xyxy_px"][number], wanted, rtol=1e-5)
+            # By Pillow: its nearest neighbour also takes what lies at the centres.
+            stretched = Image.fromarray(mask_of(region)).resize((64, 64), Image.Resampling.NEAREST)
+            assert (sample["masks"][number].numpy() == np.asarray(stretched)).mean() > 0.999
+            stretched = Image.fromarray(mask_of(region).astype(np.float32)).resize(grid, Image.Resampling.BOX)
+            np.testing.assert_allclose(sample["grid_masks"][number], np.asarray(stretched), atol=0.02)
+
+
+def test_one_pixel_at_the_border_stays_there(tmp_path: Path, with_images: Path) -> None:
+    def change(number: int, row: dict[str, Any]) -> None:
+        for region in row["annotations"]:
+            mask = np.zeros(region["segmentation"]["size"], bool)
+            mask[-1, -1] = True
+            region["segmentation"]["counts"] = encode_mask(mask).counts
+
+    copy = changed(shutil.copytree(with_images, tmp_path / "dataset"), change)
+    for sample, row in pairs(copy, Contents(images=False, square_px=224, grid_hw=(7, 7))):
+        share = 49 / (row["width"] * row["height"])
+        assert sample["grid_masks"].sum() == pytest.approx(share * len(row["annotations"]), rel=1e-3)
+        assert sample["grid_masks"][:, 6, 6].sum() == pytest.approx(float(sample["grid_masks"].sum()), rel=1e-3)
+
+
+def test_tokens_are_those_of_the_datasets_model(folder: Path) -> None:
+    from stages.shared.model.config import ModelConfig
+    from stages.shared.model.describe import load_tokenizer
+
+    tokenizer = load_tokenizer(ModelConfig(name="demo"))
+    for sample in RegionStream(folder, Contents(images=False, tokenizer="dataset")):
+        assert torch.equal(sample["tokens"], tokenizer(sample["phrases"]))
+
+
+def test_each_phrase_is_tokenised_once(folder: Path) -> None:
+    asked: list[str] = []
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+
+    def counting(texts: list[str]) -> Any:
+        asked.extend(texts)
+        return tokenizer(texts).numpy()  # arrays go too
+
+    stream = RegionStream(folder, Contents(images=False, tokenizer=counting))
+    phrases = {phrase for sample in stream for phrase in sample["phrases"]}
+    list(stream)
+    assert len(asked) == len(set(asked))
+    assert set(asked) == phrases
+
+
+def test_a_tokenizer_that_is_none_is_refused(folder: Path) -> None:
+    stream = RegionStream(folder, Contents(images=False, tokenizer=lambda texts: torch.zeros(len(texts), 3)))
+    with pytest.raises(ConfigError, match="whole numbers"):
+        next(iter(stream))
+    with pytest.raises(ConfigError, match="tokenizer"):
+        Contents(tokenizer="clip")  # type: ignore[arg-type]
+
+
+def test_transforms(with_images: Path) -> None:
+    def crop(sample: dict[str, Any]) -> dict[str, Any]:
+        return {"name": sample["sample_id"], "mean": float(sample["image"].convert("L").getextrema()[1])}
+
+    contents = Contents(square_px=16, image_transform=Image.fromarray, transform=crop)
+    assert {sample["name"] for sample in RegionStream(with_images, contents)} == set(expected(with_images))
+
+
+def test_torchvision_moves_image_boxes_and_masks_together(with_images: Path) -> None:
+    """As the module's docstring says; the grid masks come from the moved masks."""
+
+    def flip(sample: dict[str, Any]) -> dict[str, Any]:
+        sample["image"] = tv_tensors.Image(sample["image"])
+        sample["masks"] = tv_tensors.Mask(sample["masks"])
+        sample["boxes_xyxy_px"] = tv_tensors.BoundingBoxes(
+            sample["boxes_xyxy_px"], format="XYXY", canvas_size=sample["size_hw"]
+        )
+        flipped: dict[str, Any] = v2.RandomHorizontalFlip(p=1)(sample)
+        return flipped
+
+    plain = RegionDataset(with_images, Contents(square_px=64, masks="full", grid_hw=(4, 4)))
+    moved = RegionDataset(with_images, Contents(square_px=64, masks="full", transform=flip))
+    for before, after in zip(plain, moved, strict=True):
+        assert torch.equal(after["image"], before["image"].flip(-1))
+        assert torch.equal(after["masks"], before["masks"].flip(-1))
+        x0, y0, x1, y1 = before["boxes_xyxy_px"].T
+        torch.testing.assert_close(torch.stack([64 - x1, y0, 64 - x0, y1], dim=1), torch.Tensor(after["boxes_xyxy_px"]))
+        for mask, box in zip(after["masks"], after["boxes_xyxy_px"].tolist(), strict=True):
+            inside = torch.nonzero(mask)
+            if len(inside):
+                (top, left), (bottom, right) = inside.amin(0).tolist(), inside.amax(0).tolist()
+                assert box[0] - 1 <= left <= right + 1 <= box[2] + 1
+                assert box[1] - 1 <= top <= bottom + 1 <= box[3] + 1
+        pooled = adaptive_avg_pool2d(before["masks"].float(), (4, 4))
+        torch.testing.assert_close(pooled, before["grid_masks"], atol=0.06, rtol=0)
+        for name in ("scores", "spans", "phrases"):
+            assert str(after[name]) == str(before[name])
+
+
+def test_shares_of_a_mask_in_the_yielded_size_are_the_pooled_ones(with_images: Path) -> None:
+    """Exactly, where nothing is stretched and the sides are multiples of the grid's."""
+    for sample in RegionStream(with_images, Contents(images=False, masks="full", grid_hw=(1, 1))):
+        pooled = adaptive_avg_pool2d(sample["masks"].float(), (1, 1))
+        torch.testing.assert_close(pooled, sample["grid_masks"], atol=1e-5, rtol=0)
+
+
+def test_images_from_the_image_root(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
+    found = pairs(inline_dataset, Contents())
+    assert found
+    for sample, row in found:
+        rgb = np.asarray(Image.open(scenes_folder / "images" / row["file_name"]))
+        np.testing.assert_array_equal(sample["image"], rgb.transpose(2, 0, 1))
+    copy = shutil.copytree(scenes_folder / "images", tmp_path / "images")
+    assert len(list(RegionStream(inline_dataset, Contents(image_root=str(copy))))) == len(found)
+    with pytest.raises(InputError, match="no such folder"):
+        RegionStream(inline_dataset, Contents(image_root=str(tmp_path / "nowhere")))
+
+
+def test_a_strangers_dataset_decides_neither_folder_nor_tokenizer(
+    inline_dataset: Path, scenes_folder: Path, tmp_path: Path
+) -> None:
+    dataset = Path(shutil.copytree(inline_dataset, tmp_path / "dataset"))
+    manifest = json.loads((dataset / "dataset.json").read_text())
+    manifest["config"]["model"] |= {"name": "hf-hub:evil/model", "pretrained": "x"}
+    (dataset / "dataset.json").write_text(json.dumps(manifest))
+    root = str(scenes_folder / "images")
+    for loader in (RegionDataset, RegionStream):
+        with pytest.raises(ConfigError, match=f"if it is right, give image_root={root}$"):
+            loader(dataset, on_bad_image="skip")
+        sample = next(iter(loader(dataset, Contents(image_root=root))))
+        assert sample["image"].shape[0] == 3
+    with pytest.raises(ConfigError, match=r"^tokenizer: .*hf-hub:evil/model"):
+        RegionDataset(dataset, Contents(images=False, tokenizer="dataset"))[0]
+
+
+def test_an_image_of_another_size_is_a_fault(inline_dataset: Path, tmp_path: Path) -> None:
+    """Its boxes would be elsewhere."""
+    for row in open_dataset(inline_dataset).rows():
+        Image.new("RGB", (50, 40)).save(tmp_path / row["file_name"])
+    with pytest.raises(InputError, match=r"bad_image.*50 x 40 pixels, its regions were found in 360 x 360"):
+        next(iter(RegionStream(inline_dataset, Contents(image_root=str(tmp_path)))))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"square_px": 0}, "square_px"),
+        ({"grid_hw": (0, 3)}, "grid_hw"),
+        ({"masks": "half"}, "masks"),
+        ({"images": False, "image_root": "x"}, "image_root"),
+    ],
+)
+def test_contents_that_cannot_be(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Contents(**options)

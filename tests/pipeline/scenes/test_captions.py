@@ -1,0 +1,129 @@
+"""Captions: spans are the words, and the first caption of a scene is unambiguous and true."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pipeline.scenes.captions import Caption, DrawnThing, phrase_of, write_captions
+from pipeline.scenes.scene import Scene, make_scene
+from pipeline.scenes.vocabulary import NUMBER_WORDS, PLURALS
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    return [
+        make_scene(11, k, side_px=64, split="heldout", min_objects=1, max_objects=6, extra_captions=3)
+        for k in range(300)
+    ]
+
+
+def test_spans_are_the_words_of_the_mention(scenes: list[Scene]) -> None:
+    for caption in (caption for scene in scenes for caption in scene.captions):
+        assert "{" not in caption.text
+        end = 0
+        for mention in caption.mentions:
+            assert end <= mention.start < mention.end <= len(caption.text)
+            end = mention.end
+            words = caption.text[mention.start : mention.end].lower().split()
+            if mention.kind is not None:
+                assert words[-1] in {mention.kind, PLURALS[mention.kind]}
+            if mention.colour is not None:
+                assert mention.colour in words
+            elif mention.kind is not None:
+                assert not mention.absent or len(words) == 1
+
+
+def test_the_first_caption_denotes_exactly_what_it_names(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        for mention in scene.captions[0].mentions:
+            assert not mention.absent
+            assert mention.kind is not None
+            fitting = [
+                k
+                for k, thing in enumerate(scene.objects)
+                if thing.kind == mention.kind and mention.colour in (None, thing.colour)
+            ]
+            assert sorted(mention.objects) == fitting
+            words = scene.captions[0].text[mention.start : mention.end].lower().split()
+            numbers = [number for number, word in NUMBER_WORDS.items() if word in words]
+            assert numbers in ([], [len(fitting)])
+
+
+def test_no_object_is_named_twice_in_the_first_caption(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        named = [k for mention in scene.captions[0].mentions for k in mention.objects]
+        assert len(named) == len(set(named))
+        assert named
+
+
+def test_objects_carry_their_phrase(scenes: list[Scene]) -> None:
+    unmentioned = 0
+    for scene in scenes:
+        for thing in scene.objects:
+            if thing.mentioned:
+                assert thing.phrase in scene.captions[0].text.lower()
+                assert thing.phrase.split()[0] not in {"a", "an", "the", "some"}
+            else:
+                unmentioned += 1
+                assert thing.phrase == f"{thing.colour} {thing.kind}"
+    assert unmentioned > 50
+
+
+def test_one_phrase_never_means_two_things(scenes: list[Scene]) -> None:
+    for scene in scenes:
+        meaning: dict[str, tuple[int, ...]] = {}
+        for mention in scene.captions[0].mentions:
+            phrase, _ = phrase_of(Caption(scene.captions[0].text, (mention,)), mention.objects[0], _thing("car", "red"))
+            assert phrase not in meaning
+            meaning[phrase] = mention.objects
+
+
+def test_absent_things_are_absent(scenes: list[Scene]) -> None:
+    seen = 0
+    for scene in scenes:
+        for caption in scene.captions[1:]:
+            for mention in caption.mentions:
+                if not mention.absent:
+                    continue
+                seen += 1
+                assert mention.objects == ()
+                assert not any(
+                    thing.kind == mention.kind and mention.colour in (None, thing.colour) for thing in scene.objects
+                )
+    assert seen > 20
+
+
+def test_training_captions_take_every_form(scenes: list[Scene]) -> None:
+    captions = [caption for scene in scenes for caption in scene.captions[1:]]
+    mentions = [mention for caption in captions for mention in caption.mentions]
+    assert any(mention.kind is None for mention in mentions)
+    assert any(mention.colour is None and mention.objects for mention in mentions)
+    assert any(len(mention.objects) > 1 for mention in mentions)
+    assert any(not caption.mentions for caption in captions)
+    assert len({caption.text for caption in captions}) > 0.8 * len(captions)
+
+
+def test_left_and_above_are_seen_in_the_picture() -> None:
+    things = [_thing("car", "red", x=0.2, y=0.5), _thing("fish", "blue", x=0.8, y=0.5)]
+    texts = [write_captions(np.random.default_rng(k), things, "train", extra=0)[0] for k in range(400)]
+    related = [caption for caption in texts if "left of" in caption.text or "right of" in caption.text]
+    assert len(related) > 20
+    for caption in related:
+        first_is_left = caption.mentions[0].objects == (0,)
+        assert ("left of" in caption.text) == first_is_left
+    assert not any("above" in caption.text or "below" in caption.text for caption in texts)
+
+
+def test_articles_fit_their_word(scenes: list[Scene]) -> None:
+    for caption in (caption for scene in scenes for caption in scene.captions):
+        words = caption.text.lower().replace(",", "").replace(".", "").split()
+        for article, word in pairwise(words):
+            if article in {"a", "an"}:
+                assert (article == "an") == (word[0] in "aeiou"), caption.text
+
+
+def _thing(kind: str, colour: str, *, x: float = 0.5, y: float = 0.5) -> DrawnThing:
+    return DrawnThing(kind, colour, 0.3, (x, y))

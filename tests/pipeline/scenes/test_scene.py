@@ -1,0 +1,163 @@
+"""Scenes: the same from the same seed, exact masks, distractors, and a split that leaks nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.scenes.scene import Scene, make_scene, resize_image, write_scenes
+from pipeline.scenes.vocabulary import COLOURS, HELDOUT_PAIRS, KINDS, Split
+
+
+def series(count: int, *, split: Split = "train", side_px: int = 96) -> list[Scene]:
+    return [make_scene(3, k, side_px=side_px, split=split, min_objects=2, max_objects=5) for k in range(count)]
+
+
+def same(first: Scene, second: Scene) -> bool:
+    return (
+        np.array_equal(first.image, second.image)
+        and first.captions == second.captions
+        and all(np.array_equal(a.mask, b.mask) for a, b in zip(first.objects, second.objects, strict=True))
+    )
+
+
+def test_a_scene_depends_on_nothing_but_its_arguments() -> None:
+    np.random.seed(1)
+    before = np.random.get_state()[1].copy()
+    forwards = [make_scene(5, k, side_px=80) for k in range(6)]
+    backwards = [make_scene(5, k, side_px=80) for k in reversed(range(6))][::-1]
+    assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
+    assert np.array_equal(np.random.get_state()[1], before)
+    assert not np.array_equal(forwards[0].image, make_scene(6, 0, side_px=80).image)
+    assert not np.array_equal(forwards[0].image, make_scene(5, 0, side_px=80, split="train").image)
+
+
+def test_masks_are_disjoint_and_boxes_fit_them() -> None:
+    for scene in series(30):
+        assert scene.image.shape == (96, 96, 3)
+        assert scene.image.dtype == np.uint8
+        total = np.sum([thing.mask for thing in scene.objects], axis=0)
+        assert total.max() == 1
+        for thing in scene.objects:
+            assert thing.mask.dtype == np.bool_
+            rows, columns = np.nonzero(thing.mask)
+            expected = (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
+            assert thing.box_xywh_px == expected
+
+
+def test_a_mask_is_where_the_paint_is() -> None:
+    """The middle of a big one-part shape has the colour's paint, and the pixels around its mask do not."""
+    found = 0
+    for k in range(400):
+        scene = make_scene(8, k, side_px=128, split="train", max_objects=1)
+        thing = scene.objects[0]
+        if (thing.kind, thing.colour) != ("heart", "red") and thing.kind != "star":
+            continue
+        found += 1
+        inside = scene.image[thing.mask].mean(axis=0)
+        assert np.abs(inside - np.array(COLOURS[thing.colour])).max() < 60
+    assert found >= 5
+
+
+def test_training_never_shows_or_names_a_heldout_pair() -> None:
+    for scene in series(250):
+        assert not any(thing.unseen_combination for thing in scene.objects)
+        for caption in scene.captions:
+            assert not any((mention.kind, mention.colour) in HELDOUT_PAIRS for mention in caption.mentions)
+
+
+def test_heldout_scenes_show_unseen_pairs_now_and_then() -> None:
+    things = [thing for scene in series(250, split="heldout") for thing in scene.objects]
+    share = np.mean([thing.unseen_combination for thing in things])
+    assert 0.08 < share < 0.30
+
+
+def test_heldout_pairs_leave_every_kind_and_colour_in_training() -> None:
+    assert len(HELDOUT_PAIRS) == 24
+    assert all(kind in KINDS and colour in COLOURS for kind, colour in HELDOUT_PAIRS)
+    assert max(Counter(kind for kind, _ in HELDOUT_PAIRS).values()) == 1
+    assert max(Counter(colour for _, colour in HELDOUT_PAIRS).values()) <= 4
+
+
+def test_most_scenes_have_distractors_and_some_have_plurals() -> None:
+    scenes = [scene for scene in series(200) if len(scene.objects) > 1]
+    near, plural = 0, 0
+    for scene in scenes:
+        pairs = {(thing.kind, thing.colour) for thing in scene.objects}
+        kinds, colours = Counter(kind for kind, _ in pairs), Counter(colour for _, colour in pairs)
+        near += max(kinds.values()) > 1 or max(colours.values()) > 1
+        plural += len(pairs) < len(scene.objects)
+    assert near / len(scenes) > 0.5
+    assert 0.1 < plural / len(scenes) < 0.6
+
+
+def test_objects_keep_their_size_and_stay_visible() -> None:
+    occluded = 0
+    for scene in series(150):
+        for thing in scene.objects:
+            assert 0.1 <= thing.size_rel <= 0.55
+            assert thing.mask.sum() >= 6
+        boxes = [thing.box_xywh_px for thing in scene.objects]
+        for k, (x, y, w, h) in enumerate(boxes):
+            occluded += any(x < u + p and u < x + w and y < v + q and v < y + h for u, v, p, q in boxes[k + 1 :])
+    assert occluded > 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"side_px": 63}, "side_px: expected >= 64, got 63"),
+        ({"min_objects": 0}, "got 0 and 5"),
+        ({"min_objects": 4, "max_objects": 3}, "got 4 and 3"),
+        ({"max_objects": 7}, "got 1 and 7"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_scene(0, 0, **arguments)  # type: ignore[arg-type]
+
+
+def test_resize_keeps_the_mean() -> None:
+    image = make_scene(0, 0, side_px=100).image
+    small = resize_image(image, 50)
+    assert small.shape == (50, 50, 3)
+    assert np.allclose(small.mean(axis=(0, 1)), image.mean(axis=(0, 1)), atol=0.5)
+
+
+def test_neither_the_centre_nor_chance_finds_the_things() -> None:
+    """Of the things that captions name; many scenes, because a thing is at the centre or is not."""
+    centre, area = [], []
+    for k in range(600):
+        scene = make_scene(21, k, side_px=64, min_objects=2, max_objects=5, extra_captions=0)
+        for thing in scene.objects:
+            if thing.mentioned:
+                centre.append(thing.mask[32, 32])
+                area.append(thing.mask.mean())
+    assert len(centre) > 1_500
+    assert 0.04 < np.mean(centre) < 0.10
+    assert 0.03 < np.mean(area) < 0.05
+
+
+def test_absent_things_are_named_and_known_and_nothing_else_changes(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "plain", 6, 3)
+    write_scenes(tmp_path / "absent", 6, 3, absent=True)
+    rows, truths = {}, {}
+    for name in ("plain", "absent"):
+        lines = (tmp_path / name / "captions.jsonl").read_text().splitlines()
+        rows[name] = [json.loads(line) for line in lines]
+        truths[name] = json.loads((tmp_path / name / "truth.json").read_text())
+    for number, (plain, absent) in enumerate(zip(rows["plain"], rows["absent"], strict=True)):
+        [first, second], [phrase] = absent["captions"], truths["absent"]["images"][number].pop("absent")
+        assert (first, absent["id"]) == (plain["caption"], plain["id"])
+        assert second == f"There is a{'n' if phrase[0] in 'aeiou' else ''} {phrase}."
+        things = [each for each in truths["plain"]["annotations"] if each["image_id"] == number + 1]
+        colour, _, kind = phrase.rpartition(" ")
+        kinds = [KINDS[each["category_id"] - 1] for each in things if not colour or each["colour"] == colour]
+        assert kind not in kinds
+        image = f"images/{plain['image']}"
+        assert (tmp_path / "plain" / image).read_bytes() == (tmp_path / "absent" / image).read_bytes()
+    assert truths["plain"] == truths["absent"]

@@ -1,0 +1,83 @@
+"""Written scenes: what pycocotools reads back is what was drawn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.scenes import make_scene, write_scenes
+from stages.contract.masks import mask_box_xywh_px
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes") / "new" / "folder"
+    write_scenes(out, COUNT, 4, side_px=120, image_format="png")
+    return out
+
+
+def read(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text("utf-8").splitlines()]
+    return rows, json.loads((folder / "truth.json").read_text("utf-8"))
+
+
+def test_one_row_and_one_image_a_scene(folder: Path) -> None:
+    rows, truth = read(folder)
+    assert len(rows) == len(truth["images"]) == len(list((folder / "images").iterdir())) == COUNT
+    assert [set(row) for row in rows] == [{"id", "image", "caption"}] * COUNT
+    assert len({row["id"] for row in rows}) == COUNT
+    for row, image in zip(rows, truth["images"], strict=True):
+        assert row["image"] == image["file_name"]
+
+
+def test_png_files_hold_the_exact_pixels(folder: Path) -> None:
+    for k in range(3):
+        scene = make_scene(4, k, side_px=120, min_objects=2, max_objects=5, extra_captions=0)
+        stored = cv2.imread(str(folder / "images" / f"{k:06d}.png"))
+        assert np.array_equal(stored[..., ::-1], scene.image)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
+def test_annotations_are_valid_coco(folder: Path) -> None:
+    from pycocotools import mask as coco_mask
+
+    rows, truth = read(folder)
+    captions = {image["id"]: row["caption"] for image, row in zip(truth["images"], rows, strict=True)}
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    ids = [annotation["id"] for annotation in truth["annotations"]]
+    assert min(ids) == 1
+    assert len(set(ids)) == len(ids)
+    for annotation in truth["annotations"]:
+        mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
+        assert mask.shape == (120, 120)
+        assert annotation["area"] == mask.sum() > 0
+        assert annotation["bbox"] == list(mask_box_xywh_px(mask))
+        assert annotation["iscrowd"] == 0
+        if annotation["mentioned"]:
+            assert annotation["phrase"] in captions[annotation["image_id"]].lower()
+        else:
+            assert annotation["phrase"] == f"{annotation['colour']} {names[annotation['category_id']]}"
+
+
+def test_the_same_seed_writes_the_same_files(folder: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path, COUNT, 4, side_px=120, image_format="png")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        assert (tmp_path / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_more_scenes_begin_with_the_same_ones(folder: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path, 3, 4, side_px=120, image_format="png")
+    assert read(tmp_path)[0] == read(folder)[0][:3]
+
+
+@pytest.mark.parametrize(("scenes", "seed"), [(0, 1), (1, -1)])
+def test_arguments_out_of_range_are_refused(tmp_path: Path, scenes: int, seed: int) -> None:
+    with pytest.raises(ValueError, match="expected >="):
+        write_scenes(tmp_path, scenes, seed)

@@ -1,0 +1,156 @@
+"""Batches in order and never the same scene twice; the truth table; and a vocabulary that keeps the scenes' words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+
+from pipeline.scenes.scene import make_scene
+from pipeline.scenes.vocabulary import COLOUR_NAMES, HELDOUT_PAIRS, KINDS
+from pipeline.training.batches import (
+    COLUMNS,
+    CONCEPTS,
+    PAIRS,
+    Batch,
+    PhraseBank,
+    SceneBatches,
+    bank_columns,
+    bank_wordings,
+    claims,
+    concept_column,
+    load_batches,
+    present,
+    scene_words,
+    write_vocabulary,
+)
+from pipeline.training.config import Phase
+from pipeline.training.model import known_true
+
+PHASE = Phase(name="one", steps=4, side_px=70, render_scale=1.5)
+
+
+def batches(tokenizer: SimpleTokenizer, *, first: int, count: int) -> SceneBatches:
+    return SceneBatches(tokenizer, PHASE, seed=1, size=4, first=first, count=count)
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return torch.equal(first.images, second.images) and torch.equal(first.tokens, second.tokens)
+
+
+def test_shapes(tokenizer: SimpleTokenizer) -> None:
+    batch = next(iter(batches(tokenizer, first=0, count=1)))
+    assert batch.images.shape == (4, 3, 70, 70)
+    assert batch.images.dtype == torch.uint8
+    assert batch.tokens.shape == (4, 32)
+    assert batch.present.shape == batch.claimed.shape == batch.denied.shape == (4, COLUMNS)
+
+
+def test_going_on_gives_the_batches_that_would_have_come(tokenizer: SimpleTokenizer) -> None:
+    whole = list(batches(tokenizer, first=0, count=3))
+    rest = list(batches(tokenizer, first=1, count=2))
+    assert all(same(a, b) for a, b in zip(whole[1:], rest, strict=True))
+    assert not same(whole[0], whole[1])
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_batches_in_order(tokenizer: SimpleTokenizer) -> None:
+    here = list(batches(tokenizer, first=0, count=3))
+    there = list(load_batches(batches(tokenizer, first=0, count=3), workers=1))
+    assert all(same(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_the_bank_words_every_concept_anew(tokenizer: SimpleTokenizer) -> None:
+    bank = PhraseBank(tokenizer)
+    assert bank.columns.tolist() == bank_columns()
+    first = bank.tokens(torch.Generator().manual_seed(1))
+    assert first.shape == (len(bank.columns), 32)
+    assert torch.equal(first, bank.tokens(torch.Generator().manual_seed(1)))
+    assert not torch.equal(first, bank.tokens(torch.Generator().manual_seed(2)))
+
+
+def test_columns_are_distinct() -> None:
+    pairs = [concept_column(kind, colour) for kind in KINDS for colour in COLOUR_NAMES]
+    kinds = [concept_column(kind, None) for kind in KINDS]
+    colours = [concept_column(None, colour) for colour in COLOUR_NAMES]
+    assert pairs + kinds + colours == list(range(CONCEPTS))
+    with pytest.raises(ValueError, match="got neither"):
+        concept_column(None, None)
+
+
+def test_a_scene_s_captions_are_true_of_it() -> None:
+    for k in range(150):
+        scene = make_scene(2, k, side_px=64, split="train", max_objects=6, extra_captions=3)
+        row = present(scene.objects)
+        assert row.shape == (COLUMNS,)
+        for caption in scene.captions:
+            claimed, denied = claims(caption)
+            assert claimed.sum() + denied.sum() > 0
+            rows = [torch.from_numpy(values)[None] for values in (claimed, denied, row)]
+            assert bool(known_true(*rows)), caption.text
+
+
+def test_present_counts() -> None:
+    scene = next(
+        scene
+        for scene in (make_scene(2, k, side_px=64, split="train", min_objects=3) for k in range(500))
+        if len(scene.objects) == 3 and len({(thing.kind, thing.colour) for thing in scene.objects}) == 2
+    )
+    row = present(scene.objects)
+    assert row[:PAIRS].sum() == 2
+    assert row[CONCEPTS : CONCEPTS + PAIRS].sum() == 1
+    assert np.flatnonzero(row[2 * CONCEPTS :]).tolist() == [3]
+
+
+def test_the_bank_never_asks_for_a_heldout_pair() -> None:
+    columns = bank_columns()
+    assert len(columns) == CONCEPTS - len(HELDOUT_PAIRS)
+    texts = {text for column in columns for text in bank_wordings(column)}
+    assert not any(f"{colour} {kind}" in texts for kind, colour in HELDOUT_PAIRS)
+    assert {"red fish", "a red fish", "two red fish", "fish", "something red"} <= texts | {
+        "red fish" if ("fish", "red") in HELDOUT_PAIRS else ""
+    }
+
+
+@pytest.fixture(scope="module")
+def full() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
+def pieces(tokenizer: SimpleTokenizer, text: str) -> list[str]:
+    return [tokenizer.decoder[token] for token in tokenizer.encode(text)]
+
+
+def test_scene_words_become_the_same_pieces(tokenizer: SimpleTokenizer, full: SimpleTokenizer) -> None:
+    for word in scene_words():
+        assert pieces(tokenizer, word) == pieces(full, word)
+
+
+def test_every_word_of_every_caption_is_one_token(tokenizer: SimpleTokenizer) -> None:
+    for k in range(200):
+        for caption in make_scene(1, k, side_px=64, split="train", max_objects=6, extra_captions=2).captions:
+            text = caption.text.replace(",", "").replace(".", "")
+            assert len(tokenizer.encode(text)) == len(text.split()), text
+            assert len(tokenizer.encode(caption.text)) <= 30
+
+
+def test_other_words_still_become_tokens(tokenizer: SimpleTokenizer) -> None:
+    tokens = tokenizer(["Zwölf Boxkämpfer, 7 naïve zebras!"])[0]
+    assert tokens[0] == tokenizer.sot_token_id
+    assert tokenizer.eot_token_id in tokens
+
+
+def test_the_end_token_is_the_greatest(tokenizer: SimpleTokenizer) -> None:
+    """The text tower pools at the greatest token id."""
+    assert tokenizer.eot_token_id == tokenizer.vocab_size - 1
+    assert max(tokenizer.encoder.values()) == tokenizer.eot_token_id
+    assert "" not in tokenizer.encoder
+
+
+def test_the_file_is_the_same_every_time(tmp_path: Path) -> None:
+    write_vocabulary(tmp_path / "a.gz")
+    write_vocabulary(tmp_path / "b.gz")
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()

@@ -1,0 +1,136 @@
+"""The bottleneck against torch's own divergence and an optimum in closed form; maps by noise that nobody shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.explainers.m2ib import Bottleneck, M2ib, M2ibConfig
+from stages.shared.model.load import from_open_clip
+from stages.shared.model.towers.vision import VisionTower
+from tests.factories import SPEC, TOWERS, tiny_clip
+
+tokenizer = open_clip.get_tokenizer("ViT-B-32")
+RGB = np.random.default_rng(3).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
+MAKE = torch.Generator().manual_seed(5)
+X = torch.randn(4, 6, generator=MAKE)
+
+
+def bottleneck(**settings: Any) -> Bottleneck:
+    values = {"beta": 0.1, "steps": 10, "learning_rate": 1.0, "samples": 10, "variance": 1.0, "seed": 0}
+    return Bottleneck(**{**values, **settings})
+
+
+def made(**settings: Any) -> M2ib:
+    return M2ib(M2ibConfig(**settings), from_open_clip(tiny_clip(layers=3), tokenizer, SPEC))
+
+
+@pytest.mark.parametrize("variance", [1.0, 0.3])
+def test_nats_are_the_divergence_of_two_normals(variance: float) -> None:
+    a = torch.linspace(-8, 8, X.numel()).view_as(X)
+    through = a.sigmoid()
+    wanted = torch.distributions.kl_divergence(
+        torch.distributions.Normal(through * X, (1 - through) * variance**0.5),
+        torch.distributions.Normal(torch.zeros_like(X), torch.full_like(X, variance**0.5)),
+    )
+    assert torch.allclose(bottleneck(variance=variance).nats(X, a), wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("variance", [1.0, 2.0])
+def test_the_optimum_of_a_linear_score(variance: float) -> None:
+    """Where noise has no effect on the mean score w · z, dL/dl = 0 is a quadratic equation for u = 1 - l:
+
+    beta / n · (1 / u - u + (1 - u) x² / v) = w x, with k = w x n / beta: (1 + x²/v) u² + (k - x²/v) u - 1 = 0.
+    """
+    beta, k = 0.5, 2 + 6 * torch.rand(X.shape, generator=torch.Generator().manual_seed(6))
+    weights = k * beta / X.numel() / X
+    fitting = bottleneck(beta=beta, steps=400, learning_rate=0.1, variance=variance)
+    found = fitting.fitted(X, lambda z: (z * weights).sum(dim=(1, 2))).sigmoid()
+    square = X.square() / variance
+    root = ((k - square).square() + 4 * (1 + square)).sqrt()
+    wanted = 1 - (root - (k - square)) / (2 * (1 + square))
+    assert wanted.min() > 0.2
+    assert wanted.max() > 0.7
+    assert torch.allclose(found, wanted, atol=1e-3)
+
+
+def test_what_nothing_is_wanted_of_is_closed() -> None:
+    weights = torch.zeros_like(X)
+    weights[1] = 0.2 * X[1].sign()
+    fitting = bottleneck(steps=400, learning_rate=0.1)
+    nats = fitting.nats(X, fitting.fitted(X, lambda z: (z * weights).sum(dim=(1, 2)))).sum(dim=1)
+    assert nats[1] > 1
+    assert nats[[0, 2, 3]].max() < 0.05
+
+
+def test_the_objective_falls_on_a_real_tower() -> None:
+    explainer = made()
+    (x,), _ = explainer._tokens(torch.from_numpy(RGB[:1]))
+    text = explainer.texts(["dog"])[0]
+
+    def score(z: Tensor) -> Tensor:
+        return F.normalize(explainer._embedding(z, (3, 3)), dim=-1) @ text
+
+    values = []
+    for steps in (0, 3, 10, 30):
+        fitting = bottleneck(steps=steps)
+        a = fitting.fitted(x, score)
+        with torch.no_grad():
+            values.append(float(bottleneck(samples=200).objective(x, a, score, torch.Generator().manual_seed(9))))
+    assert values[0] > values[1] > values[2] >= values[3] - 0.01
+    assert values[0] - values[2] > 0.05
+
+
+def test_behind_the_bottleneck_is_the_rest_of_the_tower() -> None:
+    for name in ("class token", "ResNet", "SigLIP", "ConvNeXt"):
+        model = from_open_clip(TOWERS[name][0](), tokenizer, TOWERS[name][1])
+        explainer = M2ib(M2ibConfig(depth=0.5), model)
+        side = 3 * model.input.patch_px
+        rgb = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (1, side, side, 3), dtype=np.uint8))
+        with torch.no_grad():
+            x, _ = explainer._tokens(rgb)
+            assert torch.allclose(explainer._embedding(x, (3, 3)), model.tower.encode(rgb), rtol=1e-4, atol=1e-5)
+
+
+def test_the_layer_is_that_of_the_authors_on_twelve_blocks_and_never_behind_the_last() -> None:
+    for layers, before in ((12, 10), (3, 2), (1, 0)):
+        model = from_open_clip(tiny_clip(layers=layers, width=16, head_width=8), tokenizer, SPEC)
+        explainer = M2ib(M2ibConfig(), model)
+        assert isinstance(explainer.tower, VisionTower)
+        assert (explainer.before, len(explainer.blocks)) == (before, layers - before)
+
+
+def test_a_map_does_not_depend_on_other_phrases_or_images() -> None:
+    explainer = made(steps=3, samples=2, phrases_per_step=2)
+    alone = explainer.explain(RGB, [["dog"], ["dog"]])[0][0]
+    beside = explainer.explain(RGB[::-1].copy(), [["boat", "tree", "sea"], ["red car", "fish", "dog"]])[1]
+    assert alone.values.tobytes() == beside[2].values.tobytes()
+    assert alone.values.tobytes() != beside[0].values.tobytes()
+
+
+def test_the_seed_is_that_of_the_noise() -> None:
+    one, same, other = (made(steps=2, samples=2, seed=seed).explain(RGB[:1], [["dog"]])[0][0] for seed in (1, 1, 2))
+    assert np.array_equal(one.values, same.values)
+    assert not np.array_equal(one.values, other.values)
+
+
+@pytest.mark.parametrize("depth", [0.0, 1.0])
+def test_affinity_looks_at_its_own_block(depth: float) -> None:
+    """Before the bottleneck, or behind it."""
+    explainer = made(affinity="propagation", affinity_depth=depth)
+    tower = explainer.tower
+    assert isinstance(tower, VisionTower)
+    block = explainer.affinity.block
+    assert block == (2 if depth else 0)
+    rgb = torch.from_numpy(RGB)
+    with torch.no_grad():
+        x, kept = explainer._tokens(rgb)
+        assert torch.equal(x, tower.tokens_before(rgb, 2)[0])
+        assert kept is not None
+        assert torch.equal(kept, tower.tokens_before(rgb, block)[0][:, 1:])

@@ -1,0 +1,582 @@
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+
+from stages.contract.errors import RowFault
+from stages.contract.records import ImageRef
+from stages.shared.images import decode
+from stages.shared.images.decode import Interpolation, decode_resized, decode_rgb, load_image_bytes, upright_image
+from stages.shared.images.faults import DecodeLimits
+
+LIMITS = DecodeLimits()
+WHITE, GREY, RED, BLUE = (255, 255, 255), (128, 128, 128), (255, 0, 0), (0, 0, 255)
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def picture(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
+    """Smooth, and different in every corner and channel."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [
+        x * 255 / max(1, width - 1),
+        y * 255 / max(1, height - 1),
+        (x + y) * 255 / max(1, width + height - 2),
+    ]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def fault(content: bytes, limits: DecodeLimits = LIMITS) -> str:
+    with pytest.raises(RowFault) as caught:
+        decode_rgb(content, limits)
+    return str(caught.value.error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 90}, 12),
+        ("JPEG", {"quality": 95}, 8),
+        ("JPEG", {"quality": 95, "progressive": True}, 8),
+        ("JPEG", {"quality": 95, "subsampling": 2}, 12),
+        ("GIF", {}, 60),
+    ],
+)
+def test_formats(kind: str, options: dict[str, Any], tolerance: int) -> None:
+    rgb = decode_rgb(encode(Image.fromarray(picture()), kind, **options), LIMITS)
+    assert rgb.shape == (40, 60, 3)
+    assert rgb.dtype == np.uint8
+    assert rgb.flags.writeable
+    assert np.abs(rgb.astype(int) - picture().astype(int)).max() <= tolerance
+
+
+def flat(mode: str, colour: Any) -> Image.Image:
+    return Image.new(mode, (8, 6), colour)
+
+
+def palette(colour: tuple[int, int, int]) -> Image.Image:
+    image = Image.new("P", (8, 6), 1)
+    image.putpalette([0, 0, 0, *colour])
+    return image
+
+
+def wide(values: list[list[float]], dtype: Any) -> Image.Image:
+    return Image.fromarray(np.array(values, dtype))
+
+
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (encode(flat("L", 128), "PNG"), GREY),
+        (encode(flat("L", 128), "JPEG"), GREY),
+        (encode(flat("1", 1), "PNG"), WHITE),
+        (encode(flat("1", 0), "TIFF"), (0, 0, 0)),
+        (encode(flat("LA", (128, 255)), "PNG"), GREY),
+        (encode(flat("LA", (0, 0)), "PNG"), WHITE),
+        (encode(flat("RGBA", (255, 0, 0, 255)), "PNG"), RED),
+        (encode(flat("RGBA", (255, 0, 0, 0)), "PNG"), WHITE),
+        (encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
+        (encode(flat("RGBA", (0, 0, 0, 128)), "TIFF"), (127, 127, 127)),
+        (encode(flat("RGBA", (0, 0, 255, 0)), "WEBP", lossless=True, exact=True), WHITE),
+        (encode(palette(BLUE), "PNG"), BLUE),
+        (encode(palette(BLUE), "GIF"), BLUE),
+        (encode(palette(BLUE), "BMP"), BLUE),
+        (encode(palette(BLUE), "PNG", transparency=1), WHITE),
+        (encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), (127, 127, 255)),
+        (encode(palette(BLUE), "PNG", transparency=0), BLUE),
+        (encode(palette(BLUE), "GIF", transparency=1), WHITE),
+        (encode(flat("RGB", RED), "PNG", transparency=RED), WHITE),
+        (encode(flat("RGB", RED), "PNG", transparency=BLUE), RED),
+        (encode(flat("L", 9), "PNG", transparency=9), WHITE),
+        (encode(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100, subsampling=0), (255, 0, 0)),
+        (encode(flat("CMYK", (0, 255, 255, 0)), "TIFF"), RED),
+        (encode(flat("YCbCr", (76, 85, 255)), "TIFF"), (254, 0, 0)),
+        (encode(wide([[0x8000] * 8] * 6, np.uint16), "PNG"), GREY),
+        (encode(wide([[0x80FF] * 8] * 6, np.uint16), "TIFF"), GREY),
+        (encode(wide([[0x00FF] * 8] * 6, np.uint16), "PNG"), (0, 0, 0)),
+        (encode(wide([[0xFFFF] * 8] * 6, np.uint16), "PNG"), WHITE),
+    ],
+)
+def test_modes(content: bytes, colour: tuple[int, int, int]) -> None:
+    rgb = decode_rgb(content, LIMITS)
+    assert rgb.shape == (6, 8, 3)
+    assert np.abs(rgb.astype(int) - colour).max() <= 2, rgb[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([[0.0, 0.5, 1.0]], np.float32, [0, 128, 255]),
+        ([[0.0, 100.4, 255.0]], np.float32, [0, 100, 255]),
+        ([[0.0, 257.0, 65535.0]], np.float32, [0, 1, 255]),
+        ([[-1.0, 0.0, 1.0]], np.float32, [0, 128, 255]),
+        ([[0.0, 1e6, 2e6]], np.float32, [0, 128, 255]),
+        ([[0.0, np.nan, 1.0]], np.float32, [0, 0, 255]),
+        ([[np.inf, -np.inf, 0.5]], np.float32, [128, 128, 128]),
+        ([[np.nan, np.nan, np.nan]], np.float32, [0, 0, 0]),
+        ([[-7.0, -7.0, -7.0]], np.float32, [0, 0, 0]),
+        ([[2e38, -1e38, 3e38]], np.float32, [191, 0, 255]),
+        ([[0, 128, 255]], np.int32, [0, 128, 255]),
+        ([[0, 257, 65535]], np.int32, [0, 1, 255]),
+        ([[-100, 0, 100]], np.int32, [0, 128, 255]),
+    ],
+)
+def test_wide_grey_in_tiff(values: list[list[float]], dtype: Any, expected: list[int]) -> None:
+    rgb = decode_rgb(encode(wide(values, dtype), "TIFF"), LIMITS)
+    np.testing.assert_array_equal(rgb[0], np.array([expected] * 3).T)
+
+
+def test_16_bit_grey_keeps_its_range() -> None:
+    ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    for kind in ("PNG", "TIFF"):
+        rgb = decode_rgb(encode(Image.fromarray(ramp), kind), LIMITS)
+        np.testing.assert_array_equal(rgb[..., 0], ramp >> 8)
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_16_bit_grey_tiff_of_either_byte_order(big_endian: bool) -> None:
+    mark, order = (b"MM", ">") if big_endian else (b"II", "<")
+    pixels = np.array([0, 0x0102, 0x8000, 0xFFFF], f"{order}u2").tobytes()
+    entries = [(256, 4), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 8)]
+    directory = struct.pack(f"{order}H", len(entries))
+    for tag, value in entries:
+        directory += struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0)
+    content = mark + struct.pack(f"{order}HI", 42, 16) + pixels + directory + b"\0" * 4
+    np.testing.assert_array_equal(decode_rgb(content, LIMITS)[0, :, 0], [0, 1, 128, 255])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    upright = picture(24, 40)
+    # EXIF 2.32, tag 274: where row 0 and column 0 of the stored image are in the upright one.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, Any] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
+    content = encode(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+    asked: list[tuple[int, int]] = []
+
+    def target(width: int, height: int) -> tuple[int, int]:
+        asked.append((width, height))
+        return width, height
+
+    for shrink_jpeg in (False, True):
+        image = decode_resized(content, LIMITS, target, shrink_jpeg=shrink_jpeg)
+        assert (image.width_px, image.height_px) == (40, 24)
+        assert set(asked) == {(40, 24)}
+        assert image.rgb.shape == (24, 40, 3)
+        assert np.abs(image.rgb.astype(int) - upright).max() <= 4
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0garbage",
+        b"Exif\0\0II*\0\xff\xff\xff\x7f",
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 40,
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0\0\0\0\0",  # orientation 9
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abcd\0\0\0\0",  # orientation "abcd"
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x05\0\0\0\x01\xff\xff\xff\0\0\0\0\0",  # beyond the end
+    ],
+)
+def test_damaged_exif_is_no_fault(exif: bytes) -> None:
+    for kind in ("JPEG", "WEBP", "PNG"):
+        rgb = decode_rgb(encode(flat("RGB", RED), kind, exif=exif), LIMITS)
+        assert rgb.shape == (6, 8, 3)
+        assert np.abs(rgb.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "looks like HTML"),
+        (b"\n  <HTML>", "looks like HTML"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "looks like SVG"),
+        (b"<svg/>", "looks like SVG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"%PDF-1.7", "looks like PDF"),
+        (b"PK\x03\x04....", "looks like a ZIP archive"),
+        (b"\x1f\x8b\x08\0", "looks like gzip"),
+        (b'{"error": "not found"}', "looks like JSON"),
+        (b"\0\0\0\x20ftypavif" + b"\0" * 40, "looks like avif"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 40, "looks like heic"),
+        (b"\0" * 300, "all its 300 bytes are zero"),
+        (b"not an image at all", "starts with b'not an image at ', which is none of JPEG, PNG"),
+        (b"\xff\xd8", "begins like JPEG, but its header is damaged"),
+        (b"\x89PNG\r\n\x1a\n", "begins like PNG, but its header is damaged"),
+        (b"RIFF\x04\0\0\0WEBP", "begins like WEBP, but its header is damaged"),
+        (b"RIFF\x04\0\0\0WAVE", "starts with b'RIFF"),
+        (b"8BPS\0\x01", "starts with"),
+    ],
+)
+def test_what_is_no_image(content: bytes, words: str) -> None:
+    text = fault(content)
+    assert text.startswith("bad_image: ")
+    assert words in text
+    assert " at 0x" not in text
+
+
+def test_other_formats_of_pillow_are_not_tried() -> None:
+    for kind in ("PPM", "ICO", "PCX", "TGA", "JPEG2000"):
+        assert fault(encode(Image.fromarray(picture()), kind)).startswith("bad_image: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
+        ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)  # fmt: skip
+def test_truncation_is_a_fault_or_changes_nothing(kind: str, options: dict[str, Any]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    content = encode(Image.fromarray(noise), kind, **options)
+    whole = decode_rgb(content, LIMITS)
+    faults = 0
+    for length in sorted(
+        {*range(0, len(content), max(1, len(content) // 97)), *range(len(content) - 24, len(content))}
+    ):
+        try:
+            rgb = decode_rgb(content[:length], LIMITS)
+        except RowFault as error:
+            assert error.error.reason == "bad_image"  # noqa: PT017
+            faults += 1
+        else:
+            np.testing.assert_array_equal(rgb, whole, err_msg=f"{length} of {len(content)} bytes")
+    assert faults >= 90
+
+
+def png_of(width: int, height: int, rows: bytes = b"") -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(20_000, 20_000), (12_000, 12_000), (178_956_971, 1), (2**31 - 1, 2**31 - 1), (10_000, 12_801)],
+)
+def test_decompression_bombs_are_known_by_their_header(width: int, height: int) -> None:
+    assert fault(png_of(width, height)).startswith("image_too_large: ")
+
+
+def test_limits() -> None:
+    content = encode(Image.fromarray(picture(40, 60)), "PNG")
+    assert decode_rgb(content, DecodeLimits(max_pixels=2400)).shape == (40, 60, 3)
+    assert "60 x 40 pixels, the limit is 2399" in fault(content, DecodeLimits(max_pixels=2399))
+    assert "bytes, the limit is 10" in fault(content, DecodeLimits(max_bytes=10))
+    for wrong in ({"max_pixels": 0}, {"max_pixels": 200_000_000}, {"max_bytes": 0}):
+        with pytest.raises(ValueError, match="expected max_"):
+            DecodeLimits(**wrong)
+
+
+def test_large_images_leak_no_warning() -> None:
+    # Pillow warns above 89 million pixels; warnings are errors in these tests.
+    rgb = decode_resized(png_of(10_000, 9_500, b"\0" * 10_001 * 9_500), LIMITS, lambda width, height: (4, 4)).rgb
+    assert rgb.shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (30_000, 1), (1, 30_000), (2, 3)])
+@pytest.mark.parametrize("target", [(224, 224), (1, 1), (16, 480)])
+def test_extreme_shapes(width: int, height: int, target: tuple[int, int]) -> None:
+    content = encode(Image.new("RGB", (width, height), RED), "PNG")
+    image = decode_resized(content, LIMITS, lambda *_: target)
+    assert image.rgb.shape == (target[1], target[0], 3)
+    assert (image.width_px, image.height_px) == (width, height)
+    assert np.abs(image.rgb.astype(int) - RED).max() == 0
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_resizing_is_pillows_own(interpolation: Interpolation) -> None:
+    source = Image.fromarray(picture(300, 200))
+    method = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
+    image = decode_resized(encode(source, "PNG"), LIMITS, lambda *_: (50, 40), interpolation=interpolation)
+    np.testing.assert_array_equal(image.rgb, np.asarray(source.resize((50, 40), method)))
+
+
+def test_shrink_jpeg_changes_little_and_not_the_reported_size() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    content = encode(Image.fromarray(noise).resize((1600, 1200), Image.Resampling.BICUBIC), "JPEG", quality=90)
+    exact = decode_resized(content, LIMITS, lambda *_: (224, 224))
+    fast = decode_resized(content, LIMITS, lambda *_: (224, 224), shrink_jpeg=True)
+    assert (fast.width_px, fast.height_px) == (1600, 1200)
+    assert not np.array_equal(fast.rgb, exact.rgb)
+    difference = np.abs(fast.rgb.astype(int) - exact.rgb)
+    assert difference.max() <= 8  # in noise of saturated colours; 1 or 2 in smooth pictures
+    assert difference.mean() < 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_show_their_first_picture(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in (RED, BLUE, WHITE)]
+    content = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(decode_rgb(content, LIMITS).astype(int) - RED).max() <= 3
+
+
+def test_several_pictures_in_a_jpeg() -> None:
+    content = encode(flat("RGB", RED), "MPO", save_all=True, append_images=[flat("RGB", BLUE)])
+    assert np.abs(decode_rgb(content, LIMITS).astype(int) - RED).max() <= 3
+
+
+def test_truncation_is_not_tolerated_by_this_process() -> None:
+    from PIL import ImageFile
+
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_pillows_log_of_damaged_tiffs_is_not_printed() -> None:
+    """In a process whose logging nobody has set up, as that of a run."""
+    content = bytearray(encode(Image.fromarray(picture()), "TIFF"))
+    entry = content.index(struct.pack("<HHL", 277, 3, 1))  # samples per pixel
+    content[entry + 8 : entry + 10] = struct.pack("<H", 9475)
+    program = (
+        "import sys; from stages.shared.images.decode import *; from stages.contract.errors import RowFault\n"
+        "try: decode_rgb(sys.stdin.buffer.read(), DecodeLimits())\n"
+        "except RowFault as fault: print(fault.error.reason)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, input=bytes(content), capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"bad_image\n", b"")
+
+
+@pytest.fixture
+def warns() -> bytes:
+    """An image that Pillow decodes with a warning."""
+    return encode(palette(BLUE), "PNG", transparency=b"\xff\x80")
+
+
+def test_two_threads_are_in_the_decoder_at_once(warns: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting = threading.Barrier(2, timeout=600)  # against hanging: a decoder behind a lock never lets the second in
+    load = PngImageFile.load
+
+    def meet(image: PngImageFile) -> Any:
+        if image.format == "PNG" and threading.current_thread() is not threading.main_thread():
+            meeting.wait()
+        return load(image)
+
+    monkeypatch.setattr(PngImageFile, "load", meet)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda content: decode_rgb(content, LIMITS), [warns, warns])
+    np.testing.assert_array_equal(first, second)
+
+
+def test_warnings_are_hidden_of_threads_that_decode_while_they_do(
+    warns: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where filters were set after the first decoding; what others warn of is theirs."""
+    reached, go_on = threading.Event(), threading.Event()
+    load = PngImageFile.load
+
+    def wait(image: PngImageFile) -> Any:
+        reached.set()
+        assert go_on.wait(60)
+        warnings.warn("while decoding", stacklevel=1)
+        return load(image)
+
+    decode_rgb(warns, LIMITS)
+    with warnings.catch_warnings(), ThreadPoolExecutor(1) as pool:
+        warnings.simplefilter("error")
+        monkeypatch.setattr(PngImageFile, "load", wait)
+        decoding = pool.submit(decode_rgb, warns, LIMITS)
+        assert reached.wait(60)
+        with pytest.raises(UserWarning, match="of another thread"):
+            warnings.warn("of another thread", stacklevel=1)
+        go_on.set()
+        assert decoding.result().shape[2] == 3
+        with pytest.raises(UserWarning, match="after decoding"):
+            pool.submit(warnings.warn, "after decoding").result()
+
+
+SEEDS = [
+    encode(Image.fromarray(picture(17, 23)), kind, **options)
+    for kind, options in [
+        ("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
+        ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "jpeg"}),
+    ]
+] + [encode(palette(BLUE), "PNG", transparency=b"\xff\x80"), encode(flat("CMYK", 0), "TIFF")]  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_damaged_images_are_pictures_or_faults(data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(SEEDS)))
+    for _ in range(data.draw(st.integers(0, 12))):
+        # Headers, where most can go wrong, more often than pixels.
+        place = data.draw(st.integers(0, min(60, len(content) - 1)) | st.integers(0, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    length = data.draw(st.integers(0, len(content)) | st.just(len(content)))
+    try:
+        image = decode_resized(bytes(content[:length]), DecodeLimits(max_pixels=4_000_000), lambda *_: (8, 8))
+    except RowFault as error:
+        assert error.error.reason in ("bad_image", "image_too_large")  # noqa: PT017
+    else:
+        assert image.rgb.shape == (8, 8, 3)
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200), st.sampled_from([seed[:24] for seed in SEEDS] + [b""]))
+def test_any_bytes_are_pictures_or_faults(tail: bytes, start: bytes) -> None:
+    try:
+        rgb = decode_rgb(start + tail, DecodeLimits(max_pixels=4_000_000))
+    except RowFault:
+        return
+    assert rgb.shape[2] == 3
+
+
+def image(**fields: Any) -> ImageRef:
+    return ImageRef(file_name="a.jpg", **fields)
+
+
+def test_loading(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"0123456789")
+    assert load_image_bytes(image(url=str(path)), LIMITS) == b"0123456789"
+    assert load_image_bytes(image(url=f"{path}", offset=3, size=4), LIMITS) == b"3456"
+    assert load_image_bytes(image(url=f"{path}", offset=3), LIMITS) == b"3456789"
+    assert load_image_bytes(image(url=f"{path}", offset=3, size=0), LIMITS) == b""
+    assert load_image_bytes(image(content=b"abc"), LIMITS) == b"abc"
+    (tmp_path / "link.jpg").symlink_to(path)
+    assert load_image_bytes(image(url=str(tmp_path / "link.jpg")), LIMITS) == b"0123456789"
+
+
+def load_fault(limits: DecodeLimits = LIMITS, **fields: Any) -> str:
+    with pytest.raises(RowFault) as caught:
+        load_image_bytes(image(**fields), limits)
+    return str(caught.value.error)
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "none")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "ten").write_bytes(b"0123456789")
+    for name, expected in {
+        "none": "missing_image: 'a.jpg' does not exist below the image root",
+        "ten/none": "missing_image: 'a.jpg' cannot be read: Not a directory",
+        "": "missing_image: 'a.jpg' cannot be read: it is a folder",
+        "dangling": "missing_image: 'a.jpg' is a link to a file that does not exist",
+        "loop": "missing_image: 'a.jpg' cannot be read: Too many levels of symbolic links",
+        "pipe": "missing_image: 'a.jpg' cannot be read: it is not a plain file",
+        "n" * 300: "missing_image: 'a.jpg' cannot be read: File name too long",
+        "a\0b": "bad_location: 'a.jpg' cannot be the name of a file",
+    }.items():
+        assert load_fault(url=f"{tmp_path}/{name}").startswith(expected)
+    assert load_fault() == "missing_image: the row names no image"
+    cut = load_fault(url=f"{tmp_path}/ten", offset=8, size=5)
+    assert cut == "bad_image: 'a.jpg': the file holds only 2 of the image's 5 bytes"
+    small = DecodeLimits(max_bytes=9)
+    for fields in ({"url": f"{tmp_path}/ten"}, {"content": b"0123456789"}):
+        assert load_fault(small, **fields).startswith("image_too_large: the file has 10 bytes")
+
+
+def test_unreadable_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(decode.os, "stat", refuse)  # the tests may run as root
+    assert "cannot be read: Permission denied" in load_fault(url=f"{tmp_path}/a")
+
+
+def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(decode.time, "sleep", pauses.append)
+    with fsspec.open("memory://images/a.jpg", "wb") as file:
+        file.write(b"0123456789")
+    assert load_image_bytes(image(url="memory://images/a.jpg"), LIMITS) == b"0123456789"
+    assert load_image_bytes(image(url="memory://images/a.jpg", offset=3, size=2), LIMITS) == b"34"
+    assert "does not exist" in load_fault(url="memory://images/b.jpg")
+    assert "image_too_large" in load_fault(DecodeLimits(max_bytes=9), url="memory://images/a.jpg")
+    assert pauses == []
+
+    def unreachable(url: str) -> Any:
+        raise ConnectionResetError("connection reset")
+
+    monkeypatch.setattr(decode, "open_file", unreachable)
+    expected = "missing_image: 'a.jpg' cannot be read: connection reset (3 tries)"
+    assert load_fault(url="memory://images/a.jpg") == expected
+    assert pauses == [0.5, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_an_upright_image_stays_as_it_is(kind: str) -> None:
+    content = encode(Image.fromarray(picture()), kind)
+    upright = upright_image(content, LIMITS)
+    assert upright.content is content
+    assert not upright.encoded_again
+    assert (upright.width_px, upright.height_px) == (60, 40)
+    assert upright.extension == {"JPEG": "jpg", "TIFF": "tif"}.get(kind, kind.lower())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_image_is_turned_for_good(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(Image.fromarray(picture()), kind, exif=exif)
+    upright = upright_image(content, LIMITS)
+    assert upright.encoded_again
+    assert upright.extension == ("jpg" if kind == "JPEG" else "png")
+    wanted = decode_rgb(content, LIMITS).astype(int)
+    assert (upright.height_px, upright.width_px) == wanted.shape[:2]
+    with Image.open(io.BytesIO(upright.content)) as stored:
+        assert stored.getexif().get(0x0112, 1) == 1
+        difference = np.abs(np.asarray(stored.convert("RGB")).astype(int) - wanted)
+    assert difference.max() <= (0 if kind != "JPEG" else 12)
+
+
+def test_a_gif_becomes_a_png_of_its_first_picture() -> None:
+    first, second = (Image.new("RGB", (9, 7), colour) for colour in ("red", "blue"))
+    content = encode(first, "GIF", save_all=True, append_images=[second])
+    upright = upright_image(content, LIMITS)
+    assert (upright.extension, upright.encoded_again) == ("png", True)
+    np.testing.assert_array_equal(decode_rgb(upright.content, LIMITS), decode_rgb(content, LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("content", "limits"), [(b"<html>", LIMITS), (b"", LIMITS), (png_of(50, 50), DecodeLimits(max_pixels=100))]
+)
+def test_what_cannot_be_turned_upright(content: bytes, limits: DecodeLimits) -> None:
+    with pytest.raises(RowFault):
+        upright_image(content, limits)

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from stages.contract.errors import RowFault
+from stages.contract.masks import encode_mask
+from stages.contract.records import Rle
+from stages.shared.images.faults import DecodeLimits
+from stages.shared.images.pictures import (
+    heat_map_overlay,
+    heat_map_png,
+    mask_path,
+    regions_overlay,
+    row,
+    sheet,
+    thumbnail,
+)
+
+GREY = np.full((60, 80, 3), 128, np.uint8)
+
+
+def heat_map(values: Any) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+def annotation(x: int, y: int, w: int, h: int, phrase: str = "dog") -> dict[str, Any]:
+    mask = np.zeros((60, 80), bool)
+    mask[y : y + h, x : x + w] = True
+    rle = encode_mask(mask)
+    coded = {"size": list(rle.size_hw), "counts": rle.counts}
+    return {"bbox": [float(x), float(y), float(w), float(h)], "segmentation": coded, "phrase": phrase, "score": 0.5}
+
+
+def test_heat_is_red_where_it_is_hot_and_blue_where_it_is_cold() -> None:
+    picture = heat_map_overlay(GREY, heat_map([[0, 0, 0, 9], [0, 0, 0, 9]])).astype(int)
+    assert picture.shape == GREY.shape
+    hot, cold = picture[:, -5:].mean((0, 1)), picture[:, :5].mean((0, 1))
+    assert hot[0] > hot[2] + 50
+    assert cold[2] >= cold[0]
+
+
+@pytest.mark.parametrize("values", [[[0, 0], [0, 0]], [[3, 3], [3, 3]], [[1]]], ids=["zero", "constant", "one cell"])
+def test_a_map_without_contrast_is_cold_everywhere(values: Any) -> None:
+    picture = heat_map_overlay(GREY, heat_map(values))
+    assert (picture == picture[0, 0]).all()
+
+
+def test_masks_boxes_and_captions_are_drawn() -> None:
+    given = GREY.copy()
+    picture = regions_overlay(GREY, [annotation(40, 30, 20, 20), annotation(2, 2, 6, 50)], ["two dogs"])
+    assert np.array_equal(GREY, given)
+    assert picture.shape[1] == 80
+    assert picture.shape[0] > 60, "the caption stands below"
+    assert (picture[40, 50] != 128).any(), "inside the mask"
+    assert (picture[30, 45] != picture[40, 50]).any(), "the box is another colour"
+    assert (picture[55, 70] == 128).all(), "outside"
+    assert (picture[62:].reshape(-1, 3).min(axis=0) < 60).all(), "ink"
+
+
+def test_without_annotations_or_captions_the_image_stays() -> None:
+    assert np.array_equal(regions_overlay(GREY, []), GREY)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (79, 59, 1, 1), (0, 0, 80, 60), (79, 0, 1, 60)])
+def test_labels_at_the_borders(box: tuple[int, int, int, int]) -> None:
+    long = annotation(*box, phrase="a phrase that is far wider than the image it names something in")
+    assert regions_overlay(GREY, [long]).shape == GREY.shape
+
+
+@pytest.mark.parametrize("text", ["", "line\nbreak\ttab", "Żółw 乌龟 🐢", "\ud800", "word " * 80, "x" * 300])
+def test_any_caption_can_be_drawn(text: str) -> None:
+    assert regions_overlay(GREY, [annotation(1, 1, 5, 5, phrase="乌龟")], [text]).shape[1] == 80
+
+
+def test_a_row_stands_side_by_side() -> None:
+    both = row([GREY, GREY], ["one", "two"])
+    assert both.shape[1] == 160
+    assert both.shape[0] > 60
+    uneven = row([GREY, GREY], ["one", "a phrase of more than one line"])
+    assert uneven.shape[0] > both.shape[0]
+    assert np.array_equal(uneven[: len(both), :80], both[:, :80])
+
+
+def test_a_sheet_holds_pictures_of_any_size() -> None:
+    sizes = [(60, 80), (20, 100), (90, 10), (5, 5), (60, 80)]
+    pictures = [np.full((h, w, 3), 50 * i, np.uint8) for i, (h, w) in enumerate(sizes)]
+    paper = sheet(pictures, columns=2)
+    assert paper.shape == (60 + 90 + 60 + 4 * 8, 2 * (100 + 8) + 8, 3)
+    for i, (h, w) in enumerate(sizes):
+        assert (paper == 50 * i).all(axis=-1).sum() >= h * w
+
+
+Mask = NDArray[np.bool_]
+
+
+def drawn(path: str, size_hw: tuple[int, int]) -> Mask:
+    """What SVG path data encloses by the rule "evenodd": OpenCV's, over all rings at once.
+
+    At four times the size, looked at where the pixels' centres are: OpenCV draws the outline itself, too.
+    """
+    height, width = size_hw
+    rings = []
+    for ring in path.split("M")[1:]:
+        assert ring.endswith("Z")
+        corners = np.array([[float(value) for value in corner.split(" ")] for corner in ring[:-1].split("L")])
+        assert corners.shape[1] == 2
+        assert (corners >= 0).all()
+        assert (corners <= (width, height)).all()
+        rings.append(np.rint(corners * 4).astype(np.int32))
+    paper = np.zeros((height * 4 + 1, width * 4 + 1), np.uint8)
+    cv2.fillPoly(paper, rings, 1)
+    return paper[2::4, 2::4] > 0
+
+
+def mask_of(*lines: str) -> Mask:
+    return np.array([[letter == "#" for letter in line] for line in lines])
+
+
+SMALL = {
+    "one pixel": mask_of("#"),
+    "one pixel inside": mask_of("....", ".#..", "...."),
+    "corners of the image": mask_of("#..#", "....", "#..#"),
+    "all of it": np.ones((7, 9), np.bool_),
+    "a row": mask_of("....", "####", "...."),
+    "a column at the border": mask_of("..#", "..#", "..#"),
+    "L": mask_of("#...", "#...", "###.", "...."),
+    "hole of one pixel": mask_of(".....", ".###.", ".#.#.", ".###.", "....."),
+    "hole": mask_of("######", "#....#", "#....#", "######"),
+    "two holes": mask_of("#######", "#.#...#", "#.#...#", "#######"),
+    "an island in a hole": mask_of("#######", "#.....#", "#.###.#", "#.###.#", "#.....#", "#######"),
+    "touching by a corner": mask_of("##..", "##..", "..##", "..##"),
+    "a hole touching the outside by a corner": mask_of("###.", "#.#.", "###.", "...#"),
+    "two parts": mask_of("##...", "##...", "...##"),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_mask_is_drawn_exactly(name: str) -> None:
+    mask = SMALL[name]
+    assert np.array_equal(drawn(mask_path(encode_mask(mask)), mask.shape), mask)
+    large = np.pad(mask, ((300, 500), (1999, 100)))
+    assert np.array_equal(drawn(mask_path(encode_mask(large)), large.shape), large), (
+        "the same somewhere in a large image"
+    )
+
+
+def test_a_path_is_short_and_in_pixels() -> None:
+    assert mask_path(encode_mask(mask_of("....", ".##.", "...."))) == "M1 1L1 2L3 2L3 1Z"
+    assert mask_path(encode_mask(np.zeros((5, 4), np.bool_))) == ""
+    far = np.zeros((2, 20_000), np.bool_)
+    far[0, 12_345:12_347] = True
+    assert mask_path(encode_mask(far)) == "M12345 0L12345 1L12347 1L12347 0Z"
+
+
+def blob(rng: np.random.Generator, height: int, width: int, coarse: int) -> Mask:
+    """Spots, some with holes, cut by the borders."""
+    noise = rng.random((coarse, coarse)).astype(np.float32)
+    return np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC) > 0.55)
+
+
+def near_border(mask: Mask, px: int) -> Mask:
+    """Pixels that lie at most so far from one of the other kind."""
+    square = np.ones((2 * px + 1, 2 * px + 1), np.uint8)
+    ones = mask.astype(np.uint8)
+    return np.asarray(cv2.dilate(ones, square) != cv2.erode(ones, square))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_outlines_are_at_most_a_pixel_beside(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = blob(rng, int(rng.integers(100, 640)), int(rng.integers(100, 640)), coarse=9)
+    path = mask_path(encode_mask(mask))
+    differs = drawn(path, mask.shape) != mask
+    assert not (differs & ~near_border(mask, 1)).any()
+    assert differs.mean() < 0.01
+    assert path.count("M") > 1
+
+
+@pytest.mark.parametrize(("height", "width", "least_iou"), [(1300, 1900, 0.97), (700, 641, 0.98), (2600, 90, 0.88)])
+def test_large_masks_are_averaged_down(height: int, width: int, least_iou: float) -> None:
+    """To a grid of 640 or 100 pixels: the outline is at most two pixels of the grid beside."""
+    mask = blob(np.random.default_rng(5), height, width, coarse=8)
+    mask[0, 0] = mask[-1, -1] = True  # so that its box is the image
+    for most_px in (640, 100):
+        scale = most_px / max(height, width)
+        step = int(np.ceil(max(side / round(side * scale) for side in mask.shape)))
+        path = mask_path(encode_mask(mask), most_px)
+        picture = drawn(path, mask.shape)
+        assert not ((picture != mask) & ~near_border(mask, 2 * step + 1)).any()
+        assert most_px < 640 or (picture & mask).sum() / (picture | mask).sum() > least_iou
+        assert len(path) < 20_000
+
+
+def test_no_mask_gets_lost() -> None:
+    """Lines far thinner than a pixel of the grid, alone and beside something large."""
+    line = np.zeros((3000, 3000), np.bool_)
+    cv2.line(line.view(np.uint8), (10, 5), (2900, 2990), 1)
+    for mask in (line, line.T, np.pad(np.ones((1, 1), np.bool_), ((0, 2999), (2999, 0)))):
+        assert drawn(mask_path(encode_mask(mask)), mask.shape).any()
+
+
+@pytest.mark.parametrize("counts", ["", "0é", "3", "1O0"])
+def test_a_damaged_mask_has_no_path(counts: str) -> None:
+    with pytest.raises(ValueError, match="run"):
+        mask_path(Rle(size_hw=(30, 40), counts=counts))
+
+
+LIMITS = DecodeLimits(max_pixels=200_000)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = BytesIO()
+    image.save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+def shown(content: bytes) -> Image.Image:
+    image = Image.open(BytesIO(content))
+    assert image.format == "JPEG"
+    assert image.getexif().get(0x0112, 1) == 1
+    return image.convert("RGB")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("orientation", "red_at"), [(1, (20, 10)), (3, (180, 90)), (6, (90, 20)), (8, (10, 180)), (5, (10, 20))]
+)
+def test_thumbnails_are_upright(kind: str, orientation: int, red_at: tuple[int, int]) -> None:
+    image = Image.new("RGB", (200, 100), "white")
+    image.paste((255, 0, 0), (0, 0, 50, 30))
+    small = shown(thumbnail(encoded(image, kind, orientation), 100, LIMITS))
+    assert small.size == ((50, 100) if orientation >= 5 else (100, 50))
+    red, green, _ = small.getpixel((red_at[0] // 2, red_at[1] // 2))
+    assert red > 230
+    assert green < 60
+    reds = (np.asarray(small)[..., 1] < 100).sum()
+    assert reds == pytest.approx(25 * 15, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "side_px", "expected"),
+    [
+        ((200, 100), 100, (100, 50)),
+        ((100, 200), 100, (50, 100)),
+        ((200, 100), 200, (200, 100)),
+        ((200, 100), 5000, (200, 100)),
+        ((1, 1), 640, (1, 1)),
+        ((2000, 3), 100, (100, 1)),
+    ],
+)
+def test_thumbnails_are_never_enlarged(size: tuple[int, int], side_px: int, expected: tuple[int, int]) -> None:
+    assert shown(thumbnail(encoded(Image.new("RGB", size, "blue")), side_px, LIMITS)).size == expected
+
+
+def test_thumbnails_of_transparent_and_grey_images() -> None:
+    assert shown(thumbnail(encoded(Image.new("RGBA", (20, 20), (0, 0, 0, 0))), 10, LIMITS)).getpixel((5, 5)) == (
+        255,
+        255,
+        255,
+    )
+    assert shown(thumbnail(encoded(Image.new("L", (20, 20), 128)), 10, LIMITS)).getpixel((5, 5)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "bad_image"),
+        (b"<html>no image</html>", "bad_image"),
+        (encoded(Image.new("RGB", (60, 60), "red"), "JPEG")[:-200], "bad_image"),
+        (encoded(Image.new("RGB", (500, 500))), "image_too_large"),
+    ],
+    ids=["empty", "a page", "half", "too large"],
+)
+def test_thumbnails_of_bad_images(content: bytes, reason: str) -> None:
+    with pytest.raises(RowFault) as refused:
+        thumbnail(content, 100, LIMITS)
+    assert refused.value.error.reason == reason
+
+
+def test_a_heat_map_as_a_picture() -> None:
+    """To lay over the image: red and less clear where it is hot, blue where it is cold, stretched by the browser."""
+    picture = Image.open(BytesIO(heat_map_png(heat_map([[2, 2, 2, 9], [2, 2, 2, 9]]), side_px=64)))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "RGBA", (64, 32))
+    hot, cold = picture.getpixel((62, 16)), picture.getpixel((1, 16))
+    assert hot[0] > hot[2] + 50
+    assert cold[2] >= cold[0]
+    assert hot[3] == pytest.approx(0.75 * 255, abs=1)
+    assert cold[3] == pytest.approx(0.25 * 255, abs=1)
+    alpha = np.asarray(picture)[16, :, 3].astype(int)
+    assert (np.diff(alpha) >= 0).all(), "between them it rises"
+
+
+@pytest.mark.parametrize("values", [[[0, 0], [0, 0]], [[3, 3], [3, 3]], [[1]]], ids=["zero", "constant", "one cell"])
+def test_a_heat_map_picture_without_contrast(values: Any) -> None:
+    picture = Image.open(BytesIO(heat_map_png(heat_map(values))))
+    assert picture.size == (512, 512)
+    assert len(picture.getcolors()) == 1

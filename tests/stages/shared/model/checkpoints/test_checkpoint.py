@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
+from stages.shared.model.checkpoints.checkpoint import read_checkpoint
+from stages.shared.model.describe import describe, fingerprint, tokenizer_of
+from stages.shared.model.load import build_with_weights, refuse_misfit
+from tests.factories import SPEC, tiny_architecture, tiny_clip
+from tests.stages.shared.model.hugging_face import (
+    CLIP_TOKENS,
+    IMAGES,
+    assert_same,
+    config_of,
+    embeddings,
+    save_images,
+)
+
+
+def as_index(folder: Path, name: str) -> None:
+    """The weights of a folder in two files and an index."""
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names, stem, end = sorted(state), *name.split(".")
+    halves = {f"{stem}-0000{k + 1}-of-00002.{end}": names[k::2] for k in (0, 1)}
+    for file, part in halves.items():
+        if end == "bin":
+            torch.save({key: state[key] for key in part}, folder / file)
+        else:
+            save_file({key: state[key] for key in part}, folder / file)
+    places = {key: file for file, part in halves.items() for key in part}
+    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def as_bin(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def as_training_saved_it(folder: Path) -> None:
+    state = {f"module.{key}": value for key, value in load_file(folder / "model.safetensors").items()}
+    state["module.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    torch.save({"state_dict": state, "epoch": 3}, folder / "last.pt")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        as_bin,
+        lambda folder: as_index(folder, "model.safetensors"),
+        lambda folder: as_index(folder, "pytorch_model.bin"),
+        as_training_saved_it,
+        lambda folder: (folder / "model.safetensors").rename(folder / "fine-tuned.safetensors"),
+    ],
+    ids=["bin", "index", "index of bin", "training", "another name"],
+)
+def test_all_the_ways_in_which_weights_are_kept(change: Callable[[Path], Any], clip: Any, clip_folder: Path) -> None:
+    change(clip_folder)
+    assert_same(embeddings(clip_folder), clip, CLIP_TOKENS)
+
+
+def test_a_file_is_described_by_what_stands_beside_it(clip: Any, clip_folder: Path) -> None:
+    assert_same(embeddings(clip_folder / "model.safetensors"), clip, CLIP_TOKENS)
+
+
+def test_a_folder_says_what_it_is(clip_folder: Path) -> None:
+    found = describe(config_of(clip_folder))
+    assert (found.name, found.layout) == ("my-clip", "transformers CLIPModel")
+    assert found.described_by == "config.json, preprocessor_config.json"
+    assert refuse_misfit(found) == found.layout
+    assert (found.input.size_px, found.input.patch_px, found.input.interpolation) == (32, 8, "bicubic")
+    save_images(clip_folder, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.2, 0.2], resample=2)
+    changed = describe(config_of(clip_folder))
+    assert (changed.input.mean, changed.input.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    assert changed.input.interpolation == "bilinear"
+    assert fingerprint(changed) != fingerprint(found)
+
+
+def test_the_fingerprint_follows_every_file_of_the_weights(clip_folder: Path) -> None:
+    as_index(clip_folder, "model.safetensors")
+    before = fingerprint(describe(config_of(clip_folder)))
+    assert before == fingerprint(describe(config_of(clip_folder)))
+    part = clip_folder / "model-00002-of-00002.safetensors"
+    part.write_bytes(part.read_bytes()[:-1] + b"\x07")
+    assert fingerprint(describe(config_of(clip_folder))) != before
+
+
+@pytest.mark.parametrize("form", ["state dict", "torchscript"])
+def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) -> None:
+    """In 16 bits; as a state dict, and as an archive with code in it, of which none is run."""
+    architecture = tiny_architecture(width=128, head_width=64)
+    architecture["text_cfg"] |= {"width": 64, "heads": 1}
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
+    state = {name: value.half() for name, value in model.state_dict().items()}
+    model.load_state_dict({name: value.float() for name, value in state.items()})
+    extra = {"input_resolution": 32, "context_length": 77, "vocab_size": 49408}
+    if form == "torchscript":
+        archived = open_clip.CLIP(**architecture, quick_gelu=True).eval().half()
+        archived.load_state_dict(state)
+        archived.input_resolution = 32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(torch.jit.script(archived), str(tmp_path / "ViT.pt"))
+    else:
+        torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
+    image, text = embeddings(tmp_path / "ViT.pt")
+    with torch.no_grad():
+        assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
+        assert torch.allclose(text, model.encode_text(CLIP_TOKENS), atol=1e-5)
+    found = describe(config_of(tmp_path / "ViT.pt"))
+    assert (found.name, found.layout, found.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
+    assert found.input.mean == open_clip.OPENAI_DATASET_MEAN
+
+
+def test_openai_s_resnet_is_known_by_its_tensors(tmp_path: Path) -> None:
+    architecture = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None, "head_width": 64},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+    }
+    model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
+    extra = {"input_resolution": torch.tensor(64)}
+    torch.save({**model.state_dict(), **extra}, tmp_path / "RN.pt")
+    found = read_checkpoint(tmp_path / "RN.pt").architecture
+    assert {**found["vision_cfg"], "head_width": 64} == architecture["vision_cfg"]
+    loaded = build_with_weights(describe(config_of(tmp_path / "RN.pt")))
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
+
+
+@pytest.fixture
+def open_clip_folder(tmp_path: Path) -> tuple[Path, Any]:
+    """A folder as open_clip's push_to_hf_hub leaves it, with transformers' config.json of another model in it."""
+    model = tiny_clip(quick_gelu=True)
+    preprocess = {"mean": [0.5, 0.4, 0.3], "std": list(SPEC.std), "interpolation": "bilinear"}
+    parsed = {"model_cfg": {**tiny_architecture(), "quick_gelu": True}, "preprocess_cfg": preprocess}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(parsed))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    return tmp_path, model
+
+
+def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) -> None:
+    folder, model = open_clip_folder
+    clip.save_pretrained(folder)  # as in many repositories, which hold the model twice
+    image, text = embeddings(folder)
+    with torch.no_grad():
+        assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
+        assert torch.allclose(text, model.encode_text(CLIP_TOKENS), atol=1e-5)
+    found = describe(config_of(folder))
+    assert (found.layout, found.described_by) == ("open_clip", "open_clip_config.json")
+    assert (found.input.mean, found.input.interpolation) == ((0.5, 0.4, 0.3), "bilinear")
+
+
+def test_a_folder_of_open_clip_cannot_ask_for_code(open_clip_folder: tuple[Path, Any]) -> None:
+    file = open_clip_folder[0] / "open_clip_config.json"
+    parsed = json.loads(file.read_text())
+    parsed["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"trust_remote_code": True}}
+    file.write_text(json.dumps(parsed))
+    with pytest.raises(ConfigError, match="asks for trust_remote_code"):
+        describe(config_of(open_clip_folder[0]))
+
+
+def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
+    """The trainer writes its arguments above the folder of the checkpoints."""
+    folder = tmp_path / "logs" / "run-1" / "checkpoints"
+    folder.mkdir(parents=True)
+    architecture = open_clip.get_model_config("ViT-B-32")
+    architecture["vision_cfg"] |= {"image_size": 64}
+    with torch.device("meta"):
+        model = open_clip.CLIP(**architecture)
+    state = {f"module.{name}": torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
+    torch.save({"epoch": 5, "name": "run-1", "state_dict": state, "optimizer": {}}, folder / "epoch_5.pt")
+    params = "force_image_size: 64\nforce_quick_gelu: True\nimage_mean: [0.5, 0.4, 0.3]\nimage_std: None\n"
+    (folder.parent / "params.txt").write_text(f"batch_size: 64\n{params}model: ViT-B-32\nname: run-1\n")
+    found = describe(config_of(folder / "epoch_5.pt"))
+    assert (found.layout, found.described_by) == ("open_clip", "params.txt, which names ViT-B-32")
+    assert found.architecture == {**architecture, "quick_gelu": True}
+    assert (found.input.size_px, found.input.mean, found.input.std) == (64, (0.5, 0.4, 0.3), SPEC.std)
+    assert refuse_misfit(found) == "open_clip"
+
+
+def test_tensors_that_fit_two_architectures_are_not_guessed_at(tmp_path: Path) -> None:
+    """They do not tell the activation, with which everything would be a little wrong and nothing would fail."""
+    for name, fitting in (("ViT-B-32", "ViT-B-32 and ViT-B-32-quickgelu"), ("RN50", "RN50 and RN50-quickgelu")):
+        with torch.device("meta"):
+            model = open_clip.CLIP(**open_clip.get_model_config(name))
+        state = {key: torch.zeros(value.shape, dtype=torch.int8) for key, value in model.state_dict().items()}
+        torch.save(state, tmp_path / "epoch_5.pt")
+        expected = rf"epoch_5\.pt: its tensors fit {fitting}.*model\.name={name} with model\.weights=.*epoch_5\.pt"
+        with pytest.raises(WeightsError, match=expected):
+            describe(config_of(tmp_path / "epoch_5.pt"))
+
+
+def drop(name: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).unlink()
+
+
+def change_json(name: str, **changes: Any) -> Callable[[Path], Any]:
+    """Changes of keys; `vision__hidden_act` is `hidden_act` in `vision_config`."""
+
+    def change(folder: Path) -> None:
+        parsed = json.loads((folder / name).read_text())
+        for key, value in changes.items():
+            section, _, inner = key.rpartition("__")
+            (parsed[f"{section}_config"] if section else parsed)[inner] = value
+        (folder / name).write_text(json.dumps(parsed))
+
+    return change
+
+
+def change_state(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable[[Path], Any]:
+    return lambda folder: save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+
+
+def only(prefix: str) -> Callable[[Path], Any]:
+    return change_state(lambda state: {name: value for name, value in state.items() if name.startswith(prefix)})
+
+
+def other_merges(folder: Path) -> None:
+    (folder / "merges.txt").write_text("#version: 0.2\na b\nab c\n")
+
+
+def index_of_a_missing_file(folder: Path) -> None:
+    as_index(folder, "model.safetensors")
+    (folder / "model-00001-of-00002.safetensors").unlink()
+
+
+def index_that_leads_elsewhere(folder: Path) -> None:
+    as_index(folder, "model.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00001", "../model-00001"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("model.safetensors"), r"my-clip holds no weights: expected model.safetensors, .*; found config\.json"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), r"cannot read .*model\.safetensors .* is it damaged"),
+        (lambda f: (f / "config.json").write_text("{"), r"cannot read .*config\.json: "),
+        (lambda f: (f / "config.json").write_text("[1]"), r"config\.json holds a list, not keys"),
+        (change_json("config.json", model_type="blip"), r"describes a model of type 'blip'; expected clip or siglip"),
+        (change_json("config.json", model_type="siglip"), r"says .*SiglipModel, and its tensors are .*CLIPModel"),
+        (change_json("config.json", vision__hidden_act="relu"), r"hidden_act is quick_gelu and relu: expected one of"),
+        (change_json("config.json", vision__hidden_act="gelu"), r"hidden_act is gelu and quick_gelu: .* both towers"),
+        (change_json("config.json", vision__image_size="big"), r"vision_config\.image_size must be a whole number"),
+        (change_json("config.json", vision__num_attention_heads=7), r"64 cannot be shared among 7 heads"),
+        (change_json("config.json", vision__num_channels=1), r"num_channels is 1: expected images of 3 channels"),
+        (change_json("config.json", vision__image_size=64), r"does not fit .*config\.json.*positional_embedding: \(65"),
+        (change_json("config.json", vision__num_hidden_layers=4), r"does not fit .*12 tensors are missing"),
+        (change_json("config.json", text__num_hidden_layers=1), r"does not fit .*12 tensors are not the model's"),
+        (change_json("config.json", text__vocab_size=1000), r"vocabulary has 1000 tokens: expected CLIP's own"),
+        (drop("config.json"), r"nothing says what model this is .* none of open_clip's models: 32 px, patches of 8"),
+        (change_json("preprocessor_config.json", resample=1), r"resample is 1: expected 2 \(bilinear\) or 3"),
+        (change_json("preprocessor_config.json", rescale_factor=1.0), r"scaled by 1\.0: expected colours from 0 to 1"),
+        (change_json("preprocessor_config.json", image_mean=[0.5]), r"image_mean must be three numbers, got \[0\.5\]"),
+        (only("vision_model."), r"found an image tower of transformers without a text tower; expected"),
+        (only("text_model."), r"found a text tower of transformers without an image tower; expected"),
+        (change_state(lambda s: {f"base_model.model.{k}": v for k, v in s.items()}), r"found an adapter \(PEFT\)"),
+        (change_state(lambda s: {"layer.weight": s["logit_scale"]}), r"is no CLIP that is known: found tensors"),
+        (other_merges, r"merges\.txt is not the vocabulary of CLIP"),
+        (index_of_a_missing_file, r"names 2 files, of which 1 are missing, such as model-00001"),
+        (index_that_leads_elsewhere, r"does not name weight files of its own folder"),
+        (lambda f: [shutil.copy(f / "model.safetensors", f / f"{k}.pt") for k in "ab"] and drop("model.safetensors")(f),
+         r"holds 2 files of weights \(a\.pt, b\.pt\): give the one that is meant"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_said_in_one_line(
+    change: Callable[[Path], Any], message: str, clip_folder: Path
+) -> None:
+    change(clip_folder)
+    with pytest.raises(PhraseboxError, match=message) as caught:
+        refuse_misfit(describe(config_of(clip_folder)))
+    assert str(caught.value).startswith("model.checkpoint: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("spiece.model"), r"no tokenizer\.json or spiece\.model in .*my-siglip: save the model's tokenizer"),
+        (drop("config.json"), r"tensors are of no SigLIP that is known .*64.*put its config\.json beside them"),
+        (change_json("config.json", vision__vision_use_head=False), r"vision_use_head is false"),
+        (change_json("config.json", text__projection_size=32), r"texts have embeddings of 32 numbers and images of 64"),
+        (lambda f: (f / "spiece.model").write_bytes(b"no model"), r"cannot read the tokenizer .*spiece\.model"),
+        (lambda f: (f / "tokenizer.json").write_text("{}"), r"cannot read the tokenizer .*tokenizer\.json"),
+        (change_json("tokenizer_config.json", eos_token="<end>"), r"spiece\.model has no token <end>"),
+        (lambda f: (f / "tokenizer_config.json").write_text("{"), r"cannot read .*tokenizer_config\.json"),
+    ],
+)  # fmt: skip
+def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(
+    change: Callable[[Path], Any], message: str, siglip_folder: Path
+) -> None:
+    change(siglip_folder)
+    with pytest.raises(PhraseboxError, match=message) as caught:
+        tokenizer_of(describe(config_of(siglip_folder)))
+    assert str(caught.value).startswith("model.checkpoint: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"model\.checkpoint: no file or folder .*gone"):
+        describe(config_of(tmp_path / "gone"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match=r"holds no weights: .*the folder is empty"):
+        describe(config_of(tmp_path / "empty"))
+
+
+def test_a_folder_of_the_hub_s_cache(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
+    """It holds snapshots of a repository, and says which is the newest."""
+    cached = tmp_path / "models--someone--my-clip"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123abc")
+    (cached / "snapshots").mkdir()
+    clip_folder.rename(cached / "snapshots" / "0123abc")
+    assert describe(config_of(cached)).name == "models--someone--my-clip"
+    assert_same(embeddings(cached), clip, CLIP_TOKENS)
+
+
+def test_the_trainer_s_loss_of_siglip_has_a_bias(tmp_path: Path) -> None:
+    architecture = open_clip.get_model_config("ViT-B-32")
+    with torch.device("meta"):
+        model = open_clip.CLIP(**architecture, init_logit_bias=-10)
+    state = {name: torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "epoch_1.pt")
+    (tmp_path / "params.txt").write_text("model: ViT-B-32\nsiglip: True\n")
+    assert refuse_misfit(describe(config_of(tmp_path / "epoch_1.pt"))) == "open_clip"
+    (tmp_path / "params.txt").write_text("model: ViT-B-33\n")
+    with pytest.raises(WeightsError, match=r"params\.txt names the model ViT-B-33, which open_clip does not have"):
+        describe(config_of(tmp_path / "epoch_1.pt"))

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe, load_tokenizer, tokenizer_of
+from stages.shared.model.load import build_with_weights, load, refuse_misfit
+from tests.stages.shared.model.hugging_face import (
+    CLIP_TOKENS,
+    IMAGES,
+    TEXTS,
+    assert_same,
+    config_of,
+    embeddings,
+    features,
+    save_images,
+    save_sentencepiece,
+    siglip_tokens,
+    transformers_clip,
+    transformers_siglip,
+)
+
+
+@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_pytorch_tanh"])
+def test_a_clip_of_transformers_embeds_as_there(act: str, tmp_path: Path) -> None:
+    model = transformers_clip(act, layer_norm_eps=1e-3)
+    model.save_pretrained(tmp_path)
+    assert_same(embeddings(tmp_path), model, CLIP_TOKENS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_real_sizes_embed_as_in_transformers(kind: str, tmp_path: Path) -> None:
+    """The sizes of ViT-B-32 and of SigLIP's ViT-B-16, which are the defaults of transformers."""
+    from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+    torch.manual_seed(0)
+    model = (CLIPModel(CLIPConfig()) if kind == "clip" else SiglipModel(SiglipConfig())).eval()
+    model.save_pretrained(tmp_path)
+    save_sentencepiece(tmp_path)
+    pixels, tokens = torch.randn(2, 3, 224, 224), torch.randint(0, 60, (2, 64))
+    tokens = CLIP_TOKENS if kind == "clip" else tokens
+    loaded = build_with_weights(describe(config_of(tmp_path)))
+    with torch.no_grad():
+        image, text = loaded.encode_image(pixels), loaded.encode_text(tokens)
+    assert torch.allclose(image, features(model, pixel_values=pixels), atol=1e-5)
+    assert torch.allclose(text, features(model, input_ids=tokens), atol=1e-5)
+
+
+def test_weights_of_16_bits(clip: Any, clip_folder: Path) -> None:
+    state = {name: value.bfloat16() for name, value in load_file(clip_folder / "model.safetensors").items()}
+    save_file(state, clip_folder / "model.safetensors")
+    rounded = copy.deepcopy(clip)
+    rounded.load_state_dict({name: value.float() for name, value in state.items()})
+    assert_same(embeddings(clip_folder), rounded, CLIP_TOKENS)
+
+
+def test_what_an_older_config_json_says_twice_is_read_as_transformers_reads_it(clip_folder: Path) -> None:
+    from transformers import CLIPModel
+
+    file = clip_folder / "config.json"
+    parsed = json.loads(file.read_text())
+    for section in ("text_config", "vision_config"):
+        parsed[f"{section}_dict"] = {**parsed[section], "hidden_act": "gelu"}
+        parsed[section] = {"hidden_act": "quick_gelu"}
+    file.write_text(json.dumps(parsed))
+    assert_same(embeddings(clip_folder), CLIPModel.from_pretrained(clip_folder).eval(), CLIP_TOKENS)
+
+
+def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip_folder: Path) -> None:
+    """From pixels to heat: images are normalised as preprocessor_config.json says."""
+    clip = load(config_of(clip_folder))
+    rgb = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (clip.input.mean, clip.input.std))
+    with torch.no_grad():
+        model = build_with_weights(describe(config_of(clip_folder)))
+        expected = model.encode_image((rgb.permute(0, 3, 1, 2) / 255 - mean) / std)
+    assert torch.allclose(clip.tower.encode(rgb), expected, atol=1e-5)
+    assert clip.encode_text(TEXTS).shape == (3, 48)
+    (maps,) = GradEclip(GradEclipConfig(blocks=2), clip).explain(rgb.numpy(), [["a red car"]])
+    assert maps[0].values.max() > 0
+
+
+def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any, Any]) -> None:
+    folder, model, tokenizer = siglip_source
+    assert_same(embeddings(folder), model, siglip_tokens(tokenizer))
+    found = describe(config_of(folder))
+    assert (found.layout, found.input.mean) == ("transformers SiglipModel", (0.5, 0.5, 0.5))
+    assert found.described_by == "config.json, preprocessor_config.json, spiece.model"
+    assert refuse_misfit(found) == found.layout
+
+
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
+def test_a_siglip_with_another_activation(act: str, siglip_source: tuple[Path, Any, Any], siglip_folder: Path) -> None:
+    model = transformers_siglip(act, layer_norm_eps=1e-5, projection_size=64)
+    model.save_pretrained(siglip_folder)
+    assert_same(embeddings(siglip_folder), model, siglip_tokens(siglip_source[2]))
+
+
+def test_sizes_of_a_released_siglip_need_no_config_json(tmp_path: Path) -> None:
+    """Width 768 has 12 heads; two layers suffice to see it."""
+    from transformers import SiglipConfig, SiglipModel
+
+    text = {"num_hidden_layers": 1, "vocab_size": 60, "bos_token_id": 0, "eos_token_id": 1, "intermediate_size": 96}
+    vision = {"num_hidden_layers": 1, "image_size": 32, "intermediate_size": 96}
+    torch.manual_seed(0)
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    model.save_pretrained(tmp_path)
+    save_images(tmp_path)
+    tokenizer = save_sentencepiece(tmp_path)
+    (tmp_path / "config.json").unlink()
+    description = describe(config_of(tmp_path))
+    assert description.described_by.startswith("its tensors")
+    assert_same(embeddings(tmp_path), model, siglip_tokens(tokenizer, length=64))
+
+
+def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
+    """The architecture is open_clip's or one's own, the tensors are transformers'."""
+    described = describe(config_of(clip_folder))
+    (tmp_path / "mine.json").write_text(json.dumps(described.architecture))
+    given = ModelConfig(config=tmp_path / "mine.json", weights=clip_folder / "model.safetensors", device="cpu")
+    with torch.no_grad():
+        image = build_with_weights(describe(given)).encode_image(IMAGES)
+    assert torch.allclose(image, features(clip, pixel_values=IMAGES), atol=1e-5)
+    assert refuse_misfit(describe(given)) == "transformers CLIPModel"
+
+
+def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: Path, tmp_path: Path) -> None:
+    """And embeds as open_clip's own builds of timm's towers do, with the exact GELU that these have."""
+    architecture = open_clip.get_model_config("ViT-B-16-SigLIP")
+    architecture["vision_cfg"] |= {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "map", "image_size": 224}
+    architecture["embed_dim"] = 192
+    architecture["text_cfg"] |= {"context_length": 16, "vocab_size": 60, "width": 32, "heads": 2, "layers": 1}
+    arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
+    model = open_clip.CustomTextCLIP(**arguments).eval()
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": architecture}))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    for name in ("spiece.model", "tokenizer_config.json"):
+        shutil.copy(siglip_folder / name, folder / name)
+    tokens = tokenizer_of(describe(config_of(folder)))(TEXTS)
+    assert torch.equal(tokens, load_tokenizer(config_of(siglip_folder))(TEXTS))
+    pixels = torch.randn(1, 3, 224, 224)
+    loaded = build_with_weights(describe(config_of(folder)))
+    with torch.no_grad():
+        assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
+        assert torch.allclose(loaded.encode_text(tokens), model.encode_text(tokens), atol=1e-5)

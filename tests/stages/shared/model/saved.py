@@ -1,0 +1,42 @@
+"""Tiny models as files: a model JSON and a checkpoint beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from stages.shared.model.config import ModelConfig
+from tests.factories import SPEC, TOWERS, architecture_of, tiny_architecture, tiny_clip
+
+
+def save_json(folder: Path, *, quick_gelu: bool = False, wrapped: bool = True, **vision: Any) -> Path:
+    """The tiny architecture as open_clip writes it, or bare; returns the file."""
+    architecture = {**tiny_architecture(**vision), "quick_gelu": quick_gelu}
+    preprocess = {"mean": SPEC.mean, "std": SPEC.std, "interpolation": "bicubic"}
+    path = folder / "tiny.json"
+    path.write_text(json.dumps({"model_cfg": architecture, "preprocess_cfg": preprocess} if wrapped else architecture))
+    return path
+
+
+def save_model(folder: Path, **options: Any) -> tuple[nn.Module, ModelConfig]:
+    """A tiny model and the configuration that loads it from `folder` on the CPU."""
+    model = tiny_clip(**options)
+    options.pop("seed", None)
+    options.pop("spread", None)
+    weights = folder / "tiny.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    return model, ModelConfig(config=save_json(folder, **options), weights=weights, device="cpu", threads=1)
+
+
+def save_tower(folder: Path, tower: str) -> tuple[nn.Module, ModelConfig]:
+    """A model of `TOWERS` and the configuration that loads it from `folder` on the CPU."""
+    make, spec = TOWERS[tower]
+    model, path, weights = make(), folder / "tiny.json", folder / "tiny.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
+    preprocess = {"mean": spec.mean, "std": spec.std, "interpolation": "bicubic"}
+    path.write_text(json.dumps({"model_cfg": architecture_of(tower), "preprocess_cfg": preprocess}))
+    return model, ModelConfig(config=path, weights=weights, device="cpu", threads=1)

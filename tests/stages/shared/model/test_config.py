@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from stages.shared.model.catalog import CATALOG
+from stages.shared.model.config import OWN_MODELS, ModelConfig
+
+
+def test_the_embedded_model_is_the_default() -> None:
+    assert ModelConfig().name is None
+    assert ModelConfig().label == "none"
+
+
+def test_the_models_that_bring_weights_are_those_of_the_catalog() -> None:
+    assert set(OWN_MODELS) == set(CATALOG)
+    assert [ModelConfig(name=name).name for name in OWN_MODELS] == list(OWN_MODELS)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": "a.pt"}, "need a name or a config"),
+        ({"pretrained": "openai"}, "need a name or a config"),
+        ({"name": "ViT-B-16", "config": "a.json", "weights": "a.pt"}, "either name or config"),
+        ({"name": "ViT-B-16", "pretrained": "openai", "weights": "a.pt"}, "either pretrained or weights"),
+        ({"name": "demo", "weights": "a.pt"}, "brings its own weights"),
+        ({"name": "photo", "pretrained": "openai"}, "the photo model brings its own weights"),
+        (
+            {"name": "phto"},
+            r"no model 'phto' \(`phrasebox models` lists them\); did you mean photo\? For open_clip's weights",
+        ),
+        (
+            {"name": "nosuch"},
+            r"no model 'nosuch' \(`phrasebox models` lists them\)\. For open_clip's weights write --model NAME/TAG",
+        ),
+        ({"name": "VIT-b-16"}, "no model 'VIT-b-16' .*; did you mean ViT-B-16"),
+        ({"name": "Photo"}, "no model 'Photo' .*; did you mean photo"),
+        (
+            {"name": "ViT-B-16"},
+            r"ViT-B-16 needs weights: set model.pretrained=TAG \(open_clip downloads it: openai, .*, \.\.\.\)",
+        ),
+        ({"config": "a.json"}, "a.json needs weights: set model.weights=FILE"),
+        ({"name": "demmo"}, "no model 'demmo' .*; did you mean demo"),
+        ({"device": "tpu"}, "'auto', 'cpu' or 'cuda'"),
+        ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"weight": "a.pt"}, "Extra inputs"),
+        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "says itself what it is: leave out name and pre"),
+        ({"checkpoint": "a", "weights": "a.pt"}, "says itself what it is: leave out weights"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ModelConfig(**values)
+
+
+def test_the_five_forms() -> None:
+    ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")
+    ModelConfig(name="ViT-B-16", weights=Path("a.pt"))
+    ModelConfig(config=Path("a.json"), weights=Path("a.pt"))
+    ModelConfig(checkpoint=Path("a"))
+
+
+def test_a_path_is_told_from_a_name_and_a_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "alone").touch()
+    for name in ("models/mine", "models", "alone", str(tmp_path), "./gone", "../gone", "~/gone", "a/b/c", "gone.pt"):
+        config = ModelConfig(name=name)
+        assert (config.name, config.checkpoint) == (None, Path(name)), name
+        assert ModelConfig.model_validate(config.model_dump(mode="json")) == config
+        assert config.label == str(Path(name))
+    for name in ("models/gone", "ViT-B-16/openai"):
+        config = ModelConfig(name=name)
+        assert (config.label, config.checkpoint) == (name, None), name
+    (tmp_path / "demo").mkdir()
+    assert ModelConfig(name="demo").checkpoint is None
+    (tmp_path / "ViT-B-16").mkdir()
+    assert ModelConfig(name="ViT-B-16", pretrained="openai").checkpoint is None
+    assert ModelConfig(name="ViT-B-16", weights="a.pt").checkpoint is None

@@ -1,0 +1,356 @@
+"""Weights by a tag, from a server of the hub's protocol on this machine, with open_clip's client."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from huggingface_hub import constants
+from open_clip import factory, pretrained
+from safetensors.torch import save
+from tokenizers.processors import TemplateProcessing
+from transformers import Siglip2Tokenizer
+
+from pipeline.config import RunConfig
+from pipeline.run import run
+from stages.contract.errors import WeightsError
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe, load_tokenizer
+from stages.shared.model.hub import fetch
+from stages.shared.model.load import fetch_files, load
+from tests.architecture.source import ROOT
+from tests.factories import tiny_architecture, tiny_clip
+from tests.stages.shared.model.hub_server import Hub, running
+from tests.stages.shared.model.tiny_tag import REPOSITORY, TAG
+
+SAFE = f"{REPOSITORY}/open_clip_model.safetensors"
+BIN = f"{REPOSITORY}/open_clip_pytorch_model.bin"
+
+
+@pytest.fixture(scope="module")
+def weights() -> bytes:
+    model = tiny_clip(quick_gelu=True)
+    return save({name: value.contiguous() for name, value in model.state_dict().items()})
+
+
+@pytest.fixture
+def hub(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with the weights of `tiny/one`, in place of the one on the internet."""
+    monkeypatch.setitem(factory._MODEL_CONFIGS, "tiny", tiny_architecture())
+    monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"one": TAG})
+    with running(Hub(files={SAFE: weights})) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield hub
+
+
+def said_of_fetch() -> str:
+    """The error of a fetch that fails, which is one line and says which weights and what else can be done."""
+    with pytest.raises(WeightsError) as caught:
+        fetch("tiny", "one")
+    message = str(caught.value)
+    assert message.startswith("could not get tiny/one: ")
+    assert message.endswith(", or download the file where you can, and use --model tiny --weights FILE")
+    assert "\n" not in message
+    return message
+
+
+def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: bytes) -> None:
+    said: list[str] = []
+    path = fetch("tiny", "one", said.append)
+    assert path.read_bytes() == weights
+    place = f"{REPOSITORY} from {hub.endpoint} to {constants.HF_HUB_CACHE}"
+    assert said == [f"downloading open_clip_model.safetensors (7 MB) of {place}"]
+    assert hub.downloads() == [""]
+    asked = len(hub.requests)
+    assert fetch("tiny", "one", said.append) == path
+    assert len(hub.requests) == asked, "a file in the cache takes no request"
+    assert len(said) == 1
+    clip, original = load(ModelConfig(name="tiny/one", device="cpu")), tiny_clip(quick_gelu=True)
+    with torch.no_grad():
+        expected = original.encode_text(open_clip.tokenize(["a red car"]))
+    assert torch.allclose(clip.encode_text(["a red car"]), expected, atol=1e-5)
+    assert len(hub.requests) == asked
+
+
+def test_a_repository_without_safetensors(hub: Hub, weights: bytes) -> None:
+    hub.files = {BIN: weights}
+    assert fetch("tiny", "one").name == "open_clip_pytorch_model.bin"
+    asked = len(hub.requests)
+    assert fetch("tiny", "one").name == "open_clip_pytorch_model.bin"
+    assert len(hub.requests) == asked
+
+
+def test_a_file_that_a_tag_names(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"one": {**TAG, "hf_hub": f"{REPOSITORY}/tiny-v1.pt"}})
+    hub.files = {f"{REPOSITORY}/tiny-v1.pt": weights}
+    hub.small = True
+    assert fetch("tiny", "one").name == "tiny-v1.pt"
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(
+    hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)  # what the client writes at once; it has 10 MB
+    hub.breaks = [1_000_000, 3_000_000]
+    assert fetch("tiny", "one").read_bytes() == weights
+    first, *later = hub.downloads()
+    assert first == ""
+    starts = [int(range_.removeprefix("bytes=").partition("-")[0]) for range_ in later]
+    assert starts == sorted(starts)
+    assert len(starts) == 2
+    assert 0 < starts[0] <= 1_000_000 < starts[1] <= 4_000_000
+
+
+def test_a_damaged_file_is_deleted(hub: Hub, weights: bytes) -> None:
+    """Of the right size, which is all that the client looks at."""
+    hub.served = weights[:-1] + bytes([weights[-1] ^ 1])
+    assert "open_clip_model.safetensors arrived damaged (SHA-256 " in said_of_fetch()
+    hub.served = None
+    assert fetch("tiny", "one").read_bytes() == weights
+
+
+def test_a_file_that_is_too_short(hub: Hub, weights: bytes) -> None:
+    hub.served = weights[:-1000]
+    assert f"the file of {REPOSITORY} arrived incomplete: try again" in said_of_fetch()
+    hub.served = None
+    assert fetch("tiny", "one").read_bytes() == weights
+
+
+@pytest.mark.parametrize("content", [b"no weights", b"", b"<html>not found</html>"], ids=["text", "empty", "page"])
+def test_a_file_that_holds_no_weights(content: bytes, hub: Hub) -> None:
+    hub.files = {SAFE: content}
+    with pytest.raises(
+        WeightsError, match=r"downloaded for tiny/one, cannot be loaded .* it holds something else"
+    ) as e:
+        load(ModelConfig(name="tiny/one", device="cpu"))
+    assert "\n" not in str(e.value)
+
+
+def test_a_file_that_the_cache_has_lost_a_part_of(hub: Hub, weights: bytes) -> None:
+    path = fetch("tiny", "one")
+    blob = path.resolve()
+    blob.write_bytes(weights[:-1000])
+    with pytest.raises(WeightsError, match=rf"its SHA-256 differs\): delete {blob}, and it is downloaded again"):
+        load(ModelConfig(name="tiny/one", device="cpu"))
+    blob.unlink()
+    assert fetch("tiny", "one").read_bytes() == weights
+
+
+def test_weights_of_another_architecture(hub: Hub) -> None:
+    hub.files = {SAFE: save({"a": torch.ones(2)})}
+    with pytest.raises(WeightsError, match=r"cannot be loaded \(RuntimeError: .*\): it holds something else"):
+        load(ModelConfig(name="tiny/one", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (401, "GatedRepo", "the repository house/tiny is gated: accept its terms on {endpoint}/house/tiny and log in"),
+        (403, "GatedRepo", "the repository house/tiny is gated: accept its terms on {endpoint}/house/tiny and log in"),
+        (
+            401,
+            "RepoNotFound",
+            "{endpoint} has no repository house/tiny, or not for you: update open_clip_torch, log in",
+        ),
+        (404, "RevisionNotFound", "{endpoint} has no repository house/tiny, or not for you"),
+        (401, "", "{endpoint} refuses house/tiny (HTTP 401): look at your token"),
+        (403, "", "{endpoint} refuses house/tiny (HTTP 403): look at your token"),
+        (429, "", "{endpoint} answers HTTP 429 for house/tiny: try again later"),
+        (503, "", "{endpoint} answers HTTP 503 for house/tiny: try again later"),
+    ],
+)
+def test_a_hub_that_refuses(status: int, code: str, message: str, hub: Hub) -> None:
+    hub.refusals[REPOSITORY] = (status, code)
+    assert message.format(endpoint=hub.endpoint) in said_of_fetch()
+
+
+def test_a_repository_or_a_file_that_is_not_there(hub: Hub) -> None:
+    hub.files = {"house/other/a": b"a"}
+    assert f"{hub.endpoint} has no repository house/tiny, or not for you" in said_of_fetch()
+    hub.files = {f"{REPOSITORY}/README.md": b"a"}
+    missing = "house/tiny holds neither open_clip_model.safetensors nor open_clip_pytorch_model.bin: update open_clip"
+    assert missing in said_of_fetch()
+
+
+def test_a_gated_repository_opens_to_a_token(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.token = "hf_friend"
+    assert "is gated" in said_of_fetch()
+    monkeypatch.setenv("HF_TOKEN", "hf_friend")
+    assert fetch("tiny", "one").read_bytes() == weights
+
+
+def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = "http://127.0.0.1:9"  # the port of `discard`, where nobody listens
+    monkeypatch.setattr(constants, "ENDPOINT", gone)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", gone + "/{repo_id}/resolve/{revision}/{filename}")
+    assert f"no connection to {gone} (" in said_of_fetch()
+
+
+def test_a_server_that_is_no_hub(hub: Hub) -> None:
+    hub.plain = True
+    assert f"{hub.endpoint} answers as no hub does: look at HF_ENDPOINT" in said_of_fetch()
+
+
+def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    expected = f"it is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it: unset that"
+    assert expected in said_of_fetch()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    path = fetch("tiny", "one")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch("tiny", "one") == path
+
+
+def test_a_disk_without_room_is_seen_before_anything_is_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 5_000_000
+
+    monkeypatch.setattr("stages.shared.model.hub.shutil.disk_usage", lambda path: Usage)
+    assert f"it takes 7 MB, and the disk of {constants.HF_HUB_CACHE} has 5 MB left: make room" in said_of_fetch()
+    assert hub.downloads() == []
+
+
+def test_a_cache_that_cannot_be_written(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    said_of_fetch()
+
+
+def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights: bytes, tmp_path: Path) -> None:
+    """As open_clip's wrapper of transformers reads it, which is not needed; what is missing is asked for once."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁adegor"]
+    made = Siglip2Tokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, padding_side="right")
+    template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
+    made.backend_tokenizer.post_processor = template
+    made.save_pretrained(tmp_path / "words")
+    for file in (tmp_path / "words").iterdir():
+        hub.files[f"house/words/{file.name}"] = file.read_bytes()
+    text = {
+        "context_length": 12,
+        "pool_type": "last",
+        "hf_tokenizer_name": "house/words",
+        "tokenizer_kwargs": {"clean": "canonicalize"},
+    }
+    architecture = {**tiny_architecture(), "init_logit_bias": -10, "text_cfg": text}
+    factory._MODEL_CONFIGS["tiny"] = architecture
+    tokenizer = load_tokenizer(ModelConfig(name="tiny/one"))
+    texts = ["a red dog", "Dear, dear!", "", "a dog " * 9]
+    theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
+    assert torch.equal(tokenizer(texts), theirs(texts))
+    said: list[str] = []
+    fetch_files(describe(ModelConfig(name="tiny/one")), said.append)
+    asked = len(hub.requests)
+    fetch_files(describe(ModelConfig(name="tiny/one")), said.append)
+    assert len(hub.requests) == asked
+    assert len(said) == 1
+    architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}
+    with pytest.raises(WeightsError, match=r"could not get the tokenizer house/others: .* has no repository house/oth"):
+        load_tokenizer(ModelConfig(name="tiny/one"))
+
+
+def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next(
+    hub: Hub, scenes_config: dict[str, Any], tmp_path: Path
+) -> None:
+    hub.refusals[REPOSITORY] = (403, "GatedRepo")
+    values = {**scenes_config, "model": {"name": "tiny/one"}, "output": {"path": str(tmp_path / "out")}}
+    with pytest.raises(WeightsError, match="could not get tiny/one: the repository house/tiny is gated"):
+        run(RunConfig.model_validate(values))
+    assert not (tmp_path / "out" / ".phrasebox" / "run.json").exists()
+
+
+# By the environment, in a process of its own
+
+
+def phrasebox(*arguments: object, **environment: str) -> tuple[int, str, str]:
+    """phrasebox with a model `tiny/one` at a terminal: exit code, output, and what the terminal shows of errors."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (40, 160))
+    with os.fdopen(terminal, "rb", buffering=0) as shown:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.stages.shared.model.tiny_tag", *map(str, arguments)],
+            cwd=ROOT, env={**inherited, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **environment},
+            stdout=subprocess.PIPE, stderr=end, text=True,
+        )  # fmt: skip
+        os.close(end)
+        out, _ = process.communicate(timeout=300)
+        err = b""
+        with suppress(OSError):  # how the end of a terminal is read
+            while piece := shown.read(65536):
+                err += piece
+    return process.returncode, out, err.decode()
+
+
+@pytest.mark.slow
+def test_a_person_s_two_runs(weights: bytes, scenes_folder: Path, tmp_path: Path) -> None:
+    """The first downloads and shows how far it is; the second finds the file without a network."""
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join((scenes_folder / "captions.jsonl").read_text().splitlines()[:2]))
+    command = ["run", few, "--images", scenes_folder / "images", "--model", "tiny/one", "--engine", "inline"]
+    home = {"HF_HOME": str(tmp_path / "home")}
+    with running(Hub(files={SAFE: weights})) as hub:
+        code, out, err = phrasebox(*command, "--out", tmp_path / "first", **home, HF_ENDPOINT=hub.endpoint)
+        assert code == 0, err
+        assert hub.downloads() == [""]
+    line = f"downloading open_clip_model.safetensors (7 MB) of house/tiny from {hub.endpoint} to {tmp_path}/home/hub\n"
+    assert line in out
+    assert re.search(r"open_clip_model\.safetensors: +100%.* 7\.\d+M/7\.\d+M ", err)
+    code, out, err = phrasebox(*command, "--out", tmp_path / "second", **home, HF_HUB_OFFLINE="1")
+    assert (code, err) == (0, "")
+    assert "downloading" not in out
+
+
+FETCH = """
+from stages.contract.errors import WeightsError
+from stages.shared.model.hub import fetch
+from tests.stages.shared.model.tiny_tag import register
+
+register()
+try:
+    fetch("tiny", "one")
+except WeightsError as error:
+    print(error)
+"""
+
+
+def can_mount() -> bool:
+    script = "mount -t tmpfs -o size=1m none /mnt"
+    try:
+        return subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a small disk")
+@pytest.mark.slow
+def test_a_disk_that_is_full_before_the_file_is_there(weights: bytes, tmp_path: Path) -> None:
+    """It has room for the file alone, and the cache writes something beside it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with running(Hub(files={SAFE: weights + bytes(13 * 2**20 - len(weights))})) as hub:
+        done = subprocess.run(
+            ["unshare", "-rm", "bash", "-ec", f'mount -t tmpfs -o size=13m none {home}; exec "$@"', "-",
+             sys.executable, "-c", FETCH],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(home), "HF_ENDPOINT": hub.endpoint,
+                 "HF_HUB_OFFLINE": "0"},
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (message,) = done.stdout.splitlines()
+    assert message.startswith("could not get tiny/one: the disk of ")
+    assert "is full: make room, set HF_HOME to a folder on another disk" in message

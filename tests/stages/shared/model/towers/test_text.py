@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import convert_weights_to_lp
+from open_clip.transformer import TextTransformer
+from torch import nn
+
+from stages.contract.errors import ConfigError
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.describe import describe
+from stages.shared.model.load import from_open_clip, load, refuse_without_importance
+from stages.shared.model.towers.take_apart_text import take_text_apart
+from tests.factories import SPEC, TOWERS, tiny_architecture
+from tests.stages.explain.text.towers import sharp_text_clip, text_architecture
+from tests.stages.shared.model.towers.test_vision import tiny_clip
+
+TEXTS = [
+    "a red car",
+    "",
+    "two dogs, one of them brown, run after a ball that rolls over the wet grass of the garden",
+    "dog",
+]
+tokenizer = open_clip.get_tokenizer("ViT-B-32")
+
+
+def custom(**text: Any) -> nn.Module:
+    """A model whose text tower is a module of its own."""
+    return open_clip.CustomTextCLIP(**text_architecture(**text)).eval()
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": sharp_text_clip,
+    "quick gelu": partial(sharp_text_clip, quick_gelu=True),
+    "layer scale": partial(sharp_text_clip, ls_init_value=0.5),
+    "biased projection": partial(sharp_text_clip, proj_bias=True),
+    "no projection": partial(sharp_text_clip, proj_type="none", width=48, heads=3),
+    "one layer": partial(sharp_text_clip, layers=1),
+    "end token": partial(sharp_text_clip, pool_type="eos", eos_id=49407),
+    "module of its own": custom,
+    "beside timm's tower": TOWERS["EVA02"][0],
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_encode_equals_encode_text(name: str) -> None:
+    model = MODELS[name]()
+    tokens = tokenizer(TEXTS)
+    with torch.no_grad():
+        wanted = model.encode_text(tokens)
+    found = take_text_apart(model).encode(tokens)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert not torch.allclose(found[0], found[3], atol=1e-2), "texts differ"
+
+
+def test_what_stands_behind_the_end_changes_nothing() -> None:
+    tower = take_text_apart(sharp_text_clip())
+    tokens = tokenizer(TEXTS[:1])
+    filled = tokens.clone()
+    filled[0, tower.ends_of(tokens)[0] + 1 :] = 5
+    assert torch.allclose(tower.encode(filled), tower.encode(tokens), atol=1e-6)
+    assert torch.allclose(tower.encode(tokens[:, :16]), tower.encode(tokens), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["demo", "photo"])
+def test_the_trained_models(name: str) -> None:
+    model = load(ModelConfig(name=name, device="cpu"))
+    side = model.text_side()
+    assert torch.allclose(side.tower.encode(side.tokenizer(TEXTS)), model.encode_text(TEXTS), atol=1e-5)
+    refuse_without_importance(describe(ModelConfig(name=name)))
+
+
+def test_halved_weights() -> None:
+    model = open_clip.CLIP(**text_architecture(), cast_dtype=torch.bfloat16).eval()
+    convert_weights_to_lp(model, dtype=torch.bfloat16)
+    tower = take_text_apart(model)
+    with torch.no_grad():
+        wanted = model.encode_text(tokenizer(TEXTS))
+    assert tower.dtype == tower.blocks[0].qkv.weight.dtype == torch.bfloat16
+    assert torch.allclose(tower.encode(tokenizer(TEXTS)), wanted, atol=0.05, rtol=0.05)
+    assert tower.float_head().output is not None
+    assert tower.float_head().output.dtype == torch.float32
+
+
+def pooled_by_the_first() -> nn.Module:
+    return open_clip.CustomTextCLIP(**text_architecture(pool_type="first"))
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "both ways": (lambda: custom(no_causal_mask=True), "sees all others"),
+    "class token": (lambda: custom(embed_cls=True), "class token behind the text"),
+    "first token": (pooled_by_the_first, "pools by 'first'"),
+    "qk-norm": (lambda: custom(block_type="custom", qk_norm=True), "blocks have qk-norm"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_other_towers_are_refused_with_the_reason(case: str) -> None:
+    make, reason = REFUSED[case]
+    with pytest.raises(ConfigError, match=reason):
+        take_text_apart(make())
+
+
+def test_another_kind_of_text_tower_is_refused() -> None:
+    model = tiny_clip()
+    other = nn.Module()
+    other.text = nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match="the text tower is a Linear"):
+        take_text_apart(other)
+    assert isinstance(custom().text, TextTransformer)
+    with pytest.raises(ConfigError, match="a builtin_function_or_method does not say which characters"):
+        from_open_clip(model, len, SPEC).text_side()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("ViT-B-16-SigLIP", "sees all others"),
+        ("MobileCLIP2-S0", "sees all others"),
+        ("coca_ViT-B-32", "class token behind the text"),
+        ("ViT-H-14-worldwide", "does not say which characters"),
+    ],
+)
+def test_models_of_open_clip_are_refused_before_any_work(name: str, reason: str) -> None:
+    described = describe(ModelConfig(name=name, pretrained=open_clip.list_pretrained_tags_by_model(name)[0]))
+    # The image tower does not matter here, and some are large.
+    small = tiny_architecture()["vision_cfg"]
+    architecture = {**described.architecture, "vision_cfg": small, "custom_text": True}
+    architecture.pop("multimodal_cfg", None)
+    with pytest.raises(ConfigError, match=reason):
+        refuse_without_importance(replace(described, architecture=architecture))

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stages.contract.errors import ConfigError, InputError
+from stages.shared.storage import (
+    AnyPath,
+    ObjectPath,
+    absolute,
+    filesystem_of,
+    found_in,
+    is_local,
+    join,
+    location_of,
+    move,
+    open_file,
+    parent,
+    parquet_file,
+    path_in,
+    place_of,
+    remove_tree,
+    replacing,
+    writable_place,
+    write_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("location", "local", "folder"),
+    [
+        ("/a/b.x", True, "/a"),
+        ("/b.x", True, "/"),
+        ("file:///a/b.x", True, "file:///a"),
+        ("memory://a/b.x", False, "memory://a"),
+        ("s3://bucket/a/b.x", False, "s3://bucket/a"),
+        ("/a::b/c", True, "/a::b"),
+    ],
+)
+def test_locations(location: str, local: bool, folder: str) -> None:
+    assert is_local(location) is local
+    assert parent(location) == folder
+    assert join(folder, "c").startswith(folder.rstrip("/") + "/c")
+
+
+def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert absolute("a/../b") == str(tmp_path / "b")
+    assert absolute("~/b") == "/home/someone/b"
+    assert absolute("file:///a/b/") == "/a/b"
+    assert absolute("s3://bucket/a/") == "s3://bucket/a"
+
+
+def test_paths_of_filesystems_and_back(tmp_path: Path) -> None:
+    with fsspec.open("memory://files/a.x", "wb") as file:
+        file.write(b"abc")
+    (tmp_path / "a.x").write_bytes(b"abc")
+    for location in ("memory://files/a.x", str(tmp_path / "a.x")):
+        filesystem = filesystem_of(location)
+        assert location_of(path_in(filesystem, location), location) == location
+        with open_file(location) as file:
+            assert file.read() == b"abc"
+
+
+def test_chained_urls_choose_no_filesystem(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        open_file(f"{tmp_path}/zip::a")
+    with pytest.raises(InputError, match="cannot open simplecache::memory://a"):
+        open_file("simplecache::memory://a")
+
+
+def test_unknown_protocols() -> None:
+    with pytest.raises(InputError, match="cannot open nonsense://a: Protocol not known"):
+        open_file("nonsense://a")
+    with pytest.raises(InputError, match="cannot open nonsense://a/b: Protocol not known"):
+        place_of("nonsense://a/b").exists()
+
+
+def test_s3_is_the_file_system_of_pyarrow() -> None:
+    """In its own process: pyarrow's S3 client ends threads of its own at exit."""
+    program = """
+from stages.shared.storage import filesystem_of, location_of, path_in
+files = filesystem_of("s3://bucket/folder/a.x")
+print(type(files).__name__, files.fs.type_name, path_in(files, "s3://bucket/folder/a?b#.x"))
+print(location_of("bucket/folder/a.x", "s3://bucket"), filesystem_of("s3://bucket/b") is files)
+"""
+    surroundings = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "us-east-1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=surroundings
+    )
+    assert answer.stdout.split() == [
+        "ArrowFSWrapper", "s3", "bucket/folder/a?b#.x", "s3://bucket/folder/a.x", "True",
+    ]  # fmt: skip
+
+
+@pytest.fixture(params=["disk", "s3", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
+    """An empty folder of each kind."""
+    if request.param == "disk":
+        return tmp_path
+    if request.param == "s3":
+        request.getfixturevalue("storage")
+    return place_of(f"{request.param}://bucket/{tmp_path.name}")
+
+
+def names(folder: AnyPath, pattern: str = "*") -> list[str]:
+    return [path.name for path in found_in(folder, pattern)]
+
+
+def test_what_is_written_is_read(folder: AnyPath) -> None:
+    (folder / "a").mkdir(parents=True, exist_ok=True)
+    write_text(folder / "a" / "1.txt", "Zwölf\n")
+    (folder / "a" / "2.bin").write_bytes(b"\0\1")
+    assert (folder / "a" / "1.txt").read_bytes() == "Zwölf\n".encode()
+    assert (folder / "a" / "1.txt").read_text(encoding="utf-8") == "Zwölf\n"
+    binary = folder / "a" / "2.bin"
+    for opened in (lambda: binary.open("rb"), lambda: open_file(str(binary))):
+        with opened() as file:
+            assert file.read() == b"\0\1"
+    assert names(folder / "a") == ["1.txt", "2.bin"]
+    assert names(folder / "a", "*.txt") == ["1.txt"]
+    assert names(folder / "a" / "1.txt") == []
+    assert names(folder) == ["a"]
+    assert ((folder / "a").is_file(), (folder / "a").is_dir(), (folder / "a").exists()) == (False, True, True)
+    assert ((folder / "a" / "1.txt").is_file(), (folder / "a" / "1.txt").is_dir()) == (True, False)
+    assert str((folder / "a" / "1.txt").parent) == str(folder / "a")
+    assert (folder / "a" / "1.txt").stem == "1"
+
+
+def test_parquet_is_read(folder: AnyPath) -> None:
+    table = pa.table({"a": [1, 2, 3]})
+    with replacing(folder / "a.parquet") as temporary:
+        pq.write_table(table, temporary)
+    with parquet_file(folder / "a.parquet", buffer_bytes=1024) as file:
+        assert file.read() == table
+
+
+def test_what_is_not_there(folder: AnyPath) -> None:
+    with pytest.raises(FileNotFoundError):
+        (folder / "x").read_bytes()
+    with pytest.raises(FileNotFoundError), parquet_file(folder / "x"):
+        pass
+    with pytest.raises(FileNotFoundError):
+        (folder / "x").unlink()
+    (folder / "x").unlink(missing_ok=True)
+    remove_tree(folder / "x")
+    assert not (folder / "x").exists()
+    assert names(folder / "x") == []
+
+
+def test_files_and_folders_are_renamed_and_deleted(folder: AnyPath) -> None:
+    (folder / "a" / "deep").mkdir(parents=True)
+    (folder / "a" / "1").write_bytes(b"1")
+    (folder / "a" / "deep" / "2").write_bytes(b"2")
+    move(folder / "a", folder / "b")
+    assert not (folder / "a").exists()
+    assert (folder / "b" / "deep" / "2").read_bytes() == b"2"
+    move(folder / "b" / "1", folder / "b" / "3")
+    assert names(folder / "b") == ["3", "deep"]
+    (folder / "b" / "3").unlink()
+    remove_tree(folder / "b")
+    assert not (folder / "b" / "deep" / "2").exists()
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(folder: AnyPath) -> None:
+    write_text(folder / "a.txt", "old")
+
+    def fail() -> None:
+        with replacing(folder / "a.txt") as temporary:
+            temporary.write_text("half of the n")
+            assert (folder / "a.txt").read_text(encoding="utf-8") == "old"
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        fail()
+    assert (folder / "a.txt").read_text(encoding="utf-8") == "old"
+    assert names(folder) == ["a.txt"]
+
+
+def test_nothing_written_is_an_error(folder: AnyPath) -> None:
+    with pytest.raises(FileNotFoundError), replacing(folder / "a.txt"):
+        pass
+    assert names(folder) == []
+
+
+def test_the_temporary_file_is_hidden_beside_the_real_one(tmp_path: Path) -> None:
+    with replacing(tmp_path / "00000.parquet") as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.name.startswith(".")
+        assert not temporary.name.endswith(".parquet"), "readers glob *.parquet"
+        temporary.touch()
+
+
+@pytest.mark.parametrize(
+    "written_as", ["s3://bucket/a/b", "s3:/bucket/a/b", "s3://bucket/a/b/", Path("s3://bucket/a/b")]
+)
+def test_a_url_may_have_passed_through_pathlib(written_as: str | Path) -> None:
+    place = place_of(written_as)
+    assert isinstance(place, ObjectPath)
+    assert str(place) == "s3://bucket/a/b"
+    assert (place.protocol, place.key, str(place.parent / "c")) == ("s3", "bucket/a/b", "s3://bucket/a/c")
+    assert repr(pickle.loads(pickle.dumps(place))) == repr(place)
+
+
+def test_a_url_of_a_local_file_is_a_path() -> None:
+    assert place_of("file:///a/b") == place_of(Path("file:///a/b")) == Path("/a/b")
+
+
+def test_protocols_that_cannot_be_written_are_refused() -> None:
+    with pytest.raises(OSError, match=r"can only be read: 'data://a/b'"):
+        write_text(place_of("data://a/b"), "a")
+    with pytest.raises(ConfigError, match=r"hf://datasets/mine: expected a folder or a URL of s3, gs"):
+        writable_place("hf://datasets/mine")

@@ -1,0 +1,341 @@
+"""COCO instances as ground truth, on cases counted by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.scenes import write_scenes
+from stages.contract.errors import InputError
+from stages.contract.masks import encode_mask, rle_area_px
+from stages.shared.truth.coco import read_coco, size_member
+from stages.shared.truth.ground_truth import TruthTarget
+
+WIDTH, HEIGHT = 20, 10
+
+
+def square(x: int, y: int, side: int) -> list[float]:
+    return [x, y, x + side, y, x + side, y + side, x, y + side]
+
+
+def annotation(**keys: Any) -> dict[str, Any]:
+    return {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0} | keys
+
+
+def content(*annotations: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    images = [{"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}]
+    categories = [{"id": 1, "name": "Car"}, {"id": 2, "name": "the  traffic light"}]
+    return {"images": images, "annotations": list(annotations), "categories": categories} | keys
+
+
+def written(folder: Path, value: Any) -> Path:
+    path = folder / "instances.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def targets(folder: Path, *annotations: dict[str, Any]) -> list[TruthTarget]:
+    return list(read_coco(written(folder, content(*annotations))).images["a.jpg"].targets)
+
+
+def test_every_thing_by_itself(tmp_path: Path) -> None:
+    truth = read_coco(
+        written(
+            tmp_path,
+            content(
+                annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)], colour="Red"),
+                annotation(bbox=[3, 4, 3, 3], segmentation=[]),
+                annotation(bbox=[0, 0, 9, 9], iscrowd=1, colour="blue"),
+                annotation(bbox=[0, 0, 0, 9]),
+            ),
+        )
+    )
+    first, second = truth.things["a.jpg"]
+    assert (first.box_xywh_px, first.category, first.described) == ((1, 2, 3, 3), "car", "red car")
+    assert first.mask is not None
+    assert rle_area_px(first.mask) == 9
+    assert (second.box_xywh_px, second.category, second.described, second.mask) == ((3, 4, 3, 3), "car", None, None)
+    assert (truth.names, truth.descriptions) == ({"car", "traffic light"}, {"red car"})
+
+
+def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
+    truth = read_coco(
+        written(
+            tmp_path,
+            content(
+                annotation(bbox=[1, 2, 3, 3], segmentation=[square(1, 2, 3)]),
+                annotation(category_id=2, bbox=[0, 0, 2.5, 2], segmentation=[]),
+                annotation(bbox=[3, 4, 3, 3], segmentation=[square(3, 4, 3)]),
+                images=[
+                    {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT},
+                    {"id": "two", "file_name": "b/b.jpg", "width": 7, "height": 8},
+                ],
+            ),
+        )
+    )
+    assert truth.categories == {"car", "traffic light"}
+    assert list(truth.images) == ["a.jpg", "b/b.jpg"]
+    assert (truth.images["a.jpg"].width_px, truth.images["a.jpg"].height_px) == (WIDTH, HEIGHT)
+    assert (truth.images["b/b.jpg"].file_name, truth.images["b/b.jpg"].targets) == ("b/b.jpg", ())
+    cars, light = truth.images["a.jpg"].targets
+    assert cars.boxes_xywh_px == ((1, 2, 3, 3), (3, 4, 3, 3))
+    expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    expected[2:5, 1:4] = expected[4:7, 3:6] = True  # 9 + 9 pixels, one of them shared
+    assert cars.mask == encode_mask(expected)
+    assert rle_area_px(cars.mask) == 17
+    assert cars == TruthTarget(
+        phrase="car",
+        boxes_xywh_px=cars.boxes_xywh_px,
+        match="category",
+        mask=cars.mask,
+        groups={"number": "plural", "size": "small", "objects": "3"},
+    )
+    assert light == TruthTarget(
+        phrase="traffic light",
+        boxes_xywh_px=((0, 0, 2.5, 2),),
+        match="category",
+        groups={"number": "singular", "size": "small", "objects": "3"},
+    )
+
+
+def test_categories_of_one_normalised_name_are_one(tmp_path: Path) -> None:
+    names = [{"id": 1, "name": "car"}, {"id": 2, "name": "The Car"}]
+    path = written(tmp_path, content(annotation(), annotation(category_id=2), categories=names))
+    (target,) = read_coco(path).images["a.jpg"].targets
+    assert len(target.boxes_xywh_px) == 2
+
+
+def test_a_target_for_every_mentioned_phrase_of_an_image(tmp_path: Path) -> None:
+    two_cars, one_dog, rest = targets(
+        tmp_path,
+        annotation(phrase="Two  red cars", category_id=99, mentioned=True, unseen_combination=False),
+        annotation(phrase="dog", bbox=[5, 5, 1, 1], mentioned=True, unseen_combination=False),
+        annotation(phrase="blue car", mentioned=False, unseen_combination=True),
+        annotation(phrase="two red cars", bbox=[6, 6, 1, 1], unseen_combination=True),
+        annotation(phrase="the sky", bbox=[7, 7, 1, 1]),
+    )
+    assert (two_cars.phrase, two_cars.match, two_cars.caption) == ("two red cars", "phrase", None)
+    assert two_cars.boxes_xywh_px == ((1, 2, 3, 4), (6, 6, 1, 1))
+    assert two_cars.groups == {"number": "plural", "size": "small", "objects": "5", "combination": "unseen"}
+    assert (one_dog.phrase, one_dog.groups["combination"]) == ("dog", "seen")
+    assert (rest.phrase, "combination" in rest.groups) == ("sky", False)
+
+
+def test_crowds_and_boxes_without_area_are_left_out(tmp_path: Path) -> None:
+    crowd = {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}
+    (target,) = targets(
+        tmp_path,
+        annotation(iscrowd=1, segmentation=crowd),
+        annotation(iscrowd=1, category_id=2),
+        annotation(bbox=[1, 1, 0, 5]),
+        annotation(bbox=[1, 1, 5, -1]),
+        annotation(bbox=[2, 2, 2, 2], segmentation=[square(2, 2, 2)]),
+    )
+    assert target.boxes_xywh_px == ((2, 2, 2, 2),)
+    assert target.groups == {"number": "singular", "size": "small", "objects": "1"}
+    assert target.mask is not None
+    assert rle_area_px(target.mask) == 4
+
+
+def test_every_form_of_a_segmentation_is_the_same_mask(tmp_path: Path) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[2:5, 1:4] = True
+    gap = HEIGHT - 3
+    counts = [HEIGHT + 2, 3, gap, 3, gap, 3, HEIGHT * WIDTH - HEIGHT - 2 - 3 * 3 - 2 * gap]
+    text = encode_mask(mask).counts
+    for segmentation in (
+        [square(1, 2, 3)],
+        [square(1, 2, 3), [0, 0, 9, 9]],
+        {"size": [HEIGHT, WIDTH], "counts": counts},
+        {"size": [HEIGHT, WIDTH], "counts": [*counts[:-1], 1, 0, counts[-1] - 1]},
+        {"size": [HEIGHT, WIDTH], "counts": text},
+    ):
+        (target,) = targets(tmp_path, annotation(segmentation=segmentation))
+        assert target.mask == encode_mask(mask), segmentation
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        pytest.param({}, id="missing"),
+        pytest.param({"segmentation": None}, id="null"),
+        pytest.param({"segmentation": []}, id="no polygon"),
+        pytest.param({"segmentation": [[1, 1, 9, 9]]}, id="two points"),
+    ],
+)
+def test_no_mask_if_one_thing_has_none(tmp_path: Path, unknown: dict[str, Any]) -> None:
+    (target,) = targets(tmp_path, annotation(segmentation=[square(1, 2, 3)]), annotation(**unknown))
+    assert target.mask is None
+
+
+def test_no_mask_if_it_has_no_pixel(tmp_path: Path) -> None:
+    (target,) = targets(tmp_path, annotation(segmentation=[square(50, 50, 3)]))
+    assert target.mask is None
+
+
+@pytest.mark.parametrize(
+    ("boxes", "expected"),
+    [
+        ([(0, 0, 32, 31.9)], "small"),
+        ([(0, 0, 32, 32)], "medium"),
+        ([(0, 0, 96, 95.9)], "medium"),
+        ([(0, 0, 96, 96)], "large"),
+        ([(0, 0, 32, 32), (0, 0, 1, 1)], "small"),
+    ],
+)
+def test_size_is_of_the_mean_thing(boxes: list[tuple[float, float, float, float]], expected: str) -> None:
+    assert size_member(None, boxes) == expected
+
+
+def test_size_is_of_the_mask_where_there_is_one() -> None:
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[:32, :32] = True
+    assert size_member(encode_mask(mask), [(0, 0, 100, 100)]) == "medium"
+    assert size_member(encode_mask(mask), [(0, 0, 100, 100)] * 2) == "small"
+
+
+@pytest.mark.parametrize(("things", "expected"), [(1, "1"), (5, "5"), (6, "6+"), (7, "6+")])
+def test_objects(tmp_path: Path, things: int, expected: str) -> None:
+    (target,) = targets(tmp_path, *[annotation()] * things, annotation(iscrowd=1))
+    assert target.groups["objects"] == expected
+
+
+def test_the_truth_of_drawn_scenes(tmp_path: Path) -> None:
+    write_scenes(tmp_path, 3, 3, side_px=96)
+    stored = json.loads((tmp_path / "truth.json").read_text("utf-8"))
+    truth = read_coco(tmp_path / "truth.json")
+    captions = [json.loads(line)["caption"] for line in (tmp_path / "captions.jsonl").read_text("utf-8").splitlines()]
+    assert list(truth.images) == ["000000.jpg", "000001.jpg", "000002.jpg"]
+    assert truth.categories == {category["name"] for category in stored["categories"]}
+    plurals = 0
+    for image, caption in zip(stored["images"], captions, strict=True):
+        own = [entry for entry in stored["annotations"] if entry["image_id"] == image["id"]]
+        found = truth.images[image["file_name"]].targets
+        assert {target.phrase for target in found} == {entry["phrase"] for entry in own if entry["mentioned"]}
+        for target in found:
+            things = [entry for entry in own if entry["phrase"] == target.phrase]
+            assert target.phrase in caption
+            assert target.boxes_xywh_px == tuple(tuple(entry["bbox"]) for entry in things)
+            assert target.groups["objects"] == str(len(own))
+            assert target.groups["combination"] in ("seen", "unseen")
+            plurals += len(things) > 1
+            if len(things) == 1:
+                assert target.mask is not None
+                assert target.mask.counts == things[0]["segmentation"]["counts"]
+                assert rle_area_px(target.mask) == things[0]["area"]
+    assert plurals, "the seed gives no plural"
+
+
+def without(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != key}
+
+
+IMAGE = {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
+SIZE = {"size": [HEIGHT, WIDTH]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param("{", "not a JSON file", id="not JSON"),
+        pytest.param("[" * 100_000, "not a JSON file", id="too deep"),
+        pytest.param([], "expected an object with 'images' and 'annotations', got a list", id="a list"),
+        pytest.param({"annotations": []}, "expected a list 'images', got nothing", id="no images"),
+        pytest.param({"images": []}, "expected a list 'annotations', got nothing", id="no annotations"),
+        pytest.param(without(content(annotation()), "categories"), "expected categories", id="no names"),
+        pytest.param(content(images=[1]), r"images\[0\]: expected an object, got a number", id="no object"),
+        pytest.param(content(images=[without(IMAGE, "id")]), r"images\[0\]: expected 'id'", id="image id"),
+        pytest.param(content(images=[IMAGE | {"id": True}]), "got true or false", id="a flag as id"),
+        pytest.param(content(images=[IMAGE | {"file_name": ""}]), "expected a 'file_name'", id="no file_name"),
+        pytest.param(content(images=[without(IMAGE, "width")]), "expected 'width'.*got nothing", id="no width"),
+        pytest.param(content(images=[IMAGE | {"height": 0}]), "expected 'height'.*got 0", id="no height"),
+        pytest.param(content(images=[IMAGE | {"height": 10**9}]), "1 to 65535", id="too high"),
+        pytest.param(content(images=[IMAGE, IMAGE]), r"images\[1\]: an earlier image has the id 1", id="same id"),
+        pytest.param(content(images=[IMAGE, IMAGE | {"id": 2}]), "has the file_name 'a.jpg' too", id="same file_name"),
+        pytest.param(content(categories=[{"id": 1, "name": "?!"}]), "expected a 'name'.*got '\\?!'", id="no word"),
+        pytest.param(content(categories=[{"id": 1}]), "expected a 'name'.*got nothing", id="no name"),
+        pytest.param(
+            content(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "an earlier category", id="category"
+        ),
+        pytest.param(content(annotation(image_id=2)), r"annotations\[0\]: no image has the id 2", id="other image"),
+        pytest.param(content(annotation(category_id=3)), "no category has the id 3", id="other category"),
+        pytest.param(content(without(annotation(), "category_id")), "expected 'category_id'", id="no category"),
+        pytest.param(content(without(annotation(), "bbox")), "expected 'bbox'.*got nothing", id="no box"),
+        pytest.param(content(annotation(bbox=[1, 2, 3])), "expected 'bbox'", id="three numbers"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, "4"])), "expected 'bbox'", id="text in a box"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), "expected 'bbox'", id="not a number"),
+        pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), "expected 'bbox'", id="a huge number"),
+        pytest.param(content(annotation(iscrowd="no")), "expected 'iscrowd'", id="crowd"),
+        pytest.param(
+            content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected a 'phrase'", id="some"
+        ),
+        pytest.param(content(annotation(phrase="...")), "expected a 'phrase'.*got '\\.\\.\\.'", id="no letter"),
+        pytest.param(content(annotation(phrase="a", mentioned=None)), "expected 'mentioned'", id="mentioned"),
+        pytest.param(content(annotation(phrase="a", unseen_combination=0)), "'unseen_combination'", id="combination"),
+    ],
+)
+def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> None:
+    path = written(tmp_path, value)
+    with pytest.raises(InputError, match=message) as caught:
+        dict(read_coco(path).images)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        pytest.param("abc", "expected a list of polygons or a run-length code, got text", id="text"),
+        pytest.param([1, 2, 3, 4, 5, 6], "expected a list of polygons", id="a bare polygon"),
+        pytest.param([[1, 2, 3, 4, 5, None]], "of numbers", id="no number"),
+        pytest.param([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates", id="odd"),
+        pytest.param({"counts": [200]}, "expected the size", id="no size"),
+        pytest.param({"size": [WIDTH, HEIGHT], "counts": [200]}, "size \\[10, 20\\] of its image", id="other size"),
+        pytest.param(SIZE, "expected counts", id="no counts"),
+        pytest.param(SIZE | {"counts": [100, 99]}, "sum to 10 x 20", id="too short"),
+        pytest.param(SIZE | {"counts": [201, -1]}, "sum to 10 x 20", id="negative"),
+        pytest.param(SIZE | {"counts": ["200"]}, "sum to 10 x 20", id="text in counts"),
+        pytest.param(SIZE | {"counts": "12"}, "sum to 10 x 20", id="text too short"),
+        pytest.param(SIZE | {"counts": "\u00e9"}, "expected run-length text", id="no run-length text"),
+    ],
+)
+def test_damaged_segmentations(tmp_path: Path, segmentation: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"annotations\[0\]: segmentation: .*{message}"):
+        targets(tmp_path, annotation(segmentation=segmentation))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
+        read_coco(tmp_path / "none.json")
+
+
+def test_what_is_present_includes_crowds_and_things_that_no_caption_names(tmp_path: Path) -> None:
+    path = tmp_path / "truth.json"
+    crowd = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "iscrowd": 1}
+    cut_off = {"id": 2, "image_id": 1, "category_id": 2, "bbox": [0, 0, 0, 4], "iscrowd": 0}
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 8, "height": 8} for n in (1, 2)]
+    names = [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}]
+    path.write_text(json.dumps({"images": images, "annotations": [crowd, cut_off], "categories": names}))
+    truth = read_coco(path)
+    assert truth.images["1.jpg"].targets == ()
+    assert truth.images["1.jpg"].present == {"person", "car"}
+    assert truth.images["2.jpg"].present == set()
+
+
+def test_absent_phrases_of_an_image(tmp_path: Path) -> None:
+    entry = {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT}
+    images = [{**entry, "absent": ["A Blue  car", "dog"]}]
+    truth = read_coco(written(tmp_path, content(annotation(phrase="red car"), images=images)))
+    assert truth.images["a.jpg"].absent == {"blue car", "dog"}
+    with pytest.raises(InputError, match=r"images\[0\]: expected 'absent' to be a list of phrases"):
+        read_coco(written(tmp_path, content(images=[{**entry, "absent": "dog"}])))
+
+
+def test_scenes_with_absent_things_are_truth(tmp_path: Path) -> None:
+    write_scenes(tmp_path, 3, 4, absent=True)
+    images = read_coco(tmp_path / "truth.json").images.values()
+    assert [len(image.absent) for image in images] == [1, 1, 1]
+    assert all(image.absent.isdisjoint(target.phrase for target in image.targets) for image in images)

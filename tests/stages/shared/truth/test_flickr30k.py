@@ -1,0 +1,189 @@
+"""Flickr30k Entities as ground truth, on a folder written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stages.contract.errors import InputError
+from stages.shared.truth.flickr30k import read_flickr30k
+from stages.shared.truth.ground_truth import TruthTarget
+
+CAPTIONS = """\
+[/EN#7/people Two men] hold [/EN#8/bodyparts/people the man 's arm] while [/EN#0/notvisual it] rains .
+[/EN#9/scene A street] with [/EN#10/other signs] and [/EN#7/people  the men ] on it (as always) .
+"""
+
+
+def box(xmin: object, ymin: object, xmax: object, ymax: object) -> str:
+    return f"<bndbox><xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax></bndbox>"
+
+
+def xml(*objects: str, size: str = "<size><width>500</width><height>375</height><depth>3</depth></size>") -> str:
+    inner = "".join(f"<object>{entry}</object>" for entry in objects)
+    return f"<annotation><filename>1.jpg</filename>{size}{inner}</annotation>"
+
+
+OBJECTS = xml(
+    "<name>7</name>" + box(1, 1, 100, 200),
+    "<name>7</name><name>8</name>" + box(11, 21, 11, 22),
+    "<name>9</name><scene>1</scene><nobndbox>0</nobndbox>",
+    "<name>10</name><scene>0</scene><nobndbox>1</nobndbox>",
+    "<name>0</name>" + box(1, 1, 2, 2),
+)
+
+
+def written(folder: Path, captions: str = CAPTIONS, annotations: str | None = OBJECTS, name: str = "1") -> Path:
+    for part in ("Sentences", "Annotations"):
+        (folder / part).mkdir(exist_ok=True)
+    (folder / "Sentences" / f"{name}.txt").write_text(captions, encoding="utf-8")
+    if annotations is not None:
+        (folder / "Annotations" / f"{name}.xml").write_text(annotations, encoding="utf-8")
+    return folder
+
+
+def test_targets_of_two_captions(tmp_path: Path) -> None:
+    truth = read_flickr30k(written(tmp_path))
+    assert truth.categories == frozenset()
+    assert list(truth.images) == ["1.jpg"]
+    image = truth.images["1.jpg"]
+    assert (image.file_name, image.width_px, image.height_px) == ("1.jpg", 500, 375)
+    # pixels 1 to 100 are the half-open range 0 to 100
+    large, tiny = (0, 0, 100, 200), (10, 20, 1, 2)
+    first = "Two men hold the man 's arm while it rains ."
+    assert image.targets == (
+        TruthTarget(
+            phrase="two men",
+            boxes_xywh_px=(large, tiny),
+            match="phrase",
+            caption=first,
+            groups={"type": "people", "number": "plural", "size": "large"},
+        ),
+        TruthTarget(
+            phrase="man's arm",
+            boxes_xywh_px=(tiny,),
+            match="phrase",
+            caption=first,
+            groups={"type": "bodyparts", "number": "singular", "size": "small"},
+        ),
+        TruthTarget(
+            phrase="men",
+            boxes_xywh_px=(large, tiny),
+            match="phrase",
+            caption="A street with signs and the men on it (as always) .",
+            groups={"type": "people", "number": "plural", "size": "large"},
+        ),
+    )
+
+
+def test_all_phrases_have_their_chains(tmp_path: Path) -> None:
+    image = read_flickr30k(written(tmp_path)).images["1.jpg"]
+    assert [(each.phrase, each.chain) for each in image.chained] == [
+        ("two men", "7"),
+        ("man's arm", "8"),
+        ("it", ""),
+        ("street", "9"),
+        ("signs", "10"),
+        ("men", "7"),
+    ]
+    assert image.chained[0].caption == image.targets[0].caption
+
+
+def test_a_phrase_twice_in_a_caption_has_the_boxes_of_both_chains(tmp_path: Path) -> None:
+    captions = "[/EN#1/people A man] , [/EN#2/other the man] , [/EN#3/people a man] and [/EN#1/people a man]"
+    objects = xml(
+        "<name>2</name>" + box(3, 3, 3, 3),
+        "<name>1</name>" + box(1, 1, 1, 1),
+        "<name>1</name><name>2</name>" + box(2, 2, 2, 2),
+    )
+    (target,) = read_flickr30k(written(tmp_path, captions, objects)).images["1.jpg"].targets
+    assert target.boxes_xywh_px == ((2, 2, 1, 1), (0, 0, 1, 1), (1, 1, 1, 1))
+    assert target.groups["type"] == "people"
+
+
+def test_phrases_without_a_box_an_area_or_a_word_are_left_out(tmp_path: Path) -> None:
+    captions = "[/EN#1/other x] [/EN#2/other y] [/EN#3/other - ] [/EN#4/other z]\n\n"
+    objects = xml("<name>1</name>" + box(5, 5, 4, 9), "<name>3</name>" + box(1, 1, 2, 2), "<name>4</name>")
+    assert read_flickr30k(written(tmp_path, captions, objects)).images["1.jpg"].targets == ()
+
+
+def test_images_by_name_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("20", "10"):
+        written(tmp_path, name=name)
+    (tmp_path / "Sentences" / "._10.txt").write_bytes(b"\x00\xff")
+    written(tmp_path, name="30")
+    (tmp_path / "Sentences" / "30.txt").unlink()
+    assert list(read_flickr30k(tmp_path).images) == ["10.jpg", "20.jpg"]
+
+
+def test_a_byte_order_mark_and_a_declared_encoding(tmp_path: Path) -> None:
+    head = "\ufeff<?xml version='1.0' encoding='ISO-8859-1'?>"
+    read = read_flickr30k(written(tmp_path, "\ufeff[/EN#7/people Zo\u00eb]\r\n", head + OBJECTS))
+    (target,) = read.images["1.jpg"].targets
+    assert (target.phrase, target.caption) == ("zo\u00eb", "Zo\u00eb")
+
+
+def test_only_the_files_of_images_that_are_looked_up_are_read(tmp_path: Path) -> None:
+    written(tmp_path, name="1")
+    written(tmp_path, name="2", annotations="damaged")
+    truth = read_flickr30k(tmp_path)
+    assert list(truth.images) == ["1.jpg", "2.jpg"]
+    assert truth.images["1.jpg"].targets
+    with pytest.raises(InputError, match=r"2\.xml is not an XML file"):
+        truth.images["2.jpg"]
+
+
+LAUGHS = '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]>'
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        pytest.param(None, "cannot be read: No such file", id="missing"),
+        pytest.param("<annotation>", "not an XML file", id="cut off"),
+        pytest.param("", "not an XML file", id="empty"),
+        pytest.param(OBJECTS + "\x00", "not an XML file", id="zero byte"),
+        pytest.param(LAUGHS + OBJECTS, "files with a document type are refused", id="entities"),
+        pytest.param(
+            "<!DOCTYPE a SYSTEM 'file:///etc/passwd'>" + OBJECTS,
+            "files with a document type are refused",
+            id="external",
+        ),
+        pytest.param(xml(size=""), "expected the <size>", id="no size"),
+        pytest.param(xml(size="<size><width>5</width></size>"), "<size> <height>, got nothing", id="no height"),
+        pytest.param(xml(size="<size><width>5</width><height>0</height></size>"), "got 5x0", id="no pixel"),
+        pytest.param(xml(box(1, 1, 2, 2)), "expected a <name>", id="no name"),
+        pytest.param(xml("<name/>" + box(1, 1, 2, 2)), "expected a <name>", id="empty name"),
+        pytest.param(xml("<name>1</name><bndbox/>"), "<bndbox> <xmin>, got nothing", id="empty box"),
+        pytest.param(xml("<name>1</name>" + box(1, 1, 2.5, 2)), "<xmax>, got '2.5'", id="fraction"),
+        pytest.param(xml("<name>1</name>" + box(1, 1, 2, 9**40)), "<ymax>, got '", id="huge"),
+    ],
+)
+def test_damaged_annotations(tmp_path: Path, annotations: str | None, message: str) -> None:
+    written(tmp_path, annotations=annotations)
+    with pytest.raises(InputError, match=message) as caught:
+        dict(read_flickr30k(tmp_path).images)
+    assert str(tmp_path / "Annotations" / "1.xml") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[/EN#1/people a man", "[/EN#1 a man]", "[/EN#x/people a man]", "[/EN#1/people a [/EN#2/other b] man]"],
+)
+def test_damaged_marks(tmp_path: Path, line: str) -> None:
+    written(tmp_path, f"A fine line .\n{line}\n")
+    with pytest.raises(InputError, match=r"1\.txt: line 2: expected \[/EN#CHAIN"):
+        dict(read_flickr30k(tmp_path).images)
+
+
+def test_sentences_that_are_not_text(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "Sentences" / "1.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"1\.txt is not UTF-8"):
+        dict(read_flickr30k(tmp_path).images)
+
+
+def test_a_folder_without_sentences(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected files ID\.txt"):
+        read_flickr30k(tmp_path)

@@ -1,0 +1,146 @@
+"""RefCOCO as ground truth, on a folder written by hand."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.contract.errors import InputError
+from stages.contract.masks import rle_area_px
+from stages.shared.truth.ground_truth import TruthTarget
+from stages.shared.truth.refcoco import read_refcoco
+
+INSTANCES: dict[str, Any] = {
+    "images": [
+        {"id": 5, "file_name": "COCO_train2014_5.jpg", "width": 60, "height": 50},
+        {"id": 6, "file_name": "COCO_train2014_6.jpg", "width": 60, "height": 50},
+    ],
+    "annotations": [
+        {"id": 70, "image_id": 5, "bbox": [1, 2, 40, 40], "segmentation": [[1, 2, 41, 2, 41, 42, 1, 42]]},
+        {"id": 71, "image_id": 5, "bbox": [0, 0, 9, 9], "segmentation": []},
+        {"id": 72, "image_id": 5, "bbox": [3, 3, 4, 4], "iscrowd": 1},
+        {"id": 73, "image_id": 6, "bbox": [3, 3, 0, 4]},
+    ],
+}
+
+
+def ref(ann_id: int, *sentences: str, image_id: int = 5) -> dict[str, Any]:
+    listed = [{"sent": sent, "raw": sent.upper(), "tokens": sent.split(), "sent_id": 1} for sent in sentences]
+    return {"ref_id": 1, "ann_id": ann_id, "image_id": image_id, "file_name": "COCO_train2014_5_70.jpg"} | {
+        "split": "val",
+        "sentences": listed,
+    }
+
+
+def written(folder: Path, refs: Any, instances: Any = INSTANCES) -> Path:
+    (folder / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
+    (folder / "refs(unc).json").write_text(json.dumps(refs), encoding="utf-8")
+    return folder
+
+
+def test_things_that_no_sentence_means_are_there_too(tmp_path: Path) -> None:
+    instances = {**INSTANCES, "categories": [{"id": 1, "name": "Person"}]}
+    instances["annotations"] = [{**thing, "category_id": 1} for thing in INSTANCES["annotations"]]
+    truth = read_refcoco(written(tmp_path, [ref(70, "the man")], instances))
+    assert truth.names == {"person"}
+    boxes = [(thing.box_xywh_px, thing.category) for thing in truth.things["COCO_train2014_5.jpg"]]
+    assert boxes == [((1, 2, 40, 40), "person"), ((0, 0, 9, 9), "person")]
+    assert truth.categories == frozenset(), "not everything that images show is annotated"
+
+
+def test_a_target_for_every_sentence(tmp_path: Path) -> None:
+    truth = read_refcoco(written(tmp_path, [ref(70, "The man in blue", "left guy"), ref(71, "?")]))
+    assert truth.categories == frozenset()
+    assert list(truth.images) == ["COCO_train2014_5.jpg", "COCO_train2014_6.jpg"]
+    assert truth.images["COCO_train2014_6.jpg"].targets == ()
+    image = truth.images["COCO_train2014_5.jpg"]
+    assert (image.width_px, image.height_px) == (60, 50)
+    man, left, mark = image.targets
+    assert man == TruthTarget(
+        phrase="man in blue",
+        boxes_xywh_px=((1, 2, 40, 40),),
+        match="expression",
+        mask=man.mask,
+        caption="The man in blue",
+        groups={"size": "medium", "objects": "2", "split": "val"},
+    )
+    assert man.mask is not None
+    assert rle_area_px(man.mask) == 1600
+    assert (left.phrase, left.caption, left.boxes_xywh_px) == ("left guy", "left guy", man.boxes_xywh_px)
+    assert (mark.phrase, mark.caption, mark.mask) == ("", "?", None)
+    assert mark.groups == {"size": "small", "objects": "2", "split": "val"}
+
+
+def test_a_crowd_stays_and_a_box_without_area_goes(tmp_path: Path) -> None:
+    truth = read_refcoco(written(tmp_path, [ref(72, "the crowd"), ref(73, "nothing", image_id=6)]))
+    (crowd,) = truth.images["COCO_train2014_5.jpg"].targets
+    assert (crowd.phrase, crowd.boxes_xywh_px) == ("crowd", ((3, 3, 4, 4),))
+    assert truth.images["COCO_train2014_6.jpg"].targets == ()
+
+
+def test_a_pickle_is_refused_with_the_command_that_turns_it_into_json(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    refs = [ref(70, "left guy")]
+    written(folder, [])
+    (folder / "refs(unc).json").unlink()
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    with pytest.raises(InputError, match="pickles are not read, because loading one runs code") as caught:
+        read_refcoco(folder)
+    command = str(caught.value).partition("If you trust it: ")[2]
+    assert "python -c" in command
+    subprocess.run(command.replace("python -c", f"{sys.executable} -c"), shell=True, check=True)
+    (target,) = read_refcoco(folder).images["COCO_train2014_5.jpg"].targets
+    assert target.phrase == "left guy"
+
+
+def test_no_refs_or_too_many(tmp_path: Path) -> None:
+    written(tmp_path, [])
+    (tmp_path / "refs(google).json").write_text("[]")
+    with pytest.raises(InputError, match=r"found refs\(google\)\.json, refs\(unc\)\.json"):
+        read_refcoco(tmp_path)
+    for path in tmp_path.glob("refs*"):
+        path.unlink()
+    with pytest.raises(InputError, match="expected a refs"):
+        read_refcoco(tmp_path)
+
+
+def test_no_instances(tmp_path: Path) -> None:
+    written(tmp_path, [])
+    (tmp_path / "instances.json").unlink()
+    with pytest.raises(InputError, match=r"instances\.json cannot be read"):
+        read_refcoco(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("refs", "message"),
+    [
+        pytest.param({}, "expected a list 'refs', got an object", id="no list"),
+        pytest.param([3], r"refs\[0\]: expected an object", id="no object"),
+        pytest.param([{"image_id": 5}], r"refs\[0\]: expected 'ann_id'", id="no annotation"),
+        pytest.param([{"ann_id": 70}], "expected 'image_id'", id="no image"),
+        pytest.param([ref(99)], "no annotation of instances.json has the id 99", id="other annotation"),
+        pytest.param([ref(70, image_id=6)], "the annotation 70 is not of the image 6", id="other image"),
+        pytest.param([{"ann_id": 70, "image_id": 5}], r"expected a list 'refs\[0\]\.sentences'", id="no sentences"),
+        pytest.param(
+            [{"ann_id": 70, "image_id": 5, "sentences": [{"raw": "a"}]}], r"sentences\[0\]: expected a 'sent'", id="raw"
+        ),
+    ],
+)
+def test_damaged_refs(tmp_path: Path, refs: Any, message: str) -> None:
+    written(tmp_path, refs)
+    with pytest.raises(InputError, match=message) as caught:
+        read_refcoco(tmp_path)
+    assert str(tmp_path / "refs(unc).json") in str(caught.value)
+
+
+def test_two_annotations_of_one_id(tmp_path: Path) -> None:
+    twice = INSTANCES | {"annotations": INSTANCES["annotations"][:1] * 2}
+    with pytest.raises(InputError, match=r"annotations\[1\]: an earlier annotation has the id 70"):
+        read_refcoco(written(tmp_path, [], twice))

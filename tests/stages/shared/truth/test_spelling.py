@@ -1,0 +1,51 @@
+"""Captions of a truth that spell a word otherwise than the dataset's."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages.shared.truth.spelling import spelled
+
+OTHERS = ("Two dogs play .", "A man with a hat looks at the sea .")
+
+
+@pytest.mark.parametrize(
+    ("truth", "own", "phrase", "expected"),
+    [
+        ("A gray dog runs at the beach .", "A grey dog runs at the beach.", "gray dog", "grey dog"),
+        ("A blond-haired girl sits on the swing .", "a blonde haired girl sits on the swing", "blond-haired girl",
+         "blonde haired girl"),
+        ("Two men near a metal structure in front of a brick wall .",
+         "Two men near a metal structure in from of a brick wall .", "brick wall", "brick wall"),
+        ("The dog and the cat play together on a large bed .", "The dog and the cat play togehter on a large bed .",
+         "dog", "dog"),
+    ],
+)  # fmt: skip
+def test_a_word_that_is_spelled_otherwise_makes_no_other_caption(
+    truth: str, own: str, phrase: str, expected: str
+) -> None:
+    found = spelled(truth, (*OTHERS, own))
+    assert found.numbers == {2}
+    assert found.phrase(phrase) == expected
+
+
+def test_letters_and_digits_decide_first() -> None:
+    """The second resembles the caption, and is another one."""
+    found = spelled("A grey dog runs at the beach .", ("a grey dog runs at the beach", "a gray dog runs at the beach"))
+    assert found.numbers == {0}
+    assert found.phrase("grey dog") == "grey dog"
+
+
+def test_every_equal_caption_is_it() -> None:
+    assert spelled("A dog .", ("a dog", "two dogs", "A dog")).numbers == {0, 2}
+
+
+@pytest.mark.parametrize("captions", [(), OTHERS, ("A red dog runs at the shore .",)])
+def test_a_caption_that_says_something_else_is_none_of_them(captions: tuple[str, ...]) -> None:
+    assert spelled("A black dog runs at the beach .", captions).numbers == frozenset()
+
+
+def test_another_word_makes_another_caption_however_long_the_rest_is() -> None:
+    rest = "dog runs along the beach beside a large group of children who play in the water with a yellow ball ."
+    assert spelled(f"A red {rest}", (f"A blue {rest}",)).numbers == frozenset()
+    assert spelled(f"A gray {rest}", (f"A grey {rest}",)).numbers == {0}
