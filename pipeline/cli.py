@@ -1,36 +1,73 @@
-"""The command line: it collects the verbs of `commands/`, and turns known errors into a message and an exit code."""
+"""The command line: it loads a verb of `commands/` when it is asked for, and turns errors into a message and a code."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Annotated, Final
+from pkgutil import resolve_name
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline import __version__
-from pipeline.commands.calibrate import calibrate
-from pipeline.commands.compare import compare
-from pipeline.commands.demo import demo
-from pipeline.commands.evaluate import evaluate
-from pipeline.commands.explain import explain
-from pipeline.commands.export import export
-from pipeline.commands.finetune import finetune
-from pipeline.commands.inspect import inspect
-from pipeline.commands.models import models
-from pipeline.commands.phrases import phrases
-from pipeline.commands.plan import plan
-from pipeline.commands.pool import pool
-from pipeline.commands.run import run
-from pipeline.commands.scenes import scenes
-from pipeline.commands.score_model import score_model
-from pipeline.commands.stats import stats
-from pipeline.commands.tune import tune
-from pipeline.commands.validate import validate
 from pipeline.terminal import console, errors, visible
 from stages.contract.errors import PhraseboxError, TooManyErrors
 
+VERBS: Final[dict[str, tuple[str, str]]] = {
+    "run": ("pipeline.commands.run:run", "Make a dataset from captioned images."),
+    "plan": ("pipeline.commands.plan:plan", "Estimate time, memory and disk for a run."),
+    "validate": ("pipeline.commands.validate:validate", "Check every row of a dataset and its files."),
+    "inspect": ("pipeline.commands.inspect:inspect", "Look at a dataset in the browser."),
+    "stats": ("pipeline.commands.stats:stats", "Count a dataset: images, regions, scores, sizes."),
+    "export": ("pipeline.commands.export:export", "Write a dataset in a format that trainers read."),
+    "eval": ("pipeline.commands.evaluate:evaluate", "Measure a dataset against ground truth."),
+    "calibrate": ("pipeline.commands.calibrate:calibrate", "Fit scores to how often regions are right."),
+    "tune": ("pipeline.commands.tune:tune", "Try settings on images with ground truth."),
+    "finetune": ("pipeline.commands.finetune:finetune", "Fine-tune a CLIP on a dataset."),
+    "compare": ("pipeline.commands.compare:compare", "Measure explainers on the same images and phrases."),
+    "score-model": ("pipeline.commands.score_model:score_model", "Measure what a model knows of regions."),
+    "explain": ("pipeline.commands.explain:explain", "Compute heat maps of phrases in one image."),
+    "phrases": ("pipeline.commands.phrases:phrases", "Print the phrases of captions as JSON lines."),
+    "pool": ("pipeline.commands.pool:pool", "Write the phrases of captions as a pool of concepts."),
+    "scenes": ("pipeline.commands.scenes:scenes", "Draw scenes with captions and exact ground truth."),
+    "demo": ("pipeline.commands.demo:demo", "Draw scenes, make a dataset of them, and measure it."),
+    "models": ("pipeline.commands.models:models", "List the CLIP models that can be explained, or check one."),
+}
+"""The verbs, in the order of `--help`: module and function, and what the verb does. To add one, write its file in
+`commands/` and name it here.
+"""
+
+
+class Verbs(TyperGroup):
+    """The verbs, each imported when it is called, so that `phrasebox --help` answers at once."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = dict.fromkeys(VERBS)  # type: ignore[assignment]  # names, for suggestions
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the verbs in the order of `--help`."""
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of a verb, None for an unknown one."""
+        if cmd_name not in VERBS:
+            return None
+        verb = resolve_name(VERBS[cmd_name][0])
+        if not isinstance(verb, typer.Typer):
+            alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+            alone.command(cmd_name)(verb)
+            verb = alone
+        return typer.main.get_command(verb)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the verbs with what they do, as VERBS says it, since their files are not imported yet."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in VERBS.items()])
+
+
 app = typer.Typer(
+    cls=Verbs,
     name="phrasebox",
     help="Turn captioned images into region-text training data: phrases, boxes and masks, from CLIP alone.",
     no_args_is_help=True,
@@ -47,33 +84,6 @@ def _version(
     if version:
         console.print(__version__)
         raise typer.Exit
-
-
-VERBS: Final[dict[str, Callable[..., None]]] = {
-    "run": run,
-    "plan": plan,
-    "validate": validate,
-    "inspect": inspect,
-    "stats": stats,
-    "export": export,
-    "eval": evaluate,
-    "calibrate": calibrate,
-    "tune": tune,
-    "finetune": finetune,
-    "compare": compare,
-    "score-model": score_model,
-    "explain": explain,
-    "phrases": phrases,
-    "pool": pool,
-    "scenes": scenes,
-    "demo": demo,
-}
-"""The verbs, in the order of `--help`. To add one, write its file in `commands/` and name it here."""
-
-for _name, _verb in VERBS.items():
-    app.command(_name)(_verb)
-
-app.add_typer(models, name="models")
 
 
 def main() -> None:

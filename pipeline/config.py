@@ -7,27 +7,26 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from pipeline.finetune import DEFAULT_RECIPE, RECIPES, recipe_type
-from pipeline.finetune.config import RecipeConfig
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
-from stages.explain import DEFAULT_KIND, EXPLAINERS, AnyExplainerConfig, explainer_config, explainer_type
+from stages.contract.kinds import KindTable
+from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.explain.config import ExplainerConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.shared.model.config import ModelConfig
-from stages.sources import AnySourceConfig, source_config, source_config_type, source_kinds
-from stages.sources.config import HEAT_MAPS, RegionSourceConfig
+from stages.sources import SOURCES, AnySourceConfig
+from stages.sources.config import HEAT_MAPS
 
 
 class InlineEngine(BaseModel):
@@ -108,9 +107,9 @@ class RunConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     phrases: PhrasesConfig = PhrasesConfig()
     images: ImagesConfig = ImagesConfig()
-    explain: AnyExplainerConfig = Field(default_factory=explainer_config)
+    explain: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
     regions: RegionsConfig = RegionsConfig()
-    source: AnySourceConfig = Field(default_factory=source_config)
+    source: AnySourceConfig = Field(default_factory=SOURCES.config)
     engine: EngineConfig = RayEngine()
     output: OutputConfig = OutputConfig()
 
@@ -256,7 +255,7 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
     waits = "explain" in model.model_fields and "explain" not in values
     try:
         config = model.model_validate({**values, "explain": ExplainerConfig(kind="")} if waits else values)
-        return config.model_copy(update={"explain": explainer_config()}) if waits else config
+        return config.model_copy(update={"explain": EXPLAINERS.config()}) if waits else config
     except ValidationError as error:
         problems: dict[str, dict[str, None]] = {}
         for problem in error.errors(include_url=False):
@@ -381,13 +380,6 @@ def _short(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80
 
 
-_BY_KIND: Final[dict[type[BaseModel], tuple[dict[str, str], Callable[[str], Any], str]]] = {
-    ExplainerConfig: (EXPLAINERS, explainer_type, DEFAULT_KIND),
-    RecipeConfig: (RECIPES, recipe_type, DEFAULT_RECIPE),
-}
-"""Settings whose keys depend on their `kind` -> the table of kinds, what gives the class of one, and the default."""
-
-
 def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Names of the fields around a location, and the location without the tags of unions."""
     shown: list[str] = []
@@ -404,14 +396,18 @@ def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str,
             continue  # pydantic names the member of a plain union that it tried
         shown.append(str(step))
         types_here = [m for t in models if step in t.model_fields for m in _members(t.model_fields[step].annotation)]
-        if types_here in ([ExplainerConfig], [RecipeConfig]):
-            kinds, type_of, default = _BY_KIND[types_here[0]]
-            kind = values[str(step)].get("kind", default)
-            types_here = [type_of(kind).config_type] if kind in kinds else types_here
-        if types_here == [RegionSourceConfig]:
-            kind = values["source"].get("kind", HEAT_MAPS)
-            types_here = [source_config_type(kind)] if kind in source_kinds() else types_here
+        for table in (_table(t.model_fields[step].metadata) for t in models if step in t.model_fields):
+            given = values.get(str(step), {})
+            kind = given.get("kind", table.default) if table and isinstance(given, dict) else None
+            if table and kind is not None and kind in table:
+                types_here = [table[kind].config_type]
     return fields, shown
+
+
+def _table(metadata: Iterable[Any]) -> KindTable[Any] | None:
+    """The table of kinds that validates a field, if one does."""
+    validators = (getattr(each.func, "__self__", None) for each in metadata if isinstance(each, BeforeValidator))
+    return next((found for found in validators if isinstance(found, KindTable)), None)
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

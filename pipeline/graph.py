@@ -29,7 +29,7 @@ from stages.regions.link import LinkStage
 from stages.regions.score import Calibration, read_calibration
 from stages.regions.stage import RegionsStage
 from stages.shared.model.config import ModelConfig
-from stages.sources import HEAT_MAPS, source_type
+from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _steps_of_source(config: RunConfig, loaded: ClipModel | None) -> Steps:
             raise ConfigError(
                 f"{key}: it is about heat maps, and source.kind={kind} makes regions without: leave it out"
             )
-    source = source_type(kind)(config.source, _absolute(config.model), loaded)
+    source = SOURCES[kind](config.source, _absolute(config.model), loaded)
     source.check()
     identity, recognised = "", {}
     if source.needs_model and loaded is None:

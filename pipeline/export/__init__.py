@@ -14,17 +14,16 @@ of regions, the splits, the numbers of the categories, the folder and the report
 
 from __future__ import annotations
 
-from pkgutil import resolve_name
 from typing import Final
 
 from pipeline.export.base import Exporter
 from pipeline.export.export import ExportRequest, export_dataset
+from stages.contract.kinds import KindTable
 
 __all__ = ["EXPORTERS", "ExportRequest", "Exporter", "export_dataset"]
 
-EXPORTERS: Final[dict[str, type[Exporter]]] = {
-    name: resolve_name(place)
-    for name, place in {
+EXPORTERS: Final[KindTable[Exporter]] = KindTable(
+    {
         "coco": "pipeline.export.coco:Coco",
         "odvg": "pipeline.export.odvg:Odvg",
         "mdetr": "pipeline.export.mdetr:Mdetr",
@@ -35,6 +34,6 @@ EXPORTERS: Final[dict[str, type[Exporter]]] = {
         "clipself": "pipeline.export.clipself:Clipself",
         "fiftyone": "pipeline.export.coco:Fiftyone",
         "saco": "pipeline.export.saco:Saco",
-    }.items()
-}
-"""Format -> exporter."""
+    }
+)
+"""The formats."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
-from pipeline.finetune import recipe_config
+from pipeline.finetune import RECIPES
 from stages.shared.model.config import ModelConfig
 
 Learns = Literal["all", "image"]
@@ -29,7 +29,7 @@ class RecipeConfig(BaseModel):
     """Weight of the loss between images and captions, which keeps the model able to retrieve."""
 
 
-AnyRecipeConfig = Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(recipe_config)]
+AnyRecipeConfig = Annotated[SerializeAsAny[RecipeConfig], BeforeValidator(RECIPES.config)]
 """The `recipe` section."""
 
 
@@ -67,7 +67,7 @@ class FinetuneConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     """The model to begin with. `precision` is that of the products: bf16 is torch's autocast, weights stay in fp32."""
 
-    recipe: AnyRecipeConfig = Field(default_factory=recipe_config)
+    recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config)
 
     frozen: tuple[str, ...] = ()
     """Parameters whose names begin so stay as they are, e.g. `[visual.trunk.features]`. Where nothing in

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from pipeline.finetune import recipe_type
+from pipeline.finetune import RECIPES
 from pipeline.finetune.card import card_of
 from pipeline.finetune.config import FinetuneConfig
 from pipeline.finetune.files import TuningFolder, refuse_unwritable
@@ -102,7 +102,7 @@ def _checked(config: FinetuneConfig, description: Description, device: torch.dev
     warn_of_slow_precision(config.model.precision, device)
     if config.model.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.model.threads)
-    recipe = recipe_type(config.recipe.kind)
+    recipe = RECIPES[config.recipe.kind]
     side_px = description.input.size_px * recipe.enlarged
     material = TuningData(config.data, side_px=side_px, seed=config.seed, batch_size=config.batch_size)
     tokenizer = tokenizer_of(description)
@@ -158,7 +158,7 @@ class Training:
         module = module_of(self.description).float().to(self.device)
         self._start_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
-        start = self._frozen(module) if recipe_type(config.recipe.kind).needs_start else None
+        start = self._frozen(module) if RECIPES[config.recipe.kind].needs_start else None
         for name, parameter in module.named_parameters():
             of_images = name.startswith("visual.") or name == "logit_scale"
             learns = config.recipe.learns == "all" or of_images
@@ -166,7 +166,7 @@ class Training:
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise ConfigError(f"frozen: nothing is left to learn of {self.description.name}")
         self.student = Student.of(module, self.tokenizer, self.description.input)
-        self.recipe = recipe_type(config.recipe.kind)(config.recipe, self.student, start)
+        self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student, start)
         for _, parameter in self.recipe.own_parameters():
             parameter.data = parameter.data.to(self.device)
         self.optimiser = self._optimiser()

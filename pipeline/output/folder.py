@@ -51,7 +51,7 @@ from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import dataset_schema
 from stages.contract.versions import SCHEMA_VERSION
 from stages.shared.storage import AnyPath, found_in, move, remove_tree, writable_place, write_text
-from stages.sources import HEAT_MAPS, source_type
+from stages.sources import HEAT_MAPS, SOURCES
 from stages.write.tally import Tally, dataset_card, tally, write_categories
 
 State = Literal["new", "started", "complete"]
@@ -375,7 +375,7 @@ class DatasetFolder:
         run = json.loads(self._run.read_text(encoding="utf-8"))
         for key in ("signature", replaced.REPLACES):  # it signs a part of the configuration, the manifest all of it
             run.pop(key, None)
-        source = None if config.source.kind == HEAT_MAPS else source_type(config.source.kind)
+        source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
         card = dataset_card(
             total,
             schema,

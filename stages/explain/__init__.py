@@ -5,13 +5,12 @@ To add an explainer, write one file with an `ExplainerConfig` and an `Explainer`
 
 from __future__ import annotations
 
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from pydantic import BeforeValidator, SerializeAsAny
-from pydantic_core import PydanticCustomError
 
 from stages.contract.errors import ConfigError
+from stages.contract.kinds import KindTable
 from stages.explain.config import ExplainerConfig
 from stages.shared.model.config import TOWER_WORDS
 
@@ -19,72 +18,47 @@ if TYPE_CHECKING:
     from stages.explain.base import Explainer
     from stages.shared.model.config import TowerKind
 
-__all__ = ["EXPLAINERS", "AnyExplainerConfig", "explainer_config", "explainer_type", "fitted", "kinds_for"]
+__all__ = ["EXPLAINERS", "AnyExplainerConfig", "fitted", "kinds_for"]
 
 ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
-DEFAULT_KIND: Final = "grad_eclip"
-
-EXPLAINERS: Final[dict[str, str]] = {
-    "grad_eclip": "stages.explain.grad_eclip:GradEclip",
-    "attention_gradient": "stages.explainers.attention.attention_gradient:AttentionGradient",
-    "raw_attention": "stages.explainers.attention.raw_attention:RawAttention",
-    "rollout": "stages.explainers.attention.rollout:Rollout",
-    "attention_flow": "stages.explainers.attention.attention_flow:AttentionFlow",
-    "game": "stages.explainers.attention.game:Game",
-    "legrad": "stages.explainers.attention.legrad:LeGrad",
-    "cam": "stages.explainers.cams.cam:Cam",
-    "grad_cam": "stages.explainers.cams.grad_cam:GradCam",
-    "grad_cam_plus_plus": "stages.explainers.cams.grad_cam_plus_plus:GradCamPlusPlus",
-    "layer_cam": "stages.explainers.cams.layer_cam:LayerCam",
-    "maskclip": "stages.explainers.dense.maskclip:MaskClip",
-    "clip_surgery": "stages.explainers.dense.clip_surgery:ClipSurgery",
-    "gem": "stages.explainers.dense.gem:Gem",
-    "rise": "stages.explainers.perturbation.rise:Rise",
-    "occlusion": "stages.explainers.perturbation.occlusion:Occlusion",
-    "kernel_shap": "stages.explainers.perturbation.kernel_shap:KernelShap",
-    "partition_shap": "stages.explainers.perturbation.partition_shap:PartitionShap",
-    "score_cam": "stages.explainers.perturbation.score_cam:ScoreCam",
-    "lrp": "stages.explainers.relevance.lrp:Lrp",
-    "clrp": "stages.explainers.relevance.clrp:Clrp",
-    "sg_lrp": "stages.explainers.relevance.sg_lrp:SgLrp",
-    "m2ib": "stages.explainers.m2ib:M2ib",
-    "transformer_interpretability": (
-        "stages.explainers.relevance.transformer_interpretability:TransformerInterpretability"
-    ),
-}
-"""Kind -> module and class. The module is imported when the kind is asked for, because it imports torch."""
-
-
-def explainer_type(kind: str) -> type[Explainer[Any]]:
-    """The explainer of a kind. Raises KeyError for a kind that is not in the table."""
-    found: type[Explainer[Any]] = resolve_name(EXPLAINERS[kind])
-    return found
-
-
-def explainer_config(values: Any = None) -> Any:
-    """Plain values -> the settings of the explainer that their `kind` names; grad_eclip without one.
-
-    Settings that are ready, and values that are not a mapping, are returned as they are.
-
-    Raises:
-        PydanticCustomError: The kind is unknown.
-        ValidationError: The explainer refuses a value.
-    """
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        return values
-    kind = values.get("kind", DEFAULT_KIND)
-    if kind not in EXPLAINERS:
-        context = {"tag": str(kind), "expected_tags": ", ".join(EXPLAINERS), "discriminator": "kind"}
-        raise PydanticCustomError("union_tag_invalid", "no kind {tag}; kinds: {expected_tags}", context)
-    return explainer_type(kind).config_type.model_validate(values)
+EXPLAINERS: Final[KindTable[Explainer[Any]]] = KindTable(
+    {
+        "grad_eclip": "stages.explain.grad_eclip:GradEclip",
+        "attention_gradient": "stages.explainers.attention.attention_gradient:AttentionGradient",
+        "raw_attention": "stages.explainers.attention.raw_attention:RawAttention",
+        "rollout": "stages.explainers.attention.rollout:Rollout",
+        "attention_flow": "stages.explainers.attention.attention_flow:AttentionFlow",
+        "game": "stages.explainers.attention.game:Game",
+        "legrad": "stages.explainers.attention.legrad:LeGrad",
+        "cam": "stages.explainers.cams.cam:Cam",
+        "grad_cam": "stages.explainers.cams.grad_cam:GradCam",
+        "grad_cam_plus_plus": "stages.explainers.cams.grad_cam_plus_plus:GradCamPlusPlus",
+        "layer_cam": "stages.explainers.cams.layer_cam:LayerCam",
+        "maskclip": "stages.explainers.dense.maskclip:MaskClip",
+        "clip_surgery": "stages.explainers.dense.clip_surgery:ClipSurgery",
+        "gem": "stages.explainers.dense.gem:Gem",
+        "rise": "stages.explainers.perturbation.rise:Rise",
+        "occlusion": "stages.explainers.perturbation.occlusion:Occlusion",
+        "kernel_shap": "stages.explainers.perturbation.kernel_shap:KernelShap",
+        "partition_shap": "stages.explainers.perturbation.partition_shap:PartitionShap",
+        "score_cam": "stages.explainers.perturbation.score_cam:ScoreCam",
+        "lrp": "stages.explainers.relevance.lrp:Lrp",
+        "clrp": "stages.explainers.relevance.clrp:Clrp",
+        "sg_lrp": "stages.explainers.relevance.sg_lrp:SgLrp",
+        "m2ib": "stages.explainers.m2ib:M2ib",
+        "transformer_interpretability": (
+            "stages.explainers.relevance.transformer_interpretability:TransformerInterpretability"
+        ),
+    },
+    default="grad_eclip",
+)
+"""The explainers. `config` makes the `explain` section of a run."""
 
 
 def kinds_for(tower: TowerKind) -> list[str]:
     """The kinds of explainers that are defined on a kind of tower, in the order of the table."""
-    return [kind for kind in EXPLAINERS if tower in explainer_type(kind).towers]
+    return [kind for kind in EXPLAINERS if tower in EXPLAINERS[kind].towers]
 
 
 def fitted(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
@@ -99,7 +73,7 @@ def fitted(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
         ConfigError: The explainer is not defined on such a tower, or a setting makes no sense there; the message says
             what does.
     """
-    explainer = explainer_type(config.kind)
+    explainer = EXPLAINERS[config.kind]
     if tower not in explainer.towers:
         others = kinds_for(tower)
         instead = f"use explain.kind={' or '.join(others)} for it" if others else "no explainer is"
@@ -110,5 +84,5 @@ def fitted(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
     return config.for_tower(tower)
 
 
-AnyExplainerConfig = Annotated[SerializeAsAny[ExplainerConfig], BeforeValidator(explainer_config)]
+AnyExplainerConfig = Annotated[SerializeAsAny[ExplainerConfig], BeforeValidator(EXPLAINERS.config)]
 """The `explain` section of a run."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stages.contract.errors import ConfigError, ResourceError
 from stages.contract.records import HeatMap, Record
 from stages.contract.stage import Device, Forwards, Stage
-from stages.explain import AnyExplainerConfig, explainer_config, explainer_type
+from stages.explain import EXPLAINERS, AnyExplainerConfig
 from stages.shared.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class ExplainStageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelConfig = ModelConfig()
-    explainer: AnyExplainerConfig = Field(default_factory=explainer_config)
+    explainer: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
 
     min_importance: float = Field(default=0.0, ge=0.0, le=1.0)
     """Phrases whose importance is known and below this are left out; see `phrases.min_importance`."""
@@ -126,7 +126,7 @@ class ExplainStage(Stage):
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.shared.model.load import load  # noqa: PLC0415
 
-        explainer = explainer_type(self.config.explainer.kind)
+        explainer = EXPLAINERS[self.config.explainer.kind]
         plain = explainer.plain_blocks(self.config.explainer)
         model = self._loaded or load(self.config.model, pack=True, plain_blocks=plain)
         self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")

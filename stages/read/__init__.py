@@ -1,18 +1,18 @@
 """The source: captioned images of any kind as `Sample`s, in shards.
 
-To add a kind, write one file with a config (`kind: Literal["x"]`) and a `base.Reader` of it, and enter the reader in
+To add a kind, write one file with a config (`kind: Literal["x"]`) and a `base.Reader` of it, and name the reader in
 `READERS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any, Final, Union
+from typing import Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.errors import InputError
+from stages.contract.kinds import KindTable
 from stages.read.base import Limited, Reader, Shard, Skipped, SourceConfig, read_shard
 from stages.read.find import find_files, kind_of
 from stages.read.fingerprint import fingerprint_of
@@ -24,28 +24,21 @@ __all__ = [
     "make_reader", "plan_shards", "read_shard",
 ]  # fmt: skip
 
-READERS: Final[dict[str, type[Reader]]] = {
-    kind: resolve_name(place)
-    for kind, place in {
+READERS: Final[KindTable[Reader]] = KindTable(
+    {
         "webdataset": "stages.read.webdataset:WebdatasetReader",
         "parquet": "stages.read.parquet:ParquetReader",
         "jsonl": "stages.read.jsonl:JsonlReader",
         "csv": "stages.read.csv:CsvReader",
         "folder": "stages.read.folder:FolderReader",
         "coco_captions": "stages.read.coco_captions:CocoCaptionsReader",
-    }.items()
-}
-"""Kind -> reader. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside
-each tar, and images lie beside the tables that name them."""
+    }
+)
+"""The readers. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside each
+tar, and images lie beside the tables that name them."""
 
-if TYPE_CHECKING:
-    InputConfig = SourceConfig
-else:
-    InputConfig = Annotated[
-        Union[tuple(reader.config_type for reader in READERS.values())],  # noqa: UP007
-        Field(discriminator="kind"),
-    ]
-    """The `input` section of a run."""
+InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]
+"""The `input` section of a run."""
 
 
 def make_reader(config: InputConfig) -> Reader:

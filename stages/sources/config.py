@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -24,6 +24,12 @@ class HeatMapSource(RegionSourceConfig):
     """Regions are cut from heat maps, as `explain` and `regions` say."""
 
     kind: Literal["grad_eclip"] = "grad_eclip"
+
+
+class NoSource:
+    """The entry of `SOURCES` for heat maps: settings, and no stage."""
+
+    config_type: ClassVar = HeatMapSource
 
 
 class NamedBoxesConfig(RegionSourceConfig):

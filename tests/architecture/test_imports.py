@@ -33,6 +33,7 @@ ROOMS: dict[str, set[str]] = {
 CONTRACT: dict[str, set[str]] = {
     "errors": set(),
     "geometry": set(),
+    "kinds": set(),
     "levels": set(),
     "records": {"errors"},
     "stage": {"records"},

@@ -23,7 +23,7 @@ from torch import nn
 from pipeline.config import load_config, stored_config
 from stages.contract.errors import ConfigError
 from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.explain import EXPLAINERS, explainer_type, kinds_for
+from stages.explain import EXPLAINERS, kinds_for
 from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.config import TOWER_WORDS
@@ -38,7 +38,7 @@ tokenizer = open_clip.get_tokenizer("ViT-B-32")
 TOWER_KINDS = {name: plan_of(architecture_of(name)).kind for name in TOWERS}
 
 kinds = pytest.mark.parametrize("kind", EXPLAINERS)
-PAIRS = [(kind, name, has in explainer_type(kind).towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
+PAIRS = [(kind, name, has in EXPLAINERS[kind].towers) for kind in EXPLAINERS for name, has in TOWER_KINDS.items()]
 FEW_MASKS: dict[str, dict[str, Any]] = {
     "rise": {"masks": 6, "cells": 4},
     "occlusion": {"window": 0.5, "stride": 1.0},
@@ -51,7 +51,7 @@ FEW_MASKS: dict[str, dict[str, Any]] = {
 
 def in_time(kind: str, tower: str) -> Any:
     """`make test` asks Grad-ECLIP on every tower and the others on the first that they fit; `make faults` asks all."""
-    first = next(name for name, has in TOWER_KINDS.items() if has in explainer_type(kind).towers)
+    first = next(name for name, has in TOWER_KINDS.items() if has in EXPLAINERS[kind].towers)
     usual = kind == "grad_eclip" or tower == first
     return pytest.param(kind, tower, marks=() if usual else pytest.mark.slow)
 
@@ -68,7 +68,7 @@ def pixels(tower: str, rows: int = 4, columns: int = 4) -> np.ndarray:
 
 
 def explainer_of(kind: str, tower: str, model: nn.Module | None = None, **settings: Any) -> Explainer[Any]:
-    explainer = explainer_type(kind)
+    explainer = EXPLAINERS[kind]
     clip = from_open_clip(model or only_read(tower), tokenizer, TOWERS[tower][1])
     return explainer(explainer.config_type(**FEW_MASKS.get(kind, {}) | settings), clip)
 
@@ -108,7 +108,7 @@ def make_model(tower: str) -> nn.Module:
 
 @kinds
 def test_the_kind_is_the_key(kind: str) -> None:
-    assert explainer_type(kind).config_type().kind == kind
+    assert EXPLAINERS[kind].config_type().kind == kind
 
 
 @kinds
@@ -118,7 +118,7 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
     keys += [f"explain.{name}={value}" for name, value in FEW_MASKS.get(kind, {}).items()]
     config = load_config(None, keys)
     assert stored_config(json.loads(config.model_dump_json())) == config
-    tower = next(name for name, has in TOWER_KINDS.items() if has in explainer_type(kind).towers)
+    tower = next(name for name, has in TOWER_KINDS.items() if has in EXPLAINERS[kind].towers)
     spec = TOWERS[tower][1]
     stage_config = ExplainStageConfig(model=save_tower(tmp_path, tower)[1], explainer=config.explain)
     stage = pickle.loads(pickle.dumps(ExplainStage(stage_config)))
@@ -142,7 +142,7 @@ def test_a_run_takes_it(kind: str, tmp_path: Path) -> None:
 @kinds
 def test_no_setting_is_left_to_be_resolved(kind: str) -> None:
     """A dataset says which settings made it: nothing but a setting that may be none is stored as null."""
-    config_type = explainer_type(kind).config_type
+    config_type = EXPLAINERS[kind].config_type
     stored = config_type().model_dump(mode="json")
     for name, value in stored.items():
         assert value is not None or config_type.model_fields[name].default is None, name
@@ -151,7 +151,7 @@ def test_no_setting_is_left_to_be_resolved(kind: str) -> None:
 
 @kinds
 def test_settings_are_closed(kind: str) -> None:
-    config_type = explainer_type(kind).config_type
+    config_type = EXPLAINERS[kind].config_type
     assert config_type.model_config["extra"] == "forbid"
     assert config_type.model_config["frozen"]
 
@@ -281,9 +281,9 @@ def test_other_towers_are_refused_with_what_fits(kind: str, tower: str) -> None:
 
 @kinds
 def test_the_towers_are_named(kind: str) -> None:
-    assert set(explainer_type(kind).towers) <= set(TOWER_WORDS)
-    assert explainer_type(kind).towers
-    assert explainer_type(kind).needs
+    assert set(EXPLAINERS[kind].towers) <= set(TOWER_WORDS)
+    assert EXPLAINERS[kind].towers
+    assert EXPLAINERS[kind].needs
 
 
 @on_towers
@@ -291,5 +291,5 @@ def test_phrases_get_maps_of_their_own_or_it_says_that_they_do_not(kind: str, to
     for maps in explainer_of(kind, tower, contrast=0.0).explain(pixels(tower), [PHRASES[0]] * 3):
         different = len({heat_map.values.tobytes() for heat_map in maps})
         seen = sum(not heat_map.fault for heat_map in maps)
-        assert different == 1 or explainer_type(kind).follows_phrases
-        assert different >= seen or not explainer_type(kind).follows_phrases
+        assert different == 1 or EXPLAINERS[kind].follows_phrases
+        assert different >= seen or not EXPLAINERS[kind].follows_phrases

@@ -21,11 +21,12 @@ from stages.contract.errors import ConfigError, ResourceError, RowError
 from stages.contract.masks import rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Pixels, Record, Sample
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
-from stages.sources import HEAT_MAPS, SOURCES, source_config, source_config_type, source_kinds, source_type
+from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 from tests.stages.shared.model.saved import save_tower
 
-kinds = pytest.mark.parametrize("kind", SOURCES)
+OTHERS = [kind for kind in SOURCES if kind != HEAT_MAPS]
+kinds = pytest.mark.parametrize("kind", OTHERS)
 
 FEW: dict[str, dict[str, Any]] = {"crops": {"max_split": 3}, "proposals": {"count": 8, "min_score": 0.0}}
 """What makes a source quick."""
@@ -60,7 +61,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> d
     path = tmp_path_factory.mktemp("truth") / "truth.json"
     path.write_text(json.dumps(truth))
     needed = {"boxes": {"truth": str(path)}}
-    return {kind: {"kind": kind, **FEW.get(kind, {}), **needed.get(kind, {})} for kind in SOURCES}
+    return {kind: {"kind": kind, **FEW.get(kind, {}), **needed.get(kind, {})} for kind in OTHERS}
 
 
 def records() -> list[Record]:
@@ -87,7 +88,7 @@ def records() -> list[Record]:
 def stages(model: dict[str, Any], settings: dict[str, dict[str, Any]]) -> dict[str, RegionSource[Any]]:
     """Each source, set up, as it comes out of a pickle."""
     made = {}
-    for kind in SOURCES:
+    for kind in OTHERS:
         config = check({"model": model, "source": settings[kind], "input": {"kind": "jsonl", "path": "a"}}, RunConfig)
         stage = build_steps(config).model
         assert isinstance(stage, RegionSource)
@@ -96,18 +97,18 @@ def stages(model: dict[str, Any], settings: dict[str, dict[str, Any]]) -> dict[s
     return made
 
 
-@pytest.mark.parametrize("kind", source_kinds())
+@pytest.mark.parametrize("kind", SOURCES)
 def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[str, dict[str, Any]]) -> None:
-    config = source_config(settings.get(kind, {"kind": kind}))
+    config = SOURCES.config(settings.get(kind, {"kind": kind}))
     assert config.kind == kind
-    assert source_config_type(kind).model_config["extra"] == "forbid"
-    assert source_config_type(kind).model_config["frozen"]
+    assert SOURCES[kind].config_type.model_config["extra"] == "forbid"
+    assert SOURCES[kind].config_type.model_config["frozen"]
 
 
 @kinds
 def test_it_says_what_it_is(kind: str) -> None:
-    assert source_type(kind).regions_come_from
-    assert source_type(kind).score_means
+    assert SOURCES[kind].regions_come_from
+    assert SOURCES[kind].score_means
 
 
 @kinds
@@ -186,7 +187,7 @@ def test_a_run_takes_it(
     assert manifest["config"]["source"]["kind"] == kind
     assert manifest["config"]["output"]["heat_maps"] is False
     assert stored_config(manifest["config"], explains=False).source == config.source
-    assert source_type(kind).regions_come_from in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
+    assert SOURCES[kind].regions_come_from in (tmp_path / "out" / "README.md").read_text().replace("\n", " ")
 
 
 @kinds

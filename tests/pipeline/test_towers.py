@@ -11,7 +11,7 @@ import pytest
 from pipeline.config import ExplainConfig, check
 from pipeline.graph import build_steps
 from stages.contract.errors import ConfigError
-from stages.explain import explainer_config
+from stages.explain import EXPLAINERS
 from stages.phrases.stage import PhrasesConfig
 from tests.stages.shared.model.saved import save_tower
 
@@ -69,8 +69,8 @@ def test_a_least_importance_needs_importance(tmp_path: Path) -> None:
 
 
 def test_a_calibration_does_not_depend_on_importance() -> None:
-    plain, asked = (explainer_config({"importance": kind, "importance_depth": 0.5}) for kind in ("none", "eos"))
-    assert plain.decides_maps() == asked.decides_maps() == explainer_config().decides_maps()
+    plain, asked = (EXPLAINERS.config({"importance": kind, "importance_depth": 0.5}) for kind in ("none", "eos"))
+    assert plain.decides_maps() == asked.decides_maps() == EXPLAINERS.config().decides_maps()
 
 
 def test_an_explainer_that_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from pipeline.evaluate.compare.pictures import ComparedImage, Sampling, compared
 from pipeline.graph import fetch_weights
 from stages.contract.errors import InputError
 from stages.contract.records import Record
+from stages.explain import EXPLAINERS
 
 if TYPE_CHECKING:
     from stages.shared.model.config import TowerKind
@@ -196,6 +197,4 @@ def compared(
 
 
 def _follows_phrases(contender: Contender) -> bool:
-    from stages.explain import explainer_type  # noqa: PLC0415
-
-    return explainer_type(contender.config.kind).follows_phrases
+    return EXPLAINERS[contender.config.kind].follows_phrases

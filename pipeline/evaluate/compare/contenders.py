@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.config import ExplainConfig, override
 from stages.contract.errors import ConfigError
-from stages.explain import EXPLAINERS, explainer_type, fitted, kinds_for
+from stages.explain import EXPLAINERS, fitted, kinds_for
 from stages.explain.config import ExplainerConfig
 from stages.shared.model.config import TowerKind
 
@@ -39,7 +39,7 @@ class Contender:
     @property
     def repeats_trunk(self) -> bool:
         """Whether it takes many forward passes for each image."""
-        return explainer_type(self.config.kind).cost == "perturbation"
+        return EXPLAINERS[self.config.kind].cost == "perturbation"
 
 
 def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Contender]:
@@ -66,7 +66,7 @@ def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Conte
 
 
 def _by_default(kind: str) -> bool:
-    explainer = explainer_type(kind)
+    explainer = EXPLAINERS[kind]
     return explainer.cost != "perturbation" and not explainer.claim
 
 
@@ -78,9 +78,9 @@ def _contender(label: str, tower: TowerKind, model: str) -> Contender:
     kind, *settings = label.split(":")
     if kind not in EXPLAINERS:
         raise ConfigError(f"{OPTION}: no explainer {kind!r}; on {model} these are defined: {_listed(tower)}")
-    if tower not in explainer_type(kind).towers:
+    if tower not in EXPLAINERS[kind].towers:
         raise ConfigError(
-            f"{OPTION}: {kind} needs {explainer_type(kind).needs}, which {model} does not have; on it these are "
+            f"{OPTION}: {kind} needs {EXPLAINERS[kind].needs}, which {model} does not have; on it these are "
             f"defined: {_listed(tower)}"
         )
     try:

@@ -26,7 +26,7 @@ from pipeline.evaluate.faithfulness import PROTOCOLS, area_under, hot_first, pro
 from pipeline.evaluate.localisation import drawn
 from pipeline.terminal import progress_bar
 from stages.contract.records import HeatMap, Phrase, Record, stable_id
-from stages.explain import explainer_type
+from stages.explain import EXPLAINERS
 from stages.explain.config import ExplainerConfig
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.clip import ClipModel
@@ -174,7 +174,7 @@ class Field:
                 timed = list(images[: 1 if whole else TIMED_IMAGES])
                 rgb = np.stack([_pixels(record) for record in self._records(contender.config, timed)])
                 phrases = [_several(image, rivals) for image in timed]
-                explainer = explainer_type(contender.config.kind)(contender.config, self.plain)
+                explainer = EXPLAINERS[contender.config.kind](contender.config, self.plain)
                 found = timing(explainer, rgb, phrases)
                 costs[contender.label] = {
                     "encode_image": found.explain_s / found.encode_s,

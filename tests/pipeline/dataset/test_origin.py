@@ -16,9 +16,9 @@ from pipeline.config import RunConfig
 from pipeline.dataset.folder import Dataset
 from pipeline.dataset.origin import LOADED, LOCATIONS, check_named, is_own, signed, unnamed
 from stages.contract.errors import ConfigError
-from stages.explain import EXPLAINERS, explainer_type
+from stages.explain import EXPLAINERS
 from stages.read import READERS
-from stages.sources import SOURCES, source_type
+from stages.sources import SOURCES
 
 CONFIG = {"input": {"image_root": "/photos"}, "rate": 0.1}
 RUN = {"config": CONFIG, "model_fingerprint": "demo:1", "counts": {"read": 1}}
@@ -128,8 +128,8 @@ def test_every_key_that_names_a_file_is_asked_about() -> None:
     """A new one would be followed without a question."""
     sections: dict[str, list[Any]] = {name: [field.annotation] for name, field in RunConfig.model_fields.items()}
     sections["input"] = [reader.config_type for reader in READERS.values()]
-    sections["explain"] = [explainer_type(kind).config_type for kind in EXPLAINERS]
-    sections["source"] = [source_type(kind).config_type for kind in SOURCES]
+    sections["explain"] = [EXPLAINERS[kind].config_type for kind in EXPLAINERS]
+    sections["source"] = [SOURCES[kind].config_type for kind in SOURCES]
     sections.pop("output"), sections.pop("engine")  # nobody who follows a configuration writes, or starts an engine
     found = {f"{name}.{key}" for name, kinds in sections.items() for kind in kinds for key in files_of(kind)}
     assert found - {*LOCATIONS, *LOADED} == set()

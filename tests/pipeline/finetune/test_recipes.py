@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.finetune import RECIPES, recipe_config, recipe_type
+from pipeline.finetune import RECIPES
 from pipeline.finetune.config import DataConfig
 from pipeline.finetune.material import TrainingBatch, TuningData
 from pipeline.finetune.ranks import RankGroup
@@ -29,12 +29,12 @@ ALONE = RankGroup()
 
 
 def taught(kind: str, **settings: Any) -> Recipe[Any]:
-    recipe = recipe_type(kind)
+    recipe = RECIPES[kind]
     module = module_of(DESCRIPTION).float()
     tokenizer = tokenizer_of(DESCRIPTION)
     start = from_open_clip(module_of(DESCRIPTION).float(), tokenizer, DESCRIPTION.input) if recipe.needs_start else None
     student = Student.of(module, tokenizer, DESCRIPTION.input)
-    return recipe(recipe_config({"kind": kind, **settings}), student, start)
+    return recipe(RECIPES.config({"kind": kind, **settings}), student, start)
 
 
 def batch_for(recipe: Recipe[Any], dataset: Path, images: int = 4) -> TrainingBatch:

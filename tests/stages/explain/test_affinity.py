@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explain import explainer_type
+from stages.explain import EXPLAINERS
 from stages.explain.affinity import ALIKE, propagated
 from stages.explain.base import Explainer
 from stages.shared.model.clip import ClipModel
@@ -47,7 +47,7 @@ def clip_of(tower: str) -> ClipModel:
 def explainer_of(kind: str, tower: str, **settings: Any) -> Explainer[Any]:
     """With blocks to spare before those that are explained."""
     of_blocks = {"blocks": 2} if (kind, tower) == ("grad_eclip", "class token") else {}
-    explainer = explainer_type(kind)
+    explainer = EXPLAINERS[kind]
     return explainer(explainer.config_type(**of_blocks, **settings), clip_of(tower))
 
 
@@ -121,11 +121,11 @@ def test_a_block_that_is_explained_is_refused() -> None:
 
 @pytest.mark.parametrize("variant", ["authors", "notebook"])
 def test_the_presets_of_the_paper_have_none(variant: str) -> None:
-    assert explainer_type("grad_eclip").config_type(variant=variant).affinity == "none"
+    assert EXPLAINERS["grad_eclip"].config_type(variant=variant).affinity == "none"
 
 
 def test_numbers_decide_maps_only_where_there_is_an_affinity() -> None:
-    config = explainer_type("grad_eclip").config_type
+    config = EXPLAINERS["grad_eclip"].config_type
     numbers = {"affinity_reach", "affinity_depth"}
     assert not numbers & set(config().decides_maps())
     assert numbers <= set(config(affinity="propagation").decides_maps())

@@ -6,14 +6,14 @@ import pytest
 
 from pipeline.evaluate.compare.contenders import contenders_of
 from stages.contract.errors import ConfigError
-from stages.explain import EXPLAINERS, explainer_type, kinds_for
+from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.config import TowerKind
 
 
 def test_by_default_all_that_are_quick_and_free() -> None:
     labels = [one.label for one in contenders_of(None, "class_token", "m")]
-    wanted = [kind for kind in kinds_for("class_token") if explainer_type(kind).cost != "perturbation"]
-    assert labels == [kind for kind in wanted if not explainer_type(kind).claim]
+    wanted = [kind for kind in kinds_for("class_token") if EXPLAINERS[kind].cost != "perturbation"]
+    assert labels == [kind for kind in wanted if not EXPLAINERS[kind].claim]
     assert {"grad_eclip", "rollout", "maskclip"} <= set(labels)
     assert [one.label for one in contenders_of("all", "class_token", "m")] == kinds_for("class_token")
 
@@ -59,6 +59,6 @@ def test_what_is_refused_says_what_fits(case: str) -> None:
 def test_every_explainer_is_refused_on_the_other_towers() -> None:
     for kind in EXPLAINERS:
         for tower in ("class_token", "attention_pool", "latent_pool", "average_pool"):
-            if tower not in explainer_type(kind).towers:
+            if tower not in EXPLAINERS[kind].towers:
                 with pytest.raises(ConfigError, match=f"--explainers: {kind} needs"):
                     contenders_of(kind, tower, "m")  # type: ignore[arg-type]

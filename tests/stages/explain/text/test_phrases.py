@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stages.contract.records import Phrase, Pixels, Record, Sample
-from stages.explain import explainer_config
+from stages.explain import EXPLAINERS
 from stages.explain.base import Explainer
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.explain.text.importance import WordImportance
@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
 
 
 def stage_of(model: ModelConfig, *, least: float = 0.0, **settings: Any) -> ExplainStage:
-    explainer = explainer_config({"importance": "eos", **settings})
+    explainer = EXPLAINERS.config({"importance": "eos", **settings})
     stage = ExplainStage(ExplainStageConfig(model=model, explainer=explainer, min_importance=least))
     stage.setup()
     return stage

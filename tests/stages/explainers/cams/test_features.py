@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explain import explainer_type
+from stages.explain import EXPLAINERS
 from stages.explainers.cams.cam import Cam, CamConfig
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import from_open_clip
@@ -36,7 +36,7 @@ PLACES = {
 
 
 def explainer_of(kind: str, clip: ClipModel, **settings: Any) -> Any:
-    explainer = explainer_type(kind)
+    explainer = EXPLAINERS[kind]
     return explainer(explainer.config_type(**settings), clip)
 
 

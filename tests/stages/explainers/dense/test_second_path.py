@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from stages.explain import explainer_type
+from stages.explain import EXPLAINERS
 from stages.explainers.dense.clip_surgery import ClipSurgery, ClipSurgeryConfig, without_shared
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.pooled import PooledTower
@@ -81,7 +81,7 @@ def compare(explainer: Any, wanted: list[Floats], captured: Captured) -> None:
 )
 def test_gem(settings: dict[str, Any], blocks: int, iterations: int) -> None:
     model = tiny_clip(ls_init_value=0.5)
-    gem = explainer_type("gem")
+    gem = EXPLAINERS["gem"]
     explainer = gem(gem.config_type(**settings), from_open_clip(model, tokenizer, SPEC))
     dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: mixed_by_gem(q, k, v, z, iterations))
     compare(explainer, [dense @ text for text in explainer.texts(PHRASES).double().numpy()], captured)
@@ -151,7 +151,7 @@ def test_clip_surgery_on_a_pool(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gem", "clip_surgery"])
 def test_a_map_does_not_depend_on_the_other_phrases_of_its_image(kind: str) -> None:
-    explainer = explainer_type(kind)
+    explainer = EXPLAINERS[kind]
     background = {"background": BACKGROUND} if kind == "clip_surgery" else {}
     found = explainer(explainer.config_type(**background), from_open_clip(tiny_clip(), tokenizer, SPEC))
     alone = found.explain(RGB, [["dog"]])[0][0]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explain import explainer_type
+from stages.explain import EXPLAINERS
 from stages.explainers.relevance.lrp import Lrp, LrpConfig
 from stages.explainers.relevance.propagation import Propagation
 from stages.explainers.relevance.rules import GammaLinear, Rules, gate_held
@@ -225,7 +225,7 @@ def test_weights_of_16_bits_give_nearly_the_same_maps(kind: str, seed: int) -> N
     for precision in (None, torch.bfloat16):
         model = from_open_clip(tiny_clip(seed, layers=2, width=16, head_width=8, precision=precision), tokenizer, SPEC)
         assert model.tower.dtype == (precision or torch.float32)
-        explainer = explainer_type(kind)(explainer_type(kind).config_type(), model)
+        explainer = EXPLAINERS[kind](EXPLAINERS[kind].config_type(), model)
         maps.append(explainer.explain(image(model, 3).numpy(), [["dog"]])[0][0].values)
     assert maps[1].dtype == np.float32
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99

@@ -28,7 +28,7 @@ from stages.shared.model.load import load
 load(ModelConfig(name="demo"), pack=True)
 """
 
-EXPLAINERS = "from stages.explain import explainer_type; explainer_type('grad_eclip')"
+EXPLAINERS = "from stages.explain import explainer_type; EXPLAINERS['grad_eclip']"
 
 BY_ITSELF = """
 from stages.shared.model.deferred import open_clip

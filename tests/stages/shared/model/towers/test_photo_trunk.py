@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pipeline.photographs import FOLDER
-from stages.explain import explainer_config, explainer_type
+from stages.explain import EXPLAINERS
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import load
 from stages.shared.model.towers.photo_trunk import ALIKE, GRID, STRIDE_PX, TRUNK_NAME, WIDTH, Neck, alike
@@ -86,7 +86,7 @@ def test_the_photograph_model_computes_the_same_in_16_bits(precision: str, toler
     found = []
     for wanted in ("fp32", precision):
         model = load(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": wanted}))
-        explainer = explainer_type("grad_eclip")(explainer_config(), model)
+        explainer = EXPLAINERS["grad_eclip"](EXPLAINERS.config(), model)
         maps = explainer.started(list(rgb.numpy()), [["dog", "sky"]]).wait().heat_maps
         heat = [each.values / each.values.max() for own in maps for each in own]
         found.append((F.normalize(model.tower.encode(rgb).float(), dim=-1), torch.from_numpy(np.stack(heat))))

@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from stages.explain import explainer_type, kinds_for
+from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.load import from_open_clip
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
@@ -46,7 +46,7 @@ def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str) -> None:
     side = clip.input.size_px
     rgb = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     for kind in kinds_for(clip.tower.kind):
-        explainer = explainer_type(kind)
+        explainer = EXPLAINERS[kind]
         [maps] = explainer(explainer.config_type(), clip).explain(rgb, [["a red car", "two dogs"]])
         grid = side // clip.input.patch_px
         lower = rgb[:, : side - clip.input.patch_px]

@@ -1,0 +1,56 @@
+"""Tables of kinds: explainers, sources, readers, exporters and recipes. A new kind is one file and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
+from typing import Any, Generic, TypeVar
+
+from pydantic_core import PydanticCustomError
+
+KindT = TypeVar("KindT")
+
+
+class KindTable(Mapping[str, type[KindT]], Generic[KindT]):
+    """Kind -> class, in order. The class's module is imported when the kind is asked for, since many import torch.
+
+    Args:
+        places: Kind -> "module:Class". The class has a `config_type`, the pydantic model of its settings.
+        default: The kind of settings that name none.
+    """
+
+    def __init__(self, places: Mapping[str, str], *, default: str | None = None) -> None:
+        self._places = places
+        self.default = default
+
+    def __getitem__(self, kind: str) -> type[KindT]:
+        found: type[KindT] = resolve_name(self._places[kind])
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def config(self, values: Any = None) -> Any:
+        """Return the settings of the kind that plain values name, and of the default kind if they name none.
+
+        Settings that are ready, and values that are not a mapping, are returned as they are.
+
+        Raises:
+            PydanticCustomError: The kind is missing or unknown.
+            ValidationError: The kind rejects a value.
+        """
+        if values is None:
+            values = {}
+        if not isinstance(values, dict):
+            return values
+        kind = values.get("kind", self.default)
+        if kind is None:
+            raise PydanticCustomError("union_tag_not_found", "missing {discriminator}", {"discriminator": "kind"})
+        if kind not in self._places:
+            context = {"tag": str(kind), "expected_tags": ", ".join(self)}
+            raise PydanticCustomError("union_tag_invalid", "no kind {tag}; kinds: {expected_tags}", context)
+        config_type: Any = getattr(self[kind], "config_type")  # noqa: B009  KindT is any class
+        return config_type.model_validate({**values, "kind": kind})
