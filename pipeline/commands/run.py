@@ -123,7 +123,7 @@ def run(
             sys.stdout.write(resolved.to_yaml())
             return
         if dry_run:
-            from pipeline.run import preview
+            from pipeline.preview import preview
 
             preview(resolved, console)
             return
