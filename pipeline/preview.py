@@ -76,12 +76,8 @@ def _print_plan(
 ) -> None:
     method = config.explain.kind if config.source.kind == HEAT_MAPS else f"source {config.source.kind}"
     device = ", ".join(report.stages[graph.model.name].devices) or "not used: no sample has an image and a phrase"
-    told = (
-        f"model: {model_in_words(config, graph)}, {method}; device: {device}"
-        if graph.loads_model
-        else f"no model, {method}"
-    )
-    console.print(told, soft_wrap=True)
+    model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
+    console.print(f"{model}, {method}" + (f"; device: {device}" if graph.loads_model else ""), soft_wrap=True)
     if config.model.name == "demo" and graph.loads_model:
         console.print("the demo model knows drawn things only: photographs need another one, see --model")
     per_image = seconds / len(records)
