@@ -27,6 +27,13 @@ PHOTOGRAPH = "pagoda"
 COLOURS = ("#c2410c", "#1d4ed8", "#15803d")
 PORT = 8791
 
+LOWER_THE_SCORE = """
+const slider = document.querySelector('input[type=range]');
+slider.value = 0.3;
+slider.dispatchEvent(new Event('input', {bubbles: true}));
+slider.dispatchEvent(new Event('change', {bubbles: true}));
+"""
+
 PAGE = """
 <style>
 body {{ margin: 0; padding: 18px; width: 1800px; font: 22px/1.45 sans-serif; background: white; color: #1c1917 }}
@@ -34,14 +41,14 @@ main {{ display: flex; gap: 14px; align-items: center }}
 section {{ flex: 1 }} section.wide {{ flex: 1.45 }}
 h2 {{ font-size: 21px; margin: 0 0 10px; font-weight: 600; color: #57534e }}
 img {{ width: 100%; display: block; border-radius: 6px }}
-.maps img {{ margin-bottom: 8px }} .maps p {{ margin: 0 0 2px; font-size: 18px }}
+.maps img {{ margin-bottom: 8px }} .maps p {{ margin: 0; font-size: 17px }} .maps img {{ width: 82% }}
 .arrow {{ flex: 0; font-size: 44px; color: #a8a29e }}
 mark {{ background: none; font-weight: 600; border-bottom: 3px solid; padding: 0 1px }}
 .viewer img {{ border: 1px solid #d6d3d1 }}
 </style>
 <main>
 <section><h2>1. captioned image</h2><img src="{photo}"><p>{caption}</p></section><div class="arrow">&rarr;</div>
-<section class="maps" style="flex: .62"><h2>2. a heat map a phrase</h2>{maps}</section><div class="arrow">&rarr;</div>
+<section class="maps" style="flex: .62"><h2>2. heat maps</h2>{maps}</section><div class="arrow">&rarr;</div>
 <section><h2>3. boxes, masks, scores</h2><img src="{regions}"></section><div class="arrow">&rarr;</div>
 <section class="wide viewer"><h2>4. a dataset to look at, export, train on</h2><img src="{viewer}"></section>
 </main>
@@ -91,7 +98,7 @@ def main() -> None:
             heat = located.heat_picture()
             width = heat.width // len(phrases)
             side = Image.open(FOLDER / entry["image"])
-            height = round(360 * side.height / max(side.size)) + 8
+            height = round(360 * side.height / max(side.size)) - 2
             cut = heat.crop((number * width + 4, 8, (number + 1) * width - 4, height))
             maps += f'<p style="color: {colour}">{phrase}</p><img src="{as_source(cut)}">'
 
@@ -103,14 +110,15 @@ def main() -> None:
                 if server.poll() is not None:
                     raise SystemExit("the viewer did not start")
                 time.sleep(0.5)
-            page = browser.new_page(viewport={"width": 900, "height": 720})
+            page = browser.new_page(viewport={"width": 860, "height": 660})
             number = dataset.sample(PHOTOGRAPH)["id"]
             page.goto(f"http://127.0.0.1:{PORT}/sample/{number}")
             page.wait_for_function("[...document.images].every(image => image.complete)")
+            page.evaluate(LOWER_THE_SCORE)
             viewer = Image.open(io.BytesIO(page.screenshot()))
         finally:
             server.terminate()
-        sheet = browser.new_page(viewport={"width": 1836, "height": 600})
+        sheet = browser.new_page(viewport={"width": 1836, "height": 900})
         sheet.set_content(
             PAGE.format(
                 photo=as_source(Image.open(FOLDER / entry["image"])),
