@@ -25,11 +25,9 @@ from pipeline.dataset.origin import signed
 from stages.contract.errors import ROW_ERRORS
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
-from stages.contract.schema import ABSENT_FIELD, ANNOTATION, IMAGE_FIELD, dataset_schema
-from stages.contract.versions import SCHEMA_VERSION
+from stages.contract.schema import ANNOTATION, DATASET_SCHEMA, IMAGE_FIELD, SCHEMA_VERSION, dataset_schema
 from stages.shared.storage import write_text
-from stages.write.parquet import PARQUET_SETTINGS
-from stages.write.tally import Tally, tally, write_categories
+from stages.write import PARQUET_SETTINGS, Tally, tally, write_categories
 
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
 MASKS_PER_SIZE = 48
@@ -89,7 +87,7 @@ def write_synthetic(
                     None if error is not None else {"bytes": images[size], "path": name}
                     for size, error, name in zip(which, columns["error"], columns["file_name"], strict=True)
                 ],
-                IMAGE_FIELD.type,
+                IMAGE_FIELD.kind,
             )
         table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
         pq.write_table(table, data / f"{number:05d}.parquet", **PARQUET_SETTINGS)
@@ -236,7 +234,7 @@ def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]
         "height": np.where(failed, 0, heights),
         "captions": [captions for captions, *_ in texts],
         "annotations": annotations,
-        "absent": pa.array([[]] * rows, ABSENT_FIELD.type),
+        "absent": pa.array([[]] * rows, DATASET_SCHEMA.field("absent").type),
         "phrase_count": np.array([0 if failed[row] else count for row, (*_, count) in enumerate(texts)], np.int32),
         "warnings": [
             ["no region for 'thing': no part of its heat map passed the cleaning"] if count > found and not bad else []

@@ -20,8 +20,9 @@ from stages.contract.schema import (
     HEAT_MAP_FIELDS,
     IMAGE_FIELD,
     OPTIONAL_FIELDS,
+    SCHEMA_VERSION,
+    check_version,
 )
-from stages.contract.versions import READABLE_VERSIONS, SCHEMA_VERSION, other_version, read_batches
 from stages.shared.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
 
 BATCH_ROWS: Final = 512
@@ -114,7 +115,7 @@ class Dataset:
         return count if isinstance(count, int) else None
 
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
-        """Gives all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
+        """Yield all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
 
         Args:
             columns: Names of columns, or dotted paths into them as Parquet knows them
@@ -129,12 +130,12 @@ class Dataset:
                 yield from (table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows))
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Gives all rows in order, as dicts; see `tables`."""
+        """Yield all rows in order, as dicts; see `tables`."""
         for table in self.tables(columns):
             yield from table.to_pylist()
 
     def sample(self, sample_id: str) -> dict[str, Any]:
-        """The row of a sample with all columns, `image` included. Raises InputError if there is none."""
+        """Return the row of a sample with all columns, `image` included. Raise InputError if there is none."""
         for path in self.shards:
             with open_shard(path) as file:
                 for first, table in tables_in(file, ["sample_id"], 8192):
@@ -144,7 +145,7 @@ class Dataset:
         raise InputError(f"{self.path} has no sample {sample_id!r}")
 
     def regions(self, where: str = "", columns: Sequence[str] | None = None, *, min_score: float = 0.0) -> Any:
-        """The chosen regions as one Arrow table with a row for each region.
+        """Return the chosen regions as one Arrow table with a row for each region.
 
         Args:
             where: SQL condition such as "head = 'dog' AND score >= 0.5", see `pipeline.dataset.selection`.
@@ -163,7 +164,7 @@ class Dataset:
         return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
 
     def selection(self, where: str = "", *, min_score: float = 0.0) -> Selection:
-        """A choice of regions; reads the marks, which a condition may ask for.
+        """Return a choice of regions, with the marks, which a condition may ask for.
 
         Raises:
             ConfigError: `min_score` is not in 0 .. 1.
@@ -181,7 +182,7 @@ class NumberedRows:
         self._lock = threading.Lock()
 
     def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows with these numbers, in this order, without those beyond the last row.
+        """Return the rows with these numbers, in this order, without those beyond the last row.
 
         Raises:
             InputError: A shard is damaged.
@@ -203,9 +204,7 @@ class NumberedRows:
             while number >= self._firsts[-1] and len(self._firsts) <= len(self.dataset.shards):
                 path = self.dataset.shards[len(self._firsts) - 1]
                 self._firsts.append(self._firsts[-1] + self._length(path))
-            if not 0 <= number < self._firsts[-1]:
-                return None
-            return bisect_right(self._firsts, number) - 1
+            return bisect_right(self._firsts, number) - 1 if 0 <= number < self._firsts[-1] else None
 
     def _length(self, path: AnyPath) -> int:
         try:
@@ -218,7 +217,7 @@ class NumberedRows:
 
 @contextmanager
 def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
-    """A shard as a `ParquetFile`. Raises InputError if opening it, or reading from it in the block, fails."""
+    """Open a shard as a `ParquetFile`. Raise InputError if opening it, or reading from it in the block, fails."""
     try:
         with parquet_file(path, buffer_bytes=buffer_bytes) as file:
             yield file
@@ -227,7 +226,7 @@ def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
 
 
 def rows_in(path: AnyPath) -> int:
-    """Number of rows of a shard. Raises InputError if it is damaged."""
+    """Return the number of rows of a shard. Raise InputError if it is damaged."""
     with open_shard(path) as file:
         return int(file.metadata.num_rows)
 
@@ -235,7 +234,7 @@ def rows_in(path: AnyPath) -> int:
 def tables_in(
     file: Any, columns: Sequence[str], batch_rows: int | None = None, *, group: int | None = None, threads: bool = True
 ) -> Iterator[tuple[int, Any]]:
-    """Gives the rows of an open shard as Arrow tables, each with the number of its first row.
+    """Yield the rows of an open shard as Arrow tables, each with the number of its first row.
 
     Args:
         file: What `open_shard` gives.
@@ -243,17 +242,22 @@ def tables_in(
         batch_rows: As for `Dataset.tables`.
         group: The row group to read, and to count rows in; by default all.
         threads: Whether Arrow may decode in threads, which do not survive a fork.
+
+    Raises:
+        ArrowInvalid: The shard lacks a column.
     """
-    has_images = any(name.partition(".")[0] == IMAGE_FIELD.name for name in columns)
-    size, first = batch_rows or (IMAGE_BATCH_ROWS if has_images else BATCH_ROWS), 0
+    names = {name.partition(".")[0] for name in columns}
+    if missing := names - set(file.schema_arrow.names):
+        raise pa.ArrowInvalid(f"it lacks the columns {sorted(missing)}")
+    size, first = batch_rows or (IMAGE_BATCH_ROWS if IMAGE_FIELD.name in names else BATCH_ROWS), 0
     options = {} if group is None else {"row_groups": [group]}
-    for table in read_batches(file, columns, batch_size=size, use_threads=threads, **options):
-        yield first, table
-        first += table.num_rows
+    for batch in file.iter_batches(batch_size=size, columns=list(columns), use_threads=threads, **options):
+        yield first, pa.Table.from_batches([batch])
+        first += batch.num_rows
 
 
 def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a shard with these ascending numbers. Reads only their row groups, up to the last of the rows.
+    """Return the rows of a shard with these ascending numbers. Only their row groups are read, up to the last row.
 
     Raises:
         InputError: The shard is damaged.
@@ -275,22 +279,16 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
 
 
 def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
-    """The dataset in a folder, which may be a URL.
-
-    Args:
-        path: The folder that a run wrote.
-        finished: Refuse a dataset whose run has not come to its end.
+    """Open the dataset in a folder, which may be a URL. With `finished`, its run must have come to its end.
 
     Raises:
-        InputError: The folder holds no dataset or one of another schema version, its manifest is damaged, or it cannot
-            be read.
+        InputError: The folder holds no dataset, its manifest is damaged, or it cannot be read.
+        SchemaError: The dataset has another schema version.
     """
     folder = place_of(path)
     named = folder if isinstance(folder, ObjectPath) else path
     try:
-        if not folder.is_dir():
-            is_file = folder.exists()
-            raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {named}")
+        check_folder(folder, named)
         manifest = _manifest(folder / "dataset.json")
         run = manifest or _read_json(folder / ".phrasebox" / "run.json") or {}
         shards = tuple(found_in(folder / "data", "*.parquet"))
@@ -301,9 +299,7 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
         raise InputError(
             f"{named} is not a finished dataset: {what if run else f'no dataset.json in it; {DATASET_EXPECTED}'}"
         )
-    version = run.get("schema_version", SCHEMA_VERSION)
-    if version not in READABLE_VERSIONS:
-        raise InputError(f"{named}: {other_version(version)}")
+    check_version(named, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     return Dataset(
         path=folder,
         manifest=manifest,
@@ -311,6 +307,13 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
         shards=shards,
         optional=_optional_columns(shards),
     )
+
+
+def check_folder(folder: AnyPath, named: object) -> None:
+    """Raise InputError if a dataset's path is not a folder. named: The path as the user wrote it."""
+    if not folder.is_dir():
+        is_file = folder.exists()
+        raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {named}")
 
 
 def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
@@ -323,13 +326,9 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
 def _manifest(path: AnyPath) -> dict[str, Any]:
     """The manifest; empty if the file does not exist."""
     manifest = _read_json(path)
-    if manifest is None:
-        return {}
-    if not isinstance(manifest.get("config"), dict):
+    if manifest is not None and not isinstance(manifest.get("config"), dict):
         raise InputError(f"{path} is not the manifest of a phrasebox dataset")
-    if "schema_version" not in manifest:
-        raise InputError(f"{path}: {other_version(None)}")
-    return manifest
+    return manifest or {}
 
 
 def _read_json(path: AnyPath) -> dict[str, Any] | None:
@@ -346,7 +345,7 @@ def _read_json(path: AnyPath) -> dict[str, Any] | None:
 
 
 def read_marks(dataset: AnyPath) -> dict[str, str]:
-    """The marks by sample id; empty if nobody marked anything. Raises InputError for a damaged file."""
+    """Return the marks by sample id; empty if nobody marked anything. Raise InputError for a damaged file."""
     path = dataset / MARKS_FILE
     marks = _read_json(path) or {}
     if not all(mark in MARKS for mark in marks.values()):
@@ -355,7 +354,7 @@ def read_marks(dataset: AnyPath) -> dict[str, str]:
 
 
 def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
-    """Replaces the marks atomically. Raises OSError if the folder cannot be written, ValueError for another mark."""
+    """Replace the marks atomically. Raise OSError if the folder cannot be written, ValueError for another mark."""
     wrong = {mark for mark in marks.values() if mark not in MARKS}
     if wrong:
         raise ValueError(f"expected marks from {MARKS}, got {sorted(wrong)}")

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource, root_of
-from pipeline.dataset.origin import signed
+from pipeline.dataset.origin import ImageSource, signed
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.images.faults import DecodeLimits
 from tests.stages.read.inputs import samples_of
@@ -75,10 +74,10 @@ def test_a_path_that_looks_like_a_pattern(folder: Path) -> None:
     odd = folder / "[1] {a}"
     odd.mkdir()
     (odd / "captions.csv").touch()
-    assert root_of(dataset_of(kind="csv", path=str(odd / "captions.csv"))) == str(odd)
-    assert root_of(dataset_of(kind="csv", path=str(odd))) == str(odd)
+    assert ImageSource(dataset_of(kind="csv", path=str(odd / "captions.csv"))).root == str(odd)
+    assert ImageSource(dataset_of(kind="csv", path=str(odd))).root == str(odd)
     for pattern in ("*/captions.csv", "part-{00..09}/captions.csv", "part-?.csv", "part-[0-9].csv"):
-        assert root_of(dataset_of(kind="csv", path=f"{folder}/{pattern}")) is None
+        assert ImageSource(dataset_of(kind="csv", path=f"{folder}/{pattern}")).root is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_no_folder(source: dict[str, Any]) -> None:
 
 
 def test_no_manifest() -> None:
-    assert root_of(Dataset(path=Path("/nowhere"), manifest={}, run={}, shards=())) is None
+    assert ImageSource(Dataset(path=Path("/nowhere"), manifest={}, run={}, shards=())).root is None
 
 
 def test_a_given_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import LOADED, LOCATIONS, check_named, is_own, signed, unnamed
+from pipeline.dataset.origin import LOADED, check_named, is_own, signed, unnamed
+from pipeline.paths import LOCATIONS
 from stages.contract.errors import ConfigError
 from stages.explain import EXPLAINERS
 from stages.read import READERS

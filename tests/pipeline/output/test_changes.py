@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.shards import noted_ids
 from stages.contract.errors import InputError, ResourceError, ResumeError
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light

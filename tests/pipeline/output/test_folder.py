@@ -20,12 +20,12 @@ from pipeline.config import RunConfig
 from pipeline.engines import inline
 from pipeline.graph import Graph
 from pipeline.output import folder as folder_module
-from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.shards import noted_ids
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample
-from stages.contract.versions import SCHEMA_VERSION
+from stages.contract.schema import SCHEMA_VERSION
 from stages.read import Shard, Skipped, plan_shards
 from stages.shared.storage import place_of
 from tests.pipeline.light import LastStage, SleepStage

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stages.contract.schema import dataset_schema
-from stages.write.tally import dataset_card, tally
+from stages.write import dataset_card, tally
 from tests.stages.write.rows import HEIGHT, WIDTH, mixed, write_shards
 
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contract.schema import DATASET_SCHEMA, records_to_rows
-from stages.write.parquet import IMAGE_ROW_GROUP_ROWS, ROW_GROUP_ROWS, ShardWriter
+from stages.write import IMAGE_ROW_GROUP_ROWS, ROW_GROUP_ROWS, ShardWriter
 from tests.stages.write.rows import annotated, mixed, write_shards
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from pipeline.summary import Report, print_summary
 from stages.contract.errors import SchemaError
 from stages.contract.records import OTHER_LANGUAGE, stable_id
+from stages.write import Tally, tally, write_categories
 from stages.write import tally as tally_module
-from stages.write.tally import Tally, tally, write_categories
 from tests.stages.write.rows import mixed, write_shards
 
 
