@@ -131,20 +131,9 @@ class ShardWriter(RollingParquet):
 class Tally:
     """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed.
 
-    Attributes:
-        files: Shards.
-        rows: All rows.
-        annotated: Rows with at least one phrase.
-        without_regions: Annotated rows in which no phrase got a region.
-        without_phrases: Rows whose captions name nothing.
-        failed_by_reason: Rows with an error, by its reason.
-        phrases: Phrases found in all captions.
-        regions: Annotations.
-        likely: Annotations with a score of at least `LIKELY`.
-        absent: Phrases judged not to be in their image.
-        other_language: Rows with a caption in another language than the parser's, by their warnings.
-        categories: (phrase, head) -> number of regions.
-        doubled: Rows whose id an earlier row has.
+    `annotated` rows have a phrase, and in `without_regions` of them no phrase got a region. `likely` regions have a
+    score of at least `LIKELY`; `absent` phrases were judged not to be in their image. `other_language` rows have a
+    caption in another language than the parser's, and `doubled` rows the id of an earlier row.
     """
 
     files: int = 0
@@ -158,8 +147,8 @@ class Tally:
     likely: int = 0
     absent: int = 0
     other_language: int = 0
-    categories: Counter[tuple[str, str]] = field(default_factory=Counter)
     doubled: int = 0
+    categories: Counter[tuple[str, str]] = field(default_factory=Counter)  # (phrase, head) -> regions
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row by its columns `error`, `phrase_count`, `annotations`, `absent` and `warnings`.
@@ -281,7 +270,7 @@ def dataset_card(
         schema: The columns.
         model: Its name.
         explainer: Its kind.
-        fitted_to: The images that a calibration makes scores probabilities for, in words; None without a calibration.
+        fitted_to: The images that a calibration holds for, in words; None without a calibration.
         doubt: How the images of the dataset differ from those, in words; None if no difference was noticed.
         source: Where the regions come from if not from heat maps, and what their score is, in words.
     """

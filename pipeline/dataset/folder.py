@@ -119,7 +119,7 @@ class Dataset:
 
         Args:
             columns: Names of columns, or dotted paths into them as Parquet knows them
-                ("annotations.list.element.score"). By default all columns except the image.
+                ("annotations.list.element.score"). By default all columns except the optional ones.
             batch_rows: By default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read.
 
         Raises:
@@ -164,12 +164,7 @@ class Dataset:
         return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
 
     def selection(self, where: str = "", *, min_score: float = 0.0) -> Selection:
-        """Return a choice of regions, with the marks, which a condition may ask for.
-
-        Raises:
-            ConfigError: `min_score` is not in 0 .. 1.
-            InputError: The marks are damaged.
-        """
+        """Return a choice of regions, with the marks. Raise ConfigError for a `min_score` outside 0 .. 1."""
         return Selection(min_score=min_score, where=where, marks=read_marks(self.path) if where.strip() else {})
 
 
@@ -182,11 +177,7 @@ class NumberedRows:
         self._lock = threading.Lock()
 
     def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Return the rows with these numbers, in this order, without those beyond the last row.
-
-        Raises:
-            InputError: A shard is damaged.
-        """
+        """Return the rows with these numbers, in this order, except those beyond the last row. Raise as `rows_in`."""
         found: dict[int, dict[str, Any]] = {}
         by_shard: dict[int, set[int]] = {}
         for number in numbers:
@@ -234,12 +225,10 @@ def rows_in(path: AnyPath) -> int:
 def tables_in(
     file: Any, columns: Sequence[str], batch_rows: int | None = None, *, group: int | None = None, threads: bool = True
 ) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of an open shard as Arrow tables, each with the number of its first row.
+    """Yield the rows of an open shard as Arrow tables, each with the number of its first row. See `Dataset.tables`.
 
     Args:
-        file: What `open_shard` gives.
-        columns: As for `Dataset.tables`.
-        batch_rows: As for `Dataset.tables`.
+        file: From `open_shard`.
         group: The row group to read, and to count rows in; by default all.
         threads: Whether Arrow may decode in threads, which do not survive a fork.
 
@@ -257,11 +246,7 @@ def tables_in(
 
 
 def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a shard with these ascending numbers. Only their row groups are read, up to the last row.
-
-    Raises:
-        InputError: The shard is damaged.
-    """
+    """Return the rows of a shard with these ascending numbers, from their row groups alone. Raise as `rows_in`."""
     found: list[dict[str, Any]] = []
     with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
         first = 0

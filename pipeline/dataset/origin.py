@@ -71,10 +71,7 @@ def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
     are followed, and what is bundled with phrasebox; but no model and no package in its folder, because their files can
     name others.
 
-    Args:
-        dataset: The dataset that names it.
-        key: From `LOCATIONS` or `LOADED`.
-        value: As stored, or a location that follows from it.
+    key: From `LOCATIONS` or `LOADED`. value: As stored, or a location that follows from it.
     """
     if is_own(dataset.run):
         return True
@@ -88,10 +85,7 @@ def may_follow(dataset: Dataset, key: str, value: Any) -> bool:
 def unnamed(dataset: Dataset, keys: Iterable[str], settings: Iterable[str] = ()) -> dict[str, Any]:
     """Return what a dataset may not name alone and the user has not named either: key -> value.
 
-    Args:
-        dataset: Its configuration is about to be followed.
-        keys: From `LOCATIONS` or `LOADED`, those that will be followed.
-        settings: `KEY=VALUE` of the command line, for keys or whole sections.
+    keys: From `LOCATIONS` or `LOADED`. settings: `KEY=VALUE` of the command line, for keys or whole sections.
     """
     given = {setting.partition("=")[0] for setting in settings}
     asked = {key: _value(dataset, key) for key in keys if not given & {key, key.partition(".")[0]}}
@@ -164,7 +158,7 @@ def _key() -> bytes | None:
 
 
 class ImageSource:
-    """Loads the encoded images of rows: from the shards, or from the folder that the run read them from.
+    """The encoded images of rows: from the shards, or from the folder that the run read them from.
 
     Args:
         dataset: The rows' dataset.

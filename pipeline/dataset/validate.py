@@ -21,7 +21,7 @@ from stages.contract.schema import (
     HEAT_MAP_FIELDS,
     IMAGE_FIELD,
     OPTIONAL_FIELDS,
-    Field,
+    Column,
     check_version,
     is_said,
 )
@@ -129,7 +129,7 @@ def _schema_problems(path: AnyPath, schema: Any) -> Generator[str, None, bool]:
     return readable
 
 
-def _optional(names: Collection[str]) -> list[Field]:
+def _optional(names: Collection[str]) -> list[Column]:
     """The optional columns that a shard has or ought to have: phrases and heat maps occur together."""
     has_maps = any(field.name in names for field in HEAT_MAP_FIELDS)
     return [field for field in OPTIONAL_FIELDS if field.name in names or (has_maps and field in HEAT_MAP_FIELDS)]
@@ -140,7 +140,7 @@ def _rows(file: Any) -> Iterator[dict[str, Any]]:
         yield from table.to_pylist()
 
 
-def _nulls(fields: Iterable[Field], entry: dict[str, Any]) -> str | None:
+def _nulls(fields: Iterable[Column], entry: dict[str, Any]) -> str | None:
     names = [field.name for field in fields if not field.optional and entry[field.name] is None]
     return f"{' and '.join(names)} is null" if names else None
 

@@ -173,7 +173,7 @@ def rle_area_px(rle: Rle) -> int:
 
 
 def rle_box_xywh_px(rle: Rle) -> Box:
-    """Return the half-open box around a mask; (0, 0, 0, 0) for an empty one."""
+    """Return the half-open box around a mask; (0, 0, 0, 0) if it is empty."""
     x, y, w, h = coco_mask.toBbox(_to_coco(rle))
     return (float(x), float(y), float(w), float(h))
 

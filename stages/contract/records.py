@@ -1,9 +1,9 @@
-"""What travels between the stages, in memory.
+"""The values that travel between the stages, in memory.
 
-A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the way
-(`phrases`, then `pixels`, `heat_maps`, `regions` and `absent`). Every field has its neutral value before its
-stage has run, and a record with an `error` passes through the remaining stages untouched.
-Records are immutable: a stage answers with `dataclasses.replace`.
+A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the way (`phrases`, then
+`pixels`, `heat_maps`, `regions` and `absent`). Every field has its neutral value before its stage has run, and a record
+with an `error` passes through the remaining stages untouched. Records are immutable: a stage answers with
+`dataclasses.replace`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from stages.contract.errors import RowError
 
 
 def stable_id(text: str) -> int:
-    """Hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
+    """Return a hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
 
-    Below 2^53 because JSON readers and COCOeval hold ids in doubles, above 0 because COCOeval
-    reads 0 as "no match".
+    JSON readers and COCOeval hold ids in doubles, and COCOeval reads 0 as "no match".
     """
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % (2**53 - 1) + 1
@@ -30,7 +29,7 @@ def stable_id(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where an encoded image is: in a file, in a part of a file, or here.
+    """The place of an encoded image: a file, a part of a file, or `content`.
 
     Attributes:
         file_name: The image's name as the dataset shows it, relative to the image root or the tar.
@@ -50,9 +49,8 @@ class ImageRef:
 NO_IMAGE: Final = ImageRef()
 """The image of a sample that names none."""
 
-
 OTHER_LANGUAGE: Final = "captions in another language"
-"""How the note begins that names them, which is counted by it."""
+"""Beginning of the note that names them, by which they are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +73,7 @@ class Sample:
 
     @property
     def id(self) -> int:
-        """Image id of the dataset: `stable_id(sample_id)`."""
+        """Image id of the dataset."""
         return stable_id(self.sample_id)
 
 
@@ -92,7 +90,7 @@ class Phrase:
         head: Lemma of the head noun, in lower case.
         plural: Whether the phrase names several things ("two dogs").
         importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
-            `stages.explain.text.importance`. None where nobody asked, or where the model does not see the words.
+            `stages.explain.text.importance`. None if not computed, or if the model does not see the words.
     """
 
     text: str
@@ -138,11 +136,11 @@ class HeatMap:
         text: The phrase's normalised text.
         values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
         similarity: Cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
-        fault: "" or why the map is all zeros: "constant", "empty" or "non_finite".
+        fault: "" or the reason why the map is all zeros: "constant", "empty" or "non_finite".
         shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for
             convolutions, see `geometry.resize_shifted`.
         presence: Probability that the phrase is in the image, 0 .. 1, if as many are absent as where it was fitted;
-            None without a calibration that tells it.
+            None without a calibration of presence.
     """
 
     text: str
@@ -176,9 +174,8 @@ class Region:
         area_px: Pixels of the mask.
         score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
         similarity: That of the heat map.
-        presence: Probability that the phrase is in the image, 0 .. 1; None without a calibration that tells it.
-        group: Number of the thing within the image, >= 0: regions of phrases that name the same thing have the same
-            number. None where nobody asked.
+        presence: That of the heat map.
+        group: Number of the thing within the image, >= 0, the same for phrases that name one thing; None if unknown.
     """
 
     phrase_index: int
@@ -193,13 +190,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absent:
-    """A phrase that was judged not to be in the image, and therefore has no region.
-
-    Attributes:
-        phrase_index: Index into the record's `phrases`.
-        presence: Probability that the phrase is in the image, 0 .. 1.
-        similarity: That of the heat map.
-    """
+    """A phrase judged not to be in the image; its index in the record's `phrases`, and values of its heat map."""
 
     phrase_index: int
     presence: float
@@ -211,12 +202,11 @@ class Record:
     """One sample on its way through the stages.
 
     Attributes:
-        width_px: Of the image after EXIF rotation; 0 until the image was opened.
-        height_px: Likewise.
+        width_px, height_px: Size of the image after EXIF rotation; 0 until the image was opened.
         dropped_phrases: Phrases found in the captions but left out by the limit per image.
         unimportant_phrases: Phrases left out because their importance is below `phrases.min_importance`.
         absent: Phrases without a region because they were judged not to be in the image.
-        notes: What a reader of the row should know beside that, for its warnings.
+        notes: More for the row's warnings.
     """
 
     sample: Sample
@@ -234,10 +224,9 @@ class Record:
 
     @staticmethod
     def start(sample: Sample) -> Record:
-        """The record of a sample that no stage has seen yet.
+        """Return the record of a sample that no stage has seen yet.
 
-        Text that is not valid Unicode (lone surrogates, from JSON escapes) cannot be stored: the
-        escapes are written out, and a caption with them is an error.
+        Lone surrogates (from JSON escapes) cannot be stored: they are written out, and in a caption they are an error.
         """
         stored = replace(
             sample,
@@ -248,9 +237,8 @@ class Record:
         )
         error = sample.error
         if error is None and stored.captions != sample.captions:
-            error = RowError(
-                reason="bad_caption", detail=f"{sample.source}: the caption holds lone surrogates, not text"
-            )
+            detail = f"{sample.source}: the caption holds lone surrogates, not text"
+            error = RowError(reason="bad_caption", detail=detail)
         return Record(sample=stored, error=error)
 
 

@@ -35,7 +35,7 @@ def check_version(place: object, version: object) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Column:
     """One column, or one field of the entries in a list.
 
     Attributes:
@@ -156,42 +156,42 @@ _SHIFT: Final = "how far right of and below the cells' centres the values lie"
 _PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
 
 _PHRASE: Final = (
-    Field("phrase", _TEXT, "", "normalised text", "phrase.text"),
-    Field("head", _TEXT, "", "lemma of the head noun", "phrase.head"),
-    Field("caption_index", _INT, "", "which caption", "phrase.caption_index"),
-    Field("span", _INTS, "characters", _SPAN, lambda entry: (entry.phrase.start, entry.phrase.end)),
+    Column("phrase", _TEXT, "", "normalised text", "phrase.text"),
+    Column("head", _TEXT, "", "lemma of the head noun", "phrase.head"),
+    Column("caption_index", _INT, "", "which caption", "phrase.caption_index"),
+    Column("span", _INTS, "characters", _SPAN, lambda entry: (entry.phrase.start, entry.phrase.end)),
 )
-_IMPORTANCE: Final = Field("importance", _FLOAT, _SHARE, _WEIGHT, "phrase.importance", True)
-_SIMILARITY: Final = Field("similarity", _FLOAT, _COSINE, "cosine of image and phrase", "about.similarity")
-_PRESENCE: Final = Field("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unknown", "about.presence", True)
+_IMPORTANCE: Final = Column("importance", _FLOAT, _SHARE, _WEIGHT, "phrase.importance", True)
+_SIMILARITY: Final = Column("similarity", _FLOAT, _COSINE, "cosine of image and phrase", "about.similarity")
+_PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unknown", "about.presence", True)
 
-ENTRIES: Final[dict[str, tuple[Field, ...]]] = {
+ENTRIES: Final[dict[str, tuple[Column, ...]]] = {
     "annotations": (
-        Field("id", _LONG, "", "unique in the dataset, 1 .. 2^53 - 1", _annotation_id),
-        Field("image_id", _LONG, "", "the row's id", "record.sample.id"),
-        Field("category_id", _LONG, "", "hash of the phrase; names in categories.parquet", _category_id),
-        Field("bbox", pa.list_(_FLOAT), "px", "[x, y, w, h], half open, of the mask", "about.box_xywh_px"),
-        Field("area", _LONG, "px", "pixels of the mask", "about.area_px"),
-        Field("segmentation", _RLE, "px", "COCO compressed run lengths; size is [h, w]", _rle),
-        Field("iscrowd", pa.int8(), "", "always 0", lambda _: 0),
+        Column("id", _LONG, "", "unique in the dataset, 1 .. 2^53 - 1", _annotation_id),
+        Column("image_id", _LONG, "", "the row's id", "record.sample.id"),
+        Column("category_id", _LONG, "", "hash of the phrase; names in categories.parquet", _category_id),
+        Column("bbox", pa.list_(_FLOAT), "px", "[x, y, w, h], half open, of the mask", "about.box_xywh_px"),
+        Column("area", _LONG, "px", "pixels of the mask", "about.area_px"),
+        Column("segmentation", _RLE, "px", "COCO compressed run lengths; size is [h, w]", _rle),
+        Column("iscrowd", pa.int8(), "", "always 0", lambda _: 0),
         *_PHRASE,
-        Field("score", _FLOAT, _SHARE, "see stages/regions/score.py", "about.score"),
+        Column("score", _FLOAT, _SHARE, "see stages/regions/score.py", "about.score"),
         _SIMILARITY,
         _PRESENCE,
-        Field("group", _INT, "", _GROUP, "about.group", True),
+        Column("group", _INT, "", _GROUP, "about.group", True),
         _IMPORTANCE,
     ),
-    "absent": (*_PHRASE, Field("presence", _FLOAT, _SHARE, _LIKELY, "about.presence"), _SIMILARITY, _IMPORTANCE),
+    "absent": (*_PHRASE, Column("presence", _FLOAT, _SHARE, _LIKELY, "about.presence"), _SIMILARITY, _IMPORTANCE),
     "phrases": (
         *_PHRASE,
-        Field("plural", pa.bool_(), "", "whether the phrase names several things", "phrase.plural"),
+        Column("plural", pa.bool_(), "", "whether the phrase names several things", "phrase.plural"),
         _IMPORTANCE,
     ),
     "heat_maps": (
-        Field("phrase", _TEXT, "", "normalised text", "about.text"),
-        Field("size", _INTS, "cells", "[h, w] of the grid, which covers the whole image", "about.values.shape"),
-        Field("levels", pa.binary(), "0 .. 255", _PIXELS, _stored_levels, True),
-        Field("shift_cells", pa.float64(), "cells", _SHIFT, "about.shift_cells"),
+        Column("phrase", _TEXT, "", "normalised text", "about.text"),
+        Column("size", _INTS, "cells", "[h, w] of the grid, which covers the whole image", "about.values.shape"),
+        Column("levels", pa.binary(), "0 .. 255", _PIXELS, _stored_levels, True),
+        Column("shift_cells", pa.float64(), "cells", _SHIFT, "about.shift_cells"),
         _SIMILARITY,
         _PRESENCE,
     ),
@@ -199,35 +199,35 @@ ENTRIES: Final[dict[str, tuple[Field, ...]]] = {
 """Column -> the fields of the entries in its lists."""
 
 
-def _struct(columns: Iterable[Field]) -> Any:
+def _struct(columns: Iterable[Column]) -> Any:
     return pa.struct([column.arrow for column in columns])
 
 
-def _list(name: str, doc: str, entries: Callable[[Record], Iterator[_Entry]]) -> Field:
+def _list(name: str, doc: str, entries: Callable[[Record], Iterator[_Entry]]) -> Column:
     getters = [(column.name, column.get) for column in ENTRIES[name]]
 
     def values(record: Record) -> list[dict[str, Any]]:
         return [{inner: get(entry) for inner, get in getters} for entry in entries(record)]
 
-    return Field(name, pa.list_(_struct(ENTRIES[name])), "", doc, values)
+    return Column(name, pa.list_(_struct(ENTRIES[name])), "", doc, values)
 
 
 ANNOTATION: Final = _struct(ENTRIES["annotations"])
 """One region of one phrase."""
 
 DATASET_FIELDS: Final = (
-    Field("id", _LONG, "", "image id, hash of sample_id in 1 .. 2^53 - 1", "sample.id"),
-    Field("sample_id", _TEXT, "", "given by the user or derived from the place in the input", "sample.sample_id"),
-    Field("file_name", _TEXT, "", "the image, relative to the image root or tar", "sample.image.file_name"),
-    Field("width", _INT, "px", "after EXIF rotation; 0 if unknown", "width_px"),
-    Field("height", _INT, "px", "after EXIF rotation; 0 if unknown", "height_px"),
-    Field("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
+    Column("id", _LONG, "", "image id, hash of sample_id in 1 .. 2^53 - 1", "sample.id"),
+    Column("sample_id", _TEXT, "", "given by the user or derived from the place in the input", "sample.sample_id"),
+    Column("file_name", _TEXT, "", "the image, relative to the image root or tar", "sample.image.file_name"),
+    Column("width", _INT, "px", "after EXIF rotation; 0 if unknown", "width_px"),
+    Column("height", _INT, "px", "after EXIF rotation; 0 if unknown", "height_px"),
+    Column("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
     _list("annotations", "one per region", _placed("regions")),
     _list("absent", "phrases judged not to be in the image", _placed("absent")),
-    Field("phrase_count", _INT, "", "phrases found in the captions", lambda record: len(record.phrases)),
-    Field("warnings", pa.list_(_TEXT), "", "phrases without a region and why, dropped phrases", _warnings),
-    Field("error", _TEXT, "", "null, or the reason of the fault", lambda one: one.error and one.error.reason, True),
-    Field(
+    Column("phrase_count", _INT, "", "phrases found in the captions", lambda record: len(record.phrases)),
+    Column("warnings", pa.list_(_TEXT), "", "phrases without a region and why, dropped phrases", _warnings),
+    Column("error", _TEXT, "", "null, or the reason of the fault", lambda one: one.error and one.error.reason, True),
+    Column(
         "error_detail",
         _TEXT,
         "",
@@ -245,7 +245,7 @@ HEAT_MAP_FIELDS: Final = (
 """Columns that a dataset has with `output.heat_maps`."""
 
 _IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
-IMAGE_FIELD: Final = Field("image", _IMAGE, "", "the encoded image as it was read; null with an error", _image, True)
+IMAGE_FIELD: Final = Column("image", _IMAGE, "", "the encoded image as it was read; null with an error", _image, True)
 
 OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)
 """Columns that a dataset has or not, in their order behind the others."""
@@ -254,7 +254,7 @@ DATASET_SCHEMA: Final = pa.schema([column.arrow for column in DATASET_FIELDS])
 """The row of `data/*.parquet` without optional columns."""
 
 
-def _columns(*, embed_images: bool, heat_maps: bool) -> tuple[Field, ...]:
+def _columns(*, embed_images: bool, heat_maps: bool) -> tuple[Column, ...]:
     maps, images = HEAT_MAP_FIELDS if heat_maps else (), (IMAGE_FIELD,) if embed_images else ()
     return (*DATASET_FIELDS, *maps, *images)
 

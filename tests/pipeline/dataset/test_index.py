@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,18 +22,6 @@ from stages.contract.schema import DATASET_SCHEMA
 from tests.pipeline.dataset.plain import find, in_order, marks_of, status_of
 
 ENDLESS = "(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"
-
-
-@pytest.fixture(scope="module")
-def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
-    return list(open_dataset(synthetic_dataset).rows())
-
-
-@pytest.fixture(scope="module")
-def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
-    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
-        index.build()
-        yield index
 
 
 def page(index: Index, search: Search) -> list[int]:

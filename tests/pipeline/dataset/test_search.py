@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search, Selection, Selector, literal, sandboxed
 from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
@@ -94,27 +91,10 @@ SEARCHES = st.builds(
 )
 
 
-@pytest.fixture(scope="module")
-def table(synthetic_dataset: Path) -> Any:
-    return pa.concat_tables(open_dataset(synthetic_dataset).tables())
-
-
-@pytest.fixture(scope="module")
-def rows(table: Any) -> Any:
-    return table.to_pylist()
-
-
-@pytest.fixture(scope="module")
-def index(synthetic_dataset: Path, rows: Any) -> Iterator[Index]:
-    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
-        index.build()
-        yield index
-
-
-def assert_the_same(search: Search, index: Index, table: Any, rows: Any) -> int:
+def assert_the_same(search: Search, index: Index, whole: Any, rows: Any) -> int:
     """The exported regions are those shown and those of plain Python; returns how many."""
     marks = marks_of(rows)
-    answer = Selector(Selection(where=search.condition(), marks=marks)).choose(table)
+    answer = Selector(Selection(where=search.condition(), marks=marks)).choose(whole)
     exported = [(row, a) for row, found in enumerate(answer["annotations"].to_pylist()) for a in found]
     shown = index.ask(search, "SELECT row, phrase, score, x, y, w, h FROM hit_regions")
     assert Counter((row, a["phrase"], a["score"], *a["bbox"]) for row, a in exported) == Counter(shown)
@@ -125,8 +105,8 @@ def assert_the_same(search: Search, index: Index, table: Any, rows: Any) -> int:
 
 @settings(max_examples=60)
 @given(search=SEARCHES)
-def test_any_search_exports_what_it_shows(search: Search, index: Index, table: Any, rows: Any) -> None:
-    assert_the_same(search, index, table, rows)
+def test_any_search_exports_what_it_shows(search: Search, index: Index, whole: Any, rows: Any) -> None:
+    assert_the_same(search, index, whole, rows)
 
 
 @pytest.mark.parametrize(
@@ -139,5 +119,5 @@ def test_any_search_exports_what_it_shows(search: Search, index: Index, table: A
     ],
     ids=lambda search: search.condition(),
 )
-def test_searches_that_find_something(search: Search, index: Index, table: Any, rows: Any) -> None:
-    assert assert_the_same(search, index, table, rows) > 0
+def test_searches_that_find_something(search: Search, index: Index, whole: Any, rows: Any) -> None:
+    assert assert_the_same(search, index, whole, rows) > 0

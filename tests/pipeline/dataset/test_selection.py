@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.selection import REGION_COLUMNS, Selection, Selector, sandboxed
 from stages.contract.errors import ConfigError
 from stages.contract.schema import DATASET_SCHEMA
@@ -17,9 +16,9 @@ from tests.pipeline.dataset.plain import CONDITIONS, marks_of, regions_of
 
 
 @pytest.fixture(scope="module")
-def table(synthetic_dataset: Path) -> Any:
+def table(whole: Any) -> Any:
     """200 rows over the border of two shards, so in two chunks."""
-    return pa.concat_tables(open_dataset(synthetic_dataset).tables()).slice(80, 200)
+    return whole.slice(80, 200)
 
 
 def chosen(table: Any, **selection: Any) -> list[list[int]]:
