@@ -103,16 +103,13 @@ def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     assert [plain(record) for record in table_to_records(table)] == [plain(record) for record in batch]
 
 
-def test_columns_may_stand_in_any_order_and_others_beside_them() -> None:
+def test_columns_between_workers() -> None:
+    """They may be in any order, and others beside them; missing ones are named."""
     record = make_record(regions=())
     table = records_to_table([record]).append_column("more", pa.array([1]))
     assert [plain(r) for r in table_to_records(table.select(table.column_names[::-1]))] == [plain(record)]
-
-
-def test_missing_columns_are_named() -> None:
-    table = records_to_table([make_record()]).drop_columns(["phrases", "error"])
     with pytest.raises(SchemaError, match=r"lacks the columns \['phrases', 'error'\]"):
-        table_to_records(table)
+        table_to_records(table.drop_columns(["phrases", "error"]))
 
 
 def make_record(**changes: Any) -> Record:
@@ -229,11 +226,7 @@ def test_the_row_of_a_failed_sample() -> None:
 def test_the_row_of_an_image_without_phrases() -> None:
     row = row_of(make_record(phrases=(), heat_maps=(), regions=()))
     assert (row["annotations"], row["phrase_count"], row["warnings"], row["error"]) == ([], 0, [], None)
-
-
-def test_no_rows() -> None:
-    assert records_to_rows([], embed_images=False).num_rows == 0
-    assert records_to_table([]).num_rows == 0
+    assert records_to_rows([], embed_images=False).num_rows == records_to_table([]).num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -270,12 +263,9 @@ def test_annotation_ids_are_unique() -> None:
     assert all(0 < number < 2**53 for number in (*ids, row["id"]))
 
 
-def test_images_are_embedded_as_they_were_read() -> None:
+def test_images_are_embedded_but_for_failed_samples() -> None:
+    """Readers of the dataset would open the path, or decode bytes that cannot be decoded."""
     assert row_of(make_record(), embed_images=True)["image"] == {"bytes": b"JPEG", "path": "a/b.jpg"}
-
-
-def test_a_failed_sample_has_no_image() -> None:
-    """Readers of the dataset would open the path, or decode what could not be decoded."""
     error = RowError(reason="bad_image", detail="a.jsonl:1: not an image")
     assert row_of(make_record(error=error, regions=(), phrases=()), embed_images=True)["image"] is None
     sample = Sample(sample_id="k1", source="a", image=ImageRef(file_name="a/b.jpg"))
