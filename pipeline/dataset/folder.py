@@ -37,8 +37,7 @@ MARKS: Final = ("good", "bad")
 MARKS_FILE: Final = "marks.json"
 """File beside the shards: sample id -> mark."""
 
-_MODEL_KEYS: Final = ("name", "pretrained", "checkpoint", "weights", "config")
-"""Keys of a configuration that name a model; see `stages.shared.model.config`."""
+_COUNTED: Final = (("written", "rows"), ("regions", "regions"))
 
 _BUFFER_BYTES: Final = 1 << 20
 """Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""
@@ -92,21 +91,9 @@ class Dataset:
         return True
 
     def __repr__(self) -> str:
-        """Return four lines: path, size, model, and whether the run has finished. No shard is opened."""
-        counts = (("written", "rows"), ("regions", "regions"))
-        counted = [f"{count:,} {what}" for key, what in counts if (count := self._count(key)) is not None]
-        shards = f"{len(self.shards):,} shard{'' if len(self.shards) == 1 else 's'}"
-        config = self.run.get("config")
-        model = config.get("model") if isinstance(config, dict) else None
-        names = [model.get(key) for key in _MODEL_KEYS] if isinstance(model, dict) else []
-        return "\n".join(
-            [
-                f"Dataset {self.path}",
-                f"  {', '.join([*counted, shards])}",
-                f"  model: {'/'.join(str(name) for name in names if name is not None) or 'unknown'}",
-                f"  {'finished' if self.finished else 'not finished: its rows are not counted yet'}",
-            ]
-        )
+        """Return path and size on one line. No shard is opened."""
+        counted = [f"{count:,} {what}" for key, what in _COUNTED if (count := self._count(key)) is not None]
+        return f"Dataset {self.path}: {', '.join([*counted, f'{len(self.shards):,} shards'])}"
 
     def _count(self, key: str) -> int | None:
         """One of the manifest's counts; None if it has none."""

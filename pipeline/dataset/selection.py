@@ -1,15 +1,9 @@
 """A choice of regions by score and by an SQL condition, applied to tables of rows; and a search that makes conditions.
 
-DuckDB evaluates the condition on the regions of each table, one row for each region, with these columns:
-
-    phrase, head, score, similarity, area   as in `annotations`
-    presence                                likewise; null if unknown
-    area_share                              area of the region over that of the image
-    x, y, w, h                              the box, px
-    caption_index, caption                  which caption, and its text
-    sample_id, file_name, width, height     of the image
-    phrase_count, region_count              of the image; regions before the choice
-    mark                                    'good', 'bad' or null, see `pipeline.dataset.folder`
+DuckDB evaluates the condition on the regions of each table, one row for each region, with the `REGION_COLUMNS`. Most
+are fields of `annotations` and columns of the row; `area_share` is the area of the region over that of the image, x, y,
+w and h are the box in px, `caption` is the text that the phrase is from, `region_count` counts the image's regions
+before the choice, and `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
 
 A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself, of which
 it would see only a part.

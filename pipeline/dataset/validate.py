@@ -174,19 +174,23 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
 def _error_problems(row: dict[str, Any]) -> Iterator[str]:
     """Problems of the error, and of the columns that only a row without one fills."""
     if row["error"] is not None:
-        if row["error"] not in ROW_ERRORS:
-            yield f"error: expected a reason from {sorted(ROW_ERRORS)}, got {row['error']!r}"
-        if row["error_detail"] is None:
-            yield "has an error without a detail"
-        if row["annotations"] or row["absent"]:
-            yield f"has an error and {'annotations' if row['annotations'] else 'absent phrases'}"
-    else:
-        if row["error_detail"] is not None:
-            yield "has the detail of an error but no error"
-        if not (row["width"] > 0 and row["height"] > 0):
-            yield f"no error but a size of {row['width']}x{row['height']}"
-        if IMAGE_FIELD.name in row and (row[IMAGE_FIELD.name] or {}).get("bytes") is None:
-            yield "no error and no image"
+        lists = "annotations" if row["annotations"] else "absent phrases"
+        yield from _wrong(
+            (row["error"] not in ROW_ERRORS, f"error: expected a reason from the closed list, got {row['error']!r}"),
+            (row["error_detail"] is None, "has an error without a detail"),
+            (bool(row["annotations"] or row["absent"]), f"has an error and {lists}"),
+        )
+        return
+    has_image = IMAGE_FIELD.name not in row or (row[IMAGE_FIELD.name] or {}).get("bytes") is not None
+    yield from _wrong(
+        (row["error_detail"] is not None, "has the detail of an error but no error"),
+        (not (row["width"] > 0 and row["height"] > 0), f"no error but a size of {row['width']}x{row['height']}"),
+        (not has_image, "no error and no image"),
+    )
+
+
+def _wrong(*checks: tuple[bool, str]) -> Iterator[str]:
+    return (problem for is_wrong, problem in checks if is_wrong)
 
 
 def _entry_problems(name: str, entry: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
@@ -206,16 +210,13 @@ def _entry_problems(name: str, entry: dict[str, Any], row: dict[str, Any]) -> It
 
 
 def _annotation_problems(annotation: dict[str, Any], row: dict[str, Any]) -> Iterator[str]:
-    if annotation["image_id"] != row["id"]:
-        yield f"image_id {annotation['image_id']} is not the row's id"
-    if annotation["category_id"] != stable_id(annotation["phrase"]):
-        yield "category_id is not the hash of its phrase"
-    if not 0 < annotation["id"] < 2**53:
-        yield "id outside 1 .. 2^53 - 1"
-    if annotation["iscrowd"] != 0:
-        yield f"iscrowd is {annotation['iscrowd']}"
-    if annotation["group"] is not None and annotation["group"] < 0:
-        yield f"group {annotation['group']} is negative"
+    yield from _wrong(
+        (annotation["image_id"] != row["id"], f"image_id {annotation['image_id']} is not the row's id"),
+        (annotation["category_id"] != stable_id(annotation["phrase"]), "category_id is not the hash of its phrase"),
+        (not 0 < annotation["id"] < 2**53, "id outside 1 .. 2^53 - 1"),
+        (annotation["iscrowd"] != 0, f"iscrowd is {annotation['iscrowd']}"),
+        ((annotation["group"] or 0) < 0, f"group {annotation['group']} is negative"),
+    )
     if len(annotation["bbox"]) != 4 or None in annotation["bbox"]:
         yield f"bbox {annotation['bbox']} has not four numbers"
         return

@@ -93,7 +93,7 @@ def without_rows(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[str]:
     notes = found_in(checkpoint, "*.parquet")
     members = _by_note(shards)
     paths = [*notes, *(path for own in members.values() for path in own)]
-    counts = dict(zip(paths, _in_threads(_rows, paths), strict=True))
+    counts = {path: rows for path, (rows, _) in zip(paths, _in_threads(_footer, paths), strict=True)}
     wrong: list[str] = []
     for note in notes:
         own = members.get(note.stem, [])
@@ -113,14 +113,14 @@ def uncommitted(checkpoint: AnyPath, shards: Iterable[AnyPath]) -> list[AnyPath]
 
 def unreadable(shards: Sequence[AnyPath]) -> Iterator[tuple[AnyPath, str]]:
     """Yield shards whose footer cannot be read or that have no column id, each with the reason."""
-    for path, fault in zip(shards, _in_threads(_fault, shards), strict=True):
-        if fault is not None:
+    for path, (_, fault) in zip(shards, _in_threads(_footer, shards), strict=True):
+        if fault:
             yield path, fault
 
 
 def rows_in(shards: Sequence[AnyPath]) -> int | None:
     """Return the number of rows by the shards' footers; None if one cannot be read."""
-    return _total(_in_threads(_rows, shards))
+    return _total(rows for rows, _ in _in_threads(_footer, shards))
 
 
 def ids_in(shard: AnyPath) -> Any:
@@ -134,25 +134,18 @@ def _in_threads(read: Callable[[AnyPath], ReadT], paths: Sequence[AnyPath]) -> l
         return list(pool.map(read, paths))
 
 
-def _rows(path: AnyPath) -> int | None:
+def _footer(path: AnyPath) -> tuple[int | None, str]:
+    """The number of rows, None if it cannot be read; and the reason why the shard is of no use, or ""."""
     try:
         with parquet_file(path) as file:
-            return int(file.metadata.num_rows)
-    except (pa.ArrowException, OSError):
-        return None
+            return file.metadata.num_rows, "" if "id" in file.schema_arrow.names else "it has no column id"
+    except (pa.ArrowException, OSError) as error:
+        return None, one_line(error)
 
 
 def _total(counts: Iterable[int | None]) -> int | None:
     known = list(counts)
     return None if None in known else sum(count or 0 for count in known)
-
-
-def _fault(path: AnyPath) -> str | None:
-    try:
-        with parquet_file(path) as file:
-            return None if "id" in file.schema_arrow.names else "it has no column id"
-    except (pa.ArrowException, OSError) as error:
-        return one_line(error)
 
 
 def _by_note(shards: Iterable[AnyPath]) -> dict[str, list[AnyPath]]:

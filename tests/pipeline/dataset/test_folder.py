@@ -53,37 +53,17 @@ def test_a_finished_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert dataset.manifest["counts"]["written"] == 500
 
 
-@pytest.mark.parametrize(
-    ("model", "named"),
-    [
-        ({"name": "ViT-B-16", "pretrained": "openai", "weights": None}, "ViT-B-16/openai"),
-        ({"name": None, "checkpoint": "clips/mine"}, "clips/mine"),
-        (None, "unknown"),
-    ],
-)
-def test_it_says_in_a_few_lines_what_it_is(
-    model: Any, named: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And how long it is, without a look into the shards where the run has counted them."""
-    change_manifest(folder, lambda manifest: manifest["config"].update(model=model))
+def test_its_size_is_known_without_a_look_into_the_shards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the run has counted them."""
     dataset = open_dataset(folder)
     regions = dataset.manifest["counts"]["regions"]
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.dataset.folder.open_shard", lambda path: pytest.fail("a shard was opened"))
-        assert repr(dataset).splitlines() == [
-            f"Dataset {folder}",
-            f"  500 rows, {regions:,} regions, 3 shards",
-            f"  model: {named}",
-            "  finished",
-        ]
+        assert repr(dataset) == f"Dataset {folder}: 500 rows, {regions:,} regions, 3 shards"
         assert len(dataset) == 500
     (folder / "dataset.json").unlink()
     unfinished = open_dataset(folder, finished=False)
-    assert repr(unfinished).splitlines()[1:] == [
-        "  3 shards",
-        "  model: unknown",
-        "  not finished: its rows are not counted yet",
-    ]
+    assert repr(unfinished) == f"Dataset {folder}: 3 shards"
     assert len(unfinished) == 500
 
 
