@@ -262,7 +262,7 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
     try:
         check_folder(folder, named)
         manifest = _manifest(folder / "dataset.json")
-        run = manifest or _read_json(folder / ".phrasebox" / "run.json") or {}
+        run = manifest or read_json(folder / ".phrasebox" / "run.json") or {}
         shards = tuple(found_in(folder / "data", "*.parquet"))
     except OSError as error:
         raise InputError(f"cannot read {named}: {one_line(error)}") from error
@@ -297,14 +297,14 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
 
 def _manifest(path: AnyPath) -> dict[str, Any]:
     """The manifest; empty if the file does not exist."""
-    manifest = _read_json(path)
+    manifest = read_json(path)
     if manifest is not None and not isinstance(manifest.get("config"), dict):
         raise InputError(f"{path} is not the manifest of a phrasebox dataset")
     return manifest or {}
 
 
-def _read_json(path: AnyPath) -> dict[str, Any] | None:
-    """The object in a file; None if the file does not exist."""
+def read_json(path: AnyPath) -> dict[str, Any] | None:
+    """Return the object in a file; None if the file does not exist. Raise InputError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -319,7 +319,7 @@ def _read_json(path: AnyPath) -> dict[str, Any] | None:
 def read_marks(dataset: AnyPath) -> dict[str, str]:
     """Return the marks by sample id; empty if nobody marked anything. Raise InputError for a damaged file."""
     path = dataset / MARKS_FILE
-    marks = _read_json(path) or {}
+    marks = read_json(path) or {}
     if not all(mark in MARKS for mark in marks.values()):
         raise InputError(f"{path}: expected sample ids with {' or '.join(map(repr, MARKS))}")
     return marks

@@ -224,9 +224,9 @@ class Index:
         return [word for (word,) in rows]
 
     def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a query over a search's answer, for statistics. Raise as `count`.
+        """Return the rows of a statistics query over a search's answer. Raise as `count`.
 
-        The query may name `hit_samples` (columns of `samples`, and `mark`) and `hit_regions` (columns of `regions`).
+        It may name `hit_samples` (columns of `samples`, and `mark`) and `hit_regions` (columns of `regions`).
         """
         hits, condition = _hits(search), search.region_condition()
         regions = f"SELECT * FROM found WHERE (\n{condition}\n)" if condition else "SELECT * FROM regions WHERE true"
@@ -288,7 +288,6 @@ BINS_PER_IMAGE: Final = 13
 BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
-"""Score thresholds; the statistics report the share of regions at or above each."""
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:
@@ -347,29 +346,22 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
     }
 
 
-_ROUNDS: Final = 200
-"""Steps towards the share of absent phrases; each changes it less than the one before."""
-
-
 def spoken_for(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
     """Return the share of absent phrases under which presences are most likely.
 
     With another share every presence changes (`stages.regions.score.at_share`) and with them their mean; this is the
-    share that their mean agrees with, found by expectation maximisation (Saerens, Latinne and Decaestecker, Neural
-    Computation 14, 2002). It is as good as the calibration fits the images.
+    share that their mean agrees with, 0 .. 1, found by expectation maximisation (Saerens, Latinne and Decaestecker,
+    Neural Computation 14, 2002). It is as good as the calibration fits the images.
 
     Args:
-        presences: Presence and number of phrases that have it.
+        presences: Presence and number of phrases that have it; without any, the share is None.
         expected: The share that they were computed with.
-
-    Returns:
-        0 .. 1, or None without presences.
     """
     if not presences:
         return None
     values, counts = np.array(presences, np.float64).T
     share = min(max(expected, 0.001), 0.999)
-    for _ in range(_ROUNDS):
+    for _ in range(200):  # each changes the share less than the one before
         there = values * (1.0 - share) / (1.0 - expected)
         absent = (1.0 - values) * share / expected
         share = float(np.average(absent / (there + absent), weights=counts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from pipeline.dataset.folder import check_folder, tables_in
+from pipeline.dataset.folder import check_folder, read_json, tables_in
 from stages.contract.errors import DATASET_EXPECTED, ROW_ERRORS, InputError, SchemaError, one_line
 from stages.contract.masks import decode_runs, rle_box_xywh_px
 from stages.contract.records import Rle, stable_id
@@ -96,15 +95,12 @@ def _shards_of(dataset: AnyPath) -> list[AnyPath]:
 def _read_manifest(path: AnyPath) -> Generator[str, None, dict[str, Any] | None]:
     """Yield what is wrong with the manifest; return it, or None if it cannot be read."""
     try:
-        manifest: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        manifest = read_json(path)
+    except InputError as error:
+        yield str(error)
+        return None
+    if manifest is None:
         yield f"{path}: missing; the run did not finish, run the same command again"
-        return None
-    except (OSError, ValueError) as error:
-        yield f"{path}: not JSON: {error}"
-        return None
-    if not isinstance(manifest, dict):
-        yield f"{path}: expected an object, got {type(manifest).__name__}"
         return None
     try:
         check_version(path, manifest.get("schema_version"))

@@ -56,10 +56,10 @@ class FormerRun:
 
     Attributes:
         state: "complete" if every row of the run is there, "started" if some are, else "new".
-        wanted: What the rows of this run depend on, plain values.
-        run: The same of the run in the folder, with what else was stored of it; empty if the run is new.
-        manifest: That of a dataset which was finished, also if it has lost rows since; else empty.
-        replaces: Whether there is a run to replace, since the user asked for it.
+        wanted: The plain values that rows of this run depend on.
+        run: The same of the run in the folder, and more that was stored of it; empty if the run is new.
+        manifest: That of a finished dataset, also if it has lost rows since; else empty.
+        replaces: Whether `fresh` replaces a run.
     """
 
     state: State
@@ -117,12 +117,7 @@ class DatasetFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run.
-
-        Raises:
-            ResumeError: Another run holds it.
-            ConfigError: The folder cannot be made.
-        """
+        """Hold the folder for one run. Raise ResumeError if another holds it, ConfigError if it cannot be made."""
         with ExitStack() as stack:
             try:
                 self._lease = stack.enter_context(locked(self._own / "lock"))
@@ -140,17 +135,17 @@ class DatasetFolder:
         fresh: bool = False,
         may_delete: MayDelete = delete_what_runs_wrote,
     ) -> FormerRun:
-        """Decide whether this run may write here. Only what a killed `fresh` left is changed. Call it while locked.
+        """Decide whether this run may write here. Only leftovers of a killed `fresh` change. Call it while locked.
 
-        A finished dataset may be another version's; an unfinished one is only continued by the same major and minor
+        A finished dataset may be another version's; an unfinished one is only resumed by the same major and minor
         version, so that all rows of a dataset are made in the same way.
 
         Args:
             config: The run's configuration.
             fingerprint: The model's, see `Graph`.
             calibration: Identifies the calibration of the scores, see `Graph`.
-            fresh: Replace what is there.
-            may_delete: Asked whether `fresh` may do so, if there are rows, or files that phrasebox did not write.
+            fresh: Replace the run that is there, if `may_delete` agrees or there is nothing to ask for.
+            may_delete: Asked if there are rows, or files that phrasebox did not write.
 
         Raises:
             ResumeError: The folder holds another run, or files that phrasebox did not write.
@@ -184,14 +179,9 @@ class DatasetFolder:
         """Make the folder ready for rows, and store what they depend on.
 
         A run to replace is moved aside, see `put_back`. Shards that cannot be read are moved aside and made again. A
-        finished dataset is open again for new rows.
+        finished dataset is open again for new rows. Raise ResumeError if it cannot get rows of this version.
 
-        Args:
-            found: The answer of `look`.
-            noted: More to store of the run, plain values: a resumed run finds it in `FormerRun.run`.
-
-        Raises:
-            ResumeError: A finished dataset gets no rows of this version, or holds foreign data.
+        noted: More to store of the run, plain values: a resumed run finds it in `FormerRun.run`.
         """
         self._replaces = found.replaces
         if found.replaces:
@@ -334,12 +324,10 @@ class DatasetFolder:
 
         Args:
             config: The run's configuration.
-            report: What the engine has counted.
+            report: The engine's counts.
             model: Its `name`, for the card, and what was recognised of it, see `Graph`.
-            calibration: Identifies the calibration of the scores, see `Graph`. None although `begin` was given one if
-                the images are outside its domain.
-            fitted_to: See `dataset_card`.
-            doubt: See `dataset_card`.
+            calibration: Identifies the calibration of the scores, also None if the images are outside its domain.
+            fitted_to, doubt: See `dataset_card`.
 
         Raises:
             ResumeError: The input has changed since the run was begun.

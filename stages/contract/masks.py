@@ -40,7 +40,6 @@ def encode_edges(
         edges: (edges,), where runs of pixels inside begin and end, in turn: pixels from the beginning of their mask
             down its columns, 0 .. height x width, rising within a mask.
         offsets: (masks + 1,), where the edges of each mask begin and end.
-        sizes_hw: Height and width of each mask.
 
     Raises:
         ValueError: The edges of a mask do not rise, or lie outside.
@@ -56,11 +55,7 @@ def encode_edges(
 
 
 def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) -> Rle:
-    """Return the code of the pixels in a box (x0, y0, x1, y1), half open.
-
-    Raises:
-        ValueError: The box is empty or leaves the image.
-    """
+    """Return the code of the pixels in a half-open box. Raise ValueError if it is empty or leaves the image."""
     x0, y0, x1, y1 = box_xyxy
     h, w = size_hw
     if not (0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h):
@@ -71,11 +66,7 @@ def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) ->
 
 
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
-    """Return the code of integer counts from other tools, in which any run may be 0.
-
-    Raises:
-        ValueError: The counts are not whole numbers >= 0 that sum to height x width.
-    """
+    """Return the code of integer counts from other tools, in which any run may be 0. Raise ValueError for others."""
     h, w = size_hw
     if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != h * w:
         raise ValueError(f"expected whole run lengths >= 0 that sum to {h} x {w}, got {len(counts)} others")
@@ -179,11 +170,7 @@ def rle_box_xywh_px(rle: Rle) -> Box:
 
 
 def rle_iou(a: Rle, b: Rle) -> float:
-    """Return the intersection over union of two masks of one image, 0 .. 1; 0 if both are empty.
-
-    Raises:
-        ValueError: The images differ in size.
-    """
+    """Return the intersection over union, 0 .. 1; 0 if both masks are empty. Raise ValueError if sizes differ."""
     union = rle_area_px(rle_union([a, b]))
     return (rle_area_px(a) + rle_area_px(b) - union) / union if union else 0.0
 

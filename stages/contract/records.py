@@ -61,7 +61,6 @@ class Sample:
         sample_id: Unique in the input; given by the user, or derived from the place in the input.
         source: The place, for people: "captions.jsonl:17", "00003.tar/000031234".
         captions: The user's texts, untouched.
-        image: Where the image is.
         error: A fault of the input row.
     """
 
@@ -83,10 +82,8 @@ class Phrase:
 
     Attributes:
         text: Normalised: case folded, one space between words, no leading determiner or possessive.
-        caption_index: Which caption of the sample.
-        start: First character of the phrase in the caption.
-        end: The character after its last: `captions[caption_index][start:end]` are the words. A concept that no
-            caption says, of a source of regions with a pool, has the empty span [0, 0) of caption 0.
+        start, end: `captions[caption_index][start:end]` are the words. A concept of a pool that no caption says has the
+            empty span [0, 0) of caption 0.
         head: Lemma of the head noun, in lower case.
         plural: Whether the phrase names several things ("two dogs").
         importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
@@ -115,11 +112,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """The image as the model sees it before normalisation.
-
-    Attributes:
-        rgb: uint8 (H, W, 3), the whole image resized to the model's input.
-    """
+    """The whole image resized to the model's input, before normalisation: uint8 (H, W, 3)."""
 
     rgb: NDArray[np.uint8]
 
@@ -170,11 +163,8 @@ class Region:
     Attributes:
         phrase_index: Index into the record's `phrases`.
         box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated original image.
-        mask: Of the size of that image.
-        area_px: Pixels of the mask.
         score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
-        similarity: That of the heat map.
-        presence: That of the heat map.
+        similarity, presence: Those of the heat map.
         group: Number of the thing within the image, >= 0, the same for phrases that name one thing; None if unknown.
     """
 
@@ -203,9 +193,8 @@ class Record:
 
     Attributes:
         width_px, height_px: Size of the image after EXIF rotation; 0 until the image was opened.
-        dropped_phrases: Phrases found in the captions but left out by the limit per image.
-        unimportant_phrases: Phrases left out because their importance is below `phrases.min_importance`.
-        absent: Phrases without a region because they were judged not to be in the image.
+        dropped_phrases: Number of phrases over the limit per image.
+        unimportant_phrases: Number of phrases whose importance is below `phrases.min_importance`.
         notes: More for the row's warnings.
     """
 

@@ -281,11 +281,10 @@ def remove_tree(path: AnyPath) -> None:
 
 @contextmanager
 def replacing(path: AnyPath) -> Iterator[Path]:
-    """Write a file atomically: it is either whole or not there.
+    """Write a file atomically, so that it is either whole or not there.
 
-    Yields:
-        A temporary path to write to. What is written takes the place of `path` when the block ends without an error.
-        It lies beside `path`; for object storage it lies on this machine, to be put as one object.
+    Yield a temporary path to write to: beside `path`, or on this machine for object storage. The file takes the place
+    of `path` when the block ends without an error.
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
