@@ -64,16 +64,16 @@ def levels_of(
         maps: None has no levels.
         then: Changes the levels (maps, grid_h, grid_w) of maps of one shape; returns them and which can still be seen.
     """
-    alike: dict[tuple[int, ...], list[int]] = {}
+    alike: dict[tuple[int, ...], dict[int, NDArray[np.float32]]] = {}
     for number, values in enumerate(maps):
         if values is not None:
-            alike.setdefault(values.shape, []).append(number)
+            alike.setdefault(values.shape, {})[number] = values
     found: list[Levels | None] = [None] * len(maps)
-    for numbers in alike.values():
-        levels, seen = quantise_each(np.stack([maps[number] for number in numbers]))  # type: ignore[arg-type]
+    for numbered in alike.values():
+        levels, seen = quantise_each(np.stack(list(numbered.values())))
         if then is not None:
             levels, still_seen = then(levels)
             seen = seen & still_seen
-        for number, own, is_seen in zip(numbers, levels, seen.tolist(), strict=True):
+        for number, own, is_seen in zip(numbered, levels, seen.tolist(), strict=True):
             found[number] = own if is_seen else None
     return found

@@ -95,14 +95,6 @@ def _mapped(record: Record) -> Iterator[_Entry]:
     return (_Entry(record, about=one, levels=own) for one, own in zip(record.heat_maps, levels, strict=True))
 
 
-def _annotation_id(entry: Any) -> int:
-    return stable_id(f"{entry.record.sample.sample_id}\n{entry.number}")
-
-
-def _category_id(entry: Any) -> int:
-    return stable_id(entry.phrase.text)
-
-
 def _rle(entry: Any) -> dict[str, Any]:
     return {"size": entry.about.mask.size_hw, "counts": entry.about.mask.counts}
 
@@ -148,6 +140,8 @@ _INT, _LONG, _FLOAT, _TEXT = pa.int32(), pa.int64(), pa.float32(), pa.string()
 _INTS: Final = pa.list_(_INT)
 _RLE: Final = pa.struct([("size", _INTS), ("counts", _TEXT)])
 _SHARE, _COSINE = "0 .. 1", "-1 .. 1"
+_UNIQUE: Final = "unique in the dataset, 1 .. 2^53 - 1"
+_CATEGORY: Final = "hash of the phrase; names in categories.parquet"
 _LIKELY: Final = "probability that the phrase is in the image"
 _SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
 _GROUP: Final = "number of the thing within the image, the same for phrases that name one thing; null if unknown"
@@ -167,9 +161,9 @@ _PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unkno
 
 ENTRIES: Final[dict[str, tuple[Column, ...]]] = {
     "annotations": (
-        Column("id", _LONG, "", "unique in the dataset, 1 .. 2^53 - 1", _annotation_id),
+        Column("id", _LONG, "", _UNIQUE, lambda entry: stable_id(f"{entry.record.sample.sample_id}\n{entry.number}")),
         Column("image_id", _LONG, "", "the row's id", "record.sample.id"),
-        Column("category_id", _LONG, "", "hash of the phrase; names in categories.parquet", _category_id),
+        Column("category_id", _LONG, "", _CATEGORY, lambda entry: stable_id(entry.phrase.text)),
         Column("bbox", pa.list_(_FLOAT), "px", "[x, y, w, h], half open, of the mask", "about.box_xywh_px"),
         Column("area", _LONG, "px", "pixels of the mask", "about.area_px"),
         Column("segmentation", _RLE, "px", "COCO compressed run lengths; size is [h, w]", _rle),
