@@ -30,8 +30,7 @@ ROW_GROUP_ROWS: Final = 1000
 IMAGE_ROW_GROUP_ROWS: Final = 100
 """For shards with images: a reader of one row reads a row group, which is then some 10 MB."""
 
-LIKELY: Final = 0.5
-"""The score that figures and advice about scores begin at."""
+LIKELY: Final = 0.5  # The score that figures and advice about scores begin at
 
 
 def row_group_rows(*, embed_images: bool) -> int:

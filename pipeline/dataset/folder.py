@@ -25,22 +25,14 @@ from stages.contract.schema import (
 )
 from stages.shared.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
 
-BATCH_ROWS: Final = 512
-"""Rows of a table without images: a few MB."""
-
-IMAGE_BATCH_ROWS: Final = 32
-"""Rows of a table that holds encoded images."""
-
-MARKS: Final = ("good", "bad")
-"""What people can say of a sample."""
-
-MARKS_FILE: Final = "marks.json"
-"""File beside the shards: sample id -> mark."""
+BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
+IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
+MARKS: Final = ("good", "bad")  # What people can say of a sample
+MARKS_FILE: Final = "marks.json"  # File beside the shards: sample id -> mark
 
 _COUNTED: Final = (("written", "rows"), ("regions", "regions"))
 
-_BUFFER_BYTES: Final = 1 << 20
-"""Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""
+_BUFFER_BYTES: Final = 1 << 20  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

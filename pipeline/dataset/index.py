@@ -32,11 +32,8 @@ from pipeline.dataset.selection import (
 )
 from stages.contract.errors import ConfigError, InputError
 
-QUERY_SECONDS: Final = 30.0
-"""Limit of a query, since a condition may never end."""
-
-_SHARDS_AT_ONCE: Final = 40
-"""Shards that are inserted together: each insert has a fixed cost of some milliseconds."""
+QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
+_SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
 
 _ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
 

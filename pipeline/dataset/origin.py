@@ -46,11 +46,8 @@ LOADED: Final = {**MODEL, "phrases.spacy_model": (None, PhrasesConfig().spacy_mo
 
 KEY_BYTES: Final = 32
 
-SIGNED: Final = ("config", "model_fingerprint")
-"""What a signature vouches for."""
-
-_WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")
-"""Kinds of input whose images are files below a root."""
+SIGNED: Final = ("config", "model_fingerprint")  # What a signature vouches for
+_WITH_ROOT: Final = ("jsonl", "csv", "coco_captions", "folder")  # Kinds of input whose images are files below a root
 
 
 def signed(run: Mapping[str, Any]) -> dict[str, Any]:

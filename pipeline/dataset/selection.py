@@ -41,8 +41,7 @@ REGION_COLUMNS: Final = pa.schema(
 )
 """Columns that a condition may name."""
 
-REGION: Final = "annotations.list.element."
-"""Prefix of the paths of a region's fields in Parquet."""
+REGION: Final = "annotations.list.element."  # Prefix of the paths of a region's fields in Parquet
 
 CONDITION_COLUMNS: Final = (*_OF_IMAGE, "captions", *(REGION + name for name in (*_OF_REGION, "bbox")))
 """Paths of the columns that a condition may name."""
@@ -204,8 +203,7 @@ Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
-MOST_PER_PAGE: Final = 96
-"""Most samples that a page shows."""
+MOST_PER_PAGE: Final = 96  # Most samples that a page shows
 
 
 class Search(BaseModel):

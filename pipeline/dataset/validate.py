@@ -28,8 +28,7 @@ from stages.phrases.filters import normalise
 from stages.shared.storage import AnyPath, found_in, parquet_file
 from stages.write import CATEGORIES_SCHEMA, Tally, category_rows
 
-_MOST_EXAMPLES: Final = 20
-"""Ids that are named of those that occur more than once."""
+_MOST_EXAMPLES: Final = 20  # Ids that are named of those that occur more than once
 
 _RANGES: Final = {"0 .. 1": (0.0, 1.0), "-1 .. 1": (-1.001, 1.001)}
 """Unit of a field -> its lowest and its highest value, with the rounding of cosines."""

@@ -46,8 +46,7 @@ from stages.write import Tally, dataset_card, tally, write_categories
 
 State = Literal["new", "started", "complete"]
 
-ENGINE: Final = "engine"
-"""The key of run.json for the engine that wrote the latest rows: `inline` leaves no checkpoint."""
+ENGINE: Final = "engine"  # The key of run.json for the engine that wrote the latest rows: `inline` leaves no checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

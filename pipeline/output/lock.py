@@ -22,11 +22,8 @@ from typing import Final
 from stages.contract.errors import ResumeError
 from stages.shared.storage import AnyPath, ObjectPath, held
 
-LEASE_SECONDS: Final = 60.0
-"""How long a lease is watched before it counts as abandoned."""
-
-RENEW_SECONDS: Final = 15.0
-"""How often a lease is renewed."""
+LEASE_SECONDS: Final = 60.0  # How long a lease is watched before it counts as abandoned
+RENEW_SECONDS: Final = 15.0  # How often a lease is renewed
 
 
 class Lease:

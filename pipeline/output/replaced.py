@@ -18,8 +18,7 @@ from pipeline.output.shards import rows_in
 from stages.contract.errors import ResumeError
 from stages.shared.storage import AnyPath, found_in, move, remove_tree
 
-REPLACES: Final = "replaces"
-"""The key of run.json."""
+REPLACES: Final = "replaces"  # The key of run.json
 
 OWN_SHARD: Final = re.compile(r"\d{5,}\.parquet|(?:[0-9A-Za-z]+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")
 """Names that the inline engine and Ray Data give to shards."""

@@ -30,14 +30,9 @@ from stages.contract.errors import ResumeError, one_line
 from stages.contract.records import Sample, stable_id
 from stages.shared.storage import AnyPath, found_in, move, parquet_file, replacing
 
-_NAMED: Final = 5
-"""How many samples a message names."""
-
-_AT_ONCE: Final = 4096
-"""Rows, or samples, that are looked at together."""
-
-_THREADS: Final = 16
-"""Files opened at once. Footers are small: the answer of a disk or a network takes the time."""
+_NAMED: Final = 5  # How many samples a message names
+_AT_ONCE: Final = 4096  # Rows, or samples, that are looked at together
+_THREADS: Final = 16  # Files opened at once. Footers are small: the answer of a disk or a network takes the time.
 
 _PENDING: Final = ".pending"
 

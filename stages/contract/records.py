@@ -46,8 +46,7 @@ class ImageRef:
     content: bytes | None = None
 
 
-NO_IMAGE: Final = ImageRef()
-"""The image of a sample that names none."""
+NO_IMAGE: Final = ImageRef()  # The image of a sample that names none
 
 OTHER_LANGUAGE: Final = "captions in another language"
 """Beginning of the note that names them, by which they are counted."""

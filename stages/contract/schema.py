@@ -206,8 +206,7 @@ def _list(name: str, doc: str, entries: Callable[[Record], Iterator[_Entry]]) ->
     return Column(name, pa.list_(_struct(ENTRIES[name])), "", doc, values)
 
 
-ANNOTATION: Final = _struct(ENTRIES["annotations"])
-"""One region of one phrase."""
+ANNOTATION: Final = _struct(ENTRIES["annotations"])  # One region of one phrase
 
 DATASET_FIELDS: Final = (
     Column("id", _LONG, "", "image id, hash of sample_id in 1 .. 2^53 - 1", "sample.id"),

@@ -34,13 +34,11 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 
 from stages.contract.errors import ConfigError, InputError, OutputError, one_line
 
-_WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")
-"""The protocols of pyarrow's file systems."""
+_WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")  # The protocols of pyarrow's file systems
 
 _WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE)
 
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
-"""A URL, also with the one slash that pathlib leaves of two."""
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")  # A URL, also with the one slash that pathlib leaves of two
 
 
 def is_local(location: str) -> bool:
@@ -213,8 +211,7 @@ class ObjectPath(PurePosixPath):
         return kind
 
 
-AnyPath = Path | ObjectPath
-"""A local path, or a name behind a URL."""
+AnyPath = Path | ObjectPath  # A local path, or a name behind a URL
 
 
 def place_of(path: AnyPath | str) -> AnyPath:
