@@ -40,18 +40,14 @@ class Dataset:
     """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows.
 
     Attributes:
-        path: Folder; absolute if it is local.
-        manifest: `dataset.json`; empty if the run has not finished.
         run: What the rows depend on: `config`, `model_fingerprint` and `signature`; empty if even that is unknown.
-        shards: Parquet files in the order of their names, which is the order of the rows everywhere.
-        optional: Columns of `OPTIONAL_FIELDS` that the rows have, in their order.
     """
 
-    path: AnyPath
-    manifest: dict[str, Any]
+    path: AnyPath  # folder; absolute if it is local
+    manifest: dict[str, Any]  # `dataset.json`; empty if the run has not finished
     run: dict[str, Any]
-    shards: tuple[AnyPath, ...]
-    optional: tuple[str, ...] = ()
+    shards: tuple[AnyPath, ...]  # Parquet files in the order of their names, which is the order of the rows everywhere
+    optional: tuple[str, ...] = ()  # columns of `OPTIONAL_FIELDS` that the rows have, in their order
 
     @property
     def finished(self) -> bool:

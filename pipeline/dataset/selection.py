@@ -51,18 +51,13 @@ CONDITION_COLUMNS: Final = (*_OF_IMAGE, "captions", *(REGION + name for name in 
 class Selection:
     """Which regions are taken.
 
-    Attributes:
-        min_score: Only regions with at least this score, 0 .. 1.
-        where: SQL condition over `REGION_COLUMNS`; "" takes all.
-        marks: Sample id -> mark, for conditions on `mark`.
-
     Raises:
         ConfigError: The score is outside 0 .. 1.
     """
 
-    min_score: float = 0.0
-    where: str = ""
-    marks: Mapping[str, str] = field(default_factory=dict)
+    min_score: float = 0.0  # only regions with at least this score, 0 .. 1.
+    where: str = ""  # SQL condition over `REGION_COLUMNS`; "" takes all
+    marks: Mapping[str, str] = field(default_factory=dict)  # sample id -> mark, for conditions on `mark`
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:

@@ -54,18 +54,15 @@ class FormerRun:
     """The run that `DatasetFolder.look` found.
 
     Attributes:
-        state: "complete" if every row of the run is there, "started" if some are, else "new".
-        wanted: The plain values that rows of this run depend on.
         run: The same of the run in the folder, and more that was stored of it; empty if the run is new.
         manifest: That of a finished dataset, also if it has lost rows since; else empty.
-        replaces: Whether `fresh` replaces a run.
     """
 
-    state: State
-    wanted: dict[str, Any]
+    state: State  # "complete" if every row of the run is there, "started" if some are, else "new"
+    wanted: dict[str, Any]  # the plain values that rows of this run depend on
     run: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
-    replaces: bool = False
+    replaces: bool = False  # whether `fresh` replaces a run
 
 
 def _release(version: str | None) -> list[str] | None:

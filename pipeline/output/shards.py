@@ -153,17 +153,11 @@ def _by_note(shards: Iterable[AnyPath]) -> dict[str, list[AnyPath]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """The differences between an input and the rows that were made from it.
+    """The differences between an input and the rows that were made from it."""
 
-    Attributes:
-        new: Samples without a row.
-        changed: Samples with other captions, or another image's name, than their row.
-        names: Ids of the first changed ones.
-    """
-
-    new: int = 0
-    changed: int = 0
-    names: tuple[str, ...] = ()
+    new: int = 0  # samples without a row
+    changed: int = 0  # samples with other captions, or another image's name, than their row
+    names: tuple[str, ...] = ()  # ids of the first changed ones
 
 
 def changes_of(shards: Sequence[AnyPath], samples: Iterable[Sample], *, limited: bool = False) -> Changes:

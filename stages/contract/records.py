@@ -32,18 +32,14 @@ class ImageRef:
     """The place of an encoded image: a file, a part of a file, or `content`.
 
     Attributes:
-        file_name: The image's name as the dataset shows it, relative to the image root or the tar.
         url: Path or file-system URL of the file that holds it; None if the image came inline, or there is none.
-        offset: First byte within that file.
-        size: Bytes within that file; -1 means up to its end.
-        content: The encoded image if the reader has it.
     """
 
-    file_name: str = ""
+    file_name: str = ""  # the image's name as the dataset shows it, relative to the image root or the tar
     url: str | None = None
-    offset: int = 0
-    size: int = -1
-    content: bytes | None = None
+    offset: int = 0  # first byte within that file
+    size: int = -1  # bytes within that file; -1 means up to its end
+    content: bytes | None = None  # the encoded image if the reader has it
 
 
 NO_IMAGE: Final = ImageRef()  # The image of a sample that names none
@@ -54,20 +50,13 @@ OTHER_LANGUAGE: Final = "captions in another language"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One captioned image as the reader found it.
+    """One captioned image as the reader found it."""
 
-    Attributes:
-        sample_id: Unique in the input; given by the user, or derived from the place in the input.
-        source: The place, for people: "captions.jsonl:17", "00003.tar/000031234".
-        captions: The user's texts, untouched.
-        error: A fault of the input row.
-    """
-
-    sample_id: str
-    source: str
-    captions: tuple[str, ...] = ()
+    sample_id: str  # unique in the input; given by the user, or derived from the place in the input
+    source: str  # the place, for people: "captions.jsonl:17", "00003.tar/000031234"
+    captions: tuple[str, ...] = ()  # the user's texts, untouched
     image: ImageRef = NO_IMAGE
-    error: RowError | None = None
+    error: RowError | None = None  # a fault of the input row
 
     @property
     def id(self) -> int:
@@ -80,21 +69,18 @@ class Phrase:
     """A noun phrase of a caption.
 
     Attributes:
-        text: Normalised: case folded, one space between words, no leading determiner or possessive.
         start, end: `captions[caption_index][start:end]` are the words. A concept of a pool that no caption says has the
             empty span [0, 0) of caption 0.
-        head: Lemma of the head noun, in lower case.
-        plural: Whether the phrase names several things ("two dogs").
         importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
             `stages.explain.text.importance`. None if not computed, or if the model does not see the words.
     """
 
-    text: str
+    text: str  # normalised: case folded, one space between words, no leading determiner or possessive
     caption_index: int
     start: int
     end: int
-    head: str
-    plural: bool = False
+    head: str  # lemma of the head noun, in lower case
+    plural: bool = False  # whether the phrase names several things ("two dogs")
     importance: float | None = None
 
     def __post_init__(self) -> None:
@@ -125,20 +111,16 @@ class HeatMap:
     """Where an explainer saw one phrase in one image. A sample has one for each unique text of its phrases.
 
     Attributes:
-        text: The phrase's normalised text.
-        values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
-        similarity: Cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
-        fault: "" or the reason why the map is all zeros: "constant", "empty" or "non_finite".
         shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for
             convolutions, see `geometry.resize_shifted`.
         presence: Probability that the phrase is in the image, 0 .. 1, if as many are absent as where it was fitted;
             None without a calibration of presence.
     """
 
-    text: str
-    values: NDArray[np.float32]
-    similarity: float
-    fault: str = ""
+    text: str  # the phrase's normalised text
+    values: NDArray[np.float32]  # float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image
+    similarity: float  # cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
+    fault: str = ""  # "" or the reason why the map is all zeros: "constant", "empty" or "non_finite"
     shift_cells: float = 0.0
     presence: float | None = None
 
@@ -160,18 +142,16 @@ class Region:
     """A part of the image that a phrase names.
 
     Attributes:
-        phrase_index: Index into the record's `phrases`.
         box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated original image.
-        score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
         similarity, presence: Those of the heat map.
         group: Number of the thing within the image, >= 0, the same for phrases that name one thing; None if unknown.
     """
 
-    phrase_index: int
+    phrase_index: int  # index into the record's `phrases`
     box_xywh_px: tuple[float, float, float, float]
     mask: Rle
     area_px: int
-    score: float
+    score: float  # 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
     similarity: float
     presence: float | None = None
     group: int | None = None
@@ -192,22 +172,19 @@ class Record:
 
     Attributes:
         width_px, height_px: Size of the image after EXIF rotation; 0 until the image was opened.
-        dropped_phrases: Number of phrases over the limit per image.
-        unimportant_phrases: Number of phrases whose importance is below `phrases.min_importance`.
-        notes: More for the row's warnings.
     """
 
     sample: Sample
     width_px: int = 0
     height_px: int = 0
     phrases: tuple[Phrase, ...] = ()
-    dropped_phrases: int = 0
-    unimportant_phrases: int = 0
+    dropped_phrases: int = 0  # number of phrases over the limit per image
+    unimportant_phrases: int = 0  # number of phrases whose importance is below `phrases.min_importance`
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     regions: tuple[Region, ...] = ()
     absent: tuple[Absent, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # more for the row's warnings
     error: RowError | None = None
 
     @staticmethod

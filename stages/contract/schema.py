@@ -39,20 +39,15 @@ class Column:
     """One column, or one field of the entries in a list.
 
     Attributes:
-        name: Its name.
-        kind: Its Arrow type.
-        unit: The unit of its values, or their range; "" if they have none.
-        doc: What it means.
         source: Where its value comes from in a record, or in an entry of a list: attributes or a function.
-        optional: Whether a sound row may hold null.
     """
 
     name: str
-    kind: Any
-    unit: str
-    doc: str
+    kind: Any  # the Arrow type
+    unit: str  # the unit of its values, or their range; "" if they have none
+    doc: str  # the meaning
     source: str | Callable[[Any], Any]
-    optional: bool = False
+    optional: bool = False  # whether a sound row may hold null
 
     @property
     def arrow(self) -> Any:

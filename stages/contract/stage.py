@@ -25,17 +25,11 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwards:
-    """Forward passes of a stage that holds a model.
+    """Forward passes of a stage that holds a model."""
 
-    Attributes:
-        images: Images that required a forward pass.
-        computed: Images in these passes, including those that only fill up a batch.
-        device: For example "cpu" or "NVIDIA H100 80GB HBM3".
-    """
-
-    images: int
-    computed: int
-    device: str
+    images: int  # images that required a forward pass
+    computed: int  # images in these passes, including those that only fill up a batch
+    device: str  # for example "cpu" or "NVIDIA H100 80GB HBM3"
 
 
 class Stage(ABC):
