@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from stages.contract.errors import RowError, SchemaError
 from stages.contract.levels import Levels, levels_of
-from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Sample, stable_id
+from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Sample, stable_id
 
 SCHEMA_VERSION: Final = 1
 """Goes up when a column is added, changes its type or its meaning, or goes away. Only this version is read."""
@@ -36,17 +36,13 @@ def check_version(place: object, version: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column, or one field of the entries in a list.
-
-    Attributes:
-        source: Where its value comes from in a record, or in an entry of a list: attributes or a function.
-    """
+    """One column, or one field of the entries in a list."""
 
     name: str
     kind: Any  # the Arrow type
     unit: str  # the unit of its values, or their range; "" if they have none
     doc: str  # the meaning
-    source: str | Callable[[Any], Any]
+    source: str | Callable[[Any], Any]  # attribute of a record, or of an entry of a list, that holds it; or a function
     optional: bool = False  # whether a sound row may hold null
 
     @property
@@ -118,7 +114,8 @@ def _warnings(record: Record) -> list[str]:
     """What a reader of the row would otherwise wonder about."""
     if record.error is not None:
         return []
-    placed = {record.phrases[entry.phrase_index].text for entry in (*record.regions, *record.absent)}
+    known: tuple[Region | Absent, ...] = (*record.regions, *record.absent)
+    placed = {record.phrases[entry.phrase_index].text for entry in known}
     faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
     missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in placed]
     # Heat maps are for all phrases or, with another source of regions, for no phrase.
@@ -332,8 +329,8 @@ def _kind(hint: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     """A value of the records as Arrow takes it."""
-    if is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in value.__slots__}
+    if names := getattr(value, "__slots__", ()):  # of a record
+        return {name: _plain(getattr(value, name)) for name in names}
     if isinstance(value, tuple):
         return [_plain(inner) for inner in value]
     return {"shape": value.shape, "data": value.tobytes()} if isinstance(value, np.ndarray) else value
