@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from stages.contract.errors import ROW_ERRORS, RowError, SchemaError
 from stages.contract.levels import quantise
@@ -31,60 +32,55 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 finite = st.floats(-1, 1, width=32)
 
 
-@st.composite
-def samples(draw: st.DrawFn) -> Sample:
-    return Sample(
-        sample_id=draw(texts),
-        source=draw(texts),
-        captions=tuple(draw(st.lists(texts, max_size=3))),
-        image=ImageRef(
-            file_name=draw(texts),
-            url=draw(st.none() | texts),
-            offset=draw(st.integers(0, 2**62)),
-            size=draw(st.integers(-1, 2**62)),
-            content=draw(st.none() | st.binary(max_size=20)),
-        ),
-    )
+def some(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(values, max_size=3).map(tuple)
 
 
-@st.composite
-def phrases(draw: st.DrawFn) -> Phrase:
-    start = draw(st.integers(0, 99))
-    return Phrase(
-        text=draw(texts.filter(bool)),
-        caption_index=draw(st.integers(0, 9)),
-        start=start,
-        end=start + draw(st.integers(1, 99)),
-        head=draw(texts),
-        plural=draw(st.booleans()),
-        importance=draw(st.none() | st.floats(0, 1)),
-    )
+def arrays(dtype: type, *shape: int, most: int = 5) -> st.SearchStrategy[Any]:
+    sides = st.tuples(*[st.integers(1, most)] * 2).map(lambda sides: (*sides, *shape))
+    return hnp.arrays(dtype, sides, elements=finite if dtype is np.float32 else None)
 
 
-@st.composite
-def heat_maps(draw: st.DrawFn) -> HeatMap:
-    h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    values = np.array(draw(st.lists(finite, min_size=h * w, max_size=h * w)), np.float32).reshape(h, w)
-    fault = draw(st.sampled_from(["", "constant", "empty", "non_finite"]))
-    likely = draw(st.none() | st.floats(0, 1))
-    return HeatMap(text=draw(texts), values=values, similarity=draw(finite), fault=fault, presence=likely)
-
-
-@st.composite
-def records(draw: st.DrawFn) -> Record:
-    h, w = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    rgb = np.frombuffer(draw(st.binary(min_size=h * w * 3, max_size=h * w * 3)), np.uint8).reshape(h, w, 3)
-    error = RowError(reason=draw(st.sampled_from(sorted(ROW_ERRORS))), detail=draw(texts))
-    return Record(
-        sample=draw(samples()),
-        width_px=draw(st.integers(0, 2**31 - 1)),
-        height_px=draw(st.integers(0, 2**31 - 1)),
-        phrases=tuple(draw(st.lists(phrases(), max_size=3))),
-        dropped_phrases=draw(st.integers(0, 99)),
-        pixels=draw(st.none() | st.just(Pixels(rgb=rgb))),
-        heat_maps=tuple(draw(st.lists(heat_maps(), max_size=3))),
-        error=draw(st.none() | st.just(error)),
-    )
+counts = st.integers(0, 2**31 - 1)
+shares = st.none() | st.floats(0, 1)
+images = st.builds(
+    ImageRef,
+    file_name=texts,
+    url=st.none() | texts,
+    offset=st.integers(0, 2**62),
+    size=st.integers(-1, 2**62),
+    content=st.none() | st.binary(max_size=20),
+)
+errors = st.builds(RowError, reason=st.sampled_from(sorted(ROW_ERRORS)), detail=texts)
+phrases = st.builds(
+    Phrase,
+    text=texts.filter(bool),
+    caption_index=counts,
+    start=st.integers(0, 99),
+    end=st.integers(100, 199),
+    head=texts,
+    plural=st.booleans(),
+    importance=shares,
+)
+heat_maps = st.builds(
+    HeatMap,
+    text=texts,
+    values=arrays(np.float32),
+    similarity=finite,
+    fault=st.sampled_from(["", "constant"]),
+    presence=shares,
+)
+records = st.builds(
+    Record,
+    sample=st.builds(Sample, sample_id=texts, source=texts, captions=some(texts), image=images),
+    width_px=counts,
+    height_px=counts,
+    phrases=some(phrases),
+    dropped_phrases=counts,
+    pixels=st.none() | st.builds(Pixels, rgb=arrays(np.uint8, 3)),
+    heat_maps=some(heat_maps),
+    error=st.none() | errors,
+)
 
 
 def plain(record: Record) -> Any:
@@ -95,7 +91,7 @@ def plain(record: Record) -> Any:
 
 
 @settings(max_examples=60)
-@given(st.lists(records(), max_size=4))
+@given(st.lists(records, max_size=4))
 def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     table = records_to_table(batch)
     assert table.schema == RECORD_SCHEMA
