@@ -210,23 +210,25 @@ class Search(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    phrase: str = Field("", description="Part of the phrase; case does not matter.")
-    head: str = Field("", description="The head noun.")
+    phrase: str = Field(default="", description="Part of the phrase; case does not matter.")
+    head: str = Field(default="", description="The head noun.")
     score_min: Share | None = None
     score_max: Share | None = None
-    area_min: Share | None = Field(None, description="Least area of the region, as a share of the image.")
+    area_min: Share | None = Field(default=None, description="Least area of the region, as a share of the image.")
     area_max: Share | None = None
-    where: str = Field("", description="SQL condition, see `pipeline.dataset.selection`.")
-    regions_min: Count | None = Field(None, description="Least number of regions in the image.")
+    where: str = Field(default="", description="SQL condition, see `pipeline.dataset.selection`.")
+    regions_min: Count | None = Field(default=None, description="Least number of regions in the image.")
     regions_max: Count | None = None
     mark: Literal["", "good", "bad", "none", "any"] = Field(
         "", description="People's mark; `none`: samples without one."
     )
     status: Literal["", Status] = ""
-    reason: str = Field("", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`.")
-    sort: Sort = Field("dataset", description="`score_high` and `score_low`: by the best score of the regions found.")
-    seed: Count = Field(0, description="Seed of the random order.")
-    per_page: int = Field(24, ge=1, le=MOST_PER_PAGE, description="Samples on a page.")
+    reason: str = Field(default="", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`.")
+    sort: Sort = Field(
+        default="dataset", description="`score_high` and `score_low`: by the best score of the regions found."
+    )
+    seed: Count = Field(default=0, description="Seed of the random order.")
+    per_page: int = Field(default=24, ge=1, le=MOST_PER_PAGE, description="Samples on a page.")
 
     def region_condition(self) -> str:
         """Return SQL over the columns of a region; "" if every region counts."""

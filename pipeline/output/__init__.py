@@ -15,28 +15,28 @@ class OutputConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: Path = Field(
-        Path("out"),
+        default=Path("out"),
         description="The dataset's folder, or a URL of one in object storage (s3, gs, hdfs). A run that it holds is "
         "resumed if it is the same, else rejected. On a cluster all nodes need to see the folder.",
     )
     embed_images: bool = Field(
-        False, description="Put the encoded images into the shards, so that the dataset stands alone."
+        default=False, description="Put the encoded images into the shards, so that the dataset stands alone."
     )
     heat_maps: bool = Field(
-        True,
+        default=True,
         description="Put all phrases and their heat maps into the shards, in the 256 levels that regions are cut from. "
         "`eval` and `calibrate` then need neither the images nor the model. With the embedded model (20 x 20 cells) "
         "and Flickr30k's five captions the maps take 2 kB an image, which makes shards 1.6 times as large.",
     )
     rows_per_file: int = Field(
-        1000,
+        default=1000,
         ge=1,
         le=1_000_000,
         description="Rows of one Parquet file, and the most that is done again after a kill (times the files being "
         "written at that moment). A row without images is 1 to 6 kB.",
     )
     max_error_share: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1,
         allow_inf_nan=False,
