@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
     Categories,

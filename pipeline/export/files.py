@@ -6,23 +6,21 @@ An export is written to `.NAME.unfinished` beside its target and takes its name 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
-from stages.shared.storage import place_of, write_text
-from stages.write.parquet import PARQUET_SETTINGS
+from stages.shared.storage import held, place_of, write_text
+from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"
 """Hidden, because some loaders read every JSON file that they see."""
@@ -117,8 +115,7 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         check_free(path, overwrite=overwrite)
-        lock = _begun(temporary)
-        with lock:
+        with _begun(temporary):
             try:
                 folder = ExportFolder(temporary)
                 with closing(folder):
@@ -133,21 +130,21 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
         raise ConfigError(f"out: cannot write to {path}: {error.strerror or error}") from error
 
 
-def _begun(temporary: Path) -> IO[str]:
-    """The lock of the new temporary folder; deletes what a killed export left behind."""
+@contextmanager
+def _begun(temporary: Path) -> Iterator[None]:
+    """Hold the new temporary folder; delete the files that a killed export left behind."""
     temporary.mkdir(parents=True, exist_ok=True)
-    lock = (temporary / _LOCK).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise ConfigError(f"out: another export is writing to {temporary}; wait for it") from error
-    for entry in temporary.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != _LOCK:
-            entry.unlink()
-    return lock
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(temporary / _LOCK))
+        except BlockingIOError as error:
+            raise ConfigError(f"out: another export is writing to {temporary}; wait for it") from error
+        for entry in temporary.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != _LOCK:
+                entry.unlink()
+        yield
 
 
 def _take_place(temporary: Path, path: Path) -> None:
@@ -235,54 +232,35 @@ class ParquetParts:
         self._folder = folder
         self._split = split
         self._schema = schema
-        self._rows_per_file = rows_per_file
-        self._rows_per_group = rows_per_group
         self._rows: list[Mapping[str, Any]] = []
-        self._tables: list[Any] = []
-        self._in_group = 0
-        self._in_file = 0
         self._files: list[str] = []
-        self._writer: Any = None
+        self._writer = RollingParquet(self._place, rows_per_file=rows_per_file, rows_per_group=rows_per_group)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a row; may write a row group."""
+        """Add a row; may write a row group."""
         self._rows.append(row)
-        self._in_group += 1
-        self._in_file += 1
         if len(self._rows) == _ROWS_AT_ONCE:
             self._pack()
-        if self._in_group == self._rows_per_group or self._in_file == self._rows_per_file:
-            self._flush()
 
     def close(self) -> None:
-        """Writes what is left and gives the files their names.
+        """Write the remaining rows and give the files their names.
 
-        A split without rows has no file: `datasets` refuses files and splits without rows.
+        A split without rows has no file: `datasets` rejects files and splits without rows.
         """
-        if self._in_group:
-            self._flush()
-        self.abandon()
+        self._pack()
+        self._writer.close()
         for number, name in enumerate(self._files):
             self._folder.renamed(name, f"data/{self._split}-{number:05d}-of-{len(self._files):05d}.parquet")
 
     def abandon(self) -> None:
-        """Closes the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Close the file."""
+        self._writer.abandon()
 
     def _pack(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._writer.write(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
-    def _flush(self) -> None:
-        self._pack()
-        if self._writer is None:
-            name = f"data/{self._split}-{len(self._files):05d}.parquet"
-            self._files.append(name)
-            self._writer = pq.ParquetWriter(self._folder.file(name), self._schema, **PARQUET_SETTINGS)
-        self._writer.write_table(pa.concat_tables(self._tables))
-        self._tables, self._in_group = [], 0
-        if self._in_file >= self._rows_per_file:
-            self.abandon()
-            self._in_file = 0
+    @contextmanager
+    def _place(self, number: int) -> Iterator[Path]:
+        self._files.append(f"data/{self._split}-{number:05d}.parquet")
+        yield self._folder.file(self._files[-1])

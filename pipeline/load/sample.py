@@ -50,8 +50,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
-from pipeline.dataset.origin import MODEL, unnamed
+from pipeline.dataset.origin import MODEL, ImageSource, unnamed
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.load.region_masks import full_masks, grid_shares
 from pipeline.load.row_groups import Choice, RowBlock, block_of, samples_of

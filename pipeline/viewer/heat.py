@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
-from pipeline.dataset.origin import LOADED, check_named
+from pipeline.dataset.origin import LOADED, ImageSource, check_named
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.contract.records import HeatMap, ImageRef, Record, Sample
 from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, mapped_record

@@ -16,8 +16,8 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
-from pipeline.dataset.image_source import ImageSource
 from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import Search, Selection, Selector
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
 from stages.contract.errors import ROW_ERRORS

@@ -14,7 +14,7 @@ from pipeline.dataset.folder import open_dataset
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.phrases.filters import normalise
-from stages.write.tally import tally, write_categories
+from stages.write import tally, write_categories
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import write_manifest
 
