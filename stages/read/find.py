@@ -1,17 +1,20 @@
-"""Finding the files of an input, naming them the same way on every machine, and telling their kind from a path."""
+"""The files of an input: finding them, naming them the same way on every machine, their kind and their fingerprint."""
 
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 from stages.contract.errors import ConfigError, InputError, RowFault
+from stages.contract.records import storable
 from stages.read.base import Reader
 from stages.read.streams import PEEK_BYTES, begins_list, open_plain
 from stages.shared.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
@@ -19,14 +22,19 @@ from stages.shared.storage import absolute, filesystem_of, is_local, location_of
 _GLOB: Final = re.compile(r"[*?\[]")
 _BRACES: Final = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 _MAX_EXPANDED: Final = 1_000_000
-_CHECK_THREADS: Final = 32
+_THREADS: Final = 32
 
 _EXPECTED: Final = (
     "expected .jsonl or .ndjson, .csv or .tsv, .parquet, .tar (webdataset) or .json (COCO captions, or a list of "
     "objects), a glob or a folder of these, or a folder of images each with a .txt beside it"
 )
-
 _TABLES: Final = ("parquet", "jsonl", "csv")
+
+_LISTED_FROM: Final = 50
+"""Files of a folder behind a URL from which on one listing is cheaper than a question for each."""
+
+_STAMPS: Final = ("size", "mtime", "created", "ETag")
+"""Names that file systems give to the size, the time or the version of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +73,7 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
         found.update(dict.fromkeys(urls))
         roots.append(root)
     common = _common_folder(roots)
-    return [FoundFile(url=url, name=printable(_relative(url, common))) for url in found]
-
-
-def printable(text: str) -> str:
-    r"""The text with lone surrogates, which no table can store, written as `\udc80`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return [FoundFile(url=url, name=storable(_relative(url, common))) for url in found]
 
 
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
@@ -85,11 +88,25 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     if kind == "coco_captions" and filesystem.isfile(path_in(filesystem, location)):
         return _kind_of_json(location)
     if location.lower().endswith(".txt") and filesystem.isfile(path_in(filesystem, location)):
-        return "csv"  # whose reader says if the first line names no columns
+        return "csv"  # its reader reports a first line that names no columns
     if not kind:
-        find_files(entry, ())  # says so if there is no such file
-        raise InputError(f"cannot tell what kind of input {entry} is: {_EXPECTED}; or set input.kind")
+        find_files(entry, ())  # reports a file that does not exist
+        raise InputError(f"cannot see the kind of input {entry}: {_EXPECTED}; or set input.kind")
     return kind
+
+
+def fingerprint_of(files: Sequence[FoundFile]) -> str:
+    """SHA-256 of the names, sizes and times of an input's files, in order; no file is read.
+
+    Raises InputError if a file cannot be found.
+    """
+    digest = sha256()
+    try:
+        for file, stamp in zip(files, _stamps(files), strict=True):
+            digest.update(f"{file.name}\0{stamp}\n".encode())
+    except OSError as error:
+        raise InputError(f"cannot look into {error.filename or files[0].url}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
@@ -133,13 +150,17 @@ def _find_matches(location: str, folder: str, suffixes: tuple[str, ...]) -> list
 
 def _fitting(urls: list[str], folder: str, suffixes: tuple[str, ...]) -> list[str]:
     """Those with one of the suffixes that are not hidden below the folder."""
-    return [url for url in urls if url.lower().endswith(suffixes) and not _is_hidden(_relative(url, folder))]
+
+    def is_hidden(url: str) -> bool:
+        return any(part.startswith((".", "__MACOSX")) for part in _relative(url, folder).split("/"))
+
+    return [url for url in urls if url.lower().endswith(suffixes) and not is_hidden(url)]
 
 
 def _find_range(location: str) -> list[str]:
     urls = list(_expand_braces(location))
     filesystem = filesystem_of(location)
-    with ThreadPoolExecutor(_CHECK_THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         present = list(pool.map(lambda url: filesystem.isfile(path_in(filesystem, url)), urls))
     missing = [url for url, is_file in zip(urls, present, strict=True) if not is_file]
     if missing:
@@ -167,23 +188,15 @@ def _expand_braces(text: str) -> Iterator[str]:
     return map("".join, product(*choices, [text[position:]]))
 
 
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in relative.split("/"))
-
-
 def _common_folder(roots: list[str]) -> str:
     """The deepest folder above all roots; "" if they lie in different filesystems."""
-    if len(set(map(_protocol, roots))) > 1:
+    protocols = {"" if is_local(root) else root.partition("://")[0] for root in roots}
+    if len(protocols) > 1:
         return ""
-    return posixpath.commonpath(roots) if is_local(roots[0]) else _common_url(roots)
-
-
-def _common_url(roots: list[str]) -> str:
-    return f"{_protocol(roots[0])}://{posixpath.commonpath([root.partition('://')[2] for root in roots])}"
-
-
-def _protocol(url: str) -> str:
-    return "file" if is_local(url) else url.partition("://")[0]
+    protocol = protocols.pop()
+    if not protocol:
+        return posixpath.commonpath(roots)
+    return f"{protocol}://{posixpath.commonpath([root.partition('://')[2] for root in roots])}"
 
 
 def _relative(url: str, folder: str) -> str:
@@ -214,6 +227,36 @@ def _kind_of_json(location: str) -> str:
     except RowFault as fault:
         raise InputError(f"cannot read {location}: {fault.error.detail}") from fault
     except (ValueError, RecursionError):
-        return "coco_captions"  # one object over several lines, or no JSON: its reader says so
+        return "coco_captions"  # one object over several lines, or no JSON, which its reader reports
     is_row = isinstance(first, dict) and len(lines) > 1 and "images" not in first
     return "jsonl" if is_row else "coco_captions"
+
+
+def _stamps(files: Sequence[FoundFile]) -> Iterator[str]:
+    """Size and time of each file; files behind URLs are asked for several at a time."""
+    folders: dict[str, int] = {}
+    for file in files:
+        if not is_local(file.url):
+            folders[parent(file.url)] = folders.get(parent(file.url), 0) + 1
+    listed = {folder: _listed(folder) for folder, count in folders.items() if count >= _LISTED_FROM}
+
+    def stamp(file: FoundFile) -> str:
+        if is_local(file.url):
+            found = os.stat(file.url)
+            return f"{found.st_size} {found.st_mtime_ns}"
+        filesystem = filesystem_of(file.url)
+        path = path_in(filesystem, file.url)
+        info = listed.get(parent(file.url), {}).get(path) or filesystem.info(path)
+        return " ".join(str(info[key]) for key in _STAMPS if key in info)
+
+    if not folders:
+        yield from map(stamp, files)
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(stamp, files)
+
+
+def _listed(folder: str) -> dict[str, Any]:
+    """Return the entries of a folder by their path in the file system."""
+    filesystem = filesystem_of(folder)
+    return {entry["name"]: entry for entry in filesystem.ls(path_in(filesystem, folder), detail=True)}

@@ -20,8 +20,7 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped
 from stages.read.find import find_files
-from stages.read.lines import LinesConfig, Row, entries, samples
-from stages.read.plan import plan_lines
+from stages.read.plan import LinesConfig, Row, plan_lines, samples
 from stages.read.rows import RowParser, json_object, shorten
 from stages.read.streams import PEEK_BYTES, Line, begins_list, iter_elements, iter_lines, open_plain
 
@@ -53,7 +52,7 @@ class JsonlReader(Reader):
     def shards(self) -> list[Shard]:
         """See `base.Reader`.
 
-        A file of at least ten rows is refused if none of its first hundred has an image, or a caption.
+        A file of at least ten rows is rejected if none of its first hundred has an image, or a caption.
         """
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
@@ -63,9 +62,7 @@ class JsonlReader(Reader):
         }
         for shard in whole.values():
             self._probe(shard)
-        shards = plan_lines(
-            files, lambda file: entries(self._rows(whole[file.url]), self.config), self.config.shard_size
-        )
+        shards = plan_lines(files, lambda file: self._rows(whole[file.url]), self.config)
         return [replace(shard, payload=whole[shard.url].payload) for shard in shards]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
@@ -74,8 +71,9 @@ class JsonlReader(Reader):
 
     def _rows(self, shard: Shard) -> Iterator[Row]:
         for number, position, content in _lines(shard):
+            fields: dict[str, Any] | RowFault
             try:
-                fields: dict[str, Any] | RowFault = _object_in(content, at_start=position == 0)
+                fields = content if isinstance(content, RowFault) else json_object(content, at_start=position == 0)
             except RowFault as fault:
                 fields = fault
             yield Row(number, position, fields, shard, self.rows)
@@ -92,20 +90,13 @@ class JsonlReader(Reader):
         for key, wanted in (("image", fields.image_fields), ("caption", fields.caption_fields)):
             if rows >= _MIN_PROBE_ROWS and not any(name in names for name in wanted):
                 present = ", ".join(shorten(name, 40) for name in list(names)[:20]) or "none"
-                expected = " or ".join(map(repr, wanted))
                 advice = f"Set input.{key} to the right one"
                 if key == "caption" and "conversations" in names:
                     advice = "Conversations are not read: give each row the caption of its image"
                 raise InputError(
-                    f"{shard.url}: none of the first {rows} rows has the field {expected}; "
+                    f"{shard.url}: none of the first {rows} rows has the field {' or '.join(map(repr, wanted))}; "
                     f"the fields are {present}. {advice}"
                 )
-
-
-def _object_in(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
-    if isinstance(content, RowFault):
-        raise content
-    return json_object(content, at_start=at_start)
 
 
 def _is_list(url: str) -> bool:

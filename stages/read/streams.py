@@ -13,7 +13,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import pyarrow as pa
@@ -52,6 +52,7 @@ class InputFile:
         self._url = url
         with naming(url):
             self._file = open_file(url)
+        self.tell, self.close = self._file.tell, self._file.close
 
     @property
     def closed(self) -> bool:
@@ -67,14 +68,6 @@ class InputFile:
         """Go to a byte, as `io.IOBase.seek`."""
         with naming(self._url):
             return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """The byte that is read next."""
-        return self._file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class Forward:
@@ -122,11 +115,8 @@ def is_compressed(name: str) -> bool:
 @contextmanager
 def open_plain(url: str) -> Iterator[Stream]:
     """Open a file of the input, decompressed as its extension says. Raises InputError."""
-    file = InputFile(url)
-    try:
+    with closing(InputFile(url)) as file:
         yield Forward(_decompressor(file, url.lower().rpartition(".")[2])) if is_compressed(url) else file
-    finally:
-        file.close()
 
 
 def is_utf_16(start: bytes) -> bool:
@@ -148,7 +138,7 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
         stream: Newly opened.
         start: The first byte of a line.
         stop: The byte after the last line; None reads to the end.
-        number: Of the line that begins at `start`.
+        number: Number of the line that begins at `start`.
     """
     position, rest, overlong = start, b"", 0
     for block in _blocks(stream, start, stop):
@@ -185,7 +175,7 @@ def iter_elements(  # noqa: PLR0912  one pass over the tokens, whose state no pa
         stream: Newly opened.
         start: The first byte of an element, or 0 for the file, which begins with "[".
         stop: The first byte of a later element; None reads to the end of the list.
-        number: Of the element that begins at `start`.
+        number: Number of the element that begins at `start`.
     """
     position, text, scanned, depth = start, b"", 0, 0 if start else -1
     ended = False
@@ -259,7 +249,7 @@ def _unread() -> RowFault:
 
 @contextmanager
 def naming(url: str) -> Iterator[None]:
-    """Raise InputError, naming the file, for what the disk or the network does."""
+    """Raise InputError, naming the file, for errors of the disk or the network."""
     try:
         yield
     except OSError as error:

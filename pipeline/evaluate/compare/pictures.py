@@ -95,7 +95,10 @@ def compared_images(
     """
     truth = None if truth_path is None else read_truth(truth_path)
     reader = make_reader(config.input)
-    matched = None if truth is None else match_images([each.image.file_name for each in _samples(reader)], truth)
+    matched = None
+    if truth is not None:
+        samples = reader.samples(plan_shards(reader))
+        matched = match_images([each.image.file_name for each in samples if each.error is None], truth)
     chosen = _chosen(reader, matched, sampling)
     stages = (PhrasesStage(config.phrases), prepare_stage(config, ExplainerConfig(kind=""), spec))
     for stage in stages:

@@ -6,7 +6,8 @@ import fsspec
 import pytest
 
 from stages.contract.errors import ConfigError, InputError
-from stages.read.find import find_files, printable
+from stages.contract.records import storable
+from stages.read.find import find_files
 
 
 @pytest.fixture
@@ -120,4 +121,4 @@ def test_names_can_be_stored(tmp_path: Path) -> None:
     (found,) = find_files(str(tmp_path), (".x",))
     assert found.name == "caf\\udce9.x"
     assert Path(found.url).is_file()
-    assert printable("a\u732b") == "a\u732b"
+    assert storable("a\u732b") == "a\u732b"

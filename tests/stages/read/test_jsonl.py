@@ -96,7 +96,7 @@ def test_accepted_rows(
         (b'{"image": "a.jpg", "caption": "x", "id": ""}', "bad_row", "'id' is empty"),
         (b'{"image": "a.jpg", "caption": "x", "id": "\\ud800"}', "bad_row", "surrogate"),
         (b'{"image": "a.jpg", "caption": 12}', "bad_caption", "'caption' holds a number"),
-        (b'{"image": "a.jpg", "captions": ["x", null]}', "bad_caption", "'captions' holds null"),
+        (b'{"image": "a.jpg", "captions": ["x", null]}', "bad_caption", "'captions' holds nothing"),
         (b'{"image": "a.jpg", "caption": {"en": "x"}}', "bad_caption", "'caption' holds an object"),
         (b'{"image": "a.jpg", "caption": "x \\ud83d y"}', "bad_caption", "surrogate"),
         (b'{"image": "../a.jpg", "caption": "x"}', "bad_location", "leaves the image root"),
