@@ -109,7 +109,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 _EXTENSIONS: Final = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "png", "BMP": "bmp", "TIFF": "tif",
 }  # fmt: skip
-_RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _ORIENTATION_TAG: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -125,13 +125,7 @@ _BLOCK_VALUES: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedImage:
-    """A decoded image.
-
-    Attributes:
-        rgb: uint8 (H, W, 3), upright, in the size that was asked for.
-        width_px: Of the original, upright.
-        height_px: Of the original, upright.
-    """
+    """A decoded image: uint8 (H, W, 3), upright, in the wanted size; width and height of the upright original."""
 
     rgb: NDArray[np.uint8]
     width_px: int
@@ -144,9 +138,9 @@ class UprightImage:
 
     Attributes:
         content: The encoded image.
-        extension: Of a file with this content, without a dot.
-        width_px: As stored.
-        height_px: As stored.
+        extension: Extension of a file with this content, without a dot.
+        width_px: Width as stored.
+        height_px: Height as stored.
         encoded_again: Whether the content differs from that of the original.
     """
 
@@ -180,7 +174,7 @@ def decode_resized(
         content: The encoded image.
         limits: Larger images are faults.
         target: (width, height) in pixels of the upright original -> (width, height) wanted.
-        interpolation: Of the resizing.
+        interpolation: How it is resized.
         shrink_jpeg: Let the JPEG decoder halve the size while at least twice the target is left. 2 to 5 times
             faster from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated
             colours (measured at 224 x 224).
@@ -207,7 +201,7 @@ def decode_resized(
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
             if rgb.size != wanted:
-                rgb = rgb.resize(wanted, _RESAMPLING[interpolation])
+                rgb = rgb.resize(wanted, RESAMPLING[interpolation])
             pixels = np.array(rgb)
         return DecodedImage(rgb=pixels, width_px=original[0], height_px=original[1])
 
@@ -215,8 +209,8 @@ def decode_resized(
 def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
     """An image for readers that know neither EXIF orientation nor GIF; the same bytes if there is nothing to do.
 
-    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, all else as PNG. Of the
-    others only the header is read.
+    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other formats as PNG. If
+    there is nothing to do, only the header is read.
 
     Raises:
         RowFault: bad_image or image_too_large.

@@ -147,7 +147,7 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         shares = cv2.resize(inside * np.uint8(255), size, interpolation=cv2.INTER_AREA)
         inside = (shares >= min(128, shares.max())).astype(np.uint8)  # a mask of thin lines stays visible
-    # Contours run through pixel centres: at twice the size their coordinates tell the pixels' corners.
+    # Contours run through pixel centres: at twice the size their coordinates give the pixels' corners.
     doubled = np.repeat(np.repeat(inside, 2, axis=0), 2, axis=1)
     rings, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     to_px = np.array([width / inside.shape[1], height / inside.shape[0]])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from stages.phrases.languages import Languages
+from stages.phrases.stage import Languages
 
 FOREIGN = {
     "de": [
