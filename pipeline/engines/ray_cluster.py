@@ -19,7 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import pipeline
 import stages
 from pipeline.config import RayEngine
-from pipeline.engines.ray_code import Code, looker, refuse_other_code
+from pipeline.engines import cores_here
+from pipeline.engines.ray_workers import Code, looker, refuse_other_code
 from pipeline.output.failed_writes import cannot_write, is_about_writing
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
@@ -54,7 +55,7 @@ def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
     if started_here:
         _start(engine)
     try:
-        yield _cores() if started_here and engine.address is None else None
+        yield cores_here() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
         raise readable(error, output) from error
     finally:
@@ -65,10 +66,10 @@ def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
 def _start(engine: RayEngine) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
-        workers = engine.most_explain_workers or min(_cores(), CPU_MODEL_WORKERS)
+        workers = engine.most_explain_workers or min(cores_here(), CPU_MODEL_WORKERS)
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
-            "num_cpus": engine.num_cpus or max(_cores(), workers + OTHER_WORKERS),
+            "num_cpus": engine.num_cpus or max(cores_here(), workers + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
             "resources": {name: share * workers for name, share in engine.model_resources.items()},
@@ -293,7 +294,3 @@ def pools(
         resources=engine.model_resources,
         note=note,
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -226,7 +226,7 @@ def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tm
     """Else the next runs wait for what nobody uses. What a run that lives has claimed stays its own."""
     code = """
         import sys, time, ray
-        from pipeline.engines.ray_private import CLAIMS, DATASETS, drop_claims_of_dead_drivers
+        from pipeline.engines.ray_data import CLAIMS, DATASETS, drop_claims_of_dead_drivers
         address, expected = sys.argv[1:]
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         claims, datasets = (ray.get_actor(name, namespace=namespace) for name, namespace in (CLAIMS, DATASETS))
