@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
@@ -30,11 +31,11 @@ _EXPECTED: Final = (
 )
 _TABLES: Final = ("parquet", "jsonl", "csv")
 
-_LISTED_FROM: Final = 50
-"""Files of a folder behind a URL from which on one listing is cheaper than a question for each."""
-
 _STAMPS: Final = ("size", "mtime", "created", "ETag")
 """Names that file systems give to the size, the time or the version of a file."""
+
+Found = dict[str, str]
+"""Location of each file -> its size and time, as its file system listed it; "" for files on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +46,12 @@ class FoundFile:
         url: Absolute location.
         name: Path relative to the folder that all entries of `path` have in common. It is the same wherever the input
             lies, and does not change when files are added to a folder.
+        stamp: Size and time of a file behind a URL, else empty.
     """
 
     url: str
     name: str
+    stamp: str = ""
 
 
 def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[FoundFile]:
@@ -66,14 +69,14 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
         raise ConfigError("input.path is empty: expected a file, a folder, a glob or a list of these")
-    found: dict[str, None] = {}
+    found: Found = {}
     roots: list[str] = []
     for entry in entries:
-        urls, root = _find_entry(entry, suffixes)
-        found.update(dict.fromkeys(urls))
+        files, root = _find_entry(entry, suffixes)
+        found |= files
         roots.append(root)
     common = _common_folder(roots)
-    return [FoundFile(url=url, name=storable(_relative(url, common))) for url in found]
+    return [FoundFile(url=url, name=storable(_relative(url, common)), stamp=stamp) for url, stamp in found.items()]
 
 
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
@@ -102,21 +105,25 @@ def fingerprint_of(files: Sequence[FoundFile]) -> str:
     """
     digest = sha256()
     try:
-        for file, stamp in zip(files, _stamps(files), strict=True):
+        for file in files:
+            stamp = file.stamp
+            if is_local(file.url):
+                local = os.stat(file.url)
+                stamp = f"{local.st_size} {local.st_mtime_ns}"
             digest.update(f"{file.name}\0{stamp}\n".encode())
     except OSError as error:
         raise InputError(f"cannot look into {error.filename or files[0].url}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
-def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
-    """Locations and root folder of one entry of `path`."""
+def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
+    """The files of one entry of `path`, and their root folder."""
     location = absolute(entry)
     filesystem = filesystem_of(location)
     path = path_in(filesystem, location)
     try:
         if filesystem.isfile(path):
-            return [location], parent(location)
+            return {location: _stamp(location, filesystem.info(path))}, parent(location)
         if filesystem.isdir(path):
             return _find_in_folder(location, suffixes), location
         if _BRACES.search(location):
@@ -129,45 +136,62 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
     raise InputError(f"no such file or folder: {location} (input.path)")
 
 
-def _find_in_folder(location: str, suffixes: tuple[str, ...]) -> list[str]:
+def _stamp(location: str, info: Mapping[str, Any]) -> str:
+    return "" if is_local(location) else " ".join(str(info[key]) for key in _STAMPS if key in info)
+
+
+def _listed(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Found:
+    """The files of a listing, by location, in order."""
+    files = {location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"}
+    return {url: _stamp(url, files[url]) for url in sorted(files)}
+
+
+def _find_in_folder(location: str, suffixes: tuple[str, ...]) -> Found:
     filesystem = filesystem_of(location)
-    every = sorted(location_of(path, location) for path in filesystem.find(path_in(filesystem, location)))
+    every = _listed(location, filesystem.find(path_in(filesystem, location), detail=True))
     fitting = _fitting(every, location, suffixes)
     if not fitting:
-        example = f"it holds {len(every)} other files, such as {_relative(every[0], location)}" if every else ""
+        first = _relative(next(iter(every)), location) if every else ""
+        example = f"it holds {len(every)} other files, such as {first}" if every else ""
         raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example or 'it is empty'}")
     return fitting
 
 
-def _find_matches(location: str, folder: str, suffixes: tuple[str, ...]) -> list[str]:
+def _find_matches(location: str, folder: str, suffixes: tuple[str, ...]) -> Found:
     filesystem = filesystem_of(location)
-    found = filesystem.glob(path_in(filesystem, location), detail=True)
-    every = sorted(location_of(path, location) for path, info in found.items() if info["type"] != "directory")
+    every = _listed(location, filesystem.glob(path_in(filesystem, location), detail=True))
     if not every:
         raise InputError(f"no file matches {location} (input.path)")
     return _fitting(every, folder, suffixes) or every
 
 
-def _fitting(urls: list[str], folder: str, suffixes: tuple[str, ...]) -> list[str]:
+def _fitting(found: Found, folder: str, suffixes: tuple[str, ...]) -> Found:
     """Those with one of the suffixes that are not hidden below the folder."""
 
     def is_hidden(url: str) -> bool:
         return any(part.startswith((".", "__MACOSX")) for part in _relative(url, folder).split("/"))
 
-    return [url for url in urls if url.lower().endswith(suffixes) and not is_hidden(url)]
+    return {url: stamp for url, stamp in found.items() if url.lower().endswith(suffixes) and not is_hidden(url)}
 
 
-def _find_range(location: str) -> list[str]:
+def _find_range(location: str) -> Found:
     urls = list(_expand_braces(location))
     filesystem = filesystem_of(location)
+
+    def info(url: str) -> dict[str, Any]:
+        with suppress(FileNotFoundError):
+            found: dict[str, Any] = filesystem.info(path_in(filesystem, url))
+            return found
+        return {"type": "missing"}
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        present = list(pool.map(lambda url: filesystem.isfile(path_in(filesystem, url)), urls))
-    missing = [url for url, is_file in zip(urls, present, strict=True) if not is_file]
+        infos = dict(zip(urls, pool.map(info, urls), strict=True))
+    missing = [url for url in urls if infos[url]["type"] != "file"]
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(urls)} files of {location} do not exist, the first is {missing[0]}"
         )
-    return urls
+    return {url: _stamp(url, found) for url, found in infos.items()}
 
 
 def _expand_braces(text: str) -> Iterator[str]:
@@ -230,33 +254,3 @@ def _kind_of_json(location: str) -> str:
         return "coco_captions"  # one object over several lines, or no JSON, which its reader reports
     is_row = isinstance(first, dict) and len(lines) > 1 and "images" not in first
     return "jsonl" if is_row else "coco_captions"
-
-
-def _stamps(files: Sequence[FoundFile]) -> Iterator[str]:
-    """Size and time of each file; files behind URLs are asked for several at a time."""
-    folders: dict[str, int] = {}
-    for file in files:
-        if not is_local(file.url):
-            folders[parent(file.url)] = folders.get(parent(file.url), 0) + 1
-    listed = {folder: _listed(folder) for folder, count in folders.items() if count >= _LISTED_FROM}
-
-    def stamp(file: FoundFile) -> str:
-        if is_local(file.url):
-            found = os.stat(file.url)
-            return f"{found.st_size} {found.st_mtime_ns}"
-        filesystem = filesystem_of(file.url)
-        path = path_in(filesystem, file.url)
-        info = listed.get(parent(file.url), {}).get(path) or filesystem.info(path)
-        return " ".join(str(info[key]) for key in _STAMPS if key in info)
-
-    if not folders:
-        yield from map(stamp, files)
-        return
-    with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(stamp, files)
-
-
-def _listed(folder: str) -> dict[str, Any]:
-    """Return the entries of a folder by their path in the file system."""
-    filesystem = filesystem_of(folder)
-    return {entry["name"]: entry for entry in filesystem.ls(path_in(filesystem, folder), detail=True)}

@@ -4,31 +4,31 @@
     {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
 
 TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read without any setting.
-Blank lines are not rows. In a `.json` file that is one list, rows count from 1 as lines do. Planning reads each file
-once, to find where shards begin and which ids are given twice.
+Blank lines are not rows. Planning reads each file once, to find where shards begin and which ids are given twice.
+
+In a `.json` file that is one list, rows count from 1 as lines do. Such a file cannot be read in parts: planning loads
+it whole, which takes about 6 times its size in memory, and each shard carries its rows, compressed.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, ClassVar, Final, Literal
 
-from stages.contract.errors import InputError, RowFault
+from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped
 from stages.read.find import find_files
-from stages.read.plan import LinesConfig, Row, plan_lines, samples
+from stages.read.plan import LinesConfig, Row, carried_rows, packed, plan_lines, samples
 from stages.read.rows import RowParser, json_object, shorten
-from stages.read.streams import PEEK_BYTES, Line, begins_list, iter_elements, iter_lines, open_plain
+from stages.read.streams import PEEK_BYTES, begins_list, iter_lines, open_plain
 
 _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
-
-_LIST: Final = b"list"
-"""`Shard.payload` of a file that is one list."""
 
 
 class JsonlInput(LinesConfig):
@@ -56,27 +56,45 @@ class JsonlReader(Reader):
         """
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
+        lists = {file.url: _list_in(file.url) for file in files if _is_list(file.url)}
         whole = {
-            file.url: Shard(url=file.url, name=file.name, first_row=1, payload=_LIST if _is_list(file.url) else b"")
+            file.url: Shard(
+                url=file.url, name=file.name, first_row=1, payload=packed(lists[file.url]) if file.url in lists else b""
+            )
             for file in files
         }
         for shard in whole.values():
             self._probe(shard)
         shards = plan_lines(files, lambda file: self._rows(whole[file.url]), self.config)
-        return [replace(shard, payload=whole[shard.url].payload) for shard in shards]
+        return [
+            replace(shard, payload=packed(lists[shard.url][shard.start : shard.stop])) if shard.url in lists else shard
+            for shard in shards
+        ]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
         return samples(self._rows(shard), self.config, shard)
 
     def _rows(self, shard: Shard) -> Iterator[Row]:
-        for number, position, content in _lines(shard):
-            fields: dict[str, Any] | RowFault
-            try:
-                fields = content if isinstance(content, RowFault) else json_object(content, at_start=position == 0)
-            except RowFault as fault:
-                fields = fault
-            yield Row(number, position, fields, shard, self.rows)
+        fields: dict[str, Any] | RowFault
+        if shard.payload:
+            for index, element in enumerate(carried_rows(shard)):
+                fields = element
+                if not isinstance(element, dict):
+                    fields = RowFault("bad_row", f"expected a JSON object, got {shorten(json.dumps(element))}")
+                yield Row(shard.first_row + index, shard.start + index, fields, shard, self.rows)
+            return
+        with open_plain(shard.url) as stream:
+            lines = iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row)
+            for number, position, content in lines:
+                if isinstance(content, bytes) and not _is_blank(content, at_start=position == 0):
+                    try:
+                        fields = json_object(content, at_start=position == 0)
+                    except RowFault as fault:
+                        fields = fault
+                    yield Row(number, position, fields, shard, self.rows)
+                elif isinstance(content, RowFault):
+                    yield Row(number, position, content, shard, self.rows)
 
     def _probe(self, shard: Shard) -> None:
         """Raise InputError if none of a file's first rows has an image, or none has a caption."""
@@ -107,15 +125,17 @@ def _is_list(url: str) -> bool:
         return begins_list(stream.read(PEEK_BYTES))
 
 
-def _lines(shard: Shard) -> Iterator[Line]:
-    """The shard's lines that are not blank, or the elements of its list."""
-    with open_plain(shard.url) as stream:
-        if shard.payload == _LIST:
-            yield from iter_elements(stream, start=shard.start, stop=shard.stop, number=shard.first_row)
-            return
-        for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
-            _, position, content = line
-            if isinstance(content, bytes) and position == 0:
-                content = content.removeprefix(codecs.BOM_UTF8)
-            if isinstance(content, RowFault) or content.strip(b" \t\r"):
-                yield line
+def _list_in(url: str) -> list[Any]:
+    """The elements of a file that is one list. Raises InputError if it is not JSON."""
+    try:
+        with open_plain(url) as stream:
+            elements: list[Any] = json.loads(stream.read(-1).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{url} begins like a JSON list and is none: {one_line(error)}") from error
+    except RowFault as fault:
+        raise InputError(f"cannot read {url}: {fault.error.detail}") from fault
+    return elements
+
+
+def _is_blank(content: bytes, *, at_start: bool) -> bool:
+    return not (content.removeprefix(codecs.BOM_UTF8) if at_start else content).strip(b" \t\r")

@@ -181,13 +181,19 @@ def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iter
     """Shards of a file that cannot be read in parts; they carry their rows, plain values, as compressed JSON."""
     for start in range(0, len(rows), shard_size):
         part = rows[start : start + shard_size]
-        payload = zlib.compress(json.dumps(part, separators=(",", ":")).encode())
         stop = start + len(part)
-        yield Shard(url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=payload)
+        yield Shard(
+            url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=packed(part)
+        )
+
+
+def packed(rows: Sequence[Any]) -> bytes:
+    """Rows, plain values, as the payload of a shard."""
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode())
 
 
 def carried_rows(shard: Shard) -> list[Any]:
-    """The rows of a shard of `plan_rows`."""
+    """The rows that a shard carries."""
     rows: list[Any] = json.loads(zlib.decompress(shard.payload))
     return rows
 

@@ -10,7 +10,6 @@ import bz2
 import codecs
 import gzip
 import lzma
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -38,9 +37,6 @@ PEEK_BYTES: Final = 1024 * 1024
 _BLOCK_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 """Read size of a compressed file. With a larger one, more of the content before some damage would be lost with it."""
-
-_JSON_TOKEN: Final = re.compile(rb'"(?:[^"\\]+|\\.)*+("?)|[\[\]{},]', re.DOTALL)
-"""A string, whose group is empty if it does not end here, or a mark of JSON's structure."""
 
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
 
@@ -163,65 +159,6 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
         yield number, position, rest
 
 
-def iter_elements(  # noqa: PLR0912  one pass over the tokens, whose state no part would have alone
-    stream: Stream, *, start: int = 0, stop: int | None = None, number: int = 1
-) -> Iterator[Line]:
-    """Elements of a file that is one JSON list, as `iter_lines` gives lines; no more than a block of them is held.
-
-    Where the list cannot be followed further, the last content is a RowFault: at an element above MAX_LINE_BYTES, where
-    the file breaks off, and at text after the list.
-
-    Args:
-        stream: Newly opened.
-        start: The first byte of an element, or 0 for the file, which begins with "[".
-        stop: The first byte of a later element; None reads to the end of the list.
-        number: Number of the element that begins at `start`.
-    """
-    position, text, scanned, depth = start, b"", 0, 0 if start else -1
-    ended = False
-    blocks = _blocks(stream, start, stop)
-    for block in blocks:
-        if isinstance(block, RowFault):
-            yield number, position, block
-            return
-        text += block
-        begin = 0
-        for token in _JSON_TOKEN.finditer(text, scanned):
-            mark, scanned = token.group(), token.end()
-            if token.group(1) == b"":  # a string that goes on in the next block
-                scanned = token.start()
-                break
-            was = depth
-            depth += (mark in b"[{") - (mark in b"]}")
-            if was == 0 and mark in b",]}":
-                content = text[begin : token.start()]
-                first = position + begin + len(content) - len(content.lstrip())
-                if len(content.strip()) > MAX_LINE_BYTES:
-                    yield number, first, _unread()
-                    return
-                if mark == b"," or content.strip():
-                    yield number, first, content.strip()
-                    number += 1
-            if depth == 0 and (was == -1 or mark == b","):
-                begin = scanned
-            elif depth < 0:
-                begin, ended = token.start(), True
-                break
-        begin += len(text) - begin - len(text[begin:].lstrip())
-        position, text, scanned = position + begin, text[begin:], max(scanned - begin, 0)
-        if len(text) > MAX_LINE_BYTES:
-            yield number, position, _unread()
-            return
-        if ended:
-            break
-    if ended and (text[1:].strip() or any(isinstance(block, RowFault) or block.strip() for block in blocks)):
-        yield number, position, RowFault("bad_row", "text follows the end of the list")
-    elif not ended and stop is None:
-        yield number, position, RowFault("bad_row", "the file ends before its list does")
-    elif not ended and text:  # the last element before such a fault, which begins another part
-        yield number, position, text.strip()
-
-
 def _blocks(stream: Stream, start: int, stop: int | None) -> Iterator[bytes | RowFault]:
     """The bytes `start` .. `stop`, or those before the point where a compressed file breaks off, which comes last."""
     stream.seek(start)
@@ -241,10 +178,6 @@ def _blocks(stream: Stream, start: int, stop: int | None) -> Iterator[bytes | Ro
 
 def _too_long(size: int) -> RowFault:
     return RowFault("bad_row", f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read")
-
-
-def _unread() -> RowFault:
-    return RowFault("bad_row", f"an element has more than {MAX_LINE_BYTES} bytes: the list is not read from here on")
 
 
 @contextmanager

@@ -89,13 +89,12 @@ class WebdatasetReader(Reader):
         with open_plain(shard.url) as stream:
             for member in iter_members(stream, can_seek=not inline, wants=lambda member: self._wants(member, inline)):
                 if member.error is not None:
-                    whole = group is not None and group.images and self._has_caption(group)
-                    if group is not None and whole:
-                        yield from self._finish(group, shard, seen)
-                    cut = "" if group is None or whole else f"; the sample {shorten(group.key)} is incomplete"
+                    cut = (
+                        "" if group is None else f"; the sample {shorten(group.key)} may be incomplete and is left out"
+                    )
                     name = storable(shard.name)
                     place = f"{name}:{member.offset}"
-                    detail = f"{name}, byte {member.offset}: {member.error.detail}{cut}; what follows is not read"
+                    detail = f"{name}, byte {member.offset}: {member.error.detail}{cut}; the rest is not read"
                     yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
                     return
                 key, extension = _split(member.name)
@@ -184,12 +183,6 @@ class WebdatasetReader(Reader):
                 captions += captions_of(row, (name,), first_only=True)
         return tuple(captions)
 
-    def _has_caption(self, group: _Group) -> bool:
-        try:
-            return bool(self._captions_of(group, _json_of(group)))
-        except RowFault:
-            return False
-
 
 def _split(name: str) -> tuple[str, str]:
     """Key and extension of a member; both are empty for names without a dot, hidden files and macOS's forks."""
@@ -236,11 +229,11 @@ class Member:
     """An entry of a tar.
 
     Attributes:
-        name: Without a leading "./"; may hold lone surrogates.
-        kind: "a file", or what else it is, for messages.
-        offset: Of its header.
-        data_offset: Of its content, which has `size` bytes.
-        content: None unless it was asked for.
+        name: Its path in the tar, less a leading "./"; may hold lone surrogates.
+        kind: "a file", or the words for another kind, for messages.
+        offset: First byte of its header.
+        data_offset: First byte of its content, which has `size` bytes.
+        content: None unless it was wanted.
         error: Why the tar cannot be read any further from `offset` on; then nothing else is set.
     """
 

@@ -120,7 +120,6 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BLOCK_VALUES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,30 +269,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Grey values (H, W) of unknown range as uint8, same shape; values that are not finite as the nearest end.
-
-    A few rows at a time: in float64 at once, a file of 1 MB would take 5 GB.
-    """
-    rows = max(1, _BLOCK_VALUES // max(1, values.shape[1]))
-    blocks = [slice(start, start + rows) for start in range(0, values.shape[0], rows)]
-    ranges = [_finite_range(values[part]) for part in blocks]
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    """Grey values (H, W) of unknown range as uint8, same shape; values that are not finite as the nearest end."""
     grey = np.zeros(values.shape, np.uint8)
-    if low > high:
-        return grey
-    for part in blocks:
-        wide = np.nan_to_num(values[part].astype(np.float64), nan=low, posinf=high, neginf=low)
-        if low >= 0 and high <= 1 and values.dtype.kind == "f":
-            wide *= 255.0
-        elif low >= 0 and high <= 65535:
-            wide /= 1.0 if high <= 255 else 257.0
-        else:
-            wide = (wide - low) / (high - low or 1.0) * 255.0
-        grey[part] = np.rint(wide)
-    return grey
-
-
-def _finite_range(values: NDArray[np.float32] | NDArray[np.int32]) -> tuple[float, float]:
-    """The smallest and the largest finite value; infinity and minus infinity if there is none."""
     finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+    if not finite.size:
+        return grey
+    low, high = float(finite.min()), float(finite.max())
+    if low >= 0 and high <= 1 and values.dtype.kind == "f":
+        start, unit = 0.0, 1 / 255
+    elif low >= 0 and high <= 65535:
+        start, unit = 0.0, 1.0 if high <= 255 else 257.0
+    else:
+        start, unit = low, (high - low or 1.0) / 255
+    for row, line in zip(grey, values, strict=True):  # all rows at once, in float64, could fill the memory
+        row[:] = np.rint((np.nan_to_num(line.astype(np.float64), nan=low, posinf=high, neginf=low) - start) / unit)
+    return grey

@@ -35,6 +35,17 @@ _SIGNATURES: Final = {
 }
 """How files of `FORMATS` begin."""
 
+_OTHER_FILES: Final = {
+    b"<!doctype html": "looks like HTML: a web page was saved instead of the image",
+    b"<html": "looks like HTML: a web page was saved instead of the image",
+    b"version https://git-lfs": "is a Git LFS pointer: run git lfs pull",
+    b"%pdf": "looks like PDF",
+    b"pk\x03\x04": "looks like a ZIP archive",
+    b"\x1f\x8b": "looks like gzip",
+    b"{": "looks like JSON",
+}
+"""How files begin that are no images (in lower case), and advice."""
+
 DECODE_ERRORS: Final = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
     zlib.error,
@@ -123,19 +134,11 @@ def check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
 
 
 def describe(content: bytes) -> str:
-    """What bytes that are not a readable image look like, for people."""
+    """Describe bytes that are not a readable image."""
     if not content:
         return "the file is empty"
     start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for mark, meaning in (
-        (b"<!doctype html", "looks like HTML: a web page was saved instead of the image"),
-        (b"<html", "looks like HTML: a web page was saved instead of the image"),
-        (b"version https://git-lfs", "is a Git LFS pointer: run git lfs pull"),
-        (b"%pdf", "looks like PDF"),
-        (b"pk\x03\x04", "looks like a ZIP archive"),
-        (b"\x1f\x8b", "looks like gzip"),
-        (b"{", "looks like JSON"),
-    ):
+    for mark, meaning in _OTHER_FILES.items():
         if start.startswith(mark):
             return f"starts with {content[:24]!r}, {meaning}"
     if b"<svg" in start:
