@@ -89,9 +89,10 @@ class WebdatasetReader(Reader):
         with open_plain(shard.url) as stream:
             for member in iter_members(stream, can_seek=not inline, wants=lambda member: self._wants(member, inline)):
                 if member.error is not None:
-                    cut = (
-                        "" if group is None else f"; the sample {shorten(group.key)} may be incomplete and is left out"
-                    )
+                    whole = group is not None and group.images and self._has_caption(group)
+                    if group is not None and whole:
+                        yield from self._finish(group, shard, seen)
+                    cut = "" if group is None or whole else f"; the sample {shorten(group.key)} is incomplete"
                     name = storable(shard.name)
                     place = f"{name}:{member.offset}"
                     detail = f"{name}, byte {member.offset}: {member.error.detail}{cut}; the rest is not read"
@@ -182,6 +183,12 @@ class WebdatasetReader(Reader):
             else:
                 captions += captions_of(row, (name,), first_only=True)
         return tuple(captions)
+
+    def _has_caption(self, group: _Group) -> bool:
+        try:
+            return bool(self._captions_of(group, _json_of(group)))
+        except RowFault:
+            return False
 
 
 def _split(name: str) -> tuple[str, str]:
