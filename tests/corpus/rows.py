@@ -150,10 +150,7 @@ LINES: dict[str, tuple[bytes, str]] = {
     "a carriage return in it": (GOOD_ROW + b',\r "x": 1}', ANNOTATED),
     "white space around it": (b"  \t" + GOOD_ROW + b"}  ", ANNOTATED),
     "of 17 MB": (GOOD_ROW + b', "x": "' + b"x" * 17_000_000 + b'"}', "bad_row: more than the 16777216 that are read"),
-    "a million keys": (
-        GOOD_ROW + b"".join(b', "k%d": 1' % number for number in range(10**6)) + b"}",
-        ANNOTATED,
-    ),
+    "a million keys": (GOOD_ROW + b"".join(b', "k%d": 1' % number for number in range(10**6)) + b"}", ANNOTATED),
     "other fields": (b'{"url": "a", "alt": "b"}', "bad_row: the row has 'url', 'alt'"),
     "id of a good row": (GOOD_ROW + b', "id": "good 0"}', "duplicate_id: an earlier sample has the id 'good 0'"),
     "id given first": (GOOD_ROW + b', "id": "twice"}', ANNOTATED),

@@ -62,11 +62,7 @@ def prepare(*records: Record, **keys: Any) -> list[Record]:
         ({"mode": "keep", "patch_px": 16, "max_side_px": 650}, (6000, 6000), (640, 640)),
         ({"mode": "keep", "patch_px": 16, "max_side_px": 1000}, (1000, 500), (992, 496)),
         ({"mode": "keep", "patch_px": 32, "max_side_px": 10}, (500, 400), (32, 32)),
-        (
-            {"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800},
-            (6000, 4000),
-            (800, 528),
-        ),
+        ({"mode": "keep", "patch_px": 16, "shorter_side_max_px": 640, "max_side_px": 800}, (6000, 4000), (800, 528)),
     ],
 )
 def test_target_sizes(keys: dict[str, Any], original: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -186,14 +182,7 @@ def test_the_stage_travels() -> None:
 
 @pytest.mark.parametrize(
     "keys",
-    [
-        {"size": 3},
-        {"size_px": 0},
-        {"mode": "crop"},
-        {"patch_px": 0},
-        {"max_pixels": 10**9},
-        {"interpolation": "x"},
-    ],
+    [{"size": 3}, {"size_px": 0}, {"mode": "crop"}, {"patch_px": 0}, {"max_pixels": 10**9}, {"interpolation": "x"}],
 )
 def test_config_refuses(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -52,11 +52,7 @@ def test_a_node_that_does_not_see_the_images_is_named_before_any_work(tmp_path) 
         wanted = shlex.join([sys.executable, "-m", module, json.dumps(values), *rest])
         script = f"mount -t tmpfs none {disk}; mkdir {disk}/images; cp {tmp_path}/*.jpg {disk}/images; exec {wanted}"
         done = subprocess.run(
-            ["unshare", "-rm", "bash", "-ec", script],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
+            ["unshare", "-rm", "bash", "-ec", script], cwd=ROOT, capture_output=True, text=True, check=False
         )
     finally:
         cluster.close()
@@ -197,12 +193,7 @@ def test_a_home_that_cannot_hold_rays_token_is_one_line(tmp_path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     wanted = light_command(write_captions(tmp_path, ["cat"]), tmp_path / "out")
     done = subprocess.run(
-        wanted,
-        cwd=ROOT,
-        env={**environment, "HOME": "/proc/none"},
-        capture_output=True,
-        text=True,
-        check=False,
+        wanted, cwd=ROOT, env={**environment, "HOME": "/proc/none"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
     assert done.stderr == (

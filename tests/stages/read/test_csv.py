@@ -95,19 +95,13 @@ def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
 
 def test_duplicate_ids(tmp_path: Path) -> None:
     samples = samples_of(kind="csv", path=write(tmp_path / "in.csv", "id,image,caption\n1,a,x\n1,b,y\n"), shard_size=1)
-    assert [(sample.sample_id, reason(sample)) for sample in samples] == [
-        ("1", None),
-        ("1#in.csv:3", "duplicate_id"),
-    ]
+    assert [(sample.sample_id, reason(sample)) for sample in samples] == [("1", None), ("1#in.csv:3", "duplicate_id")]
 
 
 def test_byte_order_mark_spaces_and_compression(tmp_path: Path) -> None:
     text = "\ufeffimage, caption\na.jpg,x\nb.jpg,y\n".encode()
     for path in (write(tmp_path / "in.csv", text), write(tmp_path / "in.csv.gz", gzip.compress(text))):
-        assert [sample.captions for sample in samples_of(kind="csv", path=path, shard_size=1)] == [
-            ("x",),
-            ("y",),
-        ]
+        assert [sample.captions for sample in samples_of(kind="csv", path=path, shard_size=1)] == [("x",), ("y",)]
 
 
 @pytest.mark.parametrize(

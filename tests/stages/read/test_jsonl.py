@@ -38,12 +38,7 @@ def test_fields_become_a_sample(tmp_path: Path) -> None:
         ({"image": "a.jpg", "captions": "x"}, "a.jpg", ("x",), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": None, "captions": ["x"]}, "a.jpg", ("x",), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": "x", "captions": ["y"]}, "a.jpg", ("x",), "in.jsonl:1"),
-        (
-            {"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3},
-            "b/a.jpg",
-            ("x",),
-            "in.jsonl:1",
-        ),
+        ({"image_path": "b/a.jpg", "caption": "x", "image_id": 5, "width": 3}, "b/a.jpg", ("x",), "in.jsonl:1"),
         ({"file_name": "a.png", "text": "x"}, "a.png", ("x",), "in.jsonl:1"),
         ({"image": "a.jpg"}, "a.jpg", (), "in.jsonl:1"),
         ({"image": "a.jpg", "caption": None}, "a.jpg", (), "in.jsonl:1"),

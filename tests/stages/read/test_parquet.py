@@ -28,8 +28,7 @@ def write(path: Path, columns: dict[str, Any], row_group_size: int = 2) -> str:
 
 def images(*values: bytes | None) -> pa.Array:
     return pa.array(
-        [None if value is None else {"bytes": value, "path": f"{value.decode()}.jpg"} for value in values],
-        STRUCT,
+        [None if value is None else {"bytes": value, "path": f"{value.decode()}.jpg"} for value in values], STRUCT
     )
 
 
@@ -149,10 +148,7 @@ def test_text_that_is_not_utf8_harms_no_neighbour(tmp_path: Path) -> None:
 
 
 def test_duplicate_ids_over_files(tmp_path: Path) -> None:
-    write(
-        tmp_path / "a.parquet",
-        {"image_path": list("123"), "caption": list("123"), "sample_id": ["x", "y", "x"]},
-    )
+    write(tmp_path / "a.parquet", {"image_path": list("123"), "caption": list("123"), "sample_id": ["x", "y", "x"]})
     write(tmp_path / "b.parquet", {"image_path": list("12"), "caption": list("12"), "sample_id": [None, "y"]})
     write(tmp_path / "c.parquet", {"image_path": list("12"), "caption": list("12")})
     for shard_size in (1, 100):
@@ -176,26 +172,14 @@ def test_row_groups_are_joined_up_to_the_shard_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "keys", "words"),
     [
-        (
-            {"a": [1], "caption": ["x"]},
-            {},
-            r"a column of images.*'a' \(int64\), 'caption' \(string\).*input\.image",
-        ),
+        ({"a": [1], "caption": ["x"]}, {}, r"a column of images.*'a' \(int64\), 'caption' \(string\).*input\.image"),
         ({"image": [1], "caption": ["x"]}, {}, "a column of images"),
         ({"image_path": ["x"], "legend": ["x"]}, {}, r"a column of text.*'legend' \(string\).*input\.caption"),
         ({"image_path": ["x"], "caption": [1]}, {}, "a column of text"),
         ({"image_path": ["x"], "caption": ["x"]}, {"image": "img"}, "the column 'img' of bytes"),
         ({"image_path": ["x"], "caption": ["x"]}, {"caption": ["caption", "b"]}, "the column 'b' of text"),
-        (
-            {"image_path": ["x"], "caption": ["x"]},
-            {"id": "key"},
-            r"the column 'key' of text or whole.*input\.id",
-        ),
-        (
-            {"image_path": ["x"], "caption": ["x"], "key": [1.5]},
-            {"id": "key"},
-            "the column 'key' of text or whole",
-        ),
+        ({"image_path": ["x"], "caption": ["x"]}, {"id": "key"}, r"the column 'key' of text or whole.*input\.id"),
+        ({"image_path": ["x"], "caption": ["x"], "key": [1.5]}, {"id": "key"}, "the column 'key' of text or whole"),
     ],
 )
 def test_wrong_columns_are_refused(tmp_path: Path, columns: dict[str, Any], keys: dict[str, Any], words: str) -> None:
@@ -224,10 +208,7 @@ def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_damaged_row_group_is_one_bad_row_for_each_row(tmp_path: Path) -> None:
-    columns = {
-        "image_path": [f"{n:0100d}" for n in range(400)],
-        "caption": [f"c{n:0500d}" for n in range(400)],
-    }
+    columns = {"image_path": [f"{n:0100d}" for n in range(400)], "caption": [f"c{n:0500d}" for n in range(400)]}
     path = tmp_path / "p.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=100, compression="zstd", use_dictionary=False)
     group = pq.ParquetFile(path).metadata.row_group(1).column(1)

@@ -130,13 +130,7 @@ def test_names_that_come_twice(tmp_path: Path) -> None:
 
 def test_configured_members(tmp_path: Path) -> None:
     facts = json.dumps({"caption": "no", "long": "z", "alt": ["u", "v"]}).encode()
-    members = [
-        ("k.jpg", b"no"),
-        ("k.in.png", b"x"),
-        ("k.json", facts),
-        ("k.short.txt", b"y"),
-        ("k.txt", b"no"),
-    ]
+    members = [("k.jpg", b"no"), ("k.in.png", b"x"), ("k.json", facts), ("k.short.txt", b"y"), ("k.txt", b"no")]
     path = write_tar(tmp_path / "t.tar", members)
     (sample,) = samples_of(
         kind="webdataset", path=str(path), image="in.png", caption=["short.txt", "long", "missing", "alt"]
@@ -170,13 +164,7 @@ def test_tars_behind_a_url_carry_their_images(tmp_path: Path) -> None:
 def test_limits_for_what_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webdataset, "MAX_INLINE_BYTES", 10)
     monkeypatch.setattr(webdataset, "MAX_TEXT_BYTES", 10)
-    members = [
-        ("a.jpg", b"x" * 11),
-        ("a.txt", b"y"),
-        ("b.jpg", b"x"),
-        ("b.txt", b"y" * 11),
-        ("c.jpg", b"x" * 10),
-    ]
+    members = [("a.jpg", b"x" * 11), ("a.txt", b"y"), ("b.jpg", b"x"), ("b.txt", b"y" * 11), ("c.jpg", b"x" * 10)]
     packed = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tgz", members, "w:gz")))
     assert [reason(sample) for sample in packed] == ["image_too_large", "bad_row", None]
     plain = samples_of(kind="webdataset", path=str(write_tar(tmp_path / "t.tar", members)))

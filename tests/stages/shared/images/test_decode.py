@@ -40,11 +40,7 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
 def picture(height: int = 40, width: int = 60) -> NDArray[np.uint8]:
     """Smooth, and different in every corner and channel."""
     y, x = np.mgrid[0:height, 0:width]
-    channels = [
-        x * 255 / max(1, width - 1),
-        y * 255 / max(1, height - 1),
-        (x + y) * 255 / max(1, width + height - 2),
-    ]
+    channels = [x * 255 / max(1, width - 1), y * 255 / max(1, height - 1), (x + y) * 255 / max(1, width + height - 2)]
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
