@@ -207,22 +207,6 @@ def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     assert (bad.sample_id, reason(bad)) == ("b.parquet:footer", "bad_row")
 
 
-def test_a_damaged_row_group_is_one_bad_row_for_each_row(tmp_path: Path) -> None:
-    columns = {"image_path": [f"{n:0100d}" for n in range(400)], "caption": [f"c{n:0500d}" for n in range(400)]}
-    path = tmp_path / "p.parquet"
-    pq.write_table(pa.table(columns), path, row_group_size=100, compression="zstd", use_dictionary=False)
-    group = pq.ParquetFile(path).metadata.row_group(1).column(1)
-    content = bytearray(path.read_bytes())
-    content[group.data_page_offset : group.data_page_offset + 8] = b"\xaa" * 8
-    path.write_bytes(content)
-    for shard_size in (100, 1000):
-        samples = samples_of(kind="parquet", path=str(path), shard_size=shard_size)
-        assert len({sample.sample_id for sample in samples}) == len(samples) == 400
-        bad = [index for index, sample in enumerate(samples) if reason(sample) == "bad_row"]
-        assert bad == list(range(100, 200))
-        assert "row group 1 is damaged" in str(samples[100].error)
-
-
 def test_tables_without_rows(tmp_path: Path) -> None:
     empty = {
         "image_path": pa.array([], pa.string()),
