@@ -53,8 +53,7 @@ from stages.write.parquet import PARQUET_SETTINGS, row_group_rows
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024
 """Size at which Ray Data hands a block on, for each record of a batch: small enough that all stages work at once on
-small inputs, and so large that batches with pixels of up to 290 px are not cut, which the driver would have to put
-together again. Those with larger ones are."""
+small inputs, and so large that batches with pixels of up to 290 px are not cut and put together again."""
 
 INIT_DEATHS: Final = 20
 """How many actors of a stage may fail to start in a row before Ray Data gives up (its default: 0). Covers nodes that

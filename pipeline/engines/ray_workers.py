@@ -64,11 +64,10 @@ class StageWorker:
 
     def __init__(self, stages: Any, ledger: Any, code: Code, environment: Mapping[str, str] | None = None) -> None:
         self.ledger = ledger
-        # Raised with the first batch: Ray passes on exceptions of tasks unchanged, but those of constructors only as
-        # strings.
+        # Raised with the first batch: Ray passes on exceptions of constructors as strings only.
         self.refusal: PhraseboxError | None = None
         leave_at_exit()
-        gc.disable()  # it would go through all that is imported again and again, to find that it stays
+        gc.disable()  # it would search the imported modules again and again, and find nothing
         try:
             refuse_other_code(code)
             os.environ.update(environment or {})
@@ -90,12 +89,13 @@ class StageWorker:
 
 @functools.cache
 def leave_at_exit() -> None:
-    """Let this worker's process end without the destructors of Ray's C++ side, once Python has ended.
+    """Let this worker's process end without Ray's exit handlers and the destructors of its C++ side.
 
-    When Ray 2.60 ends a worker, its scheduler destroys what is left to do while it holds its lock, and the destructor
-    of a publisher takes the same lock: about one model worker in 15 never ended, and kept its model, and a GPU's memory
-    with it, until somebody killed it. All that the worker had to say was said before. It is for Ray's workers only,
-    because the exit code is then always 0. Nothing but the first call does anything.
+    When Ray 2.60 ends a worker, its scheduler destroys the tasks that are left while it holds its lock, and the
+    destructor of a publisher takes the same lock: about one model worker in 15 never ended, and kept its model, and a
+    GPU's memory with it, until somebody killed it. Handlers that were registered earlier do not run, and the exit code
+    is always 0. In a Ray worker neither matters: its results and errors have been sent, and Ray learns of failures by
+    messages and broken connections, not by exit codes. Only the first call has an effect.
     """
     atexit.register(_leave)
 

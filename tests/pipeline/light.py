@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.config import RunConfig
 from pipeline.graph import Graph
@@ -209,6 +210,24 @@ def rows_of(dataset: Path) -> list[dict[str, Any]]:
     """All rows, by id."""
     rows = [row for path in (dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return sorted(rows, key=lambda row: row["id"])
+
+
+ROUNDED = {"bbox": 1.0, "score": 1e-3, "similarity": 1e-3, "presence": 1e-3}
+"""Field of a region -> how far it may be from that of another run."""
+
+
+def assert_alike(rows: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> None:
+    """Rows are equal up to rounding: boxes within a pixel, scores within 1e-3."""
+    assert len(rows) == len(wanted)
+    for row, other in zip(rows, wanted, strict=True):
+        assert {**row, "annotations": []} == {**other, "annotations": []}
+        assert len(row["annotations"]) == len(other["annotations"])
+        for region, twin in zip(row["annotations"], other["annotations"], strict=True):
+            for field, value in region.items():
+                if field in ROUNDED:
+                    assert value == pytest.approx(twin[field], abs=ROUNDED[field]), (row["sample_id"], field)
+                elif field not in ("segmentation", "area"):  # which follow the box
+                    assert value == twin[field], (row["sample_id"], field)
 
 
 if __name__ == "__main__":
