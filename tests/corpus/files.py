@@ -30,7 +30,6 @@ def zstd(content: bytes) -> bytes:
 
 
 TWO = line(0) + line(1)
-NOT_UTF8 = "bad_row: is not UTF-8"
 BROKEN = "bad_row: the compressed file is damaged from here on"
 
 JSONL_FILES: dict[str, tuple[bytes, list[str]]] = {

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
-import pytest
 
 from pipeline.config import RunConfig
 from pipeline.graph import Graph
@@ -218,6 +217,8 @@ ROUNDED = {"bbox": 1.0, "score": 1e-3, "similarity": 1e-3, "presence": 1e-3}
 
 def assert_alike(rows: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> None:
     """Rows are equal up to rounding: boxes within a pixel, scores within 1e-3."""
+    import pytest  # not in the workers, which import this module for its stages
+
     assert len(rows) == len(wanted)
     for row, other in zip(rows, wanted, strict=True):
         assert {**row, "annotations": []} == {**other, "annotations": []}
