@@ -118,7 +118,7 @@ class CsvReader(Reader):
                 row = RowFault("bad_row", "the row is not UTF-8")
             else:  # with None for empty fields, since CSV has no null
                 row = {name: value or None for name, value in zip(header, fields, strict=True)}
-            yield Row(number, position, row, shard, self.rows)
+            yield Row.of(number, position, row, shard, self.rows)
 
 
 def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | RowFault]]:

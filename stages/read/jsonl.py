@@ -76,34 +76,17 @@ class JsonlReader(Reader):
         return samples(self._rows(shard), self.config, shard)
 
     def _rows(self, shard: Shard) -> Iterator[Row]:
-        fields: dict[str, Any] | RowFault
-        if shard.payload:
-            for index, element in enumerate(carried_rows(shard)):
-                fields = element
-                if not isinstance(element, dict):
-                    fields = RowFault("bad_row", f"expected a JSON object, got {shorten(json.dumps(element))}")
-                yield Row(shard.first_row + index, shard.start + index, fields, shard, self.rows)
-            return
-        with open_plain(shard.url) as stream:
-            lines = iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row)
-            for number, position, content in lines:
-                if isinstance(content, bytes) and not _is_blank(content, at_start=position == 0):
-                    try:
-                        fields = json_object(content, at_start=position == 0)
-                    except RowFault as fault:
-                        fields = fault
-                    yield Row(number, position, fields, shard, self.rows)
-                elif isinstance(content, RowFault):
-                    yield Row(number, position, content, shard, self.rows)
+        for number, position, fields in _fields(shard):
+            yield Row.of(number, position, fields, shard, self.rows)
 
     def _probe(self, shard: Shard) -> None:
         """Raise InputError if none of a file's first rows has an image, or none has a caption."""
         names: dict[str, None] = {}
         rows = 0
-        for row in islice(self._rows(shard), _PROBE_ROWS):
-            if not isinstance(row.fields, RowFault):
+        for _, _, found in islice(_fields(shard), _PROBE_ROWS):
+            if not isinstance(found, RowFault):
                 rows += 1
-                names.update(dict.fromkeys(key for key, value in row.fields.items() if value is not None))
+                names.update(dict.fromkeys(key for key, value in found.items() if value is not None))
         fields = self.rows.fields
         for key, wanted in (("image", fields.image_fields), ("caption", fields.caption_fields)):
             if rows >= _MIN_PROBE_ROWS and not any(name in names for name in wanted):
@@ -115,6 +98,25 @@ class JsonlReader(Reader):
                     f"{shard.url}: none of the first {rows} rows has the field {' or '.join(map(repr, wanted))}; "
                     f"the fields are {present}. {advice}"
                 )
+
+
+def _fields(shard: Shard) -> Iterator[tuple[int, int, dict[str, Any] | RowFault]]:
+    """Number and first byte of each line that is not blank, or element of a list, and its fields or its fault."""
+    if shard.payload:
+        for index, element in enumerate(carried_rows(shard)):
+            fault = RowFault("bad_row", f"expected a JSON object, got {shorten(json.dumps(element))}")
+            yield shard.first_row + index, shard.start + index, element if isinstance(element, dict) else fault
+        return
+    with open_plain(shard.url) as stream:
+        for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
+            number, position, content = line
+            if isinstance(content, RowFault):
+                yield number, position, content
+            elif not _is_blank(content, at_start=position == 0):
+                try:
+                    yield number, position, json_object(content, at_start=position == 0)
+                except RowFault as fault:
+                    yield number, position, fault
 
 
 def _is_list(url: str) -> bool:

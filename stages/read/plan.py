@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -52,54 +52,36 @@ class LinesConfig(SourceConfig, FieldsConfig):
     )
 
 
-class Row:
-    """A row of a table of lines, and the sample that it makes by itself.
+class Row(NamedTuple):
+    """A row of a table of lines.
 
     Attributes:
         number: Number of its first line, as messages count.
         position: Its first byte.
-        place: Its name in messages, and its id if it gives none.
-        fields: The fields by name, or why they could not be read.
-        image: The value that it gives as its image, of any type; None if it gives none, or could not be read.
-        given_id: The value that it gives as its id, likewise.
+        gives_id: Whether it gives an id of its own.
+        sample: The sample that it makes by itself, which has an `error` if the row is bad.
     """
 
-    __slots__ = ("_parser", "_sample", "_shard", "fields", "given_id", "image", "number", "place", "position")
+    number: int
+    position: int
+    gives_id: bool
+    sample: Sample
 
-    def __init__(
-        self, number: int, position: int, fields: Mapping[str, Any] | RowFault, shard: Shard, parser: RowParser
-    ) -> None:
-        self.number, self.position, self.fields = number, position, fields
-        self.place = safe_place(shard.name, number)
-        self._shard, self._parser = shard, parser
-        self._sample: Sample | None = None
-        names, readable = parser.fields, {} if isinstance(fields, RowFault) else fields
-        _, self.image = first_field(readable, names.image_fields)
-        _, self.given_id = first_field(readable, names.id_fields)
-
-    @property
-    def sample_id(self) -> str:
-        """The id of its sample."""
-        if isinstance(self.fields, RowFault) or self.given_id is None:
-            return self.place
-        return self._parser.id_of(self.fields, self.place)
-
-    @property
-    def sample(self) -> Sample:
-        """Its sample, which has an `error` if the row is bad."""
-        if self._sample is None:
-            self._sample = (
-                bad_row(self.place, self.fields)
-                if isinstance(self.fields, RowFault)
-                else self._parser.sample(self.fields, place=self.place, shard=self._shard, renamed=None)
-            )
-        return self._sample
+    @staticmethod
+    def of(number: int, position: int, fields: Mapping[str, Any] | RowFault, shard: Shard, parser: RowParser) -> Row:
+        """The row with these fields by name, or the reason why they could not be read."""
+        place = safe_place(shard.name, number)
+        if isinstance(fields, RowFault):
+            return Row(number, position, False, bad_row(place, fields))
+        gives_id = first_field(fields, parser.fields.id_fields)[1] is not None
+        return Row(number, position, gives_id, parser.sample(fields, place=place, shard=shard, renamed=None))
 
     def follows(self, before: Row) -> bool:
-        """Return whether both rows are good, name the same image in the same words, and give the same id or none."""
-        if self.image is None or (self.image, self.given_id) != (before.image, before.given_id):
-            return False  # most rows, without the cost of samples
-        return before.sample.error is None and self.sample.error is None
+        """Return whether both rows are good, name the same image, and give the same id or none."""
+        own, former = self.sample, before.sample
+        if own.error is not None or former.error is not None or own.image.file_name != former.image.file_name:
+            return False
+        return self.gives_id == before.gives_id and (not self.gives_id or own.sample_id == former.sample_id)
 
 
 def samples(rows: Iterable[Row], config: LinesConfig, shard: Shard) -> Iterator[Sample]:
@@ -146,7 +128,7 @@ def plan_lines(
             if count % config.shard_size == 0 and not (starts and is_compressed(file.url)):
                 starts.append(group[0])
                 rows.append(0)
-            log.add(group[0].sample_id)
+            log.add(group[0].sample.sample_id)
             count += 1
             rows[-1] += len(group)
         for part, (first, after) in enumerate(zip(starts, [*starts[1:], None], strict=False)):
@@ -162,7 +144,7 @@ def plan_lines(
                 )
             )
     again = (group[0] for file in files for group in _grouped(scan(file), config))
-    return with_renamed(shards, log.renamed((row.sample_id, row.place) for row in again))
+    return with_renamed(shards, log.renamed((row.sample.sample_id, row.sample.source) for row in again))
 
 
 def grouped_rows(shards: Iterable[Shard]) -> str | None:

@@ -39,7 +39,7 @@ def write(folder: Path, kind: str, rows: list[Row]) -> str:
         ([("a", "1", ""), ("a", "", ""), ("a", "1", "")], [("in:1", "11")]),
         ([("../a", "1", ""), ("../a", "2", "")], [("in:1", "bad_location"), ("in:2", "bad_location")]),
         ([("", "1", ""), ("", "2", "")], [("in:1", "bad_row"), ("in:2", "bad_row")]),
-        ([("a", "1", ""), ("./a", "2", "")], [("in:1", "1"), ("in:2", "2")]),
+        ([("a", "1", ""), ("./a", "2", "")], [("in:1", "12")]),
     ],
 )
 def test_which_rows_are_one_sample(kind: str, rows: list[Row], expected: list[tuple[str, str]], tmp_path: Path) -> None:
