@@ -158,9 +158,14 @@ def light_command(
     return [sys.executable, "-m", "tests.pipeline.light", json.dumps(values), str(seconds), str(marks or "")]
 
 
+def ended(wanted: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, by default in the root of the repository."""
+    return subprocess.run(wanted, capture_output=True, text=True, check=False, **{"cwd": ROOT, **options})
+
+
 def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     """Run `light_command` to its end."""
-    done = subprocess.run(light_command(*args, **options), capture_output=True, text=True, check=False)
+    done = ended(light_command(*args, **options))
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.dataset.validate import validate
 from pipeline.scenes import write_scenes
-from tests.pipeline.light import assert_alike, rows_of
+from tests.pipeline.light import assert_alike, ended, rows_of
 
 pytestmark = pytest.mark.ray
 
@@ -42,7 +42,7 @@ def command(source: Path, out: Path, *settings: str) -> list[str]:
 
 
 def run(*args: Any) -> str:
-    done = subprocess.run(command(*args), capture_output=True, text=True, check=False)
+    done = ended(command(*args))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -132,7 +132,7 @@ def test_an_input_without_rows_gives_a_dataset_without_rows(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_worker_that_cannot_start_says_why(source, tmp_path) -> None:
     wanted = command(source, tmp_path / "out", "model.device=cuda")
-    done = subprocess.run(wanted, capture_output=True, text=True, check=False)
+    done = ended(wanted)
     assert done.returncode == 2
     assert "this worker sees no GPU" in done.stderr
     assert "Traceback" not in done.stderr
@@ -152,7 +152,7 @@ main()
 def test_a_worker_to_which_ray_gave_a_gpu_never_computes_on_a_cpu(source, tmp_path) -> None:
     """Ray counts a GPU here, and torch sees none."""
     _, _, _, *arguments = command(source, tmp_path / "out", "model.device=auto")
-    done = subprocess.run([sys.executable, "-c", ON_A_GPU, *arguments], capture_output=True, text=True, check=False)
+    done = ended([sys.executable, "-c", ON_A_GPU, *arguments])
     assert done.returncode == 2, done.stdout
     assert "error: model.device is cuda, but this worker sees no GPU. torch " in done.stderr
     assert not list((tmp_path / "out" / "data").glob("*.parquet"))
