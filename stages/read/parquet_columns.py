@@ -78,7 +78,7 @@ class Columns:
     @property
     def fields(self) -> FieldsConfig:
         """The same choice for `rows.RowParser`."""
-        return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "")
+        return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "", image_root=None)
 
     def is_failed(self, row: dict[str, Any]) -> bool:
         """Whether img2dataset gave up on the row."""
