@@ -9,7 +9,6 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
 from stages.contract.errors import RowError
 from stages.contract.records import ImageRef, Record, Sample
@@ -145,12 +144,3 @@ def test_batches_do_not_matter_and_nothing_changes() -> None:
         assert other.pixels is not None
         np.testing.assert_array_equal(one.pixels.rgb, other.pixels.rgb)
     assert stage.process([]) == []
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [{"size": 3}, {"size_px": 0}, {"mode": "crop"}, {"patch_px": 0}, {"max_pixels": 10**9}, {"interpolation": "x"}],
-)
-def test_config_refuses(keys: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        PrepareConfig(**keys)

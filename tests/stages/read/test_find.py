@@ -76,12 +76,6 @@ def test_nothing_found_says_what_was_looked_for(tree: Path, path: str, words: st
         find_files(f"{tree}/sub", (".x",))
 
 
-@pytest.mark.parametrize("path", ["", (), ("a", "")])
-def test_empty_paths(path: str | tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"input\.path is empty"):
-        find_files(path, (".x",))
-
-
 def test_ranges_have_a_limit(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="more than"):
         find_files(str(tmp_path / "{0..99999999}.x"), (".x",))

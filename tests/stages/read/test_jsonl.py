@@ -9,7 +9,6 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
-from pydantic import ValidationError
 
 from stages.contract.errors import InputError
 from stages.read import streams
@@ -264,16 +263,3 @@ def test_input_behind_a_url() -> None:
     assert samples_of(kind="jsonl", path="memory://set/*.jsonl") == samples
     with pytest.raises(InputError, match=r"no such file or folder: memory://set/other.jsonl"):
         samples_of(kind="jsonl", path="memory://set/other.jsonl")
-
-
-def test_shards_know_their_size(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "in.jsonl", [GOOD] * 7)
-    shards = reader_of(kind="jsonl", path=str(path), shard_size=3, group_rows=False).shards()
-    assert [shard.samples for shard in shards] == [3, 3, 1]
-    assert [shard.first_row for shard in shards] == [1, 4, 7]
-
-
-@pytest.mark.parametrize("keys", [{"shard_size": 0}, {"shards": 3}, {"path": 5}, {"caption": 3}])
-def test_config_refuses(keys: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        reader_of(**{"kind": "jsonl", "path": "x.jsonl", **keys})

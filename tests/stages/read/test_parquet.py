@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -207,15 +206,6 @@ def test_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> None:
     assert (bad.sample_id, reason(bad)) == ("b.parquet:footer", "bad_row")
 
 
-def test_tables_without_rows(tmp_path: Path) -> None:
-    empty = {
-        "image_path": pa.array([], pa.string()),
-        "caption": pa.array([], pa.string()),
-        "sample_id": pa.array([], pa.string()),
-    }
-    assert reader_of(kind="parquet", path=write(tmp_path / "p.parquet", empty)).shards() == []
-
-
 def test_input_behind_a_url(tmp_path: Path) -> None:
     content = Path(write(tmp_path / "p.parquet", {"image": images(b"1", b"2", b"3"), "text": list("abc")})).read_bytes()
     with fsspec.open("memory://tables/p.parquet", "wb") as file:
@@ -236,9 +226,3 @@ def test_hugging_face_datasets_own_files(tmp_path: Path) -> None:
     for sample, expected in zip(samples, pixels, strict=True):
         assert sample.image.content is not None
         np.testing.assert_array_equal(decode_rgb(sample.image.content, DecodeLimits()), expected)
-
-
-def test_shards_do_not_hold_the_rows(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.parquet", {"image": images(b"1", b"2"), "text": ["a", "b"]})
-    (shard,) = reader_of(kind="parquet", path=path).shards()
-    assert json.dumps(shard.payload.decode()) == '""'

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -199,18 +198,3 @@ def test_webdatasets_own_writer(tmp_path: Path) -> None:
     samples = samples_of(kind="webdataset", path=str(tmp_path / "w.tar"))
     assert [sample.captions for sample in samples] == [(f"a cat {number}",) for number in range(3)]
     assert [load_image_bytes(sample.image, DecodeLimits()) for sample in samples] == [JPEG] * 3
-
-
-@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_formats_of_tar(tmp_path: Path, tar_format: int) -> None:
-    name = "a/" * 45 + "k"  # within USTAR's reach
-    with tarfile.open(tmp_path / "t.tar", "w", format=tar_format) as tar:
-        for member, content in tar_sample(name):
-            entry = tarfile.TarInfo(member)
-            entry.size = len(content)
-            if tar_format == tarfile.PAX_FORMAT:
-                entry.pax_headers = {"comment": "x" * 700}
-            tar.addfile(entry, io.BytesIO(content))
-    (sample,) = samples_of(kind="webdataset", path=str(tmp_path / "t.tar"))
-    assert (sample.sample_id, sample.error) == (f"t.tar/{name}", None)
-    assert load_image_bytes(sample.image, DecodeLimits()) == JPEG + name.encode()

@@ -423,14 +423,6 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         assert load_fault(small, **fields).startswith("image_too_large: the file has 10 bytes")
 
 
-def test_unreadable_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str) -> Any:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(decode.os, "stat", refuse)  # the tests may run as root
-    assert "cannot be read: Permission denied" in load_fault(url=f"{tmp_path}/a")
-
-
 def test_loading_behind_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(decode.time, "sleep", pauses.append)
