@@ -14,7 +14,7 @@ from pipeline.engines.inline import run_stages, samples_in, set_up
 from pipeline.graph import Graph, build_graph, fetch_weights
 from pipeline.run import model_in_words
 from pipeline.summary import Report, duration
-from stages.contract.records import Record, Sample
+from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
 from stages.read import grouped_rows, plan_shards
 from stages.sources import HEAT_MAPS
@@ -37,8 +37,7 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
     if (grouped := grouped_rows(shards)) is not None:
         console.print(grouped, soft_wrap=True)
     total = samples_in(shards)
-    first = (item for shard in shards for item in graph.reader.read(shard) if isinstance(item, Sample))
-    records = [Record.start(sample) for sample in islice(first, samples)]
+    records = [Record.start(sample) for sample in islice(graph.reader.samples(shards), samples)]
     if not records:
         console.print("the input holds no samples")
         return []

@@ -20,8 +20,7 @@ from pipeline.output.replaced import MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.summary import Display, Report, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
-from stages.contract.records import Sample
-from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards, read_shard
+from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
 from stages.shared.model.config import NO_MODEL
 from stages.shared.storage import AnyPath
 from stages.sources.base import RegionSource
@@ -182,8 +181,7 @@ def _changes(
 ) -> Changes:
     """Compare the input, all of which is read here, with the rows. Raises as `changes_of`."""
     _say(console, [f"comparing the input with the rows in {folder.path}"])
-    samples = (item for shard in shards for item in read_shard(reader, shard) if isinstance(item, Sample))
-    return changes_of(folder.shards, samples, limited=limited)
+    return changes_of(folder.shards, reader.samples(shards), limited=limited)
 
 
 def _say(console: Console, lines: Sequence[str]) -> None:

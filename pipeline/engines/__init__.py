@@ -35,7 +35,6 @@ RAY_ENVIRONMENT: Final = {
 }
 """Set before `import ray`, which reads them, unless the user has set them. Seen with Ray 2.60."""
 
-
 AT_MOST_INLINE: Final = 100
 """The most samples that `auto` runs in one process.
 
@@ -44,12 +43,17 @@ of which the start is 20 s; 100 scenes with `demo` take 13 and 36 s.
 """
 
 
+def cores_here() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def chosen(config: RunConfig, samples: int | None) -> RunConfig:
     """The configuration with `engine.kind=auto` decided; others are left as they are.
 
     Args:
-        config: Of a run.
-        samples: Of its input; None if only reading will show, which counts as many.
+        config: The run's configuration.
+        samples: Number of samples of its input; None if only reading will show, which counts as many.
     """
     from pipeline.config import EngineConfig  # noqa: PLC0415  as above
 

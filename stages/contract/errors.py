@@ -100,6 +100,13 @@ class RowFault(Exception):
         return str(self.error)
 
 
+def kind_of_value(value: object) -> str:
+    """The kind of a value from JSON, or of a cell of a table, for messages."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    names |= {bytes: "bytes that are not UTF-8", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line; its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -27,6 +27,12 @@ def stable_id(text: str) -> int:
     return int.from_bytes(digest, "big") % (2**53 - 1) + 1
 
 
+def is_among(value: int, ordered: NDArray[np.int64]) -> bool:
+    """Whether an id is one of sorted ids."""
+    index = int(ordered.searchsorted(value))
+    return index < len(ordered) and int(ordered[index]) == value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
     """The place of an encoded image: a file, a part of a file, or `content`.
@@ -195,10 +201,10 @@ class Record:
         """
         stored = replace(
             sample,
-            sample_id=_storable(sample.sample_id),
-            source=_storable(sample.source),
-            captions=tuple(_storable(caption) for caption in sample.captions),
-            image=replace(sample.image, file_name=_storable(sample.image.file_name)),
+            sample_id=storable(sample.sample_id),
+            source=storable(sample.source),
+            captions=tuple(storable(caption) for caption in sample.captions),
+            image=replace(sample.image, file_name=storable(sample.image.file_name)),
         )
         error = sample.error
         if error is None and stored.captions != sample.captions:
@@ -207,5 +213,6 @@ class Record:
         return Record(sample=stored, error=error)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    r"""The text with lone surrogates, which no table can store, written as `\udc80`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -99,8 +99,7 @@ LIBRARIES: dict[str, set[str]] = {
     "tokenizers": {"stages/shared/model/checkpoints/own_tokenizer.py", "pipeline/training/photo/teacher.py"},
     "sentencepiece": {"stages/shared/model/checkpoints/own_tokenizer.py"},
     "open_clip": {"stages/shared/model/", "pipeline/training/"},
-    "spacy": {"stages/phrases/parser.py"},
-    "thinc": {"stages/phrases/parser.py"},
+    "spacy": {"stages/phrases/noun_phrases.py"},
     "typer": {"pipeline/cli.py", "pipeline/commands/"},
     "rich": {"pipeline/"},
     "cv2": {

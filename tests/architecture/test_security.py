@@ -31,7 +31,7 @@ CALLS = {
 
 IMPORTS_BY_NAME = {
     "pipeline/engines/__init__.py",
-    "pipeline/engines/ray_code.py",
+    "pipeline/engines/ray_workers.py",
     "stages/shared/model/deferred.py",
     "pipeline/cli.py",
     "stages/contract/kinds.py",

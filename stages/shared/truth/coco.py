@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from stages.contract.errors import InputError
+from stages.contract.errors import kind_of_value as _kind
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
@@ -406,11 +407,3 @@ def _flag(path: Path, thing: CocoThing, key: str, *, default: bool) -> bool:
 def _is_number(value: object) -> bool:
     """Whether a value can be a coordinate: a finite number, and not far from any image."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _FARTHEST_PX
-
-
-def _kind(value: object) -> str:
-    """What a JSON value is, for messages."""
-    if value is None:
-        return "nothing"
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), "text")
