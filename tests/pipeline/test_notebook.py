@@ -205,9 +205,9 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     from safetensors.torch import load_file
 
     from stages.shared.model.config import ModelConfig
-    from stages.shared.model.describe import describe, load_tokenizer
+    from stages.shared.model.load import load_tokenizer
 
-    description = describe(ModelConfig(name="demo"))
+    description = recognise(ModelConfig(name="demo"))
     model = open_clip.CLIP(**description.architecture).eval()
     model.load_state_dict(load_file(str(description.weights)))
     spec = description.input

@@ -1,4 +1,4 @@
-"""What stands before the pool of a tower: any module, as a private copy, and the tokens that its output becomes."""
+"""The part of a tower before its pool: any module, as a private copy, the tokens of its output, and their places."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
 
 
@@ -122,3 +124,40 @@ class BlockTrunk:
             x = block(x)
         patches = x[:, 1:]
         return patches if self.norm is None else self.norm(patches)
+
+
+def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor], Any]) -> Placement:
+    """Find where the tokens of a trunk are, by a pass without memory.
+
+    Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
+    sum. What makes the grid coarser without a kernel of its own, such as merging 2 x 2 patches, moves nothing.
+
+    Args:
+        trunk: The trunk, which is only read.
+        size_px: Side of the images.
+        side_of: Sends pixels (1, 3, size, size) through a copy and gives the side of the grid.
+    """
+    bare = private_copy(trunk, None).to("meta")
+    shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in
+
+    def note(module: Any, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        side, made = given[0].shape[-1], answer.shape[-1]
+        if made >= side:
+            return
+        kernel, stride, dilation = (_first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))
+        reach = (kernel - 1) * dilation
+        padding = _first(module.padding)
+        if type(module).__name__.endswith("Same"):  # TensorFlow's padding: the smaller half in front
+            padding = max((-(-side // stride) - 1) * stride + reach + 1 - side, 0) // 2
+        shifts.setdefault(side, []).append((reach / 2 - padding - (stride - 1) / 2) * (size_px // side))
+
+    for module in bare.modules():
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            module.register_forward_hook(note)
+    dtype = next(bare.parameters()).dtype
+    side = int(side_of(bare, torch.zeros(1, 3, size_px, size_px, device="meta", dtype=dtype)))
+    return Placement(stride_px=size_px // side, shift_px=sum(map(fmean, shifts.values())))
+
+
+def _first(value: Any) -> int:
+    return int(value[0] if isinstance(value, (list, tuple)) else value)

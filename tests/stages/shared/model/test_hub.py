@@ -26,9 +26,8 @@ from pipeline.config import RunConfig
 from pipeline.run import run
 from stages.contract.errors import WeightsError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe, load_tokenizer
 from stages.shared.model.hub import fetch
-from stages.shared.model.load import fetch_files, load
+from stages.shared.model.load import fetch_files, load, load_tokenizer
 from tests.architecture.source import ROOT
 from tests.factories import tiny_architecture, tiny_clip
 from tests.stages.shared.model.hub_server import Hub, running
@@ -253,9 +252,9 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=12, clean="canonicalize")
     assert torch.equal(tokenizer(texts), theirs(texts))
     said: list[str] = []
-    fetch_files(describe(ModelConfig(name="tiny/one")), said.append)
+    fetch_files(recognise(ModelConfig(name="tiny/one")), said.append)
     asked = len(hub.requests)
-    fetch_files(describe(ModelConfig(name="tiny/one")), said.append)
+    fetch_files(recognise(ModelConfig(name="tiny/one")), said.append)
     assert len(hub.requests) == asked
     assert len(said) == 1
     architecture["text_cfg"] = {**text, "hf_tokenizer_name": "house/others"}

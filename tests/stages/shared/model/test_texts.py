@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import stages.shared.model.texts as texts_module
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip, load, module_of
+from stages.shared.model.recognise import recognise
 from stages.shared.model.texts import TextCache, TextEncoder, width_of
 from stages.shared.model.towers.text import TextTower
 from tests.factories import SPEC, tiny_architecture, tiny_clip
@@ -170,7 +170,7 @@ def test_the_embedded_models_own_context_length() -> None:
     encode = load(ModelConfig(name="demo", device="cpu")).encode_text
     assert isinstance(encode, TextEncoder)
     with torch.no_grad():
-        full = module_of(describe(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))
+        full = module_of(recognise(ModelConfig(name="demo"))).encode_text(encode.tokenizer(TEXTS))
     assert torch.allclose(encode(TEXTS), full, atol=1e-5)
 
 
