@@ -43,39 +43,41 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     name: str | None = Field(
-        None,
+        default=None,
         description="`demo`, `photo`, or a name of `open_clip.list_models()`. NAME/TAG sets `pretrained` too, and the "
         "path of a file or folder sets `checkpoint`. A run that loads a model requires one of these.",
     )
-    pretrained: str | None = Field(None, description="open_clip's tag of pretrained weights for `name`.")
+    pretrained: str | None = Field(default=None, description="open_clip's tag of pretrained weights for `name`.")
     checkpoint: Path | None = Field(
-        None,
+        default=None,
         description="A folder as transformers' CLIPModel or SiglipModel, or open_clip's push_to_hf_hub write it, or a "
         "file: one of these, OpenAI's, or one of open_clip's trainer. Its tensors and the files beside it identify it.",
     )
     weights: Path | None = Field(
-        None, description="A checkpoint: .safetensors, or a torch file read with weights_only=True."
+        default=None, description="A checkpoint: .safetensors, or a torch file read with weights_only=True."
     )
     config: Path | None = Field(
-        None, description="A model JSON as open_clip writes it (with or without `model_cfg` around it)."
+        default=None, description="A model JSON as open_clip writes it (with or without `model_cfg` around it)."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="`auto` takes the GPU that the worker was given, else the CPU."
+        default="auto", description="`auto` takes the GPU that the worker was given, else the CPU."
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32",
+        default="fp32",
         description="Precision of the image trunk; gradients and heat maps are always computed in fp32. `bf16` and "
         "`fp16` are for GPUs and for CPUs with instructions for them: on another CPU they are some 40 times slower "
         "than `fp32`, and a warning says so. The device does not choose it, because it decides the rows.",
     )
     batch_size: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=1024,
         description="Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with explain.image_size=keep. A "
         "worker whose GPU memory is full halves the batch and continues.",
     )
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of one worker. None: torch's default.")
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads of one worker. None: torch's default."
+    )
 
     @property
     def label(self) -> str:

@@ -1,16 +1,14 @@
 """Files of open_clip's tags, from the Hugging Face hub into its cache, by the hub's own client.
 
-A file that is in the cache is used without a request. One that is not is announced with its size and compared with the
-free space, and its SHA-256 is compared with the one that the hub states. The client shows the progress and resumes
+A file that is in the cache is used without a request. One that is not is announced with its size, and its SHA-256 is
+compared with the one that the hub states. The client shows the progress and resumes
 interrupted downloads. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to the client.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -98,15 +96,8 @@ def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
             stated = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, file))
         except errors.EntryNotFoundError:
             continue
-        folder = Path(constants.HF_HUB_CACHE)
-        free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-        if stated.size is not None and free < stated.size:
-            raise WeightsError(
-                f"it takes {_megabytes(stated.size)}, and the disk of {folder} has {_megabytes(free)} left: make room, "
-                "set HF_HOME to a folder on another disk"
-            )
-        size = "" if stated.size is None else f" ({_megabytes(stated.size)})"
-        say(f"downloading {file}{size} of {repository} from {constants.ENDPOINT} to {folder}")
+        size = "" if stated.size is None else f" ({stated.size / 1e6:,.0f} MB)"
+        say(f"downloading {file}{size} of {repository} from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
         path = Path(huggingface_hub.hf_hub_download(repository, file, library_name="phrasebox"))
         if stated.etag and _SHA256.fullmatch(stated.etag) and (found := sha256_of(path)) != stated.etag:
             path.resolve().unlink(missing_ok=True)
@@ -130,29 +121,24 @@ def damage_of(path: Path) -> str:
 
 
 _LOG_IN: Final = "log in (hf auth login, or HF_TOKEN)"
-_OTHER_DISK: Final = "set HF_HOME to a folder on another disk"
 
-_BY_KIND: Final = (
+_ADVICE: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
     (
-        errors.GatedRepoError,
-        "the repository {repository} is gated: accept its terms on {hub}/{repository} and " + _LOG_IN,
+        (errors.GatedRepoError,),
+        f"the repository {{repository}} is gated: accept its terms on {{hub}}/{{repository}} and {_LOG_IN}",
     ),
-    (errors.OfflineModeIsEnabled, "it is not in {cache}, and HF_HUB_OFFLINE forbids to download it: unset that"),
+    (
+        (errors.OfflineModeIsEnabled,),
+        "it is not in {cache}, and HF_HUB_OFFLINE forbids to download it: unset that",
+    ),
     (
         (errors.RepositoryNotFoundError, errors.RevisionNotFoundError),
-        "{hub} has no repository {repository}, or not for you: update open_clip_torch, " + _LOG_IN,
+        f"{{hub}} has no repository {{repository}}, or not for you: update open_clip_torch, {_LOG_IN}",
     ),
+    ((errors.HfHubHTTPError,), "{hub} rejects {repository} ({error}): look at your token, or try again later"),
+    ((errors.FileMetadataError,), "{hub} answers as no hub does: look at HF_ENDPOINT and at proxies"),
 )
-_BY_STATUS: Final = {
-    401: "{hub} refuses {repository} (HTTP {status}): look at your token (hf auth whoami)",
-    403: "{hub} refuses {repository} (HTTP {status}): look at your token (hf auth whoami)",
-}
-_BY_ERRNO: Final = {
-    errno.ENOSPC: "the disk of {cache} is full: make room, " + _OTHER_DISK,
-    errno.EDQUOT: "the disk of {cache} is full: make room, " + _OTHER_DISK,
-    errno.EACCES: "{cache} cannot be written: set HF_HOME to a folder of yours",
-    errno.EROFS: "{cache} cannot be written: set HF_HOME to a folder of yours",
-}
+"""Errors of the client -> what happened and what to do about it. The first that fits counts."""
 
 
 def _what_happened(error: BaseException, repository: str) -> str:
@@ -164,28 +150,12 @@ def _what_happened(error: BaseException, repository: str) -> str:
     while cause is not None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    codes = (getattr(getattr(each, "response", None), "status_code", None) for each in chain)
-    status = next((code for code in codes if isinstance(code, int) and code >= 400), None)
-    said = next((text for kind, text in _BY_KIND for each in chain if isinstance(each, kind)), None)
-    if said is None and status is not None:
-        said = _BY_STATUS.get(status, "{hub} answers HTTP {status} for {repository}: try again later")
-    if said is None:
-        codes = (each.errno for each in chain if isinstance(each, OSError))
-        said = next((_BY_ERRNO[code] for code in codes if code in _BY_ERRNO), None)
-    if said is None and any("Consistency check failed" in str(each) for each in chain):
-        said = "the file of {repository} arrived incomplete: try again"
-    if said is None and any(isinstance(each, errors.FileMetadataError) for each in chain):
-        said = "{hub} answers as no hub does: look at HF_ENDPOINT and at proxies"
-    if said is None:
-        # The innermost speaks of sockets; that of the HTTP library says in its name that it could not connect.
-        cut_off = any(
-            "Connect" in type(each).__name__ or isinstance(each, ConnectionError | TimeoutError) for each in chain
-        )
-        what = "no connection to" if cut_off else "the download failed at"
-        reason = f"{type(chain[-1]).__name__}: {one_line(chain[-1])}"
-        return f"{what} {constants.ENDPOINT} ({reason}): try again with a network"
-    return said.format(hub=constants.ENDPOINT, cache=constants.HF_HUB_CACHE, repository=repository, status=status)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
+    named = {"hub": constants.ENDPOINT, "cache": constants.HF_HUB_CACHE, "repository": repository}
+    for kinds, advice in _ADVICE:
+        for each in chain:
+            if isinstance(each, kinds):
+                return advice.format(**named, error=one_line(each))
+    # The innermost error speaks of sockets; that of the HTTP library says in its name that it could not connect.
+    if any("Connect" in type(each).__name__ or isinstance(each, ConnectionError | TimeoutError) for each in chain):
+        return f"no connection to {constants.ENDPOINT} ({one_line(chain[-1])}): try again with a network"
+    return f"the download to {constants.HF_HUB_CACHE} failed ({type(error).__name__}: {one_line(error)})"

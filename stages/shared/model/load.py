@@ -31,7 +31,6 @@ from stages.shared.model.towers.take_apart import (
     check_supported,
     check_tokenizer,
     take_apart,
-    take_text_apart,
 )
 from stages.shared.model.towers.trunk import private_copy
 
@@ -72,19 +71,18 @@ def usable_model(config: ModelConfig, *, importance: bool = False) -> Described:
     if not bundled or importance:
         with torch.device("meta"):
             model = _built(described)
-        check_supported(model)
+        check_supported(model, importance=importance)
+        named = described.architecture["text_cfg"].get("hf_tokenizer_name") or described.tokenizer
+        if importance and named:
+            raise ConfigError(
+                f"{named} does not say which characters its tokens stand for; "
+                "explain.importance=eos needs CLIP's own kind of tokenizer"
+            )
         if described.weights is not None:
             state = read_state(described.weights, described.key, numbers=False)
             layout = layout_of(state, described.weights, described.key)
-            _fitting(model, arranged(state, layout), described)
-        if importance:
-            take_text_apart(model)
-            named = described.architecture["text_cfg"].get("hf_tokenizer_name") or described.tokenizer
-            if named:
-                raise ConfigError(
-                    f"{named} does not say which characters its tokens stand for; "
-                    "explain.importance=eos needs CLIP's own kind of tokenizer"
-                )
+            state = arranged(state, layout)
+            _fitting(model, state, described)
     return replace(described, tower=tower, layout=layout, fingerprint=_fingerprint(described))
 
 
@@ -185,7 +183,7 @@ def from_open_clip(
     stride = tower.placement.stride_px
     if spec is None:
         size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
-        how = stated.get("interpolation") or "bicubic"
+        how: Any = stated.get("interpolation") or "bicubic"
         spec = InputSpec(size_px=size // stride * stride, patch_px=stride, mean=mean, std=std, interpolation=how)
     if spec.patch_px != stride or spec.size_px % spec.patch_px:
         raise ConfigError(

@@ -115,15 +115,17 @@ def recognise(config: ModelConfig) -> Described:
     """
     if config.checkpoint is not None:
         return _checkpoint(config.checkpoint.expanduser())
-    weights = None if config.weights is None else config.weights.expanduser()
-    if config.config is not None:
-        return _model_file(config.config.expanduser(), weights)
-    if config.name is None:
-        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""))
     if config.name in CATALOG:
         files = resolve(config.name)
         found = _model_file(files.config, files.weights)
         return replace(found, name=config.name, calibrations=files.calibrations, layout=OPEN_CLIP)
+    weights = None if config.weights is None else config.weights.expanduser()
+    if weights is not None and not weights.is_file():
+        raise WeightsError(f"model.weights: no file {weights}")
+    if config.config is not None:
+        return _model_file(config.config.expanduser(), weights)
+    if config.name is None:
+        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""))
     return _open_clip_name(config.name, config.pretrained, weights)
 
 
@@ -148,7 +150,7 @@ def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Describ
     if tag and known[0].get("quick_gelu"):
         architecture["quick_gelu"] = True
     spec = _input_spec(architecture, found[0] if found and all(each == found[0] for each in found) else {})
-    return Described(name=name, architecture=architecture, input=spec, weights=_existing(weights), pretrained=tag)
+    return Described(name=name, architecture=architecture, input=spec, weights=weights, pretrained=tag)
 
 
 def _model_file(path: Path, weights: Path | None) -> Described:
@@ -164,15 +166,7 @@ def _model_file(path: Path, weights: Path | None) -> Described:
         raise ConfigError(f"model.config: {path} lacks embed_dim, vision_cfg or text_cfg")
     spec = _input_spec(architecture, parsed.get("preprocess_cfg", {}))
     tokenizer.check_options(path, architecture["text_cfg"].get("tokenizer_kwargs") or {})
-    return Described(
-        name=path.stem, architecture=architecture, input=spec, folder=path.parent, weights=_existing(weights)
-    )
-
-
-def _existing(weights: Path | None) -> Path | None:
-    if weights is not None and not weights.is_file():
-        raise WeightsError(f"model.weights: no file {weights}")
-    return weights
+    return Described(name=path.stem, architecture=architecture, input=spec, folder=path.parent, weights=weights)
 
 
 def _input_spec(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:

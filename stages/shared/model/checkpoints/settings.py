@@ -88,7 +88,7 @@ def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str,
         "layers": text["num_hidden_layers"],
         **_block_options(text, act),
     }
-    common = {"quick_gelu": "quick_gelu" in act}
+    common: dict[str, Any] = {"quick_gelu": "quick_gelu" in act}
     vision_cfg = {key: vision[key] for key in ("image_size", "patch_size")}
     if layout == CLIP:
         vision_cfg |= {

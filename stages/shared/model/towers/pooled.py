@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stages.shared.model.config import TowerKind
 from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear
+from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import VisionTower, split_heads
 
@@ -55,7 +55,7 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionPool:
+class AttentionPool(Part):
     """One query that attends to all tokens, and the way from there to the embedding.
 
     Attributes:
@@ -136,20 +136,6 @@ class AttentionPool:
         """
         heads = pooling.attention.shape[1]
         return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
-
-    def float(self) -> AttentionPool:
-        """The same pool with float32 weights."""
-        return replace(
-            self,
-            latent=None if self.latent is None else self.latent.float(),
-            norm=None if self.norm is None else self.norm.float(),
-            q=None if self.q is None else self.q.float(),
-            k=self.k.float(),
-            v=self.v.float(),
-            out=self.out.float(),
-            scale=self.scale.float(),
-            finish=self.finish.float(),
-        )
 
 
 def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:

@@ -38,12 +38,17 @@ NEEDS: Final = (
 )
 
 
-def check_supported(model: Model) -> None:
-    """Raise ConfigError, which names the obstacle, if the image tower cannot be explained."""
+def check_supported(model: Model, *, importance: bool = False) -> None:
+    """Raise ConfigError, which names the obstacle, if the image tower cannot be explained.
+
+    With `importance` also if the importance of words is not defined on the text tower.
+    """
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     take_apart(visual, (0.0,) * 3, (1.0,) * 3, None)
+    if importance:
+        take_text_apart(model)
 
 
 def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], precision: torch.dtype | None) -> Tower:
@@ -133,7 +138,7 @@ def take_text_apart(model: Model) -> TextTower:
     Raises:
         ConfigError: Words do not act through the one row that makes the embedding, and why.
     """
-    tower = getattr(model, "text", model)
+    tower: Model = getattr(model, "text", model)
     if not all(hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")):
         raise ConfigError(f"the text tower is a {type(tower).__name__}. {NEEDS}")
     if tower.attn_mask is None:

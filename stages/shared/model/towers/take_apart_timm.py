@@ -1,7 +1,7 @@
 """open_clip's timm image towers taken apart: the trunk stays timm's, what pools its tokens becomes tensors.
 
 timm pools in four ways, `_POOLINGS`. Peculiarities of its networks are in the tables beside them: what a block or a
-pool must not have (`_obstacle`), and what each kind of layer does to one token (`_Weights.layers`).
+pool must not have (`_obstacle`), and what each kind of layer does to one token (`_LAYERS`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def take_apart(visual: Module, precision: torch.dtype | None, normalisation: dic
         trunk=own,
         weights=weights,
         pool=getattr(visual.head, "pool", None),
-        behind=weights.layers(*(part for name, part in visual.head.named_children() if name != "pool")),
+        behind=weights.read(*(part for name, part in visual.head.named_children() if name != "pool")),
         size_px=int(visual.image_size[0]),
         common={"dtype": next(own.parameters()).dtype, **normalisation},
     )
@@ -126,7 +126,7 @@ def _grid(parts: _Parts) -> PooledTower:
             k=k,
             v=v,
             turn=_turn(pool.pos_embed, heads, pool.rotate_half) if turns else None,
-            out=layers.Chain(weights.layers(pool.proj)),
+            out=layers.Chain(weights.read(pool.proj)),
             finish=layers.Chain(parts.behind),
         ),
         **parts.common,
@@ -167,7 +167,7 @@ def _latent(parts: _Parts) -> PooledTower:
     # Class and register tokens that the pool does not see: those of a `VisionTransformer`, none of an `Eva`.
     left_out = int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
     k, v = weights.split(pool.kv, 2)
-    inner = () if pool.mlp is None else weights.layers(pool.norm, pool.mlp)
+    inner = () if pool.mlp is None else weights.read(pool.norm, pool.mlp)
     residual = (layers.Residual(layers.Chain(inner)),) if inner else ()
     return PooledTower(
         kind="latent_pool",
@@ -180,8 +180,8 @@ def _latent(parts: _Parts) -> PooledTower:
             q=None if _is_nothing(pool.q) else weights.linear(pool.q),
             k=k,
             v=v,
-            out=layers.Chain(weights.layers(pool.proj)),
-            finish=layers.Chain((*residual, *weights.layers(trunk.fc_norm, trunk.head), *parts.behind)),
+            out=layers.Chain(weights.read(pool.proj)),
+            finish=layers.Chain((*residual, *weights.read(trunk.fc_norm, trunk.head), *parts.behind)),
         ),
         **parts.common,
     )
@@ -218,8 +218,8 @@ def _class_token(parts: _Parts) -> PooledTower:
                 for each, bias in ((q, attn.q_bias), (v, attn.v_bias))
             )
             k = layers.Linear(k.weight, None)
-    norm_1, norm_2 = weights.layers(block.norm1), weights.layers(block.norm2)
-    inner = (*weights.layers(block.mlp), *weights.scale(block, 2))
+    norm_1, norm_2 = weights.read(block.norm1), weights.read(block.norm2)
+    inner = (*weights.read(block.mlp), *weights.scale(block, 2))
     after = (layers.Residual(layers.Chain((*inner, *norm_2) if norms_after else (*norm_2, *inner))),)
     pool = AttentionPool(
         heads=heads,
@@ -230,10 +230,10 @@ def _class_token(parts: _Parts) -> PooledTower:
         k=k,
         v=v,
         turn=None if rope is None else _turn(rope, heads, bool(getattr(attn, "rotate_half", False))),
-        out=layers.Chain(weights.layers(attn.norm, attn.proj)),
+        out=layers.Chain(weights.read(attn.norm, attn.proj)),
         scale=layers.Chain((*(norm_1 if norms_after else ()), *weights.scale(block, 1))),
         residual=True,
-        finish=layers.Chain((*after, *weights.layers(trunk.norm, trunk.fc_norm, trunk.head), *parts.behind)),
+        finish=layers.Chain((*after, *weights.read(trunk.norm, trunk.fc_norm, trunk.head), *parts.behind)),
     )
     trunk.blocks, trunk.norm = trunk.blocks[:-1], nn.Identity()
     return PooledTower(
@@ -259,7 +259,7 @@ def _behind_mean(trunk: Module) -> list[Module] | None:
 def _averaged(parts: _Parts) -> AveragedTower:
     trunk = parts.trunk
     head = _behind_mean(trunk) or []
-    finish = layers.Chain((*parts.weights.layers(*head), *parts.behind))
+    finish = layers.Chain((*parts.weights.read(*head), *parts.behind))
     body: Callable[[Tensor], Tensor]
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
         placement = parts.placement_of_patches()
@@ -331,11 +331,11 @@ class _Weights:
             factors = module.gamma
         return () if factors is None else (layers.Scale(factors.to(self.precision)),)
 
-    def layers(self, *modules: Module) -> tuple[layers.Layer, ...]:
+    def read(self, *modules: Module) -> tuple[layers.Layer, ...]:
         """What modules one after the other do to one token, in evaluation mode. Raises ConfigError for unknown ones."""
-        return tuple(layer for module in modules for layer in self._layers(module))
+        return tuple(layer for module in modules for layer in self._read(module))
 
-    def _layers(self, module: Module) -> tuple[layers.Layer, ...]:
+    def _read(self, module: Module) -> tuple[layers.Layer, ...]:
         for kinds, made in _LAYERS:
             if isinstance(module, kinds):
                 return made(self, module)
@@ -353,7 +353,7 @@ class _Weights:
         else:
             gate, up = self.split(module.fc1, 2)
             gate, up = (up, gate) if module.gate_last else (gate, up)
-        return (layers.Gated(gate, up, layers.Activation(module.act.forward)), *self.layers(module.norm, module.fc2))
+        return (layers.Gated(gate, up, layers.Activation(module.act.forward)), *self.read(module.norm, module.fc2))
 
 
 _LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[_Weights, Module], tuple[layers.Layer, ...]]], ...]] = (
@@ -364,8 +364,8 @@ _LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[_Weights, Module], tuple[
         (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELUTanh, timm_layers.QuickGELU),
         lambda weights, module: (layers.Activation(module.forward),),
     ),
-    ((nn.Sequential,), lambda weights, module: weights.layers(*module)),
-    ((timm_layers.Mlp,), lambda weights, module: weights.layers(module.fc1, module.act, module.norm, module.fc2)),
+    ((nn.Sequential,), lambda weights, module: weights.read(*module)),
+    ((timm_layers.Mlp,), lambda weights, module: weights.read(module.fc1, module.act, module.norm, module.fc2)),
     ((timm_layers.SwiGLU, timm_layers.GluMlp), _Weights.gated),
 )
 """Kinds of modules -> the layers that they are."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.layers import LayerNorm, in_float
 from stages.shared.model.towers.vision import Block, Heads, split_heads
 
 
@@ -64,10 +64,7 @@ class TextTower:
     def float_head(self) -> TextTower:
         """The same tower with what is behind the blocks in float32."""
         return replace(
-            self,
-            ln_post=self.ln_post.float(),
-            output=None if self.output is None else self.output.float(),
-            output_bias=None if self.output_bias is None else self.output_bias.float(),
+            self, ln_post=in_float(self.ln_post), output=in_float(self.output), output_bias=in_float(self.output_bias)
         )
 
     def encode(self, tokens: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import LayerNorm, Linear
+from stages.shared.model.towers.layers import LayerNorm, Linear, Part, in_float
 from stages.shared.model.towers.tower import Placement, Tower
 
 Heads = int
@@ -25,7 +25,7 @@ Heads = int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class Block(Part):
     """One residual attention block: `y = x + ls_1(attention(ln_1(x)))`, then `y + ls_2(mlp(ln_2(y)))`."""
 
     heads: int
@@ -62,20 +62,6 @@ class Block:
         """All tokens (B, T, D) -> (B, T, D); `heads` overrides the number of heads."""
         q, k, v = self.project(x)
         return self.finish(x, attend(q, k, v, heads or self.heads))
-
-    def float(self) -> Block:
-        """The same block with float32 weights; itself if they are already.
-
-        It computes in float32, but weights that were rounded to 16 bits stay as rounded as they are.
-        """
-        if self.qkv.weight.dtype == torch.float32:
-            return self
-        return replace(
-            self,
-            **{name: getattr(self, name).float() for name in ("ln_1", "qkv", "out", "ln_2", "fc", "proj")},
-            ls_1=None if self.ls_1 is None else self.ls_1.float(),
-            ls_2=None if self.ls_2 is None else self.ls_2.float(),
-        )
 
 
 def split_heads(x: Tensor, heads: Heads) -> Tensor:
@@ -188,7 +174,7 @@ class VisionTower(Tower):
 
     def float_head(self) -> VisionTower:
         """The same tower with `ln_post` and `output` in float32."""
-        return replace(self, ln_post=self.ln_post.float(), output=None if self.output is None else self.output.float())
+        return replace(self, ln_post=in_float(self.ln_post), output=in_float(self.output))
 
     def encode(self, rgb: Tensor) -> Tensor:
         """See `Tower.encode`."""

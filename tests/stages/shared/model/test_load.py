@@ -107,13 +107,13 @@ def test_weights_are_refused_before_any_work(tmp_path: Path) -> None:
     assert usable_model(config).layout == "open_clip"
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "tiny.safetensors").read_bytes()[:5000])
     with pytest.raises(WeightsError, match=r"cannot read .*cut\.safetensors .* is it damaged\?"):
-        usable_model(config.model_copy(update={"weights": tmp_path / "cut.safetensors"})).layout
+        usable_model(config.model_copy(update={"weights": tmp_path / "cut.safetensors"}))
     state = {name: value for name, value in model.state_dict().items() if "ln_1" not in name}
     torch.save({**state, "a": torch.ones(1)}, tmp_path / "other.pt")
     with pytest.raises(
         WeightsError, match=r"other\.pt does not fit .* tensors are missing, such as .*; 1 tensors are not"
     ):
-        usable_model(config.model_copy(update={"weights": tmp_path / "other.pt"})).layout
+        usable_model(config.model_copy(update={"weights": tmp_path / "other.pt"}))
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,9 @@ def test_towers_with_a_class_token_are_supported_and_need_no_memory(
     """The check of the largest takes as little as that of the smallest: no parameter is allocated."""
     devices: set[str] = set()
 
-    def note_devices(model: torch.nn.Module) -> None:
+    def note_devices(model: torch.nn.Module, *, importance: bool) -> None:
         devices.update(parameter.device.type for parameter in model.parameters())
-        check_supported(model)
+        check_supported(model, importance=importance)
 
     monkeypatch.setattr("stages.shared.model.load.check_supported", note_devices)
     (tmp_path / "weights.pt").touch()
@@ -289,7 +289,7 @@ def test_a_file_that_is_called_like_the_embedded_model_is_checked_too(tmp_path: 
     path = (tmp_path / "tiny.json").rename(tmp_path / "demo.json")
     torch.save({"a": torch.ones(1)}, tmp_path / "other.pt")
     with pytest.raises(WeightsError, match=r"other\.pt is no CLIP that is known: found tensors such as a;"):
-        usable_model(config.model_copy(update={"config": path, "weights": tmp_path / "other.pt"})).layout
+        usable_model(config.model_copy(update={"config": path, "weights": tmp_path / "other.pt"}))
 
 
 @pytest.mark.parametrize("tower", ["ResNet", "timm, SAME, rotary", "EVA02", "ConvNeXt", "SigLIP"])

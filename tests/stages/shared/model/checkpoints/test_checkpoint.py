@@ -282,7 +282,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
 ) -> None:
     change(clip_folder)
     with pytest.raises(PhraseboxError, match=message) as caught:
-        usable_model(config_of(clip_folder)).layout
+        usable_model(config_of(clip_folder))
     assert str(caught.value).startswith("model.checkpoint: ")
     assert "\n" not in str(caught.value)
 
