@@ -52,14 +52,13 @@ def pick_device(wanted: str) -> torch.device:
 
 def _without_gpu() -> str:
     """Say why torch sees no GPU, in torch's words, and what to do."""
+    reason = "nothing"
     try:
         torch.cuda.init()
-        reason = "nothing"
     except (AssertionError, RuntimeError) as error:
         reason = one_line(error)
-    if torch.version.cuda is None:
-        build, advice = "built without CUDA", "install a torch that is built for CUDA"
-    else:
+    build, advice = "built without CUDA", "install a torch that is built for CUDA"
+    if torch.version.cuda is not None:
         build = f"built for CUDA {torch.version.cuda}"
         advice = "give the machine a driver for that CUDA, or install a torch that is built for the driver's"
     return (
@@ -78,11 +77,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """The most memory that was taken at a time so far: torch's on a GPU, the whole process's on a CPU.
-
-    Args:
-        device: As `device_name` names it.
-    """
+    """Peak memory of a device that `device_name` names: torch's on a GPU, the whole process's on a CPU."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -107,10 +102,7 @@ def fast_precision(device: torch.device) -> str:
 
 
 def warn_of_slow_precision(precision: str, device: torch.device) -> None:
-    """Log a warning if the configured precision is slow on this device.
-
-    It is obeyed all the same: another precision would give other heat maps than those that were asked for.
-    """
+    """Log a warning if the configured precision, which is obeyed all the same, is slow on this device."""
     if not is_fast(PRECISIONS[precision], device):
         _log.warning(
             "model.precision is %s, but this CPU has no instructions for it and computes it some 40 times slower than "

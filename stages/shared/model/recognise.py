@@ -120,13 +120,15 @@ def recognise(config: ModelConfig) -> Described:
         found = _model_file(files.config, files.weights)
         return replace(found, name=config.name, calibrations=files.calibrations, layout=OPEN_CLIP)
     weights = None if config.weights is None else config.weights.expanduser()
+    if config.config is not None:
+        found = _model_file(config.config.expanduser(), weights)
+    elif config.name is not None:
+        found = _open_clip_name(config.name, config.pretrained, weights)
+    else:
+        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""))
     if weights is not None and not weights.is_file():
         raise WeightsError(f"model.weights: no file {weights}")
-    if config.config is not None:
-        return _model_file(config.config.expanduser(), weights)
-    if config.name is None:
-        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""))
-    return _open_clip_name(config.name, config.pretrained, weights)
+    return found
 
 
 def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Described:

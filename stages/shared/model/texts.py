@@ -60,10 +60,12 @@ class TextCache:
         """
         flat = self([text for own in texts for text in own])
         longest = -(-max(map(len, texts)) // step) * step
-        out = flat.new_zeros(len(texts), longest, flat.shape[-1])
         present = torch.arange(longest) < torch.tensor([len(own) for own in texts])[:, None]
-        out[to_device(present, out.device)] = flat
-        return out
+        # Numbers instead of a mask: a GPU's host would wait for the number of its rows.
+        places = to_device(present.flatten().nonzero().flatten(), flat.device)
+        out = flat.new_zeros(len(texts) * longest, flat.shape[-1])
+        out[places] = flat
+        return out.unflatten(0, (len(texts), longest))
 
     def _embed(self, texts: Sequence[str]) -> None:
         """Embed what is new among the texts, and note that all were used."""

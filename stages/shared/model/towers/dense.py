@@ -34,12 +34,12 @@ from stages.shared.model.towers.vision import Block, VisionTower, attend
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseFeatures:
-    """Of B images.
+    """Features of B images, in any scale.
 
     Attributes:
-        patches: (B, N, E), each patch's own embedding, row by row, in any scale.
-        embedding: (B, E), the images' embeddings, in any scale.
-        tokens: (B, N, D), the patches as they enter the pool, or the block that was asked for; None where none was.
+        patches: Each patch's own embedding, row by row (B, N, E).
+        embedding: The images' embeddings (B, E).
+        tokens: The patches as they enter the pool, or the block that was named (B, N, D); None if none was.
     """
 
     patches: Tensor

@@ -51,13 +51,7 @@ _AVERAGING: Final = re.compile(r"^vitamin_|_gap_")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerPlan:
-    """An image tower before it is built.
-
-    Attributes:
-        kind: how its tokens become one embedding.
-        size_px: side of the square images that it takes.
-        stride_px: pixels between its tokens.
-    """
+    """An image tower before it is built: its square images have `size_px`, its tokens are `stride_px` apart."""
 
     kind: TowerKind
     size_px: int

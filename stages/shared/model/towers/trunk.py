@@ -20,8 +20,7 @@ from stages.shared.model.towers.vision import VisionTower
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
     """A copy in evaluation mode that shares the module's weights, and that no one else hooks or switches.
 
-    Batch normalisation then uses its stored statistics, and dropout does nothing, whatever mode the module is in.
-    Weights of another precision than the wanted one are no longer shared. None keeps the module's own.
+    Weights of another precision than the wanted one are not shared. None keeps the module's own.
     """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
     copied = _copied(module, memo)
@@ -46,9 +45,9 @@ class GridTrunk:
     """A network whose output is a grid of features, which become tokens behind the token that asks.
 
     Attributes:
-        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
-        asking: (D,), the token in front; None: the mean of the features.
-        positions: grid (rows, columns) -> position embedding (1 + N, D) that is added; None where there is none.
+        body: Normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
+        asking: Token in front (D,); None: the mean of the features.
+        positions: Grid (rows, columns) -> position embedding (1 + N, D) that is added, if there is one.
     """
 
     body: Callable[[Tensor], Tensor]
@@ -71,12 +70,7 @@ class GridTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchTrunk:
-    """A transformer of timm, all of whose tokens are pooled.
-
-    Attributes:
-        body: the transformer.
-        leave_out: how many of its first tokens the pool does not see.
-    """
+    """A transformer of timm, all of whose tokens are pooled but `leave_out` of the first."""
 
     body: Any
     leave_out: int = 0
@@ -89,11 +83,9 @@ class PatchTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureTrunk:
-    """A network whose output is a grid of features, which are the tokens.
+    """A network whose output is a grid of features (B, D, grid_h, grid_w), which are the tokens.
 
-    Attributes:
-        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
-        channels_last: whether the features are (B, grid_h, grid_w, D) instead.
+    With `channels_last` the features are (B, grid_h, grid_w, D).
     """
 
     body: Callable[[Tensor], Tensor]
@@ -107,12 +99,7 @@ class FeatureTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockTrunk:
-    """Transformer blocks whose patches are averaged.
-
-    Attributes:
-        tower: the blocks, and what is before them.
-        norm: of every token after the last block; None where there is none.
-    """
+    """A transformer whose patches are averaged, behind a norm of every token if there is one."""
 
     tower: VisionTower
     norm: LayerNorm | None

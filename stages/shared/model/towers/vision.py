@@ -82,10 +82,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
 def resize_positions(
     table: Tensor, old_hw: tuple[int, int], new_hw: tuple[int, int], mode: Literal["bicubic", "bilinear"] = "bicubic"
 ) -> Tensor:
-    """Interpolate a position embedding (1 + old_h · old_w, D), class position first, to another grid.
+    """Interpolate a position embedding (1 + old_h · old_w, D), but for the class position in front, to another grid.
 
-    The class position is kept. The others are resized with `align_corners=False`: bicubically, as in Grad-ECLIP's
-    preprocessing, or bilinearly, as FC-CLIP (arXiv 2308.02487) does it for CLIP's ResNets.
+    Bicubically as in Grad-ECLIP's preprocessing, or bilinearly as FC-CLIP (arXiv 2308.02487) does for CLIP's ResNets.
     """
     if new_hw == old_hw:
         return table
@@ -150,15 +149,9 @@ class VisionTower(Tower):
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def tokens_before(self, rgb: Tensor, number: int, kept: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """What enters two blocks of one forward pass.
+        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D) before a block, and before an earlier one.
 
-        Args:
-            rgb: uint8 pixels (B, height, width, 3).
-            number: Of the later block, from 0.
-            kept: Of the earlier block, or the same. None: not wanted.
-
-        Returns:
-            Tokens (B, T, D) before the later block, and those before the earlier one.
+        Blocks have numbers from 0. With `kept` None the earlier tokens are not wanted.
         """
         x = self.embed(rgb)
         early: Tensor | None = None

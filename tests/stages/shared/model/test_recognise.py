@@ -33,10 +33,10 @@ def test_a_json_that_is_no_model_is_refused(content: str, tmp_path: Path) -> Non
 
 
 def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
     architecture = tiny_architecture()
     architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
     (tmp_path / "tiny.json").write_text(json.dumps(architecture))
-    config = ModelConfig(config=tmp_path / "tiny.json", weights=tmp_path / "tiny.json")
     with pytest.raises(WeightsError, match=r"no vocabulary file .*words\.txt\.gz"):
         usable_model(config)
 
