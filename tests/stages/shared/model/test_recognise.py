@@ -104,7 +104,7 @@ def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_p
 
 def test_the_fingerprint_of_a_tag_needs_no_file() -> None:
     marks = {
-        usable_model(ModelConfig(name=name, pretrained=tag))
+        usable_model(ModelConfig(name=name, pretrained=tag)).fingerprint
         for name, tag in (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
     }
     assert len(marks) == 3
