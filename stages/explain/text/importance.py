@@ -160,7 +160,7 @@ class WordImportance:
         self.exact_blocks = tuple(block if wide else block.float() for block in tower.blocks[-self.blocks :])
 
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
-        """The importance of the tokens of each caption; a pair's bits do not depend on the other pairs.
+        """The importance of the tokens of each caption.
 
         Args:
             captions: any texts.
