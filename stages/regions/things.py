@@ -1,4 +1,4 @@
-"""What words name: the lists of `things.txt`, which says what they are."""
+"""Lists of words that name things: `things.txt`, which explains itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from importlib.resources import files
 from typing import Final, Literal
 
 Relation = Literal["same", "equal", "above", "beside", "kind", "apart", "unknown"]
-"""How two lemmas are related: the same lemma; two names on one path (boy, lad); one is above the other (dog, animal);
-they are beside each other (dog, cat); they are of one kind only (shirt, hat); they have nothing in common (dog, hat);
-one is in no list."""
+"""Two lemmas are the same; two names on one path (boy, lad); one above the other (dog, animal); beside each other (dog,
+cat); of one kind only (shirt, hat); of nothing in common (dog, hat); or one is in no list."""
 
 _CLOSEST: Final[tuple[Relation, ...]] = ("apart", "kind", "beside", "above", "equal")
 
@@ -25,7 +24,7 @@ class Things:
 
     Attributes:
         paths: Lemma -> its paths.
-        traits: Lemma -> what it says of a person: "man", "woman", "child", "adult".
+        traits: Lemma -> traits of a person that it names: "man", "woman", "child", "adult".
         words: List -> its words, such as "colour"; the numbers stand under "1" to "10".
     """
 
@@ -77,7 +76,7 @@ def parse_things(text: str) -> Things:
 
 @lru_cache(maxsize=65536)
 def relation(first: str, second: str) -> Relation:
-    """How two lemmas are related in the lists of the package; the closest relation of all their paths."""
+    """Return how two lemmas are related in the lists of the package: the closest relation of all their paths."""
     if first == second:
         return "same"
     paths = things().paths

@@ -19,7 +19,7 @@ from pipeline.load import Contents, RegionDataset
 from pipeline.viewer.sample_view import COLUMNS, sample_view
 from stages.contract.masks import encode_box, rle_box_xywh_px
 from stages.contract.records import Phrase, Region
-from stages.regions.link import numbered
+from stages.regions.stage import numbered
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 
 
