@@ -25,8 +25,7 @@ from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.shared.model.config import ModelConfig
-from stages.sources import SOURCES, AnySourceConfig
-from stages.sources.config import HEAT_MAPS
+from stages.sources import HEAT_MAPS, SOURCES, AnySourceConfig
 
 
 class InlineEngine(BaseModel):

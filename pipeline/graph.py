@@ -2,8 +2,8 @@
 
 read -> phrases -> prepare -> explain -> regions -> write
 
-With another `source.kind` than grad_eclip, its stage stands in the place of explain and makes the regions, and the
-regions stage only links them.
+With another `source.kind` than heat_maps, its stage takes the place of explain and makes the regions, and the regions
+stage only links them.
 """
 
 from __future__ import annotations

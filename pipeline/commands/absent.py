@@ -144,7 +144,7 @@ def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[
     from pipeline.evaluate.absent import Pair
     from pipeline.evaluate.matching import Answer
     from stages.regions.stage import RegionsStage
-    from stages.regions.things import relation
+    from stages.regions.groups import relation
 
     own = graph.cuts
     # Half of what is asked for is absent, and a phrase of another image names none of this one's things.

@@ -1,10 +1,8 @@
 """Heat map -> regions with mask, box and score.
 
 config.py      the settings
-stage.py       what the pipeline calls
-groups.py      which phrases of an image name the same thing; things.py and things.txt, what words name; groups.json,
-               the fitted weights
-shared.py      one map for all phrases of a thing
+stage.py       what the pipeline calls, and what the phrases of one thing share
+groups.py      which phrases of an image name the same thing; things.txt, what words name; groups.json, fitted weights
 cut.py         one map -> its regions
 thresholds.py  where a map is cut: the rules
 parts.py       the parts that a cut map falls into, and which of them are kept

@@ -14,14 +14,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from stages.contract.records import Phrase
-from stages.regions.things import relation, things
 
 LINK_FROM: Final = -0.75
 """Mean log odds from which two groups are joined: a probability of 0.32. The best F1 of pairs lies below even odds; it
@@ -38,6 +37,94 @@ _SPELT_AS: Final = {"grey": "gray", "blonde": "blond", "beige": "tan"}
 _LIVING: Final = frozenset({"people", "animals"})
 _SEXES: Final = frozenset({"man", "woman"})
 _AGES: Final = frozenset({"child", "adult"})
+
+
+Relation = Literal["same", "equal", "above", "beside", "kind", "apart", "unknown"]
+"""Two lemmas are the same; two names on one path (boy, lad); one above the other (dog, animal); beside each other (dog,
+cat); of one kind only (shirt, hat); of nothing in common (dog, hat); or one is in no list."""
+
+_CLOSEST: Final[tuple[Relation, ...]] = ("apart", "kind", "beside", "above", "equal")
+
+KindPath = tuple[str, ...]
+"""Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Things:
+    """The content of `things.txt`.
+
+    Attributes:
+        paths: Lemma -> its paths.
+        traits: Lemma -> traits of a person that it names: "man", "woman", "child", "adult".
+        words: List -> its words, such as "colour"; the numbers stand under "1" to "10".
+    """
+
+    paths: Mapping[str, tuple[KindPath, ...]]
+    traits: Mapping[str, frozenset[str]]
+    words: Mapping[str, frozenset[str]]
+
+    def known(self, lemma: str) -> str:
+        """The lemma as the lists have it, also without a plural's ending and the first part of a compound."""
+        for form in (lemma, lemma.removesuffix("s"), lemma.removesuffix("es"), f"{lemma}s", lemma.rpartition("-")[2]):
+            if form in self.paths:
+                return form
+        return lemma
+
+
+@cache
+def things() -> Things:
+    """The lists of the package."""
+    return parse_things(files(__package__).joinpath("things.txt").read_text(encoding="utf-8"))
+
+
+def parse_things(text: str) -> Things:
+    """Read the lists. Raises ValueError, with the line, for a line that is neither a section nor "name: words"."""
+    paths: dict[str, dict[KindPath, None]] = {}
+    traits: dict[str, set[str]] = {}
+    words: dict[str, set[str]] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = line.partition("#")[0].strip()
+        if entry.startswith("[") and entry.endswith("]"):
+            section = entry[1:-1]
+        elif entry:
+            name, colon, lemmas = entry.partition(":")
+            if not (colon and section and name.strip() and lemmas.strip()):
+                raise ValueError(f"line {number}: expected [section] or name: words, got {entry!r}")
+            if section == "words":
+                words.setdefault(name, set()).update(lemmas.split())
+                continue
+            way, *marks = name.split()
+            for lemma in lemmas.split():
+                paths.setdefault(lemma, {})[(section, *way.split("/"))] = None
+                traits.setdefault(lemma, set()).update(mark.removeprefix("+") for mark in marks)
+    return Things(
+        paths={lemma: tuple(found) for lemma, found in paths.items()},
+        traits={lemma: frozenset(found) for lemma, found in traits.items()},
+        words={name: frozenset(found) for name, found in words.items()},
+    )
+
+
+@lru_cache(maxsize=65536)
+def relation(first: str, second: str) -> Relation:
+    """Return how two lemmas are related in the lists of the package: the closest relation of all their paths."""
+    if first == second:
+        return "same"
+    paths = things().paths
+    if first not in paths or second not in paths:
+        return "unknown"
+    return max((_related(one, other) for one in paths[first] for other in paths[second]), key=_CLOSEST.index)
+
+
+def _related(one: KindPath, other: KindPath) -> Relation:
+    if one == other:
+        return "equal"
+    common = 0
+    while common < min(len(one), len(other)) and one[common] == other[common]:
+        common += 1
+    if common < 2:
+        return "kind" if common else "apart"
+    return "above" if common == min(len(one), len(other)) else "beside"
 
 
 @dataclass(frozen=True, slots=True)
