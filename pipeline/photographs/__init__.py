@@ -1,4 +1,4 @@
-"""Eight photographs that come with phrasebox, with captions and hand-made ground truth; `LICENCES.md` names the sources.
+"""Eight photographs that come with phrasebox, with captions and hand-made ground truth; `LICENCES.md` names sources.
 
 `FOLDER` is an input for a run and a ground truth for an evaluation:
 

@@ -11,7 +11,6 @@ Rule = Literal["mean", "otsu", "fixed", "quantile", "fitted"]
 Score = Literal["contrast", "energy", "mean_heat", "peak", "product", "similarity"]
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Patches = Annotated[float, Field(ge=0.0, le=4.0)]
 
 
 class RegionsConfig(BaseModel):
@@ -33,14 +32,10 @@ class RegionsConfig(BaseModel):
     )
     threshold: Share = Field(0.4, description="Share of the highest heat for the rule `fixed`; the best is 0.3 to 0.6.")
     quantile: Share = Field(0.85, description="For the rule `quantile`: 0.85 keeps 15 % of the image.")
-    # Interpolation adds values between neighbouring cells, which moves mean, quantile and Otsu's threshold.
-    threshold_on: Literal["grid", "fine"] = Field(
-        "grid", description="Values that the rule looks at: cells, or samples of the interpolated or guided map."
-    )
     # 0.5 joins the patchy heat of one thing: box recall is 0.776 instead of 0.754. At 0.7 thin things begin to vanish
     # (0.761; measured).
-    smooth_patches: Patches = Field(
-        0.5, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for no blur."
+    smooth_patches: float = Field(
+        0.5, ge=0.0, le=4.0, description="Standard deviation in patches of a Gaussian blur before the cut; 0 for none."
     )
     # Guided, the peak lies on the thing in 0.946 of cases instead of 0.841, and with `threshold` 0.45 the contour is as
     # good as GrabCut's (drawn scenes, whose colours are plain); on photographs it adds a point of pointing.
@@ -49,11 +44,6 @@ class RegionsConfig(BaseModel):
         description="How a map is filled in between its cells: bilinearly, or along the edges of the image as the "
         "model sees it, which costs a millisecond a map and suits the rule `fixed`.",
     )
-    # An interpolated map has no speck much smaller than a patch, and closing also joins neighbouring things of a kind.
-    open_patches: Patches = Field(0.0, description="Radius of the opening that removes bridges and specks.")
-    close_patches: Patches = Field(0.0, description="Radius of the closing that fills gaps.")
-    # Heat often follows the outline of large things, and few things have holes.
-    fill_holes: bool = Field(True, description="Whether a region includes what it encloses. Boxes do not change.")
     # GrabCut raises box IoU from 0.635 to 0.769 and mask IoU from 0.537 to 0.744 on drawn scenes, whose colours are
     # plain; it takes 10 to 25 ms a map, many times what the rest of the stage takes.
     refine: Literal["none", "grabcut"] = Field(

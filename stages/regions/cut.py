@@ -52,10 +52,12 @@ def regions_of_map(
     Raises:
         ValueError: A canvas is needed and missing.
     """
-    found = None if config.refine == "none" else _refined(each, config, fitted)
-    found = found or cut_map(each, config, fitted)
+    refined = None if config.refine == "none" else _refined(each, config, fitted)
+    found = refined or cut_map(each, config, fitted)
     regions: list[tuple[Painted, Evidence]] = []
-    for part in found.parts if found else ():
+    if found is None:
+        return regions
+    for part in found.parts:
         if len(regions) == each.limit:
             break
         painted = paint(field_of(part, found.fine, found.threshold), each.size_hw)
@@ -91,7 +93,7 @@ def surface_of(each: MapToCut, config: RegionsConfig) -> Levels | None:
 def cut_map(
     each: MapToCut, config: RegionsConfig, fitted: FittedCut | None = None, *, on_canvas: bool = False
 ) -> CutMap | None:
-    """Threshold, clean, split and rank a map; None if there is nothing to cut, see `surface_of`.
+    """Threshold, split and rank a map; None if there is nothing to cut, see `surface_of`.
 
     on_canvas: Give the fine map the pixels of the canvas, which are at least as many as the cells. A guided map has
         them anyway; others have `parts.samples_per_cell` samples per cell.
@@ -99,14 +101,12 @@ def cut_map(
     levels = surface_of(each, config)
     if levels is None:
         return None
-    looked_at = levels
     if levels.shape != each.levels.shape:  # guided
         fine = levels.astype(np.float32)
     else:
         fine = refine_grid(levels, each.canvas.size_hw if on_canvas and each.canvas else None, each.shift_cells)
-        if config.threshold_on == "fine":
-            looked_at = np.rint(fine).astype(np.uint8)
-    threshold = threshold_of(looked_at, config, fitted, each.usual)
+    # By the levels and not by the fine map: values between the cells would move mean, quantile and Otsu's threshold.
+    threshold = threshold_of(levels, config, fitted, each.usual)
     return CutMap(fine=fine, threshold=threshold, parts=parts_of(each, fine, fine > threshold, threshold, config))
 
 

@@ -40,23 +40,21 @@ def field_of(part: Part, fine: NDArray[np.float32], threshold: float) -> SignedF
     """Return the field whose sign is the part and whose size is the distance of the map from the threshold.
 
     Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's outline is the exact
-    contour of the map. Where cleaning or colours added or removed samples, or where another part begins, the outline
-    runs between the samples. The fields of two parts are never positive at the same point, so their masks do not
-    overlap.
+    contour of the map. Where a hole is filled, colours added or removed samples, or another part begins, the outline
+    runs between the samples, and halfway if the map is constant. The fields of two parts are never positive at the
+    same point, so their masks do not overlap.
 
     Args:
-        part: Of the map.
-        fine: float32 (fine_h, fine_w), same unit as `threshold`. A constant map gives an outline halfway between the
-            samples.
+        part: A part of the map.
+        fine: float32 (fine_h, fine_w), same unit as `threshold`.
         threshold: Where the map was cut.
     """
     (h, w), (full_h, full_w) = part.inside.shape, fine.shape
     # One sample more on each side: a contour lies between a positive and a negative sample.
     top, left = max(0, part.top - 1), max(0, part.left - 1)
     window = fine[top : part.top + h + 1, left : part.left + w + 1]
-    values = np.maximum(
-        np.abs(window - np.float32(threshold)), np.float32(1e-3)
-    )  # one on the threshold has a side, too
+    # A sample on the threshold has a side, too.
+    values = np.maximum(np.abs(window - np.float32(threshold)), np.float32(1e-3))
     outside = np.ones(values.shape, np.bool_)
     row, column = part.top - top, part.left - left
     np.logical_not(part.inside, out=outside[row : row + h, column : column + w])
@@ -117,8 +115,8 @@ def _columns(field: SignedField, width_px: int) -> tuple[int, NDArray[np.float32
     w, cells = field.values.shape[1], field.full_hw[1]
     first = max(0, math.floor(cell_to_px(field.left - 1.0, side_px=width_px, cells=cells)))
     stop = min(width_px, math.ceil(cell_to_px(float(field.left + w), side_px=width_px, cells=cells)))
-    position = px_to_cell(np.arange(first, stop) + 0.5, side_px=width_px, cells=cells) - field.left
-    position = position.clip(0, w - 1)
+    centres = np.arange(first, stop, dtype=np.float64) + 0.5
+    position = (px_to_cell(centres, side_px=width_px, cells=cells) - field.left).clip(0, w - 1)
     before = position.astype(np.int64)
     share = (position - before).astype(np.float32)[:, None]
     down = np.ascontiguousarray(field.values.T)

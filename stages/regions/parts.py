@@ -5,12 +5,11 @@ the map is bilinear, beyond the outermost centres it is constant. This is the co
 centres, `align_corners=False`), in which a cell covers its exact share of the image. The surface is never drawn at the
 size of the image. Parts are found on a *fine map* with an odd number of samples per cell and direction: the centres of
 the cells are then among the samples, and bilinear interpolation between the samples is exactly the surface again, at
-any image size. Radii are in samples, areas are shares of the image.
+any image size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +30,7 @@ FINE_SIDE: Final = 112
 """The fine map has at most this many samples on its longer side, unless the grid has more cells.
 
 For a 14 x 14 grid that is 7 samples per cell. The size does not limit the precision of contours (see the module), only
-that of cleaning and of the line between two touching parts."""
+that of the line between two touching parts."""
 
 
 def samples_per_cell(grid_hw: tuple[int, int]) -> int:
@@ -108,69 +107,35 @@ class Part:
 def parts_of(
     each: MapToCut, fine: NDArray[np.float32], inside: Mask, threshold: float, config: RegionsConfig
 ) -> list[Part]:
-    """Return the parts of a cut map after cleaning, best first, without those that fall behind (`keep_share`).
+    """Return the 8-connected parts of a cut map, best first, without those that fall behind (`keep_share`).
+
+    A part includes what it encloses, other parts, too: heat often follows the outline of large things, and few things
+    have holes.
 
     Args:
         each: The map.
         fine: The fine map (fine_h, fine_w), in levels.
         inside: bool (fine_h, fine_w), what lies above the threshold.
         threshold: In levels.
-        config: How to clean, and which parts to keep.
+        config: Which parts to keep.
     """
-    samples = len(fine) / len(each.levels)
-    opening, closing = (round(patches * samples) for patches in (config.open_patches, config.close_patches))
-    cleaned = clean(inside, open_radius=opening, close_radius=closing)
     total_heat = float(np.add.reduce(fine, axis=None, dtype=np.float64))
     least = config.min_area_share * inside.size
     found = []
-    for own, top, left, count in _outlined(cleaned, least) if config.fill_holes else _labelled(cleaned, least):
-        h, w = own.shape
-        heat = fine[top : top + h, left : left + w][own]
-        evidence = _measure(heat, total_heat, inside.size, threshold, each.similarity)
-        found.append(Part(inside=own, top=top, left=left, samples=count, evidence=evidence))
-    return _ranked(found, config)
-
-
-def clean(inside: Mask, *, open_radius: int, close_radius: int) -> Mask:
-    """Open, then close the mask by discs of these radii in samples.
-
-    Opening removes specks and bridges thinner than the disc, closing fills gaps and bays that the disc does not fit
-    into; radius 0 leaves the step out. Beyond the border the mask continues as it ends there.
-    """
-    mask = inside.view(np.uint8)
-    for operation, radius in ((cv2.MORPH_OPEN, open_radius), (cv2.MORPH_CLOSE, close_radius)):
-        if radius:
-            disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-            # OpenCV's own border would count as one of the sides
-            wide = cv2.morphologyEx(np.pad(mask, 2 * radius, mode="edge"), operation, disc)
-            mask = np.ascontiguousarray(wide[2 * radius : -2 * radius, 2 * radius : -2 * radius])
-    return mask.view(np.bool_)
-
-
-def _outlined(inside: Mask, least: float) -> Iterator[tuple[Mask, int, int, int]]:
-    """Yield the 8-connected parts with what they enclose, if they have `least` samples: mask, top, left, samples.
-
-    A part encloses all that its outline keeps from being 4-connected to the border, other parts, too.
-    """
     outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     for outline in outlines:
         left, top, w, h = cv2.boundingRect(outline)
         if w * h < least:
             continue
-        own = np.zeros((h, w), np.uint8)
-        cv2.drawContours(own, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
-        samples = cv2.countNonZero(own)
+        drawn = np.zeros((h, w), np.uint8)
+        cv2.drawContours(drawn, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
+        samples = cv2.countNonZero(drawn)
         if samples >= least:
-            yield own.view(np.bool_), top, left, samples
-
-
-def _labelled(inside: Mask, least: float) -> Iterator[tuple[Mask, int, int, int]]:
-    """Yield the 8-connected parts as they are; see `_outlined`."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside.view(np.uint8), connectivity=8)
-    for label in range(1, count):
-        left, top, w, h, samples = stats[label].tolist()
-        if samples >= least:
-            yield labels[top : top + h, left : left + w] == label, top, left, samples
+            own = drawn.view(np.bool_)
+            heat = fine[top : top + h, left : left + w][own]
+            evidence = _measure(heat, total_heat, inside.size, threshold, each.similarity)
+            found.append(Part(inside=own, top=top, left=left, samples=samples, evidence=evidence))
+    return _ranked(found, config)
 
 
 def _measure(

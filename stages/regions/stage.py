@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
@@ -265,7 +266,7 @@ class Thing:
         sound = [levels for text in self.heads if (levels := known[text]) is not None]
         if len(sound) < 2:
             return sound[0] if sound else None
-        total = np.sum(sound, axis=0, dtype=np.float64)
+        total: NDArray[np.float64] = np.sum(sound, axis=0, dtype=np.float64)
         return quantise((total / (LEVELS * len(sound))).astype(np.float32))
 
 

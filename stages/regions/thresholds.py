@@ -53,7 +53,7 @@ def threshold_of(levels: Levels, config: RegionsConfig, fitted: FittedCut | None
 
 def mean_cut(levels: Levels) -> float:
     """Inside is what lies above the map's mean: Chefer et al.'s segmentation protocol (ICCV 2021)."""
-    return math.floor(levels.mean(dtype=np.float64)) + 0.5
+    return math.floor(float(levels.mean(dtype=np.float64))) + 0.5
 
 
 def fixed_cut(share: float) -> float:

@@ -40,9 +40,7 @@ class BoxSourceConfig(RegionSourceConfig):
         description="A detector's results in COCO's form. `truth` is then an instances file that says what the ids of "
         "images and categories mean; its own annotations do not count.",
     )
-    resized: bool = Field(
-        False, description="Whether images were resized after the boxes were drawn."
-    )
+    resized: bool = Field(False, description="Whether images were resized after the boxes were drawn.")
     min_score: float = Field(0.0, ge=0.0, le=1.0, description="Boxes of a detector with a lower score are left out.")
 
 
