@@ -168,12 +168,7 @@ class RegionsStage(Stage):
         return [texts.index(phrase.text) for phrase in phrases]
 
     def heads_of(self, record: Record, groups: Sequence[int] | None) -> list[tuple[str, ...]]:
-        """Return the head nouns of what the map of each phrase is of: one for each different text of the thing.
-
-        Args:
-            record: With phrases.
-            groups: As `groups_of` gives them.
-        """
+        """Return the head nouns of what each phrase's map is of: one for each text of the thing; see `groups_of`."""
         numbers = self._things(record.phrases, groups)
         things = things_of(record.phrases, numbers)
         return [tuple(things[number].heads.values()) for number in numbers]
@@ -206,12 +201,7 @@ class RegionsStage(Stage):
         return replace(record, regions=tuple(regions), absent=tuple(absent), pixels=None, heat_maps=heat_maps)
 
     def presences_of(self, record: Record, groups: Sequence[int] | None) -> list[float | None]:
-        """Return how likely each phrase is in its image; None if the calibration does not know. Things share it.
-
-        Args:
-            record: With heat maps.
-            groups: As `groups_of` gives them.
-        """
+        """Return how likely each phrase, or its thing, is in its image; None if the calibration does not know."""
         by_text = {heat_map.text: self._presence(heat_map) for heat_map in record.heat_maps}
         own = [by_text[phrase.text] for phrase in record.phrases]
         return shared_presences(record.phrases, self._things(record.phrases, groups), own)
@@ -236,11 +226,7 @@ class RegionsStage(Stage):
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Phrases with the same regions.
-
-    Attributes:
-        phrases: The phrases of an image that name it, in order.
-    """
+    """Phrases of an image with the same regions, in order."""
 
     phrases: tuple[Phrase, ...]
 
@@ -258,11 +244,7 @@ class Thing:
         return 2 * sum(phrase.plural for phrase in self.phrases) >= len(self.phrases)
 
     def levels(self, known: Mapping[str, Levels | None]) -> Levels | None:
-        """Return the mean of the maps of the different texts, in levels, so that each counts alike.
-
-        Args:
-            known: Text -> levels of its map; those without heat, None, do not count.
-        """
+        """Return the mean of the maps of the different texts in levels, of which each counts alike, if it has heat."""
         sound = [levels for text in self.heads if (levels := known[text]) is not None]
         if len(sound) < 2:
             return sound[0] if sound else None
@@ -289,12 +271,8 @@ def shared_presences(
     """Return the presence of the thing that each phrase names: the mean of the log odds of its different texts.
 
     Things with fewer than `VOTES` different texts keep the presence of each: one of two texts may say of the thing what
-    is false ("a green car"), and would be believed half. A presence that is not known stays so.
-
-    Args:
-        phrases: Of one image.
-        numbers: Number of the thing that each phrase names.
-        presences: 0 .. 1, of each phrase, the same where the text is.
+    is false ("a green car"), and would be believed half. A presence that is not known stays so. `numbers` are those of
+    the things, and a text has one presence, 0 .. 1.
     """
     texts: dict[int, dict[str, float]] = {}
     for phrase, number, presence in zip(phrases, numbers, presences, strict=True):

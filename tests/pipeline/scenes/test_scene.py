@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.scenes.captions import COLOURS, HELDOUT_PAIRS, KINDS, Split
 from pipeline.scenes.scene import Scene, make_scene, resize_image, write_scenes
-from pipeline.scenes.vocabulary import COLOURS, HELDOUT_PAIRS, KINDS, Split
 
 
 def series(count: int, *, split: Split = "train", side_px: int = 96) -> list[Scene]:
@@ -63,14 +63,11 @@ def test_a_mask_is_where_the_paint_is() -> None:
     assert found >= 5
 
 
-def test_training_never_shows_or_names_a_heldout_pair() -> None:
+def test_training_never_shows_or_names_a_heldout_pair_and_heldout_scenes_do_now_and_then() -> None:
     for scene in series(250):
         assert not any(thing.unseen_combination for thing in scene.objects)
         for caption in scene.captions:
             assert not any((mention.kind, mention.colour) in HELDOUT_PAIRS for mention in caption.mentions)
-
-
-def test_heldout_scenes_show_unseen_pairs_now_and_then() -> None:
     things = [thing for scene in series(250, split="heldout") for thing in scene.objects]
     share = np.mean([thing.unseen_combination for thing in things])
     assert 0.08 < share < 0.30
