@@ -64,11 +64,6 @@ def test_the_square_is_recovered_from_a_blurry_map(shift: int, scale: int) -> No
     assert region[0].box_xywh_px == pytest.approx((84 * scale, 63 * scale, 54 * scale, 54 * scale), abs=2 * scale)
 
 
-def test_a_wide_image_is_refined_on_the_square_canvas() -> None:
-    (region,) = regions_of(blurry(SQUARE), (SIDE, 2 * SIDE), 1, GRABCUT, Canvas(picture(SQUARE)))
-    assert region[0].box_xywh_px == pytest.approx((168, 63, 108, 54), abs=3)
-
-
 def test_several_things_stay_several() -> None:
     squares = ((slice(30, 70), slice(20, 64)), (slice(120, 171), slice(125, 170)))
     rgb, heat_map = picture(*squares), blurry(*squares, blur=0.8)
