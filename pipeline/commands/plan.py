@@ -144,11 +144,10 @@ def here(config: RunConfig, *, on_gpu: bool) -> tuple[int, int, int]:
 
     A plain process counts as one core, whatever its threads.
     """
-    from pipeline.config import RayEngine
     from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS
 
     engine = config.engine
-    if not isinstance(engine, RayEngine):
+    if engine.kind == "inline":
         return 1, 1, 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = engine.most_explain_workers or (1 if on_gpu else min(cores, CPU_MODEL_WORKERS))

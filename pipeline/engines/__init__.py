@@ -51,12 +51,12 @@ def chosen(config: RunConfig, samples: int | None) -> RunConfig:
         config: Of a run.
         samples: Of its input; None if only reading will show, which counts as many.
     """
-    from pipeline.config import InlineEngine, RayEngine  # noqa: PLC0415  as above
+    from pipeline.config import EngineConfig  # noqa: PLC0415  as above
 
     if config.engine.kind != "auto":
         return config
     small = samples is not None and samples <= AT_MOST_INLINE and config.engine.address is None
-    engine = InlineEngine() if small else RayEngine(**{**config.engine.model_dump(), "kind": "ray"})
+    engine = EngineConfig(kind="inline") if small else config.engine.model_copy(update={"kind": "ray"})
     return config.model_copy(update={"engine": engine})
 
 

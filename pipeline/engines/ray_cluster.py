@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import pipeline
 import stages
-from pipeline.config import RayEngine
+from pipeline.config import EngineConfig
 from pipeline.engines.ray_code import Code, looker, refuse_other_code
 from pipeline.output.failed_writes import cannot_write, is_about_writing
 from pipeline.terminal import keeping_handlers
@@ -39,7 +39,7 @@ _GOES_ON: Final = "What is finished is kept, the same command goes on from there
 
 
 @contextlib.contextmanager
-def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
+def connected(engine: EngineConfig, output: AnyPath) -> Iterator[int | None]:
     """Start or join Ray within the block, unless it is connected already, and raise its errors in our words.
 
     Yields:
@@ -62,7 +62,7 @@ def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
             ray.shutdown()
 
 
-def _start(engine: RayEngine) -> None:
+def _start(engine: EngineConfig) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
         workers = engine.most_explain_workers or min(_cores(), CPU_MODEL_WORKERS)
@@ -234,7 +234,7 @@ class Pools:
 
 
 def pools(
-    engine: RayEngine,
+    engine: EngineConfig,
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None,
     nodes: Sequence[Mapping[str, Any]],

@@ -22,7 +22,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 
-from pipeline.config import RayEngine, RunConfig
+from pipeline.config import RunConfig
 from pipeline.engines import OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
@@ -64,8 +64,6 @@ def run(
         WorkerCodeMismatch: A node has other code than the driver.
     """
     engine = config.engine
-    if not isinstance(engine, RayEngine):
-        raise TypeError(f"expected a ray engine, got {engine!r}")
     report.expected = samples_in(shards)
     with connected(engine, folder.path) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer

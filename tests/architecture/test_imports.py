@@ -43,7 +43,19 @@ CONTRACT: dict[str, set[str]] = {
 }
 """Module of `stages/contract/` -> modules beside it that it may import."""
 
-RUN = ("config", "graph", "run", "domain", "paths", "summary", "terminal", "engines", "output")
+RUN = (
+    "config",
+    "config_errors",
+    "graph",
+    "run",
+    "preview",
+    "domain",
+    "paths",
+    "summary",
+    "terminal",
+    "engines",
+    "output",
+)
 """What a run consists of under `pipeline/`."""
 
 LABORATORY = ("evaluate", "finetune", "training", "bench", "scenes", "photographs")

@@ -181,7 +181,7 @@ def test_a_killed_run_goes_on_where_it_stopped(source, reference, tmp_path) -> N
     assert finished
     assert not (out / "dataset.json").exists()
     printed = run(source, out)
-    assert "going on with the run" in printed
+    assert "resuming the run" in printed
     assert rows_of(out) == reference
     assert list(validate(out)) == []
     kept = {path: path.read_bytes() for path in finished}

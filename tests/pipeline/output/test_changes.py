@@ -41,7 +41,7 @@ def test_new_samples_are_added_by_the_same_command(captions: Path, out: Path) ->
     before = {row["id"]: row for row in rows_of(out)}
     write_captions(captions.parent, [*FIRST, "two new", "three new"])
     printed = run_light(config)
-    told = f"samples of the input that have no row yet: {42 - len(before)}. They are added\ngoing on with the run"
+    told = f"samples of the input that have no row yet: {42 - len(before)}. They are added\nresuming the run"
     assert told in printed
     rows = {row["sample_id"]: row for row in rows_of(out)}
     assert sorted(rows) == sorted(f"c{n}" for n in range(42))

@@ -123,7 +123,7 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
     process.kill()
     process.wait()
     again = subprocess.run(command(wanted), capture_output=True, text=True, check=True)
-    assert "going on with the run in s3://bucket/ray/out" in again.stdout
+    assert "resuming the run in s3://bucket/ray/out" in again.stdout
     assert rows_of(out) == rows_of(on_disk)
     assert list(problems_of(out)) == []
     assert "nothing to do" in run_here(wanted)
