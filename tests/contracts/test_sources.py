@@ -202,9 +202,7 @@ def test_what_concerns_heat_maps_is_rejected(
         return
     steps = build_steps(check(values, RunConfig))
     for stage in ("explains", "cuts"):
-        with pytest.raises(
-            ConfigError, match=rf"source\.kind: {kind} makes regions without.* set heat_maps"
-        ):
+        with pytest.raises(ConfigError, match=rf"source\.kind: {kind} makes regions without.* set heat_maps"):
             getattr(steps, stage)
 
 
