@@ -2,7 +2,7 @@
 
 read -> phrases -> prepare -> explain -> regions -> write
 
-With another `source.kind` than grad_eclip, its stage takes the place of explain and makes the regions, and the regions
+With another `source.kind` than heat_maps, its stage takes the place of explain and makes the regions, and the regions
 stage only links them.
 """
 
@@ -25,9 +25,8 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
-from stages.regions.link import LinkStage
 from stages.regions.score import Calibration, read_calibration
-from stages.regions.stage import RegionsStage
+from stages.regions.stage import LinkStage, RegionsStage
 from stages.shared.model.config import ModelConfig
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource

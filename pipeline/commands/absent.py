@@ -143,8 +143,8 @@ def absent_evaluation(
 def _pairs(asked: Asked, row_id: int, record: Record, graph: Graph) -> Iterator[Pair]:
     from pipeline.evaluate.absent import Pair
     from pipeline.evaluate.matching import Answer
+    from stages.regions.groups import relation
     from stages.regions.stage import RegionsStage
-    from stages.regions.things import relation
 
     own = graph.cuts
     # Half of what is asked for is absent, and a phrase of another image names none of this one's things.

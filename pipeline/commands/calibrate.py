@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from stages.contract.geometry import Box
     from stages.contract.records import Record
     from stages.regions.config import RegionsConfig
-    from stages.regions.fitted import FittedCut
     from stages.regions.paint import Painted
     from stages.regions.score import Evidence
+    from stages.regions.thresholds import FittedCut
     from stages.shared.truth.ground_truth import GroundTruth
 
 FEWEST_REGIONS = 100
@@ -199,8 +199,8 @@ def _fitted_cut(
 
     from pipeline.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
     from pipeline.evaluate.matching import queries_of
-    from stages.regions.fitted import SHARES, FittedCut, cut_features
     from stages.regions.stage import RegionsStage
+    from stages.regions.thresholds import SHARES, FittedCut, cut_features
 
     stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
     surfaces: list[NDArray[np.uint8]] = []
@@ -230,7 +230,7 @@ def _fitted_cut(
     sizes = UsualSizes(seen)
     told = [sizes.without(image, heads) for image, heads in named]
     usual = [fmean(of[head] for head in heads) for of, (_, heads) in zip(told, named, strict=True)]
-    features = [cut_features(surface[None], [size])[0] for surface, size in zip(surfaces, usual, strict=True)]
+    features = [cut_features(surface, size) for surface, size in zip(surfaces, usual, strict=True)]
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:

@@ -122,7 +122,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/notebook.py",
     },
     "fsspec": {"stages/shared/storage.py"},
-    "skimage": {"stages/sources/selective_search.py"},
+    "skimage": {"stages/sources/proposals.py"},
     "scipy": {"stages/explainers/attention/attention_flow.py"},
     "yaml": {"pipeline/config.py", "stages/write.py"},
     "pyarrow": {

@@ -190,7 +190,7 @@ VALUES = {
     "explain.templates=[a]": "explain.templates: each template needs `{}` where the phrase goes",
     "explain.variant=author": "explain.variant: expected 'recommended', 'authors' or 'notebook', got 'author'",
     "regions.rule=otsy": "regions.rule: expected 'mean', 'otsu', 'fixed', 'quantile' or 'fitted', got 'otsy'",
-    "regions.score=odd": "regions.score: expected one of ",
+    "regions.score=odd": "regions.score: expected 'contrast', 'energy'",
     "model.device=gpu": "model.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'",
     "model.name=ViT-B-16": "model: ViT-B-16 needs weights: set model.pretrained=TAG",
     "engine.kind=raj": "engine.kind: expected 'auto', 'ray' or 'inline', got 'raj'",

@@ -138,7 +138,7 @@ def _local(question: Question, heat_map: HeatMap) -> dict[str, float]:
     else:
         surface = drawn(heat_map, samples_hw(query.size_hw))
         low, high = float(heat_map.values.min()), float(heat_map.values.max())
-        otsu = low + (high - low) * otsu_cut(levels[None])[0] / LEVELS
+        otsu = low + (high - low) * otsu_cut(levels) / LEVELS
         tried = [*at_shares(surface, place), overlaps(surface, otsu, place)]
         cuts = [(each.box, each.mask) for each in tried]
     for name, (box, mask) in zip([*(f"@{share}" for share in SHARES), "_otsu"], cuts, strict=True):

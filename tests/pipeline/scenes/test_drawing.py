@@ -7,9 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.scenes.drawing import paint_object, paint_silhouette, pick_tones, silhouette_size
-from pipeline.scenes.kinds import shape_of
-from pipeline.scenes.vocabulary import COLOUR_NAMES, COLOURS, KINDS, PLURALS
+from pipeline.scenes.captions import COLOUR_NAMES, COLOURS, KINDS, PLURALS
+from pipeline.scenes.drawing import paint_object, paint_silhouette, pick_tones, shapes, silhouette_bounds
 
 MATRIX = np.array([[60, 0, 40], [0, 60, 40]], dtype=np.float32)
 
@@ -20,18 +19,14 @@ def silhouette(kind: str) -> np.ndarray:
     return labels.astype(bool)
 
 
-def test_there_are_enough_kinds_and_colours() -> None:
-    assert len(KINDS) >= 31
-    assert len(COLOUR_NAMES) == 10
-    assert len(set(PLURALS.values())) == len(KINDS)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_shape_fills_the_unit_square_along_one_side(kind: str) -> None:
-    points = np.concatenate([outline for part in shape_of(kind) for outline in part.outlines])
-    low, high = points.min(axis=0), points.max(axis=0)
-    assert np.allclose(low + high, 0, atol=1e-5)
-    assert np.isclose((high - low).max(), 1.0, atol=1e-5)
+def test_there_is_a_shape_for_each_kind_and_it_fills_the_unit_square_along_one_side() -> None:
+    assert set(shapes()) == set(KINDS)
+    assert (len(KINDS), len(COLOUR_NAMES), len(set(PLURALS.values()))) == (36, 10, 36)
+    for parts in shapes().values():
+        points = np.concatenate([outline for part in parts for outline in part.outlines])
+        low, high = points.min(axis=0), points.max(axis=0)
+        assert np.allclose(low + high, 0, atol=1e-5)
+        assert np.isclose((high - low).max(), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,8 +52,8 @@ def test_no_two_kinds_share_a_silhouette() -> None:
         assert (masks[first] & masks[second]).sum() / union < 0.93, (first, second)
 
 
-def test_silhouette_size_is_the_placed_bounds() -> None:
-    x0, y0, x1, y1 = silhouette_size("arrow", MATRIX)
+def test_silhouette_bounds_is_the_placed_bounds() -> None:
+    x0, y0, x1, y1 = silhouette_bounds("arrow", MATRIX)
     assert (x0, x1) == pytest.approx((10, 70))
     assert y1 - y0 == pytest.approx(60 * 1.2 / 2)
 
