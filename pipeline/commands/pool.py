@@ -96,11 +96,14 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
     if source.endswith(".txt"):
         config = load_config(None, settings, assigned={"input": {"kind": "jsonl", "path": source}})
         captions = enumerate(_lines(source))
-        records = (Record.start(Sample(sample_id=str(n), source="", captions=(text,))) for n, text in captions)
+        records: Iterator[Record] = (
+            Record.start(Sample(sample_id=str(n), source="", captions=(text,))) for n, text in captions
+        )
     else:
         config = load_config(None, settings, assigned={"input.path": source})
         reader = make_reader(config.input)
-        records = map(Record.start, reader.samples(reader.shards()))
+        samples = reader.samples(reader.shards())
+    records = map(Record.start, samples)
     stage = PhrasesStage(config.phrases)
     stage.setup()
     while batch := list(islice(records, SAMPLES_AT_ONCE)):

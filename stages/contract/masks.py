@@ -31,27 +31,21 @@ def encode_mask(mask: Mask) -> Rle:
     return _from_coco(coco_mask.encode(np.asfortranarray(_as_ones(mask))))
 
 
-def encode_edges(
-    edges: NDArray[np.int64], offsets: NDArray[np.int64], sizes_hw: Sequence[tuple[int, int]]
-) -> list[Rle]:
-    """Return the codes of many masks, without an image-sized array.
+def encode_edges(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
+    """Return the code of a mask without an image-sized array.
 
-    Args:
-        edges: (edges,), where runs of pixels inside begin and end, in turn: pixels from the beginning of their mask
-            down its columns, 0 .. height x width, rising within a mask.
-        offsets: (masks + 1,), where the edges of each mask begin and end.
+    edges  (2 x runs,), where runs of pixels inside begin and end, in turn: pixels down the columns, rising,
+           0 .. height x width
 
     Raises:
-        ValueError: The edges of a mask do not rise, or lie outside.
+        ValueError: The edges do not rise, or lie outside.
     """
-    codes = []
-    for (h, w), begin, end in zip(sizes_hw, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        runs = np.diff(edges[begin:end], prepend=0, append=h * w)
-        if runs[0] < 0 or runs[-1] < 0 or not (runs[1:-1] > 0).all():
-            raise ValueError(f"expected edges that rise within 0 .. {h * w}, got {edges[begin:end]}")
-        counts = (runs if runs[-1] or len(runs) == 1 else runs[:-1]).astype(np.uint32)
-        codes.append(_from_coco(coco_mask.frPyObjects({"size": [h, w], "counts": counts}, h, w)))
-    return codes
+    h, w = size_hw
+    counts = np.diff(edges, prepend=0, append=h * w)
+    if (counts[1:-1] <= 0).any() or counts[0] < 0 or counts[-1] < 0:
+        raise ValueError(f"expected rising edges within {h} x {w} px, got {edges}")
+    runs = (counts if counts[-1] else counts[:-1]).astype(np.uint32)
+    return _from_coco(coco_mask.frPyObjects({"size": [h, w], "counts": runs}, h, w))
 
 
 def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) -> Rle:
@@ -61,8 +55,8 @@ def encode_box(box_xyxy: tuple[int, int, int, int], size_hw: tuple[int, int]) ->
     if not (0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h):
         raise ValueError(f"expected a box within {w} x {h} px, got {box_xyxy}")
     if y1 - y0 == h:  # whole columns are one run
-        return _encode_one(np.array([x0 * h, x1 * h], np.int64), size_hw)
-    return _encode_one((np.arange(x0, x1, dtype=np.int64)[:, None] * h + np.array([y0, y1])).ravel(), size_hw)
+        return encode_edges(np.array([x0 * h, x1 * h], np.int64), size_hw)
+    return encode_edges((np.arange(x0, x1, dtype=np.int64)[:, None] * h + np.array([y0, y1])).ravel(), size_hw)
 
 
 def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
@@ -71,7 +65,7 @@ def encode_counts(counts: Sequence[int], size_hw: tuple[int, int]) -> Rle:
     if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != h * w:
         raise ValueError(f"expected whole run lengths >= 0 that sum to {h} x {w}, got {len(counts)} others")
     edges, times = np.unique(np.cumsum(counts, dtype=np.int64)[:-1], return_counts=True)
-    return _encode_one(edges[times % 2 == 1], size_hw)  # two edges in one place are no edge
+    return encode_edges(edges[times % 2 == 1], size_hw)  # two edges in one place are no edge
 
 
 def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int]) -> Rle:
@@ -88,7 +82,7 @@ def encode_polygons(polygons: Sequence[Sequence[float]], size_hw: tuple[int, int
     # pycocotools takes four numbers for a box
     drawn = [[float(value) for value in polygon] for polygon in polygons if len(polygon) >= 6]
     if not drawn:
-        return _encode_one(np.zeros(0, np.int64), size_hw)
+        return encode_edges(np.zeros(0, np.int64), size_hw)
     return _from_coco(coco_mask.merge(coco_mask.frPyObjects(drawn, *size_hw)))
 
 
@@ -230,10 +224,6 @@ def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.i
             corners = fewer.astype(np.int64) if len(fewer) >= 4 else corners
         rings.append((corners, depth))
     return rings
-
-
-def _encode_one(edges: NDArray[np.int64], size_hw: tuple[int, int]) -> Rle:
-    return encode_edges(edges, np.array([0, len(edges)]), [size_hw])[0]
 
 
 def _as_ones(mask: Mask) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.geometry import Box, cell_to_px, px_to_cell
-from stages.contract.masks import encode_runs
+from stages.contract.masks import encode_edges
 from stages.contract.records import Rle
 from stages.regions.parts import Part
 
@@ -98,13 +98,9 @@ def paint(field: SignedField, size_hw: tuple[int, int]) -> Painted | None:
     begin, end = column * height_px + start, column * height_px + stop
     # A run down to the lower edge continues at the upper edge of the next column.
     apart = begin[1:] != end[:-1]
-    bounds = np.zeros(2 * np.count_nonzero(apart) + 4, np.int64)
-    bounds[1:-2:2] = begin[np.append(True, apart)]
-    bounds[2:-1:2] = end[np.append(apart, True)]
-    bounds[-1] = height_px * width_px
-    counts = (bounds[1:] - bounds[:-1]).astype(np.uint32)
+    edges = np.stack([begin[np.append(True, apart)], end[np.append(apart, True)]], axis=1).ravel()
     return Painted(
-        mask=encode_runs(counts if counts[-1] else counts[:-1], size_hw),
+        mask=encode_edges(edges, size_hw),
         box_xywh_px=(float(left), float(top), float(right - left), float(bottom - top)),
         area_px=int((stop - start).sum()),
     )
