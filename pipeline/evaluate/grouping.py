@@ -1,7 +1,7 @@
 """Are phrases linked as the truth links them? Pairs of phrases, and B-cubed.
 
 A row's phrase is known to the truth if the caption has it there, too, as often and in the same order, if perhaps with
-another spelling (`stages.shared.truth.spelling`). Two known phrases of one image are a pair, right if the dataset
+another spelling (`stages.shared.truth.mentions`). Two known phrases of one image are a pair, right if the dataset
 and the truth link both or neither. Phrases without a region have no group in the dataset, and phrases that the truth
 does not mark, or marks as nothing visible, have none in the truth: both are left out.
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.shared.truth.ground_truth import ChainedPhrase, TruthImage
-from stages.shared.truth.spelling import bare, spelled
+from stages.shared.truth.mentions import bare, spelled
 
 COLUMNS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")
 

@@ -11,7 +11,7 @@ expression  The phrase that is the whole caption, else the first phrase of the c
 
 A target's caption is the row's caption with the same letters and digits, since Flickr30k Entities has its captions
 tokenised and other sources of the same captions do not; where none has, it is the one that only spells a word otherwise
-(`stages.shared.truth.spelling`).
+(`stages.shared.truth.mentions`).
 
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
 empty or if the row has an error: what the pipeline loses on the way is part of the figures.

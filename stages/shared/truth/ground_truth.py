@@ -1,22 +1,14 @@
-"""What a ground truth is, whatever file it comes from."""
+"""The form of every ground truth, whatever file it comes from."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tarfile
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
 
-from stages.contract.errors import InputError, one_line
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_mask, encode_mask
 from stages.contract.records import Rle
@@ -184,28 +176,3 @@ class GroundTruth:
     things: Mapping[str, tuple[TruthThing, ...]] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     descriptions: frozenset[str] = frozenset()
-
-
-ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
-"""Endings of the archives that `unpacked` reads."""
-
-
-def unpacked(archive: Path) -> Path:
-    """Unpack an archive into a temporary folder, which is deleted when the process ends.
-
-    Returns:
-        The folder; where the archive holds one file or one folder only, that one.
-
-    Raises:
-        InputError: It is not an archive, it is damaged, or it holds something else than files and folders below it.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="phrasebox-truth-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    try:
-        # The filter refuses members outside the folder, links and devices; it is about tar files, zip has it anyway.
-        extra: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
-        shutil.unpack_archive(archive, folder, **extra)
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile, shutil.ReadError) as error:
-        raise InputError(f"{archive} cannot be unpacked: {one_line(error)}") from error
-    inside = [path for path in folder.iterdir() if path.name != "__MACOSX"]
-    return inside[0] if len(inside) == 1 else folder
