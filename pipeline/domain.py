@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -137,6 +136,4 @@ def without_calibration(graph: Graph) -> Graph:
 def _first_samples(reader: Reader, shards: Sequence[Shard]) -> Iterator[Sample]:
     chosen = shards[:: max(1, len(shards) // SHARDS)][:SHARDS]
     for shard in chosen:
-        samples = (item for item in reader.read(shard) if isinstance(item, Sample))
-        with closing(samples):
-            yield from islice(samples, SAMPLES // len(chosen))
+        yield from islice(reader.samples([shard]), SAMPLES // len(chosen))

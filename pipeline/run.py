@@ -23,9 +23,9 @@ from pipeline.output.folder import ENGINE, DatasetFolder, FormerRun
 from pipeline.output.foreign import MayDelete, delete_what_runs_wrote
 from pipeline.summary import Display, Report, duration, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
-from stages.contract.records import Record, Sample
+from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
-from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards, read_shard
+from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
 from stages.shared.model.config import NO_MODEL
 from stages.shared.storage import AnyPath
 from stages.sources import HEAT_MAPS
@@ -187,8 +187,7 @@ def _changes(
 ) -> Changes:
     """Compare the input, all of which is read here, with the rows. Raises as `changes_of`."""
     _say(console, [f"comparing the input with the rows in {folder.path}"])
-    samples = (item for shard in shards for item in read_shard(reader, shard) if isinstance(item, Sample))
-    return changes_of(folder.shards, samples, limited=limited)
+    return changes_of(folder.shards, reader.samples(shards), limited=limited)
 
 
 def _say(console: Console, lines: Sequence[str]) -> None:
@@ -281,8 +280,7 @@ def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list
     if (grouped := grouped_rows(shards)) is not None:
         console.print(grouped, soft_wrap=True)
     total = samples_in(shards)
-    first = (item for shard in shards for item in graph.reader.read(shard) if isinstance(item, Sample))
-    records = [Record.start(sample) for sample in islice(first, samples)]
+    records = [Record.start(sample) for sample in islice(graph.reader.samples(shards), samples)]
     if not records:
         console.print("the input holds no samples")
         return []

@@ -265,17 +265,16 @@ def from_input(
     from pipeline.engines.inline import batch_rows, run_stages, set_up
     from pipeline.summary import Display, Report
     from stages.contract.records import Record
-    from stages.read import Skipped
 
     progress = Report(expected=len(rows))
     missing = set(rows)
-    items = (item for shard in reader.shards() for item in reader.read(shard))
+    samples = reader.samples(reader.shards())
 
     def wanted() -> Iterator[Record]:
         """The first record of each id; nothing is read after the last one."""
-        while missing and (item := next(items, None)) is not None:
-            record = None if isinstance(item, Skipped) else Record.start(item)
-            if record is not None and record.sample.id in missing:
+        while missing and (sample := next(samples, None)) is not None:
+            record = Record.start(sample)
+            if record.sample.id in missing:
                 missing.remove(record.sample.id)
                 yield record
 

@@ -94,7 +94,7 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
     from pipeline.config import load_config
     from stages.contract.records import Record, Sample
     from stages.phrases.stage import PhrasesStage
-    from stages.read import Skipped, make_reader
+    from stages.read import make_reader
 
     if source.endswith(".txt"):
         config = load_config(None, settings, assigned={"input": {"kind": "jsonl", "path": source}})
@@ -103,8 +103,7 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
     else:
         config = load_config(None, settings, assigned={"input.path": source})
         reader = make_reader(config.input)
-        items = (item for shard in reader.shards() for item in reader.read(shard))
-        records = (Record.start(item) for item in items if not isinstance(item, Skipped))
+        records = map(Record.start, reader.samples(reader.shards()))
     stage = PhrasesStage(config.phrases)
     stage.setup()
     while batch := list(islice(records, SAMPLES_AT_ONCE)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,10 +21,10 @@ from pipeline.evaluate.probe.questions import NOTHING, Questions, asked_of
 from pipeline.graph import fetch_weights
 from pipeline.terminal import progress_bar
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import Record, Sample, stable_id
+from stages.contract.records import Record, stable_id
 from stages.explain.config import ExplainerConfig
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import Reader, Skipped, make_reader, plan_shards
+from stages.read import Reader, make_reader, plan_shards
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
 from stages.shared.truth import read_truth
@@ -143,13 +143,6 @@ def _refuse_unusable(config: RunConfig) -> str:
     return description.name
 
 
-def _samples(reader: Reader) -> Iterator[Sample]:
-    for shard in plan_shards(reader):
-        for item in reader.read(shard):
-            if not isinstance(item, Skipped):
-                yield item
-
-
 def _sampled(
     reader: Reader, truth: GroundTruth | None, exam: Exam, other: Mapping[str, Any] | None
 ) -> tuple[frozenset[int], ImageMatches | None]:
@@ -157,7 +150,7 @@ def _sampled(
 
     Which they are does not depend on the input's order. Raises InputError if there are none.
     """
-    names = [sample.image.file_name for sample in _samples(reader)]
+    names = [sample.image.file_name for sample in reader.samples(plan_shards(reader))]
     if not names:
         raise InputError("the input has no images")
     matched = None if truth is None else match_images(names, truth)
@@ -210,7 +203,9 @@ def _ask(
             find_phrases(marks.found["phrases_pool"], numbers, asked, [each.roi for each in embedded], texts)
             waiting.clear()
 
-    records = (Record.start(sample) for place, sample in enumerate(_samples(reader)) if place in places)
+    records = (
+        Record.start(sample) for place, sample in enumerate(reader.samples(plan_shards(reader))) if place in places
+    )
     done = pool = 0
     with progress_bar(console, "images", len(places)) as advance:
         while batch := list(islice(records, embedder.batch_images)):

@@ -29,7 +29,7 @@ from stages.contract.errors import InputError, PhraseboxError, ResourceError
 from stages.contract.records import Record
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
-from stages.read import Shard, Skipped, plan_shards, read_shard
+from stages.read import Shard, plan_shards
 from stages.write.parquet import ShardWriter
 
 READ: Final = "read"
@@ -278,5 +278,5 @@ def _spread(graph: Graph, shards: Sequence[Shard], samples: int) -> Iterator[Rec
     chosen = [place * len(shards) // places for place in range(places)]
     order = [*chosen, *sorted(set(range(len(shards))) - set(chosen))]
     for number in order:
-        items = (item for item in read_shard(graph.reader, shards[number]) if not isinstance(item, Skipped))
-        yield from map(Record.start, islice(items, -(-samples // places)))
+        first = islice(graph.reader.samples([shards[number]]), -(-samples // places))
+        yield from map(Record.start, first)

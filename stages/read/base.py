@@ -1,19 +1,19 @@
-"""What all readers share: the contract, the parts of an input (`Shard`), and rows that are left out (`Skipped`).
+"""The contract of readers, the parts of an input (`Shard`), and rows that are left out (`Skipped`).
 
-A reader works in two steps. `shards()` plans on the driver: it finds the files, refuses an input that cannot be read as
+A reader works in two steps. `shards()` plans on the driver: it finds the files, rejects an input that cannot be read as
 a whole, and cuts the rest into parts. `read(shard)` runs on any worker and gives exactly one `Sample` or `Skipped` for
-every row of the part, in the order of the input; rows of one image may share a sample (`lines.py`). The samples do not
+every row of the part, in the order of the input; rows of one image may share a sample (`plan`). The samples do not
 depend on where the input was cut.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -32,15 +32,17 @@ class SourceConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: str
-    """A key of `READERS`."""
-
-    path: str | tuple[str, ...]
-    """A file, a folder (all files of the kind below it), a glob, a numeric range as in
-    `{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."""
-
-    limit: Annotated[int, Field(ge=1)] | None = None
-    """Read at most N samples, the first of the input. The same command with a larger limit adds the others."""
+    kind: str = Field(description="A key of `READERS`.")
+    path: str | tuple[str, ...] = Field(
+        description="A file, a folder (all files of the kind below it), a glob, a numeric range as in "
+        "`{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="Read at most N samples, the first of the input. The same command with a larger limit adds the "
+        "others.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -82,8 +84,8 @@ class Shard:
         first_row: Number of the first row, as messages count: lines from 1, Parquet rows from 0.
         samples: How many samples it holds; None if that is known only after reading.
         rows: How many rows these are where several may be one sample, else None.
-        renamed: Its samples whose id is taken, by `Renamed.index`.
-        payload: What else the kind needs to know (a header, rows from a file that cannot be cut).
+        renamed: Its samples whose id is taken.
+        payload: More that the kind needs to know (a header, rows from a file that cannot be cut).
     """
 
     url: str
@@ -95,6 +97,11 @@ class Shard:
     rows: int | None = None
     renamed: tuple[Renamed, ...] = ()
     payload: bytes = b""
+
+    @property
+    def renamed_at(self) -> dict[int, Renamed]:
+        """`renamed` by index."""
+        return {item.index: item for item in self.renamed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +149,13 @@ class Reader(ABC):
             InputError: The shard's file was there when the input was planned, and is gone.
         """
 
+    def samples(self, shards: Iterable[Shard]) -> Iterator[Sample]:
+        """All samples of some shards, in order. Raises InputError as `read_shard`."""
+        for shard in shards:
+            for item in read_shard(self, shard):
+                if isinstance(item, Sample):
+                    yield item
+
 
 class Limited(Reader):
     """The first samples of another reader's input: at most `limit` of them, of which some may be `Skipped`."""
@@ -174,8 +188,8 @@ def read_shard(reader: Reader, shard: Shard) -> Iterator[Sample | Skipped]:
     """The rows of one shard as `Reader.read` gives them, for runs, which also write.
 
     Raises:
-        InputError: What the disk or the network did while the shard was read. A run would take it for an error of
-            writing, since object storage does not say which of the two failed.
+        InputError: The disk or the network failed while the shard was read. A run would take an OSError for an error
+            of writing, since object storage does not say which of the two failed.
     """
     try:
         yield from reader.read(shard)

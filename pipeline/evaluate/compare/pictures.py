@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from stages.contract.records import Phrase, Record, Sample, stable_id
 from stages.explain.config import ExplainerConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
-from stages.read import Reader, Skipped, make_reader, plan_shards
+from stages.read import Reader, make_reader, plan_shards
 from stages.regions.groups import linked
 from stages.shared.model.config import InputSpec
 from stages.shared.truth import read_truth
@@ -139,19 +139,12 @@ def prepare_stage(config: RunConfig, explainer: ExplainerConfig, spec: InputSpec
     return PrepareStage(PrepareConfig(**config.images.model_dump(), **explainer.canvas(spec)))
 
 
-def _samples(reader: Reader) -> Iterator[Sample]:
-    for shard in plan_shards(reader):
-        for item in reader.read(shard):
-            if not isinstance(item, Skipped) and item.error is None:
-                yield item
-
-
 def _chosen(reader: Reader, matched: ImageMatches | None, sampling: Sampling) -> list[Sample]:
     """The sample in the order of the input: it does not depend on where the input was cut."""
     candidates = (
         (stable_id(f"{sampling.seed}:{sample.sample_id}"), place, sample)
-        for place, sample in enumerate(_samples(reader))
-        if matched is None or sample.image.file_name in matched.images
+        for place, sample in enumerate(reader.samples(plan_shards(reader)))
+        if sample.error is None and (matched is None or sample.image.file_name in matched.images)
     )
     drawn = heapq.nsmallest(sampling.most, candidates, key=lambda each: each[:2])
     return [sample for _, _, sample in sorted(drawn, key=lambda each: each[1])]
