@@ -4,7 +4,7 @@ A score is a function of one region's `Evidence` with a value in 0 .. 1 that is 
 right. No score is a probability: it ranks.
 
 A calibration is a logistic regression on the evidence. It holds for the model and the settings of explain and regions
-with which it was fitted (`pipeline/evaluate/scores.py`), and names them.
+with which it was fitted (`pipeline/evaluate/calibrate.py`), and names them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Which explainers are compared: `grad_eclip,maskclip,grad_eclip:heads=single:blocks=1`."""
+"""The explainers of a comparison: `grad_eclip,maskclip,grad_eclip:heads=single:blocks=1`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,17 +20,12 @@ PLAIN: Final = {"contrast": 0.0, "affinity": "none"}
 """Maps are compared as the methods give them, unless a contender's own settings say otherwise."""
 
 REFERENCE: Final = "grad_eclip"
-"""Differences are told against it, where it takes part."""
+"""Differences are computed against it, where it takes part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """An explainer with its settings.
-
-    Attributes:
-        label: As it was typed.
-        config: Its settings, as they are for the model's tower.
-    """
+    """An explainer with its settings as they are for the model's tower; `label` is as it was typed."""
 
     label: str
     config: ExplainerConfig
@@ -41,9 +35,14 @@ class Contender:
         """Whether it takes many forward passes for each image."""
         return EXPLAINERS[self.config.kind].cost == "perturbation"
 
+    @property
+    def takes_one_image(self) -> bool:
+        """Whether its images do not share a forward pass."""
+        return self.repeats_trunk or self.config.image_size == "keep"
+
 
 def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Contender]:
-    """The explainers that take part.
+    """The explainers of a comparison.
 
     Args:
         typed: Kinds with commas between them, each with its settings behind colons; `all`; or None: those of the tower
@@ -60,8 +59,9 @@ def contenders_of(typed: str | None, tower: TowerKind, model: str) -> list[Conte
     names = [name.strip() for name in re.split(r",(?![^\[]*\])", typed)]
     if not all(names):
         raise ConfigError(f"{OPTION}: expected names with commas between them, got {typed!r}")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{OPTION}: {_twice(names)} is named twice")
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f"{OPTION}: {name} is named twice")
     return [_contender(name, tower, model) for name in names]
 
 
@@ -70,18 +70,15 @@ def _by_default(kind: str) -> bool:
     return explainer.cost != "perturbation" and not explainer.claim
 
 
-def _twice(names: Sequence[str]) -> str:
-    return next(name for index, name in enumerate(names) if name in names[:index])
-
-
 def _contender(label: str, tower: TowerKind, model: str) -> Contender:
     kind, *settings = label.split(":")
+    defined = ", ".join(kinds_for(tower))
     if kind not in EXPLAINERS:
-        raise ConfigError(f"{OPTION}: no explainer {kind!r}; on {model} these are defined: {_listed(tower)}")
+        raise ConfigError(f"{OPTION}: no explainer {kind!r}; on {model} these are defined: {defined}")
     if tower not in EXPLAINERS[kind].towers:
         raise ConfigError(
             f"{OPTION}: {kind} needs {EXPLAINERS[kind].needs}, which {model} does not have; on it these are "
-            f"defined: {_listed(tower)}"
+            f"defined: {defined}"
         )
     try:
         run = override({"explain": {"kind": kind}}, [f"explain.{setting}" for setting in settings], ExplainConfig)
@@ -91,7 +88,3 @@ def _contender(label: str, tower: TowerKind, model: str) -> Contender:
         return Contender(label=label, config=fitted(plain, tower, model))
     except ConfigError as error:
         raise ConfigError(f"{OPTION}: {label}: {error}") from error
-
-
-def _listed(tower: TowerKind) -> str:
-    return ", ".join(kinds_for(tower))

@@ -307,9 +307,7 @@ def _image(entry: Entry) -> PictureEntry:
     absent = entry.get(
         "absent", "to be a list of phrases", lambda value: isinstance(value, list) and all(map(_is_text, value)), []
     )
-    return PictureEntry(
-        file_name=file_name, width_px=width, height_px=height, absent=frozenset(map(normalise, absent))
-    )
+    return PictureEntry(file_name=file_name, width_px=width, height_px=height, absent=frozenset(map(normalise, absent)))
 
 
 def _thing(entry: Entry, image: PictureEntry) -> CocoThing:

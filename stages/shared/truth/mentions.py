@@ -1,8 +1,7 @@
 """Which phrases of an image a target of the ground truth names, also where its captions spell a word otherwise.
 
 Annotators who mark phrases in captions also mend them: Flickr30k Entities has "gray" where Flickr8k's file of the same
-captions has "grey", "blond" for "blonde", and without its misprints. Such a caption is the same caption, and its phrases
-are the same phrases.
+captions has "grey", "blond" for "blonde", and no misprints. Such a caption is the same caption, with the same phrases.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from playwright.sync_api import Page, expect
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.compare.comparison import Comparison, Effort, Source, compared
-from pipeline.evaluate.compare.page import pictured, write_page
+from pipeline.evaluate.compare.comparison import Comparison, Source, compared
+from pipeline.evaluate.compare.pictures import Effort
 from pipeline.scenes import write_scenes
+from pipeline.viewer.compared import pictured, write_page
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
 from tests.stages.shared.model.saved import save_model
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
+from pipeline.evaluate.calibrate import SeenThing, UsualSizes, fit_cut
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig

@@ -270,9 +270,7 @@ SIZE = {"size": [HEIGHT, WIDTH]}
         pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), "expected 'bbox'", id="not a number"),
         pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), "expected 'bbox'", id="a huge number"),
         pytest.param(content(annotation(iscrowd="no")), "expected 'iscrowd'", id="crowd"),
-        pytest.param(
-            content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected 'phrase'", id="some"
-        ),
+        pytest.param(content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected 'phrase'", id="some"),
         pytest.param(content(annotation(phrase="...")), "expected 'phrase'.*got '\\.\\.\\.'", id="no letter"),
         pytest.param(content(annotation(phrase="a", mentioned=None)), "expected 'mentioned'", id="mentioned"),
         pytest.param(content(annotation(phrase="a", unseen_combination=0)), "'unseen_combination'", id="combination"),

@@ -1,6 +1,6 @@
-"""The page of a comparison: the same picture and phrase by all explainers side by side, in one file.
+"""The page of `phrasebox compare`: the same picture and phrase by all explainers side by side, in one file.
 
-It needs neither network nor server: pictures, style and script stand in it. Texts are escaped by the template, and a
+It needs neither network nor server: it includes pictures, style and script. Texts are escaped by the template, and a
 content security policy lets no script run but its own.
 """
 
@@ -10,19 +10,20 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
-from pipeline.evaluate.alikeness import disagreement
 from pipeline.evaluate.compare.comparison import Comparison
-from pipeline.evaluate.compare.figures import FIGURES
+from pipeline.evaluate.compare.figures import FIGURES, correlation
 from pipeline.evaluate.compare.pictures import ComparedImage
+from pipeline.evaluate.judged import pixels_of
 from pipeline.evaluate.matching import ImageHeat
 from pipeline.evaluate.metrics import METRICS
+from pipeline.viewer.pages import TEMPLATES
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap
 from stages.shared.images.pictures import heat_map_png, jpeg_of
@@ -34,14 +35,6 @@ MOST_PICTURES: Final = 60
 PHOTO_SIDE_PX: Final = 320
 MAP_SIDE_PX: Final = 48
 
-TEMPLATES: Final = Environment(
-    loader=PackageLoader("pipeline.evaluate.compare"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
@@ -50,7 +43,7 @@ class Tile:
     Attributes:
         label: The explainer.
         heat: Data URL of the map, to lie over the image.
-        x, y: Of its peak, in percent of the image's sides.
+        x, y: The place of its peak, in percent of the image's sides.
         verdict: "hit" or "missed" where the place is known, else "".
         notes: Short texts below it.
     """
@@ -68,8 +61,8 @@ class PicturedQuestion:
     """An image with a phrase and its maps.
 
     Attributes:
-        name: Of the image.
-        phrase: Its text.
+        name: Name of the image.
+        phrase: Text of the phrase.
         caption: The caption that holds it, as text before, within and after the phrase.
         photo: Data URL.
         aspect: Width by height.
@@ -92,7 +85,7 @@ class PicturedQuestion:
 
 def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
     """Write the page of some comparisons. Raises ConfigError if the file cannot be written."""
-    folder = files("pipeline.evaluate.compare") / "templates"
+    folder = Path(__file__).with_name("templates")
     script, style = ((folder / name).read_text(encoding="utf-8") for name in ("compare.js", "compare.css"))
     text = TEMPLATES.get_template("compare.html").render(
         comparisons=[(comparison, pictured(comparison), _table(comparison.rows)) for comparison in comparisons],
@@ -109,9 +102,9 @@ def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
 
 
 def pictured(comparison: Comparison) -> list[PicturedQuestion]:
-    """The first question of the first images, with a map by everyone who takes part."""
+    """The first question of the first images, with a map by every explainer."""
     labels = [row["explainer"] for row in comparison.rows if not row["baseline"]]
-    curves = {(row["label"], row["image"]): row for row in comparison.curves if row["question"] == 0}
+    curves = {(row["label"], row["image"]): row for row in comparison.curves}
     found = []
     for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
         tiles = [_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels]
@@ -128,7 +121,7 @@ def pictured(comparison: Comparison) -> list[PicturedQuestion]:
                 aspect=image.size_hw[1] / image.size_hw[0],
                 boxes=() if target is None else tuple(_percent(box, image) for box in target.boxes_xywh_px),
                 tiles=tuple(tiles),
-                disagreement=disagreement([maps[label][0].values for label in labels]),
+                disagreement=_disagreement([maps[label][0].values for label in labels]),
                 hits=-1 if target is None else sum(tile.verdict == "hit" for tile in tiles),
             )
         )
@@ -158,12 +151,17 @@ def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[st
     )
 
 
+def _disagreement(maps: Sequence[NDArray[np.float32]]) -> float:
+    """How much several maps differ: 1 less their mean correlation in pairs, 0 .. 2; 0 for one map."""
+    pairs = [correlation(a, b) for a, b in combinations(maps, 2)]
+    return 1.0 - float(np.mean(pairs)) if pairs else 0.0
+
+
 def _photo(image: ComparedImage) -> str:
-    assert image.record.pixels is not None, "compared images have pixels"  # noqa: S101
     height, width = image.size_hw
     scale = PHOTO_SIDE_PX / max(height, width)
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return _data_url("image/jpeg", jpeg_of(np.ascontiguousarray(image.record.pixels.rgb), size_wh))
+    return _data_url("image/jpeg", jpeg_of(np.ascontiguousarray(pixels_of(image.record)), size_wh))
 
 
 def _percent(box_xywh_px: Sequence[float], image: ComparedImage) -> tuple[float, ...]:
