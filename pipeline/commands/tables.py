@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
@@ -24,15 +24,11 @@ ABSENT_ROWS: Final = {
     "lost": "lost: there, but without a region",
 }
 
-SCORED: Final = {
-    "regions": ("top1", "top5", "mean_per_class"),
-    "described": ("top1", "top5", "mean_per_class"),
-    "phrases": ("recall_1", "recall_5", "mrr", "chance_1"),
-}
-"""Table of `score-model` -> its figures."""
+NAMED: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
+FOUND: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "mrr": "mrr", "chance_1": "chance 1"}
+"""Figures of regions and of phrases in `score-model` -> headers."""
 
 WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}
-
 SEARCHES: Final = {
     "phrases": "in the image, RoI",
     "phrases_crop": "in the image, crop",
@@ -257,25 +253,26 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
         for example in scores["fault_examples"]:
             console.print(f"  {example}", soft_wrap=True)
     theirs = scores.get("differences", {})
-    for key in ("regions", "described"):
+    for key, kind in (("regions", "classes"), ("described", "colours and classes")):
         if scores[key]:
-            what = "classes" if key == "regions" else "colours and classes"
-            table = _score_table(f"Regions, named among {counts['classes'][key]:,} {what}", SCORED[key])
+            table = compact_table(f"Regions, named among {counts['classes'][key]:,} {kind}", [*NAMED.values(), "n"])
             for way, figures in scores[key].items():
-                _add(table, WAYS[way], SCORED[key], figures, theirs.get(key, {}).get(way))
+                _add_scores(table, WAYS[way], NAMED, figures, theirs.get(key, {}).get(way))
             console.print(table)
     _print_rare(scores, console)
     shown = [name for name in SEARCHES if name in scores]
     if shown:
-        table = _score_table("Phrases: is the first region the right one?", SCORED["phrases"])
+        table = compact_table("Phrases: is the first region the right one?", [*FOUND.values(), "n"])
         for name in shown:
-            _add(table, SEARCHES[name], SCORED["phrases"], scores[name], theirs.get(name))
+            _add_scores(table, SEARCHES[name], FOUND, scores[name], theirs.get(name))
         console.print(table)
     if scores["retrieval"]:
-        table = _score_table("Retrieval", ("r1", "r5", "r10"))
+        table = compact_table("Retrieval", ["r1", "r5", "r10", "n"])
         for direction, title in (("t2i", "image of a caption"), ("i2t", "caption of an image")):
-            own = _direction(scores["retrieval"], direction)
-            _add(table, title, ("r1", "r5", "r10"), own, _direction(theirs.get("retrieval", {}), direction))
+            figures = {**scores["retrieval"], "n": scores["retrieval"].get(f"{direction}_n")}
+            names = [f"{direction}_r{k}" for k in (1, 5, 10)]
+            if figures["n"]:
+                _add_scores(table, title, names, figures, theirs.get("retrieval"))
         console.print(table)
     if theirs:
         console.print(
@@ -287,7 +284,7 @@ def print_scores(scores: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_rare(scores: Mapping[str, Any], console: Console) -> None:
-    """Say how far the mean over classes stands on classes with few regions."""
+    """Say how many classes of the mean over classes have few regions."""
     least = scores["probe"]["min_boxes"]
     for classes in list(scores["classes"].values())[:1]:
         rare = sum(1 for each in classes.values() if each["n"] < max(10, least))
@@ -300,40 +297,16 @@ def _print_rare(scores: Mapping[str, Any], console: Console) -> None:
             )
 
 
-def _add(
-    table: Table,
-    title: str,
-    shown: tuple[str, ...],
-    figures: Mapping[str, Any],
-    theirs: Mapping[str, Any] | None,
+def _add_scores(
+    table: Table, title: str, names: Iterable[str], figures: Mapping[str, Any], theirs: Mapping[str, Any] | None
 ) -> None:
-    """A row of figures, with the differences from `theirs` below them."""
-    if not figures:
-        return
-    cells = [_scored(figures.get(name)) for name in shown]
-    if theirs:
-        cells = [f"{cell}\n{_difference(theirs.get(name))}" for name, cell in zip(shown, cells, strict=True)]
+    """A row of figures with their intervals, and with the differences from `theirs` below them."""
+    cells = []
+    for name in names:
+        figure, difference = figures.get(name), (theirs or {}).get(name)
+        lines = [number(figure), interval(figure)]
+        if difference is not None and difference["value"] is not None:
+            sign = "" if difference["low"] <= 0 <= difference["high"] else " *"
+            lines += [f"{difference['value']:+.3f}{sign}", f"{difference['low']:+.3f} {difference['high']:+.3f}"]
+        cells.append("\n".join(filter(None, lines)))
     table.add_row(title, *cells, f"{figures['n']:,}")
-
-
-def _direction(retrieval: Mapping[str, Any], direction: str) -> dict[str, Any]:
-    """The figures of one direction, by their names alone."""
-    start = f"{direction}_"
-    return {name.removeprefix(start): figure for name, figure in retrieval.items() if name.startswith(start)}
-
-
-def _scored(figure: Mapping[str, Any] | None) -> str:
-    """A value and, below it, its interval."""
-    return "-" if figure is None or figure["value"] is None else f"{number(figure)}\n{interval(figure)}"
-
-
-def _difference(figure: Mapping[str, Any] | None) -> str:
-    """A difference with its interval, marked where that does not hold 0."""
-    if figure is None or figure["value"] is None:
-        return ""
-    sign = "" if figure["low"] <= 0 <= figure["high"] else " *"
-    return f"{figure['value']:+.3f}{sign}\n{figure['low']:+.3f} {figure['high']:+.3f}"
-
-
-def _score_table(title: str, figures: Sequence[str]) -> Table:
-    return compact_table(title, [*(figure.replace("_", " ") for figure in figures), "n"])

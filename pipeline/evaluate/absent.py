@@ -54,16 +54,10 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedImage:
-    """An image and the phrases that it is asked for.
+    """An image, all its captions and phrases, and the phrases that it is asked for.
 
-    Attributes:
-        number: Number of the image.
-        sample_id: Its sample.
-        captions: All its captions.
-        phrases: All its phrases.
-        queries: Those that the ground truth knows, there or absent.
-        present: Names of things that the ground truth knows to be in the image.
-        easy, hard: Absent phrases of other images, see above.
+    `queries` are the phrases that the ground truth knows, there or absent; `present` names things that it knows to be
+    in the image; `easy` and `hard` are absent phrases of other images.
     """
 
     number: int
@@ -129,17 +123,14 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A phrase and an image.
+    """A phrase and an image, with the cosine of both.
 
     Attributes:
-        image: Number of the image.
-        there: Whether the phrase is in it.
+        there, boxes_xywh_px: Whether the phrase is in the image, and where.
         hard: Whether it is one of the hard phrases, which are counted apart.
-        doubtful: Whether an absent phrase may name a thing that the captions call by another noun.
-        similarity: Cosine of both.
         presence: Probability that the phrase is in the image; None if it is not known.
         answers: Its regions.
-        boxes_xywh_px: Where it is.
+        doubtful: Whether an absent phrase may name a thing that the captions call by another noun.
     """
 
     image: int

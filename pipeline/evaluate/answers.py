@@ -30,12 +30,10 @@ _TEXTS_AT_ONCE: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The candidates before the first right answer of each query.
+    """Numbers of candidates, int64 (Q,), that decide the place of the first right answer of each query.
 
-    Attributes:
-        ahead: int64 (Q,), wrong candidates that are more similar than the best right one.
-        level: int64 (Q,), wrong candidates that are exactly as similar.
-        right: int64 (Q,), right candidates that are exactly as similar as the best of them: 1 or more.
+    `ahead`: wrong ones that are more similar than the best right one; `level`: wrong ones that are exactly as similar;
+    `right`: right ones that are exactly as similar as the best of them, 1 or more.
     """
 
     ahead: NDArray[np.int64]
@@ -133,8 +131,7 @@ def find_phrases(
 
     Args:
         answers: Gets recall_1, recall_5, mrr and chance_1 of each phrase.
-        images: Numbers of the images.
-        asked: Their questions.
+        images, asked: Numbers of the images, and their questions.
         regions: Embeddings of their regions, (R, E) each.
         texts: Embeddings of their phrases, in order, (all phrases, E).
     """
@@ -168,11 +165,9 @@ def retrieve(
     this is the usual definition.
 
     Args:
-        images: Numbers of the N images.
-        embeddings: (N, E).
+        images, embeddings: Numbers of the N images, and (N, E).
         captions: The captions of each image.
-        texts: Caption -> row of `text_embeddings`.
-        text_embeddings: (T, E).
+        texts, text_embeddings: Caption -> row of (T, E).
 
     Returns:
         `t2i` with a value for each caption of each image, `i2t` with one for each image that has a caption.
@@ -215,11 +210,8 @@ def _marked(places: Sequence[set[int]], count: int) -> NDArray[np.bool_]:
 def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
     """The mean of every kind of value, as plain values: {value, low, high, n} each, and `n`, the questions.
 
-    For regions also `mean_per_class`, the mean over classes of their top-1; its n counts classes.
-
-    Args:
-        answers: At least one.
-        min_boxes: Classes with fewer regions are left out of the mean over classes.
+    For regions also `mean_per_class`, the mean over classes of their top-1; its n counts classes. Classes with fewer
+    than `min_boxes` regions are left out.
     """
     images = np.array(answers.images, np.int64)
     values = {name: np.array(numbers, np.float64) for name, numbers in answers.values.items()}
@@ -230,10 +222,9 @@ def figures_of(answers: Answers, min_boxes: int = 1) -> dict[str, Any]:
 
 
 def differences_of(answers: Answers, theirs: Answers, min_boxes: int = 1) -> dict[str, Any]:
-    """The figures less those of another model, paired: both must have answered the same questions in the same order.
+    """The paired differences of the figures from those of another model.
 
-    Raises:
-        ValueError: They did not.
+    Raises ValueError if they did not answer the same questions in the same order.
     """
     ours, others = ((each.images, each.classes, set(each.values)) for each in (answers, theirs))
     if ours != others:

@@ -75,12 +75,8 @@ def write_calibration(
     known.
 
     Args:
-        dataset: Folder of a finished run.
-        truth_path: A file or folder that `stages.shared.truth.read_truth` reads.
+        dataset, truth_path, settings, resized: See `judged_dataset`.
         out: The file to write.
-        console: Shows the progress.
-        settings: KEY=VALUE over the dataset's configuration.
-        resized: Whether the images were resized after the ground truth was drawn.
         presence: Whether to fit presence, too, which takes a forward pass for each image.
 
     Raises:
@@ -94,14 +90,14 @@ def write_calibration(
     mapped = [(row, record) for row, record in judged.mapped(graph, console) if record.error is None]
     cut, sizes = fitted_cut(config.regions, mapped, judged) if config.regions.rule == "fitted" else (None, None)
     seen = _seen_regions(config.regions, mapped, judged, cut, sizes, has_absent=not presence)
-    labels = np.array([one.right for one in seen], np.bool_)
+    labels = np.array([right for *_, right in seen], np.bool_)
     if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
         raise InputError(
             f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
             f"{FEWEST_REGIONS}, right ones and wrong ones"
         )
-    features = np.array([[measure(one.evidence) for measure in FEATURES.values()] for one in seen])
-    owners = np.array([one.image for one in seen], np.int64)
+    features = np.array([[measure(evidence) for measure in FEATURES.values()] for _, evidence, _ in seen])
+    owners = np.array([image for image, *_ in seen], np.int64)
     fit = fit_logistic(features, labels)
     fitted, worth = fit_presence(judged, console) if presence else (None, None)
     counts = {"regions": len(labels), "right": int(labels.sum())}
@@ -130,15 +126,6 @@ def write_calibration(
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenRegion:
-    """A region of a phrase, the number of its image, and whether it is right."""
-
-    image: int
-    evidence: Evidence
-    right: bool
-
-
 def _seen_regions(
     config: RegionsConfig,
     mapped: Mapped,
@@ -147,8 +134,11 @@ def _seen_regions(
     sizes: UsualSizes | None,
     *,
     has_absent: bool,
-) -> list[SeenRegion]:
-    """The regions of all phrases that the ground truth knows. has_absent: also of those that it knows to be absent."""
+) -> list[tuple[int, Evidence, bool]]:
+    """The image, the evidence and whether it is right, for each region of a phrase that the ground truth knows.
+
+    has_absent: also for the phrases that it knows to be absent.
+    """
     found = []
     for row, record in mapped:
         own_cut = cut
@@ -160,7 +150,7 @@ def _seen_regions(
                 continue
             boxes = () if query.target is None else query.target.boxes_xywh_px
             found += [
-                SeenRegion(image=query.image, evidence=evidence, right=is_right(painted.box_xywh_px, boxes))
+                (query.image, evidence, is_right(painted.box_xywh_px, boxes))
                 for painted, evidence in regions[query.phrase_index]
             ]
     return found

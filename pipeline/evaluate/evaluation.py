@@ -101,12 +101,8 @@ def evaluation_of(
     """Evaluate a dataset.
 
     Args:
-        dataset: Folder of a finished run.
-        truth_path: A file or folder that `stages.shared.truth.read_truth` reads.
-        console: Shows the progress.
-        settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
+        dataset, truth_path, settings, resized: See `judged_dataset`.
         maps: Whether to measure the heat maps, too.
-        resized: Whether the images were resized after the ground truth was drawn.
         absent: Whether to ask for absent phrases, too; see `pipeline.evaluate.presence`.
 
     Returns:
@@ -278,12 +274,8 @@ def coco_matches(queries: Sequence[Query], kind: Literal["bbox", "segm"]) -> Mat
     own phrase. Absent phrases are COCO images without a thing. One score threshold serves all phrases, so the score
     has to be comparable across them.
 
-    Args:
-        queries: All queries.
-        kind: "bbox": a thing is a box of the target. "segm": a thing is the target's whole mask.
-
-    Returns:
-        The matches, or None without regions or without things.
+    With "bbox" a thing is a box of the target, with "segm" it is the target's whole mask. None without regions or
+    without things.
     """
     images: list[dict[str, Any]] = []
     things: list[dict[str, Any]] = []

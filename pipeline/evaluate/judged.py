@@ -36,13 +36,9 @@ DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedDataset:
-    """A finished dataset, and the ground truth of its images.
+    """A finished dataset, the ground truth, and which images both have.
 
-    Attributes:
-        dataset: The dataset.
-        settings: KEY=VALUE over its configuration, for files that moved, for the device, and to try other values.
-        truth: The ground truth.
-        matched: Which images both have.
+    `settings` are KEY=VALUE over the dataset's configuration: for files that moved, for the device, for other values.
     """
 
     dataset: Dataset
@@ -77,8 +73,7 @@ class JudgedDataset:
     def graph(self, *, pixels: bool) -> Graph | None:
         """Build the graph that computes what the dataset does not hold; None if it holds everything.
 
-        Args:
-            pixels: Whether the pixels are needed, too; no dataset holds them at the model's size.
+        pixels: whether the pixels are needed, too; no dataset holds them at the model's size.
 
         Raises:
             InputError: The dataset's input cannot be read.
@@ -102,13 +97,9 @@ class JudgedDataset:
     ) -> Iterator[tuple[dict[str, Any], Record]]:
         """Each row with a record that has its phrases and heat maps.
 
-        Args:
-            graph: The answer of `graph`. The records have pixels only if there is one.
-            console: Shows the progress.
-            most: Rows to take, the first ones.
+        The records have pixels only if there is a graph. `most`: take that many rows, the first ones.
 
-        Raises:
-            InputError: The graph is needed, and some of the rows are no longer in the input.
+        Raises InputError if the graph is needed and some of the rows are no longer in the input.
         """
         rows = islice(self.rows(maps=self.has_maps), most)
         if graph is None:
@@ -152,10 +143,16 @@ def judged_dataset(
     return JudgedDataset(dataset=dataset, settings=settings, truth=truth, matched=matched)
 
 
-def from_input(reader: Reader, stages: Sequence[Stage], ids: Collection[int], console: Console) -> Iterator[Record]:
-    """The records of the input with some ids, after some stages.
+def from_input(
+    reader: Reader,
+    stages: Sequence[Stage],
+    ids: Collection[int],
+    console: Console,
+    phrases: Mapping[int, Sequence[Phrase]] | None = None,
+) -> Iterator[Record]:
+    """The records of the input with some ids, after some stages; with given phrases by id instead of the captions'.
 
-    Raises InputError if some of them are no longer in the input.
+    Raises InputError if the input lacks some of them.
     """
     progress = Report(expected=len(ids))
     missing = set(ids)
@@ -164,10 +161,10 @@ def from_input(reader: Reader, stages: Sequence[Stage], ids: Collection[int], co
     def wanted() -> Iterator[Record]:
         """The first record of each id; nothing is read after the last one."""
         while missing and (sample := next(samples, None)) is not None:
-            record = Record.start(sample)
-            if record.sample.id in missing:
-                missing.remove(record.sample.id)
-                yield record
+            if sample.id in missing:
+                missing.remove(sample.id)
+                record = Record.start(sample)
+                yield record if phrases is None else replace(record, phrases=tuple(phrases[sample.id]))
 
     records = wanted()
     with set_up(stages), Display(console).shown() as display:
@@ -218,16 +215,11 @@ def pixels_of(record: Record) -> NDArray[np.uint8]:
     return record.pixels.rgb
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsableModel:
-    """A model that can be loaded: its name, and the kind of its image tower."""
+def usable_model(config: RunConfig) -> tuple[str, TowerKind]:
+    """The name of a configuration's model, and the kind of its image tower.
 
-    name: str
-    tower: TowerKind
-
-
-def usable_model(config: RunConfig) -> UsableModel:
-    """Recognise the model of a configuration. Raises ConfigError or WeightsError if it cannot be used."""
+    Raises ConfigError or WeightsError if it cannot be used.
+    """
     # torch and open_clip take seconds to import; other judgements of a dataset do without.
     from stages.shared.model.describe import describe  # noqa: PLC0415
     from stages.shared.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
@@ -236,4 +228,4 @@ def usable_model(config: RunConfig) -> UsableModel:
     description = describe(config.model)
     refuse_unsupported(description)
     refuse_misfit(description)
-    return UsableModel(name=description.name, tower=plan_of(description.architecture).kind)
+    return description.name, plan_of(description.architecture).kind

@@ -11,7 +11,7 @@ expression  The phrase that is the whole caption, else the first phrase of the c
 
 A target's caption is the row's caption with the same letters and digits, since Flickr30k Entities has its captions
 tokenised and other sources of the same captions do not; failing that, it is the one that only spells a word otherwise
-(`stages.shared.truth.mentions`).
+(`stages.shared.truth.ground_truth`).
 
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
 empty or if the row has an error: what the pipeline loses on the way is part of the figures.
@@ -36,10 +36,9 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
-from stages.contract.masks import decode_mask, mask_box_xywh_px
+from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Rle
-from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
-from stages.shared.truth.mentions import mentions_of
+from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 LEVELS: Final = 256
 """Heat levels that `metrics.pixel_ap` distinguishes."""
@@ -99,27 +98,7 @@ class ImageHeat:
         """The mean heat on a mask, 0 .. 1 of the highest; 0 on a map without heat."""
         if self.top <= 0:
             return 0.0
-        window, inside = _window_of(decode_mask(mask))
-        return float(self.px[window][inside].mean()) / self.top
-
-
-@dataclass(frozen=True, slots=True)
-class TrueArea:
-    """The pixels of a target: its true mask, or its true boxes drawn where there is no mask.
-
-    They lie in a window of rows and columns; `inside` is bool, of the window's shape.
-    """
-
-    window: tuple[slice, slice]
-    inside: NDArray[np.bool_]
-
-    def has(self, pixel: tuple[int, int]) -> bool:
-        """Whether the pixel (row, column) belongs to it."""
-        rows, columns = self.window
-        y, x = pixel
-        if not (rows.start <= y < rows.stop and columns.start <= x < columns.stop):
-            return False
-        return bool(self.inside[y - rows.start, x - columns.start])
+        return float(self.px[decode_mask(mask)].mean()) / self.top
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,34 +126,25 @@ class Query:
     phrase_index: int | None = None
 
     @cached_property
-    def area(self) -> TrueArea:
-        """Where the target is. Raises ValueError without a target."""
+    def area(self) -> NDArray[np.bool_]:
+        """The pixels (h, w) of the target: its mask, or else its boxes. Raises ValueError without a target."""
         if self.target is None:
             raise ValueError("expected a query with a target")
         if self.target.mask is not None:
-            return TrueArea(*_window_of(decode_mask(self.target.mask)))
-        drawn = np.zeros(self.size_hw, dtype=np.bool_)
+            return decode_mask(self.target.mask)
+        area = np.zeros(self.size_hw, dtype=np.bool_)
         for box in self.target.boxes_xywh_px:
-            x0, y0, x1, y1 = (round(edge) for edge in xywh_to_xyxy(box))
-            drawn[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = True
-        return TrueArea(*_window_of(drawn))
-
-
-def _window_of(mask: NDArray[np.bool_]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """The box around a mask (h, w) as slices, and the mask within it."""
-    x, y, w, h = (int(edge) for edge in mask_box_xywh_px(mask))
-    window = (slice(y, y + h), slice(x, x + w))
-    return window, mask[window]
+            x0, y0, x1, y1 = (max(0, round(edge)) for edge in xywh_to_xyxy(box))
+            area[y0:y1, x0:x1] = True
+        return area
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMatches:
-    """Which images of the dataset the ground truth has.
+    """The images that the dataset and the ground truth share: file name in the dataset -> image of the ground truth.
 
-    Attributes:
-        images: File name in the dataset -> image of the ground truth.
-        by_stem: How many of them the ground truth has under another extension.
-        ambiguous: How many further file names resemble one of the ground truth, but not one to one.
+    by_stem counts those that have another extension in the ground truth, ambiguous the file names that resemble one of
+    the ground truth, but not one to one.
     """
 
     images: Mapping[str, TruthImage]
@@ -193,8 +163,7 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
     The whole name comes first, then the last part of the path, then both of them without the extension. A name that is
     only similar must be so one to one: "a/1.jpg" and "b/1.jpg" are both left out where the ground truth has "1.jpg".
 
-    Raises:
-        InputError: No name matches.
+    Raises InputError if no name matches.
     """
     names = list(dict.fromkeys(file_names))
     found = {name: name for name in names if name in truth.images}
@@ -255,14 +224,13 @@ def queries_of(
     Args:
         number: Number of the image.
         row: A row of the dataset.
-        image: The same image in the ground truth.
-        categories: See `GroundTruth.categories`.
+        image: The same image in the ground truth, and
+        categories: `GroundTruth.categories`.
         phrases: All phrases of the row, also those without a region.
         maps: Heat maps by the phrases' texts, if maps were computed.
         plain_maps: The maps before colours guided them; None if they did not.
 
-    Raises:
-        InputError: The ground truth is for an image of another size.
+    Raises InputError if the ground truth is for an image of another size.
     """
     size_hw = (row["height"], row["width"])
     true_hw = (image.height_px, image.width_px)

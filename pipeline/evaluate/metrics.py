@@ -5,12 +5,12 @@ Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation B
 MDETR's evaluation of Flickr30k Entities.
 
 Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground truth if both have
-it in the same caption, as often and in the same order, perhaps with another spelling (`stages.shared.truth.mentions`).
-Two known phrases of one image are a pair, right if the dataset and the ground truth link both or neither. Phrases
-without a region have no group in the dataset, and phrases that the ground truth does not mark, or marks as nothing
-visible, have none in the ground truth: both are left out. B-cubed (Bagga & Baldwin, LREC Workshop on Linguistic
-Coreference 1998) takes for each phrase the share of its group that is of its thing, and the share of its thing that is
-in its group. Unlike pairs, it does not let one large group outweigh many small ones.
+it in the same caption (see `spelled`), as often and in the same order. Two known phrases of one image are a pair, right
+if the dataset and the ground truth link both or neither. Phrases without a region have no group in the dataset, and
+phrases that the ground truth does not mark, or marks as nothing visible, have none: both are left out. B-cubed (Bagga &
+Baldwin, LREC Workshop on Linguistic Coreference 1998) takes for each phrase the share of its group that is of its
+thing, and the share of its thing that is in its group. Unlike pairs, it does not let one large group outweigh many
+small ones.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate.matching import LEVELS, Query
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
-from stages.shared.truth.ground_truth import TruthImage
-from stages.shared.truth.mentions import bare, spelled
+from stages.shared.truth.ground_truth import TruthImage, bare, spelled
 
 TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384
@@ -63,9 +62,8 @@ def _pointing_tolerant(query: Query) -> float:
     reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
     if query.target is None or query.target.mask is None:
         return float(any(_distance_px(query.heat.peak, box) <= reach for box in _boxes(query)))
-    rows, columns = np.nonzero(query.area.inside)
-    y, x = query.heat.peak
-    squares = (rows + (query.area.window[0].start - y)) ** 2 + (columns + (query.area.window[1].start - x)) ** 2
+    rows, columns = np.nonzero(query.area)
+    squares = (rows - query.heat.peak[0]) ** 2 + (columns - query.heat.peak[1]) ** 2
     return float(squares.size > 0 and squares.min() <= reach**2)
 
 
@@ -77,17 +75,17 @@ def _energy(query: Query) -> float:
     total = 0.0 if query.heat is None else float(query.heat.px.sum(dtype=np.float64))
     if query.heat is None or total <= 0:
         return 0.0
-    return float(query.heat.px[query.area.window][query.area.inside].sum(dtype=np.float64)) / total
+    return float(query.heat.px[query.area].sum(dtype=np.float64)) / total
 
 
 def _pixel_ap(query: Query) -> float | None:
     """Average precision of the map's pixels as a ranking of the true mask's, over `LEVELS` levels of heat."""
     if query.target is None or query.target.mask is None:
         return None
-    if query.heat is None or not query.area.inside.any():
+    if query.heat is None or not query.area.any():
         return 0.0
     all_at = np.bincount(query.heat.levels.ravel(), minlength=LEVELS)[::-1]
-    true_at = np.bincount(query.heat.levels[query.area.window][query.area.inside], minlength=LEVELS)[::-1]
+    true_at = np.bincount(query.heat.levels[query.area], minlength=LEVELS)[::-1]
     kept, true = np.cumsum(all_at), np.cumsum(true_at)
     precision = np.divide(true, kept, out=np.zeros(LEVELS), where=kept > 0)
     return float((precision * true_at).sum() / true[-1])
@@ -129,7 +127,7 @@ def _centred_box(query: Query) -> float:
 
 def _chance(query: Query) -> float:
     h, w = query.size_hw
-    return float(np.count_nonzero(query.area.inside)) / (h * w)
+    return float(np.count_nonzero(query.area)) / (h * w)
 
 
 METRICS: Final[dict[str, Metric]] = {
@@ -187,7 +185,7 @@ def _boxes(query: Query) -> tuple[Box, ...]:
 def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
     if query.target is None or query.target.mask is None:
         return _is_in_a_box(query, pixel)
-    return query.area.has(pixel)
+    return bool(query.area[pixel])
 
 
 def _is_in_a_box(query: Query, pixel: tuple[int, int]) -> bool:

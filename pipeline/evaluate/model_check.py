@@ -57,13 +57,10 @@ _MOST_REPEATS: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matched:
-    """How well pairs agree, and the same by chance.
+    """Pairs that agree (the sum if they agree by degrees) of all pairs, and the same by chance.
 
-    Attributes:
-        hits: Pairs that agree; the sum where they agree by degrees.
-        of: All pairs.
-        by_chance: The hits averaged over random pairings of the same answers.
-        p: Probability that a random pairing agrees as well.
+    `by_chance` is the hits averaged over random pairings of the same answers, `p` the probability that a random pairing
+    agrees as well.
     """
 
     hits: float
@@ -81,8 +78,6 @@ class ModelCheck:
     """The answers of a model about n photographs.
 
     Attributes:
-        device: Where it computed.
-        names: Names of the photographs, (n,).
         cosines: float32 (n, n), of photograph (row) and caption (column).
         queries: The phrases with known boxes, in order; `image` counts the photographs from 0.
         rows: The rows that a run would write.
@@ -318,9 +313,7 @@ def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> NDArray[np
     """
     areas = np.empty((len(maps), len(queries)))
     for j, query in enumerate(queries):
-        on_thing = np.zeros(query.size_hw, np.float32)
-        on_thing[query.area.window][query.area.inside] = 1
-        share = shrunk(on_thing, GRID).astype(np.float64).ravel()
+        share = shrunk(query.area.astype(np.float32), GRID).astype(np.float64).ravel()
         areas[:, j] = [roc_area(values.ravel(), share, 1 - share) for values in maps]
     return areas
 
@@ -331,5 +324,5 @@ def _peaks_on_things(queries: Sequence[Query]) -> NDArray[np.bool_]:
     for i, own in enumerate(queries):
         if own.heat is not None:
             y, x = ((position + 0.5) / side for position, side in zip(own.heat.peak, own.size_hw, strict=True))
-            hits[i] = [other.area.has((int(y * other.size_hw[0]), int(x * other.size_hw[1]))) for other in queries]
+            hits[i] = [bool(other.area[int(y * other.size_hw[0]), int(x * other.size_hw[1])]) for other in queries]
     return hits

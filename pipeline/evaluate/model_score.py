@@ -56,15 +56,9 @@ SHOWN_FAULTS: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exam:
-    """The questions to a model.
+    """The questions to a model, about a sample of at most `most` images; without ground truth it only retrieves.
 
-    Attributes:
-        config: Input and model, and the settings of images.
-        truth: A file or folder that `stages.shared.truth.read_truth` reads, or None: then it only retrieves.
-        resized: Whether the images were resized after the ground truth was drawn.
-        most: Images of the sample; None takes all.
-        seed: Another one draws another sample.
-        probe: How it is asked.
+    The configuration says input, model and images; `resized`: the images were resized after the ground truth was drawn.
     """
 
     config: RunConfig
@@ -96,7 +90,7 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
         WeightsError: The model's files are missing or damaged.
     """
     started = time.perf_counter()
-    config, name = exam.config, usable_model(exam.config).name
+    config, (name, _) = exam.config, usable_model(exam.config)
     truth = None if exam.truth is None else read_truth(exam.truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from typing import Any, ClassVar, Final
+from itertools import chain, islice
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -19,29 +19,12 @@ from pipeline.evaluate.matching import Answer, Query
 from pipeline.graph import Graph
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record
-from stages.contract.stage import Stage
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
 from stages.regions.stage import RegionsStage
 from stages.regions.things import relation
 
 FEWEST_PHRASES: Final = 100
 """A fit of presence from fewer phrases says more about chance than about the model."""
-
-
-class AskStage(Stage):
-    """Takes the place of the phrases stage: each record gets the phrases that its image is asked for."""
-
-    name: ClassVar[str] = "phrases"
-
-    def __init__(self, phrases: Mapping[int, Sequence[Phrase]]) -> None:
-        self.phrases = phrases
-
-    def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`."""
-        return [
-            record if record.error is not None else replace(record, phrases=tuple(self.phrases[record.sample.id]))
-            for record in batch
-        ]
 
 
 def asked_of(judged: JudgedDataset) -> dict[int, AskedImage]:
@@ -89,15 +72,9 @@ def absent_evaluation(judged: JudgedDataset, console: Console) -> dict[str, Any]
     asked = asked_of(judged)
     graph = model_graph(judged)
     phrases = {number: [*image.phrases, *image.easy, *image.hard] for number, image in asked.items()}
-    stages = [AskStage(phrases), graph.before[1], graph.model]
-    return absent_figures(
-        [
-            pair
-            for record in from_input(graph.reader, stages, asked, console)
-            if record.error is None
-            for pair in _pairs(asked[record.sample.id], record, graph.cuts)
-        ]
-    )
+    records = from_input(graph.reader, [graph.before[1], graph.model], asked, console, phrases)
+    pairs = (_pairs(asked[record.sample.id], record, graph.cuts) for record in records if record.error is None)
+    return absent_figures(list(chain.from_iterable(pairs)))
 
 
 def _pairs(image: AskedImage, record: Record, own: RegionsStage) -> Iterator[Pair]:
@@ -213,7 +190,7 @@ def _signals(
     """Each record that can be opened and is asked for something, with the signals of its phrases."""
     prepared = (
         record
-        for record in from_input(graph.reader, [AskStage(phrases), graph.before[1]], phrases, console)
+        for record in from_input(graph.reader, [graph.before[1]], phrases, console, phrases)
         if record.error is None and record.pixels is not None and record.phrases
     )
     model = graph.explains

@@ -176,12 +176,9 @@ def _within(box_xywh_px: Box, size_hw: tuple[int, int]) -> Box | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image that was opened.
+    """An image with its questions: uint8 (size, size, 3) at the model's size, and (H, W, 3) in its own size.
 
-    Attributes:
-        rgb: uint8 (size, size, 3), whole, at the model's size.
-        full: uint8 (H, W, 3), in its own size; None where no region is cut out.
-        asked: Its questions.
+    `full` is None where no region is cut out.
     """
 
     rgb: NDArray[np.uint8]
@@ -191,13 +188,9 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """Embeddings of an image and its regions, float32 of length 1.
+    """Embeddings of an image (E,) and, in three ways, of its regions (R, E); float32 of length 1.
 
-    Attributes:
-        image: (E,).
-        roi: (R, E).
-        mask: (R, E), zeros for a region without a mask or with an empty one.
-        crop: (R, E); None where nobody asked.
+    `mask` is 0 for a region without a mask or with an empty one; `crop` is None without `ProbeConfig.crops`.
     """
 
     image: Embeddings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -26,6 +26,7 @@ from stages.shared.storage import write_text
 
 Changes = Mapping[str, Any]
 """Keys of the configuration with their values."""
+
 
 TRIED: Final[dict[str, tuple[Changes, ...]]] = {
     "contrast": tuple({"explain.contrast": share} for share in (0.0, 0.25, 0.5)),
@@ -59,14 +60,6 @@ MARGIN: Final = 0.002
 """A setting takes the place of the one before only if its figure is better by this."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownImage:
-    """An image with ground truth: its row, and its record with pixels and with heat maps before contrast."""
-
-    row: Mapping[str, Any]
-    record: Record
-
-
 def tuned(
     dataset: Path,
     truth_path: Path,
@@ -81,13 +74,9 @@ def tuned(
     """Try groups of changes one after the other; the best of each group stays for the next ones.
 
     Args:
-        dataset: Folder of a finished run. Its settings are the start.
-        truth_path: A file or folder that `stages.shared.truth.read_truth` reads.
-        console: Shows the progress.
-        settings: KEY=VALUE over the dataset's configuration, for files that moved and for the device.
+        dataset, truth_path, settings, resized: See `judged_dataset`.
         by: The figure that decides.
         most: Images to try the settings on.
-        resized: Whether the images were resized after the ground truth was drawn.
         tried: Groups of changes, see `TRIED`.
 
     Returns:
@@ -167,7 +156,7 @@ def _calibrations_of(judged: JudgedDataset, config: RunConfig) -> list[Calibrati
 
 def _known_images(
     judged: JudgedDataset, calibrations: Sequence[Calibration], most: int, console: Console
-) -> list[KnownImage]:
+) -> list[Record]:
     # With GrabCut the stage of the model keeps the pixels. No calibration is fitted to these settings together.
     uncontrasted = ("explain.contrast=0", "regions.refine=grabcut", "regions.calibration=none")
     judged = replace(judged, settings=[*judged.settings, *uncontrasted])
@@ -175,29 +164,23 @@ def _known_images(
     with_presence = [one for one in calibrations if one.presence is not None]
     if graph is not None and with_presence:
         graph = replace(graph, model=ExplainStage(graph.explains.config, presence=presence_in(with_presence[0])))
-    mapped = judged.mapped(graph, console, most)
-    return [KnownImage(row=row, record=record) for row, record in mapped if record.error is None]
+    return [record for _, record in judged.mapped(graph, console, most) if record.error is None]
 
 
 def figures_of(
-    known: Sequence[KnownImage], config: RunConfig, judged: JudgedDataset, calibration: Calibration | None = None
+    known: Sequence[Record], config: RunConfig, judged: JudgedDataset, calibration: Calibration | None = None
 ) -> dict[str, Any]:
     """Return `FIGURES` and the numbers of `targets` and `regions` with the settings of a configuration.
 
-    A metric that no target has is None, and so is `precision` if nothing has a region.
-
-    Args:
-        known: The images.
-        config: The settings.
-        judged: The dataset of the images.
-        calibration: The one that a run with these settings finds; None if there is none.
+    A metric that no target has is None, and so is `precision` if nothing has a region. `calibration` is the one that a
+    run with these settings finds.
     """
     stage = RegionsStage(config.regions, calibration)
     values: dict[str, list[float]] = {name: [] for name in FIGURES if name != "precision"}
     targets, right = 0, list[bool]()
-    for image in known:
-        maps = contrasted(list(image.record.heat_maps), config.explain.contrast)
-        record = replace(image.record, heat_maps=tuple(maps))
+    for plain in known:
+        maps = contrasted(list(plain.heat_maps), config.explain.contrast)
+        record = replace(plain, heat_maps=tuple(maps))
         (row,) = records_to_rows(stage.process([record]), embed_images=False).to_pylist()
         for query in judged.queries(row, record.phrases, stage.surfaces_of(record)):
             right += correct(query)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.evaluate.compare.figures import FIGURES, correlation
 from pipeline.evaluate.compare.pictures import ComparedImage
 from pipeline.evaluate.judged import pixels_of
 from pipeline.evaluate.matching import ImageHeat
-from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.metrics import value_of
 from pipeline.viewer.pages import TEMPLATES
 from stages.contract.errors import ConfigError
 from stages.contract.records import HeatMap
@@ -34,53 +34,6 @@ MOST_PICTURES: Final = 60
 
 PHOTO_SIDE_PX: Final = 320
 MAP_SIDE_PX: Final = 48
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tile:
-    """A map on the page.
-
-    Attributes:
-        label: The explainer.
-        heat: Data URL of the map, to lie over the image.
-        x, y: The place of its peak, in percent of the image's sides.
-        verdict: "hit" or "missed" where the place is known, else "".
-        notes: Short texts below it.
-    """
-
-    label: str
-    heat: str
-    x: float
-    y: float
-    verdict: str
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PicturedQuestion:
-    """An image with a phrase and its maps.
-
-    Attributes:
-        name: Name of the image.
-        phrase: Text of the phrase.
-        caption: The caption that holds it, as text before, within and after the phrase.
-        photo: Data URL.
-        aspect: Width by height.
-        boxes: True boxes (x, y, w, h) in percent of the image's sides.
-        tiles: In the order of the explainers.
-        disagreement: How much the explainers' maps differ, 0 .. 2.
-        hits: Explainers whose peak is on the thing; -1 where its place is not known.
-    """
-
-    name: str
-    phrase: str
-    caption: tuple[str, str, str]
-    photo: str
-    aspect: float
-    boxes: tuple[tuple[float, ...], ...]
-    tiles: tuple[Tile, ...]
-    disagreement: float
-    hits: int
 
 
 def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
@@ -101,54 +54,59 @@ def write_page(comparisons: Sequence[Comparison], out: Path) -> None:
         raise ConfigError(f"--html: cannot write {out}: {error.strerror}") from error
 
 
-def pictured(comparison: Comparison) -> list[PicturedQuestion]:
-    """The first question of the first images, with a map by every explainer."""
+def pictured(comparison: Comparison) -> list[dict[str, Any]]:
+    """The first question of the first images, with a map by every explainer: values for the template.
+
+    `caption` is the text before, within and after the phrase; `boxes` are (x, y, w, h) in percent of the image's sides;
+    `disagreement` is 0 .. 2; `hits` counts the explainers whose peak is on the thing, -1 if its place is not known.
+    """
     labels = [row["explainer"] for row in comparison.rows if not row["baseline"]]
     curves = {(row["label"], row["image"]): row for row in comparison.curves}
     found = []
     for image, maps in zip(comparison.images[:MOST_PICTURES], comparison.maps, strict=False):
         tiles = [_tile(image, label, maps[label][0], curves.get((label, image.number))) for label in labels]
-        question = image.questions[0]
+        question, (height, width) = image.questions[0], image.size_hw
         phrase = question.phrase
         caption = image.record.sample.captions[phrase.caption_index]
-        target = None if question.query is None else question.query.target
+        boxes = () if question.query is None or question.query.target is None else question.query.target.boxes_xywh_px
         found.append(
-            PicturedQuestion(
-                name=image.record.sample.sample_id,
-                phrase=phrase.text,
-                caption=(caption[: phrase.start], caption[phrase.start : phrase.end], caption[phrase.end :]),
-                photo=_photo(image),
-                aspect=image.size_hw[1] / image.size_hw[0],
-                boxes=() if target is None else tuple(_percent(box, image) for box in target.boxes_xywh_px),
-                tiles=tuple(tiles),
-                disagreement=_disagreement([maps[label][0].values for label in labels]),
-                hits=-1 if target is None else sum(tile.verdict == "hit" for tile in tiles),
-            )
+            {
+                "name": image.record.sample.sample_id,
+                "phrase": phrase.text,
+                "caption": (caption[: phrase.start], caption[phrase.start : phrase.end], caption[phrase.end :]),
+                "photo": _photo(image),
+                "aspect": width / height,
+                "boxes": [
+                    (100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height) for x, y, w, h in boxes
+                ],
+                "tiles": tiles,
+                "disagreement": _disagreement([maps[label][0].values for label in labels]),
+                "hits": sum(tile["verdict"] == "hit" for tile in tiles) if boxes else -1,
+            }
         )
     return found
 
 
-def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, Any] | None) -> Tile:
-    query = image.questions[0].query
-    heat = ImageHeat(heat_map, image.size_hw)
-    row, column = heat.peak
+def _tile(image: ComparedImage, label: str, heat_map: HeatMap, curve: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A map: data URL, place of its peak in percent, "hit" or "missed" if the place is known, and notes below it."""
+    query, heat = image.questions[0].query, ImageHeat(heat_map, image.size_hw)
     verdict, notes = "", []
     if heat_map.fault:
         notes.append(f"no map: {heat_map.fault}")
     elif query is not None:
         asked = replace(query, heat=heat)
-        verdict = "hit" if METRICS["pointing"].value(asked) else "missed"
-        notes.append(f"energy {METRICS['energy'].value(asked) or 0.0:.2f}")
+        verdict = "hit" if value_of("pointing", asked) else "missed"
+        notes.append(f"energy {value_of('energy', asked):.2f}")
     if curve is not None:
         notes.append(f"deletion {curve['deletion_rise']:.2f}, insertion {curve['insertion_rise']:.2f}")
-    return Tile(
-        label=label,
-        heat=_data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
-        x=100 * (column + 0.5) / image.size_hw[1],
-        y=100 * (row + 0.5) / image.size_hw[0],
-        verdict=verdict,
-        notes=tuple(notes),
-    )
+    return {
+        "label": label,
+        "heat": _data_url("image/png", heat_map_png(heat_map.values, MAP_SIDE_PX, heat_map.shift_cells)),
+        "x": 100 * (heat.peak[1] + 0.5) / image.size_hw[1],
+        "y": 100 * (heat.peak[0] + 0.5) / image.size_hw[0],
+        "verdict": verdict,
+        "notes": notes,
+    }
 
 
 def _disagreement(maps: Sequence[NDArray[np.float32]]) -> float:
@@ -164,27 +122,20 @@ def _photo(image: ComparedImage) -> str:
     return _data_url("image/jpeg", jpeg_of(np.ascontiguousarray(pixels_of(image.record)), size_wh))
 
 
-def _percent(box_xywh_px: Sequence[float], image: ComparedImage) -> tuple[float, ...]:
-    height, width = image.size_hw
-    x, y, w, h = box_xywh_px
-    return (100 * x / width, 100 * y / height, 100 * w / width, 100 * h / height)
-
-
 def _data_url(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{b64encode(content).decode()}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns, and a line of cells for each explainer: value, half of the interval, and sign of the difference."""
+    """Columns, and a line of cells for each explainer: the figure, and whether it is better than the reference's."""
     columns = [name for name in FIGURES if any(name in row["figures"] for row in rows)]
     lines = []
     for row in rows:
         cells = []
         for name in columns:
-            figure, difference = row["figures"].get(name), (row["differences"] or {}).get(name)
-            sign = 0
-            if difference is not None and difference["low"] is not None:
-                sign = (difference["low"] > 0) - (difference["high"] < 0)
-            cells.append((figure, sign * FIGURES[name].better))
+            difference = (row["differences"] or {}).get(name)
+            known = difference is not None and difference["low"] is not None
+            sign = (difference["low"] > 0) - (difference["high"] < 0) if known else 0
+            cells.append((row["figures"].get(name), sign * FIGURES[name].better))
         lines.append((row, cells))
     return {"columns": columns, "lines": lines}

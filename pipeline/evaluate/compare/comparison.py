@@ -12,7 +12,6 @@ from typing import Any, Final
 from rich.console import Console
 
 from pipeline.config import RunConfig, load_config
-from pipeline.evaluate.compare.contenders import REFERENCE, Contender, contenders_of
 from pipeline.evaluate.compare.faithfulness import curve_areas
 from pipeline.evaluate.compare.figures import (
     CURVES,
@@ -26,7 +25,16 @@ from pipeline.evaluate.compare.figures import (
     numbers_in,
     pair_numbers,
 )
-from pipeline.evaluate.compare.maps import Field, Mapped, Maps, baselines, rivals_of
+from pipeline.evaluate.compare.maps import (
+    REFERENCE,
+    Contender,
+    Field,
+    Mapped,
+    Maps,
+    baselines,
+    contenders_of,
+    rivals_of,
+)
 from pipeline.evaluate.compare.pictures import ComparedImage, Effort, compared_images
 from pipeline.evaluate.compare.sanity import sanity
 from pipeline.evaluate.judged import pixels_of, usable_model
@@ -52,13 +60,7 @@ USED: Final = ("input", "model", "phrases", "images")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The images of a comparison.
-
-    Attributes:
-        name: For people.
-        config: Input and model, and the settings of phrases and images.
-        truth: A file or folder that `stages.shared.truth.read_truth` reads, or None.
-    """
+    """The images of a comparison, with a name for people; the configuration says input, model, phrases and images."""
 
     name: str
     config: RunConfig
@@ -67,14 +69,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The results on one source.
+    """The results on one source: rows of plain values for each explainer and baseline, and what they come from.
 
-    Attributes:
-        name: Name of the source.
-        rows: An object for each explainer, and for each baseline; plain values.
-        images: The sample.
-        maps: The maps of each image, for every label that `rows` has.
-        curves: Areas under the curves of an image for a label: `label`, `image`, and the figures of `curve_areas`.
+    `maps` are those of each image, for every label of `rows`; `curves` have `label`, `image`, and the figures of
+    `curve_areas`.
     """
 
     name: str
@@ -151,24 +149,19 @@ def check_contenders(source: Source, explainers: str | None) -> tuple[list[Conte
         InputError: No explainer is defined on the model.
         WeightsError: The model's files are missing or damaged.
     """
-    model = usable_model(source.config)
-    contenders = contenders_of(explainers, model.tower, model.name)
+    name, tower = usable_model(source.config)
+    contenders = contenders_of(explainers, tower, name)
     if not contenders:
-        raise InputError(f"no explainer is defined on {model.name}")
-    return contenders, model.name
+        raise InputError(f"no explainer is defined on {name}")
+    return contenders, name
 
 
 def compared(
     source: Source, explainers: str | None, effort: Effort, console: Console, *, resized: bool = False
 ) -> Comparison:
-    """Compare explainers on the images of a source.
+    """Compare explainers (see `contenders_of`) on the images of a source.
 
-    Args:
-        source: Images, ground truth and model.
-        explainers: See `contenders_of`.
-        effort: How much is looked at.
-        console: Shows the progress.
-        resized: Whether the images were resized after the ground truth was drawn.
+    resized: whether the images were resized after the ground truth was drawn.
 
     Raises:
         ConfigError: An explainer or a setting cannot be used.

@@ -90,12 +90,7 @@ def curve_areas(
 ) -> dict[str, dict[str, float]]:
     """Insertion and deletion of an image (height, width, 3) by several heat maps of the first of some texts.
 
-    Args:
-        model: The model.
-        rgb: The image at the model's size.
-        heats: Label -> heat map.
-        texts: The phrase, and those among which its probability is computed.
-        seed: Decides the random colours.
+    `texts` are the phrase and those among which its probability is computed; the seed decides the random colours.
 
     Returns:
         Label -> for each of `PROTOCOLS` the area under the curve of the probability, and of the cosine (`..._cosine`).

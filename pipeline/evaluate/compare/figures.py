@@ -148,8 +148,7 @@ def samples_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
 
 def place_of(query: Query) -> Place:
     """The place of a query's thing. Raises ValueError without a target."""
-    inside = np.zeros(query.size_hw, np.bool_)
-    inside[query.area.window][query.area.inside] = True
+    inside = query.area
     boxes_xywh_px = () if query.target is None else query.target.boxes_xywh_px
     rows, columns = samples_hw(query.size_hw)
     covered = cv2.resize(inside.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)

@@ -30,12 +30,9 @@ AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A phrase that is asked of an image.
+    """A phrase of the captions that is asked of an image, and its place without a heat map, if there is ground truth.
 
-    Attributes:
-        phrase: A phrase of the captions.
-        thing: Phrases of an image with the same thing name the same; "" where nobody knows.
-        query: The phrase with its place, without a heat map; None without ground truth.
+    Phrases of an image with the same `thing` name the same.
     """
 
     phrase: Phrase
@@ -82,17 +79,9 @@ class Effort:
 def compared_images(
     config: RunConfig, spec: InputSpec, truth_path: Path | None, effort: Effort, console: Console, *, resized: bool
 ) -> list[ComparedImage]:
-    """Read the sample, with phrases, places and pixels.
+    """Read the sample, with phrases, places and pixels of the form of the model's images.
 
     With ground truth, questions are phrases of the captions whose place is known; otherwise any phrases.
-
-    Args:
-        config: The run whose input and settings of phrases and images are used.
-        spec: The form of the model's images.
-        truth_path: A file or folder that `stages.shared.truth.read_truth` reads, or None.
-        effort: How many.
-        console: Shows the progress.
-        resized: Whether the images were resized after the ground truth was drawn.
 
     Raises:
         InputError: The input or the ground truth cannot be read, they do not fit together, or there is nothing to ask.

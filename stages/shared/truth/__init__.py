@@ -1,7 +1,6 @@
 """Readers of human annotations: where things are in captioned images, for evaluation and for `source.kind: boxes`.
 
-ground_truth.py  the form of every ground truth; coco.py, flickr30k.py and refcoco.py read one
-mentions.py      which phrases of an image a target of the ground truth names
+`ground_truth.py` defines the form of every ground truth, and which phrases of an image it names.
 
 To add a kind, write one file with a reader and enter it in `TRUTHS` and `kind_of`.
 """

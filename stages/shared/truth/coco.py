@@ -56,7 +56,9 @@ class Entry:
 
     def words(self, key: str) -> str:
         """A normalised text that is not empty."""
-        return normalise(self.get(key, "with letters or digits", lambda value: _is_text(value) and normalise(value)))
+        return normalise(
+            self.get(key, "with letters or digits", lambda value: _is_text(value) and bool(normalise(value)))
+        )
 
     def flag(self, key: str, *, default: bool) -> bool:
         """True or false."""

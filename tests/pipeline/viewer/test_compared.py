@@ -53,14 +53,14 @@ def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: C
         values = (article.get_attribute("data-disagreement") for article in articles.all())
         return [float(value or "nan") for value in values]
 
-    wanted = sorted((round(one.disagreement, 6) for one in questions), reverse=True)
+    wanted = sorted((round(one["disagreement"], 6) for one in questions), reverse=True)
     assert len(set(wanted)) == 4
     assert shown() == wanted
     page.get_by_label("Order").select_option("agreement")
     assert shown() == wanted[::-1]
     page.get_by_label("Order").select_option("sample")
-    assert [article.get_attribute("data-name") for article in articles.all()] == [one.name for one in questions]
-    page.get_by_label("Find").fill(questions[2].name.upper())
+    assert [article.get_attribute("data-name") for article in articles.all()] == [one["name"] for one in questions]
+    page.get_by_label("Find").fill(questions[2]["name"].upper())
     expect(page.locator("article:visible")).to_have_count(1)
     expect(page.locator("#count")).to_have_text("1 of 4 pictures")
     page.get_by_label("heat", exact=True).uncheck()
