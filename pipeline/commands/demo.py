@@ -106,7 +106,8 @@ def _run_and_measure(
     out: Path, settings: Mapping[str, Any], truth: Path, what: str, console: Console
 ) -> dict[str, Any]:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
-    from pipeline.commands.evaluate import evaluation_of, print_evaluation
+    from pipeline.commands.tables import print_evaluation
+    from pipeline.evaluate.evaluation import evaluation_of
     from pipeline.run import run
 
     dataset = out / "dataset"

@@ -1,11 +1,14 @@
-"""How right a dataset is: its regions and heat maps against ground truth, and what a model knows.
+"""Every judgement: how right a dataset is, how good its settings are, and what a model or an explainer knows.
 
-grouping.py  are phrases linked as the truth links them
-matching.py  which regions of the dataset answer which target of the truth
-metrics.py   METRICS: one number per target
-absent.py    phrases that are not there: which to ask for, and whether they are found out
-scores.py    risk, coverage and calibration of scores, COCO's average precision, and the fit of a calibration
-report.py    means with bootstrap intervals, overall and by group
-compare/     explainers on the same images and phrases
-probe/       what a model knows of regions
+judged.py       a dataset, or a sample of images, beside ground truth
+matching.py     which regions of a dataset answer which target of the ground truth
+metrics.py      METRICS: one number per target; figures of linked phrases
+estimates.py    means with bootstrap intervals, risk, coverage and calibration of scores, logistic regression
+evaluation.py   `eval`
+absent.py       phrases that are not there: which to ask for, and whether they are recognised
+presence.py     the same phrases asked of a model, and the fit of presence
+calibrate.py    `calibrate`; tune.py, `tune`
+compare/        `compare`
+model_check.py  `models check`
+model_score.py  `score-model`: probe.py embeds, answers.py counts
 """

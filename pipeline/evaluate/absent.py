@@ -1,22 +1,22 @@
-"""Phrases that are not in an image: which to ask for, and whether they are found out.
+"""Phrases that are not in an image: which to ask for, and whether they are recognised as absent.
 
 For every image as many phrases of other images are asked for as it has phrases with a known place. Such a phrase shares
-no word and no head noun with the image's captions, and its head noun is none of the things that the truth knows to be
-there. Some of them are there all the same ("bike" where the captions say "bicycle"), so no figure can be perfect.
+no word and no head noun with the image's captions, and its head noun is none of the things that the ground truth knows
+to be there. Some of them are there all the same ("bike" where the captions say "bicycle"), so no figure can be perfect.
 `without_synonyms` leaves out those whose head noun may name a thing of the captions ("person" and "man", too).
 
-Hard ones are phrases of other images of the same type (people, clothing, ...; Flickr30k Entities tells types) as a
+Hard ones are phrases of other images of the same type (people, clothing, ...; Flickr30k Entities names types) as a
 phrase of the image.
 
 The figures are those of SA-Co (facebookresearch/sam3, `scripts/eval/gold/README.md`), on pairs of image and phrase:
 
     il_mcc        Matthews' correlation of "the phrase is answered" and "the phrase is there"
-    positive_f1   micro F1 of the answers' boxes for phrases that are there, mean over IoU .50, .55 .. .95
+    positive_f1   micro F1 of the answers' boxes for phrases that are there, averaged over IoU 0.50, 0.55 .. 0.95
     cgf1          their product
 
-A phrase is answered with those of its regions whose presence is `ANSWERED` or more; where presence is not known, whose
-score is. Both are also told for the rule that a user without presence has: answer where the cosine is high enough, with
-the threshold that gives the best correlation on these very pairs.
+A phrase is answered with its regions if its presence is `ANSWERED` or more; if presence is not known, with those whose
+score is. Both are also given for the rule of a user without presence: answer where the cosine is high enough, with the
+threshold that gives the best correlation on these very pairs.
 """
 
 from __future__ import annotations
@@ -24,26 +24,25 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluate.estimates import Floats, calibration_error, presence_area, weighted_estimate
 from pipeline.evaluate.matching import Answer, Query
-from pipeline.evaluate.metrics import IOU
-from pipeline.evaluate.report import Estimate, weighted_estimate
-from pipeline.evaluate.scores import Floats, calibration_error
-from stages.contract.geometry import box_iou
+from pipeline.evaluate.metrics import is_right
+from stages.contract.geometry import Box, box_iou
 from stages.contract.records import Phrase, stable_id
 
 ANSWERED: Final = 0.5
 """The least presence, or score, of an answer; 0.5 as in SAM 3's evaluator."""
 
 THRESHOLDS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Values of `regions.min_presence` for which the figures say what is kept."""
+"""Values of `regions.min_presence` for which the figures say how much is kept."""
 
 IOUS: Final = tuple(0.5 + 0.05 * step for step in range(10))
 
@@ -55,42 +54,29 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedImage:
-    """What an image is asked for.
+    """An image, all its captions and phrases, and the phrases that it is asked for.
 
-    Attributes:
-        number: Number of the image.
-        sample_id: Its sample.
-        captions: All its captions.
-        phrases: All its phrases.
-        there: Texts of those that the truth has a place for.
-        types: Text -> type, for those whose type the truth tells.
-        present: Names of things that the truth knows to be in the image.
+    `queries` are the phrases that the ground truth knows, there or absent; `present` names things that it knows to be
+    in the image; `easy` and `hard` are absent phrases of other images.
     """
 
     number: int
     sample_id: str
     captions: tuple[str, ...]
     phrases: tuple[Phrase, ...]
-    there: tuple[str, ...]
-    types: Mapping[str, str]
-    present: frozenset[str]
+    queries: tuple[Query, ...]
+    present: Collection[str]
+    easy: tuple[Phrase, ...] = ()
+    hard: tuple[Phrase, ...] = ()
 
-
-def asked_image(
-    row: Mapping[str, Any], phrases: Sequence[Phrase], queries: Sequence[Query], present: Collection[str]
-) -> AskedImage:
-    """What a row with its queries (`pipeline.evaluate.matching.queries_of`) is asked for."""
-    there = [query for query in queries if query.target is not None and query.phrase is not None]
-    types = {query.phrase: query.target.groups.get("type", "") for query in there if query.phrase and query.target}
-    return AskedImage(
-        number=row["id"],
-        sample_id=row["sample_id"],
-        captions=tuple(row["captions"]),
-        phrases=tuple(phrases),
-        there=tuple(dict.fromkeys(query.phrase or "" for query in there)),
-        types={text: name for text, name in types.items() if name},
-        present=frozenset(present),
-    )
+    @property
+    def there(self) -> dict[str, str]:
+        """Text -> type, of the phrases that the ground truth has a place for; "" if their type is unknown."""
+        return {
+            query.phrase: query.target.groups.get("type", "")
+            for query in self.queries
+            if query.target is not None and query.phrase is not None
+        }
 
 
 def absent_phrases(images: Sequence[AskedImage]) -> dict[int, tuple[list[Phrase], list[Phrase]]]:
@@ -98,35 +84,33 @@ def absent_phrases(images: Sequence[AskedImage]) -> dict[int, tuple[list[Phrase]
 
     The same images in the same order give the same phrases.
     """
-    pool: list[tuple[int, Phrase, str]] = []
+    pool: list[tuple[int, Phrase]] = []
+    by_type: dict[str, list[tuple[int, Phrase]]] = {}
     for image in images:
         first = {phrase.text: phrase for phrase in reversed(image.phrases)}
-        pool += [(image.number, first[text], image.types.get(text, "")) for text in image.there if text in first]
-    by_type: dict[str, list[tuple[int, Phrase, str]]] = {}
-    for entry in pool:
-        by_type.setdefault(entry[2], []).append(entry)
+        for text, kind in image.there.items():
+            if text in first:
+                pool.append((image.number, first[text]))
+                by_type.setdefault(kind, []).append(pool[-1])
     found = {}
     for image in images:
         rng = random.Random(stable_id(image.sample_id))  # noqa: S311  which phrases are asked for is no secret
         known = {word for caption in image.captions for word in _words(caption)} | set(image.present)
         known |= {phrase.head for phrase in image.phrases}
         taken: set[str] = set()
-        easy = [_drawn(rng, pool, image.number, known, taken) for _ in image.there]
-        hard = [
-            _drawn(rng, by_type[image.types[text]], image.number, known, taken)
-            for text in image.there
-            if text in image.types
-        ]
-        found[image.number] = tuple([phrase for phrase in each if phrase is not None] for each in (easy, hard))
-    return found  # type: ignore[return-value]
+        draw = partial(_drawn, rng, own=image.number, known=known, taken=taken)
+        easy = [draw(pool) for _ in image.there]
+        hard = [draw(by_type[kind]) for kind in image.there.values() if kind]
+        found[image.number] = [one for one in easy if one is not None], [one for one in hard if one is not None]
+    return found
 
 
 def _drawn(
-    rng: random.Random, pool: Sequence[tuple[int, Phrase, str]], own: int, known: set[str], taken: set[str]
+    rng: random.Random, pool: Sequence[tuple[int, Phrase]], *, own: int, known: set[str], taken: set[str]
 ) -> Phrase | None:
     """A phrase of another image that shares no word with this one and was not taken yet."""
     for _ in range(_TRIES):
-        image, phrase, _ = pool[rng.randrange(len(pool))]
+        image, phrase = pool[rng.randrange(len(pool))]
         if image != own and phrase.text not in taken and known.isdisjoint({*_words(phrase.text), phrase.head}):
             taken.add(phrase.text)
             return phrase
@@ -139,17 +123,14 @@ def _words(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A phrase and an image.
+    """A phrase and an image, with the cosine of both.
 
     Attributes:
-        image: Number of the image.
-        there: Whether the phrase is in it.
+        there, boxes_xywh_px: Whether the phrase is in the image, and where.
         hard: Whether it is one of the hard phrases, which are counted apart.
-        doubtful: Whether an absent phrase may name a thing that the captions call by another noun.
-        similarity: Cosine of both.
-        presence: Probability that the phrase is in the image; None if nothing tells it.
+        presence: Probability that the phrase is in the image; None if it is not known.
         answers: Its regions.
-        boxes_xywh_px: Where it is.
+        doubtful: Whether an absent phrase may name a thing that the captions call by another noun.
     """
 
     image: int
@@ -158,35 +139,44 @@ class Pair:
     similarity: float
     presence: float | None
     answers: tuple[Answer, ...]
-    boxes_xywh_px: tuple[tuple[float, float, float, float], ...] = ()
+    boxes_xywh_px: tuple[Box, ...] = ()
     doubtful: bool = False
+
+    @property
+    def answered(self) -> tuple[Answer, ...]:
+        """The answers at `ANSWERED`."""
+        if self.presence is not None:
+            return self.answers if self.presence >= ANSWERED else ()
+        return tuple(answer for answer in self.answers if answer.score >= ANSWERED)
 
 
 def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Plain values: `pairs`, `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1`, `ece`, `hard` and
-    `without_synonyms` with both areas, and `by_similarity` with the figures of the cosine's best threshold.
+    """All figures as plain values.
 
-    `lost` is the share of phrases that are there and got no region, `kept` says what would be kept with other values of
-    `regions.min_presence`. Figures are {value, low, high, n}, or None where
-    nothing tells presence.
+    Returns:
+        `pairs`, the counts; `presence_auc`, `similarity_auc`, `il_mcc`, `positive_f1`, `cgf1` and `ece`; `hard` and
+        `without_synonyms` with both areas; `by_similarity`, the figures of the cosine's best threshold; `lost`, the
+        share of phrases that are there and got no region; and `kept` with other values of `regions.min_presence`.
+        Figures are {value, low, high, n}, or None where presence is not known.
     """
     easy = [pair for pair in pairs if not pair.hard]
-    hard = [pair for pair in pairs if pair.hard or pair.there]
+    there = [pair for pair in easy if pair.there]
     certain = [pair for pair in easy if not pair.doubtful]
+    hard = [pair for pair in pairs if pair.hard]
     best = _best_threshold(easy)
     return {
         "pairs": {
-            "there": sum(pair.there for pair in easy),
-            "absent": sum(not pair.there for pair in easy),
-            "hard": sum(pair.hard for pair in pairs),
+            "there": len(there),
+            "absent": len(easy) - len(there),
+            "hard": len(hard),
             "without_synonyms": sum(not pair.there for pair in certain),
         },
-        **_aucs(easy),
-        **_answered(easy, [_told(pair) for pair in easy]),
-        "ece": _plain(_calibration(easy)),
-        "lost": _plain(_mean([pair for pair in easy if pair.there], lambda pair: not pair.answers)),
-        "hard": _aucs(hard) if len(hard) > sum(pair.there for pair in easy) else None,
-        "without_synonyms": _aucs(certain),
+        **_areas(easy),
+        **_answered(easy, [pair.answered for pair in easy]),
+        "ece": _calibration(easy),
+        "lost": _share([not pair.answers for pair in there], there),
+        "hard": _areas([pair for pair in pairs if pair.hard or pair.there]) if hard else None,
+        "without_synonyms": _areas(certain),
         "kept": _kept(easy),
         "by_similarity": {
             "threshold": best,
@@ -195,82 +185,63 @@ def absent_figures(pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def _told(pair: Pair) -> tuple[Answer, ...]:
-    if pair.presence is not None:
-        return pair.answers if pair.presence >= ANSWERED else ()
-    return tuple(answer for answer in pair.answers if answer.score >= ANSWERED)
+def _estimated(statistic: Callable[[Floats], float], pairs: Sequence[Pair]) -> dict[str, Any]:
+    return weighted_estimate(statistic, np.array([pair.image for pair in pairs], np.int64)).plain()
+
+
+def _share(holds: Sequence[bool], pairs: Sequence[Pair]) -> dict[str, Any]:
+    values = np.array(holds, np.float64)
+    return _estimated(lambda weights: float(weights @ values / weights.sum()), pairs)
 
 
 def _kept(pairs: Sequence[Pair]) -> list[dict[str, float]] | None:
     """The shares of phrases that are there, and of absent ones, whose presence is at least each of `THRESHOLDS`."""
-    if not pairs or any(pair.presence is None for pair in pairs):
+    presence = _presences(pairs)
+    if presence is None:
         return None
-    presence, there = np.array([pair.presence for pair in pairs], np.float64), _there(pairs)
-    lines = []
-    for least in THRESHOLDS:
-        kept = presence >= least
-        shares = {"there": kept[there], "absent": kept[~there]}
-        lines.append(
-            {"presence": least, **{name: float(each.mean()) if each.size else 0.0 for name, each in shares.items()}}
-        )
-    return lines
+    kinds = {"there": presence[_there(pairs)], "absent": presence[~_there(pairs)]}
+    return [
+        {"presence": least, **{kind: float((own >= least).mean()) if own.size else 0.0 for kind, own in kinds.items()}}
+        for least in THRESHOLDS
+    ]
 
 
-def _aucs(pairs: Sequence[Pair]) -> dict[str, Any]:
-    there, images = _there(pairs), _images(pairs)
+def _areas(pairs: Sequence[Pair]) -> dict[str, Any]:
+    there, presence = _there(pairs), _presences(pairs)
     similarity = np.array([pair.similarity for pair in pairs])
-    figures: dict[str, Any] = {"presence_auc": None}
-    if pairs and all(pair.presence is not None for pair in pairs):
-        presence = np.array([pair.presence for pair in pairs], np.float64)
-        figures["presence_auc"] = _plain(weighted_estimate(RocArea(presence, there), images))
-    figures["similarity_auc"] = _plain(weighted_estimate(RocArea(similarity, there), images))
-    return figures
+    return {
+        "presence_auc": None if presence is None else _estimated(partial(presence_area, presence, there), pairs),
+        "similarity_auc": _estimated(partial(presence_area, similarity, there), pairs),
+    }
 
 
-class RocArea:
-    """Area under the ROC curve for any weights (n,) of scores (n,): equal scores count half.
-
-    NaN where the weights leave only phrases that are there, or none.
-    """
-
-    def __init__(self, scores: Floats, there: NDArray[np.bool_]) -> None:
-        _, self._rank = np.unique(scores, return_inverse=True)
-        self._there = there
-        self._ranks = int(self._rank.max()) + 1 if scores.size else 0
-
-    def __call__(self, weights: Floats) -> float:
-        """The area."""
-        there = np.bincount(self._rank, weights * self._there, self._ranks)
-        absent = np.bincount(self._rank, weights * ~self._there, self._ranks)
-        total = there.sum() * absent.sum()
-        if total <= 0:
-            return float("nan")
-        below = np.cumsum(absent) - absent / 2
-        return float(there @ below / total)
+def _there(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
+    return np.array([pair.there for pair in pairs], np.bool_)
 
 
-def _answered(pairs: Sequence[Pair], told: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+def _presences(pairs: Sequence[Pair]) -> Floats | None:
+    """The presence of all pairs; None if there is none, or if that of one is not known."""
+    known = [pair.presence for pair in pairs if pair.presence is not None]
+    return np.array(known) if known and len(known) == len(pairs) else None
+
+
+def _answered(pairs: Sequence[Pair], answers: Sequence[Sequence[Answer]]) -> dict[str, Any]:
     """`il_mcc`, `positive_f1` and `cgf1` of the answers."""
-    there, images = _there(pairs), _images(pairs)
-    answered = np.array([bool(answers) for answers in told], np.bool_)
-    right = np.array([_right(pair, answers) for pair, answers in zip(pairs, told, strict=True)]).reshape(-1, len(IOUS))
-    sizes = np.array(
-        [
-            len(answers) + len(pair.boxes_xywh_px) if pair.there else 0
-            for pair, answers in zip(pairs, told, strict=True)
-        ],
-        np.float64,
-    )
-
-    def mcc(weights: Floats) -> float:
-        return _mcc(there, answered, weights)
+    there, answered = _there(pairs), np.array([bool(own) for own in answers], np.bool_)
+    both = list(zip(pairs, answers, strict=True))
+    right = np.array([_right(pair, own) for pair, own in both]).reshape(-1, len(IOUS))
+    sizes = np.array([len(own) + len(pair.boxes_xywh_px) if pair.there else 0 for pair, own in both], np.float64)
+    mcc = partial(_mcc, there, answered)
 
     def f1(weights: Floats) -> float:
         total = float(weights @ sizes)
-        return float((2 * (weights @ right) / total).mean()) if total > 0 else float("nan")
+        return float((2 * (weights @ right) / total).mean()) if total > 0 else math.nan
 
-    figures = {"il_mcc": mcc, "positive_f1": f1, "cgf1": lambda weights: mcc(weights) * f1(weights)}
-    return {name: _plain(weighted_estimate(figure, images)) for name, figure in figures.items()}
+    return {
+        "il_mcc": _estimated(mcc, pairs),
+        "positive_f1": _estimated(f1, pairs),
+        "cgf1": _estimated(lambda weights: mcc(weights) * f1(weights), pairs),
+    }
 
 
 def _mcc(there: NDArray[np.bool_], answered: NDArray[np.bool_], weights: Floats) -> float:
@@ -282,13 +253,12 @@ def _mcc(there: NDArray[np.bool_], answered: NDArray[np.bool_], weights: Floats)
 
 def _right(pair: Pair, answers: Sequence[Answer]) -> list[int]:
     """How many answers hit a box of their own, for each of `IOUS`; the best fitting pairs come first."""
-    if not pair.there:
-        return [0] * len(IOUS)
     fits = sorted(
         (
             (box_iou(answer.box_xywh_px, box), a, b)
             for a, answer in enumerate(answers)
             for b, box in enumerate(pair.boxes_xywh_px)
+            if pair.there
         ),
         reverse=True,
     )
@@ -313,32 +283,9 @@ def _best_threshold(pairs: Sequence[Pair]) -> float:
     return float(max(tried, key=lambda least: _mcc(there, similarity >= least, ones)))
 
 
-def _calibration(pairs: Sequence[Pair]) -> Estimate:
+def _calibration(pairs: Sequence[Pair]) -> Mapping[str, Any]:
     """Calibration error of the score of all regions, of phrases that are there and of absent ones."""
     regions = [(pair, answer) for pair in pairs for answer in pair.answers]
     scores = np.array([answer.score for _, answer in regions], np.float64)
-    right = np.array(
-        [any(box_iou(answer.box_xywh_px, box) >= IOU for box in pair.boxes_xywh_px) for pair, answer in regions],
-        np.bool_,
-    )
-    return weighted_estimate(partial(calibration_error, scores, right), _images([pair for pair, _ in regions]))
-
-
-def _mean(pairs: Sequence[Pair], holds: Any) -> Estimate:
-    values = np.array([bool(holds(pair)) for pair in pairs], np.float64)
-    return weighted_estimate(lambda weights: float(weights @ values / weights.sum()), _images(pairs))
-
-
-def _there(pairs: Sequence[Pair]) -> NDArray[np.bool_]:
-    return np.array([pair.there for pair in pairs], np.bool_)
-
-
-def _images(pairs: Iterable[Pair]) -> NDArray[np.int64]:
-    return np.array([pair.image for pair in pairs], np.int64)
-
-
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in asdict(estimate).items()
-    }
+    right = np.array([is_right(answer.box_xywh_px, pair.boxes_xywh_px) for pair, answer in regions], np.bool_)
+    return _estimated(partial(calibration_error, scores, right), [pair for pair, _ in regions])

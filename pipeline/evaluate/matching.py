@@ -1,6 +1,6 @@
-"""Which phrases and regions of a dataset answer which targets of the truth.
+"""Which phrases and regions of a dataset answer which targets of the ground truth.
 
-An image of the dataset is matched with one of the truth by its file name, see `match_images`.
+An image of the dataset is matched with one of the ground truth by its file name, see `match_images`.
 
 How a target finds its phrase depends on `TruthTarget.match`:
 
@@ -10,15 +10,15 @@ category    Every phrase whose text or head noun equals the category's name is a
 expression  The phrase that is the whole caption, else the first phrase of the caption.
 
 A target's caption is the row's caption with the same letters and digits, since Flickr30k Entities has its captions
-tokenised and other sources of the same captions do not; where none has, it is the one that only spells a word otherwise
-(`stages.shared.truth.spelling`).
+tokenised and other sources of the same captions do not; failing that, it is the one that only spells a word otherwise
+(`stages.shared.truth.ground_truth`).
 
 A target still makes a query, and counts as missed in every metric, if the row lacks its phrase, if the phrase's map is
 empty or if the row has an error: what the pipeline loses on the way is part of the figures.
 
-A phrase that answers no target is known to be absent if its head noun or text is a category that the truth annotates
-everywhere and nothing of that category is in the image, or if the truth lists it. Its regions are wrong; they count
-for the scores and for COCO's average precision. All other phrases are left out.
+A phrase that answers no target is known to be absent if its head noun or text is a category that the ground truth
+annotates everywhere and nothing of that category is in the image, or if the ground truth lists it. Its regions are
+wrong; they count for the scores and for COCO's average precision. All other phrases are left out.
 """
 
 from __future__ import annotations
@@ -36,13 +36,20 @@ from numpy.typing import NDArray
 
 from stages.contract.errors import InputError
 from stages.contract.geometry import Box, resize_shifted, xywh_to_xyxy
-from stages.contract.masks import decode_mask, mask_box_xywh_px
+from stages.contract.masks import decode_mask
 from stages.contract.records import HeatMap, Phrase, Rle
-from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
-from stages.shared.truth.mentions import mentions_of
+from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 
 LEVELS: Final = 256
-"""Heat levels that `metrics.pixel_ap` tells apart."""
+"""Heat levels that `metrics.pixel_ap` distinguishes."""
+
+
+def drawn(heat_map: HeatMap, size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """A heat map as float32 (h, w), bilinear between where its values lie."""
+    if heat_map.shift_cells:
+        return resize_shifted(heat_map.values, size_hw, heat_map.shift_cells)
+    heat: NDArray[np.float32] = cv2.resize(heat_map.values, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    return heat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +63,7 @@ class Answer:
 
 
 class ImageHeat:
-    """A heat map at the size of its image. All queries of a phrase share it, so that each part is computed once.
-
-    Attributes:
-        heat_map: The map on its grid, >= 0.
-        size_hw: Pixels of the image.
-    """
+    """A heat map at the size of its image, in pixels. All queries of a phrase share it: each part is computed once."""
 
     def __init__(self, heat_map: HeatMap, size_hw: tuple[int, int]) -> None:
         self.heat_map = heat_map
@@ -69,21 +71,13 @@ class ImageHeat:
 
     @cached_property
     def px(self) -> NDArray[np.float32]:
-        """The heat of every pixel, float32 (h, w), bilinear between where the map's values lie."""
-        if self.heat_map.shift_cells:
-            return resize_shifted(self.heat_map.values, self.size_hw, self.heat_map.shift_cells)
-        heat: NDArray[np.float32] = cv2.resize(self.heat_map.values, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
-        return heat
+        """The heat of every pixel, float32 (h, w)."""
+        return drawn(self.heat_map, self.size_hw)
 
     @cached_property
     def top(self) -> float:
         """The highest heat."""
         return float(self.px.max())
-
-    @cached_property
-    def total(self) -> float:
-        """The sum of all heat."""
-        return float(self.px.sum(dtype=np.float64))
 
     @cached_property
     def levels(self) -> NDArray[np.uint8]:
@@ -92,11 +86,6 @@ class ImageHeat:
             return np.zeros(self.size_hw, np.uint8)
         levels: NDArray[np.uint8] = np.rint(self.px * ((LEVELS - 1) / self.top)).astype(np.uint8)
         return levels
-
-    @cached_property
-    def pixels_per_level(self) -> NDArray[np.int64]:
-        """How many pixels have each level, (LEVELS,)."""
-        return np.bincount(self.levels.ravel(), minlength=LEVELS)
 
     @cached_property
     def peak(self) -> tuple[int, int]:
@@ -109,29 +98,7 @@ class ImageHeat:
         """The mean heat on a mask, 0 .. 1 of the highest; 0 on a map without heat."""
         if self.top <= 0:
             return 0.0
-        window, inside = _window_of(decode_mask(mask))
-        return float(self.px[window][inside].mean()) / self.top
-
-
-@dataclass(frozen=True, slots=True)
-class TrueArea:
-    """The pixels of a target: its true mask, or its true boxes drawn where there is no mask.
-
-    Attributes:
-        window: The rows and columns that include all of them.
-        inside: bool, of the window's shape.
-    """
-
-    window: tuple[slice, slice]
-    inside: NDArray[np.bool_]
-
-    def has(self, pixel: tuple[int, int]) -> bool:
-        """Whether the pixel (row, column) belongs to it."""
-        rows, columns = self.window
-        y, x = pixel
-        if not (rows.start <= y < rows.stop and columns.start <= x < columns.stop):
-            return False
-        return bool(self.inside[y - rows.start, x - columns.start])
+        return float(self.px[decode_mask(mask)].mean()) / self.top
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +107,10 @@ class Query:
 
     Attributes:
         image: Number of the image; the bootstrap draws whole images.
-        size_hw: Pixels.
+        size_hw: Pixels of the image.
         phrase: The row's phrase; None if the row does not have it.
         phrase_index: Number of the phrase among the row's: of those with one text, the first that answers the target.
-        target: What is right; None for a phrase that is known to be absent.
+        target: The right answer; None for a phrase that is known to be absent.
         answers: The phrase's regions, best score first.
         heat: The phrase's map; None if there is none, or if maps were not computed.
         plain_heat: The map before the image's colours guided it; the same object where they did not.
@@ -159,34 +126,25 @@ class Query:
     phrase_index: int | None = None
 
     @cached_property
-    def area(self) -> TrueArea:
-        """Where the target is. Raises ValueError without a target."""
+    def area(self) -> NDArray[np.bool_]:
+        """The pixels (h, w) of the target: its mask, or else its boxes. Raises ValueError without a target."""
         if self.target is None:
             raise ValueError("expected a query with a target")
         if self.target.mask is not None:
-            return TrueArea(*_window_of(decode_mask(self.target.mask)))
-        drawn = np.zeros(self.size_hw, dtype=np.bool_)
+            return decode_mask(self.target.mask)
+        area = np.zeros(self.size_hw, dtype=np.bool_)
         for box in self.target.boxes_xywh_px:
-            x0, y0, x1, y1 = (round(edge) for edge in xywh_to_xyxy(box))
-            drawn[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)] = True
-        return TrueArea(*_window_of(drawn))
-
-
-def _window_of(mask: NDArray[np.bool_]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """The box around a mask (h, w) as slices, and the mask within it."""
-    x, y, w, h = (int(edge) for edge in mask_box_xywh_px(mask))
-    window = (slice(y, y + h), slice(x, x + w))
-    return window, mask[window]
+            x0, y0, x1, y1 = (max(0, round(edge)) for edge in xywh_to_xyxy(box))
+            area[y0:y1, x0:x1] = True
+        return area
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageMatches:
-    """Which images of the dataset the truth has.
+    """The images that the dataset and the ground truth share: file name in the dataset -> image of the ground truth.
 
-    Attributes:
-        images: File name in the dataset -> image of the truth.
-        by_stem: How many of them the truth has under another extension.
-        ambiguous: How many further file names resemble one of the truth, but not one to one.
+    by_stem counts those that have another extension in the ground truth, ambiguous the file names that resemble one of
+    the ground truth, but not one to one.
     """
 
     images: Mapping[str, TruthImage]
@@ -200,14 +158,12 @@ class ImageMatches:
 
 
 def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
-    """Match the images of the dataset with those of the truth by their file names.
+    """Match the images of the dataset with those of the ground truth by their file names.
 
-    The whole name comes first, then the last part of the path, then both of them without the extension. A name that
-    only resembles the truth's must do so one to one: "a/1.jpg" and "b/1.jpg" are both left out where the truth has
-    "1.jpg".
+    The whole name comes first, then the last part of the path, then both of them without the extension. A name that is
+    only similar must be so one to one: "a/1.jpg" and "b/1.jpg" are both left out where the ground truth has "1.jpg".
 
-    Raises:
-        InputError: No name matches.
+    Raises InputError if no name matches.
     """
     names = list(dict.fromkeys(file_names))
     found = {name: name for name in names if name in truth.images}
@@ -225,8 +181,8 @@ def match_images(file_names: Iterable[str], truth: GroundTruth) -> ImageMatches:
                 alike.update(resembling)
     if names and not found:
         raise InputError(
-            f"the truth has no image of the dataset: the dataset's first is {names[0]!r}, "
-            f"the truth's {next(iter(truth.images), None)!r}"
+            f"the ground truth has no image of the dataset: the dataset's first is {names[0]!r}, "
+            f"the ground truth's {next(iter(truth.images), None)!r}"
         )
     images = {name: truth.images[found[name]] for name in names if name in found}
     return ImageMatches(images=images, by_stem=by_stem, ambiguous=len(alike - found.keys()))
@@ -243,6 +199,17 @@ def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
     return groups
 
 
+def check_size(file_name: str, size_hw: tuple[int, int], image: TruthImage) -> None:
+    """Raise InputError if the ground truth is for an image of another size."""
+    true_hw = (image.height_px, image.width_px)
+    if 0 not in true_hw and true_hw != size_hw:
+        raise InputError(
+            f"{file_name} has {size_hw[1]}x{size_hw[0]} pixels, but the ground truth is for {true_hw[1]}x{true_hw[0]}: "
+            "it must be for the image as stored, turned as its EXIF tag says, unless the image was resized afterwards "
+            "(--resized)"
+        )
+
+
 def queries_of(
     number: int,
     row: Mapping[str, Any],
@@ -257,23 +224,18 @@ def queries_of(
     Args:
         number: Number of the image.
         row: A row of the dataset.
-        image: The same image in the truth.
-        categories: See `GroundTruth.categories`.
+        image: The same image in the ground truth, and
+        categories: `GroundTruth.categories`.
         phrases: All phrases of the row, also those without a region.
         maps: Heat maps by the phrases' texts, if maps were computed.
         plain_maps: The maps before colours guided them; None if they did not.
 
-    Raises:
-        InputError: The truth is for an image of another size.
+    Raises InputError if the ground truth is for an image of another size.
     """
     size_hw = (row["height"], row["width"])
     true_hw = (image.height_px, image.width_px)
-    if row["error"] is None and 0 not in true_hw and true_hw != size_hw:
-        raise InputError(
-            f"{row['file_name']} has {size_hw[1]}x{size_hw[0]} pixels, but the truth is for "
-            f"{true_hw[1]}x{true_hw[0]}: it must be for the image as stored, turned as its EXIF tag says, "
-            "unless the image was resized afterwards (--resized)"
-        )
+    if row["error"] is None:
+        check_size(row["file_name"], size_hw, image)
     size_hw = true_hw if 0 in size_hw else size_hw
     heats = _at_image_size(maps, size_hw)
     plain_heats = heats if plain_maps is None else _at_image_size(plain_maps, size_hw)
@@ -282,28 +244,29 @@ def queries_of(
         answers.setdefault(annotation["phrase"], {})[_answer(annotation)] = None
     pairs: list[tuple[int | None, TruthTarget | None]] = []
     for target in image.targets:
-        pairs.extend((index, target) for index in _phrases_for(target, row, phrases))
+        named = _first_of_each(phrases, mentions_of(target, row["captions"], phrases))
+        missed = [] if named or target.match == "category" else [None]
+        pairs += [(index, target) for index in (*named.values(), *missed)]
     answered = {phrases[index].text for index, _ in pairs if index is not None}
-    absent = [
-        index
-        for text, index in _first_of_each(phrases, range(len(phrases))).items()
-        if text not in answered and _is_absent(phrases[index], image, categories)
-    ]
-    pairs.extend((index, None) for index in absent)
-    named = [(None if index is None else phrases[index].text, index, target) for index, target in pairs]
-    return [
-        Query(
-            image=number,
-            size_hw=size_hw,
-            phrase=phrase,
-            phrase_index=index,
-            target=target,
-            answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
-            heat=heats.get(phrase or ""),
-            plain_heat=plain_heats.get(phrase or ""),
+    for text, index in _first_of_each(phrases, range(len(phrases))).items():
+        if text not in answered and _is_absent(phrases[index], image, categories):
+            pairs.append((index, None))
+    queries = []
+    for index, target in pairs:
+        phrase = None if index is None else phrases[index].text
+        queries.append(
+            Query(
+                image=number,
+                size_hw=size_hw,
+                phrase=phrase,
+                phrase_index=index,
+                target=target,
+                answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
+                heat=heats.get(phrase or ""),
+                plain_heat=plain_heats.get(phrase or ""),
+            )
         )
-        for phrase, index, target in named
-    ]
+    return queries
 
 
 def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) -> bool:
@@ -325,12 +288,6 @@ def _answer(annotation: Mapping[str, Any]) -> Answer:
         score=annotation["score"],
         similarity=annotation["similarity"],
     )
-
-
-def _phrases_for(target: TruthTarget, row: Mapping[str, Any], phrases: Sequence[Phrase]) -> list[int | None]:
-    """Numbers of the row's phrases that answer a target, one for each text; [None] if none does."""
-    named = _first_of_each(phrases, mentions_of(target, row["captions"], phrases))
-    return [*named.values()] if named or target.match == "category" else [None]
 
 
 def _first_of_each(phrases: Sequence[Phrase], indices: Sequence[int]) -> dict[str, int]:

@@ -3,19 +3,30 @@
 Sources: pointing game, Zhang et al., "Top-down Neural Attention by Excitation Backprop" (IJCV 2018), with the
 15 px tolerance of TorchRay; energy pointing game, Wang et al., "Score-CAM" (CVPRW 2020); box recall as in
 MDETR's evaluation of Flickr30k Entities.
+
+Also here: are phrases linked as the ground truth links them? A row's phrase is known to the ground truth if both have
+it in the same caption (see `spelled`), as often and in the same order. Two known phrases of one image are a pair, right
+if the dataset and the ground truth link both or neither. Phrases without a region have no group in the dataset, and
+phrases that the ground truth does not mark, or marks as nothing visible, have none: both are left out. B-cubed (Bagga &
+Baldwin, LREC Workshop on Linguistic Coreference 1998) takes for each phrase the share of its group that is of its
+thing, and the share of its thing that is in its group. Unlike pairs, it does not let one large group outweigh many
+small ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.evaluate.matching import LEVELS, ImageHeat, Query
+from pipeline.evaluate.matching import LEVELS, Query
 from stages.contract.geometry import Box, box_iou, xywh_to_xyxy, xyxy_to_xywh
 from stages.contract.masks import rle_iou, rle_union
+from stages.shared.truth.ground_truth import TruthImage, bare, spelled
 
 TOLERANCE_PX: Final = 15
 TOLERANCE_SIDE_PX: Final = 384
@@ -25,83 +36,62 @@ IOU: Final = 0.5
 """A box is right if its intersection over union is at least this."""
 
 CENTRED_SIDE: Final = 0.8
-"""Of the shares from .5 to 1 in steps of .1 the one whose box hits most phrases of 1,000 photographs."""
+"""Of the shares from 0.5 to 1 in steps of 0.1 the one whose box hits most phrases of 1,000 photographs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A number for each query with a target.
-
-    Attributes:
-        doc: One line for people.
-        value: Computes it.
-        needs_maps: Whether it looks at heat maps.
-    """
+    """A number for each query with a target: what it is in one line, how to compute it, and if it needs heat maps."""
 
     doc: str
     value: Callable[[Query], float | None]
     needs_maps: bool = False
 
 
-def pointing(query: Query) -> float | None:
-    """1 if the map's highest pixel lies on the true mask, or in a true box where there is no mask.
-
-    The map is the one that regions are cut from: blurred, and guided by the image's colours if `regions.upsample`
-    says so.
-    """
-    return _points_at_truth(query, query.heat)
+def _pointing(query: Query) -> float:
+    return 0.0 if query.heat is None else float(_is_on_truth(query, query.heat.peak))
 
 
-def pointing_plain(query: Query) -> float | None:
-    """As `pointing`, on the map that is only interpolated between its cells, whatever `regions.upsample` says."""
-    return _points_at_truth(query, query.plain_heat)
+def _pointing_plain(query: Query) -> float:
+    return 0.0 if query.plain_heat is None else float(_is_on_truth(query, query.plain_heat.peak))
 
 
-def pointing_tolerant(query: Query) -> float | None:
-    """As `pointing`, but the peak may miss by 15 px in an image of 384 px, scaled with the longer side."""
+def _pointing_tolerant(query: Query) -> float:
     if query.heat is None:
         return 0.0
     reach = TOLERANCE_PX * max(query.size_hw) / TOLERANCE_SIDE_PX
     if query.target is None or query.target.mask is None:
         return float(any(_distance_px(query.heat.peak, box) <= reach for box in _boxes(query)))
-    rows, columns = np.nonzero(query.area.inside)
-    y, x = query.heat.peak
-    squares = (rows + (query.area.window[0].start - y)) ** 2 + (columns + (query.area.window[1].start - x)) ** 2
+    rows, columns = np.nonzero(query.area)
+    squares = (rows - query.heat.peak[0]) ** 2 + (columns - query.heat.peak[1]) ** 2
     return float(squares.size > 0 and squares.min() <= reach**2)
 
 
-def pointing_box(query: Query) -> float | None:
-    """1 if the map's highest pixel lies in a true box."""
-    return 0.0 if query.heat is None else float(_is_in_a_box(query, query.heat.peak))
+def _pointing_off_centre(query: Query) -> float | None:
+    return None if _centre(query) else _pointing(query)
 
 
-def energy(query: Query) -> float | None:
-    """Share of the map's heat on the true mask, or in the true boxes where there is no mask."""
-    if query.heat is None or query.heat.total <= 0:
+def _energy(query: Query) -> float:
+    total = 0.0 if query.heat is None else float(query.heat.px.sum(dtype=np.float64))
+    if query.heat is None or total <= 0:
         return 0.0
-    return float(query.heat.px[query.area.window][query.area.inside].sum(dtype=np.float64)) / query.heat.total
+    return float(query.heat.px[query.area].sum(dtype=np.float64)) / total
 
 
-def pixel_ap(query: Query) -> float | None:
-    """Average precision of the map's pixels as a ranking of the true mask's, over 256 levels of heat."""
+def _pixel_ap(query: Query) -> float | None:
+    """Average precision of the map's pixels as a ranking of the true mask's, over `LEVELS` levels of heat."""
     if query.target is None or query.target.mask is None:
         return None
-    if query.heat is None or not query.area.inside.any():
+    if query.heat is None or not query.area.any():
         return 0.0
-    all_at = query.heat.pixels_per_level[::-1]
-    true_at = np.bincount(query.heat.levels[query.area.window][query.area.inside], minlength=LEVELS)[::-1]
+    all_at = np.bincount(query.heat.levels.ravel(), minlength=LEVELS)[::-1]
+    true_at = np.bincount(query.heat.levels[query.area], minlength=LEVELS)[::-1]
     kept, true = np.cumsum(all_at), np.cumsum(true_at)
     precision = np.divide(true, kept, out=np.zeros(LEVELS), where=kept > 0)
     return float((precision * true_at).sum() / true[-1])
 
 
-def box_recall(query: Query) -> float | None:
-    """1 if the best-scored region's box has IoU >= 0.5 with any true box."""
-    return float((box_iou_any(query) or 0.0) >= IOU)
-
-
-def box_recall_merged(query: Query) -> float | None:
-    """1 if the best-scored region's box has IoU >= 0.5 with the box around all true boxes."""
+def _box_recall_merged(query: Query) -> float:
     if not query.answers:
         return 0.0
     x0, y0, x1, y1 = zip(*(xywh_to_xyxy(box) for box in _boxes(query)), strict=True)
@@ -109,15 +99,13 @@ def box_recall_merged(query: Query) -> float | None:
     return float(box_iou(query.answers[0].box_xywh_px, merged) >= IOU)
 
 
-def box_iou_any(query: Query) -> float | None:
-    """IoU of the best-scored region's box with its best true box."""
+def _box_iou(query: Query) -> float:
     if not query.answers:
         return 0.0
     return max(box_iou(query.answers[0].box_xywh_px, box) for box in _boxes(query))
 
 
-def mask_iou(query: Query) -> float | None:
-    """IoU of all regions of the phrase together with the true mask."""
+def _mask_iou(query: Query) -> float | None:
     if query.target is None or query.target.mask is None:
         return None
     if not query.answers:
@@ -125,56 +113,67 @@ def mask_iou(query: Query) -> float | None:
     return rle_iou(rle_union([answer.mask for answer in query.answers]), query.target.mask)
 
 
-def pointing_off_centre(query: Query) -> float | None:
-    """As `pointing`, for the targets that the image's centre does not lie on: no map wins there by its middle."""
-    return None if centre(query) else pointing(query)
-
-
-def centre(query: Query) -> float | None:
-    """Baseline: `pointing` of the image's centre."""
+def _centre(query: Query) -> float:
     h, w = query.size_hw
     return float(_is_on_truth(query, (h // 2, w // 2)))
 
 
-def centred_box(query: Query) -> float | None:
-    """Baseline: `box_recall` of a box in the image's middle with `CENTRED_SIDE` of each side."""
+def _centred_box(query: Query) -> float:
     h, w = query.size_hw
     margin = (1 - CENTRED_SIDE) / 2
     middle = (margin * w, margin * h, CENTRED_SIDE * w, CENTRED_SIDE * h)
     return float(any(box_iou(middle, box) >= IOU for box in _boxes(query)))
 
 
-def chance(query: Query) -> float | None:
-    """Baseline: `pointing` of a random pixel, on average."""
+def _chance(query: Query) -> float:
     h, w = query.size_hw
-    return float(np.count_nonzero(query.area.inside)) / (h * w)
+    return float(np.count_nonzero(query.area)) / (h * w)
 
 
 METRICS: Final[dict[str, Metric]] = {
-    "pointing": Metric(doc="heat map's peak on the true mask", value=pointing, needs_maps=True),
-    "pointing_plain": Metric(doc="the same before colours guide the map", value=pointing_plain, needs_maps=True),
-    "pointing_15px": Metric(doc="peak at most 15 px (at 384) away", value=pointing_tolerant, needs_maps=True),
+    # The map is the one that regions are cut from; "on the true mask" means in a true box if no mask is known.
+    "pointing": Metric(doc="heat map's peak on the true mask", value=_pointing, needs_maps=True),
+    "pointing_plain": Metric(doc="the same before colours guide the map", value=_pointing_plain, needs_maps=True),
+    "pointing_15px": Metric(doc="peak at most 15 px (at 384) away", value=_pointing_tolerant, needs_maps=True),
+    # No map wins there by its middle.
     "pointing_off_centre": Metric(
-        doc="the peak, where the centre is not on the mask", value=pointing_off_centre, needs_maps=True
+        doc="the peak, where the centre is not on the mask", value=_pointing_off_centre, needs_maps=True
     ),
-    "pointing_box": Metric(doc="peak in a true box", value=pointing_box, needs_maps=True),
-    "energy": Metric(doc="share of the heat on the true mask", value=energy, needs_maps=True),
-    "pixel_ap": Metric(doc="average precision of the heat's pixels", value=pixel_ap, needs_maps=True),
-    "box_recall": Metric(doc="best region's box, IoU >= .5 with any true box", value=box_recall),
-    "box_recall_merged": Metric(doc="the same with the box around all true boxes", value=box_recall_merged),
-    "box_iou": Metric(doc="best region's box with its best true box", value=box_iou_any),
-    "mask_iou": Metric(doc="all regions together with the true mask", value=mask_iou),
-    "centre": Metric(doc="baseline: pointing at the image's centre", value=centre),
-    "centred_box": Metric(doc="baseline: box recall of a box in the middle", value=centred_box),
-    "chance": Metric(doc="baseline: pointing at random", value=chance),
+    "pointing_box": Metric(
+        doc="peak in a true box",
+        value=lambda query: 0.0 if query.heat is None else float(_is_in_a_box(query, query.heat.peak)),
+        needs_maps=True,
+    ),
+    "energy": Metric(doc="share of the heat on the true mask", value=_energy, needs_maps=True),
+    "pixel_ap": Metric(doc="average precision of the heat's pixels", value=_pixel_ap, needs_maps=True),
+    "box_recall": Metric(
+        doc="best region's box, IoU >= 0.5 with any true box", value=lambda query: float(_box_iou(query) >= IOU)
+    ),
+    "box_recall_merged": Metric(doc="the same with the box around all true boxes", value=_box_recall_merged),
+    "box_iou": Metric(doc="best region's box with its best true box", value=_box_iou),
+    "mask_iou": Metric(doc="all regions together with the true mask", value=_mask_iou),
+    "centre": Metric(doc="baseline: pointing at the image's centre", value=_centre),
+    "centred_box": Metric(doc="baseline: box recall of a box in the middle", value=_centred_box),
+    "chance": Metric(doc="baseline: pointing at random", value=_chance),
 }
 """Name -> metric, in the order of the report."""
 
 
+def value_of(name: str, query: Query) -> float:
+    """A metric of a query, NaN where it is not defined."""
+    value = METRICS[name].value(query)
+    return float("nan") if value is None else value
+
+
+def is_right(box_xywh_px: Box, boxes_xywh_px: Iterable[Box]) -> bool:
+    """Whether a box has IoU >= 0.5 with any true box."""
+    return any(box_iou(box_xywh_px, box) >= IOU for box in boxes_xywh_px)
+
+
 def correct(query: Query) -> list[bool]:
-    """Whether the box of each answer has IoU >= 0.5 with any true box; all are wrong for an absent phrase."""
+    """Whether the box of each answer is right; all are wrong for an absent phrase."""
     boxes = [] if query.target is None else query.target.boxes_xywh_px
-    return [any(box_iou(answer.box_xywh_px, box) >= IOU for box in boxes) for answer in query.answers]
+    return [is_right(answer.box_xywh_px, boxes) for answer in query.answers]
 
 
 def _boxes(query: Query) -> tuple[Box, ...]:
@@ -183,14 +182,10 @@ def _boxes(query: Query) -> tuple[Box, ...]:
     return query.target.boxes_xywh_px
 
 
-def _points_at_truth(query: Query, heat: ImageHeat | None) -> float:
-    return 0.0 if heat is None else float(_is_on_truth(query, heat.peak))
-
-
 def _is_on_truth(query: Query, pixel: tuple[int, int]) -> bool:
     if query.target is None or query.target.mask is None:
         return _is_in_a_box(query, pixel)
-    return query.area.has(pixel)
+    return bool(query.area[pixel])
 
 
 def _is_in_a_box(query: Query, pixel: tuple[int, int]) -> bool:
@@ -202,3 +197,72 @@ def _distance_px(pixel: tuple[int, int], box_xywh: Box) -> float:
     y, x = pixel[0] + 0.5, pixel[1] + 0.5
     x0, y0, x1, y1 = xywh_to_xyxy(box_xywh)
     return float(np.hypot(max(x0 - x, 0.0, x - x1), max(y0 - y, 0.0, y - y1)))
+
+
+COUNTS: Final = ("linked_both", "linked", "linked_truly", "precision", "recall", "phrases")
+"""The numbers of an image that the figures of links are made of, see `link_counts`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """The phrases of an image that the dataset and the ground truth both know: (group, chain) of each phrase."""
+
+    image: int
+    links: tuple[tuple[int, str], ...]
+
+
+def grouping_of(number: int, row: Mapping[str, Any], image: TruthImage) -> Grouping:
+    """The phrases of a row that the ground truth knows; none where the row's phrases are not linked.
+
+    Args:
+        number: Number of the image.
+        row: A row of the dataset, with `captions` and `annotations`.
+        image: The same image in the ground truth.
+    """
+    captions = tuple(row["captions"])
+    bared = [bare(caption) for caption in captions]
+    ours: dict[tuple[str, str], dict[tuple[int, ...], int]] = defaultdict(dict)
+    for region in sorted(row["annotations"], key=lambda region: (region["caption_index"], *region["span"])):
+        if region["group"] is not None:
+            place = (region["caption_index"], *region["span"])
+            ours[bared[region["caption_index"]], region["phrase"]][place] = region["group"]
+    true: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for each in image.chained:
+        own = spelled(each.caption, captions)
+        true[next((bared[n] for n in own.numbers), ""), own.phrase(each.phrase)].append(each.chain)
+    links = [
+        link
+        for key, groups in ours.items()
+        if len(groups) == len(true[key])
+        for link in zip(groups.values(), true[key], strict=True)
+    ]
+    return Grouping(image=number, links=tuple((group, chain) for group, chain in links if chain))
+
+
+def link_counts(groupings: Sequence[Grouping]) -> NDArray[np.float64]:
+    """The numbers of `COUNTS` for each image, (images, len(COUNTS)).
+
+    Pairs that both link, that the dataset links, and that the ground truth links; the sums of B-cubed precision and
+    recall over phrases, and the number of phrases.
+    """
+    rows = []
+    for each in groupings:
+        both = Counter(each.links)
+        groups, chains = Counter(group for group, _ in each.links), Counter(chain for _, chain in each.links)
+        precision = sum(count * count / groups[group] for (group, _), count in both.items())
+        recall = sum(count * count / chains[chain] for (_, chain), count in both.items())
+        pairs = [sum(size * (size - 1) // 2 for size in sizes.values()) for sizes in (both, groups, chains)]
+        rows.append([*pairs, precision, recall, len(each.links)])
+    return np.array(rows, np.float64).reshape(-1, len(COUNTS))
+
+
+def pair_f1(totals: NDArray[np.float64]) -> float:
+    """F1 of pairs from the sums of `link_counts` over images: 0 .. 1, NaN where nobody links anything."""
+    both, linked, truly = totals[:3]
+    return float(2 * both / (linked + truly)) if linked + truly else float("nan")
+
+
+def b_cubed(totals: NDArray[np.float64]) -> float:
+    """F1 of the mean B-cubed precision and recall: 0 .. 1, NaN without phrases."""
+    precision, recall = totals[3:5]
+    return float(2 * precision * recall / (precision + recall) / totals[5]) if totals[5] else float("nan")

@@ -1,4 +1,4 @@
-"""Whether a CLIP model works here: what it makes of the eight photographs that come with phrasebox.
+"""`phrasebox models check`: does a CLIP model work on the eight bundled photographs?
 
 Weights that do not fit their architecture, a wrong tokenizer or a wrong normalisation seldom raise an error: the model
 computes, and knows nothing. Two questions find that out, each with the answer that chance would give:
@@ -6,12 +6,12 @@ computes, and knows nothing. Two questions find that out, each with the answer t
 retrieval  Is each photograph nearest to its own caption, and each caption to its own photograph? A model that knows
            nothing is right once in eight in each direction.
 heat       Does the heat map of a phrase lie on the thing? It is compared with a spot in the middle of the image, and
-           with the other phrases' maps: what is left is knowledge of the phrase. Peaks alone would be too coarse a test
+           with the other phrases' maps: the rest is knowledge of the phrase. Peaks alone would be too coarse a test
            with 31 phrases: a map of 14 x 14 cells may lie on a small thing and have its peak beside it.
 
 Chance is computed from the model's own answers: they are paired at random with photographs and phrases, again and
 again. That keeps whatever the model likes best (one caption, the middle of the image, the brightest spot) and takes
-away only what it knows.
+away only its knowledge.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engines.inline import read_records, run_stages
+from pipeline.engines.inline import run_stages, set_up
+from pipeline.evaluate.estimates import roc_area
 from pipeline.evaluate.matching import Query, queries_of
 from pipeline.evaluate.metrics import METRICS
 from pipeline.graph import Graph
@@ -37,8 +39,8 @@ from stages.shared.images.pictures import shrunk
 from stages.shared.truth import read_truth
 
 LEAST_RETRIEVED: Final = 0.75
-"""Share of the photographs and captions together that a sane model finds the partner of. That as many are right by
-chance has at most a probability of .0007: 6 of 8 in a random order, counted twice where both directions agree."""
+"""Share of the photographs and captions together for which a sane model finds the partner. Random guessing gets there
+with a probability of at most 0.0007: 6 of 8 in a random order, counted twice where both directions agree."""
 
 MOST_LIKELY: Final = 0.01
 """Heat on the things counts if chance is as good with at most this probability."""
@@ -55,13 +57,10 @@ _MOST_REPEATS: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matched:
-    """How well pairs agree, and what chance would give.
+    """Pairs that agree (the sum if they agree by degrees) of all pairs, and the same by chance.
 
-    Attributes:
-        hits: Pairs that agree; the sum where they agree by degrees.
-        of: All pairs.
-        by_chance: The same on average over random pairings of the same answers.
-        p: Probability that a random pairing agrees as well.
+    `by_chance` is the hits averaged over random pairings of the same answers, `p` the probability that a random pairing
+    agrees as well.
     """
 
     hits: float
@@ -69,17 +68,19 @@ class Matched:
     by_chance: float
     p: float
 
+    def plain(self) -> dict[str, Any]:
+        """Plain values for counted hits."""
+        return {"hits": round(self.hits), "of": self.of, "by_chance": round(self.by_chance, 2), "p": self.p}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class ModelCheck:
-    """What a model made of n photographs.
+    """The answers of a model about n photographs.
 
     Attributes:
-        device: Where it computed.
-        names: Names of the photographs, (n,).
         cosines: float32 (n, n), of photograph (row) and caption (column).
         queries: The phrases with known boxes, in order; `image` counts the photographs from 0.
-        rows: What a run would write for each photograph.
+        rows: The rows that a run would write.
         images_per_s: From file to regions, with the phrases of the captions, without start-up.
     """
 
@@ -100,103 +101,111 @@ class ModelCheck:
         """Captions that are nearest to their own photograph."""
         return int(np.trace(_best(self.cosines.T)))
 
-    @property
+    @cached_property
     def retrieval(self) -> Matched:
         """Both directions together: 2n pairs."""
         best = _best(self.cosines).astype(np.int64) + _best(self.cosines.T).T
         return replace(matched(best), of=2 * len(self.names))
 
-    @property
+    @cached_property
     def pointing(self) -> Matched:
         """Phrases whose map has its peak on the thing."""
         return matched(_peaks_on_things(self.queries))
 
-    @property
+    @cached_property
     def off_centre(self) -> Matched:
-        """The same of the phrases whose things leave the image's centre free."""
-        chosen = [index for index, query in enumerate(self.queries) if not _metric("centre", query)]
+        """The same for the phrases whose things leave the image's centre free."""
+        chosen = [index for index, query in enumerate(self.queries) if not METRICS["centre"].value(query)]
         return matched(_peaks_on_things(self.queries), chosen)
 
-    @property
+    @cached_property
     def heat(self) -> Matched:
         """Area under the ROC curve of each map's heat as a detector of its thing: 0.5 by chance, 1 at best."""
-        return matched(_areas([_ranks(_heat_of(query)) for query in self.queries], self.queries))
+        maps = [np.zeros((1, 1)) if query.heat is None else query.heat.px for query in self.queries]
+        return matched(_areas([shrunk(values.astype(np.float32), GRID) for values in maps], self.queries))
 
-    @property
+    @cached_property
     def centre_heat(self) -> float:
         """The mean of `heat` for a map that falls off from the middle of the image."""
         y, x = np.mgrid[:GRID, :GRID] - (GRID - 1) / 2
-        return float(_areas([_ranks(-np.hypot(y, x))], self.queries).mean())
+        return float(_areas([-np.hypot(y, x)], self.queries).mean())
 
     @property
     def centre_hits(self) -> int:
         """Phrases whose things cover the image's centre."""
-        return round(sum(_metric("centre", query) for query in self.queries))
+        return round(len(self.queries) * self._mean("centre"))
 
     @property
     def box_recall(self) -> float:
         """Share of the phrases whose best region's box has IoU >= 0.5 with a true box."""
-        return float(np.mean([_metric("box_recall", query) for query in self.queries]))
+        return self._mean("box_recall")
 
     @property
     def box_iou(self) -> float:
         """Mean IoU of the best region's box with its best true box."""
-        return float(np.mean([_metric("box_iou", query) for query in self.queries]))
+        return self._mean("box_iou")
 
     @property
     def centred_box_recall(self) -> float:
         """Share of the phrases that one and the same box in the middle of every image would answer as well."""
-        return float(np.mean([_metric("centred_box", query) for query in self.queries]))
+        return self._mean("centred_box")
 
     @property
     def empty_maps(self) -> int:
         """Phrases whose map has no heat anywhere, or the same everywhere."""
         return sum(query.heat is None for query in self.queries)
 
+    def _mean(self, name: str) -> float:
+        return float(np.mean([METRICS[name].value(query) or 0.0 for query in self.queries]))
+
     @property
     def faults(self) -> tuple[str, ...]:
         """Why the model is not sane, a sentence each; empty if it is."""
-        faults = []
-        if not np.isfinite(self.cosines).all():
-            faults.append("Some of the cosines are no finite numbers: the weights or the precision are broken.")
-        found = self.retrieval
-        if found.hits < LEAST_RETRIEVED * found.of:
-            faults.append(
+        found, heat = self.retrieval, self.heat
+        least, mean, by_chance = LEAST_RETRIEVED * found.of, heat.hits / heat.of, heat.by_chance / heat.of
+        checks = (
+            (
+                not np.isfinite(self.cosines).all(),
+                "Some of the cosines are no finite numbers: the weights or the precision are broken.",
+            ),
+            (
+                found.hits < least,
                 f"It does not know which caption belongs to which photograph: {found.hits:.0f} of {found.of} are right "
-                f"in both directions together, {found.by_chance:.1f} would be by chance, at least "
-                f"{LEAST_RETRIEVED * found.of:.0f} are expected."
-            )
-        heat = self.heat
-        if heat.hits / heat.of <= self.centre_heat:
-            faults.append(
+                f"in both directions together, {found.by_chance:.1f} would be by chance, at least {least:.0f} are "
+                "expected.",
+            ),
+            (
+                mean <= self.centre_heat,
                 f"Its heat lies no better on the things than a spot in the middle of the image: area under the ROC "
-                f"curve {heat.hits / heat.of:.3f} against {self.centre_heat:.3f}."
-            )
-        if heat.p > MOST_LIKELY:
-            faults.append(
-                f"The heat maps of other phrases lie as well on the things: {heat.by_chance / heat.of:.3f} against "
-                f"{heat.hits / heat.of:.3f} (p = {heat.p:.2g})."
-            )
-        return tuple(faults)
+                f"curve {mean:.3f} against {self.centre_heat:.3f}.",
+            ),
+            (
+                heat.p > MOST_LIKELY,
+                f"The heat maps of other phrases lie as well on the things: {by_chance:.3f} against {mean:.3f} "
+                f"(p = {heat.p:.2g}).",
+            ),
+        )
+        return tuple(sentence for applies, sentence in checks if applies)
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Return what to know about a model even if it is sane, a sentence each: that its peaks or its boxes miss."""
-        cautions = []
+        """Return cautions about a model even if it is sane, a sentence each: that its peaks or its boxes miss."""
         points = self.pointing
-        if points.hits <= self.centre_hits:
-            cautions.append(
+        checks = (
+            (
+                points.hits <= self.centre_hits,
                 f"The peaks of its heat maps lie on the thing no more often than the image's centre does "
                 f"({points.hits:.0f} of {points.of}, the centre {self.centre_hits}): its maps are coarse, and its "
-                "regions often miss."
-            )
-        if self.box_recall <= self.centred_box_recall:
-            cautions.append(
+                "regions often miss.",
+            ),
+            (
+                self.box_recall <= self.centred_box_recall,
                 f"Its boxes with these settings are no better than one box in the middle of every photograph (recall "
                 f"{self.box_recall:.3f}, the middle {self.centred_box_recall:.3f}): do not rely on them. Settings "
-                "chosen on photographs, as those of configs/photos.yaml, cut better ones."
-            )
-        return tuple(cautions)
+                "chosen on photographs, as those of configs/photos.yaml, cut better ones.",
+            ),
+        )
+        return tuple(sentence for applies, sentence in checks if applies)
 
     def figures(self) -> dict[str, Any]:
         """All figures as plain values."""
@@ -208,7 +217,7 @@ class ModelCheck:
             "retrieval": {
                 "image_to_caption": self.captions_found,
                 "caption_to_image": self.images_found,
-                **_plain(self.retrieval),
+                **self.retrieval.plain(),
             },
             "heat": {
                 "mean_auc": self.heat.hits / self.heat.of,
@@ -216,8 +225,8 @@ class ModelCheck:
                 "by_chance": self.heat.by_chance / self.heat.of,
                 "p": self.heat.p,
             },
-            "pointing": {**_plain(self.pointing), "centre_hits": self.centre_hits},
-            "off_centre": _plain(self.off_centre),
+            "pointing": {**self.pointing.plain(), "centre_hits": self.centre_hits},
+            "off_centre": self.off_centre.plain(),
             "boxes": {
                 "recall": self.box_recall,
                 "mean_iou": self.box_iou,
@@ -238,34 +247,29 @@ def check_model(graph: Graph) -> ModelCheck:
     Raises:
         PhraseboxError: The model cannot be loaded, or its memory does not suffice.
     """
-    for stage in graph.stages:
-        stage.setup()
-    shards = plan_shards(graph.reader)
-    read = [record for shard in shards for record in read_records(graph.reader, shard, lambda *_: None)]
     spot, prepare = graph.before
-    records = spot.process(read)
-    cosines = _cosines(graph.explains, prepare.process(records))
     repeats: list[float] = []
-    while not repeats or (sum(repeats) < _LEAST_SECONDS and len(repeats) < _MOST_REPEATS):
-        start = time.perf_counter()
-        explained = run_stages((prepare, graph.model), records, lambda *_: None)
-        answers = run_stages(graph.after, explained, lambda *_: None)
-        repeats.append(time.perf_counter() - start)
-    forwards = graph.explains.take_forwards()
+    with set_up(graph.stages):
+        read = [Record.start(sample) for sample in graph.reader.samples(plan_shards(graph.reader))]
+        records = spot.process(read)
+        cosines = _cosines(graph.explains, prepare.process(records))
+        while not repeats or (sum(repeats) < _LEAST_SECONDS and len(repeats) < _MOST_REPEATS):
+            start = time.perf_counter()
+            explained = run_stages((prepare, graph.model), records, lambda *_: None)
+            answers = run_stages(graph.after, explained, lambda *_: None)
+            repeats.append(time.perf_counter() - start)
+        forwards = graph.explains.take_forwards()
     rows = records_to_rows(answers, embed_images=False).to_pylist()
     truth = read_truth(TRUTH)
-    queries = [
-        queries_of(number, row, truth.images[row["file_name"]], truth.categories, record.phrases, maps)
-        for number, (row, record) in enumerate(zip(rows, explained, strict=True))
-        for maps in [graph.cuts.surfaces_of(record)]
-    ]
-    for stage in graph.stages:
-        stage.teardown()
+    queries: list[Query] = []
+    for number, (row, record) in enumerate(zip(rows, explained, strict=True)):
+        image, maps = truth.images[row["file_name"]], graph.cuts.surfaces_of(record)
+        queries += queries_of(number, row, image, truth.categories, record.phrases, maps)
     return ModelCheck(
         device=forwards.device,
         names=tuple(record.sample.sample_id for record in read),
         cosines=cosines,
-        queries=tuple(query for own in queries for query in own),
+        queries=tuple(queries),
         rows=tuple(rows),
         images_per_s=len(read) / min(repeats),
     )
@@ -302,36 +306,15 @@ def _best(cosines: NDArray[np.float32]) -> NDArray[np.bool_]:
     return nearest
 
 
-def _heat_of(query: Query) -> NDArray[np.float32]:
-    """The phrase's map on the common grid; the same everywhere where there is none."""
-    if query.heat is None:
-        return np.zeros((GRID, GRID), np.float32)
-    return shrunk(query.heat.px, GRID)
-
-
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """The rank of each cell among all, 0 .. 1; equal cells share theirs."""
-    flat = values.ravel()
-    _, owner, counts = np.unique(flat, return_inverse=True, return_counts=True)
-    upper = np.cumsum(counts)
-    ranks: NDArray[np.float64] = ((upper - counts / 2) / flat.size)[owner].reshape(values.shape)
-    return ranks
-
-
-def _areas(ranks: Sequence[NDArray[np.float64]], queries: Sequence[Query]) -> NDArray[np.float64]:
+def _areas(maps: Sequence[NDArray[Any]], queries: Sequence[Query]) -> NDArray[np.float64]:
     """Area under the ROC curve of map i as a detector of the thing of phrase j, (maps, phrases).
 
-    It follows from the mean rank of the thing's cells (Mann-Whitney), which is half the share of the image that they
-    cover where all others are hotter. A cell that is only partly on the thing counts by that part.
+    Maps are on the common grid. A cell that is only partly on the thing counts by that part.
     """
-    areas = np.empty((len(ranks), len(queries)))
+    areas = np.empty((len(maps), len(queries)))
     for j, query in enumerate(queries):
-        on_thing = np.zeros(query.size_hw, np.float32)
-        on_thing[query.area.window][query.area.inside] = 1
-        share = shrunk(on_thing, GRID).astype(np.float64)
-        covered = share.mean()
-        for i, own in enumerate(ranks):
-            areas[i, j] = ((own * share).sum() / share.sum() - covered / 2) / (1 - covered)
+        share = shrunk(query.area.astype(np.float32), GRID).astype(np.float64).ravel()
+        areas[:, j] = [roc_area(values.ravel(), share, 1 - share) for values in maps]
     return areas
 
 
@@ -341,13 +324,5 @@ def _peaks_on_things(queries: Sequence[Query]) -> NDArray[np.bool_]:
     for i, own in enumerate(queries):
         if own.heat is not None:
             y, x = ((position + 0.5) / side for position, side in zip(own.heat.peak, own.size_hw, strict=True))
-            hits[i] = [other.area.has((int(y * other.size_hw[0]), int(x * other.size_hw[1]))) for other in queries]
+            hits[i] = [bool(other.area[int(y * other.size_hw[0]), int(x * other.size_hw[1])]) for other in queries]
     return hits
-
-
-def _metric(name: str, query: Query) -> float:
-    return METRICS[name].value(query) or 0.0
-
-
-def _plain(found: Matched) -> dict[str, Any]:
-    return {"hits": round(found.hits), "of": found.of, "by_chance": round(found.by_chance, 2), "p": found.p}

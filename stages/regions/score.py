@@ -2,7 +2,7 @@
 
 A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions more likely to be
 right. No score is a probability: it ranks. A calibration is a logistic regression on the evidence, for one model and
-one set of settings (`pipeline/evaluate/scores.py` fits it).
+one set of settings (`pipeline/evaluate/calibrate.py` fits it).
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ from stages.contract.masks import decode_mask, encode_box, encode_mask, rle_area
 from stages.contract.records import Record, Region, Rle
 from stages.shared.truth import read_truth
 from stages.shared.truth.coco import read_detections
-from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
-from stages.shared.truth.mentions import mentions_of
+from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget, mentions_of
 from stages.sources.base import RegionSource, RegionSourceConfig
 
 NO_IMAGE_OF_THAT_NAME = "the ground truth has no image of this name, so no box is known"

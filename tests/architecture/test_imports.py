@@ -67,7 +67,7 @@ PIPELINE: dict[str, set[str]] = {
     "dataset": {"paths"},
     "load": {"dataset"},
     "export": {"dataset"},
-    "viewer": {"dataset", "config", "graph", "terminal", "engines.inline"},
+    "viewer": {"dataset", "config", "graph", "terminal", "engines.inline", "evaluate"},
     "finetune": {"dataset", "load"},
     "scenes": set(),
     "photographs": set(),
@@ -112,7 +112,7 @@ LIBRARIES: dict[str, set[str]] = {
         "pipeline/scenes/",
         "pipeline/training/",
     },
-    "pycocotools": {"stages/contract/masks.py", "pipeline/evaluate/scores.py"},
+    "pycocotools": {"stages/contract/masks.py", "pipeline/evaluate/evaluation.py"},
     "PIL": {
         "stages/shared/images/",
         "pipeline/bench/",
@@ -123,7 +123,7 @@ LIBRARIES: dict[str, set[str]] = {
     },
     "fsspec": {"stages/shared/storage.py"},
     "skimage": {"stages/sources/proposals.py"},
-    "scipy": {"stages/explainers/attention/attention_flow.py"},
+    "scipy": {"stages/explainers/attention/attention_flow.py", "pipeline/evaluate/"},
     "yaml": {"pipeline/config.py", "stages/write.py"},
     "pyarrow": {
         "pipeline/",
@@ -138,7 +138,7 @@ LIBRARIES: dict[str, set[str]] = {
     "duckdb": {"pipeline/dataset/"},
     "starlette": {"pipeline/viewer/app.py"},
     "uvicorn": {"pipeline/viewer/app.py"},
-    "jinja2": {"pipeline/viewer/pages.py", "pipeline/evaluate/compare/page.py"},
+    "jinja2": {"pipeline/viewer/pages.py"},
 }
 """Library -> the files or folders that may import it."""
 

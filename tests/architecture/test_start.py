@@ -31,7 +31,7 @@ for name in EXPORTERS:
 """Every format but the one that embeds texts."""
 
 EVALUATE = """
-from pipeline.commands.evaluate import evaluation_of
+from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.terminal import errors
 figures = evaluation_of(pathlib.Path("dataset"), pathlib.Path("truth.json"), errors)
 assert figures["maps"] == "stored"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluate.grouping import Grouping, b_cubed, counts_of, grouping_of, pair_f1
+from pipeline.evaluate.metrics import Grouping, b_cubed, grouping_of, link_counts, pair_f1
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions import groups
@@ -83,7 +83,7 @@ def told(images: Sequence[Image]) -> str:
         Grouping(image=number, links=tuple(zip(groups.linked(captions, phrases), chains, strict=True)))
         for number, (captions, phrases, chains) in enumerate(images)
     ]
-    totals = counts_of(made).sum(axis=0)
+    totals = link_counts(made).sum(axis=0)
     both, linked, truly = totals[:3]
     return (
         f"{len(images):,} images: F1 of pairs {pair_f1(totals):.4f} (precision {both / linked:.3f}, recall "

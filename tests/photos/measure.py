@@ -20,11 +20,13 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from pipeline.commands.calibrate import write_calibration
-from pipeline.commands.evaluate import evaluation_of
-from pipeline.commands.tune import print_tuning, tuned
+from pipeline.commands.tune import print_tuning
 from pipeline.config import load_config
-from pipeline.evaluate.compare.comparison import Effort, Source, compared
+from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate.compare.comparison import Source, compared
+from pipeline.evaluate.compare.pictures import Effort
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.tune import tuned
 from pipeline.run import run
 from stages.contract.errors import PhraseboxError, WeightsError
 from tests.photos import explainers

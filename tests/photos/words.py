@@ -21,6 +21,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import ExplainConfig, load_config
-from pipeline.evaluate.absent import RocArea
-from pipeline.evaluate.report import weighted_estimate
-from pipeline.evaluate.scores import out_of_fold
+from pipeline.evaluate.estimates import out_of_fold, presence_area, weighted_estimate
 from pipeline.graph import build_steps
 from stages.contract.records import ImageRef, Phrase, Record, Sample
 from stages.phrases.filters import normalise
@@ -152,7 +151,7 @@ def told(features: Mapping[str, Floats], visual: NDArray[np.bool_], owners: NDAr
     judged = dict(features)
     judged["all but importance"] = out_of_fold(plain, visual, owners)
     judged["with importance"] = out_of_fold(np.column_stack([plain, features["importance"]]), visual, owners)
-    areas = {name: RocArea(values, visual) for name, values in judged.items()}
+    areas = {name: partial(presence_area, values, visual) for name, values in judged.items()}
     for name, area in areas.items():
         found = weighted_estimate(area, owners)
         lines.append(f"{name:>20} {found.value:.3f} ({found.low:.3f}-{found.high:.3f})")

@@ -1,8 +1,11 @@
 """Explainers side by side on the same pictures: `phrasebox compare`.
 
-contenders.py  which explainers, with which settings
-pictures.py    which images, phrases and places
-maps.py        the heat maps of all of them, also with shuffled weights; curves, cost
-figures.py     numbers from the maps, with intervals and differences
-page.py        a page for people
+pictures.py      which images, phrases and places
+maps.py          which explainers, with which settings; their heat maps and cost
+sanity.py        maps with shuffled weights and of other phrases
+faithfulness.py  insertion and deletion
+figures.py       numbers from the maps, with intervals and differences
+comparison.py    all of it for one source of images
+
+The page for people is `pipeline/viewer/compared.py`.
 """

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.evaluate.compare.contenders import REFERENCE, Contender, contenders_of
+from pipeline.config import RunConfig, load_config
+from pipeline.evaluate.compare.faithfulness import curve_areas
 from pipeline.evaluate.compare.figures import (
     CURVES,
     SANITY,
@@ -23,29 +25,42 @@ from pipeline.evaluate.compare.figures import (
     numbers_in,
     pair_numbers,
 )
-from pipeline.evaluate.compare.maps import Field, Maps, baselines, rivals_of
-from pipeline.evaluate.compare.pictures import ComparedImage, Sampling, compared_images
+from pipeline.evaluate.compare.maps import (
+    REFERENCE,
+    Contender,
+    Field,
+    Mapped,
+    Maps,
+    baselines,
+    contenders_of,
+    rivals_of,
+)
+from pipeline.evaluate.compare.pictures import ComparedImage, Effort, compared_images
+from pipeline.evaluate.compare.sanity import sanity
+from pipeline.evaluate.judged import pixels_of, usable_model
 from pipeline.graph import fetch_weights
-from stages.contract.errors import InputError
-from stages.contract.records import Record
+from pipeline.photographs import INPUT, TRUTH
+from pipeline.scenes import write_scenes
+from pipeline.terminal import progress_bar
+from stages.contract.errors import ConfigError, InputError, WeightsError
+from stages.contract.records import stable_id
 from stages.explain import EXPLAINERS
-
-if TYPE_CHECKING:
-    from stages.shared.model.config import TowerKind
+from stages.shared.model.catalog import CATALOG, resolve
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.load import load
 
 SANE_IMAGES: Final = 16
 """Images of the sanity checks: each takes three more maps of one phrase."""
 
+PHOTO_MODEL: Final = "photo"
+
+USED: Final = ("input", "model", "phrases", "images")
+"""Sections of the configuration that a comparison depends on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What is compared on.
-
-    Attributes:
-        name: For people.
-        config: Input and model, and the settings of phrases and images.
-        truth: A file or folder that `pipeline.evaluate.read_truth` reads, or None.
-    """
+    """The images of a comparison, with a name for people; the configuration says input, model, phrases and images."""
 
     name: str
     config: RunConfig
@@ -53,25 +68,11 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How much is looked at: images, phrases of each, images of insertion and deletion, and the seed of all chance."""
-
-    most: int
-    phrases: int
-    faithful: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What came out.
+    """The results on one source: rows of plain values for each explainer and baseline, and what they come from.
 
-    Attributes:
-        name: Of the source.
-        rows: An object for each explainer, and for each baseline; plain values.
-        images: The sample.
-        maps: Of each image, for every label that `rows` has.
-        curves: Areas under the curves, as `Field.curves` gives them.
+    `maps` are those of each image, for every label of `rows`; `curves` have `label`, `image`, and the figures of
+    `curve_areas`.
     """
 
     name: str
@@ -81,78 +82,107 @@ class Comparison:
     curves: tuple[Mapping[str, Any], ...]
 
 
-def refuse_unknown(configs: Sequence[RunConfig], explainers: str | None) -> None:
-    """Refuse explainers and models that cannot be used, before any work. Raises ConfigError or WeightsError."""
-    for config in configs:
-        tower, name = _tower(config)
-        contenders_of(explainers, tower, name)
+@contextmanager
+def sources_of(
+    data: str | None,
+    truth: Path | None,
+    model: str | None,
+    images: str | None,
+    config: Path | None,
+    settings: Sequence[str],
+    effort: Effort,
+    console: Console,
+) -> Iterator[list[Source]]:
+    """The user's images, or the bundled ones: drawn scenes, which are deleted afterwards, and eight photographs.
+
+    The photographs take part where the model for photographs is there, or another one is named.
+
+    Raises:
+        ConfigError: A setting cannot be used.
+    """
+    unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
+    if unused:
+        raise ConfigError(
+            f"--set {unused[0]}: only keys of {', '.join(USED)} are used here; an explainer's settings stand behind "
+            "its name: --explainers grad_eclip:heads=single"
+        )
+    named = {} if model is None else {"model.name": model}
+
+    def source(name: str, truth: Path | None, given: Mapping[str, Any]) -> Source:
+        return Source(name=name, config=load_config(config, settings, assigned={**given, **named}), truth=truth)
+
+    if data is not None or config is not None:
+        yield [source(data or str(config), truth, {"input.path": data, "input.image_root": images})]
+        return
+    for option, value in (("--truth", truth), ("--images", images)):
+        if value is not None:
+            raise ConfigError(f"{option}: it belongs to images of your own: phrasebox compare DATA {option} {value}")
+    with tempfile.TemporaryDirectory(prefix="phrasebox-compare-") as path:
+        folder = Path(path)
+        write_scenes(folder, effort.most, effort.seed)
+        drawn = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
+        sources = [source("drawn scenes", folder / "truth.json", {"model.name": "demo", "input": drawn})]
+        missing = None if model is not None else _missing_model()
+        if missing is None:
+            sources.append(source("eight photographs", TRUTH, {"model.name": PHOTO_MODEL, "input": INPUT}))
+        else:
+            console.print(f"the eight photographs are left out: {missing}", soft_wrap=True)
+        yield sources
 
 
-def _tower(config: RunConfig) -> tuple[TowerKind, str]:
-    # torch and open_clip take seconds to import.
-    from stages.shared.model.load import usable_model  # noqa: PLC0415
+def _missing_model() -> str | None:
+    """Why the model for photographs cannot be used; None if it can."""
+    if PHOTO_MODEL not in CATALOG:
+        return f"their model, {PHOTO_MODEL}, is not there"
+    try:
+        resolve(PHOTO_MODEL)
+    except WeightsError as error:
+        return str(error)
+    return None
 
-    described = usable_model(config.model)
-    assert described.tower is not None  # noqa: S101
-    return described.tower, described.name
+
+def check_contenders(source: Source, explainers: str | None) -> tuple[list[Contender], str]:
+    """The explainers that are compared, see `contenders_of`, and the model's name, before any work.
+
+    Raises:
+        ConfigError: An explainer or a setting cannot be used.
+        InputError: No explainer is defined on the model.
+        WeightsError: The model's files are missing or damaged.
+    """
+    name, tower = usable_model(source.config)
+    contenders = contenders_of(explainers, tower, name)
+    if not contenders:
+        raise InputError(f"no explainer is defined on {name}")
+    return contenders, name
 
 
 def compared(
     source: Source, explainers: str | None, effort: Effort, console: Console, *, resized: bool = False
 ) -> Comparison:
-    """Compare explainers on the images of a source.
+    """Compare explainers (see `contenders_of`) on the images of a source.
 
-    Args:
-        source: Images, truth and model.
-        explainers: See `contenders_of`.
-        effort: How much is looked at.
-        console: Shows the progress.
-        resized: Whether the images were resized after the truth was drawn.
+    resized: whether the images were resized after the ground truth was drawn.
 
     Raises:
         ConfigError: An explainer or a setting cannot be used.
-        InputError: The input or the truth cannot be read, or there is nothing to ask.
+        InputError: The input or the ground truth cannot be read, or there is nothing to ask.
         WeightsError: The model's files are missing or damaged.
     """
-    from stages.shared.model.load import load  # noqa: PLC0415
-
-    tower, name = _tower(source.config)
-    contenders = contenders_of(explainers, tower, name)
-    if not contenders:
-        raise InputError(f"no explainer is defined on {name}")
+    contenders, name = check_contenders(source, explainers)
     fetch_weights(source.config.model, lambda text: console.print(text, soft_wrap=True))
     model = load(source.config.model)
-    sampling = Sampling(most=effort.most, phrases=effort.phrases, seed=effort.seed)
-    images = compared_images(source.config, model.input, source.truth, sampling, console, resized=resized)
+    images = compared_images(source.config, model.input, source.truth, effort, console, resized=resized)
     console.print(
         f"{source.name}: {len(contenders)} of the explainers of {name} on {len(images):,} images, {model.device_name}",
         soft_wrap=True,
     )
     field = Field(model, source.config, contenders, console)
     mapped = field.mapped(images)
-    placement = model.tower.placement
-
-    def grid_hw(record: Record) -> tuple[int, int]:
-        assert record.pixels is not None  # noqa: S101
-        return placement.grid_hw(*record.pixels.rgb.shape[:2])
-
-    known = baselines(images, grid_hw, effort.seed)
-    maps = [{**own, **base} for own, base in zip(mapped.maps, known, strict=True)]
+    maps = [{**own, **base} for own, base in zip(mapped.maps, baselines(images, model, effort.seed), strict=True)]
     rivals = rivals_of(images, effort.seed)
-    faithful = images[: effort.faithful]
-    curves = field.curves(faithful, maps[: len(faithful)], rivals, 1, effort.seed)
+    curves = _curves(model, images[: effort.faithful], maps, rivals, effort.seed, console)
     sane = images[:SANE_IMAGES]
-    sanity = field.sanity(sane, mapped.maps[: len(sane)], effort.seed) if len(sane) > 1 else []
-    costs = field.costs(images, rivals)
-    labels = [contender.label for contender in contenders]
-    correlations = map_correlations(maps, labels)
-    parts: dict[str, list[Numbers]] = {}
-    best: dict[str, dict[str, float]] = {}
-    for label in [*labels, *known[0]]:
-        local, best[label] = local_numbers(images, maps, label)
-        parts[label] = [local, numbers_in(curves, label, CURVES)]
-        if label in labels:
-            parts[label] += [numbers_in(sanity, label, SANITY), pair_numbers(images, maps, label)]
+    checks = sanity(field, sane, mapped.maps, effort.seed) if len(sane) > 1 else []
     shared = {
         "pictures": source.name,
         "model": name,
@@ -161,37 +191,81 @@ def compared(
             "images": len(images),
             "phrases": sum(len(image.questions) for image in images),
             "placed": sum(question.query is not None for image in images for question in image.questions),
-            "curves": len(faithful),
-            "sanity": len(sane) if sanity else 0,
+            "curves": len(images[: effort.faithful]),
+            "sanity": len(sane) if checks else 0,
         },
         "seed": effort.seed,
     }
-    rows: list[dict[str, Any]] = []
-    for label, own in parts.items():
-        contender = next((each for each in contenders if each.label == label), None)
-        reference = parts.get(REFERENCE)
-        row: dict[str, Any] = {
-            "explainer": label,
-            "baseline": contender is None,
-            **shared,
-            "figures": figures_of(own),
-            "differences": (
-                differences_of(own, reference[: len(own)]) if reference is not None and label != REFERENCE else None
-            ),
-            "thresholds": best[label],
-        }
-        if contender is not None:
-            row |= {
-                "cost": costs[label],
-                "cosine_agreement": cosine_agreement(mapped, label),
-                "map_correlation": correlations[label],
-                "failed_maps": sum(bool(heat_map.fault) for each in mapped.maps for heat_map in each[label]),
-                "config": contender.config.model_dump(mode="json"),
-                "follows_phrases": _follows_phrases(contender),
-            }
-        rows.append(row)
+    rows = _rows(shared, contenders, images, maps, curves, checks)
+    costs, correlations = field.costs(images, rivals), map_correlations(maps, [each.label for each in contenders])
+    for row, contender in zip(rows, contenders, strict=False):  # baselines come last
+        row.update(_of_contender(contender, mapped, costs[contender.label], correlations[contender.label]))
     return Comparison(name=source.name, rows=tuple(rows), images=tuple(images), maps=tuple(maps), curves=tuple(curves))
 
 
-def _follows_phrases(contender: Contender) -> bool:
-    return EXPLAINERS[contender.config.kind].follows_phrases
+def _curves(
+    model: ClipModel,
+    images: Sequence[ComparedImage],
+    maps: Sequence[Maps],
+    rivals: Sequence[str],
+    seed: int,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Insertion and deletion of the first question of each image, for every label that `maps` has."""
+    rows: list[dict[str, Any]] = []
+    with progress_bar(console, "insertion and deletion", len(images)) as advance:
+        for done, (image, own) in enumerate(zip(images, maps, strict=False), start=1):
+            text = image.questions[0].phrase.text
+            texts = [text, *(rival for rival in rivals if rival != text)]
+            heats = {label: each[0] for label, each in own.items()}
+            areas = curve_areas(model, pixels_of(image.record), heats, texts, stable_id(f"{seed}:{image.number}"))
+            rows += [{"label": label, "image": image.number, **found} for label, found in areas.items()]
+            advance(done)
+    return rows
+
+
+def _rows(
+    shared: Mapping[str, Any],
+    contenders: Sequence[Contender],
+    images: Sequence[ComparedImage],
+    maps: Sequence[Maps],
+    curves: Sequence[Mapping[str, Any]],
+    checks: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """The rows with their figures, and with the differences from `REFERENCE` if it takes part."""
+    labels = {contender.label for contender in contenders}
+    parts: dict[str, list[Numbers]] = {}
+    best: dict[str, dict[str, float]] = {}
+    for label in maps[0]:
+        local, best[label] = local_numbers(images, maps, label)
+        parts[label] = [local, numbers_in(curves, label, CURVES)]
+        if label in labels:
+            parts[label] += [numbers_in(checks, label, SANITY), pair_numbers(images, maps, label)]
+    reference = parts.get(REFERENCE)
+    return [
+        {
+            "explainer": label,
+            "baseline": label not in labels,
+            **shared,
+            "figures": figures_of(own),
+            "differences": (
+                None if reference is None or label == REFERENCE else differences_of(own, reference[: len(own)])
+            ),
+            "thresholds": best[label],
+        }
+        for label, own in parts.items()
+    ]
+
+
+def _of_contender(
+    contender: Contender, mapped: Mapped, cost: Mapping[str, Any], correlation: Mapping[str, float]
+) -> dict[str, Any]:
+    """The entries of a row that baselines do not have."""
+    return {
+        "cost": cost,
+        "cosine_agreement": cosine_agreement(mapped, contender.label),
+        "map_correlation": correlation,
+        "failed_maps": sum(bool(heat_map.fault) for each in mapped.maps for heat_map in each[contender.label]),
+        "config": contender.config.model_dump(mode="json"),
+        "follows_phrases": EXPLAINERS[contender.config.kind].follows_phrases,
+    }

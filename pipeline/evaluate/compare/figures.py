@@ -1,6 +1,11 @@
 """Numbers from the maps of all contenders: means over phrases with intervals over images, and paired differences.
 
 FIGURES says what each is and in which direction it is better. Values of a failed map count as 0.
+
+Places are judged by plain heat maps at any threshold, with the same rule for every explainer. A map is drawn over its
+image with `SAMPLES` samples along the longer side, bilinear between its values. Its mask lies above a threshold, and
+its box is the one around the part of the mask with most heat; parts touch each other also by a corner. Nothing is
+blurred, and colours do not count: `phrasebox eval` measures the regions that a run makes of a map.
 """
 
 from __future__ import annotations
@@ -10,33 +15,34 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.alikeness import correlation
+from pipeline.evaluate.compare.faithfulness import PROTOCOLS
 from pipeline.evaluate.compare.maps import Mapped, Maps
-from pipeline.evaluate.compare.pictures import ComparedImage, Question
-from pipeline.evaluate.faithfulness import PROTOCOLS
-from pipeline.evaluate.localisation import SHARES, at_shares, drawn, overlaps, place_of, samples_hw
-from pipeline.evaluate.matching import ImageHeat
-from pipeline.evaluate.metrics import IOU, METRICS
-from pipeline.evaluate.report import means_where_known
+from pipeline.evaluate.compare.pictures import ComparedImage
+from pipeline.evaluate.estimates import Floats, means_where_known
+from pipeline.evaluate.matching import ImageHeat, Query, drawn
+from pipeline.evaluate.metrics import IOU, value_of
+from stages.contract.geometry import Box, box_iou
 from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import HeatMap
 from stages.regions.thresholds import otsu_cut
 
-Floats = NDArray[np.float64]
+SAMPLES: Final = 128
+"""Samples along the longer side: several for each cell of a map. Their number costs its square."""
+
+SHARES: Final = tuple(step / 10 for step in range(1, 10))
+"""Shares of a map's maximum that are tried as a threshold."""
+
+FEWEST_IMAGES: Final = 8
+"""A bootstrap over fewer images says little of chance."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Shown:
-    """A figure of the comparison.
-
-    Attributes:
-        title: For a column.
-        doc: One line for people.
-        better: 1 if higher values are better, -1 if lower ones are, 0 if it depends.
-    """
+    """A figure of the comparison: title of a column, a line for people, and its sign: 1 if higher values are better."""
 
     title: str
     doc: str
@@ -44,42 +50,27 @@ class Shown:
 
 
 FIGURES: Final[dict[str, Shown]] = {
-    "pointing": Shown(
-        title="pointing", doc="the map's peak lies on the thing, or in a true box where no mask is known"
-    ),
-    "pointing_off_centre": Shown(title="off centre", doc="the same where the image's centre is not on the thing"),
-    "energy": Shown(title="energy", doc="share of the heat on the thing"),
-    "box_recall": Shown(
-        title="box recall", doc="box IoU >= .5 at the share of the maximum that is best for the explainer"
-    ),
-    "box_recall_otsu": Shown(title="by Otsu", doc="the same at each map's own threshold by Otsu"),
-    "mask_iou": Shown(title="mask IoU", doc="at the share of the maximum that is best for the explainer"),
-    "mask_iou_otsu": Shown(title="by Otsu", doc="the same at each map's own threshold by Otsu"),
-    "deletion_rise": Shown(
-        title="deletion RISE", doc="area under the curve while the hottest pixels vanish", better=-1
-    ),
-    "insertion_rise": Shown(title="insertion RISE", doc="area while the hottest pixels appear out of a blur"),
-    "deletion_authors": Shown(
-        title="deletion authors", doc="the first half of the pixels becomes random colours", better=-1
-    ),
-    "insertion_authors": Shown(title="insertion authors", doc="the first half of the pixels appears out of black"),
-    "weights_head": Shown(
-        title="head shuffled", doc="rank correlation with the map after the head's weights were shuffled", better=-1
-    ),
-    "weights_all": Shown(title="all shuffled", doc="the same after all weights of the tower were shuffled", better=-1),
-    "phrase_swapped": Shown(
-        title="other phrase", doc="rank correlation with the map of another image's phrase", better=-1
-    ),
-    "same_thing": Shown(title="same thing", doc="correlation of the maps of two phrases that name the same thing"),
-    "other_thing": Shown(
-        title="other thing", doc="correlation of the maps of two phrases that name different things", better=-1
-    ),
+    "pointing": Shown("pointing", "the map's peak lies on the thing, or in a true box where no mask is known"),
+    "pointing_off_centre": Shown("off centre", "the same where the image's centre is not on the thing"),
+    "energy": Shown("energy", "share of the heat on the thing"),
+    "box_recall": Shown("box recall", "box IoU >= 0.5 at the share of the maximum that is best for the explainer"),
+    "box_recall_otsu": Shown("by Otsu", "the same at each map's own threshold by Otsu"),
+    "mask_iou": Shown("mask IoU", "at the share of the maximum that is best for the explainer"),
+    "mask_iou_otsu": Shown("by Otsu", "the same at each map's own threshold by Otsu"),
+    "deletion_rise": Shown("deletion RISE", "area under the curve while the hottest pixels vanish", -1),
+    "insertion_rise": Shown("insertion RISE", "area while the hottest pixels appear out of a blur"),
+    "deletion_authors": Shown("deletion authors", "the first half of the pixels becomes random colours", -1),
+    "insertion_authors": Shown("insertion authors", "the first half of the pixels appears out of black"),
+    "weights_head": Shown("head shuffled", "rank correlation with the map after the head's weights were shuffled", -1),
+    "weights_all": Shown("all shuffled", "the same after all weights of the tower were shuffled", -1),
+    "phrase_swapped": Shown("other phrase", "rank correlation with the map of another image's phrase", -1),
+    "same_thing": Shown("same thing", "correlation of the maps of two phrases that name the same thing"),
+    "other_thing": Shown("other thing", "correlation of the maps of two phrases that name different things", -1),
 }
-"""Name in JSON -> what it is, in the order of the tables."""
+"""Name in JSON -> figure, in the order of the tables."""
 
-FEWEST_IMAGES: Final = 8
-"""A bootstrap over fewer images says little of chance."""
-
+CURVES: Final = tuple(f"{name}{end}" for end in ("", "_cosine") for name in PROTOCOLS)
+SANITY: Final = ("weights_head", "weights_all", "phrase_swapped")
 LOCAL: Final = ("pointing", "pointing_off_centre", "energy", "box_recall_otsu", "mask_iou_otsu")
 
 
@@ -89,23 +80,31 @@ class Numbers:
 
     Attributes:
         values: Figure -> (n,), NaN where it is not defined.
-        images: (n,), whose they are.
+        images: (n,), the number of the image of each.
     """
 
     values: Mapping[str, Floats]
     images: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The place of a thing on the samples of its image: its mask, or its boxes if it has none, and its boxes."""
+
+    inside: NDArray[np.bool_]
+    boxes_xywh: tuple[Box, ...]
+
+
 def local_numbers(
     images: Sequence[ComparedImage], maps: Sequence[Maps], label: str
 ) -> tuple[Numbers, dict[str, float]]:
-    """What the maps of a label say of places, and the shares of the maximum that are best for boxes and masks."""
+    """The numbers of the maps of a label about places, and the best shares of the maximum for boxes and masks."""
     rows: list[dict[str, float]] = []
     owners: list[int] = []
     for image, own in zip(images, maps, strict=True):
         for question, heat_map in zip(image.questions, own[label], strict=True):
             if question.query is not None:
-                rows.append(_local(question, heat_map))
+                rows.append(_local(question.query, heat_map))
                 owners.append(image.number)
     if not rows:
         return Numbers(values={}, images=np.zeros(0, np.int64)), {}
@@ -122,37 +121,71 @@ def local_numbers(
     return Numbers(values=found, images=np.array(owners, np.int64)), best
 
 
-def _local(question: Question, heat_map: HeatMap) -> dict[str, float]:
-    query = question.query
-    assert query is not None and query.target is not None  # noqa: S101, PT018  who calls has looked
+def _local(query: Query, heat_map: HeatMap) -> dict[str, float]:
+    """All numbers of one map about the place of its thing: box recall and mask IoU for each share, and by Otsu."""
     heat = None if heat_map.fault else ImageHeat(heat_map, query.size_hw)
-    asked = replace(query, heat=heat)
-    row = {name: _or_nan(METRICS[name].value(asked)) for name in ("pointing", "pointing_off_centre", "energy")}
-    has_mask = query.target.mask is not None
-    inside = np.zeros(query.size_hw, np.bool_)
-    inside[query.area.window][query.area.inside] = True
-    place = place_of(inside, query.target.boxes_xywh_px)
+    row = {name: value_of(name, replace(query, heat=heat)) for name in ("pointing", "pointing_off_centre", "energy")}
+    place = place_of(query)
     levels = None if heat is None else quantise(heat_map.values)
-    if heat is None or levels is None:
-        cuts = [(0.0, 0.0)] * (len(SHARES) + 1)
-    else:
+    cuts = [(0.0, 0.0)] * (len(SHARES) + 1)
+    if levels is not None:
         surface = drawn(heat_map, samples_hw(query.size_hw))
         low, high = float(heat_map.values.min()), float(heat_map.values.max())
-        otsu = low + (high - low) * otsu_cut(levels) / LEVELS
-        tried = [*at_shares(surface, place), overlaps(surface, otsu, place)]
-        cuts = [(each.box, each.mask) for each in tried]
+        otsu = low + (high - low) * otsu_cut(levels[None])[0] / LEVELS
+        cuts = [*at_shares(surface, place), overlaps(surface, otsu, place)]
+    has_mask = query.target is not None and query.target.mask is not None
     for name, (box, mask) in zip([*(f"@{share}" for share in SHARES), "_otsu"], cuts, strict=True):
         row[f"box_recall{name}"] = float(box >= IOU)
         row[f"mask_iou{name}"] = mask if has_mask else float("nan")
     return row
 
 
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
+def samples_hw(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of samples of an image of that many pixels."""
+    scale = SAMPLES / max(size_hw)
+    return max(1, round(size_hw[0] * scale)), max(1, round(size_hw[1] * scale))
+
+
+def place_of(query: Query) -> Place:
+    """The place of a query's thing. Raises ValueError without a target."""
+    inside = query.area
+    boxes_xywh_px = () if query.target is None else query.target.boxes_xywh_px
+    rows, columns = samples_hw(query.size_hw)
+    covered = cv2.resize(inside.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    down, right = rows / inside.shape[0], columns / inside.shape[1]
+    # A thin thing would vanish if every sample had to lie on it by half.
+    kept = covered >= min(0.5, float(covered.max())) if covered.any() else covered > 0
+    return Place(
+        inside=kept, boxes_xywh=tuple((x * right, y * down, w * right, h * down) for x, y, w, h in boxes_xywh_px)
+    )
+
+
+def overlaps(heat: NDArray[np.float32], threshold: float, place: Place) -> tuple[float, float]:
+    """IoU of the box of a cut with its best true box, and of its mask with the true one, 0 .. 1.
+
+    Args:
+        heat: (rows, columns) of samples, >= 0.
+        threshold: In the map's own scale.
+        place: On the same samples.
+    """
+    above = heat > threshold
+    if not above.any():
+        return 0.0, 0.0
+    union = np.count_nonzero(above | place.inside)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
+    held = np.bincount(parts.ravel(), weights=heat.ravel(), minlength=count)
+    x, y, w, h = (float(value) for value in stats[1 + int(held[1:].argmax())][:4])
+    return max(box_iou((x, y, w, h), box) for box in place.boxes_xywh), np.count_nonzero(above & place.inside) / union
+
+
+def at_shares(heat: NDArray[np.float32], place: Place) -> list[tuple[float, float]]:
+    """`overlaps` at every one of `SHARES` of the map's maximum."""
+    top = float(heat.max())
+    return [overlaps(heat, share * top, place) for share in SHARES]
 
 
 def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: str) -> Numbers:
-    """How alike the maps of two phrases of an image are, where both things are known."""
+    """Correlations of the maps of two phrases of an image whose things are both known."""
     rows: list[tuple[float, float]] = []
     owners: list[int] = []
     for image, own in zip(images, maps, strict=True):
@@ -167,17 +200,32 @@ def pair_numbers(images: Sequence[ComparedImage], maps: Sequence[Maps], label: s
     )
 
 
+def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Pearson's correlation of two maps, -1 .. 1. Maps of different grids are compared on the finer one's."""
+    finer = max(a.shape, b.shape, key=lambda shape: shape[0] * shape[1])
+    first, second = (
+        each if each.shape == finer else cv2.resize(each, finer[::-1], interpolation=cv2.INTER_LINEAR)
+        for each in (a, b)
+    )
+    return pearson(first.astype(np.float64), second.astype(np.float64))
+
+
+def pearson(a: Floats, b: Floats) -> float:
+    """Correlation of the values of two arrays, -1 .. 1; a map that is the same everywhere is like no other: 0."""
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    if norm <= np.finfo(np.float64).tiny:
+        return 0.0
+    return float(np.clip((a * b).sum() / norm, -1.0, 1.0))
+
+
 def numbers_in(rows: Sequence[Mapping[str, Any]], label: str, names: Sequence[str]) -> Numbers:
-    """The rows of a label, of those that `Field.sanity` and `Field.curves` give; NaN for what a row lacks."""
+    """The rows of a label, of those of sanity checks or curves; NaN for values that a row lacks."""
     own = [row for row in rows if row["label"] == label]
     return Numbers(
         values={name: np.array([row.get(name, np.nan) for row in own], np.float64) for name in names},
         images=np.array([row["image"] for row in own], np.int64),
     )
-
-
-CURVES: Final = tuple(f"{name}{end}" for end in ("", "_cosine") for name in PROTOCOLS)
-SANITY: Final = ("weights_head", "weights_all", "phrase_swapped")
 
 
 def figures_of(parts: Sequence[Numbers]) -> dict[str, Any]:

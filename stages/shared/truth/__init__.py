@@ -1,26 +1,26 @@
-"""How right a dataset is: its regions and heat maps against ground truth.
+"""Readers of human annotations: where things are in captioned images, for evaluation and for `source.kind: boxes`.
 
-ground_truth.py  what a ground truth is; coco.py, flickr30k.py and refcoco.py read one
-grouping.py  are phrases linked as the truth links them
-matching.py  which regions of the dataset answer which target of the truth
-metrics.py   METRICS: one number per target
-absent.py    phrases that are not there: which to ask for, and whether they are found out
-scores.py    risk, coverage and calibration of scores, COCO's average precision, and the fit of a calibration
-report.py    means with bootstrap intervals, overall and by group
+`ground_truth.py` defines the form of every ground truth, and which phrases of an image it names.
 
-To add a kind of truth, write one file with a reader and enter it in `TRUTHS` and `kind_of`.
+To add a kind, write one file with a reader and enter it in `TRUTHS` and `kind_of`.
 """
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, one_line
 from stages.shared.truth.coco import read_coco
 from stages.shared.truth.flickr30k import ANNOTATIONS, SENTENCES, read_flickr30k
-from stages.shared.truth.ground_truth import ARCHIVES, GroundTruth, unpacked
+from stages.shared.truth.ground_truth import GroundTruth
 from stages.shared.truth.refcoco import INSTANCES, read_refcoco
 
 TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {
@@ -29,6 +29,8 @@ TRUTHS: Final[dict[str, Callable[[Path], GroundTruth]]] = {
     "refcoco": read_refcoco,
 }
 """Kind of ground truth -> reader."""
+
+ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 
 _EXPECTED: Final = (
     f"expected a COCO instances file (NAME.json), a folder of Flickr30k Entities ({SENTENCES}/ and {ANNOTATIONS}/), "
@@ -39,7 +41,7 @@ _EXPECTED: Final = (
 def read_truth(path: Path) -> GroundTruth:
     """The ground truth at a path, also in an archive. Raises InputError if there is none, or if it is damaged."""
     if path.is_file() and path.name.lower().endswith(ARCHIVES):
-        path = unpacked(path)
+        path = _unpacked(path)
     return TRUTHS[kind_of(path)](path)
 
 
@@ -55,3 +57,24 @@ def kind_of(path: Path) -> str:
     elif path.suffix.lower() == ".json":
         return "coco"
     raise InputError(f"{path} is not a ground truth that phrasebox reads: {_EXPECTED}")
+
+
+def _unpacked(archive: Path) -> Path:
+    """Unpack an archive into a temporary folder, which is deleted when the process ends.
+
+    Returns:
+        The folder; where the archive holds one file or one folder only, that one.
+
+    Raises:
+        InputError: It is not an archive, it is damaged, or it holds something else than files and folders below it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="phrasebox-truth-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        # The filter refuses members outside the folder, links and devices; it is about tar files, zip has it anyway.
+        extra: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
+        shutil.unpack_archive(archive, folder, **extra)
+    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile, shutil.ReadError) as error:
+        raise InputError(f"{archive} cannot be unpacked: {one_line(error)}") from error
+    inside = [path for path in folder.iterdir() if path.name != "__MACOSX"]
+    return inside[0] if len(inside) == 1 else folder

@@ -12,13 +12,12 @@ without width or height are left out too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from stages.contract.errors import InputError
-from stages.contract.errors import kind_of_value as _kind
+from stages.contract.errors import InputError, kind_of_value
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
@@ -35,28 +34,39 @@ _FARTHEST_PX: Final = 1_000_000
 EntryId = int | str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CocoThing:
-    """An annotation.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object in a list of a JSON file; `place` is "annotations[3]", for messages."""
 
-    Attributes:
-        place: In the file, for messages: "annotations[3]".
-        image: The entry of its image.
-        box_xywh_px: `bbox`.
-        crowd: `iscrowd`.
-        entry: As it is in the file.
-    """
-
+    path: Path
     place: str
-    image: PictureEntry
-    box_xywh_px: Box
-    crowd: bool
-    entry: Mapping[str, Any]
+    values: Mapping[str, Any]
 
-    @property
-    def has_area(self) -> bool:
-        """Whether the box has both width and height."""
-        return self.box_xywh_px[2] > 0 and self.box_xywh_px[3] > 0
+    def get(self, key: str, what: str, is_right: Callable[[Any], bool], default: Any = None) -> Any:
+        """A checked value. Raises InputError that names the file, the place, and what was expected."""
+        value = self.values.get(key, default)
+        if not is_right(value):
+            raise self.fault(f"expected '{key}' {what}, got {kind_of_value(value)}")
+        return value
+
+    def id(self, key: str) -> EntryId:
+        """An id, which is text or a whole number."""
+        found: EntryId = self.get(key, "of text or a whole number", lambda value: type(value) in (int, str))
+        return found
+
+    def words(self, key: str) -> str:
+        """A normalised text that is not empty."""
+        return normalise(
+            self.get(key, "with letters or digits", lambda value: _is_text(value) and bool(normalise(value)))
+        )
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        return bool(self.get(key, "to be true or false", lambda value: isinstance(value, bool), default))
+
+    def fault(self, text: str) -> InputError:
+        """The error for this entry."""
+        return InputError(f"{self.path}: {self.place}: {text}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,25 +76,59 @@ class PictureEntry:
     file_name: str
     width_px: int
     height_px: int
-    absent: frozenset[str] = frozenset()
+    absent: frozenset[str]
     things: list[CocoThing] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Instances:
-    """An instances file whose ids fit together. Segmentations are not checked before `mask_of` reads them.
+class CocoThing:
+    """An annotation; its segmentation is not checked before `mask_of` reads it."""
 
-    Attributes:
-        path: The file.
-        images: By their ids.
-        things: All annotations, in the order of the file.
-        names: Of `categories`: id -> normalised name.
-    """
+    entry: Entry
+    image: PictureEntry
+    box_xywh_px: Box
+    crowd: bool
+
+    @property
+    def has_area(self) -> bool:
+        """Whether the box has both width and height."""
+        return self.box_xywh_px[2] > 0 and self.box_xywh_px[3] > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instances:
+    """An instances file whose ids fit together: images and normalised names of categories by id, and annotations."""
 
     path: Path
     images: Mapping[EntryId, PictureEntry]
     things: Sequence[CocoThing]
     names: Mapping[EntryId, str]
+
+    @property
+    def by_name(self) -> dict[str, PictureEntry]:
+        """The images by file name."""
+        return {image.file_name: image for image in self.images.values()}
+
+    def name_of(self, thing: CocoThing) -> str | None:
+        """The name of a thing's category; None if the file does not say."""
+        return self.names.get(thing.entry.values.get("category_id", ""))
+
+    def described(self, thing: CocoThing) -> str | None:
+        """Colour and category, for annotations with both, as those of drawn scenes."""
+        category, colour = self.name_of(thing), thing.entry.values.get("colour")
+        return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
+
+    def truth_things(self) -> Mapping[str, tuple[TruthThing, ...]]:
+        """File name -> the single things of the image, without crowds and empty boxes; made at the look-up."""
+        return ImagesOnDemand(self.by_name, lambda image: tuple(map(self._truth_thing, image.things)))
+
+    def _truth_thing(self, thing: CocoThing) -> TruthThing:
+        return TruthThing(
+            box_xywh_px=thing.box_xywh_px,
+            category=self.name_of(thing),
+            described=self.described(thing),
+            mask=mask_of([thing]),
+        )
 
 
 def read_coco(path: Path) -> GroundTruth:
@@ -92,12 +136,12 @@ def read_coco(path: Path) -> GroundTruth:
 
     If annotations have a `phrase`, as those of drawn scenes do, a target is a phrase of an image, and its things are
     all annotations with that phrase, except those with `"mentioned": false`. An image's `absent`, a list, holds phrases
-    that are known not to be in it. Otherwise a target is a category of an
-    image, by its normalised name, and its things are all annotations of that category.
+    that are known not to be in it. Otherwise a target is a category of an image, by its normalised name, and its things
+    are all annotations of that category.
 
     Groups: number (singular, plural), size (of the mean thing: small, medium, large by COCO's limits), objects (how
     many annotations the image has, "6+" for more than five), and combination (seen, unseen) where the phrase's
-    annotations have `unseen_combination`. Phrases and masks of an image are looked at when it is looked up.
+    annotations have `unseen_combination`. Phrases and masks of an image are checked when it is looked up.
 
     Raises:
         InputError: The file cannot be read or does not hold instances, or two images have the same file name.
@@ -106,7 +150,7 @@ def read_coco(path: Path) -> GroundTruth:
 
 
 def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0) -> GroundTruth:
-    """What a detector has found, as if it were a ground truth: each box has a score, and nothing is known absent.
+    """Read a detector's results as if they were ground truth: each box has a score, and nothing is known absent.
 
     Args:
         path: COCO results: a list of objects with image_id, category_id, bbox and score, and perhaps a segmentation.
@@ -117,126 +161,101 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
         InputError: A file cannot be read, or is not what it should be.
     """
     boxes = []
-    for place, entry in entries(path, read_json(path), "results"):
-        score: Any = entry.get("score")
-        if not _is_number(score) or not 0 <= score <= 1:
-            raise InputError(f"{path}: {place}: expected a 'score' of 0 to 1, got {_kind(score)}")
+    for entry in entries(path, read_json(path), "results"):
+        score = entry.get("score", "of 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
         if score >= min_score:
-            boxes.append({**entry, "iscrowd": 0})
+            boxes.append({**entry.values, "iscrowd": 0})
     names = read_json(instances_path)
     if not isinstance(names, dict):
-        raise InputError(f"{instances_path}: expected an object with 'images' and 'categories', got {_kind(names)}")
+        raise InputError(
+            f"{instances_path}: expected an object with 'images' and 'categories', got {kind_of_value(names)}"
+        )
     return replace(_truth_of(_instances(path, {**names, "annotations": boxes})), categories=frozenset())
 
 
 def _truth_of(instances: Instances) -> GroundTruth:
-    path = instances.path
-    by_phrase = any("phrase" in thing.entry for thing in instances.things)
-    match: Match = "phrase" if by_phrase else "category"
+    by_phrase = any("phrase" in thing.entry.values for thing in instances.things)
     if not by_phrase and not instances.names:
-        raise InputError(f"{path}: expected categories, or annotations with a phrase, found neither")
+        raise InputError(f"{instances.path}: expected categories, or annotations with a phrase, found neither")
     present: dict[str, set[str]] = {}
     for thing in instances.things:
-        name = instances.names.get(thing.entry.get("category_id", ""))
+        name = instances.name_of(thing)
         if name is not None:
             present.setdefault(thing.image.file_name, set()).add(name)
-    name_of = _phrase_of if by_phrase else _category_of
 
     def made(image: PictureEntry) -> TruthImage:
         named: dict[str, list[CocoThing]] = {}
         for thing in image.things:
-            name = name_of(instances, thing)
-            if name is not None:
-                named.setdefault(name, []).append(thing)
+            if not by_phrase:
+                named.setdefault(_category_of(instances, thing), []).append(thing)
+            elif thing.entry.flag("mentioned", default=True):
+                named.setdefault(thing.entry.words("phrase"), []).append(thing)
+        match: Match = "phrase" if by_phrase else "category"
         return TruthImage(
             file_name=image.file_name,
             width_px=image.width_px,
             height_px=image.height_px,
-            targets=tuple(_target(instances, phrase, match, things) for phrase, things in named.items()),
+            targets=tuple(_target(phrase, match, things) for phrase, things in named.items()),
             present=frozenset(present.get(image.file_name, ())),
             absent=image.absent,
         )
 
-    images = {image.file_name: image for image in instances.images.values()}
+    images = instances.by_name
     names = frozenset(instances.names.values())
-    described = (_described(instances, thing) for image in images.values() for thing in image.things)
+    described = (instances.described(thing) for image in images.values() for thing in image.things)
     return GroundTruth(
         images=ImagesOnDemand(images, made),
         categories=names,
-        things=things_of(instances),
+        things=instances.truth_things(),
         names=names,
         descriptions=frozenset(description for description in described if description is not None),
     )
-
-
-def things_of(instances: Instances) -> Mapping[str, tuple[TruthThing, ...]]:
-    """File name -> the single things of the image, without crowds and empty boxes; made when it is looked up."""
-
-    def thing_of(thing: CocoThing) -> TruthThing:
-        return TruthThing(
-            box_xywh_px=thing.box_xywh_px,
-            category=instances.names.get(thing.entry.get("category_id", "")),
-            described=_described(instances, thing),
-            mask=mask_of(instances.path, [thing]),
-        )
-
-    return ImagesOnDemand(
-        {image.file_name: image for image in instances.images.values()},
-        lambda image: tuple(map(thing_of, image.things)),
-    )
-
-
-def _described(instances: Instances, thing: CocoThing) -> str | None:
-    """Colour and category, where an annotation has both, as those of drawn scenes do."""
-    category, colour = instances.names.get(thing.entry.get("category_id", "")), thing.entry.get("colour")
-    return f"{normalise(colour)} {category}" if category and isinstance(colour, str) else None
 
 
 def read_instances(path: Path) -> Instances:
     """The entries of an instances file; `categories` may be missing. Raises InputError as `read_coco`."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {_kind(content)}")
+        raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {kind_of_value(content)}")
     return _instances(path, content)
 
 
 def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
-    """What `read_instances` reads, from the content of the file that messages name."""
+    """The entries in the content of a file; `path` is for messages."""
     images: dict[EntryId, PictureEntry] = {}
     file_names: set[str] = set()
-    for place, entry in entries(path, content.get("images"), "images"):
-        image_id = given_id(path, place, entry, "id")
-        image = _image(path, place, entry)
+    for entry in entries(path, content.get("images"), "images"):
+        image_id, image = entry.id("id"), _image(entry)
         if image_id in images:
-            raise InputError(f"{path}: {place}: an earlier image has the id {image_id!r} too")
+            raise entry.fault(f"an earlier image has the id {image_id!r} too")
         if image.file_name in file_names:
-            raise InputError(f"{path}: {place}: an earlier image has the file_name {image.file_name!r} too")
+            raise entry.fault(f"an earlier image has the file_name {image.file_name!r} too")
         images[image_id] = image
         file_names.add(image.file_name)
     names: dict[EntryId, str] = {}
-    for place, entry in entries(path, content.get("categories", []), "categories"):
-        category_id = given_id(path, place, entry, "id")
+    for entry in entries(path, content.get("categories", []), "categories"):
+        category_id = entry.id("id")
         if category_id in names:
-            raise InputError(f"{path}: {place}: an earlier category has the id {category_id!r} too")
-        names[category_id] = _normalised(path, place, entry, "name")
+            raise entry.fault(f"an earlier category has the id {category_id!r} too")
+        names[category_id] = entry.words("name")
     things: list[CocoThing] = []
-    for place, entry in entries(path, content.get("annotations"), "annotations"):
-        image_id = given_id(path, place, entry, "image_id")
+    for entry in entries(path, content.get("annotations"), "annotations"):
+        image_id = entry.id("image_id")
         if image_id not in images:
-            raise InputError(f"{path}: {place}: no image has the id {image_id!r}")
-        thing = _thing(path, place, entry, images[image_id])
+            raise entry.fault(f"no image has the id {image_id!r}")
+        thing = _thing(entry, images[image_id])
         things.append(thing)
         if thing.has_area and not thing.crowd:
             thing.image.things.append(thing)
     return Instances(path=path, images=images, things=things, names=names)
 
 
-def mask_of(path: Path, things: Sequence[CocoThing]) -> Rle | None:
+def mask_of(things: Sequence[CocoThing]) -> Rle | None:
     """The union of the masks of things of one image; None if one has no segmentation, or if the union is empty.
 
     Raises InputError for a segmentation that is damaged or of another size than the image.
     """
-    masks = [_mask(path, thing) for thing in things]
+    masks = [_mask(thing) for thing in things]
     known = [mask for mask in masks if mask is not None]
     if not known or len(known) < len(masks):
         return None
@@ -273,94 +292,69 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not a JSON file: {error}") from error
 
 
-def entries(path: Path, value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place ("images[3]") and entry of a list of objects. Raises InputError for anything else."""
+def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
+    """The entries of a list of objects. Raises InputError for anything else."""
     if not isinstance(value, list):
-        raise InputError(f"{path}: expected a list '{name}', got {_kind(value)}")
-    for index, entry in enumerate(value):
-        if not isinstance(entry, dict):
-            raise InputError(f"{path}: {name}[{index}]: expected an object, got {_kind(entry)}")
-        yield f"{name}[{index}]", entry
+        raise InputError(f"{path}: expected a list '{name}', got {kind_of_value(value)}")
+    for index, values in enumerate(value):
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: {name}[{index}]: expected an object, got {kind_of_value(values)}")
+        yield Entry(path, f"{name}[{index}]", values)
 
 
-def given_id(path: Path, place: str, entry: Mapping[str, Any], key: str) -> EntryId:
-    """An id, which is text or a whole number. Raises InputError if it is missing or something else."""
-    value = entry.get(key)
-    if isinstance(value, (int, str)) and not isinstance(value, bool):
-        return value
-    raise InputError(f"{path}: {place}: expected '{key}' of text or a whole number, got {_kind(value)}")
+def _image(entry: Entry) -> PictureEntry:
+    def is_side(value: Any) -> bool:
+        return type(value) is int and 1 <= value <= _LONGEST_SIDE_PX
 
-
-def _image(path: Path, place: str, entry: Mapping[str, Any]) -> PictureEntry:
-    file_name = entry.get("file_name")
-    if not isinstance(file_name, str) or not file_name:
-        raise InputError(f"{path}: {place}: expected a 'file_name', got {_kind(file_name)}")
-    sides = [entry.get("width"), entry.get("height")]
-    for key, side in zip(("width", "height"), sides, strict=True):
-        if type(side) is not int or not 1 <= side <= _LONGEST_SIDE_PX:
-            got = side if type(side) is int else _kind(side)
-            raise InputError(f"{path}: {place}: expected '{key}' in pixels, 1 to {_LONGEST_SIDE_PX}, got {got}")
-    absent = entry.get("absent", [])
-    if not isinstance(absent, list) or not all(isinstance(phrase, str) for phrase in absent):
-        raise InputError(f"{path}: {place}: expected 'absent' to be a list of phrases, got {_kind(absent)}")
-    return PictureEntry(
-        file_name=file_name,
-        width_px=entry["width"],
-        height_px=entry["height"],
-        absent=frozenset(map(normalise, absent)),
+    file_name = entry.get("file_name", "of text", lambda value: _is_text(value) and value)
+    width, height = (entry.get(key, f"in pixels, 1 to {_LONGEST_SIDE_PX}", is_side) for key in ("width", "height"))
+    absent = entry.get(
+        "absent", "to be a list of phrases", lambda value: isinstance(value, list) and all(map(_is_text, value)), []
     )
+    return PictureEntry(file_name=file_name, width_px=width, height_px=height, absent=frozenset(map(normalise, absent)))
 
 
-def _thing(path: Path, place: str, entry: Mapping[str, Any], image: PictureEntry) -> CocoThing:
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        raise InputError(f"{path}: {place}: expected 'bbox' with four numbers [x, y, w, h], got {_kind(box)}")
-    x, y, w, h = (float(value) for value in box)
-    crowd = entry.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        raise InputError(f"{path}: {place}: expected 'iscrowd' to be 0 or 1, got {_kind(crowd)}")
-    return CocoThing(place=place, image=image, box_xywh_px=(x, y, w, h), crowd=bool(crowd), entry=entry)
+def _thing(entry: Entry, image: PictureEntry) -> CocoThing:
+    def is_box(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
-
-def _phrase_of(instances: Instances, thing: CocoThing) -> str | None:
-    """The thing's normalised phrase; None if no caption names it."""
-    if not _flag(instances.path, thing, "mentioned", default=True):
-        return None
-    return _normalised(instances.path, thing.place, thing.entry, "phrase")
+    x, y, w, h = map(float, entry.get("bbox", "with four numbers [x, y, w, h]", is_box))
+    crowd = entry.get("iscrowd", "to be 0 or 1", lambda value: value in (0, 1), 0)
+    return CocoThing(entry=entry, image=image, box_xywh_px=(x, y, w, h), crowd=bool(crowd))
 
 
 def _category_of(instances: Instances, thing: CocoThing) -> str:
-    category_id = given_id(instances.path, thing.place, thing.entry, "category_id")
+    category_id = thing.entry.id("category_id")
     if category_id not in instances.names:
-        raise InputError(f"{instances.path}: {thing.place}: no category has the id {category_id!r}")
+        raise thing.entry.fault(f"no category has the id {category_id!r}")
     return instances.names[category_id]
 
 
-def _target(instances: Instances, phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarget:
+def _target(phrase: str, match: Match, things: Sequence[CocoThing]) -> TruthTarget:
     boxes = tuple(thing.box_xywh_px for thing in things)
-    mask = mask_of(instances.path, things)
+    mask = mask_of(things)
     groups = {
         "number": number_member(len(things)),
         "size": size_member(mask, boxes),
         "objects": objects_member(len(things[0].image.things)),
     }
-    if match == "phrase" and any("unseen_combination" in thing.entry for thing in things):
-        unseen = any(_flag(instances.path, thing, "unseen_combination", default=False) for thing in things)
+    if match == "phrase" and any("unseen_combination" in thing.entry.values for thing in things):
+        unseen = any(thing.entry.flag("unseen_combination", default=False) for thing in things)
         groups["combination"] = "unseen" if unseen else "seen"
-    scores = tuple(float(thing.entry["score"]) for thing in things if _is_number(thing.entry.get("score")))
+    scores = [thing.entry.values.get("score") for thing in things]
     return TruthTarget(
         phrase=phrase,
         boxes_xywh_px=boxes,
         match=match,
         mask=mask,
         groups=groups,
-        scores=scores if len(scores) == len(things) else (),
+        scores=tuple(map(float, scores)) if all(map(_is_number, scores)) else (),  # type: ignore[arg-type]
     )
 
 
-def _mask(path: Path, thing: CocoThing) -> Rle | None:
+def _mask(thing: CocoThing) -> Rle | None:
     """The mask of one thing; None without a segmentation, or without a polygon of three points."""
-    value = thing.entry.get("segmentation")
+    value = thing.entry.values.get("segmentation")
     if value is None or value == []:
         return None
     size_hw = (thing.image.height_px, thing.image.width_px)
@@ -372,9 +366,9 @@ def _mask(path: Path, thing: CocoThing) -> Rle | None:
                 raise ValueError("expected polygons [x0, y0, x1, y1, ...] of numbers")
             mask = encode_polygons(value, size_hw)
             return mask if any(len(polygon) >= 6 for polygon in value) else None
-        raise ValueError(f"expected a list of polygons or a run-length code, got {_kind(value)}")
+        raise ValueError(f"expected a list of polygons or a run-length code, got {kind_of_value(value)}")
     except ValueError as error:
-        raise InputError(f"{path}: {thing.place}: segmentation: {error}") from error
+        raise thing.entry.fault(f"segmentation: {error}") from error
 
 
 def _from_runs(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
@@ -385,23 +379,11 @@ def _from_runs(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
         return encode_counts(decode_runs(Rle(size_hw=size_hw, counts=counts)).tolist(), size_hw)
     if isinstance(counts, list):
         return encode_counts(counts, size_hw)
-    raise ValueError(f"expected counts as a list or text, got {_kind(counts)}")
+    raise ValueError(f"expected counts as a list or text, got {kind_of_value(counts)}")
 
 
-def _normalised(path: Path, place: str, entry: Mapping[str, Any], key: str) -> str:
-    value = entry.get(key)
-    text = normalise(value) if isinstance(value, str) else ""
-    if not text:
-        got = repr(value[:80]) if isinstance(value, str) else _kind(value)
-        raise InputError(f"{path}: {place}: expected a '{key}' with letters or digits, got {got}")
-    return text
-
-
-def _flag(path: Path, thing: CocoThing, key: str, *, default: bool) -> bool:
-    value = thing.entry.get(key, default)
-    if not isinstance(value, bool):
-        raise InputError(f"{path}: {thing.place}: expected '{key}' to be true or false, got {_kind(value)}")
-    return value
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_number(value: object) -> bool:

@@ -114,7 +114,7 @@ def _annotations(path: Path) -> tuple[tuple[int, int], list[_Object]]:
     """Width and height of the image, and the objects whose box has an area."""
     text = _text(path)
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise InputError(f"{path}: files with a document type are refused, because it could expand without limit")
+        raise InputError(f"{path}: files with a document type are rejected, because it could expand without limit")
     try:
         root = ElementTree.fromstring(text)  # noqa: S314  no DTD, see above
     except (ElementTree.ParseError, ValueError) as error:

@@ -1,28 +1,33 @@
-"""What a ground truth is, whatever file it comes from."""
+"""The form of every ground truth, whatever file it comes from, and the phrases of an image that its targets name.
+
+Annotators who mark phrases in captions also mend them: Flickr30k Entities has "gray" where Flickr8k's file of the same
+captions has "grey", "blond" for "blonde", and no misprints. Such a caption is the same caption, with the same phrases.
+"""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tarfile
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import Final, Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
 
-from stages.contract.errors import InputError, one_line
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_mask, encode_mask
-from stages.contract.records import Rle
+from stages.contract.records import Phrase, Rle
+from stages.phrases.filters import normalise
 
 Match = Literal["phrase", "category", "expression"]
 """How a target finds its phrase in a row, see `pipeline.evaluate.matching`."""
+
+SAME_CAPTION: Final = 0.95
+"""Share of letters and digits in which two captions agree, at least, to be one (`difflib.SequenceMatcher.ratio`)."""
+
+SAME_WORD: Final = 0.6
+"""The same for a word that stands for another in them: "grey" for "gray" is 0.75, "blue" for "red" less than 0.3."""
 
 Source = TypeVar("Source")
 Made = TypeVar("Made")
@@ -30,16 +35,16 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthTarget:
-    """A phrase of an image, and where the things are that it means.
+    """A phrase of an image, and the places of the things that it means.
 
     Attributes:
         phrase: Normalised (`stages.phrases.filters.normalise`); with `category` the category's name.
         boxes_xywh_px: One for each thing, at least one; half open, pixels of the EXIF-rotated image.
         match: How it finds its phrase in a row.
-        mask: Of all things together; None where the truth has boxes only.
+        mask: The mask of all things together; None if there are boxes only.
         caption: The caption that holds the phrase; None if any caption may name it.
         groups: Group -> member, for the report: {"number": "plural", "combination": "unseen"}.
-        scores: Of each box, 0 .. 1, where a detector found it; empty where people drew them.
+        scores: The score of each box, 0 .. 1, if a detector found it; empty if people drew the boxes.
     """
 
     phrase: str
@@ -61,9 +66,9 @@ class TruthThing:
 
     Attributes:
         box_xywh_px: Half open, pixels of the EXIF-rotated image.
-        category: The normalised name of its category; None if the truth does not say.
-        described: The same with its colour, "red car", where the truth knows it.
-        mask: None where the truth has a box only.
+        category: The normalised name of its category; None if it is not known.
+        described: The same with its colour, "red car", if that is known.
+        mask: Its mask; None if there is a box only.
     """
 
     box_xywh_px: Box
@@ -74,12 +79,9 @@ class TruthThing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainedPhrase:
-    """A phrase of the truth, also one without a box.
+    """A normalised phrase of a caption, also one without a box.
 
-    Attributes:
-        caption: The caption that holds it.
-        phrase: Normalised.
-        chain: What it names: phrases of an image with the same chain name the same things. "" for nothing visible.
+    Phrases of an image with the same `chain` name the same things; "" is for nothing visible.
     """
 
     caption: str
@@ -89,16 +91,15 @@ class ChainedPhrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TruthImage:
-    """An image of the truth.
+    """An image with its targets, of which there may be none.
 
     Attributes:
-        file_name: As in the truth's own files.
-        width_px: Of the EXIF-rotated image, as `height_px`; 0 if the truth does not say.
-        height_px: See `width_px`.
-        targets: May be empty, if nothing in the image has a name that a phrase could have.
-        present: Those of `GroundTruth.categories` of which the image shows something, also what is in no target (a
-            crowd, a thing that no caption names).
-        chained: All phrases in the order of the captions, where the truth says which name the same thing.
+        file_name: As in the files of the ground truth.
+        width_px, height_px: Size of the EXIF-rotated image; 0 if it is not known.
+        targets: The phrases with known places.
+        present: Those of `GroundTruth.categories` that the image shows, also beside the targets (a crowd, a thing that
+            no caption names).
+        chained: All phrases in the order of the captions, if it is known which name the same thing.
         absent: Phrases that are known to be absent although a caption may name them.
     """
 
@@ -111,10 +112,9 @@ class TruthImage:
     absent: frozenset[str] = frozenset()
 
     def scaled(self, size_hw: tuple[int, int]) -> TruthImage:
-        """The same truth for the image after it was resized, without a crop or a border.
+        """The ground truth of the image after it was resized, without a crop or a border; masks by nearest neighbours.
 
-        Masks are resized by nearest neighbours. The image itself where it has this size, or where the truth does not
-        say its size.
+        An image of this size, or of unknown size, stays as it is.
         """
         if 0 in (self.height_px, self.width_px) or size_hw == (self.height_px, self.width_px):
             return self
@@ -140,11 +140,9 @@ def _scaled(mask: Rle, size_hw: tuple[int, int]) -> Rle:
 
 
 class ImagesOnDemand(Mapping[str, Made], Generic[Source, Made]):
-    """What a truth knows of each image, by file name and made when it is looked up: a dataset seldom has all of them.
+    """Values by file name, made from their sources at each look-up: a dataset seldom has all images.
 
-    Args:
-        sources: What each image is made from.
-        make: Makes it. What it raises for a damaged source is raised by the look-up.
+    A look-up raises the errors of `make` for damaged sources.
     """
 
     def __init__(self, sources: Mapping[str, Source], make: Callable[[Source], Made]) -> None:
@@ -166,15 +164,14 @@ class ImagesOnDemand(Mapping[str, Made], Generic[Source, Made]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundTruth:
-    """All images of a truth.
+    """The ground truth of all images, by file name; the look-up of an image with damaged entries raises InputError.
 
     Attributes:
-        images: By file name. Looking up an image raises InputError if the truth's entries for it are damaged.
+        images: The images.
         categories: Names of which every thing in every image is annotated. A phrase with such a head noun is known to
             be absent from an image that does not list the name in `present`, and a region for it is wrong. Empty if
-            the truth does not annotate everything; such phrases are then left out.
-        things: The single things of each image, by the image's file name in the truth. Looking up an image raises as
-            for `images`. Empty if the truth has boxes of phrases only.
+            not everything is annotated; such phrases are then left out.
+        things: The single things of each image; empty if there are boxes of phrases only.
         names: All names that things are classed by. Unlike `categories` they may leave out much that images show.
         descriptions: All `TruthThing.described` of its things.
     """
@@ -186,26 +183,83 @@ class GroundTruth:
     descriptions: frozenset[str] = frozenset()
 
 
-ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
-"""Endings of the archives that `unpacked` reads."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spelled:
+    """How the captions of an image spell one caption of the ground truth.
 
-
-def unpacked(archive: Path) -> Path:
-    """Unpack an archive into a temporary folder, which is deleted when the process ends.
-
-    Returns:
-        The folder; where the archive holds one file or one folder only, that one.
-
-    Raises:
-        InputError: It is not an archive, it is damaged, or it holds something else than files and folders below it.
+    Attributes:
+        numbers: The same captions; empty if there is none.
+        words: Words of the ground truth that the captions spell otherwise -> their spelling.
     """
-    folder = Path(tempfile.mkdtemp(prefix="phrasebox-truth-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    try:
-        # The filter refuses members outside the folder, links and devices; it is about tar files, zip has it anyway.
-        extra: dict[str, Any] = {} if archive.name.lower().endswith(".zip") else {"filter": "data"}
-        shutil.unpack_archive(archive, folder, **extra)
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, zipfile.BadZipFile, shutil.ReadError) as error:
-        raise InputError(f"{archive} cannot be unpacked: {one_line(error)}") from error
-    inside = [path for path in folder.iterdir() if path.name != "__MACOSX"]
-    return inside[0] if len(inside) == 1 else folder
+
+    numbers: frozenset[int]
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def phrase(self, phrase: str) -> str:
+        """A normalised phrase of the ground truth as these captions have it."""
+        if not self.words:
+            return phrase
+        return normalise(" ".join(self.words.get(word, word) for word in phrase.split()))
+
+
+@lru_cache(maxsize=1024)
+def bare(caption: str) -> str:
+    """The caption's letters and digits. Each target of an image asks for those of all its captions."""
+    return "".join(filter(str.isalnum, caption.casefold()))
+
+
+@lru_cache(maxsize=1024)
+def spelled(caption: str, captions: tuple[str, ...]) -> Spelled:
+    """Find a caption of the ground truth among the captions of an image.
+
+    Every caption with the same letters and digits is the same one. If there is none, it is the most similar one, from
+    `SAME_CAPTION` on, the first of equals, unless a word is another and not another spelling (`SAME_WORD`).
+    """
+    wanted = bare(caption)
+    same = frozenset(number for number, each in enumerate(captions) if bare(each) == wanted)
+    if same or not captions:
+        return Spelled(numbers=same)
+    alike = [_alike(wanted, bare(each)) for each in captions]
+    nearest = max(range(len(captions)), key=alike.__getitem__)
+    words = dict(_other_words(caption, captions[nearest]))
+    if alike[nearest] < SAME_CAPTION or any(_alike(*each) < SAME_WORD for each in words.items()):
+        return Spelled(numbers=frozenset())
+    return Spelled(numbers=frozenset([nearest]), words=words)
+
+
+def _alike(text: str, other: str) -> float:
+    return SequenceMatcher(None, text, other, autojunk=False).ratio()
+
+
+def _other_words(caption: str, other: str) -> Iterator[tuple[str, str]]:
+    """Words of a caption and their counterparts in another, case folded."""
+    ours, theirs = caption.casefold().split(), other.casefold().split()
+    for kind, start, end, other_start, other_end in SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+        if kind != "replace":
+            continue
+        if end - start == other_end - other_start:
+            yield from zip(ours[start:end], theirs[other_start:other_end], strict=True)
+        elif end - start == 1:
+            yield ours[start], " ".join(theirs[other_start:other_end])
+
+
+def mentions_of(target: TruthTarget, captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
+    """Numbers of the phrases of an image that answer a target.
+
+    Args:
+        target: What is looked for.
+        captions: Of the image.
+        phrases: Of its captions, also what no caption says.
+    """
+    if target.match == "category":
+        return [n for n, phrase in enumerate(phrases) if target.phrase in (phrase.text, phrase.head)]
+    if target.caption is None:
+        own = Spelled(numbers=frozenset(range(len(captions))))
+    else:
+        own = spelled(target.caption, tuple(captions))
+    near = [n for n, phrase in enumerate(phrases) if phrase.is_said and phrase.caption_index in own.numbers]
+    wanted = own.phrase(target.phrase)
+    named = [n for n in near if phrases[n].text == wanted]
+    if not named and target.match == "expression" and near:
+        return [min(near, key=lambda n: phrases[n].start)]
+    return named

@@ -9,6 +9,8 @@ REFER distributes the second one as a pickle, refs(unc).p. Pickles are not read,
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +22,15 @@ from stages.shared.truth.coco import (
     Instances,
     PictureEntry,
     entries,
-    given_id,
     mask_of,
     objects_member,
     read_instances,
     read_json,
     size_member,
-    things_of,
 )
 from stages.shared.truth.ground_truth import GroundTruth, ImagesOnDemand, TruthImage, TruthTarget
 
 INSTANCES: Final = "instances.json"
-
-_Meant = tuple[CocoThing, list[str], object]
-"""A thing, the sentences that mean it, and their split."""
 
 _TO_JSON: Final = (
     """python -c "import json, pickle; json.dump(pickle.load(open('{0}.p', 'rb')), open('{0}.json', 'w'))\""""
@@ -56,27 +53,30 @@ def read_refcoco(folder: Path) -> GroundTruth:
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
     things = _by_id(instances)
-    meant: dict[str, list[_Meant]] = {image.file_name: [] for image in instances.images.values()}
-    for place, ref in entries(path, read_json(path), "refs"):
-        ann_id, image_id = given_id(path, place, ref, "ann_id"), given_id(path, place, ref, "image_id")
+    targets: dict[str, list[Callable[[], list[TruthTarget]]]] = {name: [] for name in instances.by_name}
+    for ref in entries(path, read_json(path), "refs"):
+        ann_id, image_id = ref.id("ann_id"), ref.id("image_id")
         thing = things.get(ann_id)
         if thing is None:
-            raise InputError(f"{path}: {place}: no annotation of {INSTANCES} has the id {ann_id!r}")
+            raise ref.fault(f"no annotation of {INSTANCES} has the id {ann_id!r}")
         if instances.images.get(image_id) is not thing.image:
-            raise InputError(f"{path}: {place}: the annotation {ann_id!r} is not of the image {image_id!r}")
-        sentences = _sentences(path, place, ref)
+            raise ref.fault(f"the annotation {ann_id!r} is not of the image {image_id!r}")
+        inner = entries(path, ref.values.get("sentences"), f"{ref.place}.sentences")
+        sentences = [each.get("sent", "of text", lambda value: isinstance(value, str)) for each in inner]
         if thing.has_area:
-            meant[thing.image.file_name].append((thing, sentences, ref.get("split")))
+            targets[thing.image.file_name].append(partial(_targets, thing, sentences, ref.values.get("split")))
 
     def made(image: PictureEntry) -> TruthImage:
-        targets = (target for each in meant[image.file_name] for target in _targets(instances.path, *each))
         return TruthImage(
-            file_name=image.file_name, width_px=image.width_px, height_px=image.height_px, targets=tuple(targets)
+            file_name=image.file_name,
+            width_px=image.width_px,
+            height_px=image.height_px,
+            targets=tuple(target for make in targets[image.file_name] for target in make()),
         )
 
     return GroundTruth(
-        images=ImagesOnDemand({image.file_name: image for image in instances.images.values()}, made),
-        things=things_of(instances),
+        images=ImagesOnDemand(instances.by_name, made),
+        things=instances.truth_things(),
         names=frozenset(instances.names.values()),
     )
 
@@ -100,26 +100,15 @@ def _refs_path(folder: Path) -> Path:
 def _by_id(instances: Instances) -> dict[EntryId, CocoThing]:
     things: dict[EntryId, CocoThing] = {}
     for thing in instances.things:
-        ann_id = given_id(instances.path, thing.place, thing.entry, "id")
+        ann_id = thing.entry.id("id")
         if ann_id in things:
-            raise InputError(f"{instances.path}: {thing.place}: an earlier annotation has the id {ann_id!r} too")
+            raise thing.entry.fault(f"an earlier annotation has the id {ann_id!r} too")
         things[ann_id] = thing
     return things
 
 
-def _sentences(path: Path, place: str, ref: dict[str, object]) -> list[str]:
-    sentences: list[str] = []
-    for inner, entry in entries(path, ref.get("sentences"), f"{place}.sentences"):
-        sentence = entry.get("sent")
-        if not isinstance(sentence, str):
-            raise InputError(f"{path}: {inner}: expected a 'sent' of text")
-        sentences.append(sentence)
-    return sentences
-
-
-def _targets(path: Path, thing: CocoThing, sentences: list[str], split: object) -> list[TruthTarget]:
-    boxes = (thing.box_xywh_px,)
-    mask = mask_of(path, [thing])
+def _targets(thing: CocoThing, sentences: list[str], split: object) -> list[TruthTarget]:
+    boxes, mask = (thing.box_xywh_px,), mask_of([thing])
     groups = {"size": size_member(mask, boxes), "objects": objects_member(len(thing.image.things))}
     if isinstance(split, str):
         groups["split"] = split

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-import pipeline.commands.absent as absent_module
-import pipeline.commands.calibrate as calibrate_module
-from pipeline.commands.absent import print_absent
-from pipeline.commands.calibrate import _fitted_cut, print_calibration, write_calibration
-from pipeline.commands.evaluate import evaluation_of
+from pipeline.commands.calibrate import print_calibration
+from pipeline.commands.tables import print_evaluation
 from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
-from pipeline.evaluate.matching import ImageMatches
+from pipeline.evaluate import calibrate, presence
+from pipeline.evaluate.calibrate import fitted_cut, write_calibration
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.matching import queries_of
 from pipeline.graph import build_graph
 from pipeline.run import run
 from pipeline.scenes import write_scenes
@@ -95,8 +96,8 @@ def test_a_fitted_calibration_makes_the_scores_of_the_next_run(drawn: Path, tmp_
 def test_stored_maps_give_the_calibration_of_computed_ones(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine: str
 ) -> None:
-    monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(absent_module, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
     scenes = Path(shutil.copytree(scenes_folder, tmp_path / "scenes"))
     next((scenes / "images").iterdir()).unlink()
     dataset = run(config_of(scenes, tmp_path / "dataset", regions={"refine": refine}), QUIET)
@@ -150,6 +151,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
     ]
     image = TruthImage(file_name="1.jpg", width_px=80, height_px=80, targets=tuple(targets))
     row = {"id": 1, "file_name": "1.jpg", "width": 80, "height": 80, "captions": captions, "error": None}
+    judged = SimpleNamespace(queries=lambda row, phrases: queries_of(1, row, image, frozenset(), phrases))
     monkeypatch.setattr(RegionsStage, "groups_of", lambda *_: (0, 0, 1, 1))
     fits: list[Any] = []
 
@@ -157,14 +159,9 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
         fits.append((features, right))
         raise ValueError("noted")
 
-    monkeypatch.setattr("pipeline.evaluate.cut_fit.fit_cut", note)
+    monkeypatch.setattr("pipeline.evaluate.calibrate.fit_cut", note)
     with pytest.raises(InputError, match="2 phrases with a known place: noted"):
-        _fitted_cut(
-            RegionsConfig(group="things", upsample="linear"),
-            [({**row, "annotations": []}, record)],
-            ImageMatches(images={"1.jpg": image}, by_stem=0, ambiguous=0),
-            frozenset(),
-        )
+        fitted_cut(RegionsConfig(group="things", upsample="linear"), [({**row, "annotations": []}, record)], judged)  # type: ignore[arg-type]
     ((_, (cook, boy)),) = fits
     assert cook.any()
     assert cook.tolist() == boy.tolist(), "the things differ in their place alone"
@@ -173,7 +170,7 @@ def test_a_text_that_names_two_things_is_fitted_to_each_with_its_own_map(monkeyp
 def test_too_few_regions_are_refused(
     inline_dataset: Path, scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 10_000)
+    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 10_000)
     with pytest.raises(InputError, match="at least 10000"):
         write_calibration(inline_dataset, scenes_folder / "truth.json", tmp_path / "c.json", QUIET)
     assert not (tmp_path / "c.json").exists()
@@ -201,8 +198,8 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the scenes that it was fitted on: what is tested is the way from the fit to the rows and figures."""
-    monkeypatch.setattr(calibrate_module, "FEWEST_REGIONS", 1)
-    monkeypatch.setattr(absent_module, "FEWEST_PHRASES", 1)
+    monkeypatch.setattr(calibrate, "FEWEST_REGIONS", 1)
+    monkeypatch.setattr(presence, "FEWEST_PHRASES", 1)
     truth, file = scenes_folder / "truth.json", tmp_path / "c.json"
     dataset = run(config_of(scenes_folder, tmp_path / "plain", regions={"calibration": "none"}), QUIET)
     unknown = evaluation_of(dataset, truth, QUIET, maps=False, absent=True)
@@ -223,7 +220,7 @@ def test_absent_phrases_are_found_out_once_presence_is_fitted(
     assert all(entry["presence"] < 0.5 for row in rows for entry in row["absent"])
     assert all(a["score"] <= a["presence"] for row in rows for a in row["annotations"])
     printed = StringIO()
-    print_absent(known, Console(file=printed, width=200))
+    print_evaluation(known, Console(file=printed, width=200))
     assert f"{known['cgf1']['value']:.3f}" in printed.getvalue()
     write_calibration(dataset, truth, tmp_path / "plain.json", QUIET, presence=False)
     assert json.loads((tmp_path / "plain.json").read_text())["presence"] is None

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import main
-from pipeline.commands.evaluate import evaluation_of
 from pipeline.config import RunConfig
-from pipeline.evaluate.alikeness import correlation
-from pipeline.evaluate.compare.comparison import Comparison, Effort, Source, compared
-from pipeline.evaluate.compare.figures import CURVES, FIGURES
+from pipeline.evaluate.compare.comparison import Comparison, Source, compared
+from pipeline.evaluate.compare.figures import CURVES, FIGURES, correlation
+from pipeline.evaluate.compare.pictures import Effort
+from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
@@ -204,5 +204,5 @@ def test_a_truth_of_other_images_is_refused(drawn: Path, tmp_path: Path) -> None
     for image in truth["images"]:
         image["file_name"] = "other-" + image["file_name"]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    with pytest.raises(InputError, match="the truth has no image of the dataset"):
+    with pytest.raises(InputError, match="the ground truth has no image of the dataset"):
         compared(Source(name="s", config=config_of(drawn), truth=tmp_path / "truth.json"), "maskclip", EFFORT, QUIET)

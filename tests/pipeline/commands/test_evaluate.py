@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipeline.commands.calibrate import write_calibration
-from pipeline.commands.evaluate import evaluation_of, graph_for, heat_mapped, print_evaluation, read_run
-from pipeline.commands.tune import tuned
+from pipeline.commands.tables import print_evaluation
 from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
+from pipeline.evaluate.calibrate import write_calibration
+from pipeline.evaluate.evaluation import evaluation_of
+from pipeline.evaluate.judged import judged_dataset
 from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.tune import tuned
 from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
@@ -146,9 +148,9 @@ def test_a_truth_whose_images_have_another_extension_is_used_and_that_is_said(
     assert {**other, "truth": "", "matched": ""} == {**same, "truth": "", "matched": ""}
     printed = Console(record=True, width=120, file=StringIO())
     print_evaluation(other, printed)
-    assert f"{count} images have another extension in the truth" in printed.export_text(clear=False)
+    assert f"{count} images have another extension in the ground truth" in printed.export_text(clear=False)
     print_evaluation({**other, "matched": {"images": 1, "by_stem": 0, "ambiguous": 2}}, printed)
-    assert "2 images were left out: the truth has several names like theirs" in printed.export_text()
+    assert "2 images were left out: the ground truth has several names like theirs" in printed.export_text()
 
 
 def test_boxes_and_masks_need_no_input(inline_dataset: Path, scenes_folder: Path, tmp_path: Path) -> None:
@@ -179,19 +181,18 @@ def test_rows_that_the_input_has_no_more_are_refused_and_one_that_it_has_twice_i
 
 @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
 def test_stages_are_torn_down_where_one_fails(
-    failure: type[BaseException], inline_dataset: Path, monkeypatch: pytest.MonkeyPatch
+    failure: type[BaseException], inline_dataset: Path, scenes_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset, _ = read_run(inline_dataset, AGAIN, explains=True)
-    graph = graph_for(dataset, AGAIN, pixels=True)
+    judged = judged_dataset(inline_dataset, scenes_folder / "truth.json", AGAIN)
+    graph = judged.graph(pixels=True)
     assert graph is not None
 
     def fail(_: object) -> None:
         raise failure("no longer")
 
     monkeypatch.setattr(graph.explains, "process", fail)
-    rows = {row["id"]: row for row in dataset.rows()}
     with pytest.raises(failure, match="no longer"):
-        list(heat_mapped(graph, rows, QUIET, stored=False))
+        list(judged.mapped(graph, QUIET))
     assert not hasattr(graph.explains, "_explainer")
     assert graph.before[1]._pool is None
 
@@ -281,7 +282,7 @@ def test_a_strangers_dataset_decides_neither_input_nor_model(
         lambda *settings: write_calibration(dataset, truth, tmp_path / "fit.json", QUIET, [*AGAIN, *settings]),
         lambda *settings: tuned(dataset, truth, QUIET, settings, by="box_recall", most=4),
     ]
-    monkeypatch.setattr("pipeline.graph.build_graph", lambda config: pytest.fail("something was built"))
+    monkeypatch.setattr("pipeline.evaluate.judged.build_graph", lambda config: pytest.fail("something was built"))
     for verb in verbs:
         with pytest.raises(ConfigError, match=r"--set phrases\.spacy_model=a_package$") as refused:
             verb()

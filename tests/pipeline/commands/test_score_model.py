@@ -174,7 +174,7 @@ def test_what_cannot_be_used_is_refused_before_any_work(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("stages.shared.model.load.load", never)
+    monkeypatch.setattr("pipeline.evaluate.model_score.load", never)
     arguments, words = REFUSED[case]
     code, out, err = called(*(str(each).replace("{drawn}", str(drawn)) for each in arguments))
     assert (code, out) == (2, "")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from pipeline.evaluate.absent import AskedImage, Pair, RocArea, absent_figures, absent_phrases
+from pipeline.evaluate.absent import AskedImage, Pair, absent_figures, absent_phrases
 from stages.contract.records import Phrase
-from tests.pipeline.evaluate.asked import answer_of
+from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
 
 BOX = (0.0, 0.0, 4.0, 4.0)
 FAR = (4.0, 4.0, 4.0, 4.0)
@@ -24,8 +23,7 @@ def image_of(number: int, *names: str, caption: str = "", present: frozenset[str
         sample_id=f"s{number}",
         captions=(caption or " and ".join(names),),
         phrases=phrases,
-        there=names,
-        types={name: name[0] for name in names},
+        queries=tuple(query_of(target_of(BOX, groups={"type": name[0]}), phrase=name) for name in names),
         present=present,
     )
 
@@ -50,23 +48,6 @@ def test_absent_phrases_share_no_word_with_the_captions_and_the_truth() -> None:
     assert len(chosen[1][0]) == 2
     assert {"cat", "cart", "dark house", "dove"} & {phrase.text for phrase in chosen[1][1]}
     assert "tree" not in names[4]
-
-
-def area_by_loops(scores: Any, there: Any, weights: Any) -> float:
-    total = won = 0.0
-    for a, positive, w in zip(scores, there, weights, strict=True):
-        for b, other, v in zip(scores, there, weights, strict=True):
-            if positive and not other:
-                total += w * v
-                won += w * v * (1.0 if a > b else 0.5 if a == b else 0.0)
-    return won / total
-
-
-def test_the_roc_area_against_loops() -> None:
-    rng = np.random.default_rng(0)
-    scores, there, weights = rng.integers(0, 6, 40) / 4, rng.random(40) < 0.4, rng.integers(0, 4, 40).astype(float)
-    assert RocArea(scores, there)(weights) == pytest.approx(area_by_loops(scores, there, weights))
-    assert np.isnan(RocArea(scores, np.ones(40, bool))(weights))
 
 
 def pair_of(

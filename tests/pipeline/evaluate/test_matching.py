@@ -146,7 +146,7 @@ def test_a_row_with_an_error_misses_its_targets() -> None:
 
 
 def test_a_truth_of_another_size_is_refused() -> None:
-    with pytest.raises(InputError, match="9x8 pixels, but the truth is for 8x8"):
+    with pytest.raises(InputError, match="9x8 pixels, but the ground truth is for 8x8"):
         asked([], [], row_of(width=9))
 
 
@@ -204,7 +204,7 @@ def test_images_that_are_alike_but_not_one_to_one_are_left_out_and_counted(
 
 
 def test_nothing_in_common_is_refused_with_examples() -> None:
-    with pytest.raises(InputError, match=r"the dataset's first is 'x\.jpg', the truth's '1\.jpg'"):
+    with pytest.raises(InputError, match=r"the dataset's first is 'x\.jpg', the ground truth's '1\.jpg'"):
         match_images(["x.jpg"], truth_of("1.jpg"))
 
 

@@ -10,9 +10,10 @@ from playwright.sync_api import Page, expect
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.compare.comparison import Comparison, Effort, Source, compared
-from pipeline.evaluate.compare.page import pictured, write_page
+from pipeline.evaluate.compare.comparison import Comparison, Source, compared
+from pipeline.evaluate.compare.pictures import Effort
 from pipeline.scenes import write_scenes
+from pipeline.viewer.compared import pictured, write_page
 from tests.pipeline.viewer.conftest import HOSTILE, pictures_are_there
 from tests.stages.shared.model.saved import save_model
 
@@ -52,14 +53,14 @@ def test_people_see_every_map_and_sort_by_disagreement(page: Page, comparison: C
         values = (article.get_attribute("data-disagreement") for article in articles.all())
         return [float(value or "nan") for value in values]
 
-    wanted = sorted((round(one.disagreement, 6) for one in questions), reverse=True)
+    wanted = sorted((round(one["disagreement"], 6) for one in questions), reverse=True)
     assert len(set(wanted)) == 4
     assert shown() == wanted
     page.get_by_label("Order").select_option("agreement")
     assert shown() == wanted[::-1]
     page.get_by_label("Order").select_option("sample")
-    assert [article.get_attribute("data-name") for article in articles.all()] == [one.name for one in questions]
-    page.get_by_label("Find").fill(questions[2].name.upper())
+    assert [article.get_attribute("data-name") for article in articles.all()] == [one["name"] for one in questions]
+    page.get_by_label("Find").fill(questions[2]["name"].upper())
     expect(page.locator("article:visible")).to_have_count(1)
     expect(page.locator("#count")).to_have_text("1 of 4 pictures")
     page.get_by_label("heat", exact=True).uncheck()

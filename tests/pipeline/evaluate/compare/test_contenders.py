@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.evaluate.compare.contenders import contenders_of
+from pipeline.evaluate.compare.maps import contenders_of
 from stages.contract.errors import ConfigError
 from stages.explain import EXPLAINERS, kinds_for
 from stages.shared.model.config import TowerKind

@@ -7,19 +7,29 @@ import pytest
 
 from pipeline.evaluate.compare.figures import (
     FEWEST_IMAGES,
+    SAMPLES,
+    SHARES,
     Numbers,
+    Place,
+    at_shares,
+    correlation,
     differences_of,
     figures_of,
     local_numbers,
+    overlaps,
     pair_numbers,
+    place_of,
+    samples_hw,
 )
 from pipeline.evaluate.compare.maps import baselines
 from pipeline.evaluate.compare.pictures import ComparedImage, Question
-from pipeline.evaluate.localisation import SHARES
-from pipeline.evaluate.matching import Query
+from pipeline.evaluate.matching import Query, drawn
 from stages.contract.masks import encode_mask
-from stages.contract.records import HeatMap, Phrase, Record, Sample
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.shared.model.load import from_open_clip
 from stages.shared.truth.ground_truth import TruthTarget
+from tests.factories import SPEC, tiny_clip
+from tests.pipeline.evaluate.asked import query_of, target_of
 
 
 def image_of(number: int, *texts: str) -> ComparedImage:
@@ -34,7 +44,8 @@ def image_of(number: int, *texts: str) -> ComparedImage:
         query = Query(image=number, size_hw=(128, 128), phrase=text, target=target, answers=())
         phrase = Phrase(text=text, caption_index=0, start=0, end=1, head=text)
         questions.append(Question(phrase=phrase, thing=text[0], query=query))
-    record = Record(sample=Sample(sample_id=str(number), source=""), width_px=128, height_px=128)
+    pixels = Pixels(rgb=np.zeros((128, 128, 3), np.uint8))
+    record = Record(sample=Sample(sample_id=str(number), source=""), width_px=128, height_px=128, pixels=pixels)
     return ComparedImage(number=number, source=record, record=record, questions=tuple(questions))
 
 
@@ -87,10 +98,82 @@ def test_differences_are_paired_and_need_images() -> None:
 
 def test_baselines_know_nothing() -> None:
     images = [image_of(0, "a", "b"), image_of(1, "a")]
-    maps = baselines(images, lambda _: (7, 9), 0)
+    model = from_open_clip(tiny_clip(), spec=SPEC)
+    maps = baselines(images, model, 0)
     first = maps[0]["centre"][0].values
-    assert first.shape == (7, 9)
-    assert np.unravel_index(first.argmax(), first.shape) == (3, 4)
+    assert first.shape == model.tower.placement.grid_hw(128, 128)
+    assert first[0, 0] == first[-1, -1] == first.min() < first.max()
     random = [heat.values for own in maps for heat in own["random"]]
     assert len({values.tobytes() for values in random}) == 3
-    assert random[0].tobytes() == baselines(images, lambda _: (7, 9), 0)[0]["random"][0].values.tobytes()
+    assert random[0].tobytes() == baselines(images, model, 0)[0]["random"][0].values.tobytes()
+
+
+def place(rows: slice, columns: slice, shape: tuple[int, int] = (64, 128)) -> Place:
+    return place_of(thing(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start, shape))
+
+
+def thing(x: float, y: float, w: float, h: float, size_hw: tuple[int, int]) -> Query:
+    return query_of(target_of((x, y, w, h), size_hw=size_hw), size_hw=size_hw)
+
+
+def test_what_lies_above_the_threshold_is_compared_exactly() -> None:
+    heat = np.zeros((64, 128), np.float32)
+    heat[10:30, 20:60] = 1.0
+    heat[10:30, 60:80] = 0.4
+    truth = place(slice(10, 30), slice(20, 60))
+    assert overlaps(heat, 0.5, truth) == (1.0, 1.0)
+    assert overlaps(heat, 0.3, truth) == pytest.approx((40 / 60, 40 / 60))
+    assert overlaps(heat, 1.0, truth) == (0.0, 0.0), "nothing lies above"
+
+
+def test_the_box_is_that_of_the_part_with_most_heat_and_the_mask_of_all_parts() -> None:
+    heat = np.zeros((64, 128), np.float32)
+    heat[0:10, 0:10] = 0.9
+    heat[40:60, 80:120] = 0.8
+    large = overlaps(heat, 0.5, place(slice(40, 60), slice(80, 120)))
+    small = overlaps(heat, 0.5, place(slice(0, 10), slice(0, 10)))
+    assert large == pytest.approx((1.0, 800 / 900))
+    assert small == pytest.approx((0.0, 100 / 900))
+
+
+def test_parts_that_share_a_corner_are_one() -> None:
+    heat = np.zeros((64, 128), np.float32)
+    heat[0:8, 0:8] = heat[8:16, 8:16] = 1.0
+    assert overlaps(heat, 0.5, place(slice(0, 16), slice(0, 16)))[0] == 1.0
+
+
+def test_shares_are_of_the_maximum() -> None:
+    heat = np.linspace(0, 5, 64 * 128, dtype=np.float32).reshape(64, 128)
+    truth = place(slice(32, 64), slice(0, 128))
+    found = at_shares(heat, truth)
+    assert len(found) == len(SHARES)
+    assert found[SHARES.index(0.5)][1] == pytest.approx(1.0, abs=0.001)
+    assert found[SHARES.index(0.9)][1] == pytest.approx(0.2, abs=0.001)
+
+
+def test_the_truth_on_the_samples() -> None:
+    assert samples_hw((375, 500)) == (96, SAMPLES)
+    found = place_of(thing(200.0, 150.0, 400.0, 300.0, (750, 1000)))
+    assert found.inside.shape == (96, SAMPLES)
+    assert found.inside.mean() == pytest.approx(0.16, abs=0.005)
+    assert found.boxes_xywh[0] == pytest.approx((25.6, 19.2, 51.2, 38.4))
+    assert place_of(thing(100.0, 400.0, 800.0, 2.0, (750, 1000))).inside.any(), "a thin thing does not vanish"
+
+
+def test_a_map_is_drawn_where_its_tokens_look() -> None:
+    values = np.zeros((4, 4), np.float32)
+    values[1, 1] = 1.0
+    at = np.unravel_index(drawn(HeatMap(text="a", values=values, similarity=0.0), (40, 40)).argmax(), (40, 40))
+    shifted = HeatMap(text="a", values=values, similarity=0.0, shift_cells=0.5)
+    moved = np.unravel_index(drawn(shifted, (40, 40)).argmax(), (40, 40))
+    assert np.subtract(moved, at).tolist() == [5, 5]
+
+
+def test_the_correlation_is_numpys_and_of_the_finer_grid() -> None:
+    a, b = np.random.default_rng(0).random((2, 5, 7), np.float32)
+    assert correlation(a, b) == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+    assert correlation(a, 3 * a + 2) == pytest.approx(1.0)
+    assert correlation(a, a * 0) == 0.0, "a map that is the same everywhere is like no other"
+    y, x = np.mgrid[:8, :8].astype(np.float32)
+    coarse = (y + 2 * x).reshape(4, 2, 4, 2).mean(axis=(1, 3))
+    assert correlation(coarse, y + 2 * x) == correlation(y + 2 * x, coarse) > 0.98

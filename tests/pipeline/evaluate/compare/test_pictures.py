@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.evaluate.compare.pictures import ComparedImage, Sampling, compared_images
+from pipeline.evaluate.compare.pictures import ComparedImage, Effort, compared_images
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
 from tests.factories import SPEC
@@ -31,9 +31,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sample(drawn: Path, truth: bool = True, console: Console = QUIET, **values: int) -> list[ComparedImage]:
     source = {"kind": "jsonl", "path": str(drawn / "captions.jsonl"), "image_root": str(drawn / "images")}
-    sampling = Sampling(**{"most": 8, "phrases": 8, "seed": 0, **values})
+    effort = Effort(**{"most": 8, "phrases": 8, "faithful": 0, "seed": 0, **values})
     path = drawn / "truth.json" if truth else None
-    return compared_images(RunConfig.model_validate({"input": source}), SPEC, path, sampling, console, resized=False)
+    return compared_images(RunConfig.model_validate({"input": source}), SPEC, path, effort, console, resized=False)
 
 
 def asked(images: list[ComparedImage]) -> dict[str, list[str]]:
@@ -90,4 +90,4 @@ def test_nothing_to_ask_is_an_error(drawn: Path, tmp_path: Path) -> None:
     source = {"kind": "jsonl", "path": str(tmp_path / "captions.jsonl"), "image_root": str(drawn / "images")}
     config = RunConfig.model_validate({"input": source})
     with pytest.raises(InputError, match="none of the 1 images can be opened and has a phrase"):
-        compared_images(config, SPEC, None, Sampling(most=1, phrases=1, seed=0), QUIET, resized=False)
+        compared_images(config, SPEC, None, Effort(most=1, phrases=1, faithful=0, seed=0), QUIET, resized=False)

@@ -247,17 +247,17 @@ SIZE = {"size": [HEIGHT, WIDTH]}
         pytest.param({"annotations": []}, "expected a list 'images', got nothing", id="no images"),
         pytest.param({"images": []}, "expected a list 'annotations', got nothing", id="no annotations"),
         pytest.param(without(content(annotation()), "categories"), "expected categories", id="no names"),
-        pytest.param(content(images=[1]), r"images\[0\]: expected an object, got a number", id="no object"),
+        pytest.param(content(images=[1]), r"images\[0\]: expected an object, got 1", id="no object"),
         pytest.param(content(images=[without(IMAGE, "id")]), r"images\[0\]: expected 'id'", id="image id"),
         pytest.param(content(images=[IMAGE | {"id": True}]), "got true or false", id="a flag as id"),
-        pytest.param(content(images=[IMAGE | {"file_name": ""}]), "expected a 'file_name'", id="no file_name"),
+        pytest.param(content(images=[IMAGE | {"file_name": ""}]), "expected 'file_name'", id="no file_name"),
         pytest.param(content(images=[without(IMAGE, "width")]), "expected 'width'.*got nothing", id="no width"),
         pytest.param(content(images=[IMAGE | {"height": 0}]), "expected 'height'.*got 0", id="no height"),
         pytest.param(content(images=[IMAGE | {"height": 10**9}]), "1 to 65535", id="too high"),
         pytest.param(content(images=[IMAGE, IMAGE]), r"images\[1\]: an earlier image has the id 1", id="same id"),
         pytest.param(content(images=[IMAGE, IMAGE | {"id": 2}]), "has the file_name 'a.jpg' too", id="same file_name"),
-        pytest.param(content(categories=[{"id": 1, "name": "?!"}]), "expected a 'name'.*got '\\?!'", id="no word"),
-        pytest.param(content(categories=[{"id": 1}]), "expected a 'name'.*got nothing", id="no name"),
+        pytest.param(content(categories=[{"id": 1, "name": "?!"}]), "expected 'name'.*got '\\?!'", id="no word"),
+        pytest.param(content(categories=[{"id": 1}]), "expected 'name'.*got nothing", id="no name"),
         pytest.param(
             content(categories=[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]), "an earlier category", id="category"
         ),
@@ -270,10 +270,8 @@ SIZE = {"size": [HEIGHT, WIDTH]}
         pytest.param(content(annotation(bbox=[1, 2, 3, float("nan")])), "expected 'bbox'", id="not a number"),
         pytest.param(content(annotation(bbox=[1, 2, 3, 10**400])), "expected 'bbox'", id="a huge number"),
         pytest.param(content(annotation(iscrowd="no")), "expected 'iscrowd'", id="crowd"),
-        pytest.param(
-            content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected a 'phrase'", id="some"
-        ),
-        pytest.param(content(annotation(phrase="...")), "expected a 'phrase'.*got '\\.\\.\\.'", id="no letter"),
+        pytest.param(content(annotation(phrase="a"), annotation()), r"annotations\[1\]: expected 'phrase'", id="some"),
+        pytest.param(content(annotation(phrase="...")), "expected 'phrase'.*got '\\.\\.\\.'", id="no letter"),
         pytest.param(content(annotation(phrase="a", mentioned=None)), "expected 'mentioned'", id="mentioned"),
         pytest.param(content(annotation(phrase="a", unseen_combination=0)), "'unseen_combination'", id="combination"),
     ],
@@ -288,7 +286,7 @@ def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        pytest.param("abc", "expected a list of polygons or a run-length code, got text", id="text"),
+        pytest.param("abc", "expected a list of polygons or a run-length code, got 'abc'", id="text"),
         pytest.param([1, 2, 3, 4, 5, 6], "expected a list of polygons", id="a bare polygon"),
         pytest.param([[1, 2, 3, 4, 5, None]], "of numbers", id="no number"),
         pytest.param([[1, 2, 3, 4, 5, 6, 7]], "pairs of coordinates", id="odd"),

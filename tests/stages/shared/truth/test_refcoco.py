@@ -129,7 +129,9 @@ def test_no_instances(tmp_path: Path) -> None:
         pytest.param([ref(70, image_id=6)], "the annotation 70 is not of the image 6", id="other image"),
         pytest.param([{"ann_id": 70, "image_id": 5}], r"expected a list 'refs\[0\]\.sentences'", id="no sentences"),
         pytest.param(
-            [{"ann_id": 70, "image_id": 5, "sentences": [{"raw": "a"}]}], r"sentences\[0\]: expected a 'sent'", id="raw"
+            [{"ann_id": 70, "image_id": 5, "sentences": [{"raw": "a"}]}],
+            r"sentences\[0\]: expected 'sent' of text",
+            id="raw",
         ),
     ],
 )

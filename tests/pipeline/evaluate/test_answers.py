@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 
 import numpy as np
 import pytest
 
-from pipeline.evaluate.probe.answers import Answers, Classification, find_phrases, retrieve
-from pipeline.evaluate.probe.embed import Embedded
-from pipeline.evaluate.probe.figures import by_class, differences_of, figures_of, restored, stored
-from pipeline.evaluate.probe.questions import Questions
+from pipeline.evaluate.answers import (
+    Answers,
+    Classification,
+    by_class,
+    differences_of,
+    figures_of,
+    find_phrases,
+    ranks,
+    restored,
+    retrieve,
+    stored,
+)
+from pipeline.evaluate.probe import Embedded, Questions
 
 X, Y, Z = np.eye(3, dtype=np.float32)
 
@@ -22,12 +32,9 @@ def embedded(*regions: np.ndarray, masks: list[bool] | None = None) -> Embedded:
 
 
 def asked(count: int, *phrases: tuple[str, tuple[int, ...]]) -> Questions:
-    nothing = (None,) * count
     return Questions(
         boxes_rel=np.tile([0.0, 0.0, 1.0, 1.0], (count, 1)),
-        masks=nothing,
-        classes=nothing,
-        described=nothing,
+        things=(),
         candidates=np.arange(count),
         phrases=phrases,
     )
@@ -42,7 +49,7 @@ def test_regions_are_named_among_all_classes() -> None:
     assert roi.values["top1"] == [1.0, 0.0, 1.0]
     assert roi.values["top5"] == [1.0, 1.0, 1.0], "of three classes all are among the first five"
     assert (mask.classes, crop.images) == (["x", "y"], [])
-    assert by_class(roi) == {"x": (1, 1.0), "y": (2, 0.5)}
+    assert by_class(roi) == {"x": {"n": 1, "top1": 1.0}, "y": {"n": 2, "top1": 0.5}}
 
 
 def test_the_mean_over_classes_counts_each_class_once() -> None:
@@ -103,3 +110,46 @@ def test_differences_are_paired_and_survive_a_file() -> None:
     assert abs(differences_of(ours, theirs)["top1"]["value"]) == pytest.approx(1 / 60)
     with pytest.raises(ValueError, match="the same questions"):
         differences_of(ours, Answers(images=[0], values={"top1": [1.0]}, classes=["x"]))
+
+
+def case_of(similarities: list[float], right: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([similarities], np.float32), np.isin(np.arange(len(similarities)), right)[None]
+
+
+@pytest.mark.parametrize(
+    ("similarities", "right", "hits", "reciprocal"),
+    [
+        ([0.9, 0.5, 0.1], [0], (1, 1, 1), 1.0),
+        ([0.9, 0.5, 0.1], [1], (0, 1, 1), 1 / 2),
+        ([0.9, 0.5, 0.1], [2], (0, 0, 1), 1 / 3),
+        ([0.9, 0.5, 0.1], [1, 2], (0, 1, 1), 1 / 2),
+        ([-0.9, -0.5, -0.1], [0], (0, 0, 1), 1 / 3),
+        ([0.5, 0.5, 0.1], [0], (1 / 2, 1, 1), 3 / 4),
+        ([0.9, 0.5, 0.5], [2], (0, 1 / 2, 1), (1 / 2 + 1 / 3) / 2),
+        ([0.5, 0.5, 0.5], [0, 1], (2 / 3, 1, 1), 2 / 3 + 1 / 3 / 2),
+        ([0.5], [0], (1, 1, 1), 1.0),
+    ],
+)
+def test_known_cases(similarities: list[float], right: list[int], hits: tuple[float, ...], reciprocal: float) -> None:
+    found = ranks(*case_of(similarities, right))
+    assert [found.hits(k)[0] for k in (1, 2, 3)] == pytest.approx(list(hits))
+    assert found.reciprocal()[0] == pytest.approx(reciprocal)
+
+
+def test_ties_are_the_mean_over_all_orders() -> None:
+    values, right = [0.7, 0.5, 0.5, 0.5, 0.5, 0.2], [2, 4, 5]
+    firsts = []
+    for order in permutations(range(len(values))):
+        ranked = sorted(order, key=lambda index: -values[index])  # a stable sort leaves equal ones in this order
+        firsts.append(min(place for place, index in enumerate(ranked) if index in right))
+    found = ranks(*case_of(values, right))
+    for k in range(1, 7):
+        assert found.hits(k)[0] == pytest.approx(np.mean([first < k for first in firsts]))
+    assert found.reciprocal()[0] == pytest.approx(np.mean([1 / (first + 1) for first in firsts]))
+
+
+def test_a_model_that_knows_nothing_scores_chance() -> None:
+    """With whatever number of right answers, and wherever they stand."""
+    right = np.array([[True, True, False, False, False], [False, False, False, False, True]])
+    found = ranks(np.ones((2, 5), np.float32), right)
+    assert found.hits(1).tolist() == pytest.approx([2 / 5, 1 / 5])

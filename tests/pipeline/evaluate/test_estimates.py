@@ -1,4 +1,4 @@
-"""Risk, coverage, calibration, COCO's AP and the fit: by hand, against plain loops, and against what was drawn."""
+"""Intervals, risk, coverage, calibration and the fit: by hand, against theory, and against plain loops."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluate.matching import Query
-from pipeline.evaluate.scores import (
+from pipeline.evaluate.estimates import (
+    Estimate,
     calibration_error,
-    coco_matches,
     filtered,
     fit_logistic,
+    mean_estimates,
     out_of_fold,
+    presence_area,
     risk_coverage_area,
+    weighted_estimate,
 )
-from tests.pipeline.evaluate.asked import answer_of, query_of, target_of
-
-SIZE = (64, 64)
 
 
 def area(scores: list[float], right: list[bool], weights: list[float] | None = None) -> float:
@@ -78,67 +77,6 @@ def test_a_filter_keeps_what_reaches_the_threshold() -> None:
     assert lines[0.5] == pytest.approx((2 / 3, 0.5))
     assert filtered(scores[:1], right[:1])[-1] == {"score": 0.9, "kept": 0.0, "precision": None}
     assert filtered(scores[:0], right[:0])[0] == {"score": 0.0, "kept": None, "precision": None}
-
-
-def random_queries(count: int, seed: int) -> list[Query]:
-    """Boxes near the truth, some far off, some for what is not there."""
-    rng = np.random.default_rng(seed)
-    queries = []
-    for image in range(count):
-        boxes = [tuple(float(v) for v in (*rng.integers(0, 32, 2), *rng.integers(8, 24, 2))) for _ in range(2)]
-        moved = [(x + rng.integers(0, 6), y + rng.integers(0, 6), w, h) for x, y, w, h in boxes]
-        answers = [answer_of(box, float(rng.integers(1, 9)) / 10, SIZE) for box in moved]
-        target = target_of(*boxes, size_hw=SIZE) if image % 5 else None
-        queries.append(query_of(target, *answers, size_hw=SIZE, image=image))
-    return queries
-
-
-def test_perfect_regions_have_an_ap_of_one() -> None:
-    target = target_of((0.0, 0.0, 16.0, 16.0), size_hw=SIZE)
-    queries = [query_of(target, answer_of((0.0, 0.0, 16.0, 16.0), size_hw=SIZE), size_hw=SIZE, image=i) for i in (1, 2)]
-    for kind in ("bbox", "segm"):
-        matches = coco_matches(queries, kind)  # type: ignore[arg-type]
-        assert matches is not None
-        assert matches.ap == pytest.approx(1.0)
-
-
-def test_ap_by_hand() -> None:
-    """Best score right, second wrong, third right, of three things: precision 1 to recall 1/3, 2/3 to 2/3."""
-    here, there = (0.0, 0.0, 16.0, 16.0), (40.0, 40.0, 16.0, 16.0)
-    queries = [
-        query_of(target_of(here, size_hw=SIZE), answer_of(here, 0.9, SIZE), size_hw=SIZE, image=1),
-        query_of(target_of(here, size_hw=SIZE), answer_of(there, 0.8, SIZE), size_hw=SIZE, image=2),
-        query_of(target_of(here, size_hw=SIZE), answer_of(here, 0.7, SIZE), size_hw=SIZE, image=3),
-    ]
-    matches = coco_matches(queries, "bbox")
-    assert matches is not None
-    # of 101 recalls 0 .. 1 in steps of .01: 34 up to .33, 33 more up to .66
-    assert matches.ap == pytest.approx((34 * 1.0 + 33 * 2 / 3) / 101)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_with_equal_weights_it_is_pycocotools_figure(seed: int) -> None:
-    matches = coco_matches(random_queries(40, seed), "bbox")
-    assert matches is not None
-    assert 0.05 < matches.ap < 0.9
-    assert matches.average_precision(np.ones(40)) == pytest.approx(matches.ap, abs=1e-12)
-
-
-def test_a_weight_of_two_is_the_query_twice() -> None:
-    queries = random_queries(20, 9)
-    weights = np.array([1 + (i % 3 == 0) for i in range(20)], np.float64)
-    matches = coco_matches(queries, "bbox")
-    repeated = [query for query, times in zip(queries, weights, strict=True) for _ in range(int(times))]
-    twice = coco_matches(repeated, "bbox")
-    assert matches is not None
-    assert twice is not None
-    # Equal scores of different queries may stand in another order.
-    assert matches.average_precision(weights) == pytest.approx(twice.ap, abs=0.02)
-
-
-def test_nothing_to_compare() -> None:
-    assert coco_matches([query_of(target_of((0.0, 0.0, 4.0, 4.0)))], "bbox") is None
-    assert coco_matches([query_of(None, answer_of((0.0, 0.0, 4.0, 4.0)))], "bbox") is None
 
 
 def drawn(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -207,3 +145,64 @@ def test_what_is_the_same_everywhere_is_no_feature() -> None:
     fit = fit_logistic(np.column_stack([x, np.full(806, 0.449019607843137)]), x + rng.normal(size=806) > 0)
     assert fit.scale[1] == 1.0
     assert abs(fit.weight[1]) < 1e-6
+
+
+def mean_estimate(values: np.ndarray, images: np.ndarray, resamples: int = 1000) -> Estimate:
+    (found,) = mean_estimates([values], images, resamples)
+    return found
+
+
+def test_interval_of_a_mean_is_that_of_the_normal_law() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, 2000)
+    found = mean_estimate(values, np.arange(2000))
+    reach = 1.96 * values.std() / math.sqrt(2000)
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - reach, abs=0.015)
+    assert found.high == pytest.approx(values.mean() + reach, abs=0.015)
+    assert found.n == 2000
+
+
+def test_ten_equal_phrases_of_an_image_are_worth_one() -> None:
+    values = np.random.default_rng(2).normal(0.0, 1.0, 100)
+    once = mean_estimate(values, np.arange(100))
+    ten = mean_estimate(np.repeat(values, 10), np.repeat(np.arange(100), 10))
+    assert (ten.value, ten.low, ten.high) == pytest.approx((once.value, once.low, once.high))
+    apart = mean_estimate(np.repeat(values, 10), np.arange(1000))
+    assert apart.high - apart.low < 0.5 * (ten.high - ten.low)
+
+
+def test_any_statistic_and_the_mean_agree() -> None:
+    values = np.random.default_rng(3).uniform(size=300)
+    images = np.arange(300) // 3
+    plain = mean_estimate(values, images, resamples=200)
+    weighted = weighted_estimate(lambda w: float(w @ values / w.sum()), images, resamples=200)
+    assert (weighted.value, weighted.low, weighted.high) == pytest.approx((plain.value, plain.low, plain.high))
+
+
+def test_figures_share_their_resamples_and_are_those_of_each_alone() -> None:
+    values = np.random.default_rng(4).uniform(size=(3, 60))
+    images = np.arange(60) // 4
+    assert mean_estimates(list(values), images) == [mean_estimate(each, images) for each in values]
+
+
+def test_nothing_gives_nan() -> None:
+    none = np.empty(0)
+    assert math.isnan(mean_estimate(none, none.astype(np.int64)).value)
+    assert math.isnan(weighted_estimate(lambda w: 0.0, none.astype(np.int64), 5).low)
+
+
+def area_by_loops(scores: np.ndarray, there: np.ndarray, weights: np.ndarray) -> float:
+    total = won = 0.0
+    for a, positive, w in zip(scores, there, weights, strict=True):
+        for b, other, v in zip(scores, there, weights, strict=True):
+            if positive and not other:
+                total += w * v
+                won += w * v * (1.0 if a > b else 0.5 if a == b else 0.0)
+    return won / total
+
+
+def test_the_roc_area_against_loops() -> None:
+    rng = np.random.default_rng(0)
+    scores, there, weights = rng.integers(0, 6, 40) / 4, rng.random(40) < 0.4, rng.integers(0, 4, 40).astype(float)
+    assert presence_area(scores, there, weights) == pytest.approx(area_by_loops(scores, there, weights))
+    assert np.isnan(presence_area(scores, np.ones(40, bool), weights))

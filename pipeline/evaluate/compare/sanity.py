@@ -1,10 +1,11 @@
-"""A tower with other weights, from the top down: the sanity check of Adebayo et al. (NeurIPS 2018, arXiv 1810.03292).
+"""Do maps follow weights and phrases? The sanity checks of Adebayo et al. (NeurIPS 2018, arXiv 1810.03292).
 
 A map that explains a model changes when the model's weights do. The paper re-initialises layer after layer, from the
 output on. Here the numbers of every weight are shuffled among each other, which keeps their spread and so the scale of
-what the layers give; and there are two steps instead of one for each layer:
+the activations; and there are two steps instead of one for each layer:
 
-head   what makes the embedding of the tokens: the last block of a transformer and all behind it, the pool, or the head
+head   the part that turns tokens into an embedding: the last block of a transformer and all behind it, the pool, or the
+       head
 all    every weight of the image tower
 
 The text tower stays as it is. Stored statistics of batch normalisation and the pixels' normalisation are no weights.
@@ -13,12 +14,21 @@ The text tower stays as it is. Stored statistics of batch normalisation and the 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from pipeline.evaluate.compare.figures import pearson
+from pipeline.evaluate.compare.maps import Field, Maps
+from pipeline.evaluate.compare.pictures import ComparedImage
+from pipeline.terminal import progress_bar
+from stages.contract.records import Phrase
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.pooled import PooledTower
@@ -30,7 +40,53 @@ Depth = Literal["head", "all"]
 DEPTHS: Final[tuple[Depth, ...]] = ("head", "all")
 
 _WEIGHTS: Final = ("patch_weight", "patch_bias", "class_token", "position_embedding", "ln_pre")
-"""What a transformer has before its blocks."""
+"""The weights of a transformer before its blocks."""
+
+PERTURBED_IMAGES: Final = 2
+"""Images of the checks of explainers that take many forward passes for each."""
+
+
+def sanity(field: Field, images: Sequence[ComparedImage], maps: Sequence[Maps], seed: int) -> list[dict[str, Any]]:
+    """Rank correlations of the first question's map with maps that should differ.
+
+    Args:
+        field: The contenders and their model.
+        images: The images that are asked, and
+        maps: their maps.
+        seed: Decides how the weights are shuffled.
+
+    Returns:
+        For each image and contender `label`, `image`, and the correlation with the map of a phrase of the next
+        image (`phrase_swapped`) and with its own map by shuffled weights (`weights_head`, `weights_all`).
+    """
+    first = [image.questions[0].phrase for image in images]
+    labels = [contender.label for contender in field.contenders]
+    rows = {(image.number, label): {"label": label, "image": image.number} for image in images for label in labels}
+    tries: list[tuple[str, ClipModel, list[Phrase]]] = [
+        ("phrase_swapped", field.model, [*first[1:], *first[:1]]),
+        *((f"weights_{depth}", randomised(field.model, depth, seed), first) for depth in DEPTHS),
+    ]
+    stages = {name: field.stages(model) for name, model, _ in tries}
+    step = max(stage.batch_rows() for stage in stages["phrase_swapped"].values())
+    with progress_bar(field.console, "sanity", len(images)) as advance:
+        for start in range(0, len(images), step):
+            places = range(start, min(start + step, len(images)))
+            for name, _, phrases in tries:
+                asked = [images[place].asking(phrases[place]) for place in places]
+                few = asked[: max(0, PERTURBED_IMAGES - start)]
+                for contender in field.contenders:
+                    some = few if contender.repeats_trunk else asked
+                    changed = stages[name][contender.label].process(field.records(contender, some))
+                    for image, own, answer in zip(some, maps[start:], changed, strict=False):
+                        values = own[contender.label][0].values
+                        rows[image.number, contender.label][name] = rank_correlation(values, answer.heat_maps[0].values)
+            advance(places.stop)
+    return list(rows.values())
+
+
+def rank_correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Spearman's correlation of two maps of one shape, -1 .. 1; equal cells share their rank."""
+    return pearson(rankdata(a), rankdata(b))
 
 
 def randomised(model: ClipModel, depth: Depth, seed: int) -> ClipModel:

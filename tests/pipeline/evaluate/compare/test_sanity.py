@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluate.compare.randomised import randomised
+from pipeline.evaluate.compare.sanity import randomised, rank_correlation
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.vision import VisionTower
@@ -49,3 +50,13 @@ def test_weights_keep_their_numbers_and_a_block_fits_together() -> None:
     assert torch.equal(old.qkv.weight.flatten().sort().values, new.qkv.weight.flatten().sort().values)
     assert not torch.equal(old.qkv.weight, new.qkv.weight)
     assert all(a is b for a, b in zip(changed.blocks[:-1], tower.blocks[:-1], strict=True))
+
+
+def test_ranks_ignore_the_scale_and_share_ties() -> None:
+    values = np.random.default_rng(0).random((5, 7), np.float32)
+    assert rank_correlation(values, np.exp(9 * values)) == pytest.approx(1.0)
+    assert rank_correlation(values, -values) == pytest.approx(-1.0)
+    # By hand: ranks 1.5 1.5 3 4 against 1 2 3 4.
+    a, b = np.array([[0.0, 0.0, 1.0, 2.0]], np.float32), np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
+    assert rank_correlation(a, b) == pytest.approx(4.5 / np.sqrt(4.5 * 5.0))
+    assert rank_correlation(values * 0, values * 0) == 0.0, "a map that is the same everywhere is like no other"

@@ -5,14 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluate.faithfulness import (
+from pipeline.evaluate.compare.faithfulness import (
     PROTOCOLS,
     CurveProtocol,
     area_under,
+    hidden_pixels,
     hot_first,
+    image_embeddings,
+    masked_cosines,
     probability,
     shown,
+    text_embeddings,
 )
+from stages.shared.model.load import from_open_clip
+from tests.factories import SPEC, tiny_clip
+
+RNG = np.random.default_rng(0)
 
 EVERY_PIXEL = tuple(np.linspace(0, 1, 17).tolist())
 
@@ -79,3 +87,30 @@ def test_the_probability_of_a_phrase_among_several() -> None:
     cosines = np.array([[0.3, 0.3, 0.3, 0.3], [0.3, 0.3 - np.log(3) / 100, -1.0, -1.0]])
     assert probability(cosines, 0).tolist() == pytest.approx([0.25, 0.75])
     assert probability(cosines, 1).tolist() == pytest.approx([0.25, 0.25])
+
+
+def test_half_an_image_means_what_the_pasted_image_means() -> None:
+    model = from_open_clip(tiny_clip(), spec=SPEC)
+    rgb = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    hidden = hidden_pixels(model, rgb, "random", 5)
+    masks = RNG.random((3, 32, 32)) < 0.5
+    texts = text_embeddings(model, ["a cat", "two dogs"])
+    pasted = np.where(masks[..., None], rgb, hidden).astype(np.uint8)
+    wanted = image_embeddings(model, pasted) @ texts.T
+    np.testing.assert_allclose(masked_cosines(model, rgb, masks, hidden, texts), wanted, atol=1e-5)
+
+
+def test_what_stands_where_nothing_is_seen() -> None:
+    model = from_open_clip(tiny_clip(), spec=SPEC)
+    rgb = RNG.integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    mean = hidden_pixels(model, rgb, "mean", 0)
+    assert mean[0, 0].tolist() == pytest.approx([255 * value for value in SPEC.mean], rel=1e-5)
+    assert not hidden_pixels(model, rgb, "black", 0).any()
+    random = hidden_pixels(model, rgb, "random", 0)
+    assert np.array_equal(random, hidden_pixels(model, rgb, "random", 0))
+    assert not np.array_equal(random, hidden_pixels(model, rgb, "random", 1))
+    assert random.shape == rgb.shape
+    assert random.mean() == pytest.approx(127.5, abs=5)
+    blur = hidden_pixels(model, rgb, "blur", 0)
+    assert blur.mean() == pytest.approx(rgb.mean(), abs=2)
+    assert blur.std() < rgb.std() / 2

@@ -1,0 +1,312 @@
+"""The tables of `eval`, `compare` and `score-model`, and how all verbs that judge show figures and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+Figure = Mapping[str, Any] | None
+"""{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
+
+GROUP_COLUMNS: Final = ("pointing", "box_recall", "box_iou", "mask_iou")
+"""Metrics that the table shows for every group; the JSON has all of them."""
+
+ABSENT_ROWS: Final = {
+    "presence_auc": "presence_auc: area under the ROC curve",
+    "il_mcc": "il_mcc: is it there, Matthews' correlation",
+    "positive_f1": "positive_f1: boxes where it is there",
+    "cgf1": "cgf1: their product",
+    "ece": "ece: calibration error of the score",
+    "lost": "lost: there, but without a region",
+}
+
+NAMED: Final = {"top1": "top1", "top5": "top5", "mean_per_class": "mean per class"}
+FOUND: Final = {"recall_1": "recall 1", "recall_5": "recall 5", "mrr": "mrr", "chance_1": "chance 1"}
+"""Figures of regions and of phrases in `score-model` -> headers."""
+
+WAYS: Final = {"roi": "RoI, dense", "mask": "mask, dense", "crop": "crop, embedded"}
+SEARCHES: Final = {
+    "phrases": "in the image, RoI",
+    "phrases_crop": "in the image, crop",
+    "phrases_pool": "in many, RoI",
+}
+
+COMPARED: Final = {
+    "Where: does the heat lie on the thing?": (
+        "pointing",
+        "pointing_off_centre",
+        "energy",
+        "box_recall",
+        "box_recall_otsu",
+        "mask_iou",
+        "mask_iou_otsu",
+    ),
+    "Why: areas under the curves of {curves} phrases": (
+        "deletion_rise",
+        "insertion_rise",
+        "deletion_authors",
+        "insertion_authors",
+    ),
+    "Sane: do maps follow weights ({sanity} images) and phrases?": (
+        "weights_head",
+        "weights_all",
+        "phrase_swapped",
+        "same_thing",
+        "other_thing",
+    ),
+}
+"""Title of a table of `compare` -> figures that it shows; the JSON has all of them."""
+
+
+def number(figure: Figure) -> str:
+    """The value of a figure."""
+    return "-" if figure is None or figure["value"] is None else f"{figure['value']:.3f}"
+
+
+def interval(figure: Figure) -> str:
+    """The interval of a figure."""
+    return "" if figure is None or figure["low"] is None else f"{figure['low']:.3f}-{figure['high']:.3f}"
+
+
+def compact_table(title: str, columns: Sequence[str]) -> Table:
+    """A table of figures: names in the first column, which has no header, and numbers in the others."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title or None, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def print_matched(matched: Mapping[str, int], console: Console) -> None:
+    """Say which images were matched by less than their names, and which were left out; nothing if there are none."""
+    by_stem, ambiguous = matched["by_stem"], matched["ambiguous"]
+    if by_stem:
+        console.print(
+            f"{by_stem:,} images have another extension in the ground truth: matched without it", soft_wrap=True
+        )
+    if ambiguous:
+        console.print(
+            f"{ambiguous:,} images were left out: the ground truth has several names like theirs, or one that is like "
+            "several of the dataset's",
+            soft_wrap=True,
+        )
+
+
+def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
+    """The tables of `eval` for people."""
+    from pipeline.evaluate.metrics import METRICS  # which imports OpenCV
+
+    counts = figures["counts"]
+    console.print(
+        f"{counts['targets']:,} phrases of {counts['images']:,} images with a known place; "
+        f"{counts['targets_not_among_phrases']:,} of them were not found in the captions and count as missed; "
+        f"{counts['absent_phrases']:,} phrases name something absent",
+        soft_wrap=True,
+    )
+    print_matched(figures["matched"], console)
+    table = Table("metric", "value", "95 % interval", "definition", title="all phrases", title_justify="left")
+    for name, figure in figures["metrics"].items():
+        table.add_row(name, number(figure), interval(figure), METRICS[name].doc)
+    for name, figure in figures["coco_ap"].items():
+        doc = f"COCO AP of {'boxes' if name == 'box' else 'masks'}, IoU 0.50:0.95 (at 0.50: {figure['ap50']:.3f})"
+        table.add_row(f"{name}_ap", number(figure["ap"]), interval(figure["ap"]), doc)
+    console.print(table)
+    if figures["maps"] is not None:
+        whose = {"stored": "as the dataset holds them", "computed": "computed again from the dataset's input"}
+        console.print(f"heat maps: {whose[figures['maps']]}", soft_wrap=True)
+    console.print(f"masks and boxes: regions as in the dataset, cut by rule {figures['rule']!r}", soft_wrap=True)
+    _print_groups(figures, console)
+    _print_scores(figures, console)
+    if "presence_auc" in figures:
+        _print_absent(figures, console)
+
+
+def _print_groups(figures: Mapping[str, Any], console: Console) -> None:
+    shown = [name for name in GROUP_COLUMNS if name in figures["metrics"]]
+    headers = [name.replace("_", " ").replace("iou", "IoU") for name in shown]  # so that narrow terminals break them
+    table = Table("group", "", "phrases", *headers, title="by group", title_justify="left")
+    for group, members in figures["groups"].items():
+        for index, (member, metrics) in enumerate(members.items()):
+            cells = [_with_margin(metrics.get(name)) for name in shown]
+            table.add_row(group if index == 0 else "", member, f"{metrics[shown[-2]]['n']:,}", *cells)
+    if figures["groups"]:
+        console.print(table)
+    for name, doc in (("group_f1", "F1 of pairs of phrases"), ("group_b_cubed", "B-cubed F1 of phrases")):
+        if name in figures:
+            figure = figures[name]
+            console.print(
+                f"phrases that name the same thing: {doc} {number(figure)} ({interval(figure)}; {figure['n']:,})",
+                soft_wrap=True,
+            )
+
+
+def _with_margin(figure: Figure) -> str:
+    """The value and, below it, the larger half of its interval."""
+    if figure is None or figure["value"] is None:
+        return "-"
+    margin = max(figure["value"] - figure["low"], figure["high"] - figure["value"])
+    return f"{figure['value']:.3f}\n±{margin:.3f}"
+
+
+def _print_scores(figures: Mapping[str, Any], console: Console) -> None:
+    if not figures["counts"]["regions"]:
+        return
+    title = "area under risk-coverage, lower is better"
+    table = Table("regions ranked by", "value", "95 % interval", title=title, title_justify="left")
+    for name, figure in figures["scores"].items():
+        table.add_row(name, number(figure), interval(figure))
+    console.print(table)
+    error = figures["calibration_error"]
+    console.print(f"expected calibration error of the score: {number(error)} {interval(error)}", soft_wrap=True)
+    table = Table("score at least", "regions kept", "precision", title="filtering by score", title_justify="left")
+    for line in figures["thresholds"]:
+        precision = "-" if line["precision"] is None else f"{line['precision']:.1%}"
+        table.add_row(f"{line['score']:g}", f"{line['kept']:.1%}", precision)
+    console.print(table)
+
+
+def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
+    pairs, hard, certain = figures["pairs"], figures["hard"], figures["without_synonyms"]
+    title = f"{pairs['there']:,} phrases that are there and {pairs['absent']:,} of other images"
+    table = Table("absent phrases", "value", "95 % interval", "by similarity", title=title, title_justify="left")
+    cosine = {"presence_auc": figures["similarity_auc"], **figures["by_similarity"]}
+    rows = [(words, figures[name], cosine.get(name)) for name, words in ABSENT_ROWS.items()]
+    if hard is not None:
+        words = f"presence_auc of {pairs['hard']:,} hard ones"
+        rows.append((words, hard["presence_auc"], hard["similarity_auc"]))
+    words = f"presence_auc of {pairs['without_synonyms']:,} that name no thing of the captions"
+    rows.append((words, certain["presence_auc"], certain["similarity_auc"]))
+    for words, figure, by_similarity in rows:
+        table.add_row(words, number(figure), interval(figure), number(by_similarity))
+    console.print(table)
+    if figures["kept"] is not None:
+        table = Table("presence at least", "kept of those that are there", "of absent ones")
+        for line in figures["kept"]:
+            table.add_row(f"{line['presence']:g}", f"{line['there']:.1%}", f"{line['absent']:.1%}")
+        console.print(table)
+
+
+def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The tables of `compare` for people. A value that differs from Grad-ECLIP's by more than chance has a + or -."""
+    from pipeline.evaluate.compare.figures import FIGURES  # which imports torch
+
+    counts, first = rows[0]["counts"], rows[0]
+    console.print(
+        f"{first['pictures']}: {counts['images']:,} images, {counts['phrases']:,} phrases, "
+        f"{counts['placed']:,} of them with a known place; model {first['model']} on {first['device']}",
+        soft_wrap=True,
+    )
+    for title, figures in COMPARED.items():
+        shown = [figure for figure in figures if any(figure in row["figures"] for row in rows)]
+        table = compact_table(title.format(**counts), [FIGURES[figure].title for figure in shown])
+        for row in rows:
+            if any(figure in row["figures"] for figure in shown):
+                label = f"({row['explainer']})" if row["baseline"] else row["explainer"]
+                table.add_row(label, *(_compared(row, figure) for figure in shown))
+        if shown:
+            console.print(table)
+    titles = ("x encode_image", "ms an image", "cosine r", "cosine differs by", "failed maps")
+    table = compact_table("Cost, and what was explained", titles)
+    for row in rows:
+        if not row["baseline"]:
+            cost, agreement = row["cost"], row["cosine_agreement"]
+            table.add_row(
+                row["explainer"],
+                f"{cost['encode_image']:.2f}",
+                f"{1000 * cost['seconds']:,.0f}",
+                "-" if agreement["correlation"] is None else f"{agreement['correlation']:.4f}",
+                f"{agreement['mean_distance']:.4f}",
+                f"{row['failed_maps']:,}",
+            )
+    console.print(table)
+    console.print(
+        "+ and -: higher or lower than grad_eclip by more than chance (95 %, paired, over 8 or more images). Deletion, "
+        "shuffled weights and other phrases: lower is better. (centre) and (random) are baselines without a model",
+        soft_wrap=True,
+    )
+
+
+def _compared(row: Mapping[str, Any], figure: str) -> str:
+    """A value, and whether it is above or below that of Grad-ECLIP."""
+    found = row["figures"].get(figure)
+    difference = (row["differences"] or {}).get(figure)
+    if found is None or difference is None or difference["low"] is None:
+        return number(found) + ("" if found is None else " ")
+    return f"{number(found)}{'+' if difference['low'] > 0 else '-' if difference['high'] < 0 else ' '}"
+
+
+def print_scores(scores: Mapping[str, Any], console: Console) -> None:
+    """The tables of `score-model` for people; with the differences from another model where there is one."""
+    counts = scores["counts"]
+    console.print(
+        f"{scores['model']} on {scores['device']}: {counts['images']:,} images, {counts['captions']:,} captions, "
+        f"{counts['boxes']:,} regions, in {scores['seconds']:,.0f} s",
+        soft_wrap=True,
+    )
+    if counts["failed"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in scores["faults"].items())
+        console.print(f"{counts['failed']:,} images cannot be opened and are left out: {reasons}", soft_wrap=True)
+        for example in scores["fault_examples"]:
+            console.print(f"  {example}", soft_wrap=True)
+    theirs = scores.get("differences", {})
+    for key, kind in (("regions", "classes"), ("described", "colours and classes")):
+        if scores[key]:
+            table = compact_table(f"Regions, named among {counts['classes'][key]:,} {kind}", [*NAMED.values(), "n"])
+            for way, figures in scores[key].items():
+                _add_scores(table, WAYS[way], NAMED, figures, theirs.get(key, {}).get(way))
+            console.print(table)
+    _print_rare(scores, console)
+    shown = [name for name in SEARCHES if name in scores]
+    if shown:
+        table = compact_table("Phrases: is the first region the right one?", [*FOUND.values(), "n"])
+        for name in shown:
+            _add_scores(table, SEARCHES[name], FOUND, scores[name], theirs.get(name))
+        console.print(table)
+    if scores["retrieval"]:
+        table = compact_table("Retrieval", ["r1", "r5", "r10", "n"])
+        for direction, title in (("t2i", "image of a caption"), ("i2t", "caption of an image")):
+            figures = {**scores["retrieval"], "n": scores["retrieval"].get(f"{direction}_n")}
+            names = [f"{direction}_r{k}" for k in (1, 5, 10)]
+            if figures["n"]:
+                _add_scores(table, title, names, figures, theirs.get("retrieval"))
+        console.print(table)
+    if theirs:
+        console.print(
+            f"below each: the difference from {scores['compared_with']}, paired over images; * is beyond chance",
+            soft_wrap=True,
+        )
+        if scores["asked_differently"]:
+            console.print(f"which was asked differently: {'; '.join(scores['asked_differently'])}", soft_wrap=True)
+
+
+def _print_rare(scores: Mapping[str, Any], console: Console) -> None:
+    """Say how many classes of the mean over classes have few regions."""
+    least = scores["probe"]["min_boxes"]
+    for classes in list(scores["classes"].values())[:1]:
+        rare = sum(1 for each in classes.values() if each["n"] < max(10, least))
+        left = sum(1 for each in classes.values() if each["n"] < least)
+        if rare:
+            tail = f"; {left:,} with fewer than {least} are left out of the mean over classes" if left else ""
+            console.print(
+                f"{rare:,} of {len(classes):,} classes that occur have fewer than {max(10, least)} regions{tail}",
+                soft_wrap=True,
+            )
+
+
+def _add_scores(
+    table: Table, title: str, names: Iterable[str], figures: Mapping[str, Any], theirs: Mapping[str, Any] | None
+) -> None:
+    """A row of figures with their intervals, and with the differences from `theirs` below them."""
+    cells = []
+    for name in names:
+        figure, difference = figures.get(name), (theirs or {}).get(name)
+        lines = [number(figure), interval(figure)]
+        if difference is not None and difference["value"] is not None:
+            sign = "" if difference["low"] <= 0 <= difference["high"] else " *"
+            lines += [f"{difference['value']:+.3f}{sign}", f"{difference['low']:+.3f} {difference['high']:+.3f}"]
+        cells.append("\n".join(filter(None, lines)))
+    table.add_row(title, *cells, f"{figures['n']:,}")

@@ -1,0 +1,276 @@
+"""`phrasebox calibrate`: fit the scores of a model and its settings to how often regions are right.
+
+For `regions.rule: fitted` the cut of heat maps is fitted first, to images with known boxes: how large things usually
+are, and the weights by which a cut is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from pipeline.evaluate.estimates import (
+    Fit,
+    Floats,
+    calibration_error,
+    fit_logistic,
+    mean_and_scale,
+    out_of_fold,
+    risk_coverage_area,
+    weighted_estimate,
+)
+from pipeline.evaluate.judged import JudgedDataset, judged_dataset
+from pipeline.evaluate.metrics import is_right
+from pipeline.evaluate.presence import fit_presence
+from pipeline.graph import calibration_basis
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.geometry import Box
+from stages.contract.records import Record
+from stages.regions.config import RegionsConfig
+from stages.regions.score import FEATURES, Calibration, Evidence
+from stages.regions.stage import RegionsStage
+from stages.regions.thresholds import SHARES, FittedCut, cut_features
+from stages.shared.storage import check_writable, write_text
+
+FEWEST_REGIONS: Final = 100
+"""A calibration from fewer regions says more about chance than about the model."""
+
+RIDGE: Final = 1e-4
+"""Penalty on the squared weights of a cut's standardised features, beside a mean over maps of 0 .. 1."""
+
+SHRINK: Final = 3.0
+"""Things of usual size that each head noun is taken to have been seen with beside the real ones."""
+
+STEPS: Final = 400
+"""Most steps of the optimiser of cuts; some 100 suffice."""
+
+Mapped = Sequence[tuple[Mapping[str, Any], Record]]
+"""Rows with their records, see `JudgedDataset.mapped`."""
+
+
+def write_calibration(
+    dataset: Path,
+    truth_path: Path,
+    out: Path,
+    console: Console,
+    settings: Sequence[str] = (),
+    *,
+    resized: bool = False,
+    presence: bool = True,
+) -> dict[str, Any]:
+    """Fit a calibration to a dataset's images, write it to `out`, and return how good it is.
+
+    The figures are from five folds: each region is judged by a fit that has not seen its image. Only the rule
+    `regions.rule=fitted` (16 weights and the usual size of things) is fitted to all images, before; the usual size of a
+    thing comes from the other images alone. A path that cannot be written is rejected before any work, if that can be
+    known.
+
+    Args:
+        dataset, truth_path, settings, resized: See `judged_dataset`.
+        out: The file to write.
+        presence: Whether to fit presence, too, which takes a forward pass for each image.
+
+    Raises:
+        InputError: There are too few regions, or only right or only wrong ones.
+        ConfigError: `out` cannot be written.
+    """
+    check_writable("--out", out)
+    judged = judged_dataset(dataset, truth_path, settings, resized=resized)
+    config = judged.config()
+    graph = judged.graph(pixels=config.regions.needs_pixels)
+    mapped = [(row, record) for row, record in judged.mapped(graph, console) if record.error is None]
+    cut, sizes = fitted_cut(config.regions, mapped, judged) if config.regions.rule == "fitted" else (None, None)
+    seen = _seen_regions(config.regions, mapped, judged, cut, sizes, has_absent=not presence)
+    labels = np.array([right for *_, right in seen], np.bool_)
+    if len(labels) < FEWEST_REGIONS or labels.all() or not labels.any():
+        raise InputError(
+            f"{len(labels)} regions with a known truth, {labels.sum()} of them right: a calibration needs at least "
+            f"{FEWEST_REGIONS}, right ones and wrong ones"
+        )
+    features = np.array([[measure(evidence) for measure in FEATURES.values()] for _, evidence, _ in seen])
+    owners = np.array([image for image, *_ in seen], np.int64)
+    fit = fit_logistic(features, labels)
+    fitted, worth = fit_presence(judged, console) if presence else (None, None)
+    counts = {"regions": len(labels), "right": int(labels.sum())}
+    calibration = Calibration(
+        bias=fit.bias,
+        **fit.by_name(list(FEATURES)),
+        made_with=calibration_basis(
+            config if graph is None else graph.settings(config), judged.dataset.manifest["model_fingerprint"]
+        ),
+        made_from={"truth": truth_path.name, "images": len(set(owners.tolist())), **counts},
+        presence=None if fitted is None else fitted.plain(),
+        cut=None if cut is None else cut.plain(),
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, calibration.to_json())
+    except OSError as error:
+        raise ConfigError(f"--out: cannot write {out}: {error.strerror}") from error
+    unseen = out_of_fold(features, labels, owners)
+    return {
+        "matched": judged.matched.counts,
+        **counts,
+        **({} if worth is None else {"presence": worth}),
+        "risk_coverage_area": weighted_estimate(partial(risk_coverage_area, unseen, labels), owners).plain(),
+        "calibration_error": weighted_estimate(partial(calibration_error, unseen, labels), owners).plain(),
+    }
+
+
+def _seen_regions(
+    config: RegionsConfig,
+    mapped: Mapped,
+    judged: JudgedDataset,
+    cut: FittedCut | None,
+    sizes: UsualSizes | None,
+    *,
+    has_absent: bool,
+) -> list[tuple[int, Evidence, bool]]:
+    """The image, the evidence and whether it is right, for each region of a phrase that the ground truth knows.
+
+    has_absent: also for the phrases that it knows to be absent.
+    """
+    found = []
+    for row, record in mapped:
+        own_cut = cut
+        if cut is not None and sizes is not None:
+            own_cut = replace(cut, usual=sizes.without(row["id"], (phrase.head for phrase in record.phrases)))
+        regions = RegionsStage(config, fitted=own_cut).regions_of(record)
+        for query in judged.queries(row, record.phrases):
+            if query.phrase_index is None or (query.target is None and not has_absent):
+                continue
+            boxes = () if query.target is None else query.target.boxes_xywh_px
+            found += [
+                (query.image, evidence, is_right(painted.box_xywh_px, boxes))
+                for painted, evidence in regions[query.phrase_index]
+            ]
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenThing:
+    """A named thing of an image, and the mean logarithm of the shares of the image that its true boxes cover."""
+
+    image: int
+    head: str
+    log_size: float
+
+
+class UsualSizes:
+    """The usual size of the things that each head noun names, see `FittedCut.usual`; from one or more seen things."""
+
+    def __init__(self, seen: Iterable[SeenThing]) -> None:
+        self._of_head: dict[str, dict[int, list[float]]] = {}
+        things = list(seen)
+        mean = fmean(each.log_size for each in things)
+        for each in things:
+            self._of_head.setdefault(each.head, {}).setdefault(each.image, []).append(each.log_size - mean)
+
+    def all(self) -> dict[str, float]:
+        """The sizes for all heads, rounded: more digits would only fill the file."""
+        return {head: round(_shrunk(images.values()), 3) for head, images in sorted(self._of_head.items())}
+
+    def without(self, image: int, heads: Iterable[str]) -> dict[str, float]:
+        """The sizes for some heads, from images other than this one: as a rule knows an image that is new to it."""
+        return {
+            head: _shrunk(sizes for other, sizes in self._of_head.get(head, {}).items() if other != image)
+            for head in heads
+        }
+
+
+def _shrunk(images: Iterable[Sequence[float]]) -> float:
+    sizes = [size for own in images for size in own]
+    return math.fsum(sizes) / (len(sizes) + SHRINK)
+
+
+def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> tuple[FittedCut, UsualSizes]:
+    """Fit where maps are cut: each is cut at all shares, and the first region of each cut is right or wrong.
+
+    The usual size of a thing comes from other images alone.
+
+    Raises InputError if none or all of them are right.
+    """
+    stages = [RegionsStage(config.model_copy(update={"rule": "fixed", "threshold": share})) for share in SHARES]
+    surfaces: list[NDArray[np.uint8]] = []
+    heads_of: list[tuple[str, ...]] = []
+    seen: list[SeenThing] = []
+    right: list[list[bool]] = []
+    for row, record in mapped:
+        own_surfaces = stages[0].surface_of_each(record)
+        heads = stages[0].heads_of(record, stages[0].groups_of(record))
+        found = [stage.regions_of(record) for stage in stages]
+        first_heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
+        for query in judged.queries(row, record.phrases):
+            index = query.phrase_index
+            if query.target is None or index is None or (surface := own_surfaces[index]) is None:
+                continue
+            boxes = query.target.boxes_xywh_px
+            head = first_heads[record.phrases[index].text]
+            seen.append(SeenThing(image=query.image, head=head, log_size=_log_size(boxes, query.size_hw)))
+            heads_of.append(heads[index])
+            surfaces.append(surface.values.astype(np.uint8))
+            right.append([any(is_right(painted.box_xywh_px, boxes) for painted, _ in own[index][:1]) for own in found])
+    if not seen:
+        raise InputError("no phrase with a known place to fit regions.rule=fitted to")
+    sizes = UsualSizes(seen)
+    known = [sizes.without(each.image, own) for each, own in zip(seen, heads_of, strict=True)]
+    usual = [fmean(size[head] for head in own) for size, own in zip(known, heads_of, strict=True)]
+    features = [cut_features(surface, size) for surface, size in zip(surfaces, usual, strict=True)]
+    try:
+        fit = fit_cut(np.array(features), np.array(right))
+    except ValueError as error:
+        raise InputError(f"{len(right)} phrases with a known place: {error} to fit regions.rule=fitted to") from error
+    return FittedCut.of(fit.weight, fit.mean, fit.scale, sizes.all()), sizes
+
+
+def _log_size(boxes: Sequence[Box], size_hw: tuple[int, int]) -> float:
+    """The mean logarithm of the shares of an image that boxes cover; one without an area counts as a pixel."""
+    return fmean(math.log(max(w * h, 1.0) / (size_hw[0] * size_hw[1])) for _, _, w, h in boxes)
+
+
+def fit_cut(features: Floats, right: NDArray[np.bool_]) -> Fit:
+    """The weights with which most maps are cut so that their region is right.
+
+    The fit maximises the share of right regions if each cut were drawn with the probability softmax(worth): the
+    expected reward of a policy, which unlike a likelihood gives up maps that no cut makes right. L-BFGS from zero, in
+    float64, so that the same data give the same weights. A bias would change nothing: it is the same for all cuts of a
+    map.
+
+    Args:
+        features: (n, cuts, k), of each cut of each map; NaN where nothing lies above a cut.
+        right: (n, cuts), whether the region that the cut gives is right.
+
+    Raises:
+        ValueError: No cut, or every cut of every map is right.
+    """
+    import torch  # noqa: PLC0415  it takes seconds to import, and only this function needs it
+
+    seen = np.isfinite(features.sum(axis=-1))
+    if not right[seen].any() or right[seen].all():
+        raise ValueError("expected right and wrong cuts")
+    mean, scale = mean_and_scale(features[seen])
+    cut = seen.any(axis=1)
+    x = torch.from_numpy(np.where(seen[..., None], (features - mean) / scale, 0.0)[cut])
+    closed = torch.from_numpy(np.where(seen, 0.0, -np.inf)[cut])
+    reward = torch.from_numpy((right & seen).astype(np.float64)[cut])
+    weight = torch.zeros(features.shape[2], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        taken = torch.softmax(x @ weight + closed, dim=1)
+        value = RIDGE * (weight @ weight) - (taken * reward).sum(dim=1).mean()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    return Fit(bias=0.0, weight=weight.detach().numpy(), mean=mean, scale=scale)

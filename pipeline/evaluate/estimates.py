@@ -1,0 +1,239 @@
+"""Figures with 95 % intervals, statistics of scores, and the logistic regression that makes scores probabilities.
+
+Intervals are a percentile bootstrap over images: phrases of one image are not independent, so whole images are drawn.
+Statistics of scores take scores (n,), right (n,) bool and weights (n,), >= 0, which the bootstrap draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+RESAMPLES: Final = 1000
+SCORE_RESAMPLES: Final = 200
+"""Resamples of the figures that sort all regions each time: risk-coverage, calibration, AP."""
+
+SEED: Final = 0
+LEVEL: Final = 0.95
+"""Two-sided confidence level of all intervals."""
+
+BINS: Final = 15
+"""Bins of equal width for the calibration error: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+
+THRESHOLDS: Final = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Scores for which the report says how many regions a filter keeps."""
+
+RIDGE: Final = 1.0
+"""Penalty on the squared weights of standardised features. As a prior it has standard deviation 1: weak beside
+hundreds of regions, but it keeps weights finite where a feature separates right from wrong without exception."""
+
+FOLDS: Final = 5
+"""Parts of the images; each is judged by a fit on the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A figure with its 95 % interval and the number of values that it comes from; NaN without any."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, NaN as None."""
+        return {key: None if math.isnan(value) else value for key, value in asdict(self).items()}
+
+
+def mean_estimates(values: Sequence[Floats], images: NDArray[np.int64], resamples: int = RESAMPLES) -> list[Estimate]:
+    """The means of several kinds of values (n,) that belong to images (n,), numbers >= 0.
+
+    All kinds share the resamples: to draw them takes far longer than to use them.
+    """
+    if images.size == 0:
+        return [Estimate()] * len(values)
+    _, owner = np.unique(images, return_inverse=True)
+    sums = [np.bincount(owner, each) for each in values]
+    counts = np.bincount(owner).astype(np.float64)
+    rng = np.random.default_rng(SEED)
+    means = np.empty((len(sums), resamples))
+    for i in range(resamples):
+        drawn = _draw(rng, counts.size)
+        total = drawn @ counts
+        means[:, i] = [(drawn @ each) / total for each in sums]
+    return [_estimate(float(each.mean()), row, each.size) for each, row in zip(values, means, strict=True)]
+
+
+def weighted_estimate(
+    statistic: Callable[[Floats], float], images: NDArray[np.int64], resamples: int = SCORE_RESAMPLES
+) -> Estimate:
+    """Any statistic of weights (n,), one per value; images (n,) says to which image a value belongs."""
+    if images.size == 0:
+        return Estimate()
+    names, owner = np.unique(images, return_inverse=True)
+    rng = np.random.default_rng(SEED)
+    drawn = np.array([statistic(_draw(rng, names.size)[owner]) for _ in range(resamples)])
+    return _estimate(statistic(np.ones(images.size)), drawn, images.size)
+
+
+def _draw(rng: np.random.Generator, count: int) -> Floats:
+    """How often each of `count` images is drawn in a sample of `count` with replacement."""
+    return np.bincount(rng.integers(0, count, count), minlength=count).astype(np.float64)
+
+
+def _estimate(value: float, drawn: Floats, n: int) -> Estimate:
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return Estimate(value=value, low=low, high=high, n=n)
+
+
+def means_where_known(values: Mapping[str, Floats], images: NDArray[np.int64]) -> dict[str, Any]:
+    """The mean of each kind of values (n,) that belong to images (n,), over those that are not NaN, as plain values.
+
+    Kinds that are NaN throughout are left out.
+    """
+    together: dict[bytes, list[str]] = {}  # kinds that have values for the same questions
+    for name, numbers in values.items():
+        together.setdefault(np.isnan(numbers).tobytes(), []).append(name)
+    estimates: dict[str, Estimate] = {}
+    for names in together.values():
+        known = ~np.isnan(values[names[0]])
+        found = mean_estimates([values[name][known] for name in names], images[known])
+        estimates.update(zip(names, found, strict=True))
+    return {name: estimates[name].plain() for name in values if estimates[name].n}
+
+
+def risk_coverage_area(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
+    """Area under the risk-coverage curve (Geifman & El-Yaniv, NeurIPS 2017): lower is better.
+
+    This is the share of wrong regions among those kept, averaged over how many are kept, in the order of their score.
+    Equal scores count as the average of all their orders.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, weights = scores[order], weights[order]
+    wrong = weights * ~right[order]
+    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last of each run of equal scores
+    kept = np.cumsum(weights)[ends]
+    lost = np.cumsum(wrong)[ends]
+    total = kept[-1]
+    if total <= 0:
+        return float("nan")
+    kept_before, lost_before = np.append(0.0, kept[:-1]), np.append(0.0, lost[:-1])
+    width = kept - kept_before
+    used = width > 0
+    k0, w0, width = kept_before[used], lost_before[used], width[used]
+    rate = (lost[used] - w0) / width
+    # integral of (w0 + rate * t) / (k0 + t) over t in 0 .. width
+    log = np.log1p(width / np.where(k0 > 0, k0, 1.0))
+    inner = np.where(k0 > 0, rate * width + (w0 - rate * k0) * log, rate * width)
+    return float(inner.sum() / total)
+
+
+def calibration_error(scores: Floats, right: NDArray[np.bool_], weights: Floats) -> float:
+    """Expected calibration error: mean distance between score and hit rate over `BINS` bins, 0 .. 1.
+
+    Chance counts as error: with few regions it is never 0, and the resampled intervals of small errors are too high.
+    """
+    total = weights.sum()
+    if total <= 0:
+        return float("nan")
+    bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+    expected = np.bincount(bins, weights * scores, BINS)
+    found = np.bincount(bins, weights * right, BINS)
+    return float(np.abs(expected - found).sum() / total)
+
+
+def roc_area(scores: Floats, positive: Floats, negative: Floats) -> float:
+    """Area under the ROC curve of scores (n,), each of which is positive and negative with some weight >= 0.
+
+    Equal scores count half. NaN where all weights of one kind are 0.
+    """
+    _, rank = np.unique(scores, return_inverse=True)
+    above, below = np.bincount(rank, positive), np.bincount(rank, negative)
+    total = above.sum() * below.sum()
+    return float(above @ (np.cumsum(below) - below / 2) / total) if total > 0 else float("nan")
+
+
+def presence_area(scores: Floats, there: NDArray[np.bool_], weights: Floats) -> float:
+    """`roc_area` of scores as a detector of the phrases that are there."""
+    return roc_area(scores, weights * there, weights * ~there)
+
+
+def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float | None]]:
+    """Return what filters by `THRESHOLDS` keep: the share of all regions, and the share of right ones among those kept.
+
+    None where there are no regions to take a share of.
+    """
+    lines: list[dict[str, float | None]] = []
+    for threshold in THRESHOLDS:
+        kept = scores >= threshold
+        precision = float(right[kept].mean()) if kept.any() else None
+        lines.append({"score": threshold, "kept": float(kept.mean()) if kept.size else None, "precision": precision})
+    return lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A logistic regression: bias, and weight, mean and scale of each feature (k,)."""
+
+    bias: float
+    weight: Floats
+    mean: Floats
+    scale: Floats
+
+    def probability(self, features: Floats) -> Floats:
+        """Features (n, k) -> probabilities (n,), 0 .. 1."""
+        return _logistic(self.bias + ((features - self.mean) / self.scale) @ self.weight)
+
+    def by_name(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Weight, mean and scale, each by the names of the features."""
+        parts = {"weight": self.weight, "mean": self.mean, "scale": self.scale}
+        return {part: dict(zip(names, values.tolist(), strict=True)) for part, values in parts.items()}
+
+
+def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> Fit:
+    """Fit to features (n, k) and right (n,) by Newton's method. Raises ValueError if all are right or all wrong."""
+    if right.all() or not right.any():
+        raise ValueError("expected both right and wrong regions")
+    mean, scale = mean_and_scale(features)
+    x = np.column_stack([np.ones(len(features)), (features - mean) / scale])
+    penalty = np.full(x.shape[1], RIDGE)
+    penalty[0] = 0.0
+    weights = np.zeros(x.shape[1])
+    for _ in range(100):
+        p = _logistic(x @ weights)
+        slope = x.T @ (right - p) - penalty * weights
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(penalty + 1e-9)
+        step = np.linalg.solve(curvature, slope)
+        weights += step
+        if np.abs(step).max() < 1e-10:
+            break
+    return Fit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
+
+
+def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of features (n, k), the latter 1 where a feature is always the same."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    # A constant feature may differ by the rounding of its mean, and must not count as a difference.
+    return mean, np.where(scale > 1e-9 * np.maximum(1.0, np.abs(mean)), scale, 1.0)
+
+
+def out_of_fold(features: Floats, right: NDArray[np.bool_], images: NDArray[np.int64]) -> Floats:
+    """The probability (n,) of each region by a fit on the other folds; all regions of an image are in one fold."""
+    fold = np.unique(images, return_inverse=True)[1] % FOLDS
+    probability = np.empty(len(right))
+    for number in range(FOLDS):
+        here = fold == number
+        if here.any():
+            probability[here] = fit_logistic(features[~here], right[~here]).probability(features[here])
+    return probability
+
+
+def _logistic(values: Floats) -> Floats:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(values, -60.0, 60.0))))

@@ -1,0 +1,332 @@
+"""`phrasebox eval`: all figures of a finished dataset against ground truth, as plain values.
+
+Boxes, masks and scores are those of the shards, and so are heat maps where `output.heat_maps` stored them. Otherwise
+the maps are computed again from the dataset's own configuration, which gives the same ones. Either way they are brought
+into the form that the regions were cut from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.console import Console
+
+from pipeline.evaluate.estimates import (
+    RESAMPLES,
+    Floats,
+    calibration_error,
+    filtered,
+    means_where_known,
+    risk_coverage_area,
+    weighted_estimate,
+)
+from pipeline.evaluate.judged import JudgedDataset, judged_dataset, phrases_of
+from pipeline.evaluate.matching import Query
+from pipeline.evaluate.metrics import (
+    METRICS,
+    Grouping,
+    b_cubed,
+    correct,
+    grouping_of,
+    link_counts,
+    pair_f1,
+    value_of,
+)
+from pipeline.evaluate.presence import absent_evaluation
+from stages.contract.errors import InputError
+from stages.contract.masks import rle_area_px
+from stages.regions.config import RegionsConfig
+from stages.regions.stage import RegionsStage
+from stages.shared.storage import place_of
+from stages.sources import HEAT_MAPS
+
+RECALLS: Final = np.linspace(0.0, 1.0, 101)
+"""Recalls at which COCO reads the precision."""
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """The numbers that are kept of queries; their heat maps are not kept.
+
+    Attributes:
+        values: Metric -> one number per query with a target, NaN where it is not defined.
+        queries: All queries, without their maps.
+        heat: Mean heat inside each region, by query and answer, 0 .. 1 of the map's highest; empty without maps.
+        groupings: Which phrases of each image are linked, and which the ground truth links.
+    """
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+    queries: list[Query] = field(default_factory=list)
+    heat: list[float] = field(default_factory=list)
+    groupings: list[Grouping] = field(default_factory=list)
+
+    def add(self, queries: Iterable[Query], *, maps: bool) -> None:
+        """Measure queries and keep the numbers. maps: whether the queries have heat maps."""
+        mean_heats: dict[tuple[int, str | None], list[float]] = {}  # targets of several captions share a phrase
+        for query in queries:
+            if query.target is not None:
+                for name, metric in METRICS.items():
+                    if maps or not metric.needs_maps:
+                        self.values.setdefault(name, []).append(value_of(name, query))
+            if maps:
+                key = (query.image, query.phrase)
+                if key not in mean_heats:
+                    heat = query.heat
+                    mean_heats[key] = [0.0 if heat is None else heat.mean_inside(each.mask) for each in query.answers]
+                self.heat.extend(mean_heats[key])
+            self.queries.append(replace(query, heat=None, plain_heat=None))
+
+
+def evaluation_of(
+    dataset: Path,
+    truth_path: Path,
+    console: Console,
+    settings: Sequence[str] = (),
+    *,
+    maps: bool = True,
+    resized: bool = False,
+    absent: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a dataset.
+
+    Args:
+        dataset, truth_path, settings, resized: See `judged_dataset`.
+        maps: Whether to measure the heat maps, too.
+        absent: Whether to ask for absent phrases, too; see `pipeline.evaluate.presence`.
+
+    Returns:
+        The figures of `report`, and `dataset`, `truth`, `matched`, `rule`, `config`, and `maps`: whether the heat maps
+        are "stored" ones, were "computed" again, or None, not measured.
+
+    Raises:
+        InputError: The dataset or the ground truth cannot be read, or they do not fit together.
+        ConfigError: A setting cannot be used, or the model is not the dataset's.
+    """
+    judged = judged_dataset(dataset, truth_path, settings, resized=resized)
+    config = judged.config(explains=False)
+    maps = maps and config.source.kind == HEAT_MAPS  # other sources of regions have none
+    outcomes = _with_maps(judged, config.regions, console) if maps else _without_maps(judged)
+    if not outcomes.values:
+        raise InputError(f"none of the {len(judged.matched.images)} images has a phrase that {truth_path} knows")
+    return {
+        "dataset": str(place_of(dataset)),
+        "truth": str(truth_path),
+        "matched": judged.matched.counts,
+        "maps": ("stored" if judged.has_maps else "computed") if maps else None,
+        "rule": config.regions.rule,
+        **report(outcomes),
+        **(absent_evaluation(judged, console) if absent else {}),
+        "config": config.model_dump(mode="json", include={"model", "explain", "regions", "source"}),
+    }
+
+
+def _with_maps(judged: JudgedDataset, regions: RegionsConfig, console: Console) -> Outcomes:
+    outcomes = Outcomes()
+    surfaces = [RegionsStage(regions)]
+    if regions.upsample != "linear":  # then the maps before colours guided them are measured, too
+        surfaces.append(RegionsStage(regions.model_copy(update={"upsample": "linear"})))
+    graph = judged.graph(pixels=len(surfaces) > 1)
+    for row, record in judged.mapped(graph, console):
+        queries = judged.queries(row, record.phrases, *(stage.surfaces_of(record) for stage in surfaces))
+        outcomes.add(queries, maps=True)
+        outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
+    return outcomes
+
+
+def _without_maps(judged: JudgedDataset) -> Outcomes:
+    outcomes = Outcomes()
+    for row in judged.rows():
+        outcomes.add(judged.queries(row, phrases_of(row["annotations"])), maps=False)
+        outcomes.groupings.append(grouping_of(row["id"], row, judged.image_of(row)))
+    return outcomes
+
+
+def report(outcomes: Outcomes) -> dict[str, Any]:
+    """All figures as plain values: counts, metrics, groups, coco_ap, scores, calibration_error, thresholds.
+
+    Every figure is {value, low, high, n}, see `Estimate`. NaN becomes None. Where the dataset and the ground truth link
+    phrases there are also group_f1, whose n counts the pairs that the ground truth links, and group_b_cubed, whose n
+    counts phrases.
+    """
+    queries = outcomes.queries
+    targets = [(query, query.target) for query in queries if query.target is not None]
+    images = np.array([query.image for query, _ in targets], np.int64)
+    values = {name: np.array(numbers, np.float64) for name, numbers in outcomes.values.items()}
+    answers = [answer for query in queries for answer in query.answers]
+    owners = np.array([query.image for query in queries for _ in query.answers], np.int64)
+    right = np.array([one for query in queries for one in correct(query)], np.bool_)
+    ranks = {"score": [answer.score for answer in answers], "similarity": [answer.similarity for answer in answers]}
+    if len(outcomes.heat) == len(answers):
+        ranks["mean_heat"] = outcomes.heat
+    scores = np.array(ranks["score"], np.float64)
+    return {
+        "counts": {
+            "images": len({query.image for query in queries}),
+            "targets": len(targets),
+            "targets_not_among_phrases": sum(query.phrase is None for query, _ in targets),
+            "absent_phrases": len(queries) - len(targets),
+            "regions": len(answers),
+        },
+        "metrics": means_where_known(values, images),
+        "groups": {
+            name: {
+                member: means_where_known({key: each[chosen] for key, each in values.items()}, images[chosen])
+                for member, chosen in members.items()
+            }
+            for name, members in _members([target.groups for _, target in targets]).items()
+        },
+        **_linked(outcomes.groupings),
+        "coco_ap": _coco(queries),
+        "scores": {
+            name: weighted_estimate(partial(risk_coverage_area, np.array(each, np.float64), right), owners).plain()
+            for name, each in ranks.items()
+        },
+        "calibration_error": weighted_estimate(partial(calibration_error, scores, right), owners).plain(),
+        "thresholds": filtered(scores, right),
+    }
+
+
+def _members(groups: Sequence[Mapping[str, str]]) -> dict[str, dict[str, NDArray[np.bool_]]]:
+    """Group -> member -> the targets that belong to it, members in order."""
+    chosen = {}
+    for name in sorted({name for group in groups for name in group}):
+        members = np.array([group.get(name, "") for group in groups])
+        chosen[name] = {str(member): members == member for member in np.unique(members) if member}
+    return chosen
+
+
+def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
+    """F1 of pairs and B-cubed; nothing where the dataset or the ground truth does not link phrases."""
+    groupings = [each for each in groupings if each.links]
+    counts = link_counts(groupings)
+    images = np.array([each.image for each in groupings], np.int64)
+    figures = {}
+    for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
+        n = int(counts[:, column].sum())
+        if n:
+            estimate = weighted_estimate(lambda weights, of=figure: of(weights @ counts), images, RESAMPLES)
+            figures[name] = replace(estimate, n=n).plain()
+    return figures
+
+
+def _coco(queries: Sequence[Query]) -> dict[str, Any]:
+    """COCO's AP of boxes, and of masks where every target has one."""
+    kinds: dict[str, Literal["bbox", "segm"]] = {"box": "bbox"}
+    if all(query.target is None or query.target.mask is not None for query in queries):
+        kinds["mask"] = "segm"
+    images = np.array([query.image for query in queries], np.int64)
+    figures: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        matches = coco_matches(queries, kind)
+        if matches is not None:
+            ap = weighted_estimate(matches.average_precision, images).plain()
+            figures[name] = {"ap": ap, "ap50": matches.ap50, "ap75": matches.ap75}
+    return figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matches:
+    """pycocotools' matches of regions with true things, from which AP can be computed for any weights.
+
+    Attributes:
+        queries: int (d,), the query of each region, best score first.
+        right: bool (thresholds, d), IoU 0.50, 0.55 .. 0.95.
+        things: int (q,), true things of each query.
+        ap, ap50, ap75: COCOeval's AP over all thresholds, at IoU 0.50 and at 0.75.
+    """
+
+    queries: NDArray[np.int64]
+    right: NDArray[np.bool_]
+    things: NDArray[np.int64]
+    ap: float
+    ap50: float
+    ap75: float
+
+    def average_precision(self, weights: Floats) -> float:
+        """AP over IoU 0.50:0.95 with a weight >= 0 per query (q,); all ones give `ap`."""
+        total = float(weights @ self.things)
+        if total <= 0:
+            return math.nan
+        each = weights[self.queries]
+        hits, misses = np.cumsum(each * self.right, axis=1), np.cumsum(each * ~self.right, axis=1)
+        precision = hits / (hits + misses + np.spacing(1))
+        best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        best_from_here = np.pad(best_from_here, ((0, 0), (0, 1)))  # no precision beyond the last recall
+        at = [np.searchsorted(recall, RECALLS, side="left") for recall in hits / total]
+        return float(np.mean([best[places].mean() for best, places in zip(best_from_here, at, strict=True)]))
+
+
+def coco_matches(queries: Sequence[Query], kind: Literal["bbox", "segm"]) -> Matches | None:
+    """Match regions and things by COCO's rules.
+
+    Every query, a phrase in an image, is one COCO image, and there is one category: a region can only be right for its
+    own phrase. Absent phrases are COCO images without a thing. One score threshold serves all phrases, so the score
+    has to be comparable across them.
+
+    With "bbox" a thing is a box of the target, with "segm" it is the target's whole mask. None without regions or
+    without things.
+    """
+    images: list[dict[str, Any]] = []
+    things: list[dict[str, Any]] = []
+    regions: list[dict[str, Any]] = []
+    for number, query in enumerate(queries, start=1):
+        h, w = query.size_hw
+        images.append({"id": number, "height": h, "width": w})
+        for thing in _things(query, kind):
+            things.append({"id": len(things) + 1, "image_id": number, "category_id": 1, "iscrowd": 0, **thing})
+        for answer in query.answers:
+            region: dict[str, Any] = {"image_id": number, "category_id": 1, "score": answer.score}
+            if kind == "bbox":
+                region["bbox"] = list(answer.box_xywh_px)
+            else:
+                region["segmentation"] = {"size": list(answer.mask.size_hw), "counts": answer.mask.counts}
+            regions.append(region)
+    if not regions or not things:
+        return None
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {"info": {}, "images": images, "annotations": things, "categories": [{"id": 1, "name": "x"}]}
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(regions), kind)
+        # COCO's figures by area and with fewer regions would take three quarters of the time.
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = evaluation.params.maxDets[-1:]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    found = [entry for entry in evaluation.evalImgs if entry is not None]
+    scores = np.concatenate([entry["dtScores"] for entry in found])
+    right = np.concatenate([entry["dtMatches"] for entry in found], axis=1) > 0
+    owner = np.concatenate([np.full(len(entry["dtScores"]), entry["image_id"] - 1) for entry in found])
+    order = np.argsort(-scores, kind="mergesort")
+    precision = evaluation.eval["precision"][:, :, 0, 0, 0]  # (thresholds, recalls)
+    return Matches(
+        queries=owner[order].astype(np.int64),
+        right=right[:, order],
+        things=np.bincount([thing["image_id"] - 1 for thing in things], minlength=len(images)),
+        ap=float(precision.mean()),
+        ap50=float(precision[0].mean()),
+        ap75=float(precision[5].mean()),
+    )
+
+
+def _things(query: Query, kind: str) -> list[dict[str, Any]]:
+    target = query.target
+    if target is None:
+        return []
+    if kind == "bbox":
+        return [{"bbox": list(box), "area": box[2] * box[3]} for box in target.boxes_xywh_px]
+    if target.mask is None:
+        return []
+    coded = {"size": list(target.mask.size_hw), "counts": target.mask.counts}
+    return [{"segmentation": coded, "area": rle_area_px(target.mask), "bbox": [0, 0, 1, 1]}]

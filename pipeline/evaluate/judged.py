@@ -1,0 +1,228 @@
+"""The material of a judgement: a finished dataset, or a sample of captioned images, beside ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from pipeline.config import RunConfig, sets_any, stored_config
+from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.dataset.origin import check_named
+from pipeline.engines.inline import batch_rows, run_stages, set_up
+from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from pipeline.graph import Graph, build_graph
+from pipeline.summary import Display, Report
+from stages.contract.errors import ConfigError, InputError
+from stages.contract.records import HeatMap, Phrase, Record, stable_id
+from stages.contract.schema import mapped_record
+from stages.contract.stage import Stage
+from stages.explain.config import ExplainerConfig
+from stages.prepare import PrepareConfig, PrepareStage
+from stages.read import Reader
+from stages.shared.model.config import InputSpec, TowerKind
+from stages.shared.truth import read_truth
+from stages.shared.truth.ground_truth import GroundTruth, TruthImage
+
+DECIDE_MAPS: Final = ("model", "phrases", "images", "explain")
+"""Sections of the configuration that heat maps depend on: a setting in them has the maps computed again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedDataset:
+    """A finished dataset, the ground truth, and which images both have.
+
+    `settings` are KEY=VALUE over the dataset's configuration: for files that moved, for the device, for other values.
+    """
+
+    dataset: Dataset
+    settings: Sequence[str]
+    truth: GroundTruth
+    matched: ImageMatches
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether heat maps are taken from the shards: the dataset holds them, and no setting changes them."""
+        return self.dataset.has_heat_maps and not sets_any(self.settings, DECIDE_MAPS)
+
+    def config(self, *, explains: bool = True) -> RunConfig:
+        """The dataset's configuration with the settings. explains: whether the explainer's settings are needed."""
+        return stored_config(self.dataset.manifest["config"], self.settings, explains=explains)
+
+    def rows(self, *, maps: bool = False) -> Iterator[dict[str, Any]]:
+        """The rows of the images that the ground truth has. maps: with the stored heat maps, if there are any."""
+        left_out = {"image"} if maps else {"image", "heat_maps"}
+        for row in self.dataset.rows([name for name in self.dataset.columns if name not in left_out]):
+            if row["file_name"] in self.matched.images:
+                yield row
+
+    def image_of(self, row: Mapping[str, Any]) -> TruthImage:
+        """The ground truth of a row."""
+        return self.matched.images[row["file_name"]]
+
+    def queries(self, row: Mapping[str, Any], phrases: Sequence[Phrase], *maps: Mapping[str, HeatMap]) -> list[Query]:
+        """See `queries_of`; the images have the numbers of the rows."""
+        return queries_of(row["id"], row, self.image_of(row), self.truth.categories, phrases, *maps)
+
+    def graph(self, *, pixels: bool) -> Graph | None:
+        """Build the graph that computes what the dataset does not hold; None if it holds everything.
+
+        pixels: whether the pixels are needed, too; no dataset holds them at the model's size.
+
+        Raises:
+            InputError: The dataset's input cannot be read.
+            ConfigError: A setting cannot be used, the model that would compute the maps is not the dataset's, or the
+                dataset of somebody else names files that the settings do not.
+        """
+        if self.has_maps and not pixels:
+            return None
+        check_named(self.dataset, settings=self.settings)
+        graph = build_graph(self.config())
+        made_with = self.dataset.manifest["model_fingerprint"]
+        if not self.has_maps and graph.fingerprint != made_with:
+            raise ConfigError(
+                f"{self.dataset.path} was made with other weights ({made_with}) than the configuration finds now "
+                f"({graph.fingerprint}); phrasebox eval --no-maps evaluates the regions alone"
+            )
+        return graph
+
+    def mapped(
+        self, graph: Graph | None, console: Console, most: int | None = None
+    ) -> Iterator[tuple[dict[str, Any], Record]]:
+        """Each row with a record that has its phrases and heat maps.
+
+        The records have pixels only if there is a graph. `most`: take that many rows, the first ones.
+
+        Raises InputError if the graph is needed and some of the rows are no longer in the input.
+        """
+        rows = islice(self.rows(maps=self.has_maps), most)
+        if graph is None:
+            yield from ((row, mapped_record(row)) for row in rows)
+            return
+        by_id = {row["id"]: row for row in rows}
+        stages = [graph.before[1]] if self.has_maps else [*graph.before, graph.explains]
+        for record in from_input(graph.reader, stages, by_id, console):
+            row = by_id[record.sample.id]
+            if self.has_maps:
+                known = mapped_record(row)
+                yield row, replace(record, phrases=known.phrases, heat_maps=known.heat_maps)
+            else:
+                yield row, record
+
+
+def judged_dataset(
+    path: Path, truth_path: Path, settings: Sequence[str] = (), *, resized: bool = False
+) -> JudgedDataset:
+    """Open a finished dataset and its ground truth.
+
+    Args:
+        path: Folder of a finished run.
+        truth_path: A file or folder that `stages.shared.truth.read_truth` reads.
+        settings: KEY=VALUE over the dataset's configuration.
+        resized: Whether the images were resized after the ground truth was drawn: it is scaled to them.
+
+    Raises:
+        InputError: The dataset or the ground truth cannot be read, or they have no image in common.
+    """
+    truth = read_truth(truth_path)
+    dataset = open_dataset(path)
+    rows = list(dataset.rows(["file_name", "height", "width", "error"]))
+    matched = match_images((row["file_name"] for row in rows), truth)
+    if resized:
+        images = dict(matched.images)
+        for row in rows:
+            if row["error"] is None and row["file_name"] in images:
+                images[row["file_name"]] = images[row["file_name"]].scaled((row["height"], row["width"]))
+        matched = replace(matched, images=images)
+    return JudgedDataset(dataset=dataset, settings=settings, truth=truth, matched=matched)
+
+
+def from_input(
+    reader: Reader,
+    stages: Sequence[Stage],
+    ids: Collection[int],
+    console: Console,
+    phrases: Mapping[int, Sequence[Phrase]] | None = None,
+) -> Iterator[Record]:
+    """The records of the input with some ids, after some stages; with given phrases by id instead of the captions'.
+
+    Raises InputError if the input lacks some of them.
+    """
+    progress = Report(expected=len(ids))
+    missing = set(ids)
+    samples = reader.samples(reader.shards())
+
+    def wanted() -> Iterator[Record]:
+        """The first record of each id; nothing is read after the last one."""
+        while missing and (sample := next(samples, None)) is not None:
+            if sample.id in missing:
+                missing.remove(sample.id)
+                record = Record.start(sample)
+                yield record if phrases is None else replace(record, phrases=tuple(phrases[sample.id]))
+
+    records = wanted()
+    with set_up(stages), Display(console).shown() as display:
+        while batch := list(islice(records, batch_rows(stages[-1]))):
+            yield from run_stages(stages, batch, progress.stage)
+            progress.rows(len(batch), 0)
+            display.update(progress)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(ids)} rows are no longer in the input of the dataset, which is needed because "
+            "the dataset holds no heat maps, or for the colours; phrasebox eval --no-maps needs no input"
+        )
+
+
+def phrases_of(entries: Iterable[Mapping[str, Any]]) -> list[Phrase]:
+    """The phrases that entries of a row's `annotations`, `absent` or `phrases` name, each once, in their order."""
+    found = {
+        (each["phrase"], each["caption_index"], *each["span"]): Phrase(
+            text=each["phrase"],
+            head=each["head"],
+            caption_index=each["caption_index"],
+            start=each["span"][0],
+            end=each["span"][1],
+            plural=each.get("plural", False),
+        )
+        for each in entries
+    }
+    return list(found.values())
+
+
+def drawn_places(names: Iterable[tuple[int, str]], most: int | None, seed: int) -> list[int]:
+    """Draw a sample of (place, name), which does not depend on the order of the names: the places in order."""
+    drawn = sorted((stable_id(f"{seed}:{name}"), place) for place, name in names)
+    return sorted(place for _, place in drawn[:most])
+
+
+def prepare_stage(
+    config: RunConfig, spec: InputSpec, explainer: ExplainerConfig | None = None, **more: Any
+) -> PrepareStage:
+    """The stage that resizes images as a run does; without an explainer to the model's own size."""
+    canvas = (explainer or ExplainerConfig(kind="")).canvas(spec)
+    return PrepareStage(PrepareConfig(**config.images.model_dump(), **canvas, **more))
+
+
+def pixels_of(record: Record) -> NDArray[np.uint8]:
+    """The pixels of a prepared record."""
+    assert record.pixels is not None, "prepared records have pixels"  # noqa: S101
+    return record.pixels.rgb
+
+
+def usable_model(config: RunConfig) -> tuple[str, TowerKind]:
+    """The name of a configuration's model, and the kind of its image tower.
+
+    Raises ConfigError or WeightsError if it cannot be used.
+    """
+    # torch and open_clip take seconds to import; other judgements of a dataset do without.
+    from stages.shared.model.load import usable_model as recognised  # noqa: PLC0415
+
+    described = recognised(config.model)
+    assert described.tower is not None, "usable models have a tower"  # noqa: S101
+    return described.name, described.tower

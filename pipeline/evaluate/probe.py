@@ -1,0 +1,293 @@
+"""The questions that ground truth lets one ask of an image, and the embeddings of images and their regions.
+
+A region is embedded in three ways, as CLIPSelf (arXiv 2310.01403, zero-shot evaluation of regions) does it: RoIAlign of
+the dense features in its box, the mean of the dense features on its mask, and the image of the box alone.
+
+Shapes: B images, R regions of an image, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.evaluate.matching import check_size
+from pipeline.load.region_masks import grid_shares
+from stages.contract.geometry import Box, xywh_to_xyxy
+from stages.contract.masks import run_ends
+from stages.contract.records import Rle
+from stages.shared.images.crops import cut_out
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.texts import TextCache, templates_of
+from stages.shared.model.towers.dense import by_boxes, by_masks, dense
+from stages.shared.truth.ground_truth import TruthImage, TruthThing
+
+BATCH_IMAGES: Final = {"cpu": 8, "cuda": 64}
+"""Images of one forward pass, unless `model.batch_size` says it. A batch is filled up with blank images, so that no
+embedding depends on how many images there are."""
+
+TEXTS_AT_ONCE: Final = 512
+
+Embeddings = NDArray[np.float32]
+
+
+class ProbeConfig(BaseModel):
+    """The settings of `phrasebox score-model`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    residual: bool = Field(
+        False,
+        description="Whether the last block's residual and MLP follow the values in the dense features of a tower with "
+        "a class token. True is trained and measured in CLIPSelf (arXiv 2310.01403), False is MaskCLIP without them, "
+        "for a model that nobody trained for it. Crops and retrieval do not depend on it.",
+    )
+    prompts: tuple[str, ...] | Literal["openai_imagenet"] = Field(
+        ("a photo of a {}.",),
+        description="Sentences for the name of a class, with `{}` for the name; the class is the mean of their "
+        "embeddings. `{}` is the bare name, `openai_imagenet` stands for OpenAI's 80. Phrases and captions are "
+        "embedded as they are.",
+    )
+    crops: bool = Field(
+        True,
+        description="Whether every region is also cut out and embedded as an image, which takes a forward pass each. "
+        "CLIPSelf takes the result for the ceiling of dense features.",
+    )
+    crop_scale: float = Field(
+        1.0,
+        ge=1.0,
+        le=10.0,
+        description="How many times as long as the box a crop's sides are. 1: the box alone, as in CLIPSelf. A model "
+        "that knows whole scenes only needs the surroundings: of the things of 200 drawn scenes `demo` names 0.164 by "
+        "their boxes, and 0.475 by boxes twice as wide and high.",
+    )
+    min_boxes: int = Field(
+        1,
+        ge=1,
+        description="Classes with fewer boxes are left out of the mean over classes. 1: all that occur, as CLIPSelf.",
+    )
+    pool_images: int = Field(
+        50,
+        ge=2,
+        description="The images, at most, whose regions together are searched in the harder search of phrases.",
+    )
+
+    @field_validator("prompts")
+    @classmethod
+    def _with_a_place(cls, prompts: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not prompts:
+            raise ValueError("expected one prompt or more")
+        for prompt in () if isinstance(prompts, str) else prompts:
+            if prompt.count("{}") != 1:
+                raise ValueError(f"expected one {{}} in a prompt, got {prompt!r}")
+        return prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """The questions of an image: R regions and their names, and phrases.
+
+    Attributes:
+        boxes_rel: float64 (R, 4), x0, y0, x1, y1 as shares of the image's sides, within it and not empty.
+        things: The regions; a box of a phrase that belongs to no thing is one without a class.
+        candidates: int64, the regions with different boxes, among which the phrases are looked for.
+        phrases: Text, and the `candidates` that it means: positions in that array. Only phrases that do not mean all
+            of them, since there is nothing to find out about the others.
+    """
+
+    boxes_rel: NDArray[np.float64]
+    things: tuple[TruthThing, ...]
+    candidates: NDArray[np.int64]
+    phrases: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+NOTHING: Final = Questions(boxes_rel=np.zeros((0, 4)), things=(), candidates=np.zeros(0, np.int64), phrases=())
+"""The questions of an image without ground truth, which is only retrieved."""
+
+
+def questions_of(
+    image: TruthImage, things: Sequence[TruthThing], size_hw: tuple[int, int], *, resized: bool
+) -> Questions:
+    """The questions of an image.
+
+    Regions are the things of the ground truth, and behind them those boxes of phrases that belong to no thing. Boxes
+    are cut off at the image's edges. Phrases are those of captions and the sentences of RefCOCO; names of categories
+    are asked as classes.
+
+    Args:
+        image: Its ground truth.
+        things: Its things, see `GroundTruth.things`.
+        size_hw: Its size as it was opened.
+        resized: Whether it was resized after the ground truth was drawn.
+
+    Raises:
+        InputError: The ground truth is for an image of another size.
+    """
+    if not resized:
+        check_size(image.file_name, size_hw, image)
+    true_hw = (image.height_px, image.width_px)
+    true_hw = size_hw if 0 in true_hw else true_hw
+    named = [target for target in image.targets if target.match != "category"]
+    loose = (
+        TruthThing(box_xywh_px=box, category=None, described=None, mask=None)
+        for target in named
+        for box in target.boxes_xywh_px
+    )
+    found: list[TruthThing] = []
+    boxes: list[Box] = []
+    first: dict[Box, int] = {}
+    for thing in (*things, *loose):
+        is_known = thing.category is None and thing.box_xywh_px in first
+        box = _within(thing.box_xywh_px, true_hw)
+        if box is not None and not is_known:
+            first.setdefault(thing.box_xywh_px, len(found))
+            found.append(thing)
+            boxes.append(box)
+    places = {region: place for place, region in enumerate(first.values())}
+    phrases: list[tuple[str, tuple[int, ...]]] = []
+    for target in named:
+        meant = tuple(sorted({places[first[box]] for box in target.boxes_xywh_px if box in first}))
+        if target.phrase and 0 < len(meant) < len(places):
+            phrases.append((target.phrase, meant))
+    return Questions(
+        boxes_rel=np.array(boxes, np.float64).reshape(-1, 4),
+        things=tuple(found),
+        candidates=np.array(list(first.values()), np.int64),
+        phrases=tuple(phrases),
+    )
+
+
+def _within(box_xywh_px: Box, size_hw: tuple[int, int]) -> Box | None:
+    """The part of a box that is in the image, as shares of its sides; None if there is none."""
+    x0, y0, x1, y1 = xywh_to_xyxy(box_xywh_px)
+    height, width = size_hw
+    left, right = (min(max(x / width, 0.0), 1.0) for x in (x0, x1))
+    top, bottom = (min(max(y / height, 0.0), 1.0) for y in (y0, y1))
+    return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image with its questions: uint8 (size, size, 3) at the model's size, and (H, W, 3) in its own size.
+
+    `full` is None where no region is cut out.
+    """
+
+    rgb: NDArray[np.uint8]
+    full: NDArray[np.uint8] | None
+    asked: Questions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """Embeddings of an image (E,) and, in three ways, of its regions (R, E); float32 of length 1.
+
+    `mask` is 0 for a region without a mask or with an empty one; `crop` is None without `ProbeConfig.crops`.
+    """
+
+    image: Embeddings
+    roi: Embeddings
+    mask: Embeddings
+    crop: Embeddings | None
+
+
+class Embedder:
+    """Embeds images, regions and texts with one model, which it only reads."""
+
+    def __init__(self, model: ClipModel, config: ProbeConfig, batch_images: int | None = None) -> None:
+        self.model = model
+        self.config = config
+        self.batch_images = batch_images or BATCH_IMAGES["cuda" if model.device.type == "cuda" else "cpu"]
+        self._texts = TextCache(model, max_texts=TEXTS_AT_ONCE)
+
+    def classes(self, names: Sequence[str]) -> Embeddings:
+        """Names -> (names, E), the mean over `ProbeConfig.prompts`, of length 1."""
+        return self._all(TextCache(self.model, templates_of(self.config.prompts)), names)
+
+    def texts(self, texts: Sequence[str]) -> Embeddings:
+        """Texts as they are -> (texts, E), of length 1."""
+        return self._all(self._texts, texts)
+
+    def _all(self, cache: TextCache, texts: Sequence[str]) -> Embeddings:
+        parts = [cache(texts[at : at + TEXTS_AT_ONCE]).cpu().numpy() for at in range(0, len(texts), TEXTS_AT_ONCE)]
+        return self._joined(parts)
+
+    def _joined(self, parts: Sequence[Embeddings]) -> Embeddings:
+        found: Embeddings = np.concatenate([np.zeros((0, self.model.embed_dim), np.float32), *parts])
+        return found
+
+    @torch.no_grad()
+    def pictures(self, pictures: Sequence[Picture]) -> list[Embedded]:
+        """Embed at most `batch_images` images with their regions.
+
+        An image's embeddings depend on the others of the batch in the last digit at most.
+        """
+        side, placement = self.model.input.size_px, self.model.tower.placement
+        missing = self.batch_images - len(pictures)
+        rgb = np.stack([*(picture.rgb for picture in pictures), *[np.zeros((side, side, 3), np.uint8)] * missing])
+        found = dense(self.model.tower, torch.from_numpy(rgb), residual=self.config.residual)
+        grid_hw = placement.grid_hw(side, side)
+        owners = np.repeat(np.arange(len(pictures)), [len(picture.asked.boxes_rel) for picture in pictures])
+        boxes = np.concatenate([picture.asked.boxes_rel for picture in pictures]) * side
+        rois = torch.from_numpy(np.column_stack([owners, boxes]).astype(np.float32)).to(self.model.device)
+        roi = _numpy(by_boxes(found.patches, grid_hw, placement, rois))
+        image = _numpy(F.normalize(found.embedding.float(), dim=-1))
+        crops = self._crops(pictures) if self.config.crops else None
+        return [
+            Embedded(
+                image=image[number],
+                roi=roi[owners == number],
+                mask=self._by_masks(found.patches[number], [thing.mask for thing in picture.asked.things], grid_hw),
+                crop=None if crops is None else crops[owners == number],
+            )
+            for number, picture in enumerate(pictures)
+        ]
+
+    def _by_masks(self, patches: torch.Tensor, masks: Sequence[Rle | None], grid_hw: tuple[int, int]) -> Embeddings:
+        known = [number for number, mask in enumerate(masks) if mask is not None]
+        found = np.zeros((len(masks), self.model.embed_dim), np.float32)
+        if known:
+            shares = torch.from_numpy(shares_of([mask for mask in masks if mask is not None], grid_hw))
+            found[known] = _numpy(by_masks(patches.expand(len(known), -1, -1), shares.to(patches.device)))
+        return found
+
+    def _crops(self, pictures: Sequence[Picture]) -> Embeddings:
+        """(all regions, E), the regions of all images one after the other."""
+        side, parts = self.model.input.size_px, []
+        scale, interpolation = self.config.crop_scale, self.model.input.interpolation
+        for batch in _batches(pictures, self.batch_images):
+            rgb = np.zeros((self.batch_images, side, side, 3), np.uint8)
+            for place, (picture, box) in enumerate(batch):
+                assert picture.full is not None, "images whose regions are cut out come in full"  # noqa: S101
+                rgb[place] = cut_out(picture.full, [box], side, interpolation, scale)[0]
+            embeddings = self.model.tower.encode(torch.from_numpy(rgb)).float()
+            parts.append(_numpy(F.normalize(embeddings, dim=-1))[: len(batch)])
+        return self._joined(parts)
+
+
+def shares_of(masks: Sequence[Rle], grid_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """The share of each cell of a grid that is inside, (masks, rows, columns); the masks have one size."""
+    texts = [np.frombuffer(mask.counts.encode("ascii"), np.uint8) for mask in masks]
+    offsets = np.cumsum([0, *map(len, texts)])
+    size_hw = masks[0].size_hw
+    pixels = np.full(len(masks), size_hw[0] * size_hw[1], np.int64)
+    ends, starts = run_ends(np.concatenate(texts), offsets, pixels)
+    return grid_shares(ends, starts, size_hw, grid_hw)
+
+
+def _batches(pictures: Sequence[Picture], size: int) -> Iterator[list[tuple[Picture, Box]]]:
+    boxes = [(picture, box) for picture in pictures for box in map(tuple, picture.asked.boxes_rel.tolist())]
+    for start in range(0, len(boxes), size):
+        yield boxes[start : start + size]
+
+
+def _numpy(values: torch.Tensor) -> Embeddings:
+    found: Embeddings = values.cpu().numpy()
+    return found

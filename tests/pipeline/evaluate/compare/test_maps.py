@@ -1,0 +1,41 @@
+"""One trunk for all explainers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pipeline.evaluate.compare.faithfulness import image_embeddings
+from pipeline.evaluate.compare.maps import RememberedTrunk, remembering
+from stages.explainers.cams.cam import Cam, CamConfig
+from stages.explainers.dense.maskclip import MaskClip, MaskClipConfig
+from stages.shared.model.load import from_open_clip
+from tests.factories import TOWERS
+
+RNG = np.random.default_rng(0)
+
+
+@torch.no_grad()
+def test_explainers_share_the_trunk_and_get_the_same_maps() -> None:
+    make, spec = TOWERS["ConvNeXt"]
+    plain = from_open_clip(make(), spec=spec)
+    shared = remembering(plain)
+    trunk = shared.tower.trunk  # type: ignore[attr-defined]  # an averaged tower
+    assert isinstance(trunk, RememberedTrunk)
+    calls: list[int] = []
+    inner = trunk.trunk
+    trunk.trunk = lambda pixels: (calls.append(len(pixels)), inner(pixels))[1]
+    first, second = (RNG.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8) for _ in range(2))
+    phrases = [["a cat"], ["a dog"]]
+    for number, rgb in enumerate((first, second), start=1):
+        for make_one, config in ((Cam, CamConfig()), (MaskClip, MaskClipConfig())):
+            found = make_one(config, shared).explain(rgb, phrases)
+            wanted = make_one(config, plain).explain(rgb, phrases)
+            for a, b in zip(found, wanted, strict=True):
+                assert a[0].values.tobytes() == b[0].values.tobytes()
+        image_embeddings(shared, rgb)
+        assert calls == [2] * number
+    for _ in range(2):  # some explainers take the images one by one
+        for rgb in second:
+            image_embeddings(shared, rgb[None])
+    assert calls == [2, 2, 1, 1]
