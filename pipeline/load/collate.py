@@ -16,11 +16,11 @@ _EMPTY: Final = {
     "caption_indices": torch.zeros(0, dtype=torch.int64),
     "region_ids": torch.zeros(0, dtype=torch.int64),
 }
-"""What every sample has for each region."""
+"""Tensors of every sample, with a row for each region."""
 
 
 def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A `collate_fn` for DataLoader: makes a batch of B images with R regions in total.
+    """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
 
     The regions of all images follow each other: nothing is padded, and an image may have any number of regions.
 
@@ -43,55 +43,57 @@ def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
         errors, error_details              lists of B, if failed rows are kept
 
-    An image may hold a phrase several times, and images may share one: `phrases` holds each once, for a contrastive
-    loss to tell apart. An empty list of samples gives a batch with B = 0 without the optional entries.
+    An image may hold a phrase several times, and images may share one: `phrases` holds each once, so that a contrastive
+    loss can distinguish them. An empty list of samples gives a batch with B = 0 without the optional entries.
     """
+
+    def listed(name: str) -> list[Any]:
+        return [sample[name] for sample in samples]
+
     counts = [len(sample["scores"]) for sample in samples]
     owners = torch.arange(len(samples)).repeat_interleave(_whole(counts))
-    texts = [phrase for sample in samples for phrase in sample["phrases"]]
-    firsts: dict[str, int] = {}
+    texts = [phrase for phrases in listed("phrases") for phrase in phrases]
+    places: dict[str, int] = {}
     for place, text in enumerate(texts):
-        firsts.setdefault(text, place)
-    numbers = {text: number for number, text in enumerate(firsts)}
-    boxes = _joined(samples, "boxes_xyxy_px")
+        places.setdefault(text, place)
+    numbers = {text: number for number, text in enumerate(places)}
+    regions = {
+        # Plain tensors: the subclasses of torchvision's transforms would spread to the batch.
+        name: torch.cat([empty, *(values.as_subclass(Tensor) for values in listed(name))])
+        for name, empty in _EMPTY.items()
+    }
+    boxes = regions.pop("boxes_xyxy_px")
     batch: dict[str, Any] = {
-        "ids": _whole([sample["id"] for sample in samples]),
-        "sample_ids": [sample["sample_id"] for sample in samples],
-        "file_names": [sample["file_name"] for sample in samples],
-        "captions": [sample["captions"] for sample in samples],
-        "sizes_hw": _whole([sample["size_hw"] for sample in samples]).reshape(-1, 2),
-        "original_sizes_hw": _whole([sample["original_hw"] for sample in samples]).reshape(-1, 2),
+        "ids": _whole(listed("id")),
+        "sample_ids": listed("sample_id"),
+        "file_names": listed("file_name"),
+        "captions": listed("captions"),
+        "sizes_hw": _whole(listed("size_hw")).reshape(-1, 2),
+        "original_sizes_hw": _whole(listed("original_hw")).reshape(-1, 2),
         "region_counts": _whole(counts),
         "rois": torch.cat([owners[:, None].to(boxes.dtype), boxes], dim=1),
         "batch_indices": owners,
-        **{name: _joined(samples, name) for name in _EMPTY if name != "boxes_xyxy_px"},
-        "heads": [head for sample in samples for head in sample["heads"]],
-        "phrases": list(firsts),
+        **regions,
+        "heads": [head for heads in listed("heads") for head in heads],
+        "phrases": list(places),
         "phrase_indices": _whole([numbers[text] for text in texts]),
     }
     held = samples[0] if samples else {}
     if "tokens" in held:
-        batch["tokens"] = torch.cat([sample["tokens"] for sample in samples])[_whole(list(firsts.values()))]
+        batch["tokens"] = torch.cat(listed("tokens"))[_whole(list(places.values()))]
     if "grid_masks" in held:
-        batch["grid_masks"] = torch.cat([sample["grid_masks"] for sample in samples])
+        batch["grid_masks"] = torch.cat(listed("grid_masks"))
     if "masks" in held:
-        batch["masks"] = _if_alike([sample["masks"] for sample in samples], torch.cat)
+        batch["masks"] = _if_alike(listed("masks"), torch.cat)
     if "image" in held:
-        batch["images"] = _if_alike([sample["image"] for sample in samples], torch.stack)
+        batch["images"] = _if_alike(listed("image"), torch.stack)
     if "error" in held:
-        batch["errors"] = [sample["error"] for sample in samples]
-        batch["error_details"] = [sample["error_detail"] for sample in samples]
+        batch |= {"errors": listed("error"), "error_details": listed("error_detail")}
     return batch
 
 
-def _joined(samples: Sequence[dict[str, Any]], name: str) -> Tensor:
-    empty = _EMPTY[name]
-    # Plain tensors: the subclasses of torchvision's transforms would spread to the batch.
-    return torch.cat([empty, *(sample[name].as_subclass(Tensor) for sample in samples)])
-
-
 def _if_alike(values: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
-    """The values joined if all are tensors whose last two sides agree, else the list."""
+    """Return the values joined if all are tensors whose last two sides agree, else the list."""
     if not all(isinstance(value, Tensor) for value in values) or len({value.shape[-2:] for value in values}) > 1:
         return values
     return join([value.as_subclass(Tensor) for value in values])

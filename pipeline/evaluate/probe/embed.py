@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluate.probe.config import ProbeConfig
 from pipeline.evaluate.probe.questions import Questions
-from pipeline.load.region_masks import grid_shares
+from pipeline.load.row_groups import grid_shares
 from stages.contract.geometry import Box
 from stages.contract.masks import run_ends
 from stages.contract.records import Rle

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.images import RENAMED, ImageNames
+from pipeline.export.base import RENAMED
+from pipeline.export.files import ImageNames
 from tests.pipeline.export.datasets import Maker, encoded, finished, mask
 
 LONG = "ö" * 150

@@ -12,7 +12,7 @@ import pytest
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index, statistics
 from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.per_group import merged
+from pipeline.export.base import merged
 from stages.contract.errors import ConfigError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
