@@ -29,9 +29,8 @@ Per = Literal["phrase", "group"]
 """One region for each phrase of each caption, or one for each thing with all phrases that name it."""
 
 Tolerance = Annotated[float, Field(ge=0, le=100)]
-"""Distance in px that polygons may keep from a mask's outline to save corners; 0 keeps every corner of a pixel. With 1
-they take an eighth of the bytes, at an IoU with the mask of 0.993 on average and 0.975 at worst (1,500 synthetic masks
-of up to 1024 x 768 without holes)."""
+"""Distance in px that polygons may keep from a mask's outline to save corners. With 1 they take an eighth of the bytes
+of 0, at an IoU with the mask of 0.993 on average and 0.975 at worst (1,500 synthetic masks of up to 1024 x 768)."""
 
 WithImages = Annotated[
     bool,
@@ -59,13 +58,10 @@ class FormatConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenSample:
-    """A sample of the export.
+    """A sample of the export: the dataset's row, with only the chosen regions in `annotations`.
 
-    Attributes:
-        row: The dataset's row, with only the chosen regions in `annotations`.
-        split: The split it belongs to.
-        image: The encoded image, upright; None if the format takes none.
-        per_group: Whether the regions are those of things, see `merged`, instead of those of phrases.
+    `image` is encoded and upright; None if the format takes none. `per_group` says that the regions are those of
+    things, see `merged`, instead of those of phrases.
     """
 
     row: Mapping[str, Any]
@@ -110,13 +106,11 @@ class ChosenSample:
 class Categories:
     """Categories by name, with dense numbers: torch detectors index by them, CLIPSelf ranks them.
 
-    Attributes:
-        names: Phrases or head nouns, sorted; a category's index is its place. Formats that count from 1 add it.
-        heads: The most frequent head noun of each, COCO's supercategory.
+    `names` are phrases or head nouns, sorted; a category's index is its place. `heads` holds the most frequent head
+    noun of each, COCO's supercategory.
     """
 
     def __init__(self, counts: Counter[tuple[str, str]], naming: Naming) -> None:
-        """Number the names of the (name, head) that were counted."""
         rows = sorted((name, head) for _, name, head, _ in category_rows(Tally(categories=counts)))
         self.names = [name for name, _ in rows]
         self.heads = [head for _, head in rows]
@@ -135,15 +129,11 @@ class Categories:
 
 @dataclass(slots=True, kw_only=True)
 class ExportReport:
-    """Contents of an export and what it left out; rows = samples + left out.
+    """Contents of an export and what it left out; rows of the dataset = samples + left out.
 
     Attributes:
-        format: Name of the format.
-        rows: Rows of the dataset.
-        samples: Exported samples, by split.
-        regions: Exported regions, by split.
-        doubtful: How many of these have a score below 0.5; None if scores only rank, or a least score was asked for.
-        categories: How many there are; 0 if the format has none.
+        samples, regions: What was exported, by split.
+        doubtful: Number of regions with a score below 0.5; None if scores only rank, or a least score was asked for.
         left_out: Rows that are not in the export, by reason.
         faults: The first few of the rows left out for their image, for people.
         notes: What became of masks and the like, with how often.
@@ -171,13 +161,23 @@ class ExportReport:
             "notes": {note: count for note, count in sorted(self.notes.items()) if count},
         }
 
+    def lines(self, masks: str) -> Iterator[str]:
+        """Yield sentences for people, below the counts by split; `masks` says what became of the masks."""
+        if self.doubtful:
+            regions = f"{self.doubtful:,} of {self.regions.total():,} regions"
+            yield f"{regions} have a score below 0.5; --min-score 0.5 leaves them out"
+        if self.categories:
+            yield f"{self.categories:,} categories"
+        yield f"masks: {masks}"
+        yield from (f"{count:,} {note}" for note, count in self.counts()["notes"].items())
+        yield f"rows left out: {self.left_out.total():,} of {self.rows:,}"
+        yield from (f"  {count:,} {reason}" for reason, count in self.left_out.most_common())
+        yield from (f"    {fault}" for fault in self.faults)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """One export: dataset, target, names of the splits, categories of the chosen regions, and the report.
-
-    There are no categories if `Exporter.naming` is None. Exporters add notes to the report.
-    """
+    """One export. There are no categories if `Exporter.naming` is None. Exporters add notes to the report."""
 
     dataset: Dataset
     folder: ExportFolder
@@ -189,8 +189,7 @@ class ExportJob:
 class Exporter(ABC):
     """Writes samples in one format, one export: `add` for each sample in the dataset's order, then `close`.
 
-    Memory must not grow with the number of samples: what is not yet written stays in files or in small buffers.
-    The same samples give the same bytes.
+    Memory must not grow with the number of samples. The same samples give the same bytes.
 
     Attributes:
         name: The name in `--format`.
@@ -226,6 +225,13 @@ class Exporter(ABC):
             self._image_names = ImageNames(job.dataset, flat=self.flat_images)
             for split in job.splits:
                 job.folder.make(self.image_folder.format(split=split))
+
+    @classmethod
+    def described(cls) -> str:
+        """Return the format in lines for people: its name and summary, its masks, its settings."""
+        keys = ", ".join(f"{key}={str(field.default).lower()}" for key, field in cls.config_type.model_fields.items())
+        settings = f"\n    --set: {keys}" if keys else ""
+        return f"{cls.name}: {cls.summary}\n    masks: {cls.masks}{settings}"
 
     @classmethod
     def naming(cls, config: Any) -> Naming | None:
@@ -306,37 +312,10 @@ def shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the dataset knows of a region and COCO has no name for.
-
-    `presence` and `group` are left out where they are unknown. `phrases` are all those of a thing, in an export by
-    things.
-    """
-    known = {name: region[name] for name in ("presence", "group") if region[name] is not None}
-    if "presence" in known:
-        known["presence"] = shortest(known["presence"])
-    if NAMED in region:
-        known["phrases"] = region[NAMED]
-    return {
-        **{key: region[key] for key in PHRASE_KEYS},
-        "score": shortest(region["score"]),
-        "similarity": shortest(region["similarity"]),
-        **known,
-    }
-
-
-def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, **more: Any) -> dict[str, Any]:
-    """Return COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; `more` replaces or adds keys."""
-    entry = {"id": region["id"], "image_id": image_id, "category_id": category_id}
-    entry |= {key: region[key] for key in ("bbox", "area", "segmentation")}
-    return {**entry, "iscrowd": 0, **more, **phrase_entry(region)}
-
-
 def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
     """Return the outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report.
 
-    Raises:
-        InputError: The mask is damaged.
+    Raises InputError if the mask is damaged.
     """
     height, width = region["segmentation"]["size"]
     try:
@@ -370,13 +349,8 @@ def merged(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     A thing's regions are those of the phrase with the best score, the first of equals, and lead the others' where each
     phrase has its own (`regions.group=phrases`). It is called by the phrase with the best score of those with its most
-    frequent head. In datasets without groups, each phrase of a caption is a thing.
-
-    Args:
-        regions: `annotations` of one row.
-
-    Returns:
-        Annotations with the `PHRASE_KEYS` of that name, and the key `NAMED`.
+    frequent head, whose `PHRASE_KEYS` they get, and the key `NAMED`. In datasets without groups, each phrase of a
+    caption is a thing.
     """
     things: dict[Any, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
     for region in regions:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from pipeline.export.base import (
+    NAMED,
+    PHRASE_KEYS,
     ChosenSample,
     Exporter,
     ExportJob,
@@ -20,11 +22,11 @@ from pipeline.export.base import (
     Naming,
     Tolerance,
     WithImages,
-    coco_annotation,
     dumped,
     joined_caption,
     joined_spans,
     polygons_of,
+    shortest,
 )
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
@@ -136,6 +138,32 @@ class Fiftyone(CocoLayout):
     json_file = "{split}/labels.json"
     image_folder = "{split}/data"
     flat_images = True
+
+
+def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the dataset knows of a region and COCO has no name for.
+
+    `presence` and `group` are left out where they are unknown. `phrases` are all those of a thing, in an export by
+    things.
+    """
+    known = {name: region[name] for name in ("presence", "group") if region[name] is not None}
+    if "presence" in known:
+        known["presence"] = shortest(known["presence"])
+    if NAMED in region:
+        known["phrases"] = region[NAMED]
+    return {
+        **{key: region[key] for key in PHRASE_KEYS},
+        "score": shortest(region["score"]),
+        "similarity": shortest(region["similarity"]),
+        **known,
+    }
+
+
+def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, **more: Any) -> dict[str, Any]:
+    """Return COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; `more` replaces or adds keys."""
+    entry = {"id": region["id"], "image_id": image_id, "category_id": category_id}
+    entry |= {key: region[key] for key in ("bbox", "area", "segmentation")}
+    return {**entry, "iscrowd": 0, **more, **phrase_entry(region)}
 
 
 class CocoFile:

@@ -35,26 +35,21 @@ WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
 
 ALL: Final = "train"
-"""Name of the only split if there is one: loaders look for it first."""
+"""Name of the only split: loaders look for it first."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
 """A name for files and folders on every system, and for a split of Hugging Face datasets."""
 
 _IDS: Final = 2**53
-
 _MOST_FAULTS: Final = 5
-
-_LIKELY: Final = 0.5
-"""Score from which a region is more likely right than wrong, if scores are probabilities."""
+_LIKELY: Final = 0.5  # the score from which a region is more likely right than wrong, if scores are probabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """A choice of samples and regions, a format and a target.
+    """A choice of samples and regions, a format and a new folder.
 
     Attributes:
-        exporter: The format, one of `EXPORTERS`.
-        out: New folder to write to.
         config: Settings of the format; None for its defaults.
         min_score: Only regions with at least this score, 0 .. 1.
         where: SQL condition on regions, see `pipeline.dataset.selection`.
@@ -82,13 +77,7 @@ def export_dataset(
 ) -> ExportReport:
     """Write the chosen part of a finished dataset in another format.
 
-    Args:
-        dataset: A finished dataset.
-        request: The choice, the format and the target.
-        on_progress: Called with the number of rows that are done.
-
-    Returns:
-        What is in the export and what is not. An image that is missing or broken leaves its row out.
+    An image that is missing or broken leaves its row out. `on_progress` gets the number of rows that are done.
 
     Raises:
         ConfigError: The condition or the splits are invalid, the folder holds something, or somebody else's dataset
@@ -253,11 +242,7 @@ def image_of(row: Mapping[str, Any]) -> str:
 
 
 def parse_splits(text: str) -> Splits:
-    """Return the splits of "train=0.9,val=0.1"; "" is one split of all.
-
-    Raises:
-        ConfigError: The text has another form, a name is no plain file name, or the shares do not sum to 1.
-    """
+    """Return the splits of "train=0.9,val=0.1"; "" is one split of all. Raise ConfigError for any other text."""
     shares: dict[str, float] = {}
     for part in text.split(",") if text.strip() else (f"{ALL}=1",):
         name, equals, share = (piece.strip() for piece in part.partition("="))

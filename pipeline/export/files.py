@@ -39,11 +39,8 @@ LIST: Final = ".phrasebox-files.txt"
 
 _LOCK: Final = ".lock"
 
-_ROWS_AT_ONCE: Final = 32
-"""Rows kept as Python objects, which are ten times as large as Arrow's."""
-
-_MOST_BYTES: Final = 200
-"""Length of a part of a path; file systems take 255."""
+_ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's
+_MOST_BYTES: Final = 200  # of a part of a path; file systems take 255
 
 _ENDING: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 _SAME: Final = {".jpeg": ".jpg", ".tiff": ".tif"}
@@ -116,12 +113,8 @@ class ExportFolder:
 def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     """Yield a folder that becomes `out` when the block ends and `finish` was called; otherwise it is deleted.
 
-    Args:
-        out: The folder of the finished export.
-        overwrite: Let it replace another export.
-
-    Raises:
-        ConfigError: `out` holds something, or cannot be written, or another export is writing to it.
+    With `overwrite`, it may replace another export. Raises ConfigError if `out` holds anything else, or cannot be
+    written, or another export is writing to it.
     """
     path = place_of(out)
     if not isinstance(path, Path):

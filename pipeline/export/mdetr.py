@@ -13,17 +13,8 @@ from typing import Final
 
 from pydantic import Field
 
-from pipeline.export.base import (
-    ChosenSample,
-    Exporter,
-    ExportJob,
-    FormatConfig,
-    Tolerance,
-    WithImages,
-    coco_annotation,
-    polygons_of,
-)
-from pipeline.export.coco import CocoFile
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Tolerance, WithImages, polygons_of
+from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.records import stable_id
 
 _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)

@@ -16,16 +16,8 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from pipeline.dataset.folder import read_marks
-from pipeline.export.base import (
-    ChosenSample,
-    Exporter,
-    ExportJob,
-    FormatConfig,
-    WithImages,
-    coco_annotation,
-    shortest,
-)
-from pipeline.export.coco import CocoFile
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, WithImages, shortest
+from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.records import stable_id
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"

@@ -11,7 +11,8 @@ from typing import IO, Any
 
 from pydantic import Field
 
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped, phrase_entry
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped
+from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
 
 

@@ -47,9 +47,6 @@ class StreamOptions(LoadOptions):
         count: Count the rows, for `len`; "drop" and "repeat" count them too.
         rank, world_size: By default those of torch.distributed if it is initialised, else RANK and WORLD_SIZE, else 0
             of 1. They are found out when the stream is made, not later in the workers.
-
-    Raises:
-        ConfigError: A value is invalid.
     """
 
     shuffle: bool = True
@@ -68,7 +65,7 @@ class StreamOptions(LoadOptions):
 
 
 class _Loader:
-    """What both loaders begin with: the dataset, the maker of samples, and the row groups that may hold some."""
+    """The beginning of both loaders: the dataset, the maker of samples, and the row groups that may hold some."""
 
     def __init__(
         self, dataset: Dataset | AnyPath | str, contents: Contents | None, options: LoadOptions, *, count: bool
@@ -89,8 +86,8 @@ class RegionStream(_Loader, IterableDataset[Any]):
     the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch, as with torch's
     DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
 
-    Ranks get equally many rows, give or take one. Which rows are samples is only known when they are read, so ranks may
-    get different numbers of samples, at which DistributedDataParallel hangs. `even` prevents it.
+    Ranks get equally many rows, give or take one, but may get different numbers of samples, at which
+    DistributedDataParallel hangs. `even` prevents it.
 
     Args:
         dataset: The folder, or an opened dataset.
@@ -114,17 +111,14 @@ class RegionStream(_Loader, IterableDataset[Any]):
         self._counted = self._options.count or self._is_even
         self.rank, self.world_size = place_of_rank(self._options.rank, self._options.world_size)
         super().__init__(dataset, contents, self._options, count=self._counted)
-        # In shared memory, so that it reaches workers that live on; -1 until `set_epoch` is called.
-        self._epoch = torch.full((), -1, dtype=torch.int64).share_memory_()
-        self._begun, self._position, self._resumes = 0, 0, False
+        # In shared memory, so that it reaches workers that live on.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the number, >= 0, of the epoch that the next iteration gives. A loaded state counts for its own epoch."""
+        """Set the number, >= 0, of the epoch that the next iteration gives."""
         if epoch < 0:
             raise ValueError(f"expected epoch >= 0, got {epoch}")
         self._epoch.fill_(epoch)
-        if not self._resumes or epoch != self._begun:
-            self._begun, self._position, self._resumes = epoch, 0, False
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch. Raises TypeError if the rows were not counted."""
@@ -133,58 +127,25 @@ class RegionStream(_Loader, IterableDataset[Any]):
         start, stop = self._rank_stretch()
         return stop - start
 
-    def state_dict(self) -> dict[str, int]:
-        """Return how far this process's iteration has come, at no cost.
-
-        With workers, the state of each of them counts: torchdata's StatefulDataLoader collects them and gives each
-        worker its own back.
-        """
-        return {"seed": self._options.seed, "epoch": self._begun, "position": self._position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next iteration give the rest of the state's epoch, unless `set_epoch` sets another one.
-
-        The dataset, the options, the ranks and the workers must be those that the state was saved with.
-
-        Raises:
-            ConfigError: The state is that of another seed.
-        """
-        if state["seed"] != self._options.seed:
-            raise ConfigError(f"the state is of seed {state['seed']}, this stream has {self._options.seed}")
-        self._begun, self._position, self._resumes = state["epoch"], state["position"], True
-        # A worker gets its state when the iteration begins, after the trainer's `set_epoch`, which all of them share.
-        if get_worker_info() is None:
-            self._epoch.fill_(state["epoch"])
-
     def __iter__(self) -> Iterator[Any]:
         """This worker's samples of the epoch."""
         self._check_place()
-        asked = int(self._epoch)
-        epoch = asked if asked >= 0 else self._begun
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        start, stop = stretch(*self._rank_stretch(), workers, number)
-        skipped = self._position if self._resumes and epoch == self._begun else 0
-        self._begun, self._position, self._resumes = epoch, skipped, False
-        groups = [self._groups[n] for n in self._order(len(self._groups), epoch)]
-        samples = self._samples(groups, epoch, start, stop, skipped)
+        samples = self._samples(int(self._epoch), *stretch(*self._rank_stretch(), workers, number))
         return _in_full(samples) if self._is_even else samples
 
     def _order(self, count: int, *seeds: int) -> Sequence[int]:
         return shuffled(count, self._options.seed, *seeds).tolist() if self._options.shuffle else range(count)
 
-    def _samples(self, groups: list[RowGroup], epoch: int, start: int, stop: int, skipped: int) -> Iterator[Any]:
-        """Yield the samples of a stretch without its first rows; None for a bad image under `even`."""
-        rows = self._options.shuffle_rows
-        begun = skipped // rows * rows
-        entries = self._entries(groups, start + begun, stop)
-        for first in range(start + begun, stop, rows):
-            window = list(islice(entries, rows))
-            for position, index in enumerate(self._order(len(window), epoch, first), start=first - start):
+    def _samples(self, epoch: int, start: int, stop: int) -> Iterator[Any]:
+        """Yield the samples of a stretch; None for a bad image under `even`."""
+        groups = [self._groups[number] for number in self._order(len(self._groups), epoch)]
+        entries = self._entries(groups, start, stop)
+        for first in range(start, stop, self._options.shuffle_rows):
+            window = list(islice(entries, self._options.shuffle_rows))
+            for index in self._order(len(window), epoch, first):
                 entry, window[index] = window[index], None
-                if position < skipped:
-                    continue
-                self._position = position + 1
                 if entry is not None:
                     yield from self._sample(*entry)
 
@@ -231,28 +192,20 @@ class RegionStream(_Loader, IterableDataset[Any]):
 class RegionDataset(_Loader, TorchDataset[Any]):
     """The samples of a dataset by number, in the order of the shards: see `sample.py` for what a sample is.
 
-    Parquet is read by row groups: a sample costs reading all of its group, unless the group is among the last ones
-    used. With images in the shards and a shuffling sampler that is up to as many times the bytes as a group has rows;
-    `RegionStream` reads every byte once. A DataLoader asks for whole batches (`__getitems__`), which reads each group
-    once a batch. Under "skip", its batches come without bad images; a single sample still raises.
+    A sample costs reading its row group, unless that is among the last ones used: with images in the shards and a
+    shuffling sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`). Under
+    "skip", its batches come without bad images; a single sample still raises.
 
     Args:
-        dataset, contents: As for `RegionStream`. The rows are counted first, which reads errors, scores, and the
-            columns of the condition.
+        dataset, contents: As for `RegionStream`. The rows are counted first.
         cached_rows: Rows of the last used row groups that a process holds, with their encoded images.
         options: The fields of `LoadOptions`.
-
-    Raises:
-        InputError: There is no dataset, or it is damaged.
-        ConfigError: An option is invalid.
-        TypeError: There is no such option.
     """
 
     def __init__(
         self,
         dataset: Dataset | AnyPath | str,
         contents: Contents | None = None,
-        *,
         cached_rows: int = 1000,
         **options: Any,
     ) -> None:
@@ -329,15 +282,16 @@ def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
 
 
 def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Return rank and number of ranks, by default those of torch.distributed or of the environment (torchrun).
-
-    Raises:
-        ConfigError: Only one is given, or they do not fit together.
-    """
+    """Return rank and number of ranks, by default those of torch.distributed or of the environment (torchrun)."""
     if (rank is None) != (world_size is None):
         raise ConfigError(f"expected rank and world_size together, got {rank} and {world_size}")
     if rank is None or world_size is None:
-        rank, world_size = _surroundings()
+        if _in_group():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        found = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        if not all(map(str.isdecimal, found)):
+            raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {found[0]!r} and {found[1]!r}")
+        rank, world_size = map(int, found)
     if not 0 <= rank < world_size:
         raise ConfigError(f"expected 0 <= rank < world_size, got rank {rank} of {world_size}")
     return rank, world_size
@@ -345,15 +299,6 @@ def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
 
 def _in_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _surroundings() -> tuple[int, int]:
-    if _in_group():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not rank.isdecimal() or not world_size.isdecimal():
-        raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {rank!r} and {world_size!r}")
-    return int(rank), int(world_size)
 
 
 def stretch(start: int, stop: int, parts: int, part: int) -> tuple[int, int]:
@@ -368,9 +313,9 @@ def shuffled(count: int, *seeds: int) -> NDArray[np.int64]:
 
 
 def cut(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Cut positions `start` to `stop` out of a sequence of groups with `sizes` rows.
+    """Yield (group, first, last), which make positions `start` to `stop` of a sequence of groups with `sizes` rows.
 
-    Yields (group, first, last), the rows `first` to `last` of a group. Beyond its end the sequence begins anew.
+    Beyond its end the sequence begins anew.
     """
     total = sum(sizes)
     offset = start // total * total if total else 0

@@ -55,14 +55,9 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """A row group of a shard.
+    """A row group of a shard: its number there and how many of its rows count.
 
-    Attributes:
-        path: The shard.
-        number: Number of the row group in the shard.
-        size: How many rows count.
-        rows: Numbers in the row group of the rows that are samples, ascending; None before they are counted, when
-            all rows count.
+    `rows` are the numbers of those, ascending; None before samples are counted, when all rows count.
     """
 
     path: AnyPath
@@ -74,12 +69,6 @@ class RowGroup:
         """Yield all rows as tables of at most a few MB, each with the number of its first row.
 
         Single-threaded: Arrow's threads do not survive a fork, and DataLoader runs a worker for each core anyway.
-
-        Args:
-            columns: Paths of leaf columns.
-
-        Raises:
-            InputError: The shard is damaged.
         """
         with open_shard(self.path) as file:
             yield from tables_in(file, columns, group=self.number, threads=False)
@@ -96,11 +85,7 @@ class RowGroup:
 
 
 def row_groups_of(dataset: Dataset, options: LoadOptions) -> tuple[list[RowGroup], int]:
-    """Return the row groups that may hold samples, in order, and how many others there are.
-
-    Raises:
-        InputError: A shard is damaged.
-    """
+    """Return the row groups that may hold samples, in order, and how many others there are. Raises InputError."""
     found, skipped = [], 0
     for path in dataset.shards:
         with open_shard(path) as file:
@@ -251,15 +236,12 @@ def _runs(segmentation: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def grid_shares(
     ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], grid_hw: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Return the share of each cell that is inside, for the masks of one image.
+    """Return the share of each cell that is inside, float32 (masks, grid_h, grid_w), exact to about 1e-5.
 
     Args:
-        ends, starts: Runs as `stages.contract.masks.run_ends` gives them, of masks of one size.
+        ends, starts: Runs as `stages.contract.masks.run_ends` gives them, of the masks of one image.
         size_hw: Size of the masks, px.
         grid_hw: Cells. Their edges may lie within pixels, which then count in parts.
-
-    Returns:
-        float32 (masks, grid_h, grid_w), 0 .. 1, exact to about 1e-5.
     """
     shares = np.empty((len(starts) - 1, *grid_hw), np.float32)
     if not len(shares):
@@ -284,14 +266,9 @@ def grid_shares(
 def full_masks(
     ends: NDArray[np.int64], starts: NDArray[np.int64], size_hw: tuple[int, int], wanted_hw: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Return the masks of one image as pixels.
+    """Return masks, see `grid_shares`, as pixels: bool (masks, height, width).
 
-    Args:
-        ends, starts, size_hw: As for `grid_shares`.
-        wanted_hw: Size to stretch the masks to; each pixel takes the value at its centre.
-
-    Returns:
-        bool (masks, height, width).
+    They are stretched to the size `wanted_hw`; each pixel takes the value at its centre.
     """
     (h, w), number = size_hw, len(starts) - 1
     if not number:

