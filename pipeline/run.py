@@ -18,9 +18,9 @@ from pipeline.domain import Outside, outside_domain, without_calibration
 from pipeline.engines import chosen, engine
 from pipeline.engines.inline import run_stages, samples_in, set_up
 from pipeline.graph import Graph, build_graph, fetch_weights
-from pipeline.output.changes import Changes, changes_of, listed
 from pipeline.output.folder import ENGINE, DatasetFolder, FormerRun
-from pipeline.output.foreign import MayDelete, delete_what_runs_wrote
+from pipeline.output.replaced import MayDelete, delete_what_runs_wrote
+from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.summary import Display, Report, duration, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
 from stages.contract.records import Record, Sample

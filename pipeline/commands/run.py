@@ -145,7 +145,7 @@ def as_typed(message: str, keys: Iterable[str]) -> str:
 
 
 def _run(config: Any, *, fresh: bool, yes: bool) -> None:
-    from pipeline.output.foreign import delete_what_runs_wrote
+    from pipeline.output.replaced import delete_what_runs_wrote
     from pipeline.run import run as run_pipeline
     from pipeline.terminal import Terminated, stoppable
 

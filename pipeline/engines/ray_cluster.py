@@ -20,11 +20,10 @@ import pipeline
 import stages
 from pipeline.config import RayEngine
 from pipeline.engines.ray_code import Code, looker, refuse_other_code
-from pipeline.output.failed_writes import cannot_write, is_about_writing
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
-from stages.shared.storage import AnyPath
+from stages.shared.storage import AnyPath, cannot_write, is_about_writing
 
 CPU_MODEL_WORKERS: Final = 8
 """Default maximum of model workers on a machine without GPUs; each holds a copy of the model. The cores are divided

@@ -3,7 +3,7 @@
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
 Batches travel as Arrow tables (`stages.contract.schema`). Ray Data's checkpoint knows which rows are done: it holds
-the ids of written rows and is committed together with each file (`pipeline.output.checkpoint`). Actors and tasks are
+the ids of written rows and is committed together with each file (`pipeline.output.shards`). Actors and tasks are
 restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
 way to lose a long run. The one thing that would be repeated for ever, a sample that kills its worker, ends as a row
 with an error (`ray_workers`).
@@ -31,12 +31,12 @@ from pipeline.engines.ray_ledger import start_ledger, watching
 from pipeline.engines.ray_private import POOL_WARNING, WriteOnlyCheckpoint, drop_claims_of_dead_drivers
 from pipeline.engines.ray_workers import CaptionWorker, ModelWorker, ShardSource, count, finish
 from pipeline.graph import Graph
-from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.shards import noted_ids
 from pipeline.summary import Report
 from stages.read import Shard
 from stages.shared.storage import AnyPath, ObjectPath, absolute, is_local
-from stages.write.parquet import PARQUET_SETTINGS, row_group_rows
+from stages.write import PARQUET_SETTINGS, row_group_rows
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024
 """Size at which Ray Data hands a block on, for each record of a batch: small enough that all stages work at once on

@@ -4,7 +4,7 @@ Each entry says where it is in Ray, what uses it, and what a change would do.
 
 - `CheckpointManager` (developer API) in `ray.data.checkpoint.checkpoint_filter`: `WriteOnlyCheckpoint`. The filter of
   finished rows would come back.
-- Names of checkpoint notes and shards: `pipeline.output.checkpoint`, `OWN_SHARD` in `pipeline.output.foreign`. Rows
+- Names of checkpoint notes and shards: `pipeline.output.shards`, `OWN_SHARD` in `pipeline.output.replaced`. Rows
   would be lost or doubled when a run is continued.
 - `write_parquet` follows `row_group_size` only without `min_rows_per_file`: `ray_data`. Row groups of another size.
 - The text of a warning: `POOL_WARNING`. A warning on the terminal.

@@ -20,7 +20,7 @@ from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.records import Rle
 from stages.shared.images.decode import UprightImage
-from stages.write.tally import Tally, category_rows
+from stages.write import Tally, category_rows
 
 Naming = Annotated[
     Literal["phrase", "head"], Field(description="Categories: the phrases, or the far fewer head nouns.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
     PHRASE_KEYS,

@@ -22,14 +22,12 @@ from typing import IO, Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.dataset.folder import Dataset
-from pipeline.output.lock import locked
-from stages.contract.errors import ConfigError, ResumeError
+from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
-from stages.shared.storage import place_of, write_text
-from stages.write.parquet import PARQUET_SETTINGS
+from stages.shared.storage import held, place_of, write_text
+from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"
 """Hidden, because some loaders read every JSON file that they see."""
@@ -122,7 +120,8 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
         _check_free(path, overwrite=overwrite)
-        with locked(temporary / _LOCK):
+        temporary.mkdir(parents=True, exist_ok=True)
+        with held(temporary / _LOCK):
             try:
                 _clear(temporary)
                 with closing(ExportFolder(temporary)) as folder:
@@ -133,7 +132,7 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
                     _take_place(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    except ResumeError as error:
+    except BlockingIOError as error:
         raise ConfigError(f"out: another export is writing to {temporary}; wait for it") from error
     except OSError as error:
         raise ConfigError(f"out: cannot write to {path}: {error.strerror or error}") from error
@@ -262,54 +261,36 @@ def _key(stem: str) -> int:
 class ParquetParts:
     """Rows of one split as numbered files: data/SPLIT-00000-of-00003.parquet, the names that `datasets` knows.
 
-    Memory holds one row group. A split without rows has no file: `datasets` rejects files and splits without rows.
+    A split without rows has no file: `datasets` rejects files and splits without rows.
     """
 
     def __init__(
         self, folder: ExportFolder, split: str, schema: Any, *, rows_per_file: int, rows_per_group: int
     ) -> None:
         self._folder, self._split, self._schema = folder, split, schema
-        self._rows_per_file, self._rows_per_group = rows_per_file, rows_per_group
         self._rows: list[Mapping[str, Any]] = []
-        self._tables: list[Any] = []
-        self._in_file = 0
         self._files: list[str] = []
-        self._writer: Any = None
+        self._writer = RollingParquet(self._file, rows_per_file=rows_per_file, rows_per_group=rows_per_group)
+        self.abandon = self._writer.abandon
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row; may write a row group."""
         self._rows.append(row)
-        self._in_file += 1
         if len(self._rows) == _ROWS_AT_ONCE:
             self._pack()
-        if self._in_file % self._rows_per_group == 0 or self._in_file == self._rows_per_file:
-            self._flush()
 
     def close(self) -> None:
         """Write what is left and give the files their names."""
-        if self._rows or self._tables:
-            self._flush()
-        self.abandon()
+        self._pack()
+        self._writer.close()
         for number, name in enumerate(self._files):
             self._folder.renamed(name, f"data/{self._split}-{number:05d}-of-{len(self._files):05d}.parquet")
 
-    def abandon(self) -> None:
-        """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
     def _pack(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._writer.write(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
-    def _flush(self) -> None:
-        self._pack()
-        if self._writer is None:
-            self._files.append(f"data/{self._split}-{len(self._files):05d}.parquet")
-            self._writer = pq.ParquetWriter(self._folder.file(self._files[-1]), self._schema, **PARQUET_SETTINGS)
-        self._writer.write_table(pa.concat_tables(self._tables))
-        self._tables = []
-        if self._in_file == self._rows_per_file:
-            self.abandon()
-            self._in_file = 0
+    @contextmanager
+    def _file(self, number: int) -> Iterator[Path]:
+        self._files.append(f"data/{self._split}-{number:05d}.parquet")
+        yield self._folder.file(self._files[-1])

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming
 from pipeline.export.files import ParquetParts, number_name
+from stages.write import dtype_of
 
 _ROWS_PER_GROUP: Final = 100
 """The Hugging Face hub recommends this for images: its viewer reads a group at a time."""
@@ -124,7 +125,7 @@ def _schema(labels: Sequence[str] | None) -> Any:
             return {"feature": feature(name, kind.value_type), "_type": "Sequence"}
         if name == "category" and labels is not None:
             return {"names": labels, "_type": "ClassLabel"}
-        return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
+        return {"dtype": dtype_of(kind), "_type": "Value"}
 
     features = {field.name: feature(field.name, field.type) for field in schema}
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})

@@ -50,8 +50,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
-from pipeline.dataset.origin import MODEL, unnamed
+from pipeline.dataset.origin import MODEL, ImageSource, unnamed
 from pipeline.dataset.selection import REGION, Selection, Selector
 from pipeline.load.row_groups import LoadOptions, RowBlock, block_of, full_masks, grid_shares, samples_of
 from stages.contract.errors import ConfigError, InputError, RowFault, WeightsError

@@ -35,7 +35,7 @@ from starlette.staticfiles import StaticFiles
 from pipeline.dataset.folder import MARKS, MARKS_FILE, write_marks
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
-from pipeline.viewer.pages import Links, Pages, open_pages
+from pipeline.viewer.pages import Pages, open_pages
 from pipeline.viewer.sample_view import COLUMNS, HeatMaps
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
 from stages.shared.images.pictures import heat_map_png, thumbnail
@@ -250,7 +250,7 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 def make_viewer(path: Path, image_root: str | None = None, settings: Sequence[str] = ()) -> Viewer:
     """Return the viewer of a dataset, with an empty index. For the arguments see `serve`. Raises InputError."""
-    pages = open_pages(path, image_root, Links())
+    pages = open_pages(path, image_root, live=True)
     return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings))
 
 
@@ -286,7 +286,7 @@ def serve(
         viewer.pages.index.close()
         raise
     name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listening.getsockname()[1]}{Links().page(search, 1)}"
+    address = f"http://{name}:{listening.getsockname()[1]}{viewer.pages.links.page(search, 1)}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))

@@ -20,8 +20,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
-from pipeline.dataset.image_source import ImageSource
 from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import Search, Selection, Selector
 from pipeline.terminal import progress_bar
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
@@ -39,63 +39,47 @@ _ARRANGE: Final = frozenset(("sort", "seed", "per_page"))
 """Fields of a search that say how samples are shown, and not which."""
 
 
-def templates(package: str) -> Environment:
-    """Return the templates of a package: texts are escaped, and a name that is not given is an error."""
-    return Environment(
-        loader=PackageLoader(package), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-TEMPLATES: Final = templates("pipeline.viewer")
+TEMPLATES: Final = Environment(
+    loader=PackageLoader("pipeline.viewer"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 class Links:
-    """Names of pages for each other: addresses of the server (`app.py`)."""
+    """Names of pages for each other: addresses of the server (`app.py`), or of files in one folder.
 
-    live = True
-    """Whether a server answers. Then there are filters, marks and heat maps."""
+    `live` says that a server answers. Then there are filters, marks and heat maps.
+    """
+
+    def __init__(self, *, live: bool) -> None:
+        self.live = live
 
     def page(self, search: Search, page: int) -> str:
         """Return the link to a page of the grid, counted from 1."""
+        if not self.live:
+            return "index.html" if page == 1 else f"page-{page}.html"
         return _address("/", {**parameters(search), **({"page": str(page)} if page > 1 else {})})
 
     def sample(self, search: Search, at: int | None, row: int, image_id: int) -> str:
         """Return the link to a sample. `at` is its place among those that the search finds, None outside of one."""
         place = {} if at is None else {"at": str(at)}
-        return _address(f"/sample/{image_id}", {**parameters(search), **place, "row": str(row)})
+        address = _address(f"/sample/{image_id}", {**parameters(search), **place, "row": str(row)})
+        return address if self.live else f"sample-{row}.html"
 
     def image(self, row: int, side_px: int) -> str:
         """Return the link to the image of a row, with a longer side of at most `side_px`."""
-        return f"/rows/{row}/image.jpg?side={side_px}"
+        return f"/rows/{row}/image.jpg?side={side_px}" if self.live else f"images/{row}-{side_px}.jpg"
 
     def stats(self, search: Search) -> str:
         """Return the link to the page of figures."""
-        return _address("/stats", parameters(search))
+        return _address("/stats", parameters(search)) if self.live else "figures.html"
 
     def static(self, name: str) -> str:
         """Return the link to a file of `static/`."""
-        return f"/static/{name}"
-
-
-class _FileLinks(Links):
-    """Names of files in one folder."""
-
-    live = False
-
-    def page(self, search: Search, page: int) -> str:
-        return "index.html" if page == 1 else f"page-{page}.html"
-
-    def sample(self, search: Search, at: int | None, row: int, image_id: int) -> str:
-        return f"sample-{row}.html"
-
-    def image(self, row: int, side_px: int) -> str:
-        return f"images/{row}-{side_px}.jpg"
-
-    def stats(self, search: Search) -> str:
-        return "figures.html"
-
-    def static(self, name: str) -> str:
-        return f"static/{name}"
+        return f"/static/{name}" if self.live else f"static/{name}"
 
 
 def parameters(search: Search) -> dict[str, str]:
@@ -248,7 +232,7 @@ class Pages:
         )
 
 
-def open_pages(path: Path, image_root: str | None, links: Links) -> Pages:
+def open_pages(path: Path, image_root: str | None, *, live: bool) -> Pages:
     """Return the pages of the dataset in a folder. Their index is empty, and the caller closes it.
 
     Raises InputError if the folder is not a dataset, or `image_root` not a folder.
@@ -256,7 +240,7 @@ def open_pages(path: Path, image_root: str | None, links: Links) -> Pages:
     dataset = open_dataset(path, finished=False)
     images, marks = ImageSource(dataset, image_root), read_marks(dataset.path)
     index, rows = Index(dataset, marks), NumberedRows(dataset)
-    return Pages(dataset=dataset, images=images, index=index, rows=rows, marks=marks, links=links)
+    return Pages(dataset=dataset, images=images, index=index, rows=rows, marks=marks, links=Links(live=live))
 
 
 def write_gallery(
@@ -271,7 +255,7 @@ def write_gallery(
         ConfigError: The condition or the new folder cannot be used.
     """
     search = search.model_copy(update={"sort": "random"})
-    pages = open_pages(path, image_root, _FileLinks())
+    pages = open_pages(path, image_root, live=False)
 
     def write(name: str, text: str) -> None:
         (out / name).write_text(text, encoding="utf-8")

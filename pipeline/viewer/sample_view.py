@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from pipeline.config import RunConfig, stored_config
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
-from pipeline.dataset.origin import LOADED, check_named
+from pipeline.dataset.origin import LOADED, ImageSource, check_named
 from pipeline.engines.inline import run_stages
 from pipeline.graph import build_steps
 from stages.contract.errors import ConfigError, InputError, RowFault

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.levels import LEVELS, quantise, quantise_each
+from stages.contract.levels import LEVELS, levels_of, quantise
 from stages.contract.records import HeatMap
 from stages.regions.colours import RADIUS_PATCHES, SURE_SHARE, Canvas, grabcut
 from stages.regions.components import Component, clean, components, ranked, refine_grid, smooth
@@ -123,30 +123,15 @@ def surfaces(maps: Sequence[MapToCut], config: RegionsConfig) -> list[Levels | N
     Raises:
         ValueError: A canvas is needed and missing.
     """
-    on_grid = _smoothed([each.heat_map for each in maps], config.smooth_patches)
+    blur = partial(smooth, sigma_patches=config.smooth_patches) if config.smooth_patches else None
+    heat = (each.heat_map for each in maps)
+    on_grid = levels_of([one.values if not one.fault and math.isfinite(one.similarity) else None for one in heat], blur)
     if config.upsample == "linear":
         return on_grid
     return [
         None if levels is None else _guided(levels, each.heat_map.shift_cells, _given(each.canvas, config))
         for each, levels in zip(maps, on_grid, strict=True)
     ]
-
-
-def _smoothed(maps: Sequence[HeatMap], sigma_patches: float) -> list[Levels | None]:
-    """The levels of each map on its grid, blurred."""
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for number, heat_map in enumerate(maps):
-        if not heat_map.fault and math.isfinite(heat_map.similarity):
-            alike.setdefault(heat_map.values.shape, []).append(number)
-    found: list[Levels | None] = [None] * len(maps)
-    for numbers in alike.values():
-        levels, seen = quantise_each(np.stack([maps[number].values for number in numbers]))
-        if sigma_patches:
-            levels, still_seen = smooth(levels, sigma_patches)
-            seen &= still_seen
-        for number, own, is_seen in zip(numbers, levels, seen.tolist(), strict=True):
-            found[number] = own if is_seen else None
-    return found
 
 
 def _guided(levels: Levels, shift_cells: float, canvas: Canvas) -> Levels:

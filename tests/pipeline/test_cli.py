@@ -357,7 +357,7 @@ def test_errors_are_one_line(
     ("options", "words"),
     [
         ("--format odvg --segmentation rle", "--segmentation: not with odvg, whose masks are exact as RLE"),
-        ("--format coco --where head=dog", "; text stands in single quotes, as in head = 'dog' (columns: phrase, "),
+        ("--format coco --where head=dog", "; put text in single quotes, as in head = 'dog' (columns: phrase, "),
         ("--format yolo --images none", "/none (image root)"),
     ],
 )

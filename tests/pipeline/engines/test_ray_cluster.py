@@ -27,7 +27,7 @@ from pipeline import __version__
 from pipeline.engines.ray_ledger import TRIAL_SECONDS, Ledger
 from pipeline.scenes import write_scenes
 from pipeline.summary import Report, print_summary
-from stages.write.tally import Tally
+from stages.write import Tally
 from tests.pipeline.light import MB, ROOT, light_command, rows_of, write_captions
 from tests.soak.cluster import SmallCluster, workers
 

@@ -75,8 +75,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     done = in_small_disk(script)
     first = (tmp_path / "first").read_text().splitlines()
     assert first == [
-        f"OutputError: cannot write to {out}: No space left on device. What is finished is kept: mend that, and the "
-        "same command goes on from there"
+        f"OutputError: cannot write to {out}: No space left on device. Finished rows are kept: fix that, and the "
+        "same command resumes the run"
     ]
     assert done.returncode == 0, (done.stderr, (tmp_path / "second").read_text())
     assert len(rows_of(copy)) == 200

@@ -18,7 +18,7 @@ from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.phrases.filters import normalise
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.describe import describe, fingerprint
-from stages.write.tally import tally, write_categories
+from stages.write import tally, write_categories
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import write_manifest
 

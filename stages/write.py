@@ -1,4 +1,4 @@
-"""Counts of what a dataset's shards hold, and the two files that state them: the table of its phrases and its card.
+"""The sink: rows become Parquet shards. Beside them come the table of their phrases and the dataset card.
 
 The card has the form that the Hugging Face hub and `datasets.load_dataset` read.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,31 +20,119 @@ import yaml
 
 from stages.contract.errors import SchemaError, one_line
 from stages.contract.records import OTHER_LANGUAGE, stable_id
+from stages.contract.schema import IMAGE_FIELD
 from stages.shared.storage import AnyPath, found_in, parquet_file, replacing
-from stages.write.parquet import PARQUET_SETTINGS
 
-LIKELY: Final = 0.5
-"""The score that figures and advice about scores begin at."""
+PARQUET_SETTINGS: Final[dict[str, Any]] = {"compression": "zstd", "compression_level": 3}
+"""zstd: half the size of snappy on run-length masks and captions at the same reading speed."""
+
+ROW_GROUP_ROWS: Final = 1000
+IMAGE_ROW_GROUP_ROWS: Final = 100
+"""For shards with images: a reader of one row reads a row group, which is then some 10 MB."""
+
+LIKELY: Final = 0.5  # The score that figures and advice about scores begin at
+
+
+def row_group_rows(*, embed_images: bool) -> int:
+    """Return the rows of the row groups of a shard, whichever engine writes it."""
+    return IMAGE_ROW_GROUP_ROWS if embed_images else ROW_GROUP_ROWS
+
+
+class RollingParquet:
+    """Tables of rows as numbered Parquet files. Only one row group is in memory.
+
+    The rows of a file whose write fails are lost.
+
+    Args:
+        place: Number of a file, from 0 -> a context with the local path to write. The file is in its place when the
+            context ends without an error.
+        rows_per_file: Rows of every file except the last.
+        rows_per_group: Rows of every row group except a file's last.
+    """
+
+    def __init__(
+        self, place: Callable[[int], AbstractContextManager[Path]], *, rows_per_file: int, rows_per_group: int
+    ) -> None:
+        self.files = 0
+        self._place = place
+        self._rows_per_file = rows_per_file
+        self._rows_per_group = rows_per_group
+        self._tables: list[Any] = []
+        self._rows = 0
+        self._in_file = 0
+        self._file = ExitStack()
+        self._writer: Any = None
+
+    def write(self, table: Any) -> None:
+        """Add rows; write the row groups that are full."""
+        self._tables.append(table)
+        self._rows += table.num_rows
+        while self._rows >= (group := min(self._rows_per_group, self._rows_per_file - self._in_file)):
+            self._flush(group)
+
+    def close(self) -> None:
+        """Write the remaining rows."""
+        if self._rows:
+            self._flush(self._rows)
+        self._end()
+
+    def abandon(self) -> None:
+        """Drop the file that is not finished."""
+        file, self._file, self._writer, self._in_file = self._file, ExitStack(), None, 0
+        with suppress(OSError, pa.ArrowException):  # of a disk that is full
+            file.__exit__(InterruptedError, InterruptedError(), None)
+
+    def _flush(self, rows: int) -> None:
+        table = pa.concat_tables(self._tables)
+        rest = table.slice(rows)
+        self._tables, self._rows = ([rest] if rest.num_rows else []), rest.num_rows
+        try:
+            if self._writer is None:
+                path = self._file.enter_context(self._place(self.files))
+                self._writer = self._file.enter_context(pq.ParquetWriter(path, table.schema, **PARQUET_SETTINGS))
+                self.files += 1
+            self._writer.write_table(table.slice(0, rows), row_group_size=rows)
+            self._in_file += rows
+            if self._in_file == self._rows_per_file:
+                self._end()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _end(self) -> None:
+        file, self._file, self._writer, self._in_file = self._file, ExitStack(), None, 0
+        file.close()
+
+
+class ShardWriter(RollingParquet):
+    """The shards of a dataset, each of which appears in its folder whole.
+
+    Args:
+        folder: Where the shards go. They are numbered from the highest number there on.
+        rows_per_file: Rows of every shard except the last.
+    """
+
+    def __init__(self, folder: AnyPath, rows_per_file: int) -> None:
+        first = 1 + max((int(path.stem) for path in folder.glob("*.parquet") if path.stem.isdigit()), default=-1)
+        super().__init__(
+            lambda number: replacing(folder / f"{first + number:05d}.parquet"),
+            rows_per_file=rows_per_file,
+            rows_per_group=ROW_GROUP_ROWS,
+        )
+
+    def write(self, table: Any) -> None:
+        """Add rows; write the row groups that are full."""
+        self._rows_per_group = row_group_rows(embed_images=IMAGE_FIELD.name in table.column_names)
+        super().write(table)
 
 
 @dataclass(slots=True)
 class Tally:
     """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed.
 
-    Attributes:
-        files: Shards.
-        rows: All rows.
-        annotated: Rows with at least one phrase.
-        without_regions: Those of the annotated rows in which no phrase got a region.
-        without_phrases: Rows whose captions name nothing.
-        failed_by_reason: Rows with an error, by its reason.
-        phrases: Phrases found in all captions.
-        regions: Annotations.
-        likely: Those of them with a score of at least `LIKELY`.
-        absent: Phrases judged not to be in their image.
-        other_language: Rows with a caption in another language than the parser's, by their warnings.
-        categories: (phrase, head) -> number of regions.
-        doubled: Rows whose id an earlier row has.
+    `annotated` rows have a phrase, and in `without_regions` of them no phrase got a region. `likely` regions have a
+    score of at least `LIKELY`; `absent` phrases were judged not to be in their image. `other_language` rows have a
+    caption in another language than the parser's, and `doubled` rows the id of an earlier row.
     """
 
     files: int = 0
@@ -56,8 +146,8 @@ class Tally:
     likely: int = 0
     absent: int = 0
     other_language: int = 0
-    categories: Counter[tuple[str, str]] = field(default_factory=Counter)
     doubled: int = 0
+    categories: Counter[tuple[str, str]] = field(default_factory=Counter)  # (phrase, head) -> regions
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count a row by its columns `error`, `phrase_count`, `annotations`, `absent` and `warnings`.
@@ -83,22 +173,16 @@ class Tally:
     @property
     def failed(self) -> int:
         """Rows with an error."""
-        return sum(self.failed_by_reason.values())
+        return self.failed_by_reason.total()
 
     def counts(self) -> dict[str, Any]:
-        """The part of the manifest's `counts` that the shards tell."""
+        """Return the part of the manifest's `counts` that the shards determine."""
+        names = ("annotated", "without_regions", "without_phrases", "failed", "phrases", "regions", "absent", "files")
         return {
             "written": self.rows,
-            "annotated": self.annotated,
-            "without_regions": self.without_regions,
-            "without_phrases": self.without_phrases,
-            "failed": self.failed,
+            **{name: getattr(self, name) for name in names},
             "failed_by_reason": dict(sorted(self.failed_by_reason.items())),
-            "phrases": self.phrases,
-            "regions": self.regions,
-            "absent": self.absent,
             "categories": len({phrase for phrase, _ in self.categories}),
-            "files": self.files,
         }
 
 
@@ -109,13 +193,12 @@ CATEGORIES_SCHEMA: Final = pa.schema(
 
 _COLUMNS = [
     "id", "error", "phrase_count", "annotations.list.element.phrase", "annotations.list.element.head",
-    "annotations.list.element.score",
-    "absent.list.element.caption_index", "warnings",
+    "annotations.list.element.score", "absent.list.element.caption_index", "warnings",
 ]  # fmt: skip
 
 
 def tally(data: AnyPath) -> Tally:
-    """Count the rows of all shards in a folder. Reads only the columns it needs, a batch at a time.
+    """Count the rows of all shards in a folder. Only a few columns are read, a batch at a time.
 
     Raises:
         SchemaError: A shard lacks a column or is damaged.
@@ -126,9 +209,7 @@ def tally(data: AnyPath) -> Tally:
         total.files += 1
         try:
             with parquet_file(path) as file:
-                missing = {"id", "error", "phrase_count", "annotations", "absent", "warnings"} - set(
-                    file.schema_arrow.names
-                )
+                missing = {name.partition(".")[0] for name in _COLUMNS} - set(file.schema_arrow.names)
                 if missing:
                     raise SchemaError(f"{path} lacks the columns {sorted(missing)}: not a phrasebox shard")
                 for batch in file.iter_batches(batch_size=1024, columns=_COLUMNS):
@@ -161,17 +242,14 @@ def write_categories(total: Tally, path: AnyPath) -> None:
 
 
 def category_rows(total: Tally) -> list[tuple[int, str, str, int]]:
-    """The rows (id, name, supercategory, count) of `categories.parquet`, in order of their ids."""
+    """Return the rows (id, name, supercategory, count) of `categories.parquet`, in order of their ids."""
     heads: dict[str, Counter[str]] = {}
     for (phrase, head), count in total.categories.items():
         heads.setdefault(phrase, Counter())[head] += count
     return sorted(
-        (stable_id(phrase), phrase, _most_frequent(counts), counts.total()) for phrase, counts in heads.items()
+        (stable_id(phrase), phrase, min(counts, key=lambda head: (-counts[head], head)), counts.total())
+        for phrase, counts in heads.items()
     )
-
-
-def _most_frequent(counts: Counter[str]) -> str:
-    return min(counts, key=lambda head: (-counts[head], head))
 
 
 def dataset_card(
@@ -184,16 +262,16 @@ def dataset_card(
     doubt: str | None = None,
     source: tuple[str, str] | None = None,
 ) -> str:
-    """The README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
+    """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
     Args:
         total: The counts.
         schema: The columns.
         model: Its name.
         explainer: Its kind.
-        fitted_to: The images that a calibration makes scores probabilities for, for people; None without one.
-        doubt: How the images of the dataset differ from those, for people; None if no difference was noticed.
-        source: Where the regions come from if not from heat maps, and what their score is, for people.
+        fitted_to: The images that a calibration holds for, in words; None without a calibration.
+        doubt: How the images of the dataset differ from those, in words; None if no difference was noticed.
+        source: Where the regions come from if not from heat maps, and what their score is, in words.
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     care = f" {doubt}." if doubt else ""
@@ -264,7 +342,10 @@ def _type(kind: Any) -> dict[str, Any]:
     """A type in the words of `datasets`."""
     if pa.types.is_list(kind):
         inner = kind.value_type
-        return {"list": _features(inner) if pa.types.is_struct(inner) else _type(inner)["dtype"]}
-    if pa.types.is_struct(kind):
-        return {"struct": _features(kind)}
-    return {"dtype": {"float": "float32", "double": "float64"}.get(str(kind), str(kind))}
+        return {"list": _features(inner) if pa.types.is_struct(inner) else dtype_of(inner)}
+    return {"struct": _features(kind)} if pa.types.is_struct(kind) else {"dtype": dtype_of(kind)}
+
+
+def dtype_of(kind: Any) -> str:
+    """Return the name that `datasets` has for an Arrow type of single values."""
+    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
