@@ -46,13 +46,6 @@ def export(
             "image go into one split. By default everything goes into train.",
         ),
     ] = "",
-    segmentation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="rle|polygons",
-            help="With --format coco: rle is exact (the default), polygons fill holes. Short for --set segmentation=X",
-        ),
-    ] = None,
     settings: Annotated[
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the format, see --list. Repeatable."),
@@ -92,10 +85,6 @@ def export(
     if per not in ("phrase", "group"):
         raise ConfigError(f"--per: expected phrase or group, got {per!r}")
     exporter = EXPORTERS[name]
-    if segmentation is not None:
-        if "segmentation" not in exporter.config_type.model_fields:
-            raise ConfigError(f"--segmentation: not with {name}, whose masks are {exporter.masks}")
-        settings = [*settings, f"segmentation={segmentation}"]
     request = ExportRequest(
         exporter=exporter,
         config=load_config(None, settings, exporter.config_type),

@@ -82,25 +82,20 @@ class ChosenSample:
             raise RuntimeError("the image was not loaded: Exporter.takes_images said that it is not needed")
         return self.image
 
-    def captions_with_regions(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Yield (caption index, its regions) for the captions that have regions; for all if no caption has any."""
-        for index in range(len(self.row["captions"])):
-            regions = [region for region in self.regions if region["caption_index"] == index]
-            if regions or not self.regions:
-                yield index, regions
-
     def texts(self) -> Iterator[tuple[int, str, list[tuple[dict[str, Any], list[list[int]]]]]]:
         """Yield (number, text, regions with the spans of their phrases in it) for the texts of a grounding format.
 
-        The texts are `captions_with_regions`; or one text of all captions if the regions are those of things, whose
-        phrases stand in several captions.
+        The texts are the captions that have regions, or all if no caption has any; or one text of all captions if the
+        regions are those of things, whose phrases stand in several captions.
         """
         captions = self.row["captions"]
         if self.per_group:
             yield 0, joined_caption(captions), [(region, joined_spans(captions, region)) for region in self.regions]
             return
-        for index, regions in self.captions_with_regions():
-            yield index, captions[index], [(region, [region["span"]]) for region in regions]
+        for index, caption in enumerate(captions):
+            regions = [(region, [region["span"]]) for region in self.regions if region["caption_index"] == index]
+            if regions or not self.regions:
+                yield index, caption, regions
 
 
 class Categories:

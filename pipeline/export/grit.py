@@ -64,20 +64,20 @@ class Grit(Exporter):
     def add(self, sample: ChosenSample) -> None:
         """Write one sample."""
         row = sample.row
-        for index, regions in sample.captions_with_regions():
-            chunks = [_chunk(region, row) for region in regions]
-            spans = {(region["span"][0], region["span"][1]) for region in regions}
+        for index, caption, regions in sample.texts():
+            chunks = [_chunk(region, row) for region, _ in regions]
+            spans = {(start, end) for _, [(start, end)] in regions}
             self._parts[sample.split].add(
                 {
                     "key": row["sample_id"],
                     "id": stable_id(f"{row['sample_id']}\ncaption {index}"),
                     "url": row["file_name"],
-                    "caption": row["captions"][index],
+                    "caption": caption,
                     "width": row["width"],
                     "height": row["height"],
                     "noun_chunks": chunks,
                     "ref_exps": [chunk for chunk in chunks if not _lies_in_another(chunk[0], chunk[1], spans)],
-                    "segmentations": [region["segmentation"]["counts"] for region in regions],
+                    "segmentations": [region["segmentation"]["counts"] for region, _ in regions],
                 }
             )
 
