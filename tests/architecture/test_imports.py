@@ -72,7 +72,7 @@ PIPELINE: dict[str, set[str]] = {
     "scenes": set(),
     "photographs": set(),
     "training": {"scenes", "evaluate"},
-    "evaluate": {*RUN, "dataset", "load.region_masks", "photographs", "scenes"},
+    "evaluate": {*RUN, "dataset", "load.row_groups", "photographs", "scenes"},
     "bench": {*RUN, "dataset", "load", "scenes"},
 }
 """Room under `pipeline/` -> other rooms, or modules in them, that it may import. Verbs may import all but `training`

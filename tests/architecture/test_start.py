@@ -43,7 +43,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     **{f"{verb} --help": (f"phrasebox('{verb}', '--help')", MODEL) for verb in VERBS},
     "stats": ("phrasebox('stats', 'dataset')", MODEL | {"cv2", "starlette"}),
     "a configuration": ("import pipeline.config", MODEL),
-    "looking at a dataset": ("import pipeline.viewer.app, pipeline.viewer.gallery", MODEL),
+    "looking at a dataset": ("import pipeline.viewer.app", MODEL),
     "validate": ("phrasebox('validate', 'dataset')", MODEL),
     "exports": (EXPORT_ALL, MODEL | {"datasets"}),
     "eval of a dataset with heat maps": (EVALUATE, MODEL),

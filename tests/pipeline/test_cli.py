@@ -356,7 +356,7 @@ def test_errors_are_one_line(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--format odvg --segmentation rle", "--segmentation: not with odvg, whose masks are exact as RLE"),
+        ("--format odvg --set segmentation=rle", "segmentation: no such key"),
         ("--format coco --where head=dog", "; put text in single quotes, as in head = 'dog' (columns: phrase, "),
         ("--format yolo --images none", "/none (image root)"),
     ],

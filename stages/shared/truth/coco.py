@@ -167,9 +167,8 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
             boxes.append({**entry.values, "iscrowd": 0})
     names = read_json(instances_path)
     if not isinstance(names, dict):
-        raise InputError(
-            f"{instances_path}: expected an object with 'images' and 'categories', got {kind_of_value(names)}"
-        )
+        what = kind_of_value(names)
+        raise InputError(f"{instances_path}: expected an object with 'images' and 'categories', got {what}")
     return replace(_truth_of(_instances(path, {**names, "annotations": boxes})), categories=frozenset())
 
 

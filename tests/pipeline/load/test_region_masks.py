@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.load.region_masks import full_masks, grid_shares
+from pipeline.load.row_groups import full_masks, grid_shares
 from stages.contract.masks import decode_mask, encode_mask, run_ends
 from stages.contract.records import Rle
 from tests.synthetic import _stock

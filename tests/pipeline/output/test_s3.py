@@ -30,7 +30,7 @@ from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
 from pipeline.run import run
 from pipeline.scenes import write_scenes
-from pipeline.viewer.gallery import write_gallery
+from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, ResumeError
 from stages.read import input_fingerprint
 from stages.read.webdataset import WebdatasetInput
