@@ -54,7 +54,7 @@ def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
     if started_here:
         _start(engine)
     try:
-        yield _cores() if started_here and engine.address is None else None
+        yield cores() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
         raise readable(error, output) from error
     finally:
@@ -65,10 +65,10 @@ def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
 def _start(engine: RayEngine) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
-        workers = engine.most_explain_workers or min(_cores(), CPU_MODEL_WORKERS)
+        workers = engine.most_explain_workers or min(cores(), CPU_MODEL_WORKERS)
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
-            "num_cpus": engine.num_cpus or max(_cores(), workers + OTHER_WORKERS),
+            "num_cpus": engine.num_cpus or max(cores(), workers + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
             "resources": {name: share * workers for name, share in engine.model_resources.items()},
@@ -295,5 +295,6 @@ def pools(
     )
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -42,8 +42,10 @@ def test_the_top_level_is_two_packages_and_metadata(names: set[str]) -> None:
     assert {name.split("/")[0] for name in names} == {*PACKAGES, f"phrasebox-{__version__}.dist-info"}
 
 
-def test_every_module_is_in_it(names: set[str]) -> None:
-    assert {name for name in names if name.endswith(".py")} == set(modules())
+def test_every_module_is_in_it_but_those_that_made_the_models_and_the_figures(names: set[str]) -> None:
+    absent = ("pipeline/training/", "pipeline/bench.py")
+    assert {name for name in names if name.endswith(".py")} == {p for p in modules() if not p.startswith(absent)}
+    assert not [name for name in names if name.startswith(absent)]
 
 
 def test_the_data_is_in_it(names: set[str]) -> None:
