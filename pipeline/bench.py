@@ -52,13 +52,6 @@ IMAGES, SHORT = 96, 32
 
 WORDS: Final = ("dog", "cat", "red car", "old house", "tall man", "woman", "green tree", "table", "street", "bicycle")
 
-NEXT_TO_NOTHING: Final = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 224, "patch_size": 16, "width": 32, "layers": 4, "head_width": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-"""A CLIP with the 14 x 14 tokens of ViT-B-16 and hardly any matrix products: its time is the work around them."""
-
 
 def line(name: str, value: float, unit: str, against: str) -> dict[str, Any]:
     """Return a figure as it is printed."""
@@ -230,8 +223,7 @@ def whole_run(photos: Path | None) -> Figures:
 
     ViT-B-16 and ViT-B-32 with one and five captions an image, on one thread, by the inline engine. The cost of a run is
     the CPU time of a long run less that of a short one, by the images that it has more: start-up cancels out. Caches
-    are empty at the start, so that every text is embedded when it is first seen. `host_ms_per_image` is the whole run
-    of a model with the tokens of ViT-B-16 and next to no matrix products.
+    are empty at the start, so that every text is embedded when it is first seen.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -251,12 +243,6 @@ def whole_run(photos: Path | None) -> Figures:
             against = f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}"
             for each, cost in zip((1, 5), costs, strict=True):
                 yield line(f"run_vs_encode_{each}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
-        (folder / "model.json").write_text(json.dumps(NEXT_TO_NOTHING))
-        weights = _saved(open_clip.CLIP(**NEXT_TO_NOTHING), folder / "small.safetensors")
-        settings = {"config": str(folder / "model.json"), "weights": weights}
-        for each in (1, 5):
-            cost = _cost(folder, each, settings)
-            yield line(f"host_ms_per_image_{each}", 1000 * cost, "ms", f"next to no model; {where}")
 
 
 def _samples(folder: Path, photos: Path | None) -> tuple[list[Path], list[list[str]]]:

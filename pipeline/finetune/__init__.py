@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stages.contract.kinds import KindTable
 
 if TYPE_CHECKING:
-    from pipeline.finetune.base import Recipe
+    from pipeline.finetune.recipe import Recipe
 
 RECIPES: Final[KindTable[Recipe[Any]]] = KindTable(
     {

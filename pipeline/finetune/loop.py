@@ -36,23 +36,14 @@ _VOCABULARY: Final = "bpe_vocab.txt.gz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """A finished fine-tuning.
+    """A finished fine-tuning."""
 
-    Attributes:
-        model: folder of the tuned model, in the layout of open_clip's push_to_hf_hub.
-        steps: steps taken, also by former starts.
-        images: images of the dataset.
-        bad_images: images left out in this start because they could not be read, counted each time.
-        losses: last line of the log.
-        seconds: duration of this start.
-    """
-
-    model: Path
-    steps: int
-    images: int
-    bad_images: int
-    losses: dict[str, float]
-    seconds: float
+    model: Path  # folder of the tuned model, in the layout of open_clip's push_to_hf_hub
+    steps: int  # also those of former starts
+    images: int  # of the dataset
+    bad_images: int  # left out in this start because they could not be read, counted each time
+    losses: dict[str, float]  # of the last line of the log
+    seconds: float  # of this start
 
 
 def finetune(

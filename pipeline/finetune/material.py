@@ -23,25 +23,15 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """A rank's part of a step's images, B of them with R regions.
+    """A rank's part of a step's images, B of them with R regions."""
 
-    Attributes:
-        rgb: uint8 (B, side, side, 3).
-        captions: one of each image's, drawn anew in each epoch.
-        rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open.
-        phrases: U different phrases.
-        phrase_indices: int64 (R,), into `phrases`.
-        scores: float (R,), 0 .. 1.
-        seeds: of the training, the step and the rank, for a recipe's draws.
-    """
-
-    rgb: Tensor
-    captions: list[str]
-    rois: Tensor
-    phrases: list[str]
-    phrase_indices: Tensor
-    scores: Tensor
-    seeds: tuple[int, ...]
+    rgb: Tensor  # uint8 (B, side, side, 3)
+    captions: list[str]  # one of each image's, drawn anew in each epoch
+    rois: Tensor  # float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open
+    phrases: list[str]  # U different ones
+    phrase_indices: Tensor  # int64 (R,), into `phrases`
+    scores: Tensor  # float (R,), 0 .. 1
+    seeds: tuple[int, ...]  # of the training, the step and the rank, for a recipe's draws
 
 
 class TuningData:

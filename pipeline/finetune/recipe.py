@@ -42,20 +42,12 @@ class Student:
     """A CLIP whose weights have gradients.
 
     Batch normalisation keeps its statistics and dropout does nothing, in training too, as is usual in fine-tuning.
-
-    Attributes:
-        module: open_clip's model, float32, whose parameters learn.
-        tower: its image tower, taken apart for dense features.
-        text_tower: its text tower; None if it cannot be taken apart.
-        tokenizer: texts -> int64 (T, context).
-        spec: how its images are prepared.
     """
 
-    module: Any
-    tower: Tower
-    text_tower: TextTower | None
-    tokenizer: Any
-    spec: InputSpec
+    module: Any  # open_clip's model, float32, whose parameters learn
+    tower: Tower  # its image tower, taken apart for dense features
+    text_tower: TextTower | None  # its text tower; None if it cannot be taken apart
+    tokenizer: Any  # texts -> int64 (T, context)
 
     @classmethod
     def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
@@ -65,7 +57,7 @@ class Student:
         except ConfigError:
             text_tower = None
         tower = take_apart(module.visual, spec.mean, spec.std, None)
-        return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer, spec=spec)
+        return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer)
 
     @property
     def device(self) -> torch.device:

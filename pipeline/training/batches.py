@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.scenes.captions import DETERMINERS, Caption
 from pipeline.scenes.scene import SceneObject, make_scene, resize_image
@@ -116,48 +116,26 @@ def known_true(claimed: Tensor, denied: Tensor, present: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Data of one step.
+    """Data of one step."""
 
-    Attributes:
-        images: uint8 (batch, 3, side, side), RGB.
-        tokens: int64 (batch, context), one caption an image.
-        present, claimed, denied: float32 (batch, columns), rows of the truth table.
-    """
-
-    images: Tensor
-    tokens: Tensor
-    present: Tensor
+    images: Tensor  # uint8 (batch, 3, side, side), RGB
+    tokens: Tensor  # int64 (batch, context), one caption an image
+    present: Tensor  # float32 (batch, columns), rows of the truth table, as the next two
     claimed: Tensor
     denied: Tensor
 
 
-class SceneBatches(IterableDataset[Batch]):
-    """Batches number `first`, `first + 1`, ... of a phase.
+class SceneBatches(Dataset[Batch]):
+    """Batches of a phase by their numbers.
 
-    Args:
-        tokenizer: turns captions into tokens.
-        phase: image size, number and size of things.
-        seed: seed of the scenes; batch b holds the scenes b * size to (b + 1) * size - 1 of the split "train".
-        size: images per batch.
-        first: number of the first batch, over all phases.
-        count: number of batches.
+    Batch b holds the scenes b * size to (b + 1) * size - 1 of the split "train" of a seed.
     """
 
-    def __init__(
-        self, tokenizer: SimpleTokenizer, phase: Phase, *, seed: int, size: int, first: int, count: int
-    ) -> None:
-        super().__init__()
-        self._tokenizer, self._phase = tokenizer, phase
-        self._seed, self._size, self._first, self._count = seed, size, first, count
+    def __init__(self, tokenizer: SimpleTokenizer, phase: Phase, *, seed: int, size: int) -> None:
+        self._tokenizer, self._phase, self._seed, self._size = tokenizer, phase, seed, size
 
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        offset, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+    def __getitem__(self, number: int) -> Batch:
         cv2.setNumThreads(1)
-        for number in range(self._first + offset, self._first + self._count, stride):
-            yield self._draw(number)
-
-    def _draw(self, number: int) -> Batch:
         phase = self._phase
         images, texts, rows, claimed, denied = [], [], [], [], []
         for index in range(number * self._size, (number + 1) * self._size):
@@ -183,30 +161,25 @@ class SceneBatches(IterableDataset[Batch]):
         )
 
 
-def load_batches(batches: SceneBatches, *, workers: int) -> Iterator[Batch]:
-    """Yield the batches in order, drawn by `workers` processes ahead of time; 0 draws them in this process."""
+def load_batches(batches: SceneBatches, numbers: Sequence[int], *, workers: int) -> Iterator[Batch]:
+    """Yield batches in order, drawn by `workers` processes ahead of time; 0 draws them in this process."""
     loader = DataLoader(
         batches,
         batch_size=None,
+        sampler=numbers,
         num_workers=workers,
-        prefetch_factor=3 if workers else None,
         # A forked worker would inherit locks that the threads of torch or OpenCV may hold, and hang.
         multiprocessing_context="spawn" if workers else None,
-        in_order=True,
     )
     return iter(loader)
 
 
 class PhraseBank:
-    """Every concept that training shows, worded anew at each step.
-
-    Attributes:
-        columns: int64 (phrases,), the truth table's column of each phrase.
-    """
+    """Every concept that training shows, worded anew at each step."""
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         columns = bank_columns()
-        self.columns = torch.tensor(columns)
+        self.columns = torch.tensor(columns)  # of the truth table, one for each phrase
         self._tokens = torch.stack([tokenizer(list(bank_wordings(column))) for column in columns])
 
     def tokens(self, generator: torch.Generator) -> Tensor:

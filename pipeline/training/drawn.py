@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from pipeline.finetune.fit import LATEST, Fit, TrainingFolder
@@ -58,7 +58,6 @@ PREPROCESS_CFG: Final[dict[str, Any]] = {
 }
 """How images are prepared, in open_clip's terms: RGB in 0-1 less mean, divided by std."""
 
-POSITIONS: Final = "visual.positional_embedding"
 _PATCH_PX: Final[int] = MODEL_CFG["vision_cfg"]["patch_size"]
 _EVALUATION_SEED: Final = 4_321
 _MOST_LOG_SCALE: Final = 4.6052
@@ -70,17 +69,15 @@ class Phase(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    steps: int = Field(ge=1)
-    side_px: int = Field(ge=64, description="A multiple of the patch; positions are interpolated between phases.")
-    render_scale: float = Field(
-        1.0, ge=1, le=3, description="Every third scene is drawn larger by this factor and averaged down, as a file is."
-    )
-    patch_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the patches left out of each image.")
-    max_objects: int = Field(5, ge=1, le=6, description="Most things in a scene.")
-    min_size_rel: float = Field(0.15, gt=0, le=1, description="Smallest thing relative to the side.")
-    max_size_rel: float = Field(0.55, gt=0, le=1, description="Largest thing relative to the side.")
-    lr_start: float = Field(1.0, ge=0, le=1, description="Factor on both learning rates at the first step.")
-    lr_end: float = Field(1.0, ge=0, le=1, description="Factor at the last step; linear in between.")
+    steps: int
+    side_px: int  # a multiple of the patch; positions are interpolated between phases
+    render_scale: float = 1.0  # every third scene is drawn larger by this factor and averaged down, as a file is
+    patch_dropout: float = 0.0  # share of the patches left out of each image
+    max_objects: int = 5  # in a scene
+    min_size_rel: float = 0.15  # of the smallest thing, relative to the side
+    max_size_rel: float = 0.55  # of the largest thing
+    lr_start: float = 1.0  # factor on both learning rates at the first step
+    lr_end: float = 1.0  # factor at the last step; linear in between
 
 
 DEFAULT_PHASES: Final = (
@@ -97,16 +94,16 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(1, ge=0, description="Seed of the initial weights, the scenes, the wordings and patch dropout.")
-    batch: int = Field(128, ge=2, description="Images per step; smaller was worse (measured at 64).")
-    matrix_lr: float = Field(3e-3, gt=0, description="Muon's learning rate, for the matrices of the blocks.")
-    matrix_weight_decay: float = Field(0.05, ge=0, description="Muon's decoupled weight decay.")
-    other_lr: float = Field(1e-3, gt=0, description="AdamW's learning rate, for everything else.")
-    warmup_steps: int = Field(100, ge=1, description="Steps in which both rates rise linearly from zero.")
-    bank_weight: float = Field(1.0, ge=0, description="Weight of the phrase bank's loss beside the captions' loss.")
-    average_decay: float = Field(0.997, ge=0, lt=1, description="Decay per step of the averaged weights: the export.")
+    seed: int = 1  # of the initial weights, the scenes, the wordings and the patch dropout
+    batch: int = 128  # images of a step; smaller was worse (measured at 64)
+    matrix_lr: float = 3e-3  # Muon's, for the matrices of the transformer blocks
+    matrix_weight_decay: float = 0.05  # Muon's, decoupled
+    other_lr: float = 1e-3  # AdamW's, for everything else
+    warmup_steps: int = 100  # in which both rates rise linearly from zero
+    bank_weight: float = 1.0  # of the phrase bank's loss beside the captions' loss
+    average_decay: float = 0.997  # per step, of the averaged weights, which are exported
     phases: tuple[Phase, ...] = DEFAULT_PHASES
-    evaluation_scenes: int = Field(200, ge=1, description="Held-out scenes with one thing each for the log's top-1.")
+    evaluation_scenes: int = 200  # held-out, with one thing each, for the log's top-1
 
 
 def train(config: TrainConfig, out: Path, *, workers: int = 1, checkpoint_every_s: float = 180.0) -> Path:
@@ -131,11 +128,7 @@ def train(config: TrainConfig, out: Path, *, workers: int = 1, checkpoint_every_
 
 
 class SceneTraining(Fit):
-    """A training of `demo`; see `train`.
-
-    Attributes:
-        average: the moving average of the model's weights.
-    """
+    """A training of `demo`; see `train`."""
 
     log_every = 20
 
@@ -148,36 +141,26 @@ class SceneTraining(Fit):
         self._batches: Iterator[Batch] = iter(())
         self._cpu_s, self._cpu_mark_s = 0.0, time.process_time()
         self.model: CLIP = build_model(MODEL_CFG, self.tokenizer, config.phases[0].side_px)
-        self.average: CLIP = copy.deepcopy(self.model)
-        self.optimisers = self._optimisers()
-
-    def _optimisers(self) -> Optimisers:
-        config = self.config
+        self.average: CLIP = copy.deepcopy(self.model)  # the moving average of the weights
         rates = {"matrix_lr": config.matrix_lr, "matrix_decay": config.matrix_weight_decay, "other_lr": config.other_lr}
-        return Optimisers(muon_and_adamw(self.model.named_parameters(), **rates))
+        self.optimisers = Optimisers(muon_and_adamw(self.model.named_parameters(), **rates))
 
     def _resize(self, side_px: int) -> None:
-        """Change the image size; the optimisers' memory is kept except for the positional embedding's."""
-        if int(self.model.visual.image_size[0]) == side_px:
-            return
-        self.model, self.average = (resized(each, self.tokenizer, side_px) for each in (self.model, self.average))
-        before, self.optimisers = self.optimisers, self._optimisers()
-        self.optimisers.remember(before)
+        """Change the image size: only the positional embedding differs, and what the optimisers remember of it."""
+        for model in (self.model, self.average):
+            visual: Any = model.visual
+            if visual.image_size[0] != side_px:
+                before = visual.positional_embedding
+                visual.positional_embedding = nn.Parameter(positions_at(before.detach(), side_px // _PATCH_PX))
+                visual.image_size = (side_px, side_px)
+                self.optimisers.replace(before, visual.positional_embedding)
 
     def begin(self, phase: int, *, is_new: bool) -> None:
         """See `Fit.begin`."""
         settings = self.config.phases[phase]
         self._resize(settings.side_px)
-        last = sum(self.phases[: phase + 1])
-        batches = SceneBatches(
-            self.tokenizer,
-            settings,
-            seed=self.config.seed,
-            size=self.config.batch,
-            first=self.step,
-            count=last - self.step,
-        )
-        self._batches = load_batches(batches, workers=self.workers)
+        scenes = SceneBatches(self.tokenizer, settings, seed=self.config.seed, size=self.config.batch)
+        self._batches = load_batches(scenes, range(self.step, sum(self.phases[: phase + 1])), workers=self.workers)
 
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
         """See `Fit.take_step`."""
@@ -242,14 +225,6 @@ class SceneTraining(Fit):
         self.average.load_state_dict(saved["average"])
         self.optimisers.restore(saved["optimisers"])
         self._cpu_s = saved["cpu_s"]
-
-
-def resized(model: CLIP, tokenizer: SimpleTokenizer, side_px: int) -> CLIP:
-    """Return a copy of the model for another image side; only the positional embedding differs."""
-    other = build_model(MODEL_CFG, tokenizer, side_px)
-    state = model.state_dict()
-    other.load_state_dict({**state, POSITIONS: positions_at(state[POSITIONS], side_px // _PATCH_PX)})
-    return other
 
 
 def normalise(images: Tensor) -> Tensor:

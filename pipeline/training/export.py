@@ -34,6 +34,7 @@ PHOTO_SIDE_PX: Final = 352
 """Side of the images that `photo` looks at: 22 x 22 tokens. It was chosen on the photographs held out."""
 
 _MOST_BYTES: Final = 20_000_000
+_POSITIONS: Final = "visual.positional_embedding"
 
 
 def export_demo(
@@ -57,7 +58,7 @@ def export_demo(
     settings = architecture(drawn.MODEL_CFG, tokenizer, side)
     average: dict[str, Tensor] = saved["average"]
     grid = side // int(settings["vision_cfg"]["patch_size"])
-    average[drawn.POSITIONS] = positions_at(average[drawn.POSITIONS], grid)
+    average[_POSITIONS] = positions_at(average[_POSITIONS], grid)
     halves = {name: value.to(torch.float16).contiguous() for name, value in average.items()}
     model = CLIP(**settings).eval()
     model.load_state_dict(halves)

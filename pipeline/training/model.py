@@ -118,13 +118,12 @@ class Optimisers:
         for optimiser, values in zip(self._optimisers, states, strict=True):
             optimiser.load_state_dict(values)
 
-    def remember(self, other: Optimisers) -> None:
-        """Take over what other optimisers remember of parameters of the same shape, in order."""
-        for mine, theirs in zip(self._optimisers, other._optimisers, strict=True):
-            pairs = zip(mine.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True)
-            for now, was in pairs:
-                if was.shape == now.shape and was in theirs.state:
-                    mine.state[now] = theirs.state[was]
+    def replace(self, before: nn.Parameter, after: nn.Parameter) -> None:
+        """Optimise another parameter in the place of one, of which nothing is remembered."""
+        for optimiser in self._optimisers:
+            optimiser.state.pop(before, None)
+        for group in self._groups:
+            group["params"] = [after if each is before else each for each in group["params"]]
 
 
 @torch.no_grad()

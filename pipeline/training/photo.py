@@ -71,60 +71,45 @@ _FIT_TEXTS: Final = 8_000
 """Texts that the first projection beside the images is fitted on."""
 
 
-class Distillation(BaseModel):
-    """A part of the training in which the text tower learns to give another's vectors."""
+class Settings(BaseModel):
+    """Settings of one run, not of a product: they have defaults and no bounds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Distillation(Settings):
+    """A part of the training in which the text tower learns to give another's vectors."""
 
     kind: Literal["distil"] = "distil"
     name: str
-    target: Literal["teacher", "bridge"] = Field(
-        description="Whose vectors: the text teacher's, or those that the bridge makes of them, beside the images."
-    )
-    steps: int = Field(ge=1, description="Optimiser steps, captions and phrases in turn.")
-    captions: int = Field(192, ge=2, description="Captions of a step.")
-    phrases: int = Field(384, ge=2, description="Phrases of a step.")
-    matrix_lr: float = Field(3e-3, gt=0, description="Muon's learning rate, for the matrices of the blocks.")
-    other_lr: float = Field(2e-3, gt=0, description="AdamW's learning rate, for everything else.")
+    target: Literal["teacher", "bridge"]  # the text teacher's vectors, or those that the bridge makes of them
+    steps: int  # captions and phrases in turn
+    captions: int = 192  # of a step
+    phrases: int = 384  # of a step
+    matrix_lr: float = 3e-3  # Muon's, for the matrices of the blocks
+    other_lr: float = 2e-3  # AdamW's, for everything else
 
 
-class Matching(BaseModel):
+class Matching(Settings):
     """A part of the training in which images and texts are matched."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["match"] = "match"
     name: str
-    texts: Literal["bridge", "tower"] = Field(
-        description="Embeds the texts: a bridge from the teacher's vectors, or the text tower that is kept."
-    )
-    steps: int = Field(ge=1)
-    batch: int = Field(192, ge=2, description="Photographs of a step.")
-    window: int = Field(
-        GRID,
-        ge=1,
-        le=GRID,
-        description="Side of the window of the grid that a photograph is looked at through, at a random place: a crop "
-        "that saves time.",
-    )
-    keep: int = Field(64, ge=1, description="Tokens of the window that reach the head; patch dropout.")
-    trained_blocks: int = Field(
-        0,
-        ge=0,
-        le=6,
-        description="Number of the network's last blocks that learn. With 0 its last convolution is fixed.",
-    )
-    tail_lr: float = Field(1e-4, gt=0, description="Learning rate of the network's own weights.")
-    head_lr: float = Field(1e-3, gt=0, description="Learning rate of the neck, the pooling and the bridge.")
-    text_lr: float = Field(5e-4, gt=0, description="Learning rate of the text tower.")
-    weight_decay: float = Field(0.1, ge=0, description="Decay of the matrices of neck, pooling and bridge.")
-    caption_weight: float = Field(0.5, ge=0, description="Weight of the loss between photographs and captions.")
-    soft_weight: float = Field(0.0, ge=0, description="Weight of the same with the teacher's similarities as targets.")
-    phrase_weight: float = Field(1.0, ge=0, description="Weight of the loss between photographs and phrases.")
-    local_weight: float = Field(1.5, ge=0, description="Weight of the loss between tokens and phrases.")
-    faithful_weight: float = Field(
-        2.0, ge=0, description="Weight of the text tower's distance to the bridge's vectors."
-    )
+    texts: Literal["bridge", "tower"]  # embeds the texts: from the teacher's vectors, or the tower that is kept
+    steps: int
+    batch: int = 192  # photographs of a step
+    window: int = GRID  # side of the window of the grid that is looked at, at a random place: a crop that saves time
+    keep: int = 64  # tokens of the window that reach the head; patch dropout
+    trained_blocks: int = 0  # of the network's last blocks; with 0 its last convolution is fixed, too
+    tail_lr: float = 1e-4  # of the network's own weights
+    head_lr: float = 1e-3  # of the neck, the pooling and the bridge
+    text_lr: float = 5e-4  # of the text tower
+    weight_decay: float = 0.1  # of the matrices of the neck, the pooling and the bridge
+    caption_weight: float = 0.5  # of the loss between photographs and captions
+    soft_weight: float = 0.0  # of the same with the teacher's similarities as soft targets
+    phrase_weight: float = 1.0  # of the loss between photographs and phrases
+    local_weight: float = 1.5  # of the loss between tokens and phrases
+    faithful_weight: float = 2.0  # of the text tower's distance to the bridge's vectors
 
 
 Phase = Annotated[Distillation | Matching, Field(discriminator="kind")]
@@ -135,42 +120,24 @@ DEFAULT_PHASES: Final[tuple[Distillation | Matching, ...]] = (
     Matching(name="tail", texts="bridge", steps=350, window=12, trained_blocks=4),
     Distillation(name="bridge", target="bridge", steps=100, matrix_lr=2e-3, other_lr=1e-3),
     Matching(
-        name="joint",
-        texts="tower",
-        steps=320,
-        window=12,
-        trained_blocks=4,
-        tail_lr=7e-5,
-        head_lr=7e-4,
-        soft_weight=0.5,
+        name="joint", texts="tower", steps=320, window=12, trained_blocks=4, tail_lr=7e-5, head_lr=7e-4, soft_weight=0.5
     ),
 )
 """The text tower learns words; new parts learn beside a fixed network; the network's end learns too; the text tower
 takes the bridge's place; all learn together."""
 
 
-class PhotoConfig(BaseModel):
+class PhotoConfig(Settings):
     """Everything that decides the weights, apart from library versions, the processor and the number of threads."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    seed: int = Field(0, ge=0, description="Seed of the initial weights and of every random choice.")
-    held_out: int = Field(
-        500,
-        ge=0,
-        description="Number of the last training photographs that are never trained on, so that settings and "
-        "calibrations can be fitted on photographs that the model does not know.",
-    )
-    variants: int = Field(4, ge=1, description="Variants of each photograph; 0.4 GB of the run's folder each.")
-    phrases_per_photo: int = Field(3, ge=1, description="Phrases that each photograph adds to the batch's bank.")
-    similar_captions: float = Field(
-        0.8, ge=0, le=1, description="Captions whose teacher vectors have a higher cosine are no negatives."
-    )
-    similar_phrases: float = Field(
-        0.6, ge=0, le=1, description="Phrases with a higher cosine to a phrase of a photograph are no negatives of it."
-    )
-    softness: float = Field(0.1, gt=0, description="Temperature of the teacher's cosines in the soft targets.")
-    average_decay: float = Field(0.99, ge=0, lt=1, description="Decay per step of the averaged weights: the export.")
+    seed: int = 0  # of the initial weights and of every random choice
+    held_out: int = 500  # last training photographs, left out so that calibrations can be fitted on them
+    variants: int = 4  # of each photograph; 0.4 GB of the run's folder each
+    phrases_per_photo: int = 3  # that each photograph adds to the batch's bank
+    similar_captions: float = 0.8  # captions whose teacher vectors have a higher cosine are no negatives
+    similar_phrases: float = 0.6  # phrases with a higher cosine to one of a photograph are no negatives of it
+    softness: float = 0.1  # temperature of the teacher's cosines in the soft targets
+    average_decay: float = 0.99  # per step, of the averaged weights, which are exported
     phases: tuple[Phase, ...] = DEFAULT_PHASES
 
 
@@ -196,7 +163,7 @@ def train_photo(config: PhotoConfig, root: Path, out: Path, *, checkpoint_every_
     features = load_imagenet()
     material = prepare(config, root, out, features)
     model = build_model(MODEL_CFG, material.tokenizer, GRID * STRIDE_PX)
-    model.visual.trunk.features.load_state_dict(features.state_dict())
+    model.visual.trunk.features.eval().load_state_dict(features.state_dict())
     training = PhotoTraining(material, model, folder, checkpoint_every_s)
     if (saved := folder.read_checkpoint()) is not None:
         training.resume(saved)
@@ -205,15 +172,7 @@ def train_photo(config: PhotoConfig, root: Path, out: Path, *, checkpoint_every_
 
 
 class PhotoTraining(Fit):
-    """A training of `photo`.
-
-    Attributes:
-        material: its data.
-        model: the model, its norms folded.
-        bridge: from the teacher's vectors to the images.
-        scales: factors of the losses.
-        average: moving average of everything that learns.
-    """
+    """A training of `photo`."""
 
     log_every = 20
 
@@ -223,7 +182,7 @@ class PhotoTraining(Fit):
         self.material, self.model = material, model
         self.kind = PRECISIONS[fast_precision(torch.device("cpu"))]
         self.bridge, self.scales = Bridge(int(model.visual.head.pool.out_features)), Scales()
-        self.average = copy.deepcopy(self._modules())
+        self.average = copy.deepcopy(self._modules())  # the moving average of everything that learns
         self.optimisers = Optimisers([])
         self._saved_optimisers: list[Any] = []
 
@@ -332,14 +291,8 @@ class PhotoTraining(Fit):
 
     def _match(self, phase: Matching, batch: PhotoBatch) -> Tensor:
         """Return the losses in the order of `_KINDS`."""
-        seen = look(
-            self.model,
-            batch.front,
-            corner=batch.corner,
-            keep=batch.keep,
-            trained_blocks=phase.trained_blocks,
-            precision=self.kind,
-        )
+        window = {"corner": batch.corner, "keep": batch.keep, "precision": self.kind}
+        seen = look(self.model, batch.front, trained_blocks=phase.trained_blocks, **window)
         captions, phrases, unfaithful = self._embed(phase, batch)
         of_captions, of_phrases, of_tokens = self.scales()
         whole, own = seen.whole.float(), torch.eye(len(captions), dtype=torch.bool)

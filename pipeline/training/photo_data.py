@@ -76,45 +76,30 @@ def read_lists(root: Path, *, held_out: int) -> list[Photograph]:
         held_out: number of the last photographs of the first list to leave out.
 
     Raises:
-        InputError: a list or an archive is missing, a line is not such an object, or nothing is left to train on.
+        InputError: a list or an archive is missing, or nothing is left to train on.
     """
     photographs: list[Photograph] = []
     for number, (list_name, tar_name) in enumerate(SETS):
         path, tar = root / list_name, root / tar_name
         if not path.is_file() or not tar.is_file():
             raise InputError(f"the photograph model is trained on {list_name} and {tar_name}, not both in {root}")
-        lines = path.read_text("utf-8").splitlines()
-        kept = lines[: len(lines) - held_out] if number == 0 else lines
-        photographs += [_photograph(line, tar, f"{path}:{place}") for place, line in enumerate(kept, start=1)]
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for row in rows[: len(rows) - held_out] if number == 0 else rows:
+            captions = tuple(caption.strip().rstrip(" .").strip().lower() for caption in row["captions"])
+            photographs.append(Photograph(tar, row["image"], captions))
     if not photographs:
         raise InputError(f"no photograph is left in {root} after {held_out} are held out")
     return photographs
 
 
-def _photograph(line: str, tar: Path, place: str) -> Photograph:
-    try:
-        row = json.loads(line)
-        captions = tuple(str(caption).strip().rstrip(" .").strip().lower() for caption in row["captions"])
-        member = str(row["image"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{place}: expected an object with image and captions: {error!r}") from error
-    if not captions:
-        raise InputError(f"{place}: {member} has no caption")
-    return Photograph(tar, member, captions)
-
-
 def read_pixels(photographs: Sequence[Photograph], side_px: int) -> Iterator[Pixels]:
-    """Yield the photographs' pixels in order, squashed. Raises InputError for one that is missing or damaged."""
+    """Yield the photographs' pixels in order, squashed. Raises InputError for a damaged photograph."""
     for tar, group in groupby(photographs, key=lambda photograph: photograph.tar):
         with tarfile.TarFile(tar) as archive:
             for photograph in group:
-                try:
-                    file = archive.extractfile(photograph.member)
-                except KeyError:
-                    file = None
-                if file is None:
-                    raise InputError(f"{tar} does not hold {photograph.member}")
-                decoded = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
+                file = archive.extractfile(photograph.member)
+                encoded = np.frombuffer(file.read() if file else b"", np.uint8)
+                decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if len(encoded) else None
                 if decoded is None:
                     raise InputError(f"{photograph.member} in {tar} cannot be decoded")
                 if decoded.shape[:2] != (side_px, side_px):
@@ -160,19 +145,12 @@ def variants(count: int) -> tuple[Variant, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Captions and phrases, each unique text once.
+    """Captions and phrases, each unique text once."""
 
-    Attributes:
-        texts: captions first, then phrases, each group sorted.
-        captions: number of captions in `texts`.
-        captions_of: places in `texts` of each photograph's captions.
-        phrases_of: places in `texts` of each photograph's phrases; may be empty.
-    """
-
-    texts: tuple[str, ...]
-    captions: int
-    captions_of: tuple[tuple[int, ...], ...]
-    phrases_of: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]  # captions first, then phrases, each group sorted
+    captions: int  # number of captions in `texts`
+    captions_of: tuple[tuple[int, ...], ...]  # places in `texts` of each photograph's captions
+    phrases_of: tuple[tuple[int, ...], ...]  # places in `texts` of each photograph's phrases; may be empty
 
 
 def collect(photographs: Sequence[Photograph]) -> Texts:
@@ -242,49 +220,28 @@ def cache_front(
 
 @dataclass(frozen=True, slots=True)
 class PhotoBatch:
-    """Data of one step of matching, B images and P phrases.
+    """Data of one step of matching, B images and P phrases."""
 
-    Attributes:
-        front: output of the network's fixed part in the window, float16 (B, g, g, channels).
-        corner: row and column of each window's first token, int64 (B, 2).
-        keep: places in the window of the tokens to look at, int64 (B, N).
-        captions: places of one caption an image among the texts, int64 (B,).
-        phrases: places of the bank's phrases among the texts, int64 (P,).
-        same_caption: bool (B, B), captions too similar to be negatives, by caption and image; not on the diagonal.
-        belongs: bool (P, B), phrases that the images' captions hold.
-        near: bool (P, B), phrases too similar to one of the image's to be negatives.
-    """
-
-    front: Tensor
-    corner: Tensor
-    keep: Tensor
-    captions: Tensor
-    phrases: Tensor
-    same_caption: Tensor
-    belongs: Tensor
-    near: Tensor
+    front: Tensor  # output of the network's fixed part in the window, float16 (B, g, g, channels)
+    corner: Tensor  # row and column of each window's first token, int64 (B, 2)
+    keep: Tensor  # places in the window of the tokens to look at, int64 (B, N)
+    captions: Tensor  # places of one caption an image among the texts, int64 (B,)
+    phrases: Tensor  # places of the bank's phrases among the texts, int64 (P,)
+    same_caption: Tensor  # bool (B, B), captions too similar to be negatives, by caption and image; not on the diagonal
+    belongs: Tensor  # bool (P, B), phrases that the images' captions hold
+    near: Tensor  # bool (P, B), phrases too similar to one of the image's to be negatives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """Everything that stays the same over a run.
-
-    Attributes:
-        config: the run's settings.
-        fronts: outputs of the fixed part for each variant, float16 (photographs, `GRID`, `GRID`, channels).
-        texts: captions and phrases.
-        vectors: the teacher's vectors of the texts, float32 (T, 384).
-        tokens: the texts in the vocabulary, int64 (T, context).
-        phrase_table: places of each photograph's phrases among the texts, int64 (photographs, most), filled with -1.
-        tokenizer: the vocabulary.
-    """
+    """Everything that stays the same over a run."""
 
     config: PhotoConfig
-    fronts: tuple[npt.NDArray[np.float16], ...]
+    fronts: tuple[npt.NDArray[np.float16], ...]  # of each variant, (photographs, `GRID`, `GRID`, channels)
     texts: Texts
-    vectors: Tensor
-    tokens: Tensor
-    phrase_table: Tensor
+    vectors: Tensor  # the teacher's vectors of the texts, float32 (T, 384)
+    tokens: Tensor  # the texts in the vocabulary, int64 (T, context)
+    phrase_table: Tensor  # places of photographs' phrases among the texts, int64 (photographs, most), filled with -1
     tokenizer: SimpleTokenizer
 
     @property

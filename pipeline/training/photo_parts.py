@@ -86,8 +86,9 @@ def load_imagenet() -> Any:
 def fold_norms(features: nn.Module) -> None:
     """Move every batch norm's scale into the convolution before it, so that a norm only adds its bias.
 
-    The network computes the same in evaluation mode. A convolution with its norm is then one matrix and one bias, which
-    training can use and change as they are.
+    The network computes the same in evaluation mode. A convolution with its norm is then one matrix and one bias, and
+    these learn; the depth-wise convolutions stay, whose gradients cost as much as the rest for a hundredth of the
+    weights.
     """
     convolutions = [module for module in features.modules() if isinstance(module, nn.Conv2d)]
     norms: list[Any] = [module for module in features.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -114,68 +115,17 @@ def front(features: Any, x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-class _DepthWise(torch.autograd.Function):
-    """A depth-wise convolution of channels-last tensors whose weights are fixed.
-
-    torch's own backward pass takes some twenty times as long as the forward pass on a CPU; the gradient of the input is
-    the same convolution with the kernel turned round.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(weight)
-        ctx.dilation = dilation
-        return _depth_wise(x, weight, bias, dilation)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,) = ctx.saved_tensors
-        return _depth_wise(grads[0].contiguous(), weight.flip(2, 3), None, ctx.dilation), None, None, None
-
-
-def _depth_wise(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    padding = dilation * (weight.shape[-1] - 1) // 2
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=padding, dilation=dilation, groups=len(weight))
-    return y.permute(0, 2, 3, 1)
-
-
 def tail_blocks(features: Any) -> list[Any]:
     """Return the blocks after the fixed part, in order."""
     return [block for stage in features.blocks[FRONT_STAGES:] for block in stage]
 
 
-def run_block(block: Any, x: Tensor) -> Tensor:
-    """Run a block of the tail with folded norms, (B, h, w, channels) -> the same with its output channels.
-
-    The depth-wise convolution is fixed: its gradient alone costs as much as the rest, for a hundredth of the weights.
-    """
-    y = F.relu6(_pointwise(x, block.conv_pw, block.bn1))
-    weight, bias = block.conv_dw.weight.detach().to(x.dtype), block.bn2.bias.detach().to(x.dtype)
-    y = F.relu6(_DepthWise.apply(y, weight, bias, block.conv_dw.dilation[0]))  # type: ignore[no-untyped-call]
-    y = _pointwise(y, block.conv_pwl, block.bn3)
-    return x + y if block.has_skip else y
-
-
-def run_last(features: Any, x: Tensor) -> Tensor:
-    """Run the network's last convolution with its folded norm on any tokens, (..., 352) -> (..., 1280)."""
-    return F.relu6(_pointwise(x, features.conv_head, features.bn2))
-
-
-def _pointwise(x: Tensor, convolution: Any, norm: Any) -> Tensor:
-    return F.linear(x, convolution.weight.flatten(1).to(x.dtype), norm.bias.to(x.dtype))
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Features of a batch.
+    """Features of a batch, of length 1."""
 
-    Attributes:
-        whole: embeddings (B, E), length 1.
-        tokens: the embedding that each token's value alone would give, (B, N, E), length 1.
-    """
-
-    whole: Tensor
-    tokens: Tensor
+    whole: Tensor  # embeddings (B, E)
+    tokens: Tensor  # the embeddings that each token's value alone would give, (B, N, E)
 
 
 def look(model: CLIP, x: Tensor, *, corner: Tensor, keep: Tensor, trained_blocks: int, precision: Any) -> Seen:
@@ -191,16 +141,16 @@ def look(model: CLIP, x: Tensor, *, corner: Tensor, keep: Tensor, trained_blocks
         trained_blocks: number of last blocks that get a gradient; with 0 the last convolution gets none either.
         precision: dtype that the tail computes in.
     """
-    trunk, attention, side = model.visual.trunk, model.visual.head.pool, x.shape[1]
-    blocks, x = tail_blocks(trunk.features), x.to(precision)
+    features, attention, side = model.visual.trunk.features, model.visual.head.pool, x.shape[1]
+    blocks, x = tail_blocks(features), x.to(precision).permute(0, 3, 1, 2)
     for number, block in enumerate(blocks, start=1):
         with torch.set_grad_enabled(torch.is_grad_enabled() and number > len(blocks) - trained_blocks):
-            x = run_block(block, x)
-    x = x.flatten(1, 2).gather(1, keep.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            x = block(x)
+    x = x.flatten(2).gather(2, keep.unsqueeze(1).expand(-1, x.shape[1], -1))
     with torch.set_grad_enabled(torch.is_grad_enabled() and trained_blocks > 0):
-        x = run_last(trunk.features, x)
+        x = features.bn2(features.conv_head(x[..., None]))[..., 0].mT
     places = (corner[:, :1] + keep // side) * attention.feat_size[1] + corner[:, 1:] + keep % side
-    return pool(attention, trunk.neck(x.float()), places)
+    return pool(attention, model.visual.trunk.neck(x.float()), places)
 
 
 def pool(attention: Any, x: Tensor, places: Tensor) -> Seen:

@@ -34,8 +34,8 @@ from pipeline.training.drawn import Phase
 PHASE = Phase(name="one", steps=4, side_px=70, render_scale=1.5)
 
 
-def batches(tokenizer: SimpleTokenizer, *, first: int, count: int) -> SceneBatches:
-    return SceneBatches(tokenizer, PHASE, seed=1, size=4, first=first, count=count)
+def batches(tokenizer: SimpleTokenizer, *numbers: int, workers: int = 0) -> list[Batch]:
+    return list(load_batches(SceneBatches(tokenizer, PHASE, seed=1, size=4), numbers, workers=workers))
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -43,8 +43,8 @@ def same(first: Batch, second: Batch) -> bool:
 
 
 def test_a_resumed_training_gets_the_batches_that_would_have_come(tokenizer: SimpleTokenizer) -> None:
-    whole = list(batches(tokenizer, first=0, count=3))
-    rest = list(batches(tokenizer, first=1, count=2))
+    whole = batches(tokenizer, 0, 1, 2)
+    rest = batches(tokenizer, 1, 2)
     assert (whole[0].images.shape, whole[0].images.dtype) == ((4, 3, 70, 70), torch.uint8)
     assert whole[0].tokens.shape == (4, 32)
     assert whole[0].present.shape == whole[0].claimed.shape == whole[0].denied.shape == (4, COLUMNS)
@@ -54,8 +54,8 @@ def test_a_resumed_training_gets_the_batches_that_would_have_come(tokenizer: Sim
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_batches_in_order(tokenizer: SimpleTokenizer) -> None:
-    here = list(batches(tokenizer, first=0, count=3))
-    there = list(load_batches(batches(tokenizer, first=0, count=3), workers=1))
+    here = batches(tokenizer, 0, 1, 2)
+    there = batches(tokenizer, 0, 1, 2, workers=1)
     assert all(same(a, b) for a, b in zip(here, there, strict=True))
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from pipeline.training.photo import MODEL_CFG
 from pipeline.training.photo_parts import (
     TEACHER_WIDTH,
-    Scales,
     Teacher,
     distillation_loss,
     fold_norms,
@@ -28,10 +27,7 @@ from pipeline.training.photo_parts import (
     matching_loss,
     package_file,
     prepared,
-    run_block,
-    run_last,
     soft_matching_loss,
-    tail_blocks,
 )
 from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.towers.photo_trunk import GRID, STRIDE_PX, PhotoTrunk
@@ -59,32 +55,6 @@ def test_folded_norms_change_nothing(features: Any) -> None:
         after = features.forward_features(x)
     assert torch.allclose(before, after, atol=1e-3 * float(before.abs().max()))
     assert all(torch.all(m.weight == 1) for m in features.modules() if isinstance(m, nn.BatchNorm2d))
-
-
-def test_the_parts_are_the_whole(features: Any) -> None:
-    fold_norms(features)
-    x = torch.randn(2, 3, 96, 96)
-    with torch.no_grad():
-        y = front(features, x)
-        for block in tail_blocks(features):
-            y = run_block(block, y)
-        whole = features.forward_features(x).permute(0, 2, 3, 1)
-        assert torch.allclose(run_last(features, y), whole, atol=1e-4)
-
-
-def test_a_blocks_gradient_is_that_of_autograd(features: Any) -> None:
-    fold_norms(features)
-    block = tail_blocks(features)[2]
-    x = torch.randn(1, 6, 6, block.conv_pw.in_channels)
-    mine, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
-    direction = torch.randn(1, 6, 6, block.conv_pwl.out_channels)
-    block.conv_pw.weight.grad = None
-    (run_block(block, mine) * direction).sum().backward()
-    weights = block.conv_pw.weight.grad.clone()
-    block.conv_pw.weight.grad = None
-    (block(theirs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) * direction).sum().backward()
-    assert torch.allclose(mine.grad, theirs.grad, atol=1e-4)
-    assert torch.allclose(weights, block.conv_pw.weight.grad, atol=1e-4)
 
 
 def test_the_packages_weights_are_taken(packages: Path) -> None:
@@ -216,12 +186,6 @@ def test_local_logits_follow_the_best_token() -> None:
     each = torch.einsum("pe,bne->pbn", phrases, tokens)
     assert torch.allclose(logits, (50 * each).exp().mean(dim=-1).log(), atol=1e-4)
     assert logits[0].argmax() == 1
-
-
-def test_scales_stay_below_their_limit() -> None:
-    scales = Scales()
-    nn.init.constant_(scales.logs, 10.0)
-    assert [round(scale.item(), 3) for scale in scales()] == [Scales.MOST] * 3
 
 
 def test_a_perfect_pupil_has_no_loss() -> None:
