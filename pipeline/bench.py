@@ -208,7 +208,6 @@ def _loaders(dataset: Path, images: list[Path]) -> Figures:
         "loader_annotations": Contents(images=False),
         "loader_annotations_with_grid_masks": Contents(images=False, grid_hw=(14, 14)),
         "loader_annotations_with_full_masks": Contents(images=False, masks="full"),
-        "loader_annotations_with_tokens": Contents(images=False, tokenizer="dataset"),
     }.items():
         stream = RegionStream(dataset, contents)
         yield line(name, speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]

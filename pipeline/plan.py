@@ -168,10 +168,9 @@ class HandedOn(Stage):
 def measure(config: RunConfig, samples: int, processes: int) -> Costs:
     """Take a sample through every step, in several processes at once, and run over the first images.
 
-    A run imports and loads the model, computes its first samples to see whether the calibration fits such images
-    (`pipeline.domain`), starts Ray and the workers, and in the end writes the dataset's manifest. The time for all that
-    depends on machine, model and input, so it is not added up from parts but taken from a real run, on this machine
-    even if the configuration names a cluster. Nothing is left on the disk.
+    The time to import, to load the model, to compare the first images with the calibration's (`pipeline.domain`), to
+    start Ray and to write the manifest depends on machine, model and input, so it is taken from a real run, on this
+    machine even if the configuration names a cluster. Nothing is left on the disk.
 
     Args:
         config: the run. Several processes compute on one thread each.

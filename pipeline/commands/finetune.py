@@ -29,10 +29,6 @@ def finetune(
             help="Model to begin with: demo, NAME/TAG of open_clip, or a checkpoint (model.name).",
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", metavar="FILE", help="Weights for a --model without a tag (model.weights)."),
-    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -58,9 +54,6 @@ def finetune(
     images: Annotated[
         str | None,
         typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they moved (data.image_root)."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Seed for data order and random draws (seed; 0).")
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.yaml", help="Settings in YAML; options override it.")
@@ -91,12 +84,10 @@ def finetune(
         "data.where": where or None,
         "out": str(out),
         "model.name": model,
-        "model.weights": weights,
         "recipe.kind": recipe,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "seed": seed,
     }
     resolved = load_config(config, settings, model=FinetuneConfig, assigned=given)
     if print_config:
