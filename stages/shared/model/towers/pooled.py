@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from stages.shared.model.config import TowerKind
+from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear
 from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.vision import split_heads
+from stages.shared.model.towers.vision import VisionTower, split_heads
+
+T = TypeVar("T")
 
 Turn = Callable[[Tensor, tuple[int, int]], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
@@ -199,3 +203,34 @@ class PooledTower(Tower):
     def encode(self, rgb: Tensor) -> Tensor:
         """See `Tower.encode`."""
         return self.pool.embedding(self.look(rgb))
+
+
+def by_tower(
+    tower: Tower,
+    *,
+    blocks: Callable[[VisionTower], T] | None = None,
+    pooled: Callable[[PooledTower], T] | None = None,
+    averaged: Callable[[AveragedTower], T] | None = None,
+) -> T:
+    """Call the function that fits the kind of a tower, and return what it returns.
+
+    A method that is defined on several kinds of towers decides here, once, when it is made:
+
+        self._map = by_tower(model.tower, blocks=partial(_Blocks, config, model), pooled=partial(_Pool, config))
+
+    Args:
+        tower: Any tower. The function gets it with what stands behind its trunk in float32.
+        blocks: For transformer blocks with a class token.
+        pooled: For a trunk whose tokens one attention pools.
+        averaged: For a trunk whose tokens are averaged.
+
+    Raises:
+        TypeError: There is no function for this kind.
+    """
+    if blocks is not None and isinstance(tower, VisionTower):
+        return blocks(tower.float_head())
+    if pooled is not None and isinstance(tower, PooledTower):
+        return pooled(tower.float_head())
+    if averaged is not None and isinstance(tower, AveragedTower):
+        return averaged(tower.float_head())
+    raise TypeError(f"nothing is defined on a {type(tower).__name__}")
