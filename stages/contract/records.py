@@ -92,7 +92,7 @@ class Phrase:
         head: Lemma of the head noun, in lower case.
         plural: Whether the phrase names several things ("two dogs").
         importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
-            `stages.explain.text.importance`. None where nobody asked, or where the model does not see the words.
+            `stages.explain.importance`. None where nobody asked, or where the model does not see the words.
     """
 
     text: str

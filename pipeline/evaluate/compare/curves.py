@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.explainers.perturbation.baseline import baseline_image, blurred
-from stages.explainers.perturbation.masked import masked_embeddings
+from stages.explainers.perturbation.masked import baseline_image, blurred, masked_embeddings
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.texts import TextCache
 

@@ -19,25 +19,56 @@ held have no gradient, and a factor that is halved has half of it.
 Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602); conservative propagation (Ali et al., ICML 2022, arXiv
 2202.07304); the gamma rule for inputs of both signs as Zennit has it (Anders et al., arXiv 2106.13200).
 
-What biases add keeps its relevance, and so does what softmax loses: the sum over all inputs is the score less both.
+Biases keep the relevance of what they add, and softmax that of what it loses: the sum over all inputs is the score less
+both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from stages.explain.config import ExplainerConfig
 from stages.shared.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual
 from stages.shared.model.towers.pooled import AttentionPool
 from stages.shared.model.towers.vision import Block, Heads, VisionTower, split_heads
 
-_NEAR_ZERO = 1e-6
+CLAIM: Final = (
+    "layer-wise relevance propagation is claimed to be patented, and to be free of charge for personal and scientific "
+    "purposes only (the README of LXT, github.com/rachtibat/LRP-eXplains-Transformers)"
+)
+"""See `Explainer.claim`."""
+
+_NEAR_ZERO: Final = 1e-6
 """Inputs of an activation that are nearer to zero have the gate of this one."""
+
+
+class RelevanceConfig(ExplainerConfig):
+    """Settings of all explainers that propagate relevance by these rules."""
+
+    rule: Literal["attnlrp", "conservative"] = Field(
+        "attnlrp",
+        description="Relevance in an attention. `attnlrp`: one half goes to the attention weights and on to queries "
+        "and keys, the other to the values. `conservative`: all of it goes to the values, the weights are constants.",
+    )
+    activation: Literal["identity", "gradient"] = Field(
+        "identity",
+        description="Relevance in an activation. `identity`: all of it passes, as AttnLRP has it. `gradient`: it is "
+        "multiplied by the slope, as gradient times input has it, which is what Ali et al. leave as it is.",
+    )
+    gamma: float = Field(
+        0.0,
+        ge=0.0,
+        le=100.0,
+        description="How much the linear layers of the MLPs favour the inputs that agree with their output (the gamma "
+        "rule). 0 is the epsilon rule with no epsilon. LXT's example for CLIP tries 0, 0.01, 0.05, 0.1 and 1.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +139,7 @@ def gate_held(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules that settings ask for, and what they make of parts of a tower, which have float32 weights.
-
-    Attributes:
-        rule, activation, gamma: see `RelevanceConfig`.
-    """
+    """The rules of settings (`RelevanceConfig`), applied to parts of a tower, which have float32 weights."""
 
     rule: Literal["attnlrp", "conservative"]
     activation: Literal["identity", "gradient"]

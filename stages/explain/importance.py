@@ -15,9 +15,8 @@ a share of the caption's positive importance. A word has the sum of its tokens, 
 span. sum_d w_d v_j,d is dc / da_j summed over heads.
 
 **The gradient is exact.** The embedding is made of row e alone, and under the causal mask no other token of the caption
-sees row e. What o changes at row e of one block is therefore row e of the later blocks and nothing else: holding the
-keys and values of the other tokens loses nothing of w, whatever the number of blocks. All gradients are products with
-one row per caption.
+sees row e. A change of o at row e of one block therefore changes row e of the later blocks and nothing else: holding
+the keys and values of the other tokens loses nothing of w, whatever the number of blocks.
 
 Deviations, and the setting that restores the paper:
 - the network's own heads instead of one head over the full width (`importance_heads: single`), whose cosine is not the
@@ -27,15 +26,13 @@ Deviations, and the setting that restores the paper:
 - all blocks; theirs are the last 8 of 12 (`importance_depth: 0.67`);
 - where no token has a positive importance, all shares are 0 instead of 0 / 0.
 
-Cost: the time of 1.6 text forwards for each caption (ViT-B-16, one core); no image is looked at again.
-
 Shapes: B pairs of caption and image, T tokens, H heads, D width, E embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,11 +41,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.explain.base import cosine_gradients
+from stages.contract.records import Record
+from stages.explain.class_path import Step, attention_gradients, class_forward
 from stages.explain.config import ExplainerConfig
-from stages.explain.grad_eclip import Step, attention_gradients, class_forward
+from stages.explain.maps import cosine_gradients, stretched
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.texts import tokens_per_pass, width_of
+from stages.shared.model.texts import tokens_per_pass
 from stages.shared.model.token_spans import Piece, pieces_of
 from stages.shared.model.towers.text import attend_back
 from stages.shared.model.transfer import OnTheWay, to_device
@@ -56,12 +54,9 @@ from stages.shared.model.transfer import OnTheWay, to_device
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word of a caption as the model's tokenizer cuts it.
+    """A word of a caption as the model's tokenizer cuts it: characters [start, end).
 
-    Attributes:
-        start: its first character in the caption.
-        end: the character behind its last.
-        importance: its share of the caption's positive importance, 0 .. 1.
+    `importance` is its share of the caption's positive importance, 0 .. 1.
     """
 
     start: int
@@ -71,12 +66,12 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class CaptionImportance:
-    """What the tokens of one caption count for one image.
+    """The importance of the tokens of one caption for one image.
 
     Attributes:
-        pieces: the tokens of the caption that the model sees.
-        shares: float32, of each of them; they are >= 0, and their sum is 1, or 0 where none is positive.
-        cosine: of image and caption; with a single head not the model's own.
+        pieces: The tokens of the caption that the model sees.
+        shares: Float32, of each of them; they are >= 0, and their sum is 1, or 0 where none is positive.
+        cosine: Of image and caption; with a single head not the model's own.
     """
 
     pieces: tuple[Piece, ...]
@@ -84,12 +79,12 @@ class CaptionImportance:
     cosine: float
 
     def share_of(self, start: int, end: int) -> float | None:
-        """The share of the characters [start, end) of the caption; None where the model sees none of them."""
+        """Return the share of the characters [start, end); None where the model sees none of them."""
         inside = [place for place, piece in enumerate(self.pieces) if piece.start < end and start < piece.end]
         return min(1.0, float(self.shares[inside].sum(dtype=np.float64))) if inside else None
 
     def words(self) -> list[Word]:
-        """The words of the caption that the model sees, in order."""
+        """Return the words of the caption that the model sees, in order."""
         members: dict[int, list[int]] = {}
         for place, piece in enumerate(self.pieces):
             members.setdefault(piece.word, []).append(place)
@@ -103,16 +98,16 @@ class CaptionImportance:
         ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LaunchedImportance:
     """Pairs of caption and image that a device may still be computing.
 
     Attributes:
-        tokenizer: the model's.
-        captions: in order.
-        ends: place of the token that ends each of them.
-        members: numbers of the captions of each forward pass, whose first rows are theirs.
-        results: what `WordImportance.signed` gives in each forward pass, one behind the other.
+        tokenizer: The model's.
+        captions: In order.
+        ends: Place of the token that ends each of them.
+        members: Numbers of the captions of each forward pass.
+        results: The answers of `WordImportance.signed` in each forward pass, one behind the other.
     """
 
     tokenizer: Any
@@ -122,35 +117,57 @@ class LaunchedImportance:
     results: OnTheWay
 
     def wait(self) -> list[CaptionImportance]:
-        """Wait for these pairs, and for nothing that was started later, and make their answers."""
+        """Wait for these pairs, and for nothing that was started later, and return their answers in order."""
         arrived = self.results.wait()
-        found: dict[int, tuple[NDArray[np.float32], float]] = {}
+        found: dict[int, CaptionImportance] = {}
         for part, signed, cosines in zip(self.members, arrived[::2], arrived[1::2], strict=True):
-            for row, place in enumerate(part):
-                own = np.maximum(signed[row, 1 : self.ends[place]], 0)
-                found[place] = (_shares(own), float(cosines[row]))
-        answers = []
-        for place, caption in enumerate(self.captions):
-            shares, cosine = found[place]
-            pieces = pieces_of(self.tokenizer, caption, len(shares))
-            answers.append(CaptionImportance(tuple(pieces), shares, cosine))
-        return answers
+            for own, cosine, place in zip(signed, cosines, part, strict=True):
+                positive = np.maximum(own[1 : self.ends[place]], 0)
+                total = positive.sum(dtype=np.float64)
+                shares = positive / total if np.isfinite(total) and total > 0 else np.zeros_like(positive)
+                pieces = pieces_of(self.tokenizer, self.captions[place], len(shares))
+                found[place] = CaptionImportance(tuple(pieces), shares.astype(np.float32), float(cosine))
+        return [found[place] for place in range(len(self.captions))]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedImportance:
+    """The importance of the phrases of some records, which a device may still be computing.
+
+    Attributes:
+        asked: Number of the record and of its caption, for each caption that has a phrase.
+        launched: The importance of these captions.
+    """
+
+    asked: Sequence[tuple[int, int]]
+    launched: LaunchedImportance
+
+    def wait(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records that were asked about, with the importance of each of their phrases."""
+        answers = dict(zip(self.asked, self.launched.wait(), strict=True))
+
+        def phrases(number: int, record: Record) -> Any:
+            for phrase in record.phrases:
+                share = answers[number, phrase.caption_index].share_of(phrase.start, phrase.end)
+                yield replace(phrase, importance=share)
+
+        return [replace(record, phrases=tuple(phrases(number, record))) for number, record in enumerate(records)]
 
 
 class WordImportance:
     """Importance of the words of captions for their images.
 
     Args:
-        config: its `importance_...` settings are used.
-        model: it is only read.
+        config: Its `importance_...` settings are used.
+        model: It is only read.
 
     Raises:
-        ConfigError: the importance of words is not defined on the model's text tower, and why.
+        ConfigError: The importance of words is not defined on the model's text tower, and why.
     """
 
     def __init__(self, config: ExplainerConfig, model: ClipModel) -> None:
         self.config = config
-        self.side = model.text_side()
+        self.image_tower, self.side = model.tower, model.text_side()
         tower = self.side.tower
         self.blocks = max(1, round(config.importance_depth * len(tower.blocks)))
         # As in `grad_eclip`: gradients of a unit vector's cosine are too small for 16 bits.
@@ -160,50 +177,66 @@ class WordImportance:
         self.exact_blocks = tuple(block if wide else block.float() for block in tower.blocks[-self.blocks :])
 
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
-        """The importance of the tokens of each caption; a pair's bits do not depend on the other pairs.
+        """Return the importance of the tokens of captions.
 
         Args:
-            captions: any texts.
+            captions: Any texts.
             embeddings: (B, E) in any scale, of the image of each caption.
 
         Raises:
-            ValueError: the numbers differ.
+            ValueError: The numbers differ.
         """
         return self.started(captions, embeddings).wait()
 
     @torch.no_grad()
+    def of_image(self, rgb: NDArray[np.uint8], captions: Sequence[str]) -> list[CaptionImportance]:
+        """Return the importance of the tokens of captions for one image, uint8 (height, width, 3)."""
+        embedding = self.image_tower.encode(torch.from_numpy(rgb[None])).float()
+        return self(captions, embedding.expand(len(captions), -1))
+
+    def started_for(self, records: Sequence[Record], embeddings: Tensor) -> AskedImportance:
+        """Let the device compute the importance of the phrases of records.
+
+        Each caption that has a phrase is looked at once, as it stands, whatever the templates of the phrases are.
+
+        Args:
+            records: They have captions and phrases.
+            embeddings: (B, E) of their images, in any scale.
+        """
+        asked = [
+            (number, index)
+            for number, record in enumerate(records)
+            for index in sorted({phrase.caption_index for phrase in record.phrases})
+        ]
+        captions = [records[number].sample.captions[index] for number, index in asked]
+        images = to_device(torch.tensor([number for number, _ in asked]), embeddings.device)
+        return AskedImportance(asked, self.started(captions, embeddings[images]))
+
+    @torch.no_grad()
     def started(self, captions: Sequence[str], embeddings: Tensor) -> LaunchedImportance:
-        """Give the device all that `__call__` computes, and do not wait for it; arguments and errors are the same."""
+        """Let the device compute all that `__call__` returns, with its arguments and errors, and do not wait for it."""
         if len(captions) != len(embeddings):
             raise ValueError(f"expected an image embedding for each caption, got {len(embeddings)} for {len(captions)}")
         tower = self.side.tower
         tokens: Tensor = self.side.tokenizer(list(captions))
         images = F.normalize(embeddings.to(tower.device, self.precision), dim=-1)
-        ends = tower.ends_of(tokens).tolist()
-        full = tokens.shape[1]
-        lengths = [full if self.config.importance_weight == "all" else width_of(end + 1, full) for end in ends]
+        ends = tower.ends_of(tokens)
+        lengths = torch.full_like(ends, tokens.shape[1]) if self.config.importance_weight == "all" else ends + 1
         members: list[list[int]] = []
         found: list[Tensor] = []
-        for length in sorted(set(lengths)):
-            fitting = [place for place, own in enumerate(lengths) if own == length]
-            rows = tokens_per_pass(length, tower.device) // length
-            for start in range(0, len(fitting), rows):
-                part = fitting[start : start + rows]
-                # Of one shape, however many pairs there are: the bits of a product depend on it.
-                filled = torch.tensor(part + [part[-1]] * (rows - len(part)))
-                own = to_device(tokens[filled, :length], tower.device)
-                found += self.signed(own, images[to_device(filled, tower.device)])
-                members.append(part)
-        return LaunchedImportance(
-            tokenizer=self.side.tokenizer, captions=captions, ends=ends, members=members, results=OnTheWay(found)
-        )
+        for length in lengths.unique().tolist():
+            for rows in (lengths == length).nonzero().flatten().split(tokens_per_pass(length, tower.device)):
+                own = to_device(tokens[rows, :length], tower.device)
+                found += self.signed(own, images[to_device(rows, tower.device)])
+                members.append(rows.tolist())
+        return LaunchedImportance(self.side.tokenizer, captions, ends.tolist(), members, OnTheWay(found))
 
     def signed(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Importance before the ReLU and the cosine, of pairs.
+        """Compute the importance of pairs before the ReLU, and their cosines.
 
         Args:
-            tokens: numbers of tokens (B, T).
-            images: unit embeddings (B, E).
+            tokens: Numbers of tokens (B, T).
+            images: Unit embeddings (B, E).
 
         Returns:
             (B, T), of which only the tokens between the first and the last of the text mean anything; (B,).
@@ -211,16 +244,14 @@ class WordImportance:
         tower = self.side.tower
         first = len(tower.blocks) - self.blocks
         ends = tower.ends_of(tokens)
-        rows = torch.arange(len(tokens), device=tokens.device)
         places = torch.arange(tokens.shape[1], device=tokens.device)
         # The row itself is not among the others; behind it there is nothing that it sees.
         unseen = places >= ends[:, None]
-        inside = (places > 0) & ~unseen
         x = tower.embed(tokens)
         for block in tower.blocks[:first]:
             q, k, v = block.project(x)
             x = block.finish(x, attend_back(q, k, v, block.heads))
-        row = x[rows, ends].to(self.precision)
+        row = x[torch.arange(len(tokens), device=tokens.device), ends].to(self.precision)
         steps, weights = [], []
         for block, exact in zip(tower.blocks[first:], self.exact_blocks, strict=True):
             heads = 1 if self.config.importance_heads == "single" else block.heads
@@ -232,34 +263,17 @@ class WordImportance:
             keys, values = k.to(self.precision), v.to(self.precision)
             row, step = class_forward(exact, row, keys, values, heads, unseen)
             steps.append(step)
-            weights.append(self._weight(step, keys, inside))
+            weights.append(self._weight(step, keys, (places > 0) & ~unseen))
         embedding = self.exact_head.head(row)
         gradients, cosines = cosine_gradients(embedding, images[:, None])
         slopes = attention_gradients(self.exact_head, row, steps, gradients)
-        signed = [
-            slope[:, 0] if weight is None else slope[:, 0] * weight
-            for slope, weight in zip(slopes, weights, strict=True)
-        ]
-        if self.config.importance_rectify == "block":
-            signed = [each.relu() for each in signed]
-        return torch.stack(signed).sum(dim=0), cosines[:, 0]
+        signed = torch.stack([slope[:, 0] * weight for slope, weight in zip(slopes, weights, strict=True)])
+        return (signed.relu() if self.config.importance_rectify == "block" else signed).sum(dim=0), cosines[:, 0]
 
-    def _weight(self, step: Step, keys: Tensor, inside: Tensor) -> Tensor | None:
-        """s of the module's formula, (B, T) in 0 .. 1, and 1 where all cosines are equal; None if switched off."""
+    def _weight(self, step: Step, keys: Tensor, inside: Tensor) -> Tensor | float:
+        """s of the module's formula, (B, T) in 0 .. 1, and 1 where all cosines are equal or it is switched off."""
         which = self.config.importance_weight
         if which == "none":
-            return None
+            return 1.0
         s = F.cosine_similarity(step.q[:, None], keys, dim=-1)
-        taken = torch.ones_like(inside) if which == "all" else inside
-        low = s.masked_fill(~taken, torch.inf).amin(dim=1, keepdim=True)
-        high = s.masked_fill(~taken, -torch.inf).amax(dim=1, keepdim=True)
-        spread = high - low
-        return torch.where(spread > 0, (s - low) / torch.where(spread > 0, spread, 1.0), 1.0)
-
-
-def _shares(positive: NDArray[np.float32]) -> NDArray[np.float32]:
-    total = positive.sum(dtype=np.float64)
-    if not np.isfinite(total) or total <= 0:
-        return np.zeros_like(positive)
-    shares: NDArray[np.float32] = (positive / total).astype(np.float32)
-    return shares
+        return stretched(s, torch.ones_like(inside) if which == "all" else inside, equal=1.0)
