@@ -36,13 +36,12 @@ ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """A batch that a device may still be computing.
+    """A batch that a device may still be computing. `embedding` and `results` are None where no image has a phrase.
 
     Attributes:
         phrases: Of each image.
-        embedding: Float32 (B, E) on the device, of the images in any scale; None where no image has a phrase.
-        results: What `Maps.checked` returns, and what presence is judged by, if there is a judge; None where no image
-            has a phrase.
+        embedding: Float32 (B, E) on the device, of the images in any scale.
+        results: What `Maps.checked` returns, and what presence is judged by, if there is a judge.
         grid_hw: Rows and columns of the maps.
         shift_cells: See `HeatMap`.
         presence: See `Explainer`.
@@ -58,8 +57,7 @@ class Launched:
     def wait(self) -> list[list[HeatMap]]:
         """Wait for this batch, and for none that was started later, and return the heat maps of each image.
 
-        Raises:
-            RuntimeError: A fault of the device, which may report it only now.
+        Raises RuntimeError for a fault of the device, which may report it only now.
         """
         if self.results is None:
             return [[] for _ in self.phrases]
@@ -96,8 +94,7 @@ class Explainer(ABC, Generic[ConfigT]):
         follows_phrases: False where all phrases of an image get the same map.
         at_cells: True where a value belongs to the pixels of its cell; False where it belongs to a token, which in some
             towers looks beside its cell (`Placement.shift_px`).
-        claim: Who claims a patent on the method, in a sentence for people; such a method runs where it is named, and
-            is in no default. Empty: nobody that we know of.
+        claim: A known claim of a patent on the method, for people; such a method is in no default.
         affinity: Shares the maps' heat out among the tokens.
         presence: Judges whether phrases are in their images; None where it is not wanted.
         looks_closer: Whether `maps` also returns the meaning of the patches alone, which presence is judged by.
@@ -138,13 +135,11 @@ class Explainer(ABC, Generic[ConfigT]):
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
         """Return one heat map for each phrase of each image.
 
+        Values are float32 (height / stride, width / stride), >= 0 and finite, not normalised.
+
         Args:
             rgb: uint8 (B, height, width, 3), whole images whose sides are multiples of the tower's stride.
             phrases: The unique phrase texts of each image, none to many.
-
-        Returns:
-            The maps of each image in the order of its phrases; values float32 (height / stride, width / stride), >= 0
-            and finite, not normalised.
 
         Raises:
             ValueError: The numbers of images and phrase lists differ, or the size does not fit the stride.
@@ -152,14 +147,9 @@ class Explainer(ABC, Generic[ConfigT]):
         return self.started(list(rgb), phrases).wait()
 
     def started(self, images: Sequence[NDArray[np.uint8]], phrases: Sequence[Sequence[str]]) -> Launched:
-        """Let the device compute all that `explain` returns, and do not wait for it. A CPU computes all of it here.
+        """Let the device compute all that `explain` returns for images of one size, and do not wait for it.
 
-        Args:
-            images: uint8 (height, width, 3) each, of one size.
-            phrases: See `explain`.
-
-        Raises:
-            ValueError: See `explain`.
+        A CPU computes all of it here. Raises ValueError as `explain` does.
         """
         if len(images) != len(phrases):
             raise ValueError(f"expected as many phrase lists as images, got {len(phrases)} and {len(images)}")

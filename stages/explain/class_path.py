@@ -1,9 +1,8 @@
 """The class token's way through transformer blocks, and the gradients at its attention, written out by hand.
 
-On the class token's path, keys and values of the patch tokens are constants, so a gradient touches one token per image,
-phrase and block instead of N + 1. The phrases of an image share everything but the gradient: as a further axis P of
-plain matrix products they cost next to nothing, while autograd's batching copies keys and values for each phrase. The
-tests compare with autograd in float64.
+Keys and values of the patch tokens are constants here, so a gradient touches one token per image, phrase and block
+instead of N + 1. The phrases of an image share everything but the gradient: as a further axis P of plain matrix
+products they cost next to nothing, while autograd's batching copies keys and values for each phrase.
 
 Shapes: B images, P phrases, H heads, N patches, D width, d = D / H, E embedding.
 """

@@ -21,7 +21,7 @@ class ExplainerConfig(BaseModel):
     image_size: Literal["model", "keep"] | Annotated[int, Field(ge=8, le=4096)] = Field(
         "model",
         description="`model`: the network's square input, with the whole image and no crop. `keep`: the aspect ratio "
-        "is kept and each side is rounded to the patch. A number: a square of that many pixels, rounded to the patch.",
+        "is kept. A number: a square of that many pixels. Sides are rounded to the patch.",
     )
     scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = Field(
         (1.0,),
@@ -33,18 +33,14 @@ class ExplainerConfig(BaseModel):
         None, ge=8, description="With `keep`: a longer shorter side is shrunk to this. Null: the image is not shrunk."
     )
     max_side_px: int = Field(
-        2048,
-        ge=8,
-        description="With `keep`: the longest side allowed, because panoramas may not fit into memory. Grad-ECLIP's "
-        "authors have no such bound; a large value restores them.",
+        2048, ge=8, description="With `keep`: the longest side allowed. Grad-ECLIP's authors have no such bound."
     )
     contrast: float = Field(
         0.0,
         ge=0.0,
         lt=1.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
-        "(`contrasted`; not from the papers). A phrase that is alone in its image keeps its map; with 0, maps do not "
-        "depend on the other phrases.",
+        "(`contrasted`; not from the papers). With 0, maps do not depend on the other phrases.",
     )
     affinity: Literal["none", "propagation"] = Field(
         "none",
@@ -76,13 +72,10 @@ class ExplainerConfig(BaseModel):
         1.0,
         gt=0.0,
         le=1.0,
-        description="Share of the text tower's blocks, the last ones, that importance is summed over. 0.67 is the "
-        "authors' 8 of CLIP's 12.",
+        description="Share of the text tower's blocks, the last ones. The authors' 8 of 12 is 0.67.",
     )
     importance_heads: Literal["single", "model"] = Field(
-        "model",
-        description="Attention heads in these blocks: the network's own, or one head over the full width as in the "
-        "authors' code, which changes the cosine.",
+        "model", description="Heads in these blocks: the network's own, or one over the full width (the authors)."
     )
     importance_weight: Literal["none", "words", "all"] = Field(
         "none",
@@ -93,17 +86,14 @@ class ExplainerConfig(BaseModel):
         "block", description="ReLU after the blocks are summed (`sum`, the authors), or on each block before (`block`)."
     )
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
-        ("{}",),
-        description="Prompts whose embeddings are averaged; `{}` is the phrase. `openai_imagenet` stands for the 80 "
-        "templates of the authors' evaluation code.",
+        ("{}",), description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80."
     )
     phrases_per_step: int = Field(
         8,
         ge=1,
         le=256,
         description="Phrases of an image that are computed together. All images of a batch get as many groups of this "
-        "size as the one with most phrases. A group takes 4 % of an image's time, and the empty ones 1 % with 6 to 16 "
-        "phrases an image (ViT-B-32, batches of 8, one core).",
+        "size as the one with most phrases; a group takes 4 % of an image's time (ViT-B-32, one core).",
     )
 
     @field_validator("templates", mode="after")

@@ -33,7 +33,8 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -60,9 +61,7 @@ class GradEclipConfig(ExplainerConfig):
 
     kind: Literal["grad_eclip"] = "grad_eclip"
     variant: Literal["recommended", "authors", "notebook"] = Field(
-        "recommended",
-        description="Preset, see VARIANTS. It is applied before validation, so that a stored configuration holds every "
-        "setting by its value.",
+        "recommended", description="Preset, see VARIANTS; a stored configuration holds every setting by its value."
     )
     contrast: float = Field(
         0.25,
@@ -72,27 +71,17 @@ class GradEclipConfig(ExplainerConfig):
         "0.748 to 0.767 (with GrabCut; configs/README.md); 0.5 is no better.",
     )
     heads: Literal["single", "model"] = Field(
-        "model",
-        description="Attention heads in the explained blocks: the network's own, or one head over the full width as in "
-        "the authors' code, which changes the cosine.",
+        "model", description="Attention heads: the network's own, or one over the full width as in the authors' code."
     )
     similarity: Literal["projected", "raw"] = Field(
-        "raw",
-        description="Queries and keys of the spatial weight: after the output projection (the authors' evaluation "
-        "code) or before it (their notebook).",
+        "raw", description="q', k': after the output projection (the authors' code) or before it (their notebook)."
     )
-    spatial_weight: bool = Field(True, description="Multiply by the min-max normalised cosine of query and keys.")
+    spatial_weight: bool = Field(True, description="Multiply by l, the min-max normalised cosine of query and keys.")
     blocks: int = Field(
-        4,
-        ge=1,
-        description="How many of the last blocks are explained and summed. 1 is the default, and the only value, for "
-        "towers whose tokens are pooled by one attention.",
+        4, ge=1, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
     )
     path: Literal["full", "class"] = Field(
-        "class",
-        description="Where gradients flow when there are several blocks: through all tokens (`full`, the authors), or "
-        "through the class token only, with the patch tokens held constant (`class`; not from the paper, exact for the "
-        "last block, and next to free).",
+        "class", description="Gradients go through all tokens (`full`, the authors) or the class token (`class`)."
     )
     rectify: Literal["sum", "block"] = Field(
         "block",
@@ -120,6 +109,10 @@ class GradEclipConfig(ExplainerConfig):
         return {**VARIANTS.get(variant, {}), **values} if isinstance(variant, str) else values
 
 
+Found = tuple[Maps, Sequence[Tensor | None], Callable[[], Tensor]]
+"""Maps, the spatial weights (B, N) of each block, and a function -> the embedding of each patch alone (B, N, E)."""
+
+
 class GradEclip(Explainer[GradEclipConfig]):
     """Grad-ECLIP with one trunk forward per image, whatever the number of phrases.
 
@@ -132,14 +125,20 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._maps = by_tower(model.tower, blocks=self._for_blocks, pooled=lambda tower: partial(self._of_pool, tower))
+        self._way = by_tower(model.tower, blocks=self._for_blocks, pooled=lambda tower: partial(self._of_pool, tower))
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
-        return self._maps(rgb, texts)
+        found, weights, alone = self._way(rgb, texts)
+        flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
+        constant, local = torch.stack(flat).all(dim=0) if flat else None, None
+        if self.looks_closer:
+            with torch.no_grad():
+                local = closest_patch(alone(), texts, self.config.phrases_per_step)
+        return replace(found, constant=constant, local=local)
 
     @torch.no_grad()
-    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Maps:
+    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Found:
         pool = tower.pool
         seen = tower.look(rgb, 1 if self.config.heads == "single" else None)
         weight = self._spatial_weight(pool.out, seen.query, seen.keys)
@@ -150,10 +149,10 @@ class GradEclip(Explainer[GradEclipConfig]):
             return self._combined([pool.back(seen, gradients) @ seen.values.mT], [weight]), cosines
 
         values, cosines = by_step(texts, self.config.phrases_per_step, found)
-        patches = pool.embedding_of_each(seen) if self.looks_closer else None
-        return self._answer(values, cosines, [weight], embedding, patches, texts, seen.tokens)
+        answer = Maps(values=values, cosines=cosines, tokens=seen.tokens, embedding=embedding)
+        return answer, [weight], lambda: pool.embedding_of_each(seen)
 
-    def _for_blocks(self, tower: VisionTower) -> partial[Maps]:
+    def _for_blocks(self, tower: VisionTower) -> Callable[[Tensor, Tensor], Found]:
         config, layers, kept = self.config, len(tower.blocks), self.affinity.block
         if config.blocks > layers:
             raise ConfigError(f"explain.blocks: {self.model.name} has {layers} blocks, not {config.blocks}")
@@ -168,7 +167,7 @@ class GradEclip(Explainer[GradEclipConfig]):
         exact = tuple(block.float() for block in tower.blocks[-config.blocks :])
         return partial(self._full_path if config.path == "full" else self._class_path, tower, exact)
 
-    def _class_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Maps:
+    def _class_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Found:
         """Last blocks with only the class token differentiated."""
         blocks = tower.blocks[-self.config.blocks :]
         steps, weights = [], []
@@ -192,10 +191,11 @@ class GradEclip(Explainer[GradEclipConfig]):
                 return self._combined(attention_gradients(tower, token, steps, gradients), weights), cosines
 
             maps, cosines = by_step(texts, self.config.phrases_per_step, found)
-            patches = _alone(tower, exact_blocks[-1], values) if self.looks_closer else None
-        return self._answer(maps, cosines, weights, embedding, patches, texts, None if early is None else early[:, 1:])
+        tokens = None if early is None else early[:, 1:]
+        answer = Maps(values=maps, cosines=cosines, tokens=tokens, embedding=embedding)
+        return answer, weights, partial(_alone, tower, exact_blocks[-1], values)
 
-    def _full_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Maps:
+    def _full_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Found:
         """Last blocks with all tokens differentiated by autograd; the last one computes only its class row."""
         outputs, values, weights = [], [], []
         with torch.no_grad():
@@ -217,32 +217,9 @@ class GradEclip(Explainer[GradEclipConfig]):
             rows = torch.autograd.grad(embedding, outputs, gradient, retain_graph=True)
             signed = [torch.einsum("bd,bnd->bn", w[:, 0], v)[:, None] for w, v in zip(rows, values, strict=True)]
             maps.append(self._combined(signed, weights))
-        with torch.no_grad():
-            patches = _alone(tower, exact_blocks[-1], values[-1]) if self.looks_closer else None
         tokens = None if early is None else early[:, 1:]
-        return self._answer(torch.cat(maps, dim=1), cosines, weights, embedding.detach(), patches, texts, tokens)
-
-    @torch.no_grad()
-    def _answer(
-        self,
-        values: Tensor,
-        cosines: Tensor,
-        weights: Sequence[Tensor | None],
-        embedding: Tensor,
-        patches: Tensor | None,
-        texts: Tensor,
-        tokens: Tensor | None,
-    ) -> Maps:
-        """The answer, given spatial weights (B, N) of each block and what each patch alone would mean (B, N, E)."""
-        flat = [weight.amax(dim=1) == 0 for weight in weights if weight is not None]
-        return Maps(
-            values=values,
-            cosines=cosines,
-            constant=torch.stack(flat).all(dim=0) if flat else None,
-            tokens=tokens,
-            embedding=embedding,
-            local=None if patches is None else closest_patch(patches, texts, self.config.phrases_per_step),
-        )
+        answer = Maps(values=torch.cat(maps, dim=1), cosines=cosines, tokens=tokens, embedding=embedding.detach())
+        return answer, weights, partial(_alone, tower, exact_blocks[-1], values[-1])
 
     def _heads(self, block: Block) -> int:
         return 1 if self.config.heads == "single" else block.heads

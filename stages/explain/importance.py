@@ -11,12 +11,10 @@ weights of that row, v the values and o = sum_j a_j v_j:
     I_j = s_j * sum_d w_d v_j,d                    signed
 
 summed over the blocks, with a ReLU. The tokens of the caption alone are kept, and divided by their sum: each token has
-a share of the caption's positive importance. A word has the sum of its tokens, a phrase the sum of the tokens in its
-span. sum_d w_d v_j,d is dc / da_j summed over heads.
+a share of the caption's positive importance. A word has the sum of its tokens, a phrase that of the tokens in its span.
 
-**The gradient is exact.** The embedding is made of row e alone, and under the causal mask no other token of the caption
-sees row e. A change of o at row e of one block therefore changes row e of the later blocks and nothing else: holding
-the keys and values of the other tokens loses nothing of w, whatever the number of blocks.
+The gradient is exact: the embedding is made of row e alone, and under the causal mask no other token of the caption
+sees row e, so that holding the keys and values of the other tokens loses nothing of w.
 
 Deviations, and the setting that restores the paper:
 - the network's own heads instead of one head over the full width (`importance_heads: single`), whose cosine is not the
@@ -41,7 +39,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.contract.records import Record
+from stages.contract.records import Phrase, Record
 from stages.explain.class_path import Step, attention_gradients, class_forward
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import cosine_gradients, stretched
@@ -103,9 +101,7 @@ class LaunchedImportance:
     """Pairs of caption and image that a device may still be computing.
 
     Attributes:
-        tokenizer: The model's.
-        captions: In order.
-        ends: Place of the token that ends each of them.
+        ends: Place of the token that ends each caption.
         members: Numbers of the captions of each forward pass.
         results: The answers of `WordImportance.signed` in each forward pass, one behind the other.
     """
@@ -132,12 +128,7 @@ class LaunchedImportance:
 
 @dataclass(frozen=True, slots=True)
 class AskedImportance:
-    """The importance of the phrases of some records, which a device may still be computing.
-
-    Attributes:
-        asked: Number of the record and of its caption, for each caption that has a phrase.
-        launched: The importance of these captions.
-    """
+    """The importance of captions that a device may still be computing, and the numbers of their record and caption."""
 
     asked: Sequence[tuple[int, int]]
     launched: LaunchedImportance
@@ -146,23 +137,20 @@ class AskedImportance:
         """Return the records that were asked about, with the importance of each of their phrases."""
         answers = dict(zip(self.asked, self.launched.wait(), strict=True))
 
-        def phrases(number: int, record: Record) -> Any:
-            for phrase in record.phrases:
-                share = answers[number, phrase.caption_index].share_of(phrase.start, phrase.end)
-                yield replace(phrase, importance=share)
+        def known(phrase: Phrase, number: int) -> Phrase:
+            share = answers[number, phrase.caption_index].share_of(phrase.start, phrase.end)
+            return replace(phrase, importance=share)
 
-        return [replace(record, phrases=tuple(phrases(number, record))) for number, record in enumerate(records)]
+        return [
+            replace(record, phrases=tuple(known(phrase, number) for phrase in record.phrases))
+            for number, record in enumerate(records)
+        ]
 
 
 class WordImportance:
-    """Importance of the words of captions for their images.
+    """Importance of the words of captions for their images. The model is only read.
 
-    Args:
-        config: Its `importance_...` settings are used.
-        model: It is only read.
-
-    Raises:
-        ConfigError: The importance of words is not defined on the model's text tower, and why.
+    Raises ConfigError, with the reason, where it is not defined on the model's text tower.
     """
 
     def __init__(self, config: ExplainerConfig, model: ClipModel) -> None:
@@ -177,14 +165,9 @@ class WordImportance:
         self.exact_blocks = tuple(block if wide else block.float() for block in tower.blocks[-self.blocks :])
 
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
-        """Return the importance of the tokens of captions.
+        """Return the importance of the tokens of captions, given the embedding (B, E) of each one's image in any scale.
 
-        Args:
-            captions: Any texts.
-            embeddings: (B, E) in any scale, of the image of each caption.
-
-        Raises:
-            ValueError: The numbers differ.
+        Raises ValueError if the numbers differ.
         """
         return self.started(captions, embeddings).wait()
 
@@ -195,13 +178,9 @@ class WordImportance:
         return self(captions, embedding.expand(len(captions), -1))
 
     def started_for(self, records: Sequence[Record], embeddings: Tensor) -> AskedImportance:
-        """Let the device compute the importance of the phrases of records.
+        """Let the device compute the importance of the phrases of records, whose images have these embeddings (B, E).
 
         Each caption that has a phrase is looked at once, as it stands, whatever the templates of the phrases are.
-
-        Args:
-            records: They have captions and phrases.
-            embeddings: (B, E) of their images, in any scale.
         """
         asked = [
             (number, index)
@@ -232,14 +211,13 @@ class WordImportance:
         return LaunchedImportance(self.side.tokenizer, captions, ends.tolist(), members, OnTheWay(found))
 
     def signed(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the importance of pairs before the ReLU, and their cosines.
+        """Compute the importance (B, T) of pairs before the ReLU, and their cosines (B,).
+
+        Of the answer only the tokens between the first and the last of a text mean anything.
 
         Args:
             tokens: Numbers of tokens (B, T).
             images: Unit embeddings (B, E).
-
-        Returns:
-            (B, T), of which only the tokens between the first and the last of the text mean anything; (B,).
         """
         tower = self.side.tower
         first = len(tower.blocks) - self.blocks

@@ -107,22 +107,13 @@ def stretched(s: Tensor, among: Tensor | None = None, equal: float = 0.0) -> Ten
 
 
 def closest_patch(patches: Tensor, texts: Tensor, step: int) -> Tensor:
-    """Return the highest cosine (B, P) of a phrase and a patch.
-
-    Args:
-        patches: (B, N, E), what each patch alone would mean, in any scale.
-        texts: (B, P, E), unit text embeddings; P is a multiple of `step`.
-        step: Phrases in one product.
-    """
+    """Embeddings of each patch alone (B, N, E) in any scale, unit texts (B, P, E) -> highest cosine (B, P)."""
     unit = F.normalize(patches.float(), dim=-1).mT
     return torch.cat([(part @ unit).amax(dim=-1) for part in texts.split(step, dim=1)], dim=1)
 
 
 def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:
-    """Resize images uint8 (B, h, w, 3) to a share of their size, each side rounded to the stride.
-
-    Antialiased, bicubic.
-    """
+    """Resize images uint8 (B, h, w, 3) to a share of their size, sides rounded to the stride; antialiased, bicubic."""
     height, width = (round_to_multiple(side * scale, stride_px) for side in rgb.shape[1:3])
     if (height, width) == rgb.shape[1:3]:
         return rgb
@@ -133,27 +124,22 @@ def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:
 def mean_of(found: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Maps:
     """Return the mean of what was found at each scale, on the first one's grid.
 
-    Every map counts with its heat as shares of its highest; one without heat adds none. Cosines and the local ones are
-    averaged, and embeddings as unit vectors.
-
-    Args:
-        found: For the same images and phrases; values (B, P, rows * columns).
-        grids_hw: Rows and columns of each.
-        shift_cells: How far right of and below the centres of their cells the values lie, see `HeatMap`.
+    Every map counts with its heat as shares of its highest. Cosines and the local ones are averaged, and embeddings as
+    unit vectors. The values lie `shift_cells` right of and below the centres of their cells, see `HeatMap`.
     """
     values = [
         _on_grid(_shares(each.values).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)
         for each, grid_hw in zip(found, grids_hw, strict=True)
     ]
     constant = [each.constant for each in found if each.constant is not None]
-    embedding = [F.normalize(each.embedding.float(), dim=-1) for each in found if each.embedding is not None]
+    embeddings = [F.normalize(each.embedding.float(), dim=-1) for each in found if each.embedding is not None]
     local = [each.local for each in found if each.local is not None]
     return Maps(
         values=torch.stack(values).mean(dim=0),
         cosines=torch.stack([each.cosines for each in found]).mean(dim=0),
         constant=torch.stack(constant).all(dim=0) if constant else None,
         tokens=found[0].tokens,
-        embedding=torch.stack(embedding).mean(dim=0) if embedding else None,
+        embedding=torch.stack(embeddings).mean(dim=0) if embeddings else None,
         local=torch.stack(local).mean(dim=0) if local else None,
     )
 

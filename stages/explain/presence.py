@@ -37,14 +37,8 @@ RANK: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """The answer of one forward pass about the phrases of an image.
-
-    Attributes:
-        embedding: float32 (E,), unit length, of the image.
-        texts: float32 (P, E), unit length, of the phrases.
-        cosines: float32 (P,), of both.
-        local: float32 (P,), highest cosine of a phrase and a patch.
-    """
+    """The answer of one forward pass about an image's phrases: unit embeddings of the image (E,) and of the phrases
+    (P, E), cosines of both (P,), and the highest cosine of a phrase and a patch (P,); all float32."""
 
     embedding: NDArray[np.float32]
     texts: NDArray[np.float32]

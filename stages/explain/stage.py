@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
@@ -45,17 +45,14 @@ BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}
 """Images of one forward pass by device. On 2 CPU cores larger batches are no faster."""
 
 AHEAD: Final = 2
-"""Batches that are under way at a time: one that the device computes, and one that waits for it or whose answers the
-host makes. More would not make the device busier, and would hold more memory."""
+"""Batches that are under way at a time: one that the device computes, and one whose answers the host makes."""
 
 CUDA_BATCHES: Final = 4
-"""Batches of a call on a GPU. At a call's ends there is nothing to overlap: the first batch is prepared and the last
-one's answers are made while the device waits. With four that is a fourth of the host's work instead of all of it; a
-call then holds 256 images, 40 MB of pixels at 224 px. A CPU has nothing to overlap."""
+"""Batches of a call on a GPU. The device waits while a call's first batch is prepared and the last one's answers are
+made: with four that is a fourth of the host's work instead of all of it. A CPU has nothing to overlap."""
 
 LEARNT_TOGETHER: Final = 32
-"""Records whose phrases are embedded in one call. Those of a CPU's batch would not fill its forward passes; those of a
-GPU's do, and while they are cut into tokens the device computes the batch before."""
+"""Records whose phrases are embedded in one call. Those of a CPU's batch would not fill its forward passes."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +72,7 @@ class ExplainStage(Stage):
         presence: Judges whether phrases are in their images; None: nothing is known of it.
 
     Attributes:
-        embeddings: Where somebody puts a list, the embeddings of the images, float32 (E,) in any scale, are added to
-            it, if the explainer returns them.
+        embeddings: A list that collects the embeddings of the images, float32 (E,) in any scale; None: not wanted.
     """
 
     name: ClassVar[str] = "explain"
@@ -148,8 +144,7 @@ class ExplainStage(Stage):
     def words(self, record: Record, captions: Sequence[str]) -> list[CaptionImportance]:
         """Return how important the words of captions are for the image of a record, which has pixels.
 
-        Raises:
-            ConfigError: That is not defined on the model's text tower.
+        Raises ConfigError where that is not defined on the model's text tower.
         """
         if record.pixels is None:
             raise ValueError(f"expected the pixels of {record.sample.sample_id!r}")
@@ -171,11 +166,7 @@ class ExplainStage(Stage):
         return ExplainStage(config, self._loaded, self.presence)
 
     def signals(self, batch: Sequence[Record]) -> list[Signals]:
-        """Return what the presence of the phrases of records is judged by.
-
-        Args:
-            batch: At most `batch_rows` records with pixels of one size and at least one phrase each.
-        """
+        """Return what presence is judged by, for records with pixels of one size and at least one phrase each."""
         pixels = np.stack([record.pixels.rgb for record in batch if record.pixels is not None])
         return self._explainer.signals(pixels, _texts_of(batch))
 
@@ -198,12 +189,7 @@ class ExplainStage(Stage):
     def _take_less(self, phrases: int, why: str) -> None:
         """Go on with smaller batches where the GPU's memory did not suffice, then with one at a time.
 
-        Args:
-            phrases: Of the image whose turn it is, for the message.
-            why: The device's message.
-
-        Raises:
-            ResourceError: The memory does not suffice for one image alone.
+        Raises ResourceError, which names the number of `phrases` of the image, if it does not hold one image alone.
         """
         import torch  # noqa: PLC0415  as in setup
 
@@ -221,48 +207,39 @@ class ExplainStage(Stage):
 
     def _answers(self, records: Sequence[Record]) -> Iterator[Record]:
         """Yield records with their heat maps, in order; a batch is waited for when the next ones are under way."""
-        under_way: deque[_Part] = deque()
+        under_way: deque[tuple[Sequence[Record], Launched, AskedImportance | None]] = deque()
         size = self._batch_size
         learnt_together = max(1, LEARNT_TOGETHER // size) * size
         for start in range(0, len(records), size):
             if start % learnt_together == 0:
                 self._explainer.learn(_texts_of(records[start : start + learnt_together]))
-            under_way.append(self._started(records[start : start + size]))
+            part, asked = records[start : start + size], None
+            images = [record.pixels.rgb for record in part if record.pixels is not None]
+            launched = self._explainer.started(images, _texts_of(part))
+            if self._importance is not None:
+                assert launched.embedding is not None, f"{self.config.explainer.kind} returns embeddings"  # noqa: S101
+                asked = self._importance.started_for(part, launched.embedding)
+            under_way.append((part, launched, asked))
             if len(under_way) == self._ahead:
-                yield from self._finished(under_way.popleft())
+                yield from self._finished(*under_way.popleft())
         while under_way:
-            yield from self._finished(under_way.popleft())
+            yield from self._finished(*under_way.popleft())
 
-    def _started(self, records: Sequence[Record]) -> _Part:
-        """Let the device compute a batch of records whose pixels have one size."""
-        images = [record.pixels.rgb for record in records if record.pixels is not None]
-        launched, asked = self._explainer.started(images, _texts_of(records)), None
-        if self._importance is not None:
-            assert launched.embedding is not None, f"{self.config.explainer.kind} returns embeddings"  # noqa: S101
-            asked = self._importance.started_for(records, launched.embedding)
-        return _Part(records=records, launched=launched, importance=asked)
-
-    def _finished(self, part: _Part) -> list[Record]:
-        """Wait for the device, and return the records with their heat maps."""
-        found = part.launched.wait()
-        if self.embeddings is not None and part.launched.embedding is not None:
-            self.embeddings.extend(part.launched.embedding.float().cpu().numpy())
-        answers = [replace(record, heat_maps=tuple(maps)) for record, maps in zip(part.records, found, strict=True)]
-        if part.importance is not None:
-            answers = part.importance.wait(answers)
-            answers = [without_unimportant(answer, self.config.min_importance) for answer in answers]
-        self._images += len(part.records)
-        contrast = self.config.explainer.contrast
-        return [replace(answer, heat_maps=tuple(contrasted(answer.heat_maps, contrast))) for answer in answers]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """A batch that the device may still be computing: records with their pixels, heat maps, importance if wanted."""
-
-    records: Sequence[Record]
-    launched: Launched
-    importance: AskedImportance | None
+    def _finished(
+        self, records: Sequence[Record], launched: Launched, importance: AskedImportance | None
+    ) -> Iterator[Record]:
+        """Wait for the device, and yield the records with their heat maps."""
+        found = launched.wait()
+        self._images += len(records)
+        if self.embeddings is not None and launched.embedding is not None:
+            self.embeddings.extend(launched.embedding.float().cpu().numpy())
+        answers = [replace(record, heat_maps=tuple(maps)) for record, maps in zip(records, found, strict=True)]
+        if importance is not None:
+            least = self.config.min_importance
+            answers = [without_unimportant(answer, least) for answer in importance.wait(answers)]
+        for answer in answers:
+            maps = contrasted(answer.heat_maps, self.config.explainer.contrast)
+            yield replace(answer, heat_maps=tuple(maps))
 
 
 def _texts_of(records: Sequence[Record]) -> list[list[str]]:
@@ -288,10 +265,9 @@ def without_unimportant(record: Record, least: float) -> Record:
 def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
     """Contrast the maps of one image's phrases: each map minus the highest of the others' maps at the same place.
 
-    The maps of all phrases of an image share some heat: on whatever stands out, whichever phrase is asked for. CLIP
-    Surgery (Li et al., arXiv 2304.05653) calls it redundant features and subtracts their mean over the classes from the
-    tokens. Here it is done on the finished maps, so that it works with any explainer. With every map divided by its
-    largest value,
+    The maps of all phrases of an image share some heat: on whatever stands out. CLIP Surgery (Li et al., arXiv
+    2304.05653) calls it redundant features and subtracts their mean over the classes from the tokens. Here it is done
+    on the finished maps of any explainer. With every map divided by its largest value,
 
         H_i - strength * max over the others of H_j, not below 0
 

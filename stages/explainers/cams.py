@@ -2,12 +2,11 @@
 
 Features x_1 .. x_N of width D are the last tokens of a tower that still have a place in the image:
 
-- of a transformer with a class token, the patches after `ln_1` of one of the last blocks, where its queries, keys and
-  values come from. At a block's output there is nothing to read in the last one: only the class token goes on;
-- of a tower whose tokens are pooled by one attention, the features that the pool is made for: the grid in which the
-  convolutions end (before positions and a mean token are added, so that the gradient also takes the way through the
-  mean), or the trunk's tokens where there is no grid: of a transformer of timm's those before the pool or, where its
-  class token asks, before its last block;
+- of a transformer with a class token, the patches after `ln_1` of one of the last blocks. At the last block's output
+  there is nothing to read: only the class token goes on;
+- of a tower whose tokens are pooled by one attention, the grid in which the convolutions end (before positions and a
+  mean token are added, so that the gradient also takes the way through the mean), or the tokens before the pool where
+  there is no grid;
 - of a tower that averages its tokens, those tokens.
 
 c is the cosine of image and text embedding, not scaled, and g_i = dc/dx_i comes from autograd through the rest of the

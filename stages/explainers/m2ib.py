@@ -16,14 +16,12 @@ same for every image and phrase; the map is taken after the last step, where the
 settings are those of the authors' code: its layer 9, counted from 0, is `depth: 0.83` of twelve blocks, with the
 bottleneck behind it.
 
-The cost for each phrase is `steps` times `samples` passes, forwards and back, through the rest of the tower.
 Shapes: B images, P phrases, S samples, N patches, T tokens, D width, E embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -35,14 +33,19 @@ from stages.explain.base import Explainer
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import Maps, cosines_of
 from stages.shared.model.clip import ClipModel
+from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.vision import VisionTower
 
 _OPEN: Final = 5.0
 """a before the first step: l is 0.993, nearly everything is let through."""
 
-Score = Callable[[Tensor], Tensor]
-"""Tokens (S, T, D) -> their score (S,)."""
+Parts = tuple[
+    Callable[[Tensor], tuple[Tensor, Tensor | None]],
+    Callable[[Tensor, tuple[int, int]], Tensor],
+]
+"""Pixels -> tokens (B, T, D) at the bottleneck, the patches last, and `Maps.tokens`; and the rest of the tower:
+tokens (S, T, D) of a grid -> embeddings (S, E), not normalised."""
 
 
 class M2ibConfig(ExplainerConfig):
@@ -77,44 +80,31 @@ class M2ib(Explainer[M2ibConfig]):
     def __init__(self, config: M2ibConfig, model: ClipModel) -> None:
         super().__init__(config, model)
         self.bottleneck = Bottleneck(config)
-        self._tokens, self._embedding = by_tower(
-            model.tower,
-            blocks=self._in_blocks,
-            pooled=lambda tower: (
-                partial(_before_pool, tower),
-                lambda z, grid_hw: tower.pool.embedding(tower.pool.look(z, grid_hw)),
-            ),
-            averaged=lambda tower: (
-                lambda rgb: (tower.embed(rgb).float(),) * 2,
-                lambda z, _: tower.finish(z.mean(dim=1)),
-            ),
+        self._parts: Parts = by_tower(
+            model.tower, blocks=self._parts_of_blocks, pooled=_parts_of_pool, averaged=_parts_of_mean
         )
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
         grid_hw = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        tokens, embedding_of = self._parts
         with torch.no_grad():
-            x, kept = self._tokens(rgb)
-            embedding = torch.cat([self._embedding(own, grid_hw) for own in x.split(1)])
-        others = x.shape[1] - grid_hw[0] * grid_hw[1]
-        values = x.new_zeros(*texts.shape[:2], x.shape[1] - others)
+            x, kept = tokens(rgb)
+            embedding = torch.cat([embedding_of(own, grid_hw) for own in x.split(1)])
+        patches = slice(-grid_hw[0] * grid_hw[1], None)
+        values = torch.zeros_like(x[:, patches, :1].mT).expand(-1, texts.shape[1], -1).clone()
         for own, rows, phrases in zip(x, values, texts, strict=True):
             for row, text in zip(rows, phrases, strict=True):
                 if text.any():
-                    row[:] = self._needed(own, text, grid_hw)[others:]
+
+                    def score(z: Tensor, text: Tensor = text) -> Tensor:
+                        return F.normalize(embedding_of(z, grid_hw), dim=-1) @ text
+
+                    a = self.bottleneck.fitted(own, score)
+                    row[:] = self.bottleneck.nats(own, a).sum(dim=-1).clamp(min=0)[patches]
         return Maps(values=values, cosines=cosines_of(embedding, texts), tokens=kept, embedding=embedding)
 
-    def _needed(self, x: Tensor, text: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """Tokens (T, D) and a unit text embedding (E,) -> nats (T,)."""
-
-        def score(z: Tensor) -> Tensor:
-            return F.normalize(self._embedding(z, grid_hw), dim=-1) @ text
-
-        return self.bottleneck.nats(x, self.bottleneck.fitted(x, score)).sum(dim=-1).clamp(min=0)
-
-    def _in_blocks(
-        self, tower: VisionTower
-    ) -> tuple[Callable[..., tuple[Tensor, Tensor | None]], Callable[..., Tensor]]:
+    def _parts_of_blocks(self, tower: VisionTower) -> Parts:
         layers, kept = len(tower.blocks), self.affinity.block
         before = min(round(self.config.depth * layers), layers - 1)
         blocks = tuple(block.float() for block in tower.blocks[before:])
@@ -135,10 +125,20 @@ class M2ib(Explainer[M2ibConfig]):
         return tokens, embedding
 
 
-def _before_pool(tower: PooledTower, rgb: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T, D) at the bottleneck, float32, and `Maps.tokens`."""
-    tokens = tower.embed(rgb).float()
-    return tokens, tokens[:, tower.pool.others :]
+def _parts_of_pool(tower: PooledTower) -> Parts:
+    def tokens(rgb: Tensor) -> tuple[Tensor, Tensor]:
+        x = tower.embed(rgb).float()
+        return x, x[:, tower.pool.others :]
+
+    return tokens, lambda z, grid_hw: tower.pool.embedding(tower.pool.look(z, grid_hw))
+
+
+def _parts_of_mean(tower: AveragedTower) -> Parts:
+    def tokens(rgb: Tensor) -> tuple[Tensor, Tensor]:
+        x = tower.embed(rgb).float()
+        return x, x
+
+    return tokens, lambda z, _: tower.finish(z.mean(dim=1))
 
 
 class Bottleneck:
@@ -147,8 +147,8 @@ class Bottleneck:
     def __init__(self, config: M2ibConfig) -> None:
         self.config = config
 
-    def fitted(self, x: Tensor, score: Score) -> Tensor:
-        """Tokens (T, D) -> a of the module's formula, (T, D)."""
+    def fitted(self, x: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """Tokens (T, D) and a score of such tokens, (S, T, D) -> (S,); returns a of the module's formula, (T, D)."""
         generator = torch.Generator().manual_seed(self.config.seed)
         with torch.enable_grad():
             a = torch.full_like(x, _OPEN, requires_grad=True)
@@ -158,7 +158,7 @@ class Bottleneck:
                 adam.step()
         return a.detach()
 
-    def objective(self, x: Tensor, a: Tensor, score: Score, generator: torch.Generator) -> Tensor:
+    def objective(self, x: Tensor, a: Tensor, score: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
         """L of the module's formula, with fresh noise."""
         noise = torch.randn(self.config.samples // 2, *x.shape, generator=generator).to(x.device)
         half = noise * self.config.variance**0.5

@@ -8,10 +8,8 @@ For each walked block with tokens x (class token 0, patches 1..N):
 
 A method takes the gradient of a score at any of these with autograd, phrase by phrase: no hook is set, no weight
 carries a gradient, and the graph is gone with the `Walked` that holds it. Blocks before the first walked one compute in
-the model's own precision and without a graph.
-
-One image is walked at a time: the attention of a whole batch, which is the largest thing here, is never held. A
-backward pass costs about as much as the walked blocks forwards.
+the model's own precision and have no graph. One image is walked at a time, because the attention of a whole batch would
+fill the memory.
 
 Shapes: B images (1 here), P phrases, H heads, T = N + 1 tokens, D width, E embedding.
 """
@@ -69,15 +67,10 @@ class Graph:
 
 
 class Walk:
-    """Walks the last blocks of a transformer with a class token.
+    """Walks the last `blocks` of a transformer with a class token, which is only read.
 
-    Args:
-        model: With such a transformer, which is only read.
-        blocks: How many of its last blocks are walked.
-        kept: Number of the block, from 0, whose incoming patches are `Walked.early`; None: not wanted.
-        setting: Name of the setting that holds `blocks`, for people.
-
-    Raises ConfigError for more blocks than the model has.
+    `kept` is the number of the block, from 0, whose incoming patches are `Walked.early`; None: not wanted. Raises
+    ConfigError, which names `setting`, for more blocks than the model has.
     """
 
     def __init__(
@@ -142,12 +135,6 @@ def gradients_at(score: Tensor, wanted: Sequence[Tensor], starts: Tensor) -> Ite
 
 
 def starts_of(embedding: Tensor, texts: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Return dc/de (P, E) and c (1, P) of one image's phrases.
-
-    Args:
-        embedding: (1, E), not normalised.
-        texts: (1, P, E), unit text embeddings; P is a multiple of `step`.
-        step: See `ExplainerConfig.phrases_per_step`.
-    """
+    """Embedding (1, E), unit texts (1, P, E) -> dc/de (P, E) and c (1, P), in groups of `phrases_per_step`."""
     starts, cosines = by_step(texts, step, partial(cosine_gradients, embedding.detach()))
     return starts[0], cosines

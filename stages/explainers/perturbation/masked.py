@@ -1,13 +1,11 @@
 """Masked copies of an image: one set of embeddings that serves every phrase.
 
 CLIP embeds images and texts apart, so that the embedding of a masked image does not depend on the phrase. N masks cost
-N forward passes of the image tower, and the cosines with all phrases are then one product. Explainers that mask the
-image, and insertion and deletion, draw from this. Masked pixels are not rounded: between the pixel and its baseline
-every shade reaches the tower.
+N forward passes of the image tower, and the cosines with all phrases are then one product. Masked pixels are not
+rounded: between the pixel and its baseline every shade reaches the tower.
 
-Explainers ask how far a cell's pixels bring the image's unit embedding u(mask) towards the phrase t. Most of them
-answer with one vector for each cell: where the method is linear in the score, as RISE, occlusion and Shapley values
-are, its attribution of the vector u, taken times t, is its attribution of the cosine u . t:
+Where a method is linear in the score, as RISE, occlusion and Shapley values are, its attribution of the unit embedding
+u(mask), taken times the phrase t, is its attribution of the cosine u . t:
 
     H_i = ReLU(d_i . t)        d_i: (E,), attribution of the unit embedding to cell i
 
@@ -177,18 +175,17 @@ def blurred(rgb: Tensor, sigma_px: float) -> Tensor:
 def masked_embeddings(
     tower: Tower, rgb: Tensor, masks: Tensor, baseline: Tensor, masks_per_step: int = MASKS_PER_STEP
 ) -> Tensor:
-    """Embed an image under many masks, float32 (N, E), of unit length.
+    """Embed an image under many masks, float32 (N, E), of unit length; the head computes in float32.
 
     Args:
-        tower: Any image tower; its head computes in float32.
+        tower: Any image tower.
         rgb: uint8 (height, width, 3), sides that fit the tower.
-        masks: Floats or bools, (N, height, width), or (N, rows, columns) in cells of one size that cover the image:
-            1 shows the image, 0 the baseline, and values between mix them.
+        masks: (N, height, width), or (N, rows, columns) in cells of one size that cover the image: 1 shows the image, 0
+            the baseline, and values between mix them.
         baseline: (height, width, 3) in 0-255, see `baseline_image`.
         masks_per_step: Masks in one forward pass.
 
-    Raises:
-        ValueError: The masks' cells do not cover the image evenly, or a side does not fit the tower.
+    Raises ValueError if the masks' cells do not cover the image evenly, or a side does not fit the tower.
     """
     hidden = baseline.to(tower.device, torch.float32)
     shown = rgb.to(tower.device, torch.float32) - hidden

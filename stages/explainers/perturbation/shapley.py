@@ -109,14 +109,9 @@ def coalitions(players: int, evaluations: int, seed: int) -> tuple[NDArray[np.bo
     complements are always taken as a whole, so that the least squares have one solution. (Lundberg and Lee, NeurIPS
     2017, theorem 2, for the kernel; Covert and Lee, AISTATS 2021, arXiv 2012.01536, for the pairs.)
 
-    Args:
-        players: M, at least 2.
-        evaluations: How many coalitions at most; at least 2 M.
-        seed: Of the random ones.
-
     Returns:
-        Coalitions (C, M), no two alike, and their weights (C,), which sum to 1. All that there are, with the Shapley
-        kernel as their weights, where these are no more than `evaluations`.
+        Coalitions (C, M), C <= evaluations, no two alike, and their weights (C,), which sum to 1; all that there are,
+        with the Shapley kernel as their weights, where these are no more than `evaluations`, which is at least 2 M.
     """
     sizes = range(1, players // 2 + 1)
     # A size has no other size for its complements if it is half of the players.
@@ -200,8 +195,7 @@ class PartitionShap(Perturbation[PartitionShapConfig]):
     its value equally among its cells.
 
     The next node to be cut is the one with the greatest weight times |u(m + n) - u(m)|, which no phrase's change of the
-    cosine can exceed. `shap` takes the greatest change of the outputs: here the vector u is explained, and the cuts
-    serve any phrase, and do not depend on the other phrases of the image.
+    cosine can exceed, so that the cuts serve any phrase. `shap` takes the greatest change of the outputs.
 
     With `context: shown` each half is only cut with everything else shown (`hidden`: with everything else hidden), as
     with `fixed_context` 1 (0) of `shap`: two forward passes for each cut, all cells with twice that number of forward
@@ -251,13 +245,10 @@ class Rectangle:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A rectangle that waits to be cut in a context.
+    """A rectangle that waits to be cut in a context (rows, columns) of other cells that are shown.
 
-    Attributes:
-        part: The rectangle.
-        context: (rows, columns), the cells that are shown besides.
-        without, with_it: float64 (E,), the unit embeddings of the context alone and with the rectangle.
-        weight: Share of this context in the rectangle's value.
+    `without` and `with_it` are float64 (E,), the unit embeddings of the context alone and with the rectangle; `weight`
+    is the share of this context in the rectangle's value.
     """
 
     part: Rectangle

@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation with the rules for attention, from the cosine back to the patches.
 
-Relevance of places by the rules of `rules.py`:
+Relevance of places by the rules of `rules`:
 
     c    = sum_d e_d t_d / |e|             the norm of the image's embedding e is held
     R_i  = sum_d x_i,d dc / dx_i,d         x_i the vector that stands for place i, the gradient by the rules
@@ -22,9 +22,6 @@ other image.
 
 Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
-The cost is the trunk in float32, and for each phrase, and each text of `background`, a backward pass through the whole
-tower; on towers without a class token through the pool and the head.
-
 Shapes: B images (1 here), P phrases, K texts, N patches, D width, E embedding.
 """
 
@@ -33,7 +30,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, Literal, TypeVar
+from functools import partial
+from typing import ClassVar, Final, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -60,9 +58,12 @@ class Propagation:
 
     def __init__(self, config: RelevanceConfig, tower: Tower, kept: int | None) -> None:
         self.kept = kept
-        self.rules = Rules(config.rule, config.activation, config.gamma)
+        self.rules = rules = Rules(config.rule, config.activation, config.gamma)
         self._forward: Callable[[Tensor], Graph] = by_tower(
-            tower, blocks=self._through_blocks, pooled=self._through_pool, averaged=self._through_mean
+            tower,
+            blocks=lambda tower: partial(self._through_blocks, rules.tower(tower)),
+            pooled=lambda tower: partial(self._through_pool, replace(tower, pool=rules.pool(tower.pool))),
+            averaged=lambda tower: partial(self._through_mean, replace(tower, finish=rules.chain(tower.finish))),
         )
 
     def __call__(self, rgb: Tensor, texts: Tensor) -> Maps:
@@ -79,62 +80,30 @@ class Propagation:
         cosines = (starts * found).sum(dim=-1)[None]
         return Maps(values=values, cosines=cosines, tokens=passed.tokens, embedding=found)
 
-    def _through_blocks(self, plain: VisionTower) -> Callable[[Tensor], Graph]:
-        tower = self.rules.tower(plain)
+    def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Graph:
+        with torch.no_grad():
+            raw = replace(tower, ln_pre=None).embed(rgb).float()
+            positions = tower.positions(tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])).float()[1:]
+        places = (raw[:, 1:] - positions).requires_grad_()
+        x = torch.cat([raw[:, :1], places + positions], dim=1)
+        x = x if tower.ln_pre is None else tower.ln_pre(x)
+        tokens: Tensor | None = None
+        for number, block in enumerate(tower.blocks):
+            tokens = x[:, 1:].detach() if number == self.kept else tokens
+            q, k, v = block.project(x)
+            x = block.finish(x, self.rules.attend(q, k, v, block.heads))
+        return Graph(places, tower.head(x[:, 0]), tokens)
 
-        def forward(rgb: Tensor) -> Graph:
-            with torch.no_grad():
-                raw = replace(tower, ln_pre=None).embed(rgb).float()
-                positions = tower.positions(tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])).float()[1:]
-            places = (raw[:, 1:] - positions).requires_grad_()
-            x = torch.cat([raw[:, :1], places + positions], dim=1)
-            x = x if tower.ln_pre is None else tower.ln_pre(x)
-            tokens: Tensor | None = None
-            for number, block in enumerate(tower.blocks):
-                tokens = x[:, 1:].detach() if number == self.kept else tokens
-                q, k, v = block.project(x)
-                x = block.finish(x, self.rules.attend(q, k, v, block.heads))
-            return Graph(places, tower.head(x[:, 0]), tokens)
+    def _through_pool(self, tower: PooledTower, rgb: Tensor) -> Graph:
+        tokens, pool = tower.embed(rgb).float(), tower.pool
+        patches = tokens[:, pool.others :].requires_grad_()
+        whole = torch.cat([tokens[:, : pool.others], patches], dim=1)
+        seen = pool.look(whole, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]), ask=self.rules.ask)
+        return Graph(patches, pool.embedding(seen), patches.detach())
 
-        return forward
-
-    def _through_pool(self, tower: PooledTower) -> Callable[[Tensor], Graph]:
-        pool = self.rules.pool(tower.pool)
-
-        def forward(rgb: Tensor) -> Graph:
-            tokens = tower.embed(rgb).float()
-            patches = tokens[:, pool.others :].requires_grad_()
-            whole = torch.cat([tokens[:, : pool.others], patches], dim=1)
-            seen = pool.look(whole, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]), ask=self.rules.ask)
-            return Graph(patches, pool.embedding(seen), patches.detach())
-
-        return forward
-
-    def _through_mean(self, tower: AveragedTower) -> Callable[[Tensor], Graph]:
-        finish = self.rules.chain(tower.finish)
-
-        def forward(rgb: Tensor) -> Graph:
-            tokens = tower.embed(rgb).float().requires_grad_()
-            return Graph(tokens, finish(tokens.mean(dim=1)), tokens.detach())
-
-        return forward
-
-
-class _Propagating(Explainer[RelevanceT]):
-    """An explainer by relevance, which makes a map of that of the image's phrases."""
-
-    claim = CLAIM
-
-    def __init__(self, config: RelevanceT, model: ClipModel) -> None:
-        super().__init__(config, model)
-        self.propagation = Propagation(self.config, model.tower, self.affinity.block)
-
-    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
-        """See `Explainer.maps`."""
-        return image_by_image(self._of_image, rgb, texts)
-
-    @abstractmethod
-    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps: ...
+    def _through_mean(self, tower: AveragedTower, rgb: Tensor) -> Graph:
+        tokens = tower.embed(rgb).float().requires_grad_()
+        return Graph(tokens, tower.finish(tokens.mean(dim=1)), tokens.detach())
 
 
 class LrpConfig(RelevanceConfig):
@@ -143,7 +112,7 @@ class LrpConfig(RelevanceConfig):
     kind: Literal["lrp"] = "lrp"
 
 
-class Lrp(_Propagating[LrpConfig]):
+class Lrp(Explainer[RelevanceT]):
     """Relevance of each patch for the cosine: H_i = ReLU(R_i), the part that speaks for the phrase.
 
     Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602), the default; with `rule: conservative` and
@@ -159,7 +128,16 @@ class Lrp(_Propagating[LrpConfig]):
     to 0.71.
     """
 
-    config_type = LrpConfig
+    config_type: ClassVar[type[RelevanceConfig]] = LrpConfig
+    claim = CLAIM
+
+    def __init__(self, config: RelevanceT, model: ClipModel) -> None:
+        super().__init__(config, model)
+        self.propagation = Propagation(self.config, model.tower, self.affinity.block)
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        return image_by_image(self._of_image, rgb, texts)
 
     def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
         found = self.propagation(rgb, texts)
@@ -186,7 +164,7 @@ class ContrastiveConfig(RelevanceConfig):
 ContrastiveT = TypeVar("ContrastiveT", bound=ContrastiveConfig)
 
 
-class ContrastiveExplainer(_Propagating[ContrastiveT]):
+class ContrastiveExplainer(Lrp[ContrastiveT]):
     """Leaves one method to each explainer: the share of each other text that is subtracted."""
 
     @abstractmethod

@@ -166,19 +166,16 @@ class Rules:
             values = halved(values)
         return (weights @ values).transpose(-3, -2).flatten(-2), weights
 
-    def norm(self, norm: LayerNorm) -> LayerNorm:
-        """A layer norm by its rule."""
+    def _norm(self, norm: LayerNorm) -> LayerNorm:
         return HeldNorm(norm.weight, norm.bias, norm.eps)
 
-    def linear(self, linear: Linear) -> Linear:
-        """A linear layer of an MLP by its rule."""
+    def _linear(self, linear: Linear) -> Linear:
         return GammaLinear(linear.weight, linear.bias, self.gamma) if self.gamma else linear
 
-    def function(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """An activation by its rule."""
+    def _function(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return gate_held(function) if self.activation == "identity" else function
 
-    def layer(self, layer: Layer) -> Layer:
+    def _layer(self, layer: Layer) -> Layer:
         """Any layer of a head by its rule. Those without a rule are linear."""
         match layer:
             case Chain():
@@ -186,29 +183,29 @@ class Rules:
             case Residual():
                 return Residual(self.chain(layer.inner))
             case LayerNorm():
-                return self.norm(layer)
+                return self._norm(layer)
             case Linear():
-                return self.linear(layer)
+                return self._linear(layer)
             case Activation():
-                return Activation(self.function(layer.function))
+                return Activation(self._function(layer.function))
             case Gated():
-                activation = Activation(self.function(layer.activation.function))
-                return HalvedGated(self.linear(layer.gate), self.linear(layer.up), activation)
+                activation = Activation(self._function(layer.activation.function))
+                return HalvedGated(self._linear(layer.gate), self._linear(layer.up), activation)
         return layer
 
     def chain(self, chain: Chain) -> Chain:
         """Layers one after the other by their rules."""
-        return Chain(tuple(self.layer(layer) for layer in chain.layers))
+        return Chain(tuple(self._layer(layer) for layer in chain.layers))
 
-    def block(self, block: Block) -> Block:
+    def _block(self, block: Block) -> Block:
         """A block's layers by their rules; its attention is `attend`."""
         return replace(
             block,
-            ln_1=self.norm(block.ln_1),
-            ln_2=self.norm(block.ln_2),
-            fc=self.linear(block.fc),
-            activation=self.function(block.activation),
-            proj=self.linear(block.proj),
+            ln_1=self._norm(block.ln_1),
+            ln_2=self._norm(block.ln_2),
+            fc=self._linear(block.fc),
+            activation=self._function(block.activation),
+            proj=self._linear(block.proj),
         )
 
     def tower(self, tower: VisionTower) -> VisionTower:
@@ -216,9 +213,9 @@ class Rules:
         exact = tower.float_head()
         return replace(
             exact,
-            ln_pre=None if tower.ln_pre is None else self.norm(tower.ln_pre.float()),
-            blocks=tuple(self.block(block.float()) for block in tower.blocks),
-            ln_post=self.norm(exact.ln_post),
+            ln_pre=None if tower.ln_pre is None else self._norm(tower.ln_pre.float()),
+            blocks=tuple(self._block(block.float()) for block in tower.blocks),
+            ln_post=self._norm(exact.ln_post),
         )
 
     def pool(self, pool: AttentionPool) -> AttentionPool:
@@ -226,7 +223,7 @@ class Rules:
         exact = pool.float()
         return replace(
             exact,
-            norm=None if exact.norm is None else self.layer(exact.norm),
+            norm=None if exact.norm is None else self._layer(exact.norm),
             scale=self.chain(exact.scale),
             out=self._plain(exact.out),
             finish=self.chain(exact.finish),
@@ -234,4 +231,4 @@ class Rules:
 
     def _plain(self, layer: Layer) -> Layer:
         """The projection of an attention, whose linear layers are none of an MLP's."""
-        return replace(self, gamma=0.0).layer(layer)
+        return replace(self, gamma=0.0)._layer(layer)

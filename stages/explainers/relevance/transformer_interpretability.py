@@ -14,9 +14,9 @@ relevance of the output of each part:
     sum         z = a + b: R_a = a / z R, and R_b = b / z R, each scaled to share |sum R_a| / (|sum R_a| + |sum R_b|)
     others      layer norm, activation, softmax, LayerScale: R passes
 
-Every rule hands on all that it gets: the relevance of a block's tokens sums to the same at both ends. The rules of
-products and sums divide by what may be near zero. Where that happens the method is ill-conditioned: on a random network
-of the tests the relevance of a row of attention changes its sign when weights change by a ten-thousandth.
+Every rule hands on all that it gets: the relevance of a block's tokens sums to the same at both ends. Where the rules
+of products and sums divide by values near zero, the method is ill-conditioned: on a random network of the tests the
+relevance of a row of attention changes its sign when weights change by a ten-thousandth.
 
 Deviations from the paper: rows of C_b are divided by their sum, as the authors' evaluation code does it and the paper
 does not (`rows: plain`); all blocks are multiplied, where that evaluation leaves the first one out (`first_block: 1`);
@@ -25,8 +25,7 @@ tokens of one image, where the authors' code takes them over the batch.
 
 Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
-The cost for each phrase is a backward pass through the whole tower, and relevance through it: twice the products of a
-backward pass. Shapes: B images (1 here), P phrases, H heads, N patches, T = N + 1 tokens, D width, E embedding.
+Shapes: B images (1 here), P phrases, H heads, N patches, T = N + 1 tokens, D width, E embedding.
 """
 
 from __future__ import annotations
@@ -77,10 +76,7 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
 
 
 class TransformerInterpretability(Explainer[TransformerInterpretabilityConfig]):
-    """Relevance of each attention times its gradient, rolled out.
-
-    Raises ConfigError for a `first_block` that the model does not have.
-    """
+    """Relevance of each attention times its gradient, rolled out. Raises ConfigError for a `first_block` it lacks."""
 
     config_type = TransformerInterpretabilityConfig
     towers = ("class_token",)

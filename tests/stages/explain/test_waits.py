@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from torch import Tensor
@@ -27,8 +26,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.transfer import OnTheWay
 from tests.factories import TOWERS
-
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
+from tests.stages.explain.models import tokenizer
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},

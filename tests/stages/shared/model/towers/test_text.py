@@ -18,7 +18,7 @@ from stages.shared.model.describe import describe
 from stages.shared.model.load import from_open_clip, load, refuse_without_importance
 from stages.shared.model.towers.take_apart_text import take_text_apart
 from tests.factories import SPEC, TOWERS, tiny_architecture
-from tests.stages.explain.text.towers import sharp_text_clip, text_architecture
+from tests.stages.explain.models import sharp_text_clip, text_architecture
 from tests.stages.shared.model.towers.test_vision import tiny_clip
 
 TEXTS = [

@@ -1,32 +1,34 @@
+"""Importance: the formula against autograd through open_clip's own text tower, and through the stage as in a run."""
+
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.contract.records import Phrase, Pixels, Record, Sample
+from stages.explain import EXPLAINERS
+from stages.explain.base import Explainer
 from stages.explain.config import ExplainerConfig
-from stages.explain.text.importance import WordImportance
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.load import from_open_clip
-from tests.factories import SPEC
-from tests.stages.explain.text.towers import sharp_text_clip
+from stages.explain.importance import WordImportance
+from stages.explain.stage import ExplainStage, ExplainStageConfig, without_unimportant
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import load
+from tests.stages.explain.models import clip_of, sharp_text_clip, tokenizer
+from tests.stages.shared.model.saved import save_model
 
 CAPTIONS = ["two dogs run on the wet grass", "a car", "an xylophonist, asleep", ""]
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 
 def config(**settings: Any) -> ExplainerConfig:
     return ExplainerConfig(kind="", **{f"importance_{name}": value for name, value in settings.items()})
-
-
-def clip_of(model: nn.Module) -> ClipModel:
-    return from_open_clip(model, tokenizer, SPEC)
 
 
 def images(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -164,22 +166,16 @@ def test_what_the_model_does_not_see_is_not_known() -> None:
     assert answer.share_of(0, len(caption)) is not None
 
 
-def test_neighbours_and_their_number_change_no_bit() -> None:
+def test_neighbours_their_number_and_the_scale_of_an_embedding_do_not_matter() -> None:
     importance = WordImportance(config(), clip_of(sharp_text_clip()))
     captions = [*CAPTIONS, "a very long text " * 9, *(f"{number} birds in a tree" for number in range(12))]
     given = images(len(captions))
     together = importance(captions, given)
     for place in (0, 1, 3, 4, 9, 16):
-        [alone] = importance([captions[place]], given[place : place + 1])
-        assert alone.shares.tobytes() == together[place].shares.tobytes()
-        assert alone.cosine == together[place].cosine
-    assert together[5].shares.tobytes() != together[6].shares.tobytes()
-
-
-def test_the_scale_of_an_image_embedding_does_not_matter() -> None:
-    importance = WordImportance(config(), clip_of(sharp_text_clip()))
-    one, other = (importance(CAPTIONS[:1], images(1) * scale)[0] for scale in (1, 64))
-    assert one.shares.tobytes() == other.shares.tobytes()
+        [alone] = importance([captions[place]], 64 * given[place : place + 1])
+        assert np.allclose(alone.shares, together[place].shares, atol=1e-6)
+        assert alone.cosine == pytest.approx(together[place].cosine, abs=1e-6)
+    assert not np.allclose(together[5].shares, together[6].shares, atol=1e-3)
 
 
 def test_the_cosine_is_the_models_own() -> None:
@@ -216,3 +212,132 @@ def test_the_model_is_only_read() -> None:
 def test_as_many_images_as_captions() -> None:
     with pytest.raises(ValueError, match="expected an image embedding for each caption, got 1 for 2"):
         WordImportance(config(), clip_of(sharp_text_clip()))(CAPTIONS[:2], images(1))
+
+
+# Through the stage
+
+
+OWN_CAPTIONS = (
+    ("a red car stands beside two green fish", "the sky", "no phrase in here"),
+    ("a dog and a cat",),
+    ("two green fish under a very tall man with a dog and a boat and a house and the sky",),
+)
+OWN_PHRASES = ("red car", "two green fish", "sky", "dog", "cat", "very tall man", "boat", "house")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    return save_model(tmp_path_factory.mktemp("model"))[1].model_copy(update={"batch_size": 4})
+
+
+def stage_of(model: ModelConfig, *, least: float = 0.0, **settings: Any) -> ExplainStage:
+    explainer = EXPLAINERS.config({"importance": "eos", **settings})
+    stage = ExplainStage(ExplainStageConfig(model=model, explainer=explainer, min_importance=least))
+    stage.setup()
+    return stage
+
+
+@pytest.fixture(scope="module")
+def stage(model: ModelConfig) -> Iterator[ExplainStage]:
+    stage = stage_of(model)
+    yield stage
+    stage.teardown()
+
+
+def record_of(number: int) -> Record:
+    captions = OWN_CAPTIONS[number % 3]
+    phrases = tuple(
+        Phrase(text=text, caption_index=index, start=start, end=start + len(text), head=text.split()[-1])
+        for index, caption in enumerate(captions)
+        for text in OWN_PHRASES
+        if (start := caption.find(text)) >= 0
+    )
+    rgb = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    sample = Sample(sample_id=str(number), source="test", captions=captions)
+    return Record(sample=sample, width_px=32, height_px=32, phrases=phrases, pixels=Pixels(rgb=rgb))
+
+
+def importances(records: list[Record]) -> list[list[float | None]]:
+    return [[phrase.importance for phrase in record.phrases] for record in records]
+
+
+def test_phrases_have_the_share_of_their_span(stage: ExplainStage, model: ModelConfig) -> None:
+    records = [record_of(number) for number in range(3)]
+    answers = stage.process(records)
+    clip = load(model)
+    rgb = np.stack([record.pixels.rgb for record in records if record.pixels is not None])
+    with torch.no_grad():
+        embeddings = clip.tower.encode(torch.from_numpy(rgb))
+    importance = WordImportance(stage.config.explainer, clip)
+    for record, answer, embedding in zip(records, answers, embeddings, strict=True):
+        captions = record.sample.captions
+        wanted = importance(captions, embedding.expand(len(captions), -1))
+        assert len(answer.phrases) == len(record.phrases)
+        for phrase in answer.phrases:
+            expected = wanted[phrase.caption_index].share_of(phrase.start, phrase.end)
+            assert phrase.importance == pytest.approx(expected, abs=1e-5)
+        assert [replace(phrase, importance=None) for phrase in answer.phrases] == list(record.phrases)
+    known = [value for own in importances(answers) for value in own]
+    assert any(known)
+    assert all(value is not None and 0 <= value <= 1 for value in known)
+
+
+def test_the_order_and_number_of_records_do_not_matter(stage: ExplainStage, model: ModelConfig) -> None:
+    records = [record_of(number) for number in range(9)]
+    together = importances(stage.process(records))
+    turned = importances(stage.process(records[::-1]))[::-1]
+    alone = [importances(stage.process([record]))[0] for record in records]
+    for own, other, single in zip(together, turned, alone, strict=True):
+        assert own == pytest.approx(other, abs=1e-6)
+        assert own == pytest.approx(single, abs=1e-6)
+    (answer,) = stage_of(model, importance="none").process([record_of(0)])
+    assert importances([answer]) == [[None] * len(answer.phrases)]
+
+
+def test_unimportant_phrases_are_left_out_and_counted(stage: ExplainStage, model: ModelConfig) -> None:
+    records = [record_of(number) for number in range(6)]
+    known = importances(stage.process(records))
+    least = float(np.median([value for own in known for value in own if value is not None]))
+    answers = stage_of(model, least=least, contrast=0.0).process(records)
+    for record, own, answer in zip(records, known, answers, strict=True):
+        kept = [phrase for phrase, value in zip(record.phrases, own, strict=True) if value is None or value >= least]
+        assert [replace(phrase, importance=None) for phrase in answer.phrases] == kept
+        assert answer.unimportant_phrases == len(record.phrases) - len(kept)
+        assert [heat_map.text for heat_map in answer.heat_maps] == list(dict.fromkeys(phrase.text for phrase in kept))
+    assert 0 < sum(answer.unimportant_phrases for answer in answers) < sum(map(len, known))
+
+
+def test_a_phrase_left_out_of_one_caption_keeps_its_map_for_another() -> None:
+    phrases = tuple(
+        Phrase(text="dog", caption_index=index, start=0, end=3, head="dog", importance=share)
+        for index, share in enumerate((0.1, 0.5, None))
+    )
+    answer = without_unimportant(replace(record_of(1), phrases=phrases), 0.2)
+    assert [phrase.importance for phrase in answer.phrases] == [0.5, None]
+    assert answer.unimportant_phrases == 1
+
+
+def test_phrases_of_other_images_are_asked_without_it(stage: ExplainStage, model: ModelConfig) -> None:
+    """Their spans are not those of the captions."""
+    strange = Phrase(text="dog", caption_index=7, start=90, end=93, head="dog")
+    record = replace(record_of(0), phrases=(strange,))
+    other = stage_of(model, least=0.9).without_importance()
+    other.setup()
+    (answer,) = other.process([record])
+    assert answer.phrases == (strange,)
+    assert other.presence is stage.presence
+
+
+def test_an_explainer_that_returns_no_embedding(
+    stage: ExplainStage, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = importances(stage.process([record_of(0), record_of(2)]))
+    other = stage_of(model)
+    maps = type(other._explainer).maps
+
+    def silent(self: Explainer[Any], rgb: Any, texts: Any) -> Any:
+        return replace(maps(self, rgb, texts), embedding=None)
+
+    monkeypatch.setattr(type(other._explainer), "maps", silent)
+    for own, expected in zip(importances(other.process([record_of(0), record_of(2)])), wanted, strict=True):
+        assert own == pytest.approx(expected, abs=1e-5)

@@ -5,32 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explainers.relevance.positive import AddingLinear, BlockRelevance, through_product, through_sum
 from stages.explainers.relevance.transformer_interpretability import (
-    TransformerInterpretability,
-    TransformerInterpretabilityConfig,
+    adding,
+    through_block,
+    through_product,
+    through_sum,
 )
-from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.vision import Block, split_heads
-from tests.factories import SPEC, tiny_clip
-from tests.stages.explainers.relevance.explicit import in_float64
+from tests.factories import tiny_clip
+from tests.stages.explain import models
+from tests.stages.explainers.explicit import in_float64
 
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
-RGB = np.random.default_rng(3).integers(0, 256, (1, 24, 24, 3), dtype=np.uint8)
+RGB = models.image(rows=3, columns=3, seed=3)
 
 
-def made(layers: int = 3, **settings: Any) -> TransformerInterpretability:
-    model = from_open_clip(tiny_clip(layers=layers, width=16, head_width=8, ls_init_value=0.5), tokenizer, SPEC)
-    return TransformerInterpretability(TransformerInterpretabilityConfig(**settings), model)
+def made(**settings: Any) -> Any:
+    model = tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5)
+    return models.made("transformer_interpretability", model, **settings)
 
 
 def spread(function: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
@@ -123,7 +121,7 @@ def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
     start = float(relevance.sum())
     passed = list(zip(tower.blocks, walked.inputs, walked.attention, strict=True))
     for block, x, attention in reversed(passed):
-        relevance, at_attention = BlockRelevance.of(block, x.double().detach(), attention.double().detach())(relevance)
+        relevance, at_attention = through_block(block, x.double().detach(), attention.double().detach())(relevance)
         assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
         assert at_attention.shape == attention.shape
 
@@ -139,8 +137,7 @@ def test_the_relevance_of_the_class_token_is_one_in_total() -> None:
 
 def test_rules_in_numbers() -> None:
     """Output 3 = 2·1 + (-1)(-1) with -4 = 2·(-2) left out: 2 and 1 share it."""
-    layer = AddingLinear.of(Linear(torch.tensor([[1.0, -1.0, -2.0]]), None), torch.tensor([[[2.0, -1.0, 2.0]]]))
-    assert layer.total.tolist() == [[[3.0]]]
+    layer = adding(Linear(torch.tensor([[1.0, -1.0, -2.0]]), None), torch.tensor([[[2.0, -1.0, 2.0]]]))
     assert layer(torch.tensor([[[0.6]]])).flatten().tolist() == pytest.approx([0.4, 0.2, 0])
     a, b = through_product(torch.tensor([[0.25, 0.75]]), torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0]]))
     assert a.flatten().tolist() == pytest.approx([0.125, 0.375])
