@@ -213,7 +213,6 @@ def _calibrations_of(made: Dataset, config: RunConfig, settings: Sequence[str]) 
     from pipeline.config import sets_any
     from pipeline.graph import build_steps
     from stages.regions.score import read_calibration
-    from stages.shared.model.describe import describe
 
     changes = sets_any(settings, ("explain", "regions"))
     if made.manifest["calibration"] is None and not changes:
@@ -223,7 +222,7 @@ def _calibrations_of(made: Dataset, config: RunConfig, settings: Sequence[str]) 
         raise ConfigError(
             f"regions.calibration: {config.regions.calibration} is no longer the one that {made.path} was made with"
         )
-    own, shipped = steps.cuts.calibration, describe(config.model).calibrations
+    own, shipped = steps.cuts.calibration, () if steps.described is None else steps.described.calibrations
     others = shipped if config.regions.calibration == "auto" else ()
     return [*([] if own is None else [own]), *map(read_calibration, others)]
 

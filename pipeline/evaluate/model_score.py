@@ -104,15 +104,15 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
     """
     # torch and open_clip take seconds to import.
     from pipeline.evaluate.probe.embed import Embedder  # noqa: PLC0415
-    from stages.shared.model.load import load  # noqa: PLC0415
+    from stages.shared.model.load import load, usable_model  # noqa: PLC0415
 
     started = time.perf_counter()
-    name = _refuse_unusable(exam.config)
+    name = usable_model(exam.config.model).name
     truth = None if exam.truth is None else read_truth(exam.truth)
     reader = make_reader(exam.config.input)
     places, matched = _sampled(reader, truth, exam, other)
     fetch_weights(exam.config.model, lambda text: console.print(text, soft_wrap=True))
-    model = load(exam.config.model, pack=True)
+    model = load(exam.config.model)
     embedder = Embedder(model, exam.probe, exam.config.model.batch_size)
     marks = _marks(truth, embedder)
     console.print(f"{name} on {len(places):,} images, {model.device_name}", soft_wrap=True)
@@ -130,17 +130,6 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
         **_report(marks, embedder, exam.probe, other),
         "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def _refuse_unusable(config: RunConfig) -> str:
-    """The model's name; refuses what cannot be used before any work. Raises ConfigError or WeightsError."""
-    from stages.shared.model.describe import describe  # noqa: PLC0415
-    from stages.shared.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
-
-    description = describe(config.model)
-    refuse_unsupported(description)
-    refuse_misfit(description)
-    return description.name
 
 
 def _samples(reader: Reader) -> Iterator[Sample]:

@@ -62,15 +62,14 @@ class Clipself(CocoLayout):
 def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
     """Raises InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
     # Imports of seconds, for this format alone.
-    from stages.shared.model.describe import describe, fingerprint  # noqa: PLC0415
-    from stages.shared.model.load import load  # noqa: PLC0415
+    from stages.shared.model.load import load, usable_model  # noqa: PLC0415
     from stages.shared.model.texts import TextCache, templates_of  # noqa: PLC0415
 
     manifest, names = job.dataset.manifest, job.categories.names
     if named is None:
         check_named(job.dataset, MODEL)
     config = named or ModelConfig.model_validate(manifest["config"].get("model", {}))
-    if fingerprint(describe(config)) != manifest.get("model_fingerprint"):
+    if usable_model(config).fingerprint != manifest.get("model_fingerprint"):
         raise InputError("the model's weights are not those that the dataset was made with")
     model = load(config)
     templates = templates_of(manifest["config"].get("explain", {}).get("templates", ("{}",)))

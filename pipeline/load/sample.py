@@ -210,7 +210,7 @@ def tokenizer_of(dataset: Dataset) -> Tokenize:
     Raises:
         ConfigError: The manifest's model is unknown here, or is not followed: see `pipeline.dataset.origin`.
     """
-    from stages.shared.model.describe import load_tokenizer
+    from stages.shared.model.load import load_tokenizer
 
     strange = unnamed(dataset, MODEL)
     if strange:

@@ -21,8 +21,8 @@ from stages.explain.maps import FAULTS, Maps, at_scale, mean_of
 from stages.explain.presence import Presence, Signals
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
+from stages.shared.model.device import OnTheWay, pixels_on
 from stages.shared.model.texts import TextCache, templates_of
-from stages.shared.model.transfer import OnTheWay, pixels_on
 
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in closed form or by autograd)

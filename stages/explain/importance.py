@@ -44,10 +44,10 @@ from stages.explain.class_path import Step, attention_gradients, class_forward
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import cosine_gradients, stretched
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.texts import tokens_per_pass
+from stages.shared.model.device import OnTheWay, to_device
+from stages.shared.model.texts import by_length
 from stages.shared.model.token_spans import Piece, pieces_of
 from stages.shared.model.towers.text import attend_back
-from stages.shared.model.transfer import OnTheWay, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +203,10 @@ class WordImportance:
         lengths = torch.full_like(ends, tokens.shape[1]) if self.config.importance_weight == "all" else ends + 1
         members: list[list[int]] = []
         found: list[Tensor] = []
-        for length in lengths.unique().tolist():
-            for rows in (lengths == length).nonzero().flatten().split(tokens_per_pass(length, tower.device)):
-                own = to_device(tokens[rows, :length], tower.device)
-                found += self.signed(own, images[to_device(rows, tower.device)])
-                members.append(rows.tolist())
+        for length, rows in by_length(lengths):
+            own = to_device(tokens[rows, :length], tower.device)
+            found += self.signed(own, images[to_device(rows, tower.device)])
+            members.append(rows.tolist())
         return LaunchedImportance(self.side.tokenizer, captions, ends.tolist(), members, OnTheWay(found))
 
     def signed(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:

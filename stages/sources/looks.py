@@ -20,8 +20,7 @@ from stages.contract.stage import Forwards
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import is_out_of_memory
-from stages.shared.model.regional import by_boxes
-from stages.shared.model.towers.dense import dense
+from stages.shared.model.towers.dense import by_boxes, dense
 
 BoxXyxy = tuple[int, int, int, int]
 """Whole pixels of a canvas, half open."""

@@ -98,7 +98,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         from stages.sources.looks import CropLook, RoiLook  # noqa: PLC0415
 
         cv2.setNumThreads(1)
-        model = self._loaded or load(self.model, pack=True)
+        model = self._loaded or load(self.model)
         self._texts: TextCache = TextCache(model, self.config.templates)
         self._pool: tuple[Concept, ...] | None = None
         self._pool_embeddings: NDArray[np.float32] | None = None

@@ -129,13 +129,6 @@ def test_timm_s_transformers_have_the_switches_for_images_of_other_sizes() -> No
     assert swin.layers[0].blocks[0].dynamic_mask is False
 
 
-def test_torch_packs_linear_weights() -> None:
-    """Where it no longer does, `can_pack` answers no, and runs on CPUs get 10 to 20 % slower."""
-    from stages.shared.model.towers.vision import can_pack
-
-    assert can_pack() or not torch.backends.mkldnn.is_available()
-
-
 def test_torch_averages_weights_in_place() -> None:
     average = [torch.zeros(2)]
     torch._foreach_lerp_(average, [torch.ones(2)], 0.25)

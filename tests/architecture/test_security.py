@@ -32,7 +32,6 @@ CALLS = {
 IMPORTS_BY_NAME = {
     "pipeline/engines/__init__.py",
     "pipeline/engines/ray_code.py",
-    "stages/shared/model/deferred.py",
     "pipeline/cli.py",
     "stages/contract/kinds.py",
 }

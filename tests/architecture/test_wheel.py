@@ -55,8 +55,8 @@ def test_the_data_is_in_it(names: set[str]) -> None:
     photographs = {path.relative_to(ROOT).as_posix() for path in PHOTOGRAPHS.iterdir() if path.is_file()}
     assert len([name for name in photographs if name.endswith(".jpg")]) == 8
     assert photographs <= names
-    for entry in CATALOG.values():
-        files = {f"stages/shared/model/weights/{entry.folder}/{name}" for name in entry.files}
+    for key, entry in CATALOG.items():
+        files = {f"stages/shared/model/weights/{key}/{name}" for name in entry.files}
         assert files <= names if entry.in_wheel else not files & names
 
 

@@ -205,12 +205,13 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     from safetensors.torch import load_file
 
     from stages.shared.model.config import ModelConfig
-    from stages.shared.model.describe import describe, load_tokenizer
+    from stages.shared.model.load import load_tokenizer
+    from stages.shared.model.recognise import recognise
 
-    description = describe(ModelConfig(name="demo"))
-    model = open_clip.CLIP(**description.architecture).eval()
-    model.load_state_dict(load_file(str(description.weights)))
-    spec = description.input
+    described = recognise(ModelConfig(name="demo"))
+    model = open_clip.CLIP(**described.architecture).eval()
+    model.load_state_dict(load_file(str(described.weights)))
+    spec = described.input
     open_clip.model.set_model_preprocess_cfg(model, {"mean": spec.mean, "std": spec.std, "size": spec.size_px})
     with pytest.raises(ConfigError, match=r"give its tokenizer too, tokenizer=open_clip.get_tokenizer\(NAME\)"):
         Locator.from_open_clip(model)

@@ -90,14 +90,11 @@ def refuse_unknown(configs: Sequence[RunConfig], explainers: str | None) -> None
 
 def _tower(config: RunConfig) -> tuple[TowerKind, str]:
     # torch and open_clip take seconds to import.
-    from stages.shared.model.describe import describe  # noqa: PLC0415
-    from stages.shared.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
-    from stages.shared.model.towers.plan import plan_of  # noqa: PLC0415
+    from stages.shared.model.load import usable_model  # noqa: PLC0415
 
-    description = describe(config.model)
-    refuse_unsupported(description)
-    refuse_misfit(description)
-    return plan_of(description.architecture).kind, description.name
+    described = usable_model(config.model)
+    assert described.tower is not None  # noqa: S101
+    return described.tower, described.name
 
 
 def compared(
@@ -124,7 +121,7 @@ def compared(
     if not contenders:
         raise InputError(f"no explainer is defined on {name}")
     fetch_weights(source.config.model, lambda text: console.print(text, soft_wrap=True))
-    model = load(source.config.model, pack=True)
+    model = load(source.config.model)
     sampling = Sampling(most=effort.most, phrases=effort.phrases, seed=effort.seed)
     images = compared_images(source.config, model.input, source.truth, sampling, console, resized=resized)
     console.print(

@@ -166,9 +166,9 @@ def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **m
 def demo_fingerprint() -> str:
     """Of the embedded model."""
     from stages.shared.model.config import ModelConfig
-    from stages.shared.model.describe import describe, fingerprint
+    from stages.shared.model.load import usable_model
 
-    return fingerprint(describe(ModelConfig(name="demo")))
+    return usable_model(ModelConfig(name="demo")).fingerprint
 
 
 def rows_by_stem(dataset: Path, out: Path) -> dict[str, dict[str, Any]]:

@@ -113,7 +113,7 @@ def test_one_pixel_at_the_border_stays_there(tmp_path: Path, with_images: Path) 
 
 def test_tokens_are_those_of_the_datasets_model(folder: Path) -> None:
     from stages.shared.model.config import ModelConfig
-    from stages.shared.model.describe import load_tokenizer
+    from stages.shared.model.load import load_tokenizer
 
     tokenizer = load_tokenizer(ModelConfig(name="demo"))
     for sample in RegionStream(folder, Contents(images=False, tokenizer="dataset")):

@@ -29,7 +29,7 @@ def test_the_embedded_model_is_there_and_small() -> None:
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_the_model_card_names_the_checksums(name: str) -> None:
-    card = (WEIGHTS_ROOT / CATALOG[name].folder / "MODEL_CARD.md").read_text("utf-8")
+    card = (WEIGHTS_ROOT / name / "MODEL_CARD.md").read_text("utf-8")
     assert all(checksum in card for checksum in CATALOG[name].files.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from stages.shared.model.regional import by_boxes, by_masks
+from stages.shared.model.towers.dense import by_boxes, by_masks
 from stages.shared.model.towers.tower import Placement
 
 

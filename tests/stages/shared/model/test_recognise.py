@@ -10,7 +10,9 @@ import torch
 
 from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import Description, describe, fingerprint, load_tokenizer, tokenizer_of
+from stages.shared.model.load import load_tokenizer, usable_model
+from stages.shared.model.recognise import Described, recognise
+from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture
 from tests.stages.shared.model.saved import save_json, save_model
 
@@ -18,67 +20,67 @@ from tests.stages.shared.model.saved import save_json, save_model
 def test_missing_files_are_named(tmp_path: Path) -> None:
     config = ModelConfig(config=save_json(tmp_path), weights=tmp_path / "none.pt")
     with pytest.raises(WeightsError, match=r"model\.weights: no file .*none\.pt"):
-        describe(config)
+        recognise(config)
     with pytest.raises(ConfigError, match=r"model\.config: cannot read .*none\.json: No such file"):
-        describe(ModelConfig(config=tmp_path / "none.json", weights=tmp_path / "tiny.json"))
+        recognise(ModelConfig(config=tmp_path / "none.json", weights=tmp_path / "tiny.json"))
 
 
 @pytest.mark.parametrize("content", ["{", "[1, 2]", '{"embed_dim": 3}', '{"model_cfg": {}}'])
 def test_a_json_that_is_no_model_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_text(content)
     with pytest.raises(ConfigError, match=r"model\.config: .*odd\.json"):
-        describe(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
+        recognise(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
 
 
 def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
     architecture = tiny_architecture()
     architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
     (tmp_path / "tiny.json").write_text(json.dumps(architecture))
-    config = ModelConfig(config=tmp_path / "tiny.json", weights=tmp_path / "tiny.json")
     with pytest.raises(WeightsError, match=r"no vocabulary file .*words\.txt\.gz"):
-        fingerprint(describe(config))
+        usable_model(config)
 
 
 def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"):
-        describe(ModelConfig(name="ViT-B16", weights=Path("any")))
+        recognise(ModelConfig(name="ViT-B16", weights=Path("any")))
     with pytest.raises(ConfigError, match=r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"):
-        describe(ModelConfig(name="zzzzzzzz", weights=Path("any")))
+        recognise(ModelConfig(name="zzzzzzzz", weights=Path("any")))
 
 
 def test_a_repository_of_hugging_face_says_how_it_is_downloaded() -> None:
     with pytest.raises(
         ConfigError, match=r"no model 'openai' .*\. .*hf download openai/clip-vit-base-patch32 --local-dir"
     ):
-        describe(ModelConfig(name="openai/clip-vit-base-patch32"))
+        recognise(ModelConfig(name="openai/clip-vit-base-patch32"))
 
 
 def test_unknown_tags_get_the_list() -> None:
     with pytest.raises(ConfigError, match=r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k"):
-        describe(ModelConfig(name="ViT-B-16", pretrained="laion"))
+        recognise(ModelConfig(name="ViT-B-16", pretrained="laion"))
 
 
 def test_tags_decide_about_activation_and_normalisation() -> None:
-    assert describe(ModelConfig(name="ViT-B-16", pretrained="openai")).architecture["quick_gelu"]
-    assert not describe(ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")).architecture.get("quick_gelu")
+    assert recognise(ModelConfig(name="ViT-B-16", pretrained="openai")).architecture["quick_gelu"]
+    assert not recognise(ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")).architecture.get("quick_gelu")
 
 
 @pytest.mark.parametrize("vision", [{"image_size": [32, 64]}, {"patch_size": [8, 16]}], ids=["image", "patch"])
 def test_only_square_inputs_and_patches(vision: dict[str, Any], tmp_path: Path) -> None:
     path = save_json(tmp_path, **vision)
     with pytest.raises(ConfigError, match="only square"):
-        describe(ModelConfig(config=path, weights=path))
+        recognise(ModelConfig(config=path, weights=path))
 
 
 def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:
     _, config = save_model(tmp_path)
-    first = fingerprint(describe(config))
+    first = usable_model(config).fingerprint
     assert first.startswith("tiny:")
-    assert fingerprint(describe(config)) == first
+    assert usable_model(config).fingerprint == first
     seen = {first}
 
     def is_new() -> bool:
-        mark = fingerprint(describe(config))
+        mark = usable_model(config).fingerprint
         return mark not in seen and seen.add(mark) is None
 
     content = bytearray((tmp_path / "tiny.safetensors").read_bytes())
@@ -102,7 +104,7 @@ def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_p
 
 def test_the_fingerprint_of_a_tag_needs_no_file() -> None:
     marks = {
-        fingerprint(describe(ModelConfig(name=name, pretrained=tag)))
+        usable_model(ModelConfig(name=name, pretrained=tag)).fingerprint
         for name, tag in (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
     }
     assert len(marks) == 3
@@ -127,7 +129,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> Non
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny_architecture()}))
     config = ModelConfig(name=name.format(folder=tmp_path), weights=tmp_path / "open_clip_config.json")
     with pytest.raises(ConfigError, match=r"model\.name: there is no model"):
-        describe(config)
+        recognise(config)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, me
     path = tmp_path / "model.json"
     path.write_text(json.dumps({"model_cfg": architecture}))
     with pytest.raises(ConfigError, match=rf"model\.config: .*model\.json.*{message}"):
-        describe(ModelConfig(config=path, weights=path))
+        recognise(ModelConfig(config=path, weights=path))
 
 
 def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +158,7 @@ def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: p
     architecture = tiny_architecture()
     architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
     tokenizer_of(
-        Description(name="tiny", architecture=architecture, input=SPEC, folder=Path(), weights=None, pretrained=None)
+        Described(name="tiny", architecture=architecture, input=SPEC, folder=Path(), weights=None, pretrained=None)
     )
     options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
     assert asked == [(("a/b",), options)]
@@ -175,5 +177,5 @@ def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(
     name: str, mean: tuple[float, ...], interpolation: str, tmp_path: Path
 ) -> None:
     (tmp_path / "weights.pt").touch()
-    found = describe(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
+    found = recognise(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
     assert (found.mean, found.interpolation) == (mean, interpolation)

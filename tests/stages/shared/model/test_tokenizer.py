@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from stages.contract.errors import ConfigError
-from stages.shared.model.describe import describe, fingerprint, load_tokenizer, tokenizer_of
+from stages.shared.model.load import load_tokenizer, usable_model
+from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 from tests.stages.shared.model.hugging_face import (
     TEXTS,
     config_of,
@@ -62,14 +64,14 @@ def test_a_siglip_s_tokenizer_json_is_read_as_transformers_reads_it(side: str, s
     assert torch.equal(found, expected)
     assert found[0].tolist()[-1 if side == "left" else 0] != 0
     assert (found == 1).sum(dim=1).tolist() == [1] * 4
-    assert describe(config_of(siglip_folder)).described_by.endswith("tokenizer.json")
+    assert recognise(config_of(siglip_folder)).described_by.endswith("tokenizer.json")
 
 
 def test_a_siglip_s_vocabulary_belongs_to_its_fingerprint(siglip_folder: Path) -> None:
-    before = fingerprint(describe(config_of(siglip_folder)))
+    before = usable_model(config_of(siglip_folder)).fingerprint
     vocabulary = siglip_folder / "spiece.model"
     vocabulary.write_bytes(vocabulary.read_bytes() + b"\x00")
-    assert fingerprint(describe(config_of(siglip_folder))) != before
+    assert usable_model(config_of(siglip_folder)).fingerprint != before
 
 
 @pytest.mark.parametrize("package", ["sentencepiece", "tokenizers"])
@@ -78,6 +80,6 @@ def test_a_tokenizer_says_which_package_it_takes(
 ) -> None:
     if package == "tokenizers":
         (siglip_folder / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr("stages.shared.model.checkpoints.own_tokenizer.find_spec", lambda name: None)
+    monkeypatch.setattr("stages.shared.model.tokenizer.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=f"pip install {package}"):
-        tokenizer_of(describe(config_of(siglip_folder)))
+        tokenizer_of(recognise(config_of(siglip_folder)))
