@@ -8,6 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stages.shared.model.config import InputSpec, TowerKind
 
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Factor = Annotated[float, Field(gt=0.0, le=1000.0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
 
 class ExplainerConfig(BaseModel):
     """Settings of an explainer, each of which derives a model of its own with `kind: Literal["x"] = "x"`.
@@ -35,10 +42,8 @@ class ExplainerConfig(BaseModel):
     max_side_px: int = Field(
         2048, ge=8, description="With `keep`: the longest side allowed. Grad-ECLIP's authors have no such bound."
     )
-    contrast: float = Field(
+    contrast: ShareBelowOne = Field(
         0.0,
-        ge=0.0,
-        lt=1.0,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
         "(`contrasted`; not from the papers). With 0, maps do not depend on the other phrases.",
     )
@@ -68,11 +73,8 @@ class ExplainerConfig(BaseModel):
         description="`eos`: each phrase also gets its share of its caption's importance for the image, by the token "
         "that ends the caption (`stages.explain.importance`). It costs 1.6 text forwards for each caption (measured).",
     )
-    importance_depth: float = Field(
-        1.0,
-        gt=0.0,
-        le=1.0,
-        description="Share of the text tower's blocks, the last ones. The authors' 8 of 12 is 0.67.",
+    importance_depth: Share = Field(
+        1.0, description="Share of the text tower's blocks, the last ones. The authors' 8 of 12 is 0.67."
     )
     importance_heads: Literal["single", "model"] = Field(
         "model", description="Heads in these blocks: the network's own, or one over the full width (the authors)."

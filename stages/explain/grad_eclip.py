@@ -46,7 +46,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
 from stages.explain.class_path import attention_gradients, class_forward
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import Count, ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients, stretched
 from stages.explain.variants import VARIANTS
 from stages.shared.model.clip import ClipModel
@@ -63,12 +63,10 @@ class GradEclipConfig(ExplainerConfig):
     variant: Literal["recommended", "authors", "notebook"] = Field(
         "recommended", description="Preset, see VARIANTS; a stored configuration holds every setting by its value."
     )
-    contrast: float = Field(
+    contrast: ShareBelowOne = Field(
         0.25,
-        ge=0.0,
-        lt=1.0,
-        description="See ExplainerConfig. On drawn scenes 0.25 raised box recall from 0.814 to 0.843 and box IoU from "
-        "0.748 to 0.767 (with GrabCut; configs/README.md); 0.5 is no better.",
+        description="See ExplainerConfig. On drawn scenes 0.25 raised box recall from 0.814 to 0.843 and box IoU "
+        "from 0.748 to 0.767 (with GrabCut; configs/README.md); 0.5 is no better.",
     )
     heads: Literal["single", "model"] = Field(
         "model", description="Attention heads: the network's own, or one over the full width as in the authors' code."
@@ -77,8 +75,8 @@ class GradEclipConfig(ExplainerConfig):
         "raw", description="q', k': after the output projection (the authors' code) or before it (their notebook)."
     )
     spatial_weight: bool = Field(True, description="Multiply by l, the min-max normalised cosine of query and keys.")
-    blocks: int = Field(
-        4, ge=1, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
+    blocks: Count = Field(
+        4, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
     )
     path: Literal["full", "class"] = Field(
         "class", description="Gradients go through all tokens (`full`, the authors) or the class token (`class`)."

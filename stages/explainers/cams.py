@@ -28,9 +28,9 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import Explainer
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
 from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients
-from stages.explainers.attention.walk import Graph, Walk, gradients_at, image_by_image, starts_of
+from stages.explainers.attention.walk import Traced, Walk, gradients_at, image_by_image, starts_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.pooled import PooledTower, by_tower
@@ -41,7 +41,7 @@ class CamConfig(ExplainerConfig):
     """Class activation maps of towers that average their tokens."""
 
     kind: Literal["cam"] = "cam"
-    contrast: float = Field(0.25, ge=0.0, lt=1.0, description="See ExplainerConfig.")
+    contrast: ShareBelowOne = Field(0.25, description="See ExplainerConfig.")
 
 
 class Cam(Explainer[CamConfig]):
@@ -87,9 +87,8 @@ class Cam(Explainer[CamConfig]):
 class FeaturesConfig(ExplainerConfig):
     """Settings of class activation maps by gradients."""
 
-    layer: int = Field(
+    layer: Count = Field(
         1,
-        ge=1,
         description="With a class token: the block after whose first norm the features are taken, counted from the "
         "last, which is 1. Other towers have it without effect: their last features are taken.",
     )
@@ -103,7 +102,7 @@ class FeatureCam(Explainer[FeaturesT]):
 
     def __init__(self, config: FeaturesT, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._features: Callable[[Tensor], Graph] = by_tower(
+        self._features: Callable[[Tensor], Traced] = by_tower(
             model.tower,
             blocks=lambda _: partial(_of_blocks, Walk(model, config.layer, self.affinity.block, setting="layer")),
             pooled=lambda tower: partial(_of_pool, tower),
@@ -130,17 +129,17 @@ class FeatureCam(Explainer[FeaturesT]):
         return Maps(values=values, cosines=cosines, tokens=found.tokens, embedding=found.embedding.detach())
 
 
-def _of_blocks(walk: Walk, rgb: Tensor) -> Graph:
+def _of_blocks(walk: Walk, rgb: Tensor) -> Traced:
     walked = walk(rgb)
-    return Graph(walked.normed[0], walked.embedding, walked.early)
+    return Traced(walked.normed[0], walked.embedding, walked.early)
 
 
-def _of_mean(tower: AveragedTower, rgb: Tensor) -> Graph:
+def _of_mean(tower: AveragedTower, rgb: Tensor) -> Traced:
     leaf = tower.embed(rgb).float().requires_grad_()
-    return Graph(leaf, tower.finish(leaf.mean(dim=1)), leaf.detach())
+    return Traced(leaf, tower.finish(leaf.mean(dim=1)), leaf.detach())
 
 
-def _of_pool(tower: PooledTower, rgb: Tensor) -> Graph:
+def _of_pool(tower: PooledTower, rgb: Tensor) -> Traced:
     grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
     if isinstance(tower.trunk, GridTrunk):
         with torch.no_grad():
@@ -150,7 +149,7 @@ def _of_pool(tower: PooledTower, rgb: Tensor) -> Graph:
     else:
         tokens = leaf = tower.embed(rgb).float().requires_grad_()
     seen = tower.pool.look(tokens, grid_hw)
-    return Graph(leaf, tower.pool.embedding(seen), seen.tokens.detach())
+    return Traced(leaf, tower.pool.embedding(seen), seen.tokens.detach())
 
 
 class GradCamConfig(FeaturesConfig):
@@ -184,9 +183,7 @@ class GradCamPlusPlusConfig(FeaturesConfig):
     """Grad-CAM++."""
 
     kind: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
-    scale: float = Field(
-        100.0, gt=0.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training."
-    )
+    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
 
 
 class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import ATTENDING, ConfigT, Explainer
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import Count, ExplainerConfig
 from stages.explain.maps import Maps, by_step, closest_patch, cosines_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.dense import DenseFeatures, dense
@@ -69,7 +69,8 @@ class MaskClipConfig(ExplainerConfig):
     kind: Literal["maskclip"] = "maskclip"
     residual: bool = Field(
         False,
-        description="With a class token: whether the last block's residual and MLP follow the values (the authors), or "
+        description="With a class token: whether the last block's residual and MLP follow the values (the authors), "
+        "or "
         "neither does (CLIP Surgery, ClearCLIP). On drawn scenes the peak lies on the thing in 0.713 of cases without "
         "and in 0.503 with them (configs/README.md). Without effect on other towers.",
     )
@@ -139,11 +140,10 @@ class ClipSurgeryConfig(ExplainerConfig):
     """CLIP Surgery: values attend to values, and the part that all texts share is subtracted."""
 
     kind: Literal["clip_surgery"] = "clip_surgery"
-    blocks: int = Field(
+    blocks: Count = Field(
         6,
-        ge=1,
-        description="How many of the last blocks have the second path, at most; 6 in the authors' code. Without effect "
-        "where one attention pools the tokens.",
+        description="How many of the last blocks have the second path, at most; 6 in the authors' code. Without "
+        "effect where one attention pools the tokens.",
     )
     background: tuple[str, ...] = Field(
         (),
@@ -237,8 +237,8 @@ class GemConfig(ExplainerConfig):
     """GEM: cosine of the phrase and each patch after self-self attention."""
 
     kind: Literal["gem"] = "gem"
-    blocks: int = Field(
-        6, ge=1, description="How many of the last blocks have the second path, at most; 6 in the authors' code."
+    blocks: Count = Field(
+        6, description="How many of the last blocks have the second path, at most; 6 in the authors' code."
     )
     iterations: int = Field(
         1,

@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import Explainer
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
 from stages.explain.maps import Maps, cosines_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.averaged import AveragedTower
@@ -52,22 +52,20 @@ class M2ibConfig(ExplainerConfig):
     """M2IB: an information bottleneck before one layer."""
 
     kind: Literal["m2ib"] = "m2ib"
-    depth: float = Field(
+    depth: ShareBelowOne = Field(
         0.83,
-        ge=0.0,
-        lt=1.0,
         description="With a class token: the share of all blocks that come before the bottleneck; one at least comes "
         "after it. Without effect on other towers.",
     )
-    beta: float = Field(
-        0.1, gt=0.0, description="Price of a nat, of which the mean over all channels of all tokens is taken."
+    beta: Positive = Field(
+        0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."
     )
-    steps: int = Field(10, ge=1, description="Steps of Adam.")
-    learning_rate: float = Field(1.0, gt=0.0, description="Adam's learning rate.")
+    steps: Count = Field(10, description="Steps of Adam.")
+    learning_rate: Positive = Field(1.0, description="Adam's learning rate.")
     samples: int = Field(
         10, ge=2, multiple_of=2, description="Samples of the noise in each step, half of them the others' negatives."
     )
-    variance: float = Field(1.0, gt=0.0, description="v, the variance of the noise, in the scale of the tokens.")
+    variance: Positive = Field(1.0, description="v, the variance of the noise, in the scale of the tokens.")
     seed: int = Field(0, description="Random seed of the noise.")
 
 

@@ -6,14 +6,14 @@ Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens, E embedding.
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import ATTENDING, Explainer
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import Count, ExplainerConfig, Positive
 from stages.explain.maps import Maps, by_step, cosine_gradients, cosines_of
 from stages.explainers.attention.walk import Walk, Walked, gradients_at, image_by_image, starts_of
 from stages.shared.model.clip import ClipModel
@@ -99,12 +99,10 @@ class GameConfig(ExplainerConfig):
     """GAME: attention times its gradient, rolled out over the blocks."""
 
     kind: Literal["game"] = "game"
-    blocks: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+    blocks: Literal["all"] | Count = Field(
         "all", description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP."
     )
-    scale: float = Field(
-        100.0, gt=0.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training."
-    )
+    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
 
 
 class Game(Explainer[GameConfig]):
@@ -163,7 +161,7 @@ class LeGradConfig(ExplainerConfig):
     """LeGrad: gradients at the attention of the last blocks."""
 
     kind: Literal["legrad"] = "legrad"
-    blocks: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+    blocks: Literal["all"] | Count = Field(
         2,
         description="How many of the last blocks are explained; 2 in the authors' code. Without effect where one "
         "attention pools the tokens.",
@@ -172,7 +170,8 @@ class LeGradConfig(ExplainerConfig):
         0.8,
         ge=0.0,
         le=1.0,
-        description="Where one attention pools the tokens: share of the highest heat of words that name nothing, above "
+        description="Where one attention pools the tokens: share of the highest heat of words that name nothing, "
+        "above "
         "which a patch gets no heat. 0.8 in the authors' code; at 1 no patch is above it.",
     )
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import ATTENDING, Explainer
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps, cosines_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.pooled import PooledTower, by_tower
@@ -77,8 +77,8 @@ class RawAttention(Explainer[RawAttentionConfig]):
 class ResidualConfig(ExplainerConfig):
     """Settings of explainers that follow attention through all blocks."""
 
-    residual: float = Field(
-        0.5, ge=0.0, lt=1.0, description="Share of each token that passes a block unchanged; 0.5 in the paper."
+    residual: ShareBelowOne = Field(
+        0.5, description="Share of each token that passes a block unchanged; 0.5 in the paper."
     )
 
 

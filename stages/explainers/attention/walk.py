@@ -52,7 +52,7 @@ class Walked:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class Traced:
     """A tower's answer to one image as a function of some tensor in it.
 
     Attributes:

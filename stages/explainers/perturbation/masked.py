@@ -31,7 +31,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import Explainer
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import ExplainerConfig, Share
 from stages.explain.maps import Maps, cosines_of
 from stages.explainers.attention.walk import image_by_image
 from stages.shared.model.towers.averaged import AveragedTower
@@ -58,11 +58,8 @@ class PerturbationConfig(ExplainerConfig):
     """Settings of explainers that mask the image."""
 
     baseline: BaselineName = Field("mean", description="The pixels of a hidden place, see BaselineName.")
-    blur: float = Field(
-        0.05,
-        gt=0.0,
-        le=1.0,
-        description="With `baseline: blur`: its standard deviation as a share of the shorter side.",
+    blur: Share = Field(
+        0.05, description="With `baseline: blur`: its standard deviation as a share of the shorter side."
     )
     masks_per_step: int = Field(MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass.")
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.contract.geometry import resize_shifted
+from stages.explain.config import Factor, Seed, Share
 from stages.explainers.perturbation.masked import (
     Attribution,
     MaskedImage,
@@ -27,17 +28,12 @@ class OcclusionConfig(PerturbationConfig):
     """Occlusion by a sliding window."""
 
     kind: Literal["occlusion"] = "occlusion"
-    window: float = Field(
+    window: Share = Field(
         1 / 7,
-        gt=0.0,
-        le=1.0,
         description="Side of the square window as a share of the image's shorter side; rounded to cells, at least one.",
     )
-    stride: float = Field(
-        0.4,
-        gt=0.0,
-        le=1.0,
-        description="By how much the window moves, as a share of its side; rounded to cells, at least one.",
+    stride: Share = Field(
+        0.4, description="By how much the window moves, as a share of its side; rounded to cells, at least one."
     )
 
 
@@ -93,7 +89,7 @@ class RiseConfig(PerturbationConfig):
     centred: bool = Field(
         True, description="Whether the mean of the cosines is subtracted, which the paper does not do."
     )
-    seed: int = Field(0, ge=0, description="Random seed of the masks, which are the same for all images of one size.")
+    seed: Seed = Field(0, description="Random seed of the masks, which are the same for all images of one size.")
 
 
 class Rise(Perturbation[RiseConfig]):
@@ -163,8 +159,8 @@ class ScoreCamConfig(PerturbationConfig):
         description="A channel's weight: how much the cosine under its mask lies above the baseline's, or the softmax "
         "of that over the channels, as in the paper's algorithm.",
     )
-    sharpness: float = Field(
-        100.0, gt=0.0, le=1000.0, description="With `weights: softmax`: factor of the cosines; 100 is CLIP's own scale."
+    sharpness: Factor = Field(
+        100.0, description="With `weights: softmax`: factor of the cosines; 100 is CLIP's own scale."
     )
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from stages.explain.config import Seed
 from stages.explainers.perturbation.masked import Attribution, MaskedImage, Perturbation, PerturbationConfig, along
 
 
@@ -33,9 +34,7 @@ class KernelShapConfig(PerturbationConfig):
     evaluations: int = Field(
         512, ge=4, le=1_000_000, description="Most coalitions, each one forward pass; at least four for each player."
     )
-    seed: int = Field(
-        0, ge=0, description="Random seed of the coalitions, which are the same for all images of one grid."
-    )
+    seed: Seed = Field(0, description="Random seed of the coalitions, which are the same for all images of one grid.")
 
     @model_validator(mode="after")
     def _enough_for_all(self) -> Self:

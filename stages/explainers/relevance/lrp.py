@@ -38,8 +38,9 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.explain.base import Explainer
+from stages.explain.config import Factor
 from stages.explain.maps import Maps
-from stages.explainers.attention.walk import Graph, gradients_at, image_by_image
+from stages.explainers.attention.walk import Traced, gradients_at, image_by_image
 from stages.explainers.relevance.rules import CLAIM, RelevanceConfig, Rules
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.averaged import AveragedTower
@@ -59,7 +60,7 @@ class Propagation:
     def __init__(self, config: RelevanceConfig, tower: Tower, kept: int | None) -> None:
         self.kept = kept
         self.rules = rules = Rules(config.rule, config.activation, config.gamma)
-        self._forward: Callable[[Tensor], Graph] = by_tower(
+        self._forward: Callable[[Tensor], Traced] = by_tower(
             tower,
             blocks=lambda tower: partial(self._through_blocks, rules.tower(tower)),
             pooled=lambda tower: partial(self._through_pool, replace(tower, pool=rules.pool(tower.pool))),
@@ -80,7 +81,7 @@ class Propagation:
         cosines = (starts * found).sum(dim=-1)[None]
         return Maps(values=values, cosines=cosines, tokens=passed.tokens, embedding=found)
 
-    def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Graph:
+    def _through_blocks(self, tower: VisionTower, rgb: Tensor) -> Traced:
         with torch.no_grad():
             raw = replace(tower, ln_pre=None).embed(rgb).float()
             positions = tower.positions(tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])).float()[1:]
@@ -92,18 +93,18 @@ class Propagation:
             tokens = x[:, 1:].detach() if number == self.kept else tokens
             q, k, v = block.project(x)
             x = block.finish(x, self.rules.attend(q, k, v, block.heads))
-        return Graph(places, tower.head(x[:, 0]), tokens)
+        return Traced(places, tower.head(x[:, 0]), tokens)
 
-    def _through_pool(self, tower: PooledTower, rgb: Tensor) -> Graph:
+    def _through_pool(self, tower: PooledTower, rgb: Tensor) -> Traced:
         tokens, pool = tower.embed(rgb).float(), tower.pool
         patches = tokens[:, pool.others :].requires_grad_()
         whole = torch.cat([tokens[:, : pool.others], patches], dim=1)
         seen = pool.look(whole, tower.placement.grid_hw(rgb.shape[1], rgb.shape[2]), ask=self.rules.ask)
-        return Graph(patches, pool.embedding(seen), patches.detach())
+        return Traced(patches, pool.embedding(seen), patches.detach())
 
-    def _through_mean(self, tower: AveragedTower, rgb: Tensor) -> Graph:
+    def _through_mean(self, tower: AveragedTower, rgb: Tensor) -> Traced:
         tokens = tower.embed(rgb).float().requires_grad_()
-        return Graph(tokens, tower.finish(tokens.mean(dim=1)), tokens.detach())
+        return Traced(tokens, tower.finish(tokens.mean(dim=1)), tokens.detach())
 
 
 class LrpConfig(RelevanceConfig):
@@ -226,8 +227,8 @@ class SgLrpConfig(ContrastiveConfig):
     """Softmax-gradient relevance propagation."""
 
     kind: Literal["sg_lrp"] = "sg_lrp"
-    logit_scale: float = Field(
-        100.0, gt=0.0, le=1000.0, description="Factor of the cosines before the softmax; CLIP's own models end at 100."
+    logit_scale: Factor = Field(
+        100.0, description="Factor of the cosines before the softmax; CLIP's own models end at 100."
     )
 
 

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.base import Explainer
-from stages.explain.config import ExplainerConfig
+from stages.explain.config import ExplainerConfig, Factor
 from stages.explain.maps import Maps
 from stages.explainers.attention.walk import Walk, gradients_at, image_by_image, starts_of
 from stages.explainers.relevance.rules import CLAIM
@@ -57,7 +57,8 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
     kind: Literal["transformer_interpretability"] = "transformer_interpretability"
     rows: Literal["unit", "plain"] = Field(
         "unit",
-        description="Whether the rows of each C are divided by their sum (`unit`, the authors' evaluation code) or not "
+        description="Whether the rows of each C are divided by their sum (`unit`, the authors' evaluation code) or "
+        "not "
         "(the paper).",
     )
     first_block: int = Field(
@@ -66,10 +67,8 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
         description="Number of the first block that is multiplied, from 0. The authors' evaluation leaves the first "
         "one out: 1.",
     )
-    logit_scale: float = Field(
+    logit_scale: Factor = Field(
         100.0,
-        gt=0.0,
-        le=1000.0,
         description="Factor of the cosine before it is differentiated; CLIP's own models end at 100. It decides how "
         "much the products of blocks count beside their sum.",
     )

@@ -134,17 +134,6 @@ def test_the_class_token_is_one_of_the_tokens() -> None:
     assert torch.allclose(step.attention.sum(dim=-1), torch.ones(B, 4, dtype=torch.float64))
 
 
-def test_a_norm_without_bias() -> None:
-    parts = Parts(seed=2)
-    norm = parts.norm(bias=False)
-    x = parts.tensor(B, D).requires_grad_()
-    gradient = parts.tensor(B, P, D)
-    found = norm.back(x.detach(), gradient)
-    for p in range(P):
-        (wanted,) = torch.autograd.grad(norm(x), x, gradient[:, p], retain_graph=True)
-        assert torch.allclose(found[:, p], wanted, rtol=1e-9, atol=1e-12)
-
-
 def test_phrases_do_not_see_each_other() -> None:
     parts = Parts(seed=3)
     block = parts.block(4, "gelu", scaled=False)

@@ -9,8 +9,8 @@ import torch
 from pipeline.evaluate.compare.cost import timing
 from pipeline.evaluate.compare.curves import hidden_pixels, image_embeddings, masked_cosines, text_embeddings
 from pipeline.evaluate.compare.remembered import RememberedTrunk, remembering
-from stages.explainers.cams.cam import Cam, CamConfig
-from stages.explainers.dense.maskclip import MaskClip, MaskClipConfig
+from stages.explainers.cams import Cam, CamConfig
+from stages.explainers.dense import MaskClip, MaskClipConfig
 from stages.shared.model.load import from_open_clip
 from tests.factories import SPEC, TOWERS, tiny_clip
 
