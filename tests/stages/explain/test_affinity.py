@@ -91,7 +91,7 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
         *zip(one[1], other[1], strict=True),
         *zip(one[0], more[0], strict=True),
     ]:
-        assert np.allclose(a.values, b.values, atol=1e-5 * a.values.max())
+        assert np.allclose(a.values, b.values, atol=1e-4 * a.values.max())
 
 
 def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:

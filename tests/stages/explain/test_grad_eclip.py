@@ -143,8 +143,8 @@ def test_a_map_does_not_depend_on_its_neighbours() -> None:
     for position, i in enumerate(order):
         for a, b in zip(apart[position], together[i], strict=True):
             assert a.text == b.text
-            assert np.allclose(a.values, b.values, atol=1e-5 * b.values.max())
-            assert a.similarity == pytest.approx(b.similarity, abs=1e-6)
+            assert np.allclose(a.values, b.values, atol=1e-4 * b.values.max())
+            assert a.similarity == pytest.approx(b.similarity, abs=1e-5)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

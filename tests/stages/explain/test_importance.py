@@ -133,8 +133,8 @@ def test_neighbours_their_number_and_the_scale_of_an_embedding_do_not_matter() -
     together = importance(captions, given)
     for place in (0, 1, 3, 4, 9, 16):
         [alone] = importance([captions[place]], 64 * given[place : place + 1])
-        assert np.allclose(alone.shares, together[place].shares, atol=1e-6)
-        assert alone.cosine == pytest.approx(together[place].cosine, abs=1e-6)
+        assert np.allclose(alone.shares, together[place].shares, atol=1e-4)
+        assert alone.cosine == pytest.approx(together[place].cosine, abs=1e-5)
     assert not np.allclose(together[5].shares, together[6].shares, atol=1e-3)
 
 
@@ -248,8 +248,8 @@ def test_the_order_and_number_of_records_do_not_matter(stage: ExplainStage, mode
     turned = importances(stage.process(records[::-1]))[::-1]
     alone = [importances(stage.process([record]))[0] for record in records]
     for own, other, single in zip(together, turned, alone, strict=True):
-        assert own == pytest.approx(other, abs=1e-6)
-        assert own == pytest.approx(single, abs=1e-6)
+        assert own == pytest.approx(other, abs=1e-4)
+        assert own == pytest.approx(single, abs=1e-4)
     (answer,) = stage_of(model, importance="none").process([record_of(0)])
     assert importances([answer]) == [[None] * len(answer.phrases)]
 

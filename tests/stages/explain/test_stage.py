@@ -59,14 +59,14 @@ def make_records(most: int = 9) -> list[Record]:
 
 
 def assert_close(found: Sequence[Record], wanted: Sequence[Record]) -> None:
-    """The same texts and faults, and maps to 1e-5 of their largest value."""
+    """The same texts and faults, and maps to 1e-4 of their largest value."""
     for one, other in zip(found, wanted, strict=True):
         assert [(each.text, each.fault) for each in one.heat_maps] == [
             (each.text, each.fault) for each in other.heat_maps
         ]
         for mine, theirs in zip(one.heat_maps, other.heat_maps, strict=True):
-            assert np.abs(mine.values - theirs.values).max() <= 1e-5 * mine.values.max()
-            assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-6)
+            assert np.abs(mine.values - theirs.values).max() <= 1e-4 * mine.values.max()
+            assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -194,4 +194,4 @@ def test_a_map_does_not_depend_on_the_other_phrases_of_its_image(kind: str, sett
     explainer = made(kind, **settings)
     alone = explainer.explain(RGB, [["dog"]])[0][0]
     among_many = explainer.explain(RGB, [[*(f"cat {n}" for n in range(12)), "dog"]])[0][-1]
-    assert np.allclose(alone.values, among_many.values, atol=1e-6)
+    assert np.allclose(alone.values, among_many.values, atol=1e-5)
