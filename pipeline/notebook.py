@@ -36,7 +36,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.storage import absolute, open_file
 
 if TYPE_CHECKING:
-    from stages.explain.text.importance import CaptionImportance
+    from stages.explain.importance import CaptionImportance
     from stages.shared.model.clip import ClipModel
 
 IN_MEMORY: Final = "image"  # the name of an image without a path in messages

@@ -78,7 +78,7 @@ class Phrase:
         start, end: `captions[caption_index][start:end]` are the words. A concept of a pool that no caption says has the
             empty span [0, 0) of caption 0.
         importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
-            `stages.explain.text.importance`. None if not computed, or if the model does not see the words.
+            `stages.explain.importance`. None if not computed, or if the model does not see the words.
     """
 
     text: str  # normalised: case folded, one space between words, no leading determiner or possessive

@@ -25,27 +25,27 @@ ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 EXPLAINERS: Final[KindTable[Explainer[Any]]] = KindTable(
     {
         "grad_eclip": "stages.explain.grad_eclip:GradEclip",
-        "attention_gradient": "stages.explainers.attention.attention_gradient:AttentionGradient",
-        "raw_attention": "stages.explainers.attention.raw_attention:RawAttention",
+        "attention_gradient": "stages.explainers.attention.gradients:AttentionGradient",
+        "raw_attention": "stages.explainers.attention.rollout:RawAttention",
         "rollout": "stages.explainers.attention.rollout:Rollout",
         "attention_flow": "stages.explainers.attention.attention_flow:AttentionFlow",
-        "game": "stages.explainers.attention.game:Game",
-        "legrad": "stages.explainers.attention.legrad:LeGrad",
-        "cam": "stages.explainers.cams.cam:Cam",
-        "grad_cam": "stages.explainers.cams.grad_cam:GradCam",
-        "grad_cam_plus_plus": "stages.explainers.cams.grad_cam_plus_plus:GradCamPlusPlus",
-        "layer_cam": "stages.explainers.cams.layer_cam:LayerCam",
-        "maskclip": "stages.explainers.dense.maskclip:MaskClip",
-        "clip_surgery": "stages.explainers.dense.clip_surgery:ClipSurgery",
-        "gem": "stages.explainers.dense.gem:Gem",
-        "rise": "stages.explainers.perturbation.rise:Rise",
-        "occlusion": "stages.explainers.perturbation.occlusion:Occlusion",
-        "kernel_shap": "stages.explainers.perturbation.kernel_shap:KernelShap",
-        "partition_shap": "stages.explainers.perturbation.partition_shap:PartitionShap",
-        "score_cam": "stages.explainers.perturbation.score_cam:ScoreCam",
+        "game": "stages.explainers.attention.gradients:Game",
+        "legrad": "stages.explainers.attention.gradients:LeGrad",
+        "cam": "stages.explainers.cams:Cam",
+        "grad_cam": "stages.explainers.cams:GradCam",
+        "grad_cam_plus_plus": "stages.explainers.cams:GradCamPlusPlus",
+        "layer_cam": "stages.explainers.cams:LayerCam",
+        "maskclip": "stages.explainers.dense:MaskClip",
+        "clip_surgery": "stages.explainers.dense:ClipSurgery",
+        "gem": "stages.explainers.dense:Gem",
+        "rise": "stages.explainers.perturbation.masks:Rise",
+        "occlusion": "stages.explainers.perturbation.masks:Occlusion",
+        "kernel_shap": "stages.explainers.perturbation.shapley:KernelShap",
+        "partition_shap": "stages.explainers.perturbation.shapley:PartitionShap",
+        "score_cam": "stages.explainers.perturbation.masks:ScoreCam",
         "lrp": "stages.explainers.relevance.lrp:Lrp",
-        "clrp": "stages.explainers.relevance.clrp:Clrp",
-        "sg_lrp": "stages.explainers.relevance.sg_lrp:SgLrp",
+        "clrp": "stages.explainers.relevance.lrp:Clrp",
+        "sg_lrp": "stages.explainers.relevance.lrp:SgLrp",
         "m2ib": "stages.explainers.m2ib:M2ib",
         "transformer_interpretability": (
             "stages.explainers.relevance.transformer_interpretability:TransformerInterpretability"
@@ -57,21 +57,16 @@ EXPLAINERS: Final[KindTable[Explainer[Any]]] = KindTable(
 
 
 def kinds_for(tower: TowerKind) -> list[str]:
-    """The kinds of explainers that are defined on a kind of tower, in the order of the table."""
+    """Return the kinds of explainers that are defined on a kind of tower, in the order of the table."""
     return [kind for kind in EXPLAINERS if tower in EXPLAINERS[kind].towers]
 
 
 def fitted(config: ConfigT, tower: TowerKind, model: str) -> ConfigT:
-    """The settings of an explainer for a kind of tower, see `ExplainerConfig.for_tower`.
-
-    Args:
-        config: The settings.
-        tower: The kind of the model's image tower.
-        model: The model's name, for people.
+    """Return the settings of an explainer for a kind of tower, see `ExplainerConfig.for_tower`.
 
     Raises:
-        ConfigError: The explainer is not defined on such a tower, or a setting makes no sense there; the message says
-            what does.
+        ConfigError: The explainer is not defined on such a tower, or a setting makes no sense there; the message names
+            `model` and the kinds that fit it.
     """
     explainer = EXPLAINERS[config.kind]
     if tower not in explainer.towers:

@@ -10,8 +10,6 @@ by ten steps of conjugate gradients for all phrases at once. x are the tokens be
 class token, before an early block. LPOSS's graph of nearest neighbours and its power of the cosine are left out. The
 mean over all tokens that are alike and the attention of CLIP-ES were worse or no better (configs/README.md).
 
-Every product has the shape of one image and one group of phrases, so that a map does not depend on its neighbours.
-
 Shapes: B images, P phrases, N patches, D width.
 """
 
@@ -40,12 +38,8 @@ class Affinity:
     """Shares the heat of an explainer's maps out among tokens that belong together.
 
     Attributes:
-        block: Number of the block, from 0, whose incoming tokens are looked at on a tower with a class token; None on
-            others, where the last tokens are, and where nothing is shared.
-
-    Args:
-        config: As it is for the tower's kind, see `ExplainerConfig.for_tower`.
-        tower: The image tower.
+        block: Number of the block, from 0, whose incoming tokens are compared on a tower with a class token. None on
+            others, where the last tokens are compared, and where nothing is shared.
     """
 
     def __init__(self, config: ExplainerConfig, tower: Tower) -> None:
@@ -56,16 +50,7 @@ class Affinity:
 
     @torch.no_grad()
     def __call__(self, values: Tensor, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """The maps after sharing.
-
-        Args:
-            values: float32 (B, P, N), >= 0; P is a multiple of `phrases_per_step`.
-            tokens: Of the patches, (B, N, D), see `block`.
-            grid_hw: Rows and columns of the patches.
-
-        Returns:
-            float32 (B, P, N), >= 0.
-        """
+        """Maps (B, P, N), >= 0, and tokens of the patches (B, N, D) on a grid -> maps after sharing, >= 0."""
         graph = token_graph(tokens.float(), grid_hw)
         return torch.cat([propagated(part, graph, self.reach) for part in values.split(self.step, dim=1)], dim=1)
 

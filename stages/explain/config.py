@@ -8,82 +8,95 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from stages.shared.model.config import InputSpec, TowerKind
 
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Factor = Annotated[float, Field(gt=0.0, le=1000.0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
 
 class ExplainerConfig(BaseModel):
-    """Settings of an explainer. Each explainer derives a model of its own with `kind: Literal["x"] = "x"`.
+    """Settings of an explainer, each of which derives a model of its own with `kind: Literal["x"] = "x"`.
 
     All values are concrete: a stored configuration says what was computed, and null means none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: str
-    """Name of the explainer in `EXPLAINERS`."""
-
-    image_size: Literal["model", "keep"] | Annotated[int, Field(ge=8, le=4096)] = "model"
-    """`model`: the network's square input, with the whole image and no crop. `keep`: the aspect ratio is kept and each
-    side is rounded to the patch. A number: a square of that many pixels, rounded to the patch."""
-
-    scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = (1.0,)
-    """Sizes at which the image is looked at, as shares of `image_size`, the largest first: the map is the mean of the
-    maps of all, on the grid of the first. Each costs a forward of its own, by its area. On photographs [1.27, 1] makes
-    better boxes than [1] (measured; configs/README.md)."""
-
-    shorter_side_px: Annotated[int, Field(ge=8)] | None = None
-    """With `keep`: a shorter side above this is shrunk to it. Null: the image is not shrunk."""
-
-    max_side_px: Annotated[int, Field(ge=8)] = 2048
-    """With `keep`: the longest side allowed, against panoramas that do not fit into memory. Grad-ECLIP's authors have
-    no such bound; a large value restores them."""
-
-    contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.25
-    """Share of the hottest other phrase's map that is taken away from each map of an image (`stage.contrasted`; not
-    from the paper). On drawn scenes 0.25 raised box recall from .814 to .843 and box IoU from .748 to .767
-    (with GrabCut; configs/README.md); 0.5 is no better. A phrase that is alone in its image keeps its map; 0 makes maps
-    independent of the other phrases."""
-
-    affinity: Literal["none", "propagation"] = "none"
-    """How heat follows things. `propagation`: neighbouring tokens that are alike share it (`stages.explain.affinity`;
-    not from the paper). Pointing gains on photographs, and on drawn scenes where nothing else looks at the image's
-    colours (measured; configs/README.md)."""
-
-    affinity_reach: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.65
-    """Share of its heat that a token passes on in every step. On drawn scenes 0.5 gives the best boxes and 0.8 the best
-    peaks; photographs like 0.8 (measured)."""
-
-    affinity_depth: Annotated[float, Field(ge=0.0, le=1.0)] = 0.33
-    """With a class token: the block whose incoming tokens are compared, as a share of all blocks; no later than the
-    first block that Grad-ECLIP explains. Later tokens know too much of the whole image (measured). Other towers have it
-    without effect: there the last tokens are compared."""
-
-    importance: Literal["none", "eos"] = "none"
-    """Whether each phrase also gets its share of its caption's importance for the image: `eos`, by the token that ends
-    the caption (`stages.explain.text.importance`). It costs 1.6 text forwards for each caption (measured)."""
-
-    importance_depth: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    """Share of the text tower's blocks that importance is summed over, the last ones. 0.67 is the authors' 8 of CLIP's
-    12."""
-
-    importance_heads: Literal["single", "model"] = "model"
-    """Attention heads in these blocks: the network's own, or one head over the full width as in the authors' code,
-    which changes the cosine."""
-
-    importance_weight: Literal["none", "words", "all"] = "none"
-    """What a token's gradient is multiplied by. `all`: the authors' cosine of query and key, min-max normalised over
-    all tokens of the context, those behind the text included. `words`: the same over the caption's own tokens."""
-
-    importance_rectify: Literal["sum", "block"] = "block"
-    """ReLU after the blocks are summed (`sum`, the authors), or on each block before (`block`)."""
-
-    templates: tuple[str, ...] | Literal["openai_imagenet"] = ("{}",)
-    """Prompts whose embeddings are averaged; `{}` is the phrase. `openai_imagenet` stands for the 80 templates
-    of the authors' evaluation code."""
-
-    phrases_per_step: Annotated[int, Field(ge=1, le=256)] = 8
-    """The phrases of an image are computed in groups of this size. The size is fixed, so that results do not depend
-    on how many phrases a neighbour has. All images of a batch get as many groups as the one with most phrases: a group
-    takes 4 % of an image's time, and with 6 to 16 phrases an image the empty ones 1 % (ViT-B-32, batches of 8, one core
-    of a CPU), so that nothing is gathered to leave them out."""
+    kind: str = Field(description="Name of the explainer in `EXPLAINERS`.")
+    image_size: Literal["model", "keep"] | Annotated[int, Field(ge=8, le=4096)] = Field(
+        "model",
+        description="`model`: the network's square input, with the whole image and no crop. `keep`: the aspect ratio "
+        "is kept. A number: a square of that many pixels. Sides are rounded to the patch.",
+    )
+    scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = Field(
+        (1.0,),
+        description="Sizes of the image as shares of `image_size`, the largest first: the map is the mean of the maps "
+        "of all, on the grid of the first. Each costs a forward pass of its own, by its area. On photographs [1.27, 1] "
+        "gives better boxes than [1] (measured; configs/README.md).",
+    )
+    shorter_side_px: int | None = Field(
+        None, ge=8, description="With `keep`: a longer shorter side is shrunk to this. Null: the image is not shrunk."
+    )
+    max_side_px: int = Field(
+        2048, ge=8, description="With `keep`: the longest side allowed. Grad-ECLIP's authors have no such bound."
+    )
+    contrast: ShareBelowOne = Field(
+        0.0,
+        description="Share of the hottest other phrase's map that is subtracted from each map of an image "
+        "(`contrasted`; not from the papers). With 0, maps do not depend on the other phrases.",
+    )
+    affinity: Literal["none", "propagation"] = Field(
+        "none",
+        description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
+        "not from the papers). Pointing gains on photographs, and on drawn scenes where no other step looks at the "
+        "image's colours (measured; configs/README.md).",
+    )
+    affinity_reach: float = Field(
+        0.65,
+        gt=0.0,
+        lt=1.0,
+        description="Share of its heat that a token passes on in every step. On drawn scenes 0.5 gives the best boxes "
+        "and 0.8 the best peaks; on photographs 0.8 is best (measured).",
+    )
+    affinity_depth: float = Field(
+        0.33,
+        ge=0.0,
+        le=1.0,
+        description="With a class token: the block whose incoming tokens are compared, as a share of all blocks; no "
+        "later than the first block that Grad-ECLIP explains, because later tokens mix in too much of the whole image "
+        "(measured). On other towers the last tokens are compared, whatever the value.",
+    )
+    importance: Literal["none", "eos"] = Field(
+        "none",
+        description="`eos`: each phrase also gets its share of its caption's importance for the image, by the token "
+        "that ends the caption (`stages.explain.importance`). It costs 1.6 text forwards for each caption (measured).",
+    )
+    importance_depth: Share = Field(
+        1.0, description="Share of the text tower's blocks, the last ones. The authors' 8 of 12 is 0.67."
+    )
+    importance_heads: Literal["single", "model"] = Field(
+        "model", description="Heads in these blocks: the network's own, or one over the full width (the authors)."
+    )
+    importance_weight: Literal["none", "words", "all"] = Field(
+        "none",
+        description="Factor of a token's gradient. `all`: the authors' cosine of query and key, min-max normalised "
+        "over all tokens of the context, those behind the text included. `words`: the same over the caption's tokens.",
+    )
+    importance_rectify: Literal["sum", "block"] = Field(
+        "block", description="ReLU after the blocks are summed (`sum`, the authors), or on each block before (`block`)."
+    )
+    templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
+        ("{}",), description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80."
+    )
+    phrases_per_step: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="Phrases of an image that are computed together. All images of a batch get as many groups of this "
+        "size as the one with most phrases; a group takes 4 % of an image's time (ViT-B-32, one core).",
+    )
 
     @field_validator("templates", mode="after")
     @classmethod
@@ -101,7 +114,7 @@ class ExplainerConfig(BaseModel):
         return self
 
     def canvas(self, spec: InputSpec) -> dict[str, Any]:
-        """The settings of the prepare stage that resize images for this explainer and a model's input."""
+        """Return the settings of the prepare stage that resize images for this explainer and a model's input."""
         size = spec.size_px if isinstance(self.image_size, str) else self.image_size
         if size != spec.size_px or self.scales[0] != 1:
             size = max(1, round(size * self.scales[0] / spec.patch_px)) * spec.patch_px
@@ -115,9 +128,9 @@ class ExplainerConfig(BaseModel):
         }
 
     def for_tower(self, kind: TowerKind) -> Self:
-        """The settings for a kind of tower: where a default is wrong for it, the value that is right there.
+        """Return the settings for a kind of tower, with defaults that are wrong there replaced.
 
-        What was set is never changed.
+        A value that was set is never changed.
 
         Raises:
             ConfigError: A value that was set makes no sense for such a tower.
@@ -125,9 +138,6 @@ class ExplainerConfig(BaseModel):
         return self
 
     def decides_maps(self) -> dict[str, Any]:
-        """The settings that a calibration of scores depends on, as plain values."""
-        idle = set() if self.affinity != "none" else {"affinity_reach", "affinity_depth"}
-        if self.scales == (1.0,):
-            idle.add("scales")
+        """Return the settings that a calibration of scores depends on, as plain values."""
         words = {name for name in type(self).model_fields if name.startswith("importance")}
-        return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | idle | words)
+        return self.model_dump(mode="json", exclude={"variant", "phrases_per_step", "max_side_px"} | words)

@@ -1,14 +1,14 @@
 """Is the phrase in the image at all? A logistic regression on what the one forward pass has already computed.
 
 A heat map always has a peak, and a cosine alone says little: CLIP's cosines depend on the phrase ("man" is near every
-photograph) as much as on the image. So the cosine is looked at beside what is usual for the phrase:
+photograph) as much as on the image. So the cosine is looked at beside the usual one for the phrase:
 
     similarity   c = cos(image, phrase)
     usual        m = t . mu, the phrase's mean cosine over other images
     spread       s = sqrt(t' Sigma t), its standard deviation over other images
     deviation    (c - m) / s
-    local        the highest cosine of the phrase and what one patch alone would mean (MaskCLIP's value path, as
-                 `stages.explainers.dense.maskclip`; without residual and MLP where there is a class token)
+    local        the highest cosine of the phrase and a patch alone (MaskCLIP's value path, `stages.explainers.dense`;
+                 without residual and MLP where there is a class token)
 
 with the phrase's unit embedding t, and mean mu and covariance Sigma of the unit image embeddings of the images that the
 regression was fitted on. Sigma is kept as its `RANK` strongest directions and the mean variance of the others. None of
@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
-"""What the regression looks at, in this order."""
+"""The regression's features, in this order."""
 
 RANK: Final = 64
 """Directions of the covariance that are kept."""
@@ -37,14 +37,8 @@ RANK: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """What one forward pass says of the phrases of an image.
-
-    Attributes:
-        embedding: float32 (E,), unit length, of the image.
-        texts: float32 (P, E), unit length, of the phrases.
-        cosines: float32 (P,), of both.
-        local: float32 (P,), highest cosine of a phrase and a patch.
-    """
+    """The answer of one forward pass about an image's phrases: unit embeddings of the image (E,) and of the phrases
+    (P, E), cosines of both (P,), and the highest cosine of a phrase and a patch (P,); all float32."""
 
     embedding: NDArray[np.float32]
     texts: NDArray[np.float32]
@@ -59,7 +53,7 @@ class ImageStatistics:
     Attributes:
         mean: (E,).
         directions: (k, E), each of the length of its standard deviation.
-        rest: variance in every other direction.
+        rest: Variance in every other direction.
     """
 
     mean: Floats
@@ -68,7 +62,7 @@ class ImageStatistics:
 
     @classmethod
     def of(cls, embeddings: NDArray[np.float32]) -> Self:
-        """The statistics of unit image embeddings (n, E), two or more; rounded to the 16 bits that are stored."""
+        """Return the statistics of unit image embeddings (n, E), n >= 2, rounded to the 16 bits that are stored."""
         mean = embeddings.mean(axis=0, dtype=np.float64)
         _, lengths, axes = np.linalg.svd(embeddings - mean, full_matrices=False)
         variances = lengths**2 / len(embeddings)
@@ -80,19 +74,20 @@ class ImageStatistics:
             rest=float(variances[kept:].sum() / others) if others else 0.0,
         )
 
-    def usual_and_spread(self, text: NDArray[np.float32]) -> tuple[float, float]:
-        """Mean and standard deviation of a unit text embedding's (E,) cosine with the images."""
-        wide = text.astype(np.float64)
-        inside = self.directions @ wide
+    def features(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> Floats:
+        """Return the FEATURES (n, 5) of phrases, given unit embeddings (n, E) and `Signals.cosines` and `.local`."""
+        wide = texts.astype(np.float64)
+        inside = wide @ self.directions.T
         # The rest counts once for each direction that is not kept, as far as the text points there.
         lengths = np.linalg.norm(self.directions, axis=1)
         shares = np.divide(inside, lengths, out=np.zeros_like(inside), where=lengths > 0)
-        outside = max(0.0, 1.0 - float(shares @ shares))
-        variance = float(inside @ inside) + self.rest * outside
-        return float(self.mean @ wide), math.sqrt(max(variance, 1e-12))
+        outside = np.maximum(0.0, 1.0 - np.square(shares).sum(axis=1))
+        spread = np.sqrt(np.maximum(np.square(inside).sum(axis=1) + self.rest * outside, 1e-12))
+        usual, similarity = wide @ self.mean, cosines.astype(np.float64)
+        return np.stack([similarity, usual, spread, (similarity - usual) / spread, local], axis=1)
 
     def distance(self, embeddings: NDArray[np.float32]) -> float:
-        """How unlike the images of the fit others are, by their unit embeddings (n, E).
+        """Return how unlike the images of the fit others are, by their unit embeddings (n, E).
 
         The mean over images and kept directions of the squared distance from the mean, in variances: 1 for the images
         of the fit, somewhat more for others of their kind, which have not chosen the directions.
@@ -102,7 +97,7 @@ class ImageStatistics:
         return float(np.square((embeddings - self.mean) @ directions.T).mean())
 
     def plain(self) -> dict[str, Any]:
-        """Plain values, with arrays as base64 of 16-bit floats."""
+        """Return plain values, with arrays as base64 of 16-bit floats."""
         return {"mean": _packed(self.mean), "directions": _packed(self.directions), "rest": self.rest}
 
     @classmethod
@@ -126,7 +121,7 @@ class Presence:
         weight: By name of `FEATURES`, of (feature - mean) / scale.
         mean: See `weight`.
         scale: See `weight`; none is 0.
-        absent_share: The share of absent phrases in the fit: what the probability takes for usual.
+        absent_share: The share of absent phrases in the fit, which the probability takes for usual.
     """
 
     images: ImageStatistics
@@ -135,32 +130,25 @@ class Presence:
     mean: Mapping[str, float]
     scale: Mapping[str, float]
     absent_share: float = 0.5
-    _known: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
 
-    def probability(self, text: str, embedding: NDArray[np.float32], cosine: float, local: float) -> float:
-        """0 .. 1, rounded to six decimals as scores are.
+    def probabilities(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> list[float]:
+        """Return values 0 .. 1, rounded to six decimals as scores are; arguments as in `ImageStatistics.features`.
 
-        Args:
-            text: The phrase.
-            embedding: (E,), its unit embedding, always the same for the same text.
-            cosine: Of image and phrase.
-            local: The highest cosine of the phrase and a patch.
+        0 where a cosine is not finite.
         """
-        if text not in self._known:
-            if len(self._known) >= _MOST_TEXTS:
-                self._known.clear()
-            self._known[text] = self.images.usual_and_spread(embedding)
-        values = dict(zip(FEATURES, features(cosine, *self._known[text], local), strict=True))
-        total = self.bias
+        columns = dict(zip(FEATURES, self.images.features(texts, cosines, local).T, strict=True))
+        total = np.full(len(texts), self.bias)
         for name, weight in self.weight.items():
-            total += weight * (values[name] - self.mean[name]) / self.scale[name]
-        return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
+            total += weight * (columns[name] - self.mean[name]) / self.scale[name]
+        probabilities = 1.0 / (1.0 + np.exp(-total.clip(-60.0, 60.0)))
+        known = np.isfinite(cosines) & np.isfinite(local)
+        rounded: list[float] = np.where(known, probabilities, 0.0).round(6).tolist()
+        return rounded
 
     def plain(self) -> dict[str, Any]:
-        """Plain values for a calibration's file."""
-        numbers = {"bias": self.bias, "weight": self.weight, "mean": self.mean, "scale": self.scale}
-        numbers["absent_share"] = self.absent_share
-        return {**numbers, "images": self.images.plain()}
+        """Return plain values for a calibration's file."""
+        names = ("bias", "weight", "mean", "scale", "absent_share")
+        return {**{name: getattr(self, name) for name in names}, "images": self.images.plain()}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
@@ -168,36 +156,23 @@ class Presence:
         unknown = set(values["weight"]) - set(FEATURES)
         if unknown:
             raise ValueError(f"unknown features of presence {', '.join(sorted(unknown))}")
-        parts = [{name: float(values[part][name]) for name in values["weight"]} for part in ("weight", "mean", "scale")]
-        bias, share = float(values["bias"]), float(values.get("absent_share", 0.5))
+        weight, mean, scale = (
+            {name: float(values[part][name]) for name in values["weight"]} for part in ("weight", "mean", "scale")
+        )
+        bias, share = float(values["bias"]), float(values["absent_share"])
         if not 0.0 < share < 1.0:
             raise ValueError(f"expected a share of absent phrases between 0 and 1, got {share}")
-        numbers = [bias, *(number for part in parts for number in part.values())]
-        if not all(map(math.isfinite, numbers)) or not all(parts[2].values()):
+        numbers = [bias, *weight.values(), *mean.values(), *scale.values()]
+        if not all(map(math.isfinite, numbers)) or not all(scale.values()):
             raise ValueError("expected finite numbers and scales that are not 0")
         images = ImageStatistics.from_plain(values["images"])
-        weight, mean, scale = parts
         return cls(images=images, bias=bias, weight=weight, mean=mean, scale=scale, absent_share=share)
 
 
-_MOST_TEXTS: Final = 200_000
-"""Texts whose statistics are kept; then all are forgotten."""
-
-
-def features(cosine: float, usual: float, spread: float, local: float) -> tuple[float, ...]:
-    """The values of `FEATURES`."""
-    return (cosine, usual, spread, (cosine - usual) / spread, local)
-
-
 def features_of(images: ImageStatistics, signals: Sequence[Signals]) -> Floats:
-    """The features of all phrases of all images: (phrases, len(FEATURES))."""
-    return np.array(
-        [
-            features(float(cosine), *images.usual_and_spread(text), float(local))
-            for each in signals
-            for text, cosine, local in zip(each.texts, each.cosines, each.local, strict=True)
-        ]
-    ).reshape(-1, len(FEATURES))
+    """Return the features of all phrases of all images: (phrases, len(FEATURES))."""
+    parts = [images.features(each.texts, each.cosines, each.local) for each in signals]
+    return np.concatenate(parts) if parts else np.empty((0, len(FEATURES)))
 
 
 def _rounded(values: Floats) -> Floats:

@@ -25,8 +25,8 @@ from stages.shared.model.load import load_tokenizer
 from stages.shared.model.recognise import recognise
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
+from tests.stages.explain.models import text_architecture
 from tests.stages.explain.test_grad_eclip import assert_same, expected, model_pair, pixels
-from tests.stages.explain.text.towers import text_architecture
 
 
 @pytest.fixture(scope="module")

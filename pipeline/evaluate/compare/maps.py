@@ -257,9 +257,7 @@ class Field:
         stages: dict[str, ExplainStage] = {}
         for contender in self.contenders:
             settings = self.config.model
-            if contender.takes_one_image:
-                # A batch that is not full is filled up, and a blank image costs as many passes as any; and images that
-                # keep their aspect ratio do not fit into a batch.
+            if contender.config.image_size == "keep":  # images that keep their aspect ratio do not fit into a batch
                 settings = settings.model_copy(update={"batch_size": 1})
             # Masked images are never seen again: to remember them takes gigabytes.
             asked = self.plain if contender.repeats_trunk and model is self.model else model

@@ -1,1 +1,1 @@
-"""Explainers that read the attention of a transformer: its weights, their products, their gradients."""
+"""Explainers that read attention: its weights, their products, their gradients."""

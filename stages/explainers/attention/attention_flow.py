@@ -1,4 +1,4 @@
-"""Attention flow (Abnar and Zuidema, ACL 2020, arXiv 2005.00928): how much can run from the class token to a patch.
+"""Attention flow (Abnar and Zuidema, ACL 2020, arXiv 2005.00928): the most that can run from class token to patch.
 
 For block b with attention weights A_b (mean over heads, rows sum to 1) and residual share r:
 
@@ -6,40 +6,38 @@ For block b with attention weights A_b (mean over heads, rows sum to 1) and resi
     H_i = maximum flow from the class token after the last block to patch i before the first,
           in the graph of tokens and blocks whose edge from token j after block b to token k before it holds M_b[j, k]
 
-The map does not depend on the phrase: all phrases of an image get the same one, and `contrast` is 0. At most 1 leaves
-the class token, and at most the sum of column i of M_1 arrives at patch i. In a deep model this last cut is often the
-tightest, and the map shows less what the class token looks at than which patches the first block looks at: so it was
-for every patch of a photograph in the demo's model.
+The map does not depend on the phrase: all phrases of an image get the same one. At most 1 leaves the class token, and
+at most the sum of column i of M_1 arrives at patch i. In a deep model this last cut is often the tightest, and the map
+shows less where the class token looks than where the first block does: so it was for every patch of a photograph in
+the demo's model.
 
 The flows are exact but for the capacities, which are whole multiples of 2^-30 as scipy's Dinic takes them. Most are
-found in a part of the graph. What any flow of 1 from the class token leaves at the tokens before a late block, when
-every token divides it by its row of M (which is attention rollout), can be sent there in any case. A flow from this
-supply through the first blocks is therefore possible in the whole graph, and where it fills one of the two cuts above
-it is the largest one. Only where it does not, more blocks are taken in, at last all of them.
+found in a part of the graph. Attention rollout is one flow of 1 from the class token to the tokens before a late block.
+A flow from this supply through the first blocks is therefore possible in the whole graph, and where it fills one of the
+two cuts above it is the largest one. Only where it does not, more blocks are taken in, at last all of them.
 
 Deviations: none of the values at `residual: 0.5`, but that the paper divides a row by its sum, which heat is not.
 
-Cost: a forward pass, and one maximum flow for each patch. On one core of an Intel Xeon these take 3 ms each for 196
-patches and 12 blocks, and 16 ms each for 400 patches and 6 blocks, as long as many forward passes; so the method is
-counted among those that make them.
+Cost: a forward pass, and one maximum flow for each patch: 3 ms each for 196 patches and 12 blocks, and 16 ms each for
+400 patches and 6 blocks (one core of an Intel Xeon), as long as many forward passes.
 
 Shapes: N patches, T = N + 1 tokens (the class token first), L blocks.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
-from stages.explain.base import Explainer, Maps, cosines_of
-from stages.explain.config import ExplainerConfig
+from stages.explain.base import Explainer
+from stages.explain.maps import Maps, cosines_of
+from stages.explainers.attention.rollout import ResidualConfig
 from stages.explainers.attention.walk import Walk, image_by_image
 from stages.shared.model.clip import ClipModel
 
@@ -53,18 +51,14 @@ FIRST_BLOCKS: Final = 3
 demo's model on photographs)."""
 
 
-class AttentionFlowConfig(ExplainerConfig):
+class AttentionFlowConfig(ResidualConfig):
     """Attention flow."""
 
     kind: Literal["attention_flow"] = "attention_flow"
-    contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-
-    residual: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Share of each token that passes a block unchanged; 0.5 in the paper."""
 
 
 class AttentionFlow(Explainer[AttentionFlowConfig]):
-    """Maximum flow through the attention of all blocks. `similarity` is the cosine of image and phrase."""
+    """Maximum flow through the attention of all blocks."""
 
     config_type = AttentionFlowConfig
     towers = ("class_token",)
@@ -87,11 +81,12 @@ class AttentionFlow(Explainer[AttentionFlowConfig]):
         heat = flows((1 - residual) * attention + residual * np.eye(attention.shape[-1]))
         values = torch.from_numpy(heat[1:].astype(np.float32)).to(texts.device).expand(1, texts.shape[1], -1)
         embedding = walked.embedding.detach()
-        return Maps(values, cosines_of(embedding, texts), None, walked.early, embedding)
+        cosines = cosines_of(embedding, texts)
+        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=embedding)
 
 
 def flows(mixed: Floats) -> Floats:
-    """Maximum flows from the class token after the last block to every token before the first.
+    """Return the maximum flows from the class token after the last block to every token before the first.
 
     Args:
         mixed: M of the module's formula, (L, T, T), first block first.
@@ -121,7 +116,7 @@ class _Graph:
     """A source that supplies the tokens after some of the first blocks, these blocks, and one token at their end.
 
     Args:
-        supply: (T,), what each token after the last of the blocks has at most.
+        supply: (T,), the most that each token after the last of the blocks has.
         mixed: M of these blocks, (L', T, T).
     """
 

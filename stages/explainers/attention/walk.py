@@ -6,13 +6,10 @@ For each walked block with tokens x (class token 0, patches 1..N):
     A = softmax(q k' / sqrt(D / H))                   one matrix per head, rows sum to 1
     y = x + (A v) W_out + b_out, then the MLP
 
-A method asks for the gradient of a score at any of these with autograd, phrase by phrase: no hook is set, no weight
+A method takes the gradient of a score at any of these with autograd, phrase by phrase: no hook is set, no weight
 carries a gradient, and the graph is gone with the `Walked` that holds it. Blocks before the first walked one compute in
-the model's own precision and without a graph.
-
-One image is walked at a time: its numbers then have the same bits whatever its neighbours in a batch are, and the
-attention of a whole batch, which is the largest thing here, is never held. A backward pass costs about as much as
-the walked blocks forwards.
+the model's own precision and have no graph. One image is walked at a time, because the attention of a whole batch would
+fill the memory.
 
 Shapes: B images (1 here), P phrases, H heads, T = N + 1 tokens, D width, E embedding.
 """
@@ -21,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explain.base import Maps, cosine_gradients
+from stages.explain.maps import Maps, by_step, cosine_gradients, joined
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.vision import VisionTower, split_heads
 
@@ -40,7 +38,7 @@ class Walked:
         early: (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.
         inputs: (1, T, D), x.
         normed: (1, T, D), z.
-        attention: (1, H, T, T), A; row i is what token i looks at.
+        attention: (1, H, T, T), A; row i is where token i looks.
         outputs: (1, T, D), the tokens after the block.
         embedding: (1, E), of the image, not normalised.
     """
@@ -53,16 +51,26 @@ class Walked:
     embedding: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A tower's answer to one image as a function of some tensor in it.
+
+    Attributes:
+        leaf: (1, T, D), the tensor that is differentiated by; its last N tokens are the patches.
+        embedding: (1, E), in the leaf's graph.
+        tokens: See `Maps.tokens`.
+    """
+
+    leaf: Tensor
+    embedding: Tensor
+    tokens: Tensor | None
+
+
 class Walk:
-    """Walks the last blocks of a transformer with a class token.
+    """Walks the last `blocks` of a transformer with a class token, which is only read.
 
-    Args:
-        model: With such a transformer, which is only read.
-        blocks: How many of its last blocks are walked.
-        kept: Number of the block, from 0, whose incoming patches are `Walked.early`; None if nobody wants them.
-        setting: Name of the setting that says how many, for people.
-
-    Raises ConfigError for more blocks than the model has.
+    `kept` is the number of the block, from 0, whose incoming patches are `Walked.early`; None: not wanted. Raises
+    ConfigError, which names `setting`, for more blocks than the model has.
     """
 
     def __init__(
@@ -107,33 +115,17 @@ class Walk:
 
 
 def image_by_image(maps: Callable[[Tensor, Tensor], Maps], rgb: Tensor, texts: Tensor) -> Maps:
-    """The maps of a batch, from a function that makes those of one image; arguments as in `Explainer.maps`."""
-    found = [maps(image, own) for image, own in zip(rgb.split(1), texts.split(1), strict=True)]
-    return Maps(
-        values=torch.cat([each.values for each in found]),
-        cosines=torch.cat([each.cosines for each in found]),
-        constant=_joined([each.constant for each in found]),
-        tokens=_joined([each.tokens for each in found]),
-        embedding=_joined([each.embedding for each in found]),
-        local=_joined([each.local for each in found]),
-    )
-
-
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    there = [part for part in parts if part is not None]
-    return torch.cat(there) if there else None
+    """Return the maps of a batch, given a function for those of one image; arguments as in `Explainer.maps`."""
+    return joined([maps(image, own) for image, own in zip(rgb.split(1), texts.split(1), strict=True)])
 
 
 def gradients_at(score: Tensor, wanted: Sequence[Tensor], starts: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """For each phrase, the gradient at all that is wanted.
+    """Yield, for each phrase in order, a gradient for each wanted tensor, in its shape.
 
     Args:
         score: (1, E), what the phrases' scores are functions of, such as the embedding.
         wanted: Tensors of its graph.
         starts: (P, E), the gradient of each phrase's score at it. Rows of zeros, which only fill up, cost nothing.
-
-    Yields:
-        A gradient for each wanted tensor, in its shape; phrases in order.
     """
     for start in starts:
         if start.any():
@@ -143,12 +135,6 @@ def gradients_at(score: Tensor, wanted: Sequence[Tensor], starts: Tensor) -> Ite
 
 
 def starts_of(embedding: Tensor, texts: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """dc/de (P, E) and c (1, P) of one image's phrases, `step` at a time so that neither depends on their number.
-
-    Args:
-        embedding: (1, E), not normalised.
-        texts: (1, P, E), unit text embeddings; P is a multiple of `step`.
-        step: See `ExplainerConfig.phrases_per_step`.
-    """
-    parts = [cosine_gradients(embedding.detach(), part) for part in texts.split(step, dim=1)]
-    return torch.cat([starts[0] for starts, _ in parts]), torch.cat([cosines for _, cosines in parts], dim=1)
+    """Embedding (1, E), unit texts (1, P, E) -> dc/de (P, E) and c (1, P), in groups of `phrases_per_step`."""
+    starts, cosines = by_step(texts, step, partial(cosine_gradients, embedding.detach()))
+    return starts[0], cosines

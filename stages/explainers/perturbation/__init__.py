@@ -1,1 +1,1 @@
-"""Explainers that look at what masked copies of an image mean."""
+"""Explainers that embed masked copies of an image."""

@@ -1,1 +1,1 @@
-"""Explainers that hand the score back through the network, layer by layer, as relevance."""
+"""Explainers that propagate the score back through the network, layer by layer, as relevance."""

@@ -19,25 +19,56 @@ held have no gradient, and a factor that is halved has half of it.
 Sources: AttnLRP (Achtibat et al., ICML 2024, arXiv 2402.05602); conservative propagation (Ali et al., ICML 2022, arXiv
 2202.07304); the gamma rule for inputs of both signs as Zennit has it (Anders et al., arXiv 2106.13200).
 
-What biases add keeps its relevance, and so does what softmax loses: the sum over all inputs is the score less both.
+Biases keep the relevance of what they add, and softmax that of what it loses: the sum over all inputs is the score less
+both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from stages.explain.config import ExplainerConfig
 from stages.shared.model.towers.layers import Activation, Chain, Gated, Layer, LayerNorm, Linear, Residual
 from stages.shared.model.towers.pooled import AttentionPool
 from stages.shared.model.towers.vision import Block, Heads, VisionTower, split_heads
 
-_NEAR_ZERO = 1e-6
+CLAIM: Final = (
+    "layer-wise relevance propagation is claimed to be patented, and to be free of charge for personal and scientific "
+    "purposes only (the README of LXT, github.com/rachtibat/LRP-eXplains-Transformers)"
+)
+"""See `Explainer.claim`."""
+
+_NEAR_ZERO: Final = 1e-6
 """Inputs of an activation that are nearer to zero have the gate of this one."""
+
+
+class RelevanceConfig(ExplainerConfig):
+    """Settings of all explainers that propagate relevance by these rules."""
+
+    rule: Literal["attnlrp", "conservative"] = Field(
+        "attnlrp",
+        description="Relevance in an attention. `attnlrp`: one half goes to the attention weights and on to queries "
+        "and keys, the other to the values. `conservative`: all of it goes to the values, the weights are constants.",
+    )
+    activation: Literal["identity", "gradient"] = Field(
+        "identity",
+        description="Relevance in an activation. `identity`: all of it passes, as AttnLRP has it. `gradient`: it is "
+        "multiplied by the slope, as gradient times input has it, which is what Ali et al. leave as it is.",
+    )
+    gamma: float = Field(
+        0.0,
+        ge=0.0,
+        le=100.0,
+        description="How much the linear layers of the MLPs favour the inputs that agree with their output (the gamma "
+        "rule). 0 is the epsilon rule with no epsilon. LXT's example for CLIP tries 0, 0.01, 0.05, 0.1 and 1.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +139,7 @@ def gate_held(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The rules that settings ask for, and what they make of parts of a tower, which have float32 weights.
-
-    Attributes:
-        rule, activation, gamma: see `RelevanceConfig`.
-    """
+    """The rules of settings (`RelevanceConfig`), applied to parts of a tower, which have float32 weights."""
 
     rule: Literal["attnlrp", "conservative"]
     activation: Literal["identity", "gradient"]
@@ -139,19 +166,16 @@ class Rules:
             values = halved(values)
         return (weights @ values).transpose(-3, -2).flatten(-2), weights
 
-    def norm(self, norm: LayerNorm) -> LayerNorm:
-        """A layer norm by its rule."""
+    def _norm(self, norm: LayerNorm) -> LayerNorm:
         return HeldNorm(norm.weight, norm.bias, norm.eps)
 
-    def linear(self, linear: Linear) -> Linear:
-        """A linear layer of an MLP by its rule."""
+    def _linear(self, linear: Linear) -> Linear:
         return GammaLinear(linear.weight, linear.bias, self.gamma) if self.gamma else linear
 
-    def function(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """An activation by its rule."""
+    def _function(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return gate_held(function) if self.activation == "identity" else function
 
-    def layer(self, layer: Layer) -> Layer:
+    def _layer(self, layer: Layer) -> Layer:
         """Any layer of a head by its rule. Those without a rule are linear."""
         match layer:
             case Chain():
@@ -159,29 +183,29 @@ class Rules:
             case Residual():
                 return Residual(self.chain(layer.inner))
             case LayerNorm():
-                return self.norm(layer)
+                return self._norm(layer)
             case Linear():
-                return self.linear(layer)
+                return self._linear(layer)
             case Activation():
-                return Activation(self.function(layer.function))
+                return Activation(self._function(layer.function))
             case Gated():
-                activation = Activation(self.function(layer.activation.function))
-                return HalvedGated(self.linear(layer.gate), self.linear(layer.up), activation)
+                activation = Activation(self._function(layer.activation.function))
+                return HalvedGated(self._linear(layer.gate), self._linear(layer.up), activation)
         return layer
 
     def chain(self, chain: Chain) -> Chain:
         """Layers one after the other by their rules."""
-        return Chain(tuple(self.layer(layer) for layer in chain.layers))
+        return Chain(tuple(self._layer(layer) for layer in chain.layers))
 
-    def block(self, block: Block) -> Block:
+    def _block(self, block: Block) -> Block:
         """A block's layers by their rules; its attention is `attend`."""
         return replace(
             block,
-            ln_1=self.norm(block.ln_1),
-            ln_2=self.norm(block.ln_2),
-            fc=self.linear(block.fc),
-            activation=self.function(block.activation),
-            proj=self.linear(block.proj),
+            ln_1=self._norm(block.ln_1),
+            ln_2=self._norm(block.ln_2),
+            fc=self._linear(block.fc),
+            activation=self._function(block.activation),
+            proj=self._linear(block.proj),
         )
 
     def tower(self, tower: VisionTower) -> VisionTower:
@@ -189,9 +213,9 @@ class Rules:
         exact = tower.float_head()
         return replace(
             exact,
-            ln_pre=None if tower.ln_pre is None else self.norm(tower.ln_pre.float()),
-            blocks=tuple(self.block(block.float()) for block in tower.blocks),
-            ln_post=self.norm(exact.ln_post),
+            ln_pre=None if tower.ln_pre is None else self._norm(tower.ln_pre.float()),
+            blocks=tuple(self._block(block.float()) for block in tower.blocks),
+            ln_post=self._norm(exact.ln_post),
         )
 
     def pool(self, pool: AttentionPool) -> AttentionPool:
@@ -199,7 +223,7 @@ class Rules:
         exact = pool.float()
         return replace(
             exact,
-            norm=None if exact.norm is None else self.layer(exact.norm),
+            norm=None if exact.norm is None else self._layer(exact.norm),
             scale=self.chain(exact.scale),
             out=self._plain(exact.out),
             finish=self.chain(exact.finish),
@@ -207,4 +231,4 @@ class Rules:
 
     def _plain(self, layer: Layer) -> Layer:
         """The projection of an attention, whose linear layers are none of an MLP's."""
-        return replace(self, gamma=0.0).layer(layer)
+        return replace(self, gamma=0.0)._layer(layer)

@@ -1,70 +1,85 @@
 """Transformer interpretability beyond attention visualization (Chefer, Gur, Wolf, CVPR 2021, arXiv 2012.09838).
 
-For every block b with attention A_b, the gradient of the score s at it, and its relevance R_b (`positive.py`):
+For every block b with attention A_b, the gradient of the score s at it, and its relevance R_b:
 
     C_b = I + mean over heads of ReLU(ds/dA_b · R_b)
     H   = row of the class token in C_B ... C_2 C_1, over the patches
 
 s is the cosine times `logit_scale`. Relevance starts with 1 for the phrase, which is shared out among the channels of
-the image's embedding e by what adds to the cosine, (e_d t_d)+.
+the image's embedding e by what adds to the cosine, (e_d t_d)+. From the end of a block to its beginning, R the
+relevance of the output of each part:
+
+    linear      R_i = sum_j (x_i W_ji)+ / sum_i' (x_i' W_ji')+ R_j         only what adds: alpha 1, beta 0; no bias
+    product     z = A v:  R_A = A · (R / z) v' / 2,  R_v = v · A' (R / z) / 2;   the same for q k'
+    sum         z = a + b: R_a = a / z R, and R_b = b / z R, each scaled to share |sum R_a| / (|sum R_a| + |sum R_b|)
+    others      layer norm, activation, softmax, LayerScale: R passes
+
+Every rule hands on all that it gets: the relevance of a block's tokens sums to the same at both ends. Where the rules
+of products and sums divide by values near zero, the method is ill-conditioned: on a random network of the tests the
+relevance of a row of attention changes its sign when weights change by a ten-thousandth.
 
 Deviations from the paper: rows of C_b are divided by their sum, as the authors' evaluation code does it and the paper
 does not (`rows: plain`); all blocks are multiplied, where that evaluation leaves the first one out (`first_block: 1`);
-the paper has no CLIP, so that the cosine takes the place of a class's logit; sums over the batch, see `positive.py`.
+the paper has no CLIP, so that the cosine takes the place of a class's logit; the sums in the rule of sums are over the
+tokens of one image, where the authors' code takes them over the batch.
 
-Layer-wise relevance propagation is claimed to be patented, and free of charge for personal and scientific purposes only
-(the README of LXT); see `Explainer.claim`. No default uses it.
+Layer-wise relevance propagation is claimed to be patented, see `CLAIM`. No default uses it.
 
-The cost for each phrase is a backward pass through the whole tower, and relevance through it: twice the products of a
-backward pass. Shapes: B images (1 here), P phrases, H heads, N patches, T = N + 1 tokens, D width, E embedding.
+Shapes: B images (1 here), P phrases, H heads, N patches, T = N + 1 tokens, D width, E embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Final, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from stages.contract.errors import ConfigError
-from stages.explain.base import Explainer, Maps
-from stages.explain.config import ExplainerConfig
+from stages.explain.base import Explainer
+from stages.explain.config import ExplainerConfig, Factor
+from stages.explain.maps import Maps
 from stages.explainers.attention.walk import Walk, gradients_at, image_by_image, starts_of
-from stages.explainers.relevance.config import CLAIM
-from stages.explainers.relevance.positive import AddingLinear, BlockRelevance, share
+from stages.explainers.relevance.rules import CLAIM
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.layers import Linear
+from stages.shared.model.towers.vision import Block, split_heads
+
+_TINY: Final = 1e-9
+"""Added to the size of what is divided by, as the authors' code has it."""
 
 
 class TransformerInterpretabilityConfig(ExplainerConfig):
     """Relevance of attention times its gradient, multiplied through the blocks."""
 
     kind: Literal["transformer_interpretability"] = "transformer_interpretability"
-    contrast: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-
-    rows: Literal["unit", "plain"] = "unit"
-    """Whether the rows of each C are divided by their sum (`unit`, the authors' evaluation code) or not (the paper)."""
-
-    first_block: Annotated[int, Field(ge=0)] = 0
-    """Number of the first block that is multiplied, from 0. The authors' evaluation leaves the first one out: 1."""
-
-    logit_scale: Annotated[float, Field(gt=0.0, le=1000.0)] = 100.0
-    """What the cosine is multiplied by before it is differentiated; CLIP's own models end at 100. It decides how much
-    the products of blocks count beside their sum."""
+    rows: Literal["unit", "plain"] = Field(
+        "unit",
+        description="Whether the rows of each C are divided by their sum (`unit`, the authors' evaluation code) or "
+        "not "
+        "(the paper).",
+    )
+    first_block: int = Field(
+        0,
+        ge=0,
+        description="Number of the first block that is multiplied, from 0. The authors' evaluation leaves the first "
+        "one out: 1.",
+    )
+    logit_scale: Factor = Field(
+        100.0,
+        description="Factor of the cosine before it is differentiated; CLIP's own models end at 100. It decides how "
+        "much the products of blocks count beside their sum.",
+    )
 
 
 class TransformerInterpretability(Explainer[TransformerInterpretabilityConfig]):
-    """Relevance of each attention times its gradient, rolled out. `similarity` is the cosine of image and phrase.
-
-    Raises ConfigError for a `first_block` that the model does not have.
-    """
+    """Relevance of each attention times its gradient, rolled out. Raises ConfigError for a `first_block` it lacks."""
 
     config_type = TransformerInterpretabilityConfig
     towers = ("class_token",)
     needs = "transformer blocks with a class token"
-    cost = "backward"
     claim = CLAIM
 
     def __init__(self, config: TransformerInterpretabilityConfig, model: ClipModel) -> None:
@@ -85,7 +100,7 @@ class TransformerInterpretability(Explainer[TransformerInterpretabilityConfig]):
         embedding = walked.embedding.detach()
         starts, cosines = starts_of(embedding, texts, self.config.phrases_per_step)
         passed = zip(self.walk.blocks, walked.inputs, walked.attention, strict=True)
-        blocks = [BlockRelevance.of(block, x.detach(), a.detach()) for block, x, a in passed]
+        blocks = [through_block(block, x.detach(), a.detach()) for block, x, a in passed]
         class_token = walked.outputs[-1][:, 0].detach()
         slopes = gradients_at(walked.embedding, walked.attention[first:], self.config.logit_scale * starts)
         heat = []
@@ -96,28 +111,99 @@ class TransformerInterpretability(Explainer[TransformerInterpretabilityConfig]):
             relevance = torch.zeros_like(walked.outputs[-1])
             relevance[:, 0] = self._at_class_token(class_token, embedding, text)
             heat.append(self._rolled(blocks[first:], gradients, relevance))
-        return Maps(torch.stack(heat, dim=1), cosines, None, walked.early, embedding)
+        values = torch.stack(heat, dim=1)
+        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=embedding)
 
-    def _rolled(self, blocks: Sequence[BlockRelevance], gradients: Sequence[Tensor], relevance: Tensor) -> Tensor:
+    def _rolled(
+        self,
+        blocks: Sequence[Callable[[Tensor], tuple[Tensor, Tensor]]],
+        gradients: Sequence[Tensor],
+        relevance: Tensor,
+    ) -> Tensor:
         """Relevance (1, T, D) behind the last block -> H (1, N)."""
-        row: Tensor | None = None
+        identity = torch.eye(relevance.shape[1], device=relevance.device)
+        row = identity[None, :1]
         for block, gradient in zip(reversed(blocks), reversed(gradients), strict=True):
             relevance, at_attention = block(relevance)
-            step = self._mixed((gradient * at_attention).relu().mean(dim=1))
-            row = step[:, :1] if row is None else row @ step
-        assert row is not None, "a transformer has blocks"  # noqa: S101
+            step = (gradient * at_attention).relu().mean(dim=1) + identity
+            row = row @ (step / step.sum(dim=-1, keepdim=True) if self.config.rows == "unit" else step)
         return row[:, 0, 1:]
 
     def _at_class_token(self, token: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
         """Class token behind the last block (1, D), embedding (1, E), text (E,) -> relevance (1, D), in total 1."""
         tower = self.walk.tower
-        adding = (embedding * text).relu()
-        relevance = share(adding, adding.sum())
+        speaking = (embedding * text).relu()
+        relevance = share(speaking, speaking.sum())
         if tower.output is None:
             return relevance
-        return AddingLinear.of(Linear(tower.output.T, None), tower.ln_post(token))(relevance)
+        return adding(Linear(tower.output.T, None), tower.ln_post(token))(relevance)
 
-    def _mixed(self, mean: Tensor) -> Tensor:
-        """(1, T, T) -> with the residual path."""
-        mixed = mean + torch.eye(mean.shape[-1], device=mean.device)
-        return mixed / mixed.sum(dim=-1, keepdim=True) if self.config.rows == "unit" else mixed
+
+def share(relevance: Tensor, total: Tensor) -> Tensor:
+    """Return the relevance for each unit of the total that it is shared out by; none where the total is zero."""
+    safe = total + torch.where(total < 0, -_TINY, _TINY)
+    return torch.where(total == 0, 0.0, relevance / safe)
+
+
+def adding(linear: Linear, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the rule of a linear layer with the input x (1, T, in): relevance (1, T, out) -> (1, T, in)."""
+    weight = linear.weight
+    total = x.clamp(min=0) @ weight.clamp(min=0).T + x.clamp(max=0) @ weight.clamp(max=0).T
+
+    def back(relevance: Tensor) -> Tensor:
+        unit = share(relevance, total)
+        above, below = unit @ weight.clamp(min=0), unit @ weight.clamp(max=0)
+        return x.clamp(min=0) * above + x.clamp(max=0) * below
+
+    return back
+
+
+def through_product(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of the product a b -> of a and b, one half each."""
+    unit = share(relevance, a @ b) / 2
+    return a * (unit @ b.mT), b * (a.mT @ unit)
+
+
+def through_sum(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance of a + b -> of a and of b."""
+    unit = share(relevance, a + b)
+    at_a, at_b = a * unit, b * unit
+    in_a, in_b = at_a.sum(), at_b.sum()
+    size = in_a.abs() + in_b.abs()
+    whole = share(relevance.sum(), size)
+    return at_a * share(in_a.abs() * whole, in_a), at_b * share(in_b.abs() * whole, in_b)
+
+
+def through_block(block: Block, x: Tensor, attention: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Return the rules of a float32 block, to be gone through backwards any number of times.
+
+    Args:
+        block: The block.
+        x: The tokens (1, T, D) that go into it.
+        attention: Its attention (1, H, T, T).
+
+    Returns:
+        Relevance (1, T, D) of the tokens behind the block -> that of those before it, and of its attention.
+    """
+    z = block.ln_1(x)
+    queries, keys, values = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
+    o = (attention @ values).transpose(1, 2).flatten(2)
+    a = block.out(o)
+    added = a if block.ls_1 is None else a * block.ls_1
+    between = x + added
+    normed = block.ln_2(between)
+    active = block.activation(block.fc(normed))
+    m = block.proj(active)
+    more = m if block.ls_2 is None else m * block.ls_2
+    qkv, out = adding(block.qkv, z), adding(block.out, o)
+    fc, proj = adding(block.fc, normed), adding(block.proj, active)
+
+    def back(relevance: Tensor) -> tuple[Tensor, Tensor]:
+        stream, branch = through_sum(between, more, relevance)
+        stream, branch = through_sum(x, added, stream + fc(proj(branch)))
+        at_attention, at_values = through_product(attention, values, split_heads(out(branch), block.heads))
+        at_queries, at_keys = through_product(queries, keys.mT, at_attention)
+        parts = [part.transpose(1, 2).flatten(2) for part in (at_queries, at_keys.mT, at_values)]
+        return stream + qkv(torch.cat(parts, dim=-1)), at_attention
+
+    return back

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,12 +14,10 @@ from stages.contract.errors import ConfigError
 from stages.explain import EXPLAINERS
 from stages.explain.affinity import ALIKE, propagated
 from stages.explain.base import Explainer
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.load import from_open_clip
 from tests.factories import TOWERS
+from tests.stages.explain.models import clip_of, made
 
 PHRASES = [["red car", "dog", "two green fish"], ["dog"]]
-tokenizer = open_clip.get_tokenizer("ViT-B-32")
 Floats = NDArray[np.float64]
 
 PLACES = [
@@ -38,17 +34,10 @@ PLACES = [
 everywhere = pytest.mark.parametrize(("kind", "tower"), PLACES)
 
 
-@functools.cache
-def clip_of(tower: str) -> ClipModel:
-    make, spec = TOWERS[tower]
-    return from_open_clip(make(), tokenizer, spec)
-
-
 def explainer_of(kind: str, tower: str, **settings: Any) -> Explainer[Any]:
     """With blocks to spare before those that are explained."""
     of_blocks = {"blocks": 2} if (kind, tower) == ("grad_eclip", "class token") else {}
-    explainer = EXPLAINERS[kind]
-    return explainer(explainer.config_type(**of_blocks, **settings), clip_of(tower))
+    return made(kind, tower, **of_blocks, **settings)
 
 
 def pixels(tower: str) -> NDArray[np.uint8]:
@@ -97,9 +86,12 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
     explainer, rgb = explainer_of(kind, tower, affinity="propagation"), pixels(tower)
     one, other = explainer.explain(rgb, PHRASES), explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
     more = explainer.explain(rgb, [PHRASES[0], [f"dog {n}" for n in range(20)] + PHRASES[1]])
-    for maps, turned in zip(one, other, strict=True):
-        assert [a.values.tobytes() for a in maps] == [b.values.tobytes() for b in turned]
-    assert [a.values.tobytes() for a in one[0]] == [b.values.tobytes() for b in more[0]]
+    for a, b in [
+        *zip(one[0], other[0], strict=True),
+        *zip(one[1], other[1], strict=True),
+        *zip(one[0], more[0], strict=True),
+    ]:
+        assert np.allclose(a.values, b.values, atol=1e-4 * a.values.max())
 
 
 def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
@@ -122,13 +114,6 @@ def test_a_block_that_is_explained_is_refused() -> None:
 @pytest.mark.parametrize("variant", ["authors", "notebook"])
 def test_the_presets_of_the_paper_have_none(variant: str) -> None:
     assert EXPLAINERS["grad_eclip"].config_type(variant=variant).affinity == "none"
-
-
-def test_numbers_decide_maps_only_where_there_is_an_affinity() -> None:
-    config = EXPLAINERS["grad_eclip"].config_type
-    numbers = {"affinity_reach", "affinity_depth"}
-    assert not numbers & set(config().decides_maps())
-    assert numbers <= set(config(affinity="propagation").decides_maps())
 
 
 def test_tokens_that_are_all_alike_or_all_different_keep_the_heat() -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.explain import grad_eclip
+from stages.explain.class_path import attention_gradients, class_forward
 from stages.shared.model.towers.layers import LayerNorm, Linear
 from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
@@ -105,9 +105,9 @@ def test_gradients_equal_autograd(case: dict[str, Any], depth: int, output: bool
 
     token, steps = start, []
     for block, (keys, values) in zip(blocks, held, strict=True):
-        token, step = grad_eclip.class_forward(block, token, keys, values, heads)
+        token, step = class_forward(block, token, keys, values, heads)
         steps.append(step)
-    found = grad_eclip.attention_gradients(tower, token, steps, gradient)
+    found = attention_gradients(tower, token, steps, gradient)
 
     wanted_token, attentions = start.clone().requires_grad_(), []
     for block, (keys, values) in zip(blocks, held, strict=True):
@@ -128,29 +128,18 @@ def test_the_class_token_is_one_of_the_tokens() -> None:
     block = parts.block(4, "gelu", scaled=True)
     x = parts.tensor(B, 1 + N, D)
     _, k, v = block.project(x)
-    token, step = grad_eclip.class_forward(block, x[:, 0], k[:, 1:], v[:, 1:], block.heads)
+    token, step = class_forward(block, x[:, 0], k[:, 1:], v[:, 1:], block.heads)
     assert torch.allclose(token, block(x)[:, 0], rtol=1e-12, atol=1e-12)
     assert step.attention.shape == (B, 4, 1 + N)
     assert torch.allclose(step.attention.sum(dim=-1), torch.ones(B, 4, dtype=torch.float64))
-
-
-def test_a_norm_without_bias() -> None:
-    parts = Parts(seed=2)
-    norm = parts.norm(bias=False)
-    x = parts.tensor(B, D).requires_grad_()
-    gradient = parts.tensor(B, P, D)
-    found = norm.back(x.detach(), gradient)
-    for p in range(P):
-        (wanted,) = torch.autograd.grad(norm(x), x, gradient[:, p], retain_graph=True)
-        assert torch.allclose(found[:, p], wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_phrases_do_not_see_each_other() -> None:
     parts = Parts(seed=3)
     block = parts.block(4, "gelu", scaled=False)
     tower = parts.tower((block,), output=True)
-    token, step = grad_eclip.class_forward(block, parts.tensor(B, D), parts.tensor(B, N, D), parts.tensor(B, N, D), 4)
+    token, step = class_forward(block, parts.tensor(B, D), parts.tensor(B, N, D), parts.tensor(B, N, D), 4)
     gradient = parts.tensor(B, P, E)
-    [together] = grad_eclip.attention_gradients(tower, token, [step], gradient)
-    [alone] = grad_eclip.attention_gradients(replace(tower), token, [step], gradient[:, 1:2])
+    [together] = attention_gradients(tower, token, [step], gradient)
+    [alone] = attention_gradients(replace(tower), token, [step], gradient[:, 1:2])
     assert torch.allclose(together[:, 1:2], alone, rtol=1e-12, atol=1e-13)

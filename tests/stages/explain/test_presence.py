@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.explain.presence import FEATURES, RANK, ImageStatistics, Presence, features_of
-from stages.explainers.dense.maskclip import MaskClip, MaskClipConfig
 from tests.contracts.test_explainers import PHRASES, explainer_of, pixels
+from tests.stages.explain.models import made
 
 
 def unit(rng: Any, *shape: int) -> Any:
@@ -38,10 +37,9 @@ def test_statistics_are_those_of_the_cosines_with_the_images(width: int) -> None
     images = unit(rng, 1, width) * 0.6 + images * 0.4
     statistics = ImageStatistics.of(images)
     cosines = texts @ images.T
-    for text, expected in zip(texts, cosines, strict=True):
-        usual, spread = statistics.usual_and_spread(text)
-        assert usual == pytest.approx(expected.mean(), abs=2e-3)
-        assert spread == pytest.approx(expected.std(), rel=0.06)
+    found = statistics.features(texts, cosines[:, 0], cosines[:, 1])
+    assert found[:, 1] == pytest.approx(cosines.mean(axis=1), abs=2e-3)
+    assert found[:, 2] == pytest.approx(cosines.std(axis=1), rel=0.06)
 
 
 def test_the_distance_of_other_images() -> None:
@@ -61,18 +59,20 @@ def test_the_probability_by_hand() -> None:
     rng = np.random.default_rng(1)
     images, text = unit(rng, 50, 8), unit(rng, 8)
     presence = presence_of(images, bias=0.5, deviation=3.0, local=-1.0)
-    usual, spread = presence.images.usual_and_spread(text)
+    texts, cosines, local = np.stack([text] * 3), np.array([0.3, 1e9, np.nan]), np.full(3, 0.4)
+    mean, directions = presence.images.mean, presence.images.directions
+    usual, spread = text @ mean, np.linalg.norm(directions @ text)
     total = 0.5 + 3.0 * ((0.3 - usual) / spread) / 2.0 - 1.0 * 0.4 / 2.0
-    assert presence.probability("dog", text, 0.3, 0.4) == pytest.approx(1 / (1 + np.exp(-total)), abs=1e-6)
-    assert presence.probability("dog", text, 1e9, 0.4) == 1.0
+    found = presence.probabilities(texts, cosines, local)
+    assert found == pytest.approx([1 / (1 + np.exp(-total)), 1, 0], abs=1e-6)
 
 
 def test_plain_values_give_the_same_presence() -> None:
     rng = np.random.default_rng(2)
     presence = presence_of(unit(rng, 300, RANK + 6), bias=-0.2, **dict.fromkeys(FEATURES, 0.3))
     again = Presence.from_plain(json.loads(json.dumps(presence.plain())))
-    text = unit(rng, RANK + 6)
-    assert again.probability("a", text, 0.2, 0.3) == presence.probability("a", text, 0.2, 0.3)
+    given = unit(rng, 1, RANK + 6), np.array([0.2]), np.array([0.3])
+    assert again.probabilities(*given) == presence.probabilities(*given)
     assert again.plain() == presence.plain()
 
 
@@ -82,6 +82,7 @@ def test_plain_values_give_the_same_presence() -> None:
         {"weight": {"odd": 1.0}},
         {"scale": dict.fromkeys(FEATURES, 0.0)},
         {"bias": float("nan")},
+        {"absent_share": 1.0},
         {"images": {"mean": "AA==", "directions": "", "rest": 0.0}},
         {"images": {"mean": "", "directions": "", "rest": -1.0}},
     ],
@@ -93,8 +94,8 @@ def test_damaged_values_are_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("tower", ["class token", "timm, positions"])
-def test_every_way_tells_presence_without_neighbours(tower: Any) -> None:
-    """The same bits whatever is asked for beside it, and in whatever place of the batch."""
+def test_presence_does_not_depend_on_neighbours(tower: Any) -> None:
+    """Whatever else is asked for, and whatever the place in the batch."""
     explainer = explainer_of("grad_eclip", tower)
     signals = explainer.signals(pixels(tower), [each or ["x"] for each in PHRASES])
     assert all((np.abs(each.local) <= 1.001).all() for each in signals)
@@ -104,7 +105,8 @@ def test_every_way_tells_presence_without_neighbours(tower: Any) -> None:
     assert table.shape == (sum(len(each.cosines) for each in signals), len(FEATURES))
     together = explainer.explain(pixels(tower), PHRASES)
     turned = explainer.explain(pixels(tower)[::-1].copy(), PHRASES[::-1])[::-1]
-    assert [[each.presence for each in own] for own in together] == [[each.presence for each in own] for own in turned]
+    for own, other in zip(together, turned, strict=True):
+        assert [each.presence for each in own] == pytest.approx([each.presence for each in other], abs=1e-5)
     assert len({each.presence for own in together for each in own}) > 1
     explainer.presence = None
     plain = explainer.explain(pixels(tower), PHRASES)
@@ -116,14 +118,7 @@ def test_every_way_tells_presence_without_neighbours(tower: Any) -> None:
 
 
 def test_the_closest_patch_is_maskclips() -> None:
-    """Of the map without the residual, whose lowest value is 0: the highest less the lowest cosine."""
-    explainer = explainer_of("grad_eclip", "class token")
-    values = MaskClip(MaskClipConfig(residual=False), explainer.model)
-    texts = [each or ["x"] for each in PHRASES]
-    mine = explainer.signals(pixels("class token"), texts)
-    theirs = values.signals(pixels("class token"), texts)
-    assert isinstance(explainer, GradEclip)
-    assert explainer.config == GradEclipConfig(**explainer.config.model_dump())
-    for a, b in zip(mine, theirs, strict=True):
-        np.testing.assert_allclose(a.local, b.local, atol=1e-5)
-        np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-5)
+    rgb, texts = pixels("class token"), [each or ["x"] for each in PHRASES]
+    for mine, theirs in zip(made("grad_eclip").signals(rgb, texts), made("maskclip").signals(rgb, texts), strict=True):
+        np.testing.assert_allclose(mine.local, theirs.local, atol=1e-5)
+        np.testing.assert_allclose(mine.embedding, theirs.embedding, atol=1e-5)

@@ -1,3 +1,5 @@
+"""The stage: batches do not matter, it runs ahead of its device, and it goes on where a memory is full."""
+
 from __future__ import annotations
 
 import pickle
@@ -10,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engines.inline import batch_rows
+from pipeline.engines.inline import call_rows
 from stages.contract.errors import ConfigError, ResourceError, RowError, WeightsError
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.explain.base import Explained
 from stages.explain.grad_eclip import GradEclipConfig
-from stages.explain.stage import BATCH_SIZES, ExplainStage, ExplainStageConfig, contrasted
+from stages.explain.stage import AHEAD, BATCH_SIZES, ExplainStage, ExplainStageConfig, contrasted
 from stages.shared.model.config import ModelConfig
 from tests.stages.shared.model.saved import save_model
 
@@ -25,14 +26,19 @@ PHRASES = ["red car", "dog", "two green fish", "house", "a very tall man", "sky"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     """A tiny model in files, four images a batch."""
-    config = save_model(tmp_path_factory.mktemp("model"))[1]
-    return config.model_copy(update={"batch_size": 4})
+    return save_model(tmp_path_factory.mktemp("model"))[1].model_copy(update={"batch_size": 4})
+
+
+def set_up(model: ModelConfig, *, keep_pixels: bool = False, **settings: Any) -> ExplainStage:
+    config = ExplainStageConfig(model=model, explainer=GradEclipConfig(**settings), keep_pixels=keep_pixels)
+    stage = ExplainStage(config)
+    stage.setup()
+    return stage
 
 
 @pytest.fixture(scope="module")
 def stage(model: ModelConfig) -> Iterator[ExplainStage]:
-    stage = ExplainStage(ExplainStageConfig(model=model, keep_pixels=True))
-    stage.setup()
+    stage = set_up(model, keep_pixels=True)
     yield stage
     stage.teardown()
 
@@ -45,193 +51,46 @@ def make_record(number: int, texts: Sequence[str] = ("dog",), size: tuple[int, i
 
 
 def make_records(most: int = 9) -> list[Record]:
-    """Fifteen records with none to `most` phrases, some twice; one failed, one without pixels."""
+    """Fifteen records with none to `most` phrases, some twice; one failed, one has no pixels."""
     records = [make_record(n, [*PHRASES[: n % (most + 1)], *PHRASES[: n % 3]]) for n in range(15)]
     records[4] = replace(records[4], error=RowError(reason="bad_image", detail="here"))
     records[7] = replace(records[7], pixels=None)
     return records
 
 
-def in_batches(stage: ExplainStage, records: list[Record], size: int) -> list[Record]:
-    return [answer for i in range(0, len(records), size) for answer in stage.process(records[i : i + size])]
-
-
-def as_bytes(records: list[Record]) -> list[Any]:
-    return [[(m.text, m.values.tobytes(), m.similarity, m.fault) for m in record.heat_maps] for record in records]
-
-
-def orders(stage: ExplainStage, records: list[Record]) -> Iterator[list[Record]]:
-    """The answers for the records one by one, seven by seven, all at once, and backwards."""
-    for size in (1, 7, len(records)):
-        yield in_batches(stage, records, size)
-    yield stage.process(records[::-1])[::-1]
-
-
-def test_batch_sizes_give_the_same_bytes(stage: ExplainStage) -> None:
-    first, *others = (as_bytes(answers) for answers in orders(stage, make_records(most=8)))
-    assert all(other == first for other in others)
-
-
-def test_neighbours_with_more_phrases_than_a_step_give_the_same_bytes(model: ModelConfig) -> None:
-    stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(phrases_per_step=2)))
-    stage.setup()
-    first, *others = (as_bytes(answers) for answers in orders(stage, make_records()))
-    stage.teardown()
-    assert all(other == first for other in others)
-
-
-def test_batch_sizes_agree_on_the_full_path(model: ModelConfig) -> None:
-    """To 1e-5 of a map's largest value: float32 products of all tokens depend on an image's place in the batch."""
-    stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(path="full", blocks=1)))
-    stage.setup()
-    first, *others = orders(stage, make_records())
-    stage.teardown()
-    for other in others:
-        for a, b in zip(first, other, strict=True):
-            for mine, theirs in zip(a.heat_maps, b.heat_maps, strict=True):
-                assert (mine.text, mine.fault) == (theirs.text, theirs.fault)
-                assert np.abs(mine.values - theirs.values).max() <= 1e-5 * mine.values.max()
-                assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-6)
-
-
-@pytest.fixture
-def authors(model: ModelConfig) -> ExplainStage:
-    """A stage whose images keep their aspect ratio."""
-    return ExplainStage(
-        ExplainStageConfig(
-            model=model.model_copy(update={"batch_size": None}), explainer=GradEclipConfig(variant="authors")
-        )
-    )
-
-
-def test_images_of_mixed_sizes_give_the_same_bytes_in_every_batch_without_filling(authors: ExplainStage) -> None:
-    sizes = [(32, 32), (24, 40), (32, 32), (40, 24), (24, 40)]
-    records = [make_record(n, PHRASES[: n % 4 + 1], sizes[n % 5]) for n in range(15)]
-    authors.setup()
-    first, *others = (as_bytes(answers) for answers in orders(authors, records))
-    assert all(other == first for other in others)
-    forwards = authors.take_forwards()
-    assert (forwards.images, forwards.computed) == (60, 60)
-    authors.teardown()
-
-
-@dataclass
-class Ready:
-    """A batch that is computed already."""
-
-    explained: Explained
-    embedding: None = None
-
-    def wait(self) -> Explained:
-        return self.explained
-
-
-class CountingExplainer:
-    """Takes the place of an explainer where only the shapes of what it is asked for matter."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def learn(self, phrases: Sequence[Sequence[str]]) -> None:
-        """It knows no texts."""
-
-    def started(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> Ready:
-        self.images += len(rgb)
-        zeros = np.zeros((1, 1), np.float32)
-        maps = [
-            [HeatMap(text=text, values=zeros, similarity=0.0, fault="empty") for text in texts] for texts in phrases
+def assert_close(found: Sequence[Record], wanted: Sequence[Record]) -> None:
+    """The same texts and faults, and maps to 1e-4 of their largest value."""
+    for one, other in zip(found, wanted, strict=True):
+        assert [(each.text, each.fault) for each in one.heat_maps] == [
+            (each.text, each.fault) for each in other.heat_maps
         ]
-        return Ready(Explained(maps, None))
-
-
-PHOTOGRAPHS = {
-    (500, 333): 18,
-    (500, 375): 16,
-    (333, 500): 8,
-    (375, 500): 5,
-    (500, 334): 5,
-    (500, 332): 4,
-    (334, 500): 2,
-}
-"""(width, height): of how many of 100 photographs in Flickr8k; the others all differ (242 sizes among 1,000)."""
+        for mine, theirs in zip(one.heat_maps, other.heat_maps, strict=True):
+            assert np.abs(mine.values - theirs.values).max() <= 1e-4 * mine.values.max()
+            assert mine.similarity == pytest.approx(theirs.similarity, abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("variant", "batch_size", "device"),
-    [
-        ("recommended", None, "cpu"),
-        ("recommended", None, "cuda"),
-        ("recommended", 64, "cpu"),
-        ("recommended", 96, "cuda"),
-        ("recommended", 256, "cuda"),
-        ("authors", None, "cpu"),
-        ("authors", None, "cuda"),
-    ],
+    "settings",
+    [{}, {"phrases_per_step": 2}, {"path": "full", "blocks": 1}, {"variant": "authors"}],
+    ids=["defaults", "small steps", "full path", "mixed sizes"],
 )
-def test_a_thousand_photographs_take_at_most_1_15_forward_passes_each(variant, batch_size, device) -> None:
-    """The engines hand over `batch_rows` records at a time; the last of them may be fewer."""
-    stage = ExplainStage(
-        ExplainStageConfig(model=ModelConfig(batch_size=batch_size), explainer=GradEclipConfig(variant=variant))
-    )
-    stage._batch_size = stage.batch_rows(device)  # as `setup` leaves it on this device
-    stage._explainer = counted = CountingExplainer()  # type: ignore[assignment]
-    sizes = [size for size, share in PHOTOGRAPHS.items() for _ in range(share)]
-    sizes += [(500, 340 + number) for number in range(100 - len(sizes))]
-    rng = np.random.default_rng(0)
-    canvas = [sizes[i] for i in rng.integers(0, 100, 1000)] if variant == "authors" else [(224, 224)] * 1000
-    records = [make_record(n, size=(height // 16, width // 16)) for n, (width, height) in enumerate(canvas)]
-    rows = batch_rows(stage, device)
-    assert rows % stage.batch_rows(device) == 0
-    answers = in_batches(stage, records, rows)
-    assert all(len(answer.heat_maps) == 1 for answer in answers)
-    forwards = stage.take_forwards()
-    assert forwards.images == 1000
-    assert forwards.computed == counted.images <= 1150
-    assert stage.take_forwards().images == 0, "told once"
-
-
-class OtherBits(CountingExplainer):
-    """Its maps tell how many images they were computed with, unless it is one of `same`."""
-
-    def __init__(self, same: Sequence[int]) -> None:
-        super().__init__()
-        self.same, self.seen = same, []  # type: ignore[var-annotated]
-
-    def started(self, rgb: Any, phrases: Sequence[Sequence[str]]) -> Ready:
-        self.seen.append(len(rgb))
-        maps = super().started(rgb, phrases).wait().heat_maps
-        similarity = 0.0 if len(rgb) in self.same else float(len(rgb))
-        return Ready(Explained([[replace(each, similarity=similarity) for each in own] for own in maps], None))
-
-
-@pytest.mark.parametrize(
-    ("same", "seen"),
-    [
-        ((4, 8, 16), [16, 16, 4, 4, 16, 8, 8, 16]),
-        ((8, 16), [16, 16, 4, 16, 16, 8, 8, 16]),
-        ((16,), [16, 16, 4, 16, 16, 8, 16, 16]),
-    ],
-)
-def test_a_remainder_is_filled_up_to_its_own_size_where_that_gives_the_same_bits(same, seen) -> None:
-    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=16)))
-    stage._batch_size = stage.batch_rows("cpu")
-    stage._explainer = explainer = OtherBits(same)  # type: ignore[assignment]
-    answers = [
-        answer
-        for count in (16, 3, 4, 7, 5, 9)
-        for answer in stage.process([make_record(number) for number in range(count)])
+def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: dict[str, Any]) -> None:
+    sizes = [(32, 32)]
+    if "variant" in settings:
+        model, sizes = model.model_copy(update={"batch_size": None}), [(32, 32), (24, 40), (32, 32), (40, 24), (24, 40)]
+    stage = set_up(model, **settings)
+    records = [
+        replace(record, pixels=make_record(n, size=sizes[n % len(sizes)]).pixels)
+        for n, record in enumerate(make_records())
     ]
-    assert {each.similarity for answer in answers for each in answer.heat_maps} == {0.0}
-    assert explainer.seen == seen, "each number of images is tried once, and none above half a batch"
-    assert stage.take_forwards().computed == sum(seen)
-
-
-def test_the_first_batch_of_a_worker_tries_nothing() -> None:
-    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=16)))
-    stage._batch_size = stage.batch_rows("cpu")
-    stage._explainer = explainer = OtherBits([4, 16])  # type: ignore[assignment]
-    stage.process([make_record(0)])
-    assert explainer.seen == [16]
+    alone = [answer for record in records for answer in stage.process([record])]
+    for size in (7, 15):
+        assert_close([each for i in range(0, 15, size) for each in stage.process(records[i : i + size])], alone)
+    assert_close(stage.process(records[::-1])[::-1], alone)
+    forwards = stage.take_forwards()
+    assert forwards.images == forwards.computed == 4 * sum(bool(each.heat_maps) for each in alone)
+    assert stage.take_forwards().images == 0, "reported once"
+    stage.teardown()
 
 
 def test_a_batch_size_for_images_of_mixed_sizes_is_refused(model: ModelConfig) -> None:
@@ -250,134 +109,248 @@ def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
         assert [heat_map.text for heat_map in after.heat_maps] == list(dict.fromkeys(p.text for p in before.phrases))
         height, width = before.pixels.rgb.shape[:2]
         assert {heat_map.values.shape for heat_map in after.heat_maps} == {(height // 8, width // 8)}
-        assert replace(after, heat_maps=()) is not before
         assert (after.phrases, after.pixels, after.sample) == (before.phrases, before.pixels, before.sample)
+    assert stage.process([]) == []
 
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_pixels_stay_only_if_asked_for(model: ModelConfig, keep: bool) -> None:
-    stage = ExplainStage(ExplainStageConfig(model=model, keep_pixels=keep))
-    stage.setup()
     before = [make_record(0, ["dog"]), make_record(1, [])]
-    after = stage.process(before)
-    stage.teardown()
+    after = set_up(model, keep_pixels=keep).process(before)
     assert [each.pixels for each in after] == [each.pixels if keep else None for each in before]
     assert [len(each.heat_maps) for each in after] == [1, 0]
 
 
-def test_maps_are_taken_against_the_others_of_their_image(model: ModelConfig) -> None:
-    maps = []
-    for strength in (0.0, 0.5):
-        stage = ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(contrast=strength)))
-        stage.setup()
-        maps.append([each.heat_maps for each in stage.process([make_record(0, ["dog", "red car"]), make_record(1)])])
-        stage.teardown()
-    (two, one), (two_contrasted, one_contrasted) = maps
-    assert [each.values.tobytes() for each in contrasted(two, 0.5)] == [
-        each.values.tobytes() for each in two_contrasted
-    ]
-    assert two_contrasted[0].values.sum() < two[0].values.sum()
-    assert one_contrasted[0].values.tobytes() == one[0].values.tobytes()
-
-
-def test_untouched_records_stay_the_same_objects(stage: ExplainStage) -> None:
-    failed = replace(make_record(1), error=RowError(reason="bad_image", detail="here"))
-    mute = make_record(2, [])
-    blind = replace(make_record(3), pixels=None)
-    answers = stage.process([failed, mute, blind])
-    assert [a is b for a, b in zip(answers, [failed, mute, blind], strict=True)] == [True] * 3
-    assert stage.process([]) == []
-
-
-def test_the_same_batch_twice(stage: ExplainStage) -> None:
-    records = make_records()
-    assert as_bytes(stage.process(records)) == as_bytes(stage.process(records))
-
-
 def test_the_batch_size_of_the_device_holds_if_none_is_given(model: ModelConfig) -> None:
-    stage = ExplainStage(ExplainStageConfig(model=model.model_copy(update={"batch_size": None})))
-    stage.setup()
+    stage = set_up(model.model_copy(update={"batch_size": None}))
     assert stage.batch_rows() == stage.batch_rows("cpu") == BATCH_SIZES["cpu"]
     assert len(stage.process(make_records())) == 15
-    stage.teardown()
 
 
-def test_a_stage_is_picklable_and_cheap_before_setup() -> None:
-    config = ExplainStageConfig(model=ModelConfig(config=Path("none.json"), weights=Path("none.pt")))
+@pytest.mark.parametrize(
+    ("variant", "batch_size", "cpu", "cuda"),
+    [("recommended", None, 32, 256), ("recommended", 24, 48, 96), ("authors", None, 32, 32)],
+)
+def test_a_gpu_gets_several_batches_a_call_and_a_cpu_what_it_got(variant: Any, batch_size: Any, cpu, cuda) -> None:
+    config = ExplainStageConfig(model=ModelConfig(batch_size=batch_size), explainer=GradEclipConfig(variant=variant))
     stage = pickle.loads(pickle.dumps(ExplainStage(config)))
-    assert stage.config == config
+    assert [call_rows(stage, "cpu"), call_rows(stage, "cuda")] == [cpu, cuda]
 
 
 def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = model.model_copy(update={"weights": Path("none.safetensors")})
     with pytest.raises(WeightsError, match=r"none\.safetensors"):
-        ExplainStage(ExplainStageConfig(model=gone)).setup()
+        set_up(model.model_copy(update={"weights": Path("none.safetensors")}))
     with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
-        ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(blocks=5))).setup()
+        set_up(model, blocks=5)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ResourceError, match="sees no GPU"):
-        ExplainStage(ExplainStageConfig(model=model.model_copy(update={"device": "cuda"}))).setup()
+        set_up(model.model_copy(update={"device": "cuda"}))
 
 
-class SmallMemory:
-    """An explainer whose GPU holds `most` images, around a real one; `seen` are the batches it was asked for."""
+# Contrast
 
-    def __init__(self, explainer: Any, most: int, error: RuntimeError | None = None) -> None:
-        self.explainer, self.most = explainer, most
-        self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
-        self.seen: list[int] = []
+
+def heat_map(*values: float, fault: str = "") -> HeatMap:
+    return HeatMap(text="dog", values=np.array([values], np.float32), similarity=0.2, fault=fault)
+
+
+def test_the_heat_of_others_at_the_same_place_is_subtracted() -> None:
+    # shares of the largest: 1 .5 .2 and .5 0 1
+    first, second = contrasted([heat_map(4, 2, 0.8), heat_map(0.5, 0, 1)], 0.5)
+    assert first.values == pytest.approx(np.array([[3.0, 2.0, 0.0]]))  # 4 (1 - .25), 4 * .5, 4 (.2 - .5) < 0
+    assert second.values == pytest.approx(np.array([[0.0, 0.0, 0.9]]))
+    assert first.values.dtype == np.float32
+    assert (first.text, first.similarity) == ("dog", 0.2)
+    one = heat_map(3, 1, 2)
+    for each in contrasted([one, heat_map(6, 2, 4)], 0.25):
+        assert each.values / each.values.max() == pytest.approx(one.values / 3), "maps of one form keep it"
+
+
+def test_nothing_to_compare_with() -> None:
+    one, broken = heat_map(3, 1), heat_map(0, 0, fault="empty")
+    assert contrasted([one], 0.5) == [one]
+    assert contrasted([one, broken], 0.5) == [one, broken]
+    assert contrasted([one, heat_map(1, 3)], 0.0)[0] is one
+    assert contrasted([], 0.5) == []
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_the_hottest_of_the_others_counts(count: int) -> None:
+    rng = np.random.default_rng(count)
+    maps = [replace(heat_map(), values=rng.lognormal(0, 2, (7, 5)).astype(np.float32)) for _ in range(count)]
+    maps[1] = replace(maps[0], text="the same heat")
+    maps.insert(1, heat_map(0, fault="empty"))
+    shares = [each.values / each.values.max() for each in maps if not each.fault]
+    found = contrasted(maps, 0.4)
+    for row, each in enumerate(each for each in maps if not each.fault):
+        others = np.max([share for number, share in enumerate(shares) if number != row], axis=0)
+        alone = np.maximum(shares[row] - np.float32(0.4) * others, 0) * each.values.max()
+        assert np.array_equal(found[row + (row > 0)].values, alone)
+    assert found[1] is maps[1]
+
+
+def test_maps_are_contrasted_with_the_others_of_their_image(model: ModelConfig) -> None:
+    records = [make_record(0, ["dog", "red car"]), make_record(1)]
+    plain, against = (set_up(model, contrast=strength).process(records) for strength in (0.0, 0.5))
+    wanted = [replace(record, heat_maps=tuple(contrasted(record.heat_maps, 0.5))) for record in plain]
+    assert_close(against, wanted)
+    assert against[0].heat_maps[0].values.sum() < plain[0].heat_maps[0].values.sum()
+
+
+# One batch ahead of the device
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ...")
+LATE = RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+CUBLAS = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+BROKEN = RuntimeError("CUDA error: device-side assert triggered")
+
+
+class TalkingDevice:
+    """Takes the place of an explainer.
+
+    Attributes:
+        said: "launch 0", "wait 0" and so on, by number of the batch, in order.
+        sizes: Images of each batch.
+        learnt: Texts of each call of `learn`.
+        faults: One of `said` -> the error that it raises then.
+        most: Images that the device's memory holds.
+    """
+
+    def __init__(self, faults: dict[str, RuntimeError] | None = None, most: int = 999) -> None:
+        self.said: list[str] = []
+        self.sizes: list[int] = []
+        self.faults, self.most = faults or {}, most
+        self.learnt: list[list[str]] = []
 
     def learn(self, phrases: Sequence[Sequence[str]]) -> None:
-        """It knows no texts."""
+        self.learnt.append([text for own in phrases for text in own])
 
-    def started(self, pixels: Any, phrases: Sequence[Sequence[str]]) -> Any:
-        self.seen.append(len(pixels))
-        if len(pixels) > self.most:
-            raise self.error
-        return self.explainer.started(pixels, phrases)
+    def hears(self, what: str) -> None:
+        self.said.append(what)
+        if what in self.faults:
+            raise self.faults[what]
+
+    def started(self, images: Sequence[Any], phrases: Sequence[Sequence[str]]) -> UnderWay:
+        self.sizes.append(len(images))
+        self.hears(f"launch {len(self.sizes) - 1}")
+        if len(images) > self.most:
+            raise CUBLAS
+        return UnderWay(self, len(self.sizes) - 1, images, phrases)
 
 
-def test_full_gpu_memory_halves_the_batch_and_no_answer_is_lost(
-    model: ModelConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    records = make_records()
-    stage = ExplainStage(ExplainStageConfig(model=model.model_copy(update={"batch_size": 16})))
-    stage.setup()
-    memory = stage._explainer = SmallMemory(stage._explainer, most=5)
-    first = stage.process(records)
-    tried = [size for size in memory.seen if size > 5]
-    assert tried == [16, 8], "it does not try again what did not fit"
-    assert set(memory.seen) - {16, 8} == {4}
-    again = stage.process(records)
-    assert memory.seen.count(16) == 1
-    stage.teardown()
-    other = ExplainStage(ExplainStageConfig(model=model))
-    other.setup()
-    assert as_bytes(first) == as_bytes(again) == as_bytes(other.process(records))
-    other.teardown()
-    assert [record.message for record in caplog.records] == [
-        "GPU memory is full: going on with batches of 8 images",
-        "GPU memory is full: going on with batches of 4 images",
+@dataclass
+class UnderWay:
+    device: TalkingDevice
+    number: int
+    images: Sequence[Any]
+    phrases: Sequence[Sequence[str]]
+    embedding: None = None
+
+    def wait(self) -> list[list[HeatMap]]:
+        self.device.hears(f"wait {self.number}")
+        return [
+            [HeatMap(text=text, values=np.ones((1, 1), np.float32), similarity=float(image.sum()), fault="")]
+            for image, (text,) in zip(self.images, self.phrases, strict=True)
+        ]
+
+
+def stage_on(device: TalkingDevice, batch_size: int) -> ExplainStage:
+    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=batch_size)))
+    stage._batch_size = batch_size
+    stage._explainer = device  # type: ignore[assignment]
+    return stage
+
+
+def assert_answered(stage: ExplainStage, count: int) -> None:
+    """Each record gets the map of its own pixels and phrase."""
+    records = [make_record(number, (f"dog {number}",)) for number in range(count)]
+    assert [[(each.text, each.similarity) for each in answer.heat_maps] for answer in stage.process(records)] == [
+        [(f"dog {number}", float(record.pixels.rgb.sum()))]
+        for number, record in enumerate(records)
+        if record.pixels is not None
     ]
 
 
-def test_an_allocation_that_cublas_could_not_make_is_full_memory_and_other_faults_are_not(model: ModelConfig) -> None:
-    stage = ExplainStage(ExplainStageConfig(model=model))
-    stage.setup()
-    explainer = stage._explainer
-    cublas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-    stage._explainer = SmallMemory(explainer, 2, cublas)
-    assert [len(record.heat_maps) for record in stage.process([make_record(n) for n in range(3)])] == [1, 1, 1]
-    stage._explainer = SmallMemory(explainer, 0, RuntimeError("CUDA error: device-side assert triggered"))
+def most_under_way(said: Sequence[str]) -> int:
+    """The largest number of batches that were launched and not waited for."""
+    found = under_way = 0
+    for what in said:
+        under_way += 1 if what.startswith("launch") else -1
+        found = max(found, under_way)
+    return found
+
+
+def test_the_next_batch_is_launched_before_the_last_one_is_waited_for() -> None:
+    device = TalkingDevice()
+    stage = stage_on(device, 8)
+    assert_answered(stage, 37)
+    assert device.said == [
+        *("launch 0", "launch 1", "wait 0", "launch 2", "wait 1"),
+        *("launch 3", "wait 2", "launch 4", "wait 3", "wait 4"),
+    ]
+    assert device.sizes == [8] * 4 + [5], "an image is computed once"
+    assert most_under_way(device.said) == AHEAD == 2
+    assert_answered(stage, 8)
+    assert device.said[-2:] == ["launch 5", "wait 5"], "nothing is under way between calls"
+
+
+def test_phrases_of_a_small_batch_are_learnt_with_those_of_the_next_and_each_once() -> None:
+    for batch_size, wanted in ((8, [32, 18]), (64, [50]), (40, [40, 10])):
+        device = TalkingDevice()
+        assert_answered(stage_on(device, batch_size), 50)
+        assert [len(texts) for texts in device.learnt] == wanted
+        assert [text for texts in device.learnt for text in texts] == [f"dog {number}" for number in range(50)]
+
+
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, LATE], ids=["at once", "late"])
+@pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1", "launch 2", "wait 2"])
+def test_memory_that_is_full_at_launch_or_later_halves_the_batch_once(
+    what: str, error: RuntimeError, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = TalkingDevice({what: error})
+    assert_answered(stage_on(device, 8), 24)
+    failed = device.said.index(what)
+    waited = [each for each in device.said[:failed] if each.startswith("wait")]
+    assert device.said.count(what) == 1
+    before = [int(each.split()[1]) for each in device.said[: failed + 1] if each.startswith("launch")]
+    assert {device.sizes[number] for number in before} == {8}
+    assert set(device.sizes[len(before) :]) == {4}, "a batch that was under way is computed again in halves"
+    assert sum(device.sizes[len(before) :]) == 24 - 8 * len(waited), "an answered one is not"
+    assert most_under_way(device.said[failed + 1 :]) <= AHEAD
+    assert [record.message for record in caplog.records] == ["GPU memory is full: going on with batches of 4 images"]
+
+
+def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
+    device = TalkingDevice(most=5)
+    stage = stage_on(device, 16)
+    for _ in range(2):
+        assert_answered(stage, 16)
+    assert device.sizes == [16, 8, *[4] * 8]
+
+
+@pytest.mark.parametrize("what", ["launch 0", "wait 0", "launch 1", "wait 1"])
+def test_another_fault_is_raised_wherever_it_shows(what: str) -> None:
+    device = TalkingDevice({what: BROKEN})
+    stage = stage_on(device, 8)
     with pytest.raises(RuntimeError, match="device-side assert"):
-        stage.process([make_record(0)])
-    stage.teardown()
+        assert_answered(stage, 24)
+    assert device.said[-1] == what, "nothing is launched behind it"
+    device.faults.clear()
+    assert_answered(stage, 24)
 
 
-def test_a_gpu_too_small_for_one_image_says_what_to_do(model: ModelConfig) -> None:
-    stage = ExplainStage(ExplainStageConfig(model=model))
-    stage.setup()
-    stage._explainer = SmallMemory(stage._explainer, most=0)
-    with pytest.raises(ResourceError, match=r"does not hold one image with 2 phrases: lower phrases\.max_phrases"):
-        stage.process([make_record(0, ("dog", "cat"))])
-    stage.teardown()
+@pytest.mark.parametrize("what", ["launch 1", "wait 0"])
+def test_two_images_that_do_not_fit_together_are_computed_one_behind_the_other(what: str) -> None:
+    device = TalkingDevice({what: OUT_OF_MEMORY})
+    assert_answered(stage_on(device, 1), 3)
+    assert most_under_way(device.said[device.said.index(what) + 1 :]) == 1
+
+
+@pytest.mark.parametrize("what", ["launch", "wait"])
+def test_an_image_that_does_not_fit_alone_is_refused(what: str) -> None:
+    device = TalkingDevice({f"{what} {number}": OUT_OF_MEMORY for number in range(99)})
+    message = r"does not hold one image with 1 phrases: lower phrases\.max_phrases .* \(CUDA out of memory"
+    with pytest.raises(ResourceError, match=message):
+        assert_answered(stage_on(device, 4), 9)
+    assert device.sizes[-1] == 1

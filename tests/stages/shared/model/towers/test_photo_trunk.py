@@ -87,7 +87,7 @@ def test_the_photograph_model_computes_the_same_in_16_bits(precision: str, toler
     for wanted in ("fp32", precision):
         model = load(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": wanted}))
         explainer = EXPLAINERS["grad_eclip"](EXPLAINERS.config(), model)
-        maps = explainer.started(list(rgb.numpy()), [["dog", "sky"]]).wait().heat_maps
+        maps = explainer.started(list(rgb.numpy()), [["dog", "sky"]]).wait()
         heat = [each.values / each.values.max() for own in maps for each in own]
         found.append((F.normalize(model.tower.encode(rgb).float(), dim=-1), torch.from_numpy(np.stack(heat))))
     (full, full_heat), (half, half_heat) = found

@@ -16,7 +16,7 @@ from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, load, usable_model
 from stages.shared.model.towers.take_apart import take_text_apart
 from tests.factories import SPEC, TOWERS, tiny_architecture
-from tests.stages.explain.text.towers import sharp_text_clip, text_architecture
+from tests.stages.explain.models import sharp_text_clip, text_architecture
 from tests.stages.shared.model.towers.test_vision import tiny_clip
 
 TEXTS = [

@@ -1,0 +1,164 @@
+"""Heat maps of a batch as tensors, and the formulas that explainers share.
+
+Maps at several scales are averaged, as class activation maps are for segmentation (Ahn and Kwak, CVPR 2018; not from
+the Grad-ECLIP paper): a larger image shows small things on more tokens, a smaller one has the size that the network
+learned from.
+
+Shapes: B images, P phrases, N patches, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.contract.geometry import round_to_multiple
+
+FAULTS: Final = ("", "constant", "empty", "non_finite")
+"""Why a map is all zeros, by number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maps:
+    """What an explainer computes for a batch.
+
+    Attributes:
+        values: float32 (B, P, N), >= 0, not normalised.
+        cosines: float32 (B, P), of image and text embedding.
+        constant: bool (B,), True where the method cannot distinguish the patches of an image. None if it always can.
+        tokens: (B, N, D), of the patches, from the same forward pass, for `Explainer.affinity`; None where it needs
+            none.
+        embedding: float32 (B, E), of the images in any scale. None: the images are embedded again where it is needed.
+        local: float32 (B, P), the highest cosine of a phrase and what one patch alone would mean; None where
+            `Explainer.looks_closer` is off, or where the method does not know.
+    """
+
+    values: Tensor
+    cosines: Tensor
+    constant: Tensor | None = None
+    tokens: Tensor | None = None
+    embedding: Tensor | None = None
+    local: Tensor | None = None
+
+    def checked(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return maps and cosines with zeros for what is not finite, and the number of each map's fault in FAULTS."""
+        finite = self.values.isfinite().all(dim=-1) & self.cosines.isfinite()
+        maps = torch.where(finite[..., None], self.values, 0.0)
+        empty = maps.amax(dim=-1) <= 0
+        faults = torch.where(empty, 2, 0)
+        if self.constant is not None:
+            faults = torch.where(empty & self.constant[:, None], 1, faults)
+        return maps, torch.where(self.cosines.isfinite(), self.cosines, 0.0), torch.where(finite, faults, 3)
+
+
+def joined(parts: Sequence[Maps]) -> Maps:
+    """Return the maps of a batch, given those of its images."""
+
+    def stacked(name: str) -> Tensor | None:
+        there = [part for each in parts if (part := getattr(each, name)) is not None]
+        return torch.cat(there) if there else None
+
+    return Maps(
+        values=torch.cat([each.values for each in parts]),
+        cosines=torch.cat([each.cosines for each in parts]),
+        **{name: stacked(name) for name in ("constant", "tokens", "embedding", "local")},
+    )
+
+
+def by_step(
+    texts: Tensor, step: int, found: Callable[[Tensor], tuple[Tensor, Tensor]], dim: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Compute two results for texts (B, P, E), `step` phrases at a time, and join each along its dimension `dim`.
+
+    A batch is padded to a multiple of `step`, so that products have one shape, whatever number of phrases an image has.
+    """
+    first, second = zip(*(found(part) for part in texts.split(step, dim=1)), strict=True)
+    return torch.cat(first, dim=dim), torch.cat(second, dim=1)
+
+
+def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:
+    """Image embeddings (B, E) in any scale and unit text embeddings (B, P, E) -> cosines (B, P)."""
+    return torch.einsum("be,bpe->bp", F.normalize(embedding, dim=-1), texts)
+
+
+def cosine_gradients(embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, E), unit texts (B, P, E) -> dc/de (B, P, E) in closed form, and c (B, P).
+
+    dc/de = (t - c e/|e|) / |e|, so that a phrase needs only the backward pass from e.
+    """
+    norm = embedding.norm(dim=-1, keepdim=True)
+    unit = embedding / norm
+    cosines = torch.einsum("be,bpe->bp", unit, texts)
+    return (texts - cosines[..., None] * unit[:, None]) / norm[:, None], cosines
+
+
+def stretched(s: Tensor, among: Tensor | None = None, equal: float = 0.0) -> Tensor:
+    """Min-max normalise rows (B, N), over the places that are True in `among`; `equal` where all of these are equal."""
+    low = s if among is None else s.masked_fill(~among, torch.inf)
+    high = s if among is None else s.masked_fill(~among, -torch.inf)
+    low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
+    spread = high - low
+    return torch.where(spread > 0, (s - low) / torch.where(spread > 0, spread, 1.0), equal)
+
+
+def closest_patch(patches: Tensor, texts: Tensor, step: int) -> Tensor:
+    """Embeddings of each patch alone (B, N, E) in any scale, unit texts (B, P, E) -> highest cosine (B, P)."""
+    unit = F.normalize(patches.float(), dim=-1).mT
+    return torch.cat([(part @ unit).amax(dim=-1) for part in texts.split(step, dim=1)], dim=1)
+
+
+def at_scale(rgb: Tensor, scale: float, stride_px: int) -> Tensor:
+    """Resize images uint8 (B, h, w, 3) to a share of their size, sides rounded to the stride; antialiased, bicubic."""
+    height, width = (round_to_multiple(side * scale, stride_px) for side in rgb.shape[1:3])
+    if (height, width) == rgb.shape[1:3]:
+        return rgb
+    planes = F.interpolate(rgb.permute(0, 3, 1, 2).float(), (height, width), mode="bicubic", antialias=True)
+    return planes.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def mean_of(found: Sequence[Maps], grids_hw: Sequence[tuple[int, int]], shift_cells: float) -> Maps:
+    """Return the mean of what was found at each scale, on the first one's grid.
+
+    Every map counts with its heat as shares of its highest. Cosines and the local ones are averaged, and embeddings as
+    unit vectors. The values lie `shift_cells` right of and below the centres of their cells, see `HeatMap`.
+    """
+    values = [
+        _on_grid(_shares(each.values).unflatten(-1, grid_hw), grids_hw[0], shift_cells).flatten(-2)
+        for each, grid_hw in zip(found, grids_hw, strict=True)
+    ]
+    constant = [each.constant for each in found if each.constant is not None]
+    embeddings = [F.normalize(each.embedding.float(), dim=-1) for each in found if each.embedding is not None]
+    local = [each.local for each in found if each.local is not None]
+    return Maps(
+        values=torch.stack(values).mean(dim=0),
+        cosines=torch.stack([each.cosines for each in found]).mean(dim=0),
+        constant=torch.stack(constant).all(dim=0) if constant else None,
+        tokens=found[0].tokens,
+        embedding=torch.stack(embeddings).mean(dim=0) if embeddings else None,
+        local=torch.stack(local).mean(dim=0) if local else None,
+    )
+
+
+def _shares(values: Tensor) -> Tensor:
+    highest = values.amax(dim=-1, keepdim=True)
+    return torch.where(highest > 0, values / highest, values)
+
+
+def _on_grid(maps: Tensor, grid_hw: tuple[int, int], shift_cells: float) -> Tensor:
+    """Maps (..., rows, columns) on another grid, bilinear between where the values lie."""
+    for dim, (cells, wanted) in enumerate(zip(maps.shape[-2:], grid_hw, strict=True), start=-2):
+        if cells == wanted:
+            continue
+        centres = torch.arange(wanted, device=maps.device, dtype=torch.float32) + (0.5 + shift_cells)
+        places = (centres * (cells / wanted) - (0.5 + shift_cells)).clamp(0, cells - 1)
+        before = places.floor().long().clamp(max=max(0, cells - 2))
+        share = places - before
+        share = share[:, None] if dim == -2 else share
+        after = (before + 1).clamp(max=cells - 1)
+        maps = maps.index_select(dim, before) * (1 - share) + maps.index_select(dim, after) * share
+    return maps

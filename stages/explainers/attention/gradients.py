@@ -1,0 +1,248 @@
+"""Explainers that read the gradient of the cosine at the attention.
+
+Shapes: B images, P phrases, H heads, N patches, T = N + 1 tokens, E embedding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from stages.explain.base import ATTENDING, Explainer
+from stages.explain.config import Count, ExplainerConfig, Positive
+from stages.explain.maps import Maps, by_step, cosine_gradients, cosines_of
+from stages.explainers.attention.walk import Walk, Walked, gradients_at, image_by_image, starts_of
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.texts import TextCache
+from stages.shared.model.towers.pooled import PooledTower, by_tower
+
+EMPTY: Final = "a photo of a"
+"""Words that name nothing, whose map says where a pool looks in any case."""
+
+
+class AttentionGradientConfig(ExplainerConfig):
+    """Attention times its gradient, at the last attention."""
+
+    kind: Literal["attention_gradient"] = "attention_gradient"
+    weight: Literal["attention", "none"] = Field(
+        "attention", description="Factor of the gradient: the `attention` itself, or nothing."
+    )
+    rectify: Literal["head", "sum"] = Field(
+        "head", description="ReLU in each head, before they are averaged (GAME), or on their mean (Grad-ECLIP)."
+    )
+
+
+class AttentionGradient(Explainer[AttentionGradientConfig]):
+    """Attention times its gradient, at the last attention: the form that arXiv 2605.12952 reduces Grad-ECLIP to.
+
+    With a^h_i the weight of patch i in head h, in the class token's row of the last block or in the pool's one row, and
+    c the cosine of image and text embedding:
+
+        H_i = mean over heads of ReLU(dc/da^h_i * a^h_i)
+
+    This is GAME (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679) on the last block alone, as the authors' notebook for
+    CLIP has it, but for the constant factor of the logit scale; `Game` is the method over all blocks. `weight: none`
+    with `rectify: sum` is Grad-ECLIP (arXiv 2502.18816) on one block with the network's own heads and no spatial
+    weight, divided by the number of heads; Grad-ECLIP puts the min-max normalised cosine of query and key where this
+    method has the attention itself. "Debunking Grad-ECLIP" (Cui and Fan, arXiv 2605.12952) rests on this equality.
+
+    Deviations: none from GAME's form. Where one attention pools the tokens, gradients have a closed form.
+    """
+
+    config_type = AttentionGradientConfig
+    towers = ATTENDING
+    needs = "an attention that makes the embedding"
+
+    def __init__(self, config: AttentionGradientConfig, model: ClipModel) -> None:
+        super().__init__(config, model)
+        self._maps = by_tower(
+            model.tower,
+            blocks=lambda _: partial(image_by_image, partial(self._of_block, Walk(model, 1, self.affinity.block))),
+            pooled=lambda tower: partial(self._of_pool, tower),
+        )
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        return self._maps(rgb, texts)
+
+    @torch.no_grad()
+    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Maps:
+        seen = tower.look(rgb)
+        embedding = tower.pool.embedding(seen)
+
+        def found(part: Tensor) -> tuple[Tensor, Tensor]:
+            starts, cosines = cosine_gradients(embedding, part)
+            return self._heat(tower.pool.back_to_attention(seen, starts), seen.attention[:, :, None]), cosines
+
+        values, cosines = by_step(texts, self.config.phrases_per_step, found)
+        return Maps(values=values, cosines=cosines, tokens=seen.tokens, embedding=embedding)
+
+    def _of_block(self, walk: Walk, rgb: Tensor, texts: Tensor) -> Maps:
+        walked = walk(rgb)
+        (attention,) = walked.attention
+        starts, cosines = starts_of(walked.embedding, texts, self.config.phrases_per_step)
+        gradients = [gradient[:, :, 0, 1:] for (gradient,) in gradients_at(walked.embedding, [attention], starts)]
+        values = self._heat(torch.stack(gradients, dim=2), attention[:, :, :1, 1:].detach())
+        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=walked.embedding.detach())
+
+    def _heat(self, gradients: Tensor, attention: Tensor) -> Tensor:
+        """Gradients (B, H, P, N) and attention (B, H, 1, N) -> maps (B, P, N)."""
+        each = gradients * attention if self.config.weight == "attention" else gradients
+        return each.relu().mean(dim=1) if self.config.rectify == "head" else each.mean(dim=1).relu()
+
+
+class GameConfig(ExplainerConfig):
+    """GAME: attention times its gradient, rolled out over the blocks."""
+
+    kind: Literal["game"] = "game"
+    blocks: Literal["all"] | Count = Field(
+        "all", description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP."
+    )
+    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
+
+
+class Game(Explainer[GameConfig]):
+    """GAME, the generic attention explainer (Chefer, Gur, Wolf, ICCV 2021, arXiv 2103.15679).
+
+    For each block with attention A (T x T for each head) and the score f = s cos(image embedding, text embedding):
+
+        A' = mean over heads of ReLU(df/dA * A)           number by number
+        R <- R + A' R                                     from R = I, first block to last
+        H  = row of the class token in R, over the patches
+
+    Only the class token's row is wanted, so the products go from the last block to the first with one row instead of a
+    matrix: r <- r + r A' from the unit row of the class token.
+
+    Deviations: none of the formula at the defaults. The factor s does not change the order of the patches where one
+    block is explained; with several it sets how much paths through more than one of them count, because R grows by
+    products of gradients. The authors differentiate CLIP's scaled logit, whose factor is 100 after training. Their
+    notebook for CLIP explains the last block alone (`blocks: 1`); over all blocks of a ViT-B/16 the maps are known to
+    have hot patches that stand for nothing. The paper's rules for attention between two kinds of tokens do not apply to
+    a CLIP, whose towers do not see each other.
+
+    Raises ConfigError for more blocks than the model has.
+    """
+
+    config_type = GameConfig
+    towers = ("class_token",)
+    needs = "transformer blocks with a class token"
+
+    def __init__(self, config: GameConfig, model: ClipModel) -> None:
+        super().__init__(config, model)
+        self.walk = Walk(model, self.config.blocks, self.affinity.block)
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        return image_by_image(self._of_image, rgb, texts)
+
+    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+        walked = self.walk(rgb)
+        starts, cosines = starts_of(walked.embedding, texts, self.config.phrases_per_step)
+        gradients = gradients_at(walked.embedding, walked.attention, self.config.scale * starts)
+        values = torch.stack([_class_row(walked.attention, each) for each in gradients], dim=1)
+        return Maps(values=values, cosines=cosines, tokens=walked.early, embedding=walked.embedding.detach())
+
+
+@torch.no_grad()
+def _class_row(attention: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> Tensor:
+    """Attention and its gradients, (1, H, T, T) for each block in order -> the class token's row of R, (1, N)."""
+    row = torch.zeros_like(attention[0][:, 0, :1])
+    row[..., 0] = 1
+    for weights, gradient in zip(reversed(attention), reversed(gradients), strict=True):
+        row = row + row @ (gradient * weights).relu().mean(dim=1)
+    return row[:, 0, 1:]
+
+
+class LeGradConfig(ExplainerConfig):
+    """LeGrad: gradients at the attention of the last blocks."""
+
+    kind: Literal["legrad"] = "legrad"
+    blocks: Literal["all"] | Count = Field(
+        2,
+        description="How many of the last blocks are explained; 2 in the authors' code. Without effect where one "
+        "attention pools the tokens.",
+    )
+    empty_threshold: float = Field(
+        0.8,
+        ge=0.0,
+        le=1.0,
+        description="Where one attention pools the tokens: share of the highest heat of words that name nothing, "
+        "above "
+        "which a patch gets no heat. 0.8 in the authors' code; at 1 no patch is above it.",
+    )
+
+
+class LeGrad(Explainer[LeGradConfig]):
+    """LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214): gradients at the attention of several blocks, summed.
+
+    For each of the last blocks l, with its attention A_l (T x T for each head) and the tokens x_l that leave it:
+
+        s_l = cos(proj(ln_post(mean of x_l over all tokens)), text embedding)
+        H_i = sum over l of the mean over heads and rows of ReLU(ds_l / dA_l) in column i
+
+    The score of a block is made of its own tokens, so that its gradient passes through this block alone. Unlike GAME
+    the gradient is not multiplied by the attention, and every token's row counts.
+
+    Where one attention pools the tokens, the score is the cosine of the pool's answer to a block's tokens, and the
+    gradient is that at the pool's own attention, whose one row is the query's. The authors' code has this for SigLIP,
+    with a correction: patches whose map for the words "a photo of a" is above 0.8 after a min-max get no heat, because
+    such pools look at some patches whatever the words are. `empty_threshold: 1` switches the correction off.
+
+    Deviations: no min-max at the end, because maps are not normalised here. Of a tower that one attention pools, the
+    trunk may be anything, so that only the tokens that it ends with are explained, which is the authors' form with one
+    layer; they sum two by default. Raises ConfigError for more blocks than the model has.
+    """
+
+    config_type = LeGradConfig
+    towers = ATTENDING
+    needs = "an attention that makes the embedding"
+
+    def __init__(self, config: LeGradConfig, model: ClipModel) -> None:
+        super().__init__(config, model)
+        self.empty = TextCache(model)
+        self._maps = by_tower(
+            model.tower,
+            blocks=lambda _: partial(
+                image_by_image, partial(self._of_blocks, Walk(model, self.config.blocks, self.affinity.block))
+            ),
+            pooled=lambda tower: partial(self._of_pool, tower),
+        )
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        return self._maps(rgb, texts)
+
+    def _of_blocks(self, walk: Walk, rgb: Tensor, texts: Tensor) -> Maps:
+        walked = walk(rgb)
+        values = torch.stack([self._of_block(walk, walked, n, texts) for n in range(len(walked.outputs))])
+        embedding = walked.embedding.detach()
+        cosines = cosines_of(embedding, texts)
+        return Maps(values=values.sum(dim=0), cosines=cosines, tokens=walked.early, embedding=embedding)
+
+    def _of_block(self, walk: Walk, walked: Walked, number: int, texts: Tensor) -> Tensor:
+        """Maps (1, P, N) of one of the walked blocks."""
+        attention = walked.attention[number]
+        with torch.enable_grad():
+            meaning = walk.tower.head(walked.outputs[number].mean(dim=1))
+        starts, _ = starts_of(meaning, texts, self.config.phrases_per_step)
+        found = [gradient.relu().mean(dim=(1, 2)) for (gradient,) in gradients_at(meaning, [attention], starts)]
+        return torch.stack(found, dim=1)[..., 1:]
+
+    @torch.no_grad()
+    def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Maps:
+        seen = tower.look(rgb)
+        embedding = tower.pool.embedding(seen)
+
+        def found(part: Tensor) -> tuple[Tensor, Tensor]:
+            starts, cosines = cosine_gradients(embedding, part)
+            return tower.pool.back_to_attention(seen, starts).relu().mean(dim=1), cosines
+
+        hot, _ = found(self.empty([EMPTY])[None].expand(len(rgb), -1, -1))
+        low, high = hot.amin(dim=-1, keepdim=True), hot.amax(dim=-1, keepdim=True)
+        kept = hot - low <= self.config.empty_threshold * (high - low)
+        values, cosines = by_step(texts, self.config.phrases_per_step, found)
+        return Maps(values=values * kept, cosines=cosines, tokens=seen.tokens, embedding=embedding)

@@ -1,0 +1,236 @@
+"""Class activation maps: features that have a place, weighed by the gradient of the cosine at them.
+
+Features x_1 .. x_N of width D are the last tokens of a tower that still have a place in the image:
+
+- of a transformer with a class token, the patches after `ln_1` of one of the last blocks. At the last block's output
+  there is nothing to read: only the class token goes on;
+- of a tower whose tokens are pooled by one attention, the grid in which the convolutions end (before positions and a
+  mean token are added, so that the gradient also takes the way through the mean), or the tokens before the pool where
+  there is no grid;
+- of a tower that averages its tokens, those tokens.
+
+c is the cosine of image and text embedding, not scaled, and g_i = dc/dx_i comes from autograd through the rest of the
+tower.
+
+Shapes: B images (1 where gradients are taken), P phrases, N patches, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from stages.explain.base import Explainer
+from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
+from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients
+from stages.explainers.attention.walk import Traced, Walk, gradients_at, image_by_image, starts_of
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.towers.averaged import AveragedTower
+from stages.shared.model.towers.pooled import PooledTower, by_tower
+from stages.shared.model.towers.trunk import GridTrunk
+
+
+class CamConfig(ExplainerConfig):
+    """Class activation maps of towers that average their tokens."""
+
+    kind: Literal["cam"] = "cam"
+    contrast: ShareBelowOne = Field(0.25, description="See ExplainerConfig.")
+
+
+class Cam(Explainer[CamConfig]):
+    """Class activation maps for towers that average their tokens.
+
+    With tokens x_1 .. x_N, their mean m = sum_i x_i / N, and the rest of the tower as a function of m:
+
+        w   = dc / dm                                     one weight per channel
+        H_i = ReLU(w . x_i)
+
+    Where the head is one linear layer and the score is not normalised, this is CAM (Zhou et al., CVPR 2016, arXiv
+    1512.04150), with the text embedding as the class's weights; it is Grad-CAM at the last features (Selvaraju et al.,
+    ICCV 2017, arXiv 1610.02391), because the gradient at each token is w / N. Deviation from Grad-CAM: the factor 1 / N
+    alone.
+    """
+
+    config_type = CamConfig
+    towers = ("average_pool",)
+    needs = "tokens that are averaged"
+
+    def __init__(self, config: CamConfig, model: ClipModel) -> None:
+        super().__init__(config, model)
+        self.tower = by_tower(model.tower, averaged=lambda tower: tower)
+
+    @torch.no_grad()
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        tokens = self.tower.embed(rgb).float()
+        mean = tokens.mean(dim=1)
+        embedding = self.tower.finish(mean)
+
+        def found(part: Tensor) -> tuple[Tensor, Tensor]:
+            gradients, cosines = cosine_gradients(embedding, part)
+            return F.relu(self.tower.finish.back(mean, gradients) @ tokens.mT), cosines
+
+        step, local = self.config.phrases_per_step, None
+        values, cosines = by_step(texts, step, found)
+        if self.looks_closer:
+            local = closest_patch(self.tower.finish(tokens), texts, step)
+        return Maps(values=values, cosines=cosines, tokens=tokens, embedding=embedding, local=local)
+
+
+class FeaturesConfig(ExplainerConfig):
+    """Settings of class activation maps by gradients."""
+
+    layer: Count = Field(
+        1,
+        description="With a class token: the block after whose first norm the features are taken, counted from the "
+        "last, which is 1. Other towers have it without effect: their last features are taken.",
+    )
+
+
+FeaturesT = TypeVar("FeaturesT", bound=FeaturesConfig)
+
+
+class FeatureCam(Explainer[FeaturesT]):
+    """Maps from the features and the gradient at them. Raises ConfigError for a layer that the model does not have."""
+
+    def __init__(self, config: FeaturesT, model: ClipModel) -> None:
+        super().__init__(config, model)
+        self._features: Callable[[Tensor], Traced] = by_tower(
+            model.tower,
+            blocks=lambda _: partial(_of_blocks, Walk(model, config.layer, self.affinity.block, setting="layer")),
+            pooled=lambda tower: partial(_of_pool, tower),
+            averaged=lambda tower: partial(_of_mean, tower),
+        )
+
+    @abstractmethod
+    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+        """Features (N, D) and a phrase's gradient at them (N, D) -> its map (N,), >= 0."""
+
+    def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
+        """See `Explainer.maps`."""
+        return image_by_image(self._of_image, rgb, texts)
+
+    def _of_image(self, rgb: Tensor, texts: Tensor) -> Maps:
+        with torch.enable_grad():
+            found = self._features(rgb)
+        starts, cosines = starts_of(found.embedding, texts, self.config.phrases_per_step)
+        rows, columns = self.model.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        patches = slice(-rows * columns, None)
+        features = found.leaf.detach()[0, patches]
+        gradients = gradients_at(found.embedding, [found.leaf], starts)
+        values = torch.stack([self.weighed(features, gradient[0, patches]) for (gradient,) in gradients])[None]
+        return Maps(values=values, cosines=cosines, tokens=found.tokens, embedding=found.embedding.detach())
+
+
+def _of_blocks(walk: Walk, rgb: Tensor) -> Traced:
+    walked = walk(rgb)
+    return Traced(walked.normed[0], walked.embedding, walked.early)
+
+
+def _of_mean(tower: AveragedTower, rgb: Tensor) -> Traced:
+    leaf = tower.embed(rgb).float().requires_grad_()
+    return Traced(leaf, tower.finish(leaf.mean(dim=1)), leaf.detach())
+
+
+def _of_pool(tower: PooledTower, rgb: Tensor) -> Traced:
+    grid_hw = tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+    if isinstance(tower.trunk, GridTrunk):
+        with torch.no_grad():
+            grid = tower.trunk.body(tower.normalised(rgb).to(tower.dtype))
+        leaf = grid.flatten(2).transpose(1, 2).float().requires_grad_()
+        tokens = tower.trunk.tokens_of(leaf, grid_hw)
+    else:
+        tokens = leaf = tower.embed(rgb).float().requires_grad_()
+    seen = tower.pool.look(tokens, grid_hw)
+    return Traced(leaf, tower.pool.embedding(seen), seen.tokens.detach())
+
+
+class GradCamConfig(FeaturesConfig):
+    """Grad-CAM."""
+
+    kind: Literal["grad_cam"] = "grad_cam"
+
+
+class GradCam(FeatureCam[GradCamConfig]):
+    """Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391): features weighed by their mean gradient.
+
+        w   = mean over i of g_i                          one weight per channel
+        H_i = ReLU(w . x_i)
+
+    The paper has convolutional features; for transformers this is the usual reading: the patches at the last block's
+    first norm, without the class token, as pytorch-grad-cam and CLIP-ES (Lin et al., CVPR 2023, arXiv 2212.09506) take
+    them. The Grad-ECLIP authors' baseline takes the block's input before the norm, and averages over the class token
+    too. Where tokens are averaged, the map is that of `Cam` divided by N.
+
+    Deviations: the score is the plain cosine, where CLIP-ES takes a softmax over a set of texts.
+    """
+
+    config_type = GradCamConfig
+
+    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+        """See `FeatureCam.weighed`."""
+        return (features @ gradient.mean(dim=0)).relu()
+
+
+class GradCamPlusPlusConfig(FeaturesConfig):
+    """Grad-CAM++."""
+
+    kind: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
+    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
+
+
+class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):
+    """Grad-CAM++ (Chattopadhay et al., WACV 2018, arXiv 1710.11063): features weighed where gradients are positive.
+
+    With g_i = s dc/dx_i, channel by channel:
+
+        a_i = g_i^2 / (2 g_i^2 + S g_i^3) = 1 / (2 + S g_i)         S = sum over i of x_i; 0 where g_i = 0
+        w   = sum over i of a_i ReLU(g_i)                           one weight per channel
+        H_i = ReLU(w . x_i)
+
+    The paper's score is the exponential of the network's output, whose second and third derivatives are then powers of
+    the first; its own factor is the same for all patches and is left out. The network's output is taken to be CLIP's
+    logit: the cosine times `scale`, which decides how much S counts. Without it a_i is one half almost everywhere.
+
+    Deviation: S is at least 0. The paper's features come out of a ReLU, so that it cannot be less; with features that
+    can be negative, as in transformers, the denominator would vanish somewhere. Where features are >= 0 nothing
+    differs.
+    """
+
+    config_type = GradCamPlusPlusConfig
+
+    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+        """See `FeatureCam.weighed`."""
+        positive = (self.config.scale * gradient).relu()
+        total = features.sum(dim=0).relu()
+        return (features @ (positive / (2 + total * positive)).sum(dim=0)).relu()
+
+
+class LayerCamConfig(FeaturesConfig):
+    """LayerCAM."""
+
+    kind: Literal["layer_cam"] = "layer_cam"
+
+
+class LayerCam(FeatureCam[LayerCamConfig]):
+    """LayerCAM (Jiang et al., IEEE Transactions on Image Processing 2021): each place's features by its own gradient.
+
+        H_i = ReLU(sum over channels of ReLU(g_i) * x_i)
+
+    There is one weight for each channel and place, where Grad-CAM has one for each channel; the paper therefore also
+    reads early layers, which `layer` does on transformers. Deviation: one layer's map, where the paper also adds up
+    those of several.
+    """
+
+    config_type = LayerCamConfig
+
+    def weighed(self, features: Tensor, gradient: Tensor) -> Tensor:
+        """See `FeatureCam.weighed`."""
+        return (gradient.relu() * features).sum(dim=1).relu()

@@ -1,1 +1,0 @@
-"""Class activation maps: features weighed by the gradient of the cosine."""

@@ -1,1 +1,0 @@
-"""Explainers that compare each patch with the phrase, without a gradient."""

@@ -1,0 +1,99 @@
+"""Maps of several scales: how images shrink, how grids meet, and that the mean is one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+
+from stages.explain.grad_eclip import GradEclipConfig
+from stages.explain.maps import Maps, at_scale, mean_of
+from tests.factories import SPEC
+from tests.stages.explain.models import image, made
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, (64, 96)), (0.5, (32, 48)), (0.4, (32, 32)), (0.01, (16, 16))])
+def test_sides_are_rounded_to_the_stride(scale: float, expected: tuple[int, int]) -> None:
+    rgb = torch.full((2, 64, 96, 3), 77, dtype=torch.uint8)
+    found = at_scale(rgb, scale, 16)
+    assert (found.shape, found.dtype) == ((2, *expected, 3), torch.uint8)
+    assert (found == 77).all()
+    assert (found is rgb) == (scale == 1)
+
+
+def maps_of(values: torch.Tensor, **more: torch.Tensor | None) -> Maps:
+    """Maps (B, P, rows, columns) as an explainer returns them."""
+    return Maps(values=values.flatten(-2), cosines=torch.zeros(values.shape[:2]), **more)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.47])
+def test_a_grid_is_read_where_its_values_lie(shift: float) -> None:
+    """A slope from left to right keeps its heat at every place in the image, but for the edges."""
+    wide = (torch.arange(8) + 0.5 + shift) / 8
+    narrow = (torch.arange(4) + 0.5 + shift) / 4
+    found = mean_of([maps_of(torch.zeros(1, 1, 3, 8)), maps_of(narrow.expand(1, 1, 3, 4))], [(3, 8), (3, 4)], shift)
+    expected = wide.clamp(narrow[0], narrow[-1]) / narrow[-1] / 2
+    assert torch.allclose(found.values.unflatten(-1, (3, 8)), expected.expand(1, 1, 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "mean"),
+    [
+        ([0.0, 4.0, 2.0, 0.0], [0.2, 0.1, 0.0, 0.0], [0.5, 0.75, 0.25, 0.0]),
+        ([0.0, 4.0, 2.0, 0.0], [0.0] * 4, [0, 0.5, 0.25, 0]),
+        ([0.0] * 4, [0.0] * 4, [0.0] * 4),
+    ],
+)
+def test_every_scale_counts_alike_and_the_empty_one_adds_nothing(one, other, mean) -> None:
+    both = [maps_of(torch.tensor(each).reshape(1, 1, 2, 2)) for each in (one, other)]
+    assert mean_of(both, [(2, 2)] * 2, 0.0).values.flatten().tolist() == pytest.approx(mean)
+
+
+def test_cosines_and_embeddings_are_means_and_constant_is_constant_at_all_scales() -> None:
+    values = torch.ones(2, 1, 4)
+    one = Maps(
+        values=values, cosines=torch.tensor([[0.1], [0.2]]), local=torch.tensor([[0.3], [0.5]]),
+        embedding=torch.tensor([[2.0, 0.0], [0.0, 5.0]]), constant=torch.tensor([True, True]),
+    )  # fmt: skip
+    other = Maps(
+        values=values, cosines=torch.tensor([[0.3], [0.2]]), local=torch.tensor([[0.1], [0.5]]),
+        embedding=torch.tensor([[0.0, 3.0], [0.0, 1.0]]), constant=torch.tensor([True, False]),
+    )  # fmt: skip
+    found = mean_of([one, other], [(2, 2)] * 2, 0.0)
+    for mine, wanted in [
+        (found.cosines, [[0.2], [0.2]]),
+        (found.local, [[0.2], [0.5]]),
+        (found.embedding, [[0.5, 0.5], [0.0, 1.0]]),
+        (found.constant, [True, False]),
+    ]:
+        assert mine is not None
+        assert torch.allclose(mine.float(), torch.tensor(wanted).float())
+
+
+def test_an_explainer_answers_with_the_mean_of_its_maps_at_each_scale() -> None:
+    rgb = torch.from_numpy(image(rows=8, columns=8))
+    plain = made("grad_eclip", affinity="propagation")
+    large = torch.from_numpy(plain.explain(rgb.numpy(), [["dog"]])[0][0].values)
+    small = torch.from_numpy(plain.explain(at_scale(rgb, 0.5, SPEC.patch_px).numpy(), [["dog"]])[0][0].values)
+    enlarged = F.interpolate(small[None, None] / small.max(), (8, 8), mode="bilinear")[0, 0]
+    both = made("grad_eclip", affinity="propagation", scales=(1.0, 0.5))
+    (found,) = both.explain(rgb.numpy(), [["dog"]])[0]
+    assert torch.allclose(torch.from_numpy(found.values), (large / large.max() + enlarged) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"scales": each}, "scales") for each in ((), (1.0, 1.0), (1.0, 0.5, 0.75), (1.0, 0.0), (9.0, 1.0))]
+    + [({"scales": (1.5, 1.0), "image_size": "keep"}, "max_side_px")],
+)
+def test_scales_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        GradEclipConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_images_are_resized_to_the_largest_scale() -> None:
+    for scales, image_size, wanted in [((1.0, 0.5), "model", 1), ((2.0, 1.0), "model", 2), ((1.5, 1.0), 128, 6)]:
+        config = GradEclipConfig(scales=scales, image_size=image_size)  # type: ignore[arg-type]
+        assert config.canvas(SPEC)["size_px"] == wanted * SPEC.size_px
+    assert GradEclipConfig(scales=(1.0, 0.5), image_size="keep").scales == (1.0, 0.5)

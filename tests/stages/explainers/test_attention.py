@@ -1,0 +1,269 @@
+"""Explainers that read attention, against open_clip's own forward pass and autograd in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.contract.errors import ConfigError
+from stages.explainers.attention.attention_flow import flows
+from stages.explainers.attention.walk import Walk, gradients_at, starts_of
+from tests.factories import TOWERS, tiny_clip
+from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
+from tests.stages.explainers.captured import Captured, capture
+
+Floats = NDArray[np.float64]
+
+
+def seen_by(tower: str, explainer: Any, *watched: str) -> tuple[NDArray[np.uint8], Captured]:
+    """An image, and open_clip's forward pass of it."""
+    side = TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px
+    rgb = image(tower, side, side)
+    pixels = explainer.model.tower.normalised(torch.from_numpy(rgb))[0]
+    return rgb, capture(module_of(tower), pixels, *watched)
+
+
+def cells_of(tower: str) -> int:
+    return (TOWERS[tower][1].size_px // TOWERS[tower][1].patch_px) ** 2
+
+
+@pytest.mark.parametrize("kind", ["game", "legrad", "grad_cam", "grad_cam_plus_plus", "layer_cam"])
+def test_more_blocks_than_there_are_are_refused(kind: str) -> None:
+    setting = "layer" if "cam" in kind else "blocks"
+    with pytest.raises(ConfigError, match=rf"explain\.{setting}: .* has 4 blocks, not 5"):
+        made(kind, **{setting: 5})
+
+
+@pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "EVA02", "SigLIP"])
+def test_raw_attention_is_the_first_row_of_the_last_attention(name: str) -> None:
+    explainer = made("raw_attention", name)
+    rgb, captured = seen_by(name, explainer)
+    row = captured.attention[-1][0, :, 0].mean(dim=0).detach()
+    assert len(row) - cells_of(name) in (0, 1)
+    wanted = row[-cells_of(name) :].numpy()
+    assert wanted.max() > 1.2 * wanted.min(), "far from uniform"
+    for found, text in zip(explainer.explain(rgb, [PHRASES])[0], PHRASES, strict=True):
+        assert np.allclose(found.values.ravel(), wanted, rtol=2e-3)
+        cosine = captured.cosine(explainer.texts([text])[0]).item()
+        assert found.similarity == pytest.approx(cosine, abs=1e-3)
+
+
+@pytest.mark.parametrize("weight", ["attention", "none"])
+@pytest.mark.parametrize("rectify", ["head", "sum"])
+@pytest.mark.parametrize("name", ["class token", "timm, class token", "ResNet", "SigLIP"])
+def test_attention_gradient(name: str, weight: str, rectify: str) -> None:
+    explainer = made("attention_gradient", name, weight=weight, rectify=rectify)
+    rgb, captured = seen_by(name, explainer)
+    attention, patches = captured.attention[-1], slice(-cells_of(name), None)
+    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+        (gradient,) = captured.gradients(explainer.texts([text])[0], [attention])
+        g, a = gradient[0, :, 0, patches].numpy(), attention[0, :, 0, patches].detach().numpy()
+        each = g * a if weight == "attention" else g
+        wanted = np.maximum(each, 0).mean(axis=0) if rectify == "head" else np.maximum(each.mean(axis=0), 0)
+        assert np.allclose(found.values.ravel(), wanted, atol=3e-3 * wanted.max())
+
+
+@pytest.mark.parametrize("name", ["class token", "ResNet", "SigLIP"])
+def test_without_a_weight_and_summed_it_is_grad_eclip_over_the_number_of_heads(name: str) -> None:
+    ours = made("attention_gradient", name, weight="none", rectify="sum")
+    tower: Any = ours.model.tower
+    heads = tower.blocks[-1].heads if name == "class token" else tower.pool.heads
+    theirs = made("grad_eclip", ours.model, blocks=1, spatial_weight=False, contrast=0.0)
+    rgb = image(name)
+    for found, wanted in zip(ours.explain(rgb, [PHRASES])[0], theirs.explain(rgb, [PHRASES])[0], strict=True):
+        assert wanted.values.any()
+        assert np.allclose(heads * found.values, wanted.values, atol=1e-5 * wanted.values.max())
+
+
+def test_on_blocks_it_is_game_on_the_last_one() -> None:
+    ours = made("attention_gradient").explain(image(), [PHRASES])[0]
+    theirs = made("game", blocks=1, scale=7.0).explain(image(), [PHRASES])[0]
+    for found, wanted in zip(ours, theirs, strict=True):
+        assert np.allclose(7 * found.values, wanted.values, atol=1e-6 * wanted.values.max())
+
+
+@pytest.mark.parametrize(
+    ("settings", "blocks", "scale"),
+    [({}, 4, 100.0), ({"blocks": 1}, 1, 100.0), ({"blocks": 3, "scale": 4000.0}, 3, 4000.0)],
+)
+def test_game_is_the_papers_recursion_with_whole_matrices(settings: dict[str, Any], blocks: int, scale: float) -> None:
+    explainer = made("game", **settings)
+    rgb, captured = seen_by("class token", explainer)
+    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+        attention = captured.attention[-blocks:]
+        gradients = captured.gradients(explainer.texts([text])[0], attention)
+        relevance = np.eye(17)
+        for weights, gradient in zip(attention, gradients, strict=True):
+            product = scale * gradient[0].numpy() * weights[0].detach().numpy()
+            relevance = relevance + np.maximum(product, 0).mean(axis=0) @ relevance
+        wanted = relevance[0, 1:].reshape(4, 4)
+        assert np.allclose(found.values, wanted, atol=1e-4 * wanted.max())
+
+
+def test_paths_through_two_blocks_count_more_with_a_larger_scale() -> None:
+    one, ten = (made("game", scale=scale).explain(image(), [["dog"]])[0][0].values for scale in (100, 1000))
+    assert (ten > 10.001 * one).any()
+    assert (ten >= 9.999 * one).all()
+
+
+@pytest.mark.parametrize(("settings", "blocks"), [({}, 2), ({"blocks": "all"}, 4), ({"blocks": 1}, 1)])
+def test_legrad_on_blocks(settings: dict[str, Any], blocks: int) -> None:
+    explainer = made("legrad", **settings)
+    rgb, captured = seen_by("class token", explainer, *(f"transformer.resblocks.{n}" for n in range(4)))
+    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+        embedding = explainer.texts([text])[0].double()
+        wanted = np.zeros(16)
+        for tokens, attention in list(zip(captured.seen, captured.attention, strict=True))[-blocks:]:
+            meaning = captured.visual.ln_post(tokens[0].mean(dim=0)) @ captured.visual.proj
+            (gradient,) = torch.autograd.grad(F.normalize(meaning, dim=0) @ embedding, attention, retain_graph=True)
+            wanted += np.maximum(gradient[0].numpy(), 0).mean(axis=(0, 1))[1:]
+        assert np.allclose(found.values.ravel(), wanted, atol=1e-4 * wanted.max())
+        assert found.similarity == pytest.approx(captured.cosine(embedding).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ResNet", "SigLIP"])
+@pytest.mark.parametrize("threshold", [0.8, 0.3, 1.0])
+def test_legrad_on_pools(name: str, threshold: float) -> None:
+    explainer = made("legrad", name, empty_threshold=threshold)
+    rgb, captured = seen_by(name, explainer)
+
+    def heat(text: str) -> Any:
+        (gradient,) = captured.gradients(explainer.texts([text])[0], captured.attention[-1:])
+        return np.maximum(gradient[0, :, 0, -cells_of(name) :].numpy(), 0).mean(axis=0)
+
+    empty = heat("a photo of a")
+    kept = (empty - empty.min()) / (empty.max() - empty.min()) <= threshold
+    assert kept.all() == (threshold == 1.0)
+    for text, found in zip(PHRASES, explainer.explain(rgb, [PHRASES])[0], strict=True):
+        wanted = heat(text) * kept
+        assert np.allclose(found.values.ravel(), wanted, atol=3e-3 * wanted.max())
+
+
+# The walk
+
+
+def texts_of(embed_dim: int) -> Tensor:
+    texts = F.normalize(torch.randn(1, 8, embed_dim, generator=torch.Generator().manual_seed(1)), dim=-1)
+    texts[:, 3:] = 0
+    return texts
+
+
+@pytest.mark.parametrize(("blocks", "first"), [("all", 0), (2, 2)])
+@pytest.mark.parametrize("vision", [{}, {"ls_init_value": 0.5}], ids=["plain", "layer scale"])
+def test_attention_tokens_and_gradients_are_open_clip_s_own(blocks: Any, first: int, vision: dict[str, Any]) -> None:
+    model = tiny_clip(**vision)
+    clip, rgb = clip_of(model), torch.from_numpy(image())
+    texts = texts_of(clip.embed_dim)
+    names = [f"transformer.resblocks.{n}" for n in range(4)]
+    captured = capture(model, clip.tower.normalised(rgb)[0], *(f"{name}.ln_1" for name in names), *names)
+    walked = Walk(clip, blocks)(rgb)
+    starts, cosines = starts_of(walked.embedding, texts, 8)
+    for name, ours, theirs in [
+        ("attention", walked.attention, captured.attention),
+        ("normed", walked.normed, captured.seen[0::2]),
+        ("outputs", walked.outputs, captured.seen[1::2]),
+    ]:
+        assert len(ours) == 4 - first
+        for own, other in zip(ours, theirs[first:], strict=True):
+            assert np.allclose(own.detach(), other.detach(), atol=2e-5), name
+        found = list(gradients_at(walked.embedding, ours, starts))
+        assert len(found) == 8
+        for phrase in range(3):
+            # Other rows that enter the last block have no part in the embedding.
+            wanted = captured.gradients(texts[0, phrase], theirs[first:])
+            for own, other in zip(found[phrase], wanted, strict=True):
+                assert np.allclose(own, other, atol=2e-4 * float(other.abs().max())), name
+        assert not any(gradient.any() for gradient in found[5]), "a row of zeros only fills up"
+    for phrase in range(3):
+        assert float(cosines[0, phrase]) == pytest.approx(captured.cosine(texts[0, phrase]).item(), abs=1e-5)
+
+
+def test_inputs_are_the_outputs_of_the_block_before() -> None:
+    clip, rgb = clip_of(), torch.from_numpy(image())
+    walked = Walk(clip, "all")(rgb)
+    assert torch.equal(walked.inputs[0], clip.tower.embed(rgb))
+    for before, after in zip(walked.outputs[:-1], walked.inputs[1:], strict=True):
+        assert before is after
+
+
+@pytest.mark.parametrize("kept", [0, 2, 3])
+def test_the_kept_tokens_are_those_before_their_block(kept: int) -> None:
+    clip, rgb = clip_of(), torch.from_numpy(image(rows=3, columns=5))
+    wanted, _ = clip.tower.tokens_before(rgb, kept)  # type: ignore[attr-defined]
+    early = Walk(clip, 2, kept)(rgb).early
+    assert early is not None
+    assert not early.requires_grad
+    assert torch.allclose(early, wanted[:, 1:], atol=1e-5)
+
+
+def test_it_works_where_gradients_are_off_and_in_half_precision() -> None:
+    with torch.no_grad():
+        walked = Walk(clip_of("class token", precision=torch.bfloat16), 2)(torch.from_numpy(image()))
+        (gradient,) = next(iter(gradients_at(walked.embedding, walked.attention[:1], walked.embedding.detach())))
+    assert walked.attention[0].dtype == torch.float32
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+# Attention flow, against networkx's maximum flow and minimum cut in the whole graph, in floating point
+
+
+def whole_graph(mixed: Floats) -> nx.DiGraph:
+    """Nodes are (blocks before it, token)."""
+    graph = nx.DiGraph()
+    for number, block in enumerate(mixed):
+        for (j, k), capacity in np.ndenumerate(block):
+            graph.add_edge((number + 1, j), (number, k), capacity=float(capacity))
+    return graph
+
+
+def mixed_at_random(layers: int, tokens: int, sharpness: float, seed: int = 0) -> Floats:
+    logits = sharpness * np.random.default_rng(seed).standard_normal((layers, tokens, tokens))
+    attention = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    mixed: Floats = 0.5 * attention + 0.5 * np.eye(tokens)
+    return mixed
+
+
+@pytest.mark.parametrize(
+    ("layers", "tokens", "sharpness"), [(1, 5, 1.0), (2, 6, 1.0), (3, 6, 2.0), (5, 7, 0.1), (5, 7, 4.0), (6, 6, 8.0)]
+)
+def test_maximum_flow_is_minimum_cut(layers: int, tokens: int, sharpness: float) -> None:
+    mixed = mixed_at_random(layers, tokens, sharpness)
+    graph, found = whole_graph(mixed), flows(mixed)
+    for token in range(tokens):
+        value, (from_side, to_side) = nx.minimum_cut(graph, (layers, 0), (0, token))
+        crossing = sum(
+            mixed[number - 1, j, k]
+            for number, j in from_side
+            for k in range(tokens)
+            if number > 0 and (number - 1, k) in to_side
+        )
+        assert found[token] == pytest.approx(value, abs=1e-6)
+        assert found[token] == pytest.approx(crossing, abs=1e-6)
+    if (layers, sharpness) == (5, 4.0):
+        assert (found < np.minimum(1, mixed[0].sum(axis=0)) - 0.01).any(), "the first cuts are not always the tightest"
+
+
+def test_flows_by_hand() -> None:
+    mixed = mixed_at_random(1, 5, 1.0)
+    assert np.allclose(flows(mixed), mixed[0, 0], atol=1e-8), "one block is its row"
+    assert flows(np.stack([np.eye(4)] * 4)).tolist() == [1, 0, 0, 0], "tokens that keep to themselves get nothing"
+
+
+@pytest.mark.parametrize("residual", [0.5, 0.2])
+def test_flow_runs_through_the_attention_of_open_clip(residual: float) -> None:
+    model, rgb = tiny_clip(layers=2), image()
+    explainer = made("attention_flow", model, residual=residual)
+    captured = capture(model, explainer.model.tower.normalised(torch.from_numpy(rgb))[0])
+    attention = np.stack([weights[0].detach().mean(dim=0).numpy() for weights in captured.attention])
+    graph = whole_graph((1 - residual) * attention + residual * np.eye(17))
+    wanted = [nx.maximum_flow_value(graph, (2, 0), (0, 1 + patch)) for patch in range(16)]
+    for found in explainer.explain(rgb, [PHRASES])[0]:
+        assert np.allclose(found.values.ravel(), wanted, atol=1e-5)

@@ -1,0 +1,89 @@
+"""Grad-CAM, Grad-CAM++ and LayerCAM: the papers' sums in loops over float64 features of open_clip's own modules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from tests.factories import TOWERS
+from tests.stages.explain.models import PHRASES, clip_of, image, made, module_of
+from tests.stages.explainers.captured import capture
+
+KINDS = ["grad_cam", "grad_cam_plus_plus", "layer_cam"]
+Floats = NDArray[np.float64]
+
+PLACES = {
+    ("class token", 1): "transformer.resblocks.3.ln_1",
+    ("class token", 3): "transformer.resblocks.1.ln_1",
+    ("timm, class token", 1): "trunk.blocks.4",
+    ("ResNet", 1): "layer4",
+    ("EVA02", 1): "trunk.blocks.10",
+    ("SigLIP", 1): "trunk.norm",
+    ("ConvNeXt", 1): "trunk.norm_pre",
+}
+"""Tower and layer -> the module whose output has the features, with or without tokens that are no patches."""
+
+
+def by_hand(kind: str, x: Floats, g: Floats) -> Floats:
+    """Features and gradients (N, D) -> a map, as the papers write it."""
+    n, d = x.shape
+    heat = np.zeros(n)
+    if kind == "layer_cam":
+        for i in range(n):
+            heat[i] = max(sum(max(g[i, k], 0) * x[i, k] for k in range(d)), 0)
+        return heat
+    weights = np.zeros(d)
+    for k in range(d):
+        if kind == "grad_cam":
+            weights[k] = sum(g[:, k]) / n
+            continue
+        total = max(sum(x[:, k]), 0)
+        for slope in 100 * g[:, k]:
+            if slope > 0:
+                weights[k] += slope**2 / (2 * slope**2 + total * slope**3) * slope
+    for i in range(n):
+        heat[i] = max(sum(weights * x[i]), 0)
+    return heat
+
+
+@pytest.mark.parametrize(("name", "layer"), PLACES)
+def test_the_formulas(name: str, layer: int) -> None:
+    spec = TOWERS[name][1]
+    side, clip = spec.size_px // spec.patch_px, clip_of(name, seed=1)
+    rgb = image(name, side, side, seed=1)
+    pixels = clip.tower.normalised(torch.from_numpy(rgb))[0]
+    captured = capture(module_of(name, seed=1), pixels, PLACES[name, layer])
+    (features,) = captured.seen
+    for kind in KINDS:
+        explainer = made(kind, clip, layer=layer)
+        texts = explainer.texts(PHRASES)
+        texts = torch.cat([texts, -texts, torch.zeros(4, clip.embed_dim)])  # a map of zeros is one of two
+        heat = []
+        for text, found in zip(texts[:4], explainer.maps(torch.from_numpy(rgb), texts[None]).values[0], strict=False):
+            (gradient,) = captured.gradients(text, [features])
+            x, g = (
+                (part[0].flatten(1).T if part.dim() == 4 else part[0, -side * side :]).detach().numpy()
+                for part in (features, gradient)
+            )
+            heat.append(by_hand(kind, x, g))
+            assert np.allclose(found.numpy(), heat[-1], atol=2e-3 * heat[-1].max() + 1e-9), kind
+        assert sum(each.any() for each in heat) > 1, kind
+
+
+def test_grad_cam_of_averaged_tokens_is_cam_over_their_number() -> None:
+    rgb = image("ConvNeXt", 3, 4)
+    ours, theirs = (made(kind, "ConvNeXt", contrast=0.0).explain(rgb, [PHRASES])[0] for kind in ("grad_cam", "cam"))
+    for found, wanted in zip(ours, theirs, strict=True):
+        assert wanted.values.any()
+        assert np.allclose(12 * found.values, wanted.values, atol=1e-5 * wanted.values.max())
+
+
+def test_the_alphas_are_one_half_where_the_scale_is_small_and_finite_where_it_is_large() -> None:
+    tiny, large = (made("grad_cam_plus_plus", scale=scale) for scale in (1e-6, 1e6))
+    features, gradient = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(3)).unbind()
+    wanted = (features @ gradient.relu().sum(dim=0)).relu() / 2
+    assert wanted.any()
+    assert torch.allclose(tiny.weighed(features, gradient) / 1e-6, wanted, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(large.weighed(features, gradient)).all()

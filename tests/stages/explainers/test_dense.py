@@ -1,0 +1,197 @@
+"""MaskCLIP, GEM and CLIP Surgery, in loops over heads and tokens on open_clip's own forward pass, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.explainers.dense import without_shared
+from stages.shared.model.towers.pooled import PooledTower
+from tests.factories import tiny_clip
+from tests.stages.explain.models import PHRASES, image, made
+from tests.stages.explainers.captured import Captured, capture
+
+BACKGROUND = ("sky", "grass", "a wall")
+Floats = NDArray[np.float64]
+RGB = image()
+
+
+def compare(explainer: Any, rgb: NDArray[np.uint8], wanted: list[Any], cosines: list[Any] | None = None) -> None:
+    """Maps are the wanted numbers of any sign, less their least, which differ among the patches."""
+    for number, found in enumerate(explainer.explain(rgb, [PHRASES])[0]):
+        heat = np.asarray(wanted[number])
+        assert np.ptp(heat) > 1e-3
+        assert np.allclose(found.values.ravel(), heat - heat.min(), atol=1e-5)
+        if cosines is not None:
+            assert found.similarity == pytest.approx(cosines[number].item(), abs=1e-5)
+
+
+def cosines_with(dense: Tensor, explainer: Any) -> list[Any]:
+    return list((explainer.texts(PHRASES) @ F.normalize(dense, dim=-1).T).numpy())
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_maskclip_is_open_clip_with_a_patch_attending_to_itself(residual: bool) -> None:
+    model = tiny_clip(layers=2, ls_init_value=0.5)
+    explainer = made("maskclip", model, residual=residual)
+    with torch.no_grad():
+        visual, last = model.visual, model.visual.transformer.resblocks[-1]
+        pixels = explainer.model.tower.normalised(torch.from_numpy(RGB))
+        x = visual.transformer.resblocks[0](visual._embeds(pixels))
+        z = last.ln_1(x)
+        itself = torch.full((z.shape[1], z.shape[1]), float("-inf")).fill_diagonal_(0)
+        alone = last.ls_1(last.attn(z, z, z, need_weights=False, attn_mask=itself)[0])
+        if residual:
+            alone = x + alone
+            alone = alone + last.ls_2(last.mlp(last.ln_2(alone)))
+        dense = (visual.ln_post(alone) @ visual.proj)[0, 1:]
+        whole = F.normalize(model.encode_image(pixels), dim=-1)[0]
+        compare(explainer, RGB, cosines_with(dense, explainer), list(explainer.texts(PHRASES) @ whole))
+
+
+@pytest.mark.parametrize("name", ["ResNet", "timm, SAME, rotary", "SigLIP", "ConvNeXt"])
+def test_maskclip_on_other_towers_is_the_embedding_of_one_token(name: str) -> None:
+    explainer, rgb = made("maskclip", name), image(name, 3, 3)
+    tower = explainer.model.tower
+    tokens = tower.embed(torch.from_numpy(rgb))
+    with torch.no_grad():
+        if isinstance(tower, PooledTower):
+            # The first token asks in some pools, and is looked at too: there it is the patch itself.
+            others = tower.pool.others
+            single = [tokens[:, [others + n] * (others + 1)] for n in range(9)]
+            alone = [tower.pool.embedding(tower.pool.look(each, (1, 1)))[0] for each in single]
+        else:
+            alone = [tower.finish(token) for token in tokens[0]]
+    compare(explainer, rgb, cosines_with(torch.stack(alone), explainer))
+
+
+def test_an_image_of_one_colour_has_no_heat_and_says_why() -> None:
+    model = tiny_clip(layers=2)
+    model.visual.positional_embedding.data.zero_()
+    maps = made("maskclip", model).explain(np.full((1, 32, 32, 3), 90, dtype=np.uint8), [PHRASES])[0]
+    assert [each.fault for each in maps] == ["constant", "constant"]
+
+
+# The second path
+
+
+def softmax(x: Floats) -> Floats:
+    e: Floats = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def unit(x: Floats) -> Floats:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def among(p: Floats, v: Floats, sharpness: float) -> Floats:
+    """Each token's mean of v by the products of its p with all others."""
+    return np.stack([softmax(sharpness * (p @ own)) @ v for own in p])
+
+
+def mixed_by_gem(q: Floats, k: Floats, v: Floats, z: Floats, iterations: int) -> Floats:
+    sharpness = float(np.mean([np.linalg.norm(token) for token in z])) / v.shape[1] ** 0.5
+    answer = np.zeros_like(v)
+    for p in (q, k, v):
+        own = unit(p)
+        for _ in range(iterations):
+            own = unit(among(own, own, sharpness))
+        answer += among(own, v, sharpness) / 3
+    return answer
+
+
+def patches_of(model: Any, explainer: Any, blocks: int, mixed: Any) -> tuple[Floats, Captured]:
+    """Unit embeddings (N, E) of the patches on the second path: the tokens, and what each attention adds to them."""
+    names = [f"transformer.resblocks.{n}" for n in range(4)]
+    pixels = explainer.model.tower.normalised(torch.from_numpy(RGB))[0]
+    captured = capture(model, pixels, "ln_pre", *names, *(f"{name}.ln_1" for name in names))
+    outputs, normed = captured.seen[:1] + captured.seen[2::2], captured.seen[1::2]
+    second = outputs[4 - blocks][0].detach()
+    for n in range(4 - blocks, 4):
+        q, k, v = (part[n][0].detach().numpy() for part in (captured.queries, captured.keys, captured.values))
+        z = normed[n][0].detach().numpy()
+        heads = [mixed(q[h], k[h], v[h], z) for h in range(len(v))]
+        block = captured.visual.transformer.resblocks[n]
+        added = block.attn.out_proj(torch.from_numpy(np.concatenate(heads, axis=1)))
+        second = second + block.ls_1(added).detach()
+    dense = captured.visual.ln_post(second[1:]) @ captured.visual.proj
+    return unit(dense.detach().numpy()), captured
+
+
+@pytest.mark.parametrize(
+    ("settings", "blocks", "iterations"),
+    [({}, 4, 1), ({"blocks": 2}, 2, 1), ({"blocks": 1, "iterations": 0}, 1, 0), ({"blocks": 3, "iterations": 3}, 3, 3)],
+)
+def test_gem(settings: dict[str, Any], blocks: int, iterations: int) -> None:
+    model = tiny_clip(ls_init_value=0.5)
+    explainer = made("gem", model, **settings)
+    dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: mixed_by_gem(q, k, v, z, iterations))
+    texts = explainer.texts(PHRASES)
+    compare(explainer, RGB, [dense @ text for text in texts.double().numpy()], [captured.cosine(t) for t in texts])
+
+
+@pytest.mark.parametrize("background", [(), BACKGROUND])
+@pytest.mark.parametrize(("settings", "blocks"), [({}, 4), ({"blocks": 2}, 2)])
+def test_clip_surgery(settings: dict[str, Any], blocks: int, background: tuple[str, ...]) -> None:
+    model = tiny_clip(ls_init_value=0.5)
+    explainer = made("clip_surgery", model, background=background, **settings)
+    dense, captured = patches_of(model, explainer, blocks, lambda q, k, v, z: among(v, v, v.shape[1] ** -0.5))
+    texts = explainer.texts(PHRASES)
+    if background:
+        whole = unit(captured.embedding.detach().numpy())
+        others = explainer.texts(background).double().numpy()
+        wanted = [by_elements(dense, whole, text, others) for text in texts.double().numpy()]
+    else:
+        empty = dense @ explainer.texts([""])[0].double().numpy()
+        wanted = [dense @ text - empty for text in texts.double().numpy()]
+    compare(explainer, RGB, wanted, [captured.cosine(text) for text in texts])
+
+
+def by_elements(dense: Floats, whole: Floats, text: Floats, background: Floats) -> Floats:
+    """The authors' order of things: products of single elements of the features, less their mean over the texts."""
+    everything = np.concatenate([text[None], background])
+    probability = softmax(2 * everything @ whole)
+    weight = probability / probability.mean()
+    features = np.stack([w * dense * own for w, own in zip(weight, everything, strict=True)])
+    heat: Floats = (features - features.mean(axis=0))[0].sum(axis=1)
+    return heat
+
+
+def test_texts_that_say_nothing_new_take_the_map_away() -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches, whole, texts = (
+        F.normalize(torch.randn(shape, generator=generator), dim=-1) for shape in ((2, 5, 8), (2, 8), (2, 3, 8))
+    )
+    same = without_shared(patches, whole, texts[:1].expand(2, -1, -1), texts[0, :1].expand(4, -1))
+    assert same[:, 0].abs().max() < 1e-6
+    assert without_shared(patches, whole, texts, texts[1, :2]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["ResNet", "SigLIP"])
+def test_clip_surgery_on_a_pool(name: str) -> None:
+    explainer, rgb = made("clip_surgery", name), image(name, 3, 3)
+    tower = explainer.model.tower
+    with torch.no_grad():
+        seen = tower.look(torch.from_numpy(rgb))
+        values = seen.values[0].unflatten(-1, (tower.pool.heads, -1)).double().numpy()
+        heads = [among(values[:, h], values[:, h], values.shape[2] ** -0.5) for h in range(tower.pool.heads)]
+        projected = tower.pool.scale(tower.pool.out(torch.from_numpy(np.concatenate(heads, axis=1)).float()))
+        if seen.residual is not None:
+            projected = projected + seen.residual[0]
+        dense = unit(tower.pool.finish(projected).double().numpy())
+    directions = (explainer.texts(PHRASES) - explainer.texts([""])).double().numpy()
+    compare(explainer, rgb, [dense @ direction for direction in directions])
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("gem", {}), ("clip_surgery", {"background": BACKGROUND})])
+def test_a_map_does_not_depend_on_the_other_phrases_of_its_image(kind: str, settings: dict[str, Any]) -> None:
+    explainer = made(kind, **settings)
+    alone = explainer.explain(RGB, [["dog"]])[0][0]
+    among_many = explainer.explain(RGB, [[*(f"cat {n}" for n in range(12)), "dog"]])[0][-1]
+    assert np.allclose(alone.values, among_many.values, atol=1e-5)

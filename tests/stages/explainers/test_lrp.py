@@ -1,0 +1,342 @@
+"""Relevance by gradients against relevance layer by layer, what becomes of the score, and contrasts by the papers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.explainers.relevance.lrp import LrpConfig, Propagation
+from stages.explainers.relevance.rules import GammaLinear, Rules, gate_held
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.towers.averaged import AveragedTower
+from stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
+from stages.shared.model.towers.pooled import AttentionPool, PooledTower
+from stages.shared.model.towers.tower import Placement
+from stages.shared.model.towers.vision import VisionTower
+from tests.factories import TOWERS, tiny_clip
+from tests.stages.explain.models import clip_of, made
+from tests.stages.explainers.explicit import Explicit, in_float64
+
+RULES: list[dict[str, Any]] = [
+    {"rule": "attnlrp"},
+    {"rule": "conservative", "activation": "gradient"},
+    {"rule": "attnlrp", "gamma": 0.25},
+]
+each_rule = pytest.mark.parametrize("settings", RULES, ids=["AttnLRP", "Ali et al.", "gamma"])
+
+
+def clip(**vision: Any) -> ClipModel:
+    return clip_of(tiny_clip(layers=2, width=16, head_width=8, spread=8.0, **vision))
+
+
+def tower_of(model: ClipModel) -> VisionTower:
+    assert isinstance(model.tower, VisionTower)
+    return model.tower
+
+
+def image(model: ClipModel, cells: int = 2) -> Tensor:
+    side = cells * model.input.patch_px
+    return torch.from_numpy(np.random.default_rng(3).integers(0, 256, (1, side, side, 3), dtype=np.uint8))
+
+
+@each_rule
+def test_gradients_of_the_rules_are_relevance_layer_by_layer(settings: dict[str, Any]) -> None:
+    model = clip(ls_init_value=0.5, no_ln_pre=True)
+    tower, rgb, text = tower_of(model), image(model), model.encode_text(["dog"])[0]
+    found = Propagation(LrpConfig(**settings), tower, None)(rgb, F.normalize(text, dim=0)[None, None])
+    explicit = Explicit(**{"activation": "identity", **settings})
+    with torch.no_grad():
+        x = tower.embed(rgb).double()
+    relevance, cosine = explicit.tower(in_float64(tower), x, F.normalize(text.double(), dim=0))
+    share = 1 - tower.positions((2, 2)).double()[1:] / x[:, 1:]
+    wanted = (relevance[:, 1:] * share).sum(dim=-1)
+    assert found.cosines.item() == pytest.approx(cosine, abs=1e-6)
+    assert wanted.abs().max() > 1e-3
+    assert torch.allclose(found.values[0].double(), wanted, atol=1e-4 * float(wanted.abs().max()))
+    # Conservation: what comes out at the tokens and what layers keep is the score.
+    assert float(relevance.sum()) + sum(explicit.kept) == pytest.approx(cosine, abs=1e-9)
+
+
+@pytest.mark.parametrize("activation", ["identity", "gradient"])
+def test_conservative_relevance_of_patches_is_the_whole_score_where_nothing_has_a_bias(
+    activation: Literal["identity", "gradient"],
+) -> None:
+    """With ReLU a slope times its input is its output, so that gradients, too, lose nothing."""
+    model = clip()
+    tower = without_biases(tower_of(model))
+    texts = F.normalize(model.encode_text(["dog", "red car"]), dim=-1)[None]
+    for gamma in (0.0, 1.0):
+        config = LrpConfig(rule="conservative", activation=activation, gamma=gamma)
+        found = Propagation(config, tower, None)(image(model, 3), texts)
+        assert found.cosines.abs().min() > 0.01
+        assert torch.allclose(found.values.sum(dim=-1), found.cosines, atol=1e-6)
+
+
+def without_biases(tower: VisionTower) -> VisionTower:
+    """The tower with ReLU, without biases and positions, and with a class token of zeros."""
+
+    def bare(layer: Linear | LayerNorm) -> Linear | LayerNorm:
+        return replace(layer, bias=None)
+
+    names = ("ln_1", "qkv", "out", "ln_2", "fc", "proj")
+    blocks = [
+        replace(block, activation=F.relu, **{name: bare(getattr(block, name)) for name in names})
+        for block in tower.blocks
+    ]
+    assert tower.ln_pre is not None
+    return replace(
+        tower,
+        patch_bias=None,
+        class_token=torch.zeros_like(tower.class_token),
+        position_embedding=torch.zeros_like(tower.position_embedding),
+        ln_pre=replace(tower.ln_pre, bias=None),
+        blocks=tuple(blocks),
+        ln_post=replace(tower.ln_post, bias=None),
+    )
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_by_the_rules_embeds_as_it_did(name: str) -> None:
+    model = clip_of(name)
+    rgb = image(model, 3)
+    with torch.no_grad():
+        embedding = model.tower.encode(rgb)
+    for settings in RULES:
+        found = Propagation(LrpConfig(**settings), model.tower, None)(rgb, torch.zeros(1, 1, model.embed_dim))
+        assert torch.allclose(found.embedding, embedding, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["attnlrp", "conservative"])
+def test_a_pool_is_gone_through_layer_by_layer(rule: Literal["attnlrp", "conservative"]) -> None:
+    make = torch.Generator().manual_seed(7)
+
+    def linear(*, bias: bool = True) -> Linear:
+        weight = torch.randn(8, 8, generator=make, dtype=torch.float64)
+        return Linear(weight, torch.randn(8, generator=make, dtype=torch.float64) if bias else None)
+
+    latent, tokens = (torch.randn(*shape, generator=make, dtype=torch.float64) for shape in ((8,), (1, 4, 8)))
+    pool = AttentionPool(
+        heads=2, latent=latent, others=0, q=linear(), k=linear(), v=linear(), out=linear(), finish=NOTHING
+    )
+    tower = PooledTower(
+        kind="latent_pool",
+        placement=Placement(stride_px=1),
+        trunk=lambda _: tokens.float(),
+        pool=pool,
+        dtype=torch.float32,
+        mean=torch.zeros(3),
+        std=torch.ones(3),
+    )
+    text = F.normalize(torch.randn(8, generator=make, dtype=torch.float64), dim=0)
+    rgb = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    found = Propagation(LrpConfig(rule=rule), tower, None)(rgb, text.float()[None, None])
+    explicit = Explicit(rule, "identity")
+    relevance, cosine = explicit.pool(pool, tokens, text)
+    assert torch.allclose(found.values[0].double(), relevance.sum(dim=-1), rtol=1e-3, atol=1e-5)
+    assert float(relevance.sum()) + sum(explicit.kept) == pytest.approx(cosine, abs=1e-9)
+
+
+def test_a_mean_and_a_head_in_closed_form() -> None:
+    """LayerNorm and one matrix: R_i = x_i / N · centred(gamma / sd · Wᵀ t / |e|)."""
+    make = torch.Generator().manual_seed(8)
+    tokens, weight = (torch.randn(*shape, generator=make) for shape in ((1, 4, 6), (5, 6)))
+    norm = LayerNorm(1 + torch.rand(6, generator=make), torch.randn(6, generator=make), 1e-5)
+    text = F.normalize(torch.randn(5, generator=make), dim=0)
+    tower = AveragedTower(
+        placement=Placement(stride_px=1),
+        trunk=lambda _: tokens,
+        finish=Chain((norm, Linear(weight, None))),
+        dtype=torch.float32,
+        mean=torch.zeros(3),
+        std=torch.ones(3),
+    )
+    rgb = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
+    found = Propagation(LrpConfig(), tower, None)(rgb, text[None, None])
+    mean = tokens[0].mean(dim=0)
+    e = weight @ F.layer_norm(mean, (6,), norm.weight, norm.bias)
+    at_mean = norm.weight / mean.std(correction=0) * (weight.T @ text) / e.norm()
+    wanted = tokens[0] @ (at_mean - at_mean.mean()) / 4
+    assert torch.allclose(found.values[0, 0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 100.0])
+def test_gamma_in_a_layer_of_two_inputs(gamma: float) -> None:
+    """z = 3·2 - 1·4 + 1 = 3: 6 and 1 agree with it, -4 does not. Its negative has what disagreed."""
+    x = torch.tensor([2.0, 4.0], dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([[3.0, -1.0], [-3.0, 1.0]], dtype=torch.float64)
+    layer = GammaLinear(weight, torch.tensor([1.0, -1.0], dtype=torch.float64), gamma)
+    z = layer(x)
+    assert z.tolist() == pytest.approx([3, -3])
+    (gradient,) = torch.autograd.grad(z[0], x, retain_graph=True)
+    more = 1 + gamma
+    assert (x * gradient).tolist() == pytest.approx([3 * part / (7 * more - 4) for part in (6 * more, -4)])
+    (gradient,) = torch.autograd.grad(z[1], x)
+    assert (x * gradient).tolist() == pytest.approx([-3 * part / (7 * more - 4) for part in (6 * more, -4)])
+
+
+def test_an_activation_passes_relevance_even_at_zero() -> None:
+    x = torch.tensor([-2.0, 0.0, 1.5], requires_grad=True)
+    y = gate_held(F.gelu)(x)
+    assert torch.allclose(y, F.gelu(x))
+    relevance = torch.tensor([0.3, 0.0, -0.7])
+    (gradient,) = torch.autograd.grad(y, x, torch.where(y == 0, 1.0, relevance / y).detach())
+    assert torch.allclose(x * gradient, relevance)
+    assert gradient[1] == pytest.approx(0.5, abs=1e-5)
+
+
+def test_relevance_is_linear_in_the_text() -> None:
+    model = clip()
+    one, two = F.normalize(model.encode_text(["dog", "red car"]), dim=-1)
+    for settings in RULES:
+        texts = torch.stack([one, two, one - 0.3 * two])[None]
+        signed = Propagation(LrpConfig(**settings), model.tower, None)(image(model), texts).values[0]
+        assert torch.allclose(signed[0] - 0.3 * signed[1], signed[2], atol=1e-6)
+
+
+def test_a_map_is_what_speaks_for_the_phrase() -> None:
+    model = clip()
+    explainer = made("lrp", model)
+    rgb, texts = image(model, 3), explainer.texts(["dog", "red car"])[None]
+    signed = explainer.propagation(rgb, texts).values
+    assert signed.min() < 0 < signed.max()
+    assert torch.equal(explainer.maps(rgb, texts).values, signed.clamp(min=0))
+    assert "patent" in explainer.claim
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("lrp", 0), ("transformer_interpretability", 1), ("m2ib", 0)])
+def test_weights_of_16_bits_give_nearly_the_same_maps(kind: str, seed: int) -> None:
+    """Everything behind the trunk computes in float32, with weights that were rounded.
+
+    The rules of `transformer_interpretability` may divide by values near zero. With seed 0 the relevance of a row of
+    attention changes its sign when weights change by a ten-thousandth, all in float32; with seed 1 it does not.
+    """
+    maps = []
+    for precision in (None, torch.bfloat16):
+        model = clip_of(tiny_clip(seed, layers=2, width=16, head_width=8, precision=precision))
+        assert model.tower.dtype == (precision or torch.float32)
+        maps.append(made(kind, model).explain(image(model, 3).numpy(), [["dog"]])[0][0].values)
+    assert maps[1].dtype == np.float32
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.99
+
+
+def test_rules_do_not_touch_the_projections_of_attention() -> None:
+    tower = Rules("attnlrp", "identity", 0.5).tower(tower_of(clip()))
+    for block in tower.blocks:
+        assert isinstance(block.fc, GammaLinear)
+        assert not isinstance(block.qkv, GammaLinear)
+        assert not isinstance(block.out, GammaLinear)
+
+
+# Contrasts
+
+
+RGB = np.random.default_rng(3).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
+SIGNED = torch.tensor([[0.3, -0.1, 0.05], [0.1, 0.2, -0.08], [-0.3, 0.2, 0.25]], dtype=torch.float64)
+COSINES = SIGNED.sum(dim=1)
+
+
+@pytest.fixture(scope="module")
+def model() -> ClipModel:
+    return clip_of(tiny_clip(layers=2, width=16, head_width=8))
+
+
+@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
+def test_two_phrases_swapped_swap_the_sign(model: ClipModel, kind: str) -> None:
+    """For a score of one: r_1 - r_2 and r_2 - r_1."""
+    explainer = made(kind, model, totals="equal")
+    first, second = explainer.contrasted(SIGNED[:2], COSINES[:2])
+    assert torch.allclose(first / COSINES[0], -second / COSINES[1])
+    assert torch.allclose(explainer.contrasted(SIGNED[:2].flip(0), COSINES[:2].flip(0)), torch.stack([second, first]))
+    first, second = made(kind, model).contrasted(SIGNED[:2], COSINES[:2])
+    assert torch.allclose(first, -second)
+    assert first.tolist() == pytest.approx([0.2, -0.3, 0.13])
+
+
+def test_clrp_is_the_papers_first_dual(model: ClipModel) -> None:
+    """All other classes start with the same relevance, which is the target's in total."""
+    found = made("clrp", model, totals="equal").contrasted(SIGNED, COSINES)
+    for target in range(3):
+        dual = torch.zeros(3, dtype=torch.float64)
+        for other in range(3):
+            if other != target:
+                dual += COSINES[target] / 2 * SIGNED[other] / COSINES[other]
+        assert torch.allclose(found[target], SIGNED[target] - dual)
+    assert torch.allclose(found.sum(dim=1), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+
+
+def test_sg_lrp_starts_at_the_gradient_of_the_softmax(model: ClipModel) -> None:
+    """R_k starts at dy_k / dz_k = y_k (1 - y_k) and R_n at dy_k / dz_n = -y_k y_n, each spread as a score of one is."""
+    scale = 7.0
+    found = made("sg_lrp", model, totals="equal", logit_scale=scale).contrasted(SIGNED, COSINES)
+    z = (scale * COSINES).requires_grad_()
+    y = z.softmax(dim=0)
+    for target in range(3):
+        (starts,) = torch.autograd.grad(y[target], z, retain_graph=True)
+        paper = sum(
+            start * relevance / cosine for start, relevance, cosine in zip(starts, SIGNED, COSINES, strict=True)
+        )
+        factor = y[target].detach() * (1 - y[target].detach()) / COSINES[target]
+        assert torch.allclose(found[target] * factor, torch.as_tensor(paper))
+
+
+def test_sg_lrp_of_a_sharp_softmax_takes_the_likeliest_other_and_of_a_flat_one_is_clrp(model: ClipModel) -> None:
+    sharp = made("sg_lrp", model, logit_scale=1000.0).contrasted(SIGNED, COSINES)
+    assert torch.allclose(sharp[0], SIGNED[0] - SIGNED[1], atol=1e-9)
+    flat = made("sg_lrp", model, logit_scale=1e-9).contrasted(SIGNED, COSINES)
+    assert torch.allclose(flat, made("clrp", model).contrasted(SIGNED, COSINES), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
+def test_texts_whose_relevance_lies_elsewhere_leave_lrp(model: ClipModel, kind: str) -> None:
+    apart = torch.diag(torch.tensor([0.3, 0.2, 0.25]))
+    for totals in ("own", "equal"):
+        found = made(kind, model, totals=totals).contrasted(apart, apart.sum(dim=1)).relu()
+        assert torch.equal(found, apart)
+
+
+def test_a_cosine_of_zero_is_not_divided_by(model: ClipModel) -> None:
+    signed = torch.tensor([[0.2, 0.1], [0.1, -0.1]])
+    found = made("clrp", model, totals="equal").contrasted(signed, signed.sum(dim=1))
+    assert found.isfinite().all()
+    assert found[0].tolist() == pytest.approx([0.2 - 300 * 0.1, 0.1 + 300 * 0.1], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
+def test_a_phrase_alone_is_contrasted_with_the_background(model: ClipModel, kind: str) -> None:
+    lrp = made("lrp", model)
+    relevance = lrp.propagation(torch.from_numpy(RGB[:1]), lrp.texts(["dog", "", "a photo"])[None]).values[0]
+    for background, taken in (((), 0 * relevance[1]), (("",), relevance[1])):
+        map_ = made(kind, model, background=background).explain(RGB[:1], [["dog"]])[0][0]
+        wanted = (relevance[0] - taken).relu().unflatten(0, (3, 3)).numpy()
+        assert wanted.any()
+        assert np.allclose(map_.values, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["clrp", "sg_lrp"])
+def test_only_the_images_own_phrases_count(model: ClipModel, kind: str) -> None:
+    """A neighbour with more phrases than one step changes the padding, and not the maps of the others."""
+    explainer = made(kind, model, phrases_per_step=2)
+    alone = explainer.explain(RGB, [["dog", "red car"], ["fish"]])
+    beside = explainer.explain(RGB, [["dog", "red car"], ["fish", "boat", "tree", "sea", "sky"]])
+    for one, other in zip(alone[0], beside[0], strict=True):
+        assert np.allclose(one.values, other.values, atol=1e-6)
+    assert not np.array_equal(alone[1][0].values, beside[1][0].values)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("clrp", {}), ("sg_lrp", {"logit_scale": 20.0})])
+def test_the_difference_of_the_cosines_is_explained(model: ClipModel, kind: str, settings: dict[str, Any]) -> None:
+    """LRP of the text that is the difference of the phrase and the others."""
+    explainer = made(kind, model, **settings)
+    texts = explainer.texts(["dog", "red car", ""])
+    rgb = torch.from_numpy(RGB[:1])
+    cosines: Tensor = explainer.propagation(rgb, texts[None]).cosines[0]
+    difference = texts[0] - explainer.shares(cosines[1:]) @ texts[1:]
+    wanted = explainer.propagation(rgb, difference[None, None]).values[0, 0].relu()
+    found = explainer.maps(rgb, texts[None, :2]).values[0, 0]
+    assert torch.allclose(found, wanted, atol=1e-6)

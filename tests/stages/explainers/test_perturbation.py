@@ -1,0 +1,296 @@
+"""Explainers that mask the image, against images that numpy masked, one at a time, and closed forms."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stages.explainers.perturbation.masked import (
+    MaskedImage,
+    baseline_image,
+    blurred,
+    embeddings_and_tokens,
+    masked_embeddings,
+)
+from stages.explainers.perturbation.masks import (
+    OcclusionConfig,
+    RiseConfig,
+    ScoreCam,
+    loudest_channels,
+    rise_masks,
+    tokens_of,
+    windows,
+)
+from stages.shared.model.towers.tower import Tower
+from tests.factories import SPEC, TOWERS, tiny_clip
+from tests.stages.explain.models import PHRASES, clip_of, image, made
+from tests.stages.explainers.games import Played, linear_game
+
+
+def tower_and_image(name: str = "class token") -> tuple[Tower, torch.Tensor]:
+    return clip_of(name).tower, torch.from_numpy(image(name, 2, 3)[0])
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_they_are_the_embeddings_of_images_that_were_masked_before(name: str) -> None:
+    tower, rgb = tower_and_image(name)
+    masks = torch.tensor([[[1.0, 0, 1], [0, 1, 1]], [[1, 1, 1], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]])
+    black = baseline_image(tower, rgb, "black")
+    found = masked_embeddings(tower, rgb, masks, black, masks_per_step=2)
+    side = tower.placement.stride_px
+    shown = np.kron(masks.numpy(), np.ones((1, side, side))).astype(np.uint8)
+    with torch.no_grad():
+        wanted = F.normalize(tower.encode(torch.from_numpy(shown[..., None] * rgb.numpy())), dim=-1)
+    spread = float((wanted[0] - wanted[1]).abs().max())
+    assert spread > 1e-5
+    assert torch.allclose(found, wanted, atol=min(spread / 20, 1e-5))
+
+
+def test_masks_in_pixels_mix_and_are_not_rounded() -> None:
+    tower, rgb = tower_and_image()
+    mean = baseline_image(tower, rgb, "mean")
+    share = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(1))
+    found = masked_embeddings(tower, rgb, share, mean)
+    # A mask on the mean colour multiplies the normalised image.
+    normalised = tower.normalised(rgb[None]) * share[:, None]
+    pixels = (normalised * tower.std[:, None, None] + tower.mean[:, None, None]) * 255
+    with torch.no_grad():
+        wanted = F.normalize(tower.encode(pixels.permute(0, 2, 3, 1)), dim=-1)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_cells_that_do_not_cover_the_image_are_refused() -> None:
+    tower, rgb = tower_and_image()
+    with pytest.raises(ValueError, match="cells cover 24x16 px, got 5x2 cells"):
+        masked_embeddings(tower, rgb, torch.ones(1, 2, 5), baseline_image(tower, rgb, "mean"))
+
+
+def test_halved_weights_have_a_head_in_float32() -> None:
+    plain, rgb = tower_and_image()
+    tower = clip_of("class token", precision=torch.bfloat16).tower
+    found = masked_embeddings(tower, rgb, torch.ones(2, 2, 3), baseline_image(tower, rgb, "mean"))
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.norm(dim=-1), torch.ones(2), atol=1e-6)
+    whole = masked_embeddings(plain, rgb, torch.ones(1, 2, 3), baseline_image(tower, rgb, "mean"))
+    assert torch.allclose(found, whole.expand(2, -1), atol=0.03)
+
+
+@pytest.mark.parametrize("name", ["class token", "ResNet", "ConvNeXt"])
+def test_tokens_come_from_the_same_pass(name: str) -> None:
+    tower, rgb = tower_and_image(name)
+    rgb = rgb[None]
+    with torch.no_grad():
+        embedding, tokens = embeddings_and_tokens(tower, rgb, kept=0)
+        assert torch.allclose(embedding, tower.encode(rgb), atol=1e-5)
+        own = tower.embed(rgb)
+    assert tokens is not None
+    assert torch.equal(tokens, own[:, own.shape[1] - 6 :])
+
+
+def test_a_blur_keeps_what_is_even_and_spreads_a_point_as_a_gaussian() -> None:
+    assert torch.allclose(blurred(torch.full((9, 7, 3), 40.0), 2.0), torch.full((9, 7, 3), 40.0), atol=1e-4)
+    point = torch.zeros(31, 31, 3)
+    point[15, 15] = 1
+    spread = blurred(point, 2.0)[..., 0]
+    places = torch.arange(31.0) - 15
+    assert spread.sum().item() == pytest.approx(1, abs=1e-5)
+    assert (spread.sum(dim=0) * places**2).sum().item() == pytest.approx(4, rel=0.05)
+    assert spread[15, 17] / spread[15, 15] == pytest.approx(np.exp(-0.5), abs=1e-5)
+
+
+# Occlusion
+
+
+def test_a_map_is_what_the_cosine_loses_in_the_mean_over_the_windows() -> None:
+    explainer, rgb = made("occlusion", window=0.5, stride=0.5), image(columns=5, seed=3)
+    (heat_map,) = explainer.explain(rgb, [["dog"]])[0]
+    text = explainer.texts(["dog"])[0]
+    mean = np.array(SPEC.mean) * 255
+
+    def cosine(pixels: np.ndarray) -> float:
+        with torch.no_grad():
+            e = explainer.model.tower.encode(torch.from_numpy(pixels[None]))[0]
+        return float(e @ text / e.norm())
+
+    whole, losses = cosine(rgb[0].astype(np.float32)), [[[] for _ in range(5)] for _ in range(4)]
+    for top in range(3):
+        for left in range(4):
+            hidden = rgb[0].astype(np.float32)
+            hidden[8 * top : 8 * top + 16, 8 * left : 8 * left + 16] = mean
+            for row, column in np.ndindex(2, 2):
+                losses[top + row][left + column].append(whole - cosine(hidden))
+    wanted = np.array([[np.mean(cell) for cell in row] for row in losses])
+    assert (wanted > 0.001).any()
+    assert (wanted < -0.001).any()
+    assert np.allclose(heat_map.values, np.maximum(wanted, 0), atol=1e-5)
+    assert heat_map.similarity == pytest.approx(whole, abs=1e-5)
+
+
+DEFAULTS = OcclusionConfig()
+
+
+def test_a_square_image_never_takes_more_than_500_windows() -> None:
+    numbers = [len(windows((cells, cells), DEFAULTS.window, DEFAULTS.stride)) for cells in range(1, 65)]
+    assert max(numbers) == 484
+
+
+@pytest.mark.parametrize(
+    ("grid_hw", "number", "side"), [((4, 4), 16, 1), ((7, 7), 49, 1), ((14, 14), 169, 2), ((14, 21), 260, 2)]
+)
+def test_windows_cover_the_grid(grid_hw: tuple[int, int], number: int, side: int) -> None:
+    hidden = windows(grid_hw, DEFAULTS.window, DEFAULTS.stride)
+    assert hidden.shape == (number, *grid_hw)
+    assert set(hidden.sum(dim=(1, 2)).tolist()) == {side * side}
+    assert (hidden.sum(dim=0) >= 1).all()
+
+
+def test_a_stride_that_does_not_fit_ends_with_the_grid() -> None:
+    hidden = windows((5, 8), 0.6, 1.0)
+    assert hidden.shape[0] == 2 * 3
+    assert hidden[-1, 2:, 5:].all()
+    assert windows((3, 3), 1.0, 1.0).all()
+
+
+@pytest.mark.parametrize(("kind", "beside"), [("occlusion", False), ("score_cam", True)])
+def test_heat_of_cells_stands_on_them_where_tokens_look_beside_theirs(kind: str, beside: bool) -> None:
+    settings = {"window": 1.0} if kind == "occlusion" else {"channels": 3}
+    explainer = made(kind, "timm, SAME, rotary", **settings)
+    shift = explainer.model.tower.placement.shift_cells
+    assert shift != 0
+    assert explainer.explain(image("timm, SAME, rotary", 1, 2), [["dog"]])[0][0].shift_cells == beside * shift
+
+
+# RISE: its masks in their mean and covariance, and its map in closed form where cells do not interact
+
+
+def covariance(size_hw: tuple[int, int], grid_hw: tuple[int, int], cells: int, shown: float) -> np.ndarray:
+    """Of two cells' shares of a mask, by linear algebra: independent coarse cells, enlarged, cut out at every place."""
+    ways = []
+    for side, count in zip(size_hw, grid_hw, strict=True):
+        step = -(-side // cells)
+        length = (cells + 1) * step
+        position = np.clip((np.arange(length) + 0.5) * cells / length - 0.5, 0, cells - 1)
+        enlarge = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells)))
+        pool = np.kron(np.eye(count), np.full((1, side // count), count / side))
+        ways.append(np.stack([pool @ enlarge[start : start + side] for start in range(step)]))
+    down, right = ways
+    every = np.einsum("tac,ubd->tuabcd", down, right).reshape(-1, grid_hw[0] * grid_hw[1], cells * cells)
+    covered: np.ndarray = shown * (1 - shown) * np.einsum("nic,njc->ij", every, every) / len(every)
+    return covered
+
+
+def test_where_cells_do_not_interact_the_map_is_their_parts_blurred_by_the_masks() -> None:
+    game, parts = linear_game(9)
+    explainer = made("rise", masks=20_000, cells=3, shown=0.4, masks_per_step=4000)
+    found = explainer.attribution(Played(game, (3, 3), cell_px=4))(torch.eye(3)).numpy()
+    wanted = (covariance((12, 12), (3, 3), 3, 0.4) @ parts.numpy() / 0.4).T
+    assert np.ptp(wanted) > 0.5
+    assert np.abs(found - wanted).max() < 0.03 * np.ptp(wanted)
+
+
+def test_without_centring_the_map_is_the_papers_sum_over_the_masks() -> None:
+    explainer = made("rise", masks=7, cells=2, centred=False, masks_per_step=3)
+    rgb = torch.from_numpy(image(columns=5, seed=0))
+    texts = F.normalize(torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(0)), dim=-1)
+    heat = explainer.maps(rgb, texts).values
+    tower = explainer.model.tower
+    total = np.zeros((8, 32, 40))
+    for mask in torch.cat(list(rise_masks(explainer.config, (32, 40)))):
+        # The paper multiplies the input as the network takes it.
+        masked = tower.normalised(rgb) * mask
+        pixels = (masked * tower.std[:, None, None] + tower.mean[:, None, None]) * 255
+        with torch.no_grad():
+            unit = F.normalize(tower.encode(pixels.permute(0, 2, 3, 1)), dim=-1)[0]
+        total += (texts[0] @ unit).numpy()[:, None, None] * mask.numpy() / (7 * 0.5)
+    wanted = total.reshape(8, 4, 8, 5, 8).mean(axis=(2, 4)).reshape(8, 20)
+    assert (wanted > 0.02).any()
+    assert np.allclose(heat[0].numpy(), np.maximum(wanted, 0), atol=1e-5)
+
+
+def test_masks_are_the_same_for_a_size_and_do_not_depend_on_the_steps() -> None:
+    one, other = (torch.cat(list(rise_masks(RiseConfig(masks=50, masks_per_step=step), (24, 40)))) for step in (7, 50))
+    assert torch.equal(one, other)
+    assert one.shape == (50, 24, 40)
+    assert one.min() >= 0
+    assert one.max() <= 1
+    assert not torch.equal(one, torch.cat(list(rise_masks(RiseConfig(masks=50, seed=1), (24, 40)))))
+
+
+@pytest.mark.parametrize("shown", [0.2, 0.5])
+def test_every_pixel_is_shown_as_often_as_the_others(shown: float) -> None:
+    masks = torch.cat(list(rise_masks(RiseConfig(masks=6000, cells=3, shown=shown, masks_per_step=4096), (12, 18))))
+    assert torch.allclose(masks.mean(dim=0), torch.tensor(shown), atol=0.03)
+
+
+# Score-CAM
+
+
+def written_out(explainer: ScoreCam, rgb: np.ndarray, tokens: np.ndarray, *, softmax: bool) -> np.ndarray:
+    """Maps (P, rows, columns) of channels (K, rows, columns), one channel after the other."""
+    tower, mean = explainer.model.tower, np.array(SPEC.mean) * 255
+    texts = explainer.texts(PHRASES)
+
+    def cosines(mask: np.ndarray) -> np.ndarray:
+        masked = (mean + mask[..., None] * (rgb[0] - mean)).astype(np.float32)
+        with torch.no_grad():
+            unit = F.normalize(tower.encode(torch.from_numpy(masked[None])), dim=-1)[0]
+        return (texts @ unit).numpy()
+
+    size_wh = (rgb.shape[2], rgb.shape[1])
+    stretched = np.stack([(channel - channel.min()) / np.ptp(channel) for channel in tokens])
+    nothing = cosines(np.zeros(rgb.shape[1:3]))
+    gains = np.stack([cosines(cv2.resize(channel, size_wh)) for channel in stretched]) - nothing
+    exponents = np.exp(100 * gains)
+    weights = exponents / exponents.sum(axis=0) if softmax else gains
+    heat = np.einsum("kp,krc->prc", weights, tokens)
+    assert np.abs(np.diff(weights, axis=0)).max() > 1e-4
+    return np.maximum(heat, 0)
+
+
+@pytest.mark.parametrize("weights", ["increase", "softmax"])
+def test_the_formula_on_open_clips_own_tokens_before_the_last_block(weights: str) -> None:
+    model = tiny_clip()
+    explainer, rgb = made("score_cam", model, channels=1000, weights=weights), image(seed=3)
+    with torch.no_grad():
+        x = model.visual._embeds(explainer.model.tower.normalised(torch.from_numpy(rgb)))
+        for block in model.visual.transformer.resblocks[:-1]:
+            x = block(x)
+    wanted = written_out(explainer, rgb, x[0, 1:].T.reshape(-1, 4, 4).numpy(), softmax=weights == "softmax")
+    found = np.stack([heat_map.values for heat_map in explainer.explain(rgb, [PHRASES])[0]])
+    assert wanted.max() > 1e-3
+    assert np.allclose(found, wanted, atol=1e-4 * wanted.max())
+
+
+def test_masks_of_channels_lie_where_tokens_look() -> None:
+    explainer = made("score_cam", "timm, SAME, rotary", channels=3)
+    tower, rgb = explainer.model.tower, torch.from_numpy(image("timm, SAME, rotary", 2, 3, seed=3))
+    shift = tower.placement.shift_cells
+    assert abs(shift) > 0.3
+    asked: list[torch.Tensor] = []
+
+    class Watched(MaskedImage):
+        def embeddings(self, masks: torch.Tensor) -> torch.Tensor:
+            asked.append(masks)
+            return super().embeddings(masks)
+
+    watched = Watched(tower=tower, rgb=rgb[0], baseline=torch.zeros(64, 96, 3), masks_per_step=2, whole=torch.zeros(48))
+    explainer.attribution(watched)
+    masks = torch.cat([each for each in asked if each.shape[1:] == (64, 96)]).numpy()
+    channels = loudest_channels(tokens_of(watched), 3).reshape(3, 2, 3).numpy()
+    low, high = channels.min(axis=(1, 2), keepdims=True), channels.max(axis=(1, 2), keepdims=True)
+    seen = 0
+    for row, column in np.ndindex(2, 3):
+        y, x = (int((cell + 0.5 + shift) * 32) for cell in (row, column))
+        if y < 64 and x < 96:
+            assert np.allclose(masks[:, y, x], ((channels - low) / (high - low))[:, row, column], atol=0.08)
+            seen += 1
+    assert seen >= 2
+
+
+def test_a_channel_that_is_the_same_everywhere_hides_everything_and_adds_nothing() -> None:
+    even = np.full((1, 8, 8, 3), 90, dtype=np.uint8)
+    heat_map = made("score_cam", channels=3).explain(even, [["dog"]])[0][0]
+    assert heat_map.fault == "empty"

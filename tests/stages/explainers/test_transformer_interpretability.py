@@ -1,0 +1,152 @@
+"""Relevance of attention against the rules as autograd has them in float64, and that nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.contract.errors import ConfigError
+from stages.explainers.relevance.transformer_interpretability import (
+    adding,
+    through_block,
+    through_product,
+    through_sum,
+)
+from stages.shared.model.towers.layers import Linear
+from stages.shared.model.towers.vision import Block, split_heads
+from tests.factories import tiny_clip
+from tests.stages.explain import models
+from tests.stages.explainers.explicit import in_float64
+
+RGB = models.image(rows=3, columns=3, seed=3)
+
+
+def made(**settings: Any) -> Any:
+    model = tiny_clip(layers=3, width=16, head_width=8, ls_init_value=0.5)
+    return models.made("transformer_interpretability", model, **settings)
+
+
+def spread(function: Callable[..., Tensor], inputs: list[Tensor], relevance: Tensor) -> list[Tensor]:
+    """z = f(x): R_x = x · (dz/dx)' (R / z), the z rule of any function, by autograd."""
+    given = [x.detach().requires_grad_() for x in inputs]
+    z = function(*given)
+    gradients = torch.autograd.grad(z, given, torch.where(z == 0, 0.0, relevance / z).detach())
+    return [x.detach() * gradient for x, gradient in zip(given, gradients, strict=True)]
+
+
+def linear(layer: Linear, x: Tensor, relevance: Tensor) -> Tensor:
+    """Positive weights see positive inputs, negative ones negative inputs."""
+    w = layer.weight
+    above, below = spread(lambda p, n: p @ w.clamp(min=0).T + n @ w.clamp(max=0).T, [x.relu(), -(-x).relu()], relevance)
+    return above + below
+
+
+def summed(a: Tensor, b: Tensor, relevance: Tensor) -> list[Tensor]:
+    parts = spread(lambda x, y: x + y, [a, b], relevance)
+    sizes = [abs(float(part.sum())) for part in parts]
+    return [
+        part * float(relevance.sum()) * size / sum(sizes) / float(part.sum())
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def reference_block(block: Block, x: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Relevance behind a block -> before it, and of its attention."""
+    z = block.ln_1(x)
+    q, k, v = (split_heads(part, block.heads) for part in block.qkv(z).chunk(3, dim=-1))
+    a = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    o = (a @ v).transpose(1, 2).flatten(2)
+    added = block.out(o) * (1.0 if block.ls_1 is None else block.ls_1)
+    y = x + added
+    normed = block.ln_2(y)
+    active = block.activation(block.fc(normed))
+    more = block.proj(active) * (1.0 if block.ls_2 is None else block.ls_2)
+    at_y, at_more = summed(y, more, relevance)
+    at_y = at_y + linear(block.fc, normed, linear(block.proj, active, at_more))
+    at_x, at_added = summed(x, added, at_y)
+    at_o = split_heads(linear(block.out, o, at_added), block.heads)
+    at_a, at_v = (part / 2 for part in spread(torch.matmul, [a, v], at_o))
+    at_q, at_k = (part / 2 for part in spread(lambda m, n: m @ n.mT, [q, k], at_a))
+    joined = torch.cat([part.transpose(1, 2).flatten(2) for part in (at_q, at_k, at_v)], dim=-1)
+    return at_x + linear(block.qkv, z, joined), at_a
+
+
+@pytest.mark.parametrize(("rows", "first"), [("unit", 0), ("plain", 1)])
+def test_maps_are_the_papers_with_rules_by_autograd_in_float64(rows: str, first: int) -> None:
+    explainer = made(rows=rows, first_block=first)
+    text = explainer.texts(["dog"])[0]
+    tower = in_float64(explainer.walk.tower)
+    with torch.no_grad():
+        x = explainer.walk.tower.embed(torch.from_numpy(RGB)).double()
+    inputs, attention, y = [], [], x.requires_grad_()
+    for block in tower.blocks:
+        q, k, v = (split_heads(part, block.heads) for part in block.project(y))
+        attention.append((q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1))
+        inputs.append(y.detach())
+        y = block.finish(y, (attention[-1] @ v).transpose(1, 2).flatten(2))
+    e = tower.head(y[:, 0])
+    score = 100 * F.cosine_similarity(e, text.double()[None]).sum()
+    gradients = torch.autograd.grad(score, attention)
+    adding = (e.detach() * text.double()).relu()
+    assert tower.output is not None
+    relevance = torch.zeros_like(y)
+    relevance[:, 0] = linear(
+        Linear(tower.output.T, None), tower.ln_post(y[:, 0]).detach(), adding / adding.sum()
+    ).detach()
+    joint = torch.eye(10, dtype=torch.float64)
+    passed = list(zip(tower.blocks, inputs, gradients, strict=True))
+    for block, given, gradient in reversed(passed[first:]):
+        relevance, at_attention = reference_block(block, given, relevance)
+        c = torch.eye(10, dtype=torch.float64) + (gradient * at_attention).relu().mean(dim=1)[0]
+        joint = joint @ (c / c.sum(dim=-1, keepdim=True) if rows == "unit" else c)
+    wanted = joint[0, 1:].detach()
+    found = explainer.maps(torch.from_numpy(RGB), text[None, None])
+    assert wanted.max() > 1e-4
+    assert torch.allclose(found.values[0, 0].double(), wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()))
+    assert found.cosines.item() == pytest.approx(score.item() / 100, abs=1e-5)
+
+
+def test_nothing_is_lost_on_the_way_through_the_blocks() -> None:
+    explainer = made()
+    tower = in_float64(explainer.walk.tower)
+    with torch.no_grad():
+        walked = explainer.walk(torch.from_numpy(RGB))
+    relevance = torch.zeros_like(walked.outputs[-1], dtype=torch.float64)
+    relevance[:, 0] = torch.rand(16, generator=torch.Generator().manual_seed(1)).double()
+    start = float(relevance.sum())
+    passed = list(zip(tower.blocks, walked.inputs, walked.attention, strict=True))
+    for block, x, attention in reversed(passed):
+        relevance, at_attention = through_block(block, x.double().detach(), attention.double().detach())(relevance)
+        assert float(relevance.sum()) == pytest.approx(start, rel=1e-5)
+        assert at_attention.shape == attention.shape
+
+
+def test_the_relevance_of_the_class_token_is_one_in_total() -> None:
+    explainer = made()
+    with torch.no_grad():
+        walked = explainer.walk(torch.from_numpy(RGB))
+    for text in explainer.texts(["dog", "red car"]):
+        found = explainer._at_class_token(walked.outputs[-1][:, 0], walked.embedding, text)
+        assert found.sum().item() == pytest.approx(1, rel=1e-5)
+
+
+def test_rules_in_numbers() -> None:
+    """Output 3 = 2·1 + (-1)(-1) with -4 = 2·(-2) left out: 2 and 1 share it."""
+    layer = adding(Linear(torch.tensor([[1.0, -1.0, -2.0]]), None), torch.tensor([[[2.0, -1.0, 2.0]]]))
+    assert layer(torch.tensor([[[0.6]]])).flatten().tolist() == pytest.approx([0.4, 0.2, 0])
+    a, b = through_product(torch.tensor([[0.25, 0.75]]), torch.tensor([[2.0], [2.0]]), torch.tensor([[1.0]]))
+    assert a.flatten().tolist() == pytest.approx([0.125, 0.375])
+    assert b.flatten().tolist() == pytest.approx([0.125, 0.375])
+    # 3 = 4 - 1: the shares 4/3 and -1/3 are scaled to 4/5 and 1/5 of the relevance.
+    a, b = through_sum(torch.tensor([4.0]), torch.tensor([-1.0]), torch.tensor([1.0]))
+    assert (a.item(), b.item()) == (pytest.approx(0.8), pytest.approx(0.2))
+
+
+def test_a_first_block_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"explain\.first_block: .* has 3 blocks, so that the last one is 2, not 3"):
+        made(first_block=3)
