@@ -43,9 +43,10 @@ class ExplainerConfig(BaseModel):
         2048, ge=8, description="With `keep`: the longest side allowed. Grad-ECLIP's authors have no such bound."
     )
     contrast: ShareBelowOne = Field(
-        0.0,
+        0.25,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
-        "(`contrasted`; not from the papers). With 0, maps do not depend on the other phrases.",
+        "(`contrasted`; not from the papers). On drawn scenes 0.25 raised box recall from 0.814 to 0.843 (with GrabCut); "
+        "0.5 is no better. With 0, maps do not depend on the other phrases.",
     )
     affinity: Literal["none", "propagation"] = Field(
         "none",
