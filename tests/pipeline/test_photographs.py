@@ -1,4 +1,4 @@
-"""Images of every kind people have, through the whole pipeline: their sizes, and their masks as pycocotools reads them."""
+"""Images of every kind people have, through the whole pipeline: their sizes, and their masks in pycocotools."""
 
 from __future__ import annotations
 
