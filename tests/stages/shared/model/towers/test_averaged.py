@@ -8,8 +8,8 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from stages.explainers.cams import Cam, CamConfig
 
+from stages.explainers.cams import Cam, CamConfig
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.averaged import AveragedTower
 from tests.factories import TOWERS
