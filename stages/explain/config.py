@@ -26,43 +26,47 @@ class ExplainerConfig(BaseModel):
 
     kind: str = Field(description="Name of the explainer in `EXPLAINERS`.")
     image_size: Literal["model", "keep"] | Annotated[int, Field(ge=8, le=4096)] = Field(
-        "model",
+        default="model",
         description="`model`: the network's square input, with the whole image and no crop. `keep`: the aspect ratio "
         "is kept. A number: a square of that many pixels. Sides are rounded to the patch.",
     )
     scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = Field(
-        (1.0,),
+        default=(1.0,),
         description="Sizes of the image as shares of `image_size`, the largest first: the map is the mean of the maps "
         "of all, on the grid of the first. Each costs a forward pass of its own, by its area. On photographs [1.27, 1] "
         "gives better boxes than [1] (measured; configs/README.md).",
     )
     shorter_side_px: int | None = Field(
-        None, ge=8, description="With `keep`: a longer shorter side is shrunk to this. Null: the image is not shrunk."
+        default=None,
+        ge=8,
+        description="With `keep`: a longer shorter side is shrunk to this. Null: the image is not shrunk.",
     )
     max_side_px: int = Field(
-        2048, ge=8, description="With `keep`: the longest side allowed. Grad-ECLIP's authors have no such bound."
+        default=2048,
+        ge=8,
+        description="With `keep`: the longest side allowed. Grad-ECLIP's authors have no such bound.",
     )
     contrast: ShareBelowOne = Field(
-        0.25,
+        default=0.25,
         description="Share of the hottest other phrase's map that is subtracted from each map of an image "
         "(`contrasted`; not from the papers). On drawn scenes 0.25 raised box recall from 0.814 to 0.843; "
         "0.5 is no better. With 0, maps do not depend on the other phrases.",
     )
     affinity: Literal["none", "propagation"] = Field(
-        "none",
+        default="none",
         description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
         "not from the papers). Pointing gains on photographs, and on drawn scenes where no other step looks at the "
         "image's colours (measured; configs/README.md).",
     )
     affinity_reach: float = Field(
-        0.65,
+        default=0.65,
         gt=0.0,
         lt=1.0,
         description="Share of its heat that a token passes on in every step. On drawn scenes 0.5 gives the best boxes "
         "and 0.8 the best peaks; on photographs 0.8 is best (measured).",
     )
     affinity_depth: float = Field(
-        0.33,
+        default=0.33,
         ge=0.0,
         le=1.0,
         description="With a class token: the block whose incoming tokens are compared, as a share of all blocks; no "
@@ -70,29 +74,32 @@ class ExplainerConfig(BaseModel):
         "(measured). On other towers the last tokens are compared, whatever the value.",
     )
     importance: Literal["none", "eos"] = Field(
-        "none",
+        default="none",
         description="`eos`: each phrase also gets its share of its caption's importance for the image, by the token "
         "that ends the caption (`stages.explain.importance`). It costs 1.6 text forwards for each caption (measured).",
     )
     importance_depth: Share = Field(
-        1.0, description="Share of the text tower's blocks, the last ones. The authors' 8 of 12 is 0.67."
+        default=1.0, description="Share of the text tower's blocks, the last ones. The authors' 8 of 12 is 0.67."
     )
     importance_heads: Literal["single", "model"] = Field(
-        "model", description="Heads in these blocks: the network's own, or one over the full width (the authors)."
+        default="model",
+        description="Heads in these blocks: the network's own, or one over the full width (the authors).",
     )
     importance_weight: Literal["none", "words", "all"] = Field(
-        "none",
+        default="none",
         description="Factor of a token's gradient. `all`: the authors' cosine of query and key, min-max normalised "
         "over all tokens of the context, those behind the text included. `words`: the same over the caption's tokens.",
     )
     importance_rectify: Literal["sum", "block"] = Field(
-        "block", description="ReLU after the blocks are summed (`sum`, the authors), or on each block before (`block`)."
+        default="block",
+        description="ReLU after the blocks are summed (`sum`, the authors), or on each block before (`block`).",
     )
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
-        ("{}",), description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80."
+        default=("{}",),
+        description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80.",
     )
     phrases_per_step: int = Field(
-        8,
+        default=8,
         ge=1,
         le=256,
         description="Phrases of an image that are computed together. All images of a batch get as many groups of this "

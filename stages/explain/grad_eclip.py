@@ -61,23 +61,29 @@ class GradEclipConfig(ExplainerConfig):
 
     kind: Literal["grad_eclip"] = "grad_eclip"
     variant: Literal["recommended", "authors", "notebook"] = Field(
-        "recommended", description="Preset, see VARIANTS; a stored configuration holds every setting by its value."
+        default="recommended",
+        description="Preset, see VARIANTS; a stored configuration holds every setting by its value.",
     )
     heads: Literal["single", "model"] = Field(
-        "model", description="Attention heads: the network's own, or one over the full width as in the authors' code."
+        default="model",
+        description="Attention heads: the network's own, or one over the full width as in the authors' code.",
     )
     similarity: Literal["projected", "raw"] = Field(
-        "raw", description="q', k': after the output projection (the authors' code) or before it (their notebook)."
+        default="raw",
+        description="q', k': after the output projection (the authors' code) or before it (their notebook).",
     )
-    spatial_weight: bool = Field(True, description="Multiply by l, the min-max normalised cosine of query and keys.")
+    spatial_weight: bool = Field(
+        default=True, description="Multiply by l, the min-max normalised cosine of query and keys."
+    )
     blocks: Count = Field(
-        4, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
+        default=4, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
     )
     path: Literal["full", "class"] = Field(
-        "class", description="Gradients go through all tokens (`full`, the authors) or the class token (`class`)."
+        default="class",
+        description="Gradients go through all tokens (`full`, the authors) or the class token (`class`).",
     )
     rectify: Literal["sum", "block"] = Field(
-        "block",
+        default="block",
         description="ReLU after the blocks are summed (`sum`), or on each block before (`block`, the authors). On "
         "drawn scenes `block` gave a box IoU of 0.621 against 0.595 (configs/README.md).",
     )
@@ -118,7 +124,7 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def __init__(self, config: GradEclipConfig, model: ClipModel) -> None:
         super().__init__(config, model)
-        self._way = by_tower(model.tower, blocks=self._for_blocks, pooled=lambda tower: partial(self._of_pool, tower))
+        self._way = by_tower(model.tower, blocks=self._for_blocks, pooled=self._for_pool)
 
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
@@ -129,6 +135,9 @@ class GradEclip(Explainer[GradEclipConfig]):
             with torch.no_grad():
                 local = closest_patch(alone(), texts, self.config.phrases_per_step)
         return replace(found, constant=constant, local=local)
+
+    def _for_pool(self, tower: PooledTower) -> Callable[[Tensor, Tensor], Found]:
+        return partial(self._of_pool, tower)
 
     @torch.no_grad()
     def _of_pool(self, tower: PooledTower, rgb: Tensor, texts: Tensor) -> Found:

@@ -33,12 +33,14 @@ class ExplainStageConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     explainer: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
     min_importance: float = Field(
-        0.0,
+        default=0.0,
         ge=0.0,
         le=1.0,
         description="Phrases whose importance is known and below this are left out; see `phrases.min_importance`.",
     )
-    keep_pixels: bool = Field(False, description="Leave the pixels in the record for a stage that looks at colours.")
+    keep_pixels: bool = Field(
+        default=False, description="Leave the pixels in the record for a stage that looks at colours."
+    )
 
 
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}

@@ -41,7 +41,7 @@ class CamConfig(ExplainerConfig):
     """Class activation maps of towers that average their tokens."""
 
     kind: Literal["cam"] = "cam"
-    contrast: ShareBelowOne = Field(0.25, description="See ExplainerConfig.")
+    contrast: ShareBelowOne = Field(default=0.25, description="See ExplainerConfig.")
 
 
 class Cam(Explainer[CamConfig]):
@@ -88,7 +88,7 @@ class FeaturesConfig(ExplainerConfig):
     """Settings of class activation maps by gradients."""
 
     layer: Count = Field(
-        1,
+        default=1,
         description="With a class token: the block after whose first norm the features are taken, counted from the "
         "last, which is 1. Other towers have it without effect: their last features are taken.",
     )
@@ -183,7 +183,9 @@ class GradCamPlusPlusConfig(FeaturesConfig):
     """Grad-CAM++."""
 
     kind: Literal["grad_cam_plus_plus"] = "grad_cam_plus_plus"
-    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
+    scale: Positive = Field(
+        default=100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training."
+    )
 
 
 class GradCamPlusPlus(FeatureCam[GradCamPlusPlusConfig]):

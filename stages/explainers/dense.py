@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -68,7 +67,7 @@ class MaskClipConfig(ExplainerConfig):
 
     kind: Literal["maskclip"] = "maskclip"
     residual: bool = Field(
-        False,
+        default=False,
         description="With a class token: whether the last block's residual and MLP follow the values (the authors), "
         "or "
         "neither does (CLIP Surgery, ClearCLIP). On drawn scenes the peak lies on the thing in 0.713 of cases without "
@@ -141,12 +140,12 @@ class ClipSurgeryConfig(ExplainerConfig):
 
     kind: Literal["clip_surgery"] = "clip_surgery"
     blocks: Count = Field(
-        6,
+        default=6,
         description="How many of the last blocks have the second path, at most; 6 in the authors' code. Without "
         "effect where one attention pools the tokens.",
     )
     background: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="Texts beside each phrase whose common part is subtracted from it, such as names of many classes. "
         "If there are none, the empty phrase is subtracted.",
     )
@@ -188,7 +187,7 @@ class ClipSurgery(_Dense[ClipSurgeryConfig]):
         self._dense: Callable[[Tensor], DenseFeatures] = by_tower(
             model.tower,
             blocks=lambda tower: second_path(tower, config.blocks, self.affinity.block, _by_values),
-            pooled=lambda tower: partial(_pooled_by_values, tower),
+            pooled=_pooled_by_values,
         )
 
     @torch.no_grad()
@@ -206,11 +205,14 @@ def _by_values(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(v, v, v)
 
 
-def _pooled_by_values(tower: PooledTower, rgb: Tensor) -> DenseFeatures:
-    seen = tower.look(rgb)
-    mixed = replace(seen, values=attend(seen.values, seen.values, seen.values, seen.attention.shape[1]))
-    patches, embedding = tower.pool.embedding_of_each(mixed), tower.pool.embedding(seen)
-    return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
+def _pooled_by_values(tower: PooledTower) -> Callable[[Tensor], DenseFeatures]:
+    def features(rgb: Tensor) -> DenseFeatures:
+        seen = tower.look(rgb)
+        mixed = replace(seen, values=attend(seen.values, seen.values, seen.values, seen.attention.shape[1]))
+        patches, embedding = tower.pool.embedding_of_each(mixed), tower.pool.embedding(seen)
+        return DenseFeatures(patches=patches, embedding=embedding, tokens=seen.tokens)
+
+    return features
 
 
 def without_shared(patches: Tensor, whole: Tensor, texts: Tensor, others: Tensor) -> Tensor:
@@ -238,10 +240,10 @@ class GemConfig(ExplainerConfig):
 
     kind: Literal["gem"] = "gem"
     blocks: Count = Field(
-        6, description="How many of the last blocks have the second path, at most; 6 in the authors' code."
+        default=6, description="How many of the last blocks have the second path, at most; 6 in the authors' code."
     )
     iterations: int = Field(
-        1,
+        default=1,
         ge=0,
         le=8,
         description="How often queries, keys and values are mixed among themselves before they mix the values; 1 in "

@@ -53,20 +53,23 @@ class M2ibConfig(ExplainerConfig):
 
     kind: Literal["m2ib"] = "m2ib"
     depth: ShareBelowOne = Field(
-        0.83,
+        default=0.83,
         description="With a class token: the share of all blocks that come before the bottleneck; one at least comes "
         "after it. Without effect on other towers.",
     )
     beta: Positive = Field(
-        0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."
+        default=0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."
     )
-    steps: Count = Field(10, description="Steps of Adam.")
-    learning_rate: Positive = Field(1.0, description="Adam's learning rate.")
+    steps: Count = Field(default=10, description="Steps of Adam.")
+    learning_rate: Positive = Field(default=1.0, description="Adam's learning rate.")
     samples: int = Field(
-        10, ge=2, multiple_of=2, description="Samples of the noise in each step, half of them the others' negatives."
+        default=10,
+        ge=2,
+        multiple_of=2,
+        description="Samples of the noise in each step, half of them the others' negatives.",
     )
-    variance: Positive = Field(1.0, description="v, the variance of the noise, in the scale of the tokens.")
-    seed: int = Field(0, description="Random seed of the noise.")
+    variance: Positive = Field(default=1.0, description="v, the variance of the noise, in the scale of the tokens.")
+    seed: int = Field(default=0, description="Random seed of the noise.")
 
 
 class M2ib(Explainer[M2ibConfig]):

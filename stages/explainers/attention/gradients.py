@@ -29,10 +29,10 @@ class AttentionGradientConfig(ExplainerConfig):
 
     kind: Literal["attention_gradient"] = "attention_gradient"
     weight: Literal["attention", "none"] = Field(
-        "attention", description="Factor of the gradient: the `attention` itself, or nothing."
+        default="attention", description="Factor of the gradient: the `attention` itself, or nothing."
     )
     rectify: Literal["head", "sum"] = Field(
-        "head", description="ReLU in each head, before they are averaged (GAME), or on their mean (Grad-ECLIP)."
+        default="head", description="ReLU in each head, before they are averaged (GAME), or on their mean (Grad-ECLIP)."
     )
 
 
@@ -100,9 +100,12 @@ class GameConfig(ExplainerConfig):
 
     kind: Literal["game"] = "game"
     blocks: Literal["all"] | Count = Field(
-        "all", description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP."
+        default="all",
+        description="Explained blocks, the last ones: `all` in the paper, 1 in the authors' notebook for CLIP.",
     )
-    scale: Positive = Field(100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training.")
+    scale: Positive = Field(
+        default=100.0, description="s, the factor of the cosine; CLIP's logit scale is 100 after training."
+    )
 
 
 class Game(Explainer[GameConfig]):
@@ -162,12 +165,12 @@ class LeGradConfig(ExplainerConfig):
 
     kind: Literal["legrad"] = "legrad"
     blocks: Literal["all"] | Count = Field(
-        2,
+        default=2,
         description="How many of the last blocks are explained; 2 in the authors' code. Without effect where one "
         "attention pools the tokens.",
     )
     empty_threshold: float = Field(
-        0.8,
+        default=0.8,
         ge=0.0,
         le=1.0,
         description="Where one attention pools the tokens: share of the highest heat of words that name nothing, "

@@ -78,7 +78,7 @@ class ResidualConfig(ExplainerConfig):
     """Settings of explainers that follow attention through all blocks."""
 
     residual: ShareBelowOne = Field(
-        0.5, description="Share of each token that passes a block unchanged; 0.5 in the paper."
+        default=0.5, description="Share of each token that passes a block unchanged; 0.5 in the paper."
     )
 
 

@@ -57,11 +57,11 @@ Attribution = Callable[[Tensor], Tensor]
 class PerturbationConfig(ExplainerConfig):
     """Settings of explainers that mask the image."""
 
-    baseline: BaselineName = Field("mean", description="The pixels of a hidden place, see BaselineName.")
+    baseline: BaselineName = Field(default="mean", description="The pixels of a hidden place, see BaselineName.")
     blur: Share = Field(
-        0.05, description="With `baseline: blur`: its standard deviation as a share of the shorter side."
+        default=0.05, description="With `baseline: blur`: its standard deviation as a share of the shorter side."
     )
-    masks_per_step: int = Field(MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass.")
+    masks_per_step: int = Field(default=MASKS_PER_STEP, ge=2, le=4096, description="Masked images in one forward pass.")
 
 
 PerturbationT = TypeVar("PerturbationT", bound=PerturbationConfig)

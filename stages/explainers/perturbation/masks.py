@@ -29,11 +29,11 @@ class OcclusionConfig(PerturbationConfig):
 
     kind: Literal["occlusion"] = "occlusion"
     window: Share = Field(
-        1 / 7,
+        default=1 / 7,
         description="Side of the square window as a share of the image's shorter side; rounded to cells, at least one.",
     )
     stride: Share = Field(
-        0.4, description="By how much the window moves, as a share of its side; rounded to cells, at least one."
+        default=0.4, description="By how much the window moves, as a share of its side; rounded to cells, at least one."
     )
 
 
@@ -81,15 +81,20 @@ class RiseConfig(PerturbationConfig):
     """RISE."""
 
     kind: Literal["rise"] = "rise"
-    masks: int = Field(512, ge=2, le=100_000, description="Random masks, each one forward pass.")
+    masks: int = Field(default=512, ge=2, le=100_000, description="Random masks, each one forward pass.")
     cells: int = Field(
-        8, ge=1, le=64, description="Cells of the coarse grid along the shorter side; 8 as in the authors' code."
+        default=8,
+        ge=1,
+        le=64,
+        description="Cells of the coarse grid along the shorter side; 8 as in the authors' code.",
     )
-    shown: float = Field(0.5, gt=0.0, lt=1.0, description="Probability that a cell is shown; 0.5 in the paper.")
+    shown: float = Field(default=0.5, gt=0.0, lt=1.0, description="Probability that a cell is shown; 0.5 in the paper.")
     centred: bool = Field(
-        True, description="Whether the mean of the cosines is subtracted, which the paper does not do."
+        default=True, description="Whether the mean of the cosines is subtracted, which the paper does not do."
     )
-    seed: Seed = Field(0, description="Random seed of the masks, which are the same for all images of one size.")
+    seed: Seed = Field(
+        default=0, description="Random seed of the masks, which are the same for all images of one size."
+    )
 
 
 class Rise(Perturbation[RiseConfig]):
@@ -149,18 +154,18 @@ class ScoreCamConfig(PerturbationConfig):
 
     kind: Literal["score_cam"] = "score_cam"
     channels: int = Field(
-        256,
+        default=256,
         ge=1,
         le=100_000,
         description="Most channels, those that vary most over the image, each one forward pass; all in the paper.",
     )
     weights: Literal["increase", "softmax"] = Field(
-        "increase",
+        default="increase",
         description="A channel's weight: how much the cosine under its mask lies above the baseline's, or the softmax "
         "of that over the channels, as in the paper's algorithm.",
     )
     sharpness: Factor = Field(
-        100.0, description="With `weights: softmax`: factor of the cosines; 100 is CLIP's own scale."
+        default=100.0, description="With `weights: softmax`: factor of the cosines; 100 is CLIP's own scale."
     )
 
 

@@ -29,12 +29,20 @@ class KernelShapConfig(PerturbationConfig):
 
     kind: Literal["kernel_shap"] = "kernel_shap"
     players: int = Field(
-        64, ge=1, le=4096, description="Most groups of patches; the groups are the smallest squares that make no more."
+        default=64,
+        ge=1,
+        le=4096,
+        description="Most groups of patches; the groups are the smallest squares that make no more.",
     )
     evaluations: int = Field(
-        512, ge=4, le=1_000_000, description="Most coalitions, each one forward pass; at least four for each player."
+        default=512,
+        ge=4,
+        le=1_000_000,
+        description="Most coalitions, each one forward pass; at least four for each player.",
     )
-    seed: Seed = Field(0, description="Random seed of the coalitions, which are the same for all images of one grid.")
+    seed: Seed = Field(
+        default=0, description="Random seed of the coalitions, which are the same for all images of one grid."
+    )
 
     @model_validator(mode="after")
     def _enough_for_all(self) -> Self:
@@ -166,10 +174,13 @@ class PartitionShapConfig(PerturbationConfig):
 
     kind: Literal["partition_shap"] = "partition_shap"
     max_evaluations: int = Field(
-        512, ge=4, le=1_000_000, description="Most masked images, each one forward pass; `shap` takes 500 by default."
+        default=512,
+        ge=4,
+        le=1_000_000,
+        description="Most masked images, each one forward pass; `shap` takes 500 by default.",
     )
     context: Literal["both", "shown", "hidden"] = Field(
-        "both",
+        default="both",
         description="The rest of the image when a half is cut: the exact Owen value takes both. `shown` comes down to "
         "smaller parts with the same evaluations: on drawn scenes with 20 x 20 cells its peak lay on the thing in 11 "
         "of 16 cases, that of `both` in 7 (measured).",

@@ -149,12 +149,12 @@ class ContrastiveConfig(RelevanceConfig):
     """Settings of explainers that subtract the relevance of other texts."""
 
     background: tuple[str, ...] = Field(
-        ("",),
+        default=("",),
         description="Texts that stand beside the other phrases of the image for whatever else it may show. If there "
         "are none, a phrase that is alone in its image has the map of `lrp`.",
     )
     totals: Literal["equal", "own"] = Field(
-        "own",
+        default="own",
         description="`equal`: the relevance of every text is scaled to the total of the phrase's own before it is "
         "subtracted, as the papers have it for classes. Cosines near zero are divided by, which makes maps of such "
         "texts large. `own`: each has its own cosine as its total, so that the difference of the cosines is explained. "
@@ -228,7 +228,7 @@ class SgLrpConfig(ContrastiveConfig):
 
     kind: Literal["sg_lrp"] = "sg_lrp"
     logit_scale: Factor = Field(
-        100.0, description="Factor of the cosines before the softmax; CLIP's own models end at 100."
+        default=100.0, description="Factor of the cosines before the softmax; CLIP's own models end at 100."
     )
 
 

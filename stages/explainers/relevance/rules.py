@@ -53,17 +53,17 @@ class RelevanceConfig(ExplainerConfig):
     """Settings of all explainers that propagate relevance by these rules."""
 
     rule: Literal["attnlrp", "conservative"] = Field(
-        "attnlrp",
+        default="attnlrp",
         description="Relevance in an attention. `attnlrp`: one half goes to the attention weights and on to queries "
         "and keys, the other to the values. `conservative`: all of it goes to the values, the weights are constants.",
     )
     activation: Literal["identity", "gradient"] = Field(
-        "identity",
+        default="identity",
         description="Relevance in an activation. `identity`: all of it passes, as AttnLRP has it. `gradient`: it is "
         "multiplied by the slope, as gradient times input has it, which is what Ali et al. leave as it is.",
     )
     gamma: float = Field(
-        0.0,
+        default=0.0,
         ge=0.0,
         le=100.0,
         description="How much the linear layers of the MLPs favour the inputs that agree with their output (the gamma "

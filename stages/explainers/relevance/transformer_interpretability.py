@@ -56,19 +56,19 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
 
     kind: Literal["transformer_interpretability"] = "transformer_interpretability"
     rows: Literal["unit", "plain"] = Field(
-        "unit",
+        default="unit",
         description="Whether the rows of each C are divided by their sum (`unit`, the authors' evaluation code) or "
         "not "
         "(the paper).",
     )
     first_block: int = Field(
-        0,
+        default=0,
         ge=0,
         description="Number of the first block that is multiplied, from 0. The authors' evaluation leaves the first "
         "one out: 1.",
     )
     logit_scale: Factor = Field(
-        100.0,
+        default=100.0,
         description="Factor of the cosine before it is differentiated; CLIP's own models end at 100. It decides how "
         "much the products of blocks count beside their sum.",
     )

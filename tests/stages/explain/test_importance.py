@@ -88,7 +88,7 @@ def test_every_setting_equals_the_whole_gradient(
         with torch.no_grad():
             found, _ = WordImportance(settings, clip_of(model)).signed(tokens, image[None])
         end = int(tokens.argmax())
-        assert wanted[1:end].abs().max() > 1e-3
+        assert rectify == "block" or wanted[1:end].abs().max() > 1e-3
         assert torch.allclose(found[0, 1:end], wanted[1:end], rtol=1e-9, atol=1e-12)
 
 
