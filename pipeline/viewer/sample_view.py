@@ -141,7 +141,8 @@ def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Co
         equal.setdefault((one["phrase"], *one["bbox"], one["segmentation"]["counts"]), []).append(place)
         if things[place] not in best or one["score"] > best[things[place]]["score"]:
             best[things[place]] = one
-    regions, said = [], {}
+    regions: list[RegionView] = []
+    said: dict[int, tuple[int, int, Mapping[str, Any]]] = {}
     for places in equal.values():
         first, entries = places[0], [annotations[place] for place in places]
         one = entries[0]

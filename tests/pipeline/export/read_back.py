@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import yaml
 from PIL import Image
@@ -57,10 +58,9 @@ def coco(path: str) -> Callable[[Path, str], Samples]:
         samples: dict[int, list[Found]] = {image["id"]: [] for image in content["images"]}
         assert len(samples) == len(content["images"])
         for entry in content["annotations"]:
-            assert entry["area"] == area_of(entry["segmentation"])
-            samples[entry["image_id"]].append(
-                found(entry["bbox"], names[entry["category_id"]], area_of(entry["segmentation"]))
-            )
+            area = area_of(entry["segmentation"])
+            assert entry["area"] == area
+            samples[entry["image_id"]].append(found(entry["bbox"], names[entry["category_id"]], area))
         return [tuple(regions) for regions in samples.values()]
 
     return read
@@ -96,22 +96,15 @@ def parquet_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
 
 
 def hf(folder: Path, split: str) -> Samples:
-    names = None
     samples: Samples = []
     for path in sorted((folder / "data").glob(f"{split}-*.parquet")):
         features = json.loads(pq.read_schema(path).metadata[b"huggingface"])["info"]["features"]
         names = features["objects"]["category"]["feature"]["names"]
         for row in pq.read_table(path).to_pylist():
             objects = row["objects"]
-            size = [row["height"], row["width"]]
-            samples.append(
-                tuple(
-                    found(box, names[number], area_of({"size": size, "counts": counts}))
-                    for box, number, counts in zip(
-                        objects["bbox"], objects["category"], objects["segmentation"], strict=True
-                    )
-                )
-            )
+            areas = [area_of({"size": [row["height"], row["width"]], "counts": one}) for one in objects["segmentation"]]
+            labels = [names[number] for number in objects["category"]]
+            samples.append(tuple(map(found, objects["bbox"], labels, areas)))
     return samples
 
 
@@ -119,15 +112,9 @@ def webdataset(folder: Path, split: str) -> Samples:
     samples: Samples = []
     for path in sorted(folder.glob(f"{split}-*.tar")):
         with tarfile.open(path) as tar:
-            for member in tar:
-                if member.name.endswith(".json"):
-                    content = json.loads(tar.extractfile(member).read())
-                    samples.append(
-                        tuple(
-                            found(entry["bbox"], entry["phrase"], area_of(entry["segmentation"]))
-                            for entry in content["annotations"]
-                        )
-                    )
+            contents = [json.loads(tar.extractfile(one).read()) for one in tar if one.name.endswith(".json")]
+        entries = [content["annotations"] for content in contents]
+        samples += [tuple(found(e["bbox"], e["phrase"], area_of(e["segmentation"])) for e in each) for each in entries]
     return samples
 
 
@@ -141,11 +128,10 @@ def yolo(folder: Path, split: str) -> Samples:
         regions = []
         for line in (folder / "labels" / split / f"{path.stem}.txt").read_text().splitlines():
             number, *values = line.split()
-            numbers = [float(value) for value in values]
-            assert all(0 <= value <= 1 for value in numbers)
-            x, y = [value * width for value in numbers[::2]], [value * height for value in numbers[1::2]]
-            box = (min(x), min(y), max(x) - min(x), max(y) - min(y))
-            regions.append(found([round(value, 2) for value in box], names[int(number)], None))
+            points = np.array(values, float).reshape(-1, 2)
+            assert ((points >= 0) & (points <= 1)).all()
+            low, high = ((edge * (width, height)).round(2) for edge in (points.min(axis=0), points.max(axis=0)))
+            regions.append(found([*low, *(high - low)], names[int(number)], None))
         samples.append(tuple(regions))
     assert len(list((folder / "labels" / split).iterdir())) == len(samples)
     return samples

@@ -24,33 +24,25 @@ from pipeline.export.base import Categories, ChosenSample, ExportJob, ExportRepo
 from pipeline.export.files import ExportFolder
 from pipeline.export.saco import NEGATIVES, SAID_TWICE, UNREVIEWED, Saco, SacoConfig
 from stages.contract.records import Absent, Phrase
-from tests.pipeline.export.datasets import Maker, finished, mask, rows_of, write_dataset
+from tests.pipeline.export.datasets import Maker, finished, mask, rows_of
 
 
 def absent(phrase: str, presence: float = 0.25) -> dict[str, Any]:
     return {"phrase": phrase, "head": phrase, "caption_index": 0, "span": [0, 1], "presence": presence}
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("saco") / "dataset")
-
-
 @pytest.fixture
-def rows(dataset: Path) -> list[dict[str, Any]]:
-    """Three positive pairs, one with two regions; four negative ones, two of them of a row without regions."""
-    chosen = {row["sample_id"]: row for row in rows_of(dataset)}
-    plain, dogs, none = chosen["plain"], chosen["dogs"], chosen["no region"]
-    again = [{**plain["annotations"][0], "id": 5, "caption_index": 1}]
+def rows(demo_dataset: Path) -> list[dict[str, Any]]:
+    """Three positive pairs, one with two regions; four negative ones, two of them of a row with no region."""
+    chosen = {row["sample_id"]: row for row in rows_of(demo_dataset)}
+    plain = chosen["plain"]["annotations"]
+    again = [{**plain[0], "id": 5, "caption_index": 1}]
+    cow = absent("cow")
     return [
-        {
-            **plain,
-            "annotations": plain["annotations"] + again,
-            "absent": [absent("cow"), absent("cow"), absent("fish")],
-        },
-        {**dogs, "absent": [absent("two dogs")]},
+        {**chosen["plain"], "annotations": plain + again, "absent": [cow, cow, absent("fish")]},
+        {**chosen["dogs"], "absent": [absent("two dogs")]},
         {**chosen["turned"]},
-        {**none, "absent": [absent("ghost"), absent("cow")]},
+        {**chosen["no region"], "absent": [absent("ghost"), cow]},
     ]
 
 
@@ -103,8 +95,8 @@ def figures(truth: COCO, answers: list[dict[str, Any]]) -> dict[str, float]:
     return {"pairs": tp + tn + fp + fn, "mcc": mcc, "f1": f1, "cgf1": mcc * f1}
 
 
-def test_the_evaluators_figures(rows: list[dict[str, Any]], dataset: Path, tmp_path: Path) -> None:
-    truth, notes = written(rows, dataset, tmp_path / "out", exhaustive="all")
+def test_the_evaluators_figures(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Path) -> None:
+    truth, notes = written(rows, demo_dataset, tmp_path / "out", exhaustive="all")
     assert notes == {NEGATIVES: 4, SAID_TWICE: 1, UNREVIEWED: 0}
     pairs = {(pair["sample_id"], pair["text_input"]): pair for pair in truth.dataset["images"]}
     assert [(*name, len(truth.imgToAnns[pair["id"]])) for name, pair in pairs.items()] == [
@@ -148,10 +140,10 @@ def test_pairs_are_exhaustive_where_somebody_looked(
     settings: dict[str, str],
     reviewed: set[str],
     rows: list[dict[str, Any]],
-    dataset: Path,
+    demo_dataset: Path,
     tmp_path: Path,
 ) -> None:
-    marked = Path(shutil.copytree(dataset, tmp_path / "dataset"))
+    marked = Path(shutil.copytree(demo_dataset, tmp_path / "dataset"))
     write_marks(marked, marks)
     truth, notes = written(rows, marked, tmp_path / "out", **settings)
     pairs = truth.dataset["images"]
@@ -161,10 +153,10 @@ def test_pairs_are_exhaustive_where_somebody_looked(
     assert notes[UNREVIEWED] == sum(pair["sample_id"] not in reviewed for pair in pairs)
 
 
-def test_without_negatives(rows: list[dict[str, Any]], dataset: Path, tmp_path: Path) -> None:
-    truth, _ = written(rows, dataset, tmp_path / "positives", negatives=False)
+def test_negatives_can_be_left_out(rows: list[dict[str, Any]], demo_dataset: Path, tmp_path: Path) -> None:
+    truth, _ = written(rows, demo_dataset, tmp_path / "positives", negatives=False)
     assert all(truth.imgToAnns[pair["id"]] for pair in truth.dataset["images"])
-    written(rows, dataset, tmp_path / "all")
+    written(rows, demo_dataset, tmp_path / "all")
     text = json.loads((tmp_path / "all" / "train.json").read_text())
     assert {pair["presence"] for pair in text["images"]} == {0.9, 0.25}
 

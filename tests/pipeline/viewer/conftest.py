@@ -161,7 +161,6 @@ def rows_of(dataset: Path) -> list[dict[str, Any]]:
     """All rows in the order of the shards, read by DuckDB on its own."""
     query = "SELECT * FROM read_parquet(?, filename = true, file_row_number = true) ORDER BY filename, file_row_number"
     with duckdb.connect() as connection:
-        rows: list[dict[str, Any]] = (
-            connection.execute(query, [f"{dataset}/data/*.parquet"]).fetch_arrow_table().to_pylist()
-        )
-    return rows
+        cursor = connection.execute(query, [f"{dataset}/data/*.parquet"])
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
