@@ -5,16 +5,19 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench browser corpus fuzz faults photos proof soak scale audit clean
+.PHONY: help demo test lint bench browser corpus fuzz faults towers photos proof pictures soak scale audit clean
 
-demo: $(VENV)/.installed
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.installed ## set up, make a dataset of drawn scenes and of eight photographs, measure both, draw pictures
 	$(BIN)/phrasebox demo --out out/demo
 
 # One process more than two cores: those that start Ray mostly wait for it.
-test: lint browser
-	$(BIN)/python -m pytest -n 3
+test: $(if $(ROOM),$(VENV)/.installed-dev,lint browser) ## set up, check format, lint and types, run all tests but the slow ones; ROOM=regions: of one room
+	$(BIN)/python -m pytest $(if $(ROOM),-n 0 -m "not slow and not ray" $(wildcard tests/*/$(ROOM) tests/stages/shared/$(ROOM) tests/pipeline/commands/test_$(ROOM).py),-n 3)
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -25,50 +28,57 @@ browser:
 		{ echo "installing chromium"; apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev ## measure speed against baselines of the same run; about 6 minutes
 	$(BIN)/python -m pipeline.bench
 
-# Every case of bad input and what it comes to. Also a part of `test`.
-corpus: $(VENV)/.installed-dev
+# A part of `test`, too.
+corpus: $(VENV)/.installed-dev ## list every case of bad input and its outcome
 	$(BIN)/python -m pytest -q -rP tests/corpus/test_corpus.py
 
 # Every test that draws its own examples, with others than in `test`, and others each time.
-fuzz: $(VENV)/.installed-dev
+fuzz: $(VENV)/.installed-dev ## run the tests that draw their own examples, with other examples each time
 	$(BIN)/python -m pytest -q --hypothesis-profile=fuzz -m hypothesis
 
 # Every test with a Ray of its own, and every other that would make `test` too long.
-faults: $(VENV)/.installed-dev
+faults: $(VENV)/.installed-dev ## run the slow tests, and those with a Ray of their own
 	$(BIN)/python -m pytest -m "ray or slow"
+
+# Every explainer on 14 real architectures with random weights; hours.
+towers: $(VENV)/.installed-dev ## run every explainer on real architectures; hours
+	$(BIN)/python -m pytest -m real_towers
+
+pictures: $(VENV)/.installed-dev browser ## make the README's picture
+	PYTHONPATH=. $(BIN)/python .pictures/make.py
 
 # Every figure about photographs. They are no part of the repository: tests/photos/measure.py says what it expects.
 PHOTOS ?= ../shared/photos
-photos: $(VENV)/.installed-dev
+photos: $(VENV)/.installed-dev ## make every table about photographs; PHOTOS= names their folder
 	$(BIN)/python -m tests.photos.measure --photos $(PHOTOS) --out out/photos
 
 # Models that learn from the regions of several sources; what it needs of photographs says configs/proof/photos.yaml.
-proof: $(VENV)/.installed-dev
+proof: $(VENV)/.installed-dev ## train models on the regions of several sources
 	$(BIN)/python configs/proof/prove.py configs/proof/scenes.yaml --out out/proof-scenes
 	$(BIN)/python configs/proof/prove.py configs/proof/photos.yaml --out out/proof-photos --photos $(PHOTOS)/flickr8k
 
 # Known weaknesses of the installed packages. Asks PyPI's advisory service, so it is no part of `test`; a package that
 # the service was not asked about is a failure too.
-audit: $(VENV)/.installed
+audit: $(VENV)/.installed ## look for known weaknesses of the installed packages
 	$(BIN)/python -m pip freeze --quiet --exclude-editable > $(VENV)/frozen.txt
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/frozen.txt
 
 # One run over 3,000 images that is killed 24 times in 8 ways; about ten minutes on 2 cores.
-soak: $(VENV)/.installed-dev
+soak: $(VENV)/.installed-dev ## kill one run over 3,000 images 24 times in 8 ways; about 10 minutes
 	rm -rf out/soak
 	$(BIN)/python -m tests.soak.soak --out out/soak
 
 # Memory over the length of a run, start-up and resume with large inputs, and how many model workers one driver feeds;
 # about three quarters of an hour on 2 cores.
-scale: $(VENV)/.installed-dev
+scale: $(VENV)/.installed-dev ## measure memory, start and resume with large inputs, and workers per driver; about 45 minutes
 	$(BIN)/python -m tests.soak.scale
 	$(BIN)/python -m tests.soak.simulated
 
-clean:
+clean: ## remove what make and the demo wrote
 	rm -rf $(VENV) out build dist
 
 $(VENV)/bin/python:

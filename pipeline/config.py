@@ -1,88 +1,107 @@
-"""The configuration of a run: defaults in code, then YAML, then options, then `--set`. Unknown keys are refused."""
+"""The configuration of a run: defaults in code, then YAML, then options, then `--set`. Unknown keys are rejected."""
 
 from __future__ import annotations
 
 import copy
-import difflib
-import re
-import types
-import typing
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.config_errors import in_words
 from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, one_line
-from stages.contract.kinds import KindTable
 from stages.explain import EXPLAINERS, AnyExplainerConfig
-from stages.explain.config import ExplainerConfig
 from stages.phrases.stage import PhrasesConfig
 from stages.prepare import ImagesConfig
 from stages.read import InputConfig, guess_kind
 from stages.regions.config import RegionsConfig
 from stages.shared.model.config import ModelConfig
-from stages.sources import SOURCES, AnySourceConfig
-from stages.sources.config import HEAT_MAPS
+from stages.sources import HEAT_MAPS, SOURCES, AnySourceConfig
 
 
-class InlineEngine(BaseModel):
-    """One plain process, for debugging, tests and small inputs. Same rows as `ray`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["inline"] = "inline"
-
-
-class RayEngine(BaseModel):
-    """Ray Data, on this machine or on a cluster; with `auto` only where it is worth its start."""
+class EngineConfig(BaseModel):
+    """How a run is distributed. Every key but `kind` is about Ray."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["auto", "ray"] = "auto"
-    """`auto` runs in one process, as `inline` does, where that ends before Ray has started: see
-    `pipeline.engines.chosen`."""
-
-    address: str | None = None
-    """Address of a running cluster ("auto", "ray://host:10001"); None starts Ray on this machine."""
-
-    num_cpus: Annotated[int, Field(ge=2)] | None = None
-    """Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than
-    model workers: every stage holds one."""
-
-    explain_workers: Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$")] | None = None
-    """Model workers, or their fewest and most as in "1-8": Ray then starts more while images wait for them, and asks
-    an autoscaling cluster for nodes. Default: one per GPU; without GPUs one per core of this machine, at most 8, of
-    which half start at once."""
-
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    """GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu."""
-
-    cpu_workers: Annotated[int, Field(ge=1)] | None = None
-    """The most workers that parse captions and decode images. Default: the CPUs left over."""
-
-    object_store_bytes: Annotated[int, Field(ge=80_000_000)] | None = None
-    """Memory for data between stages of the Ray that is started here. Default: Ray's (30 % of memory)."""
-
-    model_resources: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Ray's custom resources that a model worker holds, as in `{big_gpu: 1}`: it then runs only on nodes that were
-    started with `ray start --resources`."""
-
-    ship_code: bool = False
-    """Send the driver's `pipeline` and `stages` to the workers (Ray's `py_modules`), for trials on a cluster whose
-    nodes have the libraries. Otherwise every node needs the same wheel, which is checked."""
+    kind: Literal["auto", "ray", "inline"] = Field(
+        "auto",
+        description="`ray` runs on Ray Data, on this machine or on a cluster; `inline` in one plain process, with the "
+        "same rows; `auto` chooses inline where it ends before Ray has started, see `pipeline.engines.chosen`.",
+    )
+    address: str | None = Field(
+        None,
+        description='Address of a running cluster ("auto", "ray://host:10001"). Null starts Ray on this machine.',
+    )
+    num_cpus: int | None = Field(
+        None,
+        ge=2,
+        description="Logical CPUs of the Ray that is started here. Default: the cores, but at least 6 more than model "
+        "workers, since every stage holds one.",
+    )
+    explain_workers: int | str | None = Field(
+        None,
+        description='Model workers, or their fewest and most as in "1-8": Ray then starts more while images wait for '
+        "them, and requests nodes from an autoscaling cluster. Default: one per GPU; without GPUs one per core of this "
+        "machine, at most 8, half of which start at once.",
+    )
+    gpus_per_worker: float | None = Field(
+        None,
+        ge=0,
+        description="GPU share of a model worker. Default: 1 if the cluster has GPUs and `model.device` is not cpu.",
+    )
+    cpu_workers: int | None = Field(
+        None,
+        ge=1,
+        description="The most workers that parse captions and decode images. Default: the CPUs left over.",
+    )
+    object_store_bytes: int | None = Field(
+        None,
+        ge=80_000_000,
+        description="Memory for data between stages of the Ray that is started here. Default: Ray's, 30 % of memory.",
+    )
+    model_resources: dict[str, float] = Field(
+        {},
+        description="Ray's custom resources that a model worker holds, as in `{big_gpu: 1}`: it then runs only on "
+        "nodes that were started with `ray start --resources`.",
+    )
+    ship_code: bool = Field(
+        False,
+        description="Send the driver's `pipeline` and `stages` to the workers (Ray's `py_modules`), for trials on a "
+        "cluster whose nodes have the libraries. Otherwise every node needs the same wheel, which is checked.",
+    )
 
     @field_validator("explain_workers")
     @classmethod
     def _in_order(cls, workers: int | str | None) -> int | str | None:
         if isinstance(workers, str):
-            fewest, most = map(int, workers.split("-"))
-            if fewest > most:
+            fewest, dash, most = workers.partition("-")
+            if not (dash and fewest.isdecimal() and most.isdecimal()) or int(fewest) < 1:
+                raise ValueError("expected a number of workers, or two as in 1-8")
+            if int(fewest) > int(most):
                 raise ValueError(f"expected the fewest first, {most}-{fewest}")
+        elif workers is not None and workers < 1:
+            raise ValueError("expected 1 or more")
         return workers
+
+    @field_validator("model_resources")
+    @classmethod
+    def _above_0(cls, resources: dict[str, float]) -> dict[str, float]:
+        if any(amount <= 0 for amount in resources.values()):
+            raise ValueError("expected amounts above 0")
+        return resources
+
+    @model_validator(mode="after")
+    def _is_about_ray(self) -> Self:
+        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        if self.kind == "inline" and changed != ["kind"]:
+            raise ValueError(f"{changed[1]} is about Ray, and engine.kind=inline starts none")
+        return self
 
     @property
     def fewest_explain_workers(self) -> int | None:
@@ -95,23 +114,20 @@ class RayEngine(BaseModel):
         return None if self.explain_workers is None else int(str(self.explain_workers).split("-")[-1])
 
 
-EngineConfig = Annotated[RayEngine | InlineEngine, Field(discriminator="kind")]
-
-
 class RunConfig(BaseModel):
     """Everything a run depends on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    input: InputConfig
-    model: ModelConfig = ModelConfig()
-    phrases: PhrasesConfig = PhrasesConfig()
-    images: ImagesConfig = ImagesConfig()
-    explain: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
-    regions: RegionsConfig = RegionsConfig()
-    source: AnySourceConfig = Field(default_factory=SOURCES.config)
-    engine: EngineConfig = RayEngine()
-    output: OutputConfig = OutputConfig()
+    input: InputConfig = Field(description="The captioned images.")
+    model: ModelConfig = Field(ModelConfig(), description="The CLIP model.")
+    phrases: PhrasesConfig = Field(PhrasesConfig(), description="Captions to noun phrases.")
+    images: ImagesConfig = Field(ImagesConfig(), description="Image files to pixels.")
+    explain: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config, description="Phrases to heat maps.")
+    regions: RegionsConfig = Field(RegionsConfig(), description="Heat maps to regions.")
+    source: AnySourceConfig = Field(default_factory=SOURCES.config, description="The origin of regions.")
+    engine: EngineConfig = Field(EngineConfig(), description="The distribution of a run.")
+    output: OutputConfig = Field(OutputConfig(), description="The dataset.")
 
     @field_validator("input", mode="before")
     @classmethod
@@ -122,10 +138,9 @@ class RunConfig(BaseModel):
         return {**guess_kind(values["path"]), **values}
 
     def rows_depend_on(self) -> dict[str, Any]:
-        """The settings that decide what the rows are, for comparing runs; plain values, with absolute paths."""
+        """Return the settings that decide what the rows are, for comparing runs; plain values, with absolute paths."""
         kept = {"input", "model", "phrases", "images", "explain", "regions"}
         if self.source.kind != HEAT_MAPS:
-            # Left out where it is the default: runs that were begun before there were others can be continued.
             kept.add("source")
         plain: dict[str, Any] = self.model_dump(mode="json", include=kept)
         for key in ("device", "threads"):
@@ -135,21 +150,41 @@ class RunConfig(BaseModel):
         plain["output"] = self.output.columns
         return with_absolute_paths(plain)
 
-    def to_yaml(self) -> str:
-        """The resolved configuration as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    def to_yaml(self, *, docs: bool = False) -> str:
+        """Return the resolved configuration as YAML; with `docs` each key has its description above it."""
+        return "\n".join(_documented(self)) + "\n" if docs else dumped(self.model_dump(mode="json"))
 
 
 class ExplainConfig(RunConfig):
-    """What `phrasebox explain` takes: a run's configuration, of which it needs model, images and explain."""
+    """The configuration of `phrasebox explain`: of a run's it needs model, images and explain."""
 
     input: InputConfig | None = None  # type: ignore[assignment]  # nothing is read but the one image
 
 
 class FinishedConfig(RunConfig):
-    """The configuration of a dataset, for who computes no heat maps: the explainer's settings are plain values."""
+    """A stored configuration, for code that computes no heat maps; explainer settings stay plain dicts."""
 
-    explain: dict[str, Any]  # type: ignore[assignment]  # their class stands beside the explainer, which imports torch
+    explain: dict[str, Any]  # type: ignore[assignment]  # the module of their class imports torch
+
+
+def dumped(values: Mapping[str, Any]) -> str:
+    """Return plain values as YAML."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _documented(config: BaseModel, indent: str = "") -> list[str]:
+    """Lines of YAML with a comment above each key of a configuration."""
+    lines: list[str] = []
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        comment = textwrap.wrap(field.description or "", 118 - len(indent))
+        if isinstance(value, BaseModel):
+            lines += ["", *(f"# {line}" for line in comment), f"{name}:", *_documented(value, indent + "  ")]
+        else:
+            plain = config.model_dump(mode="json", include={name})
+            lines += [f"{indent}# {line}" for line in comment]
+            lines += [f"{indent}{line}" for line in dumped(plain).splitlines()]
+    return lines
 
 
 def load_config(
@@ -159,29 +194,19 @@ def load_config(
     *,
     assigned: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Read YAML (if any), assign values, apply `KEY=VALUE` settings, check; what comes later wins.
+    """Read YAML (if any), assign values, apply `KEY=VALUE` settings, check; later ones override.
 
     Args:
         path: A YAML file.
         settings: Dotted keys with YAML values, e.g. `explain.blocks=1`, `output.path=out/`.
-        model: What to check against; the whole run by default.
+        model: The model that checks them; the whole run by default.
         assigned: Dotted keys with plain values, of which None assigns nothing. An input or a model that is named here
             replaces the file's with all its keys.
 
     Raises:
         ConfigError: With one line per problem.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = _yaml(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
-            raise ConfigError(f"{path} is not YAML: {one_line(error)}{_hint(path)}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys{_hint(path)}")
-        values = loaded or {}
+    values = {} if path is None else _from_file(path)
     given = {key: value for key, value in (assigned or {}).items() if value is not None}
     for replaced in (replaced for key in given for replaced in _REPLACES.get(key, ())):
         section, _, name = replaced.partition(".")
@@ -201,46 +226,47 @@ _REPLACES: Final = {
 """Assigned key -> the keys of a file that say the same in another way."""
 
 
-def _hint(path: Path) -> str:
-    """What to do with a file that does not look like a configuration."""
-    return "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
+def _from_file(path: Path) -> dict[str, Any]:
+    hint = "" if path.suffix in (".yaml", ".yml") else f"; captions are read by phrasebox run {path}"
+    try:
+        loaded = _yaml(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, the 30th of February
+        raise ConfigError(f"{path} is not YAML: {one_line(error)}{hint}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError(f"{path} holds a {type(loaded).__name__}, not a mapping of keys{hint}")
+    return loaded or {}
 
 
 def override(values: dict[str, Any], settings: Iterable[str], model: type[BaseModel] = RunConfig) -> Any:
     """Apply `KEY=VALUE` settings to plain values, which they change, and check. Raises ConfigError."""
     for setting in settings:
-        _apply(values, setting)
-    engine = values.get("engine")
-    if isinstance(engine, dict) and "engine" in model.model_fields:
-        engine.setdefault("kind", "auto")
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: expected KEY=VALUE, for example --set output.path=out/")
+        try:
+            value = _yaml(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {setting}: the value is not YAML: {one_line(error)}") from error
+        _assign(values, key, value)
     return check(values, model)
 
 
 def stored_config(stored: Mapping[str, Any], settings: Iterable[str] = (), *, explains: bool = True) -> RunConfig:
-    """The configuration that a dataset was made with, from its `dataset.json`, with settings applied.
+    """Return the configuration that a dataset was made with, from its `dataset.json`, with settings applied.
 
     Without `explains` the explainer's settings are left as they are stored, unless a setting changes them: see
-    `FinishedConfig`.
-
-    Datasets made before phrases were linked have no `regions.group`: theirs is "none".
-    Datasets made before presets were resolved hold nulls in `explain` for what the variant decided; they are left out.
-    A setting that names another explainer or variant replaces the stored section, which holds every value.
+    `FinishedConfig`. A setting that names another explainer or variant replaces the stored section, which holds every
+    value.
 
     Raises ConfigError.
     """
     values, settings = copy.deepcopy(dict(stored)), list(settings)
-    regions = values.get("regions")
-    if isinstance(regions, dict):
-        regions.setdefault("group", "none")
-    explain = values.get("explain")
-    if isinstance(explain, dict) and explain.get("heads", "") is None:
-        values["explain"] = {key: value for key, value in explain.items() if value is not None}
-    elif isinstance(explain, dict) and not explains and not sets_any(settings, ("explain",)):
-        finished: FinishedConfig = override(values, settings, FinishedConfig)
-        return finished
+    plain = not explains and not sets_any(settings, ("explain",))
     if any(setting.startswith(("explain.kind=", "explain.variant=")) for setting in settings):
         values["explain"] = {}
-    config: RunConfig = override(values, settings)
+    config: RunConfig = override(values, settings, FinishedConfig if plain else RunConfig)
     return config
 
 
@@ -251,11 +277,8 @@ def sets_any(settings: Iterable[str], sections: Iterable[str]) -> bool:
 
 def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
     """Validate values. Raises ConfigError with one line per problem."""
-    # The settings of an explainer import torch. Who mistypes a key of another section need not wait for that.
-    waits = "explain" in model.model_fields and "explain" not in values
     try:
-        config = model.model_validate({**values, "explain": ExplainerConfig(kind="")} if waits else values)
-        return config.model_copy(update={"explain": EXPLAINERS.config()}) if waits else config
+        return model.model_validate(values)
     except ValidationError as error:
         problems: dict[str, dict[str, None]] = {}
         for problem in error.errors(include_url=False):
@@ -264,17 +287,6 @@ def check(values: Mapping[str, Any], model: type[BaseModel]) -> Any:
         # Several of one key: what each type in a union says.
         lines = [f"{name}: {'; or: '.join(messages)}" for name, messages in problems.items()]
         raise ConfigError("\n".join(lines)) from error
-
-
-def _apply(values: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {setting}: expected KEY=VALUE, for example --set output.path=out/")
-    try:
-        value = _yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--set {setting}: the value is not YAML: {one_line(error)}") from error
-    _assign(values, key, value)
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
@@ -290,7 +302,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
-    """The text of a configuration file with some keys (dotted) and their values."""
+    """Return the text of a configuration file with some keys (dotted) and their values."""
     nested: dict[str, Any] = {}
     for key, value in values.items():
         _assign(nested, key, value)
@@ -299,7 +311,7 @@ def as_yaml(values: Mapping[str, Any]) -> str:
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
-    """Lines "key: found there, wanted now" for the leaves of nested settings that differ."""
+    """Return lines "key: found there, wanted now" for the leaves of nested settings that differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         names = dict.fromkeys([*found, *wanted])
         below = (differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name) for name in names)
@@ -308,7 +320,7 @@ def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys; PyYAML would silently keep the last."""
+    """SafeLoader that rejects duplicate keys; PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """See yaml."""
@@ -327,99 +339,3 @@ class _Loader(yaml.SafeLoader):
 def _yaml(text: str) -> Any:
     """The value of YAML. Raises yaml.YAMLError, or ValueError for an invalid date."""
     return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
-
-
-def in_words(problem: Mapping[str, Any], model: type[BaseModel], values: Mapping[str, Any]) -> tuple[str, str]:
-    """One of pydantic's errors as the name of the key and what is wrong with it.
-
-    Args:
-        problem: An entry of `ValidationError.errors()`.
-        model: The model that was validated.
-        values: The values that it refused.
-    """
-    location = list(problem["loc"])
-    fields, shown = _fields_at(model, location, values)
-    name = ".".join(shown) or "config"
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(shown[-1], fields, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {'.'.join([*shown[:-1], close[0]])}?" if close else f"keys here: {', '.join(sorted(fields))}"
-        )
-        return name, f"no such key; {hint}"
-    if kind == "missing":
-        return name, f"missing. {_EXAMPLES.get(name, '')}".rstrip()
-    if kind == "union_tag_not_found":
-        tags = problem["ctx"]["discriminator"].strip("'")
-        return f"{name}.{tags}", f"missing. {_EXAMPLES.get(name, '')}".rstrip()
-    if kind == "union_tag_invalid":
-        context = problem["ctx"]
-        tag = context["tag"]
-        allowed = [value.strip(" '") for value in context["expected_tags"].split(",")]
-        close = difflib.get_close_matches(tag, allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{name}.kind", f"no kind {tag!r}; {hint}kinds: {', '.join(allowed)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if kind in ("model_type", "model_attributes_type"):
-        message = "expected keys below it"
-    elif kind == "path_type":
-        message = "expected a path"
-    message = re.sub("^Input should be ", "expected ", message).partition(", unable to ")[0]
-    if _short(problem["input"]) and "got " not in message:
-        message += f", got {problem['input']!r}"
-    return name, message
-
-
-_EXAMPLES = {
-    "input": "Say what to read, for example: phrasebox run captions.jsonl --images photos/",
-    "input.path": "Say what to read, for example: phrasebox run captions.jsonl --images photos/",
-}
-
-
-def _short(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool, type(None))) and len(repr(value)) < 80
-
-
-def _fields_at(model: type[BaseModel], location: list[Any], values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Names of the fields around a location, and the location without the tags of unions."""
-    shown: list[str] = []
-    types_here: list[Any] = [model]
-    fields: list[str] = list(model.model_fields)
-    for step in location:
-        models = [t for t in types_here if isinstance(t, type) and issubclass(t, BaseModel)]
-        tagged = [t for t in models if step in _tags(t)]
-        if tagged and not any(step in t.model_fields for t in models):
-            types_here = tagged
-            continue
-        fields = sorted({name for t in models for name in t.model_fields}) or fields
-        if not models and not isinstance(step, int):
-            continue  # pydantic names the member of a plain union that it tried
-        shown.append(str(step))
-        types_here = [m for t in models if step in t.model_fields for m in _members(t.model_fields[step].annotation)]
-        for table in (_table(t.model_fields[step].metadata) for t in models if step in t.model_fields):
-            given = values.get(str(step), {})
-            kind = given.get("kind", table.default) if table and isinstance(given, dict) else None
-            if table and kind is not None and kind in table:
-                types_here = [table[kind].config_type]
-    return fields, shown
-
-
-def _table(metadata: Iterable[Any]) -> KindTable[Any] | None:
-    """The table of kinds that validates a field, if one does."""
-    validators = (getattr(each.func, "__self__", None) for each in metadata if isinstance(each, BeforeValidator))
-    return next((found for found in validators if isinstance(found, KindTable)), None)
-
-
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    kind = model.model_fields.get("kind")
-    return () if kind is None else (*typing.get_args(kind.annotation), kind.default)
-
-
-def _members(annotation: Any) -> list[Any]:
-    """Types inside a union, Optional or Annotated."""
-    origin = typing.get_origin(annotation)
-    if origin is Annotated:
-        return _members(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        return [m for argument in typing.get_args(annotation) for m in _members(argument)]
-    return [annotation]

@@ -2,15 +2,15 @@
 
 read -> phrases -> prepare -> explain -> regions -> write
 
-With another `source.kind` than grad_eclip, its stage stands in the place of explain and makes the regions, and the
-regions stage only links them.
+With another `source.kind` than heat_maps, its stage takes the place of explain and makes the regions, and the regions
+stage only links them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,15 +25,15 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.phrases.stage import PhrasesStage
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader, make_reader
-from stages.regions.link import LinkStage
 from stages.regions.score import Calibration, read_calibration
-from stages.regions.stage import RegionsStage
+from stages.regions.stage import LinkStage, RegionsStage
 from stages.shared.model.config import ModelConfig
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.sources.base import RegionSource
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
+    from stages.shared.model.recognise import Described
 
 
 def _without_heat_maps(source: Stage) -> ConfigError:
@@ -47,22 +47,32 @@ class Steps:
 
     Attributes:
         before: Stages on CPUs before the model.
-        model: The stage that holds the model, or the source of regions that stands in its place.
+        model: The stage that holds the model, or the source of regions that takes its place.
         after: Stages on CPUs after it; their records become rows.
         explain: The explainer's settings as they are for the model's tower.
-        fingerprint: Of the model; "" if it was given in memory, or if there is none.
-        calibration: SHA-256 of what the scores are calibrated with; None if they are not.
-        recognised: What was found out about the model: `layout`, whose checkpoint it is, and `described_by`, the files
-            that say what the model is. Plain values.
+        described: What is known of the model; None if it was given in memory, or if there is none.
+        calibration: SHA-256 of the calibration of the scores; None if they are not calibrated.
     """
 
     before: tuple[PhrasesStage, PrepareStage]
     model: ExplainStage | RegionSource[Any]
     after: tuple[RegionsStage | LinkStage]
     explain: ExplainerConfig
-    fingerprint: str
+    described: Described | None
     calibration: str | None
-    recognised: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's fingerprint; "" if it was given in memory, or if there is none."""
+        return "" if self.described is None else self.described.fingerprint
+
+    @property
+    def recognised(self) -> dict[str, str]:
+        """Whose checkpoint the model is, `layout`, and the files that describe it, `described_by`, where known."""
+        if self.described is None:
+            return {}
+        found = {"layout": self.described.layout, "described_by": self.described.described_by}
+        return {key: value for key, value in found.items() if value}
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -117,39 +127,38 @@ def build_graph(config: RunConfig) -> Graph:
 
 
 def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
-    """The stages without a reader. `loaded` is a model in memory, which takes the place of the one in `config.model`.
+    """The stages without a reader. `loaded` is a model in memory, which replaces the one in `config.model`.
 
     Raises:
         ConfigError: A setting cannot be used.
         WeightsError: The model's files are missing or damaged.
     """
-    if config.source.kind != HEAT_MAPS:
-        return _steps_of_source(config, loaded)
+    source = None if config.source.kind == HEAT_MAPS else _source(config, loaded)
     asks_for_importance = config.explain.importance != "none"
     if config.phrases.min_importance > 0 and not asks_for_importance:
         raise ConfigError(
             "phrases.min_importance: it is not known how important phrases are; set explain.importance=eos"
         )
-    if loaded is None:
+    described = None
+    if loaded is None and (source is None or source.needs_model):
         # torch and open_clip take seconds to import: only a run needs them.
-        from stages.shared.model.describe import describe, fingerprint  # noqa: PLC0415
-        from stages.shared.model.load import (  # noqa: PLC0415
-            refuse_misfit,
-            refuse_unsupported,
-            refuse_without_importance,
-        )
-        from stages.shared.model.towers.plan import plan_of  # noqa: PLC0415
+        from stages.shared.model.load import usable_model  # noqa: PLC0415
 
-        description = describe(config.model)
-        refuse_unsupported(description)
-        if asks_for_importance:
-            refuse_without_importance(description)
-        recognised = {"layout": refuse_misfit(description), "described_by": description.described_by}
-        identity, shipped, spec = fingerprint(description), description.calibrations, description.input
-        tower, name = plan_of(description.architecture).kind, description.name
+        described = usable_model(config.model, importance=asks_for_importance)
+    if source is not None:
+        return Steps(
+            before=_before(config, source.canvas()),
+            model=source,
+            after=(LinkStage(config.regions),),
+            explain=config.explain,
+            described=described,
+            calibration=None,
+        )
+    if described is not None and described.tower is not None:
+        spec, tower, name = described.input, described.tower, described.name
     else:
-        recognised, identity, shipped, spec = {}, "", (), loaded.input
-        tower, name = loaded.tower.kind, loaded.name
+        assert loaded is not None  # noqa: S101
+        spec, tower, name = loaded.input, loaded.tower.kind, loaded.name
         if asks_for_importance:
             loaded.text_side()
         if config.regions.calibration not in ("auto", "none"):
@@ -158,30 +167,32 @@ def build_steps(config: RunConfig, loaded: ClipModel | None = None) -> Steps:
                 "known: name the model instead"
             )
     config = config.model_copy(update={"explain": fitted(config.explain, tower, name)})
-    canvas: dict[str, Any] = config.explain.canvas(spec)
-    prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
     explain = ExplainStageConfig(
         model=_absolute(config.model),
         explainer=config.explain,
         min_importance=config.phrases.min_importance,
         keep_pixels=config.regions.needs_pixels,
     )
-    calibration = _calibration(config, identity, shipped)
+    calibration = _calibration(config, described)
     presence = None if calibration is None else presence_in(calibration)
     return Steps(
-        before=(PhrasesStage(config.phrases), PrepareStage(prepare)),
+        before=_before(config, config.explain.canvas(spec)),
         model=ExplainStage(explain, loaded, presence),
         # Kept, because a row says why a map is empty.
         after=(RegionsStage(config.regions, calibration, keep_heat_maps=True),),
         explain=config.explain,
-        fingerprint=identity,
+        described=described,
         calibration=None if calibration is None else sha256(calibration.to_json().encode()).hexdigest(),
-        recognised={key: value for key, value in recognised.items() if value},
     )
 
 
-def _steps_of_source(config: RunConfig, loaded: ClipModel | None) -> Steps:
-    """The stages of a run whose regions come from no heat map. Raises as `build_steps`."""
+def _before(config: RunConfig, canvas: dict[str, Any]) -> tuple[PhrasesStage, PrepareStage]:
+    prepare = PrepareConfig(**config.images.model_dump(), **canvas, keep_image_bytes=config.output.embed_images)
+    return PhrasesStage(config.phrases), PrepareStage(prepare)
+
+
+def _source(config: RunConfig, loaded: ClipModel | None) -> RegionSource[Any]:
+    """The source of regions that takes the model's place, checked. Raises ConfigError for settings of heat maps."""
     kind = config.source.kind
     for key, is_set in {
         "regions.calibration": config.regions.calibration not in ("auto", "none"),
@@ -190,33 +201,10 @@ def _steps_of_source(config: RunConfig, loaded: ClipModel | None) -> Steps:
         "phrases.min_importance": config.phrases.min_importance > 0,
     }.items():
         if is_set:
-            raise ConfigError(
-                f"{key}: it is about heat maps, and source.kind={kind} makes regions without: leave it out"
-            )
-    source = SOURCES[kind](config.source, _absolute(config.model), loaded)
+            raise ConfigError(f"{key}: it concerns heat maps, and source.kind={kind} makes none: leave it out")
+    source: RegionSource[Any] = SOURCES[kind](config.source, _absolute(config.model), loaded)
     source.check()
-    identity, recognised = "", {}
-    if source.needs_model and loaded is None:
-        # torch and open_clip take seconds to import: only a run needs them.
-        from stages.shared.model.describe import describe, fingerprint  # noqa: PLC0415
-        from stages.shared.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
-
-        description = describe(config.model)
-        refuse_unsupported(description)
-        recognised = {"layout": refuse_misfit(description), "described_by": description.described_by}
-        identity = fingerprint(description)
-    prepare = PrepareConfig(
-        **config.images.model_dump(), **source.canvas(), keep_image_bytes=config.output.embed_images
-    )
-    return Steps(
-        before=(PhrasesStage(config.phrases), PrepareStage(prepare)),
-        model=source,
-        after=(LinkStage(config.regions),),
-        explain=config.explain,
-        fingerprint=identity,
-        calibration=None,
-        recognised={key: value for key, value in recognised.items() if value},
-    )
+    return source
 
 
 def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
@@ -225,12 +213,11 @@ def fetch_weights(model: ModelConfig, say: Callable[[str], None]) -> None:
     Raises:
         WeightsError: They cannot be found or loaded.
     """
-    if model.pretrained is not None:
+    if model.name is not None and model.pretrained is not None:
         # open_clip takes seconds to import, which `build_steps` has spent already.
-        from stages.shared.model.describe import describe  # noqa: PLC0415
         from stages.shared.model.load import fetch_files  # noqa: PLC0415
 
-        fetch_files(describe(model), say)
+        fetch_files(model.name, model.pretrained, say)
 
 
 def _absolute(model: ModelConfig) -> ModelConfig:
@@ -246,7 +233,7 @@ _AFTER_THE_FIT: Final = {"score", "calibration", "absent_share", "min_presence"}
 
 
 def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, Any]:
-    """What a calibration is made with, and holds for; plain values."""
+    """The settings and the model that a calibration is made with, and holds for; plain values."""
     basis = {
         "model": model_fingerprint,
         "explain": config.explain.decides_maps(),
@@ -257,7 +244,7 @@ def calibration_basis(config: RunConfig, model_fingerprint: str) -> dict[str, An
 
 
 def presence_in(calibration: Calibration) -> Presence | None:
-    """What tells whether phrases are in their images, if the calibration does. Raises ConfigError if it is damaged."""
+    """The part of a calibration on presence, if it has one. Raises ConfigError if it is damaged."""
     if calibration.presence is None:
         return None
     try:
@@ -266,18 +253,14 @@ def presence_in(calibration: Calibration) -> Presence | None:
         raise ConfigError(f"regions.calibration: its part on presence cannot be read: {error}") from error
 
 
-def _calibration(config: RunConfig, model_fingerprint: str, shipped: Sequence[Path]) -> Calibration | None:
-    """The calibration that `regions.calibration` asks for.
-
-    Raises ConfigError for a file that was made with other settings.
-    """
+def _calibration(config: RunConfig, described: Described | None) -> Calibration | None:
+    """The calibration that `regions.calibration` names. Raises ConfigError for one made with other settings."""
     wanted = config.regions.calibration
-    if wanted == "none":
+    if wanted == "none" or described is None:
         return None
-    basis = calibration_basis(config, model_fingerprint)
+    basis = calibration_basis(config, described.fingerprint)
     if wanted == "auto":
-        fitting = (one for one in map(read_calibration, shipped) if one.made_with == basis)
-        return next(fitting, None)
+        return next((one for one in map(read_calibration, described.calibrations) if one.made_with == basis), None)
     calibration = read_calibration(Path(wanted))
     differing = differences(calibration.made_with, basis)
     if differing:

@@ -39,30 +39,27 @@ if TYPE_CHECKING:
     from stages.explain.text.importance import CaptionImportance
     from stages.shared.model.clip import ClipModel
 
-IN_MEMORY: Final = "image"
-"""What messages call an image that has no path."""
+IN_MEMORY: Final = "image"  # the name of an image without a path in messages
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Located:
-    """What was found in one image: P phrases and n regions.
-
-    A notebook shows it as `picture()`.
+    """The findings in one image, for P phrases and n regions. A notebook shows them as `picture()`.
 
     Attributes:
         phrases: The P phrases, as they were given.
         heat_maps: float32 (P, grid_h, grid_w), >= 0, not normalised; each covers the whole image.
         similarities: float32 (P,), cosine of image and phrase, -1 .. 1.
         faults: P texts: "", or why the heat map is all zeros: "constant", "empty" or "non_finite".
-        phrase_indices: int64 (n,), the phrase of each region. Regions are in the order of the phrases, and those of one
-            phrase are ordered best first.
+        phrase_indices: int64 (n,), the phrase of each region: in the order of the phrases, best region first.
         boxes_xyxy_px: float32 (n, 4), half-open boxes [left, top, right, bottom) in pixels of the upright image.
         scores: float32 (n,), 0 .. 1: the probability that the region is right if the model has a calibration for these
             settings, which is fitted to phrases without articles; else a number that only ranks.
         regions: The n regions as the stages make them, with masks in run-length form.
         size_hw: Height and width of the upright image, px.
-        shift_cells: How far right of and below the centres of their cells the values of the heat maps lie, in cells;
-            not 0 for convolutions.
+        shift_cells: Shift of the heat maps' values from the centres of their cells, right and down, in cells.
     """
 
     phrases: tuple[str, ...]
@@ -94,17 +91,11 @@ class Located:
             rgb,
             [np.asarray(mask) for mask in masks],
             [[value * scale for value in region.box_xywh_px] for region in self.regions],
-            [
-                f"{self.phrases[index]} {score:.2f}"
-                for index, score in zip(self.phrase_indices, self.scores, strict=True)
-            ],
+            [f"{self.phrases[at]} {score:.2f}" for at, score in zip(self.phrase_indices, self.scores, strict=True)],
         )
 
     def heat_picture(self, side_px: int = 360, *, title: str = "") -> Image.Image:
-        """Draw the heat maps over the image, side by side, each with a longer side of `side_px`.
-
-        Below each map is its phrase, and `title` if there is one.
-        """
+        """Draw the heat maps over the image, side by side, each with a longer side of `side_px` and a text below."""
         rgb = scaled(self._content, side_px, self._limits, enlarge=True)
         texts = [f"{phrase} {title}".strip() for phrase in self.phrases]
         overlays = [heat_map_overlay(rgb, values, self.shift_cells) for values in self.heat_maps]
@@ -121,8 +112,7 @@ class Located:
 class Locator:
     """Finds phrases in images with one CLIP model, which is loaded once.
 
-    Each image is looked at with its own phrases, which compete for the heat (`explain.contrast`): all phrases of an
-    image belong into one call, as the phrases of one caption do.
+    The phrases of one call compete for the heat (`explain.contrast`), as those of one caption do.
 
     Args:
         model: "demo" for the embedded model, which knows drawn scenes only; "NAME/TAG" for open_clip's pretrained
@@ -147,14 +137,10 @@ class Locator:
         run: RunConfig | None = None,
     ) -> None:
         values: dict[str, Any] = {} if run is None else {name: getattr(run, name) for name in type(run).model_fields}
-        values |= {name: given for name, given in (("explain", explain), ("regions", regions)) if given is not None}
-        loaded = None
-        if isinstance(model, str):
-            values["model"] = {"name": model}
-        elif isinstance(model, (Mapping, ModelConfig)):
-            values["model"] = model
-        else:
-            loaded = model
+        named = {"name": model} if isinstance(model, str) else model
+        loaded = None if named is None or isinstance(named, (Mapping, ModelConfig)) else named
+        given = {"explain": explain, "regions": regions, "model": named if loaded is None else None}
+        values |= {name: value for name, value in given.items() if value is not None}
         config: ExplainConfig = check(values, ExplainConfig)
         plain = {
             "model": config.model.model_copy(update={"batch_size": 1}),
@@ -180,37 +166,29 @@ class Locator:
         explain: Mapping[str, Any] | Any = None,
         regions: Mapping[str, Any] | Any = None,
     ) -> Locator:
-        """A locator for a model that `open_clip` has loaded, on the device that the model is on.
+        """Return a locator for a model that `open_clip` has loaded, on the device that the model is on.
 
         The model is only read: mode, hooks, flags and outputs stay as they are. Make a new locator after the model's
         weights have changed.
 
         Args:
             model: An open_clip CLIP or CustomTextCLIP; `phrasebox models` lists whose image towers are supported.
-            tokenizer: What `open_clip.get_tokenizer` gives. It may be left out for models with CLIP's own vocabulary.
-            explain: As for `Locator`.
-            regions: As for `Locator`.
+            tokenizer: The result of `open_clip.get_tokenizer`; not needed for models with CLIP's own vocabulary.
+            explain, regions: As for `Locator`.
 
         Raises:
             ConfigError: The model is not supported, its tokenizer has to be given, or a setting cannot be used.
         """
-        # torch and open_clip take seconds to import.
-        from stages.shared.model.load import from_open_clip  # noqa: PLC0415
+        from stages.shared.model.load import from_open_clip  # noqa: PLC0415  it loads torch and open_clip
 
         return cls(from_open_clip(model, tokenizer), explain=explain, regions=regions)
 
-    def __call__(
-        self, image: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8], phrases: str | Sequence[str]
-    ) -> Located:
-        """Compute the heat maps and regions of phrases in an image.
+    def __call__(self, image: ImageLike, phrases: str | Sequence[str]) -> Located:
+        """Compute the heat maps and regions of one or several phrases in an image.
 
         Phrases are embedded as they are typed, articles included; only white space and invisible characters do not
-        count. A plural ("two dogs") may have several regions.
-
-        Args:
-            image: Path or URL of an image, an encoded image, a Pillow image, or an array uint8 (height, width, 3) in
-                RGB. EXIF orientation is applied.
-            phrases: One or several phrases.
+        count. A plural ("two dogs") may have several regions. The image is a path or URL, an encoded image, a Pillow
+        image, or an array uint8 (height, width, 3) in RGB. EXIF orientation is applied.
 
         Raises:
             ConfigError: There is no phrase, or one of them is empty.
@@ -221,13 +199,8 @@ class Locator:
         if not texts or not all(isinstance(text, str) and as_typed(text) for text in texts):
             raise ConfigError(f"expected one or several phrases, none of them empty, got {list(texts)!r}")
         name, content = _content(image)
-        given = ImageRef(file_name=name, content=content)
-        sample = Sample(sample_id=name, source=name, captions=("\n".join(texts),), image=given)
-        record = replace(Record.start(sample), phrases=self._phrases(texts))
-        for stage in self._stages:
-            (record,) = stage.process([record])
-        if record.error is not None:
-            raise InputError(str(record.error))
+        sample = _sample(name, content, "\n".join(texts))
+        record = _run(self._stages, replace(Record.start(sample), phrases=self._phrases(texts)))
         maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
         asked = [maps[phrase.text] for phrase in record.phrases]
         boxes = np.array([region.box_xywh_px for region in record.regions], np.float32).reshape(-1, 4)
@@ -247,14 +220,8 @@ class Locator:
             _limits=self._limits,
         )
 
-    def words(
-        self, image: str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8], captions: Sequence[str]
-    ) -> list[CaptionImportance]:
+    def words(self, image: ImageLike, captions: Sequence[str]) -> list[CaptionImportance]:
         """Compute how important each word of captions is for an image.
-
-        Args:
-            image: As for a call.
-            captions: One or several captions.
 
         Raises:
             ConfigError: There is no caption, one of them is empty, or the importance of words is not defined on the
@@ -263,22 +230,16 @@ class Locator:
         """
         if not captions or not all(caption.strip() for caption in captions):
             raise ConfigError(f"expected one or several captions, none of them empty, got {list(captions)!r}")
+        prepare, model, _ = self._stages
         name, content = _content(image)
-        prepare, model, *_ = self._stages
-        sample = Sample(sample_id=name, source=name, image=ImageRef(file_name=name, content=content))
-        (record,) = prepare.process([Record.start(sample)])
-        if record.error is not None:
-            raise InputError(str(record.error))
+        record = _run([prepare], Record.start(_sample(name, content)))
         return model.words(record, captions)
 
     def _phrases(self, texts: Sequence[str]) -> tuple[Phrase, ...]:
-        """Each text as one phrase, as it is typed.
+        """Return each text as one phrase, as it is typed.
 
-        Head and number are what the stage finds in a caption of these words; where it finds another phrase, the text
-        names one thing.
-
-        The texts are the lines of one caption. So none is taken for another name of what another one names: whoever
-        asks for "a man" and "a person" gets two answers.
+        Head and number are those that the stage finds in a caption of these words; if it finds another phrase, the text
+        names one thing. The texts are the lines of one caption, so that "a man" and "a person" get two answers.
         """
         samples = [Sample(sample_id=str(index), source="", captions=(text,)) for index, text in enumerate(texts)]
         found = self._read_phrases.process([Record.start(sample) for sample in samples])
@@ -294,8 +255,21 @@ class Locator:
         return tuple(phrases)
 
 
+def _sample(name: str, content: bytes, *captions: str) -> Sample:
+    return Sample(sample_id=name, source=name, captions=captions, image=ImageRef(file_name=name, content=content))
+
+
+def _run(stages: Sequence[Any], record: Record) -> Record:
+    """Return the record as the last stage leaves it. Raise InputError if it has an error."""
+    for stage in stages:
+        (record,) = stage.process([record])
+    if record.error is not None:
+        raise InputError(str(record.error))
+    return record
+
+
 def _content(image: Any) -> tuple[str, bytes]:
-    """Name and encoded image. Raises InputError for what is no image and for files that cannot be read."""
+    """Return name and encoded image. Raise InputError for files that cannot be read and for other objects."""
     if isinstance(image, (bytes, bytearray, memoryview)):
         return IN_MEMORY, bytes(image)
     if isinstance(image, (str, os.PathLike)):

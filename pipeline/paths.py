@@ -7,22 +7,26 @@ from typing import Any, Final
 
 from stages.shared.storage import absolute
 
-_PATHS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
-    "input": {"path": (), "image_root": ()},
-    "model": {"checkpoint": (), "weights": (), "config": ()},
-    "regions": {"calibration": ("auto", "none")},
-    "source": {"pool": ("captions",), "truth": (), "detections": ()},
+LOCATIONS: Final[dict[str, tuple[str | None, ...]]] = {
+    "input.path": (),
+    "input.image_root": (None,),
+    "regions.calibration": (None, "auto", "none"),
+    "source.pool": (None, "captions"),
+    "source.truth": (None,),
+    "source.detections": (None,),
 }
-"""Section -> its keys whose values are paths -> the words that such a value may be instead."""
+"""Keys that name files and folders to read -> the values that name none."""
+
+MODEL_FILES: Final = ("model.checkpoint", "model.weights", "model.config")  # Keys that name the files of a model
 
 
 def with_absolute_paths(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `RunConfig.rows_depend_on` with the same path for the same file, however it was written."""
+    """Return values of `RunConfig.rows_depend_on` with the same path for the same file, however it was written."""
     answer = dict(plain)
-    for section, keys in _PATHS.items():
-        for key, words in keys.items():
-            value = (plain.get(section) or {}).get(key)
-            if value is not None and value not in words:
-                path = absolute(value) if isinstance(value, str) else [absolute(one) for one in value]
-                answer[section] = {**answer[section], key: path}
+    for key, words in {**LOCATIONS, **dict.fromkeys(MODEL_FILES, ())}.items():
+        section, _, name = key.partition(".")
+        value = (plain.get(section) or {}).get(name)
+        if value is not None and value not in words:
+            path = absolute(value) if isinstance(value, str) else [absolute(one) for one in value]
+            answer[section] = {**answer[section], name: path}
     return answer

@@ -1,34 +1,28 @@
-"""A run from configuration to dataset, and what it would do, shown on its first samples."""
+"""A run from configuration to dataset."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
-from pipeline.config import RayEngine, RunConfig
+from pipeline.config import RunConfig
 from pipeline.domain import Outside, outside_domain, without_calibration
 from pipeline.engines import chosen, engine
-from pipeline.engines.inline import run_stages, samples_in, set_up
+from pipeline.engines.inline import samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
-from pipeline.output.changes import Changes, changes_of, listed
 from pipeline.output.folder import ENGINE, DatasetFolder, FormerRun
-from pipeline.output.foreign import MayDelete, delete_what_runs_wrote
-from pipeline.summary import Display, Report, duration, print_summary
+from pipeline.output.replaced import MayDelete, delete_what_runs_wrote
+from pipeline.output.shards import Changes, changes_of, listed
+from pipeline.summary import Display, Report, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors
-from stages.contract.records import Record
-from stages.contract.schema import records_to_rows
 from stages.read import Reader, Shard, grouped_rows, input_fingerprint, plan_shards
 from stages.shared.model.config import NO_MODEL
 from stages.shared.storage import AnyPath
-from stages.sources import HEAT_MAPS
 from stages.sources.base import RegionSource
 
 INPUT: Final = "input_fingerprint"
@@ -47,24 +41,24 @@ def run(
     graph: Graph | None = None,
     report: Report | None = None,
 ) -> AnyPath:
-    """Run the pipeline, or go on where a former run of the same command stopped.
+    """Run the pipeline, or resume a former run of the same command.
 
     Args:
-        config: What to run.
-        console: Where progress and the summary go; by default nowhere.
+        config: The run's configuration.
+        console: Receives progress and the summary; none by default.
         fresh: Replace what a former run left in `output.path`. It is deleted when this run has written its first file,
             and comes back if this run ends before.
         may_delete: Asked before `fresh` replaces rows; by default the answer is yes, unless files that no run wrote
             would be deleted too.
-        graph: What to run instead of the graph that the configuration asks for.
-        report: Where to note what happens, for who wants to know it afterwards.
+        graph: Replaces the graph that the configuration describes.
+        report: Collects statistics for the caller.
 
     Returns:
         The dataset's folder.
 
     Raises:
         TooManyErrors: The dataset is complete, and more rows failed than `output.max_error_share` allows.
-        PhraseboxError: Before any work, what cannot be done; later, what the surroundings no longer allow.
+        PhraseboxError: Before any work, if something cannot be done; later, if the surroundings fail.
     """
     console = console or Console(quiet=True)
     folder = DatasetFolder(config.output.path)
@@ -92,14 +86,14 @@ def run(
         samples, asked = samples_in(shards), config.engine.kind
         config = chosen(config, samples)
         _say(console, [_first_line(config, graph, samples, asked)])
-        elsewhere = isinstance(config.engine, RayEngine) and config.engine.address  # each node has its own disk
+        elsewhere = config.engine.kind == "ray" and config.engine.address  # each node has its own disk
         if graph.loads_model and not elsewhere:
             fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
         if (grouped := grouped_rows(shards)) is not None:
             report.note(grouped)
         with display.shown():
             display.doing("comparing the first images with those of the calibration")
-            # Decided once: the images that are looked at may be others when the run goes on.
+            # Decided once: a resumed run may look at other images.
             outside = Outside.of(found.run[OUTSIDE]) if OUTSIDE in found.run else _outside(graph, shards)
             doubt, misgiving = _doubts(graph, outside, config, report)
             if doubt is not None and graph.calibration is not None:
@@ -108,7 +102,7 @@ def run(
             with _begun(folder, found, noted, console):
                 _say(console, [*folder.notes, *_in_words(changes)])
                 if found.state != "new":
-                    _say(console, [f"going on with the run in {folder.path}"])
+                    _say(console, [f"resuming the run in {folder.path}"])
                 display.doing("loading the model" if config.engine.kind == "inline" else "starting Ray")
                 display.update(report)
 
@@ -132,15 +126,15 @@ def run(
         total,
         report,
         folder.written_as,
-        model=_model(config, graph) if graph.loads_model else NO_MODEL,
+        model=model_in_words(config, graph) if graph.loads_model else NO_MODEL,
         scores=_scores(graph, config, doubt, misgiving),
         calibrated=doubt is None,
     )
-    _refuse_many_errors(folder.path, config.output.max_error_share)
+    _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
 
 
-def _model(config: RunConfig, graph: Graph) -> str:
+def model_in_words(config: RunConfig, graph: Graph) -> str:
     """The model for people: its name, whose checkpoint it was found to be, and which files say what it is."""
     weights = f" with {config.model.weights}" if config.model.weights else ""
     layout, files = (graph.recognised.get(key, "") for key in ("layout", "described_by"))
@@ -150,7 +144,7 @@ def _model(config: RunConfig, graph: Graph) -> str:
 
 def _first_line(config: RunConfig, graph: Graph, samples: int | None, asked: str) -> str:
     """The model and the engine, and why `auto` has chosen this one. asked: `engine.kind` as it was given."""
-    model = f"model: {_model(config, graph)}" if graph.loads_model else "no model"
+    model = f"model: {model_in_words(config, graph)}" if graph.loads_model else "no model"
     engine = "one process" if config.engine.kind == "inline" else "Ray"
     if asked == "auto":
         count = "an unknown number of samples" if samples is None else f"{samples:,} samples"
@@ -164,7 +158,7 @@ def _complete(folder: DatasetFolder, config: RunConfig, console: Console, change
     _say(console, [*folder.notes, *_in_words(changes)])
     rest = "every sample of the input has its row" if changes.changed else "nothing to do"
     _say(console, [f"{folder.path} is complete: {rest}. --fresh starts over."])
-    _refuse_many_errors(folder.path, config.output.max_error_share)
+    _reject_many_errors(folder.path, config.output.max_error_share)
     return folder.path
 
 
@@ -244,7 +238,7 @@ def _scores(graph: Graph, config: RunConfig, doubt: str | None, misgiving: str |
     return "Scores are calibrated: on images like those of the fit, 8 of 10 regions with a score of 0.8 are right."
 
 
-def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:
+def _reject_many_errors(dataset: AnyPath, allowed: float | None) -> None:
     """Raise TooManyErrors if all rows of a complete dataset failed, or more than the allowed share of them."""
     counts = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["counts"]
     failed, rows = counts["failed"], counts["written"]
@@ -260,76 +254,3 @@ def _refuse_many_errors(dataset: AnyPath, allowed: float | None) -> None:
             f"(output.max_error_share): {', '.join(f'{reason} {count:,}' for reason, count in reasons)}. "
             f"The dataset in {dataset} is complete; its columns `error` and `error_detail` say what is wrong"
         )
-
-
-SAMPLES = 10
-
-
-def preview(config: RunConfig, console: Console, samples: int = SAMPLES) -> list[Record]:
-    """Take the first samples through all stages in this process, and print what comes of them. Nothing is written.
-
-    Returns:
-        The records after all stages.
-
-    Raises:
-        PhraseboxError: Whatever would refuse the run before any work.
-    """
-    graph = build_graph(config)
-    config = graph.settings(config)
-    shards = plan_shards(graph.reader)
-    if (grouped := grouped_rows(shards)) is not None:
-        console.print(grouped, soft_wrap=True)
-    total = samples_in(shards)
-    records = [Record.start(sample) for sample in islice(graph.reader.samples(shards), samples)]
-    if not records:
-        console.print("the input holds no samples")
-        return []
-    if graph.loads_model:
-        fetch_weights(config.model, lambda line: console.print(line, soft_wrap=True))
-    report = Report()
-    with set_up(graph.stages):
-        start = time.perf_counter()
-        answers = run_stages(graph.stages, records, report.stage)
-        seconds = time.perf_counter() - start
-    console.print(_table(answers))
-    _print_plan(console, config, graph, report, answers, total, seconds)
-    return answers
-
-
-def _table(records: list[Record]) -> Table:
-    table = Table("sample", "phrases", "regions", title=f"the first {len(records)} samples", title_justify="left")
-    table.columns[0].overflow = "fold"
-    table.columns[2].justify = "right"
-    for record in records:
-        phrases = ", ".join(dict.fromkeys(phrase.text for phrase in record.phrases))
-        shown = phrases or "no phrases" if record.error is None else f"error: {record.error}"
-        table.add_row(record.sample.sample_id, shown, str(len(record.regions)))
-    return table
-
-
-def _print_plan(
-    console: Console,
-    config: RunConfig,
-    graph: Graph,
-    report: Report,
-    records: list[Record],
-    total: int | None,
-    seconds: float,
-) -> None:
-    method = config.explain.kind if config.source.kind == HEAT_MAPS else f"source {config.source.kind}"
-    device = ", ".join(report.stages[graph.model.name].devices) or "not used: no sample has an image and a phrase"
-    told = f"model: {_model(config, graph)}, {method}; device: {device}" if graph.loads_model else f"no model, {method}"
-    console.print(told, soft_wrap=True)
-    if config.model.name == "demo" and graph.loads_model:
-        console.print("the demo model knows drawn things only: photographs need another one, see --model")
-    per_image = seconds / len(records)
-    console.print(f"speed: {1 / per_image:.1f} images/s in one process, measured on these samples without start-up")
-    rows_bytes = records_to_rows(records, **config.output.columns).nbytes / len(records)
-    path = config.output.path
-    if total is None:
-        console.print(f"would write to {path}: the number of samples is only known once they are read", soft_wrap=True)
-        return
-    files = -(-total // config.output.rows_per_file)
-    console.print(f"time: about {duration(total * per_image)} for {total:,} samples at that speed")
-    written = f"{total:,} rows in {files:,} or more shards, about {total * rows_bytes / 1e6:,.1f} MB before compression"
-    console.print(f"would write to {path}: {written}", soft_wrap=True)

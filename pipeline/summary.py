@@ -21,7 +21,7 @@ from rich.table import Table
 
 from pipeline import terminal
 from stages.contract.stage import Forwards
-from stages.write.tally import LIKELY, Tally
+from stages.write import LIKELY, Tally
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Opens each sample's image, notes its size and resizes it to what the model takes.
+"""Opens each sample's image, notes its size and resizes it to the model's input.
 
 Every image is decoded in full, also if its captions hold no phrase. So whether a sample is an error depends on its
 image alone, and `width` and `height` are right in every row without an error.
@@ -23,49 +23,52 @@ from stages.shared.storage import is_local
 
 
 class ImagesConfig(BaseModel):
-    """What a user decides about reading images: the `images` section of a run."""
+    """The settings of reading images: the `images` section of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    shrink_jpeg: bool = False
-    """Let the JPEG decoder halve large images while twice the target is left; see `decode_resized`."""
-
-    max_pixels: int = Field(default=128_000_000, ge=1, le=MAX_PIXELS_CEILING)
-    """Width x height; larger images are the error image_too_large."""
-
-    max_bytes: int = Field(default=256 * 1024 * 1024, ge=1)
-    """Of the encoded image; larger files are the error image_too_large."""
-
-    fetch_threads: int = Field(default=16, ge=1, le=256)
-    """How many images behind URLs are fetched at once; local files are read one by one."""
+    shrink_jpeg: bool = Field(
+        False, description="Let the JPEG decoder halve large images while twice the target is left."
+    )
+    max_pixels: int = Field(
+        128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images become `image_too_large`."
+    )
+    max_bytes: int = Field(
+        256 * 1024 * 1024, ge=1, description="Largest encoded image in bytes; larger ones become `image_too_large`."
+    )
+    fetch_threads: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="How many images behind URLs are fetched at once; local files are read one by one.",
+    )
 
 
 class PrepareConfig(ImagesConfig):
     """How images are resized to the model's input. Derived from the model and `explain.image_size`."""
 
-    mode: Literal["square", "keep"] = "square"
-    """square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is kept as in
-    Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch (arXiv 2502.18816,
-    generate_emap.py)."""
-
-    size_px: PositiveInt | tuple[PositiveInt, PositiveInt] = 224
-    """square: the side, or (width, height)."""
-
-    patch_px: PositiveInt = 16
-    """keep: side of the model's patches."""
-
-    shorter_side_max_px: PositiveInt | None = None
-    """keep: an image with a longer shorter side is reduced to this one first; 640 in generate_emap.py. There
-    the image is resized twice; here the size is computed in the same two steps and the image resized once."""
-
-    max_side_px: PositiveInt | None = None
-    """keep: limit for the longer side after rounding, against images that would fill the memory."""
-
-    interpolation: Interpolation = "bicubic"
-    """Antialiased, Pillow's; bicubic is CLIP's own."""
-
-    keep_image_bytes: bool = False
-    """Leave the encoded image in the sample, for datasets that embed it."""
+    mode: Literal["square", "keep"] = Field(
+        "square",
+        description="square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is "
+        "kept as in Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch "
+        "(arXiv 2502.18816, generate_emap.py).",
+    )
+    size_px: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        224, description="square: the side, or (width, height)."
+    )
+    patch_px: PositiveInt = Field(16, description="keep: side of the model's patches.")
+    shorter_side_max_px: PositiveInt | None = Field(
+        None,
+        description="keep: an image with a longer shorter side is reduced to this one first; 640 in generate_emap.py. "
+        "There the image is resized twice; here the size is computed in the same two steps and the image resized once.",
+    )
+    max_side_px: PositiveInt | None = Field(
+        None, description="keep: limit for the longer side after rounding, against images that would fill the memory."
+    )
+    interpolation: Interpolation = Field("bicubic", description="Antialiased, Pillow's; bicubic is CLIP's own.")
+    keep_image_bytes: bool = Field(
+        False, description="Leave the encoded image in the sample, for datasets that embed it."
+    )
 
 
 class PrepareStage(Stage):
@@ -78,11 +81,8 @@ class PrepareStage(Stage):
         self._limits = DecodeLimits(max_pixels=config.max_pixels, max_bytes=config.max_bytes)
         self._pool: ThreadPoolExecutor | None = None
 
-    def setup(self) -> None:
-        """Do nothing: threads start with the first image behind a URL."""
-
     def teardown(self) -> None:
-        """End the threads."""
+        """End the threads, which start with the first image behind a URL."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

@@ -1,4 +1,4 @@
-"""Datasets of any size in seconds, without a model: for what must hold over millions of rows.
+"""Datasets of any size without a model, a million rows in minutes: for what must hold over millions of rows.
 
 python -m tests.synthetic FOLDER --rows 1000000 --regions-per-row 3
 """
@@ -6,30 +6,27 @@ python -m tests.synthetic FOLDER --rows 1000000 --regions-per-row 3
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline import __version__
 from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
-from stages.contract.errors import ROW_ERRORS
+from stages.contract.errors import ROW_ERRORS, RowError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Rle, stable_id
-from stages.contract.schema import ABSENT_FIELD, ANNOTATION, IMAGE_FIELD, dataset_schema
-from stages.contract.versions import SCHEMA_VERSION
+from stages.contract.records import ImageRef, Phrase, Record, Region, Rle, Sample
+from stages.contract.schema import SCHEMA_VERSION, records_to_rows
 from stages.shared.storage import write_text
-from stages.write.parquet import PARQUET_SETTINGS
-from stages.write.tally import Tally, tally, write_categories
+from stages.write import PARQUET_SETTINGS, Tally, tally, write_categories
 
 SIZES_WH = ((640, 480), (480, 640), (500, 375), (333, 500), (1024, 768), (427, 640))
 MASKS_PER_SIZE = 48
@@ -75,23 +72,11 @@ def write_synthetic(
     """
     data = folder / "data"
     data.mkdir(parents=True)
-    stock = _stock()
     images = [_jpeg(width, height) for width, height in SIZES_WH] if embed_images else []
-    schema = dataset_schema(embed_images=embed_images)
     for number, start in enumerate(range(0, rows, rows_per_file)):
-        count = min(rows_per_file, rows - start)
         rng = np.random.default_rng((seed, number))
-        columns = _columns(rng, start, count, regions_per_row, stock)
-        if embed_images:
-            which = columns.pop("size_number")
-            columns["image"] = pa.array(
-                [
-                    None if error is not None else {"bytes": images[size], "path": name}
-                    for size, error, name in zip(which, columns["error"], columns["file_name"], strict=True)
-                ],
-                IMAGE_FIELD.type,
-            )
-        table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+        records = _records(rng, start, min(rows_per_file, rows - start), regions_per_row, images)
+        table = records_to_rows(records, embed_images=embed_images)
         pq.write_table(table, data / f"{number:05d}.parquet", **PARQUET_SETTINGS)
     total = tally(data)
     write_categories(total, folder / "categories.parquet")
@@ -131,15 +116,20 @@ def write_manifest(
 
 
 @cache
-def _stock() -> dict[str, Any]:
-    """Masks with their boxes and areas, `MASKS_PER_SIZE` for each of the sizes in turn."""
+def _stock() -> list[Region]:
+    """Regions without a phrase, `MASKS_PER_SIZE` for each of the sizes in turn."""
     masks = [mask for number, (width, height) in enumerate(SIZES_WH) for mask in _masks(width, height, number)]
-    return {
-        "area": np.array([rle_area_px(mask) for mask in masks], np.int64),
-        "bbox": np.array([rle_box_xywh_px(mask) for mask in masks], np.float32),
-        "counts": np.array([mask.counts for mask in masks], object),
-        "size": np.array([mask.size_hw for mask in masks], np.int32),
-    }
+    return [
+        Region(
+            phrase_index=0,
+            box_xywh_px=rle_box_xywh_px(mask),
+            mask=mask,
+            area_px=rle_area_px(mask),
+            score=0.0,
+            similarity=0.0,
+        )
+        for mask in masks
+    ]
 
 
 def _masks(width: int, height: int, seed: int) -> Iterator[Rle]:
@@ -177,86 +167,45 @@ def _jpeg(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def _columns(rng: Any, start: int, rows: int, mean: float, stock: dict[str, Any]) -> dict[str, Any]:
-    """Columns of one shard by name, and `size_number`."""
+def _records(rng: Any, start: int, rows: int, mean: float, images: Sequence[bytes]) -> Iterator[Record]:
+    """Records of one shard; images: one for each of the sizes, or none."""
     size_number = rng.integers(len(SIZES_WH), size=rows)
     kind = rng.random(rows)
     failed, nameless = kind < 0.01, (kind >= 0.01) & (kind < 0.04)
     regions = rng.integers(0, round(2 * mean), size=rows, endpoint=True)
     regions[failed | nameless] = 0
-    widths, heights = (np.array([size[side] for size in SIZES_WH], np.int32)[size_number] for side in (0, 1))
-    sample_ids = [f"s{number:09d}" for number in range(start, start + rows)]
-    ids = [stable_id(sample_id) for sample_id in sample_ids]
     texts = [_captions(rng, found, nameless[row]) for row, found in enumerate(regions.tolist())]
     reasons = [REASONS[number] for number in rng.integers(len(REASONS), size=rows)]
     total = int(regions.sum())
-    owners = np.repeat(np.arange(rows), regions)
-    mask = MASKS_PER_SIZE * size_number[owners] + rng.integers(MASKS_PER_SIZE, size=total)
-    similarity = rng.normal(0.24, 0.04, total).clip(-1, 1).astype(np.float32)
-    score = np.round(rng.beta(2, 2.5, total), 4).astype(np.float32)
-    placed = list(itertools.chain.from_iterable(phrases for _, phrases, _ in texts))
-    category = {phrase: stable_id(phrase) for phrase in {text for text, *_ in placed}}
-    numbers = np.arange(total) - np.repeat(np.cumsum(regions) - regions, regions)
-    fields = {
-        "id": pa.array(
-            [
-                stable_id(f"{sample_ids[row]}\n{number}")
-                for row, number in zip(owners.tolist(), numbers.tolist(), strict=True)
-            ],
-            pa.int64(),
-        ),
-        "image_id": pa.array(np.array(ids, np.int64)[owners]),
-        "category_id": pa.array([category[text] for text, *_ in placed], pa.int64()),
-        "bbox": _lists(stock["bbox"][mask], pa.float32()),
-        "area": pa.array(stock["area"][mask]),
-        "segmentation": pa.StructArray.from_arrays(
-            [_lists(stock["size"][mask], pa.int32()), pa.array(stock["counts"][mask].tolist(), pa.string())],
-            fields=list(ANNOTATION.field("segmentation").type),
-        ),
-        "iscrowd": pa.array(np.zeros(total, np.int8)),
-        "phrase": pa.array([text for text, *_ in placed], pa.string()),
-        "head": pa.array([head for _, head, *_ in placed], pa.string()),
-        "caption_index": pa.array([index for *_, index, _, _ in placed], pa.int32()),
-        "span": _lists(np.array([span for *_, start_, end in placed for span in (start_, end)]), pa.int32()),
-        "score": pa.array(score),
-        "similarity": pa.array(similarity),
-        "presence": pa.nulls(total, pa.float32()),
-        "group": pa.nulls(total, pa.int32()),
-        "importance": pa.nulls(total, pa.float32()),
-    }
-    annotations = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(regions)]).astype(np.int32)),
-        pa.StructArray.from_arrays([fields[field.name] for field in ANNOTATION], fields=list(ANNOTATION)),
-    )
-    return {
-        "id": ids,
-        "sample_id": sample_ids,
-        "file_name": [f"{(start + row) // 1000:05d}/{name}.jpg" for row, name in enumerate(sample_ids)],
-        "width": np.where(failed, 0, widths),
-        "height": np.where(failed, 0, heights),
-        "captions": [captions for captions, *_ in texts],
-        "annotations": annotations,
-        "absent": pa.array([[]] * rows, ABSENT_FIELD.type),
-        "phrase_count": np.array([0 if failed[row] else count for row, (*_, count) in enumerate(texts)], np.int32),
-        "warnings": [
-            ["no region for 'thing': no part of its heat map passed the cleaning"] if count > found and not bad else []
-            for (*_, count), found, bad in zip(texts, regions.tolist(), failed, strict=True)
-        ],
-        "error": [reason if bad else None for reason, bad in zip(reasons, failed, strict=True)],
-        "error_detail": [
-            f"synthetic fault of {sample_id}" if bad else None
-            for sample_id, bad in zip(sample_ids, failed, strict=True)
-        ],
-        "size_number": size_number,
-    }
-
-
-def _lists(values: Any, kind: Any) -> Any:
-    """list<kind> of an array (n, width), or of a flat one with two values an entry."""
-    width = values.shape[1] if values.ndim == 2 else 2
-    flat = values.ravel()
-    offsets = pa.array(np.arange(0, flat.size + 1, width, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(flat, kind))
+    masks = iter((MASKS_PER_SIZE * np.repeat(size_number, regions) + rng.integers(MASKS_PER_SIZE, size=total)).tolist())
+    similarities = iter(rng.normal(0.24, 0.04, total).clip(-1, 1).tolist())
+    scores = iter(np.round(rng.beta(2, 2.5, total), 4).tolist())
+    for row, (captions, placed, count) in enumerate(texts):
+        name, size = f"s{start + row:09d}", int(size_number[row])
+        image = ImageRef(file_name=f"{(start + row) // 1000:05d}/{name}.jpg", content=images[size] if images else None)
+        sample = Sample(sample_id=name, source=name, captions=tuple(captions), image=image)
+        if failed[row]:
+            yield Record(sample=sample, error=RowError(reason=reasons[row], detail=f"synthetic fault of {name}"))
+            continue
+        phrases = {one: number for number, one in enumerate(dict.fromkeys(placed))}
+        found = [
+            replace(_stock()[next(masks)], phrase_index=phrases[one], score=next(scores), similarity=next(similarities))
+            for one in placed
+        ]
+        if count > len(phrases):
+            at = captions[0].rindex("thing")
+            phrases["thing", "thing", 0, at, at + 5] = len(phrases)
+        width, height = SIZES_WH[size]
+        yield Record(
+            sample=sample,
+            width_px=width,
+            height_px=height,
+            phrases=tuple(
+                Phrase(text=text, head=head, caption_index=caption, start=begin, end=end)
+                for text, head, caption, begin, end in phrases
+            ),
+            regions=tuple(found),
+        )
 
 
 Placed = tuple[str, str, int, int, int]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from pipeline.bench.timing import line
 from pipeline.config import RunConfig
-from pipeline.engines import engine
+from pipeline.engines import cores_here, engine
 from pipeline.graph import build_graph
 from pipeline.output.folder import DatasetFolder
 from pipeline.scenes import write_scenes
@@ -50,7 +49,7 @@ def engines(scenes: int = 1000) -> list[dict[str, Any]]:
                 engine(kind)(graph, plan_shards(graph.reader), output, config, report, show)
             (start, seen), (end, _) = marks
             speeds[kind], starts[kind] = (scenes - seen) / (end - start), start
-    machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
+    machine = f"embedded model, {cores_here()} cores"
     return [
         line("inline_images_per_second", speeds["inline"], "images/s", machine),
         line("ray_images_per_second", speeds["ray"], "images/s", machine),

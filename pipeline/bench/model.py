@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import open_clip
 import torch
 
 from pipeline.bench.timing import line, ratio_of
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
-from stages.shared.model.deferred import open_clip
 from stages.shared.model.device import PRECISIONS, device_name, fast_precision, pick_device
 from stages.shared.model.load import from_open_clip
 
@@ -41,9 +41,7 @@ def heat_maps() -> list[dict[str, Any]]:
     model = open_clip.create_model("ViT-B-16", device=device).eval()
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
     precisions = {"fp32", fast_precision(device)}
-    clips = {
-        p: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[p], pack=True) for p in precisions
-    }
+    clips = {p: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[p]) for p in precisions}
     rgb = np.random.default_rng(0).integers(0, 256, (IMAGES, 224, 224, 3), dtype=np.uint8)
     pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
 

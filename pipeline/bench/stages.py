@@ -12,7 +12,7 @@ from pipeline.bench.model import WORDS
 from pipeline.bench.timing import line, ratio_of
 from pipeline.scenes import make_scene
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
-from stages.phrases.parser import load_pipeline
+from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -28,7 +29,6 @@ from pipeline.output.folder import DatasetFolder
 from pipeline.scenes import make_scene
 from pipeline.summary import Report
 from stages.read import plan_shards
-from stages.shared.model.deferred import open_clip
 
 IMAGES: Final = 160
 

@@ -10,33 +10,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import numpy as np
+import pyarrow.parquet as pq
 import typer
+from PIL import Image
 from rich.console import Console
 
 from pipeline.commands.options import Scenes, Seed
+from pipeline.config import RunConfig
+from pipeline.photographs import INPUT, TRUTH
 from pipeline.terminal import console
 from stages.contract.errors import WeightsError
+from stages.shared.model.catalog import CATALOG, resolve
 
 REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "absent_share": 0.05}
-"""What pays on drawn things, see configs/README.md; the same as in configs/demo.yaml."""
+"""The settings of configs/demo.yaml, which is not in the package."""
 
 PHOTO_MODEL: Final = "photo"
-"""The model for photographs. Its weights stand in the repository and not in the package."""
+"""The model for photographs. Its weights are in the repository and not in the package."""
 
 PHOTO_SETTINGS: Final = {
     "explain": {"scales": (1.55, 1.27, 1.0), "contrast": 0.0, "affinity": "propagation", "affinity_reach": 0.8},
     "regions": {"rule": "fitted", "smooth_patches": 1.0, "absent_share": 0.05},
 }
-"""What pays on photographs, see configs/README.md; the same as in configs/photos-fine.yaml."""
+"""The settings of configs/photos-fine.yaml."""
 
 LIKELY: Final = 0.5
-"""Pictures show regions whose score is at least this, where the scores are calibrated."""
+"""Pictures show regions with at least this score, if the scores are calibrated."""
 
 OVERLAYS: Final = 24
 """Number of pictures that are written one by one."""
 
 ON_SHEET: Final = 12
-"""How many of them also stand on one sheet."""
+"""The pictures that also go on one sheet."""
 
 
 def demo(
@@ -48,7 +54,7 @@ def demo(
 ) -> None:
     """Draw scenes, make a dataset of them with the embedded model, and measure it; without network and GPU.
 
-    The eight photographs that come with phrasebox follow, where the model for photographs is there.
+    The eight bundled photographs follow, where the model for photographs is there.
     """
     run_demo(out, scenes, seed, console)
     run_photographs(out / "photographs", console)
@@ -60,7 +66,7 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     Returns:
         The figures, which are also in `out/evaluation.json`.
     """
-    from pipeline.scenes import write_scenes
+    from pipeline.scenes import write_scenes  # imports OpenCV
 
     drawn = out / "scenes"
     console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
@@ -79,14 +85,11 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
 
 
 def run_photographs(out: Path, console: Console, model: str = PHOTO_MODEL) -> dict[str, Any] | None:
-    """The same with the photographs that come with phrasebox, and a model for photographs.
+    """Do the same with the bundled photographs, and a model for photographs.
 
     Returns:
-        The figures, which are also in `out/evaluation.json`; None if the model is not there, which is said.
+        The figures, which are also in `out/evaluation.json`; None if the model is not there, which is reported.
     """
-    from pipeline.photographs import INPUT, TRUTH
-    from stages.shared.model.catalog import CATALOG, resolve
-
     if model not in CATALOG:
         console.print(f"the eight photographs are left out: their model, {model}, is not there", soft_wrap=True)
         return None
@@ -104,7 +107,6 @@ def _run_and_measure(
 ) -> dict[str, Any]:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
     from pipeline.commands.tables import print_evaluation
-    from pipeline.config import RunConfig
     from pipeline.evaluate.evaluation import evaluation_of
     from pipeline.run import run
 
@@ -129,10 +131,6 @@ def _run_and_measure(
 
 def _write_overlays(out: Path, images: Path, least: float) -> int:
     """Draw the regions of the first rows by sample id over their images, those with that score; returns how many."""
-    import numpy as np
-    import pyarrow.parquet as pq
-    from PIL import Image
-
     from stages.shared.images.pictures import regions_overlay, sheet
 
     folder = out / "overlays"

@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
+from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.commands.options import ModelName, Settings
+from pipeline.config import ExplainConfig, load_config
 from pipeline.terminal import console, visible
 from stages.contract.errors import ConfigError
+from stages.shared.storage import check_writable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pipeline.notebook import Locator
 
 _BAR_CHARS: Final = 24
@@ -32,7 +34,7 @@ def explain(
     ] = [],  # noqa: B006  typer copies it
     text: Annotated[
         list[str],
-        typer.Option("--text", metavar="CAPTION", help="Tell how important each of its words is. Repeatable."),
+        typer.Option("--text", metavar="CAPTION", help="Print how important each word of it is. Repeatable."),
     ] = [],  # noqa: B006  typer copies it
     out: Annotated[
         Path | None,
@@ -68,11 +70,7 @@ def explain(
     phrasebox explain image.jpg --phrase "red car" --out maps.npz --model ViT-B-16/laion2b_s34b_b88k
     phrasebox explain image.jpg --text "a red car stands in front of a house"
     """
-    from PIL import Image
-
-    from pipeline.config import ExplainConfig, load_config
-    from pipeline.notebook import Locator
-    from stages.shared.storage import check_writable
+    from pipeline.notebook import Locator  # imports torch
 
     phrases = list(dict.fromkeys(" ".join(each.split()) for each in phrase))
     captions = list(dict.fromkeys(text))
@@ -110,9 +108,6 @@ def _explain_phrases(
     locator: Locator, others: Mapping[str, Locator], image: Path, phrases: list[str], overlay: Path | None
 ) -> dict[str, Any]:
     """Print the table of phrases and write the picture; the arrays. `others` are locators to compare with."""
-    import numpy as np
-    from PIL import Image
-
     found = locator(image, phrases)
     arrays = {"maps": found.heat_maps, "scores": found.similarities, "phrases": np.array(phrases)}
     pictures = [np.asarray(found.heat_picture())]
@@ -142,8 +137,6 @@ def _explain_phrases(
 
 def _explain_words(locator: Locator, image: Path, captions: list[str]) -> dict[str, Any]:
     """Print each caption with its words' importance; the arrays."""
-    import numpy as np
-
     answers = locator.words(image, captions)
     words = [(number, word) for number, answer in enumerate(answers) for word in answer.words()]
     for number, (caption, answer) in enumerate(zip(captions, answers, strict=True)):
@@ -174,8 +167,6 @@ def _explain_words(locator: Locator, image: Path, captions: list[str]) -> dict[s
 
 
 def _write(arrays: dict[str, Any], out: Path) -> None:
-    import numpy as np
-
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("wb") as file:
         np.savez(file, **arrays)
@@ -189,8 +180,6 @@ def _peak(values: NDArray[np.float32], shift_cells: float) -> str:
 
 
 def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> str:
-    import numpy as np
-
     if a.shape != b.shape or a.std() == 0 or b.std() == 0:
         return "-"
     return f"{np.corrcoef(a.ravel(), b.ravel())[0, 1]:.4f}"

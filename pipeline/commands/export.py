@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options
@@ -16,7 +15,7 @@ from pipeline.terminal import console, errors, progress_bar
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.export.base import Exporter, ExportReport
+    from pipeline.export.base import ExportReport
 
 
 def export(
@@ -34,47 +33,29 @@ def export(
     per: Annotated[
         str,
         typer.Option(
-            "--per",
             metavar="phrase|group",
             help="group: the regions of each thing once, with all phrases that name it, as MDETR and GLIP want them; "
-            "by default, with every phrase of every caption.",
+            "phrase: with every phrase of every caption.",
         ),
     ] = "phrase",
     split: Annotated[
         str,
         typer.Option(
-            "--split",
             metavar="NAME=SHARE,...",
             help="Shares that sum to 1, e.g. train=0.9,val=0.1. The file name decides by its hash, so all rows of an "
             "image go into one split. By default everything goes into train.",
         ),
     ] = "",
-    segmentation: Annotated[
-        str | None,
-        typer.Option(
-            "--segmentation",
-            metavar="rle|polygons",
-            help="With --format coco: rle is exact (the default), polygons fill holes. Short for --set "
-            "segmentation=...",
-        ),
-    ] = None,
     settings: Annotated[
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the format, see --list. Repeatable."),
     ] = [],  # noqa: B006  typer copies it
     keep_empty: Annotated[
-        bool,
-        typer.Option(
-            "--keep-empty",
-            help="Also write images without a chosen region. They may show things that their captions do not name.",
-        ),
+        bool, typer.Option("--keep-empty", help="Also write images without a chosen region; things may be in them.")
     ] = False,
     image_root: ImageRoot = None,
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace the export that is in --out; only files that an export wrote are deleted."
-        ),
+        bool, typer.Option("--overwrite", help="Replace the export in --out; files of nothing else are deleted.")
     ] = False,
     as_json: Json = False,
     list_formats: Annotated[bool, typer.Option("--list", help="Describe the formats and exit.")] = False,
@@ -85,28 +66,25 @@ def export(
     phrasebox export --list
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
     """
-    from pipeline.export import EXPORTERS
+    # DuckDB and OpenCV, for which --help need not wait.
+    from pipeline.config import load_config
+    from pipeline.dataset import open_dataset
+    from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 
     if list_formats:
-        print_formats(console)
+        console.print(
+            "\n".join(exporter.described() for exporter in EXPORTERS.values()), soft_wrap=True, highlight=False
+        )
         return
-    given = {"DATASET": dataset, "--format": name, "--out": out}
-    missing = [option for option, value in given.items() if not value]
-    if dataset is None or out is None or missing:
-        raise ConfigError(f"export needs {', '.join(missing)}; --list describes the formats")
+    if dataset is None or out is None or not name:
+        given = {"DATASET": dataset, "--format": name, "--out": out}
+        missing = ", ".join(option for option, value in given.items() if not value)
+        raise ConfigError(f"export needs {missing}; --list describes the formats")
     if name not in EXPORTERS:
         raise ConfigError(f"--format: there is no {name!r}; one of {', '.join(sorted(EXPORTERS))}")
     if per not in ("phrase", "group"):
         raise ConfigError(f"--per: expected phrase or group, got {per!r}")
-    from pipeline.config import load_config
-    from pipeline.dataset import open_dataset
-    from pipeline.export import ExportRequest, export_dataset
-
     exporter = EXPORTERS[name]
-    if segmentation is not None:
-        if "segmentation" not in exporter.config_type.model_fields:
-            raise ConfigError(f"--segmentation: not with {name}, whose masks are {exporter.masks}")
-        settings = [*settings, f"segmentation={segmentation}"]
     request = ExportRequest(
         exporter=exporter,
         config=load_config(None, settings, exporter.config_type),
@@ -131,11 +109,10 @@ def export(
         written = {"format": name, "out": str(out), **report.counts(), "faults": report.faults}
         sys.stdout.write(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
     else:
-        print_report(report, exporter, out, console)
+        _print(report, exporter.masks, out)
 
 
-def print_report(report: ExportReport, exporter: type[Exporter], out: Path, console: Console) -> None:
-    """What is in the export and what is not."""
+def _print(report: ExportReport, masks: str, out: Path) -> None:
     table = Table("", *report.samples, *(["all"] if len(report.samples) > 1 else []))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -144,31 +121,4 @@ def print_report(report: ExportReport, exporter: type[Exporter], out: Path, cons
         table.add_row(what, *(f"{number:,}" for number in numbers))
     console.print(f"{report.format} in {out}", soft_wrap=True)
     console.print(table)
-    if report.doubtful:
-        console.print(
-            f"{report.doubtful:,} of {report.regions.total():,} regions have a score below 0.5; --min-score 0.5 leaves "
-            "them out",
-            soft_wrap=True,
-        )
-    if report.categories:
-        console.print(f"{report.categories:,} categories")
-    console.print(f"masks: {exporter.masks}", soft_wrap=True)
-    for note, count in report.counts()["notes"].items():
-        console.print(f"{count:,} {note}", soft_wrap=True)
-    console.print(f"rows left out: {report.left_out.total():,} of {report.rows:,}")
-    for reason, count in report.left_out.most_common():
-        console.print(f"  {count:,} {reason}", soft_wrap=True)
-    for fault in report.faults:
-        console.print(f"    {fault}", soft_wrap=True)
-
-
-def print_formats(console: Console) -> None:
-    """Each format in a line, what becomes of the masks, and its settings."""
-    from pipeline.export import EXPORTERS
-
-    for name, exporter in EXPORTERS.items():
-        console.print(f"{name}: {exporter.summary}", soft_wrap=True, highlight=False)
-        console.print(f"    masks: {exporter.masks}", soft_wrap=True, highlight=False)
-        settings = [f"{key}={str(field.default).lower()}" for key, field in exporter.config_type.model_fields.items()]
-        if settings:
-            console.print(f"    --set: {', '.join(settings)}", soft_wrap=True, highlight=False)
+    console.print("\n".join(report.lines(masks)), soft_wrap=True)

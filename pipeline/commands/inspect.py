@@ -56,25 +56,22 @@ def inspect(
     phrasebox inspect out/ --where "head = 'dog'" --open
     phrasebox inspect out/ --html gallery/
     """
+    # DuckDB, OpenCV and the web server, for which --help need not wait.
     from pipeline.dataset.selection import Search
+    from pipeline.viewer.app import serve
+    from pipeline.viewer.pages import write_gallery
 
     search = Search(where=where, score_min=min_score or None, seed=seed)
-    if html is not None:
-        if model or settings:
-            raise ConfigError("--model and --set are about heat maps, and --html writes none")
-        from pipeline.viewer.gallery import write_gallery
-
-        most = 96 if samples is None else samples
-        with naming_options():
-            write_gallery(dataset, html, console, search, samples=most, image_root=image_root)
-        return
-    if samples is not None:
+    if html is not None and (model or settings):
+        raise ConfigError("--model and --set are about heat maps, and --html writes none")
+    if html is None and samples is not None:
         raise ConfigError("--samples goes with --html; the server shows all samples")
-    from pipeline.viewer.app import serve
-
     if model is not None:
         settings = [f"model.name={model}", "model.pretrained=null", "model.checkpoint=null", *settings]
     with naming_options():
+        if html is not None:
+            write_gallery(dataset, html, console, search, samples=samples or 96, image_root=image_root)
+            return
         serve(
             dataset,
             console,

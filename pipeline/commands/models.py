@@ -10,18 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import numpy as np
 import typer
-from rich.console import Console
+from numpy.typing import NDArray
+from PIL import Image
 from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
+from pipeline.photographs import FOLDER, INPUT
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, WeightsError
+from stages.shared.model.catalog import CATALOG
+from stages.shared.model.config import ModelConfig
+from stages.shared.storage import check_writable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from pipeline.config import RunConfig
     from pipeline.evaluate.model_check import Matched, ModelCheck
 
@@ -29,7 +32,7 @@ COLUMNS: Final = 5
 """Pictures side by side on the sheet of maps and regions."""
 
 SUSPECTS: Final = (
-    "A model with random weights looks like this. Look at whether the weights belong to this architecture, and whether "
+    "A model with random weights looks like this. Check that the weights belong to this architecture, and that "
     "tokenizer and normalisation are those that they were trained with."
 )
 
@@ -60,15 +63,13 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from stages.shared.model.catalog import CATALOG
-
     rows = model_rows()
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
         return
     for name, entry in CATALOG.items():
-        console.print(f"{name} {entry.about}", soft_wrap=True)
-    console.print("All others are open_clip's: --model NAME/TAG downloads the weights of a tag.", soft_wrap=True)
+        _say(f"{name} {entry.about}")
+    _say("All others are open_clip's: --model NAME/TAG downloads the weights of a tag.")
     table = Table("model", "image tower", "input", "tokens")
     for row in (row for row in rows if row["refused"] is None):
         side, grid = row["input_px"], row["grid"]
@@ -86,23 +87,22 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """Return what can be explained: the bundled models, then every name of open_clip in its order.
+    """List the bundled models, then every name of open_clip in its order.
 
     Returns:
         Plain values: `model`; `tower`, see `TowerKind`; `input_px`, side of the images; `stride_px`, pixels between
         tokens; `grid`, tokens a side; `explainers`, the kinds that are defined, the first being the default where it
-        fits; `refused`, why nothing is, in which case the others but `model` are null.
+        fits; `refused`, the reason if none is, in which case the others but `model` are null.
     """
+    # torch and open_clip take seconds to import, which --help does not wait for.
     from stages.explain import kinds_for
-    from stages.shared.model.catalog import CATALOG
-    from stages.shared.model.config import ModelConfig
-    from stages.shared.model.describe import describe
+    from stages.shared.model.recognise import recognise
     from stages.shared.model.towers.plan import TowerPlan, plan_of, plans
 
     found: dict[str, TowerPlan | str] = {}
     for name in CATALOG:
         try:
-            found[name] = plan_of(describe(ModelConfig(name=name)).architecture)
+            found[name] = plan_of(recognise(ModelConfig(name=name)).architecture)
         except WeightsError as error:
             found[name] = str(error)
     rows: list[dict[str, Any]] = []
@@ -136,10 +136,10 @@ def check(
     as_json: Json = False,
     settings: Settings = [],  # noqa: B006  typer copies it
 ) -> None:
-    """Say in half a minute whether a model works here, on eight photographs that come with phrasebox.
+    """Check in half a minute whether a model works here, on eight photographs that come with phrasebox.
 
     The model has to find the caption of each photograph, and to point at the things that the captions name. Exit
-    code 0 if it looks sane, 1 if not.
+    code 0 if it passes, 1 if not.
 
     \b
     phrasebox models check ViT-B-16/laion2b_s34b_b88k
@@ -147,15 +147,11 @@ def check(
     phrasebox models check ViT-B-16 --weights model.safetensors
     phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
     """
-    from PIL import Image
-
+    # torch, open_clip and OpenCV take seconds to import, which --help does not wait for.
     from pipeline.config import load_config
     from pipeline.evaluate.model_check import check_model
     from pipeline.graph import build_graph, fetch_weights
-    from pipeline.photographs import INPUT
-    from stages.shared.model.catalog import CATALOG
     from stages.shared.model.device import peak_memory_bytes
-    from stages.shared.storage import check_writable
 
     check_writable("--out", out)
     if out.suffix.lower() not in Image.registered_extensions():
@@ -183,7 +179,7 @@ def check(
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     else:
-        _print(checked, figures, console)
+        _print(checked, figures)
     if checked.faults:
         raise typer.Exit(1)
 
@@ -198,39 +194,40 @@ def _next(model: str, weights: Path | None, settings: Sequence[str], *, sane: bo
     return f"phrasebox run captions.jsonl --images photos/ --out out/ {shlex.join(named)}"
 
 
-def _print(checked: ModelCheck, figures: dict[str, Any], console: Console) -> None:
-    console.print(_cosine_table(checked))
+def _say(text: str, style: str | None = None) -> None:
+    console.print(text, style=style, soft_wrap=True)
+
+
+def _print(checked: ModelCheck, figures: dict[str, Any]) -> None:
     count = len(checked.names)
-    console.print(
+    console.print(_cosine_table(checked))
+    _say(
         f"{checked.captions_found} of {count} photographs are nearest to their own caption, {checked.images_found} of "
         f"{count} captions to their own photograph; by chance {checked.retrieval.by_chance / 2:.1f} "
-        f"({_likely(checked.retrieval)})",
-        soft_wrap=True,
+        f"({_likely(checked.retrieval)})"
     )
     console.print(_figure_table(checked))
     if checked.empty_maps:
-        console.print(f"{checked.empty_maps} of {checked.pointing.of} heat maps are empty", soft_wrap=True)
+        _say(f"{checked.empty_maps} of {checked.pointing.of} heat maps are empty")
     of_what = "of the GPU" if checked.device.startswith("cuda") else "of the whole process"
-    console.print(
+    _say(
         f"speed: {checked.images_per_s:.1f} images/s, with {checked.pointing.of / count:.1f} phrases each, on "
-        f"{checked.device}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {of_what}",
-        soft_wrap=True,
+        f"{checked.device}; peak memory: {figures['peak_memory_bytes'] / 1e9:.2f} GB {of_what}"
     )
-    console.print(f"picture in {figures['picture']}", soft_wrap=True)
+    _say(f"picture in {figures['picture']}")
     if not checked.faults:
-        console.print(
-            f"{figures['model']} looks sane: it knows which caption belongs to which photograph, and its heat maps "
-            "lie on what the phrases name better than a spot in the middle and than the maps of other phrases.",
-            style="green",
-            soft_wrap=True,
+        _say(
+            f"{figures['model']} passes the check: it knows which caption belongs to which photograph, and its heat "
+            "maps lie on what the phrases name better than a spot in the middle and than the maps of other phrases.",
+            "green",
         )
         lines = checked.cautions
     else:
-        console.print(f"{figures['model']} does not look sane on photographs:", style="red", soft_wrap=True)
+        _say(f"{figures['model']} fails the sanity check on photographs:", "red")
         lines = (*checked.faults, figures["note"] or SUSPECTS)
     for line in lines:
-        console.print(f"- {line}", soft_wrap=True)
-    console.print(f"next: {figures['next']}", soft_wrap=True)
+        _say(f"- {line}")
+    _say(f"next: {figures['next']}")
 
 
 def _cosine_table(checked: ModelCheck) -> Table:
@@ -273,15 +270,13 @@ def _figure_table(checked: ModelCheck) -> Table:
 
 
 def _likely(found: Matched) -> str:
-    return "p < .0001" if found.p < 1e-4 else f"p = {found.p:.2g}"
+    return "p < 0.0001" if found.p < 1e-4 else f"p = {found.p:.2g}"
 
 
 def _picture(checked: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
     """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
-    import numpy as np
-
+    # OpenCV takes a moment to import, which --help does not wait for.
     from pipeline.evaluate.metrics import METRICS
-    from pipeline.photographs import FOLDER
     from stages.shared.images.faults import DecodeLimits
     from stages.shared.images.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
 

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.config import load_config
 from stages.contract.errors import InputError
+from stages.phrases.stage import PhrasesConfig, phrases_json
 
 
 def phrases(
@@ -31,9 +33,6 @@ def phrases(
     \b
     echo "A red car next to two dogs" | phrasebox phrases -
     """
-    from pipeline.config import load_config
-    from stages.phrases.stage import PhrasesConfig, phrases_json
-
     config = load_config(None, settings, PhrasesConfig)
     try:
         with sys.stdin.buffer if file == "-" else Path(file).open("rb") as content:

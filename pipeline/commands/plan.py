@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -144,13 +143,13 @@ def here(config: RunConfig, *, on_gpu: bool) -> tuple[int, int, int]:
 
     A plain process counts as one core, whatever its threads.
     """
-    from pipeline.config import RayEngine
+    from pipeline.engines import cores_here
     from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS
 
     engine = config.engine
-    if not isinstance(engine, RayEngine):
+    if engine.kind == "inline":
         return 1, 1, 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores_here()
     workers = engine.most_explain_workers or (1 if on_gpu else min(cores, CPU_MODEL_WORKERS))
     at_once = engine.fewest_explain_workers or (workers if on_gpu else -(-workers // 2))
     return cores, workers, workers - at_once

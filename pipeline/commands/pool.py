@@ -1,22 +1,24 @@
-"""`phrasebox pool`: the concepts of a corpus of captions, and what of other captions they can name."""
+"""`phrasebox pool`: the concepts of a corpus of captions, and the share of other captions' phrases among them."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from pipeline.commands.options import Settings
+from pipeline.config import load_config
 from pipeline.terminal import console
 from stages.contract.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from stages.contract.records import Phrase
+from stages.contract.records import Phrase, Record, Sample
+from stages.phrases.stage import PhrasesStage
+from stages.read import make_reader
 
 SAMPLES_AT_ONCE: Final = 256
 """Samples whose captions are parsed together."""
@@ -38,7 +40,7 @@ def pool(
     ] = 1,
     covers: Annotated[
         Path | None,
-        typer.Option("--covered-by", metavar="FILE", help="Say how much of the captions' phrases this pool can name."),
+        typer.Option("--covered-by", metavar="FILE", help="Report how many of the captions' phrases this pool has."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     settings: Settings = [],  # noqa: B006  typer copies it
@@ -49,61 +51,59 @@ def pool(
     phrasebox pool train.jsonl --out pool.txt --at-least 3
     phrasebox pool dev.jsonl --covered-by pool.txt     on captions that it was not parsed from
     """
-    from stages.sources.pools import coverage, pool_lines, pool_of, read_pool
+    from stages.sources.naming import pool_lines, pool_of, read_pool  # loads OpenCV, which --help does without
 
     if (out is None) == (covers is None):
         raise ConfigError("say either --out FILE, to write a pool, or --covered-by FILE, to measure one")
     figures: dict[str, Any]
     if covers is not None:
-        known = read_pool(covers)
-        found = coverage(known, _phrases(source, settings))
-        if not found.mentions:
+        known = {concept.text for concept in read_pool(covers)}
+        counts = Counter(phrase.text for phrase in _phrases(source, settings))
+        if not counts:
             raise InputError(f"{source}: its captions have no phrases")
+        named = {text: count for text, count in counts.items() if text in known}
         figures = {
             "concepts": len(known),
-            "mentions": found.mentions,
-            "mentions_named": found.mentions_named,
-            "mentions_share": round(found.mentions_named / found.mentions, 4),
-            "texts": found.texts,
-            "texts_named": found.texts_named,
-            "texts_share": round(found.texts_named / found.texts, 4),
+            "mentions": counts.total(),
+            "mentions_named": sum(named.values()),
+            "mentions_share": round(sum(named.values()) / counts.total(), 4),
+            "texts": len(counts),
+            "texts_named": len(named),
+            "texts_share": round(len(named) / len(counts), 4),
         }
-        told = (
-            f"{figures['mentions_share']:.1%} of {found.mentions:,} phrases, and {figures['texts_share']:.1%} of the "
-            f"{found.texts:,} different ones, are among the {len(known):,} concepts of {covers}"
+        report = (
+            f"{figures['mentions_share']:.1%} of {counts.total():,} phrases, and {figures['texts_share']:.1%} of the "
+            f"{len(counts):,} different ones, are among the {len(known):,} concepts of {covers}"
         )
-    else:
-        assert out is not None, "one of the two"  # noqa: S101
+    elif out is not None:
         concepts = pool_of(_phrases(source, settings), at_least=at_least)
         if not concepts:
-            raise InputError(f"{source}: no phrase stands in its captions {at_least} times or more")
+            raise InputError(f"{source}: no phrase occurs in its captions {at_least} times or more")
         try:
             out.write_text(pool_lines(concepts), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--out: {out} cannot be written: {error.strerror or error}") from error
         figures = {"concepts": len(concepts), "pool": str(out)}
-        told = f"{len(concepts):,} concepts in {out}"
+        report = f"{len(concepts):,} concepts in {out}"
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=1) + "\n")
     else:
-        console.print(told, soft_wrap=True)
+        console.print(report, soft_wrap=True)
 
 
 def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
-    """The phrases of all captions of an input; samples with an error have none."""
-    from pipeline.config import load_config
-    from stages.contract.records import Record, Sample
-    from stages.phrases.stage import PhrasesStage
-    from stages.read import make_reader
-
+    """Yield the phrases of all captions of an input; samples with an error have none."""
     if source.endswith(".txt"):
         config = load_config(None, settings, assigned={"input": {"kind": "jsonl", "path": source}})
         captions = enumerate(_lines(source))
-        records = (Record.start(Sample(sample_id=str(n), source="", captions=(text,))) for n, text in captions)
+        records: Iterator[Record] = (
+            Record.start(Sample(sample_id=str(n), source="", captions=(text,))) for n, text in captions
+        )
     else:
         config = load_config(None, settings, assigned={"input.path": source})
         reader = make_reader(config.input)
-        records = map(Record.start, reader.samples(reader.shards()))
+        samples = reader.samples(reader.shards())
+    records = map(Record.start, samples)
     stage = PhrasesStage(config.phrases)
     stage.setup()
     while batch := list(islice(records, SAMPLES_AT_ONCE)):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config
-from pipeline.terminal import console, errors
+from pipeline.config import RunConfig, load_config
+from pipeline.output.replaced import delete_what_runs_wrote
+from pipeline.terminal import Terminated, console, errors, stoppable
 from stages.contract.errors import PhraseboxError
-
-if TYPE_CHECKING:
-    from stages.shared.storage import AnyPath
+from stages.shared.storage import AnyPath
 
 SHORTHANDS: Final = {
     "input.path": "INPUT",
@@ -35,8 +35,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="INPUT|CONFIG.yaml",
-            help="Captioned images: a file, folder, glob or URL, of a kind that its name and content tell "
-            "(input.path); or a configuration in YAML.",
+            help="Captioned images: a file, folder, glob or URL, recognised by name and content (input.path); or a "
+            "configuration in YAML.",
         ),
     ] = None,
     images: InputImages = None,
@@ -91,8 +91,11 @@ def run(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the configuration with all defaults as YAML and exit.")
     ] = False,
+    docs: Annotated[
+        bool, typer.Option("--docs", help="With --print-config: print the meaning of every key above it.")
+    ] = False,
 ) -> None:
-    """Make a dataset from captioned images. The same command goes on where it stopped.
+    """Make a dataset from captioned images. The same command resumes it.
 
     Options set the keys of the configuration in brackets and override the YAML file; INPUT and --model replace its
     sections `input` and `model`. --set overrides both.
@@ -101,10 +104,8 @@ def run(
     phrasebox run captions.jsonl --images photos/ --out out/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox run photos/ --model photo --dry-run    pairs of name.jpg and name.txt, or tars, or Parquet files
     phrasebox run my.yaml --set explain.blocks=1
-    phrasebox run my.yaml --print-config    all keys and their values
+    phrasebox run my.yaml --print-config --docs    all keys, their meaning and their values
     """
-    from pipeline.config import load_config
-
     source, config = input_or_config(source, config)
     given = {
         "input.path": source,
@@ -120,10 +121,10 @@ def run(
     try:
         resolved = load_config(config, settings, assigned=given)
         if print_config:
-            sys.stdout.write(resolved.to_yaml())
+            sys.stdout.write(resolved.to_yaml(docs=docs))
             return
         if dry_run:
-            from pipeline.run import preview
+            from pipeline.preview import preview  # imports torch
 
             preview(resolved, console)
             return
@@ -144,10 +145,8 @@ def as_typed(message: str, keys: Iterable[str]) -> str:
     return message
 
 
-def _run(config: Any, *, fresh: bool, yes: bool) -> None:
-    from pipeline.output.foreign import delete_what_runs_wrote
-    from pipeline.run import run as run_pipeline
-    from pipeline.terminal import Terminated, stoppable
+def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
+    from pipeline.run import run as run_pipeline  # imports torch
 
     def may_delete(what: str, foreign: list[AnyPath]) -> bool:
         if yes:
@@ -162,5 +161,5 @@ def _run(config: Any, *, fresh: bool, yes: bool) -> None:
         with stoppable():
             run_pipeline(config, console, fresh=fresh, may_delete=may_delete)
     except KeyboardInterrupt as stop:  # here, since typer makes an exit code of it and says nothing
-        errors.print("stopped. What is finished is kept; the same command goes on from here.")
+        errors.print("stopped. Finished rows are kept; the same command resumes the run.")
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None

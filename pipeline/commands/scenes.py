@@ -1,4 +1,4 @@
-"""`phrasebox scenes`: drawn images with captions, and the truth about them."""
+"""`phrasebox scenes`: drawn images with captions, and the ground truth about them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def scenes(
         bool, typer.Option("--absent", help="Give each scene a second caption that names a thing that is not there.")
     ] = False,
 ) -> None:
-    """Draw scenes with captions and exact truth: images/, captions.jsonl, truth.json."""
-    from pipeline.scenes import write_scenes
+    """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""
+    from pipeline.scenes import write_scenes  # loads OpenCV, which --help does without
 
     try:
         write_scenes(out, scenes, seed, absent=absent)

@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.options import Json, MaybeUnfinished, MinScore, Where, naming_options
@@ -34,12 +33,11 @@ def stats(
     min_score: MinScore = 0.0,
     most: Annotated[
         int,
-        typer.Option(
-            "--top", metavar="N", min=1, max=10_000, help="Number of most frequent phrases and heads to list."
-        ),
+        typer.Option("--top", metavar="N", min=1, max=10_000, help="Number of frequent phrases and heads to list."),
     ] = 15,
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
+    # DuckDB, for which --help need not wait.
     from pipeline.dataset.folder import open_dataset, read_marks
     from pipeline.dataset.index import Index, statistics
     from pipeline.dataset.selection import Search
@@ -55,26 +53,27 @@ def stats(
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     else:
-        print_statistics(figures, console)
+        _print(figures)
 
 
-def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
-    """The tables for people."""
+def _print(figures: Mapping[str, Any]) -> None:
+    """Print the tables for people."""
     samples = figures["samples"]
     console.print(f"{figures['dataset']}{'' if figures['finished'] else ' (the run has not finished)'}", soft_wrap=True)
+    counts = {
+        "images": samples["all"],
+        **{f"  {title}": samples.get(status, 0) for status, title in _STATUS.items()},
+        **{f"    {error['reason']}": error["count"] for error in figures["errors"]},
+        "regions": figures["regions"],
+        "different phrases": figures["phrases"],
+        "different head nouns": figures["heads"],
+        **{f"marked {mark}": count for mark, count in figures["marks"].items()},
+    }
     table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("images", f"{samples['all']:,}")
-    for status, title in _STATUS.items():
-        table.add_row(f"  {title}", f"{samples.get(status, 0):,}")
-    for error in figures["errors"]:
-        table.add_row(f"    {error['reason']}", f"{error['count']:,}")
-    table.add_row("regions", f"{figures['regions']:,}")
-    table.add_row("different phrases", f"{figures['phrases']:,}")
-    table.add_row("different head nouns", f"{figures['heads']:,}")
-    for mark, count in figures["marks"].items():
-        table.add_row(f"marked {mark}", f"{count:,}")
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
     console.print(table)
     if figures["absent_share"] is not None:
         console.print(
@@ -83,14 +82,13 @@ def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
             soft_wrap=True,
         )
     if figures["regions"]:
-        _print_histogram(console, "score", figures["score"])
+        _print_histogram("score", figures["score"])
         kept = ", ".join(f"{score}: {share:.0%}" for score, share in figures["score_kept"].items())
         console.print(f"kept by a lowest score of {kept}")
-        _print_histogram(console, "region's share of the image", figures["area_share"])
+        _print_histogram("region's share of the image", figures["area_share"])
     for name in ("phrases_per_image", "regions_per_image", "things_per_image"):
-        if figures[name] is None:
-            continue
-        _print_bars(console, name.replace("_", " "), figures[name]["labels"], figures[name]["counts"])
+        if figures[name] is not None:
+            _print_bars(name.replace("_", " "), figures[name]["labels"], figures[name]["counts"])
     for name, title in (("top_phrases", "phrase"), ("top_heads", "head noun")):
         table = Table(title, "regions", "mean score", title=f"most frequent {title}s", title_justify="left")
         for entry in figures[name]:
@@ -98,15 +96,14 @@ def print_statistics(figures: Mapping[str, Any], console: Console) -> None:
         console.print(table)
 
 
-def _print_histogram(console: Console, title: str, histogram: Mapping[str, Any]) -> None:
-    edges = histogram["edges"]
-    labels = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+def _print_histogram(title: str, histogram: Mapping[str, Any]) -> None:
+    labels = [f"{low:g} to {high:g}" for low, high in pairwise(histogram["edges"])]
     middle = histogram["quantiles"]
     heading = f"{title}: median {middle['50']:.3f}, quartiles {middle['25']:.3f} and {middle['75']:.3f}"
-    _print_bars(console, heading, labels, histogram["counts"])
+    _print_bars(heading, labels, histogram["counts"])
 
 
-def _print_bars(console: Console, title: str, labels: Sequence[str], counts: Sequence[int]) -> None:
+def _print_bars(title: str, labels: Sequence[str], counts: Sequence[int]) -> None:
     table = Table(show_header=False, title=title, title_justify="left")
     most = max(*counts, 1)
     for label, count in zip(labels, counts, strict=True):

@@ -10,10 +10,10 @@ Exports, loaders, statistics and the viewer build on it, and so can a notebook:
     for dog in dogs.to_pylist():
         print(dog["phrase"], dog["score"], dataset.sample(dog["sample_id"])["captions"])
 
-`regions` gives an Arrow table, which pandas, polars and DuckDB take as it is.
+`regions` returns an Arrow table, which pandas, polars and DuckDB accept as it is.
 """
 
 from pipeline.dataset.folder import Dataset, open_dataset
-from pipeline.dataset.image_source import ImageSource
+from pipeline.dataset.origin import ImageSource
 
 __all__ = ["Dataset", "ImageSource", "open_dataset"]

@@ -20,27 +20,19 @@ from stages.contract.schema import (
     HEAT_MAP_FIELDS,
     IMAGE_FIELD,
     OPTIONAL_FIELDS,
+    SCHEMA_VERSION,
+    check_version,
 )
-from stages.contract.versions import READABLE_VERSIONS, SCHEMA_VERSION, other_version, read_batches
 from stages.shared.storage import AnyPath, ObjectPath, found_in, parquet_file, place_of, write_text
 
-BATCH_ROWS: Final = 512
-"""Rows of a table without images: a few MB."""
+BATCH_ROWS: Final = 512  # Rows of a table without images: a few MB
+IMAGE_BATCH_ROWS: Final = 32  # Rows of a table that holds encoded images
+MARKS: Final = ("good", "bad")  # What people can say of a sample
+MARKS_FILE: Final = "marks.json"  # File beside the shards: sample id -> mark
 
-IMAGE_BATCH_ROWS: Final = 32
-"""Rows of a table that holds encoded images."""
+_COUNTED: Final = (("written", "rows"), ("regions", "regions"))
 
-MARKS: Final = ("good", "bad")
-"""What people can say of a sample."""
-
-MARKS_FILE: Final = "marks.json"
-"""File beside the shards: sample id -> mark."""
-
-_MODEL_KEYS: Final = ("name", "pretrained", "checkpoint", "weights", "config")
-"""Keys of a configuration that name a model; see `stages.shared.model.config`."""
-
-_BUFFER_BYTES: Final = 1 << 20
-"""Read-ahead in a column when single rows are read: a row group of images may be 100 MB."""
+_BUFFER_BYTES: Final = 1 << 20  # Read-ahead in a column when single rows are read: a row group of images may be 100 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +40,14 @@ class Dataset:
     """A dataset on a local or mounted file system, or in object storage; its length is the number of its rows.
 
     Attributes:
-        path: Folder; absolute if it is local.
-        manifest: `dataset.json`; empty if the run has not finished.
         run: What the rows depend on: `config`, `model_fingerprint` and `signature`; empty if even that is unknown.
-        shards: Parquet files in the order of their names, which is the order of the rows everywhere.
-        optional: Columns of `OPTIONAL_FIELDS` that the rows have, in their order.
     """
 
-    path: AnyPath
-    manifest: dict[str, Any]
+    path: AnyPath  # folder; absolute if it is local
+    manifest: dict[str, Any]  # `dataset.json`; empty if the run has not finished
     run: dict[str, Any]
-    shards: tuple[AnyPath, ...]
-    optional: tuple[str, ...] = ()
+    shards: tuple[AnyPath, ...]  # Parquet files in the order of their names, which is the order of the rows everywhere
+    optional: tuple[str, ...] = ()  # columns of `OPTIONAL_FIELDS` that the rows have, in their order
 
     @property
     def finished(self) -> bool:
@@ -91,21 +79,9 @@ class Dataset:
         return True
 
     def __repr__(self) -> str:
-        """Return four lines: path, size, model, and whether the run has finished. No shard is opened."""
-        counts = (("written", "rows"), ("regions", "regions"))
-        counted = [f"{count:,} {what}" for key, what in counts if (count := self._count(key)) is not None]
-        shards = f"{len(self.shards):,} shard{'' if len(self.shards) == 1 else 's'}"
-        config = self.run.get("config")
-        model = config.get("model") if isinstance(config, dict) else None
-        names = [model.get(key) for key in _MODEL_KEYS] if isinstance(model, dict) else []
-        return "\n".join(
-            [
-                f"Dataset {self.path}",
-                f"  {', '.join([*counted, shards])}",
-                f"  model: {'/'.join(str(name) for name in names if name is not None) or 'unknown'}",
-                f"  {'finished' if self.finished else 'not finished: its rows are not counted yet'}",
-            ]
-        )
+        """Return path and size on one line. No shard is opened."""
+        counted = [f"{count:,} {what}" for key, what in _COUNTED if (count := self._count(key)) is not None]
+        return f"Dataset {self.path}: {', '.join([*counted, f'{len(self.shards):,} shards'])}"
 
     def _count(self, key: str) -> int | None:
         """One of the manifest's counts; None if it has none."""
@@ -114,11 +90,11 @@ class Dataset:
         return count if isinstance(count, int) else None
 
     def tables(self, columns: Sequence[str] | None = None, *, batch_rows: int | None = None) -> Iterator[Any]:
-        """Gives all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
+        """Yield all rows in order, as Arrow tables of at most `batch_rows` rows, in flat memory.
 
         Args:
             columns: Names of columns, or dotted paths into them as Parquet knows them
-                ("annotations.list.element.score"). By default all columns except the image.
+                ("annotations.list.element.score"). By default all columns except the optional ones.
             batch_rows: By default `BATCH_ROWS`, or `IMAGE_BATCH_ROWS` if images are read.
 
         Raises:
@@ -129,12 +105,12 @@ class Dataset:
                 yield from (table for _, table in tables_in(file, columns or DATASET_SCHEMA.names, batch_rows))
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Gives all rows in order, as dicts; see `tables`."""
+        """Yield all rows in order, as dicts; see `tables`."""
         for table in self.tables(columns):
             yield from table.to_pylist()
 
     def sample(self, sample_id: str) -> dict[str, Any]:
-        """The row of a sample with all columns, `image` included. Raises InputError if there is none."""
+        """Return the row of a sample with all columns, `image` included. Raise InputError if there is none."""
         for path in self.shards:
             with open_shard(path) as file:
                 for first, table in tables_in(file, ["sample_id"], 8192):
@@ -144,7 +120,7 @@ class Dataset:
         raise InputError(f"{self.path} has no sample {sample_id!r}")
 
     def regions(self, where: str = "", columns: Sequence[str] | None = None, *, min_score: float = 0.0) -> Any:
-        """The chosen regions as one Arrow table with a row for each region.
+        """Return the chosen regions as one Arrow table with a row for each region.
 
         Args:
             where: SQL condition such as "head = 'dog' AND score >= 0.5", see `pipeline.dataset.selection`.
@@ -163,12 +139,7 @@ class Dataset:
         return pa.concat_tables([schema.empty_table(), *(selector.regions(table, schema) for table in tables)])
 
     def selection(self, where: str = "", *, min_score: float = 0.0) -> Selection:
-        """A choice of regions; reads the marks, which a condition may ask for.
-
-        Raises:
-            ConfigError: `min_score` is not in 0 .. 1.
-            InputError: The marks are damaged.
-        """
+        """Return a choice of regions, with the marks. Raise ConfigError for a `min_score` outside 0 .. 1."""
         return Selection(min_score=min_score, where=where, marks=read_marks(self.path) if where.strip() else {})
 
 
@@ -181,11 +152,7 @@ class NumberedRows:
         self._lock = threading.Lock()
 
     def rows_at(self, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The rows with these numbers, in this order, without those beyond the last row.
-
-        Raises:
-            InputError: A shard is damaged.
-        """
+        """Return the rows with these numbers, in this order, except those beyond the last row. Raise as `rows_in`."""
         found: dict[int, dict[str, Any]] = {}
         by_shard: dict[int, set[int]] = {}
         for number in numbers:
@@ -203,9 +170,7 @@ class NumberedRows:
             while number >= self._firsts[-1] and len(self._firsts) <= len(self.dataset.shards):
                 path = self.dataset.shards[len(self._firsts) - 1]
                 self._firsts.append(self._firsts[-1] + self._length(path))
-            if not 0 <= number < self._firsts[-1]:
-                return None
-            return bisect_right(self._firsts, number) - 1
+            return bisect_right(self._firsts, number) - 1 if 0 <= number < self._firsts[-1] else None
 
     def _length(self, path: AnyPath) -> int:
         try:
@@ -218,7 +183,7 @@ class NumberedRows:
 
 @contextmanager
 def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
-    """A shard as a `ParquetFile`. Raises InputError if opening it, or reading from it in the block, fails."""
+    """Open a shard as a `ParquetFile`. Raise InputError if opening it, or reading from it in the block, fails."""
     try:
         with parquet_file(path, buffer_bytes=buffer_bytes) as file:
             yield file
@@ -227,7 +192,7 @@ def open_shard(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
 
 
 def rows_in(path: AnyPath) -> int:
-    """Number of rows of a shard. Raises InputError if it is damaged."""
+    """Return the number of rows of a shard. Raise InputError if it is damaged."""
     with open_shard(path) as file:
         return int(file.metadata.num_rows)
 
@@ -235,29 +200,28 @@ def rows_in(path: AnyPath) -> int:
 def tables_in(
     file: Any, columns: Sequence[str], batch_rows: int | None = None, *, group: int | None = None, threads: bool = True
 ) -> Iterator[tuple[int, Any]]:
-    """Gives the rows of an open shard as Arrow tables, each with the number of its first row.
+    """Yield the rows of an open shard as Arrow tables, each with the number of its first row. See `Dataset.tables`.
 
     Args:
-        file: What `open_shard` gives.
-        columns: As for `Dataset.tables`.
-        batch_rows: As for `Dataset.tables`.
+        file: From `open_shard`.
         group: The row group to read, and to count rows in; by default all.
         threads: Whether Arrow may decode in threads, which do not survive a fork.
+
+    Raises:
+        ArrowInvalid: The shard lacks a column.
     """
-    has_images = any(name.partition(".")[0] == IMAGE_FIELD.name for name in columns)
-    size, first = batch_rows or (IMAGE_BATCH_ROWS if has_images else BATCH_ROWS), 0
+    names = {name.partition(".")[0] for name in columns}
+    if missing := names - set(file.schema_arrow.names):
+        raise pa.ArrowInvalid(f"it lacks the columns {sorted(missing)}")
+    size, first = batch_rows or (IMAGE_BATCH_ROWS if IMAGE_FIELD.name in names else BATCH_ROWS), 0
     options = {} if group is None else {"row_groups": [group]}
-    for table in read_batches(file, columns, batch_size=size, use_threads=threads, **options):
-        yield first, table
-        first += table.num_rows
+    for batch in file.iter_batches(batch_size=size, columns=list(columns), use_threads=threads, **options):
+        yield first, pa.Table.from_batches([batch])
+        first += batch.num_rows
 
 
 def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a shard with these ascending numbers. Reads only their row groups, up to the last of the rows.
-
-    Raises:
-        InputError: The shard is damaged.
-    """
+    """Return the rows of a shard with these ascending numbers, from their row groups alone. Raise as `rows_in`."""
     found: list[dict[str, Any]] = []
     with open_shard(path, buffer_bytes=_BUFFER_BYTES) as file:
         first = 0
@@ -275,24 +239,18 @@ def rows_of_shard(path: AnyPath, numbers: Sequence[int], columns: Sequence[str])
 
 
 def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
-    """The dataset in a folder, which may be a URL.
-
-    Args:
-        path: The folder that a run wrote.
-        finished: Refuse a dataset whose run has not come to its end.
+    """Open the dataset in a folder, which may be a URL. With `finished`, its run must have come to its end.
 
     Raises:
-        InputError: The folder holds no dataset or one of another schema version, its manifest is damaged, or it cannot
-            be read.
+        InputError: The folder holds no dataset, its manifest is damaged, or it cannot be read.
+        SchemaError: The dataset has another schema version.
     """
     folder = place_of(path)
     named = folder if isinstance(folder, ObjectPath) else path
     try:
-        if not folder.is_dir():
-            is_file = folder.exists()
-            raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {named}")
+        check_folder(folder, named)
         manifest = _manifest(folder / "dataset.json")
-        run = manifest or _read_json(folder / ".phrasebox" / "run.json") or {}
+        run = manifest or read_json(folder / ".phrasebox" / "run.json") or {}
         shards = tuple(found_in(folder / "data", "*.parquet"))
     except OSError as error:
         raise InputError(f"cannot read {named}: {one_line(error)}") from error
@@ -301,9 +259,7 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
         raise InputError(
             f"{named} is not a finished dataset: {what if run else f'no dataset.json in it; {DATASET_EXPECTED}'}"
         )
-    version = run.get("schema_version", SCHEMA_VERSION)
-    if version not in READABLE_VERSIONS:
-        raise InputError(f"{named}: {other_version(version)}")
+    check_version(named, run.get("schema_version", None if manifest else SCHEMA_VERSION))
     return Dataset(
         path=folder,
         manifest=manifest,
@@ -311,6 +267,13 @@ def open_dataset(path: AnyPath | str, *, finished: bool = True) -> Dataset:
         shards=shards,
         optional=_optional_columns(shards),
     )
+
+
+def check_folder(folder: AnyPath, named: object) -> None:
+    """Raise InputError if a dataset's path is not a folder. named: The path as the user wrote it."""
+    if not folder.is_dir():
+        is_file = folder.exists()
+        raise InputError(f"{named} is a file: {DATASET_EXPECTED}" if is_file else f"no such folder: {named}")
 
 
 def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
@@ -322,18 +285,14 @@ def _optional_columns(shards: Sequence[AnyPath]) -> tuple[str, ...]:
 
 def _manifest(path: AnyPath) -> dict[str, Any]:
     """The manifest; empty if the file does not exist."""
-    manifest = _read_json(path)
-    if manifest is None:
-        return {}
-    if not isinstance(manifest.get("config"), dict):
+    manifest = read_json(path)
+    if manifest is not None and not isinstance(manifest.get("config"), dict):
         raise InputError(f"{path} is not the manifest of a phrasebox dataset")
-    if "schema_version" not in manifest:
-        raise InputError(f"{path}: {other_version(None)}")
-    return manifest
+    return manifest or {}
 
 
-def _read_json(path: AnyPath) -> dict[str, Any] | None:
-    """The object in a file; None if the file does not exist."""
+def read_json(path: AnyPath) -> dict[str, Any] | None:
+    """Return the object in a file; None if the file does not exist. Raise InputError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -346,16 +305,16 @@ def _read_json(path: AnyPath) -> dict[str, Any] | None:
 
 
 def read_marks(dataset: AnyPath) -> dict[str, str]:
-    """The marks by sample id; empty if nobody marked anything. Raises InputError for a damaged file."""
+    """Return the marks by sample id; empty if nobody marked anything. Raise InputError for a damaged file."""
     path = dataset / MARKS_FILE
-    marks = _read_json(path) or {}
+    marks = read_json(path) or {}
     if not all(mark in MARKS for mark in marks.values()):
         raise InputError(f"{path}: expected sample ids with {' or '.join(map(repr, MARKS))}")
     return marks
 
 
 def write_marks(dataset: AnyPath, marks: Mapping[str, str]) -> None:
-    """Replaces the marks atomically. Raises OSError if the folder cannot be written, ValueError for another mark."""
+    """Replace the marks atomically. Raise OSError if the folder cannot be written, ValueError for another mark."""
     wrong = {mark for mark in marks.values() if mark not in MARKS}
     if wrong:
         raise ValueError(f"expected marks from {MARKS}, got {sorted(wrong)}")

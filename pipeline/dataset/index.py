@@ -32,11 +32,8 @@ from pipeline.dataset.selection import (
 )
 from stages.contract.errors import ConfigError, InputError
 
-QUERY_SECONDS: Final = 30.0
-"""Limit of a query, since a condition may never end."""
-
-_SHARDS_AT_ONCE: Final = 40
-"""Shards that are inserted together: each insert has a fixed cost of some milliseconds."""
+QUERY_SECONDS: Final = 30.0  # Limit of a query, since a condition may never end
+_SHARDS_AT_ONCE: Final = 40  # Shards that are inserted together: each insert has a fixed cost of some milliseconds
 
 _ABSENT: Final = tuple(f"absent.list.element.{name}" for name in ("phrase", "presence"))
 
@@ -105,7 +102,7 @@ _ORDERS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchCount:
-    """How much a search finds: samples, and regions that fulfil its conditions on regions."""
+    """The numbers of samples that a search finds, and of regions that fulfil its conditions on regions."""
 
     samples: int
     regions: int
@@ -129,7 +126,7 @@ class Index:
         self.mark_all(marks)
 
     def close(self) -> None:
-        """Deletes the database."""
+        """Delete the database."""
         self._connection.close()
         self._folder.cleanup()
 
@@ -139,14 +136,14 @@ class Index:
         return self._ready.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Waits for `ready`. Raises the InputError that ended `build`."""
+        """Wait for `ready`. Raise the InputError that ended `build`."""
         self._ready.wait(seconds)
         if self._failure is not None:
             raise self._failure
         return self.ready
 
     def build(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Reads all shards. Calls `on_progress` with the number of shards that are done and the number of all."""
+        """Read all shards. Call `on_progress` with the number of shards that are done and the number of all."""
         try:
             self._build(on_progress)
         except InputError as error:
@@ -180,7 +177,7 @@ class Index:
             on_progress(self.done, len(self.dataset.shards))
 
     def mark_all(self, marks: Mapping[str, str]) -> None:
-        """Replaces all marks."""
+        """Replace all marks."""
         table = pa.table({"sample_id": pa.array(marks, pa.string()), "mark": pa.array(marks.values(), pa.string())})
         with closing(self._connection.cursor()) as cursor:
             cursor.begin()
@@ -192,11 +189,11 @@ class Index:
         self._counts = {}
 
     def check(self, search: Search) -> None:
-        """Raises ConfigError if the search's condition is not an SQL condition; the index may be empty."""
+        """Raise ConfigError if the search's condition is not an SQL condition; the index may be empty."""
         _hits(search)
 
     def count(self, search: Search) -> SearchCount:
-        """How much a search finds. Raises ConfigError if its condition is not an SQL condition."""
+        """Return the size of a search's answer. Raise ConfigError if its condition is not an SQL condition."""
         counts = self._counts  # marks may be replaced while this counts
         if search not in counts:
             rows = self._ask(f"SELECT count(*), coalesce(sum(regions), 0) FROM ({_hits(search)})")
@@ -204,18 +201,18 @@ class Index:
         return counts[search]
 
     def page(self, search: Search, offset: int, limit: int) -> list[int]:
-        """Numbers of the rows found, in the search's order, from `offset` on. Raises as `count`."""
+        """Return the numbers of the rows found, in the search's order, from `offset` on. Raise as `count`."""
         order = _ORDERS[search.sort].format(factor=_factor(search.seed))
         rows = self._ask(f"SELECT row FROM ({_hits(search)}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}")
         return [row for (row,) in rows]
 
     def row_of(self, image_id: int) -> int | None:
-        """Number of the row with an image id."""
+        """Return the number of the row with an image id."""
         rows = self._ask(f"SELECT row FROM samples WHERE id = {image_id:d}")
         return rows[0][0] if rows else None
 
     def suggest(self, column: Literal["phrase", "head"], typed: str, most: int) -> list[str]:
-        """The most frequent phrases or heads that contain what was typed."""
+        """Return the most frequent phrases or heads that contain the typed text."""
         text = literal(" ".join(typed.casefold().split()))
         rows = self._ask(
             f"SELECT {column} FROM regions WHERE contains({column}, {text}) "
@@ -224,7 +221,7 @@ class Index:
         return [word for (word,) in rows]
 
     def ask(self, search: Search, query: str) -> list[tuple[Any, ...]]:
-        """A query over what a search finds, for statistics. Raises as `count`.
+        """Return the rows of a statistics query over a search's answer. Raise as `count`.
 
         It may name `hit_samples` (columns of `samples`, and `mark`) and `hit_regions` (columns of `regions`).
         """
@@ -288,11 +285,10 @@ BINS_PER_IMAGE: Final = 13
 BIN_WIDTHS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 KEPT_AT: Final = (0.5, 0.7, 0.8, 0.9)
-"""Score thresholds; the statistics report the share of regions at or above each."""
 
 
 def statistics(index: Index, search: Search | None = None, *, most: int = 30) -> dict[str, Any]:
-    """Counts, histograms and the most frequent words.
+    """Return counts, histograms and the most frequent words.
 
     samples            by `Status`, and `all`
     regions, phrases, heads   number of regions, of different phrases, of different head nouns
@@ -317,10 +313,15 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
 
     by_status = dict(ask("SELECT status, count(*) FROM hit_samples GROUP BY status ORDER BY status"))
     ((regions, phrases, heads),) = ask("SELECT count(*), count(DISTINCT phrase), count(DISTINCT head) FROM hit_regions")
-    ((*kept,),) = ask(
-        f"SELECT {', '.join(f'count(*) FILTER (score >= {score}::FLOAT)' for score in KEPT_AT)} FROM hit_regions"
-    )
+    at_least = (f"count(*) FILTER (score >= {score}::FLOAT)" for score in KEPT_AT)
+    (kept,) = ask(f"SELECT {', '.join(at_least)} FROM hit_regions")
     ((most_things,),) = ask("SELECT max(thing_count) FROM hit_samples")
+    presences = ask(
+        "SELECT round(presence, 3) AS near, count(*) FROM presences "
+        "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
+    )
+    assumed = index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5)
+    reasons = "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
     return {
         "samples": {"all": sum(by_status.values()), **by_status},
         "regions": regions,
@@ -334,48 +335,30 @@ def statistics(index: Index, search: Search | None = None, *, most: int = 30) ->
         "phrases_per_image": _per_image(ask, "phrase_count"),
         "regions_per_image": _per_image(ask, "region_count"),
         "things_per_image": _per_image(ask, "thing_count") if most_things else None,
-        "absent_share": spoken_for(
-            ask(
-                "SELECT round(presence, 3) AS near, count(*) FROM presences "
-                "WHERE row IN (SELECT row FROM hit_samples) GROUP BY near ORDER BY near"
-            ),
-            index.dataset.run.get("config", {}).get("regions", {}).get("absent_share", 0.5),
-        ),
+        "absent_share": spoken_for(presences, assumed),
         "top_phrases": _most_frequent(ask, "phrase", most),
         "top_heads": _most_frequent(ask, "head", most),
-        "errors": [
-            {"reason": reason, "count": count}
-            for reason, count in ask(
-                "SELECT reason, count(*) FROM hit_samples WHERE reason IS NOT NULL GROUP BY reason ORDER BY 2 DESC, 1"
-            )
-        ],
+        "errors": [{"reason": reason, "count": count} for reason, count in ask(reasons)],
         "marks": dict(ask("SELECT mark, count(*) FROM hit_samples WHERE mark IS NOT NULL GROUP BY mark ORDER BY mark")),
     }
 
 
-_ROUNDS: Final = 200
-"""Steps towards the share of absent phrases; each changes it less than the one before."""
-
-
 def spoken_for(presences: Sequence[tuple[float, int]], expected: float) -> float | None:
-    """The share of absent phrases under which presences are most likely, whatever share they were computed with.
+    """Return the share of absent phrases under which presences are most likely.
 
     With another share every presence changes (`stages.regions.score.at_share`) and with them their mean; this is the
-    share that their mean agrees with, found by expectation maximisation (Saerens, Latinne and Decaestecker, Neural
-    Computation 14, 2002). It is as good as the calibration fits the images.
+    share that their mean agrees with, 0 .. 1, found by expectation maximisation (Saerens, Latinne and Decaestecker,
+    Neural Computation 14, 2002). It is as good as the calibration fits the images.
 
     Args:
-        presences: Presence and number of phrases that have it.
+        presences: Presence and number of phrases that have it; without any, the share is None.
         expected: The share that they were computed with.
-
-    Returns:
-        0 .. 1, or None without presences.
     """
     if not presences:
         return None
     values, counts = np.array(presences, np.float64).T
     share = min(max(expected, 0.001), 0.999)
-    for _ in range(_ROUNDS):
+    for _ in range(200):  # each changes the share less than the one before
         there = values * (1.0 - share) / (1.0 - expected)
         absent = (1.0 - values) * share / expected
         share = float(np.average(absent / (there + absent), weights=counts))

@@ -1,15 +1,9 @@
 """A choice of regions by score and by an SQL condition, applied to tables of rows; and a search that makes conditions.
 
-DuckDB evaluates the condition on the regions of each table, one row for each region, with these columns:
-
-    phrase, head, score, similarity, area   as in `annotations`
-    presence                                likewise; null if unknown
-    area_share                              area of the region over that of the image
-    x, y, w, h                              the box, px
-    caption_index, caption                  which caption, and its text
-    sample_id, file_name, width, height     of the image
-    phrase_count, region_count              of the image; regions before the choice
-    mark                                    'good', 'bad' or null, see `pipeline.dataset.folder`
+DuckDB evaluates the condition on the regions of each table, one row for each region, with the `REGION_COLUMNS`. Most
+are fields of `annotations` and columns of the row; `area_share` is the area of the region over that of the image, x, y,
+w and h are the box in px, `caption` is the text that the phrase is from, `region_count` counts the image's regions
+before the choice, and `mark` is 'good', 'bad' or null (`pipeline.dataset.folder`).
 
 A condition cannot read anything else: no files, extensions or settings, and no subquery on the table itself, of which
 it would see only a part.
@@ -29,60 +23,41 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.errors import ConfigError
-from stages.contract.schema import ANNOTATION
+from stages.contract.schema import ANNOTATION, DATASET_SCHEMA
+
+_OF_REGION: Final = ("phrase", "head", "score", "similarity", "presence", "area", "caption_index")
+_OF_IMAGE: Final = ("sample_id", "file_name", "width", "height", "phrase_count")
 
 REGION_COLUMNS: Final = pa.schema(
     [
-        ("phrase", pa.string()),
-        ("head", pa.string()),
-        ("score", pa.float32()),
-        ("similarity", pa.float32()),
-        ("presence", pa.float32()),
-        ("area", pa.int64()),
+        *((name, ANNOTATION.field(name).type) for name in _OF_REGION),
         ("area_share", pa.float64()),
-        ("x", pa.float32()),
-        ("y", pa.float32()),
-        ("w", pa.float32()),
-        ("h", pa.float32()),
-        ("caption_index", pa.int32()),
+        *((name, pa.float32()) for name in "xywh"),
         ("caption", pa.string()),
-        ("sample_id", pa.string()),
-        ("file_name", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("phrase_count", pa.int32()),
+        *((name, DATASET_SCHEMA.field(name).type) for name in _OF_IMAGE),
         ("region_count", pa.int64()),
         ("mark", pa.string()),
     ]
 )
 """Columns that a condition may name."""
 
-REGION: Final = "annotations.list.element."
-"""Prefix of the paths of a region's fields in Parquet."""
+REGION: Final = "annotations.list.element."  # Prefix of the paths of a region's fields in Parquet
 
-CONDITION_COLUMNS: Final = (
-    "sample_id", "file_name", "width", "height", "captions", "phrase_count",
-    *(REGION + name for name in ("phrase", "head", "score", "similarity", "presence", "area", "bbox", "caption_index")),
-)  # fmt: skip
-"""Paths of the columns that a condition may ask for."""
+CONDITION_COLUMNS: Final = (*_OF_IMAGE, "captions", *(REGION + name for name in (*_OF_REGION, "bbox")))
+"""Paths of the columns that a condition may name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which regions are taken.
 
-    Attributes:
-        min_score: Only regions with at least this score, 0 .. 1.
-        where: SQL condition over `REGION_COLUMNS`; "" takes all.
-        marks: Sample id -> mark, for conditions on `mark`.
-
     Raises:
         ConfigError: The score is outside 0 .. 1.
     """
 
-    min_score: float = 0.0
-    where: str = ""
-    marks: Mapping[str, str] = field(default_factory=dict)
+    min_score: float = 0.0  # only regions with at least this score, 0 .. 1.
+    where: str = ""  # SQL condition over `REGION_COLUMNS`; "" takes all
+    marks: Mapping[str, str] = field(default_factory=dict)  # sample id -> mark, for conditions on `mark`
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
@@ -100,7 +75,7 @@ class Selection:
 
 
 class Selector:
-    """Applies a selection to tables. Holds a DuckDB connection, so make one for each process and thread.
+    """A selection that is applied to tables. It holds a DuckDB connection, so make one for each process and thread.
 
     Raises:
         ConfigError: When made, if `where` is not an SQL condition over `REGION_COLUMNS`.
@@ -115,9 +90,9 @@ class Selector:
             self._filtered(REGION_COLUMNS.empty_table(), lambda relation: relation.explain())
 
     def choose(self, table: Any) -> Any:
-        """The table with only the chosen regions in `annotations`; every row stays.
+        """Return the table with only the chosen regions in `annotations`; every row stays.
 
-        The table needs `Selection.columns`. Raises ConfigError if the condition fails on a value.
+        The table needs `Selection.columns`. Raise ConfigError if the condition fails on a value.
         """
         if self.selection.takes_all:
             return table
@@ -131,7 +106,7 @@ class Selector:
         return table.set_column(table.column_names.index("annotations"), table.schema.field("annotations"), lists)
 
     def regions(self, table: Any, schema: Any) -> Any:
-        """The chosen regions of a table with `CONDITION_COLUMNS`, one row each, with the columns of `region_schema`."""
+        """Return the chosen regions of a table with `CONDITION_COLUMNS`, in the columns of a `region_schema`."""
         annotations = table["annotations"].combine_chunks()
         owners, regions = pc.list_parent_indices(annotations), annotations.flatten()
         flat = _flat(table, owners, regions, self.selection.marks)
@@ -164,13 +139,10 @@ class Selector:
 
 
 def region_schema(names: Sequence[str]) -> Any:
-    """Arrow schema of regions in rows of their own.
-
-    Args:
-        names: From `REGION_COLUMNS`, and fields of the schema's annotation.
+    """Return the Arrow schema of regions in rows of their own.
 
     Raises:
-        ConfigError: A name is neither.
+        ConfigError: A name is neither of `REGION_COLUMNS` nor a field of the schema's annotation.
     """
     known = {field.name: field for field in (*ANNOTATION, *REGION_COLUMNS)}
     unknown = [name for name in names if name not in known]
@@ -180,11 +152,11 @@ def region_schema(names: Sequence[str]) -> Any:
 
 
 def _hint(error: duckdb.Error) -> str:
-    return "; text stands in single quotes, as in head = 'dog'" if "Referenced column" in str(error) else ""
+    return "; put text in single quotes, as in head = 'dog'" if "Referenced column" in str(error) else ""
 
 
 def sandboxed(database: str = ":memory:", **config: Any) -> Any:
-    """A DuckDB connection with settings of DuckDB that opens only its database and loads nothing."""
+    """Return a DuckDB connection, with settings of DuckDB, that opens only its database and loads nothing."""
     connection = duckdb.connect(database, config={"enable_external_access": False, **config})
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET lock_configuration = true")
@@ -193,23 +165,19 @@ def sandboxed(database: str = ":memory:", **config: Any) -> Any:
 
 def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> Any:
     """The regions in rows of their own, with `REGION_COLUMNS`."""
-    bbox, columns = regions.field("bbox"), {}
-    for name in ("phrase", "head", "score", "similarity", "presence", "area", "caption_index"):
-        columns[name] = regions.field(name)
-    for number, name in enumerate("xywh"):
-        columns[name] = pc.list_element(bbox, number)
-    for name in ("sample_id", "file_name", "width", "height", "phrase_count"):
-        columns[name] = table[name].combine_chunks().take(owners)
+    bbox = regions.field("bbox")
+    columns = {
+        **{name: regions.field(name) for name in _OF_REGION},
+        **{name: pc.list_element(bbox, number) for number, name in enumerate("xywh")},
+        **{name: table[name].combine_chunks().take(owners) for name in _OF_IMAGE},
+    }
     pixels = pc.multiply(columns["width"].cast(pa.float64()), columns["height"].cast(pa.float64()))
     columns["area_share"] = pc.divide(columns["area"].cast(pa.float64()), pixels)
-    captions = table["captions"].to_pylist()
-    columns["caption"] = pa.array(
-        [
-            captions[owner][index]
-            for owner, index in zip(owners.to_pylist(), columns["caption_index"].to_pylist(), strict=True)
-        ],
-        pa.string(),
+    captions, places = (
+        table["captions"].to_pylist(),
+        zip(owners.to_pylist(), columns["caption_index"].to_pylist(), strict=True),
     )
+    columns["caption"] = pa.array([captions[owner][index] for owner, index in places], pa.string())
     counts = pc.list_value_length(table["annotations"].combine_chunks()).cast(pa.int64())
     columns["region_count"] = counts.take(owners)
     marked = pa.array([marks.get(sample_id) for sample_id in table["sample_id"].to_pylist()], pa.string())
@@ -218,7 +186,7 @@ def _flat(table: Any, owners: Any, regions: Any, marks: Mapping[str, str]) -> An
 
 
 def first_line(error: Exception) -> str:
-    """DuckDB's message without its pointer into the query."""
+    """Return DuckDB's message without its pointer into the query."""
     return str(error).strip().partition("\n")[0]
 
 
@@ -230,9 +198,7 @@ Sort = Literal["dataset", "score_high", "score_low", "regions", "random"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
-
-MOST_PER_PAGE: Final = 96
-"""Most samples that a page shows."""
+MOST_PER_PAGE: Final = 96  # Most samples that a page shows
 
 
 class Search(BaseModel):
@@ -244,50 +210,41 @@ class Search(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    phrase: str = ""
-    """Part of the phrase; case does not matter."""
-    head: str = ""
-    """The head noun."""
+    phrase: str = Field(default="", description="Part of the phrase; case does not matter.")
+    head: str = Field(default="", description="The head noun.")
     score_min: Share | None = None
     score_max: Share | None = None
-    area_min: Share | None = None
-    """Least area of the region, as a share of the image."""
+    area_min: Share | None = Field(default=None, description="Least area of the region, as a share of the image.")
     area_max: Share | None = None
-    where: str = ""
-    """SQL condition, see `pipeline.dataset.selection`."""
-    regions_min: Count | None = None
-    """Least number of regions in the image."""
+    where: str = Field(default="", description="SQL condition, see `pipeline.dataset.selection`.")
+    regions_min: Count | None = Field(default=None, description="Least number of regions in the image.")
     regions_max: Count | None = None
-    mark: Literal["", "good", "bad", "none", "any"] = ""
-    """Mark that people gave; `none` finds samples without a mark."""
+    mark: Literal["", "good", "bad", "none", "any"] = Field(
+        "", description="People's mark; `none`: samples without one."
+    )
     status: Literal["", Status] = ""
-    reason: str = ""
-    """Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`."""
-    sort: Sort = "dataset"
-    """`score_high` and `score_low` order by the best score of the regions that were found."""
-    seed: Count = 0
-    """Seed of the random order."""
-    per_page: Annotated[int, Field(ge=1, le=MOST_PER_PAGE)] = 24
-    """Samples on a page."""
+    reason: str = Field(default="", description="Reason of the error, a key of `stages.contract.errors.ROW_ERRORS`.")
+    sort: Sort = Field(
+        default="dataset", description="`score_high` and `score_low`: by the best score of the regions found."
+    )
+    seed: Count = Field(default=0, description="Seed of the random order.")
+    per_page: int = Field(default=24, ge=1, le=MOST_PER_PAGE, description="Samples on a page.")
 
     def region_condition(self) -> str:
-        """SQL over the columns of a region; "" if every region counts."""
+        """Return SQL over the columns of a region; "" if every region counts."""
         parts = []
         if self.phrase.strip():
             parts.append(f"contains(phrase, {literal(' '.join(self.phrase.casefold().split()))})")
         if self.head.strip():
             parts.append(f"head = {literal(self.head.strip().casefold())}")
-        for name, low, high in (
-            ("score", self.score_min, self.score_max),
-            ("area_share", self.area_min, self.area_max),
-        ):
-            parts += _between(name, low, high)
+        parts += _between("score", self.score_min, self.score_max)
+        parts += _between("area_share", self.area_min, self.area_max)
         if self.where.strip():
             parts.append(f"(\n{self.where.strip()}\n)" if parts else self.where.strip())
         return " AND ".join(parts)
 
     def sample_condition(self) -> str:
-        """SQL over `region_count` and `mark`, which samples and regions have; "" if every sample counts."""
+        """Return SQL over `region_count` and `mark`, which samples and regions have; "" if every sample counts."""
         parts = _between("region_count", self.regions_min, self.regions_max)
         if self.mark in ("good", "bad"):
             parts.append(f"mark = {literal(self.mark)}")
@@ -296,9 +253,8 @@ class Search(BaseModel):
         return " AND ".join(parts)
 
     def condition(self) -> str:
-        """Both conditions in one, as `phrasebox export --where` takes it."""
-        region = self.region_condition()
-        sample = self.sample_condition()
+        """Return both conditions in one, as `phrasebox export --where` takes it."""
+        region, sample = self.region_condition(), self.sample_condition()
         if region and sample:
             # On lines of its own, so that a comment at its end does not hide the rest.
             return f"(\n{region}\n) AND {sample}" if self.where.strip() else f"{region} AND {sample}"
@@ -306,14 +262,9 @@ class Search(BaseModel):
 
 
 def literal(text: str) -> str:
-    """A text as an SQL string."""
+    """Return a text as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _between(name: str, low: float | None, high: float | None) -> list[str]:
-    parts = []
-    if low is not None:
-        parts.append(f"{name} >= {low!r}")
-    if high is not None:
-        parts.append(f"{name} <= {high!r}")
-    return parts
+    return [f"{name} {sign} {edge!r}" for sign, edge in ((">=", low), ("<=", high)) if edge is not None]

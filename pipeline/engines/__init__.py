@@ -35,7 +35,6 @@ RAY_ENVIRONMENT: Final = {
 }
 """Set before `import ray`, which reads them, unless the user has set them. Seen with Ray 2.60."""
 
-
 AT_MOST_INLINE: Final = 100
 """The most samples that `auto` runs in one process.
 
@@ -44,19 +43,24 @@ of which the start is 20 s; 100 scenes with `demo` take 13 and 36 s.
 """
 
 
+def cores_here() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def chosen(config: RunConfig, samples: int | None) -> RunConfig:
     """The configuration with `engine.kind=auto` decided; others are left as they are.
 
     Args:
-        config: Of a run.
-        samples: Of its input; None if only reading will show, which counts as many.
+        config: The run's configuration.
+        samples: Number of samples of its input; None if only reading will show, which counts as many.
     """
-    from pipeline.config import InlineEngine, RayEngine  # noqa: PLC0415  as above
+    from pipeline.config import EngineConfig  # noqa: PLC0415  as above
 
     if config.engine.kind != "auto":
         return config
     small = samples is not None and samples <= AT_MOST_INLINE and config.engine.address is None
-    engine = InlineEngine() if small else RayEngine(**{**config.engine.model_dump(), "kind": "ray"})
+    engine = EngineConfig(kind="inline") if small else config.engine.model_copy(update={"kind": "ray"})
     return config.model_copy(update={"engine": engine})
 
 

@@ -14,7 +14,7 @@ from stages.contract.records import Record
 from stages.contract.schema import records_to_rows
 from stages.contract.stage import Device, Stage
 from stages.read import Reader, Shard, Skipped, read_shard
-from stages.write.parquet import ShardWriter
+from stages.write import ShardWriter
 
 if TYPE_CHECKING:  # Ray's workers, which import this module, need none of them
     from pipeline.config import RunConfig

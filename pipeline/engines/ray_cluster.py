@@ -1,4 +1,4 @@
-"""The cluster around a run: starting or joining Ray, what all nodes must share, how many model workers fit."""
+"""The cluster around a run: starting or joining Ray, checks of its nodes, and how many model workers fit."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import pipeline
 import stages
-from pipeline.config import RayEngine
-from pipeline.engines.ray_code import Code, looker, refuse_other_code
-from pipeline.output.failed_writes import cannot_write, is_about_writing
+from pipeline.config import EngineConfig
+from pipeline.engines import cores_here
+from pipeline.engines.ray_workers import Code, looker, refuse_other_code
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
-from stages.shared.storage import AnyPath
+from stages.shared.storage import AnyPath, cannot_write, is_about_writing
 
 CPU_MODEL_WORKERS: Final = 8
-"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model. The cores are divided
-among them as threads."""
+"""Default maximum of model workers on a machine without GPUs; each holds a copy of the model and shares the cores."""
 
 OTHER_WORKERS: Final = 6
 """Logical CPUs beside the model's: one each for reading, preparing, finishing and writing, and two to spare."""
 
 CONNECT_SECONDS: Final = 10
 
-_GOES_ON: Final = "What is finished is kept, the same command goes on from there"
+_RESUMES: Final = "Finished rows are kept; the same command resumes from there"
 
 
 @contextlib.contextmanager
-def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
+def connected(engine: EngineConfig, output: AnyPath) -> Iterator[int | None]:
     """Start or join Ray within the block, unless it is connected already, and raise its errors in our words.
 
     Yields:
@@ -54,7 +53,7 @@ def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
     if started_here:
         _start(engine)
     try:
-        yield _cores() if started_here and engine.address is None else None
+        yield cores_here() if started_here and engine.address is None else None
     except (exceptions.RayError, OSError) as error:
         raise readable(error, output) from error
     finally:
@@ -62,13 +61,13 @@ def connected(engine: RayEngine, output: AnyPath) -> Iterator[int | None]:
             ray.shutdown()
 
 
-def _start(engine: RayEngine) -> None:
+def _start(engine: EngineConfig) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if engine.address is None:
-        workers = engine.most_explain_workers or min(_cores(), CPU_MODEL_WORKERS)
+        workers = engine.most_explain_workers or min(cores_here(), CPU_MODEL_WORKERS)
         options |= {
             "address": "local",  # without it Ray would join a cluster that happens to run on this machine
-            "num_cpus": engine.num_cpus or max(_cores(), workers + OTHER_WORKERS),
+            "num_cpus": engine.num_cpus or max(cores_here(), workers + OTHER_WORKERS),
             "include_dashboard": False,
             "object_store_memory": engine.object_store_bytes,
             "resources": {name: share * workers for name, share in engine.model_resources.items()},
@@ -122,9 +121,9 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _neutral_folder() -> Path:
-    """A folder to start Ray in, because Ray puts the driver's folder in front of what workers import.
+    """A folder to start Ray in, since Ray puts the driver's folder in front of its workers' import path.
 
-    It is that of our packages where they run from a checkout; where they are installed, one without any package.
+    It is that of our packages if they run from a checkout, else one without any package.
     """
     root = Path(pipeline.__path__[0]).parent
     installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
@@ -132,14 +131,9 @@ def _neutral_folder() -> Path:
 
 
 def readable(error: Exception, output: AnyPath) -> Exception:
-    """Put an error that Ray raised in our words: what happened, and what to do.
+    """Return an error of ours, with advice, for one that Ray raised in the driver; `error` itself if there is none.
 
-    Args:
-        error: What was raised in the driver.
-        output: The dataset's folder, the only place that workers write to.
-
-    Returns:
-        An error of ours if the surroundings are to blame, else `error` as it is.
+    `output` is the dataset's folder, the only place that workers write to.
     """
     chain = list(_chain(error))
     for link in chain:
@@ -148,26 +142,25 @@ def readable(error: Exception, output: AnyPath) -> Exception:
             return type(link)(str(link).partition("\nFailed to ")[0])
     for link in chain:
         if isinstance(link, exceptions.OutOfDiskError):
-            return ResourceError(f"the disk that holds Ray's temporary files is full: make room there. {_GOES_ON}")
+            return ResourceError(f"the disk that holds Ray's temporary files is full: make room there. {_RESUMES}")
         if isinstance(link, exceptions.OutOfMemoryError):
             return ResourceError(
                 "a node's memory is full, and Ray had to end a worker again and again: lower engine.cpu_workers or "
-                f"engine.explain_workers, or model.batch_size. {_GOES_ON}"
+                f"engine.explain_workers, or model.batch_size. {_RESUMES}"
             )
         if isinstance(link, exceptions.ObjectStoreFullError):
-            return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_GOES_ON}")
+            return ResourceError(f"Ray's object store is full: raise engine.object_store_bytes. {_RESUMES}")
         if isinstance(link, OSError) and not isinstance(link, exceptions.RayError) and is_about_writing(output, link):
             return cannot_write(output, link)
     said = str(error).strip().partition("\n")[0].rstrip(".")
     if isinstance(error, (exceptions.ActorDiedError, exceptions.WorkerCrashedError, exceptions.NodeDiedError)):
-        return ResourceError(f"workers died one after the other: {said}. {_GOES_ON}")
+        return ResourceError(f"workers died one after the other: {said}. {_RESUMES}")
     if isinstance(error, (exceptions.ObjectLostError, exceptions.RaySystemError)):
-        return ResourceError(f"the Ray cluster lost data that it could not make again: {said}. {_GOES_ON}")
+        return ResourceError(f"the Ray cluster lost data that it could not make again: {said}. {_RESUMES}")
     return error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what Ray packed into it, and what it was raised from."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -179,11 +172,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def shake_hands(code: Code, places: Mapping[str, str]) -> None:
-    """Ask every node, before any work, for its code and whether it sees some places, given by configuration key.
+    """Check the code of every node before any work, and that it sees some places, given by configuration key.
 
-    Nodes that join later answer for their code when their actors start.
-
-    Raises WorkerCodeMismatch or ConfigError.
+    Nodes that join later are checked when their actors start. Raises WorkerCodeMismatch or ConfigError.
     """
     for node, found in _asked(looker()):
         refuse_other_code(code, Code(**found), where=f"the worker on {node}")
@@ -193,7 +184,6 @@ def shake_hands(code: Code, places: Mapping[str, str]) -> None:
 
 
 def _asked(question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
-    """Every node's name and answer."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     ask = ray.remote(num_cpus=0)(question)
     where = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
@@ -207,16 +197,16 @@ def _not_seen(places: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pools:
-    """How many workers a run starts, and what each model worker gets.
+    """The numbers of a run's workers, and the resources of each model worker.
 
     Attributes:
-        fewest: Model workers to start with.
-        most: Model workers that it may grow to.
+        fewest: Model workers at the start.
+        most: Model workers at most.
         gpus: GPU share of a model worker; 0 keeps it on the CPU.
         threads: CPU threads of a model worker.
         captions: Maximum number of workers that parse captions and decode images.
         resources: Ray's custom resources that a model worker holds.
-        note: What the user should know about the choice, else empty.
+        note: Advice for the user about the choice, else empty.
     """
 
     fewest: int
@@ -234,7 +224,7 @@ class Pools:
 
 
 def pools(
-    engine: RayEngine,
+    engine: EngineConfig,
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None,
     nodes: Sequence[Mapping[str, Any]],
@@ -243,20 +233,20 @@ def pools(
     """Choose the sizes of the pools of workers.
 
     Without GPUs a model worker per core is best, because many images on one thread each are faster than one image on
-    many threads, up to `CPU_MODEL_WORKERS` a node. Of those that share this machine's cores, half start at once: each
+    many threads, up to `CPU_MODEL_WORKERS` a node. Half of those that share this machine's cores start at once: each
     takes seconds of a core to start, which the first images would wait for. Ray Data starts the others when more
-    batches wait than the first ones have in hand, which a small input does not come to.
+    batches wait than the first ones have in hand, which does not happen with a small input.
 
     Args:
-        engine: The user's wishes.
+        engine: The user's settings.
         device: `model.device`.
         threads: `model.threads`.
         nodes: `ray.nodes()`.
         cores: See `connected`.
 
     Raises:
-        ConfigError: The wishes contradict each other.
-        ResourceError: GPUs are asked for, and this machine has none.
+        ConfigError: The settings contradict each other.
+        ResourceError: The settings require GPUs, and this machine has none.
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     up = sum(node.get("GPU", 0.0) for node in alive)
@@ -293,7 +283,3 @@ def pools(
         resources=engine.model_resources,
         note=note,
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

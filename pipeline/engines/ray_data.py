@@ -3,14 +3,28 @@
     read tasks -> [phrases, prepare] actors on CPUs -> [explain] actors on GPUs -> [regions] tasks -> write
 
 Batches travel as Arrow tables (`stages.contract.schema`). Ray Data's checkpoint knows which rows are done: it holds
-the ids of written rows and is committed together with each file (`pipeline.output.checkpoint`). Actors and tasks are
+the ids of written rows and is committed together with each file (`pipeline.output.shards`). Actors and tasks are
 restarted and repeated without limit, as is Ray Data's default: on machines that come and go a limit would only be a
 way to lose a long run. The one thing that would be repeated for ever, a sample that kills its worker, ends as a row
 with an error (`ray_workers`).
+
+pyproject.toml allows no later minor version of Ray, because these parts of Ray 2.60 are in use although Ray does not
+promise to keep them; tests/architecture/test_private_apis.py has a canary for each:
+
+- `CheckpointManager` (developer API) in `ray.data.checkpoint.checkpoint_filter`: `WriteOnlyCheckpoint`. The filter of
+  finished rows would come back.
+- Names of checkpoint notes and shards: `pipeline.output.checkpoint`, `OWN_SHARD` in `pipeline.output.foreign`. Rows
+  would be lost or doubled when a run is continued.
+- `write_parquet` follows `row_group_size` only without `min_rows_per_file`. Row groups would have another size.
+- The text of a warning: `POOL_WARNING`. A warning would appear on the terminal.
+- The actors `CLAIMS` and `DATASETS`, and `ray._private.state.jobs`: `drop_claims_of_dead_drivers`. A run would wait
+  three minutes for the claims of killed runs.
+- Environment variables: `RAY_ENVIRONMENT` in `pipeline.engines`. Messages would appear on the terminal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import warnings
@@ -21,31 +35,40 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
+from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
-from pipeline.config import RayEngine, RunConfig
+from pipeline.config import RunConfig
 from pipeline.engines import OnProgress
 from pipeline.engines.inline import batch_rows, call_rows, samples_in
 from pipeline.engines.ray_cluster import Pools, connected, pools, shake_hands
-from pipeline.engines.ray_code import Code, code_here
 from pipeline.engines.ray_ledger import start_ledger, watching
-from pipeline.engines.ray_private import POOL_WARNING, WriteOnlyCheckpoint, drop_claims_of_dead_drivers
-from pipeline.engines.ray_workers import CaptionWorker, ModelWorker, ShardSource, count, finish
+from pipeline.engines.ray_workers import CaptionWorker, Code, ModelWorker, ShardSource, code_here, count, finish
 from pipeline.graph import Graph
-from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.shards import noted_ids
 from pipeline.summary import Report
 from stages.read import Shard
 from stages.shared.storage import AnyPath, ObjectPath, absolute, is_local
-from stages.write.parquet import PARQUET_SETTINGS, row_group_rows
+from stages.write import PARQUET_SETTINGS, row_group_rows
 
 BLOCK_BYTES_A_ROW: Final = 256 * 1024
 """Size at which Ray Data hands a block on, for each record of a batch: small enough that all stages work at once on
-small inputs, and so large that batches with pixels of up to 290 px are not cut, which the driver would have to put
-together again. Those with larger ones are."""
+small inputs, and so large that batches with pixels of up to 290 px are not cut and put together again."""
 
 INIT_DEATHS: Final = 20
 """How many actors of a stage may fail to start in a row before Ray Data gives up (its default: 0). Covers nodes that
-leave. Our own refusals do not count: they are raised with the first batch."""
+leave. Our own errors do not count: they are raised with the first batch."""
+
+POOL_WARNING: Final = "The minimum number of concurrent actors"
+"""Ray Data warns so about an input with fewer batches than there are model workers. Nobody needs to act on it."""
+
+CLAIMS: Final = ("AutoscalingCoordinator", "AutoscalingCoordinator")
+"""Name and namespace of the actor that divides a cluster among datasets."""
+
+DATASETS: Final = ("datasets_stats_actor", "_dataset_stats_actor")
+"""Name and namespace of the actor that knows which driver computes which dataset."""
+
+ANSWER_SECONDS: Final = 10
 
 
 def run(
@@ -64,8 +87,6 @@ def run(
         WorkerCodeMismatch: A node has other code than the driver.
     """
     engine = config.engine
-    if not isinstance(engine, RayEngine):
-        raise TypeError(f"expected a ray engine, got {engine!r}")
     report.expected = samples_in(shards)
     with connected(engine, folder.path) as cores:
         ledger = start_ledger()  # its process starts while the nodes answer
@@ -181,3 +202,36 @@ def _name(path: AnyPath) -> str:
 def _filesystem(path: AnyPath) -> Any:
     """pyarrow's file system of a place in object storage; it takes endpoint and region along to the workers."""
     return path.filesystem.fs if isinstance(path, ObjectPath) else None
+
+
+class WriteOnlyCheckpoint(CheckpointManager):  # type: ignore[misc]  # ray is untyped
+    """Ray Data's checkpoint without its filter of finished rows.
+
+    The filter is a pool of actors behind the read tasks. It gets every row as a table only to drop it, holds CPUs and
+    a gigabyte, and can hang on a small machine. The read tasks leave these rows out themselves.
+    """
+
+    def load_checkpoint(self, *_: Any, **__: Any) -> tuple[None, int]:
+        """Return nothing to filter by."""
+        return None, 0
+
+
+def drop_claims_of_dead_drivers() -> None:
+    """Give back what drivers that were killed still hold of a cluster that outlives them, whoever started them.
+
+    Ray Data divides a cluster among the datasets that are being computed: each claims its part from an actor of the
+    cluster, and gives it back at its end. The claim of a killed driver lapses only after three minutes
+    (RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S). Until then the next run uses only what is left, which is nothing
+    after two kills: it writes no shard before the last image has been through the model.
+
+    There is no public way to do this. Where one of the two actors is gone with its node, nothing is given back.
+    """
+    try:
+        claims, datasets = (ray.get_actor(name, namespace=namespace) for name, namespace in (CLAIMS, DATASETS))
+    except ValueError:  # nobody has computed a dataset on this cluster
+        return
+    with contextlib.suppress(ray.exceptions.RayError, AttributeError, KeyError):
+        dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
+        begun = ray.get(datasets.get_datasets.remote(), timeout=ANSWER_SECONDS)
+        left = [name for name, one in begun.items() if one["end_time"] is None and one["job_id"] in dead]
+        ray.get([claims.cancel_request.remote(f"data-{name}") for name in left], timeout=ANSWER_SECONDS)

@@ -1,6 +1,6 @@
 """The ledger that workers report to, and the thread of the driver that reads it.
 
-They have a module of their own, which imports little: the ledger's process is one of the first that a run waits for.
+The module imports little, since the ledger's process is one of the first that a run waits for.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Event = tuple[str, tuple[Any, ...]]
 
 
 class Ledger:
-    """What workers have in hand, and what they report; an actor on the driver's node.
+    """The work that workers have in hand, and their reports; an actor on the driver's node.
 
     If it dies, Ray starts it again, empty. Nothing is lost by that: input shards that it no longer knows are counted
     again, and a batch that killed its worker is tried whole once more.
@@ -47,15 +47,11 @@ class Ledger:
         self._trial, self._trial_since = "", 0.0
 
     def begin(self, work: str, *, alone: bool = False) -> int | None:
-        """A worker takes work in hand.
+        """Note that a worker takes work in hand: a batch, or a single sample of one (`alone`).
 
         Where memory is short, Ray kills the youngest worker, not the one that takes too much. With two samples tried
         at the same time the innocent one would be blamed, so single samples whose worker died are tried one after the
         other.
-
-        Args:
-            work: A name for a batch, or for a single sample of one.
-            alone: Whether it is a single sample.
 
         Returns:
             How many workers took it before and died; None for a sample that has to wait, which is not counted.
@@ -72,7 +68,7 @@ class Ledger:
         return deaths
 
     def done(self, work: str, events: Sequence[Event] = ()) -> None:
-        """The work is done; here is what to report of it."""
+        """Note that work is done, and its events for the report."""
         self._in_hand.pop(work, None)
         if work == self._trial:
             self._trial = ""
@@ -116,7 +112,7 @@ def watching(ledger: Any, report: Report, on_progress: Callable[[Report], None],
         ended.set()
         thread.join()
     fetch()
-    # Events of other processes may arrive after the rows that they tell of.
+    # Events of other processes may arrive after their rows.
     deadline = time.monotonic() + LAST_EVENTS_SECONDS
     while len(report.reads) < shards and time.monotonic() < deadline:
         time.sleep(0.1)

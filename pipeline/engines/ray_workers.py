@@ -1,4 +1,4 @@
-"""What runs in Ray's workers: reading input shards, and stages over Arrow tables.
+"""The parts that run in Ray's workers: reading input shards, and stages over Arrow tables.
 
 A worker that dies (killed for its memory, its node gone, a fault in a decoder) costs no row and stops no run, because
 Ray gives its batch to another worker, again and again. That is a loss where the batch itself is to blame: one image
@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -29,10 +29,9 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from pipeline.engines.inline import BATCH_ROWS, read_records, run_stages, samples_in
-from pipeline.engines.ray_code import Code, refuse_other_code
 from pipeline.engines.ray_ledger import Event
-from stages.contract.errors import InputError, PhraseboxError, RowError
-from stages.contract.records import Record
+from stages.contract.errors import InputError, PhraseboxError, RowError, WorkerCodeMismatch
+from stages.contract.records import Record, is_among
 from stages.contract.schema import RECORD_SCHEMA, records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
 from stages.read import Reader, Shard
@@ -65,11 +64,10 @@ class StageWorker:
 
     def __init__(self, stages: Any, ledger: Any, code: Code, environment: Mapping[str, str] | None = None) -> None:
         self.ledger = ledger
-        # Raised with the first batch: Ray passes on exceptions of tasks unchanged, but those of constructors only as
-        # strings.
+        # Raised with the first batch: Ray passes on exceptions of constructors as strings only.
         self.refusal: PhraseboxError | None = None
         leave_at_exit()
-        gc.disable()  # it would go through all that is imported again and again, to find that it stays
+        gc.disable()  # it would search the imported modules again and again, and find nothing
         try:
             refuse_other_code(code)
             os.environ.update(environment or {})
@@ -91,12 +89,13 @@ class StageWorker:
 
 @functools.cache
 def leave_at_exit() -> None:
-    """Let this worker's process end without the destructors of Ray's C++ side, once Python has ended.
+    """Let this worker's process end without Ray's exit handlers and the destructors of its C++ side.
 
-    When Ray 2.60 ends a worker, its scheduler destroys what is left to do while it holds its lock, and the destructor
-    of a publisher takes the same lock: about one model worker in 15 never ended, and kept its model, and a GPU's memory
-    with it, until somebody killed it. All that the worker had to say was said before. It is for Ray's workers only,
-    because the exit code is then always 0. Nothing but the first call does anything.
+    When Ray 2.60 ends a worker, its scheduler destroys the tasks that are left while it holds its lock, and the
+    destructor of a publisher takes the same lock: about one model worker in 15 never ended, and kept its model, and a
+    GPU's memory with it, until somebody killed it. Handlers that were registered earlier do not run, and the exit code
+    is always 0. In a Ray worker neither matters: its results and errors have been sent, and Ray learns of failures by
+    messages and broken connections, not by exit codes. Only the first call has an effect.
     """
     atexit.register(_leave)
 
@@ -238,12 +237,77 @@ def _read(reader: Reader, group: list[tuple[int, Shard]], ledger: Any, done: Any
     events: list[Event] = []
     for number, shard in group:
         every = read_records(reader, shard, lambda *read, number=number: events.append(("read", (number, *read))))
-        records = (record for record in every if not _contains(written, record.sample.id))
+        records = (record for record in every if not is_among(record.sample.id, written))
         while batch := list(islice(records, BATCH_ROWS)):
             yield records_to_table(batch)
     ledger.done.remote(work, events)
 
 
-def _contains(ordered: NDArray[np.int64], value: int) -> bool:
-    index = int(ordered.searchsorted(value))
-    return index < len(ordered) and int(ordered[index]) == value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """The code of a process.
+
+    Our packages are called `pipeline` and `stages`. A folder with such a name can win over ours on a worker, and a
+    node may hold an older wheel. Rows would then be wrong without a word, so nothing runs before both sides agree.
+
+    Attributes:
+        version: Version of phrasebox.
+        folder: Folder of its packages.
+        digest: SHA-256 of their source files.
+        fault: Why they cannot be imported, else empty.
+    """
+
+    version: str
+    folder: str
+    digest: str
+    fault: str = ""
+
+
+def looker() -> Callable[[], dict[str, str]]:
+    """A function that returns `Code`'s fields where it runs.
+
+    It is defined inside a function, so that it is pickled with its own code: it has to find out whether a worker can
+    import ours.
+    """
+
+    def look() -> dict[str, str]:
+        import hashlib  # noqa: PLC0415
+        import importlib  # noqa: PLC0415
+        import pathlib  # noqa: PLC0415
+
+        digest, folders, version = hashlib.sha256(), [], ""
+        try:
+            for name in ("pipeline", "stages"):
+                package = importlib.import_module(name)
+                (folder,) = map(pathlib.Path, package.__path__)
+                folders.append(str(folder.parent))
+                version = version or getattr(package, "__version__", "unknown")
+                for path in sorted(folder.rglob("*.py")):
+                    digest.update(f"{path.relative_to(folder.parent).as_posix()}\n".encode())
+                    digest.update(path.read_bytes())
+        except (ImportError, ValueError, OSError) as error:
+            return {"version": version, "folder": "", "digest": "", "fault": f"{type(error).__name__}: {error}"}
+        return {"version": version, "folder": " and ".join(dict.fromkeys(folders)), "digest": digest.hexdigest()}
+
+    return look
+
+
+def code_here() -> Code:
+    """The code of this process."""
+    return Code(**looker()())
+
+
+def refuse_other_code(driver: Code, worker: Code | None = None, *, where: str = "this worker") -> None:
+    """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
+    found = worker or code_here()
+    if found.digest == driver.digest:
+        return
+    mine = f"the driver has {driver.version} in {driver.folder}"
+    if found.fault:
+        what = f"cannot import phrasebox ({found.fault}); {mine}"
+    else:
+        what = f"has {found.version} in {found.folder}, {mine}, and the code differs"
+    raise WorkerCodeMismatch(
+        f"{where} {what}. Install the same wheel on every node, or set engine.ship_code=true; and start from a folder "
+        "without a `pipeline` or `stages`"
+    )

@@ -36,9 +36,9 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.geometry import Box
 from stages.contract.records import Record
 from stages.regions.config import RegionsConfig
-from stages.regions.fitted import SHARES, FittedCut, cut_features
 from stages.regions.score import FEATURES, Calibration, Evidence
 from stages.regions.stage import RegionsStage
+from stages.regions.thresholds import SHARES, FittedCut, cut_features
 from stages.shared.storage import check_writable, write_text
 
 FEWEST_REGIONS: Final = 100
@@ -224,7 +224,7 @@ def fitted_cut(config: RegionsConfig, mapped: Mapped, judged: JudgedDataset) -> 
     sizes = UsualSizes(seen)
     known = [sizes.without(each.image, own) for each, own in zip(seen, heads_of, strict=True)]
     usual = [fmean(size[head] for head in own) for size, own in zip(known, heads_of, strict=True)]
-    features = [cut_features(surface[None], [size])[0] for surface, size in zip(surfaces, usual, strict=True)]
+    features = [cut_features(surface, size) for surface, size in zip(surfaces, usual, strict=True)]
     try:
         fit = fit_cut(np.array(features), np.array(right))
     except ValueError as error:

@@ -221,11 +221,8 @@ def usable_model(config: RunConfig) -> tuple[str, TowerKind]:
     Raises ConfigError or WeightsError if it cannot be used.
     """
     # torch and open_clip take seconds to import; other judgements of a dataset do without.
-    from stages.shared.model.describe import describe  # noqa: PLC0415
-    from stages.shared.model.load import refuse_misfit, refuse_unsupported  # noqa: PLC0415
-    from stages.shared.model.towers.plan import plan_of  # noqa: PLC0415
+    from stages.shared.model.load import usable_model as recognised  # noqa: PLC0415
 
-    description = describe(config.model)
-    refuse_unsupported(description)
-    refuse_misfit(description)
-    return description.name, plan_of(description.architecture).kind
+    described = recognised(config.model)
+    assert described.tower is not None, "usable models have a tower"  # noqa: S101
+    return described.name, described.tower

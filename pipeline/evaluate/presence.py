@@ -20,8 +20,8 @@ from pipeline.graph import Graph
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase, Record
 from stages.explain.presence import FEATURES, ImageStatistics, Presence, Signals, features_of
+from stages.regions.groups import relation
 from stages.regions.stage import RegionsStage
-from stages.regions.things import relation
 
 FEWEST_PHRASES: Final = 100
 """A fit of presence from fewer phrases says more about chance than about the model."""

@@ -25,9 +25,8 @@ from stages.contract.masks import run_ends
 from stages.contract.records import Rle
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.regional import by_boxes, by_masks
 from stages.shared.model.texts import TextCache, templates_of
-from stages.shared.model.towers.dense import dense
+from stages.shared.model.towers.dense import by_boxes, by_masks, dense
 from stages.shared.truth.ground_truth import TruthImage, TruthThing
 
 BATCH_IMAGES: Final = {"cpu": 8, "cuda": 64}

@@ -137,9 +137,6 @@ def _calibrations_of(judged: JudgedDataset, config: RunConfig) -> list[Calibrati
 
     Raises ConfigError if the dataset was made with another calibration than the configuration finds now.
     """
-    # torch and open_clip take seconds to import, which `build_steps` has spent already.
-    from stages.shared.model.describe import describe  # noqa: PLC0415
-
     dataset = judged.dataset
     made_with, changes = dataset.manifest["calibration"], sets_any(judged.settings, ("explain", "regions"))
     if made_with is None and not changes:
@@ -149,8 +146,8 @@ def _calibrations_of(judged: JudgedDataset, config: RunConfig) -> list[Calibrati
         raise ConfigError(
             f"regions.calibration: {config.regions.calibration} is no longer the one that {dataset.path} was made with"
         )
-    own = steps.cuts.calibration
-    others = describe(config.model).calibrations if config.regions.calibration == "auto" else ()
+    own, shipped = steps.cuts.calibration, () if steps.described is None else steps.described.calibrations
+    others = shipped if config.regions.calibration == "auto" else ()
     return [*([] if own is None else [own]), *map(read_calibration, others)]
 
 

@@ -1,36 +1,53 @@
-"""What a format is: its settings, what becomes of masks, how a sample is written; and what formats have in common."""
+"""The parts of an export format: its settings, the samples it gets, its report, and functions that formats share."""
 
 from __future__ import annotations
 
+import csv
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.dataset.folder import Dataset
-from pipeline.export.files import ExportFolder
-from pipeline.export.per_group import NAMED, joined_caption, joined_spans
+from pipeline.export.files import ExportFolder, ImageNames
 from stages.contract.errors import InputError
 from stages.contract.masks import decode_mask, mask_outlines
 from stages.contract.records import Rle
 from stages.shared.images.decode import UprightImage
-from stages.write.tally import Tally, category_rows
+from stages.write import Tally, category_rows
 
-Naming = Literal["phrase", "head"]
-"""Whether the categories are the phrases, or only their head nouns: thousands instead of hundred thousands."""
+Naming = Annotated[
+    Literal["phrase", "head"], Field(description="Categories: the phrases, or the far fewer head nouns.")
+]
+Per = Literal["phrase", "group"]
+"""One region for each phrase of each caption, or one for each thing with all phrases that name it."""
 
 Tolerance = Annotated[float, Field(ge=0, le=100)]
-"""How far polygons may run from a mask's outline to save corners, px; 0 keeps every corner of a pixel. With 1 they take
-an eighth of the bytes, at an IoU with the mask of .993 on average and .975 at worst (1,500 synthetic masks of up to
-1024 x 768 without holes)."""
+"""Distance in px that polygons may keep from a mask's outline to save corners. With 1 they take an eighth of the bytes
+of 0, at an IoU with the mask of 0.993 on average and 0.975 at worst (1,500 synthetic masks of up to 1024 x 768)."""
+
+WithImages = Annotated[
+    bool,
+    Field(description="Also write the images. Without them, file names are the dataset's, below its image root."),
+]
 
 HOLES: Final = "masks with holes: filled, since polygons cannot say them"
+
+NAMES: Final = "names.csv"
+"""Table of the images that are not written under their `file_name`."""
+
+RENAMED: Final = f"images under another name than their own: {NAMES} says which"
+
+NAMED: Final = "named"
+"""Key of a merged region: the phrases of its thing, in the order of the captions, as dicts of `PHRASE_KEYS`."""
+
+PHRASE_KEYS: Final = ("phrase", "head", "caption_index", "span")
 
 
 class FormatConfig(BaseModel):
@@ -41,13 +58,10 @@ class FormatConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenSample:
-    """A sample that goes into the export.
+    """A sample of the export: the dataset's row, with only the chosen regions in `annotations`.
 
-    Attributes:
-        row: Of the dataset, with only the chosen regions in `annotations`.
-        split: The split it belongs to.
-        per_group: Whether the regions are those of things, see `per_group.merged`, instead of those of phrases.
-        image: The encoded image, upright; None where the format takes none.
+    `image` is encoded and upright; None if the format takes none. `per_group` says that the regions are those of
+    things, see `merged`, instead of those of phrases.
     """
 
     row: Mapping[str, Any]
@@ -63,44 +77,35 @@ class ChosenSample:
 
     @property
     def encoded(self) -> UprightImage:
-        """The encoded image, where the format takes images."""
+        """The encoded image, in formats that take images."""
         if self.image is None:
             raise RuntimeError("the image was not loaded: Exporter.takes_images said that it is not needed")
         return self.image
 
-    def captions_with_regions(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """Gives (caption index, its regions) for the captions that have regions; for all if none has."""
-        for index in range(len(self.row["captions"])):
-            regions = [region for region in self.regions if region["caption_index"] == index]
-            if regions or not self.regions:
-                yield index, regions
-
     def texts(self) -> Iterator[tuple[int, str, list[tuple[dict[str, Any], list[list[int]]]]]]:
-        """Gives (number, text, regions with the spans of their phrases in it) for the texts of a grounding format.
+        """Yield (number, text, regions with the spans of their phrases in it) for the texts of a grounding format.
 
-        The texts are `captions_with_regions`; or one text of all captions where the regions are those of things, whose
-        phrases stand in several captions.
+        The texts are the captions that have regions, or all if no caption has any; or one text of all captions if the
+        regions are those of things, whose phrases stand in several captions.
         """
         captions = self.row["captions"]
         if self.per_group:
             yield 0, joined_caption(captions), [(region, joined_spans(captions, region)) for region in self.regions]
             return
-        for index, regions in self.captions_with_regions():
-            yield index, captions[index], [(region, [region["span"]]) for region in regions]
+        for index, caption in enumerate(captions):
+            regions = [(region, [region["span"]]) for region in self.regions if region["caption_index"] == index]
+            if regions or not self.regions:
+                yield index, caption, regions
 
 
 class Categories:
     """Categories by name, with dense numbers: torch detectors index by them, CLIPSelf ranks them.
 
-    Holds an entry for each category and none for a region.
-
-    Attributes:
-        names: Phrases or head nouns, sorted; a category's index is its place. Formats that count from 1 add it.
-        heads: The most frequent head noun of each, COCO's supercategory.
+    `names` are phrases or head nouns, sorted; a category's index is its place. `heads` holds the most frequent head
+    noun of each, COCO's supercategory.
     """
 
     def __init__(self, counts: Counter[tuple[str, str]], naming: Naming) -> None:
-        """Numbers the names of the (name, head) that were counted."""
         rows = sorted((name, head) for _, name, head, _ in category_rows(Tally(categories=counts)))
         self.names = [name for name, _ in rows]
         self.heads = [head for _, head in rows]
@@ -108,26 +113,22 @@ class Categories:
         self._index = {name: index for index, name in enumerate(self.names)}
 
     def name_of(self, region: Mapping[str, Any]) -> str:
-        """Name of the category of a region, from its `phrase` and `head`."""
+        """Return the name of a region's category."""
         name: str = region[self._naming]
         return name
 
     def index_of(self, region: Mapping[str, Any]) -> int:
-        """Index of the category of a chosen region."""
+        """Return the index of a chosen region's category."""
         return self._index[self.name_of(region)]
 
 
 @dataclass(slots=True, kw_only=True)
 class ExportReport:
-    """What an export holds and what it left out; rows = samples + left out.
+    """Contents of an export and what it left out; rows of the dataset = samples + left out.
 
     Attributes:
-        format: Name of the format.
-        rows: Of the dataset.
-        samples: Exported, by split.
-        regions: Exported, by split.
-        doubtful: How many of these have a score below 0.5; None if scores only rank, or a least score was asked for.
-        categories: How many there are; 0 where the format has none.
+        samples, regions: What was exported, by split.
+        doubtful: Number of regions with a score below 0.5; None if scores only rank, or a least score was asked for.
         left_out: Rows that are not in the export, by reason.
         faults: The first few of the rows left out for their image, for people.
         notes: What became of masks and the like, with how often.
@@ -144,7 +145,7 @@ class ExportReport:
     notes: Counter[str] = field(default_factory=Counter)
 
     def counts(self) -> dict[str, Any]:
-        """Plain values, in a fixed order."""
+        """Return plain values, in a fixed order."""
         return {
             "rows": self.rows,
             "samples": dict(self.samples),
@@ -155,18 +156,23 @@ class ExportReport:
             "notes": {note: count for note, count in sorted(self.notes.items()) if count},
         }
 
+    def lines(self, masks: str) -> Iterator[str]:
+        """Yield sentences for people, below the counts by split; `masks` says what became of the masks."""
+        if self.doubtful:
+            regions = f"{self.doubtful:,} of {self.regions.total():,} regions"
+            yield f"{regions} have a score below 0.5; --min-score 0.5 leaves them out"
+        if self.categories:
+            yield f"{self.categories:,} categories"
+        yield f"masks: {masks}"
+        yield from (f"{count:,} {note}" for note, count in self.counts()["notes"].items())
+        yield f"rows left out: {self.left_out.total():,} of {self.rows:,}"
+        yield from (f"  {count:,} {reason}" for reason, count in self.left_out.most_common())
+        yield from (f"    {fault}" for fault in self.faults)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportJob:
-    """What an exporter works with.
-
-    Attributes:
-        dataset: What is exported.
-        folder: Where to.
-        splits: Names, in order.
-        categories: Of the chosen regions; empty where `Exporter.naming` is None.
-        report: Exporters add notes to it.
-    """
+    """One export. There are no categories if `Exporter.naming` is None. Exporters add notes to the report."""
 
     dataset: Dataset
     folder: ExportFolder
@@ -175,33 +181,21 @@ class ExportJob:
     report: ExportReport
 
 
-class SplitWriter(Protocol):
-    """What writes the files of one split."""
-
-    def close(self) -> None:
-        """Completes the files."""
-
-    def abandon(self) -> None:
-        """Closes the files as they are, after an error; they are deleted."""
-
-
-WriterT = TypeVar("WriterT", bound=SplitWriter)
-
-
 class Exporter(ABC):
     """Writes samples in one format, one export: `add` for each sample in the dataset's order, then `close`.
 
-    Memory must not grow with the number of samples: what is not yet written stays in files or in small buffers.
-    The same samples give the same bytes.
+    Memory must not grow with the number of samples. The same samples give the same bytes.
 
     Attributes:
-        name: What `--format` calls it.
+        name: The name in `--format`.
         summary: One line: what is written and who reads it.
         masks: One line: what becomes of the masks.
         keeps_empty: Whether a sample without regions can be written.
         needs_words: Whether a region without words in a caption, which a pool of concepts has named, is left out.
         takes_groups: Whether a region can be that of a thing with several phrases.
         needs_images: Whether images are part of the format; else the setting `images` decides, if there is one.
+        image_folder: Folder of image files, with `{split}`; "" if the format has none.
+        flat_images: Whether the format's readers look for images in no folder below that.
         config_type: The settings.
     """
 
@@ -212,45 +206,76 @@ class Exporter(ABC):
     needs_words: ClassVar[bool] = False
     takes_groups: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
+    image_folder: ClassVar[str] = ""
+    flat_images: ClassVar[bool] = False
     config_type: ClassVar[type[FormatConfig]] = FormatConfig
 
     def __init__(self, config: Any, job: ExportJob) -> None:
         self.config = config
         self.job = job
-        self._writers: list[SplitWriter] = []
+        self._writers: list[Any] = []
+        self._image_names: ImageNames | None = None
+        self._renamed: Any = None
+        if self.image_folder and self.takes_images(config):
+            self._image_names = ImageNames(job.dataset, flat=self.flat_images)
+            for split in job.splits:
+                job.folder.make(self.image_folder.format(split=split))
+
+    @classmethod
+    def described(cls) -> str:
+        """Return the format in lines for people: its name and summary, its masks, its settings."""
+        keys = ", ".join(f"{key}={str(field.default).lower()}" for key, field in cls.config_type.model_fields.items())
+        settings = f"\n    --set: {keys}" if keys else ""
+        return f"{cls.name}: {cls.summary}\n    masks: {cls.masks}{settings}"
 
     @classmethod
     def naming(cls, config: Any) -> Naming | None:
-        """What the categories are; None if the format has none."""
+        """Return what the categories are; None if the format has none."""
         return getattr(config, "classes", None)
 
     @classmethod
     def takes_images(cls, config: Any) -> bool:
-        """Whether `add` needs the encoded images."""
+        """Return whether `add` needs the encoded images."""
         return cls.needs_images or bool(getattr(config, "images", False))
 
     @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
-        """Whether the format has something to say of a row without regions, if no condition has chosen among them."""
+        """Return whether the format takes a row without regions, if no condition has chosen among them."""
         return False
 
-    def for_splits(self, make: Callable[[str], WriterT]) -> dict[str, WriterT]:
-        """A writer for each split, which `close` and `abandon` then close."""
+    def for_splits(self, make: Callable[[str], Any]) -> dict[str, Any]:
+        """Return a writer for each split, whose `close` or, after an error, `abandon` is then called."""
         writers = {split: make(split) for split in self.job.splits}
         self._writers += writers.values()
         return writers
 
+    def image_name(self, sample: ChosenSample) -> str:
+        """Write the image if images are written, and return its name for the export's entry, below `image_folder`."""
+        own: str = sample.row["file_name"]
+        if sample.image is None or self._image_names is None:
+            return own
+        name = self._image_names.name_of(sample.row, sample.image.extension)
+        path = f"{self.image_folder.format(split=sample.split)}/{name}"
+        self.job.folder.named(path).write_bytes(sample.image.content)
+        if name != own:
+            if self._renamed is None:
+                self._renamed = csv.writer(self.job.folder.text(NAMES), lineterminator="\n")
+                self._renamed.writerow(["written", "file_name", "sample_id"])
+            self._renamed.writerow([path, own, sample.row["sample_id"]])
+            self.job.report.notes[RENAMED] += 1
+        return name
+
     @abstractmethod
     def add(self, sample: ChosenSample) -> None:
-        """Writes one sample."""
+        """Write one sample."""
 
     def close(self) -> None:
-        """Writes what is left. Not called after an error."""
+        """Write what is left. Not called after an error."""
         for writer in self._writers:
             writer.close()
 
     def abandon(self) -> None:
-        """Closes the files after an error; they are deleted."""
+        """Close the files after an error; they are deleted."""
         for writer in self._writers:
             writer.abandon()
 
@@ -262,52 +287,30 @@ class JsonLines:
         self._file = path.open("w", encoding="utf-8", newline="\n")
 
     def add(self, value: Any) -> None:
-        """Writes a line."""
+        """Write a line."""
         self._file.write(dumped(value) + "\n")
 
     def close(self) -> None:
-        """Closes the file, complete or not."""
+        """Close the file, complete or not."""
         self._file.close()
 
     abandon = close
 
 
 def dumped(value: Any) -> str:
-    """Compact JSON in one line."""
+    """Return compact JSON in one line."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
-    """What the dataset knows of a region and COCO has no name for.
-
-    Without `presence` and `group` where they are unknown. `phrases` are all those of a thing, in an export by things.
-    """
-    known = {name: region[name] for name in ("presence", "group") if region[name] is not None}
-    if "presence" in known:
-        known["presence"] = shortest(known["presence"])
-    if NAMED in region:
-        known["phrases"] = region[NAMED]
-    return {
-        "phrase": region["phrase"],
-        "head": region["head"],
-        "caption_index": region["caption_index"],
-        "span": region["span"],
-        "score": shortest(region["score"]),
-        "similarity": shortest(region["similarity"]),
-        **known,
-    }
-
-
 def shortest(value: float) -> float:
-    """A float32 in the fewest digits that mean it: 0.85, not 0.8500000238418579."""
+    """Return a float32 in the fewest digits that mean it: 0.85, not 0.8500000238418579."""
     return float(str(np.float32(value)))
 
 
 def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: float = 0.0) -> list[list[float]]:
-    """The outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report.
+    """Return the outlines of a region's mask in pixels, see `mask_outlines`; filled holes are counted in the report.
 
-    Raises:
-        InputError: The mask is damaged.
+    Raises InputError if the mask is damaged.
     """
     height, width = region["segmentation"]["size"]
     try:
@@ -319,3 +322,42 @@ def polygons_of(region: Mapping[str, Any], report: ExportReport, tolerance_px: f
     polygons, holes = mask_outlines(mask, tolerance_px)
     report.notes[HOLES] += bool(holes)
     return polygons
+
+
+def joined_caption(captions: Sequence[str]) -> str:
+    """Return all captions of an image as one text, each on a line of its own, in which a thing's spans are counted."""
+    return "\n".join(captions)
+
+
+def joined_spans(captions: Sequence[str], region: Mapping[str, Any]) -> list[list[int]]:
+    """Return the spans of a region in the joined caption: that of its phrase, or those of all phrases of its thing."""
+    spans = []
+    for named in region.get(NAMED, (region,)):
+        before = sum(len(caption) + 1 for caption in captions[: named["caption_index"]])
+        start, end = named["span"]
+        spans.append([before + start, before + end])
+    return spans
+
+
+def merged(regions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the regions of each thing of one image, in the order of the things: one box, several phrases.
+
+    A thing's regions are those of the phrase with the best score, the first of equals, and lead the others' where each
+    phrase has its own (`regions.group=phrases`). It is called by the phrase with the best score of those with its most
+    frequent head, whose `PHRASE_KEYS` they get, and the key `NAMED`. In datasets without groups, each phrase of a
+    caption is a thing.
+    """
+    things: dict[Any, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
+    for region in regions:
+        place = (region["caption_index"], *region["span"])
+        thing = place if region["group"] is None else region["group"]
+        things.setdefault(thing, {}).setdefault(place, []).append(region)
+    found: list[dict[str, Any]] = []
+    for places in things.values():
+        ranked = sorted(places.values(), key=lambda ours: -max(region["score"] for region in ours))
+        heads = Counter(ours[0]["head"] for ours in places.values())
+        name = min(ranked, key=lambda ours: -heads[ours[0]["head"]])[0]
+        named = [{key: places[place][0][key] for key in PHRASE_KEYS} for place in sorted(places)]
+        called = {key: name[key] for key in PHRASE_KEYS}
+        found.extend({**region, **called, NAMED: named} for region in ranked[0])
+    return found

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.dataset.origin import MODEL, check_named
-from pipeline.export.base import ChosenSample, ExportJob, FormatConfig, Naming
+from pipeline.export.base import ChosenSample, ExportJob, FormatConfig, Naming, WithImages
 from pipeline.export.coco import CocoLayout
 from stages.contract.errors import InputError
 from stages.shared.model.config import ModelConfig
@@ -29,13 +30,12 @@ class ClipselfConfig(FormatConfig):
     """Settings of `clipself`."""
 
     classes: Naming = "phrase"
-    """What the categories are."""
-
-    images: bool = False
-    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
-
-    model: ModelConfig | None = None
-    """The dataset's model, where only the user can name it: see `pipeline.dataset.origin`. By default as stored."""
+    images: WithImages = False
+    model: ModelConfig | None = Field(
+        None,
+        description="The dataset's model, if only the user can name it: see `pipeline.dataset.origin`. "
+        "By default as stored.",
+    )
 
 
 class Clipself(CocoLayout):
@@ -53,24 +53,22 @@ class Clipself(CocoLayout):
         super().__init__(config, job)
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
+        """Write one sample, and note it if CLIPSelf does not take all of its boxes."""
         super().add(sample)
-        if len(sample.regions) > MOST_BOXES:
-            self.job.report.notes[MANY_BOXES] += 1
+        self.job.report.notes[MANY_BOXES] += len(sample.regions) > MOST_BOXES
 
 
 def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
-    """Raises InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
-    # Imports of seconds, for this format alone.
-    from stages.shared.model.describe import describe, fingerprint  # noqa: PLC0415
-    from stages.shared.model.load import load  # noqa: PLC0415
+    """Raise InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
+    # They load torch and open_clip, for this format alone.
+    from stages.shared.model.load import load, usable_model  # noqa: PLC0415
     from stages.shared.model.texts import TextCache, templates_of  # noqa: PLC0415
 
     manifest, names = job.dataset.manifest, job.categories.names
     if named is None:
         check_named(job.dataset, MODEL)
     config = named or ModelConfig.model_validate(manifest["config"].get("model", {}))
-    if fingerprint(describe(config)) != manifest.get("model_fingerprint"):
+    if usable_model(config).fingerprint != manifest.get("model_fingerprint"):
         raise InputError("the model's weights are not those that the dataset was made with")
     model = load(config)
     templates = templates_of(manifest["config"].get("explain", {}).get("templates", ("{}",)))

@@ -10,75 +10,88 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
+from pydantic import Field
+
 from pipeline.export.base import (
-    Categories,
+    NAMED,
+    PHRASE_KEYS,
     ChosenSample,
     Exporter,
     ExportJob,
     FormatConfig,
     Naming,
     Tolerance,
+    WithImages,
     dumped,
-    phrase_entry,
+    joined_caption,
+    joined_spans,
     polygons_of,
+    shortest,
 )
-from pipeline.export.images import ImageFolders
-from pipeline.export.per_group import joined_caption, joined_spans
 
 _INFO: Final = {"description": "Regions for the phrases of captions, made by phrasebox from CLIP alone; not reviewed"}
 
 
 class CocoConfig(FormatConfig):
-    """Settings of `coco`."""
+    """Settings of `coco`.
 
-    segmentation: Literal["rle", "polygons"] = "rle"
-    """`rle` keeps every mask exactly; `polygons` fill holes. RLE is the default because it loses nothing and because
-    pycocotools, faster-coco-eval, torchvision, detectron2, mmdetection, FiftyOne, datumaro and supervision 0.31 read it
-    whatever `iscrowd` is. Older versions of supervision read it only with `iscrowd` 1, and some readers know only
-    polygons."""
+    RLE is the default because it loses nothing and because pycocotools, faster-coco-eval, torchvision, detectron2,
+    mmdetection, FiftyOne, datumaro and supervision 0.31 read it whatever `iscrowd` is. Older versions of supervision
+    read it only with `iscrowd` 1, and some readers know only polygons.
+    """
 
-    tolerance_px: Tolerance = 0.0
-    """Tolerance of polygons. The default is exact, and several times as long as RLE."""
-
+    segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
+    tolerance_px: Tolerance = Field(0.0, description="Of polygons. The default is exact, and longer than RLE.")
     classes: Naming = "phrase"
-    """What the categories are."""
-
-    images: bool = False
-    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
+    images: WithImages = False
 
 
 class CocoLayout(Exporter):
     """A COCO JSON for each split, with dense category ids from 1 and the captions in the images.
 
+    `caption` holds all captions, each on a line of its own, so that `tokens_positive`, the [start, end) of each phrase
+    of a region, counts in one text. `captions` holds them one by one, which `caption_index` and `span` count in.
+
     Attributes:
         json_file: Name of the JSON, with `{split}`.
-        image_folder: Folder of the images, with `{split}`.
-        images_are_flat: See `ImageFolders`.
     """
 
     json_file: ClassVar[str]
-    image_folder: ClassVar[str]
-    images_are_flat: ClassVar[bool] = False
 
     def __init__(self, config: Any, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(
-            job, self.image_folder, written=self.takes_images(config), flat=self.images_are_flat
-        )
+        named = enumerate(zip(job.categories.names, job.categories.heads, strict=True), start=1)
+        categories = [{"id": number, "name": name, "supercategory": head} for number, (name, head) in named]
         self._files = self.for_splits(
-            lambda split: CocoFile(job.folder.file(self.json_file.format(split=split)), _categories(job.categories))
+            lambda split: CocoFile(job.folder.file(self.json_file.format(split=split)), categories)
         )
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
-        file = self._files[sample.split]
-        file.image(_image_entry(sample, self._images.place(sample)))
+        """Write one sample."""
+        file, row = self._files[sample.split], sample.row
+        file.image(
+            {
+                "id": row["id"],
+                "file_name": self.image_name(sample),
+                "width": row["width"],
+                "height": row["height"],
+                "caption": joined_caption(row["captions"]),
+                "captions": row["captions"],
+                "sample_id": row["sample_id"],
+            }
+        )
         for region in sample.regions:
             category_id = self.job.categories.index_of(region) + 1
-            file.annotation(_annotation_entry(sample, region, category_id, self.segmentation_of(region)))
+            spans = joined_spans(row["captions"], region)
+            segmentation = self.segmentation_of(region)
+            file.annotation(
+                coco_annotation(
+                    region, region["image_id"], category_id, segmentation=segmentation, tokens_positive=spans
+                )
+            )
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
-        """What stands in an annotation's `segmentation`."""
+        """Return what stands in an annotation's `segmentation`."""
         return region["segmentation"]
 
 
@@ -96,7 +109,7 @@ class Coco(CocoLayout):
     image_folder = "images/{split}"
 
     def segmentation_of(self, region: Mapping[str, Any]) -> Any:
-        """See `CocoLayout.segmentation_of`."""
+        """Return the mask as RLE or as polygons."""
         if self.config.segmentation == "rle":
             return region["segmentation"]
         return polygons_of(region, self.job.report, self.config.tolerance_px)
@@ -106,7 +119,6 @@ class FiftyoneConfig(FormatConfig):
     """Settings of `fiftyone`."""
 
     classes: Naming = "phrase"
-    """What the labels are."""
 
 
 class Fiftyone(CocoLayout):
@@ -125,7 +137,33 @@ class Fiftyone(CocoLayout):
     config_type = FiftyoneConfig
     json_file = "{split}/labels.json"
     image_folder = "{split}/data"
-    images_are_flat = True
+    flat_images = True
+
+
+def phrase_entry(region: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the dataset knows of a region and COCO has no name for.
+
+    `presence` and `group` are left out where they are unknown. `phrases` are all those of a thing, in an export by
+    things.
+    """
+    known = {name: region[name] for name in ("presence", "group") if region[name] is not None}
+    if "presence" in known:
+        known["presence"] = shortest(known["presence"])
+    if NAMED in region:
+        known["phrases"] = region[NAMED]
+    return {
+        **{key: region[key] for key in PHRASE_KEYS},
+        "score": shortest(region["score"]),
+        "similarity": shortest(region["similarity"]),
+        **known,
+    }
+
+
+def coco_annotation(region: Mapping[str, Any], image_id: int, category_id: int, **more: Any) -> dict[str, Any]:
+    """Return COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; `more` replaces or adds keys."""
+    entry = {"id": region["id"], "image_id": image_id, "category_id": category_id}
+    entry |= {key: region[key] for key in ("bbox", "area", "segmentation")}
+    return {**entry, "iscrowd": 0, **more, **phrase_entry(region)}
 
 
 class CocoFile:
@@ -138,24 +176,23 @@ class CocoFile:
         self._beside = path.with_name(f"{path.name}.annotations")
         self._file = path.open("w", encoding="utf-8", newline="\n")
         self._annotations = self._beside.open("w", encoding="utf-8", newline="\n")
-        self._first = {"image": True, "annotation": True}
+        self._starts = {"image": "\n", "annotation": "\n"}
         self._file.write(f'{{"info":{dumped(_INFO)},"licenses":[],"categories":[')
-        for number, category in enumerate(categories):
-            self._file.write(("," if number else "") + "\n" + dumped(category))
+        self._file.write(",".join("\n" + dumped(category) for category in categories))
         self._file.write('],\n"images":[')
 
     def image(self, entry: Mapping[str, Any]) -> None:
-        """Adds an entry of `images`."""
-        self._file.write(("\n" if self._first["image"] else ",\n") + dumped(entry))
-        self._first["image"] = False
+        """Add an entry of `images`."""
+        self._file.write(self._starts["image"] + dumped(entry))
+        self._starts["image"] = ",\n"
 
     def annotation(self, entry: Mapping[str, Any]) -> None:
-        """Adds an entry of `annotations`."""
-        self._annotations.write(("\n" if self._first["annotation"] else ",\n") + dumped(entry))
-        self._first["annotation"] = False
+        """Add an entry of `annotations`."""
+        self._annotations.write(self._starts["annotation"] + dumped(entry))
+        self._starts["annotation"] = ",\n"
 
     def close(self) -> None:
-        """Completes the file."""
+        """Complete the file."""
         self._annotations.close()
         self._file.write('],\n"annotations":[')
         self._file.flush()
@@ -166,50 +203,6 @@ class CocoFile:
         self._beside.unlink()
 
     def abandon(self) -> None:
-        """Closes the files as they are."""
+        """Close the files as they are."""
         self._annotations.close()
         self._file.close()
-
-
-def _categories(categories: Categories) -> Iterable[dict[str, Any]]:
-    """COCO's categories, with dense ids from 1 in the order of the names."""
-    for number, (name, head) in enumerate(zip(categories.names, categories.heads, strict=True), start=1):
-        yield {"id": number, "name": name, "supercategory": head}
-
-
-def _image_entry(sample: ChosenSample, file_name: str) -> dict[str, Any]:
-    """COCO's image with the captions.
-
-    `caption` holds all captions, each on a line of its own, so that `tokens_positive` counts in one text; `captions`
-    holds them one by one, which `caption_index` and `span` of the annotations count in.
-    """
-    row = sample.row
-    return {
-        "id": row["id"],
-        "file_name": file_name,
-        "width": row["width"],
-        "height": row["height"],
-        "caption": joined_caption(row["captions"]),
-        "captions": row["captions"],
-        "sample_id": row["sample_id"],
-    }
-
-
-def _annotation_entry(
-    sample: ChosenSample, region: Mapping[str, Any], category_id: int, segmentation: Any
-) -> dict[str, Any]:
-    """COCO's annotation: bbox [x, y, w, h] px, area of the mask, iscrowd 0; and the link to the caption.
-
-    `tokens_positive` is [[start, end)] in the image's `caption`, of each phrase where a region has several.
-    """
-    return {
-        "id": region["id"],
-        "image_id": region["image_id"],
-        "category_id": category_id,
-        "bbox": region["bbox"],
-        "area": region["area"],
-        "segmentation": segmentation,
-        "iscrowd": 0,
-        "tokens_positive": joined_spans(sample.row["captions"], region),
-        **phrase_entry(region),
-    }

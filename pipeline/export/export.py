@@ -11,22 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow as pa
-
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import REGION, Selector
 from pipeline.export.base import (
+    PHRASE_KEYS,
     Categories,
     ChosenSample,
     Exporter,
     ExportJob,
     ExportReport,
     FormatConfig,
-    Naming,
+    Per,
+    merged,
 )
 from pipeline.export.files import export_folder
-from pipeline.export.per_group import NAMING, Per, merged
 from stages.contract.errors import ConfigError, RowFault
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA, IMAGE_FIELD, is_said
@@ -36,30 +35,25 @@ WITH_ERROR: Final = "with an error in the dataset"
 WITHOUT_REGIONS: Final = "without a chosen region"
 
 ALL: Final = "train"
-"""Name of the only split where nothing is split: what loaders look for first."""
+"""Name of the only split: loaders look for it first."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
 """A name for files and folders on every system, and for a split of Hugging Face datasets."""
 
 _IDS: Final = 2**53
-
 _MOST_FAULTS: Final = 5
-
-_LIKELY: Final = 0.5
-"""Score from which a region is more likely right than wrong, where scores are probabilities."""
+_LIKELY: Final = 0.5  # the score from which a region is more likely right than wrong, if scores are probabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """What to export.
+    """A choice of samples and regions, a format and a new folder.
 
     Attributes:
-        exporter: Of the format, one of `EXPORTERS`.
-        out: New folder to write to.
         config: Settings of the format; None for its defaults.
         min_score: Only regions with at least this score, 0 .. 1.
         where: SQL condition on regions, see `pipeline.dataset.selection`.
-        per: "group" has the regions of each thing once, with all its phrases, see `per_group.merged`.
+        per: "group" has the regions of each thing once, with all its phrases, see `merged`.
         split: Shares of the images, "train=0.9,val=0.1"; "" puts all into "train".
         keep_empty: Also samples without a chosen region. Nobody has certified that nothing is in them.
         image_root: Folder or URL of the images, see `ImageSource`.
@@ -81,56 +75,48 @@ class ExportRequest:
 def export_dataset(
     dataset: Dataset, request: ExportRequest, on_progress: Callable[[int], None] = lambda rows: None
 ) -> ExportReport:
-    """Writes the chosen part of a dataset in another format.
+    """Write the chosen part of a finished dataset in another format.
 
-    Args:
-        dataset: A finished dataset.
-        request: What to write, and where.
-        on_progress: Called with the number of rows that are done.
-
-    Returns:
-        What is in the export and what is not. An image that is missing or broken leaves its row out.
+    An image that is missing or broken leaves its row out. `on_progress` gets the number of rows that are done.
 
     Raises:
         ConfigError: The condition or the splits are invalid, the folder holds something, or somebody else's dataset
             names images outside its folder.
         InputError: A shard is damaged, or the image root is no folder.
     """
-    exporter_type, name = request.exporter, request.exporter.name
-    config = exporter_type.config_type() if request.config is None else request.config
-    if request.keep_empty and not exporter_type.keeps_empty:
-        raise ConfigError(f"keep_empty: {name} cannot hold a sample without regions")
+    format_, name = request.exporter, request.exporter.name
+    config = format_.config_type() if request.config is None else request.config
     per_group = request.per == "group"
-    if per_group and not exporter_type.takes_groups:
+    if request.keep_empty and not format_.keeps_empty:
+        raise ConfigError(f"keep_empty: {name} cannot hold a sample without regions")
+    if per_group and not format_.takes_groups:
         raise ConfigError(f"per: {name} has a region for each phrase of a caption, not for each thing")
     splits = parse_splits(request.split)
     selector = Selector(dataset.selection(request.where, min_score=request.min_score))
-    source = _source(dataset, request) if exporter_type.takes_images(config) else None
-    asks = request.min_score == 0 and dataset.manifest.get("calibration") is not None
-    report = ExportReport(format=name, doubtful=0 if asks else None)
+    source = _source(dataset, request) if format_.takes_images(config) else None
+    report = ExportReport(format=name)
+    if request.min_score == 0 and dataset.manifest.get("calibration") is not None:
+        report.doubtful = 0
     for split in splits.names:
         report.samples[split] = report.regions[split] = 0
     with export_folder(request.out, overwrite=request.overwrite) as folder:
-        naming = exporter_type.naming(config)
-        count = _count_things if per_group else _count_categories
-        counts = count(dataset, selector, naming) if naming else Counter()
+        naming = format_.naming(config)
+        counts = _categories(dataset, selector, naming, per_group=per_group) if naming else Counter()
         categories = Categories(counts, naming or "phrase")
         report.categories = len(categories.names)
         job = ExportJob(dataset=dataset, folder=folder, splits=splits.names, categories=categories, report=report)
-        exporter = exporter_type(config, job)
+        exporter = format_(config, job)
         try:
-            keep = _kept_empty(request, config)
-            spoken = exporter_type.needs_words
-            for row in _chosen_rows(dataset, selector, source, report, on_progress, keep, needs_words=spoken):
-                image = None
-                if source is not None:
-                    try:
-                        image = _image(source, row, report)
-                    except RowFault as fault:
-                        report.left_out[f"image: {fault.error.reason}"] += 1
-                        if len(report.faults) < _MOST_FAULTS:
-                            report.faults.append(f"{row['sample_id']}: {fault}")
-                        continue
+            for row in _rows(dataset, selector, report, on_progress, with_images=source is not None):
+                if not _is_exported(row, request, config, report):
+                    continue
+                try:
+                    image = None if source is None else _image(source, row, report)
+                except RowFault as fault:
+                    report.left_out[f"image: {fault.error.reason}"] += 1
+                    if len(report.faults) < _MOST_FAULTS:
+                        report.faults.append(f"{row['sample_id']}: {fault}")
+                    continue
                 if per_group:
                     row["annotations"] = merged(row["annotations"])
                 sample = ChosenSample(row=row, split=splits.of(image_of(row)), image=image, per_group=per_group)
@@ -147,9 +133,7 @@ def export_dataset(
             {
                 "format": name,
                 "config": config.model_dump(mode="json"),
-                "min_score": request.min_score,
-                "where": request.where,
-                "per": request.per,
+                **{key: getattr(request, key) for key in ("min_score", "where", "per")},
                 "splits": dict(splits.shares),
                 "keep_empty": request.keep_empty,
                 "counts": report.counts(),
@@ -158,39 +142,34 @@ def export_dataset(
     return report
 
 
-def _chosen_rows(
-    dataset: Dataset,
-    selector: Selector,
-    source: ImageSource | None,
-    report: ExportReport,
-    on_progress: Callable[[int], None],
-    kept_empty: Callable[[Mapping[str, Any]], bool],
-    *,
-    needs_words: bool,
+def _rows(
+    dataset: Dataset, selector: Selector, report: ExportReport, on_progress: Callable[[int], None], *, with_images: bool
 ) -> Iterator[dict[str, Any]]:
-    """Gives the rows of the export; counts those that are left out."""
-    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if source is not None and dataset.has_images else [])]
+    """Yield and count all rows, with their chosen regions."""
+    columns = [*DATASET_SCHEMA.names, *([IMAGE_FIELD.name] if with_images and dataset.has_images else [])]
     for table in dataset.tables(columns):
         for row in selector.choose(table).to_pylist():
             report.rows += 1
-            if needs_words:
-                said = [region for region in row["annotations"] if is_said(region)]
-                report.notes["regions that no caption says: left out"] += len(row["annotations"]) - len(said)
-                row["annotations"] = said
-            if row["error"] is not None:
-                report.left_out[WITH_ERROR] += 1
-            elif not row["annotations"] and not kept_empty(row):
-                report.left_out[WITHOUT_REGIONS] += 1
-            else:
-                yield row
+            yield row
         on_progress(report.rows)
 
 
-def _kept_empty(request: ExportRequest, config: FormatConfig) -> Callable[[Mapping[str, Any]], bool]:
-    """Which rows without a chosen region are exported all the same."""
-    if request.keep_empty or request.where.strip():  # a condition asks for regions, and finds none in such a row
-        return lambda row: request.keep_empty
-    return lambda row: request.exporter.holds(config, row)
+def _is_exported(row: dict[str, Any], request: ExportRequest, config: FormatConfig, report: ExportReport) -> bool:
+    """Return whether a row is in the export, and note it otherwise; drop regions that the format cannot hold."""
+    if request.exporter.needs_words:
+        said = [region for region in row["annotations"] if is_said(region)]
+        report.notes["regions that no caption says: left out"] += len(row["annotations"]) - len(said)
+        row["annotations"] = said
+    if row["error"] is not None:
+        report.left_out[WITH_ERROR] += 1
+        return False
+    if row["annotations"] or request.keep_empty:
+        return True
+    # A condition asks for regions, and finds none in such a row.
+    if not request.where.strip() and request.exporter.holds(config, row):
+        return True
+    report.left_out[WITHOUT_REGIONS] += 1
+    return False
 
 
 def _source(dataset: Dataset, request: ExportRequest) -> ImageSource:
@@ -218,53 +197,26 @@ def _image(source: ImageSource, row: dict[str, Any], report: ExportReport) -> Up
     return image
 
 
-def _count_categories(dataset: Dataset, selector: Selector, naming: Naming) -> Counter[tuple[str, str]]:
-    """(category, head) -> number of chosen regions, from the columns that the choice needs and no others."""
-    columns = dict.fromkeys([f"{REGION}phrase", f"{REGION}head", *selector.selection.columns])
-    counts: Counter[tuple[str, str]] = Counter()
-    for table in dataset.tables(list(columns), batch_rows=4096):
-        regions = selector.choose(table)["annotations"].combine_chunks().flatten()
-        named = pa.table({"name": regions.field(naming), "head": regions.field("head")})
-        grouped = named.group_by(["name", "head"]).aggregate([([], "count_all")]).to_pydict()
-        for name, head, count in zip(grouped["name"], grouped["head"], grouped["count_all"], strict=True):
-            counts[(name, head)] += count
-    return counts
-
-
-def _count_things(dataset: Dataset, selector: Selector, naming: Naming) -> Counter[tuple[str, str]]:
-    """As `_count_categories`, of the regions that `merged` leaves."""
-    columns = dict.fromkeys([*(f"{REGION}{name}" for name in (*NAMING, "group", "score")), *selector.selection.columns])
+def _categories(dataset: Dataset, selector: Selector, naming: str, *, per_group: bool) -> Counter[tuple[str, str]]:
+    """Count the chosen regions by (category, head), from the columns that the choice needs and no others."""
+    needed = (*PHRASE_KEYS, "group", "score") if per_group else ("phrase", "head")
+    columns = dict.fromkeys([*(REGION + name for name in needed), *selector.selection.columns])
     counts: Counter[tuple[str, str]] = Counter()
     for table in dataset.tables(list(columns)):
         for regions in selector.choose(table)["annotations"].to_pylist():
-            counts.update((region[naming], region["head"]) for region in merged(regions or ()))
+            found = merged(regions or ()) if per_group else regions or ()
+            counts.update((region[naming], region["head"]) for region in found)
     return counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Splits:
-    """Shares of the images. A hash of an image's name decides, so that the split depends on no other image.
+    """Shares of the images, in order: name -> share > 0; their sum is 1.
 
-    Attributes:
-        shares: Name -> share > 0, in order; their sum is 1.
-
-    Raises:
-        ConfigError: Other shares, or a name that is no plain file name.
+    A hash of an image's name decides, so that the split depends on no other image.
     """
 
     shares: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        for name, share in self.shares.items():
-            if not _NAME.fullmatch(name):
-                raise ConfigError(f"split: {name!r} cannot be the name of a split: letters, digits and _ only")
-            if not 0 < share <= 1:
-                raise ConfigError(f"split: expected a share above 0 and up to 1 for {name}, got {share:g}")
-        if len({name.lower() for name in self.shares}) < len(self.shares):
-            raise ConfigError("split: two names differ only by case, which some file systems cannot tell apart")
-        total = sum(self.shares.values())
-        if abs(total - 1) > 1e-6:
-            raise ConfigError(f"split: expected shares that sum to 1, got {total:g}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -272,7 +224,7 @@ class Splits:
         return tuple(self.shares)
 
     def of(self, image: str) -> str:
-        """The split of an image, see `image_of`."""
+        """Return the split of an image, see `image_of`."""
         # A hash of its own: that of the name alone also orders and names things.
         place = (stable_id(f"split\n{image}") - 1) / (_IDS - 1)
         ends = list(itertools.accumulate(self.shares.values()))
@@ -280,7 +232,7 @@ class Splits:
 
 
 def image_of(row: Mapping[str, Any]) -> str:
-    """What tells a row's image from other images: its file name below the image root or in the tar, else the sample id.
+    """Return the name of a row's image: its file below the image root or in the tar, else the sample id.
 
     An input with a row for each caption has many rows for an image, and all of them go into one split. Images of equal
     names in different tars share a split too, which does no harm.
@@ -290,11 +242,9 @@ def image_of(row: Mapping[str, Any]) -> str:
 
 
 def parse_splits(text: str) -> Splits:
-    """The splits of "train=0.9,val=0.1"; "" is one split of all. Raises ConfigError for other text."""
-    if not text.strip():
-        return Splits(shares={ALL: 1.0})
+    """Return the splits of "train=0.9,val=0.1"; "" is one split of all. Raise ConfigError for any other text."""
     shares: dict[str, float] = {}
-    for part in text.split(","):
+    for part in text.split(",") if text.strip() else (f"{ALL}=1",):
         name, equals, share = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ConfigError(f"split: expected NAME=SHARE,..., for example train=0.9,val=0.1; got {part!r}")
@@ -304,4 +254,13 @@ def parse_splits(text: str) -> Splits:
             shares[name] = float(share)
         except ValueError as error:
             raise ConfigError(f"split: the share of {name} is not a number: {share!r}") from error
-    return Splits(shares=shares)
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"split: {name!r} cannot be the name of a split: letters, digits and _ only")
+        if not 0 < shares[name] <= 1:
+            raise ConfigError(f"split: expected a share above 0 and up to 1 for {name}, got {shares[name]:g}")
+    if len({name.lower() for name in shares}) < len(shares):
+        raise ConfigError("split: two names differ only by case, which some file systems cannot tell apart")
+    total = sum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise ConfigError(f"split: expected shares that sum to 1, got {total:g}")
+    return Splits(shares)

@@ -1,4 +1,5 @@
-"""The files of an export: its folder, which appears when it is finished and replaces only exports, and Parquet in it.
+"""The files of an export: its folder, which appears when it is finished and replaces only exports; names of images in
+it; and Parquet.
 
 An export is written to `.NAME.unfinished` beside its target and takes its name at the end. It holds
 `.phrasebox-export.json`, which says what it is and which files belong to it.
@@ -6,10 +7,13 @@ An export is written to `.NAME.unfinished` beside its target and takes its name 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import posixpath
+import re
 import shutil
+import unicodedata
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,12 +21,13 @@ from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from pipeline.dataset.folder import Dataset
 from stages.contract.errors import ConfigError
 from stages.contract.records import stable_id
-from stages.shared.storage import place_of, write_text
-from stages.write.parquet import PARQUET_SETTINGS
+from stages.shared.storage import held, place_of, write_text
+from stages.write import RollingParquet
 
 MARK: Final = ".phrasebox-export.json"
 """Hidden, because some loaders read every JSON file that they see."""
@@ -32,8 +37,20 @@ LIST: Final = ".phrasebox-files.txt"
 
 _LOCK: Final = ".lock"
 
-_ROWS_AT_ONCE: Final = 32
-"""Rows kept as Python objects, which are ten times as large as Arrow's."""
+_ROWS_AT_ONCE: Final = 32  # kept as Python objects, which are ten times as large as Arrow's
+_MOST_BYTES: Final = 200  # of a part of a path; file systems take 255
+
+_ENDING: Final = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
+_SAME: Final = {".jpeg": ".jpg", ".tiff": ".tif"}
+
+_UNSAFE: Final = re.compile(
+    r"""[<>:"/\\|?*\x00-\x1f\x7f]  # Windows takes none of them
+    | ^\. | [. ]$ | ^$             # hidden, or not what Windows would call it
+    | ^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)  # devices of Windows
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_NUMBER: Final = re.compile(r"[0-9]{16}")
 
 
 class ExportFolder:
@@ -47,37 +64,33 @@ class ExportFolder:
         self.finished = False
 
     def file(self, name: str) -> Path:
-        """Path of a file of the export, such as "labels/a.json"; makes its folder."""
+        """Return the path of a file of the export, such as "labels/a.json"; make its folder."""
         self._files.append(name)
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self._place(name)
 
     def text(self, name: str) -> IO[str]:
-        """A text file of the export, open until it ends."""
+        """Open a text file of the export until it ends."""
         file = self.file(name).open("w", encoding="utf-8", newline="\n")
         self._texts.append(file)
         return file
 
     def named(self, name: str) -> Path:
-        """Path of one of very many files, which a list beside the mark knows; makes its folder."""
+        """Return the path of one of very many files, which a list beside the mark knows; make its folder."""
         self._list = self._list or self.text(LIST)
         self._list.write(f"{name}\n")
-        path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self._place(name)
 
     def make(self, name: str) -> None:
         """Make a folder, which may stay empty."""
         (self.path / name).mkdir(parents=True, exist_ok=True)
 
     def renamed(self, old: str, new: str) -> None:
-        """Gives a file another name in the same folder."""
+        """Give a file another name in the same folder."""
         self._files[self._files.index(old)] = new
         (self.path / old).rename(self.path / new)
 
     def finish(self, about: Mapping[str, Any]) -> None:
-        """Marks the export as whole; `about` says what it is, without times and places, so that exports compare."""
+        """Mark the export as whole; `about` says what it is, without times and places, so that exports compare."""
         self.close()
         mark = {**about, "files": sorted(self._files)}
         write_text(self.path / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
@@ -88,70 +101,54 @@ class ExportFolder:
         for file in self._texts:
             file.close()
 
-
-def is_among(key: int, ordered: Any) -> bool:
-    """Return whether a whole number is in a sorted array of them."""
-    place = int(np.searchsorted(ordered, key))
-    return place < len(ordered) and int(ordered[place]) == key
-
-
-def number_name(number: int, extension: str) -> str:
-    """Name of a file after an id below 2^53: "0000000000000042.jpg", which is safe whatever a sample is called."""
-    return f"{number:016d}.{extension}"
+    def _place(self, name: str) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
 
 @contextmanager
 def export_folder(out: Path, *, overwrite: bool) -> Iterator[ExportFolder]:
-    """A folder that becomes `out` when the block ends and `finish` was called; otherwise it is deleted.
+    """Yield a folder that becomes `out` when the block ends and `finish` was called; otherwise it is deleted.
 
-    Args:
-        out: The folder of the finished export.
-        overwrite: Let it replace another export.
-
-    Raises:
-        ConfigError: `out` holds something, or cannot be written, or another export is writing to it.
+    With `overwrite`, it may replace another export. Raises ConfigError if `out` holds anything else, or cannot be
+    written, or another export is writing to it.
     """
     path = place_of(out)
     if not isinstance(path, Path):
         raise ConfigError(f"out: {path} is a URL; exports are written to local and mounted folders")
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
-        check_free(path, overwrite=overwrite)
-        lock = _begun(temporary)
-        with lock:
+        _check_free(path, overwrite=overwrite)
+        temporary.mkdir(parents=True, exist_ok=True)
+        with held(temporary / _LOCK):
             try:
-                folder = ExportFolder(temporary)
-                with closing(folder):
+                _clear(temporary)
+                with closing(ExportFolder(temporary)) as folder:
                     yield folder
                 if folder.finished:
                     (temporary / _LOCK).unlink()
-                    check_free(path, overwrite=overwrite)
+                    _check_free(path, overwrite=overwrite)
                     _take_place(temporary, path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+    except BlockingIOError as error:
+        raise ConfigError(f"out: another export is writing to {temporary}; wait for it") from error
     except OSError as error:
         raise ConfigError(f"out: cannot write to {path}: {error.strerror or error}") from error
 
 
-def _begun(temporary: Path) -> IO[str]:
-    """The lock of the new temporary folder; deletes what a killed export left behind."""
-    temporary.mkdir(parents=True, exist_ok=True)
-    lock = (temporary / _LOCK).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise ConfigError(f"out: another export is writing to {temporary}; wait for it") from error
+def _clear(temporary: Path) -> None:
+    """Delete what a killed export left behind."""
     for entry in temporary.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry.name != _LOCK:
             entry.unlink()
-    return lock
 
 
 def _take_place(temporary: Path, path: Path) -> None:
-    """Gives the finished folder its name, and then deletes the export that had it."""
+    """Give the finished folder its name, and then delete the export that had it."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     replaces = path.is_dir() and any(path.iterdir())
     if replaces:
@@ -166,8 +163,8 @@ def _take_place(temporary: Path, path: Path) -> None:
         shutil.rmtree(old)
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """Raises ConfigError unless an export may go to `path`."""
+def _check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError unless an export may go to `path`."""
     if not path.exists():
         if path.is_symlink():
             raise ConfigError(f"out: {path} is a link to a folder that does not exist")
@@ -176,12 +173,15 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"out: {path} exists and is not a folder")
     if not any(path.iterdir()):
         return
-    mark = _mark(path)
-    if mark is None:
+    try:
+        mark = json.loads((path / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        mark = None
+    if not isinstance(mark, dict) or not isinstance(mark.get("files"), list):
         raise ConfigError(f"out: {path} is not empty and no export wrote it; give another folder")
     if not overwrite:
         raise ConfigError(f"out: {path} holds an export; give another folder, or --overwrite to replace it")
-    strange = list(_strangers(path, mark))
+    strange = list(_strangers(path, {MARK, *mark["files"]}))
     if strange:
         raise ConfigError(
             f"out: {path} holds files that no export wrote ({', '.join(strange[:5])}): move them away, or give "
@@ -189,100 +189,108 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def _mark(path: Path) -> dict[str, Any] | None:
-    try:
-        mark = json.loads((path / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return mark if isinstance(mark, dict) and isinstance(mark.get("files"), list) else None
-
-
-def _strangers(path: Path, mark: Mapping[str, Any]) -> Iterator[str]:
-    """Gives files and links below `path` that do not belong to the export."""
-    files = {MARK, *mark["files"]}
-    listed = _listed(path / LIST) if LIST in files else np.zeros(0, np.int64)
+def _strangers(path: Path, files: set[str]) -> Iterator[str]:
+    """Yield files and links below `path` that do not belong to the export, which has `files` and those in its list."""
+    listed: Any = np.zeros(0, np.int64)
+    if LIST in files:  # hashes of the names, sorted: 8 bytes each of millions
+        with (path / LIST).open(encoding="utf-8", newline="\n") as lines:
+            listed = np.sort(np.fromiter((stable_id(line.removesuffix("\n")) for line in lines), np.int64))
     for folder, folders, names in os.walk(path):
         place = Path(folder).relative_to(path)
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in sorted([*names, *links]):
             whole = (place / name).as_posix()
-            if whole not in files and not is_among(stable_id(whole), listed):
+            if whole not in files and not _is_among(stable_id(whole), listed):
                 yield whole
 
 
-def _listed(path: Path) -> Any:
-    """The hashes of the names in a list, sorted: 8 bytes each of millions."""
-    with path.open(encoding="utf-8", newline="\n") as lines:
-        return np.sort(np.fromiter((stable_id(line.removesuffix("\n")) for line in lines), np.int64))
+def _is_among(key: int, ordered: Any) -> bool:
+    """Return whether a whole number is in a sorted array of them."""
+    place = int(np.searchsorted(ordered, key))
+    return place < len(ordered) and int(ordered[place]) == key
+
+
+def number_name(number: int, extension: str) -> str:
+    """Return a file name for an id below 2^53: "0000000000000042.jpg", which is safe whatever a sample is called."""
+    return f"{number:016d}.{extension}"
+
+
+class ImageNames:
+    """The name of each image of a dataset as a file. It does not depend on what is chosen of the dataset.
+
+    An image keeps its own name if that is safe, so that every file system takes it as it is, and if no other image has
+    it. All others get the id of their row, see `number_name`. Names that differ only by case, by how accents are
+    composed, or by their extension count as equal: on some system they are, and YOLO's labels have no extension of the
+    image. Reads all `file_name`s once and keeps 8 bytes of each.
+    """
+
+    def __init__(self, dataset: Dataset, *, flat: bool) -> None:
+        self._flat = flat
+        keys = array("q")
+        for table in dataset.tables(["file_name", "error"], batch_rows=8192):
+            for name in table.filter(pc.is_null(table["error"]))["file_name"].to_pylist():
+                stem, _ = self._parted(name)
+                keys.append(_key(stem))
+        found, counts = np.unique(np.frombuffer(keys, np.int64), return_counts=True)
+        self._twice = found[counts > 1]
+
+    def name_of(self, row: Mapping[str, Any], extension: str) -> str:
+        """Return the path below the images' folder; `extension` is that of the encoded image, without a dot."""
+        stem, ending = self._parted(row["file_name"])
+        *folders, last = stem.split("/")
+        is_safe = not _NUMBER.fullmatch(last) and all(
+            not _UNSAFE.search(part) and len(part.encode()) <= _MOST_BYTES for part in (*folders, last)
+        )
+        if not is_safe or any(map(_ENDING.search, folders)) or _is_among(_key(stem), self._twice):
+            return number_name(row["id"], extension)
+        is_kept = _SAME.get(ending.lower(), ending.lower()) == f".{extension}"
+        return f"{stem}{ending}" if is_kept else f"{stem}.{extension}"
+
+    def _parted(self, file_name: str) -> tuple[str, str]:
+        """Return a normal path, or only its last part, and the extension of an image, if it has one."""
+        path = posixpath.normpath(file_name)
+        path = posixpath.basename(path) if self._flat else path
+        ending = _ENDING.search(path)
+        return (path, "") if ending is None else (path[: ending.start()], ending[0])
+
+
+def _key(stem: str) -> int:
+    return stable_id(unicodedata.normalize("NFC", stem.casefold()))
 
 
 class ParquetParts:
     """Rows of one split as numbered files: data/SPLIT-00000-of-00003.parquet, the names that `datasets` knows.
 
-    Only one row group is in memory.
-
-    Args:
-        folder: Of the export.
-        split: Name of the split.
-        schema: Arrow schema of the rows.
-        rows_per_file: Rows of every file except the last.
-        rows_per_group: Rows of every row group except a file's last.
+    A split without rows has no file: `datasets` rejects files and splits without rows.
     """
 
     def __init__(
         self, folder: ExportFolder, split: str, schema: Any, *, rows_per_file: int, rows_per_group: int
     ) -> None:
-        self._folder = folder
-        self._split = split
-        self._schema = schema
-        self._rows_per_file = rows_per_file
-        self._rows_per_group = rows_per_group
+        self._folder, self._split, self._schema = folder, split, schema
         self._rows: list[Mapping[str, Any]] = []
-        self._tables: list[Any] = []
-        self._in_group = 0
-        self._in_file = 0
         self._files: list[str] = []
-        self._writer: Any = None
+        self._writer = RollingParquet(self._file, rows_per_file=rows_per_file, rows_per_group=rows_per_group)
+        self.abandon = self._writer.abandon
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a row; may write a row group."""
+        """Add a row; may write a row group."""
         self._rows.append(row)
-        self._in_group += 1
-        self._in_file += 1
         if len(self._rows) == _ROWS_AT_ONCE:
             self._pack()
-        if self._in_group == self._rows_per_group or self._in_file == self._rows_per_file:
-            self._flush()
 
     def close(self) -> None:
-        """Writes what is left and gives the files their names.
-
-        A split without rows has no file: `datasets` refuses files and splits without rows.
-        """
-        if self._in_group:
-            self._flush()
-        self.abandon()
+        """Write what is left and give the files their names."""
+        self._pack()
+        self._writer.close()
         for number, name in enumerate(self._files):
             self._folder.renamed(name, f"data/{self._split}-{number:05d}-of-{len(self._files):05d}.parquet")
 
-    def abandon(self) -> None:
-        """Closes the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
     def _pack(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._writer.write(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
-    def _flush(self) -> None:
-        self._pack()
-        if self._writer is None:
-            name = f"data/{self._split}-{len(self._files):05d}.parquet"
-            self._files.append(name)
-            self._writer = pq.ParquetWriter(self._folder.file(name), self._schema, **PARQUET_SETTINGS)
-        self._writer.write_table(pa.concat_tables(self._tables))
-        self._tables, self._in_group = [], 0
-        if self._in_file >= self._rows_per_file:
-            self.abandon()
-            self._in_file = 0
+    @contextmanager
+    def _file(self, number: int) -> Iterator[Path]:
+        self._files.append(f"data/{self._split}-{number:05d}.parquet")
+        yield self._folder.file(self._files[-1])

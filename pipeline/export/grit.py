@@ -8,7 +8,7 @@ there, the expressions that lie in no other. GRIT's two CLIP similarities are nu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 from pydantic import Field
@@ -17,6 +17,8 @@ from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig
 from pipeline.export.files import ParquetParts
 from stages.contract.geometry import xywh_to_xyxy
 from stages.contract.records import stable_id
+
+_CHUNKS: Final = pa.list_(pa.list_(pa.float64()))
 
 _SCHEMA: Final = pa.schema(
     [
@@ -28,8 +30,8 @@ _SCHEMA: Final = pa.schema(
         ("caption", pa.string()),
         ("width", pa.int64()),
         ("height", pa.int64()),
-        ("noun_chunks", pa.list_(pa.list_(pa.float64()))),
-        ("ref_exps", pa.list_(pa.list_(pa.float64()))),
+        ("noun_chunks", _CHUNKS),
+        ("ref_exps", _CHUNKS),
         ("segmentations", pa.list_(pa.string())),
     ]
 )
@@ -39,8 +41,7 @@ _SCHEMA: Final = pa.schema(
 class GritConfig(FormatConfig):
     """Settings of `grit`."""
 
-    rows_per_file: Annotated[int, Field(ge=1)] = 100_000
-    """Rows of one Parquet file."""
+    rows_per_file: int = Field(100_000, ge=1, description="Rows of one Parquet file.")
 
 
 class Grit(Exporter):
@@ -61,22 +62,22 @@ class Grit(Exporter):
         )
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
+        """Write one sample."""
         row = sample.row
-        for index, regions in sample.captions_with_regions():
-            chunks = [_chunk(region, row) for region in regions]
-            spans = {(region["span"][0], region["span"][1]) for region in regions}
+        for index, caption, regions in sample.texts():
+            chunks = [_chunk(region, row) for region, _ in regions]
+            spans = {(start, end) for _, [(start, end)] in regions}
             self._parts[sample.split].add(
                 {
                     "key": row["sample_id"],
                     "id": stable_id(f"{row['sample_id']}\ncaption {index}"),
                     "url": row["file_name"],
-                    "caption": row["captions"][index],
+                    "caption": caption,
                     "width": row["width"],
                     "height": row["height"],
                     "noun_chunks": chunks,
                     "ref_exps": [chunk for chunk in chunks if not _lies_in_another(chunk[0], chunk[1], spans)],
-                    "segmentations": [region["segmentation"]["counts"] for region in regions],
+                    "segmentations": [region["segmentation"]["counts"] for region, _ in regions],
                 }
             )
 
@@ -84,8 +85,7 @@ class Grit(Exporter):
 def _chunk(region: Mapping[str, Any], row: Mapping[str, Any]) -> list[float]:
     x0, y0, x1, y1 = xywh_to_xyxy(region["bbox"])
     width, height = row["width"], row["height"]
-    start, end = region["span"]
-    return [start, end, x0 / width, y0 / height, x1 / width, y1 / height, shortest(region["score"])]
+    return [*region["span"], x0 / width, y0 / height, x1 / width, y1 / height, shortest(region["score"])]
 
 
 def _lies_in_another(start: float, end: float, spans: set[tuple[int, int]]) -> bool:

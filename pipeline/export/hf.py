@@ -2,7 +2,7 @@
 
 Columns as the object-detection scripts of transformers expect them, after cppe-5: `image`, `image_id`, `width`,
 `height`, `objects` {`id`, `area`, `bbox` [x, y, w, h] px, `category`} with `category` a `ClassLabel` from 0, or the
-name itself where there are more than `MOST_LABELS`; beside them `sample_id`, `file_name`, `captions`, and in `objects`
+name itself if there are more than `MOST_LABELS`; beside them `sample_id`, `file_name`, `captions`, and in `objects`
 everything else that the dataset knows. Parquet, unlike an imagefolder with metadata.jsonl, keeps types and class names,
 and `load_dataset` reads it without an index of a million files.
 """
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 from pydantic import Field
 
 from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming
 from pipeline.export.files import ParquetParts, number_name
+from stages.write import dtype_of
 
 _ROWS_PER_GROUP: Final = 100
-"""What the Hugging Face hub recommends for images: its viewer reads a group at a time."""
+"""The Hugging Face hub recommends this for images: its viewer reads a group at a time."""
 
 MOST_LABELS: Final = 10_000
 """Categories of a `ClassLabel`. All their names stand in the metadata of every file, twice: a million phrases would
@@ -44,27 +45,22 @@ _OBJECTS: Final = {
 """Fields of `objects`, each a list with an entry for every region. `segmentation`: COCO's compressed counts for
 [height, width]."""
 
-_FIELDS: Final = (
-    ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-    ("image_id", pa.int64()),
-    ("width", pa.int32()),
-    ("height", pa.int32()),
-    ("sample_id", pa.string()),
-    ("file_name", pa.string()),
-    ("captions", pa.list_(pa.string())),
-)
-
-_AS_STORED: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
+_FIELDS: Final = {
+    "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "image_id": pa.int64(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "sample_id": pa.string(),
+    "file_name": pa.string(),
+    "captions": pa.list_(pa.string()),
+}
 
 
 class HfConfig(FormatConfig):
     """Settings of `hf`."""
 
     classes: Naming = "phrase"
-    """What the categories are."""
-
-    rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Images of one Parquet file."""
+    rows_per_file: int = Field(1000, ge=1, le=1_000_000, description="Images of one Parquet file.")
 
 
 class Hf(Exporter):
@@ -90,34 +86,35 @@ class Hf(Exporter):
         )
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
+        """Write one sample."""
         row, image, regions = sample.row, sample.encoded, sample.regions
-        objects: dict[str, list[Any]] = {name: [region[name] for region in regions] for name in _AS_STORED}
-        objects["area"] = [region["area"] for region in regions]
+        stored = _OBJECTS.keys() - {"category", "segmentation"}
         category = self.job.categories.index_of if self._labels else self.job.categories.name_of
-        objects["category"] = [category(region) for region in regions]
-        objects["segmentation"] = [region["segmentation"]["counts"] for region in regions]
         self._parts[sample.split].add(
             {
                 "image": {"bytes": image.content, "path": number_name(row["id"], image.extension)},
                 "image_id": row["id"],
                 **{name: row[name] for name in ("width", "height", "sample_id", "file_name", "captions")},
-                "objects": objects,
+                "objects": {
+                    **{name: [region[name] for region in regions] for name in stored},
+                    "category": [category(region) for region in regions],
+                    "segmentation": [region["segmentation"]["counts"] for region in regions],
+                },
             }
         )
 
     def close(self) -> None:
-        """See `Exporter.close`."""
+        """Write what is left, and the dataset card."""
         super().close()
         with_rows = [split for split in self.job.splits if self.job.report.samples[split]]
         self.job.folder.file("README.md").write_text(_card(with_rows, labels=self._labels), encoding="utf-8")
 
 
 def _schema(labels: Sequence[str] | None) -> Any:
-    """The Arrow schema, with the features of `datasets` in its metadata. Without labels, categories are text."""
+    """Return the Arrow schema, with the features of `datasets` in its metadata. Without labels, categories are text."""
     kinds = _OBJECTS if labels is not None else {**_OBJECTS, "category": pa.string()}
     objects = pa.struct([(name, pa.list_(kind)) for name, kind in kinds.items()])
-    schema = pa.schema([*_FIELDS, ("objects", objects)])
+    schema = pa.schema([*_FIELDS.items(), ("objects", objects)])
 
     def feature(name: str, kind: Any) -> dict[str, Any]:
         if name == "image":
@@ -128,14 +125,14 @@ def _schema(labels: Sequence[str] | None) -> Any:
             return {"feature": feature(name, kind.value_type), "_type": "Sequence"}
         if name == "category" and labels is not None:
             return {"names": labels, "_type": "ClassLabel"}
-        return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
+        return {"dtype": dtype_of(kind), "_type": "Value"}
 
     features = {field.name: feature(field.name, field.type) for field in schema}
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}}, ensure_ascii=False)})
 
 
 def _card(splits: Sequence[str], *, labels: bool) -> str:
-    """A dataset card that says where the splits are. Their names need no quotes, see `Splits`."""
+    """Return a dataset card that says where the splits are. Their names need no quotes, see `parse_splits`."""
     category = (
         "a number, whose name is a `ClassLabel`'s" if labels else f"its name, since there are more than {MOST_LABELS:,}"
     )

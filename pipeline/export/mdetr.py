@@ -9,20 +9,12 @@ of a region from the words of its spans.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
-from pipeline.export.base import (
-    ChosenSample,
-    Exporter,
-    ExportJob,
-    FormatConfig,
-    Tolerance,
-    phrase_entry,
-    polygons_of,
-)
-from pipeline.export.coco import CocoFile
-from pipeline.export.images import ImageFolders
+from pydantic import Field
+
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Tolerance, WithImages, polygons_of
+from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.records import stable_id
 
 _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
@@ -31,11 +23,10 @@ _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
 class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
-    tolerance_px: Tolerance = 1.0
-    """Tolerance of the polygons, which most readers of the format ignore; the exact mask is in `rle`."""
-
-    images: bool = False
-    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
+    tolerance_px: Tolerance = Field(
+        1.0, description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`."
+    )
+    images: WithImages = False
 
 
 class Mdetr(Exporter):
@@ -46,19 +37,19 @@ class Mdetr(Exporter):
     masks = "polygons within a pixel, which MDETR's masks want, holes filled; exact as RLE in a field `rle`"
     needs_words = True
     config_type = MdetrConfig
+    image_folder = "images/{split}"
 
     def __init__(self, config: MdetrConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job, "images/{split}", written=config.images)
         self._files = self.for_splits(lambda split: CocoFile(job.folder.file(f"{split}.json"), _CATEGORIES))
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
-        row, file = sample.row, self._files[sample.split]
-        file_name = self._images.place(sample)
+        """Write one sample: an entry for each of its texts."""
+        row, file, file_name = sample.row, self._files[sample.split], self.image_name(sample)
         # A caption without regions beside one with regions would be a picture without objects.
         for index, caption, regions in sample.texts():
             image_id = stable_id(f"{row['sample_id']}\ncaption {index}")
+            different = sorted({tuple(map(tuple, spans)) for _, spans in regions})  # phrases or things, in their order
             file.image(
                 {
                     "id": image_id,
@@ -68,29 +59,14 @@ class Mdetr(Exporter):
                     "caption": caption,
                     "dataset_name": "phrasebox",
                     "tokens_negative": [[0, len(caption)]],
-                    "tokens_positive_eval": _different(spans for _, spans in regions),
+                    "tokens_positive_eval": different,
                     "sentence_id": index,
                     "original_img_id": row["id"],
                 }
             )
             for region, spans in regions:
-                file.annotation(self._annotation(region, spans, image_id))
-
-    def _annotation(self, region: dict[str, Any], spans: list[list[int]], image_id: int) -> dict[str, Any]:
-        return {
-            "id": region["id"],
-            "image_id": image_id,
-            "category_id": 1,
-            "bbox": region["bbox"],
-            "area": region["area"],
-            "segmentation": polygons_of(region, self.job.report, self.config.tolerance_px),
-            "iscrowd": 0,
-            "tokens_positive": spans,
-            "rle": region["segmentation"],
-            **phrase_entry(region),
-        }
-
-
-def _different(phrases: Iterable[list[list[int]]]) -> list[list[list[int]]]:
-    """The different phrases, or things, each as its spans, in the order of the caption."""
-    return [list(map(list, each)) for each in sorted({tuple(map(tuple, spans)) for spans in phrases})]
+                polygons = polygons_of(region, self.job.report, self.config.tolerance_px)
+                rle = region["segmentation"]
+                file.annotation(
+                    coco_annotation(region, image_id, 1, segmentation=polygons, tokens_positive=spans, rle=rle)
+                )

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import Field
+
 from pipeline.export.base import (
     ChosenSample,
     Exporter,
@@ -20,24 +22,21 @@ from pipeline.export.base import (
     FormatConfig,
     JsonLines,
     Naming,
+    WithImages,
     dumped,
     shortest,
 )
-from pipeline.export.images import ImageFolders
 from stages.contract.geometry import xywh_to_xyxy
 
 
 class OdvgConfig(FormatConfig):
     """Settings of `odvg`."""
 
-    form: Literal["grounding", "detection"] = "grounding"
-    """`grounding` carries the captions; `detection` the categories."""
-
+    form: Literal["grounding", "detection"] = Field(
+        "grounding", description="`grounding` carries the captions; `detection` the categories."
+    )
     classes: Naming = "phrase"
-    """What the labels of `detection` and the label map are."""
-
-    images: bool = False
-    """Also write the images. Without them `filename` is the dataset's, relative to its image root."""
+    images: WithImages = False
 
 
 class Odvg(Exporter):
@@ -49,46 +48,35 @@ class Odvg(Exporter):
     needs_words = True
     keeps_empty = False  # Open-GroundingDino raises on an empty list
     config_type = OdvgConfig
+    image_folder = "images/{split}"
 
     def __init__(self, config: OdvgConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job, "images/{split}", written=config.images)
         self._files = self.for_splits(lambda split: JsonLines(job.folder.file(f"{split}.jsonl")))
         with job.folder.file("label_map.json").open("w", encoding="utf-8", newline="\n") as file:
-            file.write("{")
-            for index, name in enumerate(job.categories.names):
-                file.write(("," if index else "") + f'\n"{index}":{dumped(name)}')
-            file.write("}\n")
+            labels = enumerate(job.categories.names)
+            file.write("{" + ",".join(f'\n"{index}":{dumped(name)}' for index, name in labels) + "}\n")
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
-        row = sample.row
-        start = {"filename": self._images.place(sample), "height": row["height"], "width": row["width"]}
-        file = self._files[sample.split]
+        """Write one sample."""
+        row, categories, file = sample.row, self.job.categories, self._files[sample.split]
+        start = {"filename": self.image_name(sample), "height": row["height"], "width": row["width"]}
         if self.config.form == "detection":
-            instances = [self._instance(region) for region in sample.regions]
+            instances = [
+                _region(region, label=categories.index_of(region), category=categories.name_of(region))
+                for region in sample.regions
+            ]
             file.add({**start, "detection": {"instances": instances}})
             return
         for _, caption, regions in sample.texts():
-            grounding = {"caption": caption, "regions": [_region(region, spans) for region, spans in regions]}
-            file.add({**start, "grounding": grounding})
-
-    def _instance(self, region: Mapping[str, Any]) -> dict[str, Any]:
-        categories = self.job.categories
-        return {
-            "bbox": list(xywh_to_xyxy(region["bbox"])),
-            "label": categories.index_of(region),
-            "category": categories.name_of(region),
-            "segmentation": region["segmentation"],
-            "score": shortest(region["score"]),
-        }
+            found = [_region(region, phrase=region["phrase"], tokens_positive=spans) for region, spans in regions]
+            file.add({**start, "grounding": {"caption": caption, "regions": found}})
 
 
-def _region(region: Mapping[str, Any], spans: list[list[int]]) -> dict[str, Any]:
+def _region(region: Mapping[str, Any], **named: Any) -> dict[str, Any]:
     return {
         "bbox": list(xywh_to_xyxy(region["bbox"])),
-        "phrase": region["phrase"],
-        "tokens_positive": spans,
+        **named,
         "segmentation": region["segmentation"],
         "score": shortest(region["score"]),
     }

@@ -13,17 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
+from pydantic import Field
+
 from pipeline.dataset.folder import read_marks
-from pipeline.export.base import (
-    ChosenSample,
-    Exporter,
-    ExportJob,
-    FormatConfig,
-    phrase_entry,
-    shortest,
-)
-from pipeline.export.coco import CocoFile
-from pipeline.export.images import ImageFolders
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, WithImages, shortest
+from pipeline.export.coco import CocoFile, coco_annotation
 from stages.contract.records import stable_id
 
 NEGATIVES: Final = "pairs of an image and a phrase that is not in it"
@@ -38,16 +32,14 @@ _CATEGORIES: Final = ({"id": 1, "name": "object", "supercategory": "object"},)
 class SacoConfig(FormatConfig):
     """Settings of `saco`."""
 
-    exhaustive: Literal["reviewed", "all"] = "reviewed"
-    """Which pairs say that every instance and every pixel of the phrase is annotated: those of the samples that
-    somebody marked good, or all, which nobody has certified. The evaluator leaves out the others. A region of a plural
-    phrase may hold several instances."""
-
-    negatives: bool = True
-    """Also write the phrases that were judged not to be in their image."""
-
-    images: bool = False
-    """Also write the images. Without them `file_name` is the dataset's, relative to its image root."""
+    exhaustive: Literal["reviewed", "all"] = Field(
+        "reviewed",
+        description="Pairs that say that every instance and every pixel of the phrase is annotated: those of the "
+        "samples that somebody marked good, or all, which nobody has certified. The evaluator leaves out the others. A "
+        "region of a plural phrase may hold several instances.",
+    )
+    negatives: bool = Field(True, description="Also write the phrases that were judged not to be in their image.")
+    images: WithImages = False
 
 
 class Saco(Exporter):
@@ -59,35 +51,40 @@ class Saco(Exporter):
     keeps_empty = False  # an image without a phrase makes no pair
     takes_groups = False  # its entries are phrases
     config_type = SacoConfig
+    image_folder = "images/{split}"
 
     def __init__(self, config: SacoConfig, job: ExportJob) -> None:
         super().__init__(config, job)
         self._marks = read_marks(job.dataset.path)
-        self._images = ImageFolders(job, "images/{split}", written=config.images)
         self._files = self.for_splits(lambda split: CocoFile(job.folder.file(f"{split}.json"), _CATEGORIES))
 
     @classmethod
     def holds(cls, config: Any, row: Mapping[str, Any]) -> bool:
-        """See `Exporter.holds`."""
+        """Return whether the row has absent phrases, if they are wanted."""
         return bool(config.negatives and row["absent"])
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
-        file, file_name = self._files[sample.split], self._images.place(sample)
+        """Write one sample: an entry for each of its phrases."""
+        file, file_name, row = self._files[sample.split], self.image_name(sample), sample.row
         present: dict[str, list[dict[str, Any]]] = {}
         for region in sample.regions:
             present.setdefault(region["phrase"], []).append(region)
         for regions in present.values():
-            pair = self._pair(sample.row, file_name, regions[0])
+            pair = self._pair(row, file_name, regions[0])
             file.image(pair)
             for region in self._different(regions):
-                file.annotation(_annotation(sample.row, region, pair["id"]))
-        for absent in self._negatives(sample.row, present):
-            file.image(self._pair(sample.row, file_name, absent))
+                width, height = row["width"], row["height"]
+                x, y, w, h = region["bbox"]
+                box = [x / width, y / height, w / width, h / height]
+                area = region["area"] / (width * height)
+                file.annotation(coco_annotation(region, pair["id"], 1, bbox=box, area=area, source="phrasebox"))
+        absent = row["absent"] if self.config.negatives else ()
+        for entry in {entry["phrase"]: entry for entry in absent if entry["phrase"] not in present}.values():
+            file.image(self._pair(row, file_name, entry))
             self.job.report.notes[NEGATIVES] += 1
 
     def _different(self, regions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The regions of a phrase, each mask once."""
+        """Yield the regions of a phrase, each mask once."""
         seen = set()
         for region in regions:
             counts = region["segmentation"]["counts"]
@@ -96,13 +93,8 @@ class Saco(Exporter):
             self.job.report.notes[SAID_TWICE] += counts in seen
             seen.add(counts)
 
-    def _negatives(self, row: Mapping[str, Any], present: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        """The absent phrases, each once."""
-        entries = row["absent"] if self.config.negatives else ()
-        yield from {entry["phrase"]: entry for entry in entries if entry["phrase"] not in present}.values()
-
     def _pair(self, row: Mapping[str, Any], file_name: str, phrase: Mapping[str, Any]) -> dict[str, Any]:
-        """An entry of `images`. `phrase` is an annotation or an entry of `absent`."""
+        """Return an entry of `images`. `phrase` is an annotation or an entry of `absent`."""
         text, presence = phrase["phrase"], phrase["presence"]
         is_exhaustive = self.config.exhaustive == "all" or self._marks.get(row["sample_id"]) == "good"
         self.job.report.notes[UNREVIEWED] += not is_exhaustive
@@ -120,19 +112,3 @@ class Saco(Exporter):
             "head": phrase["head"],
             "presence": None if presence is None else shortest(presence),
         }
-
-
-def _annotation(row: Mapping[str, Any], region: Mapping[str, Any], pair_id: int) -> dict[str, Any]:
-    width, height = row["width"], row["height"]
-    x, y, w, h = region["bbox"]
-    return {
-        "id": region["id"],
-        "image_id": pair_id,
-        "category_id": 1,
-        "bbox": [x / width, y / height, w / width, h / height],
-        "area": region["area"] / (width * height),
-        "segmentation": region["segmentation"],
-        "iscrowd": 0,
-        "source": "phrasebox",
-        **phrase_entry(region),
-    }

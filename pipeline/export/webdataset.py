@@ -7,19 +7,19 @@ text is the first caption; the JSON holds all, and the regions as in COCO. Membe
 from __future__ import annotations
 
 import tarfile
-from typing import IO, Annotated, Any
+from typing import IO, Any
 
 from pydantic import Field
 
-from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped, phrase_entry
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, dumped
+from pipeline.export.coco import phrase_entry
 from pipeline.export.files import ExportFolder, number_name
 
 
 class WebdatasetConfig(FormatConfig):
     """Settings of `webdataset`."""
 
-    rows_per_file: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    """Samples in one tar."""
+    rows_per_file: int = Field(1000, ge=1, le=1_000_000, description="Samples in one tar.")
 
 
 class Webdataset(Exporter):
@@ -36,18 +36,12 @@ class Webdataset(Exporter):
         self._tars = self.for_splits(lambda split: _Tars(job.folder, split, config.rows_per_file))
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
+        """Write one sample."""
         row, image = sample.row, sample.encoded
         described: dict[str, Any] = {
             **{name: row[name] for name in ("id", "sample_id", "file_name", "width", "height", "captions")},
             "annotations": [
-                {
-                    "id": region["id"],
-                    "bbox": region["bbox"],
-                    "area": region["area"],
-                    "segmentation": region["segmentation"],
-                    **phrase_entry(region),
-                }
+                {**{key: region[key] for key in ("id", "bbox", "area", "segmentation")}, **phrase_entry(region)}
                 for region in sample.regions
             ],
         }
@@ -63,11 +57,8 @@ class _Tars:
     """
 
     def __init__(self, folder: ExportFolder, split: str, samples_per_file: int) -> None:
-        self._folder = folder
-        self._split = split
-        self._most = samples_per_file
-        self._number = 0
-        self._samples = 0
+        self._folder, self._split, self._most = folder, split, samples_per_file
+        self._number = self._samples = 0
         self._file: IO[bytes] | None = None
 
     def add(self, number: int, members: tuple[tuple[str, bytes], ...]) -> None:
@@ -79,14 +70,13 @@ class _Tars:
             file.write(content)
             file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
         self._samples += 1
-        if self._samples == self._most:
+        if self._samples % self._most == 0:
             self._end()
 
     def close(self) -> None:
         if self._number == 0:
             self._next()
-        if self._file is not None:
-            self._end()
+        self._end()
 
     def abandon(self) -> None:
         if self._file is not None:
@@ -96,7 +86,6 @@ class _Tars:
     def _next(self) -> IO[bytes]:
         self._file = self._folder.file(f"{self._split}-{self._number:06d}.tar").open("wb")
         self._number += 1
-        self._samples = 0
         return self._file
 
     def _end(self) -> None:

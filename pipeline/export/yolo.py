@@ -15,17 +15,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pipeline.export.base import (
-    ChosenSample,
-    Exporter,
-    ExportJob,
-    FormatConfig,
-    Naming,
-    Tolerance,
-    polygons_of,
-)
-from pipeline.export.images import ImageFolders
+from pipeline.export.base import ChosenSample, Exporter, ExportJob, FormatConfig, Naming, Tolerance, polygons_of
 
 PARTS: Final = "masks of several parts: joined by lines of no width, since a label is one outline"
 
@@ -36,14 +28,13 @@ _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 class YoloConfig(FormatConfig):
     """Settings of `yolo`."""
 
-    labels: Literal["polygons", "boxes"] = "polygons"
-    """Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."""
-
-    tolerance_px: Tolerance = 1.0
-    """Tolerance of the outlines; YOLO learns masks in cells of 4 px."""
-
-    classes: Naming = "head"
-    """Head nouns by default: a closed vocabulary of all phrases is too long for a detection head."""
+    labels: Literal["polygons", "boxes"] = Field(
+        "polygons", description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."
+    )
+    tolerance_px: Tolerance = Field(1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
+    classes: Naming = Field(
+        "head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
+    )
 
 
 class Yolo(Exporter):
@@ -54,28 +45,28 @@ class Yolo(Exporter):
     masks = "one outline: holes are filled, parts joined; labels=boxes drops the masks"
     needs_images = True  # Ultralytics finds the labels by the paths of the images
     config_type = YoloConfig
+    image_folder = "images/{split}"
+    flat_images = True
 
     def __init__(self, config: YoloConfig, job: ExportJob) -> None:
         super().__init__(config, job)
-        self._images = ImageFolders(job, "images/{split}", written=True, flat=True)
         for split in job.splits:
             job.folder.make(f"labels/{split}")
         with job.folder.file("data.yaml").open("w", encoding="utf-8", newline="\n") as file:
             for split in job.splits:
                 file.write(f"{split}: images/{split}\n")
-            for needed in ("train", "val"):  # Ultralytics refuses a file without them
-                if needed not in job.splits:
-                    file.write(f"{needed}: images/{job.splits[-1]}\n")
-                    job.report.notes[
-                        f"missing split that Ultralytics needs: {needed} uses the {job.splits[-1]} images"
-                    ] += 1
+            last = job.splits[-1]
+            for needed in [split for split in ("train", "val") if split not in job.splits]:
+                # Ultralytics rejects a file without them.
+                file.write(f"{needed}: images/{last}\n")
+                job.report.notes[f"missing split that Ultralytics needs: {needed} uses the {last} images"] += 1
             file.write("names:" + ("\n" if job.categories.names else " {}\n"))
             for index, name in enumerate(job.categories.names):
                 file.write(f"  {index}: {quoted(name)}\n")
 
     def add(self, sample: ChosenSample) -> None:
-        """See `Exporter.add`."""
-        stem, _, _ = self._images.place(sample).rpartition(".")
+        """Write one sample."""
+        stem, _, _ = self.image_name(sample).rpartition(".")
         as_line = self._outline if self.config.labels == "polygons" else _box
         lines = [f"{self.job.categories.index_of(region)} {as_line(region, sample.row)}\n" for region in sample.regions]
         if self.config.labels == "boxes":
@@ -91,7 +82,7 @@ class Yolo(Exporter):
 
 
 def joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """One closed outline (n, 2) of several: each further part is walked around from the nearest corner, and back."""
+    """Join outlines to a closed one (n, 2): each further part is walked around from the nearest corner, and back."""
     outline, *others = parts
     for part in others:
         distances = np.square(outline[:, None] - part[None]).sum(axis=2)
@@ -113,5 +104,5 @@ def _numbers(values: NDArray[np.float64]) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name as a YAML string, which JSON's strings are except for a few characters."""
+    """Return a name as a YAML string, which JSON's strings are except for a few characters."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(name, ensure_ascii=False))

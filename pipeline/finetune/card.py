@@ -8,12 +8,12 @@ from typing import Any
 
 from pipeline.finetune.config import FinetuneConfig
 from pipeline.finetune.material import TuningData
-from stages.shared.model.describe import Description
+from stages.shared.model.recognise import Described
 
 
 def card_of(
     config: FinetuneConfig,
-    description: Description,
+    described: Described,
     material: TuningData,
     lines: Sequence[Mapping[str, Any]],
     steps: int,
@@ -22,7 +22,7 @@ def card_of(
 
     Args:
         config: all settings.
-        description: of the model that training began with.
+        described: of the model that training began with.
         material: what it learned from.
         lines: of the log.
         steps: of the whole training.
@@ -38,7 +38,7 @@ def card_of(
         else f", mixed with {1 - config.interpolate:.0%} of the weights that it began with"
     )
     settings = json.dumps(config.decides(), indent=1)
-    return f"""# {description.name}, fine-tuned by recipe {config.recipe.kind}
+    return f"""# {described.name}, fine-tuned by recipe {config.recipe.kind}
 
 Fine-tuned by phrasebox for {steps:,} steps of {config.batch_size} images on {material.images:,} images of the dataset
 `{config.data.path}`{mixed}. open_clip loads it, and so does phrasebox: `--model FOLDER`. Its licence follows from those

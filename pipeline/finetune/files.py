@@ -15,14 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import open_clip
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, OutputError, ResumeError, one_line
-from stages.shared.model.checkpoints.checkpoint import OPEN_CLIP_CONFIG, TUNED_MODEL
-from stages.shared.model.deferred import open_clip
-from stages.shared.model.describe import Description
+from stages.shared.model.recognise import OPEN_CLIP_CONFIG, TUNED_MODEL, Described
 
 LATEST: Final = "latest.pt"
 PREVIOUS: Final = "previous.pt"
@@ -124,11 +123,11 @@ class TuningFolder:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TUNED_MODEL, ignore_errors=True)
 
-    def write_model(self, description: Description, module: Any, state: Mapping[str, Tensor], card: str) -> Path:
+    def write_model(self, described: Described, module: Any, state: Mapping[str, Tensor], card: str) -> Path:
         """Write the tuned model: configuration, weights, vocabulary and card.
 
         Args:
-            description: of the model that training began with.
+            described: of the model that training began with.
             module: open_clip's model.
             state: the weights, by open_clip's names.
             card: README.md.
@@ -143,14 +142,14 @@ class TuningFolder:
         shutil.rmtree(beside, ignore_errors=True)
         try:
             beside.mkdir()
-            architecture = json.loads(json.dumps(description.architecture))
+            architecture = json.loads(json.dumps(described.architecture))
             options = architecture["text_cfg"].get("tokenizer_kwargs") or {}
-            if description.folder is not None and "bpe_path" in options:
-                shutil.copyfile(description.folder / options["bpe_path"], beside / _VOCABULARY)
+            if described.folder is not None and "bpe_path" in options:
+                shutil.copyfile(described.folder / options["bpe_path"], beside / _VOCABULARY)
                 architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": _VOCABULARY}
             if any(isinstance(part, open_clip.transformer.QuickGELU) for part in module.modules()):
                 architecture["quick_gelu"] = True  # of OpenAI's files nothing else says it
-            spec = description.input
+            spec = described.input
             preprocess = {
                 "size": spec.size_px,
                 "mode": "RGB",
@@ -177,10 +176,10 @@ class TuningFolder:
         return folder
 
 
-def refuse_unwritable(description: Description) -> None:
+def refuse_unwritable(described: Described) -> None:
     """Raise ConfigError for a model that cannot be written in open_clip's layout."""
-    if description.tokenizer is not None or "siglip_trunk" in description.architecture:
+    if described.tokenizer is not None or described.siglip is not None:
         raise ConfigError(
-            f"{description.name} is a SigLIP in transformers' layout, which cannot be written as one of open_clip's: "
+            f"{described.name} is a SigLIP in transformers' layout, which cannot be written as one of open_clip's: "
             "take it from open_clip, by name and tag"
         )

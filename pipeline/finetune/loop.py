@@ -23,10 +23,10 @@ from pipeline.finetune.recipes.base import Recipe
 from pipeline.finetune.student import Student
 from stages.contract.errors import ConfigError, InputError, ResumeError
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.describe import Description, describe, tokenizer_of
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
-from stages.shared.model.load import fetch_files, from_open_clip, module_of
-from stages.shared.model.towers.plan import plan_of
+from stages.shared.model.load import fetch_files, from_open_clip, module_of, usable_model
+from stages.shared.model.recognise import Described
+from stages.shared.model.tokenizer import tokenizer_of
 
 OnStep = Callable[[int, int], None]
 """Called on the leading rank after each step, with the number of steps that are done and of all."""
@@ -80,32 +80,31 @@ def finetune(config: FinetuneConfig, on_step: OnStep | None = None, say: Callabl
                 raise ConfigError(
                     f"batch_size: {config.batch_size} images a step are fewer than the {ranks.size} ranks"
                 )
-            description = describe(config.model)
-            material, tokenizer = _checked(config, description, device)
-            if config.model.pretrained is not None and ranks.leads:
-                fetch_files(description, say or (lambda _: None))
+            model = usable_model(config.model)
+            material, tokenizer = _checked(config, model, device)
+            if model.pretrained is not None and ranks.leads:
+                fetch_files(model.name, model.pretrained, say or (lambda _: None))
             saved = TuningFolder(config.out).read_checkpoint() if ranks.leads else None
         saved = ranks.broadcast(saved)
         with ranks.together():
-            training = Training(config, description, tokenizer, device, ranks, material, saved)
+            training = Training(config, model, tokenizer, device, ranks, material, saved)
         if say is not None and ranks.leads:
             say(training.described())
         return training.run(on_step)
 
 
-def _checked(config: FinetuneConfig, description: Description, device: torch.device) -> tuple[TuningData, Any]:
+def _checked(config: FinetuneConfig, model: Described, device: torch.device) -> tuple[TuningData, Any]:
     """The dataset and the tokenizer of a training that can begin. Raises as `finetune`."""
-    plan_of(description.architecture)
-    refuse_unwritable(description)
+    refuse_unwritable(model)
     if config.model.precision == "fp16":
         raise ConfigError("model.precision: gradients are too small for fp16; take bf16, or fp32")
     warn_of_slow_precision(config.model.precision, device)
     if config.model.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.model.threads)
     recipe = RECIPES[config.recipe.kind]
-    side_px = description.input.size_px * recipe.enlarged
+    side_px = model.input.size_px * recipe.enlarged
     material = TuningData(config.data, side_px=side_px, seed=config.seed, batch_size=config.batch_size)
-    tokenizer = tokenizer_of(description)
+    tokenizer = tokenizer_of(model)
     if recipe.needs_regions:
         phrases = material.phrases()
         if not phrases:
@@ -131,7 +130,7 @@ class Training:
     """
 
     config: FinetuneConfig
-    description: Description
+    model: Described
     tokenizer: Any
     device: torch.device
     ranks: RankGroup
@@ -155,7 +154,7 @@ class Training:
                 f"{config.out} holds a training with other settings ({', '.join(self._differing(saved['decides']))}): "
                 "give another --out, or begin anew with --fresh"
             )
-        module = module_of(self.description).float().to(self.device)
+        module = module_of(self.model).float().to(self.device)
         self._start_state = {name: value.detach().clone() for name, value in module.state_dict().items()}
         self._most_scale = max(math.log(100), module.logit_scale.item())  # CLIP's bound; some begin above it
         start = self._frozen(module) if RECIPES[config.recipe.kind].needs_start else None
@@ -164,8 +163,8 @@ class Training:
             learns = config.recipe.learns == "all" or of_images
             parameter.requires_grad_(learns and not name.startswith(config.frozen))
         if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise ConfigError(f"frozen: nothing is left to learn of {self.description.name}")
-        self.student = Student.of(module, self.tokenizer, self.description.input)
+            raise ConfigError(f"frozen: nothing is left to learn of {self.model.name}")
+        self.student = Student.of(module, self.tokenizer, self.model.input)
         self.recipe = RECIPES[config.recipe.kind](config.recipe, self.student, start)
         for _, parameter in self.recipe.own_parameters():
             parameter.data = parameter.data.to(self.device)
@@ -186,7 +185,7 @@ class Training:
         begins = f"goes on from step {self.step:,}" if self.step else "begins"
         together = f" on {self.ranks.size} ranks" if self.ranks.size > 1 else ""
         return (
-            f"{self.description.name} {begins} with recipe {config.recipe.kind}: {material.images:,} images, "
+            f"{self.model.name} {begins} with recipe {config.recipe.kind}: {material.images:,} images, "
             f"{self.steps:,} steps of {config.batch_size}{together}, {learning / 1e6:.1f} million weights learn, "
             f"products in {config.model.precision} on {self.device}"
         )
@@ -263,7 +262,7 @@ class Training:
     def _frozen(self, module: Any) -> ClipModel:
         """The model as it is now, whose weights stay."""
         copied = copy.deepcopy(module).eval().requires_grad_(False)
-        spec, name = self.description.input, self.description.name
+        spec, name = self.model.input, self.model.name
         return from_open_clip(copied, self.tokenizer, spec, name=name)
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -324,5 +323,5 @@ class Training:
             else torch.lerp(start[name].float(), value, share)
             for name, value in self.student.module.state_dict().items()
         }
-        card = card_of(self.config, self.description, self.material, self.folder.lines(), self.steps)
-        return self.folder.write_model(self.description, self.student.module, state, card)
+        card = card_of(self.config, self.model, self.material, self.folder.lines(), self.steps)
+        return self.folder.write_model(self.model, self.student.module, state, card)

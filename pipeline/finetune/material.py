@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import open_clip
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.finetune.config import DataConfig
 from pipeline.load import Contents, RegionDataset, collate_regions
 from stages.contract.errors import ConfigError, InputError
-from stages.shared.model.deferred import open_clip
 
 _SHOWN = 60
 """Characters of a phrase in a message."""

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
-from stages.shared.model.regional import by_boxes
-from stages.shared.model.towers.dense import DenseFeatures, dense
-from stages.shared.model.towers.take_apart import take_apart
-from stages.shared.model.towers.take_apart_text import take_text_apart
+from stages.shared.model.towers.dense import DenseFeatures, by_boxes, dense
+from stages.shared.model.towers.take_apart import take_apart, take_text_apart
 from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Tower
 

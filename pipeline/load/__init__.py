@@ -39,8 +39,7 @@ This fine-tunes CLIP on the regions, each as the mean of its patches, against th
 `open_clip.get_tokenizer("ViT-B-16")`.
 """
 
-from pipeline.load.collate import collate_regions
 from pipeline.load.datasets import RegionDataset, RegionStream
-from pipeline.load.sample import Contents
+from pipeline.load.sample import Contents, collate_regions
 
 __all__ = ["Contents", "RegionDataset", "RegionStream", "collate_regions"]

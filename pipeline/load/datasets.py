@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -21,101 +22,103 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.dataset.folder import Dataset
-from pipeline.load.row_groups import RowBlock, RowGroup, counted, opened, row_groups_of
-from pipeline.load.sample import BadImages, Contents, OnBadImage, SampleMaker
+from pipeline.dataset.folder import Dataset, open_dataset
+from pipeline.load.row_groups import LoadOptions, RowBlock, RowGroup, counted, row_groups_of
+from pipeline.load.sample import BadImages, Contents, SampleMaker
 from stages.contract.errors import ConfigError, InputError, RowFault
 from stages.shared.storage import AnyPath
-
-Even = Literal["no", "drop", "repeat"]
 
 Entry = tuple[RowBlock, int] | None
 """A row of the sequence: its block and its number there, or None if it is no sample."""
 
 
-class RegionStream(IterableDataset[Any]):
-    """Streams the samples of a dataset: see `pipeline.load.sample` for what a sample is.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions(LoadOptions):
+    """The order of a stream, and the part of it that a rank gets.
 
-    Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a function of `seed`,
-    the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch, as with torch's
-    DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
-
-    Ranks get equally many rows, give or take one. Which rows are samples is only known when they are read, so ranks may
-    get different numbers of samples, at which DistributedDataParallel hangs. `even` prevents it.
-
-    Args:
-        dataset: The folder, or an opened dataset.
-        contents: What a sample holds.
-        min_score: Only regions with at least this score. Row groups without any are not read.
-        where: SQL condition on regions, see `pipeline.dataset.selection`.
-        keep_empty: Also images without a chosen region.
-        keep_failed: Also rows with an error; only without images.
+    Attributes:
         shuffle: False for the order of the shards.
         shuffle_rows: Size of the shuffle buffer in rows; each worker holds that many rows with their encoded images.
             Rows of a row group stay neighbours, so use several row groups for a sorted dataset.
         seed: Seed of the order, >= 0.
         even: "drop" or "repeat" give each rank the same number of samples: in an epoch, up to `world_size - 1` samples
             are left out, other ones in each epoch, or come twice. The rows are counted first, which reads their errors
-            and scores.
+            and scores. A bad image that is skipped is replaced by a neighbour.
         count: Count the rows, for `len`; "drop" and "repeat" count them too.
         rank, world_size: By default those of torch.distributed if it is initialised, else RANK and WORLD_SIZE, else 0
             of 1. They are found out when the stream is made, not later in the workers.
-        on_bad_image: "raise" InputError, or "skip" the image with a warning and count it in `bad_images.count`. With
-            `even` a neighbour comes twice in its place.
+    """
+
+    shuffle: bool = True
+    shuffle_rows: int = 1000
+    seed: int = 0
+    even: Literal["no", "drop", "repeat"] = "no"
+    count: bool = False
+    rank: int | None = None
+    world_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shuffle_rows < 1 or self.seed < 0:
+            raise ConfigError(f"expected shuffle_rows >= 1 and seed >= 0, got {self.shuffle_rows} and {self.seed}")
+        if self.even not in ("no", "drop", "repeat"):
+            raise ConfigError(f"even: expected 'no', 'drop' or 'repeat', got {self.even!r}")
+
+
+class _Loader:
+    """The beginning of both loaders: the dataset, the maker of samples, and the row groups that may hold some."""
+
+    def __init__(
+        self, dataset: Dataset | AnyPath | str, contents: Contents | None, options: LoadOptions, *, count: bool
+    ) -> None:
+        self.bad_images = BadImages(options.on_bad_image)
+        self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+        self._maker = SampleMaker(self.dataset, contents or Contents(), options)
+        self._groups, self.skipped_row_groups = row_groups_of(self.dataset, options)
+        if count:
+            self._groups = counted(self._groups, options, self._maker.selector)
+        self.read_row_groups = 0
+
+
+class RegionStream(_Loader, IterableDataset[Any]):
+    """Streams the samples of a dataset: see `pipeline.load.sample` for what a sample is.
+
+    Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a function of `seed`,
+    the epoch and the numbers of ranks and workers. Call `set_epoch` before each epoch, as with torch's
+    DistributedSampler, or every epoch has the same order; it reaches persistent workers too.
+
+    Ranks get equally many rows, give or take one, but may get different numbers of samples, at which
+    DistributedDataParallel hangs. `even` prevents it.
+
+    Args:
+        dataset: The folder, or an opened dataset.
+        contents: What a sample holds.
+        options: The fields of `LoadOptions` and `StreamOptions`.
 
     Attributes:
+        bad_images: Its `count` is the number of images that were skipped.
         skipped_row_groups: Row groups that cannot hold a sample, by their statistics.
         read_row_groups: Row groups that this process has read.
 
     Raises:
         InputError: There is no dataset, or it is damaged.
-        ConfigError: An argument is invalid.
+        ConfigError: An option is invalid.
+        TypeError: There is no such option.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset | AnyPath | str,
-        contents: Contents | None = None,
-        *,
-        min_score: float = 0.0,
-        where: str = "",
-        keep_empty: bool = False,
-        keep_failed: bool = False,
-        shuffle: bool = True,
-        shuffle_rows: int = 1000,
-        seed: int = 0,
-        even: Even = "no",
-        count: bool = False,
-        rank: int | None = None,
-        world_size: int | None = None,
-        on_bad_image: OnBadImage = "raise",
-    ) -> None:
-        if shuffle_rows < 1 or seed < 0:
-            raise ConfigError(f"expected shuffle_rows >= 1 and seed >= 0, got {shuffle_rows} and {seed}")
-        if even not in ("no", "drop", "repeat"):
-            raise ConfigError(f"even: expected 'no', 'drop' or 'repeat', got {even!r}")
-        self.dataset, choice = opened(dataset, min_score, where, keep_empty=keep_empty, keep_failed=keep_failed)
-        self._maker = SampleMaker(self.dataset, contents or Contents(), choice)
-        self._shuffle, self._shuffle_rows, self._seed, self._even = shuffle, shuffle_rows, seed, even
-        self._given = rank is not None
-        self.rank, self.world_size = place_of_rank(rank, world_size)
-        self.bad_images = BadImages(on_bad_image)
-        self._groups, self.skipped_row_groups = row_groups_of(self.dataset, choice)
-        self._counted = count or even != "no"
-        if self._counted:
-            self._groups = counted(self._groups, choice, self._maker.selector)
-        self.read_row_groups = 0
-        # In shared memory, so that it reaches workers that live on; -1 until `set_epoch` is called.
-        self._epoch = torch.full((), -1, dtype=torch.int64).share_memory_()
-        self._begun, self._position, self._resumes = 0, 0, False
+    def __init__(self, dataset: Dataset | AnyPath | str, contents: Contents | None = None, **options: Any) -> None:
+        self._options = StreamOptions(**options)
+        self._is_even = self._options.even != "no"
+        self._counted = self._options.count or self._is_even
+        self.rank, self.world_size = place_of_rank(self._options.rank, self._options.world_size)
+        super().__init__(dataset, contents, self._options, count=self._counted)
+        # In shared memory, so that it reaches workers that live on.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """The number, >= 0, of the epoch that the next iteration gives. A loaded state counts for its own epoch."""
+        """Set the number, >= 0, of the epoch that the next iteration gives."""
         if epoch < 0:
             raise ValueError(f"expected epoch >= 0, got {epoch}")
         self._epoch.fill_(epoch)
-        if not self._resumes or epoch != self._begun:
-            self._begun, self._position, self._resumes = epoch, 0, False
 
     def __len__(self) -> int:
         """Samples of this rank in an epoch. Raises TypeError if the rows were not counted."""
@@ -124,53 +127,25 @@ class RegionStream(IterableDataset[Any]):
         start, stop = self._rank_stretch()
         return stop - start
 
-    def state_dict(self) -> dict[str, int]:
-        """How far this process's iteration has come, at no cost. With workers, the state of each of them counts:
-        torchdata's StatefulDataLoader asks for it, and gives each worker its own back."""
-        return {"seed": self._seed, "epoch": self._begun, "position": self._position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration gives the rest of the state's epoch, unless `set_epoch` asks for another one, which is
-        given whole. The dataset, the arguments, the ranks and the workers must be those that the state was saved with.
-
-        Raises ConfigError for the state of another seed.
-        """
-        if state["seed"] != self._seed:
-            raise ConfigError(f"the state is of seed {state['seed']}, this stream has {self._seed}")
-        self._begun, self._position, self._resumes = state["epoch"], state["position"], True
-        # A worker gets its state when the iteration begins, after the trainer's `set_epoch`, which all of them share.
-        if get_worker_info() is None:
-            self._epoch.fill_(state["epoch"])
-
     def __iter__(self) -> Iterator[Any]:
         """This worker's samples of the epoch."""
         self._check_place()
-        asked = int(self._epoch)
-        epoch = asked if asked >= 0 else self._begun
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        start, stop = stretch(*self._rank_stretch(), workers, number)
-        skipped = self._position if self._resumes and epoch == self._begun else 0
-        self._begun, self._position, self._resumes = epoch, skipped, False
-        samples = self._samples(
-            [self._groups[n] for n in self._order(len(self._groups), epoch)], epoch, start, stop, skipped
-        )
-        return samples if self._even == "no" else _in_full(samples)
+        samples = self._samples(int(self._epoch), *stretch(*self._rank_stretch(), workers, number))
+        return _in_full(samples) if self._is_even else samples
 
     def _order(self, count: int, *seeds: int) -> Sequence[int]:
-        return shuffled(count, self._seed, *seeds).tolist() if self._shuffle else range(count)
+        return shuffled(count, self._options.seed, *seeds).tolist() if self._options.shuffle else range(count)
 
-    def _samples(self, groups: list[RowGroup], epoch: int, start: int, stop: int, skipped: int) -> Iterator[Any]:
-        """Samples of a stretch without its first rows; None for a bad image under `even`."""
-        begun = skipped // self._shuffle_rows * self._shuffle_rows
-        entries = self._entries(groups, start + begun, stop)
-        for first in range(start + begun, stop, self._shuffle_rows):
-            window = list(islice(entries, self._shuffle_rows))
-            for position, index in enumerate(self._order(len(window), epoch, first), start=first - start):
+    def _samples(self, epoch: int, start: int, stop: int) -> Iterator[Any]:
+        """Yield the samples of a stretch; None for a bad image under `even`."""
+        groups = [self._groups[number] for number in self._order(len(self._groups), epoch)]
+        entries = self._entries(groups, start, stop)
+        for first in range(start, stop, self._options.shuffle_rows):
+            window = list(islice(entries, self._options.shuffle_rows))
+            for index in self._order(len(window), epoch, first):
                 entry, window[index] = window[index], None
-                if position < skipped:
-                    continue
-                self._position = position + 1
                 if entry is not None:
                     yield from self._sample(*entry)
 
@@ -179,7 +154,7 @@ class RegionStream(IterableDataset[Any]):
             sample = self._maker.sample(block, row)
         except RowFault as fault:
             self.bad_images.met(self._maker.where(block, row), fault)
-            if self._even != "no":
+            if self._is_even:
                 yield None
         else:
             yield sample
@@ -187,79 +162,57 @@ class RegionStream(IterableDataset[Any]):
             block.images[row] = None  # other rows keep the block alive
 
     def _entries(self, groups: list[RowGroup], start: int, stop: int) -> Iterator[Entry]:
-        """Gives the rows of a part of the epoch's sequence, one by one."""
+        """Yield the rows of a part of the epoch's sequence, one by one."""
         for number, first, last in cut([group.size for group in groups], start, stop):
             self.read_row_groups += 1
             for table in groups[number].stretch(self._maker.columns, first, last):
-                yield from self._entries_of(table)
-
-    def _entries_of(self, table: Any) -> list[Entry]:
-        block, kept = self._maker.block(table)
-        entries: list[Entry] = [None] * table.num_rows
-        for row, number in enumerate(kept.tolist()):
-            entries[number] = (block, row)
-        return entries
+                block, kept = self._maker.block(table)
+                entries: list[Entry] = [None] * table.num_rows
+                for row, place in enumerate(kept.tolist()):
+                    entries[place] = (block, row)
+                yield from entries
 
     def _rank_stretch(self) -> tuple[int, int]:
         total = sum(group.size for group in self._groups)
-        if self._even == "no":
+        if not self._is_even:
             return stretch(0, total, self.world_size, self.rank)
-        each = total // self.world_size if self._even == "drop" else -(-total // self.world_size)
+        each = total // self.world_size if self._options.even == "drop" else -(-total // self.world_size)
         return self.rank * each, (self.rank + 1) * each
 
     def _check_place(self) -> None:
         """A stream that was made before its process joined a group would give all ranks the same samples."""
-        if self._given or not _in_group():
-            return
-        now = place_of_rank(None, None)
-        if now != (self.rank, self.world_size):
+        now = place_of_rank(self._options.rank, self._options.world_size) if _in_group() else None
+        if now is not None and now != (self.rank, self.world_size):
             raise ConfigError(
                 f"the stream was made for rank {self.rank} of {self.world_size}, this process is rank {now[0]} of "
                 f"{now[1]}: make it after torch.distributed.init_process_group, or give rank and world_size"
             )
 
 
-class RegionDataset(TorchDataset[Any]):
+class RegionDataset(_Loader, TorchDataset[Any]):
     """The samples of a dataset by number, in the order of the shards: see `sample.py` for what a sample is.
 
-    Parquet is read by row groups: a sample costs reading all of its group, unless the group is among the last ones
-    used. With images in the shards and a shuffling sampler that is up to as many times the bytes as a group has rows;
-    `RegionStream` reads every byte once. A DataLoader asks for whole batches (`__getitems__`), which reads each group
-    once a batch.
+    A sample costs reading its row group, unless that is among the last ones used: with images in the shards and a
+    shuffling sampler, `RegionStream` reads far less. A DataLoader reads each group once a batch (`__getitems__`). Under
+    "skip", its batches come without bad images; a single sample still raises.
 
     Args:
-        dataset, contents, min_score, where, keep_empty, keep_failed: As for `RegionStream`. The rows are counted
-            first, which reads errors, scores, and what the condition needs.
-        on_bad_image: "raise" InputError, or "skip": batches of a DataLoader come without the image, with a warning and
-            counted in `bad_images.count`; a single sample still raises.
+        dataset, contents: As for `RegionStream`. The rows are counted first.
         cached_rows: Rows of the last used row groups that a process holds, with their encoded images.
-
-    Raises:
-        InputError: There is no dataset, or it is damaged.
-        ConfigError: An argument is invalid.
+        options: The fields of `LoadOptions`.
     """
 
     def __init__(
         self,
         dataset: Dataset | AnyPath | str,
         contents: Contents | None = None,
-        *,
-        min_score: float = 0.0,
-        where: str = "",
-        keep_empty: bool = False,
-        keep_failed: bool = False,
-        on_bad_image: OnBadImage = "raise",
         cached_rows: int = 1000,
+        **options: Any,
     ) -> None:
-        self.dataset, choice = opened(dataset, min_score, where, keep_empty=keep_empty, keep_failed=keep_failed)
-        self._maker = SampleMaker(self.dataset, contents or Contents(), choice)
-        self.bad_images = BadImages(on_bad_image)
-        groups, self.skipped_row_groups = row_groups_of(self.dataset, choice)
-        self._groups = counted(groups, choice, self._maker.selector)
+        super().__init__(dataset, contents, LoadOptions(**options), count=True)
         self._starts = np.cumsum([0, *(group.size for group in self._groups)])
         self._cached_rows = cached_rows
         self._cache: OrderedDict[int, list[tuple[RowBlock, int]]] = OrderedDict()
-        self.read_row_groups = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict()}
@@ -292,29 +245,27 @@ class RegionDataset(TorchDataset[Any]):
             raise IndexError(f"expected a number below {len(self)}, got {index}")
         index %= len(self)
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._rows(number)[index - int(self._starts[number])]
+        if number not in self._cache:
+            self._cache[number] = self._rows(self._groups[number])
+            while len(self._cache) > 1 and sum(map(len, self._cache.values())) > self._cached_rows:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number][index - int(self._starts[number])]
 
-    def _rows(self, number: int) -> list[tuple[RowBlock, int]]:
-        """The samples of a row group, from the cache if it has them."""
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
-        group = self._groups[number]
-        rows: list[tuple[RowBlock, int]] = []
+    def _rows(self, group: RowGroup) -> list[tuple[RowBlock, int]]:
+        """Read the samples of a row group."""
         self.read_row_groups += 1
+        rows: list[tuple[RowBlock, int]] = []
         for table in group.stretch(self._maker.columns, 0, group.size):
             block, _ = self._maker.block(table)
             rows += [(block, row) for row in range(len(block))]
         if len(rows) != group.size:
             raise ConfigError(f"{group.path} has changed since the dataset was opened: open it again")
-        self._cache[number] = rows
-        while len(self._cache) > 1 and sum(map(len, self._cache.values())) > self._cached_rows:
-            self._cache.popitem(last=False)
         return rows
 
 
 def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
-    """The samples, with another sample in the place of each None. Raises InputError if there is no other."""
+    """Yield the samples, with another sample in the place of each None. Raise InputError if there is no other."""
     owed, last = 0, None
     for sample in samples:
         if sample is None:
@@ -331,16 +282,16 @@ def _in_full(samples: Iterator[Any]) -> Iterator[Any]:
 
 
 def place_of_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Rank and number of ranks: as given, else of torch.distributed if it is initialised, else of the environment's
-    RANK and WORLD_SIZE, which torchrun sets, else 0 of 1.
-
-    Raises:
-        ConfigError: Only one is given, or they do not fit together.
-    """
+    """Return rank and number of ranks, by default those of torch.distributed or of the environment (torchrun)."""
     if (rank is None) != (world_size is None):
         raise ConfigError(f"expected rank and world_size together, got {rank} and {world_size}")
     if rank is None or world_size is None:
-        rank, world_size = _surroundings()
+        if _in_group():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        found = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        if not all(map(str.isdecimal, found)):
+            raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {found[0]!r} and {found[1]!r}")
+        rank, world_size = map(int, found)
     if not 0 <= rank < world_size:
         raise ConfigError(f"expected 0 <= rank < world_size, got rank {rank} of {world_size}")
     return rank, world_size
@@ -350,30 +301,21 @@ def _in_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def _surroundings() -> tuple[int, int]:
-    if _in_group():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not rank.isdecimal() or not world_size.isdecimal():
-        raise ConfigError(f"expected numbers in RANK and WORLD_SIZE, got {rank!r} and {world_size!r}")
-    return int(rank), int(world_size)
-
-
 def stretch(start: int, stop: int, parts: int, part: int) -> tuple[int, int]:
-    """Part `part` of `parts` of the positions from `start` to `stop`; lengths differ by at most one."""
+    """Return part `part` of `parts` of the positions from `start` to `stop`; lengths differ by at most one."""
     size = stop - start
     return start + size * part // parts, start + size * (part + 1) // parts
 
 
 def shuffled(count: int, *seeds: int) -> NDArray[np.int64]:
-    """0 .. count - 1 in an order that follows from the seeds."""
+    """Return 0 .. count - 1 in an order that follows from the seeds."""
     return np.random.default_rng(seeds).permutation(count)
 
 
 def cut(sizes: Sequence[int], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Cuts positions `start` to `stop` out of a sequence of groups with `sizes` rows.
+    """Yield (group, first, last), which make positions `start` to `stop` of a sequence of groups with `sizes` rows.
 
-    Gives (group, first, last), the rows `first` to `last` of a group. Beyond its end the sequence begins anew.
+    Beyond its end the sequence begins anew.
     """
     total = sum(sizes)
     offset = start // total * total if total else 0

@@ -1,4 +1,4 @@
-"""A row as a sample: a plain dict, so that transforms of any library take it.
+"""A row as a sample, and samples as a batch. A sample is a plain dict, so that transforms of any library take it.
 
     id, sample_id, file_name   int, str, str
     captions         list[str], untouched
@@ -8,7 +8,7 @@
     boxes_xyxy_px    float32 (n, 4), half open, px of `size_hw`
     phrases, heads   list[str], n of each
     spans            int64 (n, 2), [start, end): `captions[caption_indices[i]][start:end]` are the phrase's words;
-                     [0, 0) of caption 0 where no caption says it (a pool of concepts does)
+                     [0, 0) of caption 0 if no caption says it (a pool of concepts does)
     caption_indices  int64 (n,)
     scores           float32 (n,), 0 .. 1
     similarities     float32 (n,), cosine of image and phrase
@@ -20,7 +20,8 @@
 
 Boxes, masks and the rest are in the order of the row's annotations. All tensors own their memory.
 
-`Contents.transform` gets this dict. Tell torchvision what each entry is, and a geometric transform moves all of them:
+`Contents.transform` gets this dict. Name the type of each entry, and torchvision's geometric transforms move all of
+them:
 
     def flip(sample):
         sample["image"] = tv_tensors.Image(sample["image"])
@@ -29,10 +30,9 @@ Boxes, masks and the rest are in the order of the row's annotations. All tensors
             sample["boxes_xyxy_px"], format="XYXY", canvas_size=sample["size_hw"])
         return v2.RandomHorizontalFlip()(sample)
 
-`grid_masks` would stay behind: leave `grid_hw` out, take `masks="full"`, and compute them afterwards with
-`torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`, which gives the same numbers where the
-sides are multiples of the grid's. A transform that changes the size also sets `size_hw`. Nothing corrects captions that
-say "left".
+`grid_masks` would stay behind: take `masks="full"` instead, and compute them afterwards with
+`torch.nn.functional.adaptive_avg_pool2d(sample["masks"].float(), grid_hw)`. A transform that changes the size also sets
+`size_hw`. Nothing corrects captions that say "left". Functions must be picklable where workers are spawned.
 """
 
 from __future__ import annotations
@@ -41,20 +41,18 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Literal
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.image_source import ImageSource
-from pipeline.dataset.origin import MODEL, unnamed
-from pipeline.dataset.selection import REGION, Selector
-from pipeline.load.region_masks import full_masks, grid_shares
-from pipeline.load.row_groups import Choice, RowBlock, block_of, samples_of
+from pipeline.dataset.origin import MODEL, ImageSource, unnamed
+from pipeline.dataset.selection import REGION, Selection, Selector
+from pipeline.load.row_groups import LoadOptions, RowBlock, block_of, full_masks, grid_shares, samples_of
 from stages.contract.errors import ConfigError, InputError, RowFault, WeightsError
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
@@ -63,66 +61,57 @@ from stages.shared.model.config import ModelConfig
 Tokenize = Callable[[Sequence[str]], Any]
 """Texts -> whole numbers (texts, context), a tensor or an array, as `open_clip.get_tokenizer` gives."""
 
-Masks = Literal["none", "full"]
-
-OnBadImage = Literal["raise", "skip"]
-
 MAX_PHRASES: Final = 200_000
-"""Phrases whose tokens are kept; then the oldest are forgotten. 200,000 phrases of 77 tokens take 120 MB."""
+"""Phrases whose tokens are kept, those used last: 120 MB with 77 tokens."""
 
+_ROW_KEYS: Final = ("id", "sample_id", "file_name", "captions")
+_ERROR_KEYS: Final = ("error", "error_detail")
 _REGION_FIELDS: Final = ("id", "bbox", "phrase", "head", "caption_index", "span", "score", "similarity")
 _MASK_FIELDS: Final = ("segmentation.size", "segmentation.counts")
-_ROW_COLUMNS: Final = ("id", "sample_id", "file_name", "width", "height", "captions", "error", "error_detail")
 
-_WORKERS: Final = 1024
-"""Workers of a DataLoader whose skipped images are counted apart."""
+_EMPTY: Final = {
+    "boxes_xyxy_px": torch.zeros(0, 4),
+    "scores": torch.zeros(0),
+    "similarities": torch.zeros(0),
+    "spans": torch.zeros(0, 2, dtype=torch.int64),
+    "caption_indices": torch.zeros(0, dtype=torch.int64),
+    "region_ids": torch.zeros(0, dtype=torch.int64),
+}
+"""Tensors of every sample, with a row for each region."""
 
 _INHERITED: Final[list[Selector | None]] = []
-"""Selectors of the process that this one was forked from. DuckDB crashes if they are closed here, without its threads,
-so they are kept alive."""
+"""Selectors of the process that this one was forked from: DuckDB crashes if they are closed here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a sample holds beside its annotations; nothing else is read or computed.
+    """Contents of a sample beside its annotations; nothing else is read or computed.
 
-    All functions must be picklable where workers are spawned.
-
-    Raises:
-        ConfigError: A value is invalid, or two contradict each other.
+    Attributes:
+        images: Load and decode the images: uint8 RGB, upright.
+        image_root: Folder or URL that `file_name` is relative to, if the shards hold no images; None: the run's own.
+        square_px: Stretch images to squares of this side, as CLIP's training sees them without cropping. Boxes and
+            masks follow. None: the original size.
+        shrink_jpeg: With `square_px`, let the JPEG decoder halve large images, see `decode_resized`.
+        image_transform: uint8 array (H, W, 3) -> the sample's image, for example `PIL.Image.fromarray`. It must not
+            change the geometry, since nothing else follows.
+        masks: "full": bool masks in the size of the image.
+        grid_hw: Masks at the size of a feature grid (height, width): the share of each cell that is inside.
+        tokenizer: Token numbers of the phrases: "dataset" takes the tokenizer of the model that made the dataset.
+        transform: Sample -> what is yielded; last of all. See above for geometric transforms.
+        limits: The largest images that are decoded.
     """
 
     images: bool = True
-    """Load and decode the images: uint8 RGB, upright."""
-
     image_root: str | None = None
-    """Folder or URL that `file_name` is relative to, where the shards hold no images; None: the run's own."""
-
     square_px: int | None = None
-    """Stretch images to squares of this side, as CLIP's training sees them without cropping. Boxes and masks follow.
-    None: the original size."""
-
     shrink_jpeg: bool = False
-    """With `square_px`: let the JPEG decoder halve large images, see `stages.shared.images.decode.decode_resized`."""
-
     image_transform: Callable[[Any], Any] | None = None
-    """uint8 array (H, W, 3) -> the sample's image. It must not change the geometry, since nothing else follows.
-    `PIL.Image.fromarray` makes a PIL image of the array."""
-
-    masks: Masks = "none"
-    """"full": bool masks in the size of the image."""
-
+    masks: Literal["none", "full"] = "none"
     grid_hw: tuple[int, int] | None = None
-    """Masks at the size of a feature grid (height, width): the share of each cell that is inside."""
-
     tokenizer: Tokenize | Literal["dataset"] | None = None
-    """Token numbers of the phrases: "dataset" takes the tokenizer of the model that made the dataset."""
-
     transform: Callable[[dict[str, Any]], Any] | None = None
-    """Sample -> what is yielded; last of all. See `pipeline.load.sample` for geometric transforms."""
-
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    """The largest images that are decoded."""
 
     def __post_init__(self) -> None:
         if self.square_px is not None and self.square_px < 1:
@@ -142,24 +131,21 @@ class Contents:
         return self.masks != "none" or self.grid_hw is not None
 
     def leaf_columns(self, *, embedded: bool) -> tuple[str, ...]:
-        """Paths of the leaf columns that Parquet must read; `embedded` says whether the shards hold the images."""
+        """Return paths of the leaf columns to read; `embedded` says whether the shards hold the images."""
         regions = (*_REGION_FIELDS, *(_MASK_FIELDS if self.needs_masks else ()))
         images = ("image.bytes",) if self.images and embedded else ()
-        return (*_ROW_COLUMNS, *(REGION + name for name in regions), *images)
+        return (*_ROW_KEYS, "width", "height", *_ERROR_KEYS, *(REGION + name for name in regions), *images)
 
 
 class BadImages:
-    """Raises, or counts and warns, at broken and missing images, so that they are never silent.
+    """Raises, or counts and warns, at broken and missing images. A DataLoader's workers share the count."""
 
-    The process that made it and its DataLoader's workers share the count.
-    """
-
-    def __init__(self, policy: OnBadImage) -> None:
+    def __init__(self, policy: str) -> None:
         if policy not in ("raise", "skip"):
             raise ConfigError(f"on_bad_image: expected 'raise' or 'skip', got {policy!r}")
         self.policy = policy
-        # A number for each worker: adding is not atomic.
-        self._counts = torch.zeros(_WORKERS, dtype=torch.int64).share_memory_()
+        # A number for each worker, of 1024 at most: adding is not atomic.
+        self._counts = torch.zeros(1024, dtype=torch.int64).share_memory_()
 
     @property
     def count(self) -> int:
@@ -167,11 +153,11 @@ class BadImages:
         return int(self._counts.sum())
 
     def met(self, where: str, fault: RowFault) -> None:
-        """Warns at this process's 1st, 10th, 100th, ... bad image. Raises InputError under the policy "raise"."""
+        """Warn at this process's 1st, 10th, 100th, ... bad image. Raise InputError under the policy "raise"."""
         if self.policy == "raise":
             raise InputError(f"{where}: {fault}. To train on without such images, give on_bad_image='skip'") from fault
         worker = get_worker_info()
-        own = self._counts[(0 if worker is None else worker.id) % _WORKERS]
+        own = self._counts[(0 if worker is None else worker.id) % len(self._counts)]
         own += 1
         number = int(own)
         if number == 10 ** (len(str(number)) - 1):
@@ -179,38 +165,27 @@ class BadImages:
             warnings.warn(f"{so_far}: {where}: {fault}", RuntimeWarning, stacklevel=2)
 
 
-class PhraseTokens:
-    """Phrases -> int64 (phrases, context); a phrase is tokenised once."""
+def phrase_tokens(tokenize: Tokenize) -> Callable[[str], Tensor]:
+    """Return a function phrase -> int64 (context,), which tokenises a phrase once while it is in use."""
 
-    def __init__(self, tokenize: Tokenize) -> None:
-        self.tokenize = tokenize
-        self._rows: dict[str, Tensor] = {}
+    @lru_cache(MAX_PHRASES)
+    def tokens_of(phrase: str) -> Tensor:
+        tokens = torch.as_tensor(tokenize([phrase]))
+        if tokens.ndim != 2 or len(tokens) != 1 or tokens.is_floating_point():
+            raise ConfigError(
+                f"tokenizer: expected (1, context) whole numbers for a text, got {tuple(tokens.shape)} {tokens.dtype}"
+            )
+        return tokens[0].long()
 
-    def __call__(self, phrases: Sequence[str]) -> Tensor:
-        """The tokens of one or more phrases. Raises ConfigError unless the tokenizer gives a row for each."""
-        new = [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._rows]
-        if new:
-            tokens = torch.as_tensor(self.tokenize(new))
-            if tokens.ndim != 2 or len(tokens) != len(new) or tokens.is_floating_point():
-                shape = tuple(tokens.shape)
-                raise ConfigError(
-                    f"tokenizer: expected ({len(new)}, context) whole numbers, got {shape} {tokens.dtype}"
-                )
-            # Copies: a view would keep its whole batch alive.
-            self._rows.update(zip(new, (row.clone() for row in tokens.long()), strict=True))
-        rows = torch.stack([self._rows[phrase] for phrase in phrases])
-        while len(self._rows) > MAX_PHRASES:
-            del self._rows[next(iter(self._rows))]
-        return rows
+    return tokens_of
 
 
 def tokenizer_of(dataset: Dataset) -> Tokenize:
-    """The tokenizer of the model that made the dataset, by its manifest; no weights are read.
+    """Return the tokenizer of the model that made the dataset, by its manifest; no weights are read.
 
-    Raises:
-        ConfigError: The manifest's model is unknown here, or is not followed: see `pipeline.dataset.origin`.
+    Raises ConfigError if that model is unknown here, or is not followed: see `pipeline.dataset.origin`.
     """
-    from stages.shared.model.describe import load_tokenizer
+    from stages.shared.model.load import load_tokenizer  # noqa: PLC0415  it loads open_clip, for tokens alone
 
     strange = unnamed(dataset, MODEL)
     if strange:
@@ -230,76 +205,67 @@ def tokenizer_of(dataset: Dataset) -> Tokenize:
 
 
 class SampleMaker:
-    """Tables of rows -> blocks -> samples. What processes cannot share is made in the process that uses it."""
+    """Tables of rows -> blocks -> samples. Each process that uses it makes its own selector and tokenizer."""
 
-    def __init__(self, dataset: Dataset, contents: Contents, choice: Choice) -> None:
-        if choice.keep_failed and contents.images:
+    def __init__(self, dataset: Dataset, contents: Contents, options: LoadOptions) -> None:
+        if options.keep_failed and contents.images:
             raise ConfigError("keep_failed: rows with an error have no image; give Contents(images=False)")
         self.dataset = dataset
         self.contents = contents
-        self.choice = choice
+        self.options = options
+        self._selection: Selection = dataset.selection(options.where, min_score=options.min_score)
+        Selector(self._selection)  # checks the condition
         self.source = ImageSource(dataset, contents.image_root, contents.limits)
         if contents.images:
             self.source.check()
         leaves = contents.leaf_columns(embedded=dataset.has_images and contents.image_root is None)
-        self.columns = tuple(dict.fromkeys((*leaves, *choice.selection.columns)))
+        self.columns = tuple(dict.fromkeys((*leaves, *self._selection.columns)))
         self._selector: Selector | None = None
         self._process = 0
-        self._phrase_tokens: PhraseTokens | None = None
+        self._tokens: Callable[[str], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_selector": None, "_phrase_tokens": None}
+        return {**self.__dict__, "_selector": None, "_tokens": None}
 
     @property
     def selector(self) -> Selector:
         """This process's own: a connection of DuckDB does not survive a fork."""
         if self._selector is None or self._process != os.getpid():
             _INHERITED.append(self._selector)
-            self._selector, self._process = Selector(self.choice.selection), os.getpid()
+            self._selector, self._process = Selector(self._selection), os.getpid()
         return self._selector
 
     def block(self, table: Any) -> tuple[RowBlock, Any]:
-        """The samples of a table, and the numbers of their rows in it."""
-        table, numbers = samples_of(table, self.choice, self.selector)
+        """Return the samples of a table, and the numbers of their rows in it."""
+        table, numbers = samples_of(table, self.options, self.selector)
         return block_of(table), numbers
 
     def where(self, block: RowBlock, row: int) -> str:
-        """Names a sample in a message."""
-        return f"{self.dataset.path}: sample {block.sample_ids[row]!r}, image {block.file_names[row]!r}"
+        """Name a sample in a message."""
+        return f"{self.dataset.path}: sample {block.rows['sample_id'][row]!r}, image {block.rows['file_name'][row]!r}"
 
     def sample(self, block: RowBlock, row: int) -> Any:
-        """A sample, as the transform leaves it. Raises RowFault for an image that is missing or broken."""
+        """Return a sample, as the transform leaves it. Raise RowFault for an image that is missing or broken."""
         contents = self.contents
         first, last = int(block.starts[row]), int(block.starts[row + 1])
         width, height = block.size_wh[row].tolist()
         h, w = (height, width) if contents.square_px is None else (contents.square_px, contents.square_px)
-        scale = np.array([w / max(width, 1), h / max(height, 1)] * 2, np.float32)
-
-        def own(values: Any) -> Tensor:
-            return torch.from_numpy(values[first:last].copy())
-
-        sample: dict[str, Any] = {
-            "id": int(block.ids[row]),
-            "sample_id": block.sample_ids[row],
-            "file_name": block.file_names[row],
-            "captions": block.captions[row],
-            "original_hw": (height, width),
-            "size_hw": (h, w),
-            "boxes_xyxy_px": torch.from_numpy(block.boxes_xyxy_px[first:last] * scale),
-            "phrases": block.phrases[first:last],
-            "heads": block.heads[first:last],
-            "spans": own(block.spans),
-            "caption_indices": own(block.caption_indices),
-            "scores": own(block.scores),
-            "similarities": own(block.similarities),
-            "region_ids": own(block.region_ids),
-        }
-        if self.choice.keep_failed:
-            sample["error"], sample["error_detail"] = block.errors[row], block.error_details[row]
+        sample: dict[str, Any] = {name: block.rows[name][row] for name in _ROW_KEYS}
+        sample |= {"original_hw": (height, width), "size_hw": (h, w)}
+        for name, values in block.regions.items():
+            own = values[first:last]
+            sample[name] = own if isinstance(own, list) else torch.from_numpy(own.copy())
+        sample["boxes_xyxy_px"] *= torch.tensor([w / max(width, 1), h / max(height, 1)] * 2)
+        if self.options.keep_failed:
+            sample |= {name: block.rows[name][row] for name in _ERROR_KEYS}
         if contents.needs_masks:
             self._add_masks(sample, block, first, last)
         if contents.tokenizer is not None:
-            sample["tokens"] = self._tokens(sample["phrases"])
+            if self._tokens is None:
+                given = contents.tokenizer
+                self._tokens = phrase_tokens(tokenizer_of(self.dataset) if isinstance(given, str) else given)
+            phrases = sample["phrases"]
+            sample["tokens"] = torch.stack([self._tokens(phrase) for phrase in phrases or [""]])[: len(phrases)]
         if contents.images:
             sample["image"] = self._image(block, row)
         return sample if contents.transform is None else contents.transform(sample)
@@ -314,17 +280,9 @@ class SampleMaker:
             shares = grid_shares(ends, starts, sample["original_hw"], self.contents.grid_hw)
             sample["grid_masks"] = torch.from_numpy(shares)
 
-    def _tokens(self, phrases: list[str]) -> Tensor:
-        if self._phrase_tokens is None:
-            chosen = self.contents.tokenizer
-            tokenize = tokenizer_of(self.dataset) if chosen is None or chosen == "dataset" else chosen
-            self._phrase_tokens = PhraseTokens(tokenize)
-        return self._phrase_tokens(phrases or [""])[: len(phrases)]
-
     def _image(self, block: RowBlock, row: int) -> Any:
-        contents = self.contents
-        content = self.source.load({"file_name": block.file_names[row], "image": {"bytes": block.images[row]}})
-        side = contents.square_px
+        contents, side = self.contents, self.contents.square_px
+        content = self.source.load({"file_name": block.rows["file_name"][row], "image": {"bytes": block.images[row]}})
         decoded = decode_resized(
             content,
             contents.limits,
@@ -340,3 +298,87 @@ class SampleMaker:
         if contents.image_transform is not None:
             return contents.image_transform(decoded.rgb)
         return torch.from_numpy(decoded.rgb).permute(2, 0, 1)
+
+
+def collate_regions(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make a batch of B images with R regions in total: a `collate_fn` for DataLoader.
+
+    The regions of all images follow each other: nothing is padded, and an image may have any number of regions.
+
+        images            uint8 (B, 3, H, W), or a list of B if they differ in size or are no tensors
+        ids               int64 (B,)
+        sample_ids, file_names, captions   lists of B
+        sizes_hw, original_sizes_hw        int64 (B, 2), px
+        region_counts     int64 (B,), R in total: `torch.split(batch["scores"], batch["region_counts"].tolist())`
+        rois              float32 (R, 5): image of the batch, x0, y0, x1, y1 in px of `sizes_hw`, half open, as
+                          `torchvision.ops.roi_align` takes them, with `aligned=True`
+        batch_indices     int64 (R,), image of the batch
+        scores, similarities               float32 (R,)
+        spans             int64 (R, 2), [start, end) characters of `captions[batch_indices[r]][caption_indices[r]]`
+        caption_indices, region_ids        int64 (R,)
+        heads             list of R
+        phrases           list of U different phrases, in the order of their first regions
+        phrase_indices    int64 (R,): region r has the phrase `phrases[phrase_indices[r]]`
+        tokens            int64 (U, context), if the samples have them
+        grid_masks        float32 (R, grid_h, grid_w), 0 .. 1, if the samples have them
+        masks             bool (R, H, W), or a list of B (n, H, W) if the images differ in size; if there are any
+        errors, error_details              lists of B, if failed rows are kept
+
+    `phrases` holds each phrase once, so that a contrastive loss can distinguish them. An empty list of samples gives a
+    batch with B = 0 and no optional entries.
+    """
+
+    def listed(name: str) -> list[Any]:
+        return [sample[name] for sample in samples]
+
+    counts = [len(sample["scores"]) for sample in samples]
+    owners = torch.arange(len(samples)).repeat_interleave(_whole(counts))
+    texts = [phrase for phrases in listed("phrases") for phrase in phrases]
+    places: dict[str, int] = {}
+    for place, text in enumerate(texts):
+        places.setdefault(text, place)
+    numbers = {text: number for number, text in enumerate(places)}
+    regions = {
+        # Plain tensors: the subclasses of torchvision's transforms would spread to the batch.
+        name: torch.cat([empty, *(values.as_subclass(Tensor) for values in listed(name))])
+        for name, empty in _EMPTY.items()
+    }
+    boxes = regions.pop("boxes_xyxy_px")
+    batch: dict[str, Any] = {
+        "ids": _whole(listed("id")),
+        "sample_ids": listed("sample_id"),
+        "file_names": listed("file_name"),
+        "captions": listed("captions"),
+        "sizes_hw": _whole(listed("size_hw")).reshape(-1, 2),
+        "original_sizes_hw": _whole(listed("original_hw")).reshape(-1, 2),
+        "region_counts": _whole(counts),
+        "rois": torch.cat([owners[:, None].to(boxes.dtype), boxes], dim=1),
+        "batch_indices": owners,
+        **regions,
+        "heads": [head for heads in listed("heads") for head in heads],
+        "phrases": list(places),
+        "phrase_indices": _whole([numbers[text] for text in texts]),
+    }
+    held = samples[0] if samples else {}
+    if "tokens" in held:
+        batch["tokens"] = torch.cat(listed("tokens"))[_whole(list(places.values()))]
+    if "grid_masks" in held:
+        batch["grid_masks"] = torch.cat(listed("grid_masks"))
+    if "masks" in held:
+        batch["masks"] = _if_alike(listed("masks"), torch.cat)
+    if "image" in held:
+        batch["images"] = _if_alike(listed("image"), torch.stack)
+    if "error" in held:
+        batch |= {"errors": listed("error"), "error_details": listed("error_detail")}
+    return batch
+
+
+def _if_alike(values: list[Any], join: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Return the values joined if all are tensors whose last two sides agree, else the list."""
+    if not all(isinstance(value, Tensor) for value in values) or len({value.shape[-2:] for value in values}) > 1:
+        return values
+    return join([value.as_subclass(Tensor) for value in values])
+
+
+def _whole(values: list[Any]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

@@ -6,7 +6,7 @@ OUT/README.md             dataset card
 OUT/dataset.json          manifest, written last: a dataset that has one is complete
 OUT/.phrasebox/           lock. Until the dataset is complete also run.json, which says what the rows depend on, and
                           Ray Data's checkpoint. damaged/ holds shards that could not be read and were made again,
-                          replaced/ what --fresh is about to replace
+                          replaced/ the run that --fresh is about to replace
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,59 +24,45 @@ import pyarrow as pa
 from pipeline import __version__
 from pipeline.config import RunConfig, differences
 from pipeline.dataset.origin import signed
-from pipeline.output import replaced
-from pipeline.output.checkpoint import (
-    drop_pending,
-    ids_in,
-    rebuild,
-    rows_in,
-    take_over,
-    uncommitted,
-    unreadable,
-    without_rows,
-)
-from pipeline.output.failed_writes import cannot_write, is_about_writing
-from pipeline.output.foreign import (
-    MayDelete,
-    delete_what_runs_wrote,
-    edited_cards,
-    refuse_strange,
-    refuse_to_delete,
-    strange,
-)
+from pipeline.output import replaced, shards
 from pipeline.output.lock import Lease, locked
+from pipeline.output.replaced import MayDelete, delete_what_runs_wrote
 from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
-from stages.contract.schema import dataset_schema
-from stages.contract.versions import SCHEMA_VERSION
-from stages.shared.storage import AnyPath, found_in, move, remove_tree, writable_place, write_text
+from stages.contract.schema import SCHEMA_VERSION, dataset_schema
+from stages.shared.storage import (
+    AnyPath,
+    cannot_write,
+    found_in,
+    is_about_writing,
+    move,
+    remove_tree,
+    writable_place,
+    write_text,
+)
 from stages.sources import HEAT_MAPS, SOURCES
-from stages.write.tally import Tally, dataset_card, tally, write_categories
+from stages.write import Tally, dataset_card, tally, write_categories
 
 State = Literal["new", "started", "complete"]
 
-ENGINE: Final = "engine"
-"""The key of run.json that holds which engine wrote the latest rows: `inline` leaves no checkpoint."""
+ENGINE: Final = "engine"  # The key of run.json for the engine that wrote the latest rows: `inline` leaves no checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormerRun:
-    """The run that `DatasetFolder.look` found, and how this run stands to it.
+    """The run that `DatasetFolder.look` found.
 
     Attributes:
-        state: "complete" if every row of the run is there, "started" if some are, else "new".
-        wanted: What the rows of this run depend on, plain values.
-        run: The same of the run in the folder, with what else was stored of it; empty if the run is new.
-        manifest: That of a dataset which was finished, also if it has lost rows since; else empty.
-        replaces: Whether there is a run to replace, since the user asked for it.
+        run: The same of the run in the folder, and more that was stored of it; empty if the run is new.
+        manifest: That of a finished dataset, also if it has lost rows since; else empty.
     """
 
-    state: State
-    wanted: dict[str, Any]
-    run: dict[str, Any]
-    manifest: dict[str, Any]
-    replaces: bool
+    state: State  # "complete" if every row of the run is there, "started" if some are, else "new"
+    wanted: dict[str, Any]  # the plain values that rows of this run depend on
+    run: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    replaces: bool = False  # whether `fresh` replaces a run
 
 
 def _release(version: str | None) -> list[str] | None:
@@ -127,12 +113,7 @@ class DatasetFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one run.
-
-        Raises:
-            ResumeError: Another run holds it.
-            ConfigError: The folder cannot be made.
-        """
+        """Hold the folder for one run. Raise ResumeError if another holds it, ConfigError if it cannot be made."""
         with ExitStack() as stack:
             try:
                 self._lease = stack.enter_context(locked(self._own / "lock"))
@@ -150,17 +131,17 @@ class DatasetFolder:
         fresh: bool = False,
         may_delete: MayDelete = delete_what_runs_wrote,
     ) -> FormerRun:
-        """Decide whether this run may write here. Only what a killed `fresh` left is changed. Call it while locked.
+        """Decide whether this run may write here. Only leftovers of a killed `fresh` change. Call it while locked.
 
-        A finished dataset may be another version's; an unfinished one is only continued by the same major and minor
+        A finished dataset may be another version's; an unfinished one is only resumed by the same major and minor
         version, so that all rows of a dataset are made in the same way.
 
         Args:
             config: The run's configuration.
             fingerprint: The model's, see `Graph`.
-            calibration: What the scores are calibrated with, see `Graph`.
-            fresh: Replace what is there.
-            may_delete: Asked whether `fresh` may do so, if there are rows, or files that phrasebox did not write.
+            calibration: Identifies the calibration of the scores, see `Graph`.
+            fresh: Replace the run that is there, if `may_delete` agrees or there is nothing to ask for.
+            may_delete: Asked if there are rows, or files that phrasebox did not write.
 
         Raises:
             ResumeError: The folder holds another run, or files that phrasebox did not write.
@@ -175,14 +156,16 @@ class DatasetFolder:
             "config": config.rows_depend_on(),
         }
         if fresh and self._may_be_replaced(may_delete):
-            return FormerRun(state="new", wanted=wanted, run={}, manifest={}, replaces=True)
+            return FormerRun(state="new", wanted=wanted, replaces=True)
         stored = self._stored()
         if stored is None:
-            refuse_strange(self.path, [path for path in (*self.shards, *self._beside) if path.exists()])
-            return FormerRun(state="new", wanted=wanted, run={}, manifest={}, replaces=False)
+            replaced.refuse_strange(self.path, [path for path in (*self.shards, *self._beside) if path.exists()])
+            return FormerRun(state="new", wanted=wanted)
         run, manifest = stored
-        state: State = "complete" if manifest and not self._lacks_rows(manifest) else "started"
-        found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest, replaces=False)
+        rows = shards.rows_in(self.shards)
+        is_whole = bool(manifest) and rows is not None and rows >= manifest["counts"]["written"]
+        state: State = "complete" if is_whole else "started"
+        found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest)
         if state == "started":
             self._refuse_more_rows(found)
         self._refuse_other(found)
@@ -191,15 +174,10 @@ class DatasetFolder:
     def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None) -> None:
         """Make the folder ready for rows, and store what they depend on.
 
-        What is to be replaced is moved aside, see `put_back`. Shards that cannot be read are set aside and made again.
-        A finished dataset is open again for new rows.
+        A run to replace is moved aside, see `put_back`. Shards that cannot be read are moved aside and made again. A
+        finished dataset is open again for new rows. Raise ResumeError if it cannot get rows of this version.
 
-        Args:
-            found: The answer of `look`.
-            noted: What else to keep of the run, plain values: a run that goes on finds it in `FormerRun.run`.
-
-        Raises:
-            ResumeError: A finished dataset gets no rows of this version, or holds foreign data.
+        noted: More to store of the run, plain values: a resumed run finds it in `FormerRun.run`.
         """
         self._replaces = found.replaces
         if found.replaces:
@@ -210,7 +188,7 @@ class DatasetFolder:
         if self._goes_on:
             self._set_damaged_aside()
         if found.manifest or found.run.get(ENGINE) == "inline":
-            rebuild(take_over(self._own), self.shards)
+            shards.rebuild(shards.take_over(self._own), self.shards)
         self.data.mkdir(parents=True, exist_ok=True)
         run = {**found.run, **found.wanted, **(noted or {}), **({replaced.REPLACES: True} if found.replaces else {})}
         write_text(self._run, json.dumps(signed(run), indent=2))
@@ -224,12 +202,12 @@ class DatasetFolder:
         write_text(self._manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
     def drop_replaced(self) -> None:
-        """Delete the run that is replaced, once this one has written a file."""
+        """Delete the run to replace, once this one has written a file."""
         if self._replaces and replaced.drop(self.path):
             self._replaces = False
 
     def put_back(self) -> bool:
-        """Put the run back that was to be replaced, unless this one has written a file; returns whether it did."""
+        """Put the run to replace back, unless this one has written a file; return whether it did."""
         return replaced.settle(self.path)
 
     def _refuse_more_rows(self, found: FormerRun) -> None:
@@ -241,7 +219,7 @@ class DatasetFolder:
                 f"{self.path} holds {what} of phrasebox {made_by or '(unknown version)'}, this is {__version__}, whose "
                 "rows may differ: finish it with that version, or --fresh to start over"
             )
-        refuse_strange(self.path, strange(self.shards))
+        replaced.refuse_strange(self.path, replaced.strange(self.shards))
 
     def _refuse_other(self, found: FormerRun) -> None:
         stored = {key: found.run.get(key) for key in found.wanted}
@@ -254,22 +232,18 @@ class DatasetFolder:
                 "Give another output.path, or --fresh to delete that run and start over."
             )
 
-    def _lacks_rows(self, manifest: dict[str, Any]) -> bool:
-        rows = rows_in(self.shards)
-        return rows is None or rows < manifest["counts"]["written"]
-
     def _set_damaged_aside(self) -> None:
-        for path, fault in list(unreadable(self.shards)):
+        for path, fault in list(shards.unreadable(self.shards)):
             place = self._own / "damaged" / path.name
             place.parent.mkdir(exist_ok=True)
             move(path, place)
             self.notes.append(f"{path} is damaged ({fault}): moved to {place}, its rows are done again")
 
     def agreed_checkpoint(self) -> AnyPath:
-        """The checkpoint, fenced off from a former attempt's workers and in agreement with the shards."""
-        checkpoint = take_over(self._own)
-        drop_pending(checkpoint, self.shards)
-        lost = without_rows(checkpoint, self.shards)
+        """Return the checkpoint, fenced off from a former attempt's workers and in agreement with the shards."""
+        checkpoint = shards.take_over(self._own)
+        shards.drop_pending(checkpoint, self.shards)
+        lost = shards.without_rows(checkpoint, self.shards)
         if lost:
             self.notes.append(
                 f"shards of {self.data} are missing or incomplete: the rows of {len(lost)} writes are done again"
@@ -278,19 +252,18 @@ class DatasetFolder:
 
     def drop_uncommitted(self) -> None:
         """Delete shards that a former attempt's workers wrote after this one took over."""
-        for path in uncommitted(self.checkpoint, self.shards):
+        for path in shards.uncommitted(self.checkpoint, self.shards):
             path.unlink()
 
     def forget(self) -> None:
-        """Delete the mark of a run that was refused before its first row: once mended, it is another run."""
+        """Delete the mark of a run that was rejected before its first row: once fixed, it is another run."""
         if not self.checkpoint.exists() and not self.shards:
             self._run.unlink(missing_ok=True)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """What the rows of the run in the folder depend on, and its manifest, which is empty until it is complete.
+        """The values that rows of the run in the folder depend on, and its manifest, empty until it is complete.
 
-        Returns None if there is no run. Raises ResumeError for a manifest that is not phrasebox's, and
-        _DamagedMarkError.
+        None if there is no run. Raise ResumeError for a manifest that is not phrasebox's, and _DamagedMarkError.
         """
         for path in (self._manifest, self._run):
             try:
@@ -315,20 +288,20 @@ class DatasetFolder:
         if stored is None:
             return False
         _, manifest = stored
-        foreign = [*strange(self.shards), *edited_cards(self.path, manifest)]
-        damaged = {path for path, _ in unreadable(self.shards)}
-        rows = rows_in([path for path in self.shards if path not in damaged]) or 0
+        foreign = [*replaced.strange(self.shards), *replaced.edited_cards(self.path, manifest)]
+        damaged = {path for path, _ in shards.unreadable(self.shards)}
+        rows = shards.rows_in([path for path in self.shards if path not in damaged]) or 0
         if rows or foreign:
             what = f"{'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
-            refuse_to_delete(self.path, f"{self.written_as} holds {what}", foreign, may_delete)
+            replaced.refuse_to_delete(self.path, f"{self.written_as} holds {what}", foreign, may_delete)
         return True
 
     def ids_written(self) -> set[int]:
-        """Ids of the rows in the shards. Raises ResumeError for a shard that cannot be read."""
+        """Return the ids of the rows in the shards. Raise ResumeError for a shard that cannot be read."""
         ids: set[int] = set()
         for path in self.shards:
             try:
-                ids.update(ids_in(path).to_pylist())
+                ids.update(shards.ids_in(path).to_pylist())
             except (pa.ArrowException, OSError) as error:
                 raise ResumeError(f"{path} is damaged ({error}); delete it, and its rows are done again") from error
         return ids
@@ -347,12 +320,10 @@ class DatasetFolder:
 
         Args:
             config: The run's configuration.
-            report: What the engine has counted.
+            report: The engine's counts.
             model: Its `name`, for the card, and what was recognised of it, see `Graph`.
-            calibration: What the scores are calibrated with, see `Graph`. None although `begin` was given one where the
-                pictures turned out to be others than it holds for.
-            fitted_to: See `dataset_card`.
-            doubt: See `dataset_card`.
+            calibration: Identifies the calibration of the scores, also None if the images are outside its domain.
+            fitted_to, doubt: See `dataset_card`.
 
         Raises:
             ResumeError: The input has changed since the run was begun.
@@ -371,14 +342,13 @@ class DatasetFolder:
         if total.doubled:
             raise RuntimeError(f"{total.doubled} rows were written twice")
         write_categories(total, self.path / "categories.parquet")
-        schema = dataset_schema(**config.output.columns)
         run = json.loads(self._run.read_text(encoding="utf-8"))
         for key in ("signature", replaced.REPLACES):  # it signs a part of the configuration, the manifest all of it
             run.pop(key, None)
         source = None if config.source.kind == HEAT_MAPS else SOURCES[config.source.kind]
         card = dataset_card(
             total,
-            schema,
+            dataset_schema(**config.output.columns),
             model=model["name"],
             explainer=config.explain.kind,
             fitted_to=fitted_to,

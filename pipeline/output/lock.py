@@ -9,7 +9,6 @@ was replaced stops before it finishes anything.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -17,17 +16,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from stages.contract.errors import ResumeError
-from stages.shared.storage import AnyPath, ObjectPath
+from stages.shared.storage import AnyPath, ObjectPath, held
 
-LEASE_SECONDS: Final = 60.0
-"""How long a lease is watched before it counts as abandoned."""
-
-RENEW_SECONDS: Final = 15.0
-"""How often a lease is renewed."""
+LEASE_SECONDS: Final = 60.0  # How long a lease is watched before it counts as abandoned
+RENEW_SECONDS: Final = 15.0  # How often a lease is renewed
 
 
 class Lease:
@@ -106,9 +102,9 @@ def locked(lock: AnyPath) -> Iterator[Lease | None]:
             lease.release()
         return
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(lock))
         except BlockingIOError as error:
             where = lock.parent.parent
             raise ResumeError(f"another run is writing to {where}; wait for it, or give another output.path") from error

@@ -1,10 +1,10 @@
-"""Eight photographs that come with phrasebox, with captions and truth made by hand; `LICENCES.md` names their sources.
+"""Eight photographs that come with phrasebox, with captions and hand-made ground truth; `LICENCES.md` names sources.
 
-`FOLDER` is an input for a run and a truth for an evaluation:
+`FOLDER` is an input for a run and a ground truth for an evaluation:
 
     captions.jsonl  {"id", "image", "caption"} of each photograph
-    truth.json      COCO instances with phrases: where the things are that 31 phrases of the captions name, as boxes,
-                    and as outlines where a box would hold much else
+    truth.json      COCO instances with phrases: the things that 31 phrases of the captions name, as boxes, and as
+                    outlines where a box would hold much else
     *.jpg           480 px or less on the longer side
 
 The things of 23 phrases leave the centre of the image free, so that a model that always points there is found out.
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).parent
-"""Where the files are."""
 
 CAPTIONS: Final = FOLDER / "captions.jsonl"
 

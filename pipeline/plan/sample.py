@@ -30,7 +30,7 @@ from stages.contract.records import Record
 from stages.contract.schema import records_to_rows, records_to_table, table_to_records
 from stages.contract.stage import Stage
 from stages.read import Shard, plan_shards
-from stages.write.parquet import ShardWriter
+from stages.write import ShardWriter
 
 READ: Final = "read"
 WRITE: Final = "write"

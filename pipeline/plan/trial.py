@@ -109,7 +109,6 @@ def tried(config: RunConfig) -> Trial:
 
 def _try(config: RunConfig, folder: str, began: float, answers: Any) -> None:
     # A run imports all this, so that it belongs to what is measured.
-    from pipeline.config import RayEngine  # noqa: PLC0415
     from pipeline.domain import SAMPLES, SHARDS  # noqa: PLC0415
     from pipeline.graph import build_graph  # noqa: PLC0415
     from pipeline.run import run  # noqa: PLC0415
@@ -117,9 +116,7 @@ def _try(config: RunConfig, folder: str, began: float, answers: Any) -> None:
 
     report = Report(started_s=time.perf_counter() - (time.time() - began))
     output = config.output.model_copy(update={"path": Path(folder) / "out", "max_error_share": None})
-    engine = config.engine
-    if isinstance(engine, RayEngine):
-        engine = engine.model_copy(update={"address": None})
+    engine = config.engine.model_copy(update={"address": None})
     config = config.model_copy(update={"output": output, "engine": engine})
     try:
         graph = build_graph(config)

@@ -1,30 +1,110 @@
-"""Words for scenes: which things a caption names, how, and where in the text each name stands."""
+"""Captions of scenes: the things that each names, their names and the places of these in the text.
+
+The vocabulary is closed: every word is one that an English parser takes for a noun (kinds) or an adjective (colours).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 
-from pipeline.scenes.vocabulary import (
-    ABSENCE_TEMPLATES,
-    COLOUR_NAMES,
-    COUNT_TEMPLATES,
-    HELDOUT_PAIRS,
-    KINDS,
-    LARGE_WORDS,
-    NUMBER_WORDS,
-    PLACE_WORDS,
-    PLAIN_TEMPLATES,
-    PLURALS,
-    SMALL_WORDS,
-    VAGUE_TEMPLATES,
-    Split,
-)
-
 T = TypeVar("T")
+
+Split = Literal["train", "heldout"]
+
+COLOURS: Final[dict[str, tuple[int, int, int]]] = {
+    "red": (214, 34, 36),
+    "orange": (245, 132, 20),
+    "yellow": (246, 214, 36),
+    "green": (44, 158, 58),
+    "blue": (36, 84, 210),
+    "purple": (126, 48, 168),
+    "pink": (246, 138, 186),
+    "brown": (122, 74, 36),
+    "black": (26, 26, 28),
+    "white": (246, 246, 244),
+}
+"""Colour name -> mean RGB, 0-255. Each object's colour is jittered around it."""
+
+KINDS: Final[tuple[str, ...]] = (
+    *("apple", "arrow", "ball", "balloon", "bell", "bird", "boat", "book", "bottle", "bus", "butterfly", "candle"),
+    *("car", "cat", "chair", "crown", "cup", "fish", "flower", "hat", "heart", "house", "key", "kite"),
+    *("ladder", "lamp", "leaf", "moon", "mushroom", "rocket", "snail", "star", "table", "tent", "tree", "umbrella"),
+)
+"""The kinds of things in a fixed order; the position is the kind's index and, plus one, its category id."""
+
+_IRREGULAR: Final = {"bus": "buses", "butterfly": "butterflies", "fish": "fish", "leaf": "leaves"}
+
+PLURALS: Final[dict[str, str]] = {kind: _IRREGULAR.get(kind, f"{kind}s") for kind in KINDS}
+"""Kind of thing (singular) -> plural."""
+
+COLOUR_NAMES: Final[tuple[str, ...]] = tuple(COLOURS)
+"""The colours in a fixed order; the position is the colour's index."""
+
+NUMBER_WORDS: Final[dict[int, str]] = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+"""Counts that captions spell out."""
+
+SMALL_WORDS: Final[tuple[str, ...]] = ("small", "tiny", "little")
+LARGE_WORDS: Final[tuple[str, ...]] = ("big", "large", "huge")
+
+HELDOUT_PAIRS: Final[frozenset[tuple[str, str]]] = frozenset(
+    (KINDS[i], COLOUR_NAMES[(i * 7 + 3) % len(COLOUR_NAMES)]) for i in range(0, len(KINDS), 3)
+) | frozenset((KINDS[i], COLOUR_NAMES[(i * 3 + 1) % len(COLOUR_NAMES)]) for i in range(1, len(KINDS), 3))
+"""(kind, colour) pairs that no scene of the split "train" shows or names: 24 of the 360."""
+
+PLACE_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "left": ("to the left of", "on the left of", "to the left of"),
+    "right": ("to the right of", "on the right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "near": ("next to", "beside", "near", "next to"),
+}
+"""Relation -> words for it, between the thing that is there and the thing it is seen from."""
+
+PLAIN_TEMPLATES: Final[dict[int, tuple[str, ...]]] = {
+    1: (
+        *("{0}", "{0}", "{0}.", "a photo of {0}", "a picture of {0}", "an image of {0}", "{0} in the picture"),
+        *("There is {0} here.", "we see {0}", "here is {0}"),
+    ),
+    2: (
+        *("{0} and {1}", "{0} with {1}", "{0} {where} {1}", "{0} {where} {1}", "{0} {where} {1}."),
+        *("{0} is {where} {1}.", "a photo of {0} and {1}", "a picture of {0} {where} {1}"),
+        *("There is {0} {where} {1}.", "We see {0} and {1}.", "an image of {0} with {1}", "you can see {0} and {1}"),
+    ),
+    3: (
+        *("{0}, {1} and {2}", "{0}, {1}, and {2}.", "{0} {where} {1}, and {2}", "{0} and {2} with {1}"),
+        *("a picture of {0}, {1} and {2}", "a photo of {0} with {1} and {2}"),
+        *("{0} is {where} {1}, and there is {2}.", "We see {0}, {1} and {2}."),
+        *("{0}, with {1} and {2} in the picture",),
+    ),
+    4: (
+        *("{0}, {1}, {2} and {3}", "{0} and {1} with {2} and {3}", "a picture of {0}, {1}, {2} and {3}"),
+        *("{0} {where} {1}, with {2} and {3}.", "There is {0} {where} {1}, {2} and {3}."),
+        *("We see {0}, {1}, {2}, and {3}.",),
+    ),
+}
+"""Number of phrases -> sentences that name only what is there. "{0}", "{1}", ... are phrases, "{where}" is a phrase of
+place."""
+
+VAGUE_TEMPLATES: Final[tuple[str, ...]] = (
+    *("{0}", "a picture of {0}", "there is {0}", "we see {0} here", "a photo of {0}"),
+)
+"""Sentences around a name that gives only a colour."""
+
+ABSENCE_TEMPLATES: Final[tuple[str, ...]] = (
+    *("{0} but no {1}", "{0} without a {1}", "{0}, and no {1}", "a picture of {0} without a {1}"),
+    *("there is {0} but there is no {1}", "no {0}", "there is no {0} here", "a picture without a {0}"),
+)
+"""Sentences whose last phrase is a thing that is not there."""
+
+COUNT_TEMPLATES: Final[tuple[str, ...]] = (
+    *("{n} things", "{n} objects", "a picture of {n} things", "there are {n} things in the picture"),
+    *("a photo with {n} objects",),
+)
+"""Sentences that only count; "{n}" is a number word."""
 
 DETERMINERS: Final = ("a", "an", "the", "some")
 """Words before a phrase that its normalised form leaves out."""
@@ -35,14 +115,21 @@ _FORMS: Final[dict[str, float]] = {"plain": 0.78, "vague": 0.10, "absence": 0.08
 """How often a training caption takes each form."""
 
 
+def all_templates() -> tuple[str, ...]:
+    """Return every sentence and phrase of place, in a fixed order."""
+    plain = tuple(template for templates in PLAIN_TEMPLATES.values() for template in templates)
+    places = tuple(words for choices in PLACE_WORDS.values() for words in choices)
+    return plain + places + VAGUE_TEMPLATES + ABSENCE_TEMPLATES + COUNT_TEMPLATES
+
+
 @dataclass(frozen=True, slots=True)
 class DrawnThing:
-    """What a caption may know of an object.
+    """An object as captions know it.
 
     Attributes:
-        kind: singular name.
-        colour: colour name.
-        size_rel: longer side relative to the image's side.
+        kind: Singular name.
+        colour: Colour name.
+        size_rel: Longer side relative to the image's side.
         centre_rel: x and y of the visible box's centre, 0-1.
     """
 
@@ -57,11 +144,11 @@ class Mention:
     """One phrase of a caption.
 
     Attributes:
-        kind: kind named, or None ("something red").
-        colour: colour named, or None ("a car").
-        objects: positions of the objects it denotes, back to front; empty for a thing that is absent.
-        absent: whether the caption says that it is not there.
-        start, end: half-open character span in the caption, determiner included.
+        kind: Kind named, or None ("something red").
+        colour: Colour named, or None ("a car").
+        objects: Positions of the objects it denotes, back to front; empty for a thing that is absent.
+        absent: Whether the caption says that it is not there.
+        start, end: Half-open character span in the caption, determiner included.
     """
 
     kind: str | None
@@ -87,41 +174,28 @@ Name = tuple[str, Mention]
 def write_captions(
     rng: np.random.Generator, things: Sequence[DrawnThing], split: Split, *, extra: int
 ) -> tuple[Caption, ...]:
-    """One unambiguous caption, then `extra` captions for training.
+    """Return one unambiguous caption, then `extra` captions for training.
 
     Args:
-        rng: the only source of chance.
-        things: the objects, at least one.
+        rng: The only source of chance.
+        things: The objects, at least one.
         split: "train" never names an absent pair of `HELDOUT_PAIRS`.
-        extra: number of training captions.
-
-    Returns:
-        1 + extra captions.
+        extra: Number of training captions.
     """
     return (_plain_caption(rng, things, exact=True), *(_training_caption(rng, things, split) for _ in range(extra)))
 
 
 def absent_caption(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Caption:
-    """A caption that says of one thing that it is there, and it is not: "There is a blue car."
-
-    Args:
-        rng: the only source of chance.
-        things: the objects, at least one.
-    """
+    """Return a caption that names a thing which is not there: "There is a blue car." """
     name, mention = _absent_name(rng, things, "heldout")
     return _fill("There is a {0}.", [(name, mention)])
 
 
 def phrase_of(caption: Caption, number: int, thing: DrawnThing) -> tuple[str, bool]:
-    """How a caption names one object, lower case and without determiner, and whether it does at all.
-
-    Args:
-        caption: a scene's first caption.
-        number: the object's position in the scene.
-        thing: the object.
+    """Return a scene's name for the object at a position, in lower case and without determiner, and whether it has one.
 
     Returns:
-        ("red car", True), or ("<colour> <kind>", False) where the caption leaves it out.
+        ("red car", True), or ("<colour> <kind>", False) if the caption leaves the object out.
     """
     for mention in caption.mentions:
         if number in mention.objects:
@@ -149,7 +223,7 @@ def _training_caption(rng: np.random.Generator, things: Sequence[DrawnThing], sp
 
 
 def _plain_caption(rng: np.random.Generator, things: Sequence[DrawnThing], *, exact: bool) -> Caption:
-    """Names one to four groups of things; sometimes leaves others out."""
+    """Name one to four groups of things; sometimes leave others out."""
     groups = _groups(things)
     order = rng.permutation(len(groups))
     most = min(len(groups), 4)
@@ -162,12 +236,11 @@ def _plain_caption(rng: np.random.Generator, things: Sequence[DrawnThing], *, ex
             continue
         name = _name_group(rng, things, group, exact=exact)
         if used.intersection(name[1].objects):
-            name = _name_group(rng, things, group, exact=exact, allow_kind_only=False)
+            name = _name_group(rng, things, group, exact=exact, kind_only=False)
         used.update(name[1].objects)
         names.append(name)
-    several = any(len(mention.objects) > 1 for _, mention in names)
     templates = PLAIN_TEMPLATES[len(names)]
-    if several:
+    if any(len(mention.objects) > 1 for _, mention in names):
         templates = tuple(template for template in templates if " is " not in template)
     template = _pick(rng, templates)
     if "{where}" in template:
@@ -184,24 +257,14 @@ def _groups(things: Sequence[DrawnThing]) -> list[tuple[int, ...]]:
 
 
 def _name_group(
-    rng: np.random.Generator,
-    things: Sequence[DrawnThing],
-    group: tuple[int, ...],
-    *,
-    exact: bool,
-    allow_kind_only: bool = True,
+    rng: np.random.Generator, things: Sequence[DrawnThing], group: Sequence[int], *, exact: bool, kind_only: bool = True
 ) -> Name:
-    """A name for things of one kind and colour.
-
-    Without the colour the name denotes every thing of the kind: an exact caption uses that only where it is
-    the whole kind that is meant, so the name's objects may be more than the group.
-    """
+    """Name things of one kind and colour; sometimes every thing of the kind, without a colour: more than the group."""
     kind, colour = things[group[0]].kind, things[group[0]].colour
-    objects = group
+    objects = tuple(group)
     named_colour: str | None = colour
-    if allow_kind_only and rng.random() < (0.16 if exact else 0.22):
-        same_kind = tuple(k for k, thing in enumerate(things) if thing.kind == kind)
-        named_colour, objects = None, same_kind
+    if kind_only and rng.random() < (0.16 if exact else 0.22):
+        named_colour, objects = None, tuple(k for k, thing in enumerate(things) if thing.kind == kind)
     words = [colour] if named_colour else []
     sizes = [things[k].size_rel for k in objects]
     if rng.random() < 0.22:
@@ -220,7 +283,7 @@ def _name_group(
 
 
 def _vague_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Name:
-    """Only a colour: "something red"."""
+    """Name only a colour: "something red"."""
     colour = _pick(rng, things).colour
     objects = tuple(k for k, thing in enumerate(things) if thing.colour == colour)
     article = "an" if colour[0] in "aeiou" else "a"
@@ -232,7 +295,7 @@ def _vague_name(rng: np.random.Generator, things: Sequence[DrawnThing]) -> Name:
 
 
 def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: Split) -> Name:
-    """A thing that is not in the scene, preferably one that is nearly there: its kind or its colour is."""
+    """Name a thing that is not in the scene, preferably one that is nearly there: its kind or its colour is."""
     kinds = {thing.kind for thing in things}
     pairs = {(thing.kind, thing.colour) for thing in things}
     like = _pick(rng, things)
@@ -250,7 +313,7 @@ def _absent_name(rng: np.random.Generator, things: Sequence[DrawnThing], split: 
 
 
 def _where(rng: np.random.Generator, things: Sequence[DrawnThing], names: Sequence[Name]) -> str:
-    """Words for where the first name's things are, seen from the second's, or a neutral word."""
+    """Return words for the place of the first name's things, seen from the second's, or a neutral word."""
     groups = [mention.objects for _, mention in names[:2]]
     centres = [np.mean([things[k].centre_rel for k in group], axis=0) for group in groups]
     dx, dy = (float(v) for v in centres[0] - centres[1])

@@ -1,24 +1,29 @@
-"""Paints backgrounds and objects with OpenCV; knows nothing of captions.
+"""Paints backgrounds and objects with OpenCV, from the outlines of `shapes.txt`; knows nothing of captions.
 
-Images are uint8 RGB (H, W, 3); a label map is uint8 (H, W) with 0 for the background and i + 1 where object i
-is visible. An object's visible pixels are those whose label it still holds after everything in front was
-painted.
+Images are uint8 RGB (H, W, 3); a label map is uint8 (H, W) with 0 for the background and i + 1 where object i is
+visible. An object's visible pixels are those whose label it still holds after everything in front was painted.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.scenes.kinds import Part, Tone, shape_of
-from pipeline.scenes.vocabulary import COLOURS
+from pipeline.scenes.captions import COLOURS
 
 ImageU8 = npt.NDArray[np.uint8]
 Rgb = tuple[int, int, int]
+
+Outline = npt.NDArray[np.float32]
+"""A closed outline, shape (points, 2), x and y in unit coordinates."""
 
 _SHIFT: Final = 4
 """Fractional bits of the coordinates given to OpenCV: outlines are placed to 1/16 pixel."""
@@ -26,9 +31,122 @@ _SHIFT: Final = 4
 _NOISE_SIDE: Final = 640
 
 
+@dataclass(frozen=True, slots=True)
+class ShapePart:
+    """One painted layer of a shape: see `shapes.txt`."""
+
+    outlines: tuple[Outline, ...]
+    tone: str
+    inside: bool
+
+
+def _ellipse(
+    x: float, y: float, rx: float, ry: float, *, tilt: float = 0.0, start: float = 0.0, stop: float = 360.0
+) -> Outline:
+    steps = max(6, round(22 * (stop - start) / 360.0))
+    full = stop - start >= 360.0
+    t = np.radians(np.linspace(start, stop, steps, endpoint=not full))
+    px, py = rx * np.cos(t), ry * np.sin(t)
+    c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
+    return np.stack([x + c * px - s * py, y + s * px + c * py], axis=1).astype(np.float32)
+
+
+def _rectangle(x0: float, y0: float, x1: float, y1: float) -> Outline:
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float32)
+
+
+def _bar(x0: float, y0: float, x1: float, y1: float, width: float) -> Outline:
+    length = math.hypot(x1 - x0, y1 - y0)
+    nx, ny = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
+    corners = [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)]
+    return np.array(corners, dtype=np.float32)
+
+
+def _star(points: float, inner: float) -> Outline:
+    t = np.arange(2 * points) * math.pi / points - math.pi / 2
+    r = np.where(np.arange(2 * points) % 2 == 0, 1.0, inner)
+    return np.stack([r * np.cos(t), r * np.sin(t)], axis=1).astype(np.float32)
+
+
+def _petal(number: float, of: float) -> Outline:
+    angle = 360.0 * number / of - 90
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return _ellipse(0.5 * c, -0.35 + 0.5 * s, 0.36, 0.25, tilt=angle)
+
+
+def _heart() -> Outline:
+    """About 2 wide, point down."""
+    t = np.linspace(0, 2 * math.pi, 30, endpoint=False)
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([x / 17, -y / 17], axis=1).astype(np.float32)
+
+
+def _crescent() -> Outline:
+    """A waning moon of radius 1, open to the right."""
+    outer = _ellipse(0, 0, 1, 1, start=50, stop=310)
+    x1, y1 = float(outer[-1, 0]), float(outer[-1, 1])
+    radius = math.hypot(x1 - 0.55, y1)
+    half = math.degrees(math.atan2(-y1, x1 - 0.55))
+    inner = _ellipse(0.55, 0, radius, radius, start=half, stop=360 - half)
+    return np.concatenate([outer, inner[::-1]]).astype(np.float32)
+
+
+def _canopy() -> Outline:
+    """The umbrella's dome with a scalloped lower edge."""
+    dome = _ellipse(0, 0, 1, 0.85, start=180, stop=360)
+    scallops = [_ellipse(x, 0, 0.25, 0.12, start=180, stop=360)[::-1] for x in (0.75, 0.25, -0.25, -0.75)]
+    return np.concatenate([dome, *scallops]).astype(np.float32)
+
+
+_OUTLINES: Final[dict[str, Callable[..., Outline]]] = {
+    "ellipse": _ellipse,
+    "rectangle": _rectangle,
+    "bar": _bar,
+    "star": _star,
+    "petal": _petal,
+    "heart": _heart,
+    "crescent": _crescent,
+    "canopy": _canopy,
+}
+
+
+def _outline(text: str) -> Outline:
+    name, *words = text.split()
+    if name == "polygon":
+        return np.array([[float(value) for value in corner.split(",")] for corner in words], dtype=np.float32)
+    named = dict(word.split("=") for word in words if "=" in word)
+    numbers = (float(word) for word in words if "=" not in word)
+    return _OUTLINES[name](*numbers, **{key: float(value) for key, value in named.items()})
+
+
+@cache
+def shapes() -> dict[str, tuple[ShapePart, ...]]:
+    """Return kind -> its parts in painting order, centred on its bounding box, the longer side 1."""
+    found: dict[str, list[ShapePart]] = {}
+    for line in files(__package__).joinpath("shapes.txt").read_text(encoding="utf-8").splitlines():
+        entry = line.partition("#")[0].strip()
+        if entry.startswith("["):
+            parts = found.setdefault(entry[1:-1], [])
+        elif entry:
+            tone, _, outlines = entry.removeprefix("in ").partition(" ")
+            parts.append(ShapePart(tuple(map(_outline, outlines.split(" + "))), tone, entry.startswith("in ")))
+    return {kind: _centred(parts) for kind, parts in found.items()}
+
+
+def _centred(parts: list[ShapePart]) -> tuple[ShapePart, ...]:
+    points = np.concatenate([outline for part in parts for outline in part.outlines])
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre, side = (low + high) / 2, float((high - low).max())
+    return tuple(
+        ShapePart(tuple(((each - centre) / side).astype(np.float32) for each in part.outlines), part.tone, part.inside)
+        for part in parts
+    )
+
+
 @cache
 def _noise_tile() -> npt.NDArray[np.int8]:
-    """A fixed tile of white noise; taking crops of it is far cheaper than drawing noise afresh."""
+    """A fixed tile of white noise; crops of it are far cheaper than noise drawn afresh."""
     rng = np.random.default_rng(20_240_601)
     noise = rng.normal(0.0, 32.0, size=(_NOISE_SIDE, _NOISE_SIDE, 3))
     return np.clip(noise, -127, 127).astype(np.int8)
@@ -53,15 +171,7 @@ def _muted(rng: np.random.Generator, count: int) -> npt.NDArray[np.float32]:
 
 
 def paint_background(rng: np.random.Generator, side_px: int) -> ImageU8:
-    """Draw a background: a gradient, soft noise, stripes or checks, often with clutter on top.
-
-    Args:
-        rng: the only source of chance.
-        side_px: side of the square image in pixels.
-
-    Returns:
-        uint8 RGB (side_px, side_px, 3).
-    """
+    """Return a gradient, soft noise, stripes or checks, often with clutter on top: uint8 RGB (side_px, side_px, 3)."""
     image: ImageU8
     style = rng.random()
     if style < 0.40:
@@ -101,7 +211,7 @@ def _pattern(rng: np.random.Generator, side_px: int) -> ImageU8:
 
 
 def _paint_clutter(rng: np.random.Generator, image: ImageU8) -> None:
-    """Meaningless muted strokes, blobs and boxes: none has the shape of a kind."""
+    """Paint meaningless muted strokes, blobs and boxes, none of which has the shape of a kind."""
     side = image.shape[0]
     count = int(rng.integers(2, 9))
     colours = _muted(rng, count).astype(int)
@@ -120,16 +230,8 @@ def _paint_clutter(rng: np.random.Generator, image: ImageU8) -> None:
             cv2.rectangle(image, (x0, y0), (x0 + a, y0 + b), colour, -1)
 
 
-def pick_tones(rng: np.random.Generator, colour: str) -> dict[Tone, Rgb]:
-    """The paints of one object: its colour jittered, a darker and a lighter tone of it, and the neutral ones.
-
-    Args:
-        rng: the only source of chance.
-        colour: a name in `COLOURS`.
-
-    Returns:
-        Tone -> RGB, each 0-255.
-    """
+def pick_tones(rng: np.random.Generator, colour: str) -> dict[str, Rgb]:
+    """Return tone -> paint of one object: its colour jittered, a darker and a lighter one, and the neutral ones."""
     mean = np.array(COLOURS[colour], dtype=np.float64)
     gain = rng.uniform(0.86, 1.12)
     main = np.clip(mean * gain + rng.normal(0.0, 7.0, size=3), 4, 252)
@@ -150,58 +252,41 @@ def pick_tones(rng: np.random.Generator, colour: str) -> dict[Tone, Rgb]:
     return {"main": rgb(main), "dark": rgb(dark), "light": rgb(light), "ink": rgb(ink), "glass": rgb(glass)}
 
 
-def paint_object(image: ImageU8, kind: str, tones: dict[Tone, Rgb], matrix: npt.NDArray[np.float32]) -> None:
-    """Paint one object over `image` in place, with anti-aliased outlines.
+def paint_object(image: ImageU8, kind: str, tones: dict[str, Rgb], matrix: npt.NDArray[np.float32]) -> None:
+    """Paint one object over an image in place, with anti-aliased outlines.
 
     Args:
         image: uint8 RGB (H, W, 3).
-        kind: which shape.
-        tones: the paints, from `pick_tones`.
+        kind: Its shape.
+        tones: The paints, from `pick_tones`.
         matrix: float32 (2, 3), unit shape coordinates -> pixels.
     """
-    for part in shape_of(kind):
+    for part in shapes()[kind]:
         cv2.fillPoly(image, _placed(part, matrix), tones[part.tone], cv2.LINE_AA, _SHIFT)
 
 
 def paint_silhouette(labels: ImageU8, label: int, kind: str, matrix: npt.NDArray[np.float32]) -> None:
-    """Write `label` into every pixel that the object covers, in place.
-
-    Args:
-        labels: uint8 (H, W); outlines are not anti-aliased, so every pixel has one owner.
-        label: value to write, 1-255.
-        kind: which shape.
-        matrix: float32 (2, 3), unit shape coordinates -> pixels.
-    """
-    for part in shape_of(kind):
+    """Write a label into every pixel that an object covers, in place; not anti-aliased: every pixel has one owner."""
+    for part in shapes()[kind]:
         if not part.inside:
             cv2.fillPoly(labels, _placed(part, matrix), (label,), cv2.LINE_8, _SHIFT)
 
 
-def silhouette_size(kind: str, matrix: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
-    """Bounds (x0, y0, x1, y1) in pixels of a placed shape, before occlusion and cuts at the border."""
-    points = np.concatenate([outline for part in shape_of(kind) for outline in part.outlines])
+def silhouette_bounds(kind: str, matrix: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
+    """Return the bounds (x0, y0, x1, y1) in pixels of a placed shape, before occlusion and cuts at the border."""
+    points = np.concatenate([outline for part in shapes()[kind] for outline in part.outlines])
     placed = points @ matrix[:, :2].T + matrix[:, 2]
-    x0, y0 = placed.min(axis=0)
-    x1, y1 = placed.max(axis=0)
-    return float(x0), float(y0), float(x1), float(y1)
+    (x0, y0), (x1, y1) = placed.min(axis=0).tolist(), placed.max(axis=0).tolist()
+    return x0, y0, x1, y1
 
 
-def _placed(part: Part, matrix: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int32]]:
+def _placed(part: ShapePart, matrix: npt.NDArray[np.float32]) -> list[npt.NDArray[np.int32]]:
     scale = np.float32(1 << _SHIFT)
     return [np.rint((outline @ matrix[:, :2].T + matrix[:, 2]) * scale).astype(np.int32) for outline in part.outlines]
 
 
 def finish(rng: np.random.Generator, image: ImageU8) -> ImageU8:
-    """Add what a camera adds: sensor noise of varying strength, sometimes a slight blur and a change of
-    brightness.
-
-    Args:
-        rng: the only source of chance.
-        image: uint8 RGB (H, W, 3).
-
-    Returns:
-        A new uint8 RGB image of the same shape.
-    """
+    """Return an image with what a camera adds: noise of varying strength, sometimes a slight blur, a brightness."""
     if rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (3, 3), 0.4 + 0.5 * float(rng.random()))
     strength = float(rng.uniform(0.0, 0.35)) if rng.random() < 0.7 else 0.0

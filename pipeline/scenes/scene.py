@@ -1,7 +1,7 @@
 """Composes scenes: chooses things, places them, paints them, has captions written; and writes a series as files.
 
-A scene is a pure function of (split, seed, index, side, number of objects): the same arguments give the same
-pixels, masks and words in any process and any order. No global random state is read or changed.
+A scene is a pure function of its arguments: the same ones give the same pixels, masks and words in any process and any
+order. No global random state is read or changed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.scenes.captions import Caption, DrawnThing, absent_caption, phrase_of, write_captions
+from pipeline.scenes.captions import (
+    COLOUR_NAMES,
+    HELDOUT_PAIRS,
+    KINDS,
+    Caption,
+    DrawnThing,
+    Split,
+    absent_caption,
+    phrase_of,
+    write_captions,
+)
 from pipeline.scenes.drawing import (
     ImageU8,
     finish,
@@ -23,9 +33,8 @@ from pipeline.scenes.drawing import (
     paint_object,
     paint_silhouette,
     pick_tones,
-    silhouette_size,
+    silhouette_bounds,
 )
-from pipeline.scenes.vocabulary import COLOUR_NAMES, HELDOUT_PAIRS, KINDS, Split
 from stages.contract.masks import encode_mask, mask_box_xywh_px
 
 MIN_SIZE_REL: Final = 0.15
@@ -41,6 +50,9 @@ _OUTWARDS: Final = 0.15
 """How much rarer than evenly spread places those in the middle are: 1 / (1 + 0.15) along each axis. Large things
 hardly leave the middle free, and a thing at the image's centre would be found without looking."""
 
+_ABSENT_STREAM: Final = 1
+"""Keeps the random numbers of absent things apart from those of the scene."""
+
 _TRIES: Final = 14
 _HELDOUT_RATE: Final = 0.15
 _SPLIT_CODES: Final[dict[Split, int]] = {"train": 1, "heldout": 2}
@@ -53,13 +65,13 @@ class SceneObject:
     """One drawn thing.
 
     Attributes:
-        kind: singular name, e.g. "car".
-        colour: colour name, e.g. "red".
+        kind: Singular name, e.g. "car".
+        colour: Colour name, e.g. "red".
         mask: bool (H, W), the pixels where it is visible after occlusion.
-        size_rel: its longer side before rotation, relative to the image's side.
-        phrase: how the scene's first caption names it, lower case without determiner ("red car", "two red fish",
-            "car"); where that caption does not name it, "<colour> <kind>".
-        mentioned: whether the first caption names it.
+        size_rel: Its longer side before rotation, relative to the image's side.
+        phrase: Its name in the scene's first caption, lower case without determiner ("red car", "two red fish", "car");
+            "<colour> <kind>" if that caption does not name it.
+        mentioned: Whether the first caption names it.
     """
 
     kind: str
@@ -86,10 +98,10 @@ class Scene:
 
     Attributes:
         image: uint8 RGB (side, side, 3).
-        objects: back to front.
-        captions: the first is unambiguous: each of its phrases denotes exactly the objects that it is about, and
-            nothing absent is named. The others, for training, may be vague, name only a kind or a colour, or name
-            what is absent.
+        objects: Back to front.
+        captions: The first is unambiguous: each of its phrases denotes exactly the objects that it is about, and
+            nothing absent is named. The others, for training, may be vague, name only a kind or a colour, or name a
+            thing that is absent.
     """
 
     image: ImageU8
@@ -111,21 +123,21 @@ def make_scene(
     """Draw scene number `index` of a series.
 
     Args:
-        seed: the series, >= 0.
-        index: the scene's number in the series, >= 0.
-        side_px: side of the square image in pixels, >= 64.
-        split: "train" never shows a pair of `HELDOUT_PAIRS`; "heldout" uses other random numbers than "train" for
-            the same seed and draws about every seventh object from those pairs.
-        min_objects: least number of things, >= 1. Fewer are drawn only where no free place is found.
-        max_objects: greatest number of things, <= 6.
-        extra_captions: how many training captions to add to the unambiguous first one.
-        size_range_rel: least and greatest longer side of a thing relative to the image's side, within (0, 1].
+        seed: The series, >= 0.
+        index: The scene's number in the series, >= 0.
+        side_px: Side of the square image in pixels, >= 64.
+        split: "train" never shows a pair of `HELDOUT_PAIRS`; "heldout" uses other random numbers for the same seed and
+            draws about every seventh object from those pairs.
+        min_objects: Least number of things, >= 1. Fewer are drawn only where no free place is found.
+        max_objects: Greatest number of things, <= 6.
+        extra_captions: Number of training captions behind the unambiguous first one.
+        size_range_rel: Least and greatest longer side of a thing relative to the image's side, within (0, 1].
 
     Returns:
         The scene; it has at least one object.
 
     Raises:
-        ValueError: an argument is outside its range.
+        ValueError: An argument is outside its range.
     """
     if side_px < 64:
         raise ValueError(f"side_px: expected >= 64, got {side_px}")
@@ -139,9 +151,9 @@ def make_scene(
 
     masks = [labels == label for label in range(1, len(placed) + 1)]
     things = []
-    for (kind, colour, size_rel), mask in zip(placed, masks, strict=True):
+    for each, mask in zip(placed, masks, strict=True):
         x, y, width, height = mask_box_xywh_px(mask)
-        things.append(DrawnThing(kind, colour, size_rel, ((x + width / 2) / side_px, (y + height / 2) / side_px)))
+        things.append(DrawnThing(*each, ((x + width / 2) / side_px, (y + height / 2) / side_px)))
     captions = write_captions(rng, things, split, extra=extra_captions)
     objects = []
     for number, (thing, mask) in enumerate(zip(things, masks, strict=True)):
@@ -151,7 +163,7 @@ def make_scene(
 
 
 def _choose_pairs(rng: np.random.Generator, count: int, split: Split) -> list[tuple[str, str]]:
-    """Kinds and colours: most scenes repeat a kind or a colour (distractors), some both (plurals)."""
+    """Choose kinds and colours: most scenes repeat a kind or a colour (distractors), some both (plurals)."""
     pairs = [_random_pair(rng, split)]
     if count > 1 and rng.random() < 0.28:
         for _ in range(int(rng.integers(1, 3)) if count > 2 else 1):
@@ -183,7 +195,7 @@ def _random_pair(rng: np.random.Generator, split: Split) -> tuple[str, str]:
 def _compose(
     rng: np.random.Generator, pairs: list[tuple[str, str]], side_px: int, size_range_rel: tuple[float, float]
 ) -> tuple[ImageU8, ImageU8, list[tuple[str, str, float]]]:
-    """Place and paint the pairs; one that finds no place without hiding another too much is left out."""
+    """Place and paint the pairs, but those that would hide another too much."""
     image = paint_background(rng, side_px)
     labels = np.zeros((side_px, side_px), np.uint8)
     areas = [0]
@@ -218,7 +230,7 @@ def _placement(rng: np.random.Generator, kind: str, size_rel: float, side_px: in
     wide = rng.random() < 0.5
     sx, sy = size_rel * side_px * (1.0 if wide else stretch), size_rel * side_px * (stretch if wide else 1.0)
     matrix = np.array([[c * sx * mirror, -s * sy, 0.0], [s * sx * mirror, c * sy, 0.0]], dtype=np.float32)
-    x0, y0, x1, y1 = silhouette_size(kind, matrix)
+    x0, y0, x1, y1 = silhouette_bounds(kind, matrix)
     room_x, room_y = max(side_px - (x1 - x0), 1.0), max(side_px - (y1 - y0), 1.0)
     matrix[0, 2] = _place(rng) * room_x - x0
     matrix[1, 2] = _place(rng) * room_y - y0
@@ -232,13 +244,9 @@ def _place(rng: np.random.Generator) -> float:
 
 
 def resize_image(image: ImageU8, side_px: int) -> ImageU8:
-    """An area-averaged copy at (side_px, side_px), RGB uint8."""
+    """Return an area-averaged copy at (side_px, side_px), RGB uint8."""
     resized: ImageU8 = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
     return resized
-
-
-_ABSENT_STREAM: Final = 1
-"""Sets the chance of absent things apart from that of the scene."""
 
 
 def write_scenes(
@@ -247,25 +255,22 @@ def write_scenes(
     """Draw held-out scenes of two to five things into a folder: images, one caption each, and where everything is.
 
     The folder gets `images/NAME`, `captions.jsonl` with one object per line, `{"id", "image", "caption"}`, the image
-    relative to `images/`, and `truth.json`, COCO instances. Beside COCO's own keys every annotation has `phrase` (how
-    the caption names the thing, lower case and without determiner, else "<colour> <kind>"), `mentioned` (whether the
-    caption names it), `colour`, and `unseen_combination` (whether training never shows the kind in that colour). A
-    phrase that is mentioned denotes exactly the annotations that carry it: both of "two red cars" do. The same
-    arguments give the same files with the same OpenCV.
+    relative to `images/`, and `truth.json`, COCO instances whose annotations also have `phrase`, `mentioned`, `colour`
+    and `unseen_combination`, see `SceneObject`. A phrase that is mentioned denotes exactly the annotations that carry
+    it: both of "two red cars" do. The same arguments give the same files with the same OpenCV.
 
     Args:
-        out: folder; it is made if it does not exist. Files of the same names are replaced, others are left.
-        scenes: how many, >= 1.
-        seed: the series, >= 0.
-        side_px: side of the square images in pixels, >= 64. The default gives small files that a person still likes to
-            look at.
+        out: Folder; it is made if it does not exist. Files of the same names are replaced, others are left.
+        scenes: Number of scenes, >= 1.
+        seed: The series, >= 0.
+        side_px: Side of the square images in pixels, >= 64. The default gives small files that are nice to look at.
         image_format: "jpg" (quality 93) or "png".
-        absent: give each scene a second caption, which names a thing that is not there. Its lines then have
-            `captions`, and the images of `truth.json` have `absent`, a list with the phrase. Images do not change.
+        absent: Give each scene a second caption, which names a thing that is not there. Its lines then have `captions`,
+            and the images of `truth.json` have `absent`, a list with the phrase. Images do not change.
 
     Raises:
-        ValueError: an argument is outside its range.
-        OSError: a file cannot be written.
+        ValueError: An argument is outside its range.
+        OSError: A file cannot be written.
     """
     if scenes < 1 or seed < 0:
         raise ValueError(f"expected >= 1 scenes and a seed >= 0, got {scenes} and {seed}")

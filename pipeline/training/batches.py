@@ -24,18 +24,19 @@ from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline.scenes.captions import DETERMINERS, Caption
-from pipeline.scenes.scene import SceneObject, make_scene, resize_image
-from pipeline.scenes.vocabulary import (
+from pipeline.scenes.captions import (
     COLOUR_NAMES,
+    DETERMINERS,
     HELDOUT_PAIRS,
     KINDS,
     LARGE_WORDS,
     NUMBER_WORDS,
     PLURALS,
     SMALL_WORDS,
+    Caption,
     all_templates,
 )
+from pipeline.scenes.scene import SceneObject, make_scene, resize_image
 from pipeline.training.config import Phase
 
 _KIND_INDEX: Final = {kind: k for k, kind in enumerate(KINDS)}

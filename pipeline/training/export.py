@@ -16,7 +16,7 @@ from open_clip.model import CLIP
 from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.scenes.vocabulary import COLOUR_NAMES, HELDOUT_PAIRS, KINDS
+from pipeline.scenes.captions import COLOUR_NAMES, HELDOUT_PAIRS, KINDS
 from pipeline.training.config import MODEL_CFG, PREPROCESS_CFG
 from pipeline.training.loop import CARD_FILE, VOCABULARY_FILE, WEIGHTS_FILE, class_top1, load_tokenizer
 from pipeline.training.model import model_cfg, positions_at

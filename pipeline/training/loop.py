@@ -17,8 +17,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.scenes.captions import COLOUR_NAMES, KINDS
 from pipeline.scenes.scene import make_scene, resize_image
-from pipeline.scenes.vocabulary import COLOUR_NAMES, KINDS
 from pipeline.training.batches import (
     Batch,
     PhraseBank,

@@ -7,23 +7,21 @@ of the dataset are escaped by the templates, and a content security policy lets 
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import json
 import socket
 import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final
 
 import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -37,32 +35,15 @@ from starlette.staticfiles import StaticFiles
 from pipeline.dataset.folder import MARKS, MARKS_FILE, write_marks
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search
-from pipeline.viewer.heat import HeatMaps
-from pipeline.viewer.pages import Links, Pages, open_pages
-from pipeline.viewer.sample_view import COLUMNS
+from pipeline.viewer.pages import Pages, open_pages
+from pipeline.viewer.sample_view import COLUMNS, HeatMaps
 from stages.contract.errors import ConfigError, InputError, PhraseboxError, RowFault
 from stages.shared.images.pictures import heat_map_png, thumbnail
 
-LARGEST_SIDE_PX: Final = 2400
-"""Longest side of an image that is sent to the browser."""
-
-WAIT_SECONDS: Final = 0.7
-"""How long a page waits for the index before it says that the shards are being read."""
-
-MOST_MARKED: Final = 10_000
-"""Most samples that one request may mark."""
-
-MOST_DIGITS: Final = 18
-"""Digits of a number in an address. Python refuses to read numbers of thousands of digits, and no row has one."""
-
-
-class _NumberConvertor(IntegerConvertor):
-    """`{name:number}` in a route: a number of at most `MOST_DIGITS` digits. For others there is no such page."""
-
-    regex = f"[0-9]{{1,{MOST_DIGITS}}}"
-
-
-register_url_convertor("number", _NumberConvertor())
+LARGEST_SIDE_PX: Final = 2400  # of an image that is sent to the browser
+WAIT_SECONDS: Final = 0.7  # until a page says that the shards are being read
+MOST_MARKED: Final = 10_000  # samples in one request
+MOST_DIGITS: Final = 18  # of a number in an address: Python rejects thousands of digits, and no row has one
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -74,15 +55,25 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
+_CACHED: Final = {"Cache-Control": "private, max-age=3600"}
+
+
+class _NumberConvertor(IntegerConvertor):
+    """`{name:number}` in a route: a number of at most `MOST_DIGITS` digits. For others there is no such page."""
+
+    regex = f"[0-9]{{1,{MOST_DIGITS}}}"
+
+
+register_url_convertor("number", _NumberConvertor())
 
 
 @dataclass(slots=True, kw_only=True)
 class Viewer:
-    """What the application answers from."""
+    """A dataset's pages and heat maps, and the lock for its marks."""
 
     pages: Pages
     heat: HeatMaps
-    lock: Lock = field(default_factory=Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def mark(self, sample_ids: Sequence[str], mark: str) -> None:
         """Give samples a mark, or take it away with "". Raises OSError, and changes none, if they cannot be saved."""
@@ -95,10 +86,10 @@ class Viewer:
 
 
 def create_app(viewer: Viewer, allowed_hosts: Sequence[str]) -> Starlette:
-    """The application. Browsers may call it by the names in `allowed_hosts` only, against DNS rebinding."""
+    """Return the application. Browsers may call it by the names in `allowed_hosts` only, against DNS rebinding."""
     routes = [
-        Route("/", _page(_grid)),
-        Route("/stats", _page(_stats)),
+        Route("/", _page(lambda search, request: viewer.pages.grid(search, max(1, _number(request, "page", 1))))),
+        Route("/stats", _page(lambda search, _: viewer.pages.stats(search))),
         Route("/sample/{id:number}", _page(_sample)),
         Route("/rows/{row:number}/image.jpg", _image),
         Route("/rows/{row:number}/row.json", _row),
@@ -130,17 +121,14 @@ def _viewer(request: Request) -> Viewer:
     return viewer
 
 
-def _page(view: Callable[[Viewer, Search, Request], str]) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that reads a search from the address and answers with a view, or with what is wrong."""
+def _page(view: Callable[[Search, Request], str]) -> Callable[[Request], Response]:
+    """Return an endpoint that reads a search from the address and answers with a view, or with what is wrong."""
 
     def answer(request: Request) -> Response:
-        viewer = _viewer(request)
-        pages = viewer.pages
-        values = {
-            name: value for name, value in request.query_params.items() if value.strip() and name in Search.model_fields
-        }
+        pages = _viewer(request).pages
+        given = {name: value for name, value in request.query_params.items() if value.strip()}
         try:
-            search = Search.model_validate(values)
+            search = Search.model_validate({name: given[name] for name in given.keys() & Search.model_fields.keys()})
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
             return HTMLResponse(pages.message("This filter cannot be used", problems), 400)
@@ -150,18 +138,15 @@ def _page(view: Callable[[Viewer, Search, Request], str]) -> Callable[[Request],
                 done, total = pages.index.done, len(pages.dataset.shards)
                 text = f"Filters, orders and figures need all shards. {done:,} of {total:,} have been read."
                 return HTMLResponse(pages.message("Reading the shards", text, search, again=True), 202)
-            return HTMLResponse(view(viewer, search, request))
+            return HTMLResponse(view(search, request))
         except PhraseboxError as error:
             return HTMLResponse(pages.message("This cannot be shown", str(error), search), 400)
 
-    async def respond(request: Request) -> Response:
-        return await run_in_threadpool(answer, request)
-
-    return respond
+    return answer
 
 
 def _number(request: Request, name: str, default: int, most: int = 10**12) -> int:
-    """A whole number of the query, at most `most`; `default` if there is none. Raises HTTPException for a long one."""
+    """Return a whole number of the query, at most `most`, or the default. Raise HTTPException for a long one."""
     text = request.query_params.get(name, "")
     if not (text.isascii() and text.isdigit()):
         return default
@@ -170,64 +155,53 @@ def _number(request: Request, name: str, default: int, most: int = 10**12) -> in
     return min(int(text), most)
 
 
-def _grid(viewer: Viewer, search: Search, request: Request) -> str:
-    return viewer.pages.grid(search, max(1, _number(request, "page", 1)))
-
-
-def _stats(viewer: Viewer, search: Search, _request: Request) -> str:
-    return viewer.pages.stats(search)
-
-
-def _sample(viewer: Viewer, search: Search, request: Request) -> str:
-    image_id, hint = request.path_params["id"], _number(request, "row", -1)
-    row: int | None = hint
-    found = viewer.pages.rows.rows_at([hint], ["id"])
+def _sample(search: Search, request: Request) -> str:
+    pages, image_id = _viewer(request).pages, request.path_params["id"]
+    row: int | None = _number(request, "row", -1)
+    found = pages.rows.rows_at([row], ["id"]) if row is not None else []
     if not found or found[0]["id"] != image_id:  # a link from elsewhere: only the id counts
-        viewer.pages.index.wait(60)
-        row = viewer.pages.index.row_of(image_id)
+        pages.index.wait(60)
+        row = pages.index.row_of(image_id)
     if row is None:
         raise HTTPException(404)
     at = _number(request, "at", -1)
-    return viewer.pages.sample(search, row, None if at < 0 else at)
+    return pages.sample(search, row, None if at < 0 else at)
 
 
 def _image(request: Request) -> Response:
-    viewer, side = _viewer(request), max(16, _number(request, "side", 640, LARGEST_SIDE_PX))
-    columns = ["file_name", *(["image"] if viewer.pages.dataset.has_images else [])]
-    row = _row_at(viewer, request, columns)
+    pages, side = _viewer(request).pages, max(16, _number(request, "side", 640, LARGEST_SIDE_PX))
+    row = _row_at(request, ["file_name", *(["image"] if pages.dataset.has_images else [])])
     try:
-        content = thumbnail(viewer.pages.images.load(row), side, viewer.pages.images.limits)
+        content = thumbnail(pages.images.load(row), side, pages.images.limits)
     except RowFault as fault:
         moved = fault.error.reason == "missing_image"
         hint = " (phrasebox inspect --images DIR says where the images are)" if moved else ""
         return JSONResponse({"error": f"{fault}{hint}"}, 404)
-    return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(content, media_type="image/jpeg", headers=_CACHED)
 
 
 def _row(request: Request) -> Response:
-    row = _row_at(_viewer(request), request, COLUMNS)
-    content = json.dumps(row, ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
+    content = json.dumps(_row_at(request, COLUMNS), ensure_ascii=False, indent=1).encode("utf-8", "backslashreplace")
     return Response(content, media_type="application/json")
 
 
 def _heat(request: Request) -> Response:
-    viewer = _viewer(request)
-    row = _row_at(viewer, request, [*COLUMNS, *viewer.heat.columns])
-    region = request.path_params["region"]
+    heat = _viewer(request).heat
+    row, region = _row_at(request, [*COLUMNS, *heat.columns]), request.path_params["region"]
     if region >= len(row["annotations"]):
         raise HTTPException(404)
     try:
-        heat_map = viewer.heat.of(row).get(row["annotations"][region]["phrase"])
+        heat_map = heat.of(row).get(row["annotations"][region]["phrase"])
     except PhraseboxError as error:
         return JSONResponse({"error": str(error)}, 409)
     if heat_map is None:
         return JSONResponse({"error": "the captions no longer hold the phrase"}, 409)
     png = heat_map_png(heat_map.values, shift_cells=heat_map.shift_cells)
-    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+    return Response(png, media_type="image/png", headers=_CACHED)
 
 
-def _row_at(viewer: Viewer, request: Request, columns: Sequence[str]) -> dict[str, Any]:
-    rows = viewer.pages.rows.rows_at([request.path_params["row"]], columns)
+def _row_at(request: Request, columns: Sequence[str]) -> dict[str, Any]:
+    rows = _viewer(request).pages.rows.rows_at([request.path_params["row"]], columns)
     if not rows:
         raise HTTPException(404)
     return rows[0]
@@ -235,17 +209,15 @@ def _row_at(viewer: Viewer, request: Request, columns: Sequence[str]) -> dict[st
 
 def _suggest(request: Request) -> Response:
     """Frequent phrases or heads that begin with or contain what was typed."""
-    name, typed = request.path_params["field"], request.query_params.get("text", "")
-    index = _viewer(request).pages.index
+    name, index = request.path_params["field"], _viewer(request).pages.index
     if name not in ("phrase", "head"):
         raise HTTPException(404)
-    return JSONResponse(index.suggest(name, typed, 20) if index.ready else [])
+    return JSONResponse(index.suggest(name, request.query_params.get("text", ""), 20) if index.ready else [])
 
 
 def _marks(request: Request) -> Response:
     marks = dict(sorted(_viewer(request).pages.marks.items()))
-    headers = {"Content-Disposition": f"attachment; filename={MARKS_FILE}"}
-    return JSONResponse(marks, headers=headers)
+    return JSONResponse(marks, headers={"Content-Disposition": f"attachment; filename={MARKS_FILE}"})
 
 
 async def _mark(request: Request) -> Response:
@@ -263,7 +235,7 @@ async def _mark(request: Request) -> Response:
     if not (isinstance(names, list) and len(names) <= MOST_MARKED and all(isinstance(name, str) for name in names)):
         return JSONResponse({"error": f"expected at most {MOST_MARKED} sample ids"}, 400)
     if mark not in ("", *MARKS):
-        return JSONResponse({"error": f"expected a mark from {', '.join(MARKS)}, or none"}, 400)
+        return JSONResponse({"error": f"expected a mark from {', '.join(MARKS)}, or an empty one"}, 400)
     try:
         await asyncio.to_thread(_viewer(request).mark, names, mark)
     except OSError as error:
@@ -277,8 +249,8 @@ def _not_found(request: Request, error: Exception) -> Response:
 
 
 def make_viewer(path: Path, image_root: str | None = None, settings: Sequence[str] = ()) -> Viewer:
-    """The viewer of a dataset, with an empty index. For the arguments see `serve`. Raises InputError."""
-    pages = open_pages(path, image_root, Links())
+    """Return the viewer of a dataset, with an empty index. For the arguments see `serve`. Raises InputError."""
+    pages = open_pages(path, image_root, live=True)
     return Viewer(pages=pages, heat=HeatMaps(pages.dataset, pages.images, settings))
 
 
@@ -293,17 +265,14 @@ def serve(
     image_root: str | None = None,
     settings: Sequence[str] = (),
 ) -> None:
-    """Serve the viewer until it is interrupted.
+    """Serve the viewer of a dataset's folder until it is interrupted, and print its address.
 
     Args:
-        path: The dataset's folder.
-        console: Where the address is printed.
-        search: What the printed address shows first.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes any free one.
+        path, console: The folder, and where the address is printed.
+        search: The search that the address shows first.
+        host, port: Where to listen; port 0 takes any free one.
         open_browser: Whether to open the browser too.
-        image_root: See `ImageSource`.
-        settings: See `HeatMaps`.
+        image_root, settings: See `ImageSource` and `HeatMaps`.
 
     Raises:
         InputError: The folder is not a dataset.
@@ -316,7 +285,8 @@ def serve(
     except ConfigError:
         viewer.pages.index.close()
         raise
-    address = f"http://{_printed(host)}:{listening.getsockname()[1]}{Links().page(search, 1)}"
+    name = f"[{host}]" if ":" in host else host
+    address = f"http://{name}:{listening.getsockname()[1]}{viewer.pages.links.page(search, 1)}"
     loopback = is_loopback(host)
     app = create_app(viewer, ["127.0.0.1", "localhost", "[::1]", host] if loopback else ["*"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
@@ -326,21 +296,17 @@ def serve(
         console.print("everyone who can reach this machine can look at the dataset and mark samples", soft_wrap=True)
     if open_browser:
         threading.Timer(0.3, webbrowser.open, [address]).start()
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn has ended orderly and passes it on
         server.run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn has ended orderly and passes it on
-        return
 
 
 def _build(index: Index) -> None:
-    try:
+    with suppress(InputError):  # the pages show the error, which `Index.wait` raises
         index.build()
-    except InputError:
-        return  # the pages show the error, which `Index.wait` raises
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -349,20 +315,8 @@ def is_loopback(host: str) -> bool:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        info: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except socket.gaierror as error:
         raise ConfigError(f"--host: no address {host}: {error.strerror}") from error
-    listening = socket.socket(info[0], info[1], info[2])
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(info[4])
-        listening.listen()
     except OSError as error:
-        listening.close()
-        hint = "" if error.errno == errno.EADDRNOTAVAIL else "; --port 0 takes any free port"
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}{hint}") from error
-    return listening
-
-
-def _printed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; --port 0 takes any free port") from error

@@ -1,33 +1,43 @@
 """The pages: answers of the index and rows of the shards, rendered by the templates.
 
-The server (`app.py`) and the static gallery (`gallery.py`) use them, and differ in how they name links.
+The server (`app.py`) and a gallery of files (`write_gallery`) use them, and differ in how they name links.
 """
 
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
 
 from pipeline.dataset.folder import Dataset, NumberedRows, open_dataset, read_marks
-from pipeline.dataset.image_source import ImageSource
 from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.origin import ImageSource
 from pipeline.dataset.selection import Search, Selection, Selector
+from pipeline.terminal import progress_bar
 from pipeline.viewer.sample_view import COLUMNS, SampleView, sample_view
-from stages.contract.errors import ROW_ERRORS
+from stages.contract.errors import ROW_ERRORS, ConfigError, RowFault
 from stages.contract.schema import DATASET_SCHEMA
+from stages.shared.images.pictures import thumbnail
 
 LIKELY: Final = 0.5
-"""Score from which regions are drawn at first, where scores are probabilities."""
+"""Score from which regions are drawn at first, if scores are probabilities."""
+
+GRID_SIDE_PX: Final = 640
+FULL_SIDE_PX: Final = 1600
 
 _ARRANGE: Final = frozenset(("sort", "seed", "per_page"))
-"""What of a search says how samples are shown, and not which."""
+"""Fields of a search that say how samples are shown, and not which."""
+
 
 TEMPLATES: Final = Environment(
     loader=PackageLoader("pipeline.viewer"),
@@ -39,40 +49,46 @@ TEMPLATES: Final = Environment(
 
 
 class Links:
-    """How pages name each other: as addresses of the server (`app.py`). A gallery of files derives its own."""
+    """Names of pages for each other: addresses of the server (`app.py`), or of files in one folder.
 
-    live = True
-    """Whether a server answers. Then there are filters, marks and heat maps."""
+    `live` says that a server answers. Then there are filters, marks and heat maps.
+    """
+
+    def __init__(self, *, live: bool) -> None:
+        self.live = live
 
     def page(self, search: Search, page: int) -> str:
-        """A page of the grid, counted from 1."""
+        """Return the link to a page of the grid, counted from 1."""
+        if not self.live:
+            return "index.html" if page == 1 else f"page-{page}.html"
         return _address("/", {**parameters(search), **({"page": str(page)} if page > 1 else {})})
 
     def sample(self, search: Search, at: int | None, row: int, image_id: int) -> str:
-        """One sample. `at` is its place among those that the search finds, None outside of a search."""
+        """Return the link to a sample. `at` is its place among those that the search finds, None outside of one."""
         place = {} if at is None else {"at": str(at)}
-        return _address(f"/sample/{image_id}", {**parameters(search), **place, "row": str(row)})
+        address = _address(f"/sample/{image_id}", {**parameters(search), **place, "row": str(row)})
+        return address if self.live else f"sample-{row}.html"
 
     def image(self, row: int, side_px: int) -> str:
-        """The image of a row, with a longer side of at most `side_px`."""
-        return f"/rows/{row}/image.jpg?side={side_px}"
+        """Return the link to the image of a row, with a longer side of at most `side_px`."""
+        return f"/rows/{row}/image.jpg?side={side_px}" if self.live else f"images/{row}-{side_px}.jpg"
 
     def stats(self, search: Search) -> str:
-        """The page of figures."""
-        return _address("/stats", parameters(search))
+        """Return the link to the page of figures."""
+        return _address("/stats", parameters(search)) if self.live else "figures.html"
 
     def static(self, name: str) -> str:
-        """A file of `static/`."""
-        return f"/static/{name}"
+        """Return the link to a file of `static/`."""
+        return f"/static/{name}" if self.live else f"static/{name}"
 
 
 def parameters(search: Search) -> dict[str, str]:
-    """What differs from the defaults, as query parameters."""
+    """Return the query parameters for what differs from the defaults."""
     return {name: str(value) for name, value in search.model_dump(exclude_defaults=True).items()}
 
 
 def quoted(text: str) -> str:
-    """Text as one word for a shell: in double quotes where it holds single ones and nothing that these let through."""
+    """Return text as one word for a shell: in double quotes if it holds single ones and nothing that they expand."""
     return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
@@ -82,7 +98,10 @@ def _address(path: str, query: Mapping[str, str]) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Pages:
-    """Renders the pages of one dataset. A search that is not an SQL condition raises ConfigError."""
+    """Renders the pages of one dataset. A search that is not an SQL condition raises ConfigError.
+
+    `only` holds the rows of a gallery, in order, instead of those that a search finds.
+    """
 
     dataset: Dataset
     images: ImageSource
@@ -91,7 +110,6 @@ class Pages:
     marks: dict[str, str]
     links: Links
     only: Sequence[int] | None = None
-    """Rows of a static gallery, in order, instead of those that a search finds."""
 
     @property
     def note(self) -> str:
@@ -104,28 +122,22 @@ class Pages:
             f"are not shown. If that folder is right, type:\nphrasebox inspect {options}"
         )
 
-    @property
-    def least_score(self) -> float:
-        """Score below which regions are folded away at first: where scores only rank, none are."""
-        return LIKELY if self.dataset.manifest.get("calibration") else 0.0
-
     def views(self, search: Search, numbers: Sequence[int]) -> list[SampleView]:
-        """Views of rows by number."""
+        """Return the views of rows by number."""
         rows = self.rows.rows_at(numbers, COLUMNS)
-        condition = search.region_condition()
-        found = None if not condition else self._found(condition, rows)
+        found = None
+        if condition := search.region_condition():
+            schema = pa.schema([DATASET_SCHEMA.field(name) for name in COLUMNS])
+            selector = Selector(Selection(where=condition, marks=self.marks))
+            chosen = selector.choose(pa.Table.from_pylist(rows, schema))["annotations"].to_pylist()
+            found = {region["id"] for regions in chosen for region in regions}
         return [
             sample_view(row, number, self.marks.get(row["sample_id"]), found)
             for number, row in zip(numbers, rows, strict=False)
         ]
 
-    def _found(self, condition: str, rows: Sequence[Mapping[str, Any]]) -> set[int]:
-        schema = pa.schema([DATASET_SCHEMA.field(name) for name in COLUMNS])
-        chosen = Selector(Selection(where=condition, marks=self.marks)).choose(pa.Table.from_pylist(list(rows), schema))
-        return {region["id"] for regions in chosen["annotations"].to_pylist() for region in regions}
-
     def grid(self, search: Search, page: int) -> str:
-        """A page of the grid of images, counted from 1."""
+        """Render a page of the grid of images, counted from 1."""
         offset = (page - 1) * search.per_page
         samples: int | None
         regions: int | None = None
@@ -136,9 +148,9 @@ class Pages:
         else:
             count = self.index.count(search)
             samples, regions = count.samples, count.regions
-        numbers = self._numbers(search, offset, search.per_page)
-        views = self.views(search, numbers)
+        views = self.views(search, self._numbers(search, offset, search.per_page))
         pages = None if samples is None else max(1, -(-samples // search.per_page))
+        goes_on = bool(views) if pages is None else page < pages
         return self._render(
             "grid.html",
             search,
@@ -153,12 +165,12 @@ class Pages:
             page=page,
             pages=pages,
             before=self.links.page(search, page - 1) if page > 1 else "",
-            after=self.links.page(search, page + 1) if (pages is None and views) or (pages and page < pages) else "",
+            after=self.links.page(search, page + 1) if goes_on else "",
             command=self._command(search),
         )
 
     def _numbers(self, search: Search, offset: int, limit: int) -> Sequence[int]:
-        """Numbers of the rows that are found, in order."""
+        """Return the numbers of the rows that are found, in order."""
         if self.only is not None:
             return self.only[offset : offset + limit]
         if search == Search() and not self.index.ready:  # the first page need not wait for the index
@@ -166,40 +178,34 @@ class Pages:
         return self.index.page(search, offset, limit)
 
     def sample(self, search: Search, number: int, at: int | None) -> str:
-        """One sample in full size. `at` is its place in the search, for the links to its neighbours."""
+        """Render one sample in full size. `at` is its place in the search, for the links to its neighbours."""
         (one,) = self.views(search, [number])
-        before, after = self._neighbours(search, at)
+        links: dict[int, str] = {}
+        if at is not None:
+            first = max(0, at - 1)
+            around = self._numbers(search, first, at + 2 - first)
+            for place, (row, values) in enumerate(zip(around, self.rows.rows_at(around, ["id"]), strict=False), first):
+                links[place] = self.links.sample(search, place, row, values["id"])
+        place, page = (0, 1) if at is None else (at, at // search.per_page + 1)
         return self._render(
             "sample.html",
             search,
             one=one,
-            before=before,
-            after=after,
-            back=self.links.page(search, 1 if at is None else at // search.per_page + 1),
-        )
-
-    def _neighbours(self, search: Search, at: int | None) -> tuple[str, str]:
-        if at is None:
-            return "", ""
-        first = max(0, at - 1)
-        around = self._numbers(search, first, at + 2 - first)
-        rows = dict(zip(around, self.rows.rows_at(around, ["id"]), strict=False))
-        links = {first + place: number for place, number in enumerate(around) if number in rows}
-        return tuple(  # type: ignore[return-value]  # two of them
-            self.links.sample(search, place, links[place], rows[links[place]]["id"]) if place in links else ""
-            for place in (at - 1, at + 1)
+            before=links.get(place - 1, ""),
+            after=links.get(place + 1, ""),
+            back=self.links.page(search, page),
         )
 
     def stats(self, search: Search) -> str:
-        """The page of figures."""
+        """Render the page of figures."""
         return self._render("stats.html", search, figures=statistics(self.index, search))
 
     def message(self, title: str, text: str, search: Search | None = None, *, again: bool = False) -> str:
-        """A page with a message. With `again` the browser asks again after a second."""
+        """Render a page with a message. With `again` the browser asks again after a second."""
         return self._render("message.html", search or Search(), title=title, text=text, again=again)
 
     def _command(self, search: Search) -> tuple[str, str] | None:
-        """The command that exports what is shown, before and after the least score, which the page knows.
+        """Return the command that exports what is shown, before and after the least score, which the page knows.
 
         None if a condition on regions cannot express it.
         """
@@ -214,7 +220,8 @@ class Pages:
         return TEMPLATES.get_template(template).render(
             dataset=self.dataset,
             note=self.note,
-            least_score=self.least_score,
+            # Regions below it are folded away at first: if scores only rank, none are.
+            least_score=LIKELY if self.dataset.manifest.get("calibration") else 0.0,
             name=self.dataset.path.name,
             links=self.links,
             search=search,
@@ -225,20 +232,83 @@ class Pages:
         )
 
 
-def open_pages(path: Path, image_root: str | None, links: Links) -> Pages:
-    """The pages of the dataset in a folder. Their index is empty, and the caller closes it.
+def open_pages(path: Path, image_root: str | None, *, live: bool) -> Pages:
+    """Return the pages of the dataset in a folder. Their index is empty, and the caller closes it.
 
-    Raises:
-        InputError: The folder is not a dataset, or `image_root` is not a folder.
+    Raises InputError if the folder is not a dataset, or `image_root` not a folder.
     """
     dataset = open_dataset(path, finished=False)
-    images = ImageSource(dataset, image_root)
-    marks = read_marks(dataset.path)
-    return Pages(
-        dataset=dataset,
-        images=images,
-        index=Index(dataset, marks),
-        rows=NumberedRows(dataset),
-        marks=marks,
-        links=links,
-    )
+    images, marks = ImageSource(dataset, image_root), read_marks(dataset.path)
+    index, rows = Index(dataset, marks), NumberedRows(dataset)
+    return Pages(dataset=dataset, images=images, index=index, rows=rows, marks=marks, links=Links(live=live))
+
+
+def write_gallery(
+    path: Path, out: Path, console: Console, search: Search, *, samples: int, image_root: str | None = None
+) -> None:
+    """Write pages of at most `samples` samples of those that a search finds, drawn by its seed, into a new folder.
+
+    The figures are those of all samples that it finds. Images that cannot be loaded are left out and counted.
+
+    Raises:
+        InputError: The folder is not a dataset.
+        ConfigError: The condition or the new folder cannot be used.
+    """
+    search = search.model_copy(update={"sort": "random"})
+    pages = open_pages(path, image_root, live=False)
+
+    def write(name: str, text: str) -> None:
+        (out / name).write_text(text, encoding="utf-8")
+
+    with closing(pages.index) as index:
+        index.check(search)
+        _make_folders(out)
+        index.build()
+        numbers = pages.only = index.page(search, 0, samples)
+        for page in range(1, max(1, -(-len(numbers) // search.per_page)) + 1):
+            write(pages.links.page(search, page), pages.grid(search, page))
+        write(pages.links.stats(search), pages.stats(search))
+        missing = 0
+        with progress_bar(console, "pages", len(numbers)) as advance:
+            for at, row in enumerate(numbers):
+                write(pages.links.sample(search, at, row, 0), pages.sample(search, row, at))
+                missing += not _write_images(pages, row, out)
+                advance(at + 1)
+    with as_file(files("pipeline.viewer") / "static") as static:
+        shutil.copytree(static, out / "static", dirs_exist_ok=True)
+    console.print(f"{len(numbers)} samples in {out / 'index.html'}", soft_wrap=True)
+    if pages.note:
+        console.print(pages.note, soft_wrap=True)
+    elif missing:
+        console.print(
+            f"{missing} images are missing: their rows have an error, or they are not where the run read them "
+            "(--images DIR says where they are)",
+            soft_wrap=True,
+        )
+
+
+def _make_folders(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise ConfigError(f"--html: {out} is not empty; give a new folder")
+        (out / "images").mkdir()
+    except FileExistsError as error:
+        raise ConfigError(f"--html: {out} is a file; give a new folder") from error
+    except OSError as error:
+        raise ConfigError(f"--html: cannot write to {out}: {error.strerror}") from error
+
+
+def _write_images(pages: Pages, row: int, out: Path) -> bool:
+    """Write a row's image in both sizes. Return whether it could be loaded."""
+    columns = ["file_name", "error", *(["image"] if pages.dataset.has_images else [])]
+    (values,) = pages.rows.rows_at([row], columns)
+    if values["error"] is not None:
+        return False
+    try:
+        content = pages.images.load(values)
+        for side in (GRID_SIDE_PX, FULL_SIDE_PX):
+            (out / pages.links.image(row, side)).write_bytes(thumbnail(content, side, pages.images.limits))
+    except RowFault:
+        return False
+    return True

@@ -1,14 +1,23 @@
-"""What a page shows of a row: outlines by group, captions in parts. Templates make the HTML."""
+"""Views of a row: outlines by group, captions in parts, and heat maps. Templates make the HTML."""
 
 from __future__ import annotations
 
+import shlex
+import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
-from stages.contract.records import Rle
-from stages.contract.schema import is_said
+from pipeline.config import RunConfig, stored_config
+from pipeline.dataset.folder import Dataset
+from pipeline.dataset.origin import LOADED, ImageSource, check_named
+from pipeline.engines.inline import run_stages
+from pipeline.graph import build_steps
+from stages.contract.errors import ConfigError, InputError, RowFault
+from stages.contract.records import HeatMap, ImageRef, Record, Rle, Sample
+from stages.contract.schema import HEAT_MAP_FIELDS, IMAGE_FIELD, is_said, mapped_record
 from stages.shared.images.pictures import mask_path
 
 COLOURS: Final = 12
@@ -20,12 +29,12 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Columns of a row that `sample_view` needs."""
 
+KEPT_SAMPLES: Final = 64
+"""Samples whose computed heat maps are kept: a few kB each."""
+
 _OUTLINE_SIDE_PX: Final = 640
 _MOST_LETTERS: Final = 28
-
-_THINNEST_PX: Final = 1.2
-_THICKEST_PX: Final = 3.6
-"""Outlines of regions with a score of 0 and 1, in pixels of the screen."""
+_THINNEST_PX, _THICKEST_PX = 1.2, 3.6  # outlines of regions with a score of 0 and 1, in pixels of the screen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +42,6 @@ class CaptionPart:
     """A part of a caption that belongs to the same phrase throughout, the innermost of those around it.
 
     Attributes:
-        text: The part.
         regions: Numbers of the phrase's regions.
         group: Number of the thing that it names; None beside all phrases that are in the image.
         absent: The innermost phrase that is not in the image, an entry of the row's `absent`.
@@ -48,26 +56,26 @@ class CaptionPart:
 
     @property
     def colour(self) -> int:
-        """Number of the colour. Only of a part that has a group."""
+        """Number of the colour, of a part that has a group."""
         return (self.group or 0) % COLOURS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegionView:
-    """A region as it is drawn. What several captions say in the same words is drawn once.
+    """A region as it is drawn. Entries of several captions in the same words are drawn once.
 
     Attributes:
         number: Place in the row's `annotations` of the first entry for this phrase and this mask.
         annotation: The entry there.
-        captions: Numbers of the captions that say it, one for each entry; none of a pool of concepts.
+        captions: Numbers of the captions that say it, one for each entry; empty for a pool of concepts.
         area_share: Share of the image that the region covers, 0 .. 1.
         path: SVG path data of the mask, px.
         outline_px: Width of the outline on the screen, which grows with the score.
         label: Text at the box, with a long phrase cut.
         group: Number of the thing that the phrase names: 0, 1, ... in the order of the captions.
-        leads: Whether its phrase has the highest score of the group. The group is drawn with the regions of that one.
-        found: Whether the search finds this region, in any of its captions; None if it asks for none in particular.
-        importance: Mean of that of its phrase in these captions; None where none is known.
+        leads: Whether its phrase has the highest score of the group, which is drawn with the regions of that one.
+        found: Whether the search finds this region, in any of its captions; None if it looks for none in particular.
+        importance: Mean importance of its phrase in these captions; None if it is unknown.
     """
 
     number: int
@@ -78,9 +86,9 @@ class RegionView:
     outline_px: float
     label: str
     group: int
-    leads: bool = False
-    found: bool | None = None
-    importance: float | None = None
+    leads: bool
+    found: bool | None
+    importance: float | None
 
     @property
     def colour(self) -> int:
@@ -90,14 +98,9 @@ class RegionView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleView:
-    """A sample as a page shows it.
+    """A sample as a page shows it: the number of its row in the dataset, the row with `COLUMNS`, captions in parts.
 
-    Attributes:
-        number: Number of its row in the dataset.
-        row: The row, with `COLUMNS`.
-        captions: Each in parts.
-        regions: In the order of drawing, large ones first, so that small ones can be pointed at.
-        mark: What somebody said of it, or "".
+    Regions are in the order of drawing, large ones first, so that small ones can be pointed at. `mark` may be "".
     """
 
     number: int
@@ -127,69 +130,47 @@ class SampleView:
 
 
 def sample_view(row: Mapping[str, Any], number: int, mark: str | None, found: Collection[int] | None) -> SampleView:
-    """What is shown of a row.
-
-    Args:
-        row: Has `COLUMNS`.
-        number: Number of the row in the dataset.
-        mark: The mark that somebody gave it.
-        found: Ids of the annotations that the search finds; None for all.
-    """
+    """Return the view of a row with `COLUMNS`. `found` are ids of the annotations that a search finds; None for all."""
     annotations = row["annotations"]
-    things = [_thing(one) for one in annotations]
+    # In datasets without groups each phrase names another thing.
+    things = [one["phrase"] if one["group"] is None else one["group"] for one in annotations]
     groups = {thing: place for place, thing in enumerate(dict.fromkeys(things))}
-    numbers: dict[Any, list[int]] = {}  # of equal annotations
-    for number_there, one in enumerate(annotations):
-        numbers.setdefault((one["phrase"], *one["bbox"], one["segmentation"]["counts"]), []).append(number_there)
-    regions = []
-    for equal in numbers.values():
-        one = annotations[equal[0]]
-        known = [share for each in equal if (share := annotations[each]["importance"]) is not None]
+    best: dict[Any, Mapping[str, Any]] = {}
+    equal: dict[Any, list[int]] = {}
+    for place, one in enumerate(annotations):
+        equal.setdefault((one["phrase"], *one["bbox"], one["segmentation"]["counts"]), []).append(place)
+        if things[place] not in best or one["score"] > best[things[place]]["score"]:
+            best[things[place]] = one
+    regions, said = [], {}
+    for places in equal.values():
+        first, entries = places[0], [annotations[place] for place in places]
+        one = entries[0]
+        known = [entry["importance"] for entry in entries if entry["importance"] is not None]
         region = RegionView(
-            number=equal[0],
+            number=first,
             annotation=one,
-            captions=tuple(annotations[each]["caption_index"] for each in equal if is_said(annotations[each])),
+            captions=tuple(entry["caption_index"] for entry in entries if is_said(entry)),
             area_share=one["area"] / max(1, row["width"] * row["height"]),
             path=_path(one["segmentation"]),
             outline_px=_THINNEST_PX + (_THICKEST_PX - _THINNEST_PX) * one["score"],
             label=_label(one["phrase"], one["score"]),
-            group=groups[things[equal[0]]],
-            found=None if found is None else any(annotations[each]["id"] in found for each in equal),
+            group=groups[things[first]],
+            leads=one["phrase"] == best[things[first]]["phrase"],
+            found=None if found is None else any(entry["id"] in found for entry in entries),
             importance=sum(known) / len(known) if known else None,
         )
         regions.append(region)
-    first = {each: equal[0] for equal in numbers.values() for each in equal}
-    said = [(first[each], groups[things[each]], one) for each, one in enumerate(annotations)]
+        said |= {place: (first, region.group, annotations[place]) for place in places}
     captions = [
         caption_parts(
             caption,
-            [entry for entry in said if entry[2]["caption_index"] == index],
+            [said[place] for place, one in enumerate(annotations) if one["caption_index"] == index],
             [entry for entry in row["absent"] or () if entry["caption_index"] == index],
         )
         for index, caption in enumerate(row["captions"])
     ]
-    return SampleView(
-        number=number,
-        row=row,
-        captions=captions,
-        regions=sorted(_with_leads(regions), key=lambda one: (-one.area_share, one.number)),
-        mark=mark or "",
-    )
-
-
-def _thing(annotation: Mapping[str, Any]) -> int | str:
-    """What the phrase names, as far as the row knows: in datasets without groups each phrase names another thing."""
-    group: int | None = annotation["group"]
-    phrase: str = annotation["phrase"]
-    return phrase if group is None else group
-
-
-def _with_leads(regions: Sequence[RegionView]) -> list[RegionView]:
-    best: dict[int, Mapping[str, Any]] = {}
-    for region in regions:
-        if region.group not in best or region.annotation["score"] > best[region.group]["score"]:
-            best[region.group] = region.annotation
-    return [replace(one, leads=one.annotation["phrase"] == best[one.group]["phrase"]) for one in regions]
+    regions.sort(key=lambda one: (-one.area_share, one.number))
+    return SampleView(number=number, row=row, captions=captions, regions=regions, mark=mark or "")
 
 
 def _label(phrase: str, score: float) -> str:
@@ -201,37 +182,29 @@ def caption_parts(
 ) -> list[CaptionPart]:
     """Cut a caption at the borders of its phrases, which may lie in one another.
 
-    Args:
-        caption: The text.
-        annotations: Number, group and fields of the regions whose phrase is in this caption.
-        absent: Entries of `absent` of this caption.
+    `annotations` are number, group and fields of the regions whose phrase is in this caption; `absent` those entries.
     """
+
+    def length(fields: Mapping[str, Any]) -> int:
+        return int(fields["span"][1] - fields["span"][0])
+
+    def is_around(fields: Mapping[str, Any]) -> bool:
+        return bool(fields["span"][0] <= start and end <= fields["span"][1])
+
     edges = {0, len(caption)}
-    for fields in (*(annotation for *_, annotation in annotations), *absent):
-        edges.update(fields["span"])
+    edges.update(*(fields["span"] for fields in (*(fields for *_, fields in annotations), *absent)))
     found = []
     for start, end in pairwise(sorted(edges)):
-        around = [one for one in annotations if one[2]["span"][0] <= start and end <= one[2]["span"][1]]
-        innermost = min(around, key=lambda one: _length(one[2]), default=None)
-        missing = min(
-            (one for one in absent if one["span"][0] <= start and end <= one["span"][1]), key=_length, default=None
-        )
-        part = CaptionPart(
-            text=caption[start:end], absent=missing, ends=missing is not None and missing["span"][1] == end
-        )
-        if innermost is not None:
-            _, group, annotation = innermost
-            numbers = dict.fromkeys(
-                number for number, _, one in around if list(one["span"]) == list(annotation["span"])
-            )
-            part = replace(part, regions=tuple(numbers), group=group)
+        around = [one for one in annotations if is_around(one[2])]
+        missing = min(filter(is_around, absent), key=length, default=None)
+        ends = missing is not None and missing["span"][1] == end
+        part = CaptionPart(text=caption[start:end], absent=missing, ends=ends)
+        if around:
+            _, group, innermost = min(around, key=lambda one: length(one[2]))
+            numbers = [number for number, _, one in around if list(one["span"]) == list(innermost["span"])]
+            part = replace(part, regions=tuple(dict.fromkeys(numbers)), group=group)
         found.append(part)
     return found
-
-
-def _length(fields: Mapping[str, Any]) -> int:
-    start, end = fields["span"]
-    return int(end - start)
 
 
 def _path(segmentation: Mapping[str, Any]) -> str:
@@ -240,3 +213,84 @@ def _path(segmentation: Mapping[str, Any]) -> str:
         return mask_path(rle, _OUTLINE_SIDE_PX)
     except ValueError:
         return ""  # a damaged mask: the box is shown, and `phrasebox validate` names the row
+
+
+class HeatMaps:
+    """The heat maps of rows, one sample at a time.
+
+    They are the dataset's if it stores them, which takes neither images nor a model. Otherwise, or if there are
+    `KEY=VALUE` settings that replace the dataset's, they are computed with its own configuration and model, which is
+    loaded for the first one. A dataset that this user has not made does not decide what is loaded: see
+    `pipeline.dataset.origin`.
+    """
+
+    def __init__(self, dataset: Dataset, images: ImageSource, settings: Sequence[str] = ()) -> None:
+        self.dataset = dataset
+        self.images = images
+        self.settings = tuple(settings)
+        self.are_stored = dataset.has_heat_maps and not self.settings
+        self._stages: Any = None
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, dict[str, HeatMap]] = OrderedDict()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that rows need for `of`, beside `COLUMNS`."""
+        if self.are_stored:
+            return tuple(field.name for field in HEAT_MAP_FIELDS)
+        return (IMAGE_FIELD.name,) if self.dataset.has_images else ()
+
+    def of(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
+        """Return the heat maps of a row with `COLUMNS` and `columns`, by phrase.
+
+        Raises PhraseboxError if the image or the model cannot be loaded, or a stored map is damaged.
+        """
+        if self.are_stored:
+            return {heat_map.text: heat_map for heat_map in mapped_record(row).heat_maps}
+        with self._lock:
+            if row["id"] not in self._kept:
+                self._kept[row["id"]] = self._compute(row)
+                if len(self._kept) > KEPT_SAMPLES:
+                    self._kept.popitem(last=False)
+            return self._kept[row["id"]]
+
+    def _compute(self, row: Mapping[str, Any]) -> dict[str, HeatMap]:
+        if self._stages is None:
+            self._stages = self._load()
+        try:
+            content = self.images.load(row)
+        except RowFault as fault:
+            raise InputError(fault.error.detail) from fault
+        image = ImageRef(file_name=row["file_name"], content=content)
+        name = row["sample_id"]
+        sample = Sample(sample_id=name, source=name, captions=tuple(row["captions"]), image=image)
+        (record,) = run_stages(self._stages, [Record.start(sample)], lambda *_: None)
+        if record.error is not None:
+            raise InputError(str(record.error))
+        return {heat_map.text: heat_map for heat_map in record.heat_maps}
+
+    def _load(self) -> Any:
+        if not self.dataset.run.get("model_fingerprint"):
+            raise ConfigError("the regions come from no model, which could show where it sees a phrase")
+        steps = build_steps(config_to_load(self.dataset, self.settings))
+        if steps.fingerprint != self.dataset.run.get("model_fingerprint"):
+            raise ConfigError("the dataset was made with other weights than its configuration finds now")
+        stages = (*steps.before, steps.explains)
+        for stage in stages:
+            stage.setup()
+        return stages
+
+
+def config_to_load(dataset: Dataset, settings: Sequence[str] = ()) -> RunConfig:
+    """Return the dataset's configuration for computing heat maps, with settings applied.
+
+    Raises InputError if it has none, ConfigError if something has to be named first, or a setting cannot be used.
+    """
+    stored = dataset.run.get("config")
+    if not isinstance(stored, dict):
+        raise InputError("the dataset does not say how it was made")
+    check_named(dataset, LOADED, settings, then=f"type: phrasebox inspect {shlex.quote(str(dataset.path))}")
+    # Whatever the regions come from, and whatever files that names: heat maps are the explainer's.
+    stored = {section: values for section, values in stored.items() if section != "source"}
+    fixed = ("model.batch_size=1", "model.device=auto", "regions.calibration=none")
+    return stored_config(stored, [*settings, *fixed])

@@ -1,18 +1,8 @@
 """What can go wrong: a closed list for samples, an exception tree for programs.
 
 A fault in the *data* is raised as `RowFault` where it is found, and caught at the border of the step, which keeps its
-`RowError` in the sample's row. A fault in the *program, its configuration or its surroundings* ends the run:
-
-    PhraseboxError
-    ├── ConfigError          a key or value that cannot be used
-    ├── InputError           the input as a whole cannot be read (a missing file, a wrong format)
-    ├── WeightsError         model weights missing, damaged or not supported
-    ├── ResourceError        a worker did not get the device it was asked to use
-    ├── SchemaError          a table that does not have the columns of the dataset contract
-    ├── OutputError          the dataset's folder can no longer be written: full, read-only, gone
-    ├── ResumeError          an output folder that cannot be continued
-    ├── TooManyErrors        a finished run with more failed rows than it was allowed
-    └── WorkerCodeMismatch   a worker runs other code than the driver
+`RowError` in the sample's row. A fault in the *program, its configuration or its surroundings* is a `PhraseboxError`
+and ends the run.
 """
 
 from __future__ import annotations
@@ -50,7 +40,7 @@ class SchemaError(PhraseboxError):
 
 
 class OutputError(PhraseboxError):
-    """The dataset's folder can no longer be written; what is finished is kept."""
+    """The dataset's folder can no longer be written: full, read-only, gone. Finished rows are kept."""
 
 
 class ResumeError(PhraseboxError):
@@ -82,12 +72,7 @@ ROW_ERRORS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowError:
-    """Why a sample could not be annotated.
-
-    Attributes:
-        reason: A key of `ROW_ERRORS`.
-        detail: What is wrong, where, and what to do.
-    """
+    """Why a sample could not be annotated: a key of `ROW_ERRORS`; what is wrong, where, and what to do."""
 
     reason: str
     detail: str
@@ -100,7 +85,7 @@ class RowError:
         return f"{self.reason}: {self.detail}"
 
     def at(self, place: str) -> RowError:
-        """The same error with its place in front of the detail."""
+        """Return the same error with its place in front of the detail."""
         return RowError(reason=self.reason, detail=f"{place}: {self.detail}")
 
 
@@ -115,6 +100,13 @@ class RowFault(Exception):
         return str(self.error)
 
 
+def kind_of_value(value: object) -> str:
+    """The kind of a value from JSON, or of a cell of a table, for messages."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    names |= {bytes: "bytes that are not UTF-8", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)
+
+
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line; its type where it says nothing."""
+    """Return the message of an error on one line; its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
 """The one place that knows a coordinate convention.
 
 x runs right, y runs down, the origin is the top left *corner* of the top left pixel. Boxes are
-half open: a one-pixel mask in column 3 has x 3 and w 1. Suffixes tell the form: `_xyxy`, `_xywh`,
+half open: a one-pixel mask in column 3 has x 3 and w 1. Suffixes name the form: `_xyxy`, `_xywh`,
 `_px` (pixels of the EXIF-rotated original image), `_rel` (0 .. 1), `_hw`, `_wh`. Arrays are (H, W);
 sizes shown to people are width x height.
 
@@ -24,19 +24,19 @@ Coordinate = TypeVar("Coordinate", float, NDArray[np.float64])
 
 
 def xywh_to_xyxy(box_xywh: Box) -> Box:
-    """(x, y, w, h) -> (x0, y0, x1, y1), same units."""
+    """Return (x0, y0, x1, y1)."""
     x, y, w, h = box_xywh
     return (x, y, x + w, y + h)
 
 
 def xyxy_to_xywh(box_xyxy: Box) -> Box:
-    """(x0, y0, x1, y1) -> (x, y, w, h), same units."""
+    """Return (x, y, w, h)."""
     x0, y0, x1, y1 = box_xyxy
     return (x0, y0, x1 - x0, y1 - y0)
 
 
 def box_iou(a_xywh: Box, b_xywh: Box) -> float:
-    """Intersection over union of two boxes in xywh, 0 .. 1; 0 if both are empty."""
+    """Return the intersection over union of two boxes, 0 .. 1; 0 if both are empty."""
     ax0, ay0, ax1, ay1 = xywh_to_xyxy(a_xywh)
     bx0, by0, bx1, by1 = xywh_to_xyxy(b_xywh)
     inter = max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
@@ -45,15 +45,12 @@ def box_iou(a_xywh: Box, b_xywh: Box) -> float:
 
 
 def round_to_multiple(side_px: float, multiple: int) -> int:
-    """Nearest positive multiple, halves up: `int(side / m + 0.5) * m`, at least one multiple.
-
-    The rounding of Grad-ECLIP's reference preprocessing (arXiv 2502.18816, generate_emap.py).
-    """
+    """Return the nearest positive multiple, halves up, as Grad-ECLIP's reference preprocessing (arXiv 2502.18816)."""
     return max(1, int(side_px / multiple + 0.5)) * multiple
 
 
 def px_to_cell(position_px: Coordinate, *, side_px: int, cells: int) -> Coordinate:
-    """The position in cells of a position in pixels: 0.0 is the centre of cell 0, -0.5 the edge of the image.
+    """Return a position in cells: 0.0 is the centre of cell 0, -0.5 the edge of the image.
 
     The centre of pixel i is `i + 0.5`, so its value is read at `px_to_cell(i + 0.5, ...)`.
     """
@@ -61,7 +58,7 @@ def px_to_cell(position_px: Coordinate, *, side_px: int, cells: int) -> Coordina
 
 
 def cell_to_px(position_cells: Coordinate, *, side_px: int, cells: int) -> Coordinate:
-    """Inverse of `px_to_cell`: `cell_to_px(0.0, ...)` is the centre of cell 0 in pixels."""
+    """Return a position in pixels: `cell_to_px(0.0, ...)` is the centre of cell 0."""
     return (position_cells + 0.5) * side_px / cells
 
 
@@ -69,15 +66,7 @@ def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_
     """Draw a grid whose values lie beside the centres of their cells, right of and below them for a shift above 0.
 
     Between the values the result is bilinear, beyond the outermost ones constant. Without a shift this is
-    `cv2.resize`, to rounding.
-
-    Args:
-        values: (grid_h, grid_w).
-        size_hw: Samples of the result, which covers the same image.
-        shift_cells: In cells, the same in both directions.
-
-    Returns:
-        float32 of `size_hw`.
+    `cv2.resize`, to rounding. The result, float32 of `size_hw`, covers the same image as the values (grid_h, grid_w).
     """
     rows, columns = (
         _shares(side, cells, shift_cells)
@@ -89,7 +78,7 @@ def resize_shifted(values: NDArray[np.float32], size_hw: tuple[int, int], shift_
 
 @lru_cache(maxsize=16)
 def _shares(samples: int, cells: int, shift_cells: float) -> NDArray[np.float64]:
-    """What each of the samples along a side takes of each cell: (samples, cells), rows sum to 1; not to be changed."""
+    """The share of each cell in each sample along a side: (samples, cells), rows sum to 1; read-only."""
     centres = np.arange(samples, dtype=np.float64) + 0.5
     position = np.clip(px_to_cell(centres, side_px=samples, cells=cells) - shift_cells, 0, cells - 1)
     before = np.minimum(position.astype(np.int64), max(0, cells - 2))

@@ -1,9 +1,9 @@
-"""What travels between the stages, in memory.
+"""The values that travel between the stages, in memory.
 
-A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the way
-(`phrases`, then `pixels`, `heat_maps`, `regions` and `absent`). Every field has its neutral value before its
-stage has run, and a record with an `error` passes through the remaining stages untouched.
-Records are immutable: a stage answers with `dataclasses.replace`.
+A reader makes `Sample`s; a `Record` carries one sample through all stages and is filled on the way (`phrases`, then
+`pixels`, `heat_maps`, `regions` and `absent`). Every field has its neutral value before its stage has run, and a record
+with an `error` passes through the remaining stages untouched. Records are immutable: a stage answers with
+`dataclasses.replace`.
 """
 
 from __future__ import annotations
@@ -19,63 +19,54 @@ from stages.contract.errors import RowError
 
 
 def stable_id(text: str) -> int:
-    """Hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
+    """Return a hash of `text` in 1 .. 2^53 - 1, the same on every machine and in every version.
 
-    Below 2^53 because JSON readers and COCOeval hold ids in doubles, above 0 because COCOeval
-    reads 0 as "no match".
+    JSON readers and COCOeval hold ids in doubles, and COCOeval reads 0 as "no match".
     """
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % (2**53 - 1) + 1
 
 
+def is_among(value: int, ordered: NDArray[np.int64]) -> bool:
+    """Whether an id is one of sorted ids."""
+    index = int(ordered.searchsorted(value))
+    return index < len(ordered) and int(ordered[index]) == value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """Where an encoded image is: in a file, in a part of a file, or here.
+    """The place of an encoded image: a file, a part of a file, or `content`.
 
     Attributes:
-        file_name: The image's name as the dataset shows it, relative to the image root or the tar.
         url: Path or file-system URL of the file that holds it; None if the image came inline, or there is none.
-        offset: First byte within that file.
-        size: Bytes within that file; -1 means up to its end.
-        content: The encoded image if the reader has it.
     """
 
-    file_name: str = ""
+    file_name: str = ""  # the image's name as the dataset shows it, relative to the image root or the tar
     url: str | None = None
-    offset: int = 0
-    size: int = -1
-    content: bytes | None = None
+    offset: int = 0  # first byte within that file
+    size: int = -1  # bytes within that file; -1 means up to its end
+    content: bytes | None = None  # the encoded image if the reader has it
 
 
-NO_IMAGE: Final = ImageRef()
-"""The image of a sample that names none."""
-
+NO_IMAGE: Final = ImageRef()  # The image of a sample that names none
 
 OTHER_LANGUAGE: Final = "captions in another language"
-"""How the note begins that names them, which is counted by it."""
+"""Beginning of the note that names them, by which they are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One captioned image as the reader found it.
+    """One captioned image as the reader found it."""
 
-    Attributes:
-        sample_id: Unique in the input; given by the user, or derived from the place in the input.
-        source: The place, for people: "captions.jsonl:17", "00003.tar/000031234".
-        captions: The user's texts, untouched.
-        image: Where the image is.
-        error: A fault of the input row.
-    """
-
-    sample_id: str
-    source: str
-    captions: tuple[str, ...] = ()
+    sample_id: str  # unique in the input; given by the user, or derived from the place in the input
+    source: str  # the place, for people: "captions.jsonl:17", "00003.tar/000031234"
+    captions: tuple[str, ...] = ()  # the user's texts, untouched
     image: ImageRef = NO_IMAGE
-    error: RowError | None = None
+    error: RowError | None = None  # a fault of the input row
 
     @property
     def id(self) -> int:
-        """Image id of the dataset: `stable_id(sample_id)`."""
+        """Image id of the dataset."""
         return stable_id(self.sample_id)
 
 
@@ -84,23 +75,18 @@ class Phrase:
     """A noun phrase of a caption.
 
     Attributes:
-        text: Normalised: case folded, one space between words, no leading determiner or possessive.
-        caption_index: Which caption of the sample.
-        start: First character of the phrase in the caption.
-        end: The character after its last: `captions[caption_index][start:end]` are the words. A concept that no
-            caption says, of a source of regions with a pool, has the empty span [0, 0) of caption 0.
-        head: Lemma of the head noun, in lower case.
-        plural: Whether the phrase names several things ("two dogs").
+        start, end: `captions[caption_index][start:end]` are the words. A concept of a pool that no caption says has the
+            empty span [0, 0) of caption 0.
         importance: The share of its caption's importance for the image that falls on its words, 0 .. 1; see
-            `stages.explain.text.importance`. None where nobody asked, or where the model does not see the words.
+            `stages.explain.text.importance`. None if not computed, or if the model does not see the words.
     """
 
-    text: str
+    text: str  # normalised: case folded, one space between words, no leading determiner or possessive
     caption_index: int
     start: int
     end: int
-    head: str
-    plural: bool = False
+    head: str  # lemma of the head noun, in lower case
+    plural: bool = False  # whether the phrase names several things ("two dogs")
     importance: float | None = None
 
     def __post_init__(self) -> None:
@@ -117,11 +103,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pixels:
-    """The image as the model sees it before normalisation.
-
-    Attributes:
-        rgb: uint8 (H, W, 3), the whole image resized to the model's input.
-    """
+    """The whole image resized to the model's input, before normalisation: uint8 (H, W, 3)."""
 
     rgb: NDArray[np.uint8]
 
@@ -135,20 +117,16 @@ class HeatMap:
     """Where an explainer saw one phrase in one image. A sample has one for each unique text of its phrases.
 
     Attributes:
-        text: The phrase's normalised text.
-        values: float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image.
-        similarity: Cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
-        fault: "" or why the map is all zeros: "constant", "empty" or "non_finite".
         shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for
             convolutions, see `geometry.resize_shifted`.
         presence: Probability that the phrase is in the image, 0 .. 1, if as many are absent as where it was fitted;
-            None without a calibration that tells it.
+            None without a calibration of presence.
     """
 
-    text: str
-    values: NDArray[np.float32]
-    similarity: float
-    fault: str = ""
+    text: str  # the phrase's normalised text
+    values: NDArray[np.float32]  # float32 (grid_h, grid_w), >= 0, not normalised; covers the whole image
+    similarity: float  # cosine of image and phrase, -1 .. 1; for Grad-ECLIP the value that was differentiated.
+    fault: str = ""  # "" or the reason why the map is all zeros: "constant", "empty" or "non_finite"
     shift_cells: float = 0.0
     presence: float | None = None
 
@@ -170,22 +148,16 @@ class Region:
     """A part of the image that a phrase names.
 
     Attributes:
-        phrase_index: Index into the record's `phrases`.
         box_xywh_px: Half-open box of the mask, in pixels of the EXIF-rotated original image.
-        mask: Of the size of that image.
-        area_px: Pixels of the mask.
-        score: 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
-        similarity: That of the heat map.
-        presence: Probability that the phrase is in the image, 0 .. 1; None without a calibration that tells it.
-        group: Number of the thing within the image, >= 0: regions of phrases that name the same thing have the same
-            number. None where nobody asked.
+        similarity, presence: Those of the heat map.
+        group: Number of the thing within the image, >= 0, the same for phrases that name one thing; None if unknown.
     """
 
-    phrase_index: int
+    phrase_index: int  # index into the record's `phrases`
     box_xywh_px: tuple[float, float, float, float]
     mask: Rle
     area_px: int
-    score: float
+    score: float  # 0 .. 1, of a calibration, else one of `SCORES`, see `stages.regions.score`.
     similarity: float
     presence: float | None = None
     group: int | None = None
@@ -193,13 +165,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absent:
-    """A phrase that was judged not to be in the image, and therefore has no region.
-
-    Attributes:
-        phrase_index: Index into the record's `phrases`.
-        presence: Probability that the phrase is in the image, 0 .. 1.
-        similarity: That of the heat map.
-    """
+    """A phrase judged not to be in the image; its index in the record's `phrases`, and values of its heat map."""
 
     phrase_index: int
     presence: float
@@ -211,48 +177,42 @@ class Record:
     """One sample on its way through the stages.
 
     Attributes:
-        width_px: Of the image after EXIF rotation; 0 until the image was opened.
-        height_px: Likewise.
-        dropped_phrases: Phrases found in the captions but left out by the limit per image.
-        unimportant_phrases: Phrases left out because their importance is below `phrases.min_importance`.
-        absent: Phrases without a region because they were judged not to be in the image.
-        notes: What a reader of the row should know beside that, for its warnings.
+        width_px, height_px: Size of the image after EXIF rotation; 0 until the image was opened.
     """
 
     sample: Sample
     width_px: int = 0
     height_px: int = 0
     phrases: tuple[Phrase, ...] = ()
-    dropped_phrases: int = 0
-    unimportant_phrases: int = 0
+    dropped_phrases: int = 0  # number of phrases over the limit per image
+    unimportant_phrases: int = 0  # number of phrases whose importance is below `phrases.min_importance`
     pixels: Pixels | None = None
     heat_maps: tuple[HeatMap, ...] = ()
     regions: tuple[Region, ...] = ()
     absent: tuple[Absent, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # more for the row's warnings
     error: RowError | None = None
 
     @staticmethod
     def start(sample: Sample) -> Record:
-        """The record of a sample that no stage has seen yet.
+        """Return the record of a sample that no stage has seen yet.
 
-        Text that is not valid Unicode (lone surrogates, from JSON escapes) cannot be stored: the
-        escapes are written out, and a caption with them is an error.
+        Lone surrogates (from JSON escapes) cannot be stored: they are written out, and in a caption they are an error.
         """
         stored = replace(
             sample,
-            sample_id=_storable(sample.sample_id),
-            source=_storable(sample.source),
-            captions=tuple(_storable(caption) for caption in sample.captions),
-            image=replace(sample.image, file_name=_storable(sample.image.file_name)),
+            sample_id=storable(sample.sample_id),
+            source=storable(sample.source),
+            captions=tuple(storable(caption) for caption in sample.captions),
+            image=replace(sample.image, file_name=storable(sample.image.file_name)),
         )
         error = sample.error
         if error is None and stored.captions != sample.captions:
-            error = RowError(
-                reason="bad_caption", detail=f"{sample.source}: the caption holds lone surrogates, not text"
-            )
+            detail = f"{sample.source}: the caption holds lone surrogates, not text"
+            error = RowError(reason="bad_caption", detail=detail)
         return Record(sample=stored, error=error)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    r"""The text with lone surrogates, which no table can store, written as `\udc80`."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,487 +1,104 @@
-"""Records as Arrow tables: on disk (`DATASET_SCHEMA`) and between workers (`RECORD_SCHEMA`).
+"""The columns of a dataset as data, rows of records in them, and records as Arrow tables between workers.
 
-`data/*.parquet` of a dataset holds one row per input sample:
-
-    id              int64        image id, hash of sample_id in 1 .. 2^53 - 1
-    sample_id       string       given by the user or derived from the place in the input
-    file_name       string       the image, relative to the image root or tar
-    width, height   int32        pixels after EXIF rotation; 0 if the image could not be read
-    captions        list<string> untouched
-    annotations     list<struct> one per region, COCO's fields and the phrase's
-      id            int64        unique in the dataset, 1 .. 2^53 - 1
-      image_id      int64        the row's id
-      category_id   int64        hash of the phrase; names stand in categories.parquet
-      bbox          list<float>  [x, y, w, h] px, half open, of the mask
-      area          int64        pixels of the mask
-      segmentation  struct       COCO's compressed run lengths: size [h, w], counts
-      iscrowd       int8         always 0
-      phrase        string       normalised text
-      head          string       lemma of its head noun
-      caption_index int32        which caption
-      span          list<int32>  [start, end): the phrase's words in that caption; [0, 0) of caption 0 if no caption
-                                 says it, which only a source of regions with a pool of concepts names
-      score         float        0 .. 1, see stages/regions/score.py
-      similarity    float        cosine of image and phrase
-      presence      float        probability that the phrase is in the image; null without a calibration
-      group         int32        number of the thing within the image: phrases with the same number name the same
-                                 thing; null in datasets of older versions
-      importance    float        share of its caption's importance for the image that falls on its words; null where
-                                 nobody asked
-    absent          list<struct> phrases judged not to be in the image, which have no annotation
-      phrase        string       normalised text
-      head          string       lemma of its head noun
-      caption_index int32        which caption
-      span          list<int32>  [start, end): the phrase's words in that caption
-      presence      float        probability that the phrase is in the image
-      similarity    float        cosine of image and phrase
-      importance    float        as in annotations
-    phrase_count    int32        phrases found in the captions and not dropped, before regions, and what a region is
-                                 called that no caption says
-    warnings        list<string> phrases without a region and why, how many phrases were dropped and why, captions in
-                                 another language
-    error           string       null, or the reason of the fault, a key of `errors.ROW_ERRORS`
-    error_detail    string       null, or what is wrong, where, and what to do
-    phrases         list<struct> all phrases, also those without a region; as heat_maps, only with `output.heat_maps`
-      phrase        string       normalised text
-      head          string       lemma of its head noun
-      caption_index int32        which caption
-      span          list<int32>  [start, end): the phrase's words in that caption
-      plural        bool         whether the phrase names several things
-      importance    float        as in annotations
-    heat_maps       list<struct> one per different phrase, in their order
-      phrase        string       normalised text
-      size          list<int32>  [h, w] of the grid in cells; the map covers the whole image
-      levels        binary       uint8, row by row: 0 for the map's lowest heat, 255 for its highest; null without heat
-      shift_cells   double       how far right of and below the cells' centres the values lie, in cells
-      similarity    float        cosine of image and phrase
-      presence      float        probability that the phrase is in the image; null without a calibration
-    image           struct       bytes and path, null with an error; only with `embed_images`
+`data/*.parquet` holds one row per input sample: the columns of `DATASET_FIELDS`, with `output.heat_maps` those of
+`HEAT_MAP_FIELDS`, and with `output.embed_images` the `IMAGE_FIELD`. The entries of its lists have the fields of
+`ENTRIES`. Each has an Arrow type, a unit and a meaning, which are in the metadata of the shards too, and a source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from operator import attrgetter
+from types import UnionType
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stages.contract.errors import RowError, SchemaError
-from stages.contract.levels import levels_of
-from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+from stages.contract.levels import Levels, levels_of
+from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Record, Region, Sample, stable_id
+
+SCHEMA_VERSION: Final = 1
+"""Goes up when a column is added, changes its type or its meaning, or goes away. Only this version is read."""
 
 
-def _field(name: str, kind: Any, unit: str, doc: str, *, nullable: bool = True) -> Any:
-    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit, "doc": doc})
+def check_version(place: object, version: object) -> None:
+    """Raise SchemaError for a dataset of another schema version."""
+    if version != SCHEMA_VERSION:
+        raise SchemaError(
+            f"{place}: schema version {version}, this phrasebox reads {SCHEMA_VERSION}: make the dataset again, with "
+            "the same command and --fresh"
+        )
 
 
-IMPORTANCE: Final = _field(
-    "importance", pa.float32(), "0 .. 1", "share of its caption's importance for the image; null if unknown"
-)
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column, or one field of the entries in a list."""
 
-ANNOTATION: Final = pa.struct(
-    [
-        _field("id", pa.int64(), "", "unique in the dataset, 1 .. 2^53 - 1"),
-        _field("image_id", pa.int64(), "", "the row's id"),
-        _field("category_id", pa.int64(), "", "hash of the phrase; names in categories.parquet"),
-        _field("bbox", pa.list_(pa.float32()), "px", "[x, y, w, h], half open, of the mask"),
-        _field("area", pa.int64(), "px", "pixels of the mask"),
-        _field(
-            "segmentation",
-            pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())]),
-            "px",
-            "COCO compressed run lengths; size is [h, w]",
-        ),
-        _field("iscrowd", pa.int8(), "", "always 0"),
-        _field("phrase", pa.string(), "", "normalised text"),
-        _field("head", pa.string(), "", "lemma of the head noun"),
-        _field("caption_index", pa.int32(), "", "which caption"),
-        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption; empty if none says it"),
-        _field("score", pa.float32(), "0 .. 1", "see stages/regions/score.py"),
-        _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
-        _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image; null if unknown"),
-        _field("group", pa.int32(), "", "number of the thing within the image; null if unknown"),
-        IMPORTANCE,
-    ]
-)
-"""One region of one phrase."""
+    name: str
+    kind: Any  # the Arrow type
+    unit: str  # the unit of its values, or their range; "" if they have none
+    doc: str  # the meaning
+    source: str | Callable[[Any], Any]  # attribute of a record, or of an entry of a list, that holds it; or a function
+    optional: bool = False  # whether a sound row may hold null
 
-ABSENT: Final = pa.struct(
-    [
-        _field("phrase", pa.string(), "", "normalised text"),
-        _field("head", pa.string(), "", "lemma of the head noun"),
-        _field("caption_index", pa.int32(), "", "which caption"),
-        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
-        _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image"),
-        _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
-        IMPORTANCE,
-    ]
-)
-"""One phrase of one caption that was judged not to be in the image."""
+    @property
+    def arrow(self) -> Any:
+        """The Arrow field."""
+        return pa.field(self.name, self.kind, metadata={"unit": self.unit, "doc": self.doc})
 
-ABSENT_FIELD: Final = _field("absent", pa.list_(ABSENT), "", "phrases judged not to be in the image")
-
-DATASET_SCHEMA: Final = pa.schema(
-    [
-        _field("id", pa.int64(), "", "image id, hash of sample_id in 1 .. 2^53 - 1"),
-        _field("sample_id", pa.string(), "", "given by the user or derived from the place in the input"),
-        _field("file_name", pa.string(), "", "the image, relative to the image root or tar"),
-        _field("width", pa.int32(), "px", "after EXIF rotation; 0 if unknown"),
-        _field("height", pa.int32(), "px", "after EXIF rotation; 0 if unknown"),
-        _field("captions", pa.list_(pa.string()), "", "untouched"),
-        _field("annotations", pa.list_(ANNOTATION), "", "one per region"),
-        ABSENT_FIELD,
-        _field("phrase_count", pa.int32(), "", "phrases found in the captions"),
-        _field("warnings", pa.list_(pa.string()), "", "phrases without a region and why, dropped phrases"),
-        _field("error", pa.string(), "", "null, or the reason of the fault"),
-        _field("error_detail", pa.string(), "", "null, or what is wrong, where, and what to do"),
-    ]
-)
-"""The row of `data/*.parquet` without embedded images."""
-
-STORED_PHRASE: Final = pa.struct(
-    [
-        _field("phrase", pa.string(), "", "normalised text"),
-        _field("head", pa.string(), "", "lemma of the head noun"),
-        _field("caption_index", pa.int32(), "", "which caption"),
-        _field("span", pa.list_(pa.int32()), "characters", "[start, end) in that caption"),
-        _field("plural", pa.bool_(), "", "whether the phrase names several things"),
-        IMPORTANCE,
-    ]
-)
-"""One phrase of one caption."""
-
-STORED_HEAT_MAP: Final = pa.struct(
-    [
-        _field("phrase", pa.string(), "", "normalised text"),
-        _field("size", pa.list_(pa.int32()), "cells", "[h, w] of the grid, which covers the whole image"),
-        _field("levels", pa.binary(), "0 .. 255", "uint8, row by row, lowest to highest heat; null without heat"),
-        _field("shift_cells", pa.float64(), "cells", "how far right of and below the cells' centres the values lie"),
-        _field("similarity", pa.float32(), "-1 .. 1", "cosine of image and phrase"),
-        _field("presence", pa.float32(), "0 .. 1", "probability that the phrase is in the image; null if unknown"),
-    ]
-)
-"""The heat map of one text, in the levels that its regions were cut from."""
-
-HEAT_MAP_FIELDS: Final = (
-    _field("phrases", pa.list_(STORED_PHRASE), "", "all phrases, also those without a region"),
-    _field("heat_maps", pa.list_(STORED_HEAT_MAP), "", "one per different phrase, in levels"),
-)
-"""Columns that a dataset has with `output.heat_maps`."""
-
-IMAGE_FIELD: Final = _field(
-    "image",
-    pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
-    "",
-    "the encoded image as it was read; null with an error",
-)
+    @property
+    def get(self) -> Callable[[Any], Any]:
+        """What returns the value."""
+        return attrgetter(self.source) if isinstance(self.source, str) else self.source
 
 
-OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)
-"""Columns that a dataset has or not, in their order behind the others."""
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry of a list: the region or the like, its phrase, its number in the list, and the levels of a heat map."""
+
+    record: Record
+    phrase: Phrase | None = None
+    about: Any = None
+    number: int = 0
+    levels: Levels | None = None
 
 
-def dataset_schema(*, embed_images: bool, heat_maps: bool = False) -> Any:
-    """Arrow schema of the shards."""
-    maps, images = HEAT_MAP_FIELDS if heat_maps else (), (IMAGE_FIELD,) if embed_images else ()
-    return pa.schema([*DATASET_SCHEMA, *maps, *images])
+def _placed(name: str) -> Callable[[Record], Iterator[_Entry]]:
+    """Return what makes entries of a record's `regions` or `absent`."""
+
+    def entries(record: Record) -> Iterator[_Entry]:
+        for number, about in enumerate(getattr(record, name)):
+            yield _Entry(record, record.phrases[about.phrase_index], about, number)
+
+    return entries
 
 
-def is_said(entry: Mapping[str, Any]) -> bool:
-    """Whether a caption says the phrase of an annotation: what comes of a pool of concepts has an empty span."""
-    return (entry["caption_index"], *entry["span"]) != (0, 0, 0)
+def _said(record: Record) -> Iterator[_Entry]:
+    return (_Entry(record, phrase) for phrase in record.phrases)
 
 
-_ARRAY = pa.struct([("shape", pa.list_(pa.int32())), ("data", pa.binary())])
-_IMAGE = pa.struct(
-    [
-        ("file_name", pa.string()),
-        ("url", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("content", pa.binary()),
-    ]
-)
-_PHRASE = pa.struct(
-    [
-        ("text", pa.string()),
-        ("caption_index", pa.int32()),
-        ("start", pa.int32()),
-        ("end", pa.int32()),
-        ("head", pa.string()),
-        ("plural", pa.bool_()),
-        ("importance", pa.float64()),
-    ]
-)
-_REGION = pa.struct(
-    [
-        ("phrase_index", pa.int32()),
-        ("box_xywh_px", pa.list_(pa.float64())),
-        ("mask", pa.struct([("size_hw", pa.list_(pa.int32())), ("counts", pa.string())])),
-        ("area_px", pa.int64()),
-        ("score", pa.float64()),
-        ("similarity", pa.float64()),
-        ("presence", pa.float64()),
-        ("group", pa.int32()),
-    ]
-)
-_HEAT_MAP = pa.struct(
-    [
-        ("text", pa.string()),
-        ("values", _ARRAY),
-        ("similarity", pa.float32()),
-        ("fault", pa.string()),
-        ("shift_cells", pa.float64()),
-        ("presence", pa.float64()),
-    ]
-)
-
-RECORD_SCHEMA: Final = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("sample_id", pa.string()),
-        ("source", pa.string()),
-        ("captions", pa.list_(pa.string())),
-        ("image", _IMAGE),
-        ("width_px", pa.int32()),
-        ("height_px", pa.int32()),
-        ("phrases", pa.list_(_PHRASE)),
-        ("dropped_phrases", pa.int32()),
-        ("unimportant_phrases", pa.int32()),
-        ("pixels", _ARRAY),
-        ("heat_maps", pa.list_(_HEAT_MAP)),
-        ("regions", pa.list_(_REGION)),
-        ("notes", pa.list_(pa.string())),
-        ("error", pa.struct([("reason", pa.string()), ("detail", pa.string())])),
-    ]
-)
-"""A record on its way between workers, before anything is judged absent. Regions are those of a source of regions."""
+def _mapped(record: Record) -> Iterator[_Entry]:
+    levels = levels_of([heat_map.values for heat_map in record.heat_maps])
+    return (_Entry(record, about=one, levels=own) for one, own in zip(record.heat_maps, levels, strict=True))
 
 
-def records_to_table(records: Sequence[Record]) -> Any:
-    """Records without absent phrases -> table of `RECORD_SCHEMA`, one row each, in order."""
-    return pa.Table.from_pylist([_pack(record) for record in records], schema=RECORD_SCHEMA)
+def _rle(entry: Any) -> dict[str, Any]:
+    return {"size": entry.about.mask.size_hw, "counts": entry.about.mask.counts}
 
 
-def table_to_records(table: Any) -> list[Record]:
-    """Inverse of `records_to_table`. Raises SchemaError if columns are missing."""
-    missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise SchemaError(f"a batch between stages lacks the columns {missing}")
-    return [_unpack(row) for row in table.select(RECORD_SCHEMA.names).to_pylist()]
+def _stored_levels(entry: Any) -> bytes | None:
+    return None if entry.levels is None or entry.about.fault else entry.levels.tobytes()
 
 
-def _pack(record: Record) -> dict[str, Any]:
-    sample = record.sample
-    return {
-        "id": sample.id,
-        "sample_id": sample.sample_id,
-        "source": sample.source,
-        "captions": sample.captions,
-        "image": _fields(sample.image),
-        "width_px": record.width_px,
-        "height_px": record.height_px,
-        "phrases": [_fields(phrase) for phrase in record.phrases],
-        "dropped_phrases": record.dropped_phrases,
-        "unimportant_phrases": record.unimportant_phrases,
-        "pixels": None if record.pixels is None else _packed(record.pixels.rgb),
-        "heat_maps": [{**_fields(heat_map), "values": _packed(heat_map.values)} for heat_map in record.heat_maps],
-        "regions": [{**_fields(region), "mask": _fields(region.mask)} for region in record.regions],
-        "notes": record.notes,
-        "error": None if record.error is None else _fields(record.error),
-    }
-
-
-def _unpack(row: Mapping[str, Any]) -> Record:
-    return Record(
-        sample=Sample(
-            sample_id=row["sample_id"],
-            source=row["source"],
-            captions=tuple(row["captions"]),
-            image=ImageRef(**row["image"]),
-        ),
-        width_px=row["width_px"],
-        height_px=row["height_px"],
-        phrases=tuple(Phrase(**phrase) for phrase in row["phrases"]),
-        dropped_phrases=row["dropped_phrases"],
-        unimportant_phrases=row["unimportant_phrases"],
-        pixels=None if row["pixels"] is None else Pixels(rgb=_unpacked(row["pixels"], np.uint8)),
-        heat_maps=tuple(
-            HeatMap(**{**entry, "values": _unpacked(entry["values"], np.float32)}) for entry in row["heat_maps"]
-        ),
-        regions=tuple(_region(entry) for entry in row["regions"]),
-        notes=tuple(row["notes"]),
-        error=None if row["error"] is None else RowError(**row["error"]),
-    )
-
-
-def _region(entry: Mapping[str, Any]) -> Region:
-    mask = Rle(size_hw=tuple(entry["mask"]["size_hw"]), counts=entry["mask"]["counts"])
-    return Region(**{**entry, "box_xywh_px": tuple(entry["box_xywh_px"]), "mask": mask})
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a record by name; `dataclasses.asdict` would copy what is in them."""
-    return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _packed(values: NDArray[Any]) -> dict[str, Any]:
-    return {"shape": values.shape, "data": values.tobytes()}
-
-
-def _unpacked(packed: Mapping[str, Any], kind: Any) -> NDArray[Any]:
-    return np.frombuffer(packed["data"], kind).reshape(packed["shape"])
-
-
-def records_to_rows(records: Iterable[Record], *, embed_images: bool, heat_maps: bool = False) -> Any:
-    """Finished records -> table of `dataset_schema`, one row each, in order."""
-    rows = [_row(record, embed_images=embed_images, heat_maps=heat_maps) for record in records]
-    return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images, heat_maps=heat_maps))
-
-
-def _row(record: Record, *, embed_images: bool, heat_maps: bool) -> dict[str, Any]:
-    sample = record.sample
-    image_id = sample.id
-    row: dict[str, Any] = {
-        "id": image_id,
-        "sample_id": sample.sample_id,
-        "file_name": sample.image.file_name,
-        "width": record.width_px,
-        "height": record.height_px,
-        "captions": sample.captions,
-        "annotations": [_annotation(record, image_id, region, n) for n, region in enumerate(record.regions)],
-        "absent": [_absent(record, entry) for entry in record.absent],
-        "phrase_count": len(record.phrases),
-        "warnings": _warnings(record),
-        "error": None if record.error is None else record.error.reason,
-        "error_detail": None if record.error is None else record.error.detail,
-    }
-    if heat_maps:
-        row["phrases"] = [_stored_phrase(phrase) for phrase in record.phrases]
-        levels = levels_of([heat_map.values for heat_map in record.heat_maps])
-        row["heat_maps"] = [
-            _stored_heat_map(heat_map, own) for heat_map, own in zip(record.heat_maps, levels, strict=True)
-        ]
-    if embed_images:
-        # Without bytes the whole struct is null: readers would try to open a path that is only a name. So it is in
-        # a row with an error, whose bytes nobody may have decoded yet.
-        has_image = sample.image.content is not None and record.error is None
-        row["image"] = {"bytes": sample.image.content, "path": sample.image.file_name} if has_image else None
-    return row
-
-
-def _stored_phrase(phrase: Phrase) -> dict[str, Any]:
-    return {
-        "phrase": phrase.text,
-        "head": phrase.head,
-        "caption_index": phrase.caption_index,
-        "span": (phrase.start, phrase.end),
-        "plural": phrase.plural,
-        "importance": phrase.importance,
-    }
-
-
-def _stored_heat_map(heat_map: HeatMap, levels: NDArray[np.uint8] | None) -> dict[str, Any]:
-    return {
-        "phrase": heat_map.text,
-        "size": heat_map.values.shape,
-        "levels": None if levels is None or heat_map.fault else levels.tobytes(),
-        "shift_cells": heat_map.shift_cells,
-        "similarity": heat_map.similarity,
-        "presence": heat_map.presence,
-    }
-
-
-def mapped_record(row: Mapping[str, Any]) -> Record:
-    """The record of a row that has phrases and heat maps, as it was before its regions were cut.
-
-    The maps are in levels, so that the same regions and surfaces come of them; one without heat is all zeros.
-
-    Args:
-        row: Has `HEAT_MAP_FIELDS`, `sample_id`, `file_name`, `width`, `height`, `captions`, `error` and
-            `error_detail`.
-
-    Raises:
-        SchemaError: A map does not fill its grid.
-    """
-    error = None if row["error"] is None else RowError(reason=row["error"], detail=row["error_detail"] or "")
-    return Record(
-        sample=Sample(
-            sample_id=row["sample_id"],
-            source=row["sample_id"],
-            captions=tuple(row["captions"]),
-            image=ImageRef(file_name=row["file_name"]),
-        ),
-        width_px=row["width"],
-        height_px=row["height"],
-        phrases=tuple(
-            Phrase(
-                text=stored["phrase"],
-                head=stored["head"],
-                caption_index=stored["caption_index"],
-                start=stored["span"][0],
-                end=stored["span"][1],
-                plural=stored["plural"],
-                importance=stored["importance"],
-            )
-            for stored in row["phrases"]
-        ),
-        heat_maps=tuple(_heat_map(stored, row["sample_id"]) for stored in row["heat_maps"]),
-        error=error,
-    )
-
-
-def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
-    h, w = stored["size"]
-    levels = None if stored["levels"] is None else np.frombuffer(stored["levels"], np.uint8)
-    if min(h, w) < 1 or (levels is not None and levels.size != h * w):
-        cells = "no" if levels is None else levels.size
-        raise SchemaError(f"{sample_id}: the heat map of {stored['phrase']!r} has {cells} levels for {h} x {w} cells")
-    values = np.zeros((h, w), np.float32) if levels is None else levels.reshape(h, w).astype(np.float32)
-    return HeatMap(
-        text=stored["phrase"],
-        values=values,
-        similarity=stored["similarity"],
-        shift_cells=stored["shift_cells"],
-        # As it was before it was stored: scores are made of it.
-        presence=None if stored["presence"] is None else round(stored["presence"], 6),
-    )
-
-
-def _annotation(record: Record, image_id: int, region: Region, number: int) -> dict[str, Any]:
-    phrase = record.phrases[region.phrase_index]
-    return {
-        "id": stable_id(f"{record.sample.sample_id}\n{number}"),
-        "image_id": image_id,
-        "category_id": stable_id(phrase.text),
-        "bbox": region.box_xywh_px,
-        "area": region.area_px,
-        "segmentation": {"size": region.mask.size_hw, "counts": region.mask.counts},
-        "iscrowd": 0,
-        "phrase": phrase.text,
-        "head": phrase.head,
-        "caption_index": phrase.caption_index,
-        "span": (phrase.start, phrase.end),
-        "score": region.score,
-        "similarity": region.similarity,
-        "presence": region.presence,
-        "group": region.group,
-        "importance": phrase.importance,
-    }
-
-
-def _absent(record: Record, entry: Absent) -> dict[str, Any]:
-    phrase = record.phrases[entry.phrase_index]
-    return {
-        "phrase": phrase.text,
-        "head": phrase.head,
-        "caption_index": phrase.caption_index,
-        "span": (phrase.start, phrase.end),
-        "presence": entry.presence,
-        "similarity": entry.similarity,
-        "importance": phrase.importance,
-    }
+def _image(record: Record) -> dict[str, Any] | None:
+    """The image; null without bytes, or readers would open a path that is only a name, and in a row with an error."""
+    image = record.sample.image
+    has_image = image.content is not None and record.error is None
+    return {"bytes": image.content, "path": image.file_name} if has_image else None
 
 
 _FAULTS = {
@@ -497,11 +114,11 @@ def _warnings(record: Record) -> list[str]:
     """What a reader of the row would otherwise wonder about."""
     if record.error is not None:
         return []
-    told = {record.phrases[region.phrase_index].text for region in record.regions}
-    told.update(record.phrases[absent.phrase_index].text for absent in record.absent)
+    known: tuple[Region | Absent, ...] = (*record.regions, *record.absent)
+    placed = {record.phrases[entry.phrase_index].text for entry in known}
     faults = {heat_map.text: heat_map.fault for heat_map in record.heat_maps}
-    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in told]
-    # Heat maps are for all phrases or, with another source of regions, for none.
+    missing = [text for text in dict.fromkeys(phrase.text for phrase in record.phrases) if text not in placed]
+    # Heat maps are for all phrases or, with another source of regions, for no phrase.
     other = "" if faults else "no_map"
     warnings = [*record.notes, *(f"no region for {text!r}: {_FAULTS[faults.get(text, other)]}" for text in missing)]
     if record.dropped_phrases:
@@ -509,3 +126,250 @@ def _warnings(record: Record) -> list[str]:
     if record.unimportant_phrases:
         warnings.append(f"{record.unimportant_phrases} phrases below phrases.min_importance were dropped")
     return warnings
+
+
+_INT, _LONG, _FLOAT, _TEXT = pa.int32(), pa.int64(), pa.float32(), pa.string()
+_INTS: Final = pa.list_(_INT)
+_RLE: Final = pa.struct([("size", _INTS), ("counts", _TEXT)])
+_SHARE, _COSINE = "0 .. 1", "-1 .. 1"
+_UNIQUE: Final = "unique in the dataset, 1 .. 2^53 - 1"
+_CATEGORY: Final = "hash of the phrase; names in categories.parquet"
+_LIKELY: Final = "probability that the phrase is in the image"
+_SPAN: Final = "[start, end) in that caption; [0, 0) in caption 0 if no caption says it"
+_GROUP: Final = "number of the thing within the image, the same for phrases that name one thing; null if unknown"
+_WEIGHT: Final = "share of its caption's importance for the image; null if unknown"
+_SHIFT: Final = "how far right of and below the cells' centres the values lie"
+_PIXELS: Final = "uint8, row by row, lowest to highest heat; null without heat"
+
+_PHRASE: Final = (
+    Column("phrase", _TEXT, "", "normalised text", "phrase.text"),
+    Column("head", _TEXT, "", "lemma of the head noun", "phrase.head"),
+    Column("caption_index", _INT, "", "which caption", "phrase.caption_index"),
+    Column("span", _INTS, "characters", _SPAN, lambda entry: (entry.phrase.start, entry.phrase.end)),
+)
+_IMPORTANCE: Final = Column("importance", _FLOAT, _SHARE, _WEIGHT, "phrase.importance", True)
+_SIMILARITY: Final = Column("similarity", _FLOAT, _COSINE, "cosine of image and phrase", "about.similarity")
+_PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unknown", "about.presence", True)
+
+ENTRIES: Final[dict[str, tuple[Column, ...]]] = {
+    "annotations": (
+        Column("id", _LONG, "", _UNIQUE, lambda entry: stable_id(f"{entry.record.sample.sample_id}\n{entry.number}")),
+        Column("image_id", _LONG, "", "the row's id", "record.sample.id"),
+        Column("category_id", _LONG, "", _CATEGORY, lambda entry: stable_id(entry.phrase.text)),
+        Column("bbox", pa.list_(_FLOAT), "px", "[x, y, w, h], half open, of the mask", "about.box_xywh_px"),
+        Column("area", _LONG, "px", "pixels of the mask", "about.area_px"),
+        Column("segmentation", _RLE, "px", "COCO compressed run lengths; size is [h, w]", _rle),
+        Column("iscrowd", pa.int8(), "", "always 0", lambda _: 0),
+        *_PHRASE,
+        Column("score", _FLOAT, _SHARE, "see stages/regions/score.py", "about.score"),
+        _SIMILARITY,
+        _PRESENCE,
+        Column("group", _INT, "", _GROUP, "about.group", True),
+        _IMPORTANCE,
+    ),
+    "absent": (*_PHRASE, Column("presence", _FLOAT, _SHARE, _LIKELY, "about.presence"), _SIMILARITY, _IMPORTANCE),
+    "phrases": (
+        *_PHRASE,
+        Column("plural", pa.bool_(), "", "whether the phrase names several things", "phrase.plural"),
+        _IMPORTANCE,
+    ),
+    "heat_maps": (
+        Column("phrase", _TEXT, "", "normalised text", "about.text"),
+        Column("size", _INTS, "cells", "[h, w] of the grid, which covers the whole image", "about.values.shape"),
+        Column("levels", pa.binary(), "0 .. 255", _PIXELS, _stored_levels, True),
+        Column("shift_cells", pa.float64(), "cells", _SHIFT, "about.shift_cells"),
+        _SIMILARITY,
+        _PRESENCE,
+    ),
+}
+"""Column -> the fields of the entries in its lists."""
+
+
+def _struct(columns: Iterable[Column]) -> Any:
+    return pa.struct([column.arrow for column in columns])
+
+
+def _list(name: str, doc: str, entries: Callable[[Record], Iterator[_Entry]]) -> Column:
+    getters = [(column.name, column.get) for column in ENTRIES[name]]
+
+    def values(record: Record) -> list[dict[str, Any]]:
+        return [{inner: get(entry) for inner, get in getters} for entry in entries(record)]
+
+    return Column(name, pa.list_(_struct(ENTRIES[name])), "", doc, values)
+
+
+ANNOTATION: Final = _struct(ENTRIES["annotations"])  # One region of one phrase
+
+DATASET_FIELDS: Final = (
+    Column("id", _LONG, "", "image id, hash of sample_id in 1 .. 2^53 - 1", "sample.id"),
+    Column("sample_id", _TEXT, "", "given by the user or derived from the place in the input", "sample.sample_id"),
+    Column("file_name", _TEXT, "", "the image, relative to the image root or tar", "sample.image.file_name"),
+    Column("width", _INT, "px", "after EXIF rotation; 0 if unknown", "width_px"),
+    Column("height", _INT, "px", "after EXIF rotation; 0 if unknown", "height_px"),
+    Column("captions", pa.list_(_TEXT), "", "untouched", "sample.captions"),
+    _list("annotations", "one per region", _placed("regions")),
+    _list("absent", "phrases judged not to be in the image", _placed("absent")),
+    Column("phrase_count", _INT, "", "phrases found in the captions", lambda record: len(record.phrases)),
+    Column("warnings", pa.list_(_TEXT), "", "phrases without a region and why, dropped phrases", _warnings),
+    Column("error", _TEXT, "", "null, or the reason of the fault", lambda one: one.error and one.error.reason, True),
+    Column(
+        "error_detail",
+        _TEXT,
+        "",
+        "null, or what is wrong, where, and what to do",
+        lambda one: one.error and one.error.detail,
+        True,
+    ),
+)
+"""The columns that every dataset has."""
+
+HEAT_MAP_FIELDS: Final = (
+    _list("phrases", "all phrases, also those without a region", _said),
+    _list("heat_maps", "one per different phrase, in levels", _mapped),
+)
+"""Columns that a dataset has with `output.heat_maps`."""
+
+_IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
+IMAGE_FIELD: Final = Column("image", _IMAGE, "", "the encoded image as it was read; null with an error", _image, True)
+
+OPTIONAL_FIELDS: Final = (*HEAT_MAP_FIELDS, IMAGE_FIELD)
+"""Columns that a dataset has or not, in their order behind the others."""
+
+DATASET_SCHEMA: Final = pa.schema([column.arrow for column in DATASET_FIELDS])
+"""The row of `data/*.parquet` without optional columns."""
+
+
+def _columns(*, embed_images: bool, heat_maps: bool) -> tuple[Column, ...]:
+    maps, images = HEAT_MAP_FIELDS if heat_maps else (), (IMAGE_FIELD,) if embed_images else ()
+    return (*DATASET_FIELDS, *maps, *images)
+
+
+def dataset_schema(*, embed_images: bool, heat_maps: bool = False) -> Any:
+    """Return the Arrow schema of the shards."""
+    return pa.schema([column.arrow for column in _columns(embed_images=embed_images, heat_maps=heat_maps)])
+
+
+def records_to_rows(records: Iterable[Record], *, embed_images: bool, heat_maps: bool = False) -> Any:
+    """Return finished records as a table of `dataset_schema`, one row each, in order."""
+    getters = [(column.name, column.get) for column in _columns(embed_images=embed_images, heat_maps=heat_maps)]
+    rows = [{name: get(record) for name, get in getters} for record in records]
+    return pa.Table.from_pylist(rows, schema=dataset_schema(embed_images=embed_images, heat_maps=heat_maps))
+
+
+def is_said(entry: Mapping[str, Any]) -> bool:
+    """Return whether a caption says the phrase of an annotation; concepts of a pool have an empty span."""
+    return (entry["caption_index"], *entry["span"]) != (0, 0, 0)
+
+
+def mapped_record(row: Mapping[str, Any]) -> Record:
+    """Return the record of a row that has phrases and heat maps, as it was before its regions were cut.
+
+    The maps are in levels, so that the same regions come of them; one without heat is all zeros.
+
+    Args:
+        row: Has `HEAT_MAP_FIELDS`, `sample_id`, `file_name`, `width`, `height`, `captions`, `error` and
+            `error_detail`.
+
+    Raises:
+        SchemaError: A map does not fill its grid.
+    """
+    sample_id = row["sample_id"]
+    image = ImageRef(file_name=row["file_name"])
+    phrases = (
+        Phrase(
+            text=stored["phrase"],
+            start=stored["span"][0],
+            end=stored["span"][1],
+            **{name: stored[name] for name in ("head", "caption_index", "plural", "importance")},
+        )
+        for stored in row["phrases"]
+    )
+    return Record(
+        sample=Sample(sample_id=sample_id, source=sample_id, captions=tuple(row["captions"]), image=image),
+        width_px=row["width"],
+        height_px=row["height"],
+        phrases=tuple(phrases),
+        heat_maps=tuple(_heat_map(stored, sample_id) for stored in row["heat_maps"]),
+        error=None if row["error"] is None else RowError(reason=row["error"], detail=row["error_detail"] or ""),
+    )
+
+
+def _heat_map(stored: Mapping[str, Any], sample_id: str) -> HeatMap:
+    h, w = stored["size"]
+    levels = None if stored["levels"] is None else np.frombuffer(stored["levels"], np.uint8)
+    if min(h, w) < 1 or (levels is not None and levels.size != h * w):
+        cells = "no" if levels is None else levels.size
+        raise SchemaError(f"{sample_id}: the heat map of {stored['phrase']!r} has {cells} levels for {h} x {w} cells")
+    return HeatMap(
+        text=stored["phrase"],
+        values=np.zeros((h, w), np.float32) if levels is None else levels.reshape(h, w).astype(np.float32),
+        similarity=stored["similarity"],
+        shift_cells=stored["shift_cells"],
+        # As it was before it was stored: scores are made of it.
+        presence=None if stored["presence"] is None else round(stored["presence"], 6),
+    )
+
+
+_KINDS: Final = {int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary(), bool: pa.bool_()}
+
+_ARRAY: Final = pa.struct([("shape", _INTS), ("data", pa.binary())])
+
+
+def _kind(hint: Any) -> Any:
+    """The Arrow type of values with a type hint of the records."""
+    if is_dataclass(hint):
+        return pa.struct([(name, _kind(inner)) for name, inner in get_type_hints(hint).items()])
+    if isinstance(hint, UnionType):  # X | None
+        return _kind(get_args(hint)[0])
+    origin = get_origin(hint)
+    if origin is tuple:
+        return pa.list_(_kind(get_args(hint)[0]))
+    return _ARRAY if origin is np.ndarray else _KINDS[hint]
+
+
+def _plain(value: Any) -> Any:
+    """A value of the records as Arrow takes it."""
+    if names := getattr(value, "__slots__", ()):  # of a record
+        return {name: _plain(getattr(value, name)) for name in names}
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    return {"shape": value.shape, "data": value.tobytes()} if isinstance(value, np.ndarray) else value
+
+
+@cache
+def _back(hint: Any) -> Callable[[Any], Any] | None:
+    """Return the inverse of `_plain` for values with a type hint; None if there is nothing to do."""
+    if is_dataclass(hint):
+        made: Any = hint
+        inner = {name: back for name, part in get_type_hints(hint).items() if (back := _back(part)) is not None}
+        return lambda row: made(**{**row, **{name: back(row[name]) for name, back in inner.items()}})
+    if isinstance(hint, UnionType):
+        some = _back(get_args(hint)[0])
+        return None if some is None else lambda value: None if value is None else some(value)
+    origin = get_origin(hint)
+    if origin is tuple:
+        each = _back(get_args(hint)[0])
+        return tuple if each is None else lambda values: tuple(map(each, values))
+    if origin is np.ndarray:
+        dtype = get_args(get_args(hint)[1])[0]
+        return lambda packed: np.frombuffer(packed["data"], dtype).reshape(packed["shape"])
+    return None
+
+
+RECORD_SCHEMA: Final = pa.schema([("id", pa.int64()), *_kind(Record)])
+"""A record on its way between workers: the fields of `Record`, and the sample's id."""
+
+
+def records_to_table(records: Sequence[Record]) -> Any:
+    """Return records as a table of `RECORD_SCHEMA`, one row each, in order."""
+    return pa.Table.from_pylist([{"id": one.sample.id, **_plain(one)} for one in records], schema=RECORD_SCHEMA)
+
+
+def table_to_records(table: Any) -> list[Record]:
+    """Return the records of a table as `records_to_table` makes it. Raise SchemaError if columns are missing."""
+    missing = [name for name in RECORD_SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise SchemaError(f"a batch between stages lacks the columns {missing}")
+    back = _back(Record)
+    assert back is not None, "a record is a dataclass"  # noqa: S101
+    return [back(row) for row in table.select(RECORD_SCHEMA.names[1:]).to_pylist()]

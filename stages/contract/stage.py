@@ -25,17 +25,11 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forwards:
-    """Forward passes of a stage that holds a model.
+    """Forward passes of a stage that holds a model."""
 
-    Attributes:
-        images: Images that a forward pass was asked for.
-        computed: Images in these passes, including those that only fill up a batch.
-        device: Where they were computed, for example "cpu" or "NVIDIA H100 80GB HBM3".
-    """
-
-    images: int
-    computed: int
-    device: str
+    images: int  # images that required a forward pass
+    computed: int  # images in these passes, including those that only fill up a batch
+    device: str  # for example "cpu" or "NVIDIA H100 80GB HBM3"
 
 
 class Stage(ABC):
@@ -48,23 +42,18 @@ class Stage(ABC):
         """Load what `process` needs. Called once per worker, before the first batch."""
 
     def batch_rows(self, device: Device | None = None) -> int:
-        """How many records the stage takes at once; engines hand it a multiple of this number.
+        """Return how many records the stage takes at once; engines hand it a multiple of this number.
 
-        Args:
-            device: Where the stage will run. None asks a stage that was set up, and knows.
+        device: Where the stage will run; None for a stage that was set up, which knows.
         """
         return 1
 
     def call_batches(self, device: Device | None = None) -> int:
-        """How many such batches a call should hold, so that the stage can make one ready while it computes another.
-
-        Args:
-            device: See `batch_rows`.
-        """
+        """Return how many such batches a call should hold: the stage can prepare one while it computes another."""
         return 1
 
     def take_forwards(self) -> Forwards | None:
-        """The forward passes since the last call; None for a stage without a model."""
+        """Return the forward passes since the last call; None for a stage without a model."""
         return None
 
     @abstractmethod

@@ -21,8 +21,8 @@ from stages.explain.presence import Presence, Signals
 from stages.explain.scales import at_scale, mean_of
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
+from stages.shared.model.device import OnTheWay, pixels_on
 from stages.shared.model.texts import TextCache, templates_of
-from stages.shared.model.transfer import OnTheWay, pixels_on
 
 FAULTS: Final = ("", "constant", "empty", "non_finite")
 """Why a map is all zeros, by number."""
@@ -154,11 +154,6 @@ class Explainer(ABC, Generic[ConfigT]):
         self.texts = TextCache(model, templates_of(config.templates))
         self.presence: Presence | None = None
         self.looks_closer = False
-
-    @classmethod
-    def plain_blocks(cls, config: ConfigT) -> int | None:
-        """How many of a transformer's last blocks it goes through backwards; None: it may be all. See `pack_tower`."""
-        return None
 
     @abstractmethod
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:

@@ -154,11 +154,6 @@ class GradEclip(Explainer[GradEclipConfig]):
         way = _Blocks if isinstance(model.tower, VisionTower) else _Pool
         self._way = way(self.config, model, self.affinity.block)
 
-    @classmethod
-    def plain_blocks(cls, config: GradEclipConfig) -> int | None:
-        """See `Explainer.plain_blocks`."""
-        return config.blocks
-
     def maps(self, rgb: Tensor, texts: Tensor) -> Maps:
         """See `Explainer.maps`."""
         found = self._way(rgb, texts, looks_closer=self.looks_closer)

@@ -127,8 +127,7 @@ class ExplainStage(Stage):
         from stages.shared.model.load import load  # noqa: PLC0415
 
         explainer = EXPLAINERS[self.config.explainer.kind]
-        plain = explainer.plain_blocks(self.config.explainer)
-        model = self._loaded or load(self.config.model, pack=True, plain_blocks=plain)
+        model = self._loaded or load(self.config.model)
         self._batch_size = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
         self._device = getattr(model, "device_name", str(model.device))
         self._explainer = explainer(self.config.explainer, model)

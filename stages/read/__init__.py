@@ -14,8 +14,7 @@ from pydantic import BeforeValidator, SerializeAsAny
 from stages.contract.errors import InputError
 from stages.contract.kinds import KindTable
 from stages.read.base import Limited, Reader, Shard, Skipped, SourceConfig, read_shard
-from stages.read.find import find_files, kind_of
-from stages.read.fingerprint import fingerprint_of
+from stages.read.find import find_files, fingerprint_of, kind_of
 from stages.read.plan import grouped_rows, plan_shards
 from stages.read.rows import FieldsConfig, RowParser
 

@@ -32,15 +32,13 @@ class CocoCaptionsInput(SourceConfig):
     """Keys of `input` for `kind: coco_captions`."""
 
     kind: Literal["coco_captions"] = "coco_captions"
-
-    image_root: str | None = None
-    """Folder of the images, which paths may not leave; by default the folder of the JSON."""
-
-    shard_size: int = Field(default=1000, ge=1, le=100_000)
-    """Images that one worker reads at once."""
+    image_root: str | None = Field(
+        None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
+    )
+    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
-Row = tuple[str, dict[str, Any], str, str]
+CarriedImage = tuple[str, dict[str, Any], str, str]
 """Place; the image's `id`, `file_name` and `captions`; reason and detail of the fault of an entry that is no image."""
 
 
@@ -70,8 +68,8 @@ class CocoCaptionsReader(Reader):
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        renamed = {item.index: item for item in shard.renamed}
-        rows: list[Row] = carried_rows(shard)
+        renamed = shard.renamed_at
+        rows: list[CarriedImage] = carried_rows(shard)
         for index, (place, row, reason, detail) in enumerate(rows):
             if reason:
                 sample = Sample(sample_id=self.rows.id_of(row, place), source=place)
@@ -80,10 +78,10 @@ class CocoCaptionsReader(Reader):
                 yield self.rows.sample(row, place=place, shard=shard, renamed=renamed.get(index))
 
 
-def _rows_of(file: FoundFile) -> list[Row]:
+def _rows_of(file: FoundFile) -> list[CarriedImage]:
     """The images of a file in order, then the annotations that belong to none."""
     images, annotations = _load(file)
-    rows: list[Row] = []
+    rows: list[CarriedImage] = []
     captions_of: dict[str, list[str]] = {}
     for index, image in enumerate(images):
         place = f"{file.name}:images[{index}]"
@@ -129,9 +127,9 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
     if not isinstance(images, list) or not isinstance(annotations, list):
         present = ", ".join(shorten(key, 40) for key in list(content)[:20]) or "none"
         raise InputError(f"{file.url}: expected the lists 'images' and 'annotations', found the keys {present}")
-    first = next((entry for entry in annotations if isinstance(entry, dict)), None)
-    if first is not None and not any("caption" in entry for entry in annotations if isinstance(entry, dict)):
-        present = ", ".join(shorten(key, 40) for key in list(first)[:20])
+    objects = [entry for entry in annotations if isinstance(entry, dict)]
+    if objects and not any("caption" in entry for entry in objects):
+        present = ", ".join(shorten(key, 40) for key in list(objects[0])[:20])
         raise InputError(f"{file.url}: no annotation has a 'caption' (found {present}): is it an instances file?")
     return images, annotations
 

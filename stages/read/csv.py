@@ -4,7 +4,7 @@
     kitchen/1.jpg,"a red cup, on a table",k1
 
 Quoted fields may hold line ends. A quote that is never closed makes the rows after it part of its field, up to the
-128 KiB that Python's csv module allows: that is one bad row. Files without a header (CC3M's TSV) are refused, and the
+128 KiB that Python's csv module allows: that is one bad row. Files without a header (CC3M's TSV) are rejected, and the
 message names the columns that were found.
 """
 
@@ -22,8 +22,7 @@ from stages.contract.errors import InputError, RowFault
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped
 from stages.read.find import FoundFile, find_files
-from stages.read.lines import LinesConfig, Row, entries, samples
-from stages.read.plan import Entry, plan_lines
+from stages.read.plan import LinesConfig, Row, plan_lines, samples
 from stages.read.rows import RowParser, is_storable, shorten
 from stages.read.streams import TO_UTF_8, Line, is_utf_16, iter_lines, open_plain
 
@@ -32,9 +31,13 @@ class CsvInput(LinesConfig):
     """Keys of `input` for `kind: csv`."""
 
     kind: Literal["csv"] = "csv"
-
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Between fields; by default the one of comma, tab and semicolon with which the header names the columns."""
+    delimiter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="Mark between fields; by default the one of comma, tab and semicolon with which the header names "
+        "the columns.",
+    )
 
 
 _DELIMITERS: Final = ",\t;"
@@ -44,9 +47,6 @@ _EXPLAINED: Final = {
     "new-line character seen in unquoted field": "a carriage return stands in a field without quotes",
 }
 """Message of the csv module -> the same for people."""
-
-RawRow = tuple[int, int, list[str] | RowFault]
-"""Number of the row's first line, its first byte, and its fields or its fault."""
 
 
 class CsvReader(Reader):
@@ -66,7 +66,8 @@ class CsvReader(Reader):
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
         tables = {file.url: self._table(file) for file in files}
-        shards = plan_lines(files, lambda file: self._scan(file, *tables[file.url]), self.config.shard_size)
+        whole = {file.url: Shard(url=file.url, name=file.name, first_row=1) for file in files}
+        shards = plan_lines(files, lambda file: self._data_rows(whole[file.url], *tables[file.url]), self.config)
         return [replace(shard, payload=json.dumps(tables[shard.url]).encode()) for shard in shards]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
@@ -74,23 +75,23 @@ class CsvReader(Reader):
         return samples(self._data_rows(shard, *json.loads(shard.payload)), self.config, shard)
 
     def _table(self, file: FoundFile) -> tuple[str, list[str]]:
-        """The delimiter and the columns of the file; an empty file has none.
+        """The delimiter and the columns of the file; an empty file has no columns.
 
         Raises InputError if the header cannot be read or lacks a needed column, whatever the delimiter.
         """
         usual = "\t" if _is_tab_separated(file.url) else ","
         delimiters = self.config.delimiter or usual + _DELIMITERS.replace(usual, "")
-        refusals: list[InputError] = []
+        errors: list[InputError] = []
         for delimiter in delimiters:
             try:
                 return delimiter, self._header(file, delimiter)
-            except InputError as refusal:
-                refusals.append(refusal)
-        raise refusals[0]
+            except InputError as error:
+                errors.append(error)
+        raise errors[0]
 
     def _header(self, file: FoundFile, delimiter: str) -> list[str]:
         shard = Shard(url=file.url, name=file.name, first_row=1)
-        fields = next((fields for _, _, fields in self._rows(shard, delimiter)), [])
+        fields = next((fields for _, _, fields in _rows(shard, delimiter)), [])
         if isinstance(fields, RowFault):
             raise InputError(f"{file.url}: the header cannot be read: {fields.error.detail}")
         if fields and is_utf_16(fields[0].encode("utf-8", "surrogateescape")):
@@ -103,13 +104,9 @@ class CsvReader(Reader):
             self.rows.check_columns(header, f"{file.url}: the first line must name the columns")
         return header
 
-    def _scan(self, file: FoundFile, delimiter: str, header: list[str]) -> Iterator[Entry]:
-        shard = Shard(url=file.url, name=file.name, first_row=1)
-        return entries(self._data_rows(shard, delimiter, header), self.config)
-
     def _data_rows(self, shard: Shard, delimiter: str, header: list[str]) -> Iterator[Row]:
         """The rows below the header, each with as many fields as the header or with its fault."""
-        for index, (number, position, fields) in enumerate(self._rows(shard, delimiter)):
+        for index, (number, position, fields) in enumerate(_rows(shard, delimiter)):
             if index == 0 and shard.start == 0:
                 continue
             row: dict[str, str | None] | RowFault
@@ -121,24 +118,26 @@ class CsvReader(Reader):
                 row = RowFault("bad_row", "the row is not UTF-8")
             else:  # with None for empty fields, since CSV has no null
                 row = {name: value or None for name, value in zip(header, fields, strict=True)}
-            yield Row(number, position, row, shard, self.rows)
+            yield Row.of(number, position, row, shard, self.rows)
 
-    def _rows(self, shard: Shard, delimiter: str) -> Iterator[RawRow]:
-        with open_plain(shard.url) as file:
-            lines = _Feed(iter_lines(file, start=shard.start, stop=shard.stop, number=shard.first_row))
-            rows = csv.reader(lines, delimiter=delimiter)
-            while True:
-                lines.begin_row()
-                fields: list[str] | RowFault
-                try:
-                    fields = next(rows)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    meaning = next((meaning for part, meaning in _EXPLAINED.items() if part in str(error)), error)
-                    fields = RowFault("bad_row", f"not CSV: {meaning}")
-                if fields or lines.fault:
-                    yield lines.number, lines.position, lines.fault or fields
+
+def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | RowFault]]:
+    """Number of each row's first line, its first byte, and its fields or its fault."""
+    with open_plain(shard.url) as file:
+        lines = _Feed(iter_lines(file, start=shard.start, stop=shard.stop, number=shard.first_row))
+        rows = csv.reader(lines, delimiter=delimiter)
+        while True:
+            lines.begin_row()
+            fields: list[str] | RowFault
+            try:
+                fields = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                meaning = next((meaning for part, meaning in _EXPLAINED.items() if part in str(error)), error)
+                fields = RowFault("bad_row", f"not CSV: {meaning}")
+            if fields or lines.fault:
+                yield lines.number, lines.position, lines.fault or fields
 
 
 class _Feed:
@@ -149,15 +148,12 @@ class _Feed:
 
     def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
-        self._at_row_start = True
-        self.number = 0
-        self.position = 0
-        self.fault: RowFault | None = None
+        self.number = self.position = 0
+        self.begin_row()
 
     def begin_row(self) -> None:
-        """The next line begins a row."""
         self._at_row_start = True
-        self.fault = None
+        self.fault: RowFault | None = None
 
     def __iter__(self) -> _Feed:
         return self

@@ -1,17 +1,21 @@
-"""Finding the files of an input, naming them the same way on every machine, and telling their kind from a path."""
+"""The files of an input: finding them, naming them the same way on every machine, their kind and their fingerprint."""
 
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 from stages.contract.errors import ConfigError, InputError, RowFault
+from stages.contract.records import storable
 from stages.read.base import Reader
 from stages.read.streams import PEEK_BYTES, begins_list, open_plain
 from stages.shared.storage import absolute, filesystem_of, is_local, location_of, parent, path_in
@@ -19,14 +23,19 @@ from stages.shared.storage import absolute, filesystem_of, is_local, location_of
 _GLOB: Final = re.compile(r"[*?\[]")
 _BRACES: Final = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 _MAX_EXPANDED: Final = 1_000_000
-_CHECK_THREADS: Final = 32
+_THREADS: Final = 32
 
 _EXPECTED: Final = (
     "expected .jsonl or .ndjson, .csv or .tsv, .parquet, .tar (webdataset) or .json (COCO captions, or a list of "
     "objects), a glob or a folder of these, or a folder of images each with a .txt beside it"
 )
-
 _TABLES: Final = ("parquet", "jsonl", "csv")
+
+_STAMPS: Final = ("size", "mtime", "created", "ETag")
+"""Names that file systems give to the size, the time or the version of a file."""
+
+Found = dict[str, str]
+"""Location of each file -> its size and time, as its file system listed it; "" for files on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +46,12 @@ class FoundFile:
         url: Absolute location.
         name: Path relative to the folder that all entries of `path` have in common. It is the same wherever the input
             lies, and does not change when files are added to a folder.
+        stamp: Size and time of a file behind a URL, else empty.
     """
 
     url: str
     name: str
+    stamp: str = ""
 
 
 def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[FoundFile]:
@@ -58,19 +69,14 @@ def find_files(paths: str | tuple[str, ...], suffixes: tuple[str, ...]) -> list[
     entries = (paths,) if isinstance(paths, str) else paths
     if not entries or not all(entries):
         raise ConfigError("input.path is empty: expected a file, a folder, a glob or a list of these")
-    found: dict[str, None] = {}
+    found: Found = {}
     roots: list[str] = []
     for entry in entries:
-        urls, root = _find_entry(entry, suffixes)
-        found.update(dict.fromkeys(urls))
+        files, root = _find_entry(entry, suffixes)
+        found |= files
         roots.append(root)
     common = _common_folder(roots)
-    return [FoundFile(url=url, name=printable(_relative(url, common))) for url in found]
-
-
-def printable(text: str) -> str:
-    r"""The text with lone surrogates, which no table can store, written as `\udc80`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return [FoundFile(url=url, name=storable(_relative(url, common)), stamp=stamp) for url, stamp in found.items()]
 
 
 def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
@@ -85,21 +91,39 @@ def kind_of(entry: str, readers: Mapping[str, type[Reader]]) -> str:
     if kind == "coco_captions" and filesystem.isfile(path_in(filesystem, location)):
         return _kind_of_json(location)
     if location.lower().endswith(".txt") and filesystem.isfile(path_in(filesystem, location)):
-        return "csv"  # whose reader says if the first line names no columns
+        return "csv"  # its reader reports a first line that names no columns
     if not kind:
-        find_files(entry, ())  # says so if there is no such file
-        raise InputError(f"cannot tell what kind of input {entry} is: {_EXPECTED}; or set input.kind")
+        find_files(entry, ())  # reports a file that does not exist
+        raise InputError(f"cannot see the kind of input {entry}: {_EXPECTED}; or set input.kind")
     return kind
 
 
-def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
-    """Locations and root folder of one entry of `path`."""
+def fingerprint_of(files: Sequence[FoundFile]) -> str:
+    """SHA-256 of the names, sizes and times of an input's files, in order; no file is read.
+
+    Raises InputError if a file cannot be found.
+    """
+    digest = sha256()
+    try:
+        for file in files:
+            stamp = file.stamp
+            if is_local(file.url):
+                local = os.stat(file.url)
+                stamp = f"{local.st_size} {local.st_mtime_ns}"
+            digest.update(f"{file.name}\0{stamp}\n".encode())
+    except OSError as error:
+        raise InputError(f"cannot look into {error.filename or files[0].url}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
+    """The files of one entry of `path`, and their root folder."""
     location = absolute(entry)
     filesystem = filesystem_of(location)
     path = path_in(filesystem, location)
     try:
         if filesystem.isfile(path):
-            return [location], parent(location)
+            return {location: _stamp(location, filesystem.info(path))}, parent(location)
         if filesystem.isdir(path):
             return _find_in_folder(location, suffixes), location
         if _BRACES.search(location):
@@ -112,41 +136,62 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[list[str], str]:
     raise InputError(f"no such file or folder: {location} (input.path)")
 
 
-def _find_in_folder(location: str, suffixes: tuple[str, ...]) -> list[str]:
+def _stamp(location: str, info: Mapping[str, Any]) -> str:
+    return "" if is_local(location) else " ".join(str(info[key]) for key in _STAMPS if key in info)
+
+
+def _listed(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Found:
+    """The files of a listing, by location, in order."""
+    files = {location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"}
+    return {url: _stamp(url, files[url]) for url in sorted(files)}
+
+
+def _find_in_folder(location: str, suffixes: tuple[str, ...]) -> Found:
     filesystem = filesystem_of(location)
-    every = sorted(location_of(path, location) for path in filesystem.find(path_in(filesystem, location)))
+    every = _listed(location, filesystem.find(path_in(filesystem, location), detail=True))
     fitting = _fitting(every, location, suffixes)
     if not fitting:
-        example = f"it holds {len(every)} other files, such as {_relative(every[0], location)}" if every else ""
+        first = _relative(next(iter(every)), location) if every else ""
+        example = f"it holds {len(every)} other files, such as {first}" if every else ""
         raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example or 'it is empty'}")
     return fitting
 
 
-def _find_matches(location: str, folder: str, suffixes: tuple[str, ...]) -> list[str]:
+def _find_matches(location: str, folder: str, suffixes: tuple[str, ...]) -> Found:
     filesystem = filesystem_of(location)
-    found = filesystem.glob(path_in(filesystem, location), detail=True)
-    every = sorted(location_of(path, location) for path, info in found.items() if info["type"] != "directory")
+    every = _listed(location, filesystem.glob(path_in(filesystem, location), detail=True))
     if not every:
         raise InputError(f"no file matches {location} (input.path)")
     return _fitting(every, folder, suffixes) or every
 
 
-def _fitting(urls: list[str], folder: str, suffixes: tuple[str, ...]) -> list[str]:
+def _fitting(found: Found, folder: str, suffixes: tuple[str, ...]) -> Found:
     """Those with one of the suffixes that are not hidden below the folder."""
-    return [url for url in urls if url.lower().endswith(suffixes) and not _is_hidden(_relative(url, folder))]
+
+    def is_hidden(url: str) -> bool:
+        return any(part.startswith((".", "__MACOSX")) for part in _relative(url, folder).split("/"))
+
+    return {url: stamp for url, stamp in found.items() if url.lower().endswith(suffixes) and not is_hidden(url)}
 
 
-def _find_range(location: str) -> list[str]:
+def _find_range(location: str) -> Found:
     urls = list(_expand_braces(location))
     filesystem = filesystem_of(location)
-    with ThreadPoolExecutor(_CHECK_THREADS) as pool:
-        present = list(pool.map(lambda url: filesystem.isfile(path_in(filesystem, url)), urls))
-    missing = [url for url, is_file in zip(urls, present, strict=True) if not is_file]
+
+    def info(url: str) -> dict[str, Any]:
+        with suppress(FileNotFoundError):
+            found: dict[str, Any] = filesystem.info(path_in(filesystem, url))
+            return found
+        return {"type": "missing"}
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        infos = dict(zip(urls, pool.map(info, urls), strict=True))
+    missing = [url for url in urls if infos[url]["type"] != "file"]
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(urls)} files of {location} do not exist, the first is {missing[0]}"
         )
-    return urls
+    return {url: _stamp(url, found) for url, found in infos.items()}
 
 
 def _expand_braces(text: str) -> Iterator[str]:
@@ -167,23 +212,15 @@ def _expand_braces(text: str) -> Iterator[str]:
     return map("".join, product(*choices, [text[position:]]))
 
 
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in relative.split("/"))
-
-
 def _common_folder(roots: list[str]) -> str:
     """The deepest folder above all roots; "" if they lie in different filesystems."""
-    if len(set(map(_protocol, roots))) > 1:
+    protocols = {"" if is_local(root) else root.partition("://")[0] for root in roots}
+    if len(protocols) > 1:
         return ""
-    return posixpath.commonpath(roots) if is_local(roots[0]) else _common_url(roots)
-
-
-def _common_url(roots: list[str]) -> str:
-    return f"{_protocol(roots[0])}://{posixpath.commonpath([root.partition('://')[2] for root in roots])}"
-
-
-def _protocol(url: str) -> str:
-    return "file" if is_local(url) else url.partition("://")[0]
+    protocol = protocols.pop()
+    if not protocol:
+        return posixpath.commonpath(roots)
+    return f"{protocol}://{posixpath.commonpath([root.partition('://')[2] for root in roots])}"
 
 
 def _relative(url: str, folder: str) -> str:
@@ -214,6 +251,6 @@ def _kind_of_json(location: str) -> str:
     except RowFault as fault:
         raise InputError(f"cannot read {location}: {fault.error.detail}") from fault
     except (ValueError, RecursionError):
-        return "coco_captions"  # one object over several lines, or no JSON: its reader says so
+        return "coco_captions"  # one object over several lines, or no JSON, which its reader reports
     is_row = isinstance(first, dict) and len(lines) > 1 and "images" not in first
     return "jsonl" if is_row else "coco_captions"

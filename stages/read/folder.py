@@ -1,7 +1,7 @@
 """A folder of images with their captions beside them: `cats/1.jpg` and `cats/1.txt`.
 
-A text holds one caption a line; blank lines are none. Every image is a sample, also without a text: its captions
-are then empty, which the phrases stage reports. A text without an image is the error missing_image. Images that
+A text holds one caption a line, besides blank lines. Every image is a sample; one that has no text has no captions,
+which the phrases stage reports. A text without an image is the error missing_image. Images that
 differ only in their extension share a text. Samples are identified by the path of the image in the folder.
 
 Planning lists the folder once; each shard carries the names of its files, compressed.
@@ -29,7 +29,7 @@ TEXT_SUFFIX: Final = ".txt"
 
 _FETCH_THREADS: Final = 16
 
-Row = tuple[str, str | None, str | None]
+NamedPair = tuple[str, str | None, str | None]
 """The name that identifies the sample, and the locations of its image and of its text."""
 
 
@@ -37,9 +37,7 @@ class FolderInput(SourceConfig):
     """Keys of `input` for `kind: folder`."""
 
     kind: Literal["folder"] = "folder"
-
-    shard_size: int = Field(default=1000, ge=1, le=100_000)
-    """Images that one worker reads at once."""
+    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
 class FolderReader(Reader):
@@ -53,7 +51,7 @@ class FolderReader(Reader):
         self.config = config
 
     def shards(self) -> list[Shard]:
-        """See `base.Reader`. A folder in which no image has a text is refused."""
+        """See `base.Reader`. A folder in which no image has a text is rejected."""
         rows = _paired(find_files(self.config.path, (*IMAGE_SUFFIXES, TEXT_SUFFIX)))
         if not any(image and text for _, image, text in rows):
             raise InputError(
@@ -66,8 +64,8 @@ class FolderReader(Reader):
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
-        renamed = {item.index: item for item in shard.renamed}
-        rows: list[Row] = carried_rows(shard)
+        renamed = shard.renamed_at
+        rows: list[NamedPair] = carried_rows(shard)
         for index, ((name, image, _), captions) in enumerate(zip(rows, _captions_of_all(rows), strict=True)):
             faults = [captions.error.at(name)] if isinstance(captions, RowFault) else []
             if image is None:
@@ -82,11 +80,11 @@ class FolderReader(Reader):
             yield settle(sample, faults, renamed.get(index))
 
 
-def _paired(files: Sequence[FoundFile]) -> list[Row]:
+def _paired(files: Sequence[FoundFile]) -> list[NamedPair]:
     """A row for each image and for each text without one, in the order of their names."""
     texts = {file.name[: -len(TEXT_SUFFIX)]: file for file in files if file.name.lower().endswith(TEXT_SUFFIX)}
     images = [file for file in files if not file.name.lower().endswith(TEXT_SUFFIX)]
-    rows: list[Row] = []
+    rows: list[NamedPair] = []
     taken = set()
     for file in images:
         stem = file.name.rpartition(".")[0]
@@ -96,7 +94,7 @@ def _paired(files: Sequence[FoundFile]) -> list[Row]:
     return sorted(rows, key=lambda row: row[0])
 
 
-def _captions_of_all(rows: Sequence[Row]) -> Iterator[tuple[str, ...] | RowFault]:
+def _captions_of_all(rows: Sequence[NamedPair]) -> Iterator[tuple[str, ...] | RowFault]:
     """The captions of each row; texts behind URLs are fetched several at a time."""
     texts = [text for _, _, text in rows]
     if all(text is None or is_local(text) for text in texts):

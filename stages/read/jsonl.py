@@ -4,32 +4,31 @@
     {"image": "kitchen/2.jpg", "captions": ["two cats", "cats asleep on a sofa"]}
 
 TAO's `image_path`, Hugging Face imagefolder's `file_name` + `text` and Rex-Omni's rows are read without any setting.
-Blank lines are not rows. In a `.json` file that is one list, rows count from 1 as lines do. Planning reads each file
-once, to find where shards begin and which ids are given twice.
+Blank lines are not rows. Planning reads each file once, to find where shards begin and which ids are given twice.
+
+In a `.json` file that is one list, rows count from 1 as lines do. Such a file cannot be read in parts: planning loads
+it whole, which takes about 6 times its size in memory, and each shard carries its rows, compressed.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, ClassVar, Final, Literal
 
-from stages.contract.errors import InputError, RowFault
+from stages.contract.errors import InputError, RowFault, one_line
 from stages.contract.records import Sample
 from stages.read.base import Reader, Shard, Skipped
 from stages.read.find import find_files
-from stages.read.lines import LinesConfig, Row, entries, samples
-from stages.read.plan import plan_lines
+from stages.read.plan import LinesConfig, Row, carried_rows, packed, plan_lines, samples
 from stages.read.rows import RowParser, json_object, shorten
-from stages.read.streams import PEEK_BYTES, Line, begins_list, iter_elements, iter_lines, open_plain
+from stages.read.streams import PEEK_BYTES, begins_list, iter_lines, open_plain
 
 _PROBE_ROWS: Final = 100
 _MIN_PROBE_ROWS: Final = 10
-
-_LIST: Final = b"list"
-"""`Shard.payload` of a file that is one list."""
 
 
 class JsonlInput(LinesConfig):
@@ -53,59 +52,71 @@ class JsonlReader(Reader):
     def shards(self) -> list[Shard]:
         """See `base.Reader`.
 
-        A file of at least ten rows is refused if none of its first hundred has an image, or a caption.
+        A file of at least ten rows is rejected if none of its first hundred has an image, or a caption.
         """
         files = find_files(self.config.path, self.suffixes)
         self.rows.check_image_root()
+        lists = {file.url: _list_in(file.url) for file in files if _is_list(file.url)}
         whole = {
-            file.url: Shard(url=file.url, name=file.name, first_row=1, payload=_LIST if _is_list(file.url) else b"")
+            file.url: Shard(
+                url=file.url, name=file.name, first_row=1, payload=packed(lists[file.url]) if file.url in lists else b""
+            )
             for file in files
         }
         for shard in whole.values():
             self._probe(shard)
-        shards = plan_lines(
-            files, lambda file: entries(self._rows(whole[file.url]), self.config), self.config.shard_size
-        )
-        return [replace(shard, payload=whole[shard.url].payload) for shard in shards]
+        shards = plan_lines(files, lambda file: self._rows(whole[file.url]), self.config)
+        return [
+            replace(shard, payload=packed(lists[shard.url][shard.start : shard.stop])) if shard.url in lists else shard
+            for shard in shards
+        ]
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`."""
         return samples(self._rows(shard), self.config, shard)
 
     def _rows(self, shard: Shard) -> Iterator[Row]:
-        for number, position, content in _lines(shard):
-            try:
-                fields: dict[str, Any] | RowFault = _object_in(content, at_start=position == 0)
-            except RowFault as fault:
-                fields = fault
-            yield Row(number, position, fields, shard, self.rows)
+        for number, position, fields in _fields(shard):
+            yield Row.of(number, position, fields, shard, self.rows)
 
     def _probe(self, shard: Shard) -> None:
         """Raise InputError if none of a file's first rows has an image, or none has a caption."""
         names: dict[str, None] = {}
         rows = 0
-        for row in islice(self._rows(shard), _PROBE_ROWS):
-            if not isinstance(row.fields, RowFault):
+        for _, _, found in islice(_fields(shard), _PROBE_ROWS):
+            if not isinstance(found, RowFault):
                 rows += 1
-                names.update(dict.fromkeys(key for key, value in row.fields.items() if value is not None))
+                names.update(dict.fromkeys(key for key, value in found.items() if value is not None))
         fields = self.rows.fields
         for key, wanted in (("image", fields.image_fields), ("caption", fields.caption_fields)):
             if rows >= _MIN_PROBE_ROWS and not any(name in names for name in wanted):
                 present = ", ".join(shorten(name, 40) for name in list(names)[:20]) or "none"
-                expected = " or ".join(map(repr, wanted))
                 advice = f"Set input.{key} to the right one"
                 if key == "caption" and "conversations" in names:
                     advice = "Conversations are not read: give each row the caption of its image"
                 raise InputError(
-                    f"{shard.url}: none of the first {rows} rows has the field {expected}; "
+                    f"{shard.url}: none of the first {rows} rows has the field {' or '.join(map(repr, wanted))}; "
                     f"the fields are {present}. {advice}"
                 )
 
 
-def _object_in(content: bytes | RowFault, *, at_start: bool) -> dict[str, Any]:
-    if isinstance(content, RowFault):
-        raise content
-    return json_object(content, at_start=at_start)
+def _fields(shard: Shard) -> Iterator[tuple[int, int, dict[str, Any] | RowFault]]:
+    """Number and first byte of each line that is not blank, or element of a list, and its fields or its fault."""
+    if shard.payload:
+        for index, element in enumerate(carried_rows(shard)):
+            fault = RowFault("bad_row", f"expected a JSON object, got {shorten(json.dumps(element))}")
+            yield shard.first_row + index, shard.start + index, element if isinstance(element, dict) else fault
+        return
+    with open_plain(shard.url) as stream:
+        for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
+            number, position, content = line
+            if isinstance(content, RowFault):
+                yield number, position, content
+            elif not _is_blank(content, at_start=position == 0):
+                try:
+                    yield number, position, json_object(content, at_start=position == 0)
+                except RowFault as fault:
+                    yield number, position, fault
 
 
 def _is_list(url: str) -> bool:
@@ -116,15 +127,17 @@ def _is_list(url: str) -> bool:
         return begins_list(stream.read(PEEK_BYTES))
 
 
-def _lines(shard: Shard) -> Iterator[Line]:
-    """The shard's lines that are not blank, or the elements of its list."""
-    with open_plain(shard.url) as stream:
-        if shard.payload == _LIST:
-            yield from iter_elements(stream, start=shard.start, stop=shard.stop, number=shard.first_row)
-            return
-        for line in iter_lines(stream, start=shard.start, stop=shard.stop, number=shard.first_row):
-            _, position, content = line
-            if isinstance(content, bytes) and position == 0:
-                content = content.removeprefix(codecs.BOM_UTF8)
-            if isinstance(content, RowFault) or content.strip(b" \t\r"):
-                yield line
+def _list_in(url: str) -> list[Any]:
+    """The elements of a file that is one list. Raises InputError if it is not JSON."""
+    try:
+        with open_plain(url) as stream:
+            elements: list[Any] = json.loads(stream.read(-1).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{url} begins like a JSON list and is none: {one_line(error)}") from error
+    except RowFault as fault:
+        raise InputError(f"cannot read {url}: {fault.error.detail}") from fault
+    return elements
+
+
+def _is_blank(content: bytes, *, at_start: bool) -> bool:
+    return not (content.removeprefix(codecs.BOM_UTF8) if at_start else content).strip(b" \t\r")

@@ -1,6 +1,6 @@
 """Parquet with images in it, or with paths to them.
 
-Three forms are recognised by their columns (see `parquet_columns`):
+Three forms are recognised by their columns (`parquet_columns`):
 
 - Hugging Face: `image: struct<bytes, path>` and a text column. Where the bytes are null, the path is taken, below
   `image_root`.
@@ -47,23 +47,28 @@ class ParquetInput(SourceConfig, FieldsConfig):
     """Keys of `input` for `kind: parquet`."""
 
     kind: Literal["parquet"] = "parquet"
-
-    image: str | None = None
-    """Column with the image: its bytes, a struct of bytes and path, or its path. By default the first of
-    `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, `bytes`, `img` that holds bytes or a struct, else
-    the only such struct, else a column of paths as in jsonl."""
-
-    check_ids: bool = True
-    """Look for ids that are given twice: planning reads the id column and keeps 8 bytes for each row. Switch
-    it off for inputs of hundreds of millions of rows whose ids are known to be unique."""
-
-    shard_size: int = Field(default=1000, ge=1, le=1_000_000)
-    """Row groups of a file are joined until they hold this many rows; a row group is never cut."""
+    image: str | None = Field(
+        None,
+        description="Column with the image: its bytes, a struct of bytes and path, or its path. By default the first "
+        "of `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, `bytes`, `img` that holds bytes or a struct, else "
+        "the only such struct, else a column of paths as in jsonl.",
+    )
+    check_ids: bool = Field(
+        True,
+        description="Look for ids that are given twice: planning reads the id column and keeps 8 bytes for each row. "
+        "Switch it off for inputs of hundreds of millions of rows whose ids are known to be unique.",
+    )
+    shard_size: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="Row groups of a file are joined until they hold this many rows; a row group is never cut.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Footer:
-    """What planning keeps of a file: rows of each row group, hashes of the ids, or why it is damaged."""
+    """The rows of each row group, the hashes of the ids, and the damage of a file, as planning keeps them."""
 
     group_rows: tuple[int, ...] = ()
     hashes: array[int] | None = None
@@ -95,19 +100,16 @@ class ParquetReader(Reader):
             return shards
         log = IdLog()
         for file, footer in zip(files, footers, strict=True):
-            if footer.hashes is not None:
-                log.extend(footer.hashes)
-            else:
-                log.extend(array("q", map(stable_id, _places(file, footer))))
-        return with_renamed(shards, log.renamed(lambda: self._ids_again(files, footers)))
+            log.extend(footer.hashes or array("q", map(stable_id, _places(file, footer))))
+        return with_renamed(shards, log.renamed(self._ids_again(files, footers)))
 
     def read(self, shard: Shard) -> Iterator[Sample | Skipped]:
         """See `base.Reader`. If a row group is damaged, its remaining rows are bad rows with places as ids."""
         if shard.payload:
             fault = RowFault("bad_row", f"not a Parquet file, or damaged: {shard.payload.decode()}")
-            yield bad_row(_damaged_place(shard.name), fault)
+            yield bad_row(safe_place(shard.name, "footer"), fault)
             return
-        renamed = {item.index: item for item in shard.renamed}
+        renamed = shard.renamed_at
         index = end = 0
         with _open(shard.url) as file:
             columns = Columns.of(file.schema_arrow, self.config, shard.url)
@@ -172,7 +174,7 @@ def _open(url: str) -> Iterator[Any]:
 
 @contextmanager
 def _damage(what: str = "") -> Iterator[None]:
-    """Turn what pyarrow raises on damaged content into RowFault; an error of the disk or the network stays one."""
+    """Turn pyarrow's exceptions on damaged content into RowFault; an error of the disk or the network stays one."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -196,13 +198,14 @@ def _rows(file: Any, group: int, names: list[str], batch_rows: int) -> Iterator[
 
 def _ids(file: Any, columns: Columns, name: str) -> Iterator[tuple[str, str]]:
     """Id and place of every row, as `read` will give them."""
+    parser = RowParser(fields=columns.fields, image_root=None)
     row_number = end = 0
     for group in range(file.num_row_groups):
         end += file.metadata.row_group(group).num_rows
         with suppress(RowFault):
             for row in _rows(file, group, columns.id_columns, _ID_BATCH_ROWS):
                 place = safe_place(name, row_number)
-                yield columns.id_of(row, name, place), place
+                yield parser.id_of(row, columns.default_id(row, name, place)), place
                 row_number += 1
         for lost in range(row_number, end):
             yield safe_place(name, lost), safe_place(name, lost)
@@ -221,12 +224,7 @@ def _cut(file: FoundFile, footer: _Footer, shard_size: int) -> Iterator[Shard]:
             start, first_row, rows = group + 1, first_row + rows, 0
 
 
-def _damaged_place(name: str) -> str:
-    return safe_place(name, "footer")
-
-
-def _places(file: FoundFile, footer: _Footer) -> Iterator[str]:
+def _places(file: FoundFile, footer: _Footer) -> list[str]:
     """The places of the rows of a file, which are their ids where they have no other."""
-    if footer.damage:
-        return iter([_damaged_place(file.name)])
-    return (safe_place(file.name, row) for row in range(sum(footer.group_rows)))
+    rows = ["footer"] if footer.damage else range(sum(footer.group_rows))
+    return [safe_place(file.name, row) for row in rows]

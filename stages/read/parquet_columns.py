@@ -12,9 +12,8 @@ import pyarrow as pa
 from pyarrow import types
 
 from stages.contract.errors import InputError, RowFault
-from stages.contract.records import ImageRef
-from stages.read.find import printable
-from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, given_id, relative_path, shorten
+from stages.contract.records import ImageRef, storable
+from stages.read.rows import CAPTION_FIELDS, IMAGE_FIELDS, FieldsConfig, relative_path, shorten
 
 BYTES_COLUMNS: Final = ("image", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "img")
 """Searched in this order for bytes or a struct; img2dataset names the column after its encoding."""
@@ -25,11 +24,11 @@ Form = Literal["bytes", "struct", "path"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns of one file that are read.
+    """The columns of one file that are read, and the meaning of a row's values.
 
     Attributes:
         image: Column of the image.
-        form: What that column holds: bytes, a struct of bytes and path, or paths.
+        form: Content of that column: bytes, a struct of bytes and path, or paths.
         captions: Columns of captions, in order.
         id: Column of given ids, or None.
         key: img2dataset's column of keys, or None.
@@ -79,7 +78,7 @@ class Columns:
     @property
     def fields(self) -> FieldsConfig:
         """The same choice for `rows.RowParser`."""
-        return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "")
+        return FieldsConfig(image=self.image, caption=self.captions, id=self.id or "", image_root=None)
 
     def is_failed(self, row: dict[str, Any]) -> bool:
         """Whether img2dataset gave up on the row."""
@@ -89,16 +88,8 @@ class Columns:
 
     def default_id(self, row: dict[str, Any], name: str, place: str) -> str:
         """The id of a row that gives none itself."""
-        key = row[self.key] if self.key is not None else None
-        return f"{printable(name)}/{key}" if isinstance(key, str) and key else place
-
-    def id_of(self, row: dict[str, Any], name: str, place: str) -> str:
-        """The id that `rows.RowParser.sample` will give the row."""
-        default = self.default_id(row, name, place)
-        try:
-            return given_id(row, () if self.id is None else (self.id,)) or default
-        except RowFault:
-            return default
+        key = self._key_of(row)
+        return f"{storable(name)}/{key}" if key else place
 
     def with_path(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with the image's path in place of its struct."""
@@ -124,31 +115,12 @@ class Columns:
             name = posixpath.basename(path) if path.startswith("/") else path
             with suppress(RowFault):
                 return relative_path(name, "/")
+        key = self._key_of(row)
+        return f"{key}.{self.image if self.image in _ENCODINGS else 'jpg'}" if key else place
+
+    def _key_of(self, row: dict[str, Any]) -> str | None:
         key = row[self.key] if self.key is not None else None
-        if isinstance(key, str) and key:
-            return f"{key}.{self.image if self.image in _ENCODINGS else 'jpg'}"
-        return place
-
-
-def values_of(column: Any) -> list[Any]:
-    """The values of an Arrow column. Text that is not UTF-8 is given as bytes; the other rows keep their text."""
-    try:
-        values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        values = [_value_of(scalar) for scalar in column]
-    return values
-
-
-def _value_of(scalar: Any) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        if isinstance(scalar, pa.ListScalar):
-            return [_value_of(item) for item in scalar.values]
-        if isinstance(scalar, pa.StructScalar):
-            return {key: _value_of(value) for key, value in scalar.items()}
-        text = scalar.value if isinstance(scalar, pa.DictionaryScalar) else scalar
-        return bytes(text.as_buffer())
+        return key if isinstance(key, str) else None
 
 
 def _image_column(kinds: Mapping[str, Any], configured: str | None, url: str) -> tuple[str, Form]:
@@ -193,19 +165,18 @@ def _caption_columns(
 
 
 def _form(kind: Any) -> Form | None:
-    """What an image column of this Arrow type would hold."""
+    """The form of an image column of this Arrow type; None if it can hold no images."""
     if kind is None:
         return None
     if _is_bytes(kind):
         return "bytes"
     if _is_text(kind):
         return "path"
-    if types.is_struct(kind):
-        children = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
-        usable = {"bytes": _is_bytes, "path": _is_text}
-        found = [name for name, check in usable.items() if name in children and check(children[name])]
-        return "struct" if found else None
-    return None
+    if not types.is_struct(kind):
+        return None
+    children = {kind.field(index).name: kind.field(index).type for index in range(kind.num_fields)}
+    usable = _is_bytes(children.get("bytes", pa.null())) or _is_text(children.get("path"))
+    return "struct" if usable else None
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -213,11 +184,9 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def _is_text(kind: Any) -> bool:
-    if kind is None:
-        return False
-    if types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    if kind is not None and types.is_dictionary(kind):
+        kind = kind.value_type
+    return kind is not None and bool(types.is_string(kind) or types.is_large_string(kind))
 
 
 def _is_captions(kind: Any) -> bool:
@@ -234,3 +203,24 @@ def _is_id(kind: Any) -> bool:
 def _wrong(url: str, kinds: Mapping[str, Any], key: str, expected: str) -> InputError:
     present = ", ".join(f"{shorten(name, 40)} ({kind})" for name, kind in list(kinds.items())[:40]) or "none"
     return InputError(f"{url}: expected {expected}; the columns are {present}. Set input.{key} to the right one")
+
+
+def values_of(column: Any) -> list[Any]:
+    """The values of an Arrow column. Text that is not UTF-8 is given as bytes; the other rows keep their text."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = [_value_of(scalar) for scalar in column]
+    return values
+
+
+def _value_of(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if isinstance(scalar, pa.ListScalar):
+            return [_value_of(item) for item in scalar.values]
+        if isinstance(scalar, pa.StructScalar):
+            return {key: _value_of(value) for key, value in scalar.items()}
+        text = scalar.value if isinstance(scalar, pa.DictionaryScalar) else scalar
+        return bytes(text.as_buffer())

@@ -1,4 +1,9 @@
-"""Cutting an input into shards, making sure that no id is given twice and that its images are where it says."""
+"""Cutting an input into shards: ids that are given twice, rows that are one sample, images that are not there.
+
+Captions of one image often stand in rows of their own, one after the other. They are one sample, since all regions of
+an image belong together: its captions are those of the rows in order, its id and place those of the first row. Bad
+rows, and rows that give ids of their own, are samples of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,21 @@ import json
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
-from stages.contract.errors import InputError
-from stages.contract.records import ImageRef, Sample, stable_id
-from stages.read.base import Reader, Renamed, Shard
+from stages.contract.errors import InputError, RowFault
+from stages.contract.records import ImageRef, Sample, is_among, stable_id
+from stages.read.base import Reader, Renamed, Shard, SourceConfig
 from stages.read.find import FoundFile
+from stages.read.rows import FieldsConfig, RowParser, bad_row, first_field, safe_place, settle
 from stages.read.streams import is_compressed
 from stages.shared.storage import place_of
 
@@ -29,22 +35,149 @@ _FIRST_IMAGES: Final = 20
 _FIRST_ROWS: Final = 1000
 """Rows among which they are looked for."""
 
+MOST_ROWS: Final = 1000
+"""Rows of one sample; more rows of the same image are a further sample. Visual Genome has some 50 an image."""
 
-class Entry(NamedTuple):
-    """A sample seen while planning.
+
+class LinesConfig(SourceConfig, FieldsConfig):
+    """Keys of `input` that tables of lines have in common."""
+
+    shard_size: int = Field(
+        1000, ge=1, le=1_000_000, description="Samples that one worker reads at once; compressed files are not cut."
+    )
+    group_rows: bool = Field(
+        True,
+        description="Whether rows of one image that follow each other are one sample with all their captions, unless "
+        "they give different ids. False makes each row a sample.",
+    )
+
+
+class Row(NamedTuple):
+    """A row of a table of lines.
 
     Attributes:
-        position: The first byte of its first row.
-        row: The number of that row.
-        place: Its name in messages.
-        rows: How many rows it is made of.
+        number: Number of its first line, as messages count.
+        position: Its first byte.
+        gives_id: Whether it gives an id of its own.
+        sample: The sample that it makes by itself, which has an `error` if the row is bad.
     """
 
+    number: int
     position: int
-    row: int
-    sample_id: str
-    place: str
-    rows: int
+    gives_id: bool
+    sample: Sample
+
+    @staticmethod
+    def of(number: int, position: int, fields: Mapping[str, Any] | RowFault, shard: Shard, parser: RowParser) -> Row:
+        """The row with these fields by name, or the reason why they could not be read."""
+        place = safe_place(shard.name, number)
+        if isinstance(fields, RowFault):
+            return Row(number, position, False, bad_row(place, fields))
+        gives_id = first_field(fields, parser.fields.id_fields)[1] is not None
+        return Row(number, position, gives_id, parser.sample(fields, place=place, shard=shard, renamed=None))
+
+    def follows(self, before: Row) -> bool:
+        """Return whether both rows are good, name the same image, and give the same id or none."""
+        own, former = self.sample, before.sample
+        if own.error is not None or former.error is not None or own.image.file_name != former.image.file_name:
+            return False
+        return self.gives_id == before.gives_id and (not self.gives_id or own.sample_id == former.sample_id)
+
+
+def samples(rows: Iterable[Row], config: LinesConfig, shard: Shard) -> Iterator[Sample]:
+    """The samples of a shard of lines, with the ids that they get."""
+    renamed = shard.renamed_at
+    for index, (first, *others) in enumerate(_grouped(rows, config)):
+        sample = first.sample
+        if others:
+            sample = replace(sample, captions=tuple(text for row in (first, *others) for text in row.sample.captions))
+        if index in renamed:
+            sample = settle(sample, [] if sample.error is None else [sample.error], renamed[index])
+        yield sample
+
+
+def _grouped(rows: Iterable[Row], config: LinesConfig) -> Iterator[list[Row]]:
+    """The rows of each sample, at least one."""
+    group: list[Row] = []
+    for row in rows:
+        if group and not (config.group_rows and len(group) < MOST_ROWS and row.follows(group[-1])):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def plan_lines(
+    files: Sequence[FoundFile], scan: Callable[[FoundFile], Iterable[Row]], config: LinesConfig
+) -> list[Shard]:
+    """Shards of `shard_size` samples; a compressed file is one shard, since it cannot be entered in the middle.
+
+    Args:
+        files: The input.
+        scan: Gives the rows of a file, in order. It may be called twice for each file.
+        config: Says how rows are grouped, and the size of shards.
+    """
+    log = IdLog()
+    shards: list[Shard] = []
+    for file in files:
+        starts: list[Row] = []
+        rows: list[int] = []
+        count = 0
+        for group in _grouped(scan(file), config):
+            if count % config.shard_size == 0 and not (starts and is_compressed(file.url)):
+                starts.append(group[0])
+                rows.append(0)
+            log.add(group[0].sample.sample_id)
+            count += 1
+            rows[-1] += len(group)
+        for part, (first, after) in enumerate(zip(starts, [*starts[1:], None], strict=False)):
+            shards.append(
+                Shard(
+                    url=file.url,
+                    name=file.name,
+                    start=first.position,
+                    stop=after.position if after else None,
+                    first_row=first.number,
+                    samples=config.shard_size if after else count - part * config.shard_size,
+                    rows=rows[part],
+                )
+            )
+    again = (group[0] for file in files for group in _grouped(scan(file), config))
+    return with_renamed(shards, log.renamed((row.sample.sample_id, row.sample.source) for row in again))
+
+
+def grouped_rows(shards: Iterable[Shard]) -> str | None:
+    """Return a sentence about an input in which several rows are one sample; None if each row is one."""
+    counted = [(shard.rows, shard.samples) for shard in shards if shard.rows is not None and shard.samples is not None]
+    rows, count = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0)
+    if rows == count:
+        return None
+    return (
+        f"{rows:,} rows were grouped into {count:,} samples, since rows of one image follow each other; "
+        "--set input.group_rows=false keeps them apart"
+    )
+
+
+def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iterator[Shard]:
+    """Shards of a file that cannot be read in parts; they carry their rows, plain values, as compressed JSON."""
+    for start in range(0, len(rows), shard_size):
+        part = rows[start : start + shard_size]
+        stop = start + len(part)
+        yield Shard(
+            url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=packed(part)
+        )
+
+
+def packed(rows: Sequence[Any]) -> bytes:
+    """Rows, plain values, as the payload of a shard."""
+    return zlib.compress(json.dumps(rows, separators=(",", ":")).encode())
+
+
+def carried_rows(shard: Shard) -> list[Any]:
+    """The rows that a shard carries."""
+    rows: list[Any] = json.loads(zlib.decompress(shard.payload))
+    return rows
 
 
 class IdLog:
@@ -65,11 +198,11 @@ class IdLog:
         """Note the `stable_id`s of the next rows."""
         self._hashes.extend(hashes)
 
-    def renamed(self, again: Callable[[], Iterable[tuple[str, str]]]) -> dict[int, Renamed]:
+    def renamed(self, again: Iterable[tuple[str, str]]) -> dict[int, Renamed]:
         """New ids for the rows that need one, by the row's ordinal in the input; `Renamed.index` is not set yet.
 
         Args:
-            again: Gives all rows once more, as (id, place). It is called only if two hashes are equal.
+            again: All rows once more, as (id, place). They are read only if two hashes are equal.
         """
         hashes = np.frombuffer(self._hashes, dtype=np.int64)
         ordered = np.sort(hashes)
@@ -80,83 +213,18 @@ class IdLog:
         owners: dict[int, tuple[int, str]] = {}
         given: set[int] = set()
         renamed: dict[int, Renamed] = {}
-        for ordinal, (sample_id, place) in enumerate(again()):
+        for ordinal, (sample_id, place) in enumerate(again):
             if not is_shared[ordinal]:
                 continue
             owner = owners.setdefault(int(hashes[ordinal]), (ordinal, sample_id))
             if owner[0] == ordinal:
                 continue
             other = f"{sample_id}#{place}"
-            while (other_hash := stable_id(other)) in given or _contains(ordered, other_hash):
+            while (other_hash := stable_id(other)) in given or is_among(other_hash, ordered):
                 other += "#"
             given.add(other_hash)
             renamed[ordinal] = Renamed(index=0, sample_id=other, duplicate=owner[1] == sample_id)
         return renamed
-
-
-def plan_lines(
-    files: Sequence[FoundFile], scan: Callable[[FoundFile], Iterator[Entry]], shard_size: int
-) -> list[Shard]:
-    """Shards of `shard_size` samples; a compressed file is one shard, since it cannot be entered in the middle.
-
-    Args:
-        files: The input.
-        scan: Gives the samples of a file, in order. It may be called twice for each file.
-        shard_size: Samples of a shard.
-    """
-    log = IdLog()
-    shards: list[Shard] = []
-    for file in files:
-        starts: list[tuple[int, int]] = []
-        rows: list[int] = []
-        samples = 0
-        for entry in scan(file):
-            if samples % shard_size == 0 and not (starts and is_compressed(file.url)):
-                starts.append((entry.position, entry.row))
-                rows.append(0)
-            log.add(entry.sample_id)
-            samples += 1
-            rows[-1] += entry.rows
-        for part, ((position, row), (stop, _)) in enumerate(pairwise([*starts, (None, 0)])):
-            shards.append(
-                Shard(
-                    url=file.url,
-                    name=file.name,
-                    start=position or 0,
-                    stop=stop,
-                    first_row=row,
-                    samples=samples - part * shard_size if stop is None else shard_size,
-                    rows=rows[part],
-                )
-            )
-    return with_renamed(shards, log.renamed(lambda: ((e.sample_id, e.place) for file in files for e in scan(file))))
-
-
-def plan_rows(url: str, name: str, rows: Sequence[Any], shard_size: int) -> Iterator[Shard]:
-    """Shards of a file that cannot be read in parts; they carry their rows, plain values, as compressed JSON."""
-    for start in range(0, len(rows), shard_size):
-        part = rows[start : start + shard_size]
-        payload = zlib.compress(json.dumps(part, separators=(",", ":")).encode())
-        stop = start + len(part)
-        yield Shard(url=url, name=name, start=start, stop=stop, first_row=start, samples=len(part), payload=payload)
-
-
-def grouped_rows(shards: Iterable[Shard]) -> str | None:
-    """Return a sentence about an input in which several rows are one sample; None if each row is one."""
-    counted = [(shard.rows, shard.samples) for shard in shards if shard.rows is not None and shard.samples is not None]
-    rows, samples = (sum(column) for column in zip(*counted, strict=True)) if counted else (0, 0)
-    if rows == samples:
-        return None
-    return (
-        f"{rows:,} rows were grouped into {samples:,} samples, since rows of one image follow each other; "
-        "--set input.group_rows=false keeps them apart"
-    )
-
-
-def carried_rows(shard: Shard) -> list[Any]:
-    """The rows of a shard of `plan_rows`."""
-    rows: list[Any] = json.loads(zlib.decompress(shard.payload))
-    return rows
 
 
 def with_unique_ids(shards: Sequence[Shard], ids: Sequence[tuple[str, str]]) -> list[Shard]:
@@ -169,13 +237,27 @@ def with_unique_ids(shards: Sequence[Shard], ids: Sequence[tuple[str, str]]) -> 
     log = IdLog()
     for sample_id, _ in ids:
         log.add(sample_id)
-    return with_renamed(shards, log.renamed(lambda: ids))
+    return with_renamed(shards, log.renamed(ids))
+
+
+def with_renamed(shards: Sequence[Shard], renamed: dict[int, Renamed]) -> list[Shard]:
+    """Give each shard its own of the renamed rows. Raises ValueError if a shard does not know its `samples`."""
+    ordinals = sorted(renamed)
+    answers: list[Shard] = []
+    first = 0
+    for shard in shards:
+        if renamed and shard.samples is None:
+            raise ValueError(f"expected the number of rows of {shard.url}")
+        last = first + (shard.samples or 0)
+        own = ordinals[bisect_left(ordinals, first) : bisect_left(ordinals, last)]
+        moved = tuple(replace(renamed[ordinal], index=ordinal - first) for ordinal in own)
+        answers.append(replace(shard, renamed=moved) if moved else shard)
+        first = last
+    return answers
 
 
 def plan_shards(reader: Reader) -> list[Shard]:
-    """The shards of an input whose images are there.
-
-    Looked at are the first images that the input names as files of their own.
+    """The shards of an input whose images are there, as far as the first images that it names as files show.
 
     Raises:
         InputError: None of these images exists; and whatever `Reader.shards` raises.
@@ -185,7 +267,7 @@ def plan_shards(reader: Reader) -> list[Shard]:
     if not images:
         return shards
     with ThreadPoolExecutor(_FIRST_IMAGES) as pool:
-        if any(pool.map(_exists, images)):
+        if any(pool.map(lambda image: place_of(image.url or "").exists(), images)):
             return shards
     first = images[0]
     which = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
@@ -209,28 +291,3 @@ def _first_images(reader: Reader, shards: Iterable[Shard]) -> list[ImageRef]:
             if len(images) == _FIRST_IMAGES:
                 break
     return images
-
-
-def _exists(image: ImageRef) -> bool:
-    return place_of(image.url or "").exists()
-
-
-def with_renamed(shards: Sequence[Shard], renamed: dict[int, Renamed]) -> list[Shard]:
-    """Give each shard its own of the renamed rows. Raises ValueError if a shard does not know its `samples`."""
-    ordinals = sorted(renamed)
-    answers: list[Shard] = []
-    first = 0
-    for shard in shards:
-        if renamed and shard.samples is None:
-            raise ValueError(f"expected the number of rows of {shard.url}")
-        last = first + (shard.samples or 0)
-        own = ordinals[bisect_left(ordinals, first) : bisect_left(ordinals, last)]
-        moved = tuple(replace(renamed[ordinal], index=ordinal - first) for ordinal in own)
-        answers.append(replace(shard, renamed=moved) if moved else shard)
-        first = last
-    return answers
-
-
-def _contains(ordered: NDArray[np.int64], value: int) -> bool:
-    index = int(np.searchsorted(ordered, value))
-    return index < len(ordered) and int(ordered[index]) == value

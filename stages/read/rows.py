@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from stages.contract.errors import InputError, RowError, RowFault
-from stages.contract.records import NO_IMAGE, ImageRef, Sample
+from stages.contract.errors import InputError, RowError, RowFault, kind_of_value
+from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.read.base import Renamed, Shard
-from stages.read.find import printable
 from stages.read.streams import TO_UTF_8, is_utf_16
 from stages.shared.storage import absolute, is_local, join, parent, place_of
 
@@ -37,21 +36,26 @@ class FieldsConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: str | None = None
-    """Field with the image's path; by default the first of `image`, `image_path`, `file_name`, `img_path`,
-    `path`, `filepath`, `filename`."""
-
-    caption: str | tuple[str, ...] | None = None
-    """Field with a caption or a list of captions, or several fields that are all taken, in order; by default
-    the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`, `title`."""
-
-    id: str | None = None
-    """Field with the sample's id, text or whole number; by default `id` or `sample_id`. Rows without one are
-    identified by their place."""
-
-    image_root: str | None = None
-    """Folder that image paths are relative to and may not leave; by default the folder of the input file.
-    Symbolic links below it are followed: who can write there decides what is read."""
+    image: str | None = Field(
+        None,
+        description="Field with the image's path; by default the first of `image`, `image_path`, `file_name`, "
+        "`img_path`, `path`, `filepath`, `filename`.",
+    )
+    caption: str | tuple[str, ...] | None = Field(
+        None,
+        description="Field with a caption or a list of captions, or several fields that are all taken, in order; by "
+        "default the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`, `title`.",
+    )
+    id: str | None = Field(
+        None,
+        description="Field with the sample's id, text or whole number; by default `id` or `sample_id`. Rows without an "
+        "id are identified by their place.",
+    )
+    image_root: str | None = Field(
+        None,
+        description="Folder that image paths are relative to and may not leave; by default the folder of the input "
+        "file. Symbolic links below it are followed: who can write there decides what is read.",
+    )
 
     @property
     def image_fields(self) -> tuple[str, ...]:
@@ -98,8 +102,11 @@ class RowParser:
 
     def check_columns(self, columns: Sequence[str], where: str) -> None:
         """Raise InputError unless a table has columns for images, captions, and a configured id."""
-        wanted = {"image": self.fields.image_fields, "id": self.fields.id_fields if self.fields.id else ()}
-        wanted |= {"caption": self.fields.caption_fields}
+        wanted = {
+            "image": self.fields.image_fields,
+            "id": self.fields.id_fields if self.fields.id else (),
+            "caption": self.fields.caption_fields,
+        }
         for key, names in wanted.items():
             all_needed = key == "caption" and isinstance(self.fields.caption, tuple)
             missing = [name for name in names if name not in columns]
@@ -125,7 +132,7 @@ class RowParser:
         return ImageRef(file_name=posixpath.join(posixpath.dirname(shard.name), relative), url=join(root, relative))
 
     def id_of(self, row: Mapping[str, Any], place: str) -> str:
-        """The row's own id, or its place if it has none or one that cannot be used."""
+        """The row's own id, or its place if it has no id or one that cannot be used."""
         try:
             return given_id(row, self.fields.id_fields) or place
         except RowFault:
@@ -185,24 +192,20 @@ def bad_row(place: str, fault: RowFault, renamed: Renamed | None = None) -> Samp
     return settle(Sample(sample_id=place, source=place), [fault.error.at(place)], renamed)
 
 
-def first_value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """The value of the first of the fields that is there and not null, else None."""
-    for name in names:
-        if (value := row.get(name)) is not None:
-            return value
-    return None
+def first_field(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+    """Name and value of the first of the fields that is there and not null; ("", None) if there is no such field."""
+    return next(((name, row[name]) for name in names if row.get(name) is not None), ("", None))
 
 
 def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """The id that the row gives, as text; None if it gives none. Raises RowFault (bad_row)."""
-    name = next((name for name in names if row.get(name) is not None), None)
-    if name is None:
+    name, value = first_field(row, names)
+    if value is None:
         return None
-    value = row[name]
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected text or a whole number")
+        raise RowFault("bad_row", f"{name!r} is {kind_of_value(value)}, expected text or a whole number")
     if not value:
         raise RowFault("bad_row", f"{name!r} is empty")
     if not is_storable(value):
@@ -223,7 +226,7 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
         texts = value if isinstance(value, list | tuple) else [value]
         for text in texts:
             if not isinstance(text, str):
-                raise RowFault("bad_caption", f"{name!r} holds {_kind(text)}, expected text")
+                raise RowFault("bad_caption", f"{name!r} holds {kind_of_value(text)}, expected text")
             if not is_storable(text):
                 raise RowFault("bad_caption", f"{name!r} holds half of a surrogate pair: {shorten(text)}")
         captions.extend(texts)
@@ -234,14 +237,13 @@ def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: boo
 
 def image_path(row: Mapping[str, Any], names: Sequence[str]) -> str:
     """The path of the image, as the row gives it. Raises RowFault (bad_row)."""
-    name = next((name for name in names if row.get(name) is not None), None)
-    if name is None:
+    name, value = first_field(row, names)
+    if value is None:
         fields = ", ".join(shorten(str(key), 40) for key in list(row)[:12]) or "none"
         expected = " or ".join(map(repr, names))
         raise RowFault("bad_row", f"no image: expected the field {expected}, the row has {fields}")
-    value = row[name]
     if not isinstance(value, str):
-        raise RowFault("bad_row", f"{name!r} is {_kind(value)}, expected the path of an image")
+        raise RowFault("bad_row", f"{name!r} is {kind_of_value(value)}, expected the path of an image")
     return value
 
 
@@ -308,7 +310,7 @@ def decode_text(content: bytes, name: str) -> str:
 
 def is_storable(text: str) -> bool:
     """Whether the text has no lone surrogates, which UTF-8, and so any table, cannot hold."""
-    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+    return text.isascii() or storable(text) == text
 
 
 def shorten(text: str, limit: int = 80) -> str:
@@ -318,11 +320,4 @@ def shorten(text: str, limit: int = 80) -> str:
 
 def safe_place(name: str, row: int | str) -> str:
     """The name of a row of a file in ids and messages: "captions.jsonl:17"."""
-    return f"{printable(name)}:{row}"
-
-
-def _kind(value: object) -> str:
-    """What a value is, for people."""
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    names[bytes] = "bytes that are not UTF-8"
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    return f"{storable(name)}:{row}"

@@ -10,10 +10,9 @@ import bz2
 import codecs
 import gzip
 import lzma
-import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import pyarrow as pa
@@ -39,9 +38,6 @@ _BLOCK_BYTES: Final = 1024 * 1024
 _PIECE_BYTES: Final = 64 * 1024
 """Read size of a compressed file. With a larger one, more of the content before some damage would be lost with it."""
 
-_JSON_TOKEN: Final = re.compile(rb'"(?:[^"\\]+|\\.)*+("?)|[\[\]{},]', re.DOTALL)
-"""A string, whose group is empty if it does not end here, or a mark of JSON's structure."""
-
 _DECOMPRESS_ERRORS: Final = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
 
 
@@ -52,6 +48,7 @@ class InputFile:
         self._url = url
         with naming(url):
             self._file = open_file(url)
+        self.tell, self.close = self._file.tell, self._file.close
 
     @property
     def closed(self) -> bool:
@@ -67,14 +64,6 @@ class InputFile:
         """Go to a byte, as `io.IOBase.seek`."""
         with naming(self._url):
             return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """The byte that is read next."""
-        return self._file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class Forward:
@@ -122,11 +111,8 @@ def is_compressed(name: str) -> bool:
 @contextmanager
 def open_plain(url: str) -> Iterator[Stream]:
     """Open a file of the input, decompressed as its extension says. Raises InputError."""
-    file = InputFile(url)
-    try:
+    with closing(InputFile(url)) as file:
         yield Forward(_decompressor(file, url.lower().rpartition(".")[2])) if is_compressed(url) else file
-    finally:
-        file.close()
 
 
 def is_utf_16(start: bytes) -> bool:
@@ -148,7 +134,7 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
         stream: Newly opened.
         start: The first byte of a line.
         stop: The byte after the last line; None reads to the end.
-        number: Of the line that begins at `start`.
+        number: Number of the line that begins at `start`.
     """
     position, rest, overlong = start, b"", 0
     for block in _blocks(stream, start, stop):
@@ -173,65 +159,6 @@ def iter_lines(stream: Stream, *, start: int = 0, stop: int | None = None, numbe
         yield number, position, rest
 
 
-def iter_elements(  # noqa: PLR0912  one pass over the tokens, whose state no part would have alone
-    stream: Stream, *, start: int = 0, stop: int | None = None, number: int = 1
-) -> Iterator[Line]:
-    """Elements of a file that is one JSON list, as `iter_lines` gives lines; no more than a block of them is held.
-
-    Where the list cannot be followed further, the last content is a RowFault: at an element above MAX_LINE_BYTES, where
-    the file breaks off, and at text after the list.
-
-    Args:
-        stream: Newly opened.
-        start: The first byte of an element, or 0 for the file, which begins with "[".
-        stop: The first byte of a later element; None reads to the end of the list.
-        number: Of the element that begins at `start`.
-    """
-    position, text, scanned, depth = start, b"", 0, 0 if start else -1
-    ended = False
-    blocks = _blocks(stream, start, stop)
-    for block in blocks:
-        if isinstance(block, RowFault):
-            yield number, position, block
-            return
-        text += block
-        begin = 0
-        for token in _JSON_TOKEN.finditer(text, scanned):
-            mark, scanned = token.group(), token.end()
-            if token.group(1) == b"":  # a string that goes on in the next block
-                scanned = token.start()
-                break
-            was = depth
-            depth += (mark in b"[{") - (mark in b"]}")
-            if was == 0 and mark in b",]}":
-                content = text[begin : token.start()]
-                first = position + begin + len(content) - len(content.lstrip())
-                if len(content.strip()) > MAX_LINE_BYTES:
-                    yield number, first, _unread()
-                    return
-                if mark == b"," or content.strip():
-                    yield number, first, content.strip()
-                    number += 1
-            if depth == 0 and (was == -1 or mark == b","):
-                begin = scanned
-            elif depth < 0:
-                begin, ended = token.start(), True
-                break
-        begin += len(text) - begin - len(text[begin:].lstrip())
-        position, text, scanned = position + begin, text[begin:], max(scanned - begin, 0)
-        if len(text) > MAX_LINE_BYTES:
-            yield number, position, _unread()
-            return
-        if ended:
-            break
-    if ended and (text[1:].strip() or any(isinstance(block, RowFault) or block.strip() for block in blocks)):
-        yield number, position, RowFault("bad_row", "text follows the end of the list")
-    elif not ended and stop is None:
-        yield number, position, RowFault("bad_row", "the file ends before its list does")
-    elif not ended and text:  # the last element before such a fault, which begins another part
-        yield number, position, text.strip()
-
-
 def _blocks(stream: Stream, start: int, stop: int | None) -> Iterator[bytes | RowFault]:
     """The bytes `start` .. `stop`, or those before the point where a compressed file breaks off, which comes last."""
     stream.seek(start)
@@ -253,13 +180,9 @@ def _too_long(size: int) -> RowFault:
     return RowFault("bad_row", f"the line has {size} bytes, more than the {MAX_LINE_BYTES} that are read")
 
 
-def _unread() -> RowFault:
-    return RowFault("bad_row", f"an element has more than {MAX_LINE_BYTES} bytes: the list is not read from here on")
-
-
 @contextmanager
 def naming(url: str) -> Iterator[None]:
-    """Raise InputError, naming the file, for what the disk or the network does."""
+    """Raise InputError, naming the file, for errors of the disk or the network."""
     try:
         yield
     except OSError as error:

@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, ClassVar, Final, Literal, TypeVar, cast
 
+from pydantic import Field
+
 from stages.contract.errors import RowError, RowFault
-from stages.contract.records import NO_IMAGE, ImageRef, Sample
+from stages.contract.records import NO_IMAGE, ImageRef, Sample, storable
 from stages.read.base import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, Reader, Shard, Skipped, SourceConfig
-from stages.read.find import FoundFile, find_files, printable
+from stages.read.find import FoundFile, find_files
 from stages.read.rows import captions_of, decode_text, json_object, shorten
 from stages.read.streams import Forward, Stream, is_compressed, open_plain
 from stages.shared.storage import is_local
@@ -38,23 +40,21 @@ class WebdatasetInput(SourceConfig):
     """Keys of `input` for `kind: webdataset`."""
 
     kind: Literal["webdataset"] = "webdataset"
-
-    image: str | None = None
-    """Extension of the image member, such as `jpg` or `input.png`; by default the first of `jpg`, `jpeg`,
-    `png`, `webp`, `gif`, `bmp`, `tif`, `tiff` that a sample has."""
-
-    caption: str | tuple[str, ...] | None = None
-    """Extension of a text member or else a key of the json member, or several that are all taken, in order;
-    by default `txt`, else the key `caption`, `captions` or `text`."""
+    image: str | None = Field(
+        None,
+        description="Extension of the image member, such as `jpg` or `input.png`; by default the first of `jpg`, "
+        "`jpeg`, `png`, `webp`, `gif`, `bmp`, `tif`, `tiff` that a sample has.",
+    )
+    caption: str | tuple[str, ...] | None = Field(
+        None,
+        description="Extension of a text member or else a key of the json member, or several that are all taken, in "
+        "order; by default `txt`, else the key `caption`, `captions` or `text`.",
+    )
 
 
 @dataclass(slots=True)
 class _Group:
-    """The members of one sample as far as they are known.
-
-    Attributes:
-        offset: Of the first member in the tar.
-    """
+    """The members of one sample as far as they are known; `offset` is that of the first in the tar."""
 
     key: str
     offset: int
@@ -93,9 +93,9 @@ class WebdatasetReader(Reader):
                     if group is not None and whole:
                         yield from self._finish(group, shard, seen)
                     cut = "" if group is None or whole else f"; the sample {shorten(group.key)} is incomplete"
-                    name = printable(shard.name)
+                    name = storable(shard.name)
                     place = f"{name}:{member.offset}"
-                    detail = f"{name}, byte {member.offset}: {member.error.detail}{cut}; what follows is not read"
+                    detail = f"{name}, byte {member.offset}: {member.error.detail}{cut}; the rest is not read"
                     yield Sample(sample_id=place, source=place, error=RowError(reason="bad_row", detail=detail))
                     return
                 key, extension = _split(member.name)
@@ -130,21 +130,21 @@ class WebdatasetReader(Reader):
         elif member.content is not None and is_text:
             group.texts[extension] = member.content
         elif member.content is not None:
-            group.images[extension] = ImageRef(file_name=printable(member.name), content=member.content)
+            group.images[extension] = ImageRef(file_name=storable(member.name), content=member.content)
         elif is_text or self._is_inline(shard):
             limit = MAX_TEXT_BYTES if is_text else MAX_INLINE_BYTES
             detail = f"{shorten(member.name)} has {member.size} bytes, at most {limit} are read"
             group.faults.append(RowFault("bad_row" if is_text else "image_too_large", detail))
         else:
             group.images[extension] = ImageRef(
-                file_name=printable(member.name), url=shard.url, offset=member.data_offset, size=member.size
+                file_name=storable(member.name), url=shard.url, offset=member.data_offset, size=member.size
             )
 
     def _finish(self, group: _Group, shard: Shard, seen: set[str]) -> Iterator[Sample | Skipped]:
         """The sample of a group, or that its download failed; nothing if no member is an image or a text."""
         if not (group.images or group.texts or group.faults):
             return
-        place = printable(f"{shard.name}/{group.key}")
+        place = storable(f"{shard.name}/{group.key}")
         faults = list(group.faults)
         row: dict[str, Any] = {}
         captions: tuple[str, ...] = ()
@@ -236,11 +236,11 @@ class Member:
     """An entry of a tar.
 
     Attributes:
-        name: Without a leading "./"; may hold lone surrogates.
-        kind: "a file", or what else it is, for messages.
-        offset: Of its header.
-        data_offset: Of its content, which has `size` bytes.
-        content: None unless it was asked for.
+        name: Its path in the tar, less a leading "./"; may hold lone surrogates.
+        kind: "a file", or the words for another kind, for messages.
+        offset: First byte of its header.
+        data_offset: First byte of its content, which has `size` bytes.
+        content: None unless it was wanted.
         error: Why the tar cannot be read any further from `offset` on; then nothing else is set.
     """
 

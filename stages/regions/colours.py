@@ -1,4 +1,4 @@
-"""What the colours of an image say about the outlines in it: the guided filter, and GrabCut.
+"""Outlines by the colours of an image: the guided filter, and GrabCut.
 
 A heat map shows where a thing is but not where it ends: its cells are some 10 px wide on the canvas, the image as the
 model sees it. Everything here happens on the canvas, never at the size of the image.
@@ -14,38 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 CANVAS_SIDE: Final = 320
-"""Larger images are shrunk to this many pixels on their longer side. The cost grows with the area; the square
-inputs of the usual models (224 px and less) stay as they are."""
+"""Most pixels of the canvas on its longer side. The cost grows with the area; the square inputs of the usual models
+(224 px and less) stay as they are."""
 
 RADIUS_PATCHES: Final = 2.0
 """Half the side of the guide's window in patches: wide enough to hold a cell's surroundings on both sides of an edge.
-On drawn scenes pointing is .936 to .947 from 1.5 to 4 patches (606 phrases)."""
+On drawn scenes pointing is 0.936 to 0.947 from 1.5 to 4 patches (606 phrases)."""
 
 EPSILON: Final = 1e-3
 """Variance of a colour channel (0 .. 1) that counts as noise: smaller changes of colour guide nothing."""
 
 RADIUS_SHRUNK_PX: Final = 4
-"""Half the side of the window in the shrunk image that the guide is fitted to, at least: the ratio that He and Sun
-recommend. With `RADIUS_PATCHES` a cell of the map then still has two pixels a side."""
+"""Least half side of the window in the shrunk image that the guide is fitted to: the ratio that He and Sun recommend.
+With `RADIUS_PATCHES` a cell of the map then still has two pixels a side."""
 
 MOST_SHRUNK: Final = 4
-"""The image is shrunk at most this many times. More would save little, since what is done for all pixels remains."""
+"""Most times that the image is shrunk. More would save little, since what is done for all pixels remains."""
 
 SURE_SHARE: Final = 0.7
 """Heat that reaches this share of the way from the threshold to the highest is surely the thing."""
 
 REACH_PATCHES: Final = 1.5
-"""How far, in patches, GrabCut's outline may go beyond the cut."""
+"""Farthest distance of GrabCut's outline from the cut, in patches."""
 
 FRAME_PATCHES: Final = 2.0
-"""How much of the surroundings beyond the reach, in patches, shows GrabCut the colours outside. It sees nothing else of
-the image, which saves a third of its cost and loses nothing."""
+"""Width of the surroundings beyond the reach, in patches, that show GrabCut the colours outside. It sees nothing else
+of the image, which saves a third of its cost and loses nothing."""
 
 FRAME_PX: Final = 14_400
 """Most pixels that GrabCut gets: larger frames, which hold large things, are shrunk."""
 
 ROUNDS: Final = 1
-"""Rounds of fitting colours and cutting. Two are no better (mask IoU .763 and .761) and cost half as much again."""
+"""Rounds of fitting colours and cutting. Two are no better (mask IoU 0.763 and 0.761) and cost half as much again."""
 
 MOST_CHANGE: Final = 3.0
 """An outline whose area is this many times larger or smaller than the cut is not believed."""
@@ -59,7 +59,8 @@ Plane = NDArray[np.float32]
 class Canvas:
     """One image, for the maps of all its phrases.
 
-    rgb: uint8 (H, W, 3), the whole image as the model saw it; kept with at most `CANVAS_SIDE` pixels a side.
+    Attributes:
+        rgb: uint8 (H, W, 3), the whole image as the model saw it, with at most `CANVAS_SIDE` pixels a side.
     """
 
     def __init__(self, rgb: NDArray[np.uint8]) -> None:
@@ -84,8 +85,9 @@ class Canvas:
         """Whether a grid's cells are at least a pixel of the canvas wide."""
         return all(pixels >= cells for pixels, cells in zip(self.size_hw, grid_hw, strict=True))
 
-    def guide(self, radius_px: int) -> Guide:
-        """The guided filter of its colours, made once."""
+    def guide(self, grid_hw: tuple[int, ...]) -> Guide:
+        """The guided filter of its colours for a grid, made once."""
+        radius_px = round(RADIUS_PATCHES * self.patch_px(grid_hw))
         if radius_px not in self._guides:
             step = max(1, min(MOST_SHRUNK, radius_px // RADIUS_SHRUNK_PX))
             self._guides[radius_px] = Guide(self.rgb, radius_px, step=step)
@@ -104,94 +106,52 @@ class Guide:
         guided_i = mean(a_w) . I_i + mean(b_w)         over all w that hold i
 
     so that heat goes up and down where colours do. What the colours of the surroundings do not explain is blurred over
-    the window. All of it is box means, whose cost does not depend on the window.
-
-    The means of a and b change slowly, so they are computed on a shrunk image and interpolated; only the
-    colours I of the last line have all pixels (He and Sun, "Fast Guided Filter", arXiv 1505.00996).
+    the window. All of it is box means, whose cost does not depend on the window. The means of a and b change slowly, so
+    they are computed on a shrunk image and interpolated; only the colours I of the last line have all pixels (He and
+    Sun, "Fast Guided Filter", arXiv 1505.00996).
 
     Args:
         rgb: uint8 (H, W, 3).
         radius_px: A window has 2 * radius + 1 pixels a side, or as many as come nearest to it in the shrunk image.
-        epsilon: See `EPSILON`.
         step: How many times the image is shrunk; 1 gives the guided filter itself.
     """
 
-    def __init__(self, rgb: NDArray[np.uint8], radius_px: int, epsilon: float = EPSILON, step: int = 1) -> None:
+    def __init__(self, rgb: NDArray[np.uint8], radius_px: int, step: int = 1) -> None:
         height, width = rgb.shape[:2]
         self.size_hw = (max(1, round(height / step)), max(1, round(width / step)))
         self._side = 2 * round(radius_px / step) + 1
-        full = rgb.astype(np.float32)
-        full /= np.float32(255)
-        full -= np.float32(0.5)
-        small = full if step == 1 else cv2.resize(full, self.size_hw[::-1], interpolation=cv2.INTER_AREA)
-        self._full: list[Plane] = [np.ascontiguousarray(full[..., channel]) for channel in range(3)]
-        self._colours: list[Plane] = [np.ascontiguousarray(small[..., channel]) for channel in range(3)]
-        # Planes are written over as soon as they are used up: what is in the cache need not be fetched again.
-        self._plane = np.empty(self.size_hw, np.float32)
-        self._means = [self._mean(colour) for colour in self._colours]
-        rr, rg, rb, gg, gb, bb = (
-            self._covariance(i, self._colours[j], self._means[j])
-            for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
-        )
-        for variance in (rr, gg, bb):
-            np.add(variance, epsilon, out=variance)
-        # The symmetric inverse by cofactors, a plane for each entry: libraries invert many small matrices more slowly.
-        xx, xy, xz = (self._minor(*each) for each in ((gg, bb, gb, gb), (gb, rb, rg, bb), (rg, gb, gg, rb)))
-        scale = rr * xx
-        scale += np.multiply(rg, xy, out=self._plane)
-        scale += np.multiply(rb, xz, out=self._plane)
-        np.divide(1, scale, out=scale)
-        yy, yz, zz = (self._minor(*each) for each in ((rr, bb, rb, rb), (rb, rg, rr, gb), (rr, gg, rg, rg)))
-        for entry in (xx, xy, xz, yy, yz, zz):
-            np.multiply(entry, scale, out=entry)
-        self._inverse: tuple[tuple[Plane, ...], ...] = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
+        self._full: Plane = rgb.astype(np.float32) / np.float32(255) - np.float32(0.5)
+        small = cv2.resize(self._full, self.size_hw[::-1], interpolation=cv2.INTER_AREA) if step > 1 else self._full
+        self._colours: Plane = small
+        self._mean_colour = self._mean(small)
+        products, means = (colour[..., :, None] * colour[..., None, :] for colour in (small, self._mean_colour))
+        covariance = self._mean(products.reshape(*self.size_hw, 9)).reshape(products.shape) - means
+        self._inverse = np.linalg.inv(covariance + EPSILON * np.eye(3)).astype(np.float32)
 
     def __call__(self, heat: Plane) -> Plane:
         """Heat of `size_hw` -> guided heat (H, W), same unit; it may go a little beyond the range of the given heat."""
-        plane, rest = self._plane, self._mean(heat)
-        together = [self._covariance(i, heat, rest) for i in range(3)]
-        slopes = []
-        for row, colour_mean in zip(self._inverse, self._means, strict=True):
-            slope = row[0] * together[0]
-            slope += np.multiply(row[1], together[1], out=plane)
-            slope += np.multiply(row[2], together[2], out=plane)
-            rest -= np.multiply(slope, colour_mean, out=plane)
-            slopes.append(self._at_full_size(self._mean(slope)))
-        guided = self._at_full_size(self._mean(rest))
-        for slope, colour in zip(slopes, self._full, strict=True):
-            guided += np.multiply(slope, colour, out=slope)
+        mean = self._mean(heat)
+        together = self._mean(self._colours * heat[..., None]) - self._mean_colour * mean[..., None]
+        slope = np.einsum("hwij,hwj->hwi", self._inverse, together)
+        rest = mean - np.einsum("hwi,hwi->hw", slope, self._mean_colour)
+        guided: Plane = np.einsum("hwi,hwi->hw", self._at_full_size(slope), self._full) + self._at_full_size(rest)
         return guided
 
-    def _at_full_size(self, plane: Plane) -> Plane:
-        """A plane of the shrunk image, bilinear between its pixels."""
-        size_hw = self._full[0].shape
-        if plane.shape == size_hw:
-            return plane
-        full: Plane = cv2.resize(plane, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
-        return full
-
-    def _covariance(self, channel: int, other: Plane, other_mean: Plane) -> Plane:
-        """Of a colour and another plane in each pixel's window."""
-        found = self._mean(np.multiply(self._colours[channel], other, out=self._plane))
-        found -= np.multiply(self._means[channel], other_mean, out=self._plane)
-        return found
-
-    def _minor(self, a: Plane, b: Plane, c: Plane, d: Plane) -> Plane:
-        """a b - c d."""
-        found = a * b
-        found -= np.multiply(c, d, out=self._plane)
-        return found
-
     def _mean(self, plane: Plane) -> Plane:
-        """The mean of each pixel's window; beyond the border the image is mirrored."""
+        """The mean of each pixel's window, channel by channel; beyond the border the image is mirrored."""
         mean: Plane = cv2.boxFilter(plane, -1, (self._side, self._side), borderType=cv2.BORDER_REFLECT)
         return mean
+
+    def _at_full_size(self, plane: Plane) -> Plane:
+        """The window means of a plane of the shrunk image, bilinear between its pixels."""
+        full: Plane = cv2.resize(self._mean(plane), self._full.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return full
 
 
 def grabcut(
     rgb: NDArray[np.uint8], inside: NDArray[np.bool_], sure: NDArray[np.bool_], patch_px: float
 ) -> NDArray[np.bool_] | None:
-    """The outline by colour of what a heat map was cut to.
+    """Return the outline by colour of what a heat map was cut to.
 
     GrabCut (Rother, Kolmogorov and Blake, SIGGRAPH 2004) fits a mixture of colours to what the map takes for the thing
     and another to its surroundings, and looks for the cheapest outline between them, which runs along edges of the
@@ -212,11 +172,17 @@ def grabcut(
         bool (H, W), or None where colours cannot say anything: one side has too few pixels to fit them, or the area
         changes by more than `MOST_CHANGE`.
     """
-    near = _grown(inside, round(REACH_PATCHES * patch_px))
-    label = np.where(near, np.uint8(cv2.GC_PR_BGD), np.uint8(cv2.GC_BGD))
+    reach, margin = round(REACH_PATCHES * patch_px), round(FRAME_PATCHES * patch_px)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    near = cv2.dilate(inside.view(np.uint8), disc)
+    left, top, width, height = cv2.boundingRect(near)
+    frame = (
+        slice(max(0, top - margin), top + height + margin),
+        slice(max(0, left - margin), left + width + margin),
+    )
+    label = np.where(near > 0, np.uint8(cv2.GC_PR_BGD), np.uint8(cv2.GC_BGD))
     label[inside] = cv2.GC_PR_FGD
     label[inside & sure] = cv2.GC_FGD
-    frame = _frame(near, round(FRAME_PATCHES * patch_px))
     outlined = _outlined(np.ascontiguousarray(rgb[frame]), np.ascontiguousarray(label[frame]))
     if outlined is None:
         return None
@@ -241,26 +207,11 @@ def _outlined(rgb: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.bo
     if min(probably, label.size - probably) < COLOURS:
         return None
     mixtures = np.zeros((2, 1, 13 * COLOURS))
-    cv2.setRNGSeed(0)  # the colours' first guess is drawn at random: the same one for each map
+    # The colours' first guess is drawn from OpenCV's generator of this thread, which cannot be read to be restored:
+    # each map gets the same guess.
+    cv2.setRNGSeed(0)
     cv2.grabCut(rgb, label, None, mixtures[0], mixtures[1], ROUNDS, cv2.GC_INIT_WITH_MASK)
-    cut = (label & 1).astype(np.uint8)
+    cut: Plane = (label & 1).astype(np.float32)
     if scale < 1:
-        sides: Plane = cv2.resize(cut.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        return sides > 0.5
-    return cut > 0
-
-
-def _grown(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """The mask and what lies within `radius` pixels of it."""
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    grown: NDArray[np.uint8] = cv2.dilate(mask.view(np.uint8), disc)
-    return grown.view(np.bool_)
-
-
-def _frame(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """Rows and columns of the mask's box with a margin, within the image."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin),
-    )
+        cut = cv2.resize(cut, (width, height), interpolation=cv2.INTER_LINEAR)
+    return cut > 0.5

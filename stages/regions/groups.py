@@ -1,10 +1,10 @@
-"""Which phrases of an image name the same thing: "a boy", "young child" and "kid in a blue top" in three captions.
+"""Links the phrases of an image that name one thing: "a boy", "young child" and "kid in a blue top" in three captions.
 
 Every two phrases of different captions get log odds that they name the same thing: a logistic model on what can be read
 from their words and their places in the captions (`pair_features`, `groups.json`). Phrases are then joined from the
 most likely pair on, by the mean log odds between two groups: average linkage with constraints (Davidson & Ravi, PKDD
-2005). Two phrases are never joined, nor groups that hold them, if they are of one caption ("a boy and another boy") or
-contradict each other ("a boy", "a girl"; see `contradict`).
+2005). Two phrases of one caption ("a boy and another boy"), or that contradict each other ("a boy", "a girl"; see
+`contradict`), are never joined, nor groups that hold them.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from importlib.resources import files
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from stages.contract.records import Phrase
-from stages.regions.things import relation, things
 
 LINK_FROM: Final = -0.75
-"""Mean log odds from which two groups are joined: a probability of .32. The best F1 of pairs lies below even odds; it
+"""Mean log odds from which two groups are joined: a probability of 0.32. The best F1 of pairs lies below even odds; it
 is flat from -1 to -0.5 (measured on images that the weights were not fitted to)."""
 
 MOST_LINKED: Final = 256
-"""Phrases of one image that are looked at, the first ones; all others are things of their own. The time grows with the
-square of their number: .7 ms for the 15 phrases of five captions, half a second for 256."""
+"""Most phrases of an image that are linked; all later ones are things of their own. The time grows with the square of
+their number: 0.7 ms for the 15 phrases of five captions, half a second for 256."""
 
 _NEVER: Final = -math.inf
 
@@ -40,26 +39,113 @@ _SEXES: Final = frozenset({"man", "woman"})
 _AGES: Final = frozenset({"child", "adult"})
 
 
+Relation = Literal["same", "equal", "above", "beside", "kind", "apart", "unknown"]
+"""Two lemmas are the same; two names on one path (boy, lad); one above the other (dog, animal); beside each other (dog,
+cat); of one kind only (shirt, hat); of nothing in common (dog, hat); or one is in no list."""
+
+_CLOSEST: Final[tuple[Relation, ...]] = ("apart", "kind", "beside", "above", "equal")
+
+KindPath = tuple[str, ...]
+"""Kind, and from the general to the particular: ("animals", "animal", "bird", "duck")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Things:
+    """The content of `things.txt`.
+
+    Attributes:
+        paths: Lemma -> its paths.
+        traits: Lemma -> traits of a person that it names: "man", "woman", "child", "adult".
+        words: List -> its words, such as "colour"; the numbers stand under "1" to "10".
+    """
+
+    paths: Mapping[str, tuple[KindPath, ...]]
+    traits: Mapping[str, frozenset[str]]
+    words: Mapping[str, frozenset[str]]
+
+    def known(self, lemma: str) -> str:
+        """The lemma as the lists have it, also without a plural's ending and the first part of a compound."""
+        for form in (lemma, lemma.removesuffix("s"), lemma.removesuffix("es"), f"{lemma}s", lemma.rpartition("-")[2]):
+            if form in self.paths:
+                return form
+        return lemma
+
+
+@cache
+def things() -> Things:
+    """The lists of the package."""
+    return parse_things(files(__package__).joinpath("things.txt").read_text(encoding="utf-8"))
+
+
+def parse_things(text: str) -> Things:
+    """Read the lists. Raises ValueError, with the line, for a line that is neither a section nor "name: words"."""
+    paths: dict[str, dict[KindPath, None]] = {}
+    traits: dict[str, set[str]] = {}
+    words: dict[str, set[str]] = {}
+    section = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = line.partition("#")[0].strip()
+        if entry.startswith("[") and entry.endswith("]"):
+            section = entry[1:-1]
+        elif entry:
+            name, colon, lemmas = entry.partition(":")
+            if not (colon and section and name.strip() and lemmas.strip()):
+                raise ValueError(f"line {number}: expected [section] or name: words, got {entry!r}")
+            if section == "words":
+                words.setdefault(name, set()).update(lemmas.split())
+                continue
+            way, *marks = name.split()
+            for lemma in lemmas.split():
+                paths.setdefault(lemma, {})[(section, *way.split("/"))] = None
+                traits.setdefault(lemma, set()).update(mark.removeprefix("+") for mark in marks)
+    return Things(
+        paths={lemma: tuple(found) for lemma, found in paths.items()},
+        traits={lemma: frozenset(found) for lemma, found in traits.items()},
+        words={name: frozenset(found) for name, found in words.items()},
+    )
+
+
+@lru_cache(maxsize=65536)
+def relation(first: str, second: str) -> Relation:
+    """Return how two lemmas are related in the lists of the package: the closest relation of all their paths."""
+    if first == second:
+        return "same"
+    paths = things().paths
+    if first not in paths or second not in paths:
+        return "unknown"
+    return max((_related(one, other) for one in paths[first] for other in paths[second]), key=_CLOSEST.index)
+
+
+def _related(one: KindPath, other: KindPath) -> Relation:
+    if one == other:
+        return "equal"
+    common = 0
+    while common < min(len(one), len(other)) and one[common] == other[common]:
+        common += 1
+    if common < 2:
+        return "kind" if common else "apart"
+    return "above" if common == min(len(one), len(other)) else "beside"
+
+
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """What the words of a phrase and their place say.
+    """The words of a phrase and their place in its caption.
 
     Attributes:
         caption: Index of its caption.
-        lemma: Of the head noun, as `things.txt` has it.
+        lemma: The head noun's, as `things.txt` has it.
         kind: The section of `things.txt`, or "other".
-        words: Of the phrase.
         modifiers: The words but the head, numbers and words without a meaning of their own.
-        colours: Among the modifiers.
-        traits: What the phrase says of a person.
-        count: How many things it says that it names; None if it does not say.
+        colours: Those among the modifiers.
+        traits: The traits that it gives to a person.
+        count: The number of things that it names; None if it does not say one.
         several: Whether it names several.
         other: Whether it says that it is another one than one before.
         before: The word before the phrase.
-        order: Which phrase of its caption, from 0.
-        place: The same as a share of the caption's phrases, 0 .. 1.
-        order_in_kind: Which phrase of its kind in its caption, from 0.
-        of_kind: How many phrases of its kind its caption has.
+        order: Its number among the phrases of its caption, from 0.
+        place: The same as a share of these phrases, 0 .. 1.
+        order_in_kind: Its number among the phrases of its kind in its caption, from 0.
+        of_kind: The number of these phrases.
     """
 
     caption: int
@@ -73,20 +159,16 @@ class Wording:
     several: bool
     other: bool
     before: str
-    order: int
-    place: float
-    order_in_kind: int
-    of_kind: int
+    order: int = 0
+    place: float = 0.0
+    order_in_kind: int = 0
+    of_kind: int = 1
 
 
 def linked(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...]:
-    """The number of the thing that each phrase names, from 0 in the order of the phrases.
+    """Return the number of the thing that each phrase of an image's captions names, from 0 in the order of the phrases.
 
     A phrase within another one of the same head ("a dog" in "a dog in a field") names its thing.
-
-    Args:
-        captions: Of one image.
-        phrases: Of these captions.
     """
     owners = _inner(phrases)
     inner = sorted(set(owners))
@@ -100,7 +182,7 @@ def linked(captions: Sequence[str], phrases: Sequence[Phrase]) -> tuple[int, ...
 
 
 def _inner(phrases: Sequence[Phrase]) -> list[int]:
-    """For each phrase, the shortest one of the same head and caption inside it: mostly itself."""
+    """Return for each phrase the shortest one of the same head and caption inside it: mostly itself."""
     in_caption: dict[tuple[int, str], list[int]] = {}
     for index, phrase in enumerate(phrases):
         in_caption.setdefault((phrase.caption_index, phrase.head), []).append(index)
@@ -118,7 +200,7 @@ def _inner(phrases: Sequence[Phrase]) -> list[int]:
 
 
 def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording]:
-    """What the words of phrases and their places say, in the order of the phrases."""
+    """Return the wording of each phrase, in the order of the phrases."""
     kinds = [_lemma_and_kind(phrase) for phrase in phrases]
     order = sorted(range(len(phrases)), key=lambda index: (phrases[index].caption_index, phrases[index].start))
     in_caption = Counter(phrase.caption_index for phrase in phrases)
@@ -128,13 +210,10 @@ def wordings(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[Wording
     for index in order:
         phrase, (lemma, kind) = phrases[index], kinds[index]
         caption = phrase.caption_index
-        found[index] = _wording(
-            captions[caption],
-            phrase,
-            lemma,
-            kind,
+        found[index] = replace(
+            _wording(captions[caption], phrase, lemma, kind),
             order=seen[caption],
-            last=in_caption[caption] - 1,
+            place=seen[caption] / max(1, in_caption[caption] - 1),
             order_in_kind=seen[caption, kind],
             of_kind=of_kind[caption, kind],
         )
@@ -155,9 +234,8 @@ def _numbers() -> Mapping[str, int]:
     return {word: number for number in range(1, 11) for word in things().words[str(number)]}
 
 
-def _wording(
-    caption: str, phrase: Phrase, lemma: str, kind: str, *, order: int, last: int, order_in_kind: int, of_kind: int
-) -> Wording:
+def _wording(caption: str, phrase: Phrase, lemma: str, kind: str) -> Wording:
+    """The wording of a phrase but for its place among the others."""
     lists = things().words
     words = phrase.text.split()
     parts = {part for word in words for part in word.split("-")}
@@ -190,10 +268,6 @@ def _wording(
         several=several,
         other=not lists["other"].isdisjoint(said),
         before=next(iter(caption[: phrase.start].casefold().split()[-1:]), ""),
-        order=order,
-        place=order / max(1, last),
-        order_in_kind=order_in_kind,
-        of_kind=of_kind,
     )
 
 
@@ -202,7 +276,7 @@ def contradict(one: Wording, other: Wording) -> bool:
 
     They cannot if they count otherwise ("two men", "a man", "people"), if one is a man's and one a woman's, if they are
     two kinds of animals or of vehicles (a cat, a dog), or if clothes have no colour in common. Other things may: what
-    one caption calls brown another calls red. These rules cost .003 of F1, because people who describe an image err,
+    one caption calls brown another calls red. These rules cost 0.003 of F1, because people who describe an image err,
     and keep out links that nobody would understand.
     """
     if one.count and other.count and one.count != other.count:
@@ -220,7 +294,7 @@ def contradict(one: Wording, other: Wording) -> bool:
 
 
 def pair_features(one: Wording, other: Wording) -> dict[str, float]:
-    """What speaks for and against that two phrases of different captions name the same thing; what is left out is 0."""
+    """Return the features of two phrases of different captions, which may name the same thing; those left out are 0."""
     related = relation(one.lemma, other.lemma)
     kind = one.kind if one.kind == other.kind else "mixed"
     shared = one.modifiers & other.modifiers
@@ -268,14 +342,13 @@ def pair_features(one: Wording, other: Wording) -> dict[str, float]:
 
 @cache
 def _weights() -> Mapping[str, float]:
-    weights: dict[str, float] = json.loads(files(__package__).joinpath("groups.json").read_text(encoding="utf-8"))[
-        "weights"
-    ]
+    content = json.loads(files(__package__).joinpath("groups.json").read_text(encoding="utf-8"))
+    weights: dict[str, float] = content["weights"]
     return weights
 
 
 def log_odds(one: Wording, other: Wording) -> float:
-    """Log odds that two phrases of different captions name the same thing."""
+    """Return the log odds that two phrases of different captions name the same thing."""
     weights = _weights()
     return math.fsum(weights.get(name, 0.0) * value for name, value in pair_features(one, other).items())
 

@@ -1,10 +1,8 @@
 """What is measured of a region, the scores made from it, and the calibration that makes a probability of it.
 
 A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions more likely to be
-right. No score is a probability: it ranks.
-
-A calibration is a logistic regression on the evidence. It holds for the model and the settings of explain and regions
-with which it was fitted (`pipeline/evaluate/calibrate.py`), and names them.
+right. No score is a probability: it ranks. A calibration is a logistic regression on the evidence, for one model and
+one set of settings (`pipeline/evaluate/calibrate.py` fits it).
 """
 
 from __future__ import annotations
@@ -19,7 +17,8 @@ from statistics import fmean
 from typing import Any, Final
 
 from stages.contract.errors import ConfigError
-from stages.regions.fitted import FittedCut
+from stages.regions.config import Score
+from stages.regions.thresholds import FittedCut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,69 +43,42 @@ class Evidence:
     threshold: float
     similarity: float
 
-
-def energy(evidence: Evidence) -> float:
-    """`energy`: how much of what the model saw of the phrase lies in this region.
-
-    High for one compact spot on an otherwise cold map, low where heat is scattered, and for each of several equal
-    parts. Grows with the region: a region of the whole image has 1.
-    """
-    return evidence.energy
+    @property
+    def contrast(self) -> float:
+        """How much hotter the region is than everything else, 0 .. 1."""
+        return max(0.0, self.mean_inside - self.mean_outside)
 
 
-def contrast(evidence: Evidence) -> float:
-    """`max(0, mean_inside - mean_outside)`: how much hotter the region is than everything else."""
-    return max(0.0, evidence.mean_inside - evidence.mean_outside)
-
-
-def product(evidence: Evidence) -> float:
-    """`energy * contrast`: hot, and the only hot place."""
-    return energy(evidence) * contrast(evidence)
-
-
-def mean_heat(evidence: Evidence) -> float:
-    """`mean_inside`: mean heat inside the region, the usual baseline."""
-    return evidence.mean_inside
-
-
-def peak(evidence: Evidence) -> float:
-    """`peak`: 1 for the region that holds the map's maximum. Says nothing across phrases."""
-    return evidence.peak
-
-
-def similarity(evidence: Evidence) -> float:
-    """`(1 + similarity) / 2`: the model's cosine alone, the same for all regions of a phrase."""
-    return (1.0 + evidence.similarity) / 2.0
-
-
-SCORES: Final[dict[str, Callable[[Evidence], float]]] = {
-    score.__name__: score for score in (contrast, energy, mean_heat, peak, product, similarity)
+SCORES: Final[dict[Score, Callable[[Evidence], float]]] = {
+    "contrast": lambda evidence: evidence.contrast,
+    "energy": lambda evidence: evidence.energy,  # high for one compact spot, and for a region of the whole image
+    "mean_heat": lambda evidence: evidence.mean_inside,  # the usual baseline
+    "peak": lambda evidence: evidence.peak,  # ranks the parts of one map; says nothing across phrases
+    "product": lambda evidence: evidence.energy * evidence.contrast,  # hot, and the only hot place
+    "similarity": lambda evidence: (1.0 + evidence.similarity) / 2.0,  # the same for all regions of a phrase
 }
 """Name in the configuration -> score."""
 
 
-def rounded_score(name: str, evidence: Evidence) -> float:
-    """The score `name` of a region, kept within 0 .. 1 and rounded to six decimals.
-
-    Rounding hides the order of a sum over pixels, both in ties and in the dataset.
-    """
+def rounded_score(name: Score, evidence: Evidence) -> float:
+    """Return a region's score within 0 .. 1, with six decimals: rounding hides the order of a sum over pixels."""
     return round(min(1.0, max(0.0, SCORES[name](evidence))), 6)
 
 
 FEATURES: Final[dict[str, Callable[[Evidence], float]]] = {
     **{name: attrgetter(name) for name in ("energy", "mean_inside", "mean_outside", "threshold", "peak")},
     "log_area": lambda evidence: math.log(evidence.area),
-    "log_area_squared": lambda evidence: math.log(evidence.area) ** 2,
+    "log_area_squared": lambda evidence: math.log(evidence.area) ** 2,  # very small and very large are both doubtful
     "similarity": attrgetter("similarity"),
 }
-"""Name -> what a calibration looks at. log_area_squared: very small and very large regions are both doubtful."""
+"""Name -> what a calibration looks at."""
 
 
 def at_share(presence: float, fitted: float, expected: float) -> float:
-    """The probability that a phrase is there if another share of such phrases is absent: Bayes' rule.
+    """Return the probability that a phrase is there if another share of such phrases is absent: Bayes' rule.
 
-    What the phrase and its image say, which is the odds of presence over those of the fit, stays the same (Saerens,
-    Latinne and Decaestecker, Neural Computation 14, 2002).
+    The odds of presence over those of the fit stay the same (Saerens, Latinne and Decaestecker, Neural Computation 14,
+    2002).
 
     Args:
         presence: The probability, 0 .. 1, where the share `fitted` of the phrases is absent.
@@ -114,7 +86,7 @@ def at_share(presence: float, fitted: float, expected: float) -> float:
         expected: Between 0 and 1, the share of absent phrases to expect.
 
     Returns:
-        0 .. 1, rounded to six decimals as scores are.
+        0 .. 1, with six decimals.
     """
     there = presence * (1.0 - expected) / (1.0 - fitted)
     absent = (1.0 - presence) * expected / fitted
@@ -123,9 +95,6 @@ def at_share(presence: float, fitted: float, expected: float) -> float:
 
 _FORMAT: Final = "phrasebox calibration 3"
 
-_FORMER_FORMATS: Final = ("phrasebox calibration 2", "phrasebox calibration 1")
-"""The same without `cut`, and without `presence`."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
@@ -133,14 +102,12 @@ class Calibration:
 
     Attributes:
         bias: The constant term.
-        mean: By name of `FEATURES`, as `scale` and `weight`.
-        scale: See `mean`; none is 0.
-        weight: See `mean`.
+        mean: By name of `FEATURES`, as `scale`, in which no value is 0, and `weight`.
         made_with: The model's fingerprint and the settings of explain and regions that it holds for; plain values.
         made_from: Where it was fitted, for people.
         presence: How likely a phrase is in the image at all, as plain values of `stages.explain.presence`; None if the
-            calibration does not tell. The regression above is then about phrases that are there.
-        cut: Where the rule `fitted` cuts, as plain values of `stages.regions.fitted`; None if another rule does.
+            calibration does not know. The regression above is then about phrases that are there.
+        cut: Where the rule `fitted` cuts, as plain values of `thresholds.FittedCut`; None if another rule does.
     """
 
     bias: float
@@ -161,25 +128,19 @@ class Calibration:
     def fitted_to(self) -> str:
         """The images of the fit, for people."""
         return (
-            f"{self.made_from.get('images', 'some')} images with the boxes of {self.made_from.get('truth', 'a truth')}"
+            f"{self.made_from.get('images', 'some')} images with the boxes of "
+            f"{self.made_from.get('truth', 'a ground truth')}"
         )
 
     def probability(self, evidence: Evidence) -> float:
-        """0 .. 1, rounded to six decimals as all scores are."""
+        """0 .. 1, with six decimals."""
         total = self.bias
         for name, weight in self.weight.items():
             total += weight * (FEATURES[name](evidence) - self.mean[name]) / self.scale[name]
         return round(1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, total)))), 6)
 
     def shift(self, evidence: Sequence[Evidence]) -> tuple[str, float]:
-        """How far regions are from those of the fit: the feature whose mean is farthest from theirs, and how far.
-
-        Args:
-            evidence: Of the regions, one or more.
-
-        Returns:
-            The feature's name, and its shift in standard deviations of the fit.
-        """
+        """Return the feature whose mean over regions is farthest from that of the fit, and its shift in deviations."""
         shifts = {
             name: (fmean(map(FEATURES[name], evidence)) - self.mean[name]) / self.scale[name] for name in self.weight
         }
@@ -192,7 +153,7 @@ class Calibration:
 
 
 def read_calibration(path: Path) -> Calibration:
-    """The calibration in a file. Raises ConfigError if the file is missing or is not a calibration."""
+    """Return the calibration in a file. Raise ConfigError if the file is missing or is not a calibration."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -200,23 +161,20 @@ def read_calibration(path: Path) -> Calibration:
     except ValueError as error:
         raise ConfigError(f"regions.calibration: {path} is not JSON: {error}") from error
     try:
-        if values.pop("format") not in (_FORMAT, *_FORMER_FORMATS):
-            raise ValueError(f"expected the format {_FORMAT!r}")
+        if values.pop("format") != _FORMAT:
+            raise ValueError(f"expected the format {_FORMAT!r}; phrasebox calibrate makes one")
         unknown = set(values["weight"]) - set(FEATURES)
         if unknown:
             raise ValueError(f"unknown features {', '.join(sorted(unknown))}")
         found = Calibration(**values)
-        numbers = [
-            found.bias,
-            *(each[name] for each in (found.weight, found.mean, found.scale) for name in found.weight),
-        ]
-        if not all(math.isfinite(number) for number in numbers) or not all(found.scale.values()):
+        numbers = [each[name] for each in (found.weight, found.mean, found.scale) for name in found.weight]
+        if not all(map(math.isfinite, [found.bias, *numbers])) or not all(found.scale.values()):
             raise ValueError("expected finite numbers and scales that are not 0")
         if found.cut is not None:
             FittedCut.from_plain(found.cut)
     except KeyError as error:
         raise ConfigError(
-            f"regions.calibration: {path} is not a calibration of this version: it lacks {error}. phrasebox calibrate "
+            f"regions.calibration: {path} lacks {error}, so it is no calibration of this version; phrasebox calibrate "
             "makes one"
         ) from error
     except (TypeError, AttributeError, ValueError) as error:

@@ -1,37 +1,48 @@
-"""The stage that fills `Record.regions` from its heat maps."""
+"""The stages that fill `Record.regions` from heat maps, and that link the regions of another source."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import accumulate, takewhile
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import ClassVar, Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from stages.contract.levels import LEVELS, quantise
 from stages.contract.records import Absent, HeatMap, Phrase, Record, Region
 from stages.contract.stage import Stage
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
-from stages.regions.cut import MapToCut, map_regions, surfaces
-from stages.regions.fitted import FittedCut
+from stages.regions.cut import regions_of_map, surface_of
 from stages.regions.groups import linked
 from stages.regions.paint import Painted
+from stages.regions.parts import MapToCut
 from stages.regions.score import Calibration, Evidence, at_share, rounded_score
-from stages.regions.shared import shared_maps, shared_presences
+from stages.regions.thresholds import FittedCut, Levels
 
-MAPS_AT_ONCE: Final = 64
-"""Maps that are cut together, unless a record has more: 2.5 MB as fine maps."""
+Found = list[tuple[Painted, Evidence]]
+"""The regions of a phrase, best first."""
+
+VOTES: Final = 3
+"""Different texts from which on those of a thing share their presence. On 1,000 photographs with five captions the
+area under the ROC curve is 0.924 with 3, 0.927 with 2 and 0.920 without sharing; on drawn scenes whose second caption
+is false in a detail, 2 took it from 0.99 to 0.96 (measured)."""
+
+_CERTAIN: Final = 1e-6
+"""Presences are rounded to six decimals, and the log odds of 0 and 1 have no bounds."""
 
 
 class RegionsStage(Stage):
     """Adds the regions of every phrase, and removes `pixels` and `heat_maps`, which no later stage needs.
 
     Regions are in the order of the phrases, and those of one phrase are ordered best first. Phrases that name the same
-    thing have the same regions, computed once; without `config.group` those with the same text. A phrase whose map is
-    empty has none. One that is less likely in the image than `config.min_presence` has none either, and stands in
-    `absent`.
+    thing have the same regions; unless `config.group` links things, these are phrases with the same text. A phrase
+    whose map is empty has no region. One that is less likely in the image than `config.min_presence` has none either,
+    and is listed in `absent`.
 
     Args:
         config: How to cut. If it needs the pixels, the records must still have them.
@@ -58,194 +69,144 @@ class RegionsStage(Stage):
         self.keep_heat_maps = keep_heat_maps
 
     def setup(self) -> None:
-        """Give OpenCV one thread: maps are too small to split, and there is already one worker per core."""
+        """Give OpenCV one thread, as there is one worker per core: it would split even a small map among all cores."""
+        self._threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
 
+    def teardown(self) -> None:
+        """Give OpenCV its threads back."""
+        cv2.setNumThreads(self._threads)
+
     def process(self, batch: Sequence[Record]) -> list[Record]:
-        """See `Stage.process`. Raises ValueError where an earlier stage broke its contract."""
-        out = list(batch)
-        todo = [number for number, record in enumerate(batch) if record.error is None]
-        while todo:
-            some = todo[: self._fitting([batch[number] for number in todo])]
-            for number, record in zip(some, self._with_regions([batch[number] for number in some]), strict=True):
-                out[number] = record
-            todo = todo[len(some) :]
-        return out
+        """See `Stage.process`. Raise ValueError where an earlier stage broke its contract."""
+        return [self._with_regions(record) if record.error is None else record for record in batch]
 
-    def _fitting(self, records: Sequence[Record]) -> int:
-        """How many of the records are cut together, at least one: fine maps shall stay in a core's cache."""
-        maps = accumulate(len(record.heat_maps) for record in records)
-        most = 1 if self.config.needs_pixels else MAPS_AT_ONCE
-        return max(1, sum(1 for _ in takewhile(lambda count: count <= most, maps)))
+    def regions_of(self, record: Record) -> list[Found]:
+        """Return the regions of each phrase of a record. Raise ValueError where an earlier stage broke its contract."""
+        return self._regions(record, self.groups_of(record))
 
-    def regions_of(self, record: Record) -> list[list[tuple[Painted, Evidence]]]:
-        """The regions of each phrase of a record with heat maps, best first.
-
-        Raises ValueError where an earlier stage broke its contract.
-        """
-        return self._cut([record], [self.groups_of(record)])[0]
-
-    def _cut(
-        self, records: Sequence[Record], groups: Sequence[Sequence[int] | None]
-    ) -> list[list[list[tuple[Painted, Evidence]]]]:
-        """The regions of each phrase of each record."""
-        wanted = [self._wanted(record, own) for record, own in zip(records, groups, strict=True)]
-        different = {_same(each): each for maps in reversed(wanted) for each in reversed(maps)}  # the first of each
-        cut = dict(zip(different, map_regions([*different.values()], self.config, self.fitted), strict=True))
+    def _regions(self, record: Record, groups: Sequence[int] | None) -> list[Found]:
+        maps, to_cut = self._to_cut(record, groups)
+        found = {number: regions_of_map(each, self.config, self.fitted) for number, each in to_cut.items()}
         return [
-            [[(painted, _of(each.heat_map, known)) for painted, known in cut[_same(each)]] for each in maps]
-            for maps in wanted
+            [(painted, replace(evidence, similarity=heat_map.similarity)) for painted, evidence in found[number]]
+            if levels is not None
+            else []
+            for heat_map, levels, number in maps
         ]
 
-    def _wanted(self, record: Record, groups: Sequence[int] | None) -> list[MapToCut]:
-        """The map of each phrase of a record. Those of a thing have the same array of values."""
+    def surface_of_each(self, record: Record) -> list[HeatMap | None]:
+        """Return the map that the regions of each phrase are cut from, in levels; None where it is empty."""
+        maps, to_cut = self._to_cut(record, self.groups_of(record))
+        surfaces = {number: surface_of(each, self.config) for number, each in to_cut.items()}
+        found: list[HeatMap | None] = []
+        for heat_map, levels, number in maps:
+            own = None if levels is None else surfaces[number]
+            if own is None:
+                found.append(None)
+                continue
+            # A guided surface has been drawn over the image, where the values lie.
+            shift = heat_map.shift_cells if own.shape == heat_map.values.shape else 0.0
+            found.append(replace(heat_map, values=own.astype(np.float32), shift_cells=shift))
+        return found
+
+    def surfaces_of(self, record: Record) -> dict[str, HeatMap]:
+        """Return text -> map that its regions are cut from, if it has heat; that of the first of several things."""
+        found: dict[str, HeatMap] = {}
+        for heat_map in self.surface_of_each(record) if record.error is None else ():
+            if heat_map is not None:
+                found.setdefault(heat_map.text, heat_map)
+        return found
+
+    def _to_cut(
+        self, record: Record, groups: Sequence[int] | None
+    ) -> tuple[list[tuple[HeatMap, Levels | None, int]], dict[int, MapToCut]]:
+        """Return each phrase's own map, its levels and the number of its thing; and the shared map of each thing."""
         size_hw = (record.height_px, record.width_px)
         if record.phrases and min(size_hw) < 1:
             raise ValueError(
                 f"expected an image size for {record.sample.sample_id!r}, got {record.width_px} x {record.height_px}"
             )
-        canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
-        usual = [0.0] * len(record.phrases)
-        if self.fitted is not None and self.config.rule == "fitted":
-            usual = [self.fitted.usual_size(heads) for heads in self.heads_of(record, groups)]
-        return [
-            MapToCut(heat_map=heat_map, size_hw=size_hw, limit=limit, usual=size, canvas=canvas)
-            for heat_map, limit, size in zip(
-                self._maps(record, groups), self._limits(record.phrases, groups), usual, strict=True
-            )
-        ]
-
-    def heads_of(self, record: Record, groups: Sequence[int] | None) -> list[tuple[str, ...]]:
-        """The head nouns of what the map of each phrase is of: one for each different text that names the thing.
-
-        The head of a text is that of its first phrase, so that phrases with one map are of one size.
-
-        Args:
-            record: With phrases.
-            groups: As `groups_of` gives them.
-        """
-        heads = {phrase.text: phrase.head for phrase in reversed(record.phrases)}
-        if groups is None or self.config.group != "things":
-            return [(heads[phrase.text],) for phrase in record.phrases]
-        texts: dict[int, dict[str, None]] = {}
-        for phrase, group in zip(record.phrases, groups, strict=True):
-            texts.setdefault(group, {})[phrase.text] = None
-        named = {group: tuple(heads[text] for text in own) for group, own in texts.items()}
-        return [named[group] for group in groups]
-
-    def groups_of(self, record: Record) -> tuple[int, ...] | None:
-        """The number of the thing that each phrase names, see `groups.linked`; None if nobody asked."""
-        return None if self.config.group == "none" else linked(record.sample.captions, record.phrases)
-
-    def surfaces_of(self, record: Record) -> dict[str, HeatMap]:
-        """The maps that the regions of a record are cut from, by phrase, without the empty ones. See `surface`.
-
-        Where a text names several things, it is the map of the first. A record with an error has none.
-        """
-        if record.error is not None:
-            return {}
-        found: dict[str, HeatMap] = {}
-        for heat_map in self.surface_of_each(record):
-            if heat_map is not None:
-                found.setdefault(heat_map.text, heat_map)
-        return found
-
-    def surface_of_each(self, record: Record) -> list[HeatMap | None]:
-        """The map that the regions of each phrase of a record without an error are cut from; None where it is empty."""
-        wanted = self._wanted(record, self.groups_of(record))
-        different = {id(each.heat_map.values): each for each in reversed(wanted)}
-        levels = dict(zip(different, surfaces([*different.values()], self.config), strict=True))
-        found: list[HeatMap | None] = []
-        for heat_map in (each.heat_map for each in wanted):
-            own = levels[id(heat_map.values)]
-            # A guided surface has been drawn over the image, where the values lie.
-            found.append(
-                None
-                if own is None
-                else replace(
-                    heat_map,
-                    values=own.astype(np.float32),
-                    shift_cells=heat_map.shift_cells if own.shape == heat_map.values.shape else 0.0,
-                )
-            )
-        return found
-
-    def _maps(self, record: Record, groups: Sequence[int] | None) -> list[HeatMap]:
-        """The map that the regions of each phrase are cut from. Those of a thing have the same array of values.
-
-        Raises ValueError for a phrase without a map.
-        """
-        maps = {heat_map.text: heat_map for heat_map in record.heat_maps}
+        by_text = {heat_map.text: heat_map for heat_map in record.heat_maps}
         for phrase in record.phrases:
-            if phrase.text not in maps:
+            if phrase.text not in by_text:
                 raise ValueError(
                     f"expected a heat map for each phrase of {record.sample.sample_id!r}, got none for {phrase.text!r}"
                 )
-        if groups is None or self.config.group != "things":
-            return [maps[phrase.text] for phrase in record.phrases]
-        shared = shared_maps(record.phrases, groups, maps)
-        return [shared[phrase.text, group] for phrase, group in zip(record.phrases, groups, strict=True)]
+        levels = {text: levels_of_map(heat_map) for text, heat_map in by_text.items()}
+        numbers = self._things(record.phrases, groups)
+        canvas = Canvas(record.pixels.rgb) if self.config.needs_pixels and record.pixels is not None else None
+        to_cut: dict[int, MapToCut] = {}
+        for number, thing in things_of(record.phrases, numbers).items():
+            shared = thing.levels(levels)
+            if shared is not None:
+                first = next(by_text[text] for text in thing.heads if levels[text] is not None)
+                to_cut[number] = MapToCut(
+                    levels=shared,
+                    shift_cells=first.shift_cells,
+                    similarity=first.similarity,
+                    size_hw=size_hw,
+                    limit=self.config.max_regions_plural if thing.is_plural else self.config.max_regions_singular,
+                    usual=self.fitted.usual_size(thing.heads.values()) if self.fitted is not None else 0.0,
+                    canvas=canvas,
+                )
+        maps = [
+            (by_text[phrase.text], levels[phrase.text] if number in to_cut else None, number)
+            for phrase, number in zip(record.phrases, numbers, strict=True)
+        ]
+        return maps, to_cut
 
-    def _limits(self, phrases: Sequence[Phrase], groups: Sequence[int] | None) -> list[int]:
-        """Most regions of each phrase. A thing has those of several if at least half of its phrases name several."""
-        several = [phrase.plural for phrase in phrases]
+    def groups_of(self, record: Record) -> tuple[int, ...] | None:
+        """Return the number of the thing that each phrase names, see `groups.linked`; None without `config.group`."""
+        return None if self.config.group == "none" else linked(record.sample.captions, record.phrases)
+
+    def _things(self, phrases: Sequence[Phrase], groups: Sequence[int] | None) -> Sequence[int]:
+        """Return a number for each phrase, equal for those with the same regions."""
         if groups is not None and self.config.group == "things":
-            votes: dict[int, list[bool]] = {}
-            for phrase, group in zip(phrases, groups, strict=True):
-                votes.setdefault(group, []).append(phrase.plural)
-            several = [2 * sum(votes[group]) >= len(votes[group]) for group in groups]
-        singular, plural = self.config.max_regions_singular, self.config.max_regions_plural
-        return [plural if many else singular for many in several]
+            return groups
+        texts = list(dict.fromkeys(phrase.text for phrase in phrases))
+        return [texts.index(phrase.text) for phrase in phrases]
 
-    def _with_regions(self, records: Sequence[Record]) -> list[Record]:
-        groups = [self.groups_of(record) for record in records]
-        cut = self._cut(records, groups)
-        return [self._finished(*each) for each in zip(records, groups, cut, strict=True)]
+    def heads_of(self, record: Record, groups: Sequence[int] | None) -> list[tuple[str, ...]]:
+        """Return the head nouns of what each phrase's map is of: one for each text of the thing; see `groups_of`."""
+        numbers = self._things(record.phrases, groups)
+        things = things_of(record.phrases, numbers)
+        return [tuple(things[number].heads.values()) for number in numbers]
 
-    def _finished(
-        self, record: Record, groups: Sequence[int] | None, cut: Sequence[Sequence[tuple[Painted, Evidence]]]
-    ) -> Record:
-        similarities = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
+    def _with_regions(self, record: Record) -> Record:
+        groups = self.groups_of(record)
+        found = self._regions(record, groups)
         presences = self.presences_of(record, groups)
-        regions = tuple(
-            Region(
-                phrase_index=index,
-                box_xywh_px=painted.box_xywh_px,
-                mask=painted.mask,
-                area_px=painted.area_px,
-                score=self.score_of(evidence, presences[index]),
-                similarity=evidence.similarity,
-                presence=presences[index],
-                group=None if groups is None else groups[index],
-            )
-            for index, found in enumerate(cut)
-            if not self.is_absent(presences[index])
-            for painted, evidence in found
-        )
-        absent = tuple(
-            Absent(phrase_index=index, presence=presence or 0.0, similarity=similarities[phrase.text])
-            for index, (phrase, presence) in enumerate(zip(record.phrases, presences, strict=True))
-            if self.is_absent(presence)
-        )
+        similarities = {heat_map.text: heat_map.similarity for heat_map in record.heat_maps}
+        regions: list[Region] = []
+        absent: list[Absent] = []
+        for index, (phrase, presence) in enumerate(zip(record.phrases, presences, strict=True)):
+            if presence is not None and self.is_absent(presence):
+                absent.append(Absent(phrase_index=index, presence=presence, similarity=similarities[phrase.text]))
+                continue
+            regions += [
+                Region(
+                    phrase_index=index,
+                    box_xywh_px=painted.box_xywh_px,
+                    mask=painted.mask,
+                    area_px=painted.area_px,
+                    score=self._score(evidence, presence),
+                    similarity=evidence.similarity,
+                    presence=presence,
+                    group=None if groups is None else groups[index],
+                )
+                for painted, evidence in found[index]
+            ]
         heat_maps = record.heat_maps if self.keep_heat_maps else ()
-        return replace(record, regions=regions, absent=absent, pixels=None, heat_maps=heat_maps)
+        return replace(record, regions=tuple(regions), absent=tuple(absent), pixels=None, heat_maps=heat_maps)
 
     def presences_of(self, record: Record, groups: Sequence[int] | None) -> list[float | None]:
-        """How likely each phrase is in its image, see `at_share`; None if the calibration does not tell.
-
-        Phrases that share their regions share their presence, too.
-
-        Args:
-            record: With heat maps.
-            groups: As `groups_of` gives them.
-        """
-        by_text = {heat_map.text: self._presence_of(heat_map) for heat_map in record.heat_maps}
+        """Return how likely each phrase, or its thing, is in its image; None if the calibration does not know."""
+        by_text = {heat_map.text: self._presence(heat_map) for heat_map in record.heat_maps}
         own = [by_text[phrase.text] for phrase in record.phrases]
-        if groups is None or self.config.group != "things":
-            return own
-        return shared_presences(record.phrases, groups, own)
+        return shared_presences(record.phrases, self._things(record.phrases, groups), own)
 
-    def _presence_of(self, heat_map: HeatMap) -> float | None:
+    def _presence(self, heat_map: HeatMap) -> float | None:
         if self.calibration is None or self.calibration.presence is None or heat_map.presence is None:
             return None
         return at_share(heat_map.presence, self.calibration.absent_share, self.config.absent_share)
@@ -255,7 +216,7 @@ class RegionsStage(Stage):
         least = self.config.min_presence
         return presence is not None and least is not None and presence < least
 
-    def score_of(self, evidence: Evidence, presence: float | None) -> float:
+    def _score(self, evidence: Evidence, presence: float | None) -> float:
         """The score of a region of a phrase that is in the image with this probability; None if that is unknown."""
         if self.calibration is None:
             return rounded_score(self.config.score, evidence)
@@ -263,11 +224,101 @@ class RegionsStage(Stage):
         return right if presence is None else round(right * presence, 6)
 
 
-def _same(each: MapToCut) -> tuple[object, ...]:
-    """Equal for maps that have the same regions."""
-    return id(each.heat_map.values), each.size_hw, each.limit, each.usual, id(each.canvas)
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Phrases of an image with the same regions, in order."""
+
+    phrases: tuple[Phrase, ...]
+
+    @property
+    def heads(self) -> dict[str, str]:
+        """Different text -> its head noun, that of its first phrase."""
+        found: dict[str, str] = {}
+        for phrase in self.phrases:
+            found.setdefault(phrase.text, phrase.head)
+        return found
+
+    @property
+    def is_plural(self) -> bool:
+        """Whether at least half of the phrases name several."""
+        return 2 * sum(phrase.plural for phrase in self.phrases) >= len(self.phrases)
+
+    def levels(self, known: Mapping[str, Levels | None]) -> Levels | None:
+        """Return the mean of the maps of the different texts in levels, of which each counts alike, if it has heat."""
+        sound = [levels for text in self.heads if (levels := known[text]) is not None]
+        if len(sound) < 2:
+            return sound[0] if sound else None
+        total: NDArray[np.float64] = np.sum(sound, axis=0, dtype=np.float64)
+        return quantise((total / (LEVELS * len(sound))).astype(np.float32))
 
 
-def _of(heat_map: HeatMap, known: Evidence) -> Evidence:
-    """What is known of a region, for another phrase of the same map."""
-    return known if known.similarity == heat_map.similarity else replace(known, similarity=heat_map.similarity)
+def things_of(phrases: Sequence[Phrase], numbers: Sequence[int]) -> dict[int, Thing]:
+    """Return the thing of each number that phrases have."""
+    members: dict[int, list[Phrase]] = {}
+    for phrase, number in zip(phrases, numbers, strict=True):
+        members.setdefault(number, []).append(phrase)
+    return {number: Thing(tuple(own)) for number, own in members.items()}
+
+
+def levels_of_map(heat_map: HeatMap) -> Levels | None:
+    """Return the levels of a heat map, None if it has no heat."""
+    return None if heat_map.fault or not math.isfinite(heat_map.similarity) else quantise(heat_map.values)
+
+
+def shared_presences(
+    phrases: Sequence[Phrase], numbers: Sequence[int], presences: Sequence[float | None]
+) -> list[float | None]:
+    """Return the presence of the thing that each phrase names: the mean of the log odds of its different texts.
+
+    Things with fewer than `VOTES` different texts keep the presence of each: one of two texts may say of the thing what
+    is false ("a green car"), and would be believed half. A presence that is not known stays so. `numbers` are those of
+    the things, and a text has one presence, 0 .. 1.
+    """
+    texts: dict[int, dict[str, float]] = {}
+    for phrase, number, presence in zip(phrases, numbers, presences, strict=True):
+        if presence is not None:
+            texts.setdefault(number, {})[phrase.text] = presence
+    shared = {number: _mean_by_log_odds(own.values()) for number, own in texts.items() if len(own) >= VOTES}
+    return [
+        None if presence is None else shared.get(number, presence)
+        for number, presence in zip(numbers, presences, strict=True)
+    ]
+
+
+def _mean_by_log_odds(presences: Iterable[float]) -> float:
+    inside = [min(max(presence, _CERTAIN), 1 - _CERTAIN) for presence in presences]
+    odds = math.exp(fmean(math.log(presence / (1 - presence)) for presence in inside))
+    return round(odds / (1 + odds), 6)
+
+
+class LinkStage(Stage):
+    """Gives the regions that another stage has made their `group`; only the setting `group` counts.
+
+    Phrases of the captions are linked as for heat maps (`groups.linked`). A phrase that no caption says is a thing of
+    its own. Regions are not shared within a group: each phrase keeps those that the source gave it.
+    """
+
+    name: ClassVar[str] = "regions"
+
+    def __init__(self, config: RegionsConfig) -> None:
+        self.config = config
+
+    def process(self, batch: Sequence[Record]) -> list[Record]:
+        """See `Stage.process`."""
+        return [self._linked(record) for record in batch]
+
+    def _linked(self, record: Record) -> Record:
+        if record.error is not None or not record.regions or self.config.group == "none":
+            return record
+        numbers = numbered(record.sample.captions, record.phrases)
+        regions = tuple(replace(region, group=numbers[region.phrase_index]) for region in record.regions)
+        return replace(record, regions=regions)
+
+
+def numbered(captions: Sequence[str], phrases: Sequence[Phrase]) -> list[int]:
+    """Return the number of the thing that each phrase names, those that no caption says behind the others."""
+    numbers = linked(captions, [phrase for phrase in phrases if phrase.is_said])
+    unsaid = dict.fromkeys(phrase.text for phrase in phrases if not phrase.is_said)
+    beyond = {text: number for number, text in enumerate(unsaid, start=max(numbers, default=-1) + 1)}
+    said = iter(numbers)
+    return [next(said) if phrase.is_said else beyond[phrase.text] for phrase in phrases]

@@ -1,6 +1,6 @@
-"""The rules by which heat maps are cut.
+"""Where a heat map is cut: the five rules of `regions.rule`, one of them learned.
 
-They work on whole levels 0 .. 255 and answer k + 0.5 with k whole: a value is inside if its level is greater than k.
+Rules work on whole levels 0 .. 255 and answer k + 0.5 with k whole: a value is inside if its level is greater than k.
 Between two levels, no flat part of the map can lie exactly on the threshold, where the rounding noise of the
 interpolation would draw its pattern.
 """
@@ -8,56 +8,52 @@ interpolation would draw its pattern.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Final, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract.levels import LEVELS
+from stages.regions.config import RegionsConfig
 
-if TYPE_CHECKING:
-    from stages.regions.config import Rule
-    from stages.regions.fitted import FittedCut
+Levels = NDArray[np.uint8]
+"""A map in levels, (h, w)."""
+
+Floats = NDArray[np.float64]
 
 ROUNDING: Final = 1e-9
 """Added before rounding down, so that 0.6 of 255 is 153 and not 152."""
 
 
-def cut(
-    maps: Sequence[NDArray[np.uint8]],
-    rule: Rule,
-    *,
-    share: float,
-    quantile: float,
-    fitted: FittedCut | None,
-    usual: Sequence[float],
-) -> list[float]:
-    """The thresholds of maps by one of the rules, in levels (k + 0.5).
+def threshold_of(levels: Levels, config: RegionsConfig, fitted: FittedCut | None = None, usual: float = 0.0) -> float:
+    """Return the threshold of a map by `config.rule`, in levels (k + 0.5).
 
-    maps: Levels, uint8 (h, w), of one shape. `share` is for "fixed" only, `quantile` for "quantile" and `fitted` for
-    "fitted", which is "mean" without; so are the usual sizes of what the maps are of (`FittedCut.usual_size`).
+    Args:
+        levels: The map.
+        config: The rule and its setting.
+        fitted: For the rule `fitted`, which is `mean` without it.
+        usual: For the rule `fitted`: the usual size of the thing, see `FittedCut.usual_size`.
     """
-    match rule:
-        case "mean":
-            return mean_cut(np.stack(maps))
+    match config.rule:
         case "otsu":
-            return otsu_cut(np.stack(maps))
+            return otsu_cut(levels)
         case "fixed":
-            return [fixed_cut(share)] * len(maps)
+            return fixed_cut(config.threshold)
         case "quantile":
-            return quantile_cut(np.stack(maps), quantile)
-        case "fitted":
-            return mean_cut(np.stack(maps)) if fitted is None else fitted(np.stack(maps), usual)
+            return quantile_cut(levels, config.quantile)
+        case "fitted" if fitted is not None:
+            return fitted(levels, usual)
+        case _:
+            return mean_cut(levels)
 
 
-def mean_cut(levels: NDArray[np.uint8]) -> list[float]:
-    """Inside is what lies above the map's mean: Chefer et al.'s segmentation protocol (ICCV 2021).
-
-    levels: uint8 (maps, h, w), as for the other rules.
-    """
-    found: list[float] = (np.floor(levels.mean(axis=(1, 2), dtype=np.float64)) + 0.5).tolist()
-    return found
+def mean_cut(levels: Levels) -> float:
+    """Inside is what lies above the map's mean: Chefer et al.'s segmentation protocol (ICCV 2021)."""
+    return math.floor(float(levels.mean(dtype=np.float64))) + 0.5
 
 
 def fixed_cut(share: float) -> float:
@@ -65,38 +61,157 @@ def fixed_cut(share: float) -> float:
     return math.floor(share * LEVELS + ROUNDING) + 0.5
 
 
-def quantile_cut(levels: NDArray[np.uint8], quantile: float) -> list[float]:
+def quantile_cut(levels: Levels, quantile: float) -> float:
     """Inside is what lies above the value at a quantile (0 .. 1) of the map's values.
 
     The quantile is a value of the map (the lower of two neighbours). On maps with ties fewer than `1 - quantile` of the
-    values may lie above it, and none if the quantile is the highest value.
+    values may lie above it, and no value does if it is the highest.
     """
-    ordered = np.sort(levels.reshape(len(levels), -1), axis=1)
-    found: list[float] = (ordered[:, math.floor(quantile * (ordered.shape[1] - 1) + ROUNDING)] + 0.5).tolist()
-    return found
+    ordered = np.sort(levels, axis=None)
+    return int(ordered[math.floor(quantile * (ordered.size - 1) + ROUNDING)]) + 0.5
 
 
-def otsu_cut(levels: NDArray[np.uint8]) -> list[float]:
+def otsu_cut(levels: Levels) -> float:
     """Otsu's threshold: the largest variance between the two classes (IEEE Trans. SMC 9, 1979).
 
     All cuts within a gap of the histogram have the same variance. The middle one is taken, halfway between the classes;
-    OpenCV takes the lowest, which on an almost empty map keeps everything above zero. Of two equally good gaps the
-    lower one is taken. Computed on whole counts, so that the answer is the same on every machine.
+    OpenCV takes the lowest, which on an almost empty map keeps everything above zero. The lower one of two equally good
+    gaps is taken.
     """
-    maps, size = len(levels), LEVELS + 1
-    values = levels.reshape(maps, -1)
-    own = values + np.arange(maps)[:, None] * size  # each map counts in a histogram of its own
-    counts = np.bincount(own.ravel(), minlength=maps * size).reshape(maps, size)
-    below = np.cumsum(counts, axis=1)[:, :-1].astype(np.float64)
-    sum_below = np.cumsum(counts * np.arange(size), axis=1)
-    total, sum_total = float(values.shape[1]), sum_below[:, -1:].astype(np.float64)
-    above = total - below
+    counts = np.bincount(levels.ravel(), minlength=LEVELS + 1)
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    sums = np.cumsum(counts * np.arange(LEVELS + 1)).astype(np.float64)
+    above = levels.size - below
     split = (below > 0) & (above > 0)
+    if not split.any():  # above a single level lies nothing
+        return int(levels.flat[0]) + 0.5
     # n0 n1 (m1 - m0)^2, written with sums so that equal counts give equal values to the last bit
-    spread = (sum_total * below - total * sum_below[:, :-1]) ** 2
-    variance = np.divide(spread, below * above, out=np.zeros_like(spread), where=split)
-    lowest = variance.argmax(axis=1)
-    highest = (below <= below[np.arange(maps), lowest][:, None]).sum(axis=1) - 1
-    # Above a single level lies nothing.
-    found: list[float] = (np.where(split.any(axis=1), (lowest + highest) // 2, values[:, 0]) + 0.5).tolist()
+    spread = (sums[-1] * below - levels.size * sums[:-1]) ** 2
+    lowest = int(np.divide(spread, below * above, out=np.zeros_like(spread), where=split).argmax())
+    highest = int(np.searchsorted(below, below[lowest], side="right")) - 1
+    return (lowest + highest) // 2 + 0.5
+
+
+SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+"""Where the rule `fitted` may cut: shares of the highest heat, once the lowest is 0. Eight are as good as seventeen."""
+
+_SHARES: Final = np.array(SHARES)
+_CUTS: Final = np.array([math.floor(fixed_cut(share)) for share in SHARES], np.uint8)
+
+CUT_FEATURES: Final = (
+    *("share", "share_squared", "energy", "energy_squared", "mean_inside", "mean_outside"),
+    *("log_area", "log_area_squared", "log_box_area", "log_box_area_squared"),
+    *("outside_to_inside", "outside_to_inside_squared"),
+    *("share_by_box_area", "energy_by_box_area", "mean_inside_by_box_area", "usual_by_box_area"),
+)
+"""Features of a cut, in this order: the heat it was cut at, its main part's share of all heat, the mean heat in that
+part and outside, the shares of the image that the part and the box around it cover, and products of these; the last is
+that of the box and the usual size of the thing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedCut:
+    """A learned rule: of several cuts of a map, the one whose main part is most likely the thing.
+
+    A map is cut at each of `SHARES`, and the main part of each cut, the one with most heat, is weighed:
+
+        worth = sum of weight * (feature - mean) / scale        the cut with the highest worth is taken
+
+    A share that is right for a sharp map is wrong for a broad one, and no rule that looks at the histogram alone knows
+    how large things are: a "beach" mostly fills its image, a "hat" never does. Weights and usual sizes are fitted to
+    images with known boxes (`phrasebox calibrate`) and hold for the model and settings of the fit: those of photographs
+    and `photo` cut drawn scenes and `demo` worse than any other rule (configs/README.md).
+
+    Attributes:
+        weight: By name of `CUT_FEATURES`, as `mean` and `scale`, in which no value is 0.
+        usual: The usual size of what a head noun names: the logarithm of how many times as much of their image the
+            boxes of such things cover as those of all things. Nouns that are not in it are of usual size, 0.
+    """
+
+    weight: Mapping[str, float]
+    mean: Mapping[str, float]
+    scale: Mapping[str, float]
+    usual: Mapping[str, float]
+
+    def __call__(self, levels: Levels, usual: float) -> float:
+        """Return the threshold of a map in levels (k + 0.5); the lowest of cuts of equal worth.
+
+        Args:
+            levels: The map, whose highest value is `LEVELS`.
+            usual: See `usual_size`.
+        """
+        weight, mean, scale = (
+            np.array([part[name] for name in CUT_FEATURES]) for part in (self.weight, self.mean, self.scale)
+        )
+        # Rounded, so that the last bits of a product decide nothing.
+        worth = np.round((cut_features(levels, usual) - mean) / scale @ weight, 9)
+        return fixed_cut(SHARES[int(np.where(np.isfinite(worth), worth, -np.inf).argmax())])
+
+    def usual_size(self, heads: Collection[str]) -> float:
+        """Return the mean of the usual sizes of what one map is of, by the head nouns of its phrases."""
+        return fmean(self.usual.get(head, 0.0) for head in heads) if heads else 0.0
+
+    @classmethod
+    def of(cls, weight: Floats, mean: Floats, scale: Floats, usual: Mapping[str, float]) -> Self:
+        """Make the rule from arrays (len(CUT_FEATURES),) in the order of `CUT_FEATURES`."""
+        weights, means, scales = (dict(zip(CUT_FEATURES, part.tolist(), strict=True)) for part in (weight, mean, scale))
+        return cls(weight=weights, mean=means, scale=scales, usual=usual)
+
+    def plain(self) -> dict[str, dict[str, float]]:
+        """Plain values for a calibration's file."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `plain`. Raise ValueError, KeyError, TypeError or AttributeError for other values."""
+        weight, mean, scale = (
+            {name: float(values[part][name]) for name in CUT_FEATURES} for part in ("weight", "mean", "scale")
+        )
+        unknown = set(values["weight"]) - set(CUT_FEATURES)
+        if unknown:
+            raise ValueError(f"unknown features of the cut {', '.join(sorted(unknown))}")
+        usual = {str(head): float(size) for head, size in values["usual"].items()}
+        numbers = [*weight.values(), *mean.values(), *scale.values(), *usual.values()]
+        if not all(map(math.isfinite, numbers)) or not all(scale.values()):
+            raise ValueError("expected finite numbers and scales that are not 0")
+        return cls(weight=weight, mean=mean, scale=scale, usual=usual)
+
+
+def cut_features(levels: Levels, usual: float) -> Floats:
+    """Return the features of the main part of every cut of a map.
+
+    All cuts are one image, in which an empty row divides them: OpenCV finds their parts in one call.
+
+    Args:
+        levels: The map, whose highest value is `LEVELS`.
+        usual: The usual size of what it is of, see `FittedCut.usual_size`.
+
+    Returns:
+        float64 (len(SHARES), len(CUT_FEATURES)); NaN where nothing lies above a cut.
+    """
+    h, w = levels.shape
+    sheet = np.zeros((len(SHARES), h + 1, w), np.uint8)
+    sheet[:, :h] = levels > _CUTS[:, None, None]
+    heat = np.zeros(sheet.shape)
+    heat[:, :h] = levels
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(sheet.reshape(-1, w), connectivity=8, ltype=cv2.CV_32S)
+    energy = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count)[1:]
+    left, top, width, height, area = stats[1:].T
+    owner = top // (h + 1)
+    order = np.lexsort((left, top, -energy, owner))
+    cuts, first = np.unique(owner[order], return_index=True)
+    main = order[first]
+    samples, box = area[main].astype(np.float64), (width[main] * height[main]).astype(np.float64)
+    inside, total = energy[main], levels.sum(dtype=np.float64)
+    share, part = _SHARES[cuts], inside / total
+    mean_inside = inside / samples / LEVELS
+    mean_outside = (total - inside) / np.maximum(h * w - samples, 1) / LEVELS
+    ratio = mean_outside / mean_inside
+    log_area, log_box = np.log(samples / (h * w)), np.log(box / (h * w))
+    columns = (
+        share, share**2, part, part**2, mean_inside, mean_outside, log_area, log_area**2, log_box, log_box**2,
+        ratio, ratio**2, share * log_box, part * log_box, mean_inside * log_box, usual * log_box,
+    )  # fmt: skip
+    found = np.full((len(SHARES), len(CUT_FEATURES)), np.nan)
+    found[cuts] = np.stack(columns, axis=-1)
     return found

@@ -13,6 +13,7 @@ disk. A folder of objects is only the beginning of their names: renaming it copi
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import posixpath
 import re
@@ -31,39 +32,39 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from stages.contract.errors import ConfigError, InputError, one_line
+from stages.contract.errors import ConfigError, InputError, OutputError, one_line
 
-_WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")
-"""The protocols of pyarrow's file systems."""
+_WRITABLE: Final = ("s3", "gs", "gcs", "hdfs")  # The protocols of pyarrow's file systems
 
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")
-"""A URL, also with the one slash that pathlib leaves of two."""
+_WRITE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE)
+
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)")  # A URL, also with the one slash that pathlib leaves of two
 
 
 def is_local(location: str) -> bool:
-    """Whether the location is a path on this machine (`file://` included)."""
+    """Return whether the location is a path on this machine (`file://` included)."""
     return "://" not in location or location.startswith("file://")
 
 
 def absolute(location: str) -> str:
-    """The location without `file://`, `~` and relative parts, so that every process means the same file."""
+    """Return the location without `file://`, `~` and relative parts, so that every process means the same file."""
     if not is_local(location):
         return location.rstrip("/")
     return os.path.abspath(os.path.expanduser(location.removeprefix("file://")))
 
 
 def parent(location: str) -> str:
-    """The folder of an absolute location."""
+    """Return the folder of an absolute location."""
     return os.path.dirname(location) if is_local(location) else posixpath.dirname(location.rstrip("/"))
 
 
 def join(folder: str, relative: str) -> str:
-    """A normalised relative path below a folder; slashes separate its parts on every system."""
+    """Return a normalised relative path below a folder; slashes separate its parts on every system."""
     return f"{folder.rstrip('/')}/{relative}"
 
 
 def filesystem_of(location: str) -> Any:
-    """The fsspec file system of a location; the same object for all locations that it serves.
+    """Return the fsspec file system of a location; the same object for all locations that it serves.
 
     Raises:
         InputError: The protocol is unknown, needs a package that is not installed, or its storage does not answer.
@@ -93,14 +94,14 @@ def _arrow_filesystem(bucket_url: str, process: int) -> Any:
 
 
 def path_in(filesystem: Any, location: str) -> str:
-    """The location as its file system names it."""
+    """Return the location as its file system names it."""
     if isinstance(filesystem, ArrowFSWrapper):
         return location.partition("://")[2]
     return cast(str, filesystem._strip_protocol(location))
 
 
 def location_of(filesystem_path: str, like: str) -> str:
-    """Inverse of `path_in`, for a path found in the file system of `like`."""
+    """Return the location of a path that was found in the file system of `like`."""
     if is_local(like) or "://" in filesystem_path:
         return filesystem_path
     return f"{like.partition('://')[0]}://{filesystem_path.lstrip('/')}"
@@ -138,7 +139,7 @@ class ObjectPath(PurePosixPath):
         return filesystem_of(str(self))
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
-        """Objects and folders directly below this name whose own name matches."""
+        """Yield objects and folders directly below this name whose own name matches."""
         try:
             entries = self.filesystem.ls(self._path, detail=True)
         except FileNotFoundError:
@@ -149,22 +150,22 @@ class ObjectPath(PurePosixPath):
                 yield path
 
     def is_file(self) -> bool:
-        """Whether there is an object of this name."""
+        """Return whether there is an object of this name."""
         return self._kind() == "file"
 
     def is_dir(self) -> bool:
-        """Whether there are objects below this name."""
+        """Return whether there are objects below this name."""
         return self._kind() == "directory"
 
     def exists(self) -> bool:
-        """Whether there is an object of this name, or one below it."""
+        """Return whether there is an object of this name, or one below it."""
         return self._kind() is not None
 
     def mkdir(self, *, parents: bool = False, exist_ok: bool = False) -> None:
         """Do nothing: there are no folders."""
 
     def open(self, mode: str = "rb") -> Any:
-        """Open for reading. Raises FileNotFoundError."""
+        """Open for reading. Raise FileNotFoundError."""
         if mode != "rb":
             raise ValueError(f"expected the mode rb, got {mode}")
         filesystem = self.filesystem
@@ -173,22 +174,22 @@ class ObjectPath(PurePosixPath):
         return filesystem.open(self._path, "rb")
 
     def read_bytes(self) -> bytes:
-        """The content. Raises FileNotFoundError."""
+        """Return the content. Raise FileNotFoundError."""
         with self.open() as stream:
             content: bytes = stream.read()
         return content
 
     def read_text(self, encoding: str = "utf-8") -> str:
-        """The content as text. Raises FileNotFoundError."""
+        """Return the content as text. Raise FileNotFoundError."""
         return self.read_bytes().decode(encoding)
 
     def write_bytes(self, content: bytes) -> None:
-        """Put the object, whole. Raises OSError if it cannot be written."""
+        """Put the object, whole. Raise OSError if it cannot be written."""
         try:
             with self.filesystem.open(self._path, "wb") as stream:
                 stream.write(content)
         except (NotImplementedError, ValueError) as error:
-            raise OSError(errno.EROFS, "what this URL names can only be read", str(self)) from error
+            raise OSError(errno.EROFS, "files of this URL can only be read", str(self)) from error
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Delete the object."""
@@ -210,12 +211,11 @@ class ObjectPath(PurePosixPath):
         return kind
 
 
-AnyPath = Path | ObjectPath
-"""A local path, or a name behind a URL."""
+AnyPath = Path | ObjectPath  # A local path, or a name behind a URL
 
 
 def place_of(path: AnyPath | str) -> AnyPath:
-    """What a user's path means: a local path, made absolute, or a URL. The protocol is looked up when it is used."""
+    """Return the meaning of a user's path: a local path, made absolute, or a URL, whose protocol is not looked up."""
     if isinstance(path, ObjectPath):
         return path
     match = _URL.fullmatch(str(path).rstrip("/"))
@@ -225,7 +225,7 @@ def place_of(path: AnyPath | str) -> AnyPath:
 
 
 def writable_place(path: Path | str) -> AnyPath:
-    """What a user's path means, as `place_of`. Raises ConfigError for a protocol that can only be read."""
+    """Return the meaning of a user's path, as `place_of`. Raise ConfigError for a protocol that can only be read."""
     place = place_of(path)
     if isinstance(place, ObjectPath) and place.protocol not in _WRITABLE:
         raise ConfigError(f"cannot write to {place}: expected a folder or a URL of {', '.join(_WRITABLE)}")
@@ -234,12 +234,12 @@ def writable_place(path: Path | str) -> AnyPath:
 
 @contextmanager
 def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile`, which reads without going through Python where it can.
+    """Open a `pyarrow.parquet.ParquetFile`, which reads without going through Python where it can.
 
     It does not pre-buffer, or a row group of images would be read into memory at once.
 
     Raises:
-        OSError, pyarrow.ArrowException: The file cannot be read, or is not Parquet; also for what is read in the block.
+        OSError, pyarrow.ArrowException: The file cannot be read, or is not Parquet; also in the block.
     """
     with (
         pa.OSFile(str(path)) if isinstance(path, Path) else path.open() as content,
@@ -249,7 +249,7 @@ def parquet_file(path: AnyPath, *, buffer_bytes: int = 0) -> Iterator[Any]:
 
 
 def found_in(folder: AnyPath, pattern: str) -> list[AnyPath]:
-    """What lies directly in a folder and matches, by name; nothing if the folder is not there."""
+    """Return the files and folders directly in a folder that match, by name; no folder holds nothing."""
     found: list[AnyPath] = [*folder.glob(pattern)]
     return sorted(found, key=str)
 
@@ -278,11 +278,10 @@ def remove_tree(path: AnyPath) -> None:
 
 @contextmanager
 def replacing(path: AnyPath) -> Iterator[Path]:
-    """Write a file atomically: it is either whole or not there.
+    """Write a file atomically, so that it is either whole or not there.
 
-    Yields:
-        A temporary path to write to. What is written takes the place of `path` when the block ends without an error.
-        It lies beside `path`; for object storage it lies on this machine, to be put as one object.
+    Yield a temporary path to write to: beside `path`, or on this machine for object storage. The file takes the place
+    of `path` when the block ends without an error.
     """
     if isinstance(path, Path):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -305,15 +304,21 @@ def write_text(path: AnyPath, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Hold the kernel's lock on a file, which ends with the process. Raise BlockingIOError if another process has it.
+
+    The file is made, and stays.
+    """
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def check_writable(option: str, path: Path) -> None:
-    """Find out whether a local file can be written: before minutes of work rather than after. Leaves nothing behind.
+    """Raise ConfigError, which names the option, if a local file cannot be written. Leave nothing behind.
 
-    Args:
-        option: The option that names the file, for the message.
-        path: The file; its folder need not be there yet.
-
-    Raises:
-        ConfigError: The file cannot be written.
+    The file's folder need not exist yet.
     """
     refusal = f"{option}: cannot write {path}"
     try:
@@ -325,3 +330,29 @@ def check_writable(option: str, path: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()  # os.access says yes to root even where nobody can
     except OSError as error:
         raise ConfigError(f"{refusal}: {error.strerror}") from error
+
+
+def is_about_writing(path: AnyPath, error: OSError) -> bool:
+    """Return whether the error came from writing below `path`: its number or its text says so.
+
+    Errors of object storage have neither a number nor a file's name. Reading reports its own as InputError
+    (`stages.read.read_shard`), so an error without a file's name counts as one of writing there.
+    """
+    if error.errno in _WRITE_ERRORS or str(path) in str(error):
+        return True
+    return isinstance(path, ObjectPath) and _file_of(error) is None
+
+
+def cannot_write(path: AnyPath, error: OSError) -> OutputError:
+    """Return the error to raise for a write below `path` that failed."""
+    why = os.strerror(error.errno) if error.errno else one_line(error)
+    place = path if str(path) in str(error) else _file_of(error) or path
+    return OutputError(
+        f"cannot write to {place}: {why}. Finished rows are kept: fix that, and the same command resumes the run"
+    )
+
+
+def _file_of(error: OSError) -> str | None:
+    """The file that an error names. Ray puts advice of its own in that place when it passes an error on."""
+    name = error.filename
+    return name if isinstance(name, str) and os.path.isabs(name) else None

@@ -1,10 +1,8 @@
-"""Where regions come from, if not from heat maps: the others' ways of making the same rows, to compare them.
+"""Other origins of regions than heat maps: published ways of making the same rows, for comparison.
 
-config.py    the `source` section of a run, without a model
 base.py      what a source is: a stage that fills `Record.regions` itself
-pools.py     lists of concepts that regions may be called by
+naming.py    boxes of any origin -> regions, called by the best phrase or concept of a pool according to CLIP
 looks.py     what CLIP sees in a box: its part of the image, or dense features
-naming.py    boxes of any origin -> regions, called by the best phrase according to CLIP
 grid.py, crops.py, proposals.py, boxes.py    one source each
 
 To add a source, write one file with a `SourceConfig` and a `RegionSource`, and name it in `SOURCES`.
@@ -17,13 +15,13 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, SerializeAsAny
 
 from stages.contract.kinds import KindTable
-from stages.sources.config import HEAT_MAPS, RegionSourceConfig
+from stages.sources.base import HEAT_MAPS, RegionSourceConfig
 
 __all__ = ["HEAT_MAPS", "SOURCES", "AnySourceConfig"]
 
 SOURCES: Final[KindTable[Any]] = KindTable(
     {
-        HEAT_MAPS: "stages.sources.config:NoSource",
+        HEAT_MAPS: "stages.sources.base:NoSource",
         "proposals": "stages.sources.proposals:ProposalSource",
         "grid": "stages.sources.grid:GridSource",
         "boxes": "stages.sources.boxes:BoxSource",

@@ -1,4 +1,4 @@
-"""What a source of regions is: the stage in the place of the model, which fills `Record.regions` itself."""
+"""The stage in the place of the model that fills `Record.regions` itself, and its settings."""
 
 from __future__ import annotations
 
@@ -6,36 +6,61 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.contract.records import Record
 from stages.contract.stage import Device, Stage
 from stages.shared.model.config import ModelConfig
-from stages.sources.config import RegionSourceConfig
 
 if TYPE_CHECKING:
     from stages.shared.model.clip import ClipModel
+
+HEAT_MAPS: Final = "heat_maps"
+"""The kind that is no stage of this room: `explain` computes heat maps, by any method, and `regions` cuts them."""
+
+
+class RegionSourceConfig(BaseModel):
+    """Settings of a source. Each source derives a model of its own with `kind: Literal["x"] = "x"`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str = Field(description="Origin of the regions: `heat_maps` or another name in `SOURCES`.")
+
+
+class HeatMapSource(RegionSourceConfig):
+    """Regions are cut from heat maps, as `explain` and `regions` say."""
+
+    kind: Literal["heat_maps"] = "heat_maps"
+
+
+class NoSource:
+    """The entry of `SOURCES` for heat maps: settings, and no stage."""
+
+    config_type: ClassVar = HeatMapSource
+
 
 ConfigT = TypeVar("ConfigT", bound=RegionSourceConfig)
 
 
 class RegionSource(Stage, Generic[ConfigT]):
-    """Fills `regions`, and appends to `phrases` what a region is called and no caption says.
+    """Fills `regions`, and appends to `phrases` the names of regions that no caption says.
 
     Records arrive with phrases and with pixels of the size that `canvas` asks for, and leave without pixels. A region's
-    `group` is None: `stages.regions.link.LinkStage` numbers the things. What a record gets depends on nothing but the
-    record. The boxes of a record lie inside its image and are those of their masks.
+    `group` is None: `stages.regions.stage.LinkStage` numbers the things. The answer for a record depends on nothing but
+    the record. The boxes of a record lie inside its image and are those of their masks.
 
     Args:
         config: The settings; files that they name are read in `setup`.
-        model: Which model, for sources that have one.
-        loaded: One in memory, in place of the one that `model` names.
+        model: The model's settings, for sources that have one.
+        loaded: A model in memory, in place of the one that `model` names.
 
     Attributes:
         config_type: The pydantic model of its settings, with a literal `kind`.
         needs_model: Whether it loads a CLIP model.
         regions_come_from: One sentence for the dataset's card.
-        score_means: What the score of a region is, for people.
+        score_means: The meaning of a region's score, for people.
     """
 
     name: ClassVar[str] = "sources"
@@ -52,7 +77,7 @@ class RegionSource(Stage, Generic[ConfigT]):
         self._loaded = loaded
 
     def canvas(self) -> dict[str, Any]:
-        """The settings of the prepare stage that make the pixels which this source looks at."""
+        """Return the settings of the prepare stage that make the pixels which this source looks at."""
         return {"mode": "square", "size_px": 8}  # the fewest that it can make: the source looks at none
 
     def on_device(self, device: Device) -> Self:
@@ -69,11 +94,8 @@ class RegionSource(Stage, Generic[ConfigT]):
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """See `Stage.process`."""
-        out = [record if record.pixels is None else replace(record, pixels=None) for record in batch]
-        todo = [number for number, record in enumerate(batch) if record.error is None]
-        for number, answer in zip(todo, self.with_regions([batch[number] for number in todo]), strict=True):
-            out[number] = replace(answer, pixels=None)
-        return out
+        good = iter(self.with_regions([record for record in batch if record.error is None]))
+        return [replace(record if record.error else next(good), pixels=None) for record in batch]
 
     @abstractmethod
     def with_regions(self, records: Sequence[Record]) -> list[Record]:

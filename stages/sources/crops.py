@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.contract.records import Record
-from stages.sources.config import NamedBoxesConfig
 from stages.sources.grid import grid_boxes
-from stages.sources.naming import CandidateBox, NamedBoxes
+from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 _LEAST_SIDE_PX: Final = 8
 """CLIPSelf leaves out crops below 8 x 8 pixels."""
@@ -22,14 +21,13 @@ class CropSourceConfig(NamedBoxesConfig):
 
     kind: Literal["crops"] = "crops"
 
-    max_split: Annotated[int, Field(ge=1, le=32)] = 6
-    """Most parts along a side; how many is drawn for each image. CLIPSelf's is 6."""
-
-    max_crops: Annotated[int, Field(ge=1, le=1024)] = 20
-    """The most crops of an image, drawn from the grid's. CLIPSelf's is 20."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Draws other grids. An image's grid depends on this number and the sample's id, and on nothing else."""
+    max_split: int = Field(
+        6, ge=1, le=32, description="Most parts along a side, drawn for each image. CLIPSelf's is 6."
+    )
+    max_crops: int = Field(20, ge=1, le=1024, description="Most crops of an image, drawn from the grid's.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the grids, each of which depends on it and the sample's id alone."
+    )
 
 
 class CropSource(NamedBoxes[CropSourceConfig]):
@@ -59,7 +57,7 @@ class CropSource(NamedBoxes[CropSourceConfig]):
 
 
 def splits_up_to(most: int) -> list[tuple[int, int]]:
-    """Rows and columns of all grids up to `most`, neither more than twice the other.
+    """Return rows and columns of all grids up to `most`, neither more than twice the other.
 
     >>> splits_up_to(2)
     [(1, 1), (1, 2), (2, 1), (2, 2)]

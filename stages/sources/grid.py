@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.contract.records import Record
-from stages.sources.config import NamedBoxesConfig
-from stages.sources.naming import CandidateBox, NamedBoxes
+from stages.sources.naming import CandidateBox, NamedBoxes, NamedBoxesConfig
 
 
 class GridSourceConfig(NamedBoxesConfig):
@@ -19,8 +18,7 @@ class GridSourceConfig(NamedBoxesConfig):
 
     kind: Literal["grid"] = "grid"
 
-    blocks: Annotated[int, Field(ge=1, le=32)] = 3
-    """Blocks along each side. PTP takes 3."""
+    blocks: int = Field(3, ge=1, le=32, description="Blocks along each side. PTP takes 3.")
 
 
 class GridSource(NamedBoxes[GridSourceConfig]):
@@ -35,12 +33,12 @@ class GridSource(NamedBoxes[GridSourceConfig]):
     regions_come_from: ClassVar[str] = "the blocks of a grid, each called by the phrase that CLIP finds nearest to it"
 
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
-        """See `NamedBoxes.candidates`: row by row; blocks of an image smaller than the grid that are empty are not."""
+        """See `NamedBoxes.candidates`: row by row."""
         return [CandidateBox(box) for box in grid_boxes(canvas.shape[:2], self.config.blocks, self.config.blocks)]
 
 
 def grid_boxes(size: tuple[int, ...], rows: int, columns: int) -> list[tuple[int, int, int, int]]:
-    """The blocks (x0, y0, x1, y1) of a grid over `size` (height, width), row by row, without empty ones."""
+    """Return the blocks (x0, y0, x1, y1) of a grid over `size` (height, width), row by row, without empty ones."""
     height, width = size
     tops = [round(row * height / rows) for row in range(rows + 1)]
     lefts = [round(column * width / columns) for column in range(columns + 1)]

@@ -1,4 +1,4 @@
-"""What CLIP sees in boxes: an embedding for each, from its part of the image or from the image's dense features."""
+"""An embedding for each box of images, from its part of the image or from the image's dense features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,13 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.errors import ResourceError
-from stages.contract.geometry import Box
 from stages.contract.stage import Forwards
 from stages.shared.images.crops import cut_out
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.device import is_out_of_memory
-from stages.shared.model.regional import by_boxes
-from stages.shared.model.towers.dense import dense
+from stages.shared.model.towers.dense import by_boxes, dense
 
 BoxXyxy = tuple[int, int, int, int]
 """Whole pixels of a canvas, half open."""
@@ -29,15 +26,13 @@ BoxXyxy = tuple[int, int, int, int]
 BoxedImage = tuple[NDArray[np.uint8], Sequence[BoxXyxy]]
 """A canvas, uint8 (H, W, 3), and boxes in it."""
 
-_WHOLE: Final = (0.0, 0.0, 1.0, 1.0)
-
 _log = logging.getLogger(__name__)
 
 
 class Look(ABC):
     """Embeds boxes of images. All forward passes have one shape, so that no answer depends on a neighbour.
 
-    Where a GPU's memory does not hold a pass, the passes are halved for the rest of the worker's life.
+    If a GPU's memory does not hold a pass, the passes are halved for the rest of the worker's life.
 
     Args:
         model: The model.
@@ -51,10 +46,7 @@ class Look(ABC):
 
     @torch.no_grad()
     def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        """Return the unit embeddings (boxes, E) of the boxes of each image.
-
-        Raises ResourceError if the GPU's memory does not hold a pass of one.
-        """
+        """Return the unit embeddings (boxes, E) of each image. Raise ResourceError if memory does not hold one pass."""
         while True:
             try:
                 return self._embedded(images)
@@ -69,7 +61,7 @@ class Look(ABC):
                     f"the GPU's memory does not hold one image of {self.model.name}: use a larger GPU ({why})"
                 )
             self.at_once //= 2
-            _log.warning("GPU memory is full: going on with batches of %d images", self.at_once)
+            _log.warning("GPU memory is full: continuing with batches of %d images", self.at_once)
 
     @abstractmethod
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
@@ -82,7 +74,7 @@ class Look(ABC):
         return forwards
 
     def _passes(self, squares: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[Tensor, int]]:
-        """Batches uint8 (B, side, side, 3) of one size, and how many of each are not there to fill it up."""
+        """Yield batches uint8 (B, side, side, 3) of one size, and how many images of each do not just fill it up."""
         rest = iter(squares)
         while batch := list(islice(rest, self.at_once)):
             self._images += len(batch)
@@ -90,38 +82,28 @@ class Look(ABC):
             blank = [np.zeros_like(batch[0])] * (self.at_once - len(batch))
             yield torch.from_numpy(np.stack([*batch, *blank])), len(batch)
 
-    def _square(self, canvas: NDArray[np.uint8], box_rel: Box, scale: float = 1.0) -> NDArray[np.uint8]:
-        """A part of an image at the size of the model's input; see `cut_out`."""
-        spec = self.model.input
-        square: NDArray[np.uint8] = cut_out(canvas, [box_rel], spec.size_px, spec.interpolation, scale)[0]
-        return square
+    def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy], scale: float = 1.0) -> NDArray[np.uint8]:
+        """Return parts of an image at the size of the model's input; see `cut_out`."""
+        (height, width), spec = canvas.shape[:2], self.model.input
+        shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in boxes]
+        return cut_out(canvas, shares, spec.size_px, spec.interpolation, scale)
 
 
 class CropLook(Look):
-    """The embedding of each box's part of the image: one forward pass for each box.
-
-    Args:
-        model: See `Look`.
-        at_once: See `Look`.
-        enlarge: By how much the sides of a box are multiplied first.
-    """
+    """The embedding of each box's part of the image: one forward pass for each box, enlarged by a factor first."""
 
     def __init__(self, model: ClipModel, at_once: int, *, enlarge: float = 1.0) -> None:
         super().__init__(model, at_once)
         self.enlarge = enlarge
 
     def _embedded(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
-        parts = (self._part(canvas, box) for canvas, boxes in images for box in boxes)
+        parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes, self.enlarge))
         rows = (
             row
             for batch, count in self._passes(parts)
             for row in F.normalize(self.model.tower.encode(batch).float(), dim=-1)[:count].cpu().numpy()
         )
         return [np.array(list(islice(rows, len(boxes))), np.float32) for _, boxes in images]
-
-    def _part(self, canvas: NDArray[np.uint8], box_xyxy: BoxXyxy) -> NDArray[np.uint8]:
-        (height, width), (x0, y0, x1, y1) = canvas.shape[:2], box_xyxy
-        return self._square(canvas, (x0 / width, y0 / height, x1 / width, y1 / height), self.enlarge)
 
 
 class RoiLook(Look):
@@ -132,7 +114,8 @@ class RoiLook(Look):
         grid_hw = tower.placement.grid_hw(side, side)
         found: list[NDArray[np.float32]] = []
         rest = iter(images)
-        for batch, count in self._passes(self._square(canvas, _WHOLE) for canvas, _ in images):
+        wholes = (self._squares(canvas, [(0, 0, canvas.shape[1], canvas.shape[0])])[0] for canvas, _ in images)
+        for batch, count in self._passes(wholes):
             patches = dense(tower, batch).patches
             for number, (canvas, boxes) in enumerate(islice(rest, count)):
                 height, width = canvas.shape[:2]

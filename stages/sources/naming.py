@@ -1,4 +1,4 @@
-"""Boxes of any origin become regions: each is called by the phrase that CLIP finds nearest to it.
+"""Names for boxes of any origin: each becomes a region, called by the phrase that CLIP finds nearest to it.
 
 RegionCLIP (Zhong and others, CVPR 2022, arXiv 2112.09106) calls proposals so by a pool of concepts, and PTP (Wang and
 others, CVPR 2023, arXiv 2212.09737) the blocks of a grid by CLIP. Softmax with a temperature over all that a box may be
@@ -8,29 +8,147 @@ called; the largest share is the score.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, field_validator
 
+from stages.contract.errors import InputError
 from stages.contract.masks import encode_box, encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Phrase, Record, Region, Rle
+from stages.contract.records import Phrase, Record, Region
 from stages.contract.stage import Device, Forwards
-from stages.sources.base import RegionSource
-from stages.sources.config import NamedBoxesConfig
-from stages.sources.pools import Concept, read_pool
+from stages.phrases.filters import normalise
+from stages.sources.base import RegionSource, RegionSourceConfig
 
 if TYPE_CHECKING:
     from stages.shared.model.texts import TextCache
     from stages.sources.looks import Look
 
-NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
-
 AT_ONCE: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
 """Records whose boxes share forward passes, and images or parts of them of one pass: as many come as a pass has."""
+
+
+class NamedBoxesConfig(RegionSourceConfig):
+    """Settings of sources that make boxes without names and let CLIP choose the best phrase of each."""
+
+    pool: Path | Literal["captions"] = Field(
+        "captions",
+        description="Names of boxes: the phrases of the image's own captions, or the concepts of a file, one a line, "
+        "whatever the captions say (`phrasebox pool` writes one).",
+    )
+    by: Literal["crop", "roi"] = Field(
+        "crop",
+        description="What is compared with the phrases. crop: the embedding of the image's part in the box, one "
+        "forward pass for each box. roi: RoIAlign on the image's dense features, one forward pass for all boxes.",
+    )
+    # CLIPSelf (arXiv 2310.01403) takes 1.5 for proposals.
+    enlarge: float = Field(
+        1.0, ge=1.0, le=4.0, description="Factor of a box's sides before its part of the image is cut out (`by: crop`)."
+    )
+    temperature: float = Field(0.01, gt=0.0, le=1.0, description="Temperature of the softmax; RegionCLIP's is 0.01.")
+    min_score: float = Field(
+        0.0, ge=0.0, le=1.0, description="Boxes whose best phrase has a smaller share of the softmax are left out."
+    )
+    per_phrase: int | None = Field(
+        None, ge=1, description="Most boxes of one phrase, those with the highest score; null keeps all, as RegionCLIP."
+    )
+    templates: tuple[str, ...] = Field(
+        ("{}",), description="Prompts whose embeddings are averaged; `{}` is the phrase."
+    )
+    # 448 leaves a box of half the image the 224 pixels that most models take.
+    longest_side_px: int = Field(
+        448, ge=32, le=4096, description="Longer side that larger images are reduced to before boxes are made and cut."
+    )
+
+    @field_validator("templates", mode="after")
+    @classmethod
+    def _hold_a_phrase(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or any("{}" not in template for template in value):
+            raise ValueError("each template needs `{}` where the phrase goes")
+        return value
+
+
+NamedConfigT = TypeVar("NamedConfigT", bound=NamedBoxesConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concept:
+    """A line of a pool.
+
+    A pool is a text file with one concept a line, and behind tabs, if it is known, the number of times that captions
+    say it and the lemma of its head noun:
+
+        red car	 17	car
+
+    Attributes:
+        text: Normalised, as the text of a phrase.
+        head: Lemma of its head noun; its last word if the file does not say.
+        count: Number of times that captions say it; 0 if the file does not say.
+    """
+
+    text: str
+    head: str
+    count: int = 0
+
+    def as_phrase(self) -> Phrase:
+        """Return the phrase that no caption says: its span is empty, see `Phrase`."""
+        return Phrase(text=self.text, caption_index=0, start=0, end=0, head=self.head)
+
+
+def read_pool(path: Path) -> list[Concept]:
+    """Return the concepts of a file, each once, in its order; empty lines do not count.
+
+    Raises:
+        InputError: The file cannot be read, a line is damaged, or there is no concept.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"source.pool: {path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"source.pool: {path} is not UTF-8 text: {error}") from error
+    found: dict[str, Concept] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        words, *rest = line.split("\t")
+        text = normalise(words)
+        if not text or len(rest) > 2 or (rest and not rest[0].strip().isdecimal()):
+            raise InputError(
+                f"source.pool: {path}:{number}: expected a concept, and behind tabs its count and its head noun, "
+                f"got {line[:80]!r}"
+            )
+        count = int(rest[0]) if rest else 0
+        head = rest[1].strip() if len(rest) == 2 else ""
+        found.setdefault(text, Concept(text=text, head=head or text.split()[-1], count=count))
+    if not found:
+        raise InputError(f"source.pool: {path} holds no concept")
+    return list(found.values())
+
+
+def pool_of(phrases: Iterable[Phrase], *, at_least: int = 1) -> list[Concept]:
+    """Return the concepts that phrases have `at_least` times, the most frequent first, equals by their text."""
+    counts: Counter[str] = Counter()
+    heads: dict[str, Counter[str]] = {}
+    for phrase in phrases:
+        counts[phrase.text] += 1
+        heads.setdefault(phrase.text, Counter())[phrase.head] += 1
+    kept = sorted((-count, text) for text, count in counts.items() if count >= at_least)
+    return [
+        Concept(text=text, head=min(heads[text], key=lambda head: (-heads[text][head], head)), count=-count)
+        for count, text in kept
+    ]
+
+
+def pool_lines(concepts: Iterable[Concept]) -> str:
+    """Return the text of a pool's file."""
+    return "".join(f"{concept.text}\t{concept.count}\t{concept.head}\n" for concept in concepts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +164,11 @@ class CandidateBox:
     mask: NDArray[np.bool_] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A candidate with its name: number of the text, cosine -1 .. 1 and share of the softmax 0 .. 1."""
-
-    candidate: CandidateBox
-    text: int
-    cosine: float
-    share: float
-
-
 class NamedBoxes(RegionSource[NamedConfigT]):
-    """A source that makes boxes and lets CLIP choose what each is called. Derived classes make the boxes.
+    """A source that makes boxes and lets CLIP choose the name of each. Derived classes make the boxes.
 
     A box gets one name, as in RegionCLIP: the text with the highest cosine. If several captions say it, the region
-    stands once for each of them, as regions of heat maps do. `similarity` is the cosine of box and text.
+    occurs once for each of them, as regions of heat maps do. `similarity` is the cosine of box and text.
     """
 
     score_means: ClassVar[str] = (
@@ -69,7 +177,7 @@ class NamedBoxes(RegionSource[NamedConfigT]):
 
     @abstractmethod
     def candidates(self, record: Record, canvas: NDArray[np.uint8]) -> list[CandidateBox]:
-        """The boxes of an image, in a fixed order.
+        """Return the boxes of an image, in a fixed order.
 
         Args:
             record: The record, for what a box depends on beside the pixels.
@@ -91,26 +199,21 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         return self.model.batch_size or AT_ONCE[on]
 
     def setup(self) -> None:
-        """Load the model and embed the pool. Raises as `load`, and InputError for a pool that cannot be read."""
+        """Load the model and embed the pool. Raise as `load`, and InputError for a pool that cannot be read."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
         from stages.shared.model.load import load  # noqa: PLC0415
         from stages.shared.model.texts import TextCache  # noqa: PLC0415
         from stages.sources.looks import CropLook, RoiLook  # noqa: PLC0415
 
-        cv2.setNumThreads(1)
-        model = self._loaded or load(self.model, pack=True)
+        model = self._loaded or load(self.model)
         self._texts: TextCache = TextCache(model, self.config.templates)
-        self._pool: tuple[Concept, ...] | None = None
-        self._pool_embeddings: NDArray[np.float32] | None = None
+        self._pool: dict[str, Concept] = {}
         if self.config.pool != "captions":
-            self._pool = tuple(read_pool(self.config.pool))
-            self._pool_embeddings = self._embedded([concept.text for concept in self._pool])
+            self._pool = {concept.text: concept for concept in read_pool(self.config.pool)}
+            self._pool_embeddings = self._embedded([*self._pool])
         at_once = self.batch_rows("cuda" if model.device.type == "cuda" else "cpu")
-        self._look: Look = (
-            RoiLook(model, at_once)
-            if self.config.by == "roi"
-            else CropLook(model, at_once, enlarge=self.config.enlarge)
-        )
+        roi = self.config.by == "roi"
+        self._look: Look = RoiLook(model, at_once) if roi else CropLook(model, at_once, enlarge=self.config.enlarge)
 
     def teardown(self) -> None:
         """Let the model go."""
@@ -125,59 +228,49 @@ class NamedBoxes(RegionSource[NamedConfigT]):
         out: list[Record] = []
         rows = self.batch_rows()
         for start in range(0, len(records), rows):
-            out += self._answered(records[start : start + rows])
+            some = records[start : start + rows]
+            found = [
+                self.candidates(record, record.pixels.rgb) if record.pixels and (self._pool or record.phrases) else []
+                for record in some
+            ]
+            boxed = [
+                (record.pixels.rgb, [each.box_xyxy for each in own])
+                for record, own in zip(some, found, strict=True)
+                if record.pixels and own
+            ]
+            embeddings = iter(self._look(boxed))
+            out += [
+                self._named(record, own, next(embeddings)) if own else record
+                for record, own in zip(some, found, strict=True)
+            ]
         return out
 
-    def _answered(self, records: Sequence[Record]) -> list[Record]:
-        found = [self._candidates_of(record) for record in records]
-        embeddings = iter(
-            self._look(
-                [
-                    (record.pixels.rgb, [each.box_xyxy for each in own])
-                    for record, own in zip(records, found, strict=True)
-                    if own and record.pixels is not None
-                ]
-            )
-        )
-        return [
-            self._named(record, own, next(embeddings)) if own else record
-            for record, own in zip(records, found, strict=True)
-        ]
-
-    def _candidates_of(self, record: Record) -> list[CandidateBox]:
-        if record.pixels is None or (self._pool is None and not record.phrases):
-            return []
-        return self.candidates(record, record.pixels.rgb)
-
     def _embedded(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        import torch  # noqa: PLC0415
+        import torch  # noqa: PLC0415  only workers import it
 
         with torch.no_grad():
             embeddings: NDArray[np.float32] = self._texts(texts).cpu().numpy()
         return embeddings
 
     def _named(self, record: Record, own: Sequence[CandidateBox], embeddings: NDArray[np.float32]) -> Record:
-        if self._pool is None or self._pool_embeddings is None:
-            texts = list(dict.fromkeys(phrase.text for phrase in record.phrases))
-            against, concepts = self._embedded(texts), {}
-        else:
-            texts, against = [concept.text for concept in self._pool], self._pool_embeddings
-            concepts = {concept.text: concept for concept in self._pool}
+        texts = list(self._pool or dict.fromkeys(phrase.text for phrase in record.phrases))
+        against = self._pool_embeddings if self._pool else self._embedded(texts)
         cosines, shares = shares_of(embeddings, against, self.config.temperature)
         best = cosines.argmax(axis=1)
-        named = [
-            Named(candidate, int(text), float(cosines[number, text]), float(shares[number, text]))
-            for number, (candidate, text) in enumerate(zip(own, best, strict=True))
-            if shares[number, text] >= self.config.min_score
-        ]
-        by_text: dict[str, list[Named]] = {}
-        for each in sorted(named, key=lambda one: (-one.share, -one.cosine)):
-            ours = by_text.setdefault(texts[each.text], [])
-            if self.config.per_phrase is None or len(ours) < self.config.per_phrase:
-                ours.append(each)
+        cosine, share = (of[np.arange(len(own)), best].tolist() for of in (cosines, shares))
+        called: dict[str, list[Region]] = {}
+        for number in sorted(range(len(own)), key=lambda number: (-share[number], -cosine[number])):
+            regions = called.setdefault(texts[best[number]], []) if share[number] >= self.config.min_score else None
+            if regions is not None and (self.config.per_phrase is None or len(regions) < self.config.per_phrase):
+                regions.append(_region(own[number], record, share[number], cosine[number]))
         said = {phrase.text for phrase in record.phrases}
-        unsaid = [concepts[text].as_phrase() for text in by_text if text not in said]
-        return with_named(record, (*record.phrases, *unsaid), by_text)
+        phrases = (*record.phrases, *(self._pool[text].as_phrase() for text in called if text not in said))
+        found = (
+            replace(region, phrase_index=index)
+            for index, phrase in enumerate(phrases)
+            for region in called.get(phrase.text, ())
+        )
+        return replace(record, phrases=phrases, regions=tuple(found))
 
 
 def shares_of(
@@ -193,34 +286,23 @@ def shares_of(
     return cosines, np.round(powers / powers.sum(axis=1, keepdims=True), 6)
 
 
-def with_named(record: Record, phrases: tuple[Phrase, ...], named: dict[str, list[Named]]) -> Record:
-    """The record with a region for each phrase and each box that is called so, in the order of the phrases."""
-    size_hw = (record.height_px, record.width_px)
-    masks = {text: [mask_at(each.candidate, record, size_hw) for each in own] for text, own in named.items()}
-    regions = tuple(
-        Region(
-            phrase_index=index,
-            box_xywh_px=rle_box_xywh_px(mask),
-            mask=mask,
-            area_px=rle_area_px(mask),
-            score=min(1.0, max(0.0, each.share)),
-            similarity=min(1.0, max(-1.0, each.cosine)),
-        )
-        for index, phrase in enumerate(phrases)
-        for each, mask in zip(named.get(phrase.text, ()), masks.get(phrase.text, ()), strict=True)
-    )
-    return replace(record, phrases=phrases, regions=regions)
-
-
-def mask_at(candidate: CandidateBox, record: Record, size_hw: tuple[int, int]) -> Rle:
-    """The mask of a candidate at the size of the image. A box keeps every pixel that it touches."""
+def _region(candidate: CandidateBox, record: Record, share: float, cosine: float) -> Region:
+    """The region of a candidate for the first phrase, at the size of the image. A box keeps every pixel it touches."""
     assert record.pixels is not None, "a candidate comes from pixels"  # noqa: S101
-    height, width = size_hw
+    height, width = record.height_px, record.width_px
     rows, columns = record.pixels.rgb.shape[:2]
     if candidate.mask is not None:
-        mask = cv2.resize(candidate.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        return encode_mask(mask)
-    x0, y0, x1, y1 = candidate.box_xyxy
-    left, right = x0 * width // columns, -(-x1 * width // columns)
-    top, bottom = y0 * height // rows, -(-y1 * height // rows)
-    return encode_box((left, top, right, bottom), size_hw)
+        mask = encode_mask(cv2.resize(candidate.mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST))
+    else:
+        x0, y0, x1, y1 = candidate.box_xyxy
+        left, right = x0 * width // columns, -(-x1 * width // columns)
+        top, bottom = y0 * height // rows, -(-y1 * height // rows)
+        mask = encode_box((left, top, right, bottom), (height, width))
+    return Region(
+        phrase_index=0,
+        box_xywh_px=rle_box_xywh_px(mask),
+        mask=mask,
+        area_px=rle_area_px(mask),
+        score=min(1.0, max(0.0, share)),
+        similarity=min(1.0, max(-1.0, cosine)),
+    )

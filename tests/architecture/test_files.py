@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from tests.architecture.source import ROOT, classes, modules, tracked
 
-MOST_LINES = 600
-LONGER: set[str] = set()
-"""Files that may be longer, each with its reason beside it."""
+MOST_LINES = {"pipeline": 400, "stages": 400, "tests": 600}
+"""Folder -> the most lines of a file in it."""
 
 TOP_LEVEL = {
     "pipeline",
     "stages",
     "configs",
     "tests",
+    "phrasebox.py",
     "pyproject.toml",
     "README.md",
     "LICENSE",
@@ -27,9 +27,13 @@ HIDING_NAMES |= {"service", "core", "lib", "tools", "types"}
 
 
 def test_no_file_is_too_long() -> None:
-    files = [ROOT / path for path in modules()] + sorted((ROOT / "tests").rglob("*.py"))
-    long = {path.relative_to(ROOT).as_posix() for path in files if path.read_text().count("\n") > MOST_LINES}
-    assert long == LONGER
+    lines = {
+        path.relative_to(ROOT).as_posix(): path.read_text().count("\n")
+        for folder, most in MOST_LINES.items()
+        for path in (ROOT / folder).rglob("*.py")
+        if path.read_text().count("\n") > most
+    }
+    assert lines == {}
 
 
 def test_names_say_what_is_inside() -> None:

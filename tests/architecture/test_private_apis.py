@@ -1,4 +1,4 @@
-"""Canaries: undocumented parts of libraries that we use, see `stages/shared/model/__init__.py` and `ray_private`.
+"""Canaries: undocumented parts of libraries that we use, see `stages/shared/model/__init__.py` and `ray_data`.
 
 A failure here after an update means that the part has to be looked at again, and the version in the table raised.
 """
@@ -19,7 +19,7 @@ from open_clip import transformer
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 
 from pipeline.engines import RAY_ENVIRONMENT
-from pipeline.output.foreign import OWN_SHARD
+from pipeline.output.replaced import OWN_SHARD
 from tests.factories import tiny_architecture, tiny_clip
 
 ROOT = Path(__file__).parents[2]
@@ -129,13 +129,6 @@ def test_timm_s_transformers_have_the_switches_for_images_of_other_sizes() -> No
     assert swin.layers[0].blocks[0].dynamic_mask is False
 
 
-def test_torch_packs_linear_weights() -> None:
-    """Where it no longer does, `can_pack` answers no, and runs on CPUs get 10 to 20 % slower."""
-    from stages.shared.model.towers.vision import can_pack
-
-    assert can_pack() or not torch.backends.mkldnn.is_available()
-
-
 def test_torch_averages_weights_in_place() -> None:
     average = [torch.zeros(2)]
     torch._foreach_lerp_(average, [torch.ones(2)], 0.25)
@@ -149,18 +142,18 @@ def source_of(name: str) -> str:
 def test_ray_is_bound_to_the_version_whose_private_parts_were_seen() -> None:
     import ray
 
-    from pipeline.engines import ray_private
+    from pipeline.engines import ray_data
 
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert "ray[data]>=2.60,<2.61" in wanted
     assert ray.__version__.startswith("2.60.")
-    assert "as it is in Ray 2.60;" in str(ray_private.__doc__)
+    assert "parts of Ray 2.60 are in use" in str(ray_data.__doc__)
 
 
 def test_ray_still_takes_a_checkpoint_without_a_filter() -> None:
     from ray.data.checkpoint.checkpoint_filter import CheckpointManager
 
-    from pipeline.engines.ray_private import WriteOnlyCheckpoint
+    from pipeline.engines.ray_data import WriteOnlyCheckpoint
 
     assert "``(None, 0)`` means there is no checkpoint data to restore from" in str(CheckpointManager.__doc__)
     assert not WriteOnlyCheckpoint.__abstractmethods__
@@ -187,7 +180,7 @@ def test_ray_still_follows_the_size_of_row_groups_without_a_minimum_of_rows() ->
 
 
 def test_ray_still_warns_of_small_pools_in_these_words() -> None:
-    from pipeline.engines.ray_private import POOL_WARNING
+    from pipeline.engines.ray_data import POOL_WARNING
 
     assert POOL_WARNING in source_of("ray.data._internal.execution.operators.actor_pool_map_operator")
 
@@ -197,7 +190,7 @@ def test_ray_still_divides_a_cluster_by_these_two_actors() -> None:
     from ray.data._internal import stats
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as coordinator
 
-    from pipeline.engines.ray_private import CLAIMS, DATASETS
+    from pipeline.engines.ray_data import CLAIMS, DATASETS
 
     assert f'name="{CLAIMS[0]}",\n        namespace="{CLAIMS[1]}"' in source_of(coordinator.__name__)
     assert (stats.STATS_ACTOR_NAME, stats.STATS_ACTOR_NAMESPACE) == DATASETS

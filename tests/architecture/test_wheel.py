@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     for name in (*PACKAGES, "configs", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "phrasebox.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True)
@@ -38,12 +38,13 @@ def names(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_the_top_level_is_two_packages_and_metadata(names: set[str]) -> None:
-    assert {name.split("/")[0] for name in names} == {*PACKAGES, f"phrasebox-{__version__}.dist-info"}
+def test_the_top_level_is_two_packages_a_module_and_metadata(names: set[str]) -> None:
+    metadata = f"phrasebox-{__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {*PACKAGES, "phrasebox.py", metadata}
 
 
 def test_every_module_is_in_it(names: set[str]) -> None:
-    assert {name for name in names if name.endswith(".py")} == set(modules())
+    assert {name for name in names if name.endswith(".py")} == {*modules(), "phrasebox.py"}
 
 
 def test_the_data_is_in_it(names: set[str]) -> None:
@@ -55,8 +56,8 @@ def test_the_data_is_in_it(names: set[str]) -> None:
     photographs = {path.relative_to(ROOT).as_posix() for path in PHOTOGRAPHS.iterdir() if path.is_file()}
     assert len([name for name in photographs if name.endswith(".jpg")]) == 8
     assert photographs <= names
-    for entry in CATALOG.values():
-        files = {f"stages/shared/model/weights/{entry.folder}/{name}" for name in entry.files}
+    for key, entry in CATALOG.items():
+        files = {f"stages/shared/model/weights/{key}/{name}" for name in entry.files}
         assert files <= names if entry.in_wheel else not files & names
 
 
@@ -95,3 +96,17 @@ def test_the_packages_work_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> 
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert [path.startswith(str(tmp_path / "site")) for path in done.stdout.split()] == [True] * 3
+
+
+@pytest.mark.slow
+def test_an_empty_environment_installs_the_wheel_and_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
+    """As a user does it: pip takes every dependency from the index, and nothing of the repository is in reach."""
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    subprocess.run([str(tmp_path / "venv/bin/pip"), "install", "--quiet", str(wheel)], check=True)
+    out = tmp_path / "out"
+    command = [str(tmp_path / "venv/bin/phrasebox"), "demo", "--out", str(out), "--scenes", "6"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (out / "evaluation.json").is_file()
+    assert "the eight photographs are left out" in done.stdout

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.dataset.folder import open_dataset, write_marks
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.base import Exporter, ExportReport
+from pipeline.dataset.folder import write_marks
+from pipeline.export import EXPORTERS
+from pipeline.export.base import Exporter
 from pipeline.export.export import WITH_ERROR, WITHOUT_REGIONS, parse_splits
 from pipeline.export.files import MARK
 from stages.contract.errors import ConfigError, InputError
-from tests.pipeline.export.datasets import demo_fingerprint, encoded, rows_of, write_dataset
-from tests.pipeline.export.read_back import READ_BACK, Found, Samples
+from tests.pipeline.export.datasets import demo_fingerprint, encoded, exported, rows_of, write_dataset
+from tests.pipeline.export.read_back import READ_BACK, Found
 from tests.synthetic import write_synthetic
 
 formats = pytest.mark.parametrize("name", EXPORTERS)
@@ -36,34 +36,26 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(name: str, dataset: Path, out: Path, settings: dict[str, Any] | None = None, **request: Any) -> ExportReport:
-    exporter = EXPORTERS[name]
-    config = exporter.config_type.model_validate(settings or {})
-    return export_dataset(open_dataset(dataset), ExportRequest(exporter=exporter, out=out, config=config, **request))
-
-
 def expected(name: str, rows: list[dict[str, Any]]) -> Counter[tuple[Found, ...]]:
     """The regions of each row, as the format's reader should find them."""
     assert name in READ_BACK, f"write a function that reads {name} back in READ_BACK"
     read = READ_BACK[name]
-    return Counter(tuple(sorted(_expected(read, row, region) for region in row["annotations"])) for row in rows)
 
+    def one(row: dict[str, Any], region: dict[str, Any]) -> Found:
+        x, y, w, h = region["bbox"]
+        words = row["captions"][region["caption_index"]][slice(*region["span"])]
+        label = {"words": words, "phrase": region["phrase"], "head": region["head"]}[read.label]
+        return (x, y, x + w, y + h), label, int(region["area"]) if read.has_area else None
 
-def _expected(read: Any, row: dict[str, Any], region: dict[str, Any]) -> Found:
-    x, y, w, h = region["bbox"]
-    start, end = region["span"]
-    words = row["captions"][region["caption_index"]][start:end]
-    label = {"words": words, "phrase": region["phrase"], "head": region["head"]}[read.label]
-    return (x, y, x + w, y + h), label, int(region["area"]) if read.has_area else None
+    return Counter(tuple(sorted(one(row, region) for region in row["annotations"])) for row in rows)
 
 
 def found(name: str, out: Path, split: str = "train") -> Counter[tuple[Found, ...]]:
-    samples: Samples = READ_BACK[name].samples(out, split)
-    return Counter(tuple(sorted(regions)) for regions in samples)
+    return Counter(tuple(sorted(regions)) for regions in READ_BACK[name].samples(out, split))
 
 
 def chosen(dataset: Path, wanted: Any = lambda row, region: True) -> list[dict[str, Any]]:
-    """Rows with their chosen regions; none without."""
+    """Rows with their chosen regions; no row that has none."""
     rows = [
         {**row, "annotations": [region for region in row["annotations"] if wanted(row, region)]}
         for row in rows_of(dataset)
@@ -77,12 +69,9 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_every_format_can_be_read_back() -> None:
-    assert list(READ_BACK) == list(EXPORTERS)
-
-
 @formats
 def test_it_says_what_it_is(name: str) -> None:
+    assert list(READ_BACK) == list(EXPORTERS)
     exporter = EXPORTERS[name]
     for line in (exporter.summary, exporter.masks):
         assert line
@@ -94,14 +83,21 @@ def test_it_says_what_it_is(name: str) -> None:
 
 @formats
 def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Path, tmp_path: Path) -> None:
-    report = run(name, dataset, tmp_path / "out")
+    """Names of samples and files with `..`, roots, slashes, dots and other alphabets lead out of no target."""
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    out, report = exported(name, dataset, place / "out")
     rows = chosen(dataset)
-    assert found(name, tmp_path / "out") == expected(name, rows)
+    assert found(name, out) == expected(name, rows)
     assert (len(rows), sum(len(row["annotations"]) for row in rows)) == (WITH_REGIONS, REGIONS)
     assert report.samples == {"train": WITH_REGIONS}
     assert report.regions == {"train": REGIONS}
     assert report.left_out == {WITH_ERROR: 2, WITHOUT_REGIONS: 2}
     assert report.rows == ROWS == report.samples.total() + report.left_out.total()
+    written = files(out)
+    assert files(tmp_path).keys() == {f"a/b/out/{path}" for path in written}
+    assert not Path("/tmp/phrasebox-escape.png").exists()
+    assert all(path.isascii() and ".." not in path for path in written)
 
 
 @formats
@@ -109,102 +105,75 @@ def test_regions_boxes_labels_and_masks_are_the_datasets(name: str, dataset: Pat
     ("choice", "wanted"),
     [
         ({"min_score": 0.3}, lambda row, region: region["score"] >= 0.299),
-        (
-            {"where": "head = 'dog' OR area < 30"},
-            lambda row, region: region["head"] == "dog" or region["area"] < 30,
-        ),
+        ({"where": "head = 'dog' OR area < 30"}, lambda row, region: region["head"] == "dog" or region["area"] < 30),
         ({"where": "mark = 'good'"}, lambda row, region: row["sample_id"] == "ring"),
     ],
     ids=["score", "where", "mark"],
 )
 def test_a_choice_of_regions(name: str, choice: dict[str, Any], wanted: Any, dataset: Path, tmp_path: Path) -> None:
-    report = run(name, dataset, tmp_path / "out", **choice)
+    out, report = exported(name, dataset, tmp_path / "out", **choice)
     rows = chosen(dataset, wanted)
-    assert found(name, tmp_path / "out") == expected(name, rows)
+    assert found(name, out) == expected(name, rows)
     assert 0 < report.regions.total() == sum(len(row["annotations"]) for row in rows) < REGIONS
     assert report.rows == report.samples.total() + report.left_out.total()
 
 
 @formats
-def test_splits_are_a_partition(name: str, dataset: Path, tmp_path: Path) -> None:
+def test_splits_are_a_partition_and_the_same_dataset_gives_the_same_bytes(
+    name: str, dataset: Path, tmp_path: Path
+) -> None:
     shares = "train=0.5,val=0.3,test=0.2"
     splits = parse_splits(shares)
-    report = run(name, dataset, tmp_path / "out", split=shares)
+    out, report = exported(name, dataset, tmp_path / "out", split=shares)
     for split in splits.names:
         rows = [row for row in chosen(dataset) if splits.of(row["file_name"]) == split]
-        assert found(name, tmp_path / "out", split) == expected(name, rows)
+        assert found(name, out, split) == expected(name, rows)
         assert report.samples[split] == len(rows) > 0
     assert report.samples.total() == WITH_REGIONS
+    again, _ = exported(name, dataset, tmp_path / "again", split=shares)
+    assert files(out) == files(again)
 
 
 @formats
-def test_nothing_chosen_is_an_empty_export(name: str, dataset: Path, tmp_path: Path) -> None:
-    report = run(name, dataset, tmp_path / "out", min_score=1.0, split="train=0.5,val=0.5")
+def test_images_of_no_region_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
+    out, report = exported(name, dataset, tmp_path / "none", min_score=1.0, split="train=0.5,val=0.5")
     assert report.samples == {"train": 0, "val": 0}
-    assert found(name, tmp_path / "out", "train") == found(name, tmp_path / "out", "val") == Counter()
-
-
-@formats
-def test_images_without_regions_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
+    assert found(name, out, "train") == found(name, out, "val") == Counter()
     if not EXPORTERS[name].keeps_empty:
         with pytest.raises(ConfigError, match="keep_empty: "):
-            run(name, dataset, tmp_path / "out", keep_empty=True)
-        assert list(tmp_path.iterdir()) == []
+            exported(name, dataset, tmp_path / "out", keep_empty=True)
+        assert not (tmp_path / "out").exists()
         return
-    report = run(name, dataset, tmp_path / "out", keep_empty=True)
+    out, report = exported(name, dataset, tmp_path / "out", keep_empty=True)
     assert report.samples.total() == WITH_REGIONS + 2
     assert report.left_out == {WITH_ERROR: 2}
-    assert found(name, tmp_path / "out") == expected(name, chosen(dataset)) + Counter({(): 2})
+    assert found(name, out) == expected(name, chosen(dataset)) + Counter({(): 2})
 
 
-@formats
-def test_same_dataset_same_bytes(name: str, dataset: Path, tmp_path: Path) -> None:
-    for out in ("a", "b"):
-        run(name, dataset, tmp_path / out, split="train=0.6,val=0.4")
-    first, again = files(tmp_path / "a"), files(tmp_path / "b")
-    assert first == again
-    assert len(first) > 1
-
-
-@formats
-def test_no_name_leads_out_of_the_target(name: str, dataset: Path, tmp_path: Path) -> None:
-    """Names of samples and files with `..`, roots, slashes, dots and other alphabets are in the dataset."""
-    place = tmp_path / "a" / "b" / "c"
-    place.mkdir(parents=True)
-    run(name, dataset, place / "out")
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
-        f"a/b/c/out/{path}" for path in files(place / "out")
-    }
-    assert not Path("/tmp/phrasebox-escape.png").exists()
-    assert all(path.isascii() and ".." not in path for path in files(place / "out"))
-
-
-@formats
-def test_a_target_that_holds_something_is_refused(name: str, dataset: Path, tmp_path: Path) -> None:
+def test_a_target_that_holds_something_is_rejected(dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(ConfigError, match="is not empty and no export wrote it"):
-            run(name, dataset, out, overwrite=overwrite)
-    assert files(out) == {"precious.txt": b"mine"}
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+            exported("coco", dataset, out, overwrite=overwrite)
+    assert files(tmp_path) == {"out/precious.txt": b"mine"}
 
 
 @formats
 def test_an_export_is_replaced_only_if_asked_for(name: str, dataset: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    run(name, dataset, out)
+    out, _ = exported(name, dataset, tmp_path / "out", min_score=0.5)
+    mark = json.loads((out / MARK).read_text())
+    assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)
     before = files(out)
     with pytest.raises(ConfigError, match="--overwrite"):
-        run(name, dataset, out, min_score=0.5)
-    assert files(out) == before
+        exported(name, dataset, out)
     (out / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"files that no export wrote \(notes.txt\)"):
-        run(name, dataset, out, overwrite=True)
+        exported(name, dataset, out, overwrite=True)
     (out / "notes.txt").unlink()
     assert files(out) == before
-    run(name, dataset, out, min_score=1.0, overwrite=True)
+    exported(name, dataset, out, min_score=1.0, overwrite=True)
     assert found(name, out) == Counter()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -213,25 +182,23 @@ def test_an_export_is_replaced_only_if_asked_for(name: str, dataset: Path, tmp_p
 def test_a_failed_export_leaves_nothing(
     name: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    added = EXPORTERS[name].add
-    calls = 0
+    added, calls = EXPORTERS[name].add, []
 
     def add(self: Exporter, sample: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
+        calls.append(sample)
+        if len(calls) == 3:
             raise InputError("the third is one too many")
         added(self, sample)
 
     monkeypatch.setattr(EXPORTERS[name], "add", add)
     with pytest.raises(InputError, match="one too many"):
-        run(name, dataset, tmp_path / "out")
+        exported(name, dataset, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 @formats
 def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> None:
-    """Without images in the dataset: from a folder in which some are missing, damaged, of another size, or outside."""
+    """Images from a folder in which some are missing, damaged, of another size, or outside."""
     root = tmp_path / "images"
     root.mkdir()
     dataset = write_dataset(tmp_path / "dataset", embed_images=False, image_root=root, demo=True)
@@ -242,7 +209,7 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
     (root / "11.jpg").write_bytes(encoded(orientation=3))
     (root / "14.jpg").write_bytes(encoded("PNG", orientation=1))
     Image.new("RGB", (7, 7)).save(root / "17.jpg")
-    report = run(name, dataset, tmp_path / "out")
+    out, report = exported(name, dataset, tmp_path / "out")
     assert report.rows == report.samples.total() + report.left_out.total() == ROWS
     if not EXPORTERS[name].takes_images(EXPORTERS[name].config_type()):
         assert report.samples.total() == WITH_REGIONS
@@ -250,8 +217,8 @@ def test_a_missing_image_is_a_fault_of_its_row(name: str, tmp_path: Path) -> Non
     left_out = {reason: count for reason, count in report.left_out.items() if reason.startswith("image: ")}
     assert left_out == {"image: missing_image": 2, "image: bad_location": 2, "image: bad_image": 2}
     assert len(report.faults) == 5
-    names = {"1.jpg", "3.jpg", "9.jpg", "11.jpg", "14.jpg"}
-    assert found(name, tmp_path / "out") == expected(name, [r for r in chosen(dataset) if r["file_name"] in names])
+    names = {*good, "11.jpg", "14.jpg"}
+    assert found(name, out) == expected(name, [row for row in chosen(dataset) if row["file_name"] in names])
 
 
 @formats
@@ -261,6 +228,7 @@ def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path, monkey
     """
     exporter = EXPORTERS[name]
     settings = {"classes": "head"} if "classes" in exporter.config_type.model_fields else {}
+    made = {"rows_per_file": 20, "embed_images": exporter.takes_images(exporter.config_type())}
     held: list[int] = []
     peaks: list[int] = []
     end = exporter.close
@@ -271,19 +239,13 @@ def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path, monkey
         end(self)
 
     for rows in (100, 300):
-        dataset = write_synthetic(
-            tmp_path / f"{rows}",
-            rows,
-            rows_per_file=20,
-            embed_images=exporter.takes_images(exporter.config_type()),
-            fingerprint=demo_fingerprint(),
-        )
+        dataset = write_synthetic(tmp_path / f"{rows}", rows, fingerprint=demo_fingerprint(), **made)
         if not peaks:
-            run(name, dataset, tmp_path / "warm", settings)  # imports and caches
+            exported(name, dataset, tmp_path / "warm", settings)  # imports and caches
             monkeypatch.setattr(exporter, "close", close)
         tracemalloc.start()
         try:
-            report = run(name, dataset, tmp_path / f"out{rows}", settings)
+            _, report = exported(name, dataset, tmp_path / f"out{rows}", settings)
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
@@ -291,10 +253,3 @@ def test_memory_does_not_grow_with_the_dataset(name: str, tmp_path: Path, monkey
     assert more_regions > 500
     growth = min(held[1] - held[0], peaks[1] - peaks[0])
     assert growth < 200 * more_regions, "the smallest annotation takes more, so that they are not kept"
-
-
-@formats
-def test_the_mark_tells_what_was_exported(name: str, dataset: Path, tmp_path: Path) -> None:
-    run(name, dataset, tmp_path / "out", min_score=0.5)
-    mark = json.loads((tmp_path / "out" / MARK).read_text())
-    assert (mark["format"], mark["min_score"], mark["counts"]["rows"]) == (name, 0.5, ROWS)

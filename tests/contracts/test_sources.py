@@ -103,12 +103,8 @@ def test_the_kind_is_the_key_and_settings_are_closed(kind: str, settings: dict[s
     assert config.kind == kind
     assert SOURCES[kind].config_type.model_config["extra"] == "forbid"
     assert SOURCES[kind].config_type.model_config["frozen"]
-
-
-@kinds
-def test_it_says_what_it_is(kind: str) -> None:
-    assert SOURCES[kind].regions_come_from
-    assert SOURCES[kind].score_means
+    assert kind == HEAT_MAPS or (SOURCES[kind].regions_come_from and SOURCES[kind].score_means)
+    assert all(field.description for name, field in type(config).model_fields.items() if name != "kind")
 
 
 @kinds
@@ -132,6 +128,9 @@ def test_one_answer_for_each_record_in_order(kind: str, stages: dict[str, Region
     assert given[0].pixels is not None
     assert any(answer.regions for answer in answers)
     assert stages[kind].process([]) == []
+    there = table_to_records(records_to_table(answers))
+    rows = [records_to_rows(each, embed_images=False).to_pylist() for each in (answers, there)]
+    assert rows[0] == rows[1], "as they travel between workers"
 
 
 @kinds
@@ -157,14 +156,6 @@ def test_a_record_depends_on_no_neighbour(kind: str, stages: dict[str, RegionSou
     assert together == [answer for record in records() for answer in stages[kind].process([record])]
     assert together == stages[kind].process(records()[::-1])[::-1]
     assert together == stages[kind].process(records())
-
-
-@kinds
-def test_regions_travel_between_workers(kind: str, stages: dict[str, RegionSource[Any]]) -> None:
-    answers = stages[kind].process(records())
-    there = table_to_records(records_to_table(answers))
-    rows = [records_to_rows(each, embed_images=False).to_pylist() for each in (answers, there)]
-    assert rows[0] == rows[1]
 
 
 @kinds
@@ -194,42 +185,37 @@ def test_a_run_takes_it(
 @pytest.mark.parametrize(
     "setting",
     [
+        {},
         {"regions": {"calibration": "mine.json"}},
         {"output": {"path": "out/", "heat_maps": True}},
         {"explain": {"importance": "eos"}},
         {"phrases": {"min_importance": 0.1}},
     ],
 )
-def test_what_is_about_heat_maps_is_refused(
-    kind: str, setting: dict[str, Any], settings: dict[str, dict[str, Any]]
+def test_what_concerns_heat_maps_is_rejected(
+    kind: str, setting: dict[str, Any], settings: dict[str, dict[str, Any]], model: dict[str, Any]
 ) -> None:
-    values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], **setting}
-    with pytest.raises(ConfigError, match=f"it is about heat maps, and source.kind={kind}"):
-        build_steps(check(values, RunConfig))
-
-
-@kinds
-def test_what_needs_heat_maps_says_so(kind: str, model: dict[str, Any], settings: dict[str, dict[str, Any]]) -> None:
-    values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model}
+    values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
+    if setting:
+        with pytest.raises(ConfigError, match=f"it is about heat maps, and source.kind={kind}"):
+            build_steps(check(values, RunConfig))
+        return
     steps = build_steps(check(values, RunConfig))
     for stage in ("explains", "cuts"):
-        with pytest.raises(ConfigError, match=rf"source\.kind: {kind} makes regions without heat maps"):
+        with pytest.raises(ConfigError, match=rf"source\.kind: {kind} makes regions without.* set heat_maps"):
             getattr(steps, stage)
 
 
-def test_heat_maps_are_the_default_and_change_no_old_run() -> None:
-    config = load_config(None, ["input.kind=jsonl", "input.path=a.jsonl"])
-    assert config.source.kind == HEAT_MAPS
+def test_heat_maps_are_the_default_and_a_mistyped_key_is_corrected() -> None:
+    given = ["input.kind=jsonl", "input.path=a.jsonl"]
+    config = load_config(None, given)
+    assert config.source.kind == HEAT_MAPS == "heat_maps"
     assert "source" not in config.rows_depend_on()
-    other = load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=grid"])
-    assert other.rows_depend_on()["source"]["blocks"] == 3
-
-
-def test_a_mistyped_key_is_told_with_what_there_is() -> None:
+    assert load_config(None, [*given, "source.kind=grid"]).rows_depend_on()["source"]["blocks"] == 3
     with pytest.raises(ConfigError, match=r"source\.block: no such key; did you mean source\.blocks\?"):
-        load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=grid", "source.block=2"])
+        load_config(None, [*given, "source.kind=grid", "source.block=2"])
     with pytest.raises(ConfigError, match=r"source\.kind: no kind 'gird'; did you mean grid\?"):
-        load_config(None, ["input.kind=jsonl", "input.path=a.jsonl", "source.kind=gird"])
+        load_config(None, [*given, "source.kind=gird"])
 
 
 @pytest.mark.parametrize("by", ["crop", "roi"])

@@ -30,7 +30,6 @@ def zstd(content: bytes) -> bytes:
 
 
 TWO = line(0) + line(1)
-NOT_UTF8 = "bad_row: is not UTF-8"
 BROKEN = "bad_row: the compressed file is damaged from here on"
 
 JSONL_FILES: dict[str, tuple[bytes, list[str]]] = {
@@ -117,10 +116,7 @@ CSV_FILES: dict[str, tuple[bytes, list[str]]] = {
     ),
     "html.csv": (between(b"<html>404, not found, sorry</html>\n"), ["good", "bad_row: has 3 fields", "good"]),
     "a formula.csv": (between(b"good 2.jpg,=1+1\n"), ["good", "any row", "good"]),
-    "other columns too.csv": (
-        b"image,x,caption\n" + cells(good(0).name, "", good(0).caption),
-        ["good"],
-    ),
+    "other columns too.csv": (b"image,x,caption\n" + cells(good(0).name, "", good(0).caption), ["good"]),
     "tabs.tsv": (
         between(b"").replace(b",", b"\t", 1).replace(b".jpg,", b".jpg\t").replace(b'"', b""),
         ["good", "good"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -171,18 +170,6 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def unix_socket(path: Path) -> None:
-    """The name of a socket is short: it is made from inside its folder."""
-    back = os.open(".", os.O_RDONLY)
-    os.chdir(path.parent)
-    try:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(path.name)
-    finally:
-        os.fchdir(back)
-        os.close(back)
-
-
 def link(target: str) -> Callable[[Path], None]:
     return lambda path: path.symlink_to(target)
 
@@ -203,7 +190,7 @@ def sparse(size: int) -> Callable[[Path], None]:
 JPEG, PNG, WEBP = encode("JPEG"), encode("PNG"), encode("WEBP", quality=80)
 GIF, BMP, TIFF = encode("GIF"), encode("BMP"), encode("TIFF")
 PROGRESSIVE = encode("JPEG", progressive=True)
-LZW, DEFLATE = encode("TIFF", compression="tiff_lzw"), encode("TIFF", compression="tiff_adobe_deflate")
+LZW = encode("TIFF", compression="tiff_lzw")
 
 ANNOTATED = "annotated"
 DAMAGED = "bad_image: the image is damaged, incomplete"
@@ -216,81 +203,49 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "progressive.jpg": (PROGRESSIVE, ANNOTATED),
     "grey.jpg": (encode("JPEG", "L"), ANNOTATED),
     "cmyk.jpg": (encode("JPEG", "CMYK"), ANNOTATED),
-    "cmyk cut.jpg": (cut(encode("JPEG", "CMYK"), 0.7), DAMAGED),
-    "restart marks.jpg": (encode("JPEG", restart_marker_blocks=4), ANNOTATED),
-    "cut in its header.jpg": (JPEG[:100], "bad_image: "),
     "cut after its header.jpg": (JPEG[: JPEG.index(b"\xff\xda") + 2], HEADER),
-    "cut at a quarter.jpg": (cut(JPEG, 0.25), DAMAGED),
     "cut in the middle.jpg": (cut(JPEG, 0.5), DAMAGED),
-    "cut near its end.jpg": (cut(JPEG, 0.97), DAMAGED),
-    "cut progressive.jpg": (cut(PROGRESSIVE, 0.6), DAMAGED),
     "without end mark.jpg": (JPEG[:-2], DAMAGED),
-    "two bytes.jpg": (JPEG[:2], HEADER),
-    "one byte.jpg": (b"\xff", "bad_image: "),
     "zeros in its pixels.jpg": (put(JPEG, len(JPEG) // 2, b"\0" * 200), ANNOTATED),
     "zeros over its tables.jpg": (put(JPEG, 20, b"\0" * 300), HEADER),
-    "noise in its pixels.jpg": (put(JPEG, len(JPEG) * 2 // 3, noise(100)), ANNOTATED),
     "no quantisation table.jpg": (JPEG.replace(b"\xff\xdb", b"\xff\xec"), DAMAGED),
-    "no Huffman table.jpg": (JPEG.replace(b"\xff\xc4", b"\xff\xec"), ANNOTATED),
     "no width.jpg": (after(JPEG, b"\xff\xc0", b"\0\0", 5), HEADER),
     "65500 px wide.jpg": (after(JPEG, b"\xff\xc0", b"\xff\xdc\xff\xdc", 3), HUGE),
     "larger than its data.jpg": (after(JPEG, b"\xff\xc0", b"\x07\xd0\x07\xd0", 3), ANNOTATED),
-    "12 bits.jpg": (after(JPEG, b"\xff\xc0", b"\x0c", 2), HEADER),
-    "five channels.jpg": (after(JPEG, b"\xff\xc0", b"\x05", 7), HEADER),
     "something after it.jpg": (JPEG + b"<html>" + noise(500), ANNOTATED),
     "something before it.jpg": (b"\r\n" + JPEG, "bad_image: which is none of JPEG, PNG"),
     "newlines translated.jpg": (JPEG.replace(b"\n", b"\r\n"), ANNOTATED),
-    "two in one file.jpg": (JPEG + JPEG, ANNOTATED),
     "a second header in it.jpg": (JPEG[:-2] + JPEG, DAMAGED),
     "several pictures.jpg": (animation("MPO"), ANNOTATED),
     "orientation 6.jpg": (encode("JPEG", exif=exif(6)), ANNOTATED),
     "orientation 99.jpg": (encode("JPEG", exif=exif(99)), ANNOTATED),
-    "orientation is text.jpg": (
-        encode("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abcd\0\0\0\0"),
-        ANNOTATED,
-    ),
     "exif of noise.jpg": (encode("JPEG", exif=b"Exif\0\0" + noise(500)), ANNOTATED),
     "exif without end.jpg": (encode("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"), ANNOTATED),
     "exif that points at itself.jpg": (
         encode("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x08\0\0\0\x08\0\0\0"),
         ANNOTATED,
     ),
-    "exif with a huge count.jpg": (
-        encode("JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\xff\xff\xff\x7f\x08\0\0\0\0\0\0\0"),
-        ANNOTATED,
-    ),
     "colour profile of noise.jpg": (encode("JPEG", icc_profile=noise(3000)), ANNOTATED),
-    "comment of 60 kB.jpg": (encode("JPEG", comment=b"<script>" * 7500), ANNOTATED),
     "segment longer than the file.jpg": (after(JPEG, b"\xff\xe0", b"\xff\xff"), "bad_image: "),
     # PNG
     "plain.png": (PNG, ANNOTATED),
-    "one bit.png": (encode("PNG", "1"), ANNOTATED),
     "palette with transparency.png": (encode("PNG", "P", transparency=3), ANNOTATED),
     "palette with a list of alphas.png": (encode("PNG", "P", transparency=bytes(range(0, 250, 3))), ANNOTATED),
     "transparent.png": (encode("PNG", "RGBA"), ANNOTATED),
-    "grey and alpha.png": (encode("PNG", "LA"), ANNOTATED),
     "16 bit grey.png": (of([0, 1000, 65535], np.uint16, "PNG"), ANNOTATED),
     "16 bit colour.png": (png(depth=16), ANNOTATED),
-    "16 bit colour and alpha.png": (png(depth=16, colour=6), ANNOTATED),
-    "2 bit grey.png": (png(depth=2, colour=0), ANNOTATED),
     "interlaced.png": (png(1, 1, interlaced=1), ANNOTATED),
     "animated.png": (animation("PNG"), ANNOTATED),
-    "cut in its signature.png": (PNG[:6], HEADER),
     "cut in its header.png": (PNG[:20], "bad_image: "),
     "cut in the middle.png": (cut(PNG, 0.5), DAMAGED),
     "cut before its end mark.png": (PNG[:-12], ANNOTATED),
-    "wrong checksum in its header.png": (put(PNG, 29, b"\0\0"), HEADER),
     "wrong checksum of its pixels.png": (put(PNG, -14, b"\0\0"), ANNOTATED),
     "noise in its pixels.png": (put(PNG, 100, noise(60)), DAMAGED),
-    "no pixels.png": (png(pixels=b""), DAMAGED),
     "too few pixels.png": (png(pixels=zlib.compress(b"\0" * 50)), ANNOTATED),
-    "too many pixels.png": (png(pixels=zlib.compress(b"\0" * 5000)), ANNOTATED),
     "pixels not compressed.png": (png(pixels=b"\0" * 200), DAMAGED),
     "unknown filter.png": (png(pixels=zlib.compress((b"\x09" + b"\0" * 24) * 8)), DAMAGED),
     "no width.png": (png(0, 8), HEADER),
     "depth 3.png": (png(depth=3, colour=0), HEADER),
-    "colour type 5.png": (png(colour=5), HEADER),
-    "short header.png": (png(header=b"\0\0\0\x08\0\0\0\x08"), "bad_image: "),
     "no palette.png": (png(colour=3), ANNOTATED),
     "palette index too large.png": (
         png(colour=3, extra=chunk(b"PLTE", b"\xff\0\0"), pixels=zlib.compress((b"\0" + b"\x09" * 8) * 8)),
@@ -298,64 +253,43 @@ PICTURES: dict[str, tuple[Content, str]] = {
     ),
     "unknown critical chunk.png": (png(extra=chunk(b"ABCD", b"?")), ANNOTATED),
     "chunk longer than the file.png": (png(extra=b"\x7f\xff\xff\xfftEXtabc"), "bad_image: "),
-    "text after its end.png": (PNG + b"more", ANNOTATED),
     "newlines translated.png": (PNG.replace(b"\r\n", b"\n"), "bad_image: "),
-    "orientation 8.png": (encode("PNG", exif=exif(8)), ANNOTATED),
     # WebP
     "plain.webp": (WEBP, ANNOTATED),
     "lossless.webp": (encode("WEBP", lossless=True), ANNOTATED),
-    "transparent.webp": (encode("WEBP", "RGBA"), ANNOTATED),
     "animated.webp": (animation("WEBP"), ANNOTATED),
-    "cut in its header.webp": (WEBP[:20], "bad_image: "),
     "cut in the middle.webp": (cut(WEBP, 0.5), "bad_image: "),
-    "cut near its end.webp": (WEBP[:-10], "bad_image: "),
     "cut lossless.webp": (cut(encode("WEBP", lossless=True), 0.6), "bad_image: "),
-    "cut animated.webp": (cut(animation("WEBP"), 0.2), "bad_image: "),
-    "zeros in its header.webp": (put(WEBP, 12, b"\0" * 12), "bad_image: "),
     "wrong size of its container.webp": (put(WEBP, 4, b"\xff\xff\xff\x7f"), "bad_image: "),
     "a container alone.webp": (b"RIFF\x04\0\0\0WEBP", HEADER),
     "a sound file.webp": (b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 40, "bad_image: "),
     # GIF
     "plain.gif": (GIF, ANNOTATED),
     "animated.gif": (animation("GIF"), ANNOTATED),
-    "transparent.gif": (encode("GIF", "P", transparency=2), ANNOTATED),
-    "cut in its header.gif": (GIF[:9], HEADER),
     "cut in the middle.gif": (cut(GIF, 0.5), DAMAGED),
     "no frame.gif": (gif(), HEADER),
     "65535 px wide.gif": (gif(gif_frame(data=b"\x84\x51"), width=65535, height=65535), HUGE),
     "frame beyond its edge.gif": (gif(gif_frame(left=60000, top=60000, data=b"\x84\x51")), HUGE),
     "code size 13.gif": (gif(gif_frame(code=13, data=b"\0\0\0")), DAMAGED),
     "pixels of noise.gif": (gif(gif_frame(data=noise(100))), DAMAGED),
-    "pixels missing.gif": (gif(gif_frame(data=b"")), DAMAGED),
     # BMP
     "plain.bmp": (BMP, ANNOTATED),
-    "one bit.bmp": (encode("BMP", "1"), ANNOTATED),
-    "cut in its header.bmp": (BMP[:30], "bad_image: "),
     "cut in the middle.bmp": (cut(BMP, 0.5), DAMAGED),
     "from the top.bmp": (bmp(4, -4, 24, b"\0" * 48), ANNOTATED),
     "run lengths.bmp": (bmp(4, 1, 8, b"\x04\x01\0\0\0\x01", compression=1, palette=b"\0\0\0\0\xff\0\0\0"), ANNOTATED),
     "run lengths without end.bmp": (bmp(4, 4, 8, b"\x04\x01", compression=1, palette=b"\0" * 8), DAMAGED),
     "2 billion pixels wide.bmp": (bmp(2**31 - 1, 2**31 - 1, 24, b""), HUGE),
-    "minus one pixel wide.bmp": (bmp(-1, 4, 24, b"\0" * 48), HUGE),
-    "7 bits.bmp": (bmp(4, 4, 7, b"\0" * 48), "bad_image: "),
     "unknown compression.bmp": (bmp(4, 4, 24, b"\0" * 48, compression=77), "bad_image: "),
     # TIFF
     "plain.tif": (TIFF, ANNOTATED),
     "lzw.tif": (LZW, ANNOTATED),
     "of several pages.tif": (animation("TIFF"), ANNOTATED),
-    "cmyk.tif": (encode("TIFF", "CMYK"), ANNOTATED),
     "lab.tif": (encode("TIFF", "LAB"), ANNOTATED),
     "group 4.tif": (encode("TIFF", "1", compression="group4"), ANNOTATED),
-    "float.tif": (of([0.0, 0.5, 1.0], np.float32, "TIFF"), ANNOTATED),
     "float with nan and infinity.tif": (of([np.nan, np.inf, -np.inf, 3.0], np.float32, "TIFF"), ANNOTATED),
-    "32 bit.tif": (of([-5, 7, 2**31 - 1], np.int32, "TIFF"), ANNOTATED),
-    "16 bit.tif": (of([0, 1000, 65535], np.uint16, "TIFF"), ANNOTATED),
     "orientation 6.tif": (encode("TIFF", exif=exif(6)), ANNOTATED),
-    "cut in its header.tif": (TIFF[:6], "bad_image: "),
     "cut in the middle.tif": (cut(TIFF, 0.5), "bad_image: "),
-    "cut lzw.tif": (cut(LZW, 0.5), "bad_image: "),
     "noise in its lzw.tif": (put(LZW, 200, noise(200)), DAMAGED),
-    "noise in its deflate.tif": (put(DEFLATE, 100, noise(50)), DAMAGED),
     "no tags.tif": (tiff({}), HEADER),
     "tags beyond its end.tif": (b"II*\0\xff\xff\xff\x7f", "bad_image: "),
     "page that points at itself.tif": (grey_tiff(next_ifd=72), ANNOTATED),
@@ -363,29 +297,15 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "strip of 4 GB.tif": (grey_tiff(t279=2**32 - 1), ANNOTATED),
     "a million strips.tif": (grey_tiff(t273=(4, 10**6, 8)), "bad_image: "),
     "no width.tif": (grey_tiff(t256=None), HEADER),
-    "width 0.tif": (grey_tiff(t256=0), "bad_image: "),
     "60000 px wide.tif": (grey_tiff(60_000, 60_000), HUGE),
-    "4 billion px wide.tif": (grey_tiff(2**32 - 1, 2**32 - 1), HUGE),
     "unknown compression.tif": (grey_tiff(t259=5555), HEADER),
-    "lzw of noise.tif": (grey_tiff(body=noise(64), t259=5), "bad_image: "),
-    "5 bits.tif": (grey_tiff(t258=5), HEADER),
     "2000 samples a pixel.tif": (grey_tiff(t277=2000), "bad_image: "),
     # Bombs
     "header of 20000 x 20000.png": (png(20_000, 20_000, pixels=b""), HUGE),
-    "header of 2 billion.png": (png(2**31 - 1, 2**31 - 1, pixels=b""), HUGE),
     "pixels of 300 MB.png": (png(pixels=zipped_zeros(BOMB_BYTES)), ANNOTATED),
     "text of 300 MB.png": (png(extra=chunk(b"zTXt", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
-    "international text of 300 MB.png": (
-        png(extra=chunk(b"iTXt", b"a\0\x01\0\0\0" + zipped_zeros(BOMB_BYTES))),
-        DAMAGED,
-    ),
     "colour profile of 300 MB.png": (png(extra=chunk(b"iCCP", b"a\0\0" + zipped_zeros(BOMB_BYTES))), DAMAGED),
     "ten thousand texts.png": (png(extra=chunk(b"tEXt", b"a\0" + b"b" * 1000) * 10_000), ANNOTATED),
-    "run lengths of 16000 x 16000.bmp": (
-        bmp(16_000, 16_000, 8, b"\xff\x01" * 1000, compression=1, palette=b"\0" * 1024),
-        HUGE,
-    ),
-    "deflate of 300 MB.tif": (grey_tiff(body=zipped_zeros(BOMB_BYTES), t259=8), ANNOTATED),
     "deflate of 20000 x 20000.tif": (grey_tiff(20_000, 20_000, zipped_zeros(BOMB_BYTES), t259=8), HUGE),
     "300 MB of nothing.jpg": (sparse(300_000_000), "image_too_large: the file has 300000000 bytes, the limit is"),
     # Shapes
@@ -398,7 +318,6 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "html.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "bad_image: a web page was saved instead"),
     "text.jpg": (b"404: not found\n", "bad_image: which is none of JPEG, PNG"),
     "svg.jpg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "bad_image: looks like SVG"),
-    "entities.svg": (b'<!DOCTYPE svg [<!ENTITY a "aaaa">]><svg>&a;</svg>', "bad_image: looks like SVG"),
     "json.jpg": (b'{"error": "not found"}', "bad_image: looks like JSON"),
     "gzip.jpg": (b"\x1f\x8b\x08\0" + noise(50), "bad_image: looks like gzip"),
     "zip.jpg": (b"PK\x03\x04" + noise(50), "bad_image: looks like a ZIP archive"),
@@ -407,11 +326,7 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "photo.heic": (b"\0\0\0\x18ftypheic" + b"\0" * 40, "bad_image: convert it to JPEG or PNG"),
     "photo.avif": (b"\0\0\0\x20ftypavif" + b"\0" * 40, "bad_image: convert it to JPEG or PNG"),
     "photo.jp2": (encode("JPEG2000"), "bad_image: "),
-    "drawing.eps": (encode("EPS"), "bad_image: "),
     "icon.ico": (encode("ICO"), "bad_image: "),
-    "old.pcx": (encode("PCX"), "bad_image: "),
-    "photo.ppm": (encode("PPM"), "bad_image: "),
-    "photo.psd": (b"8BPS\0\x01" + b"\0" * 60, "bad_image: "),
     "zeros.jpg": (b"\0" * 5000, "bad_image: all its 5000 bytes are zero"),
     "noise.jpg": (noise(5000), "bad_image: "),
     # Names and places
@@ -422,18 +337,14 @@ PICTURES: dict[str, tuple[Content, str]] = {
     "with a\ttab and \x1b[31m colour.jpg": (JPEG, ANNOTATED),
     "\N{CAT FACE} \u202e\u05d7\u05ea\u05d5\u05dc e\u0301.jpg": (JPEG, ANNOTATED),
     "%2e%2e%2fescaped.jpg": (JPEG, ANNOTATED),
-    "$HOME.jpg": (JPEG, ANNOTATED),
-    "~root": (JPEG, ANNOTATED),
     "[bold]'quoted' \"twice\" \\.jpg": (JPEG, ANNOTATED),
     "n" * 250 + ".jpg": (JPEG, ANNOTATED),
     "a folder.jpg": (folder, "missing_image: it is a folder"),
     "a pipe.jpg": (pipe, "missing_image: it is not a plain file"),
-    "a socket.jpg": (unix_socket, "missing_image: it is not a plain file"),
     "a device.jpg": (link("/dev/zero"), "missing_image: it is not a plain file"),
     "a link.jpg": (link("plain.jpg"), ANNOTATED),
     "a link to nothing.jpg": (link("nothing.jpg"), "missing_image: a link to a file that does not exist"),
     "a link to itself.jpg": (link("a link to itself.jpg"), "missing_image: Too many levels of symbolic links"),
-    "a link to a folder.jpg": (link("a folder.jpg"), "missing_image: it is a folder"),
     "unreadable.jpg": (unreadable, ANNOTATED if os.geteuid() == 0 else "missing_image: Permission denied"),
 }
 """File name -> content and outcome. Those of an image that libjpeg or Pillow mend in silence are `annotated`."""

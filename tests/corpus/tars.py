@@ -103,7 +103,7 @@ TARS: dict[str, tuple[bytes, list[str]]] = {
         put(THREE, SECOND + 600, noise(1500)),
         ["good", "bad_image: begins like JPEG, but its header is damaged", "good"],
     ),
-    "joined.tar": (TWO + TWO, ["good", "good", "bad_row: as joined tars do; what follows is not read"]),
+    "joined.tar": (TWO + TWO, ["good", "good", "bad_row: as joined tars do; the rest is not read"]),
     "larger than the file.tar": (_with_size(THREE, "00001.jpg", b"77777777777"), ["good", CUT]),
     "size of 8 exabytes.tar": (_with_size(THREE, "00001.jpg", b"\x80\0\0\0\x7f" + b"\xff" * 7), ["good", CUT]),
     "negative size.tar": (_with_size(THREE, "00001.jpg", b"\xff" * 12), ["good", CUT]),

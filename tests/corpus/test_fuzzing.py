@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import subprocess
 import sys
@@ -19,8 +18,7 @@ from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.read import Skipped
 from tests.corpus.goods import good
 from tests.corpus.tables import MANY
-from tests.corpus.tars import THREE, tar
-from tests.corpus.tars import sample as members
+from tests.corpus.tars import THREE
 from tests.stages.read.inputs import read_all
 
 BOUNDED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -34,22 +32,6 @@ def samples(kind: str, path: Path, **keys: Any) -> list[Sample]:
         assert sample.error is None or (sample.error.reason in ROW_ERRORS and sample.error.detail)
         json.dumps([sample.sample_id, sample.source, sample.image.file_name]).encode("utf-8")
     return found
-
-
-@BOUNDED
-@given(st.integers(0, len(THREE) - 1), st.booleans())
-def test_a_tar_cut_anywhere(tmp_path: Path, length: int, packed: bool) -> None:
-    """What lies before the cut is as it was, and the cut is told."""
-    path = tmp_path / ("a.tar.gz" if packed else "a.tar")
-    path.write_bytes(gzip.compress(THREE[:length], 1) if packed else THREE[:length])
-    found = samples("webdataset", path)
-    path.write_bytes(gzip.compress(THREE, 1) if packed else THREE)
-    expected = samples("webdataset", path)
-    whole = [sample for sample in found if sample.error is None]
-    assert whole == expected[: len(whole)]
-    if length < len(tar(members(0), members(1), members(2)).rstrip(b"\0")):
-        assert len(found) == len(whole) + 1
-        assert found[-1].error is not None
 
 
 @BOUNDED
@@ -108,17 +90,6 @@ def test_any_values_in_rows(tmp_path: Path, phrases: PhrasesStage, rows: list[di
         assert record.error is None or str(record.error)
         for phrase in record.phrases:
             assert 0 <= phrase.start < phrase.end <= len(record.sample.captions[phrase.caption_index])
-
-
-@BOUNDED
-@given(st.lists(VALUES, max_size=5), st.lists(VALUES | ROW, max_size=5))
-def test_any_values_in_coco_captions(tmp_path: Path, images: list[Any], annotations: list[Any]) -> None:
-    images = [*images, {"id": "good", "file_name": "good.jpg"}]
-    annotations = [*annotations, {"id": "first", "image_id": "good", "caption": "a red cat"}]
-    (tmp_path / "a.json").write_text(json.dumps({"images": images, "annotations": annotations}))
-    found = samples("coco_captions", tmp_path / "a.json")
-    assert [sample.captions for sample in found if sample.sample_id == "good"] == [("a red cat",)]
-    assert len(found) >= len(images)
 
 
 @BOUNDED

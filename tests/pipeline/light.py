@@ -158,9 +158,14 @@ def light_command(
     return [sys.executable, "-m", "tests.pipeline.light", json.dumps(values), str(seconds), str(marks or "")]
 
 
+def ended(wanted: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, by default in the root of the repository."""
+    return subprocess.run(wanted, capture_output=True, text=True, check=False, **{"cwd": ROOT, **options})
+
+
 def light_run(*args: Any, **options: Any) -> dict[str, Any]:
     """Run `light_command` to its end."""
-    done = subprocess.run(light_command(*args, **options), capture_output=True, text=True, check=False)
+    done = ended(light_command(*args, **options))
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report
@@ -209,6 +214,26 @@ def rows_of(dataset: Path) -> list[dict[str, Any]]:
     """All rows, by id."""
     rows = [row for path in (dataset / "data").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return sorted(rows, key=lambda row: row["id"])
+
+
+ROUNDED = {"bbox": 1.0, "score": 1e-3, "similarity": 1e-3, "presence": 1e-3}
+"""Field of a region -> how far it may be from that of another run."""
+
+
+def assert_alike(rows: Sequence[dict[str, Any]], wanted: Sequence[dict[str, Any]]) -> None:
+    """Rows are equal up to rounding: boxes within a pixel, scores within 1e-3."""
+    import pytest  # not in the workers, which import this module for its stages
+
+    assert len(rows) == len(wanted)
+    for row, other in zip(rows, wanted, strict=True):
+        assert {**row, "annotations": []} == {**other, "annotations": []}
+        assert len(row["annotations"]) == len(other["annotations"])
+        for region, twin in zip(row["annotations"], other["annotations"], strict=True):
+            for field, value in region.items():
+                if field in ROUNDED:
+                    assert value == pytest.approx(twin[field], abs=ROUNDED[field]), (row["sample_id"], field)
+                elif field not in ("segmentation", "area"):  # which follow the box
+                    assert value == twin[field], (row["sample_id"], field)
 
 
 if __name__ == "__main__":

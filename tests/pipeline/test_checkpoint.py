@@ -14,7 +14,8 @@ from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.dataset import open_dataset
 from pipeline.load.sample import tokenizer_of
-from pipeline.run import preview, run
+from pipeline.preview import preview
+from pipeline.run import run
 from tests.stages.shared.model.hugging_face import save_images, transformers_clip
 
 

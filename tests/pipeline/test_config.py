@@ -12,9 +12,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from pipeline.config import (
+    EngineConfig,
     ExplainConfig,
-    InlineEngine,
-    RayEngine,
     RunConfig,
     load_config,
     stored_config,
@@ -46,7 +45,7 @@ def test_defaults_are_complete() -> None:
     config = load_config(None, INPUT)
     assert config.model.name is None
     assert config.explain.kind == "grad_eclip"
-    assert isinstance(config.engine, RayEngine)
+    assert config.engine.kind == "auto"
     assert config.output.path == Path("out")
 
 
@@ -59,7 +58,7 @@ def test_yaml_goes_over_defaults_and_set_over_yaml(tmp_path: Path) -> None:
     config = load_config(path, ["explain.blocks=3", "output.embed_images=true", "explain.blocks=1"])
     assert (config.explain.blocks, config.explain.path) == (1, "full")
     assert (config.output.path, config.output.embed_images) == (Path("x"), True)
-    assert (config.input.kind, config.engine) == ("csv", InlineEngine())
+    assert (config.input.kind, config.engine) == ("csv", EngineConfig(kind="inline"))
 
 
 def test_set_may_put_whole_sections_and_yaml_values() -> None:
@@ -109,7 +108,7 @@ def test_weights_on_the_command_line_replace_a_tag_and_keep_the_name() -> None:
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_loads(preset: Path) -> None:
     config = load_config(preset, [])
-    assert load_config(preset, ["engine.kind=inline"]).engine == InlineEngine()
+    assert load_config(preset, ["engine.kind=inline"]).engine == EngineConfig(kind="inline")
     assert f"`{preset.name}`" in (ROOT / "configs" / "README.md").read_text()
     assert config.output.path != Path("out")
 
@@ -144,13 +143,16 @@ def test_typos_inside_another_member_of_a_union() -> None:
     assert message(["input.kind=csv", "input.path=a", "input.delimter=x"]).startswith(
         "input.delimter: no such key; did"
     )
-    assert message([*INPUT, "engine={kind: inline, num_cpus: 3}"]) == "engine.num_cpus: no such key; keys here: kind"
+
+
+def test_settings_of_ray_are_rejected_where_there_is_none() -> None:
+    about = "num_cpus is about Ray, and engine.kind=inline starts none"
+    assert message([*INPUT, "engine={kind: inline, num_cpus: 3}"]) == f"engine: {about}"
 
 
 KINDS = {
     "input.kind=json": "input.kind: no kind 'json'; did you mean jsonl? kinds: " + ", ".join(READERS),
     "input.kind=5": "input.kind: no kind '5'; kinds: " + ", ".join(READERS),
-    "engine.kind=raj": "engine.kind: no kind 'raj'; did you mean ray? kinds: auto, ray, inline",
     "explain.kind=grad_eclipse": "explain.kind: no kind 'grad_eclipse'; did you mean grad_eclip? kinds: "
     + ", ".join(EXPLAINERS),
 }
@@ -188,9 +190,10 @@ VALUES = {
     "explain.templates=[a]": "explain.templates: each template needs `{}` where the phrase goes",
     "explain.variant=author": "explain.variant: expected 'recommended', 'authors' or 'notebook', got 'author'",
     "regions.rule=otsy": "regions.rule: expected 'mean', 'otsu', 'fixed', 'quantile' or 'fitted', got 'otsy'",
-    "regions.score=odd": "regions.score: expected one of ",
+    "regions.score=odd": "regions.score: expected 'contrast', 'energy'",
     "model.device=gpu": "model.device: expected 'auto', 'cpu' or 'cuda', got 'gpu'",
     "model.name=ViT-B-16": "model: ViT-B-16 needs weights: set model.pretrained=TAG",
+    "engine.kind=raj": "engine.kind: expected 'auto', 'ray' or 'inline', got 'raj'",
     "engine.num_cpus=1": "engine.num_cpus: expected greater than or equal to 2, got 1",
     "explain.blocks.x=3": "explain.blocks: expected a valid integer",
     "abc": "--set abc: expected KEY=VALUE, for example --set output.path=out/",
@@ -365,23 +368,6 @@ def test_an_explicit_null_is_kept() -> None:
     config = load_config(None, [*INPUT, "explain.variant=authors", "explain.shorter_side_px=null"])
     assert config.explain.shorter_side_px is None
     assert message([*INPUT, "explain.blocks=null"]).startswith("explain.blocks: expected a valid integer")
-
-
-def test_the_configuration_of_an_older_dataset_still_opens() -> None:
-    """It held nulls where the variant decided."""
-    stored = json.loads(load_config(None, [*INPUT, "explain.variant=authors"]).model_dump_json())
-    unresolved = ("heads", "similarity", "spatial_weight", "blocks", "path", "rectify", "image_size", "contrast")
-    stored["explain"] |= dict.fromkeys(unresolved)
-    assert stored_config(stored).explain.blocks == 1
-    assert stored_config(stored, ["explain.blocks=2"]).explain.blocks == 2
-
-
-def test_datasets_from_before_phrases_were_linked_have_none_linked() -> None:
-    stored = json.loads(load_config(None, INPUT).model_dump_json())
-    assert stored_config(stored).regions.group == "things"
-    del stored["regions"]["group"]
-    assert stored_config(stored).regions.group == "none"
-    assert stored_config(stored, ["regions.group=phrases"]).regions.group == "phrases"
 
 
 def test_another_variant_replaces_the_stored_values() -> None:

@@ -110,7 +110,7 @@ def test_a_run_that_goes_on_keeps_what_was_decided(
     (tmp_path / "out/data/00002.parquet").unlink()
     monkeypatch.setattr("pipeline.run.outside_domain", lambda *_: None)
     printed, manifest, again = finished(config)
-    assert "going on with the run" in printed
+    assert "resuming the run" in printed
     assert "Scores are not calibrated: use them for ranking, not as probabilities. The images differ" in printed
     assert manifest["calibration"] is None
     assert again == rows

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from pipeline.config import ExplainConfig, check
 from pipeline.notebook import Located, Locator
@@ -19,6 +20,9 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import load_tokenizer
+from stages.shared.model.recognise import recognise
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
 from tests.stages.explain.test_grad_eclip import assert_same, expected, model_pair, pixels
@@ -84,9 +88,8 @@ def test_shapes_types_and_ranges(found: Located) -> None:
     assert found.similarities.shape == (phrases,)
     assert found.faults == ("",) * phrases
     assert found.masks.shape == (regions, *found.size_hw)
-    assert [array.dtype.name for array in (found.heat_maps, found.similarities, found.boxes_xyxy_px, found.scores)] == [
-        "float32"
-    ] * 4
+    floats = (found.heat_maps, found.similarities, found.boxes_xyxy_px, found.scores)
+    assert {array.dtype.name for array in floats} == {"float32"}
     assert (found.masks.dtype, found.phrase_indices.dtype) == (np.bool_, np.int64)
     assert (found.heat_maps >= 0).all()
     assert ((found.scores >= 0) & (found.scores <= 1)).all()
@@ -150,7 +153,7 @@ def test_a_picture_is_shown_by_a_notebook(found: Located) -> None:
     assert found.heat_picture(side_px=120).width == 120 * len(found.phrases)
 
 
-def test_an_image_without_a_region_has_empty_arrays(locator: Locator) -> None:
+def test_an_image_of_no_region_has_empty_arrays() -> None:
     found = Locator("demo", regions={"min_area_px": 100_000})(np.zeros((50, 40, 3), np.uint8), "red car")
     assert (found.boxes_xyxy_px.shape, found.masks.shape, found.scores.shape) == ((0, 4), (0, 50, 40), (0,))
     assert found.picture().size == (40, 50)
@@ -198,19 +201,18 @@ def test_a_model_in_memory_is_only_read() -> None:
     found = Locator.from_open_clip(model)(np.full((20, 30, 3), 200, np.uint8), ["red car", "two dogs"])
     assert state_of(model) == before
     assert found.heat_maps.shape == (2, 4, 4)
+    with pytest.raises(ConfigError, match=r"regions\.calibration: a calibration holds for known weights"):
+        Locator.from_open_clip(model, regions={"calibration": "some.json"})
+    with pytest.raises(ConfigError, match="a Linear is not an open_clip model"):
+        Locator.from_open_clip(torch.nn.Linear(2, 2))
 
 
 def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     """The demo model by name, and the same weights as open_clip has them in memory."""
-    from safetensors.torch import load_file
-
-    from stages.shared.model.config import ModelConfig
-    from stages.shared.model.describe import describe, load_tokenizer
-
-    description = describe(ModelConfig(name="demo"))
-    model = open_clip.CLIP(**description.architecture).eval()
-    model.load_state_dict(load_file(str(description.weights)))
-    spec = description.input
+    described = recognise(ModelConfig(name="demo"))
+    model = open_clip.CLIP(**described.architecture).eval()
+    model.load_state_dict(load_file(str(described.weights)))
+    spec = described.input
     open_clip.model.set_model_preprocess_cfg(model, {"mean": spec.mean, "std": spec.std, "size": spec.size_px})
     with pytest.raises(ConfigError, match=r"give its tokenizer too, tokenizer=open_clip.get_tokenizer\(NAME\)"):
         Locator.from_open_clip(model)
@@ -220,13 +222,6 @@ def test_a_model_in_memory_gives_what_its_files_give(path: Path) -> None:
     assert np.allclose(mine.heat_maps, named.heat_maps, atol=1e-5 * named.heat_maps.max())
     assert np.allclose(mine.similarities, named.similarities, atol=1e-5)
     assert np.allclose(mine.scores, named.scores, atol=1e-4)
-
-
-def test_models_in_memory_that_cannot_be_used() -> None:
-    with pytest.raises(ConfigError, match="a Linear is not an open_clip model"):
-        Locator.from_open_clip(torch.nn.Linear(2, 2))
-    with pytest.raises(ConfigError, match=r"regions\.calibration: a calibration holds for known weights"):
-        Locator.from_open_clip(tiny_clip(), regions={"calibration": "some.json"})
 
 
 def test_words_of_a_caption(locator: Locator, path: Path) -> None:

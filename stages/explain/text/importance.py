@@ -48,10 +48,10 @@ from stages.explain.base import cosine_gradients
 from stages.explain.config import ExplainerConfig
 from stages.explain.grad_eclip import Step, attention_gradients, class_forward
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.texts import tokens_per_pass, width_of
+from stages.shared.model.device import OnTheWay, to_device
+from stages.shared.model.texts import by_length
 from stages.shared.model.token_spans import Piece, pieces_of
 from stages.shared.model.towers.text import attend_back
-from stages.shared.model.transfer import OnTheWay, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class WordImportance:
         self.exact_blocks = tuple(block if wide else block.float() for block in tower.blocks[-self.blocks :])
 
     def __call__(self, captions: Sequence[str], embeddings: Tensor) -> list[CaptionImportance]:
-        """The importance of the tokens of each caption; a pair's bits do not depend on the other pairs.
+        """The importance of the tokens of each caption.
 
         Args:
             captions: any texts.
@@ -179,23 +179,20 @@ class WordImportance:
         tower = self.side.tower
         tokens: Tensor = self.side.tokenizer(list(captions))
         images = F.normalize(embeddings.to(tower.device, self.precision), dim=-1)
-        ends = tower.ends_of(tokens).tolist()
-        full = tokens.shape[1]
-        lengths = [full if self.config.importance_weight == "all" else width_of(end + 1, full) for end in ends]
+        ends = tower.ends_of(tokens)
+        lengths = torch.full_like(ends, tokens.shape[1]) if self.config.importance_weight == "all" else ends + 1
         members: list[list[int]] = []
         found: list[Tensor] = []
-        for length in sorted(set(lengths)):
-            fitting = [place for place, own in enumerate(lengths) if own == length]
-            rows = tokens_per_pass(length, tower.device) // length
-            for start in range(0, len(fitting), rows):
-                part = fitting[start : start + rows]
-                # Of one shape, however many pairs there are: the bits of a product depend on it.
-                filled = torch.tensor(part + [part[-1]] * (rows - len(part)))
-                own = to_device(tokens[filled, :length], tower.device)
-                found += self.signed(own, images[to_device(filled, tower.device)])
-                members.append(part)
+        for length, rows in by_length(lengths):
+            own = to_device(tokens[rows, :length], tower.device)
+            found += self.signed(own, images[to_device(rows, tower.device)])
+            members.append(rows.tolist())
         return LaunchedImportance(
-            tokenizer=self.side.tokenizer, captions=captions, ends=ends, members=members, results=OnTheWay(found)
+            tokenizer=self.side.tokenizer,
+            captions=captions,
+            ends=ends.tolist(),
+            members=members,
+            results=OnTheWay(found),
         )
 
     def signed(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:

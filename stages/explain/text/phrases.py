@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stages.contract.records import Record
 from stages.explain.text.importance import LaunchedImportance, WordImportance
-from stages.shared.model.transfer import to_device
+from stages.shared.model.device import to_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from stages.contract.geometry import Box
-from stages.shared.images.decode import Interpolation
+from stages.shared.images.decode import RESAMPLING, Interpolation
 from stages.shared.images.faults import quiet
-
-_RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def cut_out(
@@ -32,8 +29,8 @@ def cut_out(
         rgb: uint8 (H, W, 3), best in the image's own size.
         boxes_rel: x0, y0, x1, y1 as shares of its sides, within it.
         size_px: Side of the squares.
-        interpolation: Of the resizing.
-        scale: The box's sides are first made so many times as long about its centre, and cut off at the image's edges.
+        interpolation: How squares are resized.
+        scale: Factor by which the box's sides grow about its centre first; they are cut off at the image's edges.
 
     Returns:
         uint8 (R, size_px, size_px, 3).
@@ -46,7 +43,7 @@ def cut_out(
             left, right = _whole(*_scaled(x0 * width, x1 * width, scale), width)
             top, bottom = _whole(*_scaled(y0 * height, y1 * height, scale), height)
             # First cut, then resized: Pillow's own `box` mixes what lies around it into the edges.
-            part = image.crop((left, top, right, bottom)).resize((size_px, size_px), _RESAMPLING[interpolation])
+            part = image.crop((left, top, right, bottom)).resize((size_px, size_px), RESAMPLING[interpolation])
             cut[number] = np.asarray(part)
     return cut
 

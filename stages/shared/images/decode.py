@@ -109,7 +109,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 _EXTENSIONS: Final = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "png", "BMP": "bmp", "TIFF": "tif",
 }  # fmt: skip
-_RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RESAMPLING: Final = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _ORIENTATION_TAG: Final = 0x0112
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -120,18 +120,11 @@ _UPRIGHT: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BLOCK_VALUES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedImage:
-    """A decoded image.
-
-    Attributes:
-        rgb: uint8 (H, W, 3), upright, in the size that was asked for.
-        width_px: Of the original, upright.
-        height_px: Of the original, upright.
-    """
+    """A decoded image: uint8 (H, W, 3), upright, in the wanted size; width and height of the upright original."""
 
     rgb: NDArray[np.uint8]
     width_px: int
@@ -144,9 +137,9 @@ class UprightImage:
 
     Attributes:
         content: The encoded image.
-        extension: Of a file with this content, without a dot.
-        width_px: As stored.
-        height_px: As stored.
+        extension: Extension of a file with this content, without a dot.
+        width_px: Width as stored.
+        height_px: Height as stored.
         encoded_again: Whether the content differs from that of the original.
     """
 
@@ -180,7 +173,7 @@ def decode_resized(
         content: The encoded image.
         limits: Larger images are faults.
         target: (width, height) in pixels of the upright original -> (width, height) wanted.
-        interpolation: Of the resizing.
+        interpolation: How it is resized.
         shrink_jpeg: Let the JPEG decoder halve the size while at least twice the target is left. 2 to 5 times
             faster from 1920 x 1080 on; pixels differ by 1 or 2 grey levels, by up to 7 in noise of saturated
             colours (measured at 224 x 224).
@@ -207,7 +200,7 @@ def decode_resized(
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
             if rgb.size != wanted:
-                rgb = rgb.resize(wanted, _RESAMPLING[interpolation])
+                rgb = rgb.resize(wanted, RESAMPLING[interpolation])
             pixels = np.array(rgb)
         return DecodedImage(rgb=pixels, width_px=original[0], height_px=original[1])
 
@@ -215,8 +208,8 @@ def decode_resized(
 def upright_image(content: bytes, limits: DecodeLimits) -> UprightImage:
     """An image for readers that know neither EXIF orientation nor GIF; the same bytes if there is nothing to do.
 
-    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, all else as PNG. Of the
-    others only the header is read.
+    An image that must be turned is encoded again: JPEG in quality 95 without subsampling, other formats as PNG. If
+    there is nothing to do, only the header is read.
 
     Raises:
         RowFault: bad_image or image_too_large.
@@ -276,30 +269,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: NDArray[np.float32] | NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Grey values (H, W) of unknown range as uint8, same shape; values that are not finite as the nearest end.
-
-    A few rows at a time: in float64 at once, a file of 1 MB would take 5 GB.
-    """
-    rows = max(1, _BLOCK_VALUES // max(1, values.shape[1]))
-    blocks = [slice(start, start + rows) for start in range(0, values.shape[0], rows)]
-    ranges = [_finite_range(values[part]) for part in blocks]
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    """Grey values (H, W) of unknown range as uint8, same shape; values that are not finite as the nearest end."""
     grey = np.zeros(values.shape, np.uint8)
-    if low > high:
-        return grey
-    for part in blocks:
-        wide = np.nan_to_num(values[part].astype(np.float64), nan=low, posinf=high, neginf=low)
-        if low >= 0 and high <= 1 and values.dtype.kind == "f":
-            wide *= 255.0
-        elif low >= 0 and high <= 65535:
-            wide /= 1.0 if high <= 255 else 257.0
-        else:
-            wide = (wide - low) / (high - low or 1.0) * 255.0
-        grey[part] = np.rint(wide)
-    return grey
-
-
-def _finite_range(values: NDArray[np.float32] | NDArray[np.int32]) -> tuple[float, float]:
-    """The smallest and the largest finite value; infinity and minus infinity if there is none."""
     finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+    if not finite.size:
+        return grey
+    low, high = float(finite.min()), float(finite.max())
+    if low >= 0 and high <= 1 and values.dtype.kind == "f":
+        start, unit = 0.0, 1 / 255
+    elif low >= 0 and high <= 65535:
+        start, unit = 0.0, 1.0 if high <= 255 else 257.0
+    else:
+        start, unit = low, (high - low or 1.0) / 255
+    for row, line in zip(grey, values, strict=True):  # all rows at once, in float64, could fill the memory
+        row[:] = np.rint((np.nan_to_num(line.astype(np.float64), nan=low, posinf=high, neginf=low) - start) / unit)
+    return grey

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 import struct
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from stages.contract.errors import RowFault, one_line
 
 MAX_PIXELS_CEILING: Final = 178_956_970
-"""No limit can be set above this: Pillow itself refuses larger images as decompression bombs."""
+"""No limit can be set above this: Pillow itself rejects larger images as decompression bombs."""
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names. No others are tried: each decoder is a door to untrusted input."""
@@ -34,6 +34,17 @@ _SIGNATURES: Final = {
     "TIFF": (b"II*\0", b"MM\0*"),
 }
 """How files of `FORMATS` begin."""
+
+_OTHER_FILES: Final = {
+    b"<!doctype html": "looks like HTML: a web page was saved instead of the image",
+    b"<html": "looks like HTML: a web page was saved instead of the image",
+    b"version https://git-lfs": "is a Git LFS pointer: run git lfs pull",
+    b"%pdf": "looks like PDF",
+    b"pk\x03\x04": "looks like a ZIP archive",
+    b"\x1f\x8b": "looks like gzip",
+    b"{": "looks like JSON",
+}
+"""How files begin that are no images (in lower case), and advice."""
 
 DECODE_ERRORS: Final = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, struct.error,
@@ -65,34 +76,32 @@ class DecodeLimits:
             raise ValueError(f"expected max_bytes >= 1, got {self.max_bytes}")
 
 
-class _Decoding(threading.local):
-    """Whether this thread is decoding; as the message of a warning filter, it matches every warning while it is."""
+_QUIET: Final = ContextVar("quiet", default=False)
 
-    now = False
+
+class _WhileQuiet:
+    """The pattern of a warning filter; it matches every warning within `quiet`, and no other."""
 
     def match(self, text: str) -> bool:
-        """What `warnings` asks the pattern of a filter."""
-        return self.now
+        return _QUIET.get()
 
 
-_DECODING: Final = _Decoding()
-
-_FILTER: Final[Any] = ("ignore", _DECODING, Warning, None, 0)
+_FILTER: Final[Any] = ("ignore", _WhileQuiet(), Warning, None, 0)
 """`warnings.catch_warnings` changes the filters of the whole process, so that only one thread at a time could decode
-under it. This filter may stay for good: it holds for the threads that decode, while they do."""
+under it. This filter may stay: it hides nothing outside of `quiet`."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Show no warnings of this thread, such as Pillow's about damaged EXIF or large images; not to be nested."""
+    """Show no warnings of this thread, such as Pillow's about damaged EXIF or large images."""
     filters: Any = warnings.filters  # a list, whatever typeshed says
     if filters[:1] != [_FILTER]:  # others may have put theirs in front
         filters.insert(0, _FILTER)
-    _DECODING.now = True
+    before = _QUIET.set(True)
     try:
         yield
     finally:
-        _DECODING.now = False
+        _QUIET.reset(before)
 
 
 @contextmanager
@@ -125,19 +134,11 @@ def check_pixels(width: int, height: int, limits: DecodeLimits) -> None:
 
 
 def describe(content: bytes) -> str:
-    """What bytes that are not a readable image look like, for people."""
+    """Describe bytes that are not a readable image."""
     if not content:
         return "the file is empty"
     start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for mark, meaning in (
-        (b"<!doctype html", "looks like HTML: a web page was saved instead of the image"),
-        (b"<html", "looks like HTML: a web page was saved instead of the image"),
-        (b"version https://git-lfs", "is a Git LFS pointer: run git lfs pull"),
-        (b"%pdf", "looks like PDF"),
-        (b"pk\x03\x04", "looks like a ZIP archive"),
-        (b"\x1f\x8b", "looks like gzip"),
-        (b"{", "looks like JSON"),
-    ):
+    for mark, meaning in _OTHER_FILES.items():
         if start.startswith(mark):
             return f"starts with {content[:24]!r}, {meaning}"
     if b"<svg" in start:

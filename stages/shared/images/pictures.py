@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stages.contract.geometry import resize_shifted
-from stages.contract.masks import decode_mask, mask_box_xywh_px
+from stages.contract.masks import decode_mask, mask_box_xywh_px, mask_rings
 from stages.contract.records import Rle
 from stages.shared.images.decode import decode_resized
 from stages.shared.images.faults import DecodeLimits
@@ -125,10 +125,14 @@ def outlined(rgb: Rgb, boxes_xywh_px: Sequence[Sequence[float]]) -> Rgb:
     return np.asarray(image)
 
 
+_OUTLINE_TOLERANCE_PX = 0.75
+"""More than the steps of a diagonal line, less than a corner of one pixel."""
+
+
 def mask_path(rle: Rle, most_px: int = 640) -> str:
     """Convert a mask to SVG path data in pixels of its image, with holes (fill rule "evenodd"); "" if it is empty.
 
-    Long outlines are simplified, by about half a pixel.
+    Outlines are simplified, by less than a pixel.
 
     Args:
         rle: The mask.
@@ -147,17 +151,9 @@ def mask_path(rle: Rle, most_px: int = 640) -> str:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         shares = cv2.resize(inside * np.uint8(255), size, interpolation=cv2.INTER_AREA)
         inside = (shares >= min(128, shares.max())).astype(np.uint8)  # a mask of thin lines stays visible
-    # Contours run through pixel centres: at twice the size their coordinates tell the pixels' corners.
-    doubled = np.repeat(np.repeat(inside, 2, axis=0), 2, axis=1)
-    rings, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     to_px = np.array([width / inside.shape[1], height / inside.shape[0]])
-    parts = []
-    for ring in rings:
-        simple = cv2.approxPolyDP(ring, 1.0, True) if len(ring) > 8 else ring
-        # odd coordinates lie right of or below the corner
-        corners = np.round((simple.reshape(-1, 2) + 1) // 2 * to_px + (left, top), 1)
-        parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in corners) + "Z")
-    return "".join(parts)
+    rings = (np.round(corners * to_px + (left, top), 1) for corners, _ in mask_rings(inside, _OUTLINE_TOLERANCE_PX))
+    return "".join("M" + "L".join(f"{x:g} {y:g}" for x, y in ring) + "Z" for ring in rings)
 
 
 def thumbnail(content: bytes, side_px: int, limits: DecodeLimits) -> bytes:

@@ -1,9 +1,8 @@
 """What an explainer may ask of a CLIP model, and open_clip's answer to it.
 
-`load.load` gives a `clip.ClipModel`: an image tower taken apart (`towers/`) and a function that embeds texts.
-`describe` says what can be known of a model before its weights are read. A checkpoint that people have is recognised,
-described and read in `checkpoints/`. The weights of a tag come through `hub`. The shipped weights are in `weights/`,
-what made them in `train/` and `scenes/`.
+`recognise` finds out which model a configuration names, by the files in `checkpoints/`. `load.usable_model` checks it
+before any work, and `load.load` gives a `clip.ClipModel`: an image tower taken apart (`towers/`) and a function that
+embeds texts. The weights of a tag come through `hub`. The bundled weights are in `weights/`.
 
 These parts of open_clip 3.3 and torch 2.13 are used without being documented. Each has a test in
 `tests/architecture/test_private_apis.py` that fails when it changes; open_clip has an upper bound in pyproject.toml,
@@ -18,23 +17,18 @@ since a block that computes something else would give wrong heat maps without an
         timm's attention pools, `patch_embed`, `dynamic_img_size`,
         `strict_img_size`, `_use_cached_embed`, `dynamic_mask`,
         `pool_include_prefix`
-    open_clip.CLIP: token_embedding, positional_embedding,            clip, train       wrong text embeddings
-        transformer.get_cast_dtype, attn_mask, ln_final,
-        text_projection, text_pool_type
-    open_clip.CLIP and TextTransformer: transformer.resblocks,        take_apart_text   wrong importance of words
-        attn_mask, cls_emb, pool_type, eos_id
-    open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...)        load, train       own model files are refused
-    open_clip.model.convert_to_custom_text_state_dict                 load              some checkpoints are refused
-    open_clip.get_pretrained_cfg: mean, std, interpolation,           describe, hub     images wrongly normalised,
+    open_clip.CLIP and TextTransformer: token_embedding,              take_apart        wrong text embeddings and
+        positional_embedding, transformer.get_cast_dtype, attn_mask,                    importance of words
+        ln_final, text_projection, text_pool_type, cls_emb, eos_id
+    open_clip.CLIP(**model_cfg), open_clip.CustomTextCLIP(...),       load, training    own model files are refused
+        open_clip.model.convert_to_custom_text_state_dict
+    open_clip.get_pretrained_cfg: mean, std, interpolation,           recognise, hub    images wrongly normalised,
         quick_gelu, hf_hub                                                              tags cannot be downloaded
-    open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   describe, train   another vocabulary
-        its encoder and bpe_ranks, get_pairs; HFTokenizer,            own_tokenizer
+    open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   tokenizer,        another vocabulary
+        its encoder and bpe_ranks, get_pairs; HFTokenizer,            training
         get_clean_fn
     open_clip.tokenizer.SimpleTokenizer: clean_fn, pat, bpe,          token_spans       words at wrong places
         byte_encoder, reduction_fn
-    open_clip.timm_model.TimmModel: trunk and an empty head           siglip            SigLIP checkpoints are refused
-    open_clip and torchvision import timm, transformers and           deferred          slower starts, or a stand-in
-        torch._dynamo.utils, and use them only when they are called                     shows (test_deferred)
-    torch.ops.mkldnn._reorder_linear_weight, _linear_pointwise        vision            tried once, else not used
-    torch._foreach_lerp_                                              train             training stops
+    open_clip.timm_model.TimmModel: trunk and an empty head           load              SigLIP checkpoints are refused
+    torch._foreach_lerp_                                              training          training stops
 """

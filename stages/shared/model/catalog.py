@@ -1,6 +1,6 @@
-"""The weights that phrasebox ships and knows by name, and their files, verified.
+"""The weights that phrasebox brings and knows by name, and their files, verified.
 
-The embedded model is `demo`: `stages/shared/model/weights/demo/` with `model.json` (open_clip's `model_cfg` and
+The bundled model is `demo`: `stages/shared/model/weights/demo/` with `model.json` (open_clip's `model_cfg` and
 `preprocess_cfg`), `model.safetensors` (fp16 state dict of `open_clip.CLIP`), `bpe_vocab.txt.gz` (merges for
 `open_clip.tokenizer.SimpleTokenizer`) and `MODEL_CARD.md`. Without phrasebox it loads like this, from that folder:
 
@@ -21,7 +21,7 @@ from typing import Final
 from stages.contract.errors import WeightsError
 
 WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"
-"""Folder that holds one folder for each catalog entry."""
+"""Folder that holds one folder for each catalog entry, of its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +29,13 @@ class WeightsEntry:
     """A named set of weights.
 
     Attributes:
-        folder: folder inside `WEIGHTS_ROOT` that holds the files.
-        files: file name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
+        files: File name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
         licence: SPDX identifier of the weights' licence.
-        source: where the weights come from.
-        about: what the model is for, for people: the rest of a sentence behind its name.
-        in_wheel: whether the package brings them. Others are in the repository alone.
+        source: Where the weights come from.
+        about: What the model is for, for people: the rest of a sentence behind its name.
+        in_wheel: Whether the package brings them. Others are in the repository alone.
     """
 
-    folder: str
     files: dict[str, str]
     licence: str
     source: str
@@ -47,7 +45,6 @@ class WeightsEntry:
 
 CATALOG: Final[dict[str, WeightsEntry]] = {
     "demo": WeightsEntry(
-        folder="demo",
         files={
             "model.json": "31fc2fc42fdaac7daf28bdb499af712be07e83bf2abece640282f460035f74e7",
             "model.safetensors": "38b3709c8800f37dc59c5c812e12ccb967e5425a5651e2891f65e3751e1962ca",
@@ -59,7 +56,6 @@ CATALOG: Final[dict[str, WeightsEntry]] = {
         "`phrasebox demo` shows; photographs need another model.",
     ),
     "photo": WeightsEntry(
-        folder="photo",
         files={
             "model.json": "f204f7e8cbf485de1f65fe04a34a954d873a1f1422f1fbac240e32da7ab0f9bf",
             "model.safetensors": "909721d1185ddcff328a0bd883e04b0a6c208b5e197e579ced47e2b3e8b21914",
@@ -81,9 +77,9 @@ class WeightsFiles:
 
     Attributes:
         config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder.
-        weights: safetensors state dict.
-        calibrations: calibrations of region scores, see `stages/regions/score.py`, one for each of several
-            settings. They have no checksum of their own: each names the model and the settings that it is for.
+        weights: Safetensors state dict.
+        calibrations: Calibrations of region scores, see `stages/regions/score.py`, one for each of several settings.
+            They have no checksum: each names the model and the settings that it is for.
     """
 
     config: Path
@@ -93,19 +89,15 @@ class WeightsFiles:
 
 @cache
 def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
-    """Find a catalog entry's files and compare their SHA-256 with the catalog's, once per process.
-
-    Args:
-        name: a key of `CATALOG`.
-        root: the folder that holds the entries' folders.
+    """Find a catalog entry's files in `root` and compare their SHA-256 with the catalog's, once per process.
 
     Raises:
-        WeightsError: the name is unknown, or a file is missing or has other contents. The message says what to do.
+        WeightsError: The name is unknown, or a file is missing or has other contents. The message says what to do.
     """
     entry = CATALOG.get(name)
     if entry is None:
         raise WeightsError(f"expected one of {', '.join(sorted(CATALOG))}, got {name!r}")
-    folder = root / entry.folder
+    folder = root / name
     remedy = "reinstall phrasebox, or restore the folder from the repository"
     if not entry.in_wheel:
         remedy = f"{name} is in phrasebox's repository and not in its package, so run from a checkout of it"
@@ -126,7 +118,7 @@ def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
 
 def is_here(name: str) -> bool:
     """Return whether the files of a catalog entry exist; they are not verified."""
-    return (WEIGHTS_ROOT / CATALOG[name].folder).is_dir()
+    return (WEIGHTS_ROOT / name).is_dir()
 
 
 def sha256_of(path: Path) -> str:

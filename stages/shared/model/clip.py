@@ -17,12 +17,7 @@ from stages.shared.model.towers.tower import Tower
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSide:
-    """A text tower taken apart, and the tokenizer that it was trained with.
-
-    Attributes:
-        tower: the tower.
-        tokenizer: open_clip's `SimpleTokenizer`, texts -> int64 (T, context).
-    """
+    """A text tower taken apart, and its tokenizer: open_clip's `SimpleTokenizer`, texts -> int64 (T, context)."""
 
     tower: TextTower
     tokenizer: Any
@@ -33,12 +28,12 @@ class ClipModel:
     """An image tower, and a function that embeds texts.
 
     Attributes:
-        name: for people.
-        tower: the image tower.
-        input: what its images look like.
-        encode_text: texts -> (T, E) embeddings in any scale. The same text gives the same row, whatever its neighbours.
+        name: Name for people.
+        tower: The image tower.
+        input: The images that it takes.
+        encode_text: Texts -> (T, E) embeddings in any scale.
         embed_dim: E.
-        text_side: takes the text tower apart, which only the importance of words needs. Raises ConfigError, with the
+        text_side: Takes the text tower apart, which only the importance of words needs. Raises ConfigError, with the
             reason, where it is not defined on it.
     """
 
@@ -56,10 +51,7 @@ class ClipModel:
 
     @property
     def device_name(self) -> str:
-        """The device for people: `cuda:0 NVIDIA H100 80GB HBM3`, or `cpu, 2 threads`.
-
-        A precision that the device computes slowly is named, too.
-        """
+        """The device for people, see `device_name`, and the precision if the device computes it slowly."""
         precision = self.tower.dtype
         slow = "" if is_fast(precision, self.device) else f", slow in {str(precision).removeprefix('torch.')}"
         return device_name(self.device) + slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -26,7 +26,6 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 }
 """Kind -> what such a tower has."""
 
-
 TAGS_NAMED: Final = 4
 """The most tags of a model that a message names."""
 
@@ -34,48 +33,51 @@ TAGS_NAMED: Final = 4
 class ModelConfig(BaseModel):
     """The model, by name or by files.
 
-    There are five forms. `{name: demo}` is the embedded model; `{name: photo}` is one for photographs, which a checkout
+    There are five forms. `{name: demo}` is the bundled model; `{name: photo}` is one for photographs, which a checkout
     of the repository has and the package has not. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
     of open_clip, which downloads the weights. `{name: ViT-B-16, weights: FILE}` is a local checkpoint in open_clip's or
-    OpenAI's layout or that of `transformers`. `{checkpoint: PATH}` is a folder or file that says itself what it is.
+    OpenAI's layout or that of `transformers`. `{checkpoint: PATH}` is a folder or file that describes itself.
     `{config: model.json, weights: FILE}` is an architecture of your own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    name: str | None = None
-    """`demo`, `photo`, or a name of `open_clip.list_models()`. NAME/TAG sets `pretrained` too, and the path of a file
-    or folder sets `checkpoint`. A run that loads a model requires one of these."""
-
-    pretrained: str | None = None
-    """open_clip's tag of pretrained weights for `name`."""
-
-    checkpoint: Path | None = None
-    """A folder as transformers' CLIPModel or SiglipModel, or open_clip's push_to_hf_hub write it, or a file: one of
-    these, OpenAI's, or one of open_clip's trainer. What it is follows from its tensors and the files beside it."""
-
-    weights: Path | None = None
-    """A checkpoint: .safetensors, or a torch file read with weights_only=True."""
-
-    config: Path | None = None
-    """A model JSON as open_clip writes it (with or without `model_cfg` around it)."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes the GPU that the worker was given, else the CPU."""
-
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the image trunk; gradients and heat maps are always computed in fp32. `bf16` and `fp16` are for GPUs
-    and for CPUs with instructions for them: on another CPU they are some 40 times slower than `fp32`, which is said.
-    The device does not choose it, because it decides the rows: a run that goes on elsewhere would mix precisions."""
-
-    batch_size: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with explain.image_size=keep. A short batch is
-    filled up with blank images, so that the arithmetic, and with it every bit of a map, does not depend on how many
-    images arrived together. With a multiple of 4 it does not depend on an image's place in the batch either; with other
-    numbers the last digit may. A worker whose GPU memory is full halves the batch and goes on."""
-
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """CPU threads of one worker. None: torch's default. Two runs are bit-identical only with equal threads."""
+    name: str | None = Field(
+        default=None,
+        description="`demo`, `photo`, or a name of `open_clip.list_models()`. NAME/TAG sets `pretrained` too, and the "
+        "path of a file or folder sets `checkpoint`. A run that loads a model requires one of these.",
+    )
+    pretrained: str | None = Field(default=None, description="open_clip's tag of pretrained weights for `name`.")
+    checkpoint: Path | None = Field(
+        default=None,
+        description="A folder as transformers' CLIPModel or SiglipModel, or open_clip's push_to_hf_hub write it, or a "
+        "file: one of these, OpenAI's, or one of open_clip's trainer. Its tensors and the files beside it identify it.",
+    )
+    weights: Path | None = Field(
+        default=None, description="A checkpoint: .safetensors, or a torch file read with weights_only=True."
+    )
+    config: Path | None = Field(
+        default=None, description="A model JSON as open_clip writes it (with or without `model_cfg` around it)."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="`auto` takes the GPU that the worker was given, else the CPU."
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Precision of the image trunk; gradients and heat maps are always computed in fp32. `bf16` and "
+        "`fp16` are for GPUs and for CPUs with instructions for them: on another CPU they are some 40 times slower "
+        "than `fp32`, and a warning says so. The device does not choose it, because it decides the rows.",
+    )
+    batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Images of one forward pass. None: 8 on a CPU, 64 on a GPU, 1 with explain.image_size=keep. A "
+        "worker whose GPU memory is full halves the batch and continues.",
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads of one worker. None: torch's default."
+    )
 
     @property
     def label(self) -> str:
@@ -103,7 +105,7 @@ class ModelConfig(BaseModel):
         if self.checkpoint is not None:
             beside = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
             if beside:
-                raise ValueError(f"a checkpoint says itself what it is: leave out {' and '.join(beside)}")
+                raise ValueError(f"a checkpoint describes itself: leave out {' and '.join(beside)}")
             return self
         if self.name is None and self.config is None:
             if self.weights is not None or self.pretrained is not None:
@@ -128,8 +130,7 @@ class ModelConfig(BaseModel):
 
 def unknown_name(name: str) -> str:
     """Return a message about a name that no model has, with the nearest names, whatever their case."""
-    # open_clip takes seconds to import, which only a mistake costs.
-    from stages.shared.model.deferred import open_clip  # noqa: PLC0415
+    import open_clip  # noqa: PLC0415 - it takes seconds to import, which only a mistake costs
 
     names = {each.casefold(): each for each in (*OWN_MODELS, *open_clip.list_models())}
     close = [names[each] for each in difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.7)]
@@ -139,7 +140,7 @@ def unknown_name(name: str) -> str:
 
 def _what_lacks(name: str) -> str:
     """Return a message about a name without weights that is neither one of `OWN_MODELS` nor an existing path."""
-    from stages.shared.model.deferred import open_clip  # noqa: PLC0415
+    import open_clip  # noqa: PLC0415 - see `unknown_name`
 
     if name not in open_clip.list_models():
         return (
@@ -169,13 +170,13 @@ def _is_path(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """What the image tower takes.
+    """The images that an image tower takes.
 
     Attributes:
-        size_px: side of the square images that it was trained on, in pixels.
-        patch_px: pixels between neighbouring tokens, the side of a patch of a transformer.
-        mean, std: of the RGB channels in 0-1.
-        interpolation: how images are resized.
+        size_px: Side of the square images that it was trained on, in pixels.
+        patch_px: Pixels between neighbouring tokens, the side of a patch of a transformer.
+        mean, std: Mean and standard deviation of the RGB channels in 0-1.
+        interpolation: How images are resized.
     """
 
     size_px: int

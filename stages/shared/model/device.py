@@ -1,13 +1,22 @@
-"""Where a model computes, what it computes fast there, and which errors mean that its memory is full."""
+"""Where a model computes, what it computes fast there, which errors mean that its memory is full, and copies to it.
+
+A copy between ordinary memory and a GPU makes the host wait for all that the GPU was given before. So on CUDA the
+host's end of every copy is in pinned memory, which torch keeps for the next copies and gives to no one while a copy
+uses it. All work is put on the device's current stream, where it is done in order. On a CPU nothing is copied.
+"""
 
 from __future__ import annotations
 
 import logging
 import resource
 import sys
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from stages.contract.errors import ResourceError, one_line
 
@@ -43,14 +52,13 @@ def pick_device(wanted: str) -> torch.device:
 
 def _without_gpu() -> str:
     """Say why torch sees no GPU, in torch's words, and what to do."""
+    reason = "nothing"
     try:
         torch.cuda.init()
-        reason = "nothing"
     except (AssertionError, RuntimeError) as error:
         reason = one_line(error)
-    if torch.version.cuda is None:
-        build, advice = "built without CUDA", "install a torch that is built for CUDA"
-    else:
+    build, advice = "built without CUDA", "install a torch that is built for CUDA"
+    if torch.version.cuda is not None:
         build = f"built for CUDA {torch.version.cuda}"
         advice = "give the machine a driver for that CUDA, or install a torch that is built for the driver's"
     return (
@@ -69,11 +77,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """The most memory that was taken at a time so far: torch's on a GPU, the whole process's on a CPU.
-
-    Args:
-        device: As `device_name` names it.
-    """
+    """Peak memory of a device that `device_name` names: torch's on a GPU, the whole process's on a CPU."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -83,8 +87,8 @@ def peak_memory_bytes(device: str) -> int:
 def is_fast(precision: torch.dtype, device: torch.device) -> bool:
     """Whether a device has instructions for products of matrices of this type.
 
-    GPUs have them for all three, every CPU has them for fp32. `torch.cpu.get_capabilities` knows what a CPU has for 16
-    bits; where torch is too old to have this function, the answer is no.
+    GPUs have them for all three, every CPU has them for fp32. Where torch is too old for `get_capabilities`, a CPU
+    counts as slow in 16 bits.
     """
     if device.type != "cpu" or precision == torch.float32:
         return True
@@ -98,10 +102,7 @@ def fast_precision(device: torch.device) -> str:
 
 
 def warn_of_slow_precision(precision: str, device: torch.device) -> None:
-    """Log a warning if the configured precision is slow on this device.
-
-    It is obeyed all the same: another precision would give other heat maps than those that were asked for.
-    """
+    """Log a warning if the configured precision, which is obeyed all the same, is slow on this device."""
     if not is_fast(PRECISIONS[precision], device):
         _log.warning(
             "model.precision is %s, but this CPU has no instructions for it and computes it some 40 times slower than "
@@ -118,3 +119,52 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_ERRORS)
     )
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device; itself where that is the host."""
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """Images of one size, uint8 (height, width, 3) each -> uint8 (B, height, width, 3) on the device.
+
+    Raises:
+        ValueError: The sizes differ, or there is no image.
+    """
+    if len(images) == 0:
+        raise ValueError("expected one image or more")
+    pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    np.stack(images, out=pixels.numpy())
+    return pixels.to(device, non_blocking=True)
+
+
+class OnTheWay:
+    """Tensors of one device on their way to the host; they are not changed afterwards, but may be let go."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._copies = [_started(tensor) for tensor in tensors]
+        self._arrived: torch.cuda.Event | None = None
+        if tensors and tensors[0].device.type == "cuda":
+            # Blocking: the host sleeps instead of asking again and again, and leaves its core to others.
+            self._arrived = torch.cuda.Event(blocking=True)
+            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
+
+    def wait(self) -> list[NDArray[Any]]:
+        """Wait until the device has made and copied these tensors, and for nothing that it was given later.
+
+        Raises:
+            RuntimeError: The device reports a fault of something that was started earlier.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [copy.numpy() for copy in self._copies]
+
+
+def _started(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.device.type != "cuda":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

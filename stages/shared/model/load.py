@@ -1,32 +1,38 @@
-"""open_clip models, loaded by name and tag, from a checkpoint, or taken from memory."""
+"""open_clip models: checked before any work, loaded by name and tag or from a checkpoint, or taken from memory."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final
 
+import open_clip
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stages.contract.errors import ConfigError, WeightsError, one_line
 from stages.shared.model import hub
 from stages.shared.model.catalog import WEIGHTS_ROOT
-from stages.shared.model.checkpoints.layouts import OPEN_CLIP, OPENAI, arranged, recognise
-from stages.shared.model.checkpoints.state import first_line, read_state
+from stages.shared.model.checkpoints.layouts import OPENAI, arranged, layout_of
+from stages.shared.model.checkpoints.state import State, first_line, read_state, weight_files
 from stages.shared.model.clip import ClipModel, TextSide
 from stages.shared.model.config import InputSpec, ModelConfig
-from stages.shared.model.deferred import open_clip
-from stages.shared.model.describe import Description, describe, input_spec, siglip_vocabulary, tokenizer_of
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
+from stages.shared.model.recognise import Described, recognise
 from stages.shared.model.texts import TextEncoder
-from stages.shared.model.towers import siglip
+from stages.shared.model.tokenizer import siglip_vocabulary, tokenizer_of, vocabulary_of
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
-from stages.shared.model.towers.take_apart import Model, check_supported, take_apart
-from stages.shared.model.towers.take_apart_text import check_tokenizer, take_text_apart
+from stages.shared.model.towers.take_apart import (
+    Model,
+    check_supported,
+    check_tokenizer,
+    take_apart,
+)
 from stages.shared.model.towers.trunk import private_copy
-from stages.shared.model.towers.vision import VisionTower, pack_tower
 
 _BUILD_ERRORS: Final = (
     TypeError,
@@ -39,50 +45,110 @@ _BUILD_ERRORS: Final = (
 )
 """What open_clip and torch raise on a model JSON that makes no sense."""
 
+_SMALLEST: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}
+"""`vision_cfg` of the smallest tower that open_clip can build, which the tower of a SigLIP replaces."""
+
 _log = logging.getLogger(__name__)
 
 
-def load(config: ModelConfig, *, pack: bool = False, plain_blocks: int | None = None) -> ClipModel:
-    """Load a model, in evaluation mode on the configured device.
+def usable_model(config: ModelConfig, *, importance: bool = False) -> Described:
+    """Check before any work that a model can be loaded and explained, and say all that can be known of it.
+
+    The model is built without memory and compared with the shapes in its weights file. The bundled models are known to
+    fit. The file of a tag need not be there yet.
 
     Args:
-        config: which model, where, and in which precision.
-        pack: see `pack_tower`; for bulk work on a CPU.
-        plain_blocks: see `pack_tower`.
+        config: Which model.
+        importance: Whether the importance of words has to be defined on it, too.
 
     Raises:
-        ConfigError: the model is unknown or cannot be explained.
-        WeightsError: the weights are missing, damaged or another model's.
-        ResourceError: the device is not there.
+        ConfigError: The model is unknown, or cannot be explained, and why.
+        WeightsError: The weights are missing, damaged or another model's.
     """
-    description = describe(config)
-    plan_of(description.architecture)
+    described = recognise(config)
+    tower, layout = plan_of(described.architecture).kind, described.layout
+    bundled = described.weights is not None and WEIGHTS_ROOT in described.weights.parents
+    if not bundled or importance:
+        with torch.device("meta"):
+            model = _built(described)
+        check_supported(model, importance=importance)
+        named = described.architecture["text_cfg"].get("hf_tokenizer_name") or described.tokenizer
+        if importance and named:
+            raise ConfigError(
+                f"{named} does not say which characters its tokens stand for; "
+                "explain.importance=eos needs CLIP's own kind of tokenizer"
+            )
+        if described.weights is not None:
+            state = read_state(described.weights, described.key, numbers=False)
+            layout = layout_of(state, described.weights, described.key)
+            state = arranged(state, layout)
+            _fitting(model, state, described)
+    return replace(described, tower=tower, layout=layout, fingerprint=_fingerprint(described))
+
+
+def _fingerprint(described: Described) -> str:
+    """Identify architecture, input, vocabulary and weights.
+
+    Equal strings mean equal heat maps, with one exception: for a `pretrained` tag the name is hashed and not the file,
+    which need not be there yet. open_clip can give a tag other weights in a later version.
+    """
+    parts: list[Any] = [described.architecture, asdict(described.input)]
+    parts += [] if described.siglip is None else [described.siglip]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    vocabulary = vocabulary_of(described)
+    if vocabulary is not None:
+        digest.update(vocabulary.read_bytes())
+    if described.weights is None:
+        digest.update(f"{described.name}/{described.pretrained}".encode())
+    else:
+        for path in weight_files(described.weights, described.key):
+            with path.open("rb") as file:
+                while piece := file.read(1 << 22):
+                    digest.update(piece)
+    return f"{described.name}:{digest.hexdigest()[:32]}"
+
+
+def fetch_files(name: str, tag: str, say: hub.Say) -> None:
+    """Download what the model of a tag needs, so that it can be loaded without a network. Raises WeightsError."""
+    vocabulary = siglip_vocabulary(open_clip.get_model_config(name)["text_cfg"])
+    hub.fetch(name, tag, say)
+    if vocabulary is not None:
+        hub.fetch_tokenizer(vocabulary, say)
+
+
+def load_tokenizer(config: ModelConfig) -> Any:
+    """Load the model's tokenizer, texts -> int64 (texts, context), without its weights, which need not be there.
+
+    Raises:
+        ConfigError: The name is unknown.
+        WeightsError: The vocabulary is missing.
+    """
+    return tokenizer_of(recognise(config.model_copy(update={"weights": None})))
+
+
+def load(config: ModelConfig) -> ClipModel:
+    """Load a model, in evaluation mode on the configured device.
+
+    Raises:
+        ConfigError: The model is unknown or cannot be explained.
+        WeightsError: The weights are missing, damaged or another model's.
+        ResourceError: The device is not there.
+    """
+    described = recognise(config)
+    plan_of(described.architecture)
     device = pick_device(config.device)
     warn_of_slow_precision(config.precision, device)
     if config.threads is not None and device.type == "cpu":
         torch.set_num_threads(config.threads)
     clip = from_open_clip(
-        module_of(description).requires_grad_(False).to(device),
-        tokenizer_of(description),
-        description.input,
-        name=description.name,
+        module_of(described).requires_grad_(False).to(device),
+        tokenizer_of(described),
+        described.input,
+        name=described.name,
         precision=PRECISIONS[config.precision],
-        pack=pack,
-        plain_blocks=plain_blocks,
     )
     _log.info("%s computes on %s in %s", clip.name, clip.device_name, config.precision)
     return clip
-
-
-def module_of(description: Description) -> Model:
-    """open_clip's module with its weights, float32, in evaluation mode.
-
-    Raises:
-        ConfigError: open_clip cannot build it.
-        WeightsError: the weights are missing, damaged or another model's.
-    """
-    model: Model = _download(description) if description.pretrained is not None else build_with_weights(description)
-    return model.eval()
 
 
 def from_open_clip(
@@ -92,44 +158,39 @@ def from_open_clip(
     *,
     name: str = "open_clip",
     precision: torch.dtype | None = None,
-    pack: bool = False,
-    plain_blocks: int | None = None,
 ) -> ClipModel:
     """Wrap a model that is already loaded. It is only read: its mode, hooks, flags and outputs stay as they are.
 
     Args:
-        model: an open_clip CLIP or CustomTextCLIP on any device and in any precision.
-        tokenizer: texts -> int (T, context), as `open_clip.get_tokenizer` gives it. None: CLIP's own, if the model has
+        model: An open_clip CLIP or CustomTextCLIP on any device and in any precision.
+        tokenizer: Texts -> int (T, context), as `open_clip.get_tokenizer` gives it. None: CLIP's own, if the model has
             its vocabulary.
-        spec: size and normalisation of the images. None: what the model says, and OpenAI's mean and deviation where it
+        spec: Size and normalisation of the images. None: what the model says, and OpenAI's mean and deviation where it
             says nothing.
-        name: for people.
-        precision: of the image trunk; None keeps the model's own.
-        pack: see `pack_tower`.
-        plain_blocks: see `pack_tower`.
+        name: Name for people.
+        precision: Precision of the image trunk; None keeps the model's own.
 
     Raises:
-        ConfigError: the image tower cannot be explained, or the tokenizer has to be given.
+        ConfigError: The image tower cannot be explained, or the tokenizer has to be given.
     """
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
-    own = private_copy(visual, None)
+    stated = getattr(visual, "preprocess_cfg", None) or {}
+    mean = tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN) if spec is None else spec.mean
+    std = tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD) if spec is None else spec.std
+    tower = take_apart(private_copy(visual, None), mean, std, precision)
+    stride = tower.placement.stride_px
     if spec is None:
-        sides = {"image_size": visual.image_size, "patch_size": 1}
-        spec = input_spec({"vision_cfg": sides, "text_cfg": {}}, getattr(visual, "preprocess_cfg", {}))
-        tower = take_apart(own, spec.mean, spec.std, precision)
-        stride = tower.placement.stride_px
-        spec = replace(spec, size_px=spec.size_px // stride * stride, patch_px=stride)
-    else:
-        tower = take_apart(own, spec.mean, spec.std, precision)
-    if spec.patch_px != tower.placement.stride_px or spec.size_px % spec.patch_px:
+        size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
+        how: Any = stated.get("interpolation") or "bicubic"
+        spec = InputSpec(size_px=size // stride * stride, patch_px=stride, mean=mean, std=std, interpolation=how)
+    if spec.patch_px != stride or spec.size_px % spec.patch_px:
         raise ConfigError(
-            f"{name} has a token every {tower.placement.stride_px} px, which does not fit images of {spec.size_px} px "
+            f"{name} has a token every {stride} px, which does not fit images of {spec.size_px} px "
             f"with one every {spec.patch_px} px"
         )
     texts = _own_tokenizer(model) if tokenizer is None else tokenizer
-
     encoder = TextEncoder(model, texts)
 
     def text_side() -> TextSide:
@@ -138,7 +199,7 @@ def from_open_clip(
 
     return ClipModel(
         name=name,
-        tower=pack_tower(tower, plain_blocks) if pack and isinstance(tower, VisionTower) else tower,
+        tower=tower,
         input=spec,
         encode_text=encoder,
         embed_dim=_embed_dim(model),
@@ -168,93 +229,50 @@ def _own_tokenizer(model: Model) -> Any:
     return tokenizer
 
 
-def build_with_weights(description: Description) -> Model:
-    """Build the model of a checkpoint with its weights, whether or not its image tower can be explained.
+def module_of(described: Described) -> Model:
+    """open_clip's module with its weights, float32, in evaluation mode, whether or not its tower can be explained.
 
     Raises:
         ConfigError: open_clip cannot build it.
-        WeightsError: the weights are missing, damaged or another model's.
+        WeightsError: The weights are missing, damaged or another model's.
     """
-    state = {} if description.weights is None else read_state(description.weights, description.key)
-    layout = recognise(state, description.weights, description.key)
-    architecture = dict(description.architecture)
+    if described.pretrained is not None:
+        return _downloaded(described.name, described.pretrained, described.architecture)
+    state = {} if described.weights is None else read_state(described.weights, described.key)
+    layout = layout_of(state, described.weights, described.key)
     if layout == OPENAI:
         # All of OpenAI's models were trained with QuickGELU (open_clip model.py does the same).
-        architecture["quick_gelu"] = True
-    model = _build(architecture)
-    model.load_state_dict(_fitting(model, arranged(state, layout), description), strict=True)
-    _log.info("%s: the weights are %s's", description.name, layout)
+        described = replace(described, architecture={**described.architecture, "quick_gelu": True})
+    model = _built(described)
+    model.load_state_dict(_fitting(model, arranged(state, layout), described), strict=True)
+    _log.info("%s: the weights are %s's", described.name, layout)
     return model.eval()
 
 
-def refuse_unsupported(description: Description) -> None:
-    """Build the model without memory and check it, so that what cannot be explained is refused before any work.
-
-    The catalog's models are known to be supported. Without memory a build takes a second of importing torch's compiler.
-
-    Raises:
-        ConfigError: the image tower cannot be explained.
-    """
-    plan_of(description.architecture)
-    if not _is_of_catalog(description):
-        check_supported(_without_memory(description))
-
-
-def refuse_without_importance(description: Description) -> None:
-    """Build the model without memory, so that a text tower without word importance is refused before any work.
-
-    Raises:
-        ConfigError: the importance of words is not defined on its text tower, and why.
-    """
-    take_text_apart(_without_memory(description))
-    named = description.architecture["text_cfg"].get("hf_tokenizer_name")
-    if named or description.tokenizer is not None:
-        raise ConfigError(
-            f"{named or description.tokenizer} does not say which characters its tokens stand for; "
-            "explain.importance=eos needs CLIP's own kind of tokenizer"
-        )
+def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
+    """The model of a tag, from the cache or the hub. open_clip reads the file, which may be in an older layout."""
+    path = hub.fetch(name, tag)
+    quick = bool(architecture.get("quick_gelu"))
+    try:
+        model = open_clip.create_model(name, pretrained=str(path), precision="fp32", force_quick_gelu=quick)
+    except Exception as error:  # safetensors and torch raise many kinds for a damaged file
+        raise WeightsError(
+            f"{path}, which was downloaded for {name}/{tag}, cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}): {hub.damage_of(path)}"
+        ) from error
+    check_supported(model)
+    return model.eval()
 
 
-def refuse_misfit(description: Description) -> str:
-    """Read a weights file and compare it with the model before any worker does; the catalog's files are known to fit.
-
-    Returns:
-        Whose checkpoint it is, see `layouts`; "" for a tag, whose file need not be there yet.
-
-    Raises:
-        WeightsError: the file is damaged or belongs to another model.
-    """
-    if description.weights is None:
-        return ""
-    if _is_of_catalog(description):
-        return OPEN_CLIP
-    state = read_state(description.weights, description.key)
-    layout = recognise(state, description.weights, description.key)
-    _fitting(_without_memory(description), arranged(state, layout), description)
-    return layout
-
-
-def _is_of_catalog(description: Description) -> bool:
-    return description.weights is not None and WEIGHTS_ROOT in description.weights.parents
-
-
-def _without_memory(description: Description) -> Model:
-    with torch.device("meta"):
-        return _build(description.architecture)
-
-
-def _build(architecture: dict[str, Any]) -> Model:
-    """Build an open_clip model with random weights.
-
-    Args:
-        architecture: open_clip's `model_cfg`. Where it holds `siglip_trunk`, see `siglip`, that is the image tower.
-    """
-    arguments = {key: value for key, value in architecture.items() if key not in ("custom_text", "siglip_trunk")}
-    trunk = architecture.get("siglip_trunk")
-    if trunk is not None:
-        arguments["vision_cfg"] = siglip.PLACEHOLDER
+def _built(described: Described) -> Model:
+    """An open_clip model with random weights."""
+    architecture = described.architecture
+    arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
+    if described.siglip is not None:
+        arguments["vision_cfg"] = _SMALLEST
     elif "timm_model_name" in architecture["vision_cfg"]:
-        import stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415 - it names our own trunk to timm
+        # It names our own trunk to timm, whose layers only its towers wait for.
+        import stages.shared.model.towers.photo_trunk  # noqa: F401, PLC0415
 
         # The weights come from our checkpoint: timm would first download those of its own.
         arguments["vision_cfg"] = {**architecture["vision_cfg"], "timm_model_pretrained": False}
@@ -267,8 +285,8 @@ def _build(architecture: dict[str, Any]) -> Model:
     custom = architecture.get("custom_text") or hugging_face
     try:
         model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**arguments)
-        if trunk is not None:
-            model.visual = siglip.image_tower(trunk, architecture["embed_dim"])
+        if described.siglip is not None:
+            model.visual = _siglip_tower(described.siglip, architecture["embed_dim"])
     except OSError as error:
         raise WeightsError(f"open_clip could not get the text tower's configuration: {error}") from error
     except _BUILD_ERRORS as error:  # keys that open_clip does not have, values that make no sense
@@ -276,48 +294,34 @@ def _build(architecture: dict[str, Any]) -> Model:
     return model
 
 
-def fetch_files(description: Description, say: hub.Say) -> None:
-    """Download what the model of a tag needs, so that it can be loaded without a network.
+def _siglip_tower(trunk: dict[str, Any], embed_dim: int) -> nn.Module:
+    """The image tower of a SigLIP of any size as open_clip holds it, with random weights: a `TimmModel`.
 
-    Raises:
-        WeightsError: it cannot be had.
+    open_clip builds such towers by timm's names alone, and those have the exact GELU, where SigLIP was trained with its
+    approximation by tanh (big_vision, `flax.linen.gelu`), which is what `transformers` computes.
     """
-    if description.pretrained is not None:
-        hub.fetch(description.name, description.pretrained, say)
-        repository = siglip_vocabulary(description.architecture)
-        if repository is not None:
-            hub.fetch_tokenizer(repository, say)
+    from timm.models.vision_transformer import VisionTransformer  # noqa: PLC0415 - for this tower alone
 
-
-def _download(description: Description) -> Model:
-    """The model of a tag, from the cache or the hub. open_clip reads the file, which may be in an older layout."""
-    path = hub.fetch(description.name, str(description.pretrained))
-    try:
-        model: Model = open_clip.create_model(
-            description.name,
-            pretrained=str(path),
-            precision="fp32",
-            force_quick_gelu=bool(description.architecture.get("quick_gelu")),
+    options = {key: value for key, value in trunk.items() if key != "norm_eps"}
+    with torch.device("meta"):  # the layers of one of timm's SigLIP towers, which are never allocated
+        tower: nn.Module = open_clip.timm_model.TimmModel(
+            "vit_base_patch16_siglip_224", embed_dim, image_size=options["img_size"], pool="map", proj="none"
         )
-    except Exception as error:  # safetensors and torch raise many kinds for a damaged file
-        raise WeightsError(
-            f"{path}, which was downloaded for {description.name}/{description.pretrained}, cannot be loaded "
-            f"({type(error).__name__}: {first_line(error)}): {hub.damage_of(path)}"
-        ) from error
-    check_supported(model)
-    return model
+    norm = partial(nn.LayerNorm, eps=trunk["norm_eps"])
+    tower.trunk = VisionTransformer(**options, num_classes=0, global_pool="map", class_token=False, norm_layer=norm)
+    return tower
 
 
-def _fitting(model: Model, state: dict[str, Tensor], description: Description) -> dict[str, Tensor]:
+def _fitting(model: Model, state: State, described: Described) -> State:
     """Name the tensors as the model does. Raises WeightsError if they are those of another model."""
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for name in ("logit_scale", "logit_bias"):  # one number, of whatever shape
         value = state.get(name)
-        if isinstance(value, Tensor) and value.numel() == 1 and name in wanted:
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and name in wanted:
             state[name] = value.reshape(wanted[name])
-    found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+    found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(state.keys() - wanted.keys())
     differing = [name for name in wanted if name in found and wanted[name] != found[name]]
     faults = [
@@ -330,7 +334,7 @@ def _fitting(model: Model, state: dict[str, Tensor], description: Description) -
         faults.append(f"{len(differing)} have other sizes, such as {name}: {wanted[name]} wanted, {found[name]} found")
     if faults:
         raise WeightsError(
-            f"{description.key}: {description.weights} does not fit the architecture "
-            f"{description.described_by or description.name}: {'; '.join(faults)}"
+            f"{described.key}: {described.weights} does not fit the architecture "
+            f"{described.described_by or described.name}: {'; '.join(faults)}"
         )
     return state

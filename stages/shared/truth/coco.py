@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from stages.contract.errors import InputError
+from stages.contract.errors import InputError, kind_of_value
 from stages.contract.geometry import Box
 from stages.contract.masks import decode_runs, encode_counts, encode_polygons, rle_area_px, rle_union
 from stages.contract.records import Rle
@@ -46,7 +46,7 @@ class Entry:
         """A checked value. Raises InputError that names the file, the place, and what was expected."""
         value = self.values.get(key, default)
         if not is_right(value):
-            raise self.fault(f"expected '{key}' {what}, got {_shown(value)}")
+            raise self.fault(f"expected '{key}' {what}, got {kind_of_value(value)}")
         return value
 
     def id(self, key: str) -> EntryId:
@@ -167,7 +167,8 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
             boxes.append({**entry.values, "iscrowd": 0})
     names = read_json(instances_path)
     if not isinstance(names, dict):
-        raise InputError(f"{instances_path}: expected an object with 'images' and 'categories', got {_shown(names)}")
+        what = kind_of_value(names)
+        raise InputError(f"{instances_path}: expected an object with 'images' and 'categories', got {what}")
     return replace(_truth_of(_instances(path, {**names, "annotations": boxes})), categories=frozenset())
 
 
@@ -214,7 +215,7 @@ def read_instances(path: Path) -> Instances:
     """The entries of an instances file; `categories` may be missing. Raises InputError as `read_coco`."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {_shown(content)}")
+        raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {kind_of_value(content)}")
     return _instances(path, content)
 
 
@@ -287,10 +288,10 @@ def read_json(path: Path) -> Any:
 def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
     """The entries of a list of objects. Raises InputError for anything else."""
     if not isinstance(value, list):
-        raise InputError(f"{path}: expected a list '{name}', got {_shown(value)}")
+        raise InputError(f"{path}: expected a list '{name}', got {kind_of_value(value)}")
     for index, values in enumerate(value):
         if not isinstance(values, dict):
-            raise InputError(f"{path}: {name}[{index}]: expected an object, got {_shown(values)}")
+            raise InputError(f"{path}: {name}[{index}]: expected an object, got {kind_of_value(values)}")
         yield Entry(path, f"{name}[{index}]", values)
 
 
@@ -369,7 +370,7 @@ def _mask(thing: CocoThing) -> Rle | None:
                 raise ValueError("expected polygons [x0, y0, x1, y1, ...] of numbers")
             mask = encode_polygons(value, size_hw)
             return mask if any(len(polygon) >= 6 for polygon in value) else None
-        raise ValueError(f"expected a list of polygons or a run-length code, got {_shown(value)}")
+        raise ValueError(f"expected a list of polygons or a run-length code, got {kind_of_value(value)}")
     except ValueError as error:
         raise thing.entry.fault(f"segmentation: {error}") from error
 
@@ -382,7 +383,7 @@ def _from_runs(value: Mapping[str, Any], size_hw: tuple[int, int]) -> Rle:
         return encode_counts(decode_runs(Rle(size_hw=size_hw, counts=counts)).tolist(), size_hw)
     if isinstance(counts, list):
         return encode_counts(counts, size_hw)
-    raise ValueError(f"expected counts as a list or text, got {_shown(counts)}")
+    raise ValueError(f"expected counts as a list or text, got {kind_of_value(counts)}")
 
 
 def _is_text(value: object) -> bool:
@@ -392,9 +393,3 @@ def _is_text(value: object) -> bool:
 def _is_number(value: object) -> bool:
     """Whether a value can be a coordinate: a finite number, and not far from any image."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _FARTHEST_PX
-
-
-def _shown(value: object) -> str:
-    """What a JSON value is, for messages."""
-    kinds = {type(None): "nothing", bool: "true or false", list: "a list", dict: "an object"}
-    return kinds.get(type(value)) or repr(value)[:80]

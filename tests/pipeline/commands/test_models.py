@@ -40,7 +40,7 @@ def test_the_model_of_drawings_is_not_sane_on_photographs_and_is_told_why(demo: 
     assert "off the centre" in text
     assert "images/s, with 3.9 phrases each, on cpu" in text
     assert "peak memory" in text
-    assert "demo does not look sane on photographs" in text
+    assert "demo fails the sanity check on photographs" in text
     assert "trained on drawn scenes" in text
     assert text.endswith("next: phrasebox demo")
     with Image.open(picture) as sheet:

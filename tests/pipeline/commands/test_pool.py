@@ -44,7 +44,7 @@ def test_a_pool_is_written_from_one_corpus_and_measured_on_another(tmp_path: Pat
         (["a.txt"], "say either --out FILE"),
         (["a.txt", "--out", "p.txt", "--covered-by", "p.txt"], "say either --out FILE"),
         (["none.txt", "--out", "p.txt"], "cannot read none.txt"),
-        (["a.txt", "--out", "p.txt", "--at-least", "9"], "no phrase stands in its captions 9 times or more"),
+        (["a.txt", "--out", "p.txt", "--at-least", "9"], "no phrase occurs in its captions 9 times or more"),
         (["a.txt", "--covered-by", "a.jpg"], "a.jpg cannot be read"),
     ],
 )

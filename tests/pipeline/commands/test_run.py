@@ -186,7 +186,7 @@ def test_a_stopped_run_goes_on(
     monkeypatch.setattr(inline_engine, "run_stages", run_stages)
     printed = StringIO()
     dataset = run(config, Console(file=printed, width=500))
-    assert f"going on with the run in {dataset}" in printed.getvalue()
+    assert f"resuming the run in {dataset}" in printed.getvalue()
     assert list(validate(dataset)) == []
     again, whole = table_of(dataset), table_of(inline_dataset)
     assert again.schema.equals(whole.schema, check_metadata=True)
@@ -232,11 +232,11 @@ def test_an_interrupted_run_says_that_it_can_go_on(
     command = [sys.executable, "-c", INTERRUPTED, str(int(number)), "run", str(tmp_path / "run.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
-    assert done.stderr.strip() == "stopped. What is finished is kept; the same command goes on from here."
+    assert done.stderr.strip() == "stopped. Finished rows are kept; the same command resumes the run."
     assert list((tmp_path / "out" / "data").glob("*.parquet"))
     printed = StringIO()
     dataset = run(config, Console(file=printed, width=500))
-    assert f"going on with the run in {dataset}" in printed.getvalue()
+    assert f"resuming the run in {dataset}" in printed.getvalue()
     assert rows_of(dataset) == rows_of(inline_dataset)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections import Counter
@@ -57,13 +58,14 @@ def test_figures_as_json(stats: Callable[..., Answer], synthetic_dataset: Path, 
     figures = json.loads(out)
     annotations = [a for row in rows for a in row["annotations"]]
     counts = open_dataset(synthetic_dataset).manifest["counts"]
-    assert figures["dataset"] == str(synthetic_dataset)
-    assert figures["finished"] is True
-    assert figures["samples"]["all"] == counts["written"] == 500
-    assert figures["samples"]["failed"] == counts["failed"]
-    assert figures["samples"]["regions"] == counts["annotated"] - counts["without_regions"]
-    assert figures["samples"]["no_regions"] == counts["without_regions"]
-    assert figures["samples"]["no_phrases"] == counts["without_phrases"]
+    assert (figures["dataset"], figures["finished"], figures["marks"]) == (str(synthetic_dataset), True, {})
+    assert figures["samples"] == {
+        "all": 500,
+        "failed": counts["failed"],
+        "regions": counts["annotated"] - counts["without_regions"],
+        "no_regions": counts["without_regions"],
+        "no_phrases": counts["without_phrases"],
+    }
     assert figures["regions"] == counts["regions"] == len(annotations)
     assert figures["phrases"] == counts["categories"]
     assert {entry["reason"]: entry["count"] for entry in figures["errors"]} == counts["failed_by_reason"]
@@ -71,7 +73,6 @@ def test_figures_as_json(stats: Callable[..., Answer], synthetic_dataset: Path, 
     top = Counter(a["head"] for a in annotations).most_common(1)[0]
     assert (figures["top_heads"][0]["text"], figures["top_heads"][0]["count"]) == top
     assert len(figures["top_phrases"]) == len(figures["top_heads"]) == 15
-    assert figures["marks"] == {}
 
 
 def test_conditions(stats: Callable[..., Answer], copy: Path, rows: list[dict[str, Any]]) -> None:
@@ -154,30 +155,23 @@ def test_an_unfinished_dataset(stats: Callable[..., Answer], copy: Path) -> None
 
 
 def test_errors_are_one_line(stats: Callable[..., Answer], copy: Path, tmp_path: Path) -> None:
-    def assert_refused(answer: Answer, *words: str) -> None:
-        code, out, err = answer
-        assert (code, out) == (2, "")
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        for word in words:
-            assert word in err
+    def assert_rejected(words: str, *arguments: object) -> None:
+        code, out, err = stats(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert re.match(f"error: {words}", err), err
 
-    assert_refused(stats(tmp_path / "none"), f"no such folder: {tmp_path}/none")
-    assert_refused(stats(tmp_path), f"{tmp_path} is not a finished dataset: no dataset.json in it")
-    assert_refused(
-        stats(copy, "--where", "colour = 'red'"),
-        "error: --where: not an SQL condition: ",
-        "colour",
-        "columns: phrase, head",
-    )
-    assert_refused(stats(copy, "--where", "w >"), "not an SQL condition: ", "syntax error")
-    assert_refused(stats(copy, "--where", "phrase = '\udcff'", "--json"), "not an SQL condition: ")
-    assert_refused(stats(copy, "--where", "phrase::INTEGER > 3", "--json"), "not an SQL condition: ")
+    assert_rejected(f"no such folder: {tmp_path}/none", tmp_path / "none")
+    assert_rejected(f"{tmp_path} is not a finished dataset: no dataset.json in it", tmp_path)
+    not_sql = "--where: not an SQL condition: "
+    assert_rejected(f"{not_sql}.*colour.*columns: phrase, head", copy, "--where", "colour = 'red'")
+    assert_rejected(f"{not_sql}.*syntax error", copy, "--where", "w >")
+    for condition in ("phrase = '\udcff'", "phrase::INTEGER > 3"):
+        assert_rejected(not_sql, copy, "--where", condition, "--json")
     (copy / "marks.json").write_text("{")
-    assert_refused(stats(copy), "marks.json is damaged")
+    assert_rejected(".*marks.json is damaged", copy)
     (copy / "marks.json").unlink()
     (copy / "data" / "00001.parquet").write_bytes(b"PAR1 half")
-    assert_refused(stats(copy), "00001.parquet is damaged or cannot be read")
+    assert_rejected(".*00001.parquet is damaged or cannot be read", copy)
 
 
 @pytest.mark.parametrize("arguments", [["--min-score", "1.5"], ["--top", "0"], ["--colour"]], ids=" ".join)

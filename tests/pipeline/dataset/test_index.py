@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -23,18 +22,6 @@ from stages.contract.schema import DATASET_SCHEMA
 from tests.pipeline.dataset.plain import find, in_order, marks_of, status_of
 
 ENDLESS = "(SELECT sum(a.range + b.range) FROM range(1000000) a, range(1000000) b) > score"
-
-
-@pytest.fixture(scope="module")
-def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
-    return list(open_dataset(synthetic_dataset).rows())
-
-
-@pytest.fixture(scope="module")
-def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
-    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
-        index.build()
-        yield index
 
 
 def page(index: Index, search: Search) -> list[int]:
@@ -132,31 +119,14 @@ def test_suggestions(index: Index, rows: list[dict[str, Any]]) -> None:
     assert index.suggest("phrase", "%", 5) == []
 
 
-def test_every_region_knows_its_caption(index: Index, rows: list[dict[str, Any]]) -> None:
-    found = index.ask(
-        Search(where="caption IS NOT NULL"), "SELECT row, phrase, caption_index, caption FROM hit_regions ORDER BY ALL"
-    )
-    expected = [
-        (number, a["phrase"], a["caption_index"], row["captions"][a["caption_index"]])
-        for number, row in enumerate(rows)
-        for a in row["annotations"]
-    ]
-    assert found == sorted(expected)
-    assert {index for _, _, index, _ in found} == {0, 1}
-
-
 def test_marks_are_replaced(synthetic_dataset: Path) -> None:
-    dataset = open_dataset(synthetic_dataset)
-    with closing(Index(dataset, {"s000000003": "good"})) as index:
+    with closing(Index(open_dataset(synthetic_dataset), {"s000000003": "good"})) as index:
         index.build()
-        assert page(index, Search(mark="any")) == [3]
-        assert index.count(Search(mark="none")).samples == 499
-        index.mark_all({"s000000004": "bad", "s000000003": "bad", "nobody": "good"})
-        assert page(index, Search(mark="bad")) == [3, 4]
-        assert index.count(Search(mark="good")) == SearchCount(samples=0, regions=0)
-        assert index.count(Search(mark="none")).samples == 498
-        index.mark_all({})
-        assert index.count(Search(mark="none")).samples == 500
+        changes = ({"s000000003": "good"}, [], 499), ({"s000000004": "bad", "nobody": "good"}, [4], 499), ({}, [], 500)
+        for marks, bad, unmarked in changes:
+            index.mark_all(marks)
+            assert page(index, Search(mark="bad")) == bad
+            assert index.count(Search(mark="none")).samples == unmarked
 
 
 @pytest.mark.parametrize(
@@ -173,9 +143,8 @@ def test_what_is_no_condition(where: str, index: Index) -> None:
 
 def test_a_condition_that_fails_on_a_value(index: Index) -> None:
     index.check(Search(where="phrase::INTEGER > 3"))
-    with pytest.raises(ConfigError, match="not an SQL condition: Conversion Error: ") as refused:
+    with pytest.raises(ConfigError, match=r"^[^\n]*not an SQL condition: Conversion Error: [^\n]*$"):
         index.count(Search(where="phrase::INTEGER > 3"))
-    assert "\n" not in str(refused.value)
 
 
 def test_a_condition_that_never_ends(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,15 +164,6 @@ def test_several_threads_may_ask(index: Index) -> None:
         assert list(pool.map(lambda search: page(index, search), searches)) == expected
 
 
-def test_the_database_goes_away(synthetic_dataset: Path) -> None:
-    index = Index(open_dataset(synthetic_dataset), {})
-    folder = Path(index._folder.name)
-    index.build()
-    assert [path.name for path in folder.iterdir() if path.suffix == ".duckdb"] == ["index.duckdb"]
-    index.close()
-    assert not folder.exists()
-
-
 def test_building_tells_how_far_it_is(synthetic_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when the shards do not go into the database together."""
     monkeypatch.setattr(index_module, "_SHARDS_AT_ONCE", 2)
@@ -217,6 +177,9 @@ def test_building_tells_how_far_it_is(synthetic_dataset: Path, monkeypatch: pyte
         builder.join()
         assert index.count(Search()).samples == 500, "what was counted meanwhile is forgotten"
         assert page(index, Search()) == list(range(500))
+        folder = Path(index._folder.name)
+        assert [path.name for path in folder.iterdir() if path.suffix == ".duckdb"] == ["index.duckdb"]
+    assert not folder.exists()
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 

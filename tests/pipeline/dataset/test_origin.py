@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from pipeline.config import RunConfig
 from pipeline.dataset.folder import Dataset
-from pipeline.dataset.origin import LOADED, LOCATIONS, check_named, is_own, signed, unnamed
+from pipeline.dataset.origin import LOADED, check_named, is_own, signed, unnamed
+from pipeline.paths import LOCATIONS
 from stages.contract.errors import ConfigError
 from stages.explain import EXPLAINERS
 from stages.read import READERS
@@ -43,25 +44,17 @@ def test_what_was_signed_is_known_again_and_a_change_is_seen(state: Path) -> Non
     assert [path.name for path in state.iterdir()] == ["key"]
 
 
-def test_another_user_has_another_key(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_users_and_those_without_a_key(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = signed(RUN)
     monkeypatch.setenv("XDG_STATE_HOME", str(state / "other"))
     assert not is_own(run)
     assert signed(RUN)["signature"] != run["signature"]
-
-
-def test_where_no_key_can_be_kept_nothing_is_known_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (state / "other" / "phrasebox" / "key").write_bytes(b"")  # damaged
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    run = signed(RUN)
-    assert run["signature"] is None
-    assert not is_own(run)
-
-
-def test_a_damaged_key_signs_nothing(state: Path) -> None:
-    state.mkdir(parents=True)
-    (state / "key").write_bytes(b"")
-    assert signed(RUN)["signature"] is None
+    for place in (state / "other", tmp_path / "file"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(place))
+        assert signed(RUN)["signature"] is None
+        assert not is_own(signed(RUN))
 
 
 def dataset_of(folder: Path, sections: dict[str, Any], *, own: bool = False) -> Dataset:

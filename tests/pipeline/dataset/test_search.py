@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index
 from pipeline.dataset.selection import Search, Selection, Selector, literal, sandboxed
 from tests.pipeline.dataset.plain import CONDITIONS, find, marks_of
@@ -94,50 +91,18 @@ SEARCHES = st.builds(
 )
 
 
-@pytest.fixture(scope="module")
-def table(synthetic_dataset: Path) -> Any:
-    return pa.concat_tables(open_dataset(synthetic_dataset).tables())
-
-
-@pytest.fixture(scope="module")
-def rows(table: Any) -> Any:
-    return table.to_pylist()
-
-
-@pytest.fixture(scope="module")
-def index(synthetic_dataset: Path, rows: Any) -> Iterator[Index]:
-    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
-        index.build()
-        yield index
-
-
-def assert_the_same(search: Search, index: Index, table: Any, rows: Any) -> int:
-    """The exported regions are those shown and those of plain Python; returns how many."""
+@settings(max_examples=60)
+@example(search=Search(phrase="man", mark="none", where="w > h"))
+@example(search=Search(head="dog", regions_min=2, where="caption ILIKE '% beside %' -- side by side"))
+@example(search=Search(score_min=0.4, score_max=0.7, where="caption_index = 1 /* the second */", regions_max=9))
+@example(search=Search(where="x = 0 OR y = 0", mark="good"))
+@given(search=SEARCHES)
+def test_any_search_exports_what_it_shows(search: Search, index: Index, whole: Any, rows: Any) -> None:
+    """The exported regions are those shown and those of plain Python."""
     marks = marks_of(rows)
-    answer = Selector(Selection(where=search.condition(), marks=marks)).choose(table)
+    answer = Selector(Selection(where=search.condition(), marks=marks)).choose(whole)
     exported = [(row, a) for row, found in enumerate(answer["annotations"].to_pylist()) for a in found]
     shown = index.ask(search, "SELECT row, phrase, score, x, y, w, h FROM hit_regions")
     assert Counter((row, a["phrase"], a["score"], *a["bbox"]) for row, a in exported) == Counter(shown)
     expected = [(one.number, region["id"]) for one in find(rows, marks, search) for region in one.regions]
     assert [(row, a["id"]) for row, a in exported] == expected
-    return len(expected)
-
-
-@settings(max_examples=60)
-@given(search=SEARCHES)
-def test_any_search_exports_what_it_shows(search: Search, index: Index, table: Any, rows: Any) -> None:
-    assert_the_same(search, index, table, rows)
-
-
-@pytest.mark.parametrize(
-    "search",
-    [
-        Search(phrase="man", mark="none", where="w > h"),
-        Search(head="dog", regions_min=2, where="caption ILIKE '% beside %' -- side by side"),
-        Search(score_min=0.4, score_max=0.7, where="caption_index = 1 /* the second */", regions_max=9),
-        Search(where="x = 0 OR y = 0", mark="good"),
-    ],
-    ids=lambda search: search.condition(),
-)
-def test_searches_that_find_something(search: Search, index: Index, table: Any, rows: Any) -> None:
-    assert assert_the_same(search, index, table, rows) > 0

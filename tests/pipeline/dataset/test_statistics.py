@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import (
     _INSERTS,
     AREA_EDGES,
@@ -25,21 +21,7 @@ from pipeline.dataset.index import (
     statistics,
 )
 from pipeline.dataset.selection import Search
-from stages.contract.errors import ConfigError
 from tests.pipeline.dataset.plain import find, marks_of, status_of
-
-
-@pytest.fixture(scope="module")
-def rows(synthetic_dataset: Path) -> list[dict[str, Any]]:
-    return list(open_dataset(synthetic_dataset).rows())
-
-
-@pytest.fixture(scope="module")
-def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
-    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
-        index.build()
-        yield index
-
 
 SEARCHES = {
     "all": Search(),
@@ -97,35 +79,22 @@ def test_the_share_of_absent_phrases_is_found_whatever_was_expected(absent: floa
     assert found == pytest.approx(missing.mean(), abs=0.01)
 
 
-def test_without_presences_no_share_is_known() -> None:
+def test_the_share_of_few_or_no_presences() -> None:
     assert spoken_for([], 0.5) is None
     assert spoken_for([(1.0, 3)], 0.5) == pytest.approx(0.0, abs=0.001)
 
 
 def test_the_share_counts_each_phrase_once_whether_it_is_absent_or_not() -> None:
-    rows = [
-        {
-            "row": 0,
-            "annotations": [("dog", 0.75), ("dog", 0.75), ("cat", None)],
-            "absent": [("cow", 0.25), ("cow", 0.25)],
-        },
-        {"row": 1, "annotations": [("dog", 1.0)], "absent": []},
-    ]
-    part = pa.table(
-        {
-            "row": [row["row"] for row in rows],
-            **{
-                name: pa.array(
-                    [[{"phrase": phrase, "presence": presence} for phrase, presence in row[name]] for row in rows],
-                    pa.list_(pa.struct({"phrase": pa.string(), "presence": pa.float32()})),
-                )
-                for name in ("annotations", "absent")
-            },
-        }
-    )
+    entries = pa.list_(pa.struct({"phrase": pa.string(), "presence": pa.float32()}))
+    annotations = [[("dog", 0.75), ("dog", 0.75), ("cat", None)], [("dog", 1.0)]]
+    columns = {"annotations": annotations, "absent": [[("cow", 0.25), ("cow", 0.25)], []]}
+    named = {
+        name: pa.array([[dict(zip(("phrase", "presence"), one, strict=True)) for one in row] for row in rows], entries)
+        for name, rows in columns.items()
+    }
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE presences (row BIGINT, phrase VARCHAR, presence FLOAT)")
-        connection.register("part", part)
+        connection.register("part", pa.table({"row": [0, 1], **named}))
         connection.execute(_INSERTS[-1])
         found = connection.execute("SELECT * FROM presences ORDER BY ALL").fetchall()
     assert found == [(0, "cow", 0.25), (0, "dog", 0.75), (1, "dog", 1.0)]
@@ -191,8 +160,3 @@ def test_bins_of_counts_per_image_are_as_wide_as_most_images_need(
     shown = dict(zip(found["labels"], found["counts"], strict=True))
     assert sum(shown.values()) == len(values)
     assert {label: shown[label] for label in labels} == dict(zip(labels, counts, strict=True))
-
-
-def test_a_broken_condition(index: Index) -> None:
-    with pytest.raises(ConfigError, match="not an SQL condition: "):
-        statistics(index, Search(where="colour = 'red'"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline.config import RayEngine
+from pipeline.config import EngineConfig
 from pipeline.engines.ray_cluster import OTHER_WORKERS, Pools, pools
 from pipeline.summary import Display, Report
 from stages.contract.errors import ConfigError, ResourceError
@@ -30,7 +30,7 @@ def chosen(
     cores: int | None = None,
     **engine: Any,
 ) -> Pools:
-    return pools(RayEngine(**engine), device, threads, nodes, cores)
+    return pools(EngineConfig(**engine), device, threads, nodes, cores)
 
 
 def test_on_this_machine_the_cores_are_divided_among_at_most_eight_model_workers() -> None:

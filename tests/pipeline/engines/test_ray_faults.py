@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import __version__
-from tests.pipeline.light import ROOT, batches_of, light_command, light_run, rows_of, write_captions
+from tests.pipeline.light import ROOT, batches_of, ended, light_command, light_run, rows_of, write_captions
 from tests.soak.cluster import SmallCluster
 
 pytestmark = pytest.mark.ray
@@ -44,7 +44,7 @@ def test_a_sample_that_kills_its_worker_becomes_a_row_and_its_neighbours_are_unh
 @pytest.mark.slow
 def test_an_input_that_kills_its_readers_ends_the_run_with_its_name(tmp_path) -> None:
     captions = write_captions(tmp_path, ["cat"] * 60 + ["die here"] + ["cat"] * 19)
-    done = subprocess.run(light_command(captions, tmp_path / "out"), capture_output=True, text=True, check=False)
+    done = ended(light_command(captions, tmp_path / "out"))
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("InputError")]
     assert line == (
@@ -54,9 +54,7 @@ def test_an_input_that_kills_its_readers_ends_the_run_with_its_name(tmp_path) ->
 
 def in_small_disk(script: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script with mounts of its own, which go away with it; needs no rights beyond user namespaces."""
-    return subprocess.run(
-        ["unshare", "-rm", "bash", "-ec", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    return ended(["unshare", "-rm", "bash", "-ec", script])
 
 
 @pytest.mark.slow
@@ -75,8 +73,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     done = in_small_disk(script)
     first = (tmp_path / "first").read_text().splitlines()
     assert first == [
-        f"OutputError: cannot write to {out}: No space left on device. What is finished is kept: mend that, and the "
-        "same command goes on from there"
+        f"OutputError: cannot write to {out}: No space left on device. Finished rows are kept: fix that, and the "
+        "same command resumes the run"
     ]
     assert done.returncode == 0, (done.stderr, (tmp_path / "second").read_text())
     assert len(rows_of(copy)) == 200
@@ -108,14 +106,7 @@ def from_decoy(folder: Path, wanted: list[str], before: str = "") -> subprocess.
     script.parent.mkdir()
     script.write_text(f"from tests.pipeline import light\n{before}\nlight._main()\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, str(script), *wanted[3:]],
-        cwd=decoy,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return ended([sys.executable, str(script), *wanted[3:]], cwd=decoy, env=environment)
 
 
 @pytest.mark.slow
@@ -159,7 +150,7 @@ def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
     captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
-    done = subprocess.run(light_command(captions, out, address=address), capture_output=True, text=True, check=False)
+    done = ended(light_command(captions, out, address=address))
     assert done.returncode == 2
     assert done.stderr.startswith(f"ConfigError: engine.address: cannot reach a Ray cluster at '{address}'")
     assert done.stderr.count("\n") == 1
@@ -226,7 +217,7 @@ def test_a_driver_that_was_killed_holds_nothing_of_a_cluster_that_outlives_it(tm
     """Else the next runs wait for what nobody uses. What a run that lives has claimed stays its own."""
     code = """
         import sys, time, ray
-        from pipeline.engines.ray_private import CLAIMS, DATASETS, drop_claims_of_dead_drivers
+        from pipeline.engines.ray_data import CLAIMS, DATASETS, drop_claims_of_dead_drivers
         address, expected = sys.argv[1:]
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         claims, datasets = (ray.get_actor(name, namespace=namespace) for name, namespace in (CLAIMS, DATASETS))
@@ -291,11 +282,6 @@ def test_a_second_signal_ends_a_run_at_once() -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(10)
         """
-    first, second = (
-        subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(text)], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        for text in (code, nested)
-    )
+    first, second = (ended([sys.executable, "-c", textwrap.dedent(text)]) for text in (code, nested))
     assert (first.stdout, first.stderr.splitlines()[-1]) == ("cleaning up\n", "pipeline.terminal.Terminated")
     assert (second.returncode, second.stderr) == (143, "stopped at once.\n")

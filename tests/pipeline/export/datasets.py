@@ -11,10 +11,14 @@ import numpy as np
 from PIL import Image
 
 from pipeline.dataset.folder import open_dataset
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from pipeline.export.base import ExportReport
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
 from stages.phrases.filters import normalise
-from stages.write.tally import tally, write_categories
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import usable_model
+from stages.write import tally, write_categories
 from tests.stages.write.rows import failed, without_phrases, write_shards
 from tests.synthetic import write_manifest
 
@@ -163,12 +167,19 @@ def finished(folder: Path, rows: list[Record], *, embed_images: bool = True, **m
     return folder
 
 
+def exported(
+    name: str, dataset: Path, out: Path, settings: dict[str, Any] | None = None, **request: Any
+) -> tuple[Path, ExportReport]:
+    """The folder of a new export, and its report."""
+    exporter = EXPORTERS[name]
+    config = exporter.config_type.model_validate(settings or {})
+    asked = ExportRequest(exporter=exporter, out=out, config=config, **request)
+    return out, export_dataset(open_dataset(dataset), asked)
+
+
 def demo_fingerprint() -> str:
     """Of the embedded model."""
-    from stages.shared.model.config import ModelConfig
-    from stages.shared.model.describe import describe, fingerprint
-
-    return fingerprint(describe(ModelConfig(name="demo")))
+    return usable_model(ModelConfig(name="demo")).fingerprint
 
 
 def rows_by_stem(dataset: Path, out: Path) -> dict[str, dict[str, Any]]:

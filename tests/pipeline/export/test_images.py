@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.images import RENAMED, ImageNames
-from tests.pipeline.export.datasets import Maker, encoded, finished, mask
+from pipeline.export.base import RENAMED
+from pipeline.export.files import ImageNames
+from tests.pipeline.export.datasets import Maker, encoded, exported, finished, mask
 
 LONG = "ö" * 150
 
@@ -80,8 +80,7 @@ def test_entries_and_table_lead_to_the_images(
         image = {"file_name": file_name, "image_bytes": colours[f"s{number}"]}
         records.append(make.record(f"s{number}", ("a cat",), [region], **image))
     dataset, out = finished(tmp_path / "dataset", records), tmp_path / "out"
-    config = EXPORTERS[name].config_type.model_validate(settings)
-    report = export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS[name], out=out, config=config))
+    _, report = exported(name, dataset, out, settings)
     folder = "train/data" if name == "fiftyone" else "images/train"
     files = {path.relative_to(out).as_posix(): path.read_bytes() for path in (out / folder).rglob("*.jpg")}
     with (out / "names.csv").open(encoding="utf-8", newline="") as file:
@@ -102,16 +101,12 @@ def test_entries_and_table_lead_to_the_images(
         labels = {os.path.splitext(path)[0] for path in files}
         found = {path.relative_to(out).with_suffix("").as_posix() for path in (out / "labels").rglob("*.txt")}
         assert found == {label.replace("images/", "labels/") for label in labels}
-    again = ExportRequest(exporter=EXPORTERS[name], out=out, config=config, overwrite=True)
-    export_dataset(open_dataset(dataset), again)
+    exported(name, dataset, out, settings, overwrite=True)
     assert (out / "names.csv").exists()
 
 
-def test_without_a_renamed_image_there_is_no_table(tmp_path: Path) -> None:
-    make = Maker()
-    region = (0, "a cat", mask((1, 1, 5, 5)))
-    dataset = finished(tmp_path / "dataset", [make.record("s", ("a cat",), [region], file_name="cat.jpg")])
-    export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["yolo"], out=tmp_path / "out"))
-    assert (tmp_path / "out" / "images" / "train" / "cat.jpg").exists()
-    assert (tmp_path / "out" / "labels" / "train" / "cat.txt").exists()
-    assert not (tmp_path / "out" / "names.csv").exists()
+def test_where_all_images_keep_their_names_there_is_no_table(tmp_path: Path) -> None:
+    record = Maker().record("s", ("a cat",), [(0, "a cat", mask((1, 1, 5, 5)))], file_name="cat.jpg")
+    out, _ = exported("yolo", finished(tmp_path / "dataset", [record]), tmp_path / "out")
+    assert sorted(path.name for path in out.rglob("cat.*")) == ["cat.jpg", "cat.txt"]
+    assert not (out / "names.csv").exists()

@@ -3,101 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import supervision
+import webdataset
 from PIL import Image
+from pycocotools.cocoeval import COCOeval
+from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from stages.contract.masks import decode_mask
 from stages.contract.records import Rle
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
-from tests.pipeline.export.datasets import HEIGHT, WIDTH, rows_of, write_dataset
+from stages.shared.truth import read_truth
+from tests.pipeline.export.datasets import HEIGHT, WIDTH, exported, rows_of
+from tests.stages.read.inputs import read_all
+
+INSTANCES = "annotations/instances_train.json"
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("readers") / "dataset")
-
-
-@pytest.fixture
-def annotations(dataset: Path) -> dict[int, dict[str, Any]]:
-    """Of the dataset, by id, with the image's row and the decoded mask."""
-    return {
-        annotation["id"]: {**annotation, "row": row, "mask": mask_of(annotation["segmentation"]["counts"])}
-        for row in rows_of(dataset)
-        for annotation in row["annotations"]
-    }
+def annotations(demo_dataset: Path) -> dict[int, dict[str, Any]]:
+    """Of the dataset, by id, with the decoded mask."""
+    entries = [entry for row in rows_of(demo_dataset) for entry in row["annotations"]]
+    return {entry["id"]: {**entry, "mask": mask_of(entry["segmentation"]["counts"])} for entry in entries}
 
 
 def mask_of(counts: str) -> np.ndarray:
     return decode_mask(Rle(size_hw=(HEIGHT, WIDTH), counts=counts))
 
 
-def export_to(dataset: Path, out: Path, name: str, **settings: Any) -> Path:
-    exporter = EXPORTERS[name]
-    request = ExportRequest(exporter=exporter, out=out, config=exporter.config_type(**settings))
-    export_dataset(open_dataset(dataset), request)
-    return out
-
-
-@pytest.fixture
-def coco(dataset: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def coco(demo_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With RLE and images."""
-    return export_to(dataset, tmp_path / "coco", "coco", images=True)
+    return exported("coco", demo_dataset, tmp_path_factory.mktemp("read") / "coco", {"images": True})[0]
 
 
-INSTANCES = "annotations/instances_train.json"
-
-
-def test_pycocotools(coco: Path, annotations: dict[int, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    truth = COCO(str(coco / INSTANCES))
-    assert set(truth.anns) == set(annotations)
-    for number, entry in truth.anns.items():
-        np.testing.assert_array_equal(truth.annToMask(entry).astype(bool), annotations[number]["mask"])
-        assert entry["bbox"] == annotations[number]["bbox"]
-        assert truth.cats[entry["category_id"]]["name"] == annotations[number]["phrase"]
-    results = [
-        {
-            "image_id": entry["image_id"],
-            "category_id": entry["category_id"],
-            "segmentation": entry["segmentation"],
-            "score": entry["score"],
-        }
-        for entry in truth.anns.values()
-    ]
-    evaluation = COCOeval(truth, truth.loadRes(results), "segm")
+def test_pycocotools(coco: Path, annotations: dict[int, dict[str, Any]]) -> None:
+    for library in ("pycocotools.coco", "faster_coco_eval"):
+        truth = import_module(library).COCO(str(coco / INSTANCES))
+        entries = {entry["id"]: entry for entry in truth.loadAnns(truth.getAnnIds())}
+        assert entries.keys() == annotations.keys()
+        for number, entry in entries.items():
+            np.testing.assert_array_equal(truth.annToMask(entry).astype(bool), annotations[number]["mask"])
+            assert entry["bbox"] == annotations[number]["bbox"]
+            assert truth.cats[entry["category_id"]]["name"] == annotations[number]["phrase"]
+    truth = import_module("pycocotools.coco").COCO(str(coco / INSTANCES))
+    keys = ("image_id", "category_id", "segmentation", "score")
+    answers = [{key: entry[key] for key in keys} for entry in truth.anns.values()]
+    evaluation = COCOeval(truth, truth.loadRes(answers), "segm")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1)
 
 
-def test_faster_coco_eval(coco: Path, annotations: dict[int, dict[str, Any]]) -> None:
-    from faster_coco_eval import COCO
-
-    truth = COCO(str(coco / INSTANCES))
-    assert set(truth.getAnnIds()) == set(annotations)
-    for entry in truth.loadAnns(truth.getAnnIds()):
-        np.testing.assert_array_equal(truth.annToMask(entry).astype(bool), annotations[entry["id"]]["mask"])
-
-
 def test_torchvision(coco: Path, annotations: dict[int, dict[str, Any]]) -> None:
-    from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
-
     plain = CocoDetection(coco / "images" / "train", coco / INSTANCES)
-    keys = ("image_id", "boxes", "masks", "labels")
-    wrapped = wrap_dataset_for_transforms_v2(plain, target_keys=keys)
+    wrapped = wrap_dataset_for_transforms_v2(plain, target_keys=("image_id", "boxes", "masks", "labels"))
     assert len(wrapped) == 12
     seen = 0
     for (image, target), (_, entries) in zip(wrapped, plain, strict=True):
@@ -110,61 +80,38 @@ def test_torchvision(coco: Path, annotations: dict[int, dict[str, Any]]) -> None
     assert seen == len(annotations)
 
 
-def boxes_and_areas(annotations: dict[int, dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """(x0, y0, x1, y1, area), sorted."""
-    boxes = ([*entry["bbox"], entry["area"]] for entry in annotations.values())
-    return sorted((x, y, x + w, y + h, area) for x, y, w, h, area in boxes)
-
-
-def supervised(coco: Path) -> Iterator[Any]:
-    import supervision
-
+@pytest.mark.parametrize("form", ["rle", "polygons"])
+def test_supervision(form: str, demo_dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
+    """Of polygons, its masks are a pixel wider on the right and below, because it paints the corners of outlines."""
+    out, _ = exported("coco", demo_dataset, tmp_path / "out", {"images": True, "segmentation": form})
     loaded = supervision.DetectionDataset.from_coco(
-        images_directory_path=str(coco / "images" / "train"),
-        annotations_path=str(coco / INSTANCES),
-        force_masks=True,
+        images_directory_path=str(out / "images" / "train"), annotations_path=str(out / INSTANCES), force_masks=True
     )
-    yield from (detections for _, _, detections in loaded)
-
-
-def test_supervision(coco: Path, annotations: dict[int, dict[str, Any]]) -> None:
     found = [
         (*box.tolist(), int(mask.sum()))
-        for detections in supervised(coco)
+        for _, _, detections in loaded
         for box, mask in zip(detections.xyxy, detections.mask, strict=True)
     ]
-    assert sorted(found) == boxes_and_areas(annotations)
+    boxes = ([*entry["bbox"], entry["area"]] for entry in annotations.values())
+    wanted = sorted((x, y, x + w, y + h, area) for x, y, w, h, area in boxes)
+    for (*box, drawn), (*true, area) in zip(sorted(found), wanted, strict=True):
+        assert box == true
+        most = area if form == "rle" else (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
+        assert area <= drawn <= most
 
 
-def test_supervision_reads_polygons(dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
-    """Boxes agree; its masks are a pixel wider on the right and below, because it paints the corners of outlines."""
-    folder = export_to(dataset, tmp_path / "polygons", "coco", images=True, segmentation="polygons")
-    found = [
-        (*box.tolist(), int(mask.sum()))
-        for detections in supervised(folder)
-        for box, mask in zip(detections.xyxy, detections.mask, strict=True)
-    ]
-    assert len(found) == len(annotations)
-    for (*box, drawn), (*wanted, area) in zip(sorted(found), boxes_and_areas(annotations), strict=True):
-        assert box == wanted
-        assert area <= drawn <= (box[2] - box[0] + 1) * (box[3] - box[1] + 1)
-
-
-@pytest.mark.parametrize(("most", "labels"), [(None, True), (14, True), (13, False)])
+@pytest.mark.parametrize(("most", "labels"), [(14, True), (13, False)])
 def test_datasets(
-    most: int | None,
+    most: int,
     labels: bool,
-    dataset: Path,
+    demo_dataset: Path,
     tmp_path: Path,
     annotations: dict[int, dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A category is a number with a name; or the name itself where there are too many for every file, here of 14."""
-    import datasets
-
-    if most is not None:
-        monkeypatch.setattr("pipeline.export.hf.MOST_LABELS", most)
-    folder = export_to(dataset, tmp_path / "hf", "hf", rows_per_file=5)
+    monkeypatch.setattr("pipeline.export.hf.MOST_LABELS", most)
+    folder, _ = exported("hf", demo_dataset, tmp_path / "hf", {"rows_per_file": 5})
     loaded = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(loaded) == 12
     category = loaded.features["objects"]["category"].feature
@@ -175,10 +122,8 @@ def test_datasets(
     seen = 0
     for row in loaded:
         assert row["image"].size == (row["width"], row["height"]) == (WIDTH, HEIGHT)
-        objects = row["objects"]
-        for number, box, label, area, counts in zip(
-            *(objects[key] for key in ("id", "bbox", "category", "area", "segmentation")), strict=True
-        ):
+        keys = ("id", "bbox", "category", "area", "segmentation")
+        for number, box, label, area, counts in zip(*(row["objects"][key] for key in keys), strict=True):
             wanted = annotations[number]
             name = category.int2str(label) if labels else label
             assert (box, area, name) == (wanted["bbox"], wanted["area"], wanted["phrase"])
@@ -188,22 +133,17 @@ def test_datasets(
 
 
 @pytest.mark.parametrize("shares", ["train=0.6,validation=0.4", "train=0.999999,validation=0.000001"])
-def test_datasets_with_splits(shares: str, dataset: Path, tmp_path: Path) -> None:
+def test_datasets_with_splits(shares: str, demo_dataset: Path, tmp_path: Path) -> None:
     """A split that got no sample is not there."""
-    import datasets
-
-    request = ExportRequest(exporter=EXPORTERS["hf"], out=tmp_path / "hf", split=shares)
-    report = export_dataset(open_dataset(dataset), request)
-    loaded = datasets.load_dataset(str(tmp_path / "hf"), cache_dir=str(tmp_path / "cache"))
+    out, report = exported("hf", demo_dataset, tmp_path / "hf", split=shares)
+    loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
     assert {name: len(split) for name, split in loaded.items()} == +report.samples
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its tars open
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-def test_webdataset(dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
-    import webdataset
-
-    folder = export_to(dataset, tmp_path / "tars", "webdataset", rows_per_file=5)
+def test_webdataset(demo_dataset: Path, tmp_path: Path, annotations: dict[int, dict[str, Any]]) -> None:
+    folder, _ = exported("webdataset", demo_dataset, tmp_path / "tars", {"rows_per_file": 5})
     tars = sorted(str(path) for path in folder.glob("*.tar"))
     assert len(tars) == 3
     seen = 0
@@ -218,38 +158,25 @@ def test_webdataset(dataset: Path, tmp_path: Path, annotations: dict[int, dict[s
             np.testing.assert_array_equal(mask_of(entry["segmentation"]["counts"]), wanted["mask"])
             seen += 1
     assert seen == len(annotations)
+    samples = read_all(kind="webdataset", path=str(folder))  # phrasebox reads its own
+    sizes = [Image.open(BytesIO(load_image_bytes(sample.image, DecodeLimits()))).size for sample in samples]
+    assert sizes == [(WIDTH, HEIGHT)] * 12
 
 
-def test_phrasebox_reads_its_own_tars(dataset: Path, tmp_path: Path) -> None:
-    from tests.stages.read.inputs import read_all
-
-    folder = export_to(dataset, tmp_path / "tars", "webdataset")
-    samples = read_all(kind="webdataset", path=str(folder))
-    assert len(samples) == 12
-    for sample in samples:
-        image = Image.open(BytesIO(load_image_bytes(sample.image, DecodeLimits())))
-        assert image.size == (WIDTH, HEIGHT)
-
-
-def test_import_of_a_coco_export_gives_the_same_annotations(dataset: Path, coco: Path) -> None:
+def test_import_of_a_coco_export_gives_the_same_annotations(demo_dataset: Path, coco: Path) -> None:
     """Boxes, masks, areas, phrases, heads, spans, scores: all that the dataset says of a region, but its category."""
     content = json.loads((coco / INSTANCES).read_text(encoding="utf-8"))
-    rows = {row["id"]: row for row in rows_of(dataset)}
+    rows = {row["id"]: row for row in rows_of(demo_dataset)}
     names = {category["id"]: (category["name"], category["supercategory"]) for category in content["categories"]}
-    captions = {image["id"]: image["caption"] for image in content["images"]}
-    for image in content["images"]:
-        row = rows[image["id"]]
-        assert {key: image[key] for key in ("width", "height", "captions", "sample_id")} == {
-            key: row[key] for key in ("width", "height", "captions", "sample_id")
-        }
+    images = {image["id"]: image for image in content["images"]}
+    for number, image in images.items():
+        assert {key: image[key] for key in ("width", "height", "captions", "sample_id")}.items() <= rows[number].items()
     imported: dict[int, list[dict[str, Any]]] = {number: [] for number in rows}
     for entry in content["annotations"]:
         [[start, end]] = entry.pop("tokens_positive")
-        caption_start, caption_end = entry["span"]
-        words = rows[entry["image_id"]]["captions"][entry["caption_index"]][caption_start:caption_end]
-        assert captions[entry["image_id"]][start:end] == words
-        name, head = names[entry["category_id"]]
-        assert (name, head) == (entry["phrase"], entry["head"])
+        image = images[entry["image_id"]]
+        assert image["caption"][start:end] == image["captions"][entry["caption_index"]][slice(*entry["span"])]
+        assert names[entry.pop("category_id")] == (entry["phrase"], entry["head"])
         for key in {"score", "similarity", "presence"} & entry.keys():
             entry[key] = float(np.float32(entry[key]))
         imported[entry["image_id"]].append(entry)
@@ -258,12 +185,7 @@ def test_import_of_a_coco_export_gives_the_same_annotations(dataset: Path, coco:
             {key: value for key, value in entry.items() if key != "category_id" and value is not None}
             for entry in row["annotations"]
         ]
-        assert [{key: value for key, value in e.items() if key != "category_id"} for e in imported[number]] == wanted
-
-
-def test_eval_takes_a_coco_export_for_truth(dataset: Path, coco: Path) -> None:
-    from stages.shared.truth import read_truth
-
-    truth = read_truth(coco / INSTANCES)
+        assert imported[number] == wanted
+    truth = read_truth(coco / INSTANCES)  # `eval` takes it for ground truth
     assert len(truth.images) == 12
     assert sum(len(target.boxes_xywh_px) for image in truth.images.values() for target in image.targets) == 17

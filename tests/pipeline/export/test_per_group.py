@@ -11,12 +11,12 @@ import pytest
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.dataset.index import Index, statistics
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
-from pipeline.export.per_group import merged
+from pipeline.export import EXPORTERS
+from pipeline.export.base import merged
 from stages.contract.errors import ConfigError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import ImageRef, Phrase, Record, Region, Sample
-from tests.pipeline.export.datasets import HEIGHT, WIDTH, demo_fingerprint, encoded, finished, mask
+from tests.pipeline.export.datasets import HEIGHT, WIDTH, demo_fingerprint, encoded, exported, finished, mask
 from tests.pipeline.export.read_back import READ_BACK
 
 CAPTIONS = ("a boy with a dog", "A child and two dogs", "the boy runs")
@@ -63,41 +63,38 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return finished(tmp_path_factory.mktemp("things") / "dataset", [record()], fingerprint=demo_fingerprint())
 
 
-def exported(name: str, dataset: Path, out: Path, **request: Any) -> Any:
-    return export_dataset(
-        open_dataset(dataset), ExportRequest(exporter=EXPORTERS[name], out=out, per="group", **request)
-    )
+def instances(dataset: Path, out: Path, **request: Any) -> dict[str, Any]:
+    """The COCO file of an export by things."""
+    exported("coco", dataset, out, per="group", **request)
+    content: dict[str, Any] = json.loads((out / "annotations" / "instances_train.json").read_text())
+    return content
 
 
-def box_of(place: tuple[int, int, int, int]) -> tuple[float, float, float, float]:
-    x, y, w, h = place
-    return (x, y, x + w, y + h)
-
-
-@pytest.mark.parametrize("name", [name for name, exporter in EXPORTERS.items() if exporter.takes_groups])
-def test_every_format_has_each_region_of_each_thing_once(name: str, dataset: Path, tmp_path: Path) -> None:
-    report = exported(name, dataset, tmp_path / "out")
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_every_format_has_each_region_of_each_thing_once_or_rejects_things(
+    name: str, dataset: Path, tmp_path: Path
+) -> None:
+    if not EXPORTERS[name].takes_groups:
+        with pytest.raises(ConfigError, match=f"^per: {name} "):
+            exported(name, dataset, tmp_path / "out", per="group")
+        assert list(tmp_path.iterdir()) == []
+        return
+    out, report = exported(name, dataset, tmp_path / "out", per="group")
     assert report.regions == {"train": 4}
     read = READ_BACK[name]
-    (found,) = read.samples(tmp_path / "out", "train")
-    boxes = [box_of(PLACES[0][0]), box_of(PLACES[1][0]), box_of(PLACES[2][0]), box_of(PLACES[2][1])]
+    (found,) = read.samples(out, "train")
+    places = [PLACES[0][0], PLACES[1][0], *PLACES[2]]
     names = {
         "phrase": ["boy", "dog", "two dogs", "two dogs"],
         "head": ["boy", "dog", "dog", "dog"],
         "words": ["boy child boy", "dog", "two dogs", "two dogs"],
     }[read.label]
-    assert sorted((box, label) for box, label, _ in found) == sorted(zip(boxes, names, strict=True))
-
-
-@pytest.mark.parametrize("name", [name for name, exporter in EXPORTERS.items() if not exporter.takes_groups])
-def test_formats_of_phrases_refuse(name: str, dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"^per: {name} "):
-        exported(name, dataset, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    wanted = [((x, y, x + w, y + h), label) for (x, y, w, h), label in zip(places, names, strict=True)]
+    assert sorted((box, label) for box, label, _ in found) == sorted(wanted)
 
 
 def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) -> None:
-    exported("mdetr", dataset, tmp_path / "out")
+    exported("mdetr", dataset, tmp_path / "out", per="group")
     content = json.loads((tmp_path / "out" / "train.json").read_text())
     (image,) = content["images"]
     assert image["caption"] == "a boy with a dog\nA child and two dogs\nthe boy runs"
@@ -105,35 +102,22 @@ def test_mdetr_has_one_entry_with_all_captions(dataset: Path, tmp_path: Path) ->
     assert content["annotations"][0]["tokens_positive"] == [[2, 5], [19, 24], [42, 45]]
 
 
-def test_coco_has_all_phrases_of_a_thing(dataset: Path, tmp_path: Path) -> None:
-    exported("coco", dataset, tmp_path / "out")
-    content = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
-    boy = content["annotations"][0]
-    caption = content["images"][0]["caption"]
+def test_coco_has_all_phrases_of_a_thing_that_are_chosen(dataset: Path, tmp_path: Path) -> None:
+    content = instances(dataset, tmp_path / "all")
+    boy, caption = content["annotations"][0], content["images"][0]["caption"]
     assert [caption[start:end] for start, end in boy["tokens_positive"]] == ["boy", "child", "boy"]
-    assert [(each["phrase"], each["caption_index"]) for each in boy["phrases"]] == [
-        ("boy", 0),
-        ("child", 1),
-        ("boy", 2),
-    ]
+    phrases = [(each["phrase"], each["caption_index"]) for each in boy["phrases"]]
+    assert phrases == [("boy", 0), ("child", 1), ("boy", 2)]
     assert (boy["phrase"], boy["caption_index"], boy["group"], boy["score"]) == ("boy", 2, 0, 0.75)
-
-
-def test_a_choice_leaves_out_phrases_and_with_them_things(dataset: Path, tmp_path: Path) -> None:
-    exported("coco", dataset, tmp_path / "out", where="phrase <> 'child' AND score > 0.3")
-    content = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
-    assert [[each["phrase"] for each in one["phrases"]] for one in content["annotations"]] == [
-        ["boy", "boy"],
-        ["two dogs"],
-        ["two dogs"],
-    ]
+    content = instances(dataset, tmp_path / "chosen", where="phrase <> 'child' AND score > 0.3")
+    phrases = [[each["phrase"] for each in one["phrases"]] for one in content["annotations"]]
+    assert phrases == [["boy", "boy"], ["two dogs"], ["two dogs"]]
     assert [category["name"] for category in content["categories"]] == ["boy", "two dogs"]
 
 
-def test_without_groups_every_phrase_of_a_caption_is_a_thing(tmp_path: Path) -> None:
+def test_in_datasets_of_no_groups_every_phrase_of_a_caption_is_a_thing(tmp_path: Path) -> None:
     old = finished(tmp_path / "old", [record(grouped=False)])
-    report = exported("coco", old, tmp_path / "out")
-    assert report.regions == {"train": 6}
+    assert len(instances(old, tmp_path / "out")["annotations"]) == 6
 
 
 def test_statistics_count_things(dataset: Path) -> None:
@@ -145,15 +129,8 @@ def test_statistics_count_things(dataset: Path) -> None:
 
 def test_where_each_phrase_has_its_own_regions_the_best_lead() -> None:
     def region(caption: int, score: float, number: int) -> dict[str, Any]:
-        return {
-            "id": number,
-            "phrase": "dog",
-            "head": "dog",
-            "caption_index": caption,
-            "span": [0, 3],
-            "score": score,
-            "group": 0,
-        }
+        named = {"phrase": "dog", "head": "dog", "caption_index": caption, "span": [0, 3]}
+        return {"id": number, **named, "score": score, "group": 0}
 
     found = merged([region(0, 0.3, 1), region(1, 0.2, 2), region(1, 0.9, 3), region(2, 0.9, 4)])
     assert [one["id"] for one in found] == [2, 3]

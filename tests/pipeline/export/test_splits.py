@@ -11,11 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dataset.folder import open_dataset
-from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 from pipeline.export.export import ALL, image_of, parse_splits
 from stages.contract.errors import ConfigError
-from tests.pipeline.export.datasets import Maker, finished, mask
+from tests.pipeline.export.datasets import Maker, exported, finished, mask
 
 
 def test_shares_are_kept() -> None:
@@ -36,23 +34,15 @@ def test_all_rows_of_an_image_are_in_one_split(tmp_path: Path) -> None:
             record = make.record(sample_id, ("a dog",), [(0, "a dog", mask((1, 1, 5, 5)))], file_name=f"{number}.jpg")
             rows.append(replace(record, regions=tuple(replace(region, score=0.5) for region in record.regions)))
     dataset = finished(tmp_path / "dataset", rows)
-    request = ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / "coco", split="train=0.5,val=0.5")
-    report = export_dataset(open_dataset(dataset), request)
-    found = {
-        split: Counter(
-            image["file_name"]
-            for image in json.loads((tmp_path / "coco" / f"annotations/instances_{split}.json").read_text())["images"]
-        )
-        for split in ("train", "val")
-    }
+    out, report = exported("coco", dataset, tmp_path / "coco", split="train=0.5,val=0.5")
+    found = {}
+    for split in ("train", "val"):
+        images = json.loads((out / f"annotations/instances_{split}.json").read_text())["images"]
+        found[split] = Counter(image["file_name"] for image in images)
     assert not found["train"].keys() & found["val"].keys()
     assert set((found["train"] + found["val"]).values()) == {5}
     assert report.samples.total() == 200
     assert min(report.samples.values()) >= 50
-
-
-def test_an_image_without_a_name_is_told_by_its_sample() -> None:
-    assert image_of({"sample_id": "s1", "file_name": ""}) == "s1"
 
 
 @given(st.text(max_size=20))
@@ -65,6 +55,7 @@ def test_a_sample_stays_where_it_is_when_later_shares_change(sample_id: str) -> 
 
 def test_the_split_of_an_id_is_part_of_the_contract() -> None:
     """It must not change from version to version: samples would wander from val to train."""
+    assert image_of({"sample_id": "s1", "file_name": ""}) == "s1"
     splits = parse_splits("train=0.5,val=0.5")
     assert [splits.of(f"s{number}") for number in range(8)] == [
         "val", "val", "train", "train", "val", "train", "train", "train",
@@ -78,15 +69,11 @@ def test_the_split_of_an_id_is_part_of_the_contract() -> None:
         ("train=half", "not a number"),
         ("train=nan,val=1", "share above 0"),
         ("train=0,val=1", "share above 0"),
-        ("train=-1,val=2", "share above 0"),
         ("train=0.5,val=0.4", "sum to 1, got 0.9"),
         ("train=0.5,train=0.5", "given twice"),
         ("train=0.5,Train=0.5", "only by case"),
         ("../x=1", "cannot be the name"),
-        ("a/b=1", "cannot be the name"),
         ("=1", "cannot be the name"),
-        (".=1", "cannot be the name"),
-        ("tr ain=1", "cannot be the name"),
         ("träin=1", "cannot be the name"),
         (f"{'x' * 65}=1", "cannot be the name"),
     ],

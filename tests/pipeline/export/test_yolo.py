@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline.export.yolo import _numbers, joined, quoted
-from stages.contract.masks import mask_polygons
+from stages.contract.masks import mask_outlines
 from tests.pipeline.export.datasets import mask
 
 
 def parts_of(inside: np.ndarray) -> list[np.ndarray]:
-    return [np.array(polygon).reshape(-1, 2) for polygon in mask_polygons(inside)]
+    return [np.array(polygon).reshape(-1, 2) for polygon in mask_outlines(inside)[0]]
 
 
 def enclosed_area(outline: np.ndarray) -> float:

@@ -20,8 +20,8 @@ from pipeline.finetune.files import LATEST, LOG, PREVIOUS
 from pipeline.finetune.loop import Tuned, finetune
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, WeightsError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe, fingerprint
-from stages.shared.model.load import load, module_of
+from stages.shared.model.load import load, module_of, usable_model
+from stages.shared.model.recognise import recognise
 
 
 def config_of(dataset: Path, out: Path, **settings: Any) -> FinetuneConfig:
@@ -67,13 +67,10 @@ def test_it_learns_and_its_model_is_one_that_runs_take(whole: Tuned) -> None:
     assert [line["step"] for line in lines] == [6]
     assert set(lines[0]) == {"step", "learning_rate", "loss", "captions", "regions"}
     model = load(ModelConfig(checkpoint=whole.model))
-    by_folder = describe(ModelConfig(checkpoint=whole.model.parent))
-    assert (
-        fingerprint(by_folder).partition(":")[2]
-        == fingerprint(describe(ModelConfig(checkpoint=whole.model))).partition(":")[2]
-    )
+    by_folder, itself = (usable_model(ModelConfig(checkpoint=each)) for each in (whole.model.parent, whole.model))
+    assert by_folder.fingerprint.partition(":")[2] == itself.fingerprint.partition(":")[2]
     assert by_folder.name == whole.model.parent.name
-    assert model.input == describe(ModelConfig(name="demo")).input
+    assert model.input == recognise(ModelConfig(name="demo")).input
     start = load(ModelConfig(name="demo"))
     texts = ["red car", "a blue dog"]
     assert not torch.allclose(model.encode_text(texts), start.encode_text(texts))
@@ -110,7 +107,7 @@ def test_ctrl_c_writes_a_checkpoint_first(inline_dataset: Path, tmp_path: Path) 
 def test_the_text_tower_stays_where_it_shall(inline_dataset: Path, tmp_path: Path) -> None:
     recipe = {"kind": "align", "learns": "image"}
     tuned = weights(finetune(config_of(inline_dataset, tmp_path, recipe=recipe, epochs=0.34)))
-    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
     same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
     assert {name for name in start if not name.startswith("visual.") and name != "logit_scale"} <= same
     assert "visual.proj" not in same
@@ -119,7 +116,7 @@ def test_the_text_tower_stays_where_it_shall(inline_dataset: Path, tmp_path: Pat
 def test_what_is_frozen_stays_and_nothing_to_learn_is_refused(inline_dataset: Path, tmp_path: Path) -> None:
     frozen = ["visual.transformer", "visual.conv1"]
     tuned = weights(finetune(config_of(inline_dataset, tmp_path / "a", frozen=frozen, epochs=0.34)))
-    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
     same = {name for name, value in tuned.items() if torch.equal(value, start[name].float())}
     assert {name for name in start if name.startswith(tuple(frozen))} <= same
     assert {"visual.proj", "text_projection"} & same == set()
@@ -129,7 +126,7 @@ def test_what_is_frozen_stays_and_nothing_to_learn_is_refused(inline_dataset: Pa
 
 def test_interpolation_lies_between_start_and_end(whole: Tuned, inline_dataset: Path, tmp_path: Path) -> None:
     mixed = weights(finetune(config_of(inline_dataset, tmp_path, interpolate=0.25)))
-    start = module_of(describe(ModelConfig(name="demo"))).state_dict()
+    start = module_of(recognise(ModelConfig(name="demo"))).state_dict()
     for name, value in weights(whole).items():
         assert torch.allclose(mixed[name], start[name].float() * 0.75 + value * 0.25, atol=1e-6)
 

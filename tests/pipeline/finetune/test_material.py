@@ -11,7 +11,7 @@ from pipeline.finetune.config import DataConfig
 from pipeline.finetune.material import TuningData, refuse_long_phrases, shuffled_boxes
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import load_tokenizer
+from stages.shared.model.load import load_tokenizer
 from tests.conftest import SCENES
 
 

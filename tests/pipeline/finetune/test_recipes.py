@@ -21,10 +21,11 @@ from pipeline.finetune.recipes.clim import mosaics
 from pipeline.finetune.recipes.clipself import grid_boxes
 from pipeline.finetune.student import Student
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe, tokenizer_of
 from stages.shared.model.load import from_open_clip, module_of
+from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 
-DESCRIPTION = describe(ModelConfig(name="demo"))
+DESCRIPTION = recognise(ModelConfig(name="demo"))
 ALONE = RankGroup()
 
 

@@ -1,25 +1,75 @@
-"""Two datasets that all tests of the loaders read."""
+"""Two datasets that all tests of the loaders read, and what a loader should give of them, found the slow way."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from tests.pipeline.load.made import regrouped
+from pipeline.dataset.folder import open_dataset
+from pipeline.load import Contents
 from tests.synthetic import write_synthetic
 
-ROWS = 230
+NO_IMAGES = Contents(images=False)
+
+Row = dict[str, Any]
+
+
+def letters(texts: Sequence[str]) -> torch.Tensor:
+    """A tokenizer: the code points of the first five letters."""
+    return torch.tensor([[ord(letter) for letter in text[:5].ljust(5)] for text in texts])
+
+
+def changed(folder: Path, change: Callable[[int, Row], None] = lambda number, row: None, rows: int = 30) -> Path:
+    """The dataset after `change(number, row)` of every row, with row groups of that many rows."""
+    number = 0
+    for path in sorted((folder / "data").glob("*.parquet")):
+        table = pq.read_table(path)
+        found = table.to_pylist()
+        for row in found:
+            change(number, row)
+            number += 1
+        pq.write_table(pa.Table.from_pylist(found, schema=table.schema), path, row_group_size=rows)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """230 rows without images in three shards, row groups of 30."""
-    return regrouped(write_synthetic(tmp_path_factory.mktemp("load") / "dataset", ROWS, rows_per_file=90), 30)
+    return changed(write_synthetic(tmp_path_factory.mktemp("load") / "dataset", 230, rows_per_file=90))
 
 
 @pytest.fixture(scope="session")
 def with_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 rows with images in two shards, row groups of 8."""
     written = write_synthetic(tmp_path_factory.mktemp("load") / "dataset", 40, rows_per_file=25, embed_images=True)
-    return regrouped(written, 8)
+    return changed(written, rows=8)
+
+
+def expected(folder: Path, keep: Callable[[Row], bool] = lambda region: True) -> dict[str, list[int]]:
+    """sample_id -> ids of its regions that are kept, of rows without an error and with such a region."""
+    found = {}
+    for row in open_dataset(folder).rows():
+        regions = [region["id"] for region in row["annotations"] if keep(region)]
+        if row["error"] is None and regions:
+            found[row["sample_id"]] = regions
+    return found
+
+
+def given(samples: Any) -> dict[str, list[int]]:
+    """The same of samples; no sample may come twice."""
+    found: dict[str, list[int]] = {}
+    for sample in samples:
+        assert sample["sample_id"] not in found
+        found[sample["sample_id"]] = sample["region_ids"].tolist()
+    return found
+
+
+def names(samples: Any) -> list[str]:
+    """Sample ids in order."""
+    return [sample["sample_id"] for sample in samples]

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
 from stages.contract.errors import InputError
-from tests.pipeline.load.made import NO_IMAGES, Row, changed, names
+from tests.pipeline.load.conftest import NO_IMAGES, Row, changed, names
 
 SMALL = Contents(square_px=8)
+both = pytest.mark.parametrize("loader", [RegionStream, RegionDataset])
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +33,20 @@ def good(folder: Path) -> list[str]:
     return [name for name in names(RegionStream(folder, NO_IMAGES, shuffle=False)) if int(name[1:]) % 3]
 
 
-@pytest.mark.parametrize("loader", [RegionStream, RegionDataset])
+@both
 def test_they_stop_the_training_and_say_where(loader: Any, damaged: Path) -> None:
     with pytest.raises(InputError, match=r"dataset: sample 's0.*', image '.*jpg': bad_image: .*on_bad_image='skip'"):
         for _ in DataLoader(loader(damaged, SMALL), batch_size=4, collate_fn=list):
             pass
 
 
-def test_a_missing_one_too(inline_dataset: Path, tmp_path: Path) -> None:
+def test_missing_ones_too_and_they_have_no_neighbours(inline_dataset: Path, tmp_path: Path) -> None:
+    gone = Contents(image_root=str(tmp_path))
     with pytest.raises(InputError, match=r"missing_image: .* does not exist below the image root"):
-        next(iter(RegionStream(inline_dataset, Contents(image_root=str(tmp_path)))))
+        next(iter(RegionStream(inline_dataset, gone)))
+    stream = RegionStream(inline_dataset, gone, on_bad_image="skip", even="drop", rank=0, world_size=2)
+    with pytest.warns(RuntimeWarning, match="skipped"), pytest.raises(InputError, match=r"all \d images"):
+        list(stream)
 
 
 def test_or_are_skipped_and_counted(damaged: Path) -> None:
@@ -51,14 +56,16 @@ def test_or_are_skipped_and_counted(damaged: Path) -> None:
     assert sorted(found) == good(damaged)
     skipped = len(names(RegionStream(damaged, NO_IMAGES))) - len(found)
     assert stream.bad_images.count == skipped >= 10
-    assert [str(warning.message).partition(":")[0] for warning in caught] == [
-        "an image is skipped",
-        "10 images skipped so far, the last",
-    ]
+    told = [str(warning.message).partition(":")[0] for warning in caught]
+    assert told == ["an image is skipped", "10 images skipped so far, the last"]
+    dataset = RegionDataset(damaged, SMALL, on_bad_image="skip")
+    bad = next(n for n, name in enumerate(names(RegionDataset(damaged, NO_IMAGES))) if int(name[1:]) % 3 == 0)
+    with pytest.raises(InputError, match="bad_image"):
+        dataset[bad]  # a single sample still raises
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped:RuntimeWarning")
-@pytest.mark.parametrize("loader", [RegionStream, RegionDataset])
+@both
 def test_the_count_comes_from_the_workers(loader: Any, damaged: Path) -> None:
     dataset = loader(damaged, SMALL, on_bad_image="skip")
     batches = list(DataLoader(dataset, batch_size=3, num_workers=2, collate_fn=collate_regions))
@@ -75,20 +82,6 @@ def test_even_ranks_stay_even(damaged: Path) -> None:
         assert len(found) == len(stream)
         assert stream.bad_images.count == len(found) - len(set(found)) > 0
         assert set(found) <= set(good(damaged))
-
-
-def test_even_ranks_without_a_good_image(inline_dataset: Path, tmp_path: Path) -> None:
-    gone = Contents(image_root=str(tmp_path))
-    stream = RegionStream(inline_dataset, gone, on_bad_image="skip", even="drop", rank=0, world_size=2)
-    with pytest.warns(RuntimeWarning, match="skipped"), pytest.raises(InputError, match=r"all \d images"):
-        list(stream)
-
-
-def test_a_single_sample_still_raises(damaged: Path) -> None:
-    dataset = RegionDataset(damaged, SMALL, on_bad_image="skip")
-    bad = next(n for n, name in enumerate(names(RegionDataset(damaged, NO_IMAGES))) if int(name[1:]) % 3 == 0)
-    with pytest.raises(InputError, match="bad_image"):
-        dataset[bad]
 
 
 def test_nothing_is_said_of_good_ones(with_images: Path) -> None:

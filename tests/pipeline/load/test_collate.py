@@ -1,3 +1,5 @@
+"""Samples -> a batch."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,7 +8,7 @@ import torch
 from torchvision.ops import roi_align
 
 from pipeline.load import Contents, RegionStream, collate_regions
-from tests.pipeline.load.made import letters
+from tests.pipeline.load.conftest import letters
 
 
 def test_regions_stand_one_after_the_other(with_images: Path) -> None:

@@ -1,3 +1,5 @@
+"""Samples by number."""
+
 from __future__ import annotations
 
 import pickle
@@ -9,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from pipeline.load import Contents, RegionDataset, RegionStream, collate_regions
-from tests.pipeline.load.made import NO_IMAGES, expected, given, names
+from tests.pipeline.load.conftest import NO_IMAGES, expected, given, names
 
 
 def test_it_holds_the_samples_in_stored_order(folder: Path) -> None:
@@ -22,38 +24,32 @@ def test_it_holds_the_samples_in_stored_order(folder: Path) -> None:
     for index in (len(dataset), -len(dataset) - 1):
         with pytest.raises(IndexError, match="expected a number below"):
             dataset[index]
+    dataset[0]["boxes_xyxy_px"].zero_()  # a change to a sample does not stay
+    assert torch.equal(dataset[0]["boxes_xyxy_px"], samples[0]["boxes_xyxy_px"])
 
 
-def test_a_choice_is_the_streams(folder: Path) -> None:
+def test_a_choice_is_the_streams_also_after_pickling(folder: Path) -> None:
     choice = {"min_score": 0.4, "where": "w > 40", "keep_empty": True}
     dataset = RegionDataset(folder, NO_IMAGES, **choice)
     assert given(dataset) == given(RegionStream(folder, NO_IMAGES, **choice))
+    assert given(pickle.loads(pickle.dumps(dataset))) == given(dataset)
+    with pytest.raises(TypeError, match="shuffle"):
+        RegionDataset(folder, NO_IMAGES, shuffle=False)
 
 
-def test_batches_read_each_row_group_once(folder: Path) -> None:
+def test_row_groups_are_read_once_a_batch_and_the_last_ones_are_kept(folder: Path) -> None:
+    """Shards of 90, 90 and 50 rows, groups of 30."""
     dataset = RegionDataset(folder, NO_IMAGES, cached_rows=1)
     indices = np.random.default_rng(0).permutation(len(dataset)).tolist()
     samples = dataset.__getitems__(indices + indices[:3])
-    assert dataset.read_row_groups == 8  # shards of 90, 90 and 50 rows, groups of 30
+    assert dataset.read_row_groups == 8
     stored = list(expected(folder))
     assert names(samples) == [stored[index] for index in indices + indices[:3]]
-
-
-def test_the_last_row_groups_are_kept(folder: Path) -> None:
     dataset = RegionDataset(folder, NO_IMAGES, cached_rows=60)
-    for number in (0, 1, 30, 0, 31, 1):
-        dataset[number]
-    assert dataset.read_row_groups == 2
-    for number in (len(dataset) - 1, len(dataset) // 2, 0):
-        dataset[number]
-    assert dataset.read_row_groups == 5
-
-
-def test_a_change_to_a_sample_does_not_stay(folder: Path) -> None:
-    dataset = RegionDataset(folder, NO_IMAGES)
-    boxes = dataset[0]["boxes_xyxy_px"].clone()
-    dataset[0]["boxes_xyxy_px"].zero_()
-    assert torch.equal(dataset[0]["boxes_xyxy_px"], boxes)
+    for numbers, read in (((0, 1, 30, 0, 31, 1), 2), ((len(dataset) - 1, len(dataset) // 2, 0), 5)):
+        for number in numbers:
+            dataset[number]
+        assert dataset.read_row_groups == read
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -65,9 +61,3 @@ def test_with_torchs_samplers(with_images: Path, workers: int) -> None:
         loader = DataLoader(dataset, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=collate_regions)
         found += [name for batch in loader for name in batch["sample_ids"]]
     assert set(found) == set(expected(with_images, lambda region: region["score"] > 0.1))
-
-
-def test_after_pickling_it_gives_the_same(folder: Path) -> None:
-    dataset = RegionDataset(folder, NO_IMAGES, where="score > 0.2")
-    dataset[0]
-    assert given(pickle.loads(pickle.dumps(dataset))) == given(dataset)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.architecture.source import ROOT
-from tests.pipeline.load.made import expected
+from tests.pipeline.load.conftest import expected
 from tests.synthetic import write_synthetic
 
 RANK = """
@@ -43,24 +43,10 @@ def test_two_ranks_of_gloo_with_two_workers_each(even: str, folder: Path, tmp_pa
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"RANK": "7", "WORLD_SIZE": "9"}  # the group knows better
     outs = [tmp_path / f"{rank}.json" for rank in range(2)]
+    command = [sys.executable, "-W", "error", program, folder, tmp_path / "meeting"]
     ranks = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-W",
-                "error",
-                str(program),
-                str(folder),
-                str(tmp_path / "meeting"),
-                str(out),
-                str(n),
-                even,
-            ],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n, out in enumerate(outs)
+        subprocess.Popen([*map(str, [*command, out, rank, even])], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank, out in enumerate(outs)
     ]
     for process in ranks:
         _, errors = process.communicate()

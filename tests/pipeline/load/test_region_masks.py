@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.load.region_masks import full_masks, grid_shares
+from pipeline.load.row_groups import full_masks, grid_shares
 from stages.contract.masks import decode_mask, encode_mask, run_ends
 from stages.contract.records import Rle
 from tests.synthetic import _stock
@@ -50,9 +50,7 @@ def test_shares_are_those_of_the_pixels(data: st.DataObject, grid_hw: tuple[int,
 @pytest.mark.parametrize("grid_hw", [(14, 14), (7, 24), (1, 1)])
 def test_shares_of_large_masks(grid_hw: tuple[int, int]) -> None:
     """Blobs with holes and of several parts, a pixel, whole images; by sums along both sides in float64."""
-    stock = _stock()
-    for size, counts in zip(stock["size"][::5], stock["counts"][::5], strict=True):
-        rle = Rle(size_hw=(int(size[0]), int(size[1])), counts=counts)
+    for rle in (region.mask for region in _stock()[::5]):
         down, right = (
             np.diff((np.arange(side + 1)[:, None] * (cells / side) - np.arange(cells)).clip(0, 1), axis=0)
             for side, cells in zip(rle.size_hw, grid_hw, strict=True)

@@ -1,26 +1,25 @@
-"""Who sees what, in which order, and what is read for it."""
+"""Who sees which rows, in which order, and what is read for it."""
 
 from __future__ import annotations
 
 import pickle
 import shutil
-from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipeline.dataset.folder import open_dataset
 from pipeline.load import Contents, RegionStream, collate_regions
+from pipeline.load.datasets import cut, place_of_rank, shuffled, stretch
 from stages.contract.errors import ConfigError, InputError
-from tests.pipeline.load.made import NO_IMAGES, Row, changed, expected, given, letters, names, regrouped, rows_of
+from tests.pipeline.load.conftest import NO_IMAGES, Row, changed, expected, given, letters, names
 from tests.synthetic import write_synthetic
-
-more_workers_than_cores = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 def stream_of(folder: Path, **options: Any) -> RegionStream:
@@ -33,9 +32,24 @@ def loaded(stream: RegionStream, workers: int, **options: Any) -> list[Any]:
     return [sample for batch in loader for sample in batch]
 
 
-@more_workers_than_cores
-@pytest.mark.parametrize("workers", [0, 1, 2, 3, 4])
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@hypothesis.given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
+def test_stretches_cover_all_and_are_all_but_equal(start: int, size: int, parts: int) -> None:
+    found = [stretch(start, start + size, parts, part) for part in range(parts)]
+    assert [position for first, last in found for position in range(first, last)] == list(range(start, start + size))
+    lengths = [last - first for first, last in found]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@hypothesis.given(st.lists(st.integers(0, 6), max_size=6), st.integers(0, 30), st.integers(0, 30))
+def test_a_cut_is_a_slice_of_the_sequence_repeated(sizes: list[int], start: int, length: int) -> None:
+    once = [(number, row) for number, size in enumerate(sizes) for row in range(size)]
+    wanted = [once[position % len(once)] for position in range(start, start + length)] if once else []
+    pieces = list(cut(sizes, start, start + length))
+    assert [(number, row) for number, first, last in pieces for row in range(first, last)] == wanted
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 3), (2, 1), (3, 0), (3, 2)])
 def test_every_sample_comes_once(folder: Path, ranks: int, workers: int) -> None:
     samples = [s for rank in range(ranks) for s in loaded(stream_of(folder, rank=rank, world_size=ranks), workers)]
     assert given(samples) == expected(folder)
@@ -44,13 +58,11 @@ def test_every_sample_comes_once(folder: Path, ranks: int, workers: int) -> None
 @pytest.mark.parametrize("consumers", [1, 2, 5, 60, 250])
 def test_rows_are_dealt_out_evenly(folder: Path, consumers: int) -> None:
     """Counted rows to within one, also if there are more consumers than row groups or rows."""
-    counts = [len(stream_of(folder, count=True, rank=rank, world_size=consumers)) for rank in range(consumers)]
-    samples = [
-        list(stream_of(folder, count=True, rank=rank, world_size=consumers)) for rank in range(min(consumers, 30))
-    ]
+    streams = [stream_of(folder, count=True, rank=rank, world_size=consumers) for rank in range(consumers)]
+    counts = [len(stream) for stream in streams]
     assert sum(counts) == len(expected(folder))
     assert max(counts) - min(counts) <= 1
-    assert [len(own) for own in samples] == counts[:30]
+    assert [len(list(stream)) for stream in streams[:30]] == counts[:30]
 
 
 def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
@@ -62,18 +74,16 @@ def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
 
     orders = [order(0, 0), order(0, 1), order(0, 2), order(1, 0)]
     assert order(0, 1) == orders[1]
-    assert {frozenset(found) for found in orders} == {frozenset(expected(folder))}
     stored = list(expected(folder))
+    assert {frozenset(found) for found in orders} == {frozenset(stored)}
     for one, other in [(0, 1), (1, 2), (0, 3)]:
         same = np.mean([a == b for a, b in zip(orders[one], orders[other], strict=True)])
         assert same < 0.1
     places = [stored.index(name) for name in orders[0]]
     assert abs(np.corrcoef(places, range(len(places)))[0, 1]) < 0.6  # row groups come in another order
     assert np.mean(np.diff(places[:30]) == 1) < 0.2  # and so do their rows
-
-
-def test_without_shuffling_rows_come_as_they_are_stored(folder: Path) -> None:
-    assert names(stream_of(folder, shuffle=False)) == list(expected(folder))
+    assert names(stream_of(folder, shuffle=False)) == stored
+    assert sorted(shuffled(20, 0, 3)) == list(range(20))
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -88,63 +98,59 @@ def test_an_epoch_reaches_the_workers(folder: Path, persistent: bool) -> None:
     assert sorted(orders[0]) == sorted(orders[1])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow)])
-def test_even_ranks(folder: Path, ranks: int, workers: int) -> None:
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 2), (7, 0)])
+@pytest.mark.parametrize("even", ["drop", "repeat"])
+def test_even_ranks(folder: Path, even: str, ranks: int, workers: int) -> None:
     wanted = set(expected(folder))
-    for even in ("drop", "repeat"):
-        parts = [loaded(stream_of(folder, even=even, rank=rank, world_size=ranks), workers) for rank in range(ranks)]
-        lengths = {len(part) for part in parts}
-        assert lengths == {len(stream_of(folder, even=even, rank=0, world_size=ranks))}
-        found = [name for part in parts for name in names(part)]
-        spare = len(found) - len(wanted)
-        if even == "drop":
-            assert -ranks < spare <= 0
-            assert len(set(found)) == len(found)
-        else:
-            assert 0 <= spare < ranks
-            assert set(found) == wanted
+    streams = [stream_of(folder, even=even, rank=rank, world_size=ranks) for rank in range(ranks)]
+    parts = [names(loaded(stream, workers)) for stream in streams]
+    assert {len(part) for part in parts} == {len(streams[0])}
+    found = [name for part in parts for name in part]
+    spare = len(found) - len(wanted)
+    if even == "drop":
+        assert -ranks < spare <= 0
+        assert len(set(found)) == len(found)
+    else:
+        assert 0 <= spare < ranks
+        assert set(found) == wanted
 
 
 def test_what_is_dropped_differs_by_epoch(folder: Path) -> None:
+    streams = [stream_of(folder, even="drop", rank=rank, world_size=3) for rank in range(3)]
     dropped = set()
     for epoch in range(6):
-        found: set[str] = set()
-        for rank in range(3):
-            stream = stream_of(folder, even="drop", rank=rank, world_size=3)
+        for stream in streams:
             stream.set_epoch(epoch)
-            found |= set(names(stream))
-        dropped |= {frozenset(set(expected(folder)) - found)}
+        dropped.add(frozenset(set(expected(folder)) - {name for stream in streams for name in names(stream)}))
     assert len(expected(folder)) % 3 == 0 or len(dropped) > 2
 
 
 def test_the_length_is_only_known_if_counted(folder: Path) -> None:
     with pytest.raises(TypeError, match="count=True"):
         len(stream_of(folder))
-    assert len(stream_of(folder, count=True)) == len(expected(folder))
 
 
-@pytest.mark.parametrize("min_score", [0.3, 0.5, 0.6999, 0.95])
-def test_a_least_score_is_the_same_as_filtering(folder: Path, min_score: float) -> None:
-    def is_kept(region: Row) -> bool:
-        return bool(np.float32(region["score"]) >= np.float32(min_score))
-
-    for count in (False, True):
-        assert given(stream_of(folder, min_score=min_score, count=count)) == expected(folder, is_kept)
-
-
-def test_a_condition_is_the_same_as_filtering(folder: Path) -> None:
-    found = given(stream_of(folder, where="head = 'man' AND w > 30", min_score=0.2))
-    wanted = expected(
-        folder, lambda region: region["head"] == "man" and region["bbox"][2] > 30 and region["score"] >= np.float32(0.2)
-    )
-    assert found == wanted
-    assert wanted
-    assert given(loaded(stream_of(folder, where="head = 'man' AND w > 30", min_score=0.2), 2)) == wanted
+@pytest.mark.parametrize(
+    ("options", "keep"),
+    [
+        *(
+            ({"min_score": least, "count": count}, lambda one, least=least: one["score"] >= np.float32(least))
+            for least, count in ((0.3, False), (0.5, True), (0.6999, False), (0.95, False))
+        ),
+        (
+            {"min_score": 0.2, "where": "head = 'man' AND w > 30"},
+            lambda one: one["head"] == "man" and one["bbox"][2] > 30 and one["score"] >= np.float32(0.2),
+        ),
+    ],
+)
+def test_a_choice_is_the_same_as_filtering(folder: Path, options: dict[str, Any], keep: Any) -> None:
+    found = given(stream_of(folder, **options))
+    assert found == expected(folder, keep)
+    assert bool(found) == (options["min_score"] < 0.9)
 
 
 def test_rows_without_regions_and_with_errors_on_request(folder: Path) -> None:
-    rows = rows_of(folder)
+    rows = list(open_dataset(folder).rows())
     sound = {row["sample_id"] for row in rows if row["error"] is None}
     assert set(names(stream_of(folder, keep_empty=True))) == sound
     everything = list(stream_of(folder, keep_empty=True, keep_failed=True))
@@ -231,73 +237,12 @@ def test_after_pickling_it_gives_the_same(with_images: Path) -> None:
     assert names(again) == names(stream) != before
 
 
-@pytest.mark.parametrize("taken", [0, 1, 17, 40, 41, 120])
-def test_it_goes_on_where_it_stood(folder: Path, taken: int) -> None:
-    stream = stream_of(folder, rank=1, world_size=2)
-    stream.set_epoch(4)
-    whole = names(stream)
-    iterator = iter(stream)
-    first = names(islice(iterator, taken))
-    state = stream.state_dict()
-    again = stream_of(folder, rank=1, world_size=2)
-    again.load_state_dict(state)
-    assert first + names(again) == whole
-    assert again.state_dict()["epoch"] == 4
-    assert names(again) == whole  # the one after begins anew
-    with pytest.raises(ConfigError, match="seed"):
-        stream_of(folder, seed=8).load_state_dict(state)
-
-
-@pytest.mark.parametrize("in_worker", [False, True])
-def test_a_saved_state_holds_for_its_own_epoch_only(
-    folder: Path, in_worker: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker is given its state after the trainer has set the epoch."""
-
-    def resumed(state: dict[str, int], epoch: int | None) -> RegionStream:
-        stream = stream_of(folder)
-        if in_worker:
-            worker = SimpleNamespace(num_workers=1, id=0)
-            monkeypatch.setattr("pipeline.load.datasets.get_worker_info", lambda: worker)
-        steps = [lambda: stream.load_state_dict(state), lambda: None if epoch is None else stream.set_epoch(epoch)]
-        for step in reversed(steps) if in_worker else steps:
-            step()
-        return stream
-
-    stream = stream_of(folder)
-    first, at_end = names(stream), stream.state_dict()
-    half = names(islice(iter(stream), 60))
-    in_middle = stream.state_dict()
-    whole = {}
-    for epoch in (1, 5):
-        stream.set_epoch(epoch)
-        whole[epoch] = names(stream)
-        assert set(whole[epoch]) == set(first)
-    assert names(resumed(at_end, 1)) == whole[1]
-    assert names(resumed(at_end, None)) == []
-    assert half + names(resumed(in_middle, None)) == first
-    assert half + names(resumed(in_middle, 0)) == first
-    again = resumed(in_middle, 5)
-    assert names(again) == whole[5]
-    again.set_epoch(1)
-    assert names(again) == whole[1]
-
-
-def test_going_on_does_not_read_what_is_behind(folder: Path) -> None:
-    stream = stream_of(folder, shuffle_rows=30)
-    iterator = iter(stream)
-    names(islice(iterator, 130))
-    again = stream_of(folder, shuffle_rows=30)
-    again.load_state_dict(stream.state_dict())
-    names(again)
-    whole = stream_of(folder, shuffle_rows=30)
-    names(whole)
-    assert again.read_row_groups < whole.read_row_groups / 2
-
-
 def test_its_place_in_a_group_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert place_of_rank(None, None) == (0, 1)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    assert place_of_rank(None, None) == (1, 2)
+    assert place_of_rank(0, 3) == (0, 3)
     stream = stream_of(folder)
     assert (stream.rank, stream.world_size) == (1, 2)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
@@ -308,21 +253,35 @@ def test_its_place_in_a_group_is_checked(folder: Path, monkeypatch: pytest.Monke
     assert (stream_of(folder).rank, stream_of(folder, rank=3, world_size=4).rank) == (0, 3)
 
 
+@pytest.mark.parametrize("place", [(0, None), (None, 2), (2, 2), (-1, 2), (0, 0), ("x", "2"), ("3", "2"), ("-1", "2")])
+def test_places_that_cannot_be(place: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are those of the environment."""
+    if isinstance(place[0], str):
+        monkeypatch.setenv("RANK", place[0])
+        monkeypatch.setenv("WORLD_SIZE", place[1])
+        place = (None, None)
+    with pytest.raises(ConfigError, match="expected"):
+        place_of_rank(*place)
+
+
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "error", "words"),
     [
-        ({"min_score": 1.5}, "min_score"),
-        ({"where": "nonsense ="}, "SQL"),
-        ({"where": "no_column > 3"}, "no_column"),
-        ({"shuffle_rows": 0}, "shuffle_rows"),
-        ({"seed": -1}, "seed"),
-        ({"even": "yes"}, "even"),
-        ({"on_bad_image": "ignore"}, "on_bad_image"),
-        ({"rank": 2, "world_size": 2}, "rank"),
+        ({"min_score": 1.5}, ConfigError, "min_score"),
+        ({"where": "nonsense ="}, ConfigError, "SQL"),
+        ({"where": "no_column > 3"}, ConfigError, "no_column"),
+        ({"shuffle_rows": 0}, ConfigError, "shuffle_rows"),
+        ({"seed": -1}, ConfigError, "seed"),
+        ({"even": "yes"}, ConfigError, "even"),
+        ({"on_bad_image": "ignore"}, ConfigError, "on_bad_image"),
+        ({"rank": 2, "world_size": 2}, ConfigError, "rank"),
+        ({"shufle": True}, TypeError, "shufle"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused_at_once(folder: Path, options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+def test_options_that_cannot_be_are_rejected_at_once(
+    folder: Path, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
         stream_of(folder, **options)
 
 
@@ -336,7 +295,7 @@ def test_a_damaged_shard_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_size_of_row_groups_is_of_no_consequence(folder: Path, tmp_path: Path) -> None:
-    copy = regrouped(shutil.copytree(folder, tmp_path / "dataset"), 1000)
+    copy = changed(shutil.copytree(folder, tmp_path / "dataset"), rows=1000)
     assert given(stream_of(copy)) == given(stream_of(folder))
     samples = [s for rank in range(3) for s in stream_of(copy, rank=rank, world_size=3, min_score=0.4, even="drop")]
     assert len(samples) == len(given(samples))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.shards import noted_ids
 from stages.contract.errors import InputError, ResourceError, ResumeError
 from tests.pipeline.light import rows_of, write_captions
 from tests.pipeline.output.light_runs import RaisingStage, content, light_config, run_light
@@ -41,7 +41,7 @@ def test_new_samples_are_added_by_the_same_command(captions: Path, out: Path) ->
     before = {row["id"]: row for row in rows_of(out)}
     write_captions(captions.parent, [*FIRST, "two new", "three new"])
     printed = run_light(config)
-    told = f"samples of the input that have no row yet: {42 - len(before)}. They are added\ngoing on with the run"
+    told = f"samples of the input that have no row yet: {42 - len(before)}. They are added\nresuming the run"
     assert told in printed
     rows = {row["sample_id"]: row for row in rows_of(out)}
     assert sorted(rows) == sorted(f"c{n}" for n in range(42))
@@ -107,23 +107,15 @@ def test_a_missing_input_is_missing_also_where_another_run_is(
         run_light(light_config(captions, out, input={"kind": "jsonl", **places}, explain={"blocks": 1}))
 
 
-def test_the_same_input_from_another_folder_is_the_same(
-    captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_may_be_relative_or_not(captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the command and in the manifest, which says nothing of the input's fingerprint."""
     run_light(light_config(captions, tmp_path / "out"))
     monkeypatch.chdir(tmp_path)
     assert "nothing to do" in run_light(light_config(Path("captions.jsonl"), tmp_path / "out"))
-
-
-def test_a_run_that_kept_relative_paths_goes_on(
-    captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_light(light_config(captions, tmp_path / "out"))
     manifest = json.loads((tmp_path / "out/dataset.json").read_text())
     manifest["run"]["config"]["input"]["path"] = "./captions.jsonl"
     del manifest["run"]["input_fingerprint"]
     (tmp_path / "out/dataset.json").write_text(json.dumps(manifest))
-    monkeypatch.chdir(tmp_path)
     assert "nothing to do" in run_light(light_config(captions, tmp_path / "out"))
 
 

@@ -20,12 +20,12 @@ from pipeline.config import RunConfig
 from pipeline.engines import inline
 from pipeline.graph import Graph
 from pipeline.output import folder as folder_module
-from pipeline.output.checkpoint import noted_ids
 from pipeline.output.folder import DatasetFolder
+from pipeline.output.shards import noted_ids
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, InputError, OutputError, ResumeError, SchemaError
 from stages.contract.records import Sample
-from stages.contract.versions import SCHEMA_VERSION
+from stages.contract.schema import SCHEMA_VERSION
 from stages.read import Shard, Skipped, plan_shards
 from stages.shared.storage import place_of
 from tests.pipeline.light import LastStage, SleepStage
@@ -78,11 +78,16 @@ def names(folder: DatasetFolder) -> set[str]:
 
 def test_new_then_started_then_complete(folder: DatasetFolder) -> None:
     assert begin(folder) == "new"
-    assert begin(folder) == "started"
+    assert folder.ids_written() == set()
     write_shards(mixed(), folder.data)
-    assert begin(folder) == "started"
+    assert folder.ids_written() == {record.sample.id for record in mixed()}
+    assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started", "rows do not depend on it"
     finish(folder)
     assert begin(folder) == "complete"
+    shards = {f"data/{n:05d}.parquet" for n in range(3)}
+    assert names(folder) - {".phrasebox/lock"} == {*shards, "categories.parquet", "README.md", "dataset.json"}
+    with pytest.raises(ResumeError, match=r"phrases\.max_phrases: 32 there, 3 now"):
+        begin(folder, phrases={"max_phrases": 3})
 
 
 def test_rows_that_one_process_wrote_count_as_done_on_ray(folder: DatasetFolder) -> None:
@@ -93,12 +98,6 @@ def test_rows_that_one_process_wrote_count_as_done_on_ray(folder: DatasetFolder)
     assert set(noted_ids(folder.checkpoint).tolist()) == folder.ids_written()
     folder.drop_uncommitted()
     assert len(folder.shards) == 3
-
-
-def test_a_finished_dataset_is_whole_and_clean(folder: DatasetFolder) -> None:
-    complete(folder)
-    shards = {f"data/{n:05d}.parquet" for n in range(3)}
-    assert names(folder) - {".phrasebox/lock"} == {*shards, "categories.parquet", "README.md", "dataset.json"}
 
 
 def test_the_manifest(folder: DatasetFolder) -> None:
@@ -134,17 +133,6 @@ def test_another_configuration_is_refused_with_the_differences(folder: DatasetFo
         "  regions.rule: 'otsu' there, 'mean' now",
         "Give another output.path, or --fresh to delete that run and start over.",
     ]
-
-
-def test_another_configuration_is_refused_when_complete_too(folder: DatasetFolder) -> None:
-    complete(folder)
-    with pytest.raises(ResumeError, match=r"phrases\.max_phrases: 32 there, 3 now"):
-        begin(folder, phrases={"max_phrases": 3})
-
-
-def test_what_rows_do_not_depend_on_may_change(folder: DatasetFolder) -> None:
-    begin(folder)
-    assert begin(folder, model={"name": "demo", "threads": 1, "device": "cpu"}) == "started"
 
 
 @pytest.mark.parametrize("other", ["0.0.9", "0.2.0", "1.1.0", None])
@@ -263,27 +251,16 @@ def test_a_killed_run_leaves_no_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert DatasetFolder(Path("~/out")).path == DatasetFolder(Path("out")).path == tmp_path / "out"
     (tmp_path / "file").touch()
     with (
         pytest.raises(ConfigError, match=r"output\.path: cannot write to .*file"),
         DatasetFolder(tmp_path / "file" / "out").locked(),
     ):
         pass
-
-
-def test_home_folders_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert DatasetFolder(Path("~/out")).path == tmp_path / "out"
-    assert DatasetFolder(Path("out")).path == tmp_path / "out"
-
-
-def test_ids_that_are_written(folder: DatasetFolder) -> None:
-    begin(folder)
-    assert folder.ids_written() == set()
-    write_shards(mixed(), folder.data)
-    assert folder.ids_written() == {record.sample.id for record in mixed()}
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 half of a file"])
@@ -309,13 +286,6 @@ def test_a_damaged_shard_is_set_aside_and_its_rows_are_done_again(
         finish(folder)
 
 
-def test_a_shard_that_a_finished_run_lost_is_done_again(folder: DatasetFolder) -> None:
-    complete(folder)
-    (folder.data / "00002.parquet").unlink()
-    assert begin(folder) == "started"
-    assert begin(folder) == "started"
-
-
 def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -> None:
     begin(folder)
     write_shards(mixed(), folder.data)
@@ -326,13 +296,6 @@ def test_a_shard_with_damaged_pages_is_named_at_the_end(folder: DatasetFolder) -
     assert begin(folder) == "started"
     with pytest.raises(SchemaError, match=r"00001\.parquet is damaged \(.*\): delete it and run the same command"):
         finish(folder)
-
-
-def test_a_foreign_shard_is_told_before_work_begins(folder: DatasetFolder) -> None:
-    begin(folder)
-    pq.write_table(pa.table({"text": ["a"]}), folder.data / "other.parquet")
-    with pytest.raises(ResumeError, match=r"phrasebox did not write \(other\.parquet\)"):
-        begin(folder)
 
 
 def note_rows(checkpoint: Path, name: str, rows: int) -> None:
@@ -400,14 +363,6 @@ def test_a_finished_run_that_lost_a_shard_has_notes_for_the_others(noted: Datase
     assert ids == noted.ids_written()
 
 
-def test_rows_written_twice_are_a_fault_of_the_program(folder: DatasetFolder) -> None:
-    """Also where as many others are missing, so that the number is right."""
-    begin(folder)
-    write_shards([*mixed()[:8], mixed()[0]], folder.data)
-    with pytest.raises(RuntimeError, match="1 rows were written twice"):
-        finish(folder)
-
-
 @pytest.mark.parametrize("consent", [False, True])
 def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: DatasetFolder) -> None:
     complete(folder)
@@ -432,20 +387,25 @@ def test_fresh_asks_before_it_deletes_what_no_run_wrote(consent: bool, folder: D
     assert asked == [folder.data / "mine.parquet", folder.path / "README.md"]
 
 
-def test_lost_rows_are_a_fault_of_the_program(folder: DatasetFolder) -> None:
+@pytest.mark.parametrize(
+    ("records", "read", "resumed", "error", "words"),
+    [
+        (mixed(), 10, False, RuntimeError, "10 samples were read but 9 rows written"),
+        ([*mixed()[:8], mixed()[0]], 9, False, RuntimeError, "1 rows were written twice"),
+        (mixed(), 8, True, ResumeError, "8 samples were read but 9 rows written: the input is not what it was"),
+    ],
+    ids=["lost", "doubled, and as many lost", "another input"],
+)
+def test_every_sample_has_one_row(
+    records: Any, read: int, resumed: bool, error: type[Exception], words: str, folder: DatasetFolder
+) -> None:
     begin(folder)
-    write_shards(mixed(), folder.data)
-    with pytest.raises(RuntimeError, match="10 samples were read but 9 rows written"):
-        finish(folder, read=10)
+    write_shards(records, folder.data)
+    if resumed:
+        begin(folder)
+    with pytest.raises(error, match=words):
+        finish(folder, read=read)
     assert not (folder.path / "dataset.json").exists()
-
-
-def test_an_input_that_changed_since_the_run_was_started(folder: DatasetFolder) -> None:
-    begin(folder)
-    write_shards(mixed(), folder.data)
-    begin(folder)
-    with pytest.raises(ResumeError, match=r"8 samples were read but 9 rows written: the input is not what it was"):
-        finish(folder, read=8)
 
 
 class ReaderOfABadDisk:
@@ -490,16 +450,10 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_st
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (
-            OSError("AWS Error ACCESS_DENIED during PutObject"),
-            "cannot write to s3://bucket/out: AWS Error ACCESS_DENIED",
-        ),
+        (OSError("AWS Error ACCESS_DENIED during PutObject"), "s3://bucket/out: AWS Error ACCESS_DENIED"),
         (OSError(28, "No space left on device", "/tmp/a/0.parquet"), "cannot write to /tmp/a/0.parquet: No space left"),
         (OSError(28, "No space left on device"), "cannot write to s3://bucket/out: No space left"),
-        (
-            OSError(28, "No space left on device", "Failed to apply UDF"),
-            "cannot write to s3://bucket/out: No space left",
-        ),
+        (OSError(28, "No space left on device", "Failed to apply UDF"), "s3://bucket/out: No space left"),
         (FileNotFoundError(2, "No such file or directory", "/models/a.safetensors"), None),
     ],
 )

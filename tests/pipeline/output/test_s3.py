@@ -30,7 +30,7 @@ from pipeline.output import lock
 from pipeline.output.lock import Lease, locked
 from pipeline.run import run
 from pipeline.scenes import write_scenes
-from pipeline.viewer.gallery import write_gallery
+from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import InputError, PhraseboxError, ResourceError, ResumeError
 from stages.read import input_fingerprint
 from stages.read.webdataset import WebdatasetInput
@@ -123,7 +123,7 @@ def test_a_killed_run_in_storage_goes_on_and_gives_the_rows_of_one_on_a_disk(sou
     process.kill()
     process.wait()
     again = subprocess.run(command(wanted), capture_output=True, text=True, check=True)
-    assert "going on with the run in s3://bucket/ray/out" in again.stdout
+    assert "resuming the run in s3://bucket/ray/out" in again.stdout
     assert rows_of(out) == rows_of(on_disk)
     assert list(problems_of(out)) == []
     assert "nothing to do" in run_here(wanted)
@@ -135,6 +135,8 @@ def test_inline_into_storage(stored, on_disk) -> None:
     found = {path.name for path in found_in(stored, "*")}
     assert found >= {"data", "categories.parquet", "dataset.json", "README.md"}
     assert list(problems_of(stored)) == []
+    write_marks(stored, {"one": "good"})
+    assert read_marks(open_dataset("s3://bucket/inline").path) == {"one": "good"}
 
 
 def phrasebox(*arguments: object) -> str:
@@ -207,25 +209,17 @@ def test_a_grown_input_in_storage_is_noticed(tmp_path) -> None:
     assert len(set(seen)) == 5
 
 
-def test_marks_are_kept_with_the_dataset(stored) -> None:
-    write_marks(stored, {"one": "good"})
-    assert read_marks(open_dataset("s3://bucket/inline").path) == {"one": "good"}
-
-
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        ("s3://bucket/nothing/here", "no such folder: s3://bucket/nothing/here"),
-        (
-            "s3://bucket/inline/dataset.json",
-            "s3://bucket/inline/dataset.json is a file: expected the folder that a run",
-        ),
-        ("s3://bucket/inline/data", "s3://bucket/inline/data is not a finished dataset: no dataset.json in it"),
+        ("nothing/here", "no such folder: s3://bucket/nothing/here"),
+        ("inline/dataset.json", "s3://bucket/inline/dataset.json is a file: expected the folder that a run"),
+        ("inline/data", "s3://bucket/inline/data is not a finished dataset: no dataset.json in it"),
     ],
 )
 def test_what_is_no_dataset_is_named_by_its_url(stored, dataset: str, words: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(words)}"):
-        open_dataset(Path(dataset))
+        open_dataset(Path(f"s3://bucket/{dataset}"))
 
 
 def test_storage_that_does_not_answer_is_one_line(source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.scenes.captions import Caption, DrawnThing, phrase_of, write_captions
+from pipeline.scenes.captions import NUMBER_WORDS, PLURALS, Caption, DrawnThing, phrase_of, write_captions
 from pipeline.scenes.scene import Scene, make_scene
-from pipeline.scenes.vocabulary import NUMBER_WORDS, PLURALS
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +37,8 @@ def test_spans_are_the_words_of_the_mention(scenes: list[Scene]) -> None:
 
 def test_the_first_caption_denotes_exactly_what_it_names(scenes: list[Scene]) -> None:
     for scene in scenes:
+        named = [k for mention in scene.captions[0].mentions for k in mention.objects]
+        assert len(named) == len(set(named)) > 0
         for mention in scene.captions[0].mentions:
             assert not mention.absent
             assert mention.kind is not None
@@ -50,13 +51,6 @@ def test_the_first_caption_denotes_exactly_what_it_names(scenes: list[Scene]) ->
             words = scene.captions[0].text[mention.start : mention.end].lower().split()
             numbers = [number for number, word in NUMBER_WORDS.items() if word in words]
             assert numbers in ([], [len(fitting)])
-
-
-def test_no_object_is_named_twice_in_the_first_caption(scenes: list[Scene]) -> None:
-    for scene in scenes:
-        named = [k for mention in scene.captions[0].mentions for k in mention.objects]
-        assert len(named) == len(set(named))
-        assert named
 
 
 def test_objects_carry_their_phrase(scenes: list[Scene]) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
 
+from pipeline.scenes.captions import COLOUR_NAMES, HELDOUT_PAIRS, KINDS
 from pipeline.scenes.scene import make_scene
-from pipeline.scenes.vocabulary import COLOUR_NAMES, HELDOUT_PAIRS, KINDS
 from pipeline.training.batches import (
     COLUMNS,
     CONCEPTS,

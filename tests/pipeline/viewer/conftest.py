@@ -7,10 +7,12 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -66,44 +68,48 @@ def dataset(viewed: Path, tmp_path: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A running viewer. url: without a slash at its end."""
+    """A running viewer. url: no slash at its end."""
 
     url: str
     viewer: Viewer
 
 
+@pytest.fixture(scope="session")
+def shared(viewed: Path) -> Iterator[Served]:
+    """The viewer of the dataset that nobody marks."""
+    with serving(viewed) as running:
+        yield running
+
+
 @pytest.fixture
 def served(dataset: Path) -> Iterator[Served]:
-    """The viewer of the dataset on a free port of this machine."""
+    """The viewer of a copy."""
     with serving(dataset) as running:
         yield running
 
 
-class serving:  # noqa: N801  a context manager
-    """Serve a dataset while the block runs."""
-
-    def __init__(
-        self, dataset: Path, *, build: bool = True, image_root: Path | None = None, settings: Sequence[str] = ()
-    ) -> None:
-        self.viewer = make_viewer(dataset, None if image_root is None else str(image_root), settings)
-        if build:
-            self.viewer.pages.index.build()
-        app = create_app(self.viewer, ["127.0.0.1"])
-        self.server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-        self.thread = threading.Thread(target=self.server.run)
-
-    def __enter__(self) -> Served:
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-            time.sleep(0.01)
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        return Served(url=f"http://127.0.0.1:{port}", viewer=self.viewer)
-
-    def __exit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        self.thread.join()
-        self.viewer.pages.index.close()
+@contextmanager
+def serving(
+    dataset: Path, *, build: bool = True, image_root: Path | None = None, settings: Sequence[str] = ()
+) -> Iterator[Served]:
+    """Serve a dataset on a free port of this machine while the block runs."""
+    viewer = make_viewer(dataset, None if image_root is None else str(image_root), settings)
+    if build:
+        viewer.pages.index.build()
+    app = create_app(viewer, ["127.0.0.1"])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield Served(url=f"http://127.0.0.1:{port}", viewer=viewer)
+    finally:
+        server.should_exit = True
+        thread.join()
+        viewer.pages.index.close()
 
 
 @pytest.fixture(scope="session")
@@ -153,12 +159,9 @@ def pictures_are_there(page: Page) -> None:
 
 def rows_of(dataset: Path) -> list[dict[str, Any]]:
     """All rows in the order of the shards, read by DuckDB on its own."""
-    import duckdb
-
+    query = "SELECT * FROM read_parquet(?, filename = true, file_row_number = true) ORDER BY filename, file_row_number"
     with duckdb.connect() as connection:
-        cursor = connection.execute(
-            "SELECT * FROM read_parquet(?, filename = true, file_row_number = true) ORDER BY filename, file_row_number",
-            [f"{dataset}/data/*.parquet"],
+        rows: list[dict[str, Any]] = (
+            connection.execute(query, [f"{dataset}/data/*.parquet"]).fetch_arrow_table().to_pylist()
         )
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return rows

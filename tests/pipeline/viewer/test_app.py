@@ -1,4 +1,4 @@
-"""What the server refuses, whatever a browser would ask."""
+"""What the server rejects, whatever a browser would ask."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.pipeline.viewer.conftest import Served
+
+DIGITS = "9" * 5000
+JSON = {"Content-Type": "application/json"}
 
 
 def ask(
@@ -29,9 +32,8 @@ def ask(
     return answer.status, content
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_nothing_beside_the_pages_is_served(shared: Served) -> None:
+    for path in (
         "/static/../app.py",
         "/static/..%2fapp.py",
         "/static/%2e%2e/app.py",
@@ -49,33 +51,52 @@ def ask(
         "/sample/1",
         "/sample/99999999999999999999999999",
         "/suggest/sample_id?text=a",
-        pytest.param(f"/?page={'9' * 5000}", id="a page of 5,000 digits"),
-        pytest.param(f"/sample/{'9' * 5000}", id="a sample of 5,000 digits"),
-        pytest.param(f"/rows/{'9' * 5000}/image.jpg", id="a row of 5,000 digits"),
-        pytest.param(f"/rows/0/image.jpg?side={'9' * 5000}", id="a side of 5,000 digits"),
-        pytest.param(f"/rows/0/heat/{'9' * 5000}.png", id="a region of 5,000 digits"),
-    ],
-)
-def test_nothing_beside_the_pages_is_served(served: Served, path: str) -> None:
-    status, content = ask(served, path)
-    assert status == 404
-    assert b"root:" not in content
-    assert b"import" not in content
+        f"/?page={DIGITS}",
+        f"/sample/{DIGITS}",
+        f"/rows/{DIGITS}/image.jpg",
+        f"/rows/0/image.jpg?side={DIGITS}",
+        f"/rows/0/heat/{DIGITS}.png",
+    ):
+        status, content = ask(shared, path)
+        assert status == 404, path[:99]
+        assert b"root:" not in content
+        assert b"import" not in content
 
 
-def test_an_image_outside_of_the_root_is_not_served(served: Served, dataset: Path) -> None:
+def test_an_image_outside_of_the_root_is_not_served(shared: Served) -> None:
     statuses = {}
     for number in range(8):
-        status, content = ask(served, f"/rows/{number}/image.jpg")
+        status, content = ask(shared, f"/rows/{number}/image.jpg")
         statuses[number] = status
         assert b"root:" not in content
         assert content.startswith(b"\xff\xd8") == (status == 200)
     assert [number for number, status in statuses.items() if status == 404] == [3, 4, 5]
 
 
-def test_another_host_name_is_refused(served: Served) -> None:
-    """A page elsewhere may let its own name point at this machine."""
-    assert ask(served, "/", headers={"Host": "evil.example"})[0] == 400
+@pytest.mark.parametrize(
+    ("path", "headers", "status", "words"),
+    [
+        ("/", {"Host": "evil.example"}, 400, b""),  # a page elsewhere may let its own name point at this machine
+        (f"/?seed={DIGITS}", {}, 400, b"This filter cannot be used"),
+        ("/?score_min=2", {}, 400, b"This filter cannot be used"),
+        ("/?score_min=x", {}, 400, b"This filter cannot be used"),
+        ("/?status=wrong", {}, 400, b"This filter cannot be used"),
+        ("/?seed=-1", {}, 400, b"This filter cannot be used"),
+        ("/?sort=size", {}, 400, b"This filter cannot be used"),
+        ("/?where=nonsense(", {}, 400, b"not an SQL condition"),
+        ("/?where=exists(SELECT%20*%20FROM%20read_csv('/etc/passwd'))", {}, 400, b"not an SQL condition"),
+        ("/?where=true);%20DROP%20TABLE%20samples;%20SELECT%20(true", {}, 400, b"not an SQL condition"),
+        ("/?page=9999999", {}, 200, b"Nothing was found"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_cannot_be_shown_is_said(
+    shared: Served, path: str, headers: dict[str, str], status: int, words: bytes
+) -> None:
+    found, content = ask(shared, path, headers=headers)
+    assert found == status
+    assert words in content
+    assert ask(shared, "/")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -91,18 +112,16 @@ def test_another_host_name_is_refused(served: Served) -> None:
         ({"sample_ids": ["a"], "mark": ["good"]}, {}, 400),
     ],
 )
-def test_marks_from_elsewhere_or_of_another_form_are_refused(
-    served: Served, dataset: Path, body: object, headers: dict[str, str], status: int
+def test_marks_from_elsewhere_or_of_another_form_are_rejected(
+    shared: Served, viewed: Path, body: object, headers: dict[str, str], status: int
 ) -> None:
-    sent = {"Content-Type": "application/json", **headers}
-    assert ask(served, "/marks", "POST", json.dumps(body), sent)[0] == status
-    assert not (dataset / "marks.json").exists()
+    assert ask(shared, "/marks", "POST", json.dumps(body), {**JSON, **headers})[0] == status
+    assert not (viewed / "marks.json").exists()
 
 
 def test_marks_that_cannot_be_saved_are_said(served: Served, dataset: Path) -> None:
     (dataset / "marks.json").mkdir()  # as good as a full disk: the file cannot take its place
-    body = json.dumps({"sample_ids": ["a"], "mark": "good"})
-    status, content = ask(served, "/marks", "POST", body, {"Content-Type": "application/json"})
+    status, content = ask(served, "/marks", "POST", json.dumps({"sample_ids": ["a"], "mark": "good"}), JSON)
     assert status == 507
     assert b"cannot be saved" in content
     assert served.viewer.pages.marks == {}
@@ -119,26 +138,3 @@ def test_who_reads_the_marks_sees_those_before_or_those_after(served: Served) ->
     assert list(reading) == [("b", "good")]
     assert before == {"a": "good", "b": "good"}
     assert viewer.pages.marks == {"b": "good", "a": "bad", "c": "bad"}
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        f"seed={'9' * 5000}",
-        "score_min=2",
-        "score_min=x",
-        "status=wrong",
-        "seed=-1",
-        "sort=size",
-    ],
-)
-def test_a_filter_that_cannot_be_used_is_said(served: Served, query: str) -> None:
-    status, content = ask(served, f"/?{query}")
-    assert status == 400
-    assert b"This filter cannot be used" in content
-
-
-def test_a_page_beyond_the_last_is_empty(served: Served) -> None:
-    status, content = ask(served, "/?page=9999999")
-    assert status == 200
-    assert b"Nothing was found" in content

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 from rich.console import Console
 
 from pipeline.dataset.selection import Search
-from pipeline.viewer.gallery import write_gallery
+from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import ConfigError
 from tests.pipeline.viewer.conftest import SCENES, pictures_are_there, rows_of
 
@@ -44,29 +44,22 @@ def test_conditions_and_seeds_choose_the_samples(viewed: Path, tmp_path: Path) -
     assert len(first) == 5
     assert shown("again", Search()) == first
     assert shown("other", Search(seed=1)) != first
-    rows = rows_of(viewed)
-    wanted = {
-        f"sample-{number}.html" for number, row in enumerate(rows) if any(a["score"] >= 0.8 for a in row["annotations"])
-    }
+    sure = [any(one["score"] >= 0.8 for one in row["annotations"]) for row in rows_of(viewed)]
+    wanted = {f"sample-{number}.html" for number, is_sure in enumerate(sure) if is_sure}
     assert wanted
     assert shown("sure", Search(score_min=0.8), samples=1000) == wanted
 
 
 def test_only_a_new_or_empty_folder_is_written_to(viewed: Path, tmp_path: Path) -> None:
-    (tmp_path / "gallery").mkdir()
-    write_gallery(viewed, tmp_path / "gallery", QUIET, Search(), samples=2)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "index.html").write_text("mine")
-    for name in ("gallery", "mine"):
-        with pytest.raises(ConfigError, match=f"--html: .*{name} is not empty; give a new folder"):
-            write_gallery(viewed, tmp_path / name, QUIET, Search(), samples=2)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["index.html"]
-    assert (tmp_path / "mine" / "index.html").read_text() == "mine"
-    with pytest.raises(ConfigError, match=r"--html: .*index\.html is a file; give a new folder"):
-        write_gallery(viewed, tmp_path / "mine" / "index.html", QUIET, Search(), samples=2)
-
-
-def test_a_wrong_condition_leaves_no_folder(viewed: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not an SQL condition"):
-        write_gallery(viewed, tmp_path / "gallery", QUIET, Search(where="nonsense("), samples=2)
-    assert not (tmp_path / "gallery").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "index.html").write_text("mine")
+    for out, search, words in (
+        (mine, Search(), "mine is not empty; give a new folder"),
+        (mine / "index.html", Search(), r"index\.html is a file; give a new folder"),
+        (tmp_path / "new", Search(where="nonsense("), "not an SQL condition"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            write_gallery(viewed, out, QUIET, search, samples=2)
+    assert [path.read_text() for path in mine.iterdir()] == ["mine"]
+    assert not (tmp_path / "new").exists()

@@ -11,20 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.folder import open_dataset
-from pipeline.viewer.sample_view import (
-    COLOURS,
-    COLUMNS,
-    caption_parts,
-    sample_view,
-)
+from pipeline.viewer.sample_view import COLOURS, COLUMNS, SampleView, caption_parts, sample_view
 from stages.contract.masks import encode_mask
 from stages.contract.records import Rle
 from stages.shared.images.pictures import mask_path
 
 CAPTION = "A man with a café cup 🙂 and two dogs"
 
+Said = tuple[str, int, int]
 
-def spans(*found: tuple[str, int, int]) -> list[tuple[int, int, dict[str, Any]]]:
+
+def spans(*found: Said) -> list[tuple[int, int, dict[str, Any]]]:
     """Numbers, groups and fields of regions with these phrases and spans; each phrase is a group."""
     groups = list(dict.fromkeys(phrase for phrase, *_ in found))
     return [
@@ -33,38 +30,31 @@ def spans(*found: tuple[str, int, int]) -> list[tuple[int, int, dict[str, Any]]]
     ]
 
 
-def cut(*found: tuple[str, int, int]) -> list[tuple[str, tuple[int, ...], int | None]]:
-    """The parts of the caption as plain values."""
-    return [(part.text, part.regions, part.group) for part in caption_parts(CAPTION, spans(*found))]
-
-
-def test_a_caption_without_regions_is_one_part() -> None:
-    assert cut() == [(CAPTION, (), None)]
-    assert caption_parts("", []) == []
-
-
-def test_phrases_side_by_side() -> None:
-    assert cut(("man", 0, 5), ("two dogs", 28, 36)) == [
-        ("A man", (0,), 0),
-        (" with a café cup 🙂 and ", (), None),
-        ("two dogs", (1,), 1),
-    ]
-
-
-def test_a_phrase_in_another() -> None:
-    """The innermost is what one points at; the outer one goes on after it."""
-    assert cut(("man with a café cup", 2, 21), ("café", 13, 17), ("cup", 18, 21)) == [
-        ("A ", (), None),
-        ("man with a ", (0,), 0),
-        ("café", (1,), 1),
-        (" ", (0,), 0),
-        ("cup", (2,), 2),
-        (" 🙂 and two dogs", (), None),
-    ]
-
-
-def test_several_regions_of_one_phrase() -> None:
-    assert cut(("two dogs", 28, 36), ("two dogs", 28, 36))[-1] == ("two dogs", (0, 1), 0)
+@pytest.mark.parametrize(
+    ("found", "parts"),
+    [
+        pytest.param([], [(CAPTION, (), None)], id="no region"),
+        pytest.param(
+            [("man", 0, 5), ("two dogs", 28, 36), ("two dogs", 28, 36)],
+            [("A man", (0,), 0), (" with a café cup 🙂 and ", (), None), ("two dogs", (1, 2), 1)],
+            id="side by side, one with two regions",
+        ),
+        pytest.param(
+            [("man with a café cup", 2, 21), ("café", 13, 17), ("cup", 18, 21)],
+            [
+                ("A ", (), None),
+                ("man with a ", (0,), 0),
+                ("café", (1,), 1),
+                (" ", (0,), 0),
+                ("cup", (2,), 2),
+                (" 🙂 and two dogs", (), None),
+            ],
+            id="one in another: the innermost is what one points at",
+        ),
+    ],
+)
+def test_a_caption_in_parts(found: list[Said], parts: list[tuple[str, tuple[int, ...], int | None]]) -> None:
+    assert [(part.text, part.regions, part.group) for part in caption_parts(CAPTION, spans(*found))] == parts
 
 
 def test_phrases_that_are_not_there() -> None:
@@ -81,12 +71,10 @@ def test_phrases_that_are_not_there() -> None:
     ]
 
 
-SPANS = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda span: (span[0], span[0] + span[1])), max_size=6
-)
+SPAN = st.tuples(st.integers(0, 40), st.integers(1, 40)).map(lambda span: (span[0], span[0] + span[1]))
 
 
-@given(SPANS, SPANS)
+@given(st.lists(SPAN, max_size=6), st.lists(SPAN, max_size=6))
 def test_parts_make_the_caption(found: list[tuple[int, int]], missing: list[tuple[int, int]]) -> None:
     """Also where phrases overlap, or where a damaged span leaves the caption."""
     regions = spans(*((f"p{number}", *span) for number, span in enumerate(found)))
@@ -120,9 +108,7 @@ def annotation(number: int, phrase: str, caption_index: int, **fields: Any) -> d
         "segmentation": {"size": list(rle.size_hw), "counts": rle.counts},
         "caption_index": caption_index,
         "span": [2, 5],
-        "presence": None,
-        "group": None,
-        "importance": None,
+        **dict.fromkeys(("presence", "group", "importance")),
         **fields,
     }
 
@@ -138,12 +124,15 @@ def row_of(*annotations: dict[str, Any], **fields: Any) -> dict[str, Any]:
         "annotations": list(annotations),
         "phrase_count": 3,
         "warnings": ["no region for 'cup'"],
-        "error": None,
-        "error_detail": None,
+        **dict.fromkeys(("error", "error_detail")),
         "absent": [],
     }
     assert tuple(row) == COLUMNS
     return {**row, **fields}
+
+
+def view_of(*annotations: dict[str, Any], found: set[int] | None = None, **fields: Any) -> SampleView:
+    return sample_view(row_of(*annotations, **fields), 0, None, found)
 
 
 def test_a_view() -> None:
@@ -163,69 +152,56 @@ def test_a_view() -> None:
     assert dog.area_share == 50 / 4800
     assert dog.path == "M10 7L10 12L20 12L20 7Z"
     assert one.captions[1][1].colour == dog.colour == 1
+    plain = view_of(*row["annotations"])
+    assert [region.found for region in plain.regions] == [None] * 3, "no search asks for one"
+    assert plain.mark == ""
 
 
 def test_the_importance_of_a_phrase_is_the_mean_over_its_captions() -> None:
     dog = annotation(1, "dog", 1)
-    row = row_of(annotation(0, "man", 0), *({**dog, "caption_index": n, "importance": n / 4} for n in (1, 2)), dog)
-    assert [region.importance for region in sample_view(row, 0, None, None).regions] == [None, 0.375]
+    again = [{**dog, "caption_index": number, "importance": number / 4} for number in (1, 2)]
+    assert [one.importance for one in view_of(annotation(0, "man", 0), *again, dog).regions] == [None, 0.375]
 
 
 def test_phrases_of_a_group_share_a_colour_and_the_best_leads() -> None:
     names = (("dog", 5, 0.2), ("man", 7, 0.3), ("puppy", 5, 0.9), ("thing", None, 0.5), ("pup", 5, 0.4))
-    row = row_of(*(annotation(n, phrase, 0, group=g, score=s) for n, (phrase, g, s) in enumerate(names)))
-    one = sample_view(row, 0, None, None)
-    assert [(region.group, region.leads) for region in one.regions] == [
-        (0, False),
-        (1, True),
-        (0, True),
-        (2, True),
-        (0, False),
-    ]
+    entries = [annotation(n, phrase, 0, group=g, score=s) for n, (phrase, g, s) in enumerate(names)]
+    one = view_of(*entries)
+    leads = [(0, False), (1, True), (0, True), (2, True), (0, False)]
+    assert [(region.group, region.leads) for region in one.regions] == leads
     assert [[region.number for region in group] for group in one.groups] == [[2, 4, 0], [1], [3]]
     assert one.things is None, "not all of them are known"
-    assert sample_view(row_of(*row["annotations"][:3]), 0, None, None).things == 2
+    assert view_of(*entries[:3]).things == 2
     widths = [region.outline_px for region in one.regions]
     assert sorted(range(5), key=lambda n: widths[n]) == sorted(range(5), key=lambda n: names[n][2])
 
 
 def test_small_regions_are_drawn_above_large_ones() -> None:
-    row = row_of(*(annotation(n, f"p{n}", 0, area=area) for n, area in enumerate((5.0, 50.0, 20.0))))
-    assert [region.number for region in sample_view(row, 0, None, None).regions] == [1, 2, 0]
+    entries = [annotation(n, f"p{n}", 0, area=area) for n, area in enumerate((5.0, 50.0, 20.0))]
+    assert [region.number for region in view_of(*entries).regions] == [1, 2, 0]
 
 
 def test_absent_phrases_are_listed_once() -> None:
-    fields = {"head": "cat", "span": [2, 5], "presence": 0.1, "similarity": 0.2}
-    absent = [{"phrase": "cat", "caption_index": index, **fields} for index in (0, 1)]
-    one = sample_view(row_of(annotation(0, "dog", 1), absent=absent), 0, None, None)
+    fields = {"phrase": "cat", "head": "cat", "span": [2, 5], "presence": 0.1, "similarity": 0.2}
+    one = view_of(annotation(0, "dog", 1), absent=[{**fields, "caption_index": index} for index in (0, 1)])
     assert [entry["phrase"] for entry in one.absent] == ["cat"]
     assert [[part.absent is not None for part in caption] for caption in one.captions] == [[False, True, False]] * 2
 
 
 def test_what_several_captions_say_in_the_same_words_is_drawn_once() -> None:
-    again = [annotation(number, "man", caption) for number, caption in ((0, 0), (1, 1), (2, 1))]
-    again[1] = {**again[0], "id": 101, "caption_index": 1}
-    one = sample_view(row_of(*again, annotation(3, "dog", 1)), 0, None, found={101})
-    assert [(region.number, len(region.captions), region.found) for region in one.regions] == [
-        (0, 2, True),
-        (2, 1, False),
-        (3, 1, False),
-    ]
+    first, other, dog = annotation(0, "man", 0), annotation(2, "man", 1), annotation(3, "dog", 1)
+    one = view_of(first, {**first, "id": 101, "caption_index": 1}, other, dog, found={101})
+    drawn = [(region.number, len(region.captions), region.found) for region in one.regions]
+    assert drawn == [(0, 2, True), (2, 1, False), (3, 1, False)]
     assert [part.regions for part in one.captions[0] if part.regions] == [(0,)]
     assert {number for part in one.captions[1] for number in part.regions} == {0, 2, 3}
-
-
-def test_without_a_search_no_region_is_asked_for() -> None:
-    one = sample_view(row_of(annotation(0, "man", 0), annotation(1, "dog", 1)), 0, None, None)
-    assert [region.found for region in one.regions] == [None, None]
-    assert one.mark == ""
 
 
 def test_more_phrases_than_colours() -> None:
     """A colour is used again; regions of one phrase share theirs."""
     phrases = [f"dog {number}" for number in range(COLOURS + 3)] * 2
-    row = row_of(*(annotation(number % 8, phrase, 1) for number, phrase in enumerate(phrases)))
-    colours = [region.colour for region in sample_view(row, 0, None, None).regions]
+    one = view_of(*(annotation(number % 8, phrase, 1) for number, phrase in enumerate(phrases)))
+    colours = [region.colour for region in one.regions]
     assert set(colours) == set(range(COLOURS))
     assert colours[: COLOURS + 3] == colours[COLOURS + 3 :]
     assert colours[COLOURS] == colours[0]
@@ -233,25 +209,21 @@ def test_more_phrases_than_colours() -> None:
 
 def test_long_phrases_are_cut_in_labels_only() -> None:
     phrase = "a very long phrase about many things beside each other"
-    region = sample_view(row_of(annotation(0, phrase, 0)), 0, None, None).regions[0]
-    assert region.annotation["phrase"] == phrase
-    assert region.label == "a very long phrase about ma… 0.50"
+    (region,) = view_of(annotation(0, phrase, 0)).regions
+    assert (region.annotation["phrase"], region.label) == (phrase, "a very long phrase about ma… 0.50")
 
 
 @pytest.mark.parametrize("counts", ["", "0é", "3"])
 def test_a_damaged_mask_leaves_the_box(counts: str) -> None:
     damaged = annotation(1, "dog", 1, segmentation={"size": [60, 80], "counts": counts})
-    first, second = sample_view(row_of(annotation(0, "man", 0), damaged), 0, None, None).regions
+    first, second = view_of(annotation(0, "man", 0), damaged).regions
     assert first.path
-    assert second.path == ""
-    assert second.annotation["bbox"] == [10, 7, 10, 5]
+    assert (second.path, second.annotation["bbox"]) == ("", [10, 7, 10, 5])
 
 
 def test_a_row_with_an_error() -> None:
-    row = row_of(width=0, height=0, phrase_count=0, warnings=[], error="missing_image")
-    row["error_detail"] = "no file 7.jpg"
-    one = sample_view(row, 0, "bad", None)
-    assert (one.regions, one.mark) == ([], "bad")
+    one = view_of(width=0, height=0, warnings=[], error="missing_image", error_detail="no file 7.jpg")
+    assert one.regions == []
     assert [[part.text for part in caption] for caption in one.captions] == [["A man."], ["A dog."]]
 
 
@@ -268,9 +240,7 @@ def test_rows_of_a_dataset(synthetic_dataset: Path) -> None:
             a = row["annotations"][region.number]
             words = "".join(part.text for part in one.captions[a["caption_index"]] if region.number in part.regions)
             assert a["phrase"] in words.lower()
-            assert region.path == mask_path(
-                Rle(size_hw=tuple(a["segmentation"]["size"]), counts=a["segmentation"]["counts"])
-            )
-            assert region.path
+            rle = Rle(size_hw=tuple(a["segmentation"]["size"]), counts=a["segmentation"]["counts"])
+            assert region.path == mask_path(rle) != ""
             seen += 1
     assert seen > 80

@@ -13,15 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from pipeline.viewer.app import is_loopback
+from pipeline.dataset.selection import Search
+from pipeline.viewer.app import is_loopback, serve
+from stages.contract.errors import ConfigError
 from tests.architecture.source import ROOT
 
 
 @contextmanager
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and the address that it printed."""
-    command = [sys.executable, "-m", "pipeline", "inspect", *arguments]
+    command = [sys.executable, "-m", "pipeline", "inspect", *arguments, "--port", "0"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -39,26 +42,17 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def listening(process: subprocess.Popen[str]) -> set[str]:
     """Local addresses on which a process listens, as the kernel says."""
-    inodes = set()
-    for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
-        try:
-            target = descriptor.readlink().name
-        except OSError:
-            continue
-        if match := re.fullmatch(r"socket:\[(\d+)\]", target):
-            inodes.add(match.group(1))
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                found.add(fields[1].partition(":")[0])
-    return found
+    links = subprocess.run(["ls", "-l", f"/proc/{process.pid}/fd"], capture_output=True, text=True, check=True).stdout
+    inodes = set(re.findall(r"socket:\[(\d+)\]", links))
+    tables = "".join(Path(f"/proc/net/{table}").read_text() for table in ("tcp", "tcp6")).splitlines()
+    lines = [line.split() for line in tables]
+    return {fields[1].partition(":")[0] for fields in lines if fields[3] == "0A" and fields[9] in inodes}
 
 
 def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
-    with started(str(viewed), "--port", "0") as (process, address):
+    with started(str(viewed), "--where", "w > h", "--min-score", "0.5") as (process, address):
         assert address.startswith("http://127.0.0.1:")
+        assert address.endswith("/?score_min=0.5&where=w+%3E+h")
         with urllib.request.urlopen(address) as answer:
             assert b"phrasebox" in answer.read()
         assert listening(process) == {"0100007F"}
@@ -68,27 +62,18 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         assert "Traceback" not in process.stdout.read()
 
 
-def test_it_begins_with_what_was_asked_for(viewed: Path) -> None:
-    with started(str(viewed), "--port", "0", "--where", "w > h", "--min-score", "0.5") as (_, address):
-        assert address.endswith("/?score_min=0.5&where=w+%3E+h")
-
-
-def test_it_listens_elsewhere_when_told_so(viewed: Path) -> None:
-    with started(str(viewed), "--port", "0", "--host", "0.0.0.0") as (process, _):
+def test_it_listens_elsewhere_when_asked_to(viewed: Path) -> None:
+    with started(str(viewed), "--host", "0.0.0.0") as (process, _):
         assert listening(process) == {"00000000"}
         assert process.stdout is not None
         assert "everyone who can reach this machine" in process.stdout.readline()
 
 
 def test_a_port_that_is_taken_is_said(viewed: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        command = [sys.executable, "-m", "pipeline", "inspect", str(viewed), "--port", str(taken.getsockname()[1])]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "cannot listen on 127.0.0.1" in done.stderr
-    assert done.stderr.count("\n") == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"^cannot listen on 127.0.0.1:{port}: Address already in use"):
+            serve(viewed, Console(quiet=True), Search(), host="127.0.0.1", port=port, open_browser=False)
 
 
 @pytest.mark.parametrize(

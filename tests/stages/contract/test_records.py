@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -36,37 +37,37 @@ def test_ids_are_exact_in_doubles_and_not_zero(text: str) -> None:
 
 def test_ids_differ() -> None:
     assert len({stable_id(str(n)) for n in range(20_000)}) == 20_000
-
-
-def test_a_samples_id_is_that_of_its_sample_id() -> None:
     assert Sample(sample_id="k1", source="").id == stable_id("k1")
 
 
-@pytest.mark.parametrize(("start", "end"), [(3, 3), (4, 3), (-1, 3)])
-def test_a_span_has_a_length(start: int, end: int) -> None:
-    with pytest.raises(ValueError, match=f"expected 0 <= start < end, got {start}, {end}"):
-        Phrase(text="dog", caption_index=0, start=start, end=end, head="dog")
-
-
-def test_a_phrase_has_a_text() -> None:
-    with pytest.raises(ValueError, match="non-empty"):
-        Phrase(text="", caption_index=0, start=0, end=1, head="dog")
+def dog(**changes: Any) -> Phrase:
+    return Phrase(**{"text": "dog", "caption_index": 0, "start": 0, "end": 3, "head": "dog", **changes})
 
 
 @pytest.mark.parametrize(
-    "rgb",
-    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)],
-    ids=["grey", "alpha", "float"],
+    ("make", "words"),
+    [
+        (lambda: dog(start=3, end=3), "expected 0 <= start < end, got 3, 3"),
+        (lambda: dog(start=4, end=3), "expected 0 <= start < end, got 4, 3"),
+        (lambda: dog(start=-1, end=3), "expected 0 <= start < end, got -1, 3"),
+        (lambda: dog(text=""), "non-empty"),
+        (lambda: Pixels(rgb=np.zeros((4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
+        (lambda: Pixels(rgb=np.zeros((4, 4, 4), np.uint8)), r"expected uint8 \(H, W, 3\), got"),
+        (lambda: Pixels(rgb=np.zeros((4, 4, 3), np.float32)), r"expected uint8 \(H, W, 3\), got"),  # type: ignore[arg-type]
+        (
+            lambda: HeatMap(text="a", values=np.zeros(4, np.float32), similarity=0.2),
+            r"expected float32 \(grid_h, grid_w",
+        ),
+        (
+            lambda: HeatMap(text="a", values=np.zeros((2, 2), object), similarity=0.2),
+            r"expected float32 \(grid_h, grid_w\), got",
+        ),
+        (lambda: RowFault("odd", "something"), r"expected a reason from \[.*got 'odd'"),
+    ],
 )
-def test_pixels_are_rgb(rgb: Any) -> None:
-    with pytest.raises(ValueError, match=r"expected uint8 \(H, W, 3\), got"):
-        Pixels(rgb=rgb)
-
-
-@pytest.mark.parametrize("values", [np.zeros(4, np.float32), np.zeros((2, 2))], ids=["flat", "float64"])
-def test_heat_maps_are_float32_grids(values: Any) -> None:
-    with pytest.raises(ValueError, match=r"expected float32 \(grid_h, grid_w\), got"):
-        HeatMap(text="dog", values=values, similarity=0.2)
+def test_values_that_records_reject(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 @pytest.mark.parametrize("kind", [Sample, Phrase, Pixels, HeatMap, Rle, Region, Record, RowError])
@@ -92,18 +93,16 @@ def test_a_started_record_can_be_stored(sample_id: str, source: str, file_name: 
             assert after == before
 
 
-def test_surrogates_are_written_out() -> None:
-    record = Record.start(
-        Sample(sample_id="a\ud800", source="b", captions=("dog",), image=ImageRef(file_name="c\udcff"))
-    )
+def test_surrogates_are_written_out_and_in_a_caption_an_error() -> None:
+    image = ImageRef(file_name="c\udcff")
+    record = Record.start(Sample(sample_id="a\ud800", source="b", captions=("dog",), image=image))
     assert (record.sample.sample_id, record.sample.image.file_name) == ("a\\ud800", "c\\udcff")
     assert record.error is None
-
-
-def test_a_caption_with_surrogates_is_an_error() -> None:
     record = Record.start(Sample(sample_id="a", source="f.jsonl:3", captions=("a dog", "half \ud83d")))
     assert str(record.error) == "bad_caption: f.jsonl:3: the caption holds lone surrogates, not text"
     assert record.sample.captions == ("a dog", "half \\ud83d")
+    error = RowError(reason="bad_row", detail="b: not JSON")
+    assert Record.start(Sample(sample_id="a", source="b", captions=("\ud800",), error=error)).error == error
 
 
 @given(st.lists(any_text.filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))))
@@ -111,22 +110,6 @@ def test_other_captions_are_untouched(captions: list[str]) -> None:
     record = Record.start(Sample(sample_id="a", source="b", captions=tuple(captions)))
     assert record.sample.captions == tuple(captions)
     assert record.error is None
-
-
-def test_a_readers_error_stays() -> None:
-    error = RowError(reason="bad_row", detail="b: not JSON")
-    assert Record.start(Sample(sample_id="a", source="b", captions=("\ud800",), error=error)).error == error
-
-
-def test_a_new_record_is_empty() -> None:
-    record = Record.start(Sample(sample_id="a", source="b"))
-    assert (record.width_px, record.height_px, record.phrases, record.heat_maps) == (0, 0, (), ())
-    assert replace(record, width_px=3) != record
-
-
-def test_the_reasons_are_a_closed_list() -> None:
-    with pytest.raises(ValueError, match=r"expected a reason from \[.*got 'odd'"):
-        RowFault("odd", "something")
 
 
 def test_a_fault_says_what_it_keeps_and_where() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,20 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from stages.contract import schema
 from stages.contract.errors import ROW_ERRORS, RowError, SchemaError
 from stages.contract.levels import quantise
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
-from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Rle, Sample, stable_id
+from stages.contract.records import Absent, HeatMap, ImageRef, Phrase, Pixels, Record, Region, Sample, stable_id
 from stages.contract.schema import (
-    ABSENT,
-    ANNOTATION,
-    DATASET_SCHEMA,
+    DATASET_FIELDS,
+    ENTRIES,
     OPTIONAL_FIELDS,
     RECORD_SCHEMA,
-    STORED_HEAT_MAP,
-    STORED_PHRASE,
+    check_version,
     dataset_schema,
     mapped_record,
     records_to_rows,
@@ -35,60 +32,55 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 finite = st.floats(-1, 1, width=32)
 
 
-@st.composite
-def samples(draw: st.DrawFn) -> Sample:
-    return Sample(
-        sample_id=draw(texts),
-        source=draw(texts),
-        captions=tuple(draw(st.lists(texts, max_size=3))),
-        image=ImageRef(
-            file_name=draw(texts),
-            url=draw(st.none() | texts),
-            offset=draw(st.integers(0, 2**62)),
-            size=draw(st.integers(-1, 2**62)),
-            content=draw(st.none() | st.binary(max_size=20)),
-        ),
-    )
+def some(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(values, max_size=3).map(tuple)
 
 
-@st.composite
-def phrases(draw: st.DrawFn) -> Phrase:
-    start = draw(st.integers(0, 99))
-    return Phrase(
-        text=draw(texts.filter(bool)),
-        caption_index=draw(st.integers(0, 9)),
-        start=start,
-        end=start + draw(st.integers(1, 99)),
-        head=draw(texts),
-        plural=draw(st.booleans()),
-        importance=draw(st.none() | st.floats(0, 1)),
-    )
+def arrays(dtype: type, *shape: int, most: int = 5) -> st.SearchStrategy[Any]:
+    sides = st.tuples(*[st.integers(1, most)] * 2).map(lambda sides: (*sides, *shape))
+    return hnp.arrays(dtype, sides, elements=finite if dtype is np.float32 else None)
 
 
-@st.composite
-def heat_maps(draw: st.DrawFn) -> HeatMap:
-    h, w = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    values = np.array(draw(st.lists(finite, min_size=h * w, max_size=h * w)), np.float32).reshape(h, w)
-    fault = draw(st.sampled_from(["", "constant", "empty", "non_finite"]))
-    likely = draw(st.none() | st.floats(0, 1))
-    return HeatMap(text=draw(texts), values=values, similarity=draw(finite), fault=fault, presence=likely)
-
-
-@st.composite
-def records(draw: st.DrawFn) -> Record:
-    h, w = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    rgb = np.frombuffer(draw(st.binary(min_size=h * w * 3, max_size=h * w * 3)), np.uint8).reshape(h, w, 3)
-    error = RowError(reason=draw(st.sampled_from(sorted(ROW_ERRORS))), detail=draw(texts))
-    return Record(
-        sample=draw(samples()),
-        width_px=draw(st.integers(0, 2**31 - 1)),
-        height_px=draw(st.integers(0, 2**31 - 1)),
-        phrases=tuple(draw(st.lists(phrases(), max_size=3))),
-        dropped_phrases=draw(st.integers(0, 99)),
-        pixels=draw(st.none() | st.just(Pixels(rgb=rgb))),
-        heat_maps=tuple(draw(st.lists(heat_maps(), max_size=3))),
-        error=draw(st.none() | st.just(error)),
-    )
+counts = st.integers(0, 2**31 - 1)
+shares = st.none() | st.floats(0, 1)
+images = st.builds(
+    ImageRef,
+    file_name=texts,
+    url=st.none() | texts,
+    offset=st.integers(0, 2**62),
+    size=st.integers(-1, 2**62),
+    content=st.none() | st.binary(max_size=20),
+)
+errors = st.builds(RowError, reason=st.sampled_from(sorted(ROW_ERRORS)), detail=texts)
+phrases = st.builds(
+    Phrase,
+    text=texts.filter(bool),
+    caption_index=counts,
+    start=st.integers(0, 99),
+    end=st.integers(100, 199),
+    head=texts,
+    plural=st.booleans(),
+    importance=shares,
+)
+heat_maps = st.builds(
+    HeatMap,
+    text=texts,
+    values=arrays(np.float32),
+    similarity=finite,
+    fault=st.sampled_from(["", "constant"]),
+    presence=shares,
+)
+records = st.builds(
+    Record,
+    sample=st.builds(Sample, sample_id=texts, source=texts, captions=some(texts), image=images),
+    width_px=counts,
+    height_px=counts,
+    phrases=some(phrases),
+    dropped_phrases=counts,
+    pixels=st.none() | st.builds(Pixels, rgb=arrays(np.uint8, 3)),
+    heat_maps=some(heat_maps),
+    error=st.none() | errors,
+)
 
 
 def plain(record: Record) -> Any:
@@ -99,7 +91,7 @@ def plain(record: Record) -> Any:
 
 
 @settings(max_examples=60)
-@given(st.lists(records(), max_size=4))
+@given(st.lists(records, max_size=4))
 def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     table = records_to_table(batch)
     assert table.schema == RECORD_SCHEMA
@@ -107,16 +99,13 @@ def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     assert [plain(record) for record in table_to_records(table)] == [plain(record) for record in batch]
 
 
-def test_columns_may_stand_in_any_order_and_others_beside_them() -> None:
+def test_columns_between_workers() -> None:
+    """They may be in any order, and others beside them; missing ones are named."""
     record = make_record(regions=())
     table = records_to_table([record]).append_column("more", pa.array([1]))
     assert [plain(r) for r in table_to_records(table.select(table.column_names[::-1]))] == [plain(record)]
-
-
-def test_missing_columns_are_named() -> None:
-    table = records_to_table([make_record()]).drop_columns(["phrases", "error"])
     with pytest.raises(SchemaError, match=r"lacks the columns \['phrases', 'error'\]"):
-        table_to_records(table)
+        table_to_records(table.drop_columns(["phrases", "error"]))
 
 
 def make_record(**changes: Any) -> Record:
@@ -161,13 +150,6 @@ def row_of(record: Record, *, embed_images: bool = False, heat_maps: bool = Fals
     assert table.schema == dataset_schema(embed_images=embed_images, heat_maps=heat_maps)
     [row] = table.to_pylist()
     return row
-
-
-def test_an_area_beyond_what_float32_counts_is_exact() -> None:
-    record = make_record()
-    (region, *others) = record.regions
-    row = row_of(replace(record, regions=(replace(region, area_px=16_777_217), *others)))
-    assert row["annotations"][0]["area"] == 16_777_217
 
 
 def test_the_row_of_an_annotated_image() -> None:
@@ -240,11 +222,7 @@ def test_the_row_of_a_failed_sample() -> None:
 def test_the_row_of_an_image_without_phrases() -> None:
     row = row_of(make_record(phrases=(), heat_maps=(), regions=()))
     assert (row["annotations"], row["phrase_count"], row["warnings"], row["error"]) == ([], 0, [], None)
-
-
-def test_no_rows() -> None:
-    assert records_to_rows([], embed_images=False).num_rows == 0
-    assert records_to_table([]).num_rows == 0
+    assert records_to_rows([], embed_images=False).num_rows == records_to_table([]).num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -281,12 +259,9 @@ def test_annotation_ids_are_unique() -> None:
     assert all(0 < number < 2**53 for number in (*ids, row["id"]))
 
 
-def test_images_are_embedded_as_they_were_read() -> None:
+def test_images_are_embedded_but_for_failed_samples() -> None:
+    """Readers of the dataset would open the path, or decode bytes that cannot be decoded."""
     assert row_of(make_record(), embed_images=True)["image"] == {"bytes": b"JPEG", "path": "a/b.jpg"}
-
-
-def test_a_failed_sample_has_no_image() -> None:
-    """Readers of the dataset would open the path, or decode what could not be decoded."""
     error = RowError(reason="bad_image", detail="a.jsonl:1: not an image")
     assert row_of(make_record(error=error, regions=(), phrases=()), embed_images=True)["image"] is None
     sample = Sample(sample_id="k1", source="a", image=ImageRef(file_name="a/b.jpg"))
@@ -365,20 +340,23 @@ def test_a_heat_map_that_does_not_fill_its_grid_is_refused(change: dict[str, Any
         mapped_record(row)
 
 
-def fields_of(kind: Any) -> list[Any]:
-    """A schema's or struct's fields."""
-    return [kind.field(i) for i in range(len(kind))]
-
-
-def test_every_field_says_its_unit_and_meaning() -> None:
-    structs = (DATASET_SCHEMA, ANNOTATION, ABSENT, STORED_PHRASE, STORED_HEAT_MAP)
-    fields = [*(field for struct in structs for field in fields_of(struct)), *OPTIONAL_FIELDS]
-    for field in fields:
-        assert set(field.metadata) == {b"unit", b"doc"}, field.name
-        assert field.metadata[b"doc"], field.name
-    units = {field.name: field.metadata[b"unit"].decode() for field in fields}
+def test_every_field_says_its_unit_and_meaning_and_occurs_once() -> None:
+    columns = (*DATASET_FIELDS, *OPTIONAL_FIELDS)
+    lists = [field for field in columns if pa.types.is_list(field.kind)]
+    assert {field.name for field in lists if pa.types.is_struct(field.kind.value_type)} == {*ENTRIES}
+    for fields in (columns, *ENTRIES.values()):
+        assert all(field.doc for field in fields)
+        assert len({field.name for field in fields}) == len(fields)
+    units = {field.name: field.unit for fields in (columns, *ENTRIES.values()) for field in fields}
     assert units["width"] == units["height"] == units["bbox"] == units["area"] == "px"
     assert (units["score"], units["similarity"], units["span"]) == ("0 .. 1", "-1 .. 1", "characters")
+
+
+def test_one_version_is_read() -> None:
+    check_version("out", 1)
+    for other in (None, 5, "1"):
+        with pytest.raises(SchemaError, match=f"out: schema version {other}, this phrasebox reads 1: make the dataset"):
+            check_version("out", other)
 
 
 def test_metadata_survives_in_parquet(tmp_path: Any) -> None:
@@ -388,27 +366,7 @@ def test_metadata_survives_in_parquet(tmp_path: Any) -> None:
     assert back.field("annotations").type.value_type.field("bbox").metadata[b"unit"] == b"px"
 
 
-def test_the_docstrings_table_lists_exactly_the_columns() -> None:
-    told: list[tuple[str, str]] = []
-    for line in (schema.__doc__ or "").splitlines():
-        entry = re.match(r" {4}(  )?(\w+(?:, \w+)*) +(\w+(?:<\w+>)?)(?: |$)", line)
-        if entry:
-            told.extend(((entry[1] or "") + name, entry[3]) for name in entry[2].split(", "))
-    columns: list[tuple[str, str]] = []
-    for field in fields_of(dataset_schema(embed_images=True, heat_maps=True)):
-        columns.append((field.name, short_type(field.type)))
-        if short_type(field.type) == "list<struct>":
-            columns.extend((f"  {inner.name}", short_type(inner.type)) for inner in fields_of(field.type.value_type))
-    assert told == columns
-
-
-def short_type(kind: Any) -> str:
-    if pa.types.is_list(kind):
-        return f"list<{short_type(kind.value_type)}>"
-    return "struct" if pa.types.is_struct(kind) else str(kind)
-
-
-def test_the_mask_of_a_row_is_the_regions() -> None:
-    record = make_record()
-    coded = row_of(record)["annotations"][0]["segmentation"]
-    assert Rle(size_hw=tuple(coded["size"]), counts=coded["counts"]) == record.regions[0].mask
+def test_areas_beyond_what_float32_counts_are_exact() -> None:
+    (region,) = make_record().regions
+    row = row_of(make_record(regions=(replace(region, area_px=16_777_217),)))
+    assert row["annotations"][0]["area"] == 16_777_217

@@ -42,12 +42,10 @@ class Parts:
         return Linear(self.tensor(outputs, inputs) * inputs**-0.5, self.tensor(outputs))
 
     def block(self, heads: int, activation: str, *, scaled: bool) -> Block:
-        qkv = self.linear(D, 3 * D)
         return Block(
             heads=heads,
             ln_1=self.norm(),
-            qkv=qkv,
-            kv=Linear(qkv.weight[D:], qkv.bias[D:] if qkv.bias is not None else None),
+            qkv=self.linear(D, 3 * D),
             out=self.linear(D, D),
             ls_1=self.tensor(D) if scaled else None,
             ln_2=self.norm(bias=scaled),

@@ -24,8 +24,8 @@ from stages.explain.presence import ImageStatistics, Presence
 from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import ModelConfig
+from stages.shared.model.device import OnTheWay
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.transfer import OnTheWay
 from tests.factories import TOWERS
 
 tokenizer = open_clip.get_tokenizer("ViT-B-32")

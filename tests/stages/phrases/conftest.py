@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.phrases.parser import load_pipeline
+from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 
 

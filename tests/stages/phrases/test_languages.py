@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from stages.phrases.languages import Languages
+from stages.phrases.stage import Languages
 
 FOREIGN = {
     "de": [
@@ -51,14 +49,6 @@ def test_other_languages_are_found(languages: Languages, language: str) -> None:
 
 def test_english_is_no_other_language(languages: Languages) -> None:
     assert {caption: languages.other(caption) for caption in ENGLISH} == dict.fromkeys(ENGLISH)
-
-
-def test_a_caption_costs_little(languages: Languages) -> None:
-    captions = ["Two children in red shirts are playing with a brown dog on the beach ."] * 200
-    start = time.process_time()
-    for caption in captions:
-        languages.other(caption)
-    assert (time.process_time() - start) / len(captions) < 1e-3
 
 
 def test_of_a_parser_of_an_unknown_language_nothing_is_said() -> None:

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from stages.phrases.filters import readable, word_lists
 from stages.phrases.noun_phrases import FoundPhrase, extract
 from stages.phrases.parsed import REPAIRS, Parsed, repaired
-
-ROOT = Path(__file__).parents[3]
 
 LISTS = word_lists()
 
@@ -111,11 +107,6 @@ def test_phrases(nlp, caption, expected):
 )
 def test_parts_are_kept_on_request(nlp, caption, expected):
     assert found(nlp, caption, keep_parts=True) == expected
-
-
-def test_no_text_no_phrase(nlp):
-    assert extract(nlp(""), LISTS) == []
-    assert extract(nlp(" . , ! "), LISTS) == []
 
 
 def test_a_list_of_words_is_no_phrase(nlp):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stages.contract.errors import ConfigError, RowError
+from stages.contract.errors import RowError
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.filters import normalise
-from stages.phrases.stage import PhrasesConfig, PhrasesStage, capped, phrases_json
+from stages.phrases.stage import PhrasesConfig, PhrasesStage, phrases_json
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 WORDS = (
@@ -41,12 +41,6 @@ def test_phrases_of_all_captions_in_order(stage):
         Phrase(text="two cats", caption_index=2, start=0, end=8, head="cat", plural=True),
         Phrase(text="old dog", caption_index=2, start=12, end=24, head="dog"),
     )
-
-
-def test_no_phrase_is_no_error(stage):
-    (record,) = stage.process([make_record("It is.")])
-    assert record.phrases == ()
-    assert record.error is None
 
 
 @pytest.mark.parametrize("captions", [(), ("",), (" \t\n", "")])
@@ -98,23 +92,12 @@ def test_a_record_with_an_error_passes_untouched(stage):
     assert [record.phrases[0].text for record in (answer[0], answer[2])] == ["cat", "dog"]
 
 
-def test_an_empty_batch(stage):
-    assert stage.process([]) == []
-
-
 def test_the_cap_counts_unique_texts_and_keeps_their_mentions():
     (record,) = make_stage(max_phrases=2).process(
         [make_record("a dog, a cat, a cow", "the cow and the dog", "his cat")]
     )
     assert [phrase.text for phrase in record.phrases] == ["dog", "cat", "dog", "cat"]
     assert record.dropped_phrases == 2
-
-
-def test_capped_keeps_all_below_the_limit():
-    phrases = [Phrase(text=text, caption_index=0, start=0, end=1, head=text) for text in "aba"]
-    assert capped(phrases, 2) == tuple(phrases)
-    assert capped(phrases, 1) == (phrases[0], phrases[2])
-    assert capped([], 1) == ()
 
 
 def test_referring_expressions_stand_beside_their_phrases():
@@ -170,20 +153,8 @@ def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
     assert stage.process(records) == alone == sevens
 
 
-def test_the_batch_size_of_the_parser_changes_nothing(stage):
-    records = [make_record(f"A man with {number} dogs in front of a red house.") for number in range(9)]
-    assert make_stage(batch_size=2).process(records) == stage.process(records)
-
-
 def test_a_stage_travels_before_its_setup():
     stage = pickle.loads(pickle.dumps(PhrasesStage(PhrasesConfig())))
-    with pytest.raises(RuntimeError, match="setup"):
-        stage.process([make_record("a dog")])
-
-
-def test_teardown_releases_the_pipeline():
-    stage = make_stage()
-    stage.teardown()
     with pytest.raises(RuntimeError, match="setup"):
         stage.process([make_record("a dog")])
 
@@ -231,16 +202,3 @@ def test_phrases_json_reads_no_further_than_a_batch():
     first = next(phrases_json(captions(), PhrasesConfig(batch_size=3)))
     assert first["caption"] == "a dog"
     assert read == [0, 1, 2]
-
-
-def test_phrases_json_with_a_pipeline_that_is_not_installed():
-    with pytest.raises(ConfigError, match="spacy_model"):
-        list(phrases_json(["a dog"], PhrasesConfig(spacy_model="nothing_like_it")))
-
-
-def test_importing_the_stage_does_not_import_spacy():
-    import subprocess
-    import sys
-
-    code = "import sys, stages.phrases.stage; sys.exit('spacy' in sys.modules or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

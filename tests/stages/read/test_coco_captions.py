@@ -70,16 +70,6 @@ def test_every_entry_is_accounted_for(tmp_path: Path) -> None:
     assert "no image has the id '42'" in str(samples[7].error)
 
 
-def test_text_ids_and_odd_captions(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "c.json",
-        [{"id": "x", "file_name": "a.jpg"}],
-        [caption(1, "x", " \U0001f600\n"), caption(2, "x", "\ud800")],
-    )
-    (sample,) = samples_of(kind="coco_captions", path=path)
-    assert (sample.sample_id, reason(sample)) == ("x", "bad_caption")
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -55,30 +55,6 @@ def test_places_count_lines_with_quoted_line_ends(tmp_path: Path) -> None:
         assert [sample.source for sample in samples] == ["in.csv:3", "in.csv:7", "in.csv:8"]
 
 
-@pytest.mark.parametrize(
-    ("line", "expected", "words"),
-    [
-        (b"a.jpg", "bad_row", "1 fields, the header has 2"),
-        (b"a.jpg,x,y", "bad_row", "3 fields, the header has 2"),
-        (b",x", "bad_row", "no image"),
-        (b"a.jpg,\xff", "bad_row", "not UTF-8"),
-        (b"\xff\xfe,x", "bad_row", "not UTF-8"),
-        (b"a.jpg,x\ry", "bad_row", "not CSV"),
-        (b"../a.jpg,x", "bad_location", "leaves the image root"),
-        (b"http://a/b.jpg,x", "bad_location", "is a URL"),
-        (b"a\0.jpg,x", "bad_location", "cannot be the name"),
-    ],
-)
-def test_broken_rows_harm_no_neighbour(tmp_path: Path, line: bytes, expected: str, words: str) -> None:
-    path = write(tmp_path / "in.csv", b"image,caption\na.jpg,x\n" + line + b"\nb.jpg,y\n")
-    for shard_size in (1, 10):
-        before, sample, after = samples_of(kind="csv", path=path, shard_size=shard_size)
-        assert reason(sample) == expected
-        assert words in str(sample.error)
-        assert before.error is None
-        assert (after.error, after.source) == (None, "in.csv:4")
-
-
 def test_empty_fields_are_null(tmp_path: Path) -> None:
     (sample,) = samples_of(kind="csv", path=write(tmp_path / "in.csv", "image,caption,id\na.jpg,,\n"))
     assert (sample.captions, sample.sample_id, sample.error) == ((), "in.csv:2", None)
@@ -95,19 +71,13 @@ def test_a_quote_that_is_never_closed_is_one_bad_row(tmp_path: Path) -> None:
 
 def test_duplicate_ids(tmp_path: Path) -> None:
     samples = samples_of(kind="csv", path=write(tmp_path / "in.csv", "id,image,caption\n1,a,x\n1,b,y\n"), shard_size=1)
-    assert [(sample.sample_id, reason(sample)) for sample in samples] == [
-        ("1", None),
-        ("1#in.csv:3", "duplicate_id"),
-    ]
+    assert [(sample.sample_id, reason(sample)) for sample in samples] == [("1", None), ("1#in.csv:3", "duplicate_id")]
 
 
 def test_byte_order_mark_spaces_and_compression(tmp_path: Path) -> None:
     text = "\ufeffimage, caption\na.jpg,x\nb.jpg,y\n".encode()
     for path in (write(tmp_path / "in.csv", text), write(tmp_path / "in.csv.gz", gzip.compress(text))):
-        assert [sample.captions for sample in samples_of(kind="csv", path=path, shard_size=1)] == [
-            ("x",),
-            ("y",),
-        ]
+        assert [sample.captions for sample in samples_of(kind="csv", path=path, shard_size=1)] == [("x",), ("y",)]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +103,3 @@ def test_configured_columns_must_be_there(tmp_path: Path) -> None:
         reader_of(kind="csv", path=path, caption=["short", "long"]).shards()
     (sample,) = samples_of(kind="csv", path=path, caption=["short", "caption"], id="short")
     assert (sample.captions, sample.sample_id) == (("c", "b"), "c")
-
-
-@pytest.mark.parametrize("text", ["", "\n", "image,caption\n"])
-def test_files_without_rows(tmp_path: Path, text: str) -> None:
-    assert reader_of(kind="csv", path=write(tmp_path / "in.csv", text)).shards() == []

@@ -82,7 +82,7 @@ def test_several_paths_of_one_kind() -> None:
     ("path", "words"),
     [
         ("none", "no such file or folder"),
-        ("captions.xml", "cannot tell what kind of input .*captions.xml is: expected .jsonl or .ndjson"),
+        ("captions.xml", "cannot see the kind of input .*captions.xml: expected .jsonl or .ndjson"),
         ("1.jpg", "is an image: expected .*a folder of images each with a .txt"),
         ("empty", "it is empty"),
         ("odd", "it holds 1 other files, such as a.xml"),

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.records import Phrase
-from stages.regions.groups import MOST_LINKED, linked, pair_features, wordings
-from stages.regions.things import parse_things, relation, things
+from stages.regions.groups import MOST_LINKED, linked, pair_features, parse_things, relation, things, wordings
 
 PLURAL = {"dogs": "dog", "men": "man", "boys": "boy", "children": "child", "people": "people", "girls": "girl"}
 

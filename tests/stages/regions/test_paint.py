@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
-from stages.regions.components import components
-from stages.regions.fields import SignedField, component_field
-from stages.regions.paint import paint
+from stages.regions.paint import SignedField, field_of, paint
+from stages.regions.parts import Part
+from stages.regions.score import Evidence
+from tests.stages.regions.cutting import mask_of
 
 
 def whole(values: object) -> SignedField:
@@ -40,8 +41,8 @@ def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     ],
 )
 def test_paint(values, size_hw, rows):
-    (painted,) = paint([whole(values)], [size_hw])
-    expected = np.array([[letter == "#" for letter in row] for row in rows])
+    painted = paint(whole(values), size_hw)
+    expected = mask_of(*rows)
     np.testing.assert_array_equal(decode_mask(painted.mask), expected)
     assert painted.mask == encode_mask(expected)
     assert painted.box_xywh_px == mask_box_xywh_px(expected)
@@ -57,7 +58,7 @@ def test_paint(values, size_hw, rows):
     ],
 )
 def test_no_pixel(values, size_hw):
-    assert paint([whole(values)], [size_hw]) == [None]
+    assert paint(whole(values), size_hw) is None
 
 
 fields = st.builds(
@@ -71,7 +72,7 @@ sides = st.integers(1, 40)
 
 @given(fields, sides, sides)
 def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px):
-    (painted,) = paint([whole(values)], [(height_px, width_px)])
+    painted = paint(whole(values), (height_px, width_px))
     field = drawn(values, (height_px, width_px))
     mask = np.zeros(field.shape, dtype=bool) if painted is None else decode_mask(painted.mask)
     clear = np.abs(field) > 1e-5  # float32 arithmetic
@@ -90,42 +91,29 @@ def test_a_window_paints_what_the_whole_field_paints(values, height_px, width_px
     top, left = np.maximum(positive.min(axis=0) - 1, 0)
     bottom, right = positive.max(axis=0) + 2
     window = SignedField(values=values[top:bottom, left:right], top=int(top), left=int(left), full_hw=values.shape)
-    one, other = paint([window, whole(values)], [(height_px, width_px)] * 2)
-    assert one == other
+    assert paint(window, (height_px, width_px)) == paint(whole(values), (height_px, width_px))
 
 
-@given(st.lists(st.tuples(fields, sides, sides), min_size=1, max_size=6), st.sampled_from([1, 50, 1 << 14]))
-def test_fields_are_painted_together_as_each_alone(drawn_fields, most_columns):
-    wholes, sizes = [whole(values) for values, *_ in drawn_fields], [tuple(size) for _, *size in drawn_fields]
-    alone = [paint([field], [size])[0] for field, size in zip(wholes, sizes, strict=True)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.regions.paint.MOST_COLUMNS", most_columns)
-        assert paint(wholes, sizes) == alone
+def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> Part:
+    evidence = Evidence(energy=1, area=1, mean_inside=1, mean_outside=0, peak=1, threshold=0, similarity=0)
+    return Part(inside=inside, top=top, left=left, samples=int(inside.sum()), evidence=evidence)
 
 
-def test_field_of_a_component_keeps_the_contour_and_turns_the_rest():
+def test_the_field_of_a_part_keeps_the_contour_and_turns_the_rest():
     fine = np.array([[9.0, 1.0, 8.0, 6.0], [1.0, 1.0, 1.0, 7.0], [1.0, 1.0, 1.0, 1.0]], dtype=np.float32)
-    inside = fine > 5
-    parts = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0, fill_holes=False)
-    parts.sort(key=lambda part: part.left)
-    one, other = (component_field(fine, 5.0, part) for part in parts)
+    one = field_of(part_of(mask_of("#")), fine, 5.0)
     assert (one.top, one.left, one.full_hw) == (0, 0, (3, 4))
     np.testing.assert_array_equal(one.values, [[4, -4], [-4, -4]])
+    other = field_of(part_of(mask_of("##", ".#"), 0, 2), fine, 5.0)
     assert (other.top, other.left) == (0, 1)
     np.testing.assert_array_equal(other.values, [[-4, 3, 1], [-4, -4, 2], [-4, -4, -4]])
-
-
-def test_field_of_filled_and_taken_samples():
-    fine = np.array([[9.0, 5.0, 9.0, 2.0, 9.0]], dtype=np.float32)
-    inside = np.array([[True, True, True, True, False]])
-    (part,) = components(fine, inside, threshold=5.0, similarity=0.0, min_area_share=0.0, fill_holes=False)
-    field = component_field(fine, 5.0, part)
-    np.testing.assert_allclose(field.values, [[4, 1e-3, 4, 3, -4]])
+    filled = np.array([[9.0, 5.0, 9.0, 2.0, 9.0]], dtype=np.float32)
+    np.testing.assert_allclose(field_of(part_of(mask_of("####")), filled, 5.0).values, [[4, 1e-3, 4, 3, -4]])
 
 
 def test_large_images_need_no_large_arrays():
     values = np.full((14, 14), -1.0)
     values[3:9, 2:12] = 1.0
-    (painted,) = paint([whole(values)], [(30_000, 30_000)])
+    painted = paint(whole(values), (30_000, 30_000))
     # centres of cells 1 and 2: the sign changes at 2 * 30,000 / 14 = 4,285.7, and so on
     assert painted.box_xywh_px == (4286.0, 6429.0, 21428.0, 12857.0)

@@ -13,7 +13,7 @@ from stages.regions.colours import CANVAS_SIDE, Canvas, grabcut
 from stages.regions.config import RegionsConfig
 from stages.regions.paint import Painted
 from stages.regions.stage import RegionsStage
-from tests.stages.regions.plain import regions_of_map
+from tests.stages.regions.cutting import regions_of
 
 GRABCUT = RegionsConfig(refine="grabcut")
 CONTOUR = RegionsConfig(refine="none")
@@ -57,26 +57,21 @@ def overlap(regions: list[tuple[Painted, float]], *squares: tuple[slice, slice],
 @pytest.mark.parametrize("scale", [1, 3])
 def test_the_square_is_recovered_from_a_blurry_map(shift: int, scale: int) -> None:
     heat_map, size_hw = blurry(SQUARE, shift=shift), (SIDE * scale, SIDE * scale)
-    contour = regions_of_map(heat_map, size_hw, 1, CONTOUR)
-    (region,) = regions_of_map(heat_map, size_hw, 1, GRABCUT, Canvas(picture(SQUARE)))
+    contour = regions_of(heat_map, size_hw, 1, CONTOUR)
+    (region,) = regions_of(heat_map, size_hw, 1, GRABCUT, Canvas(picture(SQUARE)))
     assert overlap(contour, SQUARE, scale=scale) < 0.85
     assert overlap([region], SQUARE, scale=scale) > 0.95
     assert region[0].box_xywh_px == pytest.approx((84 * scale, 63 * scale, 54 * scale, 54 * scale), abs=2 * scale)
 
 
-def test_a_wide_image_is_refined_on_the_square_canvas() -> None:
-    (region,) = regions_of_map(blurry(SQUARE), (SIDE, 2 * SIDE), 1, GRABCUT, Canvas(picture(SQUARE)))
-    assert region[0].box_xywh_px == pytest.approx((168, 63, 108, 54), abs=3)
-
-
 def test_several_things_stay_several() -> None:
     squares = ((slice(30, 70), slice(20, 64)), (slice(120, 171), slice(125, 170)))
     rgb, heat_map = picture(*squares), blurry(*squares, blur=0.8)
-    regions = regions_of_map(heat_map, (SIDE, SIDE), 6, GRABCUT, Canvas(rgb))
+    regions = regions_of(heat_map, (SIDE, SIDE), 6, GRABCUT, Canvas(rgb))
     assert len(regions) == 2
     assert overlap(regions, *squares) > 0.95
     assert sum(painted.area_px for painted, _ in regions) == union(regions).sum()
-    (best,) = regions_of_map(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb))
+    (best,) = regions_of(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb))
     assert overlap([best], squares[1]) > 0.95  # the larger one; the other one does not come back by its colour
 
 
@@ -90,9 +85,9 @@ def test_several_things_stay_several() -> None:
 )
 def test_the_contour_stays_where_colours_say_nothing(rgb: np.ndarray) -> None:
     heat_map = blurry(SQUARE)
-    contour = regions_of_map(heat_map, (SIDE, SIDE), 1, CONTOUR)
+    contour = regions_of(heat_map, (SIDE, SIDE), 1, CONTOUR)
     assert len(contour) == 1
-    assert regions_of_map(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb)) == contour
+    assert regions_of(heat_map, (SIDE, SIDE), 1, GRABCUT, Canvas(rgb)) == contour
 
 
 def test_degenerate_cuts_have_no_outline() -> None:
@@ -111,16 +106,11 @@ def test_degenerate_cuts_have_no_outline() -> None:
     assert grabcut(picture(small), corner, corner, PATCH) is None  # 900 pixels of one colour around 36
 
 
-def test_nothing_is_cut_from_an_empty_map() -> None:
-    empty = HeatMap(text="nothing", values=np.zeros((20, 20), np.float32), similarity=0.0, fault="empty")
-    assert regions_of_map(empty, (SIDE, SIDE), 1, GRABCUT, Canvas(picture(SQUARE))) == []
-
-
 def test_pixels_are_needed_only_to_refine() -> None:
     with pytest.raises(ValueError, match="pixels for refine='grabcut'"):
-        regions_of_map(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT)
-    plain = regions_of_map(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR)
-    assert regions_of_map(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR, Canvas(picture(SQUARE))) == plain
+        regions_of(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT)
+    plain = regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR)
+    assert regions_of(blurry(SQUARE), (SIDE, SIDE), 1, CONTOUR, Canvas(picture(SQUARE))) == plain
 
 
 def test_large_canvases_are_shrunk() -> None:
@@ -128,7 +118,7 @@ def test_large_canvases_are_shrunk() -> None:
     assert Canvas(small).rgb is small
     large = cv2.resize(small, (1600, 1000), interpolation=cv2.INTER_NEAREST)
     assert Canvas(large).rgb.shape == (CANVAS_SIDE * 5 // 8, CANVAS_SIDE, 3)
-    (region,) = regions_of_map(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT, Canvas(large))
+    (region,) = regions_of(blurry(SQUARE), (SIDE, SIDE), 1, GRABCUT, Canvas(large))
     assert overlap([region], SQUARE) > 0.9
 
 

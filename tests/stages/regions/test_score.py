@@ -1,55 +1,111 @@
+"""Scores by hand; calibrations, the probabilities that they give, and files that are none."""
+
+from __future__ import annotations
+
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.regions.score import SCORES, Evidence, rounded_score
+from stages.contract.errors import ConfigError
+from stages.regions.score import FEATURES, SCORES, Calibration, Evidence, read_calibration, rounded_score
+from stages.regions.thresholds import CUT_FEATURES
 
-EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.6, mean_outside=0.1, peak=0.9, threshold=0.4, similarity=0.2)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("energy", 0.5),
-        ("contrast", 0.5),
-        ("product", 0.25),
-        ("mean_heat", 0.6),
-        ("peak", 0.9),
-        ("similarity", 0.6),
-    ],
-)
-def test_formulas(name, expected):
-    assert rounded_score(name, EVIDENCE) == pytest.approx(expected)
+EVIDENCE = Evidence(energy=0.5, area=0.1, mean_inside=0.7, mean_outside=0.2, peak=1.0, threshold=0.4, similarity=0.25)
 
 
-def test_formulas_are_complete():
-    assert set(SCORES) == {"energy", "contrast", "product", "mean_heat", "peak", "similarity"}
-
-
-def test_contrast_of_a_part_colder_than_the_rest_is_zero():
-    assert rounded_score("contrast", replace(EVIDENCE, mean_outside=0.7)) == 0.0
+def test_formulas() -> None:
+    by_hand = {"energy": 0.5, "contrast": 0.5, "product": 0.25, "mean_heat": 0.7, "peak": 1.0, "similarity": 0.625}
+    assert {name: rounded_score(name, EVIDENCE) for name in SCORES} == pytest.approx(by_hand)
+    assert rounded_score("contrast", replace(EVIDENCE, mean_outside=0.8)) == 0.0, "colder than the rest"
 
 
 shares = st.floats(0, 1)
-evidences = st.builds(
-    Evidence,
-    energy=shares,
-    area=shares,
-    mean_inside=shares,
-    mean_outside=shares,
-    peak=shares,
-    threshold=shares,
-    similarity=st.floats(-1.01, 1.01),
-)
+six_shares = dict.fromkeys(("energy", "area", "mean_inside", "mean_outside", "peak", "threshold"), shares)
 
 
 @pytest.mark.parametrize("name", sorted(SCORES))
-@given(evidence=evidences)
-def test_scores_are_shares(name, evidence):
+@given(evidence=st.builds(Evidence, **six_shares, similarity=st.floats(-1.01, 1.01)))
+def test_scores_are_shares(name: Any, evidence: Evidence) -> None:
     score = rounded_score(name, evidence)
     assert math.isfinite(score)
     assert 0.0 <= score <= 1.0
     assert score == round(score, 6)
+
+
+def calibration_of(**weight: float) -> Calibration:
+    return Calibration(
+        bias=0.5,
+        weight=weight,
+        mean=dict.fromkeys(weight, 0.25),
+        scale=dict.fromkeys(weight, 0.5),
+        made_with={"model": "demo:1"},
+        made_from={"regions": 100},
+    )
+
+
+def test_probability_by_hand() -> None:
+    """0.5 + 2 * (0.5 - 0.25) / 0.5 = 1.5."""
+    assert calibration_of(energy=2.0).probability(EVIDENCE) == pytest.approx(0.817574, abs=1e-6)
+    assert calibration_of().probability(EVIDENCE) == pytest.approx(0.622459, abs=1e-6)
+    assert calibration_of(energy=1e9).probability(EVIDENCE) == 1.0
+    assert calibration_of(energy=-1e9).probability(EVIDENCE) == 0.0
+
+
+def test_the_farthest_feature_is_told_with_its_shift() -> None:
+    """energy: (0.5 - 0.25) / 0.5; area is no feature; similarity: (0.25 - 0.25) / 0.5, once .25 and once -.75."""
+    calibration = calibration_of(energy=1.0, similarity=0.0)
+    assert calibration.shift([EVIDENCE]) == ("energy", pytest.approx(0.5))
+    assert calibration.shift([EVIDENCE, replace(EVIDENCE, similarity=-0.75, energy=0.0)]) == (
+        "similarity",
+        pytest.approx(-1.0),
+    )
+
+
+def test_a_file_gives_the_same_calibration(tmp_path: Path) -> None:
+    calibration = calibration_of(**dict.fromkeys(FEATURES, 0.3))
+    (tmp_path / "c.json").write_text(calibration.to_json())
+    assert read_calibration(tmp_path / "c.json") == calibration
+
+
+CUT: dict[str, Any] = {
+    "usual": {},
+    **{part: dict.fromkeys(CUT_FEATURES, 0.0) for part in ("weight", "mean", "scale")},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cut": {"weight": {}}}, "share"),
+        ({"cut": CUT}, "not 0"),
+        ({"cut": {**CUT, "usual": {"dog": float("inf")}}}, "finite"),
+        ({"cut": {**CUT, "usual": None}}, "not a calibration"),
+        ({"format": "other"}, "expected the format"),
+        ({"weight": {"luck": 1.0}}, "unknown features luck"),
+        ({"bias": float("nan")}, "finite"),
+        ({"bias": "1"}, "not a calibration"),
+        ({"scale": {"energy": 0.0}}, "scales that are not 0"),
+        ({"mean": {}}, "lacks 'energy', so it is no calibration of this version; phrasebox calibrate"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({**json.loads(calibration_of(energy=1.0).to_json()), **change}))
+    with pytest.raises(ConfigError, match=message):
+        read_calibration(path)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '"x"', "{}"])
+def test_damaged_files_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"regions\.calibration"):
+        read_calibration(tmp_path / "c.json")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_calibration(tmp_path / "gone.json")

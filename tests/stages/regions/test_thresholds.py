@@ -1,10 +1,29 @@
+"""The rules by which maps are cut, and the learned one among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stages.regions.thresholds import cut, fixed_cut, mean_cut, otsu_cut, quantile_cut
+from stages.contract.levels import LEVELS, quantise
+from stages.regions.config import RegionsConfig
+from stages.regions.thresholds import (
+    CUT_FEATURES,
+    SHARES,
+    FittedCut,
+    cut_features,
+    fixed_cut,
+    mean_cut,
+    otsu_cut,
+    quantile_cut,
+    threshold_of,
+)
 
 maps = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6))
 
@@ -22,7 +41,7 @@ def levels_of(*values: int) -> np.ndarray:
     ],
 )
 def test_mean(values, expected):
-    assert mean_cut(levels_of(*values)[None]) == [expected]
+    assert mean_cut(levels_of(*values)) == expected
 
 
 @pytest.mark.parametrize(
@@ -44,7 +63,7 @@ def test_fixed(share, expected):
     ],
 )
 def test_quantile(quantile, expected):
-    assert quantile_cut(levels_of(30, 10, 50, 20, 40)[None], quantile) == [expected]
+    assert quantile_cut(levels_of(30, 10, 50, 20, 40), quantile) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,7 +81,7 @@ def test_quantile(quantile, expected):
     ],
 )
 def test_otsu(values, expected):
-    assert otsu_cut(levels_of(*values)[None]) == [expected]
+    assert otsu_cut(levels_of(*values)) == expected
 
 
 def variance_between(values: np.ndarray, threshold: float) -> float:
@@ -76,26 +95,147 @@ def variance_between(values: np.ndarray, threshold: float) -> float:
 def test_otsu_is_the_best_of_all_cuts(levels):
     values = levels.astype(np.float64)
     best = max(variance_between(values, level + 0.5) for level in range(256))
-    assert variance_between(values, otsu_cut(levels[None])[0]) == pytest.approx(best)
+    assert variance_between(values, otsu_cut(levels)) == pytest.approx(best)
 
 
 @given(maps, st.sampled_from(["mean", "otsu", "fixed", "quantile"]), st.floats(0, 1))
 def test_every_rule_cuts_between_two_levels(levels, rule, value):
-    (threshold,) = cut([levels], rule, share=value, quantile=value, fitted=None, usual=[])
+    threshold = threshold_of(levels, RegionsConfig(rule=rule, threshold=value, quantile=value))
     assert threshold % 1 == 0.5
     assert 0 < threshold < 256
 
 
-@given(st.lists(hnp.arrays(np.uint8, (3, 4)), min_size=1, max_size=5))
-def test_each_map_is_cut_as_if_alone(levels):
-    for rule in ("mean", "otsu", "fixed", "quantile"):
-        together = cut(levels, rule, share=0.4, quantile=0.7, fitted=None, usual=[])
-        assert together == [cut([each], rule, share=0.4, quantile=0.7, fitted=None, usual=[])[0] for each in levels]
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("mean", 30.5), ("otsu", 24.5), ("fixed", 127.5), ("quantile", 40.5), ("fitted", 30.5)]
+)
+def test_each_rule_uses_its_own_setting_and_a_rule_without_weights_is_the_mean(rule, expected):
+    config = RegionsConfig(rule=rule, threshold=0.5, quantile=0.75)
+    assert threshold_of(levels_of(30, 10, 50, 20, 40), config) == expected
 
 
-def test_each_rule_uses_its_own_setting():
-    levels = levels_of(30, 10, 50, 20, 40)
-    assert cut([levels], "mean", share=0.5, quantile=0.75, fitted=None, usual=[]) == [30.5]
-    assert cut([levels], "otsu", share=0.5, quantile=0.75, fitted=None, usual=[]) == [24.5]
-    assert cut([levels], "fixed", share=0.5, quantile=0.75, fitted=None, usual=[]) == [127.5]
-    assert cut([levels], "quantile", share=0.5, quantile=0.75, fitted=None, usual=[]) == [40.5]
+def chooses(**weight: float) -> FittedCut:
+    """A rule that weighs some features as they are."""
+    return FittedCut(
+        weight={name: weight.get(name, 0.0) for name in CUT_FEATURES},
+        mean=dict.fromkeys(CUT_FEATURES, 0.0),
+        scale=dict.fromkeys(CUT_FEATURES, 1.0),
+        usual={"field": 1.5, "hat": -2.0},
+    )
+
+
+def sizes_of(maps: np.ndarray) -> list[float]:
+    """A usual size for each map."""
+    return np.linspace(-2.0, 1.0, len(maps)).tolist()
+
+
+def random_maps(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = cv2.GaussianBlur(rng.random((12, 9, count), dtype=np.float32), (0, 0), 1.3)
+    levels = [quantise(np.ascontiguousarray(values[..., number])) for number in range(count)]
+    return np.stack([each for each in levels if each is not None])
+
+
+def features_by_hand(levels: np.ndarray, share: float, usual: float) -> dict[str, float]:
+    """The features of one cut of one map, one part after the other."""
+    inside = (levels > fixed_cut(share)).astype(np.uint8)
+    count, labels = cv2.connectedComponents(inside, connectivity=8)
+    parts = [labels == label for label in range(1, count)]
+    main = max(parts, key=lambda part: int(levels[part].sum()))
+    rows, columns = np.nonzero(main)
+    box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) / levels.size
+    area, heat, total = main.mean(), levels[main].sum() / LEVELS, levels.sum() / LEVELS
+    hot, cold = heat / main.sum(), (total - heat) / (levels.size - main.sum())
+    energy = heat / total
+    log_box = np.log(box)
+    return {
+        "share": share,
+        "share_squared": share**2,
+        "energy": energy,
+        "energy_squared": energy**2,
+        "mean_inside": hot,
+        "mean_outside": cold,
+        "log_area": np.log(area),
+        "log_area_squared": np.log(area) ** 2,
+        "log_box_area": log_box,
+        "log_box_area_squared": log_box**2,
+        "outside_to_inside": cold / hot,
+        "outside_to_inside_squared": (cold / hot) ** 2,
+        "share_by_box_area": share * log_box,
+        "energy_by_box_area": energy * log_box,
+        "mean_inside_by_box_area": hot * log_box,
+        "usual_by_box_area": usual * log_box,
+    }
+
+
+def test_features_are_those_of_the_part_with_most_heat_of_each_cut() -> None:
+    maps = random_maps(6)
+    sizes = sizes_of(maps)
+    for levels, usual in zip(maps, sizes, strict=True):
+        for share, features in zip(SHARES, cut_features(levels, usual), strict=True):
+            expected = features_by_hand(levels, share, usual)
+            assert dict(zip(CUT_FEATURES, features, strict=True)) == pytest.approx(expected)
+
+
+def test_a_cut_that_nothing_lies_above_is_not_taken() -> None:
+    """As where the highest sample of an interpolated map is not its highest cell."""
+    levels = np.full((3, 3), 40, np.uint8)
+    levels[1, 1] = 120
+    found = cut_features(levels, 0.0)
+    assert np.isnan(found[SHARES.index(0.5) :]).all()
+    assert np.isfinite(found[: SHARES.index(0.5)]).all()
+    assert chooses(share=1.0)(levels, 0.0) == fixed_cut(0.4)
+
+
+def test_the_cut_of_the_highest_worth_is_taken_and_the_lowest_of_equals() -> None:
+    for levels in random_maps(3):
+        assert chooses(share=1.0)(levels, 0.0) == fixed_cut(SHARES[-1])
+        assert chooses(share=-1.0)(levels, 0.0) == fixed_cut(SHARES[0])
+        assert chooses(share=0.8, share_squared=-1.0)(levels, 0.0) == fixed_cut(0.4)
+        assert chooses()(levels, 0.0) == fixed_cut(SHARES[0])
+
+
+def test_means_and_scales_do_not_matter_to_the_choice_beside_their_weights() -> None:
+    rule = FittedCut(
+        weight={name: 0.3 * (number % 3 - 1) for number, name in enumerate(CUT_FEATURES)},
+        mean=dict.fromkeys(CUT_FEATURES, 0.25),
+        scale=dict.fromkeys(CUT_FEATURES, 2.0),
+        usual={"dog": 0.5},
+    )
+    same = chooses(**{name: weight / 2.0 for name, weight in rule.weight.items()})
+    maps = random_maps(20)
+    for levels, usual in zip(maps, sizes_of(maps), strict=True):
+        assert rule(levels, usual) == same(levels, usual)
+    assert FittedCut.from_plain(rule.plain()) == rule
+
+
+def test_what_is_usually_large_is_cut_lower() -> None:
+    """With a weight of the usual size alone: the larger a thing usually is, the larger its part.
+
+    On a cone every cut has a box of its own.
+    """
+    grid = np.mgrid[:41, :41] - 20.0
+    levels = np.rint(LEVELS * np.maximum(0, 1 - np.hypot(*grid) / 20)).astype(np.uint8)
+    rule = chooses(usual_by_box_area=1.0)
+    sizes = [rule.usual_size([head]) for head in ("field", "hat", "thing")]
+    assert [rule(levels, size) for size in sizes] == [fixed_cut(SHARES[place]) for place in (0, -1, 0)]
+    assert rule.usual_size(("field", "hat", "field")) == pytest.approx(1 / 3)
+    assert rule.usual_size(()) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": {"luck": 1.0}},
+        {"mean": {}},
+        {"scale": dict.fromkeys(CUT_FEATURES, 0.0)},
+        {"weight": dict.fromkeys(CUT_FEATURES, float("nan"))},
+        {"weight": {**dict.fromkeys(CUT_FEATURES, 1.0), "luck": 1.0}},
+        {"weight": None},
+        {"usual": {"dog": float("inf")}},
+        {"usual": {"dog": "large"}},
+        {"usual": None},
+    ],
+)
+def test_other_values_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
+        FittedCut.from_plain({**chooses().plain(), **change})

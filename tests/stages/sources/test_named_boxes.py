@@ -1,4 +1,4 @@
-"""Boxes and their names: where grids and proposals lie, pools and what they cover, and what the softmax chooses."""
+"""Boxes and their names: grids, crops and proposals, pools, and the choice of the softmax."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from stages.shared.model.config import InputSpec, ModelConfig
 from stages.sources.crops import CropSource, CropSourceConfig, splits_up_to
 from stages.sources.grid import GridSource, GridSourceConfig, grid_boxes
 from stages.sources.looks import CropLook
-from stages.sources.naming import shares_of
-from stages.sources.pools import Concept, coverage, pool_lines, pool_of, read_pool
-from stages.sources.selective_search import finest_segments, hierarchy, spread_out
+from stages.sources.naming import Concept, pool_lines, pool_of, read_pool, shares_of
+from stages.sources.proposals import finest_segments, hierarchy, spread_out
 
 
 def phrase(text: str, head: str) -> Phrase:
     return Phrase(text=text, caption_index=0, start=0, end=len(text), head=head)
 
 
-def test_a_grid_covers_the_image_once() -> None:
+def test_a_grid_covers_the_image_once_and_is_at_most_twice_as_long_as_wide() -> None:
     for size in ((7, 10), (2, 9), (300, 200)):
         drawn = np.zeros(size, int)
         for x0, y0, x1, y1 in grid_boxes(size, 3, 3):
@@ -36,13 +35,9 @@ def test_a_grid_covers_the_image_once() -> None:
         assert (drawn == 1).all()
     assert len(grid_boxes((300, 200), 3, 4)) == 12
     assert len(grid_boxes((2, 9), 3, 3)) == 6, "an empty row of blocks is none"
-
-
-def test_grids_are_at_most_twice_as_long_as_wide() -> None:
-    splits = splits_up_to(6)
-    assert (6, 3) in splits
-    assert (6, 2) not in splits
-    assert len(splits) == len(set(splits)) == 24
+    assert splits_up_to(2) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert max(rows / columns for rows, columns in splits_up_to(6)) == 2
+    assert len(set(splits_up_to(6))) == 24
 
 
 def test_crops_follow_from_sample_and_seed() -> None:
@@ -155,12 +150,10 @@ def test_proposals_find_what_stands_apart() -> None:
     assert nearest(60, 50, 90, 70) <= 3, "with what is in it"
     assert nearest(70, 55, 80, 65) <= 3, "and that"
     assert all(each.area_px == np.isin(labels, sorted(each.parts)).sum() for each in found)
-    assert spread_out(hierarchy(rgb, labels), most=2, iou=0.9, least_px=20, most_px=7000) == found[:2]
-
-
-def test_a_picture_of_one_colour_has_no_proposal() -> None:
-    rgb = np.full((50, 50, 3), 90, np.uint8)
-    assert hierarchy(rgb, finest_segments(rgb, scale=100, min_size_px=10)) == []
+    first = spread_out(hierarchy(rgb, labels), most=2, iou=0.9, least_px=20, most_px=7000)
+    assert [each.parts for each in first] == [each.parts for each in found[:2]]
+    plain = np.full((50, 50, 3), 90, np.uint8)
+    assert hierarchy(plain, finest_segments(plain, scale=100, min_size_px=10)) == [], "one colour"
 
 
 def test_a_pool_is_written_and_read_again(tmp_path: Path) -> None:
@@ -180,9 +173,3 @@ def test_a_damaged_pool_is_refused(text: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=r"source\.pool: .*(holds no concept|expected a concept)"):
         read_pool(path)
-
-
-def test_what_a_pool_can_name() -> None:
-    said = [phrase("red car", "car"), phrase("dog", "dog"), phrase("dog", "dog")]
-    found = coverage([Concept(text="dog", head="dog"), Concept(text="cat", head="cat")], said)
-    assert (found.mentions, found.mentions_named, found.texts, found.texts_named) == (3, 2, 2, 1)

@@ -19,7 +19,7 @@ from pipeline.load import Contents, RegionDataset
 from pipeline.viewer.sample_view import COLUMNS, sample_view
 from stages.contract.masks import encode_box, rle_box_xywh_px
 from stages.contract.records import Phrase, Region
-from stages.regions.link import numbered
+from stages.regions.stage import numbered
 from tests.pipeline.export.datasets import HEIGHT, WIDTH, finished, records
 
 
@@ -78,21 +78,13 @@ def test_formats_of_spans_leave_it_out_and_count_it(name: str, per: Any, dataset
     assert "[0, 0]" not in written
 
 
-def test_formats_of_names_keep_it(dataset: Path, tmp_path: Path) -> None:
+def test_names_loader_and_viewer_have_it_without_a_place(dataset: Path, tmp_path: Path) -> None:
     export_dataset(open_dataset(dataset), ExportRequest(exporter=EXPORTERS["coco"], out=tmp_path / "out"))
     written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
     assert "old lorry" in {category["name"] for category in written["categories"]}
-
-
-def test_a_loader_gives_its_phrase_and_an_empty_span(dataset: Path) -> None:
     sample = RegionDataset(dataset, Contents(images=False))[0]
-    place = sample["phrases"].index("old lorry")
-    assert sample["spans"][place].tolist() == [0, 0]
-
-
-def test_the_viewer_shows_its_region_and_marks_no_word(dataset: Path) -> None:
-    row = next(iter(open_dataset(dataset).rows(COLUMNS)))
-    view = sample_view(row, 0, None, None)
+    assert sample["spans"][sample["phrases"].index("old lorry")].tolist() == [0, 0]
+    view = sample_view(next(iter(open_dataset(dataset).rows(COLUMNS))), 0, None, None)
     unsaid = next(region.number for region in view.regions if region.annotation["phrase"] == "old lorry")
     assert all(unsaid not in part.regions for caption in view.captions for part in caption)
 

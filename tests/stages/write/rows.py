@@ -14,7 +14,7 @@ from stages.contract.errors import RowError
 from stages.contract.masks import encode_mask, rle_area_px, rle_box_xywh_px
 from stages.contract.records import HeatMap, ImageRef, Phrase, Record, Region, Sample
 from stages.contract.schema import records_to_rows
-from stages.write.parquet import ShardWriter
+from stages.write import ShardWriter
 
 CAPTION = "The  Red car beside two dogs"
 WIDTH, HEIGHT = 40, 30

@@ -1,24 +1,31 @@
-"""Whose checkpoint it is: recognised by the names of its tensors, and arranged as open_clip's model wants them."""
+"""Whose checkpoint it is: recognised by the names of its tensors, and renamed as open_clip's model has them.
+
+open_clip and `transformers` compute the same. What differs is how parts are called, that query, key and value have a
+matrix each there and one together here, and that projections are transposed. The image tower of a SigLIP is timm's.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from stages.contract.errors import WeightsError
-from stages.shared.model.checkpoints import from_transformers
 
 OPENAI: Final = "OpenAI's CLIP"
 OPEN_CLIP: Final = "open_clip"
+CLIP: Final = "transformers CLIPModel"
+SIGLIP: Final = "transformers SiglipModel"
 
 _OPENAI_ONLY: Final = frozenset({"input_resolution", "context_length", "vocab_size"})
 """Tensors that only OpenAI's own files have."""
 
 _MARKS: Final = {
-    from_transformers.CLIP: ("visual_projection.weight", "text_projection.weight", "vision_model.", "text_model."),
-    from_transformers.SIGLIP: ("vision_model.head.probe", "text_model.head.weight"),
+    CLIP: ("visual_projection.weight", "text_projection.weight", "vision_model.", "text_model."),
+    SIGLIP: ("vision_model.head.probe", "text_model.head.weight"),
     OPENAI: ("input_resolution", "visual.", "token_embedding.weight"),
     OPEN_CLIP: ("visual.", "token_embedding.weight"),
 }
@@ -37,16 +44,16 @@ _TOWERS_ALONE: Final = {
 """Beginning of names -> what they belong to, where no layout fits."""
 
 
-def recognise(names: Collection[str], path: object, key: str = "model.weights") -> str:
+def layout_of(names: Collection[str], path: object, key: str = "model.weights") -> str:
     """The layout of a checkpoint.
 
     Args:
-        names: of its tensors.
-        path: of the file, for the message.
-        key: of the configuration that names the file, for the message.
+        names: Names of its tensors.
+        path: Path of the file, for the message.
+        key: Key of the configuration that names the file, for the message.
 
     Raises:
-        WeightsError: no layout fits; the message names what was found and what is expected.
+        WeightsError: No layout fits; the message names what was found and what is expected.
     """
 
     def has(mark: str) -> bool:
@@ -66,8 +73,115 @@ def recognise(names: Collection[str], path: object, key: str = "model.weights") 
     )
 
 
+_BLOCK_PARTS: Final = {
+    "layer_norm1": "ln_1.",
+    "layer_norm2": "ln_2.",
+    "mlp.fc1": "mlp.c_fc.",
+    "mlp.fc2": "mlp.c_proj.",
+    "self_attn.out_proj": "attn.out_proj.",
+    "self_attn.qkv": "attn.in_proj_",
+}
+"""Part of a block -> how the names of its weight and bias begin in open_clip. `qkv` is made of three by `_joined`."""
+
+_TIMM_PARTS: Final = {
+    "layer_norm1": "norm1.",
+    "layer_norm2": "norm2.",
+    "mlp.fc1": "mlp.fc1.",
+    "mlp.fc2": "mlp.fc2.",
+    "self_attn.out_proj": "attn.proj.",
+    "self_attn.qkv": "attn.qkv.",
+}
+"""The same in timm."""
+
+_BLOCKS: Final = {
+    (CLIP, "vision"): ("visual.transformer.resblocks", _BLOCK_PARTS),
+    (CLIP, "text"): ("transformer.resblocks", _BLOCK_PARTS),
+    (SIGLIP, "vision"): ("visual.trunk.blocks", _TIMM_PARTS),
+    (SIGLIP, "text"): ("text.transformer.resblocks", _BLOCK_PARTS),
+}
+"""Layout and tower -> where its blocks are."""
+
+_BLOCK_NAME: Final = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+_QUERY: Final = re.compile(r"(.+\.self_attn)\.q_proj\.(weight|bias)")
+
+_NAMES: Final[dict[str, dict[str, str]]] = {
+    CLIP: {
+        "vision_model.embeddings.class_embedding": "visual.class_embedding",
+        "vision_model.embeddings.patch_embedding.": "visual.conv1.",
+        "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+        "vision_model.pre_layrnorm.": "visual.ln_pre.",
+        "vision_model.post_layernorm.": "visual.ln_post.",
+        "visual_projection.weight": "visual.proj",
+        "text_model.embeddings.token_embedding.": "token_embedding.",
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.final_layer_norm.": "ln_final.",
+        "text_projection.weight": "text_projection",
+    },
+    SIGLIP: {
+        "vision_model.embeddings.patch_embedding.": "visual.trunk.patch_embed.proj.",
+        "vision_model.embeddings.position_embedding.weight": "visual.trunk.pos_embed",
+        "vision_model.post_layernorm.": "visual.trunk.norm.",
+        "vision_model.head.probe": "visual.trunk.attn_pool.latent",
+        "vision_model.head.attention.out_proj.": "visual.trunk.attn_pool.proj.",
+        "vision_model.head.layernorm.": "visual.trunk.attn_pool.norm.",
+        "vision_model.head.mlp.": "visual.trunk.attn_pool.mlp.",
+        "text_model.embeddings.token_embedding.": "text.token_embedding.",
+        "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+        "text_model.final_layer_norm.": "text.ln_final.",
+        "text_model.head.": "text.text_projection.",
+    },
+}
+"""Layout -> name of a tensor, or with a dot at the end the beginning of names -> the same in open_clip."""
+
+_TRANSPOSED: Final = {"visual.proj", "text_projection"}
+
+
 def arranged(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """The tensors as open_clip's model wants them, without what only the layout's own files have."""
-    if layout in (from_transformers.CLIP, from_transformers.SIGLIP):
-        return from_transformers.renamed(state, layout)
-    return {name: value for name, value in state.items() if layout != OPENAI or name not in _OPENAI_ONLY}
+    """The tensors with open_clip's names and in its shapes; those that are not known keep their names.
+
+    Args:
+        state: The tensors of a checkpoint, which may be on the meta device.
+        layout: What `layout_of` says.
+    """
+    if layout not in (CLIP, SIGLIP):
+        return {name: value for name, value in state.items() if layout != OPENAI or name not in _OPENAI_ONLY}
+    found: dict[str, Tensor] = {}
+    for name, value in _joined(state).items():
+        if not name.endswith(".position_ids"):  # a row of numbers that older versions of transformers saved too
+            own = _renamed(name, layout)
+            found[own] = value.T.contiguous() if own in _TRANSPOSED and value.ndim == 2 else value
+    # timm has one more dimension of positions, and the query's projection apart from that of key and value.
+    if (positions := found.get("visual.trunk.pos_embed")) is not None and positions.ndim == 2:
+        found["visual.trunk.pos_embed"] = positions[None]
+    for kind in ("weight", "bias"):
+        joint = found.pop(f"vision_model.head.attention.in_proj_{kind}", None)
+        if joint is not None:
+            width, pool = joint.shape[0] // 3, "visual.trunk.attn_pool"
+            found[f"{pool}.q.{kind}"], found[f"{pool}.kv.{kind}"] = joint[:width], joint[width:]
+    return found
+
+
+def _renamed(name: str, layout: str) -> str:
+    block = _BLOCK_NAME.fullmatch(name)
+    if block is not None:
+        tower, number, part, kind = block.groups()
+        place, parts = _BLOCKS[layout, tower]
+        return f"{place}.{number}.{parts[part]}{kind}" if part in parts else name
+    for theirs, ours in _NAMES[layout].items():
+        if name == theirs or (theirs.endswith(".") and name.startswith(theirs)):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def _joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Query, key and value of each attention as one tensor, `qkv`, in this order."""
+    joined = dict(state)
+    for name in state:
+        query = _QUERY.fullmatch(name)
+        if query is None:
+            continue
+        attention, kind = query.groups()
+        parts = [f"{attention}.{letter}_proj.{kind}" for letter in "qkv"]
+        if all(part in state and state[part].shape == state[name].shape for part in parts):
+            joined[f"{attention}.qkv.{kind}"] = torch.cat([joined.pop(part) for part in parts])
+    return joined

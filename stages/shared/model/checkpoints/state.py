@@ -1,19 +1,27 @@
-"""Tensors of a checkpoint, in safetensors or in the format of torch, in one file or several. Nothing in them runs."""
+"""Tensors of a checkpoint, in safetensors or in the formats of torch, in one file or several. Nothing in them runs.
+
+OpenAI published CLIP as TorchScript. `torch.jit.load` runs code of such an archive, and its tensors need none of it:
+`data.pkl` says which attribute of which module is which part of which file in `data/`. `_ScriptReader` unpickles it and
+finds nothing by name but what builds tensors and attributes.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stages.contract.errors import WeightsError
-from stages.shared.model.checkpoints.torchscript import NotDataError, is_torchscript, read_torchscript
+from stages.contract.errors import WeightsError, one_line
 
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""
@@ -21,19 +29,19 @@ INDEX_SUFFIX: Final = ".index.json"
 _WRAPPERS: Final = ("module.", "_orig_mod.")
 """What `DistributedDataParallel` and `torch.compile` put before the names of a model's tensors."""
 
-Shapes = dict[str, tuple[int, ...]]
-"""Name -> shape of a checkpoint's tensors."""
+State = dict[str, Tensor]
+"""Name -> tensor of a checkpoint."""
 
 
 def weight_files(path: Path, key: str = "model.weights") -> tuple[Path, ...]:
     """All files that hold a checkpoint: the file itself, or an index and the files that it names, in order.
 
     Args:
-        path: a file of weights, or an index of several.
-        key: the key of the configuration that names it, for messages.
+        path: A file of weights, or an index of several.
+        key: The key of the configuration that names it, for messages.
 
     Raises:
-        WeightsError: a file is missing, or the index makes no sense.
+        WeightsError: A file is missing, or the index makes no sense.
     """
     if not path.name.endswith(INDEX_SUFFIX):
         return (path,)
@@ -52,65 +60,66 @@ def weight_files(path: Path, key: str = "model.weights") -> tuple[Path, ...]:
     return (path, *files)
 
 
-def read_state(path: Path, key: str = "model.weights") -> dict[str, Tensor]:
+def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) -> State:
     """Read the state dict of a checkpoint; nothing in the file is executed.
 
     Args:
-        path: a file, or an index of several.
-        key: the key of the configuration that names it, for messages.
+        path: A file, or an index of several.
+        key: The key of the configuration that names it, for messages.
+        numbers: Whether the numbers are read. Otherwise the tensors are on the meta device and have only their shapes,
+            for which only the heads of safetensors are read.
 
     Raises:
-        WeightsError: a file is missing or damaged, is a TorchScript archive with more than tensors in it, or holds
+        WeightsError: A file is missing or damaged, is a TorchScript archive with more than tensors in it, or holds
             something else.
     """
-    state: dict[str, Tensor] = {}
+    state: State = {}
     for file in weight_files(path, key):
-        if file != path or not path.name.endswith(INDEX_SUFFIX):
-            state.update(_read_file(file, key))
-    return state
+        if file.name.endswith(INDEX_SUFFIX):
+            continue
+        try:
+            found = _read_file(file, numbers=numbers)
+        except pickle.UnpicklingError as error:
+            raise WeightsError(
+                f"{key}: {file} is a TorchScript archive that holds more than tensors ({error}), and loading it could "
+                "run code. Save its state dict with torch.save or as safetensors where you trust it"
+                if _is_torchscript(file)
+                else _unreadable(file, key, error)
+            ) from error
+        except Exception as error:
+            raise WeightsError(_unreadable(file, key, error)) from error
+        if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+            found = found["state_dict"]
+        if not isinstance(found, dict):
+            raise WeightsError(f"{key}: {file} holds a {type(found).__name__}, not a state dict")
+        state |= {_plain_name(str(name)): value for name, value in found.items()}
+    return state if numbers else {name: value.to("meta") for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def read_shapes(path: Path, key: str = "model.weights") -> Shapes:
-    """Names and shapes of a checkpoint's tensors. Of safetensors only the heads of the files are read.
-
-    Raises:
-        WeightsError: as in `read_state`.
-    """
-    shapes: Shapes = {}
-    for file in weight_files(path, key):
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-            except Exception as error:
-                raise _unreadable(file, key, error) from error
-            shapes.update({_plain_name(name): shape for name, shape in found.items()})
-        elif not file.name.endswith(INDEX_SUFFIX):
-            state = _read_file(file, key, mapped=True)
-            shapes.update({name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)})
-    return shapes
+def _read_file(path: Path, *, numbers: bool) -> Any:
+    if path.suffix == ".safetensors":
+        if numbers:
+            return load_file(path)
+        with safe_open(path, framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if _is_torchscript(path):
+        return _read_torchscript(path)
+    mapped = not numbers and zipfile.is_zipfile(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
-def _read_file(path: Path, key: str, *, mapped: bool = False) -> dict[str, Tensor]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The keys of a checkpoint's JSON file; empty if it is not there. Raises WeightsError for a file without keys."""
     try:
-        if path.suffix == ".safetensors":
-            return {_plain_name(name): value for name, value in load_file(path).items()}
-        is_zip = zipfile.is_zipfile(path)
-        if is_zip and is_torchscript(path):
-            return read_torchscript(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zip)
-    except NotDataError as error:
-        raise WeightsError(
-            f"{key}: {path} is a TorchScript archive that holds more than tensors ({error}), and loading it could run "
-            "code. Save its state dict with torch.save or as safetensors where you trust it"
-        ) from error
-    except Exception as error:
-        raise _unreadable(path, key, error) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict):
-        raise WeightsError(f"{key}: {path} holds a {type(state).__name__}, not a state dict")
-    return {_plain_name(str(name)): value for name, value in state.items()}
+        parsed = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"model.checkpoint: cannot read {file}: {one_line(error)}") from error
+    if not isinstance(parsed, dict):
+        raise WeightsError(f"model.checkpoint: {file} holds a {type(parsed).__name__}, not keys")
+    return parsed
 
 
 def _plain_name(name: str) -> str:
@@ -120,8 +129,8 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _unreadable(path: Path, key: str, error: Exception) -> WeightsError:
-    return WeightsError(
+def _unreadable(path: Path, key: str, error: Exception) -> str:
+    return (
         f"{key}: cannot read {path} as safetensors or with torch.load(weights_only=True), is it damaged? "
         f"{type(error).__name__}: {first_line(error)}"
     )
@@ -131,3 +140,89 @@ def first_line(error: Exception) -> str:
     """The first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+# --- TorchScript
+
+_DTYPES: Final = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+}
+
+_NUMBERS: Final = ("input_resolution", "context_length", "vocab_size")
+"""Attributes of OpenAI's models that are numbers, by which they are recognised."""
+
+
+class _Module:
+    """A module of an archive, whatever its class: its attributes."""
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise pickle.UnpicklingError("a module in it is filled by code of its own (__setstate__)")
+        self.__dict__.update(state)
+
+
+class _ScriptReader(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
+        self._archive, self._folder = archive, folder
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Functions are new each time, because an archive can set attributes on what it is given.
+        def rebuilt(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+            if not isinstance(storage, Tensor):
+                raise pickle.UnpicklingError(f"it has a {type(storage).__name__} where a Tensor should be")
+            return storage.as_strided(size, stride, offset)
+
+        if module.partition(".")[0] == "__torch__":
+            return _Module
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if module == "torch.jit._pickle" and name.startswith("build_") and name.endswith("list"):
+            return lambda values: values  # torch's own only says which kind of numbers a list holds
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return rebuilt
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise pickle.UnpicklingError(f"it uses {module} {name}")
+
+    def persistent_load(self, described: Any) -> Tensor:
+        """All values of a file in `data/`: ("storage", kind, name, device, how many)."""
+        _, dtype, name, _, _ = described
+        if name not in self._storages:
+            content = bytearray(self._archive.read(f"{self._folder}data/{name}"))
+            self._storages[name] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        return self._storages[name]
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _read_torchscript(path: Path) -> State:
+    """The tensors of an archive by the names that they have in a state dict."""
+    with zipfile.ZipFile(path) as archive:
+        (place,) = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
+        root = _ScriptReader(archive, place.removesuffix("data.pkl")).load()
+    if not isinstance(root, _Module):
+        raise pickle.UnpicklingError(f"it holds a {type(root).__name__} and no module")
+    return dict(_tensors(root, ""))
+
+
+def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in vars(module).items():
+        if isinstance(value, _Module):
+            yield from _tensors(value, f"{prefix}{name}.")
+        elif isinstance(value, Tensor) and name != "attn_mask":  # of constants, kept because a script refers to it
+            yield f"{prefix}{name}", value
+        elif not prefix and name in _NUMBERS and isinstance(value, int):
+            yield name, torch.tensor(value)

@@ -18,10 +18,9 @@ class AveragedTower(Tower):
     """A trunk whose tokens are averaged, and a head on their mean.
 
     Attributes:
-        trunk: normalised pixels (B, 3, height, width) in the trunk's precision -> tokens (B, N, D), row by row.
-        finish: mean of the tokens (B, D) -> embedding (B, E). Of a single token it gives what this token alone would
-            mean, which is the dense form of the head.
-        dtype: precision of the trunk.
+        trunk: Normalised pixels (B, 3, height, width) in the trunk's precision -> tokens (B, N, D), row by row.
+        finish: Mean of the tokens (B, D) -> embedding (B, E). Applied to one token it is the dense form of the head.
+        dtype: Precision of the trunk.
     """
 
     placement: Placement

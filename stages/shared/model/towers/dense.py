@@ -1,4 +1,4 @@
-"""What each patch alone would mean: the dense features of an image tower, in the space of its embeddings.
+"""Dense features of an image tower, in the space of its embeddings: of each patch alone, and of regions.
 
 Where attention makes the embedding, its values hold what each patch adds. A patch's own embedding is what comes out
 when the attention looks at that patch alone, so that its output is the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV
@@ -21,22 +21,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
+import torchvision
 from torch import Tensor
 
 from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.pooled import PooledTower
-from stages.shared.model.towers.tower import Tower
+from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseFeatures:
-    """Of B images.
+    """Features of B images, in any scale.
 
     Attributes:
-        patches: (B, N, E), each patch's own embedding, row by row, in any scale.
-        embedding: (B, E), the images' embeddings, in any scale.
-        tokens: (B, N, D), the patches as they enter the pool, or the block that was asked for; None where none was.
+        patches: Each patch's own embedding, row by row (B, N, E).
+        embedding: The images' embeddings (B, E).
+        tokens: The patches as they enter the pool, or the block that was named (B, N, D); None if none was.
     """
 
     patches: Tensor
@@ -81,3 +84,39 @@ def _by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tenso
         return token, last.finish(x[:, 1:], v[:, 1:])
     patches = last.out(v[:, 1:])
     return token, patches if last.ls_1 is None else patches * last.ls_1
+
+
+def by_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, rois: Tensor) -> Tensor:
+    """One feature for each box: the mean of the patches' directions under it, as CLIPSelf takes it.
+
+    Every patch counts by its direction alone, as in CLIPSelf (arXiv 2310.01403): RoIAlign with one bin, several samples
+    in it, on features of length 1.
+
+    Args:
+        patches: (B, N, E), in any scale, of `dense`.
+        grid_hw: rows and columns of the patches.
+        placement: where the tower's tokens are.
+        rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of the images, half open.
+
+    Returns:
+        (R, E), of length 1.
+    """
+    unit = F.normalize(patches.float(), dim=-1).mT.unflatten(-1, grid_hw)
+    if placement.shift_px:
+        rois = rois - rois.new_tensor([0.0, *[placement.shift_px] * 4])
+    found: Tensor = torchvision.ops.roi_align(unit, rois.to(unit.dtype), (1, 1), 1.0 / placement.stride_px, -1, True)
+    return F.normalize(found.flatten(1), dim=-1)
+
+
+def by_masks(patches: Tensor, shares: Tensor) -> Tensor:
+    """One feature for each mask: the mean of the patches' directions, weighted by the share of each inside.
+
+    Args:
+        patches: (R, N, E), in any scale: for each mask those of its image.
+        shares: float (R, N), 0 .. 1, or (R, grid_h, grid_w).
+
+    Returns:
+        (R, E), of length 1; zeros for a mask that is empty.
+    """
+    unit = F.normalize(patches.float(), dim=-1)
+    return F.normalize(torch.einsum("rn,rne->re", shares.flatten(1).to(unit.dtype), unit), dim=-1)

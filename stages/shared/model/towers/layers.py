@@ -7,30 +7,59 @@ written out by hand they are plain matrix products. The tests compare with autog
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Final, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PartT = TypeVar("PartT")
 
-class Layer(Protocol):
-    """A function of one token."""
 
+def in_float(part: PartT) -> PartT:
+    """Any part of a tower with float32 weights.
+
+    It computes in float32, but weights that were rounded to 16 bits stay as rounded as they are.
+    """
+    found: Any = part
+    if isinstance(part, Tensor):
+        found = part.float()
+    elif isinstance(part, tuple):
+        found = tuple(in_float(each) for each in part)
+    elif is_dataclass(part) and not isinstance(part, type):
+        found = replace(part, **{each.name: in_float(getattr(part, each.name)) for each in fields(part)})
+    return cast("PartT", found)
+
+
+class Part:
+    """A part of a tower: a dataclass of weights, of other parts, and of numbers and functions."""
+
+    __slots__ = ()
+
+    def float(self) -> Self:
+        """The same with float32 weights, see `in_float`."""
+        return in_float(self)
+
+
+class Layer(Part, ABC):
+    """A function of one token, which is applied to the last dimension."""
+
+    __slots__ = ()
+
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Apply to the last dimension."""
 
+    @abstractmethod
     def back(self, x: Tensor, gradient: Tensor) -> Tensor:
         """Gradient (B, P, D) at the input x (B, D), given it at the output."""
 
-    def float(self) -> Layer:
-        """The same with float32 weights."""
-
 
 @dataclass(frozen=True, slots=True)
-class LayerNorm:
+class LayerNorm(Layer):
     """Layer normalisation with fixed weights.
 
     The weights may be float32 where the tokens have 16 bits, as in open_clip's half-precision models.
@@ -53,29 +82,21 @@ class LayerNorm:
         g = gradient * self.weight
         return inverse[:, None] * (g - g.mean(dim=-1, keepdim=True) - unit * (g * unit).mean(dim=-1, keepdim=True))
 
-    def float(self) -> LayerNorm:
-        """The same with float32 weights, see `Block.float`."""
-        return LayerNorm(self.weight.float(), None if self.bias is None else self.bias.float(), self.eps)
-
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(Layer):
     """y = x Wᵀ + b with fixed weights; `weight` is (out, in)."""
 
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
+        """See `Layer`."""
         return F.linear(x, self.weight, self.bias)
 
     def back(self, x: Tensor, gradient: Tensor) -> Tensor:
         """See `Layer`."""
         return gradient @ self.weight
-
-    def float(self) -> Linear:
-        """The same with float32 weights, see `Block.float`."""
-        return replace(self, weight=self.weight.float(), bias=None if self.bias is None else self.bias.float())
 
 
 def linear(module: Any, precision: torch.dtype | None) -> Linear:
@@ -85,13 +106,13 @@ def linear(module: Any, precision: torch.dtype | None) -> Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(Layer):
     """A function of each number alone, such as GELU."""
 
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply to every number."""
+        """See `Layer`."""
         return self.function(x)
 
     def back(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -101,19 +122,15 @@ class Activation:
             (slope,) = torch.autograd.grad(self.function(given).sum(), given)
         return gradient * slope[:, None]
 
-    def float(self) -> Activation:
-        """Itself: it has no weights."""
-        return self
-
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Layer):
     """Layers one after the other."""
 
     layers: tuple[Layer, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
+        """See `Layer`."""
         return self._inputs(x)[-1]
 
     def back(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -121,10 +138,6 @@ class Chain:
         for layer, given in zip(reversed(self.layers), reversed(self._inputs(x)[:-1]), strict=True):
             gradient = layer.back(given, gradient)
         return gradient
-
-    def float(self) -> Chain:
-        """The same with float32 weights."""
-        return Chain(tuple(layer.float() for layer in self.layers))
 
     def _inputs(self, x: Tensor) -> Sequence[Tensor]:
         """What goes into each layer, and what comes out of the last."""
@@ -139,26 +152,22 @@ NOTHING: Final = Chain(())
 
 
 @dataclass(frozen=True, slots=True)
-class Residual:
+class Residual(Layer):
     """x + inner(x)."""
 
     inner: Chain
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
+        """See `Layer`."""
         return x + self.inner(x)
 
     def back(self, x: Tensor, gradient: Tensor) -> Tensor:
         """See `Layer`."""
         return gradient + self.inner.back(x, gradient)
 
-    def float(self) -> Residual:
-        """The same with float32 weights."""
-        return Residual(self.inner.float())
-
 
 @dataclass(frozen=True, slots=True)
-class Gated:
+class Gated(Layer):
     """activation(gate(x)) · up(x), number by number, as in SwiGLU."""
 
     gate: Linear
@@ -166,7 +175,7 @@ class Gated:
     activation: Activation
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
+        """See `Layer`."""
         return self.activation(self.gate(x)) * self.up(x)
 
     def back(self, x: Tensor, gradient: Tensor) -> Tensor:
@@ -175,25 +184,17 @@ class Gated:
         at_gate = self.activation.back(gate, gradient * up[:, None])
         return at_gate @ self.gate.weight + (gradient * self.activation(gate)[:, None]) @ self.up.weight
 
-    def float(self) -> Gated:
-        """The same with float32 weights."""
-        return Gated(self.gate.float(), self.up.float(), self.activation)
-
 
 @dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(Layer):
     """x · s with a fixed factor for each number, as in LayerScale."""
 
     factors: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Apply to the last dimension."""
+        """See `Layer`."""
         return x * self.factors
 
     def back(self, x: Tensor, gradient: Tensor) -> Tensor:
         """See `Layer`."""
         return gradient * self.factors
-
-    def float(self) -> Scale:
-        """The same with float32 factors."""
-        return Scale(self.factors.float())

@@ -1,12 +1,10 @@
 """The image trunk of the photograph model: a convolution network on a 14 x 14 grid, registered with timm by name.
 
-A stock open_clip configuration (`timm_model_name: tf_efficientnet_lite2`, `timm_pool: abs_attn`) does not do: it ends
-at stride 32, 7 x 7 tokens for 224 pixels, which costs three to four points of pointing, and its attention pooling over
-1,280 channels alone has 4.9 million parameters, half of the file that was wanted. So the trunk ends at stride 16 (the
-last stage is dilated), and a neck brings the 1,280 channels down to the embedding's width before open_clip's own
-attention pooling sees them. Everything else is open_clip's: its `TimmModel`, its `abs_attn`, its text tower.
-
-Whoever imports this module can build the model with `open_clip.CLIP` from its `model.json`.
+A stock open_clip configuration (`timm_model_name: tf_efficientnet_lite2`, `timm_pool: abs_attn`) ends at stride 32, 7 x
+7 tokens for 224 pixels, which costs three to four points of pointing, and its attention pooling over 1,280 channels
+alone has 4.9 million parameters. So the trunk ends at stride 16 (the last stage is dilated), and a neck brings the
+channels down to the embedding's width before open_clip's own attention pooling sees them. Everything else is
+open_clip's. After this module is imported, `open_clip.CLIP` builds the model from its `model.json`.
 
 Shapes: B images, N = 14 * 14 tokens, C = 1,280 channels, D the neck's width.
 """
@@ -39,14 +37,10 @@ averaging finished maps over such tokens gave four points of pointing; here the 
 
 
 class Neck(nn.Module):
-    """Channels of the network -> tokens of the model's width, averaged over the tokens of the image that look alike.
+    """C channels of the network -> D of the model, averaged over the tokens of the image that look alike.
 
     The averaging is attention among tokens with fixed queries and keys: the centred channels themselves. It lets a
     token speak for the thing that it is a part of, as the blocks of a vision transformer do, without parameters.
-
-    Args:
-        channels: C.
-        width: D.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -70,14 +64,10 @@ class Neck(nn.Module):
 
 
 def alike(x: Tensor) -> Tensor:
-    """How much each token of an image counts for each other, without a gradient.
+    """How much each token of an image counts for each other: channels (B, N, C) -> (B, N, N), without a gradient.
 
-    Args:
-        x: Channels (B, N, C).
-
-    Returns:
-        (B, N, N), rows of sum 1: the cosine of the channels less the image's mean, less `ALIKE`, where above 0. A token
-        counts for itself, so that no row is empty.
+    Rows have the sum 1. They are the cosine of the channels less the image's mean, less `ALIKE`, where above 0. A token
+    counts for itself, so that no row is empty.
     """
     with torch.no_grad():
         unit = F.normalize(x.float() - x.float().mean(dim=1, keepdim=True), dim=-1).to(x.dtype)
@@ -86,11 +76,7 @@ def alike(x: Tensor) -> Tensor:
 
 
 class PhotoTrunk(nn.Module):
-    """EfficientNet-Lite2 at stride 16 and the neck.
-
-    The attributes `num_features`, `default_cfg` and `reset_classifier` are what open_clip's `TimmModel` asks a timm
-    model for.
-    """
+    """EfficientNet-Lite2 at stride 16 and the neck, with the attributes that open_clip's `TimmModel` needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,11 +100,7 @@ class PhotoTrunk(nn.Module):
 
 
 def phrasebox_photo_trunk(pretrained: bool = False, **_: Any) -> PhotoTrunk:
-    """Build the trunk with random weights, as timm's registry calls it.
-
-    Raises:
-        ValueError: `pretrained` is asked for; timm has no weights of this trunk.
-    """
+    """Build the trunk with random weights, as timm's registry calls it. Raises ValueError for `pretrained`."""
     if pretrained:
         raise ValueError(f"expected pretrained=False, got True: {TRUNK_NAME} has no weights in timm")
     return PhotoTrunk()

@@ -1,4 +1,4 @@
-"""What an image tower is, decided from open_clip's configuration of it: nothing is built, nothing is read."""
+"""The kind of an image tower, decided from open_clip's configuration of it: nothing is built, nothing is read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+import open_clip
+
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import TowerKind
-from stages.shared.model.deferred import open_clip
 
 RESNET_STRIDE_PX: Final = 32
 """Pixels between the tokens of CLIP's ResNets: five halvings."""
@@ -32,6 +33,17 @@ _OBSTACLES: Final = {
 }
 """Options of open_clip's transformers that change the formulas -> what they do."""
 
+_POOLS: Final[dict[str, TowerKind]] = {"tok": "class_token", "avg": "average_pool", "map": "latent_pool"}
+"""`pool_type` of a transformer; `map` is that of a SigLIP, see `Described.siglip`."""
+
+_TIMM_POOLS: Final[dict[str, TowerKind]] = {
+    "abs_attn": "attention_pool",
+    "rot_attn": "attention_pool",
+    "map": "latent_pool",
+    "token": "attention_pool",
+    "avg": "average_pool",
+}
+"""`timm_pool` of a network of timm."""
 
 _AVERAGING: Final = re.compile(r"^vitamin_|_gap_")
 """Transformers of timm that average their tokens where nothing else is said; its convolutional networks all do."""
@@ -39,13 +51,7 @@ _AVERAGING: Final = re.compile(r"^vitamin_|_gap_")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerPlan:
-    """An image tower before it is built.
-
-    Attributes:
-        kind: how its tokens become one embedding.
-        size_px: side of the square images that it takes.
-        stride_px: pixels between its tokens.
-    """
+    """An image tower before it is built: its square images have `size_px`, its tokens are `stride_px` apart."""
 
     kind: TowerKind
     size_px: int
@@ -58,28 +64,26 @@ class TowerPlan:
 
 
 def plan_of(architecture: dict[str, Any]) -> TowerPlan:
-    """What the image tower of an open_clip configuration is.
+    """Plan the image tower of an open_clip configuration.
 
     Raises:
         ConfigError: It cannot be explained, and why; or its sizes make no sense.
     """
     vision = architecture["vision_cfg"]
     if "multimodal_cfg" in architecture:
-        raise _refused("is CoCa's, which ends in an attention pooler with many queries")
+        raise _rejected("is CoCa's, which ends in an attention pooler with many queries")
     size, stride = sides_px(vision)
-    if "siglip_trunk" in architecture:
-        return TowerPlan(kind="latent_pool", size_px=size, stride_px=stride)
     if "timm_model_name" in vision:
         return TowerPlan(kind=_kind_of_timm(vision), size_px=size, stride_px=stride)
     if isinstance(vision.get("layers"), (list, tuple)):
         return TowerPlan(kind="attention_pool", size_px=size, stride_px=stride)
-    for option, what in _OBSTACLES.items():
-        if vision.get(option):
-            raise _refused(what)
+    obstacle = next((what for option, what in _OBSTACLES.items() if vision.get(option)), None)
     pool = vision.get("pool_type", "tok")
-    if pool not in ("tok", "avg"):
-        raise _refused(f"pools by {pool!r}, and not by its class token or the mean")
-    return TowerPlan(kind="class_token" if pool == "tok" else "average_pool", size_px=size, stride_px=stride)
+    if obstacle is None and pool not in _POOLS:
+        obstacle = f"pools by {pool!r}, and not by its class token or the mean"
+    if obstacle is not None:
+        raise _rejected(obstacle)
+    return TowerPlan(kind=_POOLS[pool], size_px=size, stride_px=stride)
 
 
 def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
@@ -122,17 +126,15 @@ def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
     timm = _timm()
     name, pool = str(vision["timm_model_name"]), vision.get("timm_pool", "avg")
     if not timm.is_model(name):  # also `hf-hub:` and `local-dir:`, under which timm loads any configuration
-        raise _refused(f"is called {name!r}, which is no model of timm")
-    if pool in ("abs_attn", "rot_attn"):
-        return "attention_pool"
-    if pool == "map":
-        return "latent_pool"
-    if pool == "token":
-        return "attention_pool"
+        raise _rejected(f"is called {name!r}, which is no model of timm")
+    if pool in _TIMM_POOLS:
+        return _TIMM_POOLS[pool]
     described = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if pool == "avg" or (not pool and (described.pool_size is not None or _AVERAGING.search(name))):
+    if not pool and (described.pool_size is not None or _AVERAGING.search(name)):
         return "average_pool"
-    raise _refused(f"is timm's {name} " + (f"with the pooling {pool!r}" if pool else "without a pooling that is known"))
+    raise _rejected(
+        f"is timm's {name} " + (f"with the pooling {pool!r}" if pool else "without a pooling that is known")
+    )
 
 
 def _stride_of_timm(name: str) -> int:
@@ -158,5 +160,5 @@ def plans() -> dict[str, TowerPlan | str]:
     return found
 
 
-def _refused(what: str) -> ConfigError:
+def _rejected(what: str) -> ConfigError:
     return ConfigError(f"the image tower {what}. {SUPPORTED}")

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear
+from stages.shared.model.towers.averaged import AveragedTower
+from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part
 from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.vision import split_heads
+from stages.shared.model.towers.vision import VisionTower, split_heads
+
+T = TypeVar("T")
 
 Turn = Callable[[Tensor, tuple[int, int]], Tensor]
 """Keys of the patches (B, N, D), heads side by side, and their grid (rows, columns) -> keys turned by their places."""
@@ -28,16 +32,16 @@ Ask = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pooling:
-    """What the pool of a tower saw in B images, and what it gave.
+    """Input and output of the pool of a tower for B images.
 
     Attributes:
-        tokens: (B, N, D), of the patches, as they come.
+        tokens: Tokens of the patches (B, N, D).
         query: (B, D).
-        keys, values: (B, N, D), of the patches, heads side by side; keys as the query is compared with them.
-        attention: (B, H, N), the weights a of the patches. What is missing from 1 are tokens that are no patches.
-        residual: what the pool adds to its projected output, (B, 1, D'); None where it adds nothing.
-        output: (B, D), o: what the query gets before the projection.
-        projected: (B, D'), after the projection, and after the query's own token is added where the pool does that.
+        keys, values: Those of the patches (B, N, D), heads side by side; keys as the query is compared with them.
+        attention: Weights a of the patches (B, H, N). Their sum is below 1 where tokens are no patches.
+        residual: Token that the pool adds to its projected output (B, 1, D'); None if it adds none.
+        output: o before the projection (B, D).
+        projected: After the projection and the residual (B, D').
     """
 
     tokens: Tensor
@@ -51,20 +55,20 @@ class Pooling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionPool:
+class AttentionPool(Part):
     """One query that attends to all tokens, and the way from there to the embedding.
 
     Attributes:
         heads: H.
-        latent: (D,) or None, a learned query before `q`. None: the first token asks, which is no patch.
-        others: how many of the first tokens are no patches; they are attended to, too.
-        norm: of the tokens before the attention; None where there is none.
-        q, k, v: projections of the tokens; `q` is None where the latent query is the query already.
-        turn: what a rotary position embedding does to the patches' keys; None where there is none.
-        out: projection of the attention's output.
-        scale: what is done to the projected output before a residual: LayerScale, a norm; often nothing.
-        residual: whether the asking token is added to the projected output, as in a transformer's block.
-        finish: the rest of the tower.
+        latent: Learned query before `q` (D,). None: the first token asks, which is no patch.
+        others: Number of the first tokens that are no patches; they are attended to, too.
+        norm: Norm of the tokens before the attention, if there is one.
+        q, k, v: Projections of the tokens; `q` is None where the latent query is the query already.
+        turn: Rotary position embedding of the patches' keys, if there is one.
+        out: Projection of the attention's output.
+        scale: Layers between projection and residual: LayerScale, a norm; often nothing.
+        residual: Whether the asking token is added to the projected output, as in a transformer's block.
+        finish: The rest of the tower.
     """
 
     heads: int
@@ -133,30 +137,12 @@ class AttentionPool:
         heads = pooling.attention.shape[1]
         return split_heads(self.back(pooling, gradient), heads) @ split_heads(pooling.values, heads).mT
 
-    def float(self) -> AttentionPool:
-        """The same pool with float32 weights."""
-        return replace(
-            self,
-            latent=None if self.latent is None else self.latent.float(),
-            norm=None if self.norm is None else self.norm.float(),
-            q=None if self.q is None else self.q.float(),
-            k=self.k.float(),
-            v=self.v.float(),
-            out=self.out.float(),
-            scale=self.scale.float(),
-            finish=self.finish.float(),
-        )
-
 
 def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Attention of one query (B, D) to tokens (B, T, D) -> its output (B, D) and weights (B, H, T).
-
-    Written out as sums: with several threads, products of one row have other last bits in another place of the batch.
-    """
-    q, k, v = (x.unflatten(-1, (heads, x.shape[-1] // heads)) for x in (query[:, None], keys, values))
-    weights = ((q * k).sum(dim=-1) * q.shape[-1] ** -0.5).softmax(dim=1)
-    answer: Tensor = (weights[..., None] * v).sum(dim=1).flatten(1)
-    return answer, weights.transpose(1, 2)
+    """Attention of one query (B, D) to tokens (B, T, D) -> its output (B, D) and weights (B, H, T)."""
+    q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
+    weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return (weights @ v).flatten(1), weights[:, :, 0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +151,10 @@ class PooledTower(Tower):
 
     Attributes:
         kind: attention_pool, or latent_pool where the pool's query is learned.
-        trunk: normalised pixels (B, 3, height, width) in the trunk's precision -> tokens (B, T, D) as the pool takes
+        trunk: Normalised pixels (B, 3, height, width) in the trunk's precision -> tokens (B, T, D) as the pool takes
             them: with positions, the asking token first where it is one of them, the patches row by row.
-        pool: the attention.
-        dtype: precision of the trunk.
+        pool: The attention.
+        dtype: Precision of the trunk.
     """
 
     kind: TowerKind
@@ -199,3 +185,34 @@ class PooledTower(Tower):
     def encode(self, rgb: Tensor) -> Tensor:
         """See `Tower.encode`."""
         return self.pool.embedding(self.look(rgb))
+
+
+def by_tower(
+    tower: Tower,
+    *,
+    blocks: Callable[[VisionTower], T] | None = None,
+    pooled: Callable[[PooledTower], T] | None = None,
+    averaged: Callable[[AveragedTower], T] | None = None,
+) -> T:
+    """Call the function that fits the kind of a tower, and return what it returns.
+
+    A method that is defined on several kinds of towers decides here, once, when it is made:
+
+        self._map = by_tower(model.tower, blocks=partial(_Blocks, config, model), pooled=partial(_Pool, config))
+
+    Args:
+        tower: Any tower. The function gets it with what stands behind its trunk in float32.
+        blocks: For transformer blocks with a class token.
+        pooled: For a trunk whose tokens one attention pools.
+        averaged: For a trunk whose tokens are averaged.
+
+    Raises:
+        TypeError: There is no function for this kind.
+    """
+    if blocks is not None and isinstance(tower, VisionTower):
+        return blocks(tower.float_head())
+    if pooled is not None and isinstance(tower, PooledTower):
+        return pooled(tower.float_head())
+    if averaged is not None and isinstance(tower, AveragedTower):
+        return averaged(tower.float_head())
+    raise TypeError(f"nothing is defined on a {type(tower).__name__}")

@@ -1,79 +1,100 @@
-"""An open_clip image tower taken apart into what explainers work on.
+"""open_clip's image and text towers taken apart into what explainers work on.
 
-Transformers with a class token become plain tensors. Of towers that one attention pools, the trunk is kept as it is, as
-a copy with the same weights, and the pool becomes tensors. `check_supported` refuses all others.
+Transformers become plain tensors. Of an image tower that one attention pools, the trunk is kept as it is, as a copy
+with the same weights, and the pool becomes tensors. All other towers are rejected, with the reason.
 
-What is computed with a tower has the gradients of the module's parameters, which is what training needs. Who wants none
-takes a `private_copy` of the module apart.
+What is computed with a tower has the gradients of the module's parameters, which is what training needs. Take a
+`private_copy` of the module apart to have none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
+import open_clip
 import torch
+from open_clip import transformer
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
-from stages.shared.model.deferred import open_clip
-from stages.shared.model.towers import layers, vision
+from stages.shared.model.towers import layers
 from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
 from stages.shared.model.towers.pooled import AttentionPool, PooledTower
-from stages.shared.model.towers.residual import WeightReader, obstacle_of
+from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.trunk import BlockTrunk, GridTrunk, shared_copy
+from stages.shared.model.towers.vision import Block, VisionTower, resize_positions
 
 Model = Any
 """An open_clip model or a part of one: open_clip is untyped."""
 
+NEEDS: Final = (
+    "explain.importance=eos needs a transformer with a causal mask whose last row is the embedding, as CLIP's text "
+    "towers have it; explain.importance=none leaves word importance out"
+)
 
-def check_supported(model: Model) -> None:
-    """Raise ConfigError, which names the obstacle, if the image tower cannot be explained."""
+
+def check_supported(model: Model, *, importance: bool = False) -> None:
+    """Raise ConfigError, which names the obstacle, if the image tower cannot be explained.
+
+    With `importance` also if the importance of words is not defined on the text tower.
+    """
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
     take_apart(visual, (0.0,) * 3, (1.0,) * 3, None)
+    if importance:
+        take_text_apart(model)
 
 
 def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], precision: torch.dtype | None) -> Tower:
     """Take an image tower apart.
 
     Args:
-        visual: the tower. With a precision its trunk is converted; else it is only read.
-        mean: of the RGB channels in 0-1, as the model was trained.
-        std: their standard deviation.
-        precision: of all weights. With None they keep the model's own: that of its matrices, except for layer norms,
-            which keep theirs, since open_clip's half-precision models leave them in float32.
+        visual: The tower. With a precision its trunk is converted; else it is only read.
+        mean: Mean of the RGB channels in 0-1, as the model was trained.
+        std: Their standard deviation.
+        precision: Precision of all weights. With None they keep the model's own: that of its matrices, except for layer
+            norms, which keep theirs, since open_clip's half-precision models leave them in float32.
 
     Raises:
-        ConfigError: the tower cannot be explained, and why.
+        ConfigError: The tower cannot be explained, and why.
     """
     device = next(visual.parameters()).device
     normalisation = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         return _resnet(visual, precision, normalisation)
     if isinstance(visual, open_clip.timm_model.TimmModel):
-        from stages.shared.model.towers import take_apart_timm  # noqa: PLC0415 - see `stages.shared.model.deferred`
+        from stages.shared.model.towers import take_apart_timm  # noqa: PLC0415 - timm's layers, for its towers alone
 
         return take_apart_timm.take_apart(visual, precision, normalisation)
-    if not isinstance(visual, open_clip.transformer.VisionTransformer):
+    if not isinstance(visual, transformer.VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:
         raise ConfigError(f"the image tower ends in an attention pooler with many queries. {SUPPORTED}")
     if visual.pool_type not in ("tok", "avg"):
         raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
-    for block in visual.transformer.resblocks:
-        obstacle = obstacle_of(block)
-        if obstacle:
-            raise ConfigError(f"the image tower's blocks have {obstacle}. {SUPPORTED}")
-    tower = _transformer(visual, precision, normalisation)
+    weights = _Weights(precision, visual.conv1.weight.dtype, "the image tower", SUPPORTED)
+    tower = VisionTower(
+        patch_weight=weights.cast(visual.conv1.weight),
+        patch_bias=weights.cast(visual.conv1.bias),
+        class_token=weights.cast(visual.class_embedding),
+        position_embedding=weights.cast(visual.positional_embedding),
+        grid_hw=(int(visual.grid_size[0]), int(visual.grid_size[1])),
+        ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else weights.norm(visual.ln_pre),
+        blocks=tuple(weights.block(module) for module in visual.transformer.resblocks),
+        ln_post=weights.norm(visual.ln_post),
+        output=weights.cast(visual.proj),
+        **normalisation,
+    )
     return tower if visual.pool_type == "tok" else _averaged(tower, norm_first=not visual.final_ln_after_pool)
 
 
-def _averaged(tower: vision.VisionTower, *, norm_first: bool) -> AveragedTower:
+def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
     """The same transformer with its patches averaged, as in CLIPA, and the norm before or after the mean."""
     output = () if tower.output is None else (layers.Linear(tower.output.mT, None),)
     return AveragedTower(
@@ -86,9 +107,7 @@ def _averaged(tower: vision.VisionTower, *, norm_first: bool) -> AveragedTower:
     )
 
 
-def _resnet(
-    visual: open_clip.modified_resnet.ModifiedResNet, precision: torch.dtype | None, normalisation: dict[str, Tensor]
-) -> PooledTower:
+def _resnet(visual: Model, precision: torch.dtype | None, normalisation: dict[str, Tensor]) -> PooledTower:
     """CLIP's ResNets: the mean of the features asks all of them and itself."""
     attention = visual.attnpool
     trunk = shared_copy(visual).to(precision)
@@ -98,42 +117,128 @@ def _resnet(
     # The first convolution alone has a stride and a kernel that reaches to one side, see `Placement`; the grid is made
     # coarser by means of 2 x 2 pixels everywhere else.
     placement = Placement(stride_px=RESNET_STRIDE_PX, shift_px=-0.5)
+    q, k, v, out = (layers.linear(getattr(attention, f"{name}_proj"), precision) for name in "qkvc")
     return PooledTower(
         kind="attention_pool",
         placement=placement,
         trunk=GridTrunk(
-            body=trunk, positions=lambda grid_hw: vision.resize_positions(table, (side, side), grid_hw, "bilinear")
+            body=trunk, positions=lambda grid_hw: resize_positions(table, (side, side), grid_hw, "bilinear")
         ),
         pool=AttentionPool(
-            heads=int(attention.num_heads),
-            latent=None,
-            others=1,
-            q=layers.linear(attention.q_proj, precision),
-            k=layers.linear(attention.k_proj, precision),
-            v=layers.linear(attention.v_proj, precision),
-            out=layers.linear(attention.c_proj, precision),
-            finish=layers.NOTHING,
+            heads=int(attention.num_heads), latent=None, others=1, q=q, k=k, v=v, out=out, finish=layers.NOTHING
         ),
         dtype=precision or visual.conv1.weight.dtype,
         **normalisation,
     )
 
 
-def _transformer(
-    visual: open_clip.transformer.VisionTransformer, precision: torch.dtype | None, normalisation: dict[str, Tensor]
-) -> vision.VisionTower:
-    """Transformers with a class token."""
+def take_text_apart(model: Model) -> TextTower:
+    """Take the text tower of an open_clip model apart; it is only read.
 
-    weights = WeightReader(precision, visual.conv1.weight.dtype, "the image tower", SUPPORTED)
-    return vision.VisionTower(
-        patch_weight=weights.cast(visual.conv1.weight),
-        patch_bias=weights.cast(visual.conv1.bias),
-        class_token=weights.cast(visual.class_embedding),
-        position_embedding=weights.cast(visual.positional_embedding),
-        grid_hw=(int(visual.grid_size[0]), int(visual.grid_size[1])),
-        ln_pre=None if isinstance(visual.ln_pre, nn.Identity) else weights.norm(visual.ln_pre),
-        blocks=tuple(weights.block(module) for module in visual.transformer.resblocks),
-        ln_post=weights.norm(visual.ln_post),
-        output=weights.cast(visual.proj),
-        **normalisation,
+    Raises:
+        ConfigError: Words do not act through the one row that makes the embedding, and why.
+    """
+    tower: Model = getattr(model, "text", model)
+    if not all(hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")):
+        raise ConfigError(f"the text tower is a {type(tower).__name__}. {NEEDS}")
+    if tower.attn_mask is None:
+        raise ConfigError(f"each token of the text tower sees all others, before and behind it. {NEEDS}")
+    if getattr(tower, "cls_emb", None) is not None:
+        raise ConfigError(f"the text tower has a class token behind the text. {NEEDS}")
+    pool = tower.text_pool_type if hasattr(tower, "text_pool_type") else tower.pool_type
+    if pool not in ("argmax", "eos"):
+        raise ConfigError(f"the text tower pools by {pool!r}. {NEEDS}")
+    dtype = tower.transformer.get_cast_dtype()
+    weights = _Weights(None, dtype, "the text tower", NEEDS)
+    projection = tower.text_projection
+    linear = isinstance(projection, nn.Linear)
+    end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
+    return TextTower(
+        token_embedding=tower.token_embedding.weight,
+        position_embedding=tower.positional_embedding,
+        dtype=dtype,
+        blocks=tuple(weights.block(block) for block in tower.transformer.resblocks),
+        ln_post=weights.norm(tower.ln_final),
+        output=weights.cast(projection.weight.mT if linear else projection),
+        output_bias=weights.cast(projection.bias) if linear else None,
+        end=None if pool == "argmax" else int(end),
     )
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ConfigError if it is not known which characters the tokens of a tokenizer stand for."""
+    if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
+        raise ConfigError(
+            f"a {type(tokenizer).__name__} does not say which characters its tokens stand for; "
+            "explain.importance=eos needs CLIP's own kind of tokenizer"
+        )
+    if tokenizer.reduction_fn is not None:
+        raise ConfigError("the tokenizer leaves out tokens by chance; explain.importance=eos needs all of them")
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Reads the weights of a tower; the modules stay as they are.
+
+    Attributes:
+        precision: Precision of all weights. With None they keep the model's own: `own`, and layer norms theirs.
+        own: Precision of the tower's matrices.
+        owner: Begins a message, as in "the image tower".
+        advice: Ends it.
+    """
+
+    precision: torch.dtype | None
+    own: torch.dtype
+    owner: str
+    advice: str
+
+    def cast(self, tensor: Tensor | None, own: torch.dtype | None = None) -> Any:
+        return None if tensor is None else tensor.to(self.precision or own or self.own)
+
+    def norm(self, module: Any) -> layers.LayerNorm:
+        if not isinstance(module, (transformer.LayerNorm, transformer.LayerNormFp32, nn.LayerNorm)):
+            raise ConfigError(f"{self.owner} normalises with {type(module).__name__}. {self.advice}")
+        own = module.weight.dtype
+        return layers.LayerNorm(self.cast(module.weight, own), self.cast(module.bias, own), module.eps)
+
+    def product(self, module: Any) -> layers.Linear:
+        return layers.Linear(self.cast(module.weight), self.cast(module.bias))
+
+    def scale(self, module: Any) -> Tensor | None:
+        return self.cast(module.gamma) if isinstance(module, transformer.LayerScale) else None
+
+    def block(self, module: Any) -> Block:
+        obstacle = obstacle_of(module)
+        if obstacle:
+            raise ConfigError(f"{self.owner}'s blocks have {obstacle}. {self.advice}")
+        return Block(
+            heads=int(module.attn.num_heads),
+            ln_1=self.norm(module.ln_1),
+            qkv=layers.Linear(self.cast(module.attn.in_proj_weight), self.cast(module.attn.in_proj_bias)),
+            out=self.product(module.attn.out_proj),
+            ls_1=self.scale(module.ls_1),
+            ln_2=self.norm(module.ln_2),
+            fc=self.product(module.mlp.c_fc),
+            activation=module.mlp.gelu.forward,
+            proj=self.product(module.mlp.c_proj),
+            ls_2=self.scale(module.ls_2),
+        )
+
+
+def obstacle_of(block: Any) -> str:
+    """What in a residual attention block changes the formula, or ""."""
+    attn = getattr(block, "attn", None)
+    if isinstance(block, transformer.ResidualAttentionBlock) and isinstance(attn, nn.MultiheadAttention):
+        extra = attn.in_proj_weight is None or attn.bias_k is not None or attn.add_zero_attn
+        return "attention with separate projections or extra tokens" if extra else ""
+    if not (isinstance(block, transformer.CustomResidualAttentionBlock) and isinstance(attn, transformer.Attention)):
+        return f"an unknown type {type(block).__name__}"
+    obstacles = {
+        "qk-norm": not isinstance(attn.ln_q, nn.Identity),
+        "inner norm": not isinstance(attn.ln_inner, nn.Identity),
+        "attention norm": not isinstance(block.ln_attn, nn.Identity),
+        "MLP norm": not isinstance(block.mlp.ln, nn.Identity),
+        "scaled cosine attention": attn.logit_scale is not None,
+        "head scale": attn.head_scale is not None,
+    }
+    return next((name for name, is_there in obstacles.items() if is_there), "")

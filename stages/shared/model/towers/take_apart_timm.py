@@ -1,185 +1,139 @@
-"""open_clip's timm image towers taken apart: the trunk stays timm's, what pools its tokens becomes tensors."""
+"""open_clip's timm image towers taken apart: the trunk stays timm's, what pools its tokens becomes tensors.
+
+timm pools in four ways, `_POOLINGS`. Peculiarities of its networks are in the tables beside them: what a block or a
+pool must not have (`_obstacle`), and what each kind of layer does to one token (`_LAYERS`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from timm.layers import (
-    AttentionPool2d,
-    Format,
-    GELUTanh,
-    GluMlp,
-    Mlp,
-    QuickGELU,
-    RotAttentionPool2d,
-    SelectAdaptivePool2d,
-    SwiGLU,
-    apply_rot_embed_cat,
-    resample_abs_pos_embed,
-)
-from timm.layers.padding import get_same_padding
+from timm import layers as timm_layers
 from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
+from stages.shared.model.towers import layers
 from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.layers import (
-    Activation,
-    Chain,
-    Gated,
-    Layer,
-    LayerNorm,
-    Linear,
-    Residual,
-    Scale,
-    linear,
-)
-from stages.shared.model.towers.pooled import AttentionPool, PooledTower
+from stages.shared.model.towers.pooled import AttentionPool, PooledTower, Turn
 from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.trunk import FeatureTrunk, GridTrunk, PatchTrunk, private_copy, shared_copy
+from stages.shared.model.towers.trunk import (
+    FeatureTrunk,
+    GridTrunk,
+    PatchTrunk,
+    placement_of,
+    private_copy,
+    shared_copy,
+)
 from stages.shared.model.towers.vision import split_heads
-
-_ACTIVATIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, GELUTanh, QuickGELU)
 
 Module = Any
 """timm and open_clip are untyped."""
 
-Precision = torch.dtype | None
-"""Of weights; None keeps the model's own."""
 
-
-def take_apart(visual: Module, precision: Precision, normalisation: dict[str, Tensor]) -> Tower:
+def take_apart(visual: Module, precision: torch.dtype | None, normalisation: dict[str, Tensor]) -> Tower:
     """Take an open_clip `TimmModel` apart, see `take_apart.take_apart`.
 
     Args:
-        visual: the tower.
-        precision: of all weights.
+        visual: The tower.
+        precision: Precision of all weights; None keeps the model's own.
         normalisation: `mean` and `std`, see `Tower`.
 
     Raises:
-        ConfigError: the tower cannot be explained, and why.
+        ConfigError: The tower cannot be explained, and why.
     """
-    trunk = shared_copy(visual.trunk).to(precision)
-    pool = getattr(visual.head, "pool", None)
-    behind = tuple(
-        layer for name, part in visual.head.named_children() if name != "pool" for layer in layers_of(part, precision)
+    weights = _Weights(precision)
+    own = shared_copy(visual.trunk).to(precision)
+    parts = _Parts(
+        trunk=own,
+        weights=weights,
+        pool=getattr(visual.head, "pool", None),
+        behind=weights.read(*(part for name, part in visual.head.named_children() if name != "pool")),
+        size_px=int(visual.image_size[0]),
+        common={"dtype": next(own.parameters()).dtype, **normalisation},
     )
-    common: dict[str, Any] = {"dtype": next(trunk.parameters()).dtype, **normalisation}
-    size_px = int(visual.image_size[0])
-    if isinstance(pool, (AttentionPool2d, RotAttentionPool2d)):
-        return PooledTower(
-            kind="attention_pool",
-            placement=placement_of(trunk, size_px, lambda bare, pixels: bare(pixels).shape[-1]),
-            trunk=_grid_trunk(pool, trunk),
-            pool=_grid_pool(pool, behind, precision),
-            **common,
-        )
-    if getattr(trunk, "global_pool", None) == "map":
-        _take_any_size(trunk)
-        return PooledTower(
-            kind="latent_pool",
-            placement=_placement_of_patches(trunk, size_px),
-            trunk=PatchTrunk(body=trunk, leave_out=_left_out(trunk)),
-            pool=_latent_pool(visual.trunk, behind, precision),
-            **common,
-        )
-    if getattr(trunk, "global_pool", None) == "token" and hasattr(trunk, "blocks"):
-        _take_any_size(trunk)
-        return PooledTower(
-            kind="attention_pool",
-            placement=_placement_of_patches(trunk, size_px),
-            pool=_last_block(trunk, behind, precision),
-            trunk=PatchTrunk(body=_without_last_block(trunk)),
-            **common,
-        )
-    averaged = _average_head(visual.trunk, precision)
-    if averaged is not None:
-        placement, body = _features(trunk, size_px)
-        return AveragedTower(placement=placement, trunk=body, finish=Chain((*averaged, *behind)), **common)
+    for pools_so, taken in _POOLINGS:
+        if pools_so(parts):
+            return taken(parts)
     raise ConfigError(f"the image tower is timm's {type(visual.trunk).__name__}, whose pooling is not known here")
 
 
-# --- tokens that are averaged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """A tower while it is taken apart.
 
+    Attributes:
+        trunk: A copy of timm's network with its weights, which may be changed.
+        pool: What open_clip pools the network's features with; None where the network pools itself.
+        behind: What open_clip puts behind both.
+        size_px: Side of the images.
+        common: Arguments of every kind of tower.
+    """
 
-def _average_head(trunk: Module, precision: Precision) -> tuple[Layer, ...] | None:
-    """What stands between the mean of the tokens and the tower's own head; None if they are not averaged."""
-    if getattr(trunk, "global_pool", None) == "avg" and hasattr(trunk, "fc_norm"):
-        parts: list[Module] = [trunk.fc_norm, trunk.head]
-        if getattr(trunk, "attn_pool", None) is not None:
-            return None
-    else:
-        holder = trunk if isinstance(getattr(trunk, "global_pool", None), SelectAdaptivePool2d) else trunk.head
-        pool = getattr(holder, "global_pool", None)
-        if not isinstance(pool, SelectAdaptivePool2d) or pool.pool_type != "avg":
-            return None
-        names = [name for name, _ in holder.named_children()]
-        after = names[names.index("global_pool") + 1 :]
-        parts = [getattr(holder, name) for name in after if not isinstance(getattr(holder, name), nn.Flatten)]
-    return tuple(layer for part in parts for layer in layers_of(part, precision))
+    trunk: Module
+    weights: _Weights
+    pool: Module
+    behind: tuple[layers.Layer, ...]
+    size_px: int
+    common: dict[str, Any]
 
-
-def _features(trunk: Module, size_px: int) -> tuple[Placement, Callable[[Tensor], Tensor]]:
-    """Of a private copy of a trunk that averages: where its tokens are, and pixels -> tokens (B, N, D)."""
-    if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
-        _take_any_size(trunk)
-        tokens = PatchTrunk(body=trunk, leave_out=int(trunk.num_prefix_tokens))
-        return _placement_of_patches(trunk, size_px), tokens
-    if hasattr(trunk, "patch_embed"):  # of a Swin, whose windows are then filled up
-        trunk.patch_embed.strict_img_size = False
-    for part in trunk.modules():
-        if hasattr(part, "dynamic_mask"):
-            part.dynamic_mask = True
-    last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-
-    def side_of(bare: Module, pixels: Tensor) -> int:
-        return int(bare.forward_features(pixels).shape[1 if last else -1])
-
-    return placement_of(trunk, size_px, side_of), FeatureTrunk(body=trunk.forward_features, channels_last=last)
+    def placement_of_patches(self) -> Placement:
+        """Let the trunk, a transformer, take images of other sizes as timm's option does; where its tokens are."""
+        embed = self.trunk.patch_embed
+        self.trunk.dynamic_img_size, embed.strict_img_size = True, False
+        embed.flatten, embed.output_fmt = False, timm_layers.Format.NHWC
+        rope = getattr(self.trunk, "rope", None)
+        if rope is not None:
+            rope._use_cached_embed = False
+        patch = int(embed.patch_size[0])
+        return placement_of(
+            self.trunk, self.size_px // patch * patch, lambda bare, pixels: bare.patch_embed(pixels).shape[1]
+        )
 
 
 # --- a grid of features, pooled as in CLIP's ResNets
 
 
-def _grid_trunk(pool: Module, trunk: Module) -> GridTrunk:
+def _grid(parts: _Parts) -> PooledTower:
+    """timm's attention pooling of a grid, with a position embedding or turned keys."""
+    pool, weights = parts.pool, parts.weights
     if pool.pool_type != "token":
         raise ConfigError(f"the image tower's attention pooling is of type {pool.pool_type!r}, not 'token'")
+    if pool.qkv is None:
+        q, k, v = (weights.linear(part) for part in (pool.q, pool.k, pool.v))
+    else:
+        q, k, v = weights.split(pool.qkv, 3)
+    heads, turns = int(pool.num_heads), isinstance(pool, timm_layers.RotAttentionPool2d)
     asking = None if pool.cls_token is None else pool.cls_token.flatten()
-    if isinstance(pool, RotAttentionPool2d):
-        return GridTrunk(body=trunk, asking=asking)
-    table, old_hw = pool.pos_embed[None], list(pool.feat_size)
 
     def positions(grid_hw: tuple[int, int]) -> Tensor:
         """As timm resizes them."""
-        resized: Tensor = resample_abs_pos_embed(table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1)
+        table, old_hw = pool.pos_embed[None], list(pool.feat_size)
+        resized: Tensor = timm_layers.resample_abs_pos_embed(table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1)
         return resized[0]
 
-    return GridTrunk(body=trunk, asking=asking, positions=positions)
-
-
-def _grid_pool(pool: Module, behind: tuple[Layer, ...], precision: Precision) -> AttentionPool:
-    """timm's attention pooling of a grid, with a position embedding or turned keys."""
-    if pool.qkv is None:
-        q, k, v = (linear(part, precision) for part in (pool.q, pool.k, pool.v))
-    else:
-        q, k, v = split_linear(pool.qkv, 3, precision)
-    heads = int(pool.num_heads)
-    return AttentionPool(
-        heads=heads,
-        latent=None,
-        others=1,
-        q=q,
-        k=k,
-        v=v,
-        turn=_turn(pool.pos_embed, heads, pool.rotate_half) if isinstance(pool, RotAttentionPool2d) else None,
-        out=Chain(layers_of(pool.proj, precision)),
-        finish=Chain(behind),
+    return PooledTower(
+        kind="attention_pool",
+        placement=placement_of(parts.trunk, parts.size_px, lambda bare, pixels: bare(pixels).shape[-1]),
+        trunk=GridTrunk(body=parts.trunk, asking=asking, positions=None if turns else positions),
+        pool=AttentionPool(
+            heads=heads,
+            latent=None,
+            others=1,
+            q=q,
+            k=k,
+            v=v,
+            turn=_turn(pool.pos_embed, heads, pool.rotate_half) if turns else None,
+            out=layers.Chain(weights.read(pool.proj)),
+            finish=layers.Chain(parts.behind),
+        ),
+        **parts.common,
     )
 
 
-def _turn(rope: Module, heads: int, half: bool) -> Callable[[Tensor, tuple[int, int]], Tensor]:
+def _turn(rope: Module, heads: int, half: bool) -> Turn:
     """What a rotary position embedding does to keys (B, N, D) of a grid, as timm does it."""
     # In its own precision: angles are too fine for 16 bits.
     rope = private_copy(rope, None)
@@ -187,222 +141,231 @@ def _turn(rope: Module, heads: int, half: bool) -> Callable[[Tensor, tuple[int, 
     def turned(keys: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         angles = rope.get_embed(list(grid_hw))
         angles = torch.cat(angles, dim=-1) if isinstance(angles, tuple) else angles
-        apart: Tensor = apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)
+        apart: Tensor = timm_layers.apply_rot_embed_cat(split_heads(keys, heads), angles.to(keys.dtype), half=half)
         return apart.transpose(-3, -2).flatten(-2)
 
     return turned
 
 
+# --- patches, pooled by a learned query
+
+
+def _latent(parts: _Parts) -> PooledTower:
+    """SigLIP's pooling: proj, then y + mlp(norm(y))."""
+    trunk, weights = parts.trunk, parts.weights
+    pool = trunk.attn_pool
+    _obstacle(
+        "attention pooling",
+        {
+            "more than one query": pool.latent_len != 1,
+            "qk-norm": not _is_nothing(pool.q_norm, pool.k_norm),
+            "positions of its own": pool.pos_embed is not None,
+            "another pooling behind it": pool.pool != "token",
+        },
+    )
+    placement = parts.placement_of_patches()
+    # Class and register tokens that the pool does not see: those of a `VisionTransformer`, none of an `Eva`.
+    left_out = int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
+    k, v = weights.split(pool.kv, 2)
+    inner = () if pool.mlp is None else weights.read(pool.norm, pool.mlp)
+    residual = (layers.Residual(layers.Chain(inner)),) if inner else ()
+    return PooledTower(
+        kind="latent_pool",
+        placement=placement,
+        trunk=PatchTrunk(body=trunk, leave_out=left_out),
+        pool=AttentionPool(
+            heads=int(pool.num_heads),
+            latent=pool.latent.flatten().to(weights.precision),
+            others=int(trunk.num_prefix_tokens) - left_out,
+            q=None if _is_nothing(pool.q) else weights.linear(pool.q),
+            k=k,
+            v=v,
+            out=layers.Chain(weights.read(pool.proj)),
+            finish=layers.Chain((*residual, *weights.read(trunk.fc_norm, trunk.head), *parts.behind)),
+        ),
+        **parts.common,
+    )
+
+
 # --- patches, pooled by a class token in the last block
 
 
-def _without_last_block(trunk: Module) -> Module:
-    """The private copy itself, which ends before its last block and the norm after it."""
-    trunk.blocks = trunk.blocks[:-1]
-    trunk.norm = nn.Identity()
-    return trunk
-
-
-def _last_block(trunk: Module, behind: tuple[Layer, ...], precision: Precision) -> AttentionPool:
+def _class_token(parts: _Parts) -> PooledTower:
     """The last block as the class token goes through it, and what comes after it."""
-    block = trunk.blocks[-1]
-    if type(block).__name__ not in ("Block", "EvaBlock", "EvaBlockPostNorm"):
-        raise ConfigError(f"the image tower's blocks are {type(block).__name__}s, which are not known here")
-    attn, norms_after = block.attn, type(block).__name__ == "EvaBlockPostNorm"
-    obstacles = {
-        "qk-norm": not isinstance(attn.q_norm, nn.Identity) or not isinstance(attn.k_norm, nn.Identity),
-        "gated attention": getattr(attn, "gate", None) is not None,
-        "positions that differ between its blocks": bool(getattr(trunk, "rope_mixed", False)),
-        "keys shared by heads": getattr(attn, "num_kv_groups", 1) != 1,
-    }
-    for what, is_there in obstacles.items():
-        if is_there:
-            raise ConfigError(f"the image tower's last block has {what}")
-    q, k, v = _queries_keys_values(attn, precision)
-    rope, heads = getattr(trunk, "rope", None), int(attn.num_heads)
-    norm_1, norm_2 = layers_of(block.norm1, precision), layers_of(block.norm2, precision)
-    scale_1, scale_2 = (_scale_of(block, number, precision) for number in (1, 2))
-    inner = (*layers_of(block.mlp, precision), *scale_2)
-    return AttentionPool(
+    trunk, weights = parts.trunk, parts.weights
+    block, rope = trunk.blocks[-1], getattr(trunk, "rope", None)
+    kind = type(block).__name__
+    if kind not in ("Block", "EvaBlock", "EvaBlockPostNorm"):
+        raise ConfigError(f"the image tower's blocks are {kind}s, which are not known here")
+    attn, norms_after = block.attn, kind == "EvaBlockPostNorm"
+    _obstacle(
+        "last block",
+        {
+            "qk-norm": not _is_nothing(attn.q_norm, attn.k_norm),
+            "gated attention": getattr(attn, "gate", None) is not None,
+            "positions that differ between its blocks": bool(getattr(trunk, "rope_mixed", False)),
+            "keys shared by heads": getattr(attn, "num_kv_groups", 1) != 1,
+        },
+    )
+    placement, heads = parts.placement_of_patches(), int(attn.num_heads)
+    if getattr(attn, "qkv", None) is None:
+        q, k, v = (weights.linear(part) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
+    else:
+        q, k, v = weights.split(attn.qkv, 3)
+        if getattr(attn, "q_bias", None) is not None:  # Eva holds them beside the product; keys have none
+            q, v = (
+                layers.Linear(each.weight, bias.to(weights.precision))
+                for each, bias in ((q, attn.q_bias), (v, attn.v_bias))
+            )
+            k = layers.Linear(k.weight, None)
+    norm_1, norm_2 = weights.read(block.norm1), weights.read(block.norm2)
+    inner = (*weights.read(block.mlp), *weights.scale(block, 2))
+    after = (layers.Residual(layers.Chain((*inner, *norm_2) if norms_after else (*norm_2, *inner))),)
+    pool = AttentionPool(
         heads=heads,
         latent=None,
         others=int(trunk.num_prefix_tokens),
-        norm=None if norms_after else Chain(norm_1),
+        norm=None if norms_after else layers.Chain(norm_1),
         q=q,
         k=k,
         v=v,
         turn=None if rope is None else _turn(rope, heads, bool(getattr(attn, "rotate_half", False))),
-        out=Chain((*layers_of(attn.norm, precision), *layers_of(attn.proj, precision))),
-        scale=Chain((*(norm_1 if norms_after else ()), *scale_1)),
+        out=layers.Chain(weights.read(attn.norm, attn.proj)),
+        scale=layers.Chain((*(norm_1 if norms_after else ()), *weights.scale(block, 1))),
         residual=True,
-        finish=Chain(
-            (
-                Residual(Chain((*inner, *norm_2) if norms_after else (*norm_2, *inner))),
-                *(layer for part in (trunk.norm, trunk.fc_norm, trunk.head) for layer in layers_of(part, precision)),
-                *behind,
-            )
-        ),
+        finish=layers.Chain((*after, *weights.read(trunk.norm, trunk.fc_norm, trunk.head), *parts.behind)),
+    )
+    trunk.blocks, trunk.norm = trunk.blocks[:-1], nn.Identity()
+    return PooledTower(
+        kind="attention_pool", placement=placement, trunk=PatchTrunk(body=trunk), pool=pool, **parts.common
     )
 
 
-def _queries_keys_values(attn: Module, precision: Precision) -> list[Linear]:
-    if getattr(attn, "qkv", None) is None:
-        return [linear(part, precision) for part in (attn.q_proj, attn.k_proj, attn.v_proj)]
-    parts = split_linear(attn.qkv, 3, precision)
-    if getattr(attn, "q_bias", None) is None:
-        return parts
-    # Eva holds them beside the product; keys have none.
-    biases = (attn.q_bias.to(precision), None, attn.v_bias.to(precision))
-    return [Linear(part.weight, bias) for part, bias in zip(parts, biases, strict=True)]
+# --- tokens that are averaged
 
 
-def _scale_of(block: Module, number: int, precision: Precision) -> tuple[Layer, ...]:
-    """LayerScale of a branch, wherever the block holds it."""
-    factors = getattr(block, f"gamma_{number}", None)
-    module = getattr(block, f"ls{number}", None)
-    if factors is None and module is not None and not isinstance(module, nn.Identity):
-        factors = module.gamma
-    return () if factors is None else (Scale(factors.to(precision)),)
+def _behind_mean(trunk: Module) -> list[Module] | None:
+    """What the network itself puts behind the mean of its tokens; None if it does not average them."""
+    pool = getattr(trunk, "global_pool", None)
+    if pool == "avg" and hasattr(trunk, "fc_norm"):
+        return [trunk.fc_norm, trunk.head] if getattr(trunk, "attn_pool", None) is None else None
+    named = dict((trunk if isinstance(pool, timm_layers.SelectAdaptivePool2d) else trunk.head).named_children())
+    pool = named.get("global_pool")
+    if not isinstance(pool, timm_layers.SelectAdaptivePool2d) or pool.pool_type != "avg":
+        return None
+    return list(named.values())[list(named).index("global_pool") + 1 :]
 
 
-# --- patches, pooled by a learned query
+def _averaged(parts: _Parts) -> AveragedTower:
+    trunk = parts.trunk
+    head = _behind_mean(trunk) or []
+    finish = layers.Chain((*parts.weights.read(*head), *parts.behind))
+    body: Callable[[Tensor], Tensor]
+    if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
+        placement = parts.placement_of_patches()
+        body = PatchTrunk(body=trunk, leave_out=int(trunk.num_prefix_tokens))
+    else:
+        if hasattr(trunk, "patch_embed"):  # of a Swin, whose windows are then filled up
+            trunk.patch_embed.strict_img_size = False
+        for part in trunk.modules():
+            if hasattr(part, "dynamic_mask"):
+                part.dynamic_mask = True
+        last = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+        placement = placement_of(
+            trunk, parts.size_px, lambda bare, pixels: bare.forward_features(pixels).shape[1 if last else -1]
+        )
+        body = FeatureTrunk(body=trunk.forward_features, channels_last=last)
+    return AveragedTower(placement=placement, trunk=body, finish=finish, **parts.common)
 
 
-def _latent_pool(trunk: Module, behind: tuple[Layer, ...], precision: Precision) -> AttentionPool:
-    """SigLIP's pooling: proj, then y + mlp(norm(y))."""
-    pool = trunk.attn_pool
-    obstacles = {
-        "more than one query": pool.latent_len != 1,
-        "qk-norm": not isinstance(pool.q_norm, nn.Identity) or not isinstance(pool.k_norm, nn.Identity),
-        "positions of its own": pool.pos_embed is not None,
-        "another pooling behind it": pool.pool != "token",
-    }
-    for what, is_there in obstacles.items():
-        if is_there:
-            raise ConfigError(f"the image tower's attention pooling has {what}")
-    k, v = split_linear(pool.kv, 2, precision)
-    inner = () if pool.mlp is None else (*layers_of(pool.norm, precision), *layers_of(pool.mlp, precision))
-    finish = (
-        *((Residual(Chain(inner)),) if inner else ()),
-        *(layer for part in (trunk.fc_norm, trunk.head) for layer in layers_of(part, precision)),
-        *behind,
-    )
-    return AttentionPool(
-        heads=int(pool.num_heads),
-        latent=pool.latent.flatten().to(precision),
-        others=int(trunk.num_prefix_tokens) - _left_out(trunk),
-        q=None if isinstance(pool.q, nn.Identity) else linear(pool.q, precision),
-        k=k,
-        v=v,
-        out=Chain(layers_of(pool.proj, precision)),
-        finish=Chain(finish),
-    )
-
-
-def _left_out(trunk: Module) -> int:
-    """How many tokens the pool does not see: class and register tokens of a `VisionTransformer`, none of an `Eva`."""
-    return int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
-
-
-def _take_any_size(trunk: Module) -> None:
-    """Let a private copy of a transformer take images of other sizes, with resized positions, as timm's option does."""
-    embed = trunk.patch_embed
-    trunk.dynamic_img_size, embed.strict_img_size = True, False
-    embed.flatten, embed.output_fmt = False, Format.NHWC
-    rope = getattr(trunk, "rope", None)
-    if rope is not None:
-        rope._use_cached_embed = False
-
-
-def _placement_of_patches(trunk: Module, size_px: int) -> Placement:
-    patch = int(trunk.patch_embed.patch_size[0])
-    return placement_of(trunk, size_px // patch * patch, _side_of_patches)
-
-
-def _side_of_patches(bare: Module, pixels: Tensor) -> int:
-    return int(bare.patch_embed(pixels).shape[1])
+_POOLINGS: Final[tuple[tuple[Callable[[_Parts], bool], Callable[[_Parts], Tower]], ...]] = (
+    (lambda parts: isinstance(parts.pool, (timm_layers.AttentionPool2d, timm_layers.RotAttentionPool2d)), _grid),
+    (lambda parts: getattr(parts.trunk, "global_pool", None) == "map", _latent),
+    (
+        lambda parts: getattr(parts.trunk, "global_pool", None) == "token" and hasattr(parts.trunk, "blocks"),
+        _class_token,
+    ),
+    (lambda parts: _behind_mean(parts.trunk) is not None, _averaged),
+)
+"""Whether a tower pools so, and how it is taken apart; the first that fits counts."""
 
 
 # --- parts
 
 
-def split_linear(module: Module, parts: int, precision: Precision) -> list[Linear]:
-    """A product that makes several things at once, as one product for each."""
-    whole = linear(module, precision)
-    size = len(whole.weight) // parts
-    # Slices, each of which stands for itself: an optimiser could not change what is cut into chunks.
-    places = [slice(number * size, (number + 1) * size) for number in range(parts)]
-    return [Linear(whole.weight[place], None if whole.bias is None else whole.bias[place]) for place in places]
+def _is_nothing(*modules: Module) -> bool:
+    return all(isinstance(module, nn.Identity) for module in modules)
 
 
-def layers_of(module: Module, precision: Precision) -> tuple[Layer, ...]:
-    """What a module does to one token, in evaluation mode.
+def _obstacle(part: str, obstacles: dict[str, bool]) -> None:
+    """Raise ConfigError for the first obstacle that is there."""
+    for what, is_there in obstacles.items():
+        if is_there:
+            raise ConfigError(f"the image tower's {part} has {what}")
 
-    Raises:
-        ConfigError: it is none of those that are known here.
-    """
-    if isinstance(module, (nn.Identity, nn.Dropout)):
-        return ()
-    if isinstance(module, nn.Linear):
-        return (linear(module, precision),)
-    if isinstance(module, nn.LayerNorm) and module.weight is not None:
-        bias = None if module.bias is None else module.bias.to(precision)
-        return (LayerNorm(module.weight.to(precision), bias, module.eps),)
-    if isinstance(module, _ACTIVATIONS):
-        return (Activation(module.forward),)
-    if isinstance(module, nn.Sequential):
-        return tuple(layer for part in module for layer in layers_of(part, precision))
-    if isinstance(module, Mlp):
-        parts: tuple[Module, ...] = (module.fc1, module.act, module.norm, module.fc2)
-        return tuple(layer for part in parts for layer in layers_of(part, precision))
-    if isinstance(module, (SwiGLU, GluMlp)):
-        if isinstance(module, SwiGLU):
-            gate, up = linear(module.fc1_g, precision), linear(module.fc1_x, precision)
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """Reads the weights of a tower in a precision; None keeps the model's own."""
+
+    precision: torch.dtype | None
+
+    def linear(self, module: Module) -> layers.Linear:
+        return layers.linear(module, self.precision)
+
+    def split(self, module: Module, parts: int) -> list[layers.Linear]:
+        """A product that makes several things at once, as one product for each."""
+        whole = self.linear(module)
+        size = len(whole.weight) // parts
+        # Slices, each of which is a tensor of its own: an optimiser could not change what is cut into chunks.
+        places = [slice(number * size, (number + 1) * size) for number in range(parts)]
+        return [
+            layers.Linear(whole.weight[place], None if whole.bias is None else whole.bias[place]) for place in places
+        ]
+
+    def scale(self, block: Module, number: int) -> tuple[layers.Layer, ...]:
+        """LayerScale of a branch, wherever the block holds it."""
+        factors = getattr(block, f"gamma_{number}", None)
+        module = getattr(block, f"ls{number}", None)
+        if factors is None and module is not None and not _is_nothing(module):
+            factors = module.gamma
+        return () if factors is None else (layers.Scale(factors.to(self.precision)),)
+
+    def read(self, *modules: Module) -> tuple[layers.Layer, ...]:
+        """What modules one after the other do to one token, in evaluation mode. Raises ConfigError for unknown ones."""
+        return tuple(layer for module in modules for layer in self._read(module))
+
+    def _read(self, module: Module) -> tuple[layers.Layer, ...]:
+        for kinds, made in _LAYERS:
+            if isinstance(module, kinds):
+                return made(self, module)
+        raise ConfigError(f"the image tower ends in a {type(module).__name__}, which is not known here")
+
+    def norm(self, module: Module) -> tuple[layers.Layer, ...]:
+        if module.weight is None:
+            raise ConfigError("the image tower ends in a LayerNorm without weights, which is not known here")
+        bias = None if module.bias is None else module.bias.to(self.precision)
+        return (layers.LayerNorm(module.weight.to(self.precision), bias, module.eps),)
+
+    def gated(self, module: Module) -> tuple[layers.Layer, ...]:
+        if isinstance(module, timm_layers.SwiGLU):
+            gate, up = self.linear(module.fc1_g), self.linear(module.fc1_x)
         else:
-            gate, up = split_linear(module.fc1, 2, precision)
-            if module.gate_last:
-                gate, up = up, gate
-        behind = (*layers_of(module.norm, precision), *layers_of(module.fc2, precision))
-        return (Gated(gate, up, Activation(module.act.forward)), *behind)
-    raise ConfigError(f"the image tower ends in a {type(module).__name__}, which is not known here")
+            gate, up = self.split(module.fc1, 2)
+            gate, up = (up, gate) if module.gate_last else (gate, up)
+        return (layers.Gated(gate, up, layers.Activation(module.act.forward)), *self.read(module.norm, module.fc2))
 
 
-# --- where the tokens are
-
-
-def placement_of(trunk: Module, size_px: int, side_of: Callable[[Module, Tensor], int]) -> Placement:
-    """Where the tokens of a private copy of a trunk are, found by a pass without memory.
-
-    Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
-    sum. What makes the grid coarser without a kernel of its own, such as merging 2 x 2 patches, moves nothing.
-
-    Args:
-        trunk: the copy.
-        size_px: side of the images.
-        side_of: sends pixels (1, 3, size, size) through a copy and gives the side of the grid.
-    """
-    bare = private_copy(trunk, None).to("meta")
-    shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in
-
-    def note(module: Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
-        side, made = given[0].shape[-1], answer.shape[-1]
-        if made >= side:
-            return
-        kernel, stride, dilation = (_first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))
-        if type(module).__name__.endswith("Same"):  # TensorFlow's padding: the smaller half in front
-            padding = get_same_padding(side, kernel, stride, dilation) // 2
-        else:
-            padding = _first(module.padding)
-        shift = (kernel - 1) * dilation / 2 - padding - (stride - 1) / 2
-        shifts.setdefault(side, []).append(shift * (size_px // side))
-
-    for module in bare.modules():
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-            module.register_forward_hook(note)
-    dtype = next(bare.parameters()).dtype
-    side = side_of(bare, torch.zeros(1, 3, size_px, size_px, device="meta", dtype=dtype))
-    return Placement(stride_px=size_px // side, shift_px=sum(map(fmean, shifts.values())))
-
-
-def _first(value: Any) -> int:
-    return int(value[0] if isinstance(value, (list, tuple)) else value)
+_LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[_Weights, Module], tuple[layers.Layer, ...]]], ...]] = (
+    ((nn.Identity, nn.Dropout, nn.Flatten), lambda weights, module: ()),
+    ((nn.Linear,), lambda weights, module: (weights.linear(module),)),
+    ((nn.LayerNorm,), _Weights.norm),
+    (
+        (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELUTanh, timm_layers.QuickGELU),
+        lambda weights, module: (layers.Activation(module.forward),),
+    ),
+    ((nn.Sequential,), lambda weights, module: weights.read(*module)),
+    ((timm_layers.Mlp,), lambda weights, module: weights.read(module.fc1, module.act, module.norm, module.fc2)),
+    ((timm_layers.SwiGLU, timm_layers.GluMlp), _Weights.gated),
+)
+"""Kinds of modules -> the layers that they are."""

@@ -1,7 +1,7 @@
 """A CLIP text transformer with a causal mask taken apart: its weights as plain tensors, its blocks as functions.
 
 The embedding is made of one row, that of the token that ends the text. Under the causal mask no earlier token sees that
-row, and the row sees no later token. The model that the weights come from is only read, as in `vision`.
+row, and the row sees no later token.
 
 Shapes: B texts, T tokens of the context, D width, H heads, E embedding.
 """
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.layers import LayerNorm, in_float
 from stages.shared.model.towers.vision import Block, Heads, split_heads
 
 
@@ -29,7 +29,7 @@ class TextTower:
         ln_post: of the row that makes the embedding.
         output: (D, E), or None.
         output_bias: (E,), or None.
-        end: number of the token that ends a text; None: the highest number of a text ends it.
+        end: number of the token that ends a text; None: the highest number of a text.
     """
 
     token_embedding: Tensor
@@ -64,10 +64,7 @@ class TextTower:
     def float_head(self) -> TextTower:
         """The same tower with what is behind the blocks in float32."""
         return replace(
-            self,
-            ln_post=self.ln_post.float(),
-            output=None if self.output is None else self.output.float(),
-            output_bias=None if self.output_bias is None else self.output_bias.float(),
+            self, ln_post=in_float(self.ln_post), output=in_float(self.output), output_bias=in_float(self.output_bias)
         )
 
     def encode(self, tokens: Tensor) -> Tensor:
@@ -77,25 +74,6 @@ class TextTower:
             q, k, v = block.project(x)
             x = block.finish(x, attend_back(q, k, v, block.heads))
         return self.head(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])
-
-    def encode_packed(self, tokens: Tensor, positions: Tensor, places: Tensor, cells: Tensor) -> Tensor:
-        """Texts that stand behind each other in one row of S tokens -> what `head` makes of each token, (S, E).
-
-        Products are those of all S tokens, however many texts there are; attention is computed for each text alone, on
-        R x W cells.
-
-        Args:
-            tokens: numbers of tokens (S,).
-            positions: the place of each token within its text (S,).
-            places: where in the row the tokens of each text are (R, W); what stands behind a text's last token is not
-                looked at.
-            cells: the cell of each token, row by row (S,).
-        """
-        x = self.token_embedding[tokens].to(self.dtype) + self.position_embedding[positions].to(self.dtype)
-        for block in self.blocks:
-            q, k, v = (each[places] for each in block.project(x))
-            x = block.finish(x, attend_back(q, k, v, block.heads).flatten(0, 1)[cells])
-        return self.head(x)
 
 
 def attend_back(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:

@@ -44,13 +44,7 @@ class Placement:
 
 
 class Tower(ABC):
-    """The whole image side of a CLIP model.
-
-    Attributes:
-        kind: how its tokens become one embedding.
-        placement: where its tokens are.
-        mean, std: of the RGB channels in 0-1, (3,) each.
-    """
+    """The whole image side of a CLIP model. `mean` and `std` are those of the RGB channels in 0-1, (3,) each."""
 
     __slots__ = ()
 
@@ -92,13 +86,8 @@ class Tower(ABC):
     def normalised(self, rgb: Tensor, *, planes: bool = False) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> float32 (B, 3, height, width) as the model was trained on.
 
-        Args:
-            rgb: The pixels.
-            planes: Whether memory holds plane after plane instead of pixel after pixel. A convolution that cuts patches
-                takes two thirds of the time then, and one whose windows overlap four times as long.
-
-        Raises:
-            ValueError: a side is not a multiple of the stride.
+        With `planes` memory holds plane after plane instead of pixel after pixel. A convolution that cuts patches takes
+        two thirds of the time then, and one whose windows overlap four times as long. Raises ValueError as `embed`.
         """
         self.placement.grid_hw(rgb.shape[1], rgb.shape[2])
         order = torch.contiguous_format if planes else torch.preserve_format

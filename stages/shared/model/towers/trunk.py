@@ -1,4 +1,4 @@
-"""What stands before the pool of a tower: any module, as a private copy, and the tokens that its output becomes."""
+"""The part of a tower before its pool: any module, as a private copy, the tokens of its output, and their places."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stages.shared.model.towers.layers import LayerNorm
+from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
 
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
     """A copy in evaluation mode that shares the module's weights, and that no one else hooks or switches.
 
-    Batch normalisation then uses its stored statistics, and dropout does nothing, whatever mode the module is in.
-    Weights of another precision than the wanted one are no longer shared. None keeps the module's own.
+    Weights of another precision than the wanted one are not shared. None keeps the module's own.
     """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
     copied = _copied(module, memo)
@@ -44,9 +45,9 @@ class GridTrunk:
     """A network whose output is a grid of features, which become tokens behind the token that asks.
 
     Attributes:
-        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
-        asking: (D,), the token in front; None: the mean of the features.
-        positions: grid (rows, columns) -> position embedding (1 + N, D) that is added; None where there is none.
+        body: Normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
+        asking: Token in front (D,); None: the mean of the features.
+        positions: Grid (rows, columns) -> position embedding (1 + N, D) that is added, if there is one.
     """
 
     body: Callable[[Tensor], Tensor]
@@ -69,12 +70,7 @@ class GridTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchTrunk:
-    """A transformer of timm, all of whose tokens are pooled.
-
-    Attributes:
-        body: the transformer.
-        leave_out: how many of its first tokens the pool does not see.
-    """
+    """A transformer of timm, all of whose tokens are pooled but `leave_out` of the first."""
 
     body: Any
     leave_out: int = 0
@@ -87,11 +83,9 @@ class PatchTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureTrunk:
-    """A network whose output is a grid of features, which are the tokens.
+    """A network whose output is a grid of features (B, D, grid_h, grid_w), which are the tokens.
 
-    Attributes:
-        body: normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
-        channels_last: whether the features are (B, grid_h, grid_w, D) instead.
+    With `channels_last` the features are (B, grid_h, grid_w, D).
     """
 
     body: Callable[[Tensor], Tensor]
@@ -105,12 +99,7 @@ class FeatureTrunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockTrunk:
-    """Transformer blocks whose patches are averaged.
-
-    Attributes:
-        tower: the blocks, and what is before them.
-        norm: of every token after the last block; None where there is none.
-    """
+    """A transformer whose patches are averaged, behind a norm of every token if there is one."""
 
     tower: VisionTower
     norm: LayerNorm | None
@@ -122,3 +111,40 @@ class BlockTrunk:
             x = block(x)
         patches = x[:, 1:]
         return patches if self.norm is None else self.norm(patches)
+
+
+def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor], Any]) -> Placement:
+    """Find where the tokens of a trunk are, by a pass without memory.
+
+    Of layers that work side by side on one grid, such as a block and its shortcut, the mean counts: both give to the
+    sum. What makes the grid coarser without a kernel of its own, such as merging 2 x 2 patches, moves nothing.
+
+    Args:
+        trunk: The trunk, which is only read.
+        size_px: Side of the images.
+        side_of: Sends pixels (1, 3, size, size) through a copy and gives the side of the grid.
+    """
+    bare = private_copy(trunk, None).to("meta")
+    shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in
+
+    def note(module: Any, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        side, made = given[0].shape[-1], answer.shape[-1]
+        if made >= side:
+            return
+        kernel, stride, dilation = (_first(getattr(module, name, 1)) for name in ("kernel_size", "stride", "dilation"))
+        reach = (kernel - 1) * dilation
+        padding = _first(module.padding)
+        if type(module).__name__.endswith("Same"):  # TensorFlow's padding: the smaller half in front
+            padding = max((-(-side // stride) - 1) * stride + reach + 1 - side, 0) // 2
+        shifts.setdefault(side, []).append((reach / 2 - padding - (stride - 1) / 2) * (size_px // side))
+
+    for module in bare.modules():
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            module.register_forward_hook(note)
+    dtype = next(bare.parameters()).dtype
+    side = int(side_of(bare, torch.zeros(1, 3, size_px, size_px, device="meta", dtype=dtype)))
+    return Placement(stride_px=size_px // side, shift_px=sum(map(fmean, shifts.values())))
+
+
+def _first(value: Any) -> int:
+    return int(value[0] if isinstance(value, (list, tuple)) else value)

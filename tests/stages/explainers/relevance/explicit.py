@@ -150,7 +150,7 @@ def in_float64(tower: VisionTower) -> VisionTower:
 
     blocks = []
     for block in tower.blocks:
-        layers = {name: wide(getattr(block, name)) for name in ("ln_1", "qkv", "kv", "out", "ln_2", "fc", "proj")}
+        layers = {name: wide(getattr(block, name)) for name in ("ln_1", "qkv", "out", "ln_2", "fc", "proj")}
         scales = {name: getattr(block, name) for name in ("ls_1", "ls_2")}
         blocks.append(
             replace(block, **layers, **{name: None if s is None else s.double() for name, s in scales.items()})

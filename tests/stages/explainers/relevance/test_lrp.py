@@ -89,7 +89,7 @@ def without_biases(tower: VisionTower) -> VisionTower:
     def bare(layer: Linear | LayerNorm) -> Linear | LayerNorm:
         return replace(layer, bias=None)
 
-    names = ("ln_1", "qkv", "kv", "out", "ln_2", "fc", "proj")
+    names = ("ln_1", "qkv", "out", "ln_2", "fc", "proj")
     blocks = [
         replace(block, activation=F.relu, **{name: bare(getattr(block, name)) for name in names})
         for block in tower.blocks

@@ -64,16 +64,6 @@ def test_masks_boxes_and_captions_are_drawn() -> None:
     assert (picture[62:].reshape(-1, 3).min(axis=0) < 60).all(), "ink"
 
 
-def test_without_annotations_or_captions_the_image_stays() -> None:
-    assert np.array_equal(regions_overlay(GREY, []), GREY)
-
-
-@pytest.mark.parametrize("box", [(0, 0, 1, 1), (79, 59, 1, 1), (0, 0, 80, 60), (79, 0, 1, 60)])
-def test_labels_at_the_borders(box: tuple[int, int, int, int]) -> None:
-    long = annotation(*box, phrase="a phrase that is far wider than the image it names something in")
-    assert regions_overlay(GREY, [long]).shape == GREY.shape
-
-
 @pytest.mark.parametrize("text", ["", "line\nbreak\ttab", "Żółw 乌龟 🐢", "\ud800", "word " * 80, "x" * 300])
 def test_any_caption_can_be_drawn(text: str) -> None:
     assert regions_overlay(GREY, [annotation(1, 1, 5, 5, phrase="乌龟")], [text]).shape[1] == 80

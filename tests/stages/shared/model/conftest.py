@@ -1,4 +1,4 @@
-"""Tiny checkpoints of `transformers`, and packed weights on every processor."""
+"""Tiny checkpoints of `transformers`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from stages.shared.model.towers import vision
 from tests.stages.shared.model.hugging_face import (
     save_images,
     save_sentencepiece,
@@ -43,9 +42,3 @@ def siglip_source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, 
 @pytest.fixture
 def siglip_folder(siglip_source: tuple[Path, Any, Any], tmp_path: Path) -> Path:
     return Path(shutil.copytree(siglip_source[0], tmp_path / "my-siglip"))
-
-
-@pytest.fixture
-def packs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights are packed on every processor."""
-    monkeypatch.setattr(vision, "packing_pays", lambda: True)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe, tokenizer_of
-from stages.shared.model.load import build_with_weights
+from stages.shared.model.load import module_of
+from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 
 WORDS = ["a", "red", "car", "two", "dogs", "the", "man", "on", "his", "bike", "rides", "along", "green", "trees"]
 
@@ -96,8 +97,8 @@ def config_of(path: Path) -> ModelConfig:
 
 def embeddings(path: Path) -> tuple[Tensor, Tensor]:
     """Of IMAGES and TEXTS, by the model and the tokenizer of a checkpoint."""
-    description = describe(config_of(path))
-    model, tokenizer = build_with_weights(description), tokenizer_of(description)
+    description = recognise(config_of(path))
+    model, tokenizer = module_of(description), tokenizer_of(description)
     with torch.no_grad():
         return model.encode_image(IMAGES), model.encode_text(tokenizer(TEXTS))
 

@@ -49,8 +49,8 @@ def test_the_models_that_bring_weights_are_those_of_the_catalog() -> None:
         ({"precision": "fp8"}, "'fp32', 'bf16' or 'fp16'"),
         ({"batch_size": 0}, "greater than or equal to 1"),
         ({"weight": "a.pt"}, "Extra inputs"),
-        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "says itself what it is: leave out name and pre"),
-        ({"checkpoint": "a", "weights": "a.pt"}, "says itself what it is: leave out weights"),
+        ({"checkpoint": "a", "name": "RN50", "pretrained": "openai"}, "describes itself: leave out name and pre"),
+        ({"checkpoint": "a", "weights": "a.pt"}, "describes itself: leave out weights"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -> None:

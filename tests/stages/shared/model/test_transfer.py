@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.shared.model.transfer import OnTheWay, pixels_on, to_device
+from stages.shared.model.device import OnTheWay, pixels_on, to_device
 
 CPU = torch.device("cpu")
 

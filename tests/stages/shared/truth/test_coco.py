@@ -290,7 +290,7 @@ def test_what_is_no_instances_file(tmp_path: Path, value: Any, message: str) -> 
         pytest.param(SIZE | {"counts": [100, 99]}, "sum to 10 x 20", id="too short"),
         pytest.param(SIZE | {"counts": [201, -1]}, "sum to 10 x 20", id="negative"),
         pytest.param(SIZE | {"counts": ["200"]}, "sum to 10 x 20", id="text in counts"),
-        pytest.param(SIZE | {"counts": "12"}, "sum to 10 x 20", id="text too short"),
+        pytest.param(SIZE | {"counts": "12"}, "sum to height x width", id="text too short"),
         pytest.param(SIZE | {"counts": "\u00e9"}, "expected run-length text", id="no run-length text"),
     ],
 )

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.contract.errors import ConfigError, PhraseboxError, WeightsError
-from stages.shared.model.checkpoints.checkpoint import read_checkpoint
-from stages.shared.model.describe import describe, fingerprint, tokenizer_of
-from stages.shared.model.load import build_with_weights, refuse_misfit
+from stages.shared.model.load import module_of, usable_model
+from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
@@ -76,25 +76,24 @@ def test_a_file_is_described_by_what_stands_beside_it(clip: Any, clip_folder: Pa
 
 
 def test_a_folder_says_what_it_is(clip_folder: Path) -> None:
-    found = describe(config_of(clip_folder))
+    found = usable_model(config_of(clip_folder))
     assert (found.name, found.layout) == ("my-clip", "transformers CLIPModel")
     assert found.described_by == "config.json, preprocessor_config.json"
-    assert refuse_misfit(found) == found.layout
     assert (found.input.size_px, found.input.patch_px, found.input.interpolation) == (32, 8, "bicubic")
     save_images(clip_folder, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.2, 0.2], resample=2)
-    changed = describe(config_of(clip_folder))
+    changed = usable_model(config_of(clip_folder))
     assert (changed.input.mean, changed.input.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     assert changed.input.interpolation == "bilinear"
-    assert fingerprint(changed) != fingerprint(found)
+    assert changed.fingerprint != found.fingerprint
 
 
 def test_the_fingerprint_follows_every_file_of_the_weights(clip_folder: Path) -> None:
     as_index(clip_folder, "model.safetensors")
-    before = fingerprint(describe(config_of(clip_folder)))
-    assert before == fingerprint(describe(config_of(clip_folder)))
+    before = usable_model(config_of(clip_folder)).fingerprint
+    assert before == usable_model(config_of(clip_folder)).fingerprint
     part = clip_folder / "model-00002-of-00002.safetensors"
     part.write_bytes(part.read_bytes()[:-1] + b"\x07")
-    assert fingerprint(describe(config_of(clip_folder))) != before
+    assert usable_model(config_of(clip_folder)).fingerprint != before
 
 
 @pytest.mark.parametrize("form", ["state dict", "torchscript"])
@@ -120,7 +119,7 @@ def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) 
     with torch.no_grad():
         assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
         assert torch.allclose(text, model.encode_text(CLIP_TOKENS), atol=1e-5)
-    found = describe(config_of(tmp_path / "ViT.pt"))
+    found = recognise(config_of(tmp_path / "ViT.pt"))
     assert (found.name, found.layout, found.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
     assert found.input.mean == open_clip.OPENAI_DATASET_MEAN
 
@@ -134,9 +133,9 @@ def test_openai_s_resnet_is_known_by_its_tensors(tmp_path: Path) -> None:
     model = open_clip.CLIP(**architecture, quick_gelu=True).eval()
     extra = {"input_resolution": torch.tensor(64)}
     torch.save({**model.state_dict(), **extra}, tmp_path / "RN.pt")
-    found = read_checkpoint(tmp_path / "RN.pt").architecture
+    found = recognise(config_of(tmp_path / "RN.pt")).architecture
     assert {**found["vision_cfg"], "head_width": 64} == architecture["vision_cfg"]
-    loaded = build_with_weights(describe(config_of(tmp_path / "RN.pt")))
+    loaded = module_of(recognise(config_of(tmp_path / "RN.pt")))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
@@ -160,7 +159,7 @@ def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) ->
     with torch.no_grad():
         assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
         assert torch.allclose(text, model.encode_text(CLIP_TOKENS), atol=1e-5)
-    found = describe(config_of(folder))
+    found = recognise(config_of(folder))
     assert (found.layout, found.described_by) == ("open_clip", "open_clip_config.json")
     assert (found.input.mean, found.input.interpolation) == ((0.5, 0.4, 0.3), "bilinear")
 
@@ -171,7 +170,7 @@ def test_a_folder_of_open_clip_cannot_ask_for_code(open_clip_folder: tuple[Path,
     parsed["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"trust_remote_code": True}}
     file.write_text(json.dumps(parsed))
     with pytest.raises(ConfigError, match="asks for trust_remote_code"):
-        describe(config_of(open_clip_folder[0]))
+        recognise(config_of(open_clip_folder[0]))
 
 
 def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
@@ -186,11 +185,11 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
     torch.save({"epoch": 5, "name": "run-1", "state_dict": state, "optimizer": {}}, folder / "epoch_5.pt")
     params = "force_image_size: 64\nforce_quick_gelu: True\nimage_mean: [0.5, 0.4, 0.3]\nimage_std: None\n"
     (folder.parent / "params.txt").write_text(f"batch_size: 64\n{params}model: ViT-B-32\nname: run-1\n")
-    found = describe(config_of(folder / "epoch_5.pt"))
+    found = recognise(config_of(folder / "epoch_5.pt"))
     assert (found.layout, found.described_by) == ("open_clip", "params.txt, which names ViT-B-32")
     assert found.architecture == {**architecture, "quick_gelu": True}
     assert (found.input.size_px, found.input.mean, found.input.std) == (64, (0.5, 0.4, 0.3), SPEC.std)
-    assert refuse_misfit(found) == "open_clip"
+    assert usable_model(config_of(folder / "epoch_5.pt")).layout == "open_clip"
 
 
 def test_tensors_that_fit_two_architectures_are_not_guessed_at(tmp_path: Path) -> None:
@@ -202,7 +201,7 @@ def test_tensors_that_fit_two_architectures_are_not_guessed_at(tmp_path: Path) -
         torch.save(state, tmp_path / "epoch_5.pt")
         expected = rf"epoch_5\.pt: its tensors fit {fitting}.*model\.name={name} with model\.weights=.*epoch_5\.pt"
         with pytest.raises(WeightsError, match=expected):
-            describe(config_of(tmp_path / "epoch_5.pt"))
+            recognise(config_of(tmp_path / "epoch_5.pt"))
 
 
 def drop(name: str) -> Callable[[Path], Any]:
@@ -283,7 +282,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
 ) -> None:
     change(clip_folder)
     with pytest.raises(PhraseboxError, match=message) as caught:
-        refuse_misfit(describe(config_of(clip_folder)))
+        usable_model(config_of(clip_folder))
     assert str(caught.value).startswith("model.checkpoint: ")
     assert "\n" not in str(caught.value)
 
@@ -306,17 +305,17 @@ def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(
 ) -> None:
     change(siglip_folder)
     with pytest.raises(PhraseboxError, match=message) as caught:
-        tokenizer_of(describe(config_of(siglip_folder)))
+        tokenizer_of(recognise(config_of(siglip_folder)))
     assert str(caught.value).startswith("model.checkpoint: ")
     assert "\n" not in str(caught.value)
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"model\.checkpoint: no file or folder .*gone"):
-        describe(config_of(tmp_path / "gone"))
+        recognise(config_of(tmp_path / "gone"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsError, match=r"holds no weights: .*the folder is empty"):
-        describe(config_of(tmp_path / "empty"))
+        recognise(config_of(tmp_path / "empty"))
 
 
 def test_a_folder_of_the_hub_s_cache(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
@@ -326,7 +325,7 @@ def test_a_folder_of_the_hub_s_cache(clip: Any, clip_folder: Path, tmp_path: Pat
     (cached / "refs" / "main").write_text("0123abc")
     (cached / "snapshots").mkdir()
     clip_folder.rename(cached / "snapshots" / "0123abc")
-    assert describe(config_of(cached)).name == "models--someone--my-clip"
+    assert recognise(config_of(cached)).name == "models--someone--my-clip"
     assert_same(embeddings(cached), clip, CLIP_TOKENS)
 
 
@@ -337,7 +336,7 @@ def test_the_trainer_s_loss_of_siglip_has_a_bias(tmp_path: Path) -> None:
     state = {name: torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "epoch_1.pt")
     (tmp_path / "params.txt").write_text("model: ViT-B-32\nsiglip: True\n")
-    assert refuse_misfit(describe(config_of(tmp_path / "epoch_1.pt"))) == "open_clip"
+    assert usable_model(config_of(tmp_path / "epoch_1.pt")).layout == "open_clip"
     (tmp_path / "params.txt").write_text("model: ViT-B-33\n")
     with pytest.raises(WeightsError, match=r"params\.txt names the model ViT-B-33, which open_clip does not have"):
-        describe(config_of(tmp_path / "epoch_1.pt"))
+        recognise(config_of(tmp_path / "epoch_1.pt"))

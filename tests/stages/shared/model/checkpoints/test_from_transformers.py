@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe, load_tokenizer, tokenizer_of
-from stages.shared.model.load import build_with_weights, load, refuse_misfit
+from stages.shared.model.load import load, load_tokenizer, module_of, usable_model
+from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
     IMAGES,
@@ -50,7 +51,7 @@ def test_real_sizes_embed_as_in_transformers(kind: str, tmp_path: Path) -> None:
     save_sentencepiece(tmp_path)
     pixels, tokens = torch.randn(2, 3, 224, 224), torch.randint(0, 60, (2, 64))
     tokens = CLIP_TOKENS if kind == "clip" else tokens
-    loaded = build_with_weights(describe(config_of(tmp_path)))
+    loaded = module_of(recognise(config_of(tmp_path)))
     with torch.no_grad():
         image, text = loaded.encode_image(pixels), loaded.encode_text(tokens)
     assert torch.allclose(image, features(model, pixel_values=pixels), atol=1e-5)
@@ -83,7 +84,7 @@ def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip_f
     rgb = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     mean, std = (torch.tensor(values)[:, None, None] for values in (clip.input.mean, clip.input.std))
     with torch.no_grad():
-        model = build_with_weights(describe(config_of(clip_folder)))
+        model = module_of(recognise(config_of(clip_folder)))
         expected = model.encode_image((rgb.permute(0, 3, 1, 2) / 255 - mean) / std)
     assert torch.allclose(clip.tower.encode(rgb), expected, atol=1e-5)
     assert clip.encode_text(TEXTS).shape == (3, 48)
@@ -94,10 +95,9 @@ def test_a_clip_of_transformers_is_explained_as_the_same_one_of_open_clip(clip_f
 def test_a_siglip_of_transformers_embeds_as_there(siglip_source: tuple[Path, Any, Any]) -> None:
     folder, model, tokenizer = siglip_source
     assert_same(embeddings(folder), model, siglip_tokens(tokenizer))
-    found = describe(config_of(folder))
-    assert (found.layout, found.input.mean) == ("transformers SiglipModel", (0.5, 0.5, 0.5))
+    found = usable_model(config_of(folder))
+    assert (found.tower, found.layout, found.input.mean) == ("latent_pool", "transformers SiglipModel", (0.5, 0.5, 0.5))
     assert found.described_by == "config.json, preprocessor_config.json, spiece.model"
-    assert refuse_misfit(found) == found.layout
 
 
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
@@ -119,20 +119,20 @@ def test_sizes_of_a_released_siglip_need_no_config_json(tmp_path: Path) -> None:
     save_images(tmp_path)
     tokenizer = save_sentencepiece(tmp_path)
     (tmp_path / "config.json").unlink()
-    description = describe(config_of(tmp_path))
+    description = recognise(config_of(tmp_path))
     assert description.described_by.startswith("its tensors")
     assert_same(embeddings(tmp_path), model, siglip_tokens(tokenizer, length=64))
 
 
 def test_a_clip_of_transformers_by_a_name_of_open_clip(clip: Any, clip_folder: Path, tmp_path: Path) -> None:
     """The architecture is open_clip's or one's own, the tensors are transformers'."""
-    described = describe(config_of(clip_folder))
+    described = recognise(config_of(clip_folder))
     (tmp_path / "mine.json").write_text(json.dumps(described.architecture))
     given = ModelConfig(config=tmp_path / "mine.json", weights=clip_folder / "model.safetensors", device="cpu")
     with torch.no_grad():
-        image = build_with_weights(describe(given)).encode_image(IMAGES)
+        image = module_of(recognise(given)).encode_image(IMAGES)
     assert torch.allclose(image, features(clip, pixel_values=IMAGES), atol=1e-5)
-    assert refuse_misfit(describe(given)) == "transformers CLIPModel"
+    assert usable_model(given).layout == "transformers CLIPModel"
 
 
 def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: Path, tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_a_siglip_of_open_clip_s_takes_the_vocabulary_beside_it(siglip_folder: P
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     for name in ("spiece.model", "tokenizer_config.json"):
         shutil.copy(siglip_folder / name, folder / name)
-    tokens = tokenizer_of(describe(config_of(folder)))(TEXTS)
+    tokens = tokenizer_of(recognise(config_of(folder)))(TEXTS)
     assert torch.equal(tokens, load_tokenizer(config_of(siglip_folder))(TEXTS))
     pixels = torch.randn(1, 3, 224, 224)
-    loaded = build_with_weights(describe(config_of(folder)))
+    loaded = module_of(recognise(config_of(folder)))
     with torch.no_grad():
         assert torch.allclose(loaded.encode_image(pixels), model.encode_image(pixels), atol=1e-5)
         assert torch.allclose(loaded.encode_text(tokens), model.encode_text(tokens), atol=1e-5)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.contract.errors import WeightsError
-from stages.shared.model.checkpoints.state import read_shapes, read_state
+from stages.shared.model.checkpoints.state import read_state
 
 STATE = {"visual.proj": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(2.5)}
 
@@ -135,19 +135,20 @@ def test_torchscript_is_read_without_running_it(how: str, tmp_path: Path, monkey
     assert found.keys() == module.state_dict().keys()
     assert all(torch.equal(found[name], value) for name, value in module.state_dict().items())
     assert found["short"].dtype == torch.float16
-    assert read_shapes(tmp_path / "a.pt")["proj"] == (4, 6)
+    assert read_state(tmp_path / "a.pt", numbers=False)["proj"].shape == (4, 6)
 
 
 @pytest.mark.parametrize(
     ("instructions", "message"),
     [
-        (b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", "it calls os system"),
-        (b"\x80\x02cos\nsystem\n)\x81.", "it makes a os system"),
-        (b"\x80\x02cos\nsystem\n.", "it holds a _Named and no module"),
-        (b"(ios\nsystem\n.", "its instruction INST is none that builds tensors"),
-        (b"\x80\x02c__torch__.a\nA\n)\x81(K\x01K\x02\x86b.", "a module in it is filled by code of its own"),
-        (b"\x80\x02h\x07.", "its instruction BINGET makes no sense"),
-        (b"\x80\x02b.", "its instruction BUILD makes no sense"),
+        (b"\x80\x02cos\nsystem\n(X\x02\x00\x00\x00lstR.", "it uses os system"),
+        (b"\x80\x02cos\nsystem\n)\x81.", "it uses os system"),
+        (b"(ios\nsystem\n.", "it uses os system"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "it uses builtins eval"),
+        (b"\x80\x02ccollections\nOrderedDict\n)R.", "it holds a OrderedDict and no module"),
+        (b"\x80\x02c__torch__.a\nA\n)\x81K\x01K\x02\x86b.", "a module in it is filled by code of its own"),
+        (b"\x80\x02h\x07.", ""),
+        (b"\x80\x02b.", ""),
         (b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02K\x03K\x04tR.", "it has a int where a Tensor"),
     ],
 )

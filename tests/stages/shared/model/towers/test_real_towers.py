@@ -1,4 +1,7 @@
-"""The image towers that people have, in full size with random weights: open_clip's embeddings, and maps. Slow."""
+"""The image towers that people have, in full size with random weights: open_clip's embeddings, and heat maps.
+
+With every explainer they take hours: `pytest -m real_towers`. With the default explainer of each they are `slow`.
+"""
 
 from __future__ import annotations
 
@@ -15,45 +18,43 @@ from stages.shared.model.load import from_open_clip
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
 """A small text tower: that of the real models is tested elsewhere, or needs a download."""
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
+real = pytest.mark.parametrize(
     "name",
     [
-        "RN50",
-        "RN50x4",
-        "convnext_base_w",
-        "convnext_large_d",
-        "swin_base_patch4_window7_224",
-        "ViTamin-S",
-        "MobileCLIP-S1",
-        "MobileCLIP-B",
-        "ViT-B-16-SigLIP",
-        "ViT-B-16-SigLIP2-384",
-        "PE-Core-T-16-384",
-        "EVA02-B-16",
-        "ViT-L-14-CLIPA",
-        "ViT-B-16",
+        "RN50", "RN50x4", "convnext_base_w", "convnext_large_d", "swin_base_patch4_window7_224", "ViTamin-S",
+        "MobileCLIP-S1", "MobileCLIP-B", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384", "PE-Core-T-16-384", "EVA02-B-16",
+        "ViT-L-14-CLIPA", "ViT-B-16",
     ],
-)
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@real
 def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str) -> None:
+    check(name, explainers=1)
+
+
+@pytest.mark.real_towers
+@real
+def test_a_real_tower_is_explained_by_every_explainer(name: str) -> None:
+    check(name, explainers=None)
+
+
+def check(name: str, explainers: int | None) -> None:
     architecture = open_clip.get_model_config(name)
     torch.manual_seed(0)
     width = architecture["embed_dim"]
     options: dict[str, Any] = {"embed_dim": width, "vision_cfg": architecture["vision_cfg"], "text_cfg": TEXT}
     model = open_clip.CLIP(**options).train()
     clip = from_open_clip(model, open_clip.get_tokenizer("ViT-B-32"))
-    side = clip.input.size_px
+    side, stride = clip.input.size_px, clip.input.patch_px
+    grid = side // stride
     rgb = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
-    for kind in kinds_for(clip.tower.kind):
+    for kind in kinds_for(clip.tower.kind)[:explainers]:
         explainer = EXPLAINERS[kind]
         [maps] = explainer(explainer.config_type(), clip).explain(rgb, [["a red car", "two dogs"]])
-        grid = side // clip.input.patch_px
-        lower = rgb[:, : side - clip.input.patch_px]
-        assert explainer(explainer.config_type(), clip).explain(lower, [["a red car"]])[0][0].values.shape == (
-            grid - 1,
-            grid,
-        )
+        [[lower]] = explainer(explainer.config_type(), clip).explain(rgb[:, : side - stride], [["a red car"]])
+        assert lower.values.shape == (grid - 1, grid)
         for heat_map in maps:
             assert heat_map.values.shape == (grid, grid)
             assert np.isfinite(heat_map.values).all()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +13,8 @@ from torch import nn
 
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import ModelConfig
-from stages.shared.model.describe import describe
-from stages.shared.model.load import from_open_clip, load, refuse_without_importance
-from stages.shared.model.towers.take_apart_text import take_text_apart
+from stages.shared.model.load import from_open_clip, load, usable_model
+from stages.shared.model.towers.take_apart import take_text_apart
 from tests.factories import SPEC, TOWERS, tiny_architecture
 from tests.stages.explain.text.towers import sharp_text_clip, text_architecture
 from tests.stages.shared.model.towers.test_vision import tiny_clip
@@ -73,7 +71,7 @@ def test_the_trained_models(name: str) -> None:
     model = load(ModelConfig(name=name, device="cpu"))
     side = model.text_side()
     assert torch.allclose(side.tower.encode(side.tokenizer(TEXTS)), model.encode_text(TEXTS), atol=1e-5)
-    refuse_without_importance(describe(ModelConfig(name=name)))
+    assert usable_model(ModelConfig(name=name), importance=True).fingerprint
 
 
 def test_halved_weights() -> None:
@@ -127,11 +125,13 @@ def test_another_kind_of_text_tower_is_refused() -> None:
         ("ViT-H-14-worldwide", "does not say which characters"),
     ],
 )
-def test_models_of_open_clip_are_refused_before_any_work(name: str, reason: str) -> None:
-    described = describe(ModelConfig(name=name, pretrained=open_clip.list_pretrained_tags_by_model(name)[0]))
+def test_models_of_open_clip_are_rejected_before_any_work(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The image tower does not matter here, and some are large.
-    small = tiny_architecture()["vision_cfg"]
-    architecture = {**described.architecture, "vision_cfg": small, "custom_text": True}
+    architecture = {**open_clip.get_model_config(name), "vision_cfg": tiny_architecture()["vision_cfg"]}
     architecture.pop("multimodal_cfg", None)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, {**architecture, "custom_text": True})
+    tag = open_clip.list_pretrained_tags_by_model(name)[0]
     with pytest.raises(ConfigError, match=reason):
-        refuse_without_importance(replace(described, architecture=architecture))
+        usable_model(ModelConfig(name=name, pretrained=tag), importance=True)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers import vision
-from stages.shared.model.towers.vision import PackedLinear, VisionTower, attend, can_pack
+from stages.shared.model.towers.vision import VisionTower, attend
 from tests import factories
 from tests.factories import SPEC
 
@@ -38,8 +37,10 @@ def normalised(rgb: Tensor) -> Tensor:
     return (rgb.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def tower_of(model: nn.Module, *, pack: bool = False) -> VisionTower:
-    return from_open_clip(model, tokenizer, SPEC, pack=pack).tower
+def tower_of(model: nn.Module) -> VisionTower:
+    tower = from_open_clip(model, tokenizer, SPEC).tower
+    assert isinstance(tower, VisionTower)
+    return tower
 
 
 @pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
@@ -50,40 +51,9 @@ def test_encode_equals_encode_image(options: dict[str, Any]) -> None:
     assert torch.allclose(tower_of(model).encode(pixels()), wanted, atol=1e-5)
 
 
-@pytest.mark.usefixtures("packs")
-@pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
-def test_packed_weights_agree(options: dict[str, Any]) -> None:
-    model = tiny_clip(**options)
-    plain, packed = tower_of(model).encode(pixels()), tower_of(model, pack=True).encode(pixels())
-    assert (plain - packed).abs().max() < 1e-4 * plain.abs().max()
-
-
-@pytest.mark.usefixtures("packs")
-def test_packing_really_packs() -> None:
-    tower = tower_of(tiny_clip(), pack=True)
-    assert all(isinstance(block.qkv, PackedLinear) == can_pack() for block in tower.blocks)
-
-
-@pytest.mark.parametrize(("capability", "packed"), [("AVX512", can_pack()), ("AVX2", False), ("DEFAULT", False)])
-def test_the_processor_decides_whether_weights_are_packed(
-    capability: str, packed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert {isinstance(block.qkv, PackedLinear) for block in tower_of(tiny_clip(), pack=True).blocks} == {packed}
-
-
-@pytest.mark.usefixtures("packs")
-def test_packed_weights_are_not_used_where_a_gradient_is_wanted() -> None:
-    tower = tower_of(tiny_clip(), pack=True)
-    tokens = tower.embed(pixels()).requires_grad_()
-    tower.blocks[0](tokens).sum().backward()
-    assert tokens.grad is not None
-    assert tokens.grad.isfinite().all()
-
-
-def test_sixteen_bits_are_not_packed() -> None:
-    tower = from_open_clip(tiny_clip(), tokenizer, SPEC, precision=torch.bfloat16, pack=True).tower
-    assert not any(isinstance(block.qkv, PackedLinear) for block in tower.blocks)
+def test_a_block_in_sixteen_bits_becomes_float32() -> None:
+    tower = from_open_clip(tiny_clip(), tokenizer, SPEC, precision=torch.bfloat16).tower
+    assert isinstance(tower, VisionTower)
     block = tower.blocks[0].float()
     assert {block.qkv.weight.dtype, block.ln_1.weight.dtype, block.proj.bias.dtype} == {torch.float32}
 
@@ -126,11 +96,3 @@ def test_attention_against_the_formula(heads: int) -> None:
         weights = (q[..., part] @ k[..., part].mT * (64 / heads) ** -0.5).softmax(dim=-1)
         parts.append(weights @ v[..., part])
     assert torch.allclose(attend(q, k, v, heads), torch.cat(parts, dim=-1), atol=1e-12)
-
-
-@pytest.mark.parametrize("pays", [True, False])
-def test_an_image_does_not_depend_on_its_neighbours(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "packing_pays", lambda: pays)
-    tower = tower_of(tiny_clip(), pack=True)
-    rgb = pixels(count=4)
-    assert torch.equal(tower.encode(rgb)[[2, 0]], tower.encode(rgb[[2, 1, 0, 3]])[[0, 2]])

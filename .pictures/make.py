@@ -1,0 +1,137 @@
+"""Make the README's picture from a bundled photograph: caption, heat maps, regions, and the viewer, in one row.
+
+    python .pictures/make.py
+
+It runs the bundled model `photo` on the photograph, opens the viewer in Chromium, and writes idea.jpg beside this file.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+import phrasebox
+from pipeline.photographs import CAPTIONS, FOLDER
+
+PHOTOGRAPH = "pagoda"
+COLOURS = ("#c2410c", "#1d4ed8", "#15803d")
+PORT = 8791
+
+LOWER_THE_SCORE = """
+const slider = document.querySelector('input[type=range]');
+slider.value = 0.3;
+slider.dispatchEvent(new Event('input', {bubbles: true}));
+slider.dispatchEvent(new Event('change', {bubbles: true}));
+"""
+
+PAGE = """
+<style>
+body {{ margin: 0; padding: 18px; width: 1800px; font: 22px/1.45 sans-serif; background: white; color: #1c1917 }}
+main {{ display: flex; gap: 14px; align-items: center }}
+section {{ flex: 1 }} section.wide {{ flex: 1.45 }}
+h2 {{ font-size: 21px; margin: 0 0 10px; font-weight: 600; color: #57534e }}
+img {{ width: 100%; display: block; border-radius: 6px }}
+.maps img {{ margin-bottom: 8px }} .maps p {{ margin: 0; font-size: 17px }} .maps img {{ width: 82% }}
+.arrow {{ flex: 0; font-size: 44px; color: #a8a29e }}
+mark {{ background: none; font-weight: 600; border-bottom: 3px solid; padding: 0 1px }}
+.viewer img {{ border: 1px solid #d6d3d1 }}
+</style>
+<main>
+<section><h2>1. captioned image</h2><img src="{photo}"><p>{caption}</p></section><div class="arrow">&rarr;</div>
+<section class="maps" style="flex: .62"><h2>2. heat maps</h2>{maps}</section><div class="arrow">&rarr;</div>
+<section><h2>3. boxes, masks, scores</h2><img src="{regions}"></section><div class="arrow">&rarr;</div>
+<section class="wide viewer"><h2>4. a dataset to look at, export, train on</h2><img src="{viewer}"></section>
+</main>
+"""
+
+
+def as_source(image: Image.Image) -> str:
+    """An image for the `src` of a page."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=92)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers at a URL."""
+    try:
+        urllib.request.urlopen(url, timeout=9).close()
+    except OSError:
+        return False
+    return True
+
+
+def main() -> None:
+    """Make the picture."""
+    entry = next(e for e in map(json.loads, CAPTIONS.read_text().splitlines()) if e["id"] == PHOTOGRAPH)
+    settings = {
+        "model": {"name": "photo"},
+        "explain": {"scales": (1.55, 1.27, 1.0), "contrast": 0, "affinity": "propagation", "affinity_reach": 0.8},
+        "regions": {"rule": "fitted", "smooth_patches": 1, "absent_share": 0.05},
+        "engine": {"kind": "inline"},
+    }
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        (Path(folder) / "captions.jsonl").write_text(json.dumps(entry) + "\n")
+        given = {"path": f"{folder}/captions.jsonl", "image_root": str(FOLDER)}
+        run = phrasebox.RunConfig(input=given, output={"path": f"{folder}/out"}, **settings)
+        dataset = phrasebox.open_dataset(phrasebox.run(run))
+        phrases = list(dict.fromkeys(row["phrase"] for row in dataset.regions().to_pylist()))
+        located = phrasebox.Locator(run=run)(FOLDER / entry["image"], phrases)
+
+        caption = entry["caption"]
+        maps = ""
+        for number, phrase in enumerate(phrases):
+            colour = COLOURS[number % len(COLOURS)]
+            start = caption.lower().index(phrase)
+            words = caption[start : start + len(phrase)]
+            caption = caption.replace(words, f'<mark style="border-color: {colour}">{words}</mark>')
+            heat = located.heat_picture()
+            width = heat.width // len(phrases)
+            side = Image.open(FOLDER / entry["image"])
+            height = round(360 * side.height / max(side.size)) - 2
+            cut = heat.crop((number * width + 4, 8, (number + 1) * width - 4, height))
+            maps += f'<p style="color: {colour}">{phrase}</p><img src="{as_source(cut)}">'
+
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        command = [sys.executable, "-m", "pipeline", "inspect", f"{folder}/out", "--port", str(PORT)]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            while not answers(f"http://127.0.0.1:{PORT}/"):
+                if server.poll() is not None:
+                    raise SystemExit("the viewer did not start")
+                time.sleep(0.5)
+            page = browser.new_page(viewport={"width": 860, "height": 660})
+            number = dataset.sample(PHOTOGRAPH)["id"]
+            page.goto(f"http://127.0.0.1:{PORT}/sample/{number}")
+            page.wait_for_function("[...document.images].every(image => image.complete)")
+            page.evaluate(LOWER_THE_SCORE)
+            viewer = Image.open(io.BytesIO(page.screenshot()))
+        finally:
+            server.terminate()
+        sheet = browser.new_page(viewport={"width": 1836, "height": 900})
+        sheet.set_content(
+            PAGE.format(
+                photo=as_source(Image.open(FOLDER / entry["image"])),
+                caption=caption,
+                maps=maps,
+                regions=as_source(located.picture()),
+                viewer=as_source(viewer),
+            )
+        )
+        height = sheet.evaluate("document.querySelector('main').offsetHeight") + 36
+        shot = sheet.screenshot(clip={"x": 0, "y": 0, "width": 1836, "height": height})
+        Image.open(io.BytesIO(shot)).convert("RGB").save(Path(__file__).with_name("idea.jpg"), quality=88)
+
+
+if __name__ == "__main__":
+    main()

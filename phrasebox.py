@@ -1,0 +1,65 @@
+"""Captioned images to region-text training data, from Python.
+
+    import phrasebox
+
+    run = phrasebox.RunConfig(input={"path": "captions.jsonl", "image_root": "photos/"}, model={"name": "photo"})
+    dataset = phrasebox.open_dataset(phrasebox.run(run))
+    print(dataset.regions("score >= 0.5", ["file_name", "phrase", "score", "x", "y", "w", "h"]).to_pandas())
+
+    locate = phrasebox.Locator("photo")
+    locate("photo.jpg", ["a red car"]).save("regions.png")
+
+RunConfig        the settings of a run; `phrasebox run --print-config --docs` lists them with their meaning
+run              make a dataset; the same call resumes it
+open_dataset     read a dataset back: samples, regions, images
+Locator          regions and heat maps of phrases in one image
+RegionStream     samples of a dataset for training, in shuffled order, for PyTorch's DataLoader
+RegionDataset    the same by number
+collate_regions  samples to a batch
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pipeline import __version__
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.dataset import open_dataset
+    from pipeline.load import RegionDataset, RegionStream, collate_regions
+    from pipeline.notebook import Locator
+    from pipeline.run import run
+
+__all__ = [
+    "Locator",
+    "RegionDataset",
+    "RegionStream",
+    "RunConfig",
+    "__version__",
+    "collate_regions",
+    "open_dataset",
+    "run",
+]
+
+_PLACES = {
+    "Locator": "pipeline.notebook",
+    "RegionDataset": "pipeline.load",
+    "RegionStream": "pipeline.load",
+    "RunConfig": "pipeline.config",
+    "collate_regions": "pipeline.load",
+    "open_dataset": "pipeline.dataset",
+    "run": "pipeline.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is used: some of them import torch, which takes seconds."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'phrasebox' has no attribute {name!r}")
+    found = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__

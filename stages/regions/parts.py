@@ -1,0 +1,167 @@
+"""From whole levels on the grid to a finer map of the same surface, and to its parts once it is cut.
+
+A heat map has few cells (14 x 14 for a 224 px ViT-B/16) and an image has many pixels. Between the centres of the cells
+the map is bilinear, beyond the outermost centres it is constant. This is the convention of `cv2.resize` (half-pixel
+centres, `align_corners=False`), in which a cell covers its exact share of the image. The surface is never drawn at the
+size of the image. Parts are found on a *fine map* with an odd number of samples per cell and direction: the centres of
+the cells are then among the samples, and bilinear interpolation between the samples is exactly the surface again, at
+any image size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.contract.geometry import resize_shifted
+from stages.contract.levels import LEVELS
+from stages.regions.colours import Canvas
+from stages.regions.config import RegionsConfig
+from stages.regions.score import Evidence, rounded_score
+from stages.regions.thresholds import Levels
+
+Mask = NDArray[np.bool_]
+
+FINE_SIDE: Final = 112
+"""The fine map has at most this many samples on its longer side, unless the grid has more cells.
+
+For a 14 x 14 grid that is 7 samples per cell. The size does not limit the precision of contours (see the module), only
+that of the line between two touching parts."""
+
+
+def samples_per_cell(grid_hw: tuple[int, int]) -> int:
+    """Odd number of samples per cell and direction that keeps the fine map within `FINE_SIDE`."""
+    samples = max(1, FINE_SIDE // max(grid_hw))
+    return samples - 1 + samples % 2
+
+
+def refine_grid(
+    levels: Levels, fine_hw: tuple[int, int] | None = None, shift_cells: float = 0.0
+) -> NDArray[np.float32]:
+    """Return the fine map, in levels.
+
+    Args:
+        levels: uint8 (grid_h, grid_w).
+        fine_hw: Samples, at least as many as cells; `samples_per_cell` in each by default. With another number the map
+            between the samples is no longer exactly the surface.
+        shift_cells: See `HeatMap.shift_cells`. The fine map covers the image, and so is drawn where the values lie.
+            With a shift the centres of the cells are no longer among the samples.
+
+    Returns:
+        float32 of `fine_hw`.
+    """
+    h, w = levels.shape
+    samples = samples_per_cell((h, w))
+    fine_h, fine_w = fine_hw or (h * samples, w * samples)
+    if shift_cells:
+        return resize_shifted(levels.astype(np.float32), (fine_h, fine_w), shift_cells)
+    fine: NDArray[np.float32] = cv2.resize(levels.astype(np.float32), (fine_w, fine_h), interpolation=cv2.INTER_LINEAR)
+    return fine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapToCut:
+    """A heat map in levels, with what its regions also depend on.
+
+    Attributes:
+        levels: uint8 (grid_h, grid_w).
+        shift_cells: See `HeatMap.shift_cells`.
+        similarity: Of image and phrase.
+        size_hw: Pixels of the image.
+        limit: Most regions.
+        usual: For the rule `fitted`: the usual size of what the map is of, see `FittedCut.usual_size`.
+        canvas: The image as the model saw it. Unused unless `config.needs_pixels`.
+    """
+
+    levels: Levels
+    shift_cells: float
+    similarity: float
+    size_hw: tuple[int, int]
+    limit: int
+    usual: float = 0.0
+    canvas: Canvas | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One connected part of a cut map.
+
+    Attributes:
+        inside: bool (h, w), the samples of this part within its own box.
+        top: Where that box begins on the fine map, in samples, as `left`.
+        samples: How many are inside.
+        evidence: What is measured.
+    """
+
+    inside: Mask
+    top: int
+    left: int
+    samples: int
+    evidence: Evidence
+
+
+def parts_of(
+    each: MapToCut, fine: NDArray[np.float32], inside: Mask, threshold: float, config: RegionsConfig
+) -> list[Part]:
+    """Return the 8-connected parts of a cut map, best first, without those that fall behind (`keep_share`).
+
+    A part includes what it encloses, other parts, too: heat often follows the outline of large things, and few things
+    have holes.
+
+    Args:
+        each: The map.
+        fine: The fine map (fine_h, fine_w), in levels.
+        inside: bool (fine_h, fine_w), what lies above the threshold.
+        threshold: In levels.
+        config: Which parts to keep.
+    """
+    total_heat = float(np.add.reduce(fine, axis=None, dtype=np.float64))
+    least = config.min_area_share * inside.size
+    found = []
+    outlines, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    for outline in outlines:
+        left, top, w, h = cv2.boundingRect(outline)
+        if w * h < least:
+            continue
+        drawn = np.zeros((h, w), np.uint8)
+        cv2.drawContours(drawn, (outline,), 0, 1, cv2.FILLED, offset=(-left, -top))
+        samples = cv2.countNonZero(drawn)
+        if samples >= least:
+            own = drawn.view(np.bool_)
+            heat = fine[top : top + h, left : left + w][own]
+            evidence = _measure(heat, total_heat, inside.size, threshold, each.similarity)
+            found.append(Part(inside=own, top=top, left=left, samples=samples, evidence=evidence))
+    return _ranked(found, config)
+
+
+def _measure(
+    heat: NDArray[np.float32], total_heat: float, samples: int, threshold: float, similarity: float
+) -> Evidence:
+    """Measure a part with these values, in levels, of a map of `samples` values that sum to `total_heat`."""
+    inside = float(np.add.reduce(heat, dtype=np.float64))
+    others = samples - heat.size
+    return Evidence(
+        energy=inside / total_heat if total_heat > 0 else 0.0,
+        area=heat.size / samples,
+        mean_inside=inside / heat.size / LEVELS,
+        mean_outside=max(0.0, total_heat - inside) / others / LEVELS if others else 0.0,
+        peak=float(np.maximum.reduce(heat)) / LEVELS,
+        threshold=threshold / LEVELS,
+        similarity=similarity,
+    )
+
+
+def _ranked(found: list[Part], config: RegionsConfig) -> list[Part]:
+    """Best first; the larger one of equals comes first, then the upper one, then the left one."""
+    ranks = [rounded_score(config.rank, part.evidence) for part in found]
+    least = config.keep_share * max(ranks, default=0.0)
+    order = sorted(
+        (-rank, -part.samples, part.top, part.left, number)
+        for number, (part, rank) in enumerate(zip(found, ranks, strict=True))
+        if rank >= least
+    )
+    return [found[number] for *_, number in order]

@@ -1,0 +1,303 @@
+"""Architecture and images of a model in open_clip's words, from the settings of `transformers` or from tensors alone.
+
+Sizes and counts follow from the shapes of tensors. The number of heads does not, which share a width by 64 numbers each
+in all of OpenAI's and most of open_clip's models, and neither does the activation: QuickGELU in OpenAI's, either in
+open_clip's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import open_clip
+from torch import Tensor
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.shared.model.checkpoints.layouts import CLIP, SIGLIP
+
+Shapes = Mapping[str, Tensor]
+"""Name -> tensor, of which only the shape counts."""
+
+_BLOCK = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+_CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_SIGLIP = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
+
+_DEFAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    CLIP: {
+        "vision_config": {**_BLOCK, **_CLIP, "image_size": 224, "patch_size": 32, "num_channels": 3},
+        "text_config": {
+            **_CLIP, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+            "max_position_embeddings": 77, "vocab_size": 49408,
+        },
+    },
+    SIGLIP: {
+        "vision_config": {
+            **_BLOCK, **_SIGLIP, "image_size": 224, "patch_size": 16, "num_channels": 3, "vision_use_head": True,
+        },
+        "text_config": {
+            **_BLOCK, **_SIGLIP, "max_position_embeddings": 64, "vocab_size": 32000, "projection_size": None,
+        },
+    },
+}  # fmt: skip
+"""What a `config.json` leaves out: the defaults of `transformers`' CLIPConfig and SiglipConfig."""
+
+_ACTIVATIONS: Final[dict[str, dict[str, Any]]] = {
+    "quick_gelu": {"quick_gelu": True},
+    "gelu": {},
+    "gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}},
+    "gelu_new": {"act_kwargs": {"approximate": "tanh"}},
+}
+"""`hidden_act` -> the same for open_clip."""
+
+RESAMPLE: Final = {2: "bilinear", 3: "bicubic"}
+"""`resample` of a `preprocessor_config.json`, a number of Pillow's -> interpolation."""
+
+_EPS: Final = 1e-5
+"""What open_clip adds to the variance in layer norms by default."""
+
+
+def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Translate a `config.json` of transformers.
+
+    Args:
+        settings: What the file holds.
+        layout: `CLIP` or `SIGLIP`.
+
+    Returns:
+        open_clip's `model_cfg`, and the arguments of a SigLIP's image tower, see `Described.siglip`.
+
+    Raises:
+        ConfigError: A value makes no sense, or open_clip has no such model.
+    """
+    vision, text = (_section(settings, name, layout) for name in ("vision_config", "text_config"))
+    acts = {vision["hidden_act"], text["hidden_act"]}
+    if acts - _ACTIVATIONS.keys() or len(acts) > 1:
+        raise ConfigError(
+            f"hidden_act is {' and '.join(sorted(map(str, acts)))}: expected one of {', '.join(_ACTIVATIONS)}, "
+            "the same in both towers"
+        )
+    act = _ACTIVATIONS[vision["hidden_act"]]
+    text_cfg: dict[str, Any] = {
+        "context_length": text["max_position_embeddings"],
+        "vocab_size": text["vocab_size"],
+        "width": text["hidden_size"],
+        "heads": text["num_attention_heads"],
+        "layers": text["num_hidden_layers"],
+        **_block_options(text, act),
+    }
+    common: dict[str, Any] = {"quick_gelu": "quick_gelu" in act}
+    vision_cfg = {key: vision[key] for key in ("image_size", "patch_size")}
+    if layout == CLIP:
+        vision_cfg |= {
+            "width": vision["hidden_size"],
+            "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+            "layers": vision["num_hidden_layers"],
+            **_block_options(vision, act),
+        }
+        width = _number(settings.get("projection_dim", 512), "projection_dim")
+        return {"embed_dim": width, **common, "vision_cfg": vision_cfg, "text_cfg": text_cfg}, None
+    if not vision["vision_use_head"]:
+        raise ConfigError("vision_use_head is false: its image tower gives no embedding that texts compare with")
+    width = text["projection_size"] or text["hidden_size"]
+    if width != vision["hidden_size"]:
+        raise ConfigError(
+            f"texts have embeddings of {width} numbers and images of {vision['hidden_size']}: expected as many"
+        )
+    siglip = {
+        "img_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+        "embed_dim": vision["hidden_size"],
+        "depth": vision["num_hidden_layers"],
+        "num_heads": vision["num_attention_heads"],
+        "mlp_ratio": _mlp_ratio(vision),
+        "act_layer": {"gelu": "gelu", "quick_gelu": "quick_gelu"}.get(vision["hidden_act"], "gelu_tanh"),
+        "norm_eps": vision["layer_norm_eps"],
+    }
+    text_cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+    common |= {"init_logit_bias": -10, "custom_text": True}
+    vision_cfg["pool_type"] = "map"
+    return {"embed_dim": width, **common, "vision_cfg": vision_cfg, "text_cfg": text_cfg}, siglip
+
+
+def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """open_clip's `preprocess_cfg` of a `preprocessor_config.json`, without the size, which is the model's.
+
+    Args:
+        images: What the file holds; empty for the defaults of `transformers`.
+        layout: `CLIP` or `SIGLIP`.
+
+    Raises:
+        ConfigError: A value cannot be used.
+    """
+    mean, std = images.get("image_mean"), images.get("image_std")
+    if images.get("do_normalize") is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    factor = images.get("rescale_factor", 1 / 255)
+    if images.get("do_rescale") is False or not math.isclose(factor, 1 / 255, rel_tol=1e-3):
+        raise ConfigError(f"its images are scaled by {factor}: expected colours from 0 to 1, a factor of 1/255")
+    usual = {"mean": [0.5] * 3, "std": [0.5] * 3} if layout == SIGLIP else {}
+    found = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    for key, value in found.items():
+        if not (isinstance(value, list) and len(value) == 3 and all(isinstance(each, int | float) for each in value)):
+            raise ConfigError(f"image_{key} must be three numbers, got {value!r}")
+    resample = images.get("resample", 3)
+    if resample not in RESAMPLE:
+        raise ConfigError(f"resample is {resample}: expected 2 (bilinear) or 3 (bicubic)")
+    return {**usual, **found, "interpolation": RESAMPLE[resample]}
+
+
+def _section(settings: Mapping[str, Any], name: str, layout: str) -> dict[str, Any]:
+    """The settings of a tower, with what the file leaves out."""
+    defaults = _DEFAULTS[layout][name]
+    section = {**defaults, **(settings.get(name) or {})}
+    older = settings.get(f"{name}_dict")  # of files that transformers wrote before 4.27; it decides all it has
+    if isinstance(older, Mapping):
+        section |= {**defaults, **older}
+    for key, default in defaults.items():
+        if isinstance(default, int) and not isinstance(default, bool):
+            _number(section[key], f"{name}.{key}")
+    if section["hidden_size"] % section["num_attention_heads"]:
+        raise ConfigError(
+            f"{name}: {section['hidden_size']} cannot be shared among {section['num_attention_heads']} heads"
+        )
+    if section.get("num_channels", 3) != 3:
+        raise ConfigError(f"{name}.num_channels is {section['num_channels']}: expected images of 3 channels")
+    return section
+
+
+def _number(value: Any, key: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{key} must be a whole number above 0, got {value!r}")
+    return value
+
+
+def _block_options(section: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {"mlp_ratio": _mlp_ratio(section)}
+    if "act_kwargs" in act:
+        options["act_kwargs"] = act["act_kwargs"]
+    if section["layer_norm_eps"] != _EPS:
+        options["norm_kwargs"] = {"eps": section["layer_norm_eps"]}
+    return options
+
+
+def _mlp_ratio(section: Mapping[str, Any]) -> float:
+    """The ratio for which `int(width * ratio)` is the width inside the MLP, although a product may be a bit less."""
+    inside, width = section["intermediate_size"], section["hidden_size"]
+    return float(inside / width if int(width * (inside / width)) == inside else (inside + 0.5) / width)
+
+
+# --- tensors alone
+
+_HEAD_WIDTH: Final = 64
+
+_SIGLIP_HEADS: Final = {768: 12, 1024: 16, 1152: 16, 1536: 16}
+"""Width of a tower -> heads, of all SigLIP and SigLIP 2 models that Google released."""
+
+
+def sizes_of(shapes: Shapes) -> dict[str, Any]:
+    """open_clip's `model_cfg` of a CLIP with a vision transformer or a ResNet, but for its activation.
+
+    Args:
+        shapes: Tensors with open_clip's names.
+
+    Raises:
+        WeightsError: A tensor that tells a size is missing, or the sizes contradict each other.
+    """
+    try:
+        text = {name.removeprefix("text."): value for name, value in shapes.items() if not name.startswith("visual.")}
+        width = text["ln_final.weight"].shape[0]
+        if "visual.proj" in shapes:
+            vision, _, patch, _ = shapes["visual.conv1.weight"].shape
+            layers: Any = _count(shapes, r"visual\.transformer\.resblocks\.(\d+)\.")
+            side = patch * _side(len(shapes["visual.positional_embedding"]) - 1)
+        else:
+            vision, patch = len(shapes["visual.layer1.0.conv1.weight"]), None
+            layers = [_count(shapes, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
+            side = 32 * _side(len(shapes["visual.attnpool.positional_embedding"]) - 1)
+        return {
+            "embed_dim": text["text_projection"].shape[1],
+            "vision_cfg": {"image_size": side, "patch_size": patch, "width": vision, "layers": layers},
+            "text_cfg": {
+                "context_length": len(text["positional_embedding"]),
+                "vocab_size": len(text["token_embedding.weight"]),
+                "width": width,
+                "heads": max(1, width // _HEAD_WIDTH),
+                "layers": _count(text, r"transformer\.resblocks\.(\d+)\."),
+            },
+        }
+    except (LookupError, ArithmeticError, ValueError) as error:
+        raise WeightsError(f"the tensors do not tell the architecture: {type(error).__name__}: {error}") from error
+
+
+def siglip_settings(shapes: Shapes) -> dict[str, Any]:
+    """What a `config.json` would say of a SigLIP whose tensors have the names of `transformers`.
+
+    Raises:
+        WeightsError: No SigLIP of these sizes is known.
+    """
+    try:
+        towers = {
+            f"{tower}_config": {
+                "hidden_size": len(shapes[f"{tower}_model.{layer}.weight"]),
+                "intermediate_size": len(shapes[f"{tower}_model.encoder.layers.0.mlp.fc1.weight"]),
+                "num_hidden_layers": _count(shapes, rf"{tower}_model\.encoder\.layers\.(\d+)\."),
+                "num_attention_heads": _SIGLIP_HEADS[len(shapes[f"{tower}_model.{layer}.weight"])],
+            }
+            for tower, layer in (("vision", "post_layernorm"), ("text", "final_layer_norm"))
+        }
+        patch = shapes["vision_model.embeddings.patch_embedding.weight"].shape[-1]
+        side = _side(len(shapes["vision_model.embeddings.position_embedding.weight"]))
+        towers["vision_config"] |= {"patch_size": patch, "image_size": patch * side}
+        towers["text_config"] |= {
+            "vocab_size": len(shapes["text_model.embeddings.token_embedding.weight"]),
+            "max_position_embeddings": len(shapes["text_model.embeddings.position_embedding.weight"]),
+            "projection_size": len(shapes["text_model.head.weight"]),
+        }
+    except (LookupError, ArithmeticError) as error:
+        raise WeightsError(
+            f"the tensors are of no SigLIP that is known ({type(error).__name__}: {error}): put its config.json beside "
+            "them"
+        ) from error
+    return towers
+
+
+def names_of(sizes: Mapping[str, Any]) -> list[str]:
+    """Names of open_clip's models that have the sizes of `sizes_of`; they can differ in what shapes do not tell."""
+    wanted, found = _compared(sizes), []
+    for name in open_clip.list_models():
+        other = open_clip.get_model_config(name)
+        plain = "timm_model_name" not in other["vision_cfg"] and "hf_model_name" not in other["text_cfg"]
+        if plain and "multimodal_cfg" not in other and _compared(other) == wanted:
+            found.append(name)
+    return found
+
+
+def _compared(architecture: Mapping[str, Any]) -> tuple[Any, ...]:
+    vision = {"layers": 12, "width": 768, "patch_size": 16, "image_size": 224, **architecture["vision_cfg"]}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 512, "layers": 12, **architecture["text_cfg"]}
+    if isinstance(vision["layers"], list):
+        vision["patch_size"] = None
+    return (
+        architecture["embed_dim"],
+        *(vision[key] for key in ("image_size", "patch_size", "width", "layers")),
+        *(text[key] for key in ("context_length", "vocab_size", "width", "layers")),
+    )
+
+
+def _side(places: int) -> int:
+    """Side of a square grid with this number of places. Raises ArithmeticError if no grid has it."""
+    side = math.isqrt(max(places, 0))
+    if side < 1 or side**2 != places:
+        raise ArithmeticError(f"{places} places make no square grid")
+    return side
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many numbers stand at a place in names. Raises LookupError for none."""
+    numbers = {match[1] for name in shapes if (match := re.match(pattern, name))}
+    if not numbers:
+        raise LookupError(pattern.replace("\\", ""))
+    return len(numbers)

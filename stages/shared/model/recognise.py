@@ -1,0 +1,396 @@
+"""One answer to "which model is this?": architecture, input, tokenizer and weights of any model that can be named.
+
+`recognise` reads no weights, but for the shapes of a checkpoint that nothing else describes. A model is named in one of
+the ways of `ModelConfig`. These files beside the weights of a checkpoint describe it, all of them data and no code:
+
+    file                          written by                          describes
+    open_clip_config.json         open_clip's push_to_hf_hub          architecture, images, tokenizer
+    params.txt                    open_clip's trainer                 name of the architecture, activation, images
+    config.json                   transformers' save_pretrained       architecture
+    preprocessor_config.json,     transformers' save_pretrained       images
+        processor_config.json
+    tokenizer.json, ...           transformers' save_pretrained       tokenizer of a SigLIP, see `tokenizer`
+
+Without any of these the tensors alone have to identify it; `_DESCRIBED_BY` has a row for each of these cases.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import open_clip
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.shared.model import tokenizer
+from stages.shared.model.catalog import CATALOG, is_here, resolve
+from stages.shared.model.checkpoints import settings
+from stages.shared.model.checkpoints.layouts import CLIP, OPEN_CLIP, OPENAI, SIGLIP, arranged, layout_of
+from stages.shared.model.checkpoints.state import INDEX_SUFFIX, State, read_json, read_state
+from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, unknown_name
+from stages.shared.model.towers.plan import sides_px
+
+OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
+
+TUNED_MODEL: Final = "model"
+"""The folder, inside that of a fine-tuning, that holds the tuned model."""
+
+_KEY: Final = "model.checkpoint"
+"""The key of the configuration that names a checkpoint, for messages."""
+
+_MODEL_TYPES: Final = {"clip": CLIP, "siglip": SIGLIP}
+"""`model_type` of a `config.json` -> layout."""
+
+_OPEN_CLIP_WEIGHTS: Final = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+_TRANSFORMERS_WEIGHTS: Final = tuple(
+    name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", INDEX_SUFFIX)
+)
+_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
+
+_SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}
+"""Keys that open_clip's `model_cfg` must have."""
+
+_PHOTO: Final = "\n  photo                         a small model for photographs, to try phrasebox with"
+_NO_MODEL: Final = """model.name: no model is given. It is one of{photo}
+  ViT-B-16/laion2b_s34b_b88k    a model of open_clip and its tag of weights, which open_clip downloads
+  my-clip/                      a checkpoint of your own, a folder or a file
+`phrasebox models` lists what fits; `demo` knows drawn scenes only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A model before its weights are read.
+
+    Attributes:
+        name: Name for people.
+        architecture: open_clip's model configuration.
+        siglip: Arguments of timm's `VisionTransformer`, and `norm_eps`, for the image tower of a SigLIP of any size,
+            which open_clip cannot build; None for other models.
+        input: What the images look like.
+        folder: Folder where relative tokenizer paths start; None for open_clip's own models.
+        weights: File of the weights, or the index of several; None if open_clip downloads it.
+        pretrained: open_clip's tag of the weights; None for a file.
+        calibrations: Files of calibrations of scores, where the model brings some.
+        tokenizer: File of a vocabulary that the checkpoint brings; None for the tokenizer of `architecture`.
+        described_by: Files that describe a checkpoint, for people; "" for a model with a configuration.
+        layout: Whose checkpoint it is, see `layouts`; "" for a tag, and before `usable_model` has looked at the file.
+        tower: Kind of the image tower; None before `usable_model`.
+        fingerprint: Identifies architecture, input, vocabulary and weights; "" before `usable_model`.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    siglip: dict[str, Any] | None = None
+    input: InputSpec
+    folder: Path | None = None
+    weights: Path | None = None
+    pretrained: str | None = None
+    calibrations: tuple[Path, ...] = ()
+    tokenizer: Path | None = None
+    described_by: str = ""
+    layout: str = ""
+    tower: TowerKind | None = None
+    fingerprint: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key of the configuration that names the weights, for messages."""
+        return _KEY if self.described_by else "model.weights"
+
+
+def recognise(config: ModelConfig) -> Described:
+    """Look up architecture, input, tokenizer and weights file of a model.
+
+    Raises:
+        ConfigError: The name is unknown, or the model file is unusable.
+        WeightsError: Files are missing or damaged, or nothing identifies the architecture.
+    """
+    if config.checkpoint is not None:
+        return _checkpoint(config.checkpoint.expanduser())
+    if config.name in CATALOG:
+        files = resolve(config.name)
+        found = _model_file(files.config, files.weights)
+        return replace(found, name=config.name, calibrations=files.calibrations, layout=OPEN_CLIP)
+    weights = None if config.weights is None else config.weights.expanduser()
+    if config.config is not None:
+        found = _model_file(config.config.expanduser(), weights)
+    elif config.name is not None:
+        found = _open_clip_name(config.name, config.pretrained, weights)
+    else:
+        raise ConfigError(_NO_MODEL.format(photo=_PHOTO if is_here("photo") else ""))
+    if weights is not None and not weights.is_file():
+        raise WeightsError(f"model.weights: no file {weights}")
+    return found
+
+
+def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Described:
+    # Also `hf-hub:` and `local-dir:`, under which open_clip hands on any tokenizer option, are no names of the list.
+    if name not in open_clip.list_models():
+        unknown = unknown_name(name)
+        if tag is not None and not unknown.endswith("?"):  # no name is near
+            both = f"{name}/{tag}"
+            unknown += (
+                f" {both} is no file or folder here; a repository of Hugging Face is downloaded first: "
+                f"hf download {both} --local-dir FOLDER, and then FOLDER is the model"
+            )
+        raise ConfigError(f"model.name: {unknown}")
+    architecture, tags = open_clip.get_model_config(name), open_clip.list_pretrained_tags_by_model(name)
+    if tag is not None and tag not in tags:
+        raise ConfigError(f"model.pretrained: open_clip has no tag {tag!r} for {name}; it has {', '.join(tags)}")
+    # How images are prepared for the weights of the tag, or for all weights of the name where these agree: SigLIP's
+    # mean, for one, is not OpenAI's, and the wrong one raises no error.
+    known = [open_clip.get_pretrained_cfg(name, each) for each in ([tag] if tag else tags)]
+    found = [{key: each[key] for key in ("mean", "std", "interpolation") if each.get(key)} for each in known]
+    if tag and known[0].get("quick_gelu"):
+        architecture["quick_gelu"] = True
+    spec = _input_spec(architecture, found[0] if found and all(each == found[0] for each in found) else {})
+    return Described(name=name, architecture=architecture, input=spec, weights=weights, pretrained=tag)
+
+
+def _model_file(path: Path, weights: Path | None) -> Described:
+    """A model JSON as open_clip writes it."""
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"model.config: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"model.config: {path} is not JSON: {error}") from error
+    architecture = parsed.get("model_cfg", parsed) if isinstance(parsed, dict) else {}
+    if not architecture.keys() >= _SECTIONS:
+        raise ConfigError(f"model.config: {path} lacks embed_dim, vision_cfg or text_cfg")
+    spec = _input_spec(architecture, parsed.get("preprocess_cfg", {}))
+    tokenizer.check_options(path, architecture["text_cfg"].get("tokenizer_kwargs") or {})
+    return Described(name=path.stem, architecture=architecture, input=spec, folder=path.parent, weights=weights)
+
+
+def _input_spec(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
+    """The input of an image tower, of open_clip's `model_cfg` and `preprocess_cfg`. Raises ConfigError."""
+    vision = architecture["vision_cfg"]
+    if not all(isinstance(part, dict) for part in (vision, architecture["text_cfg"], preprocess)):
+        raise ConfigError("model.config: vision_cfg, text_cfg and preprocess_cfg must hold keys")
+    size, stride = sides_px(vision)
+    return InputSpec(
+        size_px=size,
+        patch_px=stride,
+        mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
+        interpolation=preprocess.get("interpolation") or "bicubic",
+    )
+
+
+# --- checkpoints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """The files of a checkpoint.
+
+    Attributes:
+        folder: Folder of the weights.
+        weights: The file, or the index of several.
+        state: Its tensors without their numbers.
+        layout: Whose checkpoint it is.
+        ours: Contents of `open_clip_config.json`.
+        trained: Lines of `params.txt`.
+        theirs: Contents of `config.json`.
+    """
+
+    folder: Path
+    weights: Path
+    state: State
+    layout: str
+    ours: dict[str, Any]
+    trained: dict[str, str]
+    theirs: dict[str, Any]
+
+
+def _checkpoint(path: Path) -> Described:
+    """A folder or a file."""
+    if not path.exists():
+        raise WeightsError(f"{_KEY}: no file or folder {path}")
+    name = path.resolve().name if path.is_dir() else path.stem
+    commit = path / "refs" / "main"
+    if commit.is_file() and (path / "snapshots").is_dir():  # a repository in the hub's cache
+        path = path / "snapshots" / commit.read_text(encoding="utf-8").strip()
+    if (path / TUNED_MODEL / OPEN_CLIP_CONFIG).is_file():
+        path = path / TUNED_MODEL
+    folder = path if path.is_dir() else path.parent
+    ours, theirs = read_json(folder / OPEN_CLIP_CONFIG), read_json(folder / "config.json")
+    kind = theirs.get("model_type")
+    if not ours and kind is not None and kind not in _MODEL_TYPES:
+        raise WeightsError(
+            f"{_KEY}: {folder / 'config.json'} describes a model of type {kind!r}; expected "
+            f"{' or '.join(_MODEL_TYPES)}, as transformers' CLIPModel and SiglipModel have"
+        )
+    weights = _weights_in(path, ours=bool(ours)) if path.is_dir() else path
+    state = read_state(weights, _KEY, numbers=False)
+    layout = layout_of(state, weights, _KEY)
+    found = _Found(
+        folder=folder,
+        weights=weights,
+        state=state,
+        layout=layout,
+        ours=ours,
+        trained=_params(folder),
+        theirs=theirs if kind in _MODEL_TYPES else {},
+    )
+    common: dict[str, Any] = {"name": name, "folder": folder, "weights": weights, "layout": layout}
+    try:
+        says, preprocess = next(read(found) for fits, read in _DESCRIBED_BY if fits(found))
+        tokenizer.check_options(folder, says["architecture"]["text_cfg"].get("tokenizer_kwargs") or {})
+        return Described(**common, **says, input=_input_spec(says["architecture"], preprocess))
+    except WeightsError as error:
+        message = str(error)
+        raise WeightsError(message if message.startswith(_KEY) else f"{_KEY}: {weights}: {message}") from error
+    except ConfigError as error:
+        message = str(error)
+        raise ConfigError(message if message.startswith("model.") else f"{_KEY}: {folder}: {error}") from error
+
+
+def _weights_in(folder: Path, *, ours: bool) -> Path:
+    """The weights in a folder: by the names that libraries give them, or the only ones."""
+    names = (*_OPEN_CLIP_WEIGHTS, *_TRANSFORMERS_WEIGHTS) if ours else (*_TRANSFORMERS_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    if len(files) == 1:
+        return files[0]
+    if files:
+        shown = ", ".join(file.name for file in files[:4])
+        raise WeightsError(
+            f"{_KEY}: {folder} holds {len(files)} files of weights ({shown}): give the one that is meant"
+        )
+    others = sorted(file.name for file in folder.iterdir())
+    found = f"found {', '.join(others[:4])}" if others else "the folder is empty"
+    raise WeightsError(
+        f"{_KEY}: {folder} holds no weights: expected {', '.join(_TRANSFORMERS_WEIGHTS[::2])}, "
+        f"{_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file; {found}"
+    )
+
+
+def _params(folder: Path) -> dict[str, str]:
+    """The trainer's `params.txt` beside a checkpoint or above its folder `checkpoints`; empty if there is none."""
+    for file in (folder / "params.txt", folder.parent / "params.txt"):
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+            found = {key: value for key, colon, value in (line.partition(": ") for line in lines) if colon}
+            if "model" in found:
+                return found
+    return {}
+
+
+_Says = tuple[dict[str, Any], dict[str, Any]]
+"""Attributes of `Described`, and open_clip's `preprocess_cfg`."""
+
+
+def _by_open_clip(found: _Found) -> _Says:
+    architecture = found.ours.get("model_cfg")
+    if not isinstance(architecture, dict) or not architecture.keys() >= _SECTIONS:
+        raise ConfigError(f"{OPEN_CLIP_CONFIG} lacks embed_dim, vision_cfg or text_cfg")
+    siglip = tokenizer.takes_texts_of_siglip(architecture["text_cfg"])
+    own = tokenizer.tokenizer_file(found.folder) if siglip else None
+    says = {"described_by": OPEN_CLIP_CONFIG, "architecture": architecture, "tokenizer": own}
+    return says, found.ours.get("preprocess_cfg") or {}
+
+
+def _by_trainer(found: _Found) -> _Says:
+    """What open_clip's trainer notes of its arguments, a line each."""
+    params = found.trained
+    name = params["model"].replace("/", "-")
+    if name not in open_clip.list_models():
+        raise WeightsError(f"its params.txt names the model {name}, which open_clip does not have")
+    architecture = open_clip.get_model_config(name)
+    # The loss of a SigLIP has a bias, which the checkpoint of any architecture then holds.
+    for argument, key, value in (
+        ("force_quick_gelu", "quick_gelu", True),
+        ("siglip", "init_logit_bias", -10),
+        ("force_custom_text", "custom_text", True),
+    ):
+        if params.get(argument) == "True":
+            architecture[key] = value
+    sizes = [int(number) for number in re.findall(r"\d+", params.get("force_image_size", ""))]
+    if sizes:
+        architecture["vision_cfg"]["image_size"] = sizes[0] if len(set(sizes)) == 1 else sizes
+    preprocess: dict[str, Any] = {}
+    for key in ("mean", "std"):
+        numbers = [float(number) for number in re.findall(r"\d*\.?\d+", params.get(f"image_{key}", ""))]
+        if len(numbers) == 3:
+            preprocess[key] = numbers
+    if params.get("image_interpolation") in settings.RESAMPLE.values():
+        preprocess["interpolation"] = params["image_interpolation"]
+    return {"described_by": f"params.txt, which names {name}", "architecture": architecture}, preprocess
+
+
+def _by_tensors_of_openai(found: _Found) -> _Says:
+    # All of OpenAI's models were trained with QuickGELU.
+    architecture = {**settings.sizes_of(arranged(found.state, OPENAI)), "quick_gelu": True}
+    return {"described_by": "its tensors", "architecture": architecture}, {}
+
+
+def _by_transformers(found: _Found) -> _Says:
+    """`config.json`, or the tensors of a SigLIP, and the files beside them."""
+    layout = _MODEL_TYPES[found.theirs["model_type"]] if found.theirs else SIGLIP
+    # The same sizes, whoever's names the tensors have.
+    if layout != found.layout and not (found.layout == OPEN_CLIP and layout == CLIP):
+        raise WeightsError(f"its config.json says {layout}, and its tensors are those of {found.layout}")
+    described_by = ["config.json" if found.theirs else "its tensors"]
+    architecture, siglip = settings.architecture_of(found.theirs or settings.siglip_settings(found.state), layout)
+    images = read_json(found.folder / "preprocessor_config.json")
+    source, images = "preprocessor_config.json", images.get("image_processor", images)
+    if not images:
+        source = "processor_config.json"
+        images = read_json(found.folder / source).get("image_processor", {})
+    described_by += [source] if images else []
+    own = None
+    if layout == SIGLIP:
+        own = tokenizer.tokenizer_file(found.folder)
+        if own is None:
+            raise WeightsError(
+                f"no tokenizer.json or spiece.model in {found.folder}: save the model's tokenizer there too"
+            )
+        described_by.append(own.name)
+        architecture["text_cfg"]["tokenizer_kwargs"] = {"clean": tokenizer.cleaning(own)}
+    else:
+        tokenizer.check_vocabulary(found.folder, architecture["text_cfg"]["vocab_size"])
+    says = {"described_by": ", ".join(described_by), "architecture": architecture, "siglip": siglip, "tokenizer": own}
+    return says, settings.preprocess_of(images, layout)
+
+
+def _by_sizes(found: _Found) -> _Says:
+    """Tensors alone, if their sizes are those of exactly one of open_clip's models."""
+    sizes = settings.sizes_of(arranged(found.state, found.layout))
+    names = settings.names_of(sizes)
+    if len(names) == 1:
+        described_by = f"its tensors, which have the sizes of {names[0]}"
+        return {"described_by": described_by, "architecture": open_clip.get_model_config(names[0])}, {}
+    if names:
+        raise WeightsError(
+            f"its tensors fit {' and '.join(names)}, which differ in what tensors do not tell (the activation): say "
+            f"which it is, model.name={names[0]} with model.weights={found.weights}"
+        )
+    vision = sizes["vision_cfg"]
+    raise WeightsError(
+        f"nothing says what model this is (no config.json, {OPEN_CLIP_CONFIG} or params.txt beside it), and its "
+        f"sizes are of none of open_clip's models: {vision['image_size']} px, patches of {vision['patch_size']}, width "
+        f"{vision['width']}, {vision['layers']} layers, {sizes['embed_dim']} numbers an embedding. Describe it, "
+        f"model.config=FILE.json with model.weights={found.weights}"
+    )
+
+
+_DESCRIBED_BY: Final[tuple[tuple[Callable[[_Found], bool], Callable[[_Found], _Says]], ...]] = (
+    (lambda found: found.layout == OPEN_CLIP and bool(found.ours), _by_open_clip),
+    (lambda found: found.layout == OPEN_CLIP and bool(found.trained), _by_trainer),
+    (lambda found: found.layout == OPENAI, _by_tensors_of_openai),
+    (lambda found: bool(found.theirs) or found.layout == SIGLIP, _by_transformers),
+    (lambda found: True, _by_sizes),
+)
+"""Whether a checkpoint is described so, and the function that reads it; the first that fits counts."""

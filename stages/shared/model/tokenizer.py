@@ -1,0 +1,220 @@
+"""The tokenizer that a model was trained with. It is read, never fetched, but for the vocabulary of a SigLIP's tag.
+
+A SigLIP brings `tokenizer.json`, or a sentencepiece model. A text is cleaned, cut into pieces of the vocabulary, ended
+by one token and filled up to the full length, as the model was trained: no token begins it, and nothing is masked
+(big_vision; `transformers`' SiglipTokenizer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import open_clip
+import torch
+from torch import Tensor
+
+from stages.contract.errors import ConfigError, WeightsError, one_line
+from stages.shared.model import hub
+from stages.shared.model.checkpoints.state import read_json
+
+if TYPE_CHECKING:
+    from stages.shared.model.recognise import Described
+
+_FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")
+"""Names of the files that hold a vocabulary, the preferred first."""
+
+_LOWER_ONLY: Final = ("Gemma", "Siglip2")
+"""Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on texts with punctuation."""
+
+_OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "language": str}
+"""Options that a model file may give under `tokenizer_kwargs`, and their types. open_clip hands everything else on to
+`transformers`, where some options run code that is downloaded."""
+
+
+def tokenizer_of(described: Described) -> Any:
+    """The tokenizer of a model, texts -> int64 (texts, context). Raises WeightsError if it has no vocabulary."""
+    text = described.architecture["text_cfg"]
+    options = dict(text.get("tokenizer_kwargs") or {})
+    length, named = text.get("context_length", 77), text.get("hf_tokenizer_name")
+    own = described.tokenizer
+    if own is None and (repository := siglip_vocabulary(text)) is not None:
+        own = hub.fetch_tokenizer(repository)
+    if own is not None:
+        return OwnTokenizer(own, length, options.get("clean", "canonicalize"))
+    try:
+        if described.folder is None:
+            return open_clip.get_tokenizer(described.name)
+        if named:
+            return open_clip.tokenizer.HFTokenizer(
+                named,
+                context_length=length,
+                tokenizer_mode=text.get("tokenizer_mode"),
+                trust_remote_code=False,  # without a word transformers would ask at the terminal
+                **options,
+            )
+    except Exception as error:  # of transformers, which reads vocabularies that are not CLIP's
+        needs = "" if find_spec("transformers") else ": pip install transformers"
+        raise WeightsError(f"could not get the tokenizer {named}{needs} ({one_line(error)})") from error
+    vocabulary = vocabulary_of(described)
+    if vocabulary is not None:
+        options["bpe_path"] = str(vocabulary)
+    return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
+
+
+def vocabulary_of(described: Described) -> Path | None:
+    """The file of the vocabulary that a model brings, if it brings one. Raises WeightsError if it is missing."""
+    options = described.architecture["text_cfg"].get("tokenizer_kwargs") or {}
+    if described.tokenizer is not None or described.folder is None or "bpe_path" not in options:
+        return described.tokenizer
+    path = described.folder / str(options["bpe_path"])
+    if not path.is_file():
+        raise WeightsError(f"model.config: no vocabulary file {path}")
+    return path
+
+
+def siglip_vocabulary(text: Mapping[str, Any]) -> str | None:
+    """The repository of the hub that open_clip's `text_cfg` of a SigLIP names; None for other models."""
+    repository = text.get("hf_tokenizer_name") if takes_texts_of_siglip(text) else None
+    return None if repository is None else str(repository)
+
+
+def takes_texts_of_siglip(text: Mapping[str, Any]) -> bool:
+    """Whether open_clip's `text_cfg` is a SigLIP's. Other vocabularies have tokens of their own in front of a text."""
+    clean = (text.get("tokenizer_kwargs") or {}).get("clean")
+    return clean in ("canonicalize", "lower") and text.get("pool_type") == "last" and "hf_model_name" not in text
+
+
+def check_options(path: Path, options: Any) -> None:
+    """Raise ConfigError for options of a tokenizer that are not on the list, or have another type."""
+    if not isinstance(options, dict):
+        raise ConfigError(f"model.config: {path}: tokenizer_kwargs must hold keys")
+    if "trust_remote_code" in options:
+        raise ConfigError(
+            f"model.config: {path} asks for trust_remote_code, which runs code from a repository on Hugging Face: "
+            "phrasebox never does that"
+        )
+    for key, value in options.items():
+        wanted = _OPTIONS.get(key)
+        if wanted is None or not isinstance(value, wanted):
+            allowed = ", ".join(f"{name} ({kind.__name__})" for name, kind in _OPTIONS.items())
+            raise ConfigError(f"model.config: {path}: tokenizer_kwargs may hold {allowed}, not {key}: {value!r}")
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """The file in a checkpoint's folder that holds its vocabulary."""
+    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
+
+
+def cleaning(file: Path) -> str:
+    """How texts are cleaned before they are cut: "canonicalize" drops capitals and punctuation, "lower" capitals."""
+    kind = str(_settings(file.parent).get("tokenizer_class") or "")
+    return "lower" if kind.startswith(_LOWER_ONLY) else "canonicalize"
+
+
+def check_vocabulary(folder: Path, size: int) -> None:
+    """Raise WeightsError if the vocabulary of a CLIP is not CLIP's own, which is the one that is used."""
+    own = open_clip.tokenizer.SimpleTokenizer()
+    if size < own.vocab_size:
+        raise WeightsError(f"its vocabulary has {size} tokens: expected CLIP's own, with {own.vocab_size}")
+    file = folder / "merges.txt"
+    if file.is_file():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        merges = [tuple(line.split()) for line in lines if line.strip() and not line.startswith("#version")]
+    else:
+        file = folder / "tokenizer.json"
+        listed = read_json(file).get("model", {}).get("merges")
+        if not listed:
+            return
+        merges = [tuple(m.split() if isinstance(m, str) else m) for m in listed]
+    if merges != list(own.bpe_ranks):
+        raise WeightsError(f"{file} is not the vocabulary of CLIP, which is the only one of a CLIP that can be read")
+
+
+class OwnTokenizer:
+    """Texts -> int64 (texts, context), by a vocabulary that a checkpoint brings.
+
+    Attributes:
+        eos: Number of the token that ends a text.
+        pad: Number of the token that fills it up.
+        fills_left: Whether it is filled up in front. No released model is, but `tokenizer_config.json` can say so.
+    """
+
+    def __init__(self, file: Path, context_length: int, clean: str) -> None:
+        """Read a vocabulary.
+
+        Args:
+            file: A vocabulary, with `tokenizer_config.json` or `special_tokens_map.json` beside it, if there are any.
+            context_length: Tokens of every text.
+            clean: An argument of `open_clip.tokenizer.get_clean_fn`.
+
+        Raises:
+            ConfigError: The package that reads such a file is not installed.
+            WeightsError: The file is damaged, or lacks the tokens that end and fill up a text.
+        """
+        self.context_length = context_length
+        self._clean: Callable[[str], str] = open_clip.tokenizer.get_clean_fn(clean)
+        reader = _read_json if file.suffix == ".json" else _read_sentencepiece
+        try:
+            self._cut, number_of = reader(file)
+        except ConfigError:
+            raise
+        except Exception as error:  # the tokenizers package raises Exception itself
+            raise WeightsError(f"model.checkpoint: cannot read the tokenizer {file}: {one_line(error)}") from error
+        settings = _settings(file.parent)
+        self.eos = self._special(file, settings.get("eos_token"), ("</s>", "<eos>"), number_of)
+        self.fills_left = settings.get("padding_side") == "left"
+        self.pad = self._special(file, settings.get("pad_token"), ("<pad>", "</s>"), number_of)
+
+    def __call__(self, texts: Sequence[str] | str) -> Tensor:
+        """Tokenize; a text that is too long loses its last pieces."""
+        texts = [texts] if isinstance(texts, str) else texts
+        tokens = torch.full((len(texts), self.context_length), self.pad, dtype=torch.long)
+        for row, text in zip(tokens, texts, strict=True):
+            pieces = [*self._cut(self._clean(text))[: self.context_length - 1], self.eos]
+            start = self.context_length - len(pieces) if self.fills_left else 0
+            row[start : start + len(pieces)] = torch.tensor(pieces)
+        return tokens
+
+    @staticmethod
+    def _special(file: Path, named: Any, usual: Sequence[str], number_of: Callable[[str], int | None]) -> int:
+        text = named.get("content") if isinstance(named, dict) else named
+        for token in (text,) if isinstance(text, str) else usual:
+            if (number := number_of(token)) is not None:
+                return number
+        raise WeightsError(f"model.checkpoint: the tokenizer {file} has no token {text or ' or '.join(usual)}")
+
+
+def _read_json(file: Path) -> tuple[Callable[[str], list[int]], Callable[[str], int | None]]:
+    if find_spec("tokenizers") is None:
+        raise ConfigError(f"reading the tokenizer {file} takes a package: pip install tokenizers")
+    from tokenizers import Tokenizer  # noqa: PLC0415 - it is optional
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), tokenizer.token_to_id
+
+
+def _read_sentencepiece(file: Path) -> tuple[Callable[[str], list[int]], Callable[[str], int | None]]:
+    if find_spec("sentencepiece") is None:
+        raise ConfigError(f"reading the tokenizer {file} takes a package: pip install sentencepiece")
+    from sentencepiece import SentencePieceProcessor  # noqa: PLC0415 - it is optional
+
+    model = SentencePieceProcessor(model_file=str(file))
+
+    def number_of(token: str) -> int | None:
+        number = int(model.piece_to_id(token))
+        return number if model.id_to_piece(number) == token else None
+
+    return lambda text: list(model.encode(text)), number_of
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The settings in the files beside a vocabulary, the last of which decides; empty without such files."""
+    found: dict[str, Any] = {}
+    for name in hub.TOKENIZER_SETTINGS:
+        found |= read_json(folder / name)
+    return found

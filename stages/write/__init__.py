@@ -1,1 +1,0 @@
-"""The sink: rows become Parquet shards. Beside them come the table of phrases, the dataset card, and the checks."""

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.dataset.folder import open_dataset
+from pipeline.dataset.index import Index
+from tests.pipeline.dataset.plain import marks_of
+
+
+@pytest.fixture(scope="package")
+def whole(synthetic_dataset: Path) -> Any:
+    """The 500 rows of the synthetic dataset as one table."""
+    return pa.concat_tables(open_dataset(synthetic_dataset).tables())
+
+
+@pytest.fixture(scope="package")
+def rows(whole: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = whole.to_pylist()
+    return found
+
+
+@pytest.fixture(scope="package")
+def index(synthetic_dataset: Path, rows: list[dict[str, Any]]) -> Iterator[Index]:
+    with closing(Index(open_dataset(synthetic_dataset), marks_of(rows))) as index:
+        index.build()
+        yield index

@@ -1,0 +1,61 @@
+"""Fitting the rule `fitted` to images with known boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pipeline.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
+
+from stages.contract.levels import quantise
+from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features, fixed_cut
+from tests.stages.regions.test_thresholds import random_maps
+
+
+def test_usual_sizes_are_those_of_other_images() -> None:
+    """Sizes -1, -3 and -5, whose mean is -3; three things of usual size stand beside those that were seen."""
+    seen = [
+        SeenThing(image=1, head="dog", log_size=-1.0),
+        SeenThing(image=2, head="dog", log_size=-3.0),
+        SeenThing(image=2, head="hat", log_size=-5.0),
+    ]
+    sizes = UsualSizes(seen)
+    assert sizes.all() == {"dog": 0.4, "hat": -0.5}
+    assert sizes.without(1, ["dog"]) == {"dog": 0}
+    assert sizes.without(2, ["dog", "hat"]) == {"dog": pytest.approx(2 / 4), "hat": 0}
+    assert sizes.without(3, ["dog", "bird"]) == {"dog": pytest.approx(2 / 5), "bird": 0}
+
+
+def test_a_fit_learns_how_large_things_are() -> None:
+    """Of humps of any width, the cut is right whose box has a fifth of the map: no one share is."""
+    rng = np.random.default_rng(5)
+    grid = np.mgrid[:22, :22]
+    maps = []
+    for _ in range(160):
+        centre, width = rng.uniform(6, 16, (2, 1, 1)), rng.uniform(2.0, 9.0)
+        levels = quantise(np.exp(-((grid - centre) ** 2).sum(0) / (2 * width**2)).astype(np.float32))
+        assert levels is not None
+        maps.append(levels)
+    features = np.array([cut_features(levels, 0.0) for levels in maps])
+    box = np.exp(features[..., CUT_FEATURES.index("log_box_area")])
+    right = np.abs(np.log(box / 0.2)) < np.log(1.5)
+    some = right.any(axis=1)
+    fit = fit_cut(features[:80], right[:80])
+    rule = FittedCut.of(fit.weight, fit.mean, fit.scale, {})
+    chosen = [[fixed_cut(share) for share in SHARES].index(rule(levels, 0.0)) for levels in maps[80:]]
+    hits = right[80:][np.arange(80), chosen]
+    best_share = right[80:].mean(axis=0).max()
+    assert hits[some[80:]].mean() > 0.9
+    assert hits.mean() > best_share + 0.2
+
+
+def test_the_same_data_give_the_same_rule() -> None:
+    features = np.array([cut_features(levels, 0.0) for levels in random_maps(30)])
+    right = np.random.default_rng(1).random(features.shape[:2]) < 0.3
+    assert np.array_equal(fit_cut(features, right).weight, fit_cut(features, right).weight)
+
+
+@pytest.mark.parametrize("all_right", [False, True])
+def test_a_fit_needs_right_and_wrong_cuts(all_right: bool) -> None:
+    features = np.array([cut_features(levels, 0.0) for levels in random_maps(5)])
+    with pytest.raises(ValueError, match="right and wrong"):
+        fit_cut(features, np.full(features.shape[:2], all_right))

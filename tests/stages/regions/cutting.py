@@ -1,0 +1,39 @@
+"""One heat map cut alone, as tests want it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stages.contract.records import HeatMap
+from stages.regions.colours import Canvas
+from stages.regions.config import RegionsConfig
+from stages.regions.cut import regions_of_map
+from stages.regions.parts import MapToCut
+from stages.regions.stage import Found, levels_of_map
+
+
+def to_cut(
+    heat_map: HeatMap, size_hw: tuple[int, int] = (40, 40), limit: int = 1, canvas: Canvas | None = None
+) -> MapToCut:
+    """A heat map that has heat, ready to be cut."""
+    levels = levels_of_map(heat_map)
+    assert levels is not None
+    return MapToCut(
+        levels=levels,
+        shift_cells=heat_map.shift_cells,
+        similarity=heat_map.similarity,
+        size_hw=size_hw,
+        limit=limit,
+        canvas=canvas,
+    )
+
+
+def regions_of(
+    heat_map: HeatMap, size_hw: tuple[int, int], limit: int, config: RegionsConfig, canvas: Canvas | None = None
+) -> Found:
+    return regions_of_map(to_cut(heat_map, size_hw, limit, canvas), config)
+
+
+def mask_of(*rows: str) -> np.ndarray:
+    """A mask drawn with # and dots."""
+    return np.array([[letter == "#" for letter in row] for row in rows])

@@ -1,0 +1,161 @@
+"""From levels on the grid to the fine map, and the parts that a cut map falls into."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.contract.records import HeatMap
+from stages.regions.colours import Canvas
+from stages.regions.config import RegionsConfig
+from stages.regions.cut import surface_of
+from stages.regions.parts import FINE_SIDE, MapToCut, Part, parts_of, refine_grid, samples_per_cell
+from tests.stages.regions.cutting import mask_of, regions_of
+
+ALL = RegionsConfig(min_area_share=0.0, keep_share=0.0)
+
+
+def map_of(levels: np.ndarray) -> MapToCut:
+    return MapToCut(levels=levels, shift_cells=0.0, similarity=0.25, size_hw=(40, 40), limit=1)
+
+
+def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[Part]:
+    each = map_of(np.zeros(fine.shape, np.uint8))
+    return parts_of(each, fine.astype(np.float32), inside, 51.0, ALL.model_copy(update=settings_))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param(["#####", "#...#", "#.#.#", "#...#", "#####"], [["#####"] * 5], id="a hole and what is in it"),
+        pytest.param(["###", "#.#", "#.#"], [["###", "#.#", "#.#"]], id="a bay is no hole"),
+        pytest.param([".#.", "#.#", ".#."], [[".#.", "###", ".#."]], id="closed by corners"),
+        pytest.param(["##...", "##..#"], [["##", "##"], ["#"]], id="two parts"),
+        pytest.param(["#...#", ".#..."], [["#.", ".#"], ["#"]], id="diagonal neighbours are one part"),
+        pytest.param(["..."], [], id="nothing inside"),
+    ],
+)
+def test_parts(rows, expected):
+    mask = mask_of(*rows)
+    assert [part.inside.tolist() for part in found(np.full(mask.shape, 100.0), mask)] == [
+        mask_of(*part).tolist() for part in expected
+    ]
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 30), st.integers(1, 30), st.floats(0.1, 0.9), st.integers(0, 2**32 - 1))
+def test_parts_hold_what_the_flood_does_not_reach(height, width, share, seed):
+    inside = np.random.default_rng(seed).random((height, width)) < share
+    outside = np.pad(inside.astype(np.uint8), 1)
+    cv2.floodFill(outside, None, (0, 0), 2, flags=4)
+    filled = outside[1:-1, 1:-1] != 2
+    count, labels = cv2.connectedComponents(filled.astype(np.uint8), connectivity=8)
+    parts = found(np.ones(inside.shape), inside)
+    together = np.zeros(inside.shape, np.int64)
+    for part in parts:
+        h, w = part.inside.shape
+        together[part.top : part.top + h, part.left : part.left + w] += part.inside
+        first = np.argwhere(part.inside)[0] + (part.top, part.left)
+        assert (labels == labels[tuple(first)]).sum() == part.samples == part.inside.sum()
+    np.testing.assert_array_equal(together, filled)
+    assert len(parts) == count - 1
+
+
+def test_evidence_by_hand():
+    fine = np.array([[255.0, 153.0, 0.0, 51.0], [0.0, 0.0, 0.0, 51.0]])
+    (part,) = found(fine, mask_of("##..", "...."))
+    evidence = part.evidence
+    assert evidence.energy == pytest.approx(408 / 510)
+    assert evidence.area == 2 / 8
+    assert evidence.mean_inside == pytest.approx((1.0 + 0.6) / 2)
+    assert evidence.mean_outside == pytest.approx((0.2 + 0.2) / 6)
+    assert (evidence.peak, evidence.threshold, evidence.similarity) == (1.0, 0.2, 0.25)
+    (whole,) = found(np.full((2, 2), 255.0), np.ones((2, 2), dtype=bool))
+    assert (whole.evidence.energy, whole.evidence.mean_outside) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(("least", "samples"), [(0.25, [4]), (0.125, [4, 1]), (0.6, [])])
+def test_small_parts_are_dropped(least, samples):
+    parts = found(np.full((2, 4), 100.0), mask_of("##..", "##.#"), min_area_share=least)
+    assert [part.samples for part in parts] == samples
+
+
+@pytest.mark.parametrize(
+    ("rows", "order"),
+    [
+        pytest.param(["#.##", "....", "....", "...."], [(0, 2), (0, 0)], id="larger first"),
+        pytest.param(["...#", "....", "#...", "...."], [(0, 3), (2, 0)], id="then the upper one"),
+        pytest.param(["#..#", "....", "....", "...."], [(0, 0), (0, 3)], id="then the left one"),
+    ],
+)
+def test_rank_of_equals(rows, order):
+    parts = found(np.full((4, 4), 100.0), mask_of(*rows), rank="peak", keep_share=1.0)
+    assert [(part.top, part.left) for part in parts] == order
+
+
+def test_rank_comes_before_size():
+    fine = np.full((1, 5), 100.0)
+    fine[0, 4] = 200.0
+    assert [part.left for part in found(fine, mask_of("##..#"), rank="peak", keep_share=0.5)] == [4, 0]
+
+
+@pytest.mark.parametrize(("keep_share", "lefts"), [(0.5, [0, 5]), (0.51, [0])])
+def test_parts_that_fall_behind_are_left_out(keep_share, lefts):
+    parts = found(np.full((1, 9), 100.0), mask_of("####.##.#"), keep_share=keep_share)  # energies 4, 2 and 1 of 9
+    assert [part.left for part in parts] == lefts
+
+
+def test_the_blur_spreads_a_spot_evenly_and_uses_all_levels():
+    levels = np.zeros((7, 7), dtype=np.uint8)
+    levels[3, 3] = 255
+    blurred = surface_of(map_of(levels), RegionsConfig(smooth_patches=0.7))
+    assert (blurred.min(), blurred[3, 3]) == (0, 255)
+    # a Gaussian's share one cell away, to its value at the centre: exp(-1 / (2 * 0.7^2)) = .360
+    assert blurred[3, 4] == pytest.approx(0.360 * 255, abs=1)
+    np.testing.assert_array_equal(blurred, blurred.T)
+    np.testing.assert_array_equal(blurred, blurred[::-1])
+
+
+def test_the_blur_goes_on_beyond_the_border():
+    step = np.repeat([[0, 0, 0, 255, 255, 255]], 3, axis=0).astype(np.uint8)
+    blurred = surface_of(map_of(step), RegionsConfig(smooth_patches=0.5))
+    np.testing.assert_array_equal(blurred[0], blurred[1])
+    assert (blurred[0, 0], blurred[0, -1]) == (0, 255)
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_samples_are_odd_and_within_the_side(height, width):
+    samples = samples_per_cell((height, width))
+    assert samples % 2 == 1
+    assert samples == 1 or samples * max(height, width) <= FINE_SIDE
+
+
+def test_the_fine_map_holds_the_grid_at_the_cell_centres():
+    levels = np.random.default_rng(0).integers(0, 256, (14, 5)).astype(np.uint8)
+    fine = refine_grid(levels)
+    assert fine.shape == (98, 35)
+    np.testing.assert_allclose(fine[3::7, 3::7], levels, atol=1e-3)
+
+
+def test_the_fine_map_is_bilinear_with_flat_borders():
+    fine = refine_grid(np.array([[0, 90]], dtype=np.uint8))
+    samples = samples_per_cell((1, 2))
+    # half-pixel centres: constant up to the first cell's centre, then linear to the second's
+    steps = (np.arange(2 * samples) + 0.5) / samples - 0.5
+    np.testing.assert_allclose(fine, np.tile(np.clip(steps, 0, 1) * 90, (samples, 1)), atol=1e-3)
+
+
+@pytest.mark.parametrize("upsample", ["linear", "guided"])
+def test_regions_are_drawn_where_the_values_lie(upsample):
+    """A round spot on a 14 x 14 grid over 224 px whose values lie 7.5 px right of and below their cells' centres."""
+    y, x = np.mgrid[:14, :14]
+    spot = np.exp(-((x - 6) ** 2 + (y - 5) ** 2) / 6).astype(np.float32)
+    config = RegionsConfig(upsample=upsample, smooth_patches=0)
+    canvas = Canvas(np.full((224, 224, 3), 120, np.uint8))
+    for shift in (0.0, 7.5 / 16):
+        heat_map = HeatMap(text="dog", values=spot, similarity=0.3, shift_cells=shift)
+        ((painted, _),) = regions_of(heat_map, (448, 448), 1, config, canvas)
+        left, top, width, height = painted.box_xywh_px
+        centre = (left + width / 2, top + height / 2)
+        assert centre == pytest.approx((6.5 * 32 + 32 * shift, 5.5 * 32 + 32 * shift), abs=2)

@@ -1,0 +1,112 @@
+"""Presence: of phrases that may not be there, their scores and regions, and of the phrases that name one thing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stages.contract.records import Absent, Phrase, Record
+from stages.regions.score import Calibration, at_share
+from stages.regions.stage import RegionsStage, shared_presences
+from tests.stages.regions.test_stage import FIXED, heat_map, phrase, record, spots
+
+EVEN = Calibration(bias=0.0, mean={}, scale={}, weight={}, made_with={}, made_from={}, presence={"any": 1})
+"""Every region is right with a probability of one half."""
+
+
+def asked() -> Record:
+    """Two phrases, of which the second is named twice and hardly there."""
+    maps = (
+        replace(heat_map(spots((4, 4), r1c2=1.0), "dog", 0.3), presence=0.8),
+        replace(heat_map(spots((4, 4), r3c0=1.0), "cat", 0.1), presence=0.04),
+    )
+    return record(*maps, phrases=(phrase(), phrase("cat", start=4), phrase("cat", start=9)))
+
+
+def test_scores_are_of_presence_and_right_place() -> None:
+    config = FIXED.model_copy(update={"min_presence": None})
+    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    assert [(each.score, each.presence) for each in answer.regions] == [(0.4, 0.8), (0.02, 0.04), (0.02, 0.04)]
+    assert answer.absent == ()
+
+
+@pytest.mark.parametrize(("least", "absent"), [(0.05, [1, 2]), (0.04, []), (0.9, [0, 1, 2])])
+def test_phrases_below_the_least_presence_are_absent(least: float, absent: list[int]) -> None:
+    config = FIXED.model_copy(update={"min_presence": least})
+    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    assert [each.phrase_index for each in answer.absent] == absent
+    assert [each.phrase_index for each in answer.regions] == [index for index in range(3) if index not in absent]
+    if absent == [1, 2]:
+        assert answer.absent[0] == Absent(phrase_index=1, presence=0.04, similarity=0.1)
+
+
+@pytest.mark.parametrize(
+    ("expected", "dog", "cat"), [(0.5, 0.8, 0.04), (0.2, 0.941176, 0.142857), (0.8, 0.5, 0.010309)]
+)
+def test_presence_counts_on_the_share_that_is_expected(expected: float, dog: float, cat: float) -> None:
+    """Odds of 4 to 1 become 16 to 1 where one in five is absent, instead of one in two."""
+    config = FIXED.model_copy(update={"absent_share": expected, "min_presence": None})
+    (answer,) = RegionsStage(config, EVEN).process([asked()])
+    assert [each.presence for each in answer.regions] == [dog, cat, cat]
+    assert [each.score for each in answer.regions] == pytest.approx([dog / 2, cat / 2, cat / 2], abs=1e-6)
+
+
+def test_the_share_of_the_fit_is_taken_out() -> None:
+    """A calibration that was fitted to four absent phrases in five, asked where as many are."""
+    fitted = replace(EVEN, presence={"absent_share": 0.8})
+    config = FIXED.model_copy(update={"absent_share": 0.8, "min_presence": None})
+    (answer,) = RegionsStage(config, fitted).process([asked()])
+    assert [each.presence for each in answer.regions] == [0.8, 0.04, 0.04]
+    (answer,) = RegionsStage(FIXED, fitted).process([asked()])
+    assert answer.regions[0].presence == pytest.approx(16 / 17, abs=1e-6)
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_certainty_stays_certain(certain: float) -> None:
+    assert at_share(certain, 0.5, 0.01) == certain
+
+
+@pytest.mark.parametrize("calibration", [None, replace(EVEN, presence=None)])
+def test_nothing_is_absent_where_nothing_tells_presence(calibration: Calibration | None) -> None:
+    config = FIXED.model_copy(update={"min_presence": 1.0})
+    (answer,) = RegionsStage(config, calibration).process([asked()])
+    assert len(answer.regions) == 3
+    assert {each.presence for each in answer.regions} == {None}
+    assert answer.absent == ()
+
+
+def named(text: str, caption: int) -> Phrase:
+    return Phrase(text=text, caption_index=caption, start=0, end=len(text), head=text)
+
+
+def test_a_thing_has_the_mean_of_the_log_odds_of_its_texts() -> None:
+    """Odds of 16, 1 and 1/16 are even odds; odds of 64, 1 and 1 are 4 to 1."""
+    phrases = [named(text, caption) for caption, text in enumerate(["boy", "child", "kid", "dog", "hound", "puppy"])]
+    presences = [16 / 17, 0.5, 1 / 17, 64 / 65, 0.5, 0.5]
+    assert shared_presences(phrases, [0, 0, 0, 1, 1, 1], presences) == [0.5] * 3 + [0.8] * 3
+
+
+def test_a_text_counts_once_however_often_it_is_said() -> None:
+    phrases = [named("boy", 0), named("boy", 1), named("boy", 2), named("child", 3), named("kid", 4)]
+    assert shared_presences(phrases, [0] * 5, [16 / 17, 16 / 17, 16 / 17, 0.5, 1 / 17]) == [0.5] * 5
+
+
+def test_two_texts_do_not_outvote_each_other() -> None:
+    """ "A car" is there and "a green car" is not: the mean would make the second half as likely as the first."""
+    phrases = [named("car", 0), named("green car", 1)]
+    assert shared_presences(phrases, [0, 0], [0.9, 0.1]) == [0.9, 0.1]
+
+
+def test_what_is_alone_or_not_known_stays_as_it_is() -> None:
+    phrases = [named("boy", 0), named("dog", 0), named("boy", 1), named("cat", 1)]
+    assert shared_presences(phrases, [0, 1, 0, 2], [0.123456, 0.7, 0.123456, None]) == [0.123456, 0.7, 0.123456, None]
+    assert shared_presences(phrases, [0, 1, 0, 2], [None] * 4) == [None] * 4
+
+
+@pytest.mark.parametrize("certain", [0.0, 1.0])
+def test_certainty_can_be_outvoted(certain: float) -> None:
+    """Presences have six decimals, so that 0 stands for less than a millionth."""
+    phrases = [named("boy", 0), named("child", 1), named("kid", 2)]
+    first, second, third = shared_presences(phrases, [0, 0, 0], [certain, 0.5, 0.5])
+    assert first == second == third == pytest.approx(0.990099 if certain else 0.009901, abs=1e-5)

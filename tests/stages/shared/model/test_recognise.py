@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from stages.contract.errors import ConfigError, WeightsError
+from stages.shared.model.config import ModelConfig
+from stages.shared.model.load import load_tokenizer, usable_model
+from stages.shared.model.recognise import Described, recognise
+from stages.shared.model.tokenizer import tokenizer_of
+from tests.factories import SPEC, tiny_architecture
+from tests.stages.shared.model.saved import save_json, save_model
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    config = ModelConfig(config=save_json(tmp_path), weights=tmp_path / "none.pt")
+    with pytest.raises(WeightsError, match=r"model\.weights: no file .*none\.pt"):
+        recognise(config)
+    with pytest.raises(ConfigError, match=r"model\.config: cannot read .*none\.json: No such file"):
+        recognise(ModelConfig(config=tmp_path / "none.json", weights=tmp_path / "tiny.json"))
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", '{"embed_dim": 3}', '{"model_cfg": {}}'])
+def test_a_json_that_is_no_model_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"model\.config: .*odd\.json"):
+        recognise(ModelConfig(config=tmp_path / "odd.json", weights=tmp_path / "odd.json"))
+
+
+def test_a_missing_vocabulary_is_named(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    architecture = tiny_architecture()
+    architecture["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words.txt.gz"}
+    (tmp_path / "tiny.json").write_text(json.dumps(architecture))
+    with pytest.raises(WeightsError, match=r"no vocabulary file .*words\.txt\.gz"):
+        usable_model(config)
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no model 'ViT-B16' .*; did you mean ViT-B-16 or [^/]*\?$"):
+        recognise(ModelConfig(name="ViT-B16", weights=Path("any")))
+    with pytest.raises(ConfigError, match=r"no model 'zzzzzzzz' \(`phrasebox models` lists them\)\.$"):
+        recognise(ModelConfig(name="zzzzzzzz", weights=Path("any")))
+
+
+def test_a_repository_of_hugging_face_says_how_it_is_downloaded() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no model 'openai' .*\. .*hf download openai/clip-vit-base-patch32 --local-dir"
+    ):
+        recognise(ModelConfig(name="openai/clip-vit-base-patch32"))
+
+
+def test_unknown_tags_get_the_list() -> None:
+    with pytest.raises(ConfigError, match=r"no tag 'laion' for ViT-B-16; it has openai, .*laion2b_s34b_b88k"):
+        recognise(ModelConfig(name="ViT-B-16", pretrained="laion"))
+
+
+def test_tags_decide_about_activation_and_normalisation() -> None:
+    assert recognise(ModelConfig(name="ViT-B-16", pretrained="openai")).architecture["quick_gelu"]
+    assert not recognise(ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")).architecture.get("quick_gelu")
+
+
+@pytest.mark.parametrize("vision", [{"image_size": [32, 64]}, {"patch_size": [8, 16]}], ids=["image", "patch"])
+def test_only_square_inputs_and_patches(vision: dict[str, Any], tmp_path: Path) -> None:
+    path = save_json(tmp_path, **vision)
+    with pytest.raises(ConfigError, match="only square"):
+        recognise(ModelConfig(config=path, weights=path))
+
+
+def test_the_fingerprint_follows_weights_architecture_input_and_vocabulary(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    first = usable_model(config).fingerprint
+    assert first.startswith("tiny:")
+    assert usable_model(config).fingerprint == first
+    seen = {first}
+
+    def is_new() -> bool:
+        mark = usable_model(config).fingerprint
+        return mark not in seen and seen.add(mark) is None
+
+    content = bytearray((tmp_path / "tiny.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "tiny.safetensors").write_bytes(content)
+    assert is_new()
+    save_json(tmp_path, quick_gelu=True)
+    assert is_new()
+    parsed = json.loads((tmp_path / "tiny.json").read_text())
+    for key, value in (("mean", [0.5, 0.5, 0.5]), ("std", [0.5, 0.5, 0.5]), ("interpolation", "bilinear")):
+        parsed["preprocess_cfg"][key] = value
+        (tmp_path / "tiny.json").write_text(json.dumps(parsed))
+        assert is_new(), key
+    parsed["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"bpe_path": "words"}
+    (tmp_path / "words").write_text("a b")
+    (tmp_path / "tiny.json").write_text(json.dumps(parsed))
+    assert is_new()
+    (tmp_path / "words").write_text("a c")
+    assert is_new()
+
+
+def test_the_fingerprint_of_a_tag_needs_no_file() -> None:
+    marks = {
+        usable_model(ModelConfig(name=name, pretrained=tag)).fingerprint
+        for name, tag in (("ViT-B-16", "openai"), ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "openai"))
+    }
+    assert len(marks) == 3
+
+
+def test_a_tokenizer_needs_no_weights(tmp_path: Path) -> None:
+    _, config = save_model(tmp_path)
+    assert config.weights is not None
+    config.weights.unlink()
+    texts = ["a red car", "two dogs"]
+    assert torch.equal(load_tokenizer(config)(texts), open_clip.get_tokenizer("ViT-B-16")(texts))
+    tag = ModelConfig(name="ViT-B-32", pretrained="openai")  # not downloaded
+    assert load_tokenizer(tag)(texts).shape == (2, 77)
+    assert load_tokenizer(ModelConfig(name="demo"))(texts).shape == (2, 32)
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_tokenizer(ModelConfig(config=tmp_path / "gone.json", weights=tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/something", "local-dir:{folder}"])
+def test_names_that_lead_elsewhere_are_refused(name: str, tmp_path: Path) -> None:
+    """open_clip would take any tokenizer option from there."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": tiny_architecture()}))
+    config = ModelConfig(name=name.format(folder=tmp_path), weights=tmp_path / "open_clip_config.json")
+    with pytest.raises(ConfigError, match=r"model\.name: there is no model"):
+        recognise(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trust_remote_code": True}, "asks for trust_remote_code, .* phrasebox never does that"),
+        ({"trust_remote_code": False}, "phrasebox never does that"),
+        ({"code_revision": "main"}, r"may hold bpe_path \(str\), .* not code_revision: 'main'"),
+        ({"bpe_path": ["a"]}, r"not bpe_path: \['a'\]"),
+        ({"strip_sep_token": "yes"}, "not strip_sep_token: 'yes'"),
+        ([["trust_remote_code", True]], "tokenizer_kwargs must hold keys"),
+    ],
+)
+def test_tokenizer_options_that_are_not_on_the_list_are_refused(options: Any, message: str, tmp_path: Path) -> None:
+    architecture = tiny_architecture()
+    architecture["text_cfg"] |= {"hf_tokenizer_name": "someone/something", "tokenizer_kwargs": options}
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"model_cfg": architecture}))
+    with pytest.raises(ConfigError, match=rf"model\.config: .*model\.json.*{message}"):
+        recognise(ModelConfig(config=path, weights=path))
+
+
+def test_a_tokenizer_of_hugging_face_never_gets_leave_to_run_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda *args, **options: asked.append((args, options)))
+    architecture = tiny_architecture()
+    architecture["text_cfg"] |= {"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"strip_sep_token": True}}
+    tokenizer_of(
+        Described(name="tiny", architecture=architecture, input=SPEC, folder=Path(), weights=None, pretrained=None)
+    )
+    options = {"context_length": 77, "tokenizer_mode": None, "trust_remote_code": False, "strip_sep_token": True}
+    assert asked == [(("a/b",), options)]
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "interpolation"),
+    [
+        ("ViT-B-16-SigLIP", (0.5, 0.5, 0.5), "bicubic"),
+        ("ViT-L-14-CLIPA", (0.485, 0.456, 0.406), "bilinear"),
+        ("ViT-B-16", open_clip.OPENAI_DATASET_MEAN, "bicubic"),
+        ("ViT-L-14", open_clip.OPENAI_DATASET_MEAN, "bicubic"),  # one of its tags differs
+    ],
+)
+def test_a_checkpoint_by_name_is_normalised_as_all_tags_of_the_name_are(
+    name: str, mean: tuple[float, ...], interpolation: str, tmp_path: Path
+) -> None:
+    (tmp_path / "weights.pt").touch()
+    found = recognise(ModelConfig(name=name, weights=tmp_path / "weights.pt")).input
+    assert (found.mean, found.interpolation) == (mean, interpolation)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from stages.contract.errors import ConfigError
+from stages.shared.model.load import load_tokenizer, usable_model
+from stages.shared.model.recognise import recognise
+from stages.shared.model.tokenizer import tokenizer_of
+from tests.stages.shared.model.hugging_face import (
+    TEXTS,
+    config_of,
+    siglip_tokens,
+)
+
+
+def test_clip_s_tokenizer_is_that_of_transformers(tmp_path: Path) -> None:
+    """Checked with open_clip's merges as transformers keeps them: no vocabulary can be downloaded here."""
+    from transformers import CLIPTokenizer
+
+    own = open_clip.tokenizer.SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {names.get(piece, piece): number for piece, number in own.encoder.items()}
+    theirs = CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks))
+    texts = [*TEXTS, "A  photo of a café, isn't it?", "word " * 100]
+    tokens = theirs(texts, return_tensors="pt", max_length=77, padding="max_length", truncation=True)
+    end = own.encoder["<end_of_text>"]
+    ids = tokens.input_ids.masked_fill(tokens.attention_mask == 0, 0)
+    assert torch.equal(ids, open_clip.tokenize(texts))
+    assert (ids == end).sum(dim=1).tolist() == [1] * len(texts)
+
+
+def test_a_siglip_s_sentencepiece_is_read_as_transformers_reads_it(siglip_source: tuple[Path, Any, Any]) -> None:
+    texts = [*TEXTS, "", "Two DOGS, on the man's bike!", "xyz", "a red car " * 10, "the man  & some trees"]
+    folder, _, tokenizer = siglip_source
+    assert torch.equal(load_tokenizer(config_of(folder))(texts), siglip_tokens(tokenizer, texts))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_siglip_s_tokenizer_json_is_read_as_transformers_reads_it(side: str, siglip_folder: Path) -> None:
+    """Of the form of SigLIP 2: Gemma's, without a token at the beginning, with one at the end, filled up by <pad>."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer, Siglip2Tokenizer
+
+    (siglip_folder / "spiece.model").unlink()
+    (siglip_folder / "tokenizer_config.json").unlink()
+    letters = "▁adegnorstwc,!"
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    vocabulary = {piece: k for k, piece in enumerate([*specials, *letters, "do", "dog", "▁r", "▁re"])}
+    made = Siglip2Tokenizer(
+        vocab=vocabulary, merges=[("d", "o"), ("do", "g"), ("▁", "r"), ("▁r", "e")], padding_side=side
+    )
+    template = TemplateProcessing(single="$A <eos>", pair="$A $B <eos>", special_tokens=[("<eos>", 1)])
+    made.backend_tokenizer.post_processor = template
+    made.save_pretrained(siglip_folder)
+    tokenizer = AutoTokenizer.from_pretrained(siglip_folder)
+    texts = ["a red dog", "Two DOGS, now!", "", "a dog and " * 5]
+    expected = siglip_tokens(tokenizer, texts)
+    found = load_tokenizer(config_of(siglip_folder))(texts)
+    assert torch.equal(found, expected)
+    assert found[0].tolist()[-1 if side == "left" else 0] != 0
+    assert (found == 1).sum(dim=1).tolist() == [1] * 4
+    assert recognise(config_of(siglip_folder)).described_by.endswith("tokenizer.json")
+
+
+def test_a_siglip_s_vocabulary_belongs_to_its_fingerprint(siglip_folder: Path) -> None:
+    before = usable_model(config_of(siglip_folder)).fingerprint
+    vocabulary = siglip_folder / "spiece.model"
+    vocabulary.write_bytes(vocabulary.read_bytes() + b"\x00")
+    assert usable_model(config_of(siglip_folder)).fingerprint != before
+
+
+@pytest.mark.parametrize("package", ["sentencepiece", "tokenizers"])
+def test_a_tokenizer_says_which_package_it_takes(
+    package: str, siglip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if package == "tokenizers":
+        (siglip_folder / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr("stages.shared.model.tokenizer.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"pip install {package}"):
+        tokenizer_of(recognise(config_of(siglip_folder)))

@@ -1,0 +1,202 @@
+"""Shards, their counts, the table of categories, and the card."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from rich.console import Console
+
+from pipeline.summary import Report, print_summary
+from stages import write
+from stages.contract.errors import SchemaError
+from stages.contract.records import OTHER_LANGUAGE, stable_id
+from stages.contract.schema import DATASET_SCHEMA, ENTRIES, dataset_schema, records_to_rows
+from stages.write import ShardWriter, Tally, dataset_card, tally, write_categories
+from tests.stages.write.rows import HEIGHT, WIDTH, annotated, mixed, write_shards
+
+
+def rows_of(folder: Path) -> dict[str, int]:
+    return {path.name: pq.read_metadata(path).num_rows for path in sorted(folder.iterdir())}
+
+
+def table_of(rows: int, start: int = 0) -> Any:
+    return pa.table({"id": pa.array(range(start, start + rows), pa.int64())})
+
+
+@pytest.mark.parametrize("parts", [[11], [1] * 11, [3, 0, 8]], ids=str)
+@pytest.mark.parametrize("rows_per_file", [1, 4, 11, 100])
+def test_rows_of_every_file(parts: list[int], rows_per_file: int, tmp_path: Path) -> None:
+    """A file is there as soon as it is full."""
+    writer, start = ShardWriter(tmp_path, rows_per_file), 0
+    for part in parts:
+        writer.write(table_of(part, start))
+        start += part
+        assert len(list(tmp_path.glob("*.parquet"))) == start // rows_per_file
+    writer.close()
+    writer.close()
+    counts = list(rows_of(tmp_path).values())
+    assert sum(counts) == 11
+    assert all(count == rows_per_file for count in counts[:-1])
+    assert list(rows_of(tmp_path)) == [f"{n:05d}.parquet" for n in range(len(counts))]
+    assert pq.read_table(tmp_path)["id"].to_pylist() == list(range(11))
+
+
+def test_no_rows_are_no_file_and_numbers_continue(tmp_path: Path) -> None:
+    for name in ("00003.parquet", "part-0.parquet"):
+        pq.write_table(table_of(1), tmp_path / name)
+    (tmp_path / ".00009.parquet.123.tmp").touch()
+    for rows in (0, 3):
+        writer = ShardWriter(tmp_path, 2)
+        writer.write(table_of(rows))
+        writer.close()
+    assert sorted(path.name for path in tmp_path.glob("0*")) == ["00003.parquet", "00004.parquet", "00005.parquet"]
+    assert pq.read_metadata(tmp_path / "00003.parquet").num_rows == 1
+
+
+def test_a_failed_write_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(pq.ParquetWriter):
+        def close(self) -> None:
+            super().close()
+            raise OSError(28, "No space left on device")
+
+    writer = ShardWriter(tmp_path, 2)
+    writer.write(table_of(3))
+    monkeypatch.setattr(pq, "ParquetWriter", FullDisk)
+    with pytest.raises(OSError, match="No space left"):
+        writer.write(table_of(5))
+    assert rows_of(tmp_path) == {"00000.parquet": 2}
+
+
+def test_a_shard_whose_write_was_interrupted_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.replace
+
+    def rename_and_stop(path: Path, target: Path) -> None:
+        rename(path, target)
+        raise KeyboardInterrupt
+
+    writer = ShardWriter(tmp_path, 2)
+    monkeypatch.setattr(Path, "replace", rename_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(table_of(3))
+    monkeypatch.undo()
+    writer.close()
+    assert rows_of(tmp_path) == {"00000.parquet": 2, "00001.parquet": 1}
+    assert pq.read_table(tmp_path)["id"].to_pylist() == [0, 1, 2]
+
+
+def test_schema_compression_contents_and_bytes(tmp_path: Path) -> None:
+    """The same rows give the same bytes."""
+    table = write_shards(mixed(), tmp_path / "a", rows_per_file=100)
+    write_shards(mixed(), tmp_path / "b", rows_per_file=100)
+    with pq.ParquetFile(tmp_path / "a" / "00000.parquet") as file:
+        assert file.schema_arrow.equals(DATASET_SCHEMA)
+        group = file.metadata.row_group(0)
+        assert {group.column(i).compression for i in range(group.num_columns)} == {"ZSTD"}
+        assert file.read().to_pylist() == table.to_pylist()
+    assert (tmp_path / "a/00000.parquet").read_bytes() == (tmp_path / "b/00000.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("embed_images", [False, True])
+def test_row_groups(embed_images: bool, tmp_path: Path) -> None:
+    """Small ones with images, since a reader of one row reads its group."""
+    few = records_to_rows([annotated(number) for number in range(50)], embed_images=embed_images)
+    writer = ShardWriter(tmp_path, 1050)
+    for _ in range(22):
+        writer.write(few)
+    writer.close()
+    metadata = [pq.read_metadata(path) for path in sorted(tmp_path.iterdir())]
+    groups = [[one.row_group(number).num_rows for number in range(one.num_row_groups)] for one in metadata]
+    assert groups == ([[100] * 10 + [50], [50]] if embed_images else [[1000, 50], [50]])
+
+
+def test_counts_of_a_mixed_dataset(tmp_path: Path) -> None:
+    write_shards(mixed(), tmp_path, rows_per_file=4)
+    (tmp_path / ".00009.parquet.5.tmp").write_bytes(b"half")
+    (tmp_path / "notes.txt").touch()
+    total = tally(tmp_path)
+    assert (total.files, total.rows) == (3, 9)
+    assert (total.annotated, total.without_regions, total.without_phrases, total.failed) == (6, 1, 1, 2)
+    assert total.failed_by_reason == {"missing_image": 1, "bad_image": 1}
+    assert (total.phrases, total.regions) == (12, 9)
+    assert total.categories == {("red car", "car"): 5, ("two dogs", "dog"): 4}
+
+
+def test_rows_with_a_caption_in_another_language_are_counted_and_reported(tmp_path: Path) -> None:
+    notes = [f"{OTHER_LANGUAGE} than en: 0 (de)", f"{OTHER_LANGUAGE} than en, left out: 1 (zh)"]
+    first, second, *others = mixed()
+    write_shards([replace(first, notes=tuple(notes)), replace(second, notes=("another",)), *others], tmp_path)
+    total = tally(tmp_path)
+    assert total.other_language == 1
+    text = StringIO()
+    print_summary(Console(file=text, width=100), total, Report(), "out", model="demo", scores="", calibrated=True)
+    assert re.search(r"with a caption in another language\W+1 \(11\.1%\)", text.getvalue())
+
+
+def test_a_foreign_shard_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"error": [None], "text": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(SchemaError, match=r"other\.parquet lacks the columns \['absent', 'annotations', 'id'"):
+        tally(tmp_path)
+
+
+def test_categories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supercategory is the most frequent head; of equally frequent ones the first of the alphabet."""
+    heads = {("glasses", "glass"): 2, ("glasses", "glasses"): 3, ("top", "top"): 1, ("top", "cloth"): 1}
+    for counted, expected in (({}, {}), (heads, {"glasses": ("glasses", 5), "top": ("cloth", 2)})):
+        write_categories(Tally(categories=Counter(counted)), tmp_path / "categories.parquet")
+        table = pq.read_table(tmp_path / "categories.parquet")
+        assert table.column_names == ["id", "name", "supercategory", "count"]
+        rows = table.to_pylist()
+        assert {row["name"]: (row["supercategory"], row["count"]) for row in rows} == expected
+        assert [row["id"] for row in rows] == sorted(stable_id(row["name"]) for row in rows)
+    monkeypatch.setattr(write, "stable_id", lambda text: 7)
+    with pytest.raises(SchemaError, match="'glasses' and 'top' have the same category id 7"):
+        write_categories(Tally(categories=Counter(heads)), tmp_path / "others.parquet")
+    assert not (tmp_path / "others.parquet").exists()
+
+
+@pytest.mark.parametrize("embed_images", [False, True])
+def test_load_dataset_reads_every_row(embed_images: bool, tmp_path: Path) -> None:
+    """The features are the schema's: a first file whose rows all failed must not decide on the types."""
+    import datasets
+
+    write_shards(mixed(), tmp_path / "data", embed_images=embed_images)
+    schema = dataset_schema(embed_images=embed_images)
+    card = dataset_card(tally(tmp_path / "data"), schema, model="demo", explainer="grad_eclip", fitted_to="2 images")
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["configs"][0]["data_files"] == [{"split": "train", "path": "data/*.parquet"}]
+    assert "license" not in header, "the images' licence is not ours to state"
+    for line in ("| images | 9 |", "| failed | 2 |", "| without phrases | 1 |", "| regions | 9 |", "`demo`"):
+        assert line in card
+    assert all(f"| `{name}` | " in card for name in (*schema.names, *(field.name for field in ENTRIES["annotations"])))
+    assert "[x, y, w, h], half open, of the mask (px)" in card
+
+    loaded = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert list(loaded) == ["train"]
+    rows = loaded["train"]
+    assert list(rows.features) == schema.names
+    for field in schema:
+        if field.name == "image":
+            assert isinstance(rows.features["image"], datasets.Image)
+        else:
+            assert rows.features.arrow_schema.field(field.name).type == field.type, field.name
+    for row, record in zip(rows, mixed(), strict=True):
+        assert row["sample_id"] == record.sample.sample_id
+        for annotation, region in zip(row["annotations"], record.regions, strict=True):
+            assert annotation["bbox"] == list(region.box_xywh_px)
+            assert annotation["segmentation"] == {"size": [HEIGHT, WIDTH], "counts": region.mask.counts}
+        if embed_images:
+            assert (row["image"] is None) == (record.error is not None)
+            assert row["image"] is None or np.asarray(row["image"]).shape == (HEIGHT, WIDTH, 3)

@@ -1,0 +1,31 @@
+"""`import phrasebox`: the public names, and that nothing heavy is loaded before one is used."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import phrasebox
+import pipeline
+from pipeline.load import RegionStream
+from tests.architecture.source import ROOT
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert phrasebox.__version__ == pipeline.__version__
+    assert phrasebox.RegionStream is RegionStream
+    for name in set(phrasebox.__all__) - {"__version__"}:
+        assert inspect.getdoc(getattr(phrasebox, name)), name
+        assert name in (phrasebox.__doc__ or ""), name
+    assert set(phrasebox.__all__) <= set(dir(phrasebox))
+    with pytest.raises(AttributeError, match="no attribute 'Locater'"):
+        phrasebox.Locater  # noqa: B018
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = "import sys, phrasebox; print({'torch', 'ray', 'pyarrow', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
