@@ -1,10 +1,10 @@
-"""Prove the data: train the same model on the regions of several sources, and measure what it has learned.
+"""Prove the data: train the same model on the regions of several sources, and measure the result.
 
     python configs/proof/prove.py configs/proof/scenes.yaml --out out/proof-scenes
     python configs/proof/prove.py configs/proof/photos.yaml --out out/proof-photos --photos photos/
 
 Everything is done by phrasebox's own verbs, so that each step can be repeated by hand: the commands are in
-`OUT/commands.txt`. What is there already is not done again: the same command goes on after a stop.
+`OUT/commands.txt`. Finished steps are not repeated: the same command resumes after a stop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -38,9 +37,9 @@ class Proof:
     """An experiment.
 
     Args:
-        plan: what a file beside this one says.
-        out: folder of all that is made.
-        photos: what stands for PHOTOS.
+        plan: contents of a file beside this one.
+        out: folder for data, models and tables.
+        photos: folder that PHOTOS in the plan means.
         workers: commands at a time.
     """
 
@@ -66,7 +65,7 @@ class Proof:
         print(text)
 
     def draw(self) -> None:
-        """Scenes; or photographs out of archives, and the first lines of files of captions."""
+        """Draw scenes, or unpack photographs and the first lines of files of captions."""
         for name, how in self.plan.get("scenes", {}).items():
             folder = self.out / "data" / name
             if not (folder / "truth.json").exists():
@@ -83,7 +82,7 @@ class Proof:
                 target.write_text("".join(islice(file, count)), encoding="utf-8")
 
     def make_dataset(self, source: str) -> None:
-        """The regions of a source, and what they cost."""
+        """Make the regions of a source, and note their cost."""
         folder = self.out / "datasets" / source
         if (folder / "cost.json").exists():
             return
@@ -96,7 +95,7 @@ class Proof:
         (folder / "cost.json").write_text(json.dumps({"seconds": seconds, "bytes": size, "counts": counts}))
 
     def tune(self, arm: str, seed: int) -> None:
-        """A model of an arm, and what it has learned."""
+        """Train and score a model of an arm."""
         folder = self.out / "models" / f"{arm.replace(' ', '-')}-{seed}"
         settings = {**self.plan["tuning"], **self.plan["arms"][arm], "seed": seed}
         dataset = self.out / "datasets" / settings.pop("data.path")
@@ -107,7 +106,7 @@ class Proof:
         self.score(arm, seed, folder / "model")
 
     def score(self, arm: str, seed: int, model: Path | str) -> None:
-        """What a model knows of regions, as a file."""
+        """Write a model's scores on regions to a file."""
         path = self.scored(arm, seed)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
@@ -116,7 +115,7 @@ class Proof:
             path.with_suffix(".tmp").rename(path)
 
     def scored(self, arm: str, seed: int) -> Path:
-        """The file of the figures of a model."""
+        """Return the file of a model's scores."""
         return self.out / "scores" / f"{arm.replace(' ', '-')}-{seed}.json"
 
     def phrasebox(self, verb: str, *arguments: object) -> tuple[str, float]:
@@ -141,7 +140,7 @@ class Proof:
             return out.read(), usage.ru_utime + usage.ru_stime
 
     def table(self) -> dict[str, Any]:
-        """The figures of every arm: means over seeds with intervals over images, and how much of the gap it closes."""
+        """Return the figures of every arm: means over seeds with intervals over images, and the share of the gap."""
         arms = {"frozen": [0], **dict.fromkeys(self.plan["arms"], self.plan["seeds"])}
         found = {
             arm: [json.loads(self.scored(arm, seed).read_text("utf-8")) for seed in seeds]
@@ -160,7 +159,7 @@ class Proof:
 
 
 def hits_by_image(scores: Sequence[Mapping[str, Any]], figure: str) -> NDArray[np.float64]:
-    """Of each image how many queries are answered right at once, and how many there are: (images, 2), over seeds."""
+    """Return for each image the right top-1 answers and the queries, averaged over seeds: (images, 2)."""
     sums = np.zeros((len(scores[0]["images"]), 2))
     for score in scores:
         answers = score["answers"][figure]
@@ -172,7 +171,7 @@ def hits_by_image(scores: Sequence[Mapping[str, Any]], figure: str) -> NDArray[n
 
 
 def compared(own: NDArray[np.float64], captions: NDArray[np.float64], exact: NDArray[np.float64]) -> dict[str, Any]:
-    """A figure, its difference from captions alone, and the share of the way from there to exact boxes.
+    """Return a figure, its difference from captions alone, and the share of the gap from there to exact boxes.
 
     Each with the 95 % interval of a bootstrap over images, which draws the same images for all three models.
     """
@@ -192,7 +191,7 @@ def compared(own: NDArray[np.float64], captions: NDArray[np.float64], exact: NDA
 
 
 def as_markdown(figures: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Two tables: what was learned, and what the regions cost."""
+    """Return two tables: the figures, and the regions' costs."""
     lines = [
         "| arm | " + " | ".join(names) + f" | {names[0]} over captions | gap closed |",
         "|---" * (len(names) + 3) + "|",
@@ -211,16 +210,15 @@ def as_markdown(figures: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def rows_of(figures: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
-    """A line for each arm."""
+    """Yield a line for each arm."""
 
     def shown(entry: Mapping[str, float]) -> str:
-        text = f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
-        return re.sub(r"\b0\.", ".", text)
+        return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
 
     for arm, row in figures.items():
         if arm != "costs":
             first = row[names[0]]
-            values = [f"{row[name]['top1']['value']:.3f}".removeprefix("0") for name in names]
+            values = [f"{row[name]['top1']['value']:.3f}" for name in names]
             closed = "" if arm == "frozen" else shown(first["gap_closed"])
             yield f"| {arm} | {' | '.join(values)} | {shown(first['over_captions'])} | {closed} |"
 

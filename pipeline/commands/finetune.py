@@ -9,16 +9,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from pipeline.commands.options import Json, Where, naming_options
+from pipeline.commands.options import Json, Settings, Where, naming_options
 from pipeline.finetune import RECIPES
-from pipeline.terminal import console, errors, progress_bar
-
-if TYPE_CHECKING:
-    from pipeline.finetune.loop import Tuned
+from pipeline.terminal import Terminated, console, errors, progress_bar, stoppable
 
 
 def finetune(
@@ -32,17 +29,13 @@ def finetune(
             help="Model to begin with: demo, NAME/TAG of open_clip, or a checkpoint (model.name).",
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", metavar="FILE", help="Weights for a --model without a tag (model.weights)."),
-    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
             "--recipe",
             metavar="|".join(RECIPES),
-            help="What the model is taught: regions against phrases (align, the default), or what regions have to "
-            "beat: crops, mosaics of whole images, captions alone (recipe.kind).",
+            help="Regions against phrases (align, the default), or a baseline for them: crops, mosaics of whole "
+            "images, captions alone (recipe.kind).",
         ),
     ] = None,
     epochs: Annotated[
@@ -62,29 +55,27 @@ def finetune(
         str | None,
         typer.Option("--images", metavar="DIR", help="Folder or URL of the images, if they moved (data.image_root)."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of order and draws (seed; 0).")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE.yaml", help="Settings in YAML; options override it.")
     ] = None,
-    settings: Annotated[
-        list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key, e.g. --set recipe.region_weight=0.1. Repeatable."),
-    ] = [],  # noqa: B006  typer copies it
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the training in --out and begin anew.")] = False,
+    settings: Settings = [],  # noqa: B006  typer copies it
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the training in --out and begin anew.")] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all keys with their values as YAML and exit.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a CLIP on a dataset. The same command goes on where it stopped.
+    """Fine-tune a CLIP on a dataset. The same command resumes a training that was stopped.
 
     \b
     phrasebox finetune out/ --out tuned/ --model ViT-B-16/laion2b_s34b_b88k --epochs 2
     phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
     torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
+    # They load torch, which `--help` does without.
     from pipeline.config import as_yaml, load_config
     from pipeline.finetune.config import FinetuneConfig
+    from pipeline.finetune.loop import finetune as train
 
     given = {
         "data.path": dataset,
@@ -93,58 +84,38 @@ def finetune(
         "data.where": where or None,
         "out": str(out),
         "model.name": model,
-        "model.weights": weights,
         "recipe.kind": recipe,
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "seed": seed,
     }
     resolved = load_config(config, settings, model=FinetuneConfig, assigned=given)
     if print_config:
         sys.stdout.write(as_yaml(resolved.model_dump(mode="json")))
         return
-    if fresh:
-        from pipeline.finetune.files import TuningFolder
-
-        TuningFolder(resolved.out).clear()
-    tuned = _finetune(resolved, errors if as_json else console)
-    if tuned is None:
-        return
-    if as_json:
-        sys.stdout.write(json.dumps({**asdict(tuned), "model": str(tuned.model)}, indent=1) + "\n")
-        return
-    _print(tuned)
-
-
-def _finetune(config: Any, speaks: Any) -> Tuned | None:
-    """The training; None on a rank that does not lead. Raises typer.Exit where a person stops it."""
-    from pipeline.finetune.loop import finetune as train
-    from pipeline.terminal import Terminated, stoppable
-
-    leads = os.environ.get("RANK", "0") == "0"
+    said, leads = errors if as_json else console, os.environ.get("RANK", "0") == "0"
+    bars: list[Callable[[int], None]] = []
     try:
         with naming_options(), stoppable(), ExitStack() as stack:
-            bars: list[Callable[[int], None]] = []
 
             def on_step(step: int, steps: int) -> None:
-                if not bars:  # how many steps there are is known when the first is taken
-                    bars.append(stack.enter_context(progress_bar(speaks, "steps", steps)))
+                if not bars:  # the number of steps is known when the first is taken
+                    bars.append(stack.enter_context(progress_bar(said, "steps", steps)))
                 bars[0](step)
 
-            tuned = train(config, on_step, lambda text: speaks.print(text, soft_wrap=True, highlight=False))
+            tuned = train(
+                resolved, on_step, lambda text: said.print(text, soft_wrap=True, highlight=False), fresh=fresh
+            )
     except KeyboardInterrupt as stop:
         if leads:
-            errors.print("stopped. The same command goes on from the last checkpoint.")
+            errors.print("stopped. The same command resumes from the last checkpoint.")
         raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
-    return tuned if leads else None
-
-
-def _print(tuned: Tuned) -> None:
-    losses = ", ".join(f"{name} {value:.3f}" for name, value in tuned.losses.items())
-    console.print(
-        f"{tuned.steps:,} steps on {tuned.images:,} images in {tuned.seconds:,.0f} s: {losses}", highlight=False
-    )
-    if tuned.bad_images:
-        console.print(f"{tuned.bad_images:,} images could not be read and were left out", style="yellow")
-    console.print(f"the tuned model is in {tuned.model}: take it as --model {tuned.model.parent}", soft_wrap=True)
+    if leads and as_json:
+        sys.stdout.write(json.dumps({**asdict(tuned), "model": str(tuned.model)}, indent=1) + "\n")
+    elif leads:
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in tuned.losses.items())
+        done = f"{tuned.steps:,} steps on {tuned.images:,} images in {tuned.seconds:,.0f} s: {losses}"
+        console.print(done, highlight=False)
+        if tuned.bad_images:
+            console.print(f"{tuned.bad_images:,} images could not be read and were left out", style="yellow")
+        console.print(f"the tuned model is in {tuned.model}: take it as --model {tuned.model.parent}", soft_wrap=True)

@@ -5,32 +5,29 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from pipeline.commands.options import ConfigFile, InputImages, Json, ModelName, Settings, input_or_config
+from pipeline.summary import duration
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import RunConfig
-    from pipeline.graph import Graph
-    from pipeline.plan.forecast import Forecast
-    from pipeline.plan.sample import Costs
-    from pipeline.plan.trial import Trial
+    from pipeline.plan import Costs, Forecast
 
-MILLION: Final = 1_000_000
+MILLION = 1_000_000
 
 
 def plan(
     source: Annotated[
-        str | None,
-        typer.Argument(metavar="INPUT|CONFIG.yaml", help="As `phrasebox run` takes it."),
+        str | None, typer.Argument(metavar="INPUT|CONFIG.yaml", help="As `phrasebox run` takes it.")
     ] = None,
     images: InputImages = None,
     model: ModelName = None,
@@ -42,9 +39,7 @@ def plan(
     samples: Annotated[int, typer.Option("--samples", metavar="N", min=2, help="Samples to measure with.")] = 96,
     total: Annotated[
         int | None,
-        typer.Option(
-            "--total", metavar="N", min=1, help="Images of the run; by default those of INPUT, if it says how many."
-        ),
+        typer.Option("--total", metavar="N", min=1, help="Images of the run; by default those of INPUT, if known."),
     ] = None,
     cores: Annotated[
         int | None, typer.Option("--cores", metavar="N", min=1, help="Also estimate for a cluster with N cores.")
@@ -56,14 +51,14 @@ def plan(
             "--gpu-rate",
             metavar="IMAGES/S",
             min=0.001,
-            help="Images a second of one of its GPUs. Not needed where the sample is measured on one.",
+            help="Images a second of one of its GPUs; by default that of this machine's GPU.",
         ),
     ] = None,
     core_price: Annotated[
-        float | None, typer.Option("--core-price", metavar="PRICE", min=0, help="Price of one core for an hour.")
+        float | None, typer.Option("--core-price", metavar="PRICE", min=0, help="Price of one core-hour.")
     ] = None,
     gpu_price: Annotated[
-        float | None, typer.Option("--gpu-price", metavar="PRICE", min=0, help="Price of one GPU for an hour.")
+        float | None, typer.Option("--gpu-price", metavar="PRICE", min=0, help="Price of one GPU-hour.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -74,15 +69,14 @@ def plan(
 
     \b
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k
-    phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500 --core-price .04 --gpu-price 2.5
+    phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500 --core-price 0.04 --gpu-price 2.5
     """
+    # Stages and engines load torch, which `--help` does without.
     from pipeline.config import load_config
     from pipeline.engines import chosen
-    from pipeline.engines.inline import samples_in
+    from pipeline.engines.inline import call_rows, samples_in
     from pipeline.graph import build_graph, fetch_weights
-    from pipeline.plan.forecast import Machine, forecast
-    from pipeline.plan.sample import measure
-    from pipeline.plan.trial import tried
+    from pipeline.plan import RAY_BATCH_S, RAY_CORES, Machine, forecast, machine_here, measure
     from stages.read import plan_shards
     from stages.shared.model.device import pick_device
 
@@ -98,82 +92,30 @@ def plan(
     graph = build_graph(resolved)
     if graph.loads_model:
         fetch_weights(resolved.model, lambda line: said.print(line, soft_wrap=True))
-    images_in_all = total or samples_in(plan_shards(graph.reader))
+    counts = dict.fromkeys((total or samples_in(plan_shards(graph.reader)) or MILLION, MILLION))
     resolved = chosen(resolved, None)  # the table always has a column for a million images
-    cores_here, workers, late = here(resolved, on_gpu=on_gpu)
-    costs = measure(resolved, samples, workers)
-    trial = tried(resolved)
-    gpu_rate_here = 1 / costs.steps[costs.explain] if on_gpu else None
-    prices: dict[str, Any] = {"core_price": core_price, "gpu_price": gpu_price}
-    machines = {
-        "here": Machine(
-            cores=cores_here,
-            workers=workers,
-            late_workers=late,
-            gpus=int(on_gpu),
-            gpu_rate=gpu_rate_here,
-            **taken(resolved, graph, trial, on_gpu=on_gpu),
-            **prices,
-        )
-    }
+    machines = {"here": machine_here(resolved, on_gpu=on_gpu)}
     if cores is not None:
-        machines["on the cluster"] = Machine(
-            cores=cores,
-            workers=cores,
-            gpus=gpus,
-            gpu_rate=gpu_rate or gpu_rate_here,
-            **taken(resolved, graph, trial, on_gpu=bool(gpus)),
-            **prices,
-        )
-    forecasts = [
-        (where, forecast(costs, count, one))
-        for where, one in machines.items()
-        for count in dict.fromkeys((images_in_all or MILLION, MILLION))
-    ]
+        machines["on the cluster"] = Machine(cores=cores, workers=cores, gpus=gpus)
+    costs = measure(resolved, samples, machines["here"].workers)
+    rate_here = 1 / costs.steps[costs.explain] if on_gpu else None
+    forecasts = []
+    for where, machine in machines.items():
+        rate = rate_here if where == "here" else gpu_rate or rate_here
+        priced = replace(machine, gpu_rate=rate, core_price=core_price, gpu_price=gpu_price)
+        if resolved.engine.kind == "ray":
+            rows = call_rows(graph.model, "cuda" if machine.gpus else "cpu")
+            priced = replace(priced, own_cores=RAY_CORES, own_s=RAY_BATCH_S / rows)
+        forecasts += [(where, forecast(costs, count, priced)) for count in counts]
     if as_json:
-        told = [{"where": where, **asdict(each)} for where, each in forecasts]
-        found = {"costs": asdict(costs), "trial": asdict(trial), "forecasts": told}
-        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+        plain = [{"where": where, **asdict(each)} for where, each in forecasts]
+        sys.stdout.write(json.dumps({"costs": asdict(costs), "forecasts": plain}, indent=1) + "\n")
         return
-    print_plan(costs, trial, forecasts, console)
+    print_plan(costs, forecasts, console)
 
 
-def here(config: RunConfig, *, on_gpu: bool) -> tuple[int, int, int]:
-    """Cores, model workers, and how many of these start late, of a run on this machine.
-
-    A plain process counts as one core, whatever its threads.
-    """
-    from pipeline.engines import cores_here
-    from pipeline.engines.ray_cluster import CPU_MODEL_WORKERS
-
-    engine = config.engine
-    if engine.kind == "inline":
-        return 1, 1, 0
-    cores = cores_here()
-    workers = engine.most_explain_workers or (1 if on_gpu else min(cores, CPU_MODEL_WORKERS))
-    at_once = engine.fewest_explain_workers or (workers if on_gpu else -(-workers // 2))
-    return cores, workers, workers - at_once
-
-
-def taken(config: RunConfig, graph: Graph, trial: Trial, *, on_gpu: bool) -> dict[str, Any]:
-    """What a run takes of any machine beside its images, as arguments of `Machine`."""
-    from pipeline.engines.inline import call_rows
-    from pipeline.plan.forecast import RAY_BATCH_S, RAY_CORES
-
-    found = {"start_s": trial.ready_s, "first": trial.images, "end_s": trial.end_s}
-    if config.engine.kind != "ray":
-        return found
-    rows = call_rows(graph.model, "cuda" if on_gpu else "cpu")
-    return {
-        **found,
-        "last_file": config.output.rows_per_file,
-        "own_cores": RAY_CORES,
-        "own_s": RAY_BATCH_S / rows,
-    }
-
-
-def print_plan(costs: Costs, trial: Trial, forecasts: Sequence[tuple[str, Forecast]], console: Console) -> None:
-    """The tables for people."""
+def print_plan(costs: Costs, forecasts: Sequence[tuple[str, Forecast]], console: Console) -> None:
+    """Print the tables for people."""
     failed = f", {costs.failed:,} of which failed" if costs.failed else ""
     processes = f"{costs.processes} processes at once, " if costs.processes > 1 else ""
     console.print(
@@ -183,13 +125,12 @@ def print_plan(costs: Costs, trial: Trial, forecasts: Sequence[tuple[str, Foreca
     )
     table = Table("step", "ms an image", box=SIMPLE_HEAD, title="What an image takes of a core", title_justify="left")
     table.columns[1].justify = "right"
-    for step, seconds in costs.steps.items():
+    for step, seconds in {**costs.steps, "a phrase seen for the first time": costs.text_s}.items():
         table.add_row(step, f"{1000 * seconds:.1f}")
-    table.add_row("a phrase seen for the first time", f"{1000 * costs.text_s:.1f}")
     console.print(table)
     console.print(
-        f"a run over the first {trial.images:,} images: {trial.ready_s:.1f} s until the model had answered them, "
-        f"{trial.end_s:.1f} s from there to its end",
+        f"a run over the first {costs.first:,} images: {costs.ready_s:.1f} s until the model had answered them, "
+        f"{costs.end_s:.1f} s from there to its end",
         soft_wrap=True,
     )
     table = Table(box=SIMPLE_HEAD, title="What a run takes", title_justify="left")
@@ -203,29 +144,13 @@ def print_plan(costs: Costs, trial: Trial, forecasts: Sequence[tuple[str, Foreca
         "core hours": lambda each: f"{each.core_hours:,.1f}",
         "GPU hours": lambda each: f"{each.gpu_hours:,.1f}",
         "cores a GPU": lambda each: "-" if each.cores_per_gpu is None else f"{each.cores_per_gpu:,.1f}",
-        "dataset": lambda each: size(each.disk_bytes),
-        "memory of model workers": lambda each: size(each.memory_bytes),
+        "dataset": lambda each: decimal(round(each.disk_bytes)),
+        "memory of model workers": lambda each: decimal(round(each.memory_bytes)),
         "different phrases": lambda each: f"{each.texts:,.0f}",
         "price": lambda each: "-" if each.price is None else f"{each.price:,.2f}",
     }
-    for name, told in rows.items():
-        cells = [told(each) for _, each in forecasts]
+    for name, shown in rows.items():
+        cells = [shown(each) for _, each in forecasts]
         if any(cell not in ("-", "0.0") for cell in cells):
             table.add_row(name, *cells)
     console.print(table)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, in the largest unit of which there is at least one and a half."""
-    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * unit:
-            return f"{seconds / unit:,.1f} {name}"
-    return f"{seconds:.0f} s"
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if count >= unit:
-            return f"{count / unit:,.1f} {name}"
-    return f"{count / 1e3:,.0f} kB"

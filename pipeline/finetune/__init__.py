@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from stages.contract.kinds import KindTable
 
 if TYPE_CHECKING:
-    from pipeline.finetune.recipes.base import Recipe
+    from pipeline.finetune.recipe import Recipe
 
 RECIPES: Final[KindTable[Recipe[Any]]] = KindTable(
     {
-        "align": "pipeline.finetune.recipes.align:Align",
-        "clipself": "pipeline.finetune.recipes.clipself:ClipSelf",
-        "clim": "pipeline.finetune.recipes.clim:Clim",
-        "captions": "pipeline.finetune.recipes.captions:Captions",
+        "align": "pipeline.finetune.align:Align",
+        "clipself": "pipeline.finetune.clipself:ClipSelf",
+        "clim": "pipeline.finetune.clim:Clim",
+        "captions": "pipeline.finetune.captions:Captions",
     },
     default="align",
 )

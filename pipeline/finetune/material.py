@@ -1,13 +1,15 @@
-"""A dataset as the batches of a training: which images a step has is a function of the seed and the step alone."""
+"""A dataset as the batches of a training: the images of a step follow from the seed and the step alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import open_clip
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,32 +23,22 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """A rank's part of a step's images, B of them with R regions.
+    """A rank's part of a step's images, B of them with R regions."""
 
-    Attributes:
-        rgb: uint8 (B, side, side, 3).
-        captions: one of each image's, drawn anew in each epoch.
-        rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open.
-        phrases: U different phrases.
-        phrase_indices: int64 (R,), into `phrases`.
-        scores: float (R,), 0 .. 1.
-        seeds: of the step and this part of it, for what a recipe draws.
-    """
-
-    rgb: Tensor
-    captions: list[str]
-    rois: Tensor
-    phrases: list[str]
-    phrase_indices: Tensor
-    scores: Tensor
-    seeds: tuple[int, ...]
+    rgb: Tensor  # uint8 (B, side, side, 3)
+    captions: list[str]  # one of each image's, drawn anew in each epoch
+    rois: Tensor  # float (R, 5): image of the batch, x0, y0, x1, y1 in px of `rgb`, half open
+    phrases: list[str]  # U different ones
+    phrase_indices: Tensor  # int64 (R,), into `phrases`
+    scores: Tensor  # float (R,), 0 .. 1
+    seeds: tuple[int, ...]  # of the training, the step and the rank, for a recipe's draws
 
 
 class TuningData:
     """The images and regions that a model learns from.
 
     Args:
-        config: which.
+        config: the dataset and its selection.
         side_px: of the squares that images are stretched to.
         seed: of the order.
         batch_size: images of a step, of all ranks.
@@ -66,39 +58,30 @@ class TuningData:
             keep_empty=True,
             on_bad_image="skip",
         )
-        if not len(self._rows):
+        self.images = len(self._rows)
+        if not self.images:
             raise InputError(f"{config.path} holds no image that could be read")
-        if len(self._rows) < batch_size:
-            raise ConfigError(f"batch_size: a step takes {batch_size} images, and {config.path} has {len(self._rows)}")
-
-        self._epoch, self._order = -1, np.zeros(0, np.int64)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Whole batches of a pass over the images; what is left over comes in another pass."""
-        return len(self._rows) // self.batch_size
-
-    @property
-    def images(self) -> int:
-        """How many there are."""
-        return len(self._rows)
+        if self.images < batch_size:
+            raise ConfigError(f"batch_size: a step takes {batch_size} images, and {config.path} has {self.images}")
+        self.steps_per_epoch = self.images // batch_size
+        """Whole batches of a pass over the images; those left over are in another pass."""
 
     @property
     def bad_images(self) -> int:
-        """Images that could not be read so far and were left out, counted each time."""
+        """Images left out so far because they could not be read, counted each time."""
         return self._rows.bad_images.count
 
     def phrases(self) -> list[str]:
-        """Every different phrase of the chosen regions, sorted. Reads the dataset once, without images."""
+        """Return the different phrases of the chosen regions, sorted. Reads the dataset once, without images."""
         rows = RegionDataset(
             self.config.path, Contents(images=False), min_score=self.config.min_score, where=self.config.where
         )
         return sorted({phrase for number in range(len(rows)) for phrase in rows[number]["phrases"]})
 
     def batches(self, steps: Sequence[int], rank: int, ranks: int) -> Iterator[TrainingBatch]:
-        """This rank's parts of some steps, in order; parts of a step lie behind each other in it.
+        """Yield this rank's parts of some steps, in order; the parts of a step follow each other in it.
 
-        Raises InputError where none of a part's images can be read.
+        Raises InputError if no image of a part can be read.
         """
         parts = [self._part(step, rank, ranks) for step in steps]
         loader = DataLoader(
@@ -118,33 +101,31 @@ class TuningData:
 
     def _part(self, step: int, rank: int, ranks: int) -> list[int]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self._rows))
-        own = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        own = _order(self.seed, epoch, self.images)[place * self.batch_size : (place + 1) * self.batch_size]
         first, last = (len(own) * number // ranks for number in (rank, rank + 1))
         return [int(number) for number in own[first:last]]
 
     def _batch(self, batch: dict[str, Any], step: int, rank: int) -> TrainingBatch:
-        images = batch["images"]
         drawn = [
             captions[int(np.random.default_rng([self.seed, step, image % 2**32]).integers(len(captions)))]
             for captions, image in zip(batch["captions"], batch["ids"].tolist(), strict=True)
         ]
         return TrainingBatch(
-            rgb=images.permute(0, 2, 3, 1),
+            rgb=batch["images"].permute(0, 2, 3, 1),
             captions=drawn,
-            rois=batch["rois"],
-            phrases=batch["phrases"],
-            phrase_indices=batch["phrase_indices"],
-            scores=batch["scores"],
+            **{name: batch[name] for name in ("rois", "phrases", "phrase_indices", "scores")},
             seeds=(self.seed, step, rank),
         )
 
 
+@lru_cache(maxsize=1)
+def _order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
+
+
 @dataclass(frozen=True, slots=True)
 class _Collate:
-    """Samples -> a batch, with the boxes that the training is to have."""
+    """Samples -> a batch, with their own boxes or with shuffled ones."""
 
     boxes: str
 
@@ -156,7 +137,7 @@ class _Collate:
 
 
 def shuffled_boxes(rois: Tensor) -> Tensor:
-    """Boxes (R, 5) that move on by one region within their image; the only one of an image gets that of the next."""
+    """Move boxes (R, 5) on by one region within their image; the only one of an image gets that of the next image."""
     moved = rois.clone()
     owners = rois[:, 0]
     for image in owners.unique().tolist():
@@ -168,10 +149,10 @@ def shuffled_boxes(rois: Tensor) -> Tensor:
     return moved
 
 
-def refuse_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:
-    """Raise ConfigError for a phrase of which the tokenizer would leave out words: it would teach something else.
+def reject_long_phrases(phrases: Sequence[str], tokenizer: Any) -> None:
+    """Raise ConfigError for a phrase of which the tokenizer would cut words: it would teach something else.
 
-    Of tokenizers that are not CLIP's own it is not known what they leave out.
+    Tokenizers that are not CLIP's own are not checked: their cuts are not known.
     """
     if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
         return

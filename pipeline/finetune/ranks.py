@@ -2,8 +2,8 @@
 
 Each rank computes the features of its part of the batch, all ranks exchange them, and each computes the loss of the
 whole batch, in which its own features alone carry gradients. The sum of the ranks' gradients is then the gradient of
-that loss. What is no feature of an image or text of the batch, such as a temperature, carries a gradient on the first
-rank only (`once`).
+that loss. A value that is no feature of an image or text, such as a temperature, carries a gradient on the first rank
+only (`once`).
 """
 
 from __future__ import annotations
@@ -22,28 +22,23 @@ from torch import Tensor, nn
 from stages.contract.errors import PhraseboxError
 
 _PATIENCE: Final = timedelta(minutes=10)
-"""After which a rank gives up waiting for another."""
+"""A rank gives up waiting for another after this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankGroup:
-    """This process among those that train together.
-
-    Attributes:
-        rank: 0 .. size - 1.
-        size: how many there are.
-    """
+    """This process among those that train together: its number, 0 .. size - 1, and how many there are."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this is the rank that writes files and speaks."""
+        """Whether this is the rank that writes files and messages."""
         return self.rank == 0
 
     def everyone(self, own: Tensor) -> Tensor:
-        """Rows of all ranks, those of rank 0 first; ranks may have different numbers. Only own rows have gradients."""
+        """Return the rows of all ranks, in order; their numbers may differ. Only own rows have gradients."""
         if self.size == 1:
             return own
         counts: list[int] = self.objects(len(own))
@@ -56,12 +51,16 @@ class RankGroup:
         return torch.cat(cut)
 
     def objects(self, own: Any) -> list[Any]:
-        """An object of each rank."""
+        """Return an object of each rank."""
         if self.size == 1:
             return [own]
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, own)
         return found
+
+    def items(self, own: list[Any]) -> list[Any]:
+        """Return the items of all ranks' lists in one list."""
+        return [item for part in self.objects(own) for item in part]
 
     def broadcast(self, own: Any) -> Any:
         """Return the leading rank's object, on every rank."""
@@ -73,7 +72,7 @@ class RankGroup:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise on every rank the PhraseboxError that a rank raises in the block: alone, the others would wait for it.
+        """Raise on every rank the PhraseboxError that a rank raises in the block: otherwise the others would wait.
 
         The block itself exchanges nothing.
         """
@@ -87,24 +86,20 @@ class RankGroup:
             raise failure or failures[0]
 
     def once(self, value: Tensor) -> Tensor:
-        """A value that all ranks have alike, with its gradient on the first rank alone."""
+        """Return a value that is equal on all ranks, with its gradient on the first rank alone."""
         return value if self.leads else value.detach()
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give each parameter the sum of its gradients over all ranks."""
         if self.size == 1:
             return
-        parameters = list(parameters)
+        under_way = []
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-        dist.all_reduce(flat)
-        first = 0
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.copy_(flat[first : first + parameter.numel()].view_as(parameter))
-            first += parameter.numel()
+            under_way.append(dist.all_reduce(parameter.grad, async_op=True))
+        for reduction in under_way:
+            reduction.wait()
 
     def wait(self) -> None:
         """Wait until all ranks are here."""
@@ -114,8 +109,10 @@ class RankGroup:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[RankGroup]:
-    """The group of processes that the surroundings speak of: one that is initialised, as Ray Train does it, or one that
-    torchrun's variables describe, which is left at the end; else this process alone."""
+    """Join the group of processes that is initialised, as Ray Train does it, or that torchrun's variables describe.
+
+    The latter is left at the end of the block. If there is neither, this process is alone.
+    """
     if dist.is_available() and dist.is_initialized():
         yield RankGroup(dist.get_rank(), dist.get_world_size())
         return

@@ -1,1 +1,1 @@
-"""How the embedded model was made: `python -m pipeline.training run`, then `export`; needs torch >= 2.9."""
+"""How the two bundled models were made: `python -m pipeline.training`; needs torch >= 2.9. It is not in the wheel."""

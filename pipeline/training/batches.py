@@ -1,6 +1,6 @@
-"""What training learns from: batches of freshly drawn scenes, their tokens, and which phrases are true of which scene.
+"""Data of the training on drawn scenes: batches, their tokens, and which phrases are true of which scene.
 
-A truth table says what captions and phrases are true of which scenes. Its columns are the colour-kind pairs, the kinds
+A truth table says which captions and phrases are true of which scenes. Its columns are the colour-kind pairs, the kinds
 and the colours; the same again for "at least two of them"; then the number of things. A caption counts as true of a
 scene if the scene has everything that the caption claims and nothing that it denies. Such a pair must not be trained
 apart, even if the caption was written for another scene.
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.scenes.captions import (
     COLOUR_NAMES,
@@ -37,10 +37,16 @@ from pipeline.scenes.captions import (
     all_templates,
 )
 from pipeline.scenes.scene import SceneObject, make_scene, resize_image
-from pipeline.training.config import Phase
+from pipeline.training.model import CONTEXT_LENGTH
+
+if TYPE_CHECKING:
+    from pipeline.training.drawn import Phase
+
+VOCABULARY_FILE: Final = "bpe_vocab.txt.gz"
 
 _KIND_INDEX: Final = {kind: k for k, kind in enumerate(KINDS)}
 _COLOUR_INDEX: Final = {colour: k for k, colour in enumerate(COLOUR_NAMES)}
+
 PAIRS: Final = len(KINDS) * len(COLOUR_NAMES)
 """Number of colour-kind pairs, the first columns; pair (k, c) is column k * colours + c."""
 
@@ -53,16 +59,11 @@ COLUMNS: Final = 2 * CONCEPTS + 7
 _NUMBER_VALUES: Final = {word: number for number, word in NUMBER_WORDS.items()}
 
 _QUERY_WORDS: Final = "of one photograph drawing illustration scene it them this that all also close"
-"""Words that scenes do not use but people put around a phrase. They are untrained, but at least stay whole."""
+"""Words that scenes do not use but people put around a phrase. They are untrained, but stay whole."""
 
 
 def concept_column(kind: str | None, colour: str | None) -> int:
-    """Column of a kind and colour, of a kind (colour None) or of a colour (kind None).
-
-    Raises:
-        ValueError: both are None.
-        KeyError: a name is unknown.
-    """
+    """Return the column of a kind and colour, of a kind (colour None) or of a colour (kind None)."""
     if kind is not None and colour is not None:
         return _KIND_INDEX[kind] * len(COLOUR_NAMES) + _COLOUR_INDEX[colour]
     if kind is not None:
@@ -73,7 +74,7 @@ def concept_column(kind: str | None, colour: str | None) -> int:
 
 
 def present(objects: Sequence[SceneObject]) -> npt.NDArray[np.float32]:
-    """Row of the truth table for a scene: float32 (COLUMNS,), 0 or 1."""
+    """Return the row of the truth table for a scene: float32 (COLUMNS,), 0 or 1."""
     counts: Counter[int] = Counter()
     for thing in objects:
         for kind, colour in ((thing.kind, thing.colour), (thing.kind, None), (None, thing.colour)):
@@ -88,7 +89,7 @@ def present(objects: Sequence[SceneObject]) -> npt.NDArray[np.float32]:
 
 
 def claims(caption: Caption) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What a caption says is there, and what it says is not: two float32 (COLUMNS,), 0 or 1."""
+    """Return a caption's claims about what is there and what is not: two float32 (COLUMNS,), 0 or 1."""
     claimed, denied = np.zeros(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
     for mention in caption.mentions:
         column = concept_column(mention.kind, mention.colour)
@@ -104,50 +105,38 @@ def claims(caption: Caption) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.fl
     return claimed, denied
 
 
+def known_true(claimed: Tensor, denied: Tensor, present: Tensor) -> Tensor:
+    """Return which captions are true of which images by the truth table, bool (images, captions).
+
+    Args:
+        claimed, denied: float (captions, columns), 0 or 1.
+        present: float (images, columns), 0 or 1.
+    """
+    return (1.0 - present) @ claimed.T + present @ denied.T < 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step learns from.
+    """Data of one step."""
 
-    Attributes:
-        images: uint8 (batch, 3, side, side), RGB.
-        tokens: int64 (batch, context), one caption an image.
-        present, claimed, denied: float32 (batch, columns), rows of the truth table.
-    """
-
-    images: Tensor
-    tokens: Tensor
-    present: Tensor
+    images: Tensor  # uint8 (batch, 3, side, side), RGB
+    tokens: Tensor  # int64 (batch, context), one caption an image
+    present: Tensor  # float32 (batch, columns), rows of the truth table, as the next two
     claimed: Tensor
     denied: Tensor
 
 
-class SceneBatches(IterableDataset[Batch]):
-    """Batches number `first`, `first + 1`, ... of a phase.
+class SceneBatches(Dataset[Batch]):
+    """Batches of a phase by their numbers.
 
-    Args:
-        tokenizer: turns captions into tokens.
-        phase: image size, number and size of things.
-        seed: seed of the scenes; batch b holds the scenes b * size to (b + 1) * size - 1 of the split "train".
-        size: images per batch.
-        first: number of the first batch, over all phases.
-        count: how many batches.
+    Batch b holds the scenes b * size to (b + 1) * size - 1 of the split "train" of a seed.
     """
 
-    def __init__(
-        self, tokenizer: SimpleTokenizer, phase: Phase, *, seed: int, size: int, first: int, count: int
-    ) -> None:
-        super().__init__()
-        self._tokenizer, self._phase = tokenizer, phase
-        self._seed, self._size, self._first, self._count = seed, size, first, count
+    def __init__(self, tokenizer: SimpleTokenizer, phase: Phase, *, seed: int, size: int) -> None:
+        self._tokenizer, self._phase, self._seed, self._size = tokenizer, phase, seed, size
 
-    def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        offset, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+    def __getitem__(self, number: int) -> Batch:
         cv2.setNumThreads(1)
-        for number in range(self._first + offset, self._first + self._count, stride):
-            yield self._draw(number)
-
-    def _draw(self, number: int) -> Batch:
         phase = self._phase
         images, texts, rows, claimed, denied = [], [], [], [], []
         for index in range(number * self._size, (number + 1) * self._size):
@@ -173,47 +162,42 @@ class SceneBatches(IterableDataset[Batch]):
         )
 
 
-def load_batches(batches: SceneBatches, *, workers: int) -> Iterator[Batch]:
-    """The batches in order, drawn by `workers` processes ahead of time; 0 draws them in this process."""
+def load_batches(batches: SceneBatches, numbers: Sequence[int], *, workers: int) -> Iterator[Batch]:
+    """Yield batches in order, drawn by `workers` processes ahead of time; 0 draws them in this process."""
     loader = DataLoader(
         batches,
         batch_size=None,
+        sampler=numbers,
         num_workers=workers,
-        prefetch_factor=3 if workers else None,
         # A forked worker would inherit locks that the threads of torch or OpenCV may hold, and hang.
         multiprocessing_context="spawn" if workers else None,
-        in_order=True,
     )
     return iter(loader)
 
 
 class PhraseBank:
-    """Every concept that training shows, worded anew at each step.
-
-    Attributes:
-        columns: int64 (phrases,), the truth table's column of each phrase.
-    """
+    """Every concept that training shows, worded anew at each step."""
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         columns = bank_columns()
-        self.columns = torch.tensor(columns)
+        self.columns = torch.tensor(columns)  # of the truth table, one for each phrase
         self._tokens = torch.stack([tokenizer(list(bank_wordings(column))) for column in columns])
 
     def tokens(self, generator: torch.Generator) -> Tensor:
-        """int64 (phrases, context): one random wording each."""
+        """Return one random wording of each phrase, int64 (phrases, context)."""
         phrases, wordings, _ = self._tokens.shape
         choice = torch.randint(wordings, (phrases,), generator=generator)
         return self._tokens[torch.arange(phrases), choice]
 
 
 def bank_columns() -> list[int]:
-    """Columns of the first block in the phrase bank: all except the pairs that training never shows."""
+    """Return the columns of the first block in the phrase bank: all except the pairs that training never shows."""
     hidden = {concept_column(kind, colour) for kind, colour in HELDOUT_PAIRS}
     return [column for column in range(CONCEPTS) if column not in hidden]
 
 
 def bank_wordings(column: int) -> tuple[str, ...]:
-    """Six ways to ask for a column of the first block; the bare phrase comes first and most often."""
+    """Return six wordings of a column of the first block; the bare phrase comes first and most often."""
     if column < PAIRS:
         kind, colour = KINDS[column // len(COLOUR_NAMES)], COLOUR_NAMES[column % len(COLOUR_NAMES)]
         one, many = f"{colour} {kind}", f"{colour} {PLURALS[kind]}"
@@ -229,7 +213,7 @@ def bank_wordings(column: int) -> tuple[str, ...]:
 
 
 def scene_words() -> list[str]:
-    """Every word that a caption or a query wording can hold, lower case, sorted."""
+    """Return every word that a caption or a wording can hold, lower case, sorted."""
     words = {*PLURALS, *PLURALS.values(), *COLOUR_NAMES, *NUMBER_WORDS.values(), *SMALL_WORDS, *LARGE_WORDS}
     words |= {*DETERMINERS, *_QUERY_WORDS.split(), "thing", "things", "object", "objects", "something"}
     for template in all_templates():
@@ -238,7 +222,7 @@ def scene_words() -> list[str]:
 
 
 def cut_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """CLIP's merges that are needed to write the given words, in CLIP's order.
+    """Return CLIP's merges that are needed to write the given words, in CLIP's order.
 
     With only these merges a word among `words` becomes the same pieces as with all of CLIP's: at every step the
     best-ranked pair is one of them.
@@ -266,11 +250,16 @@ def _merge(pieces: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(merged)
 
 
-def write_vocabulary(path: Path) -> None:
+def write_vocabulary(folder: Path, words: Iterable[str]) -> None:
     """Write the cut vocabulary in the form that `open_clip.tokenizer.SimpleTokenizer(bpe_path=...)` reads.
 
     The bytes are the same on every call. No line break ends the file, since the tokenizer would count it as a merge.
     """
-    merges = (" ".join(merge) for merge in cut_merges(scene_words()))
+    merges = (" ".join(merge) for merge in cut_merges(words))
     lines = "\n".join(["#version: 0.2, cut from CLIP's bpe_simple_vocab_16e6", *merges])
-    path.write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))
+    (folder / VOCABULARY_FILE).write_bytes(gzip.compress(lines.encode("utf-8"), mtime=0))
+
+
+def load_vocabulary(folder: Path) -> SimpleTokenizer:
+    """Return the tokenizer of a training folder or of exported weights."""
+    return SimpleTokenizer(bpe_path=str(folder / VOCABULARY_FILE), context_length=CONTEXT_LENGTH)

@@ -52,13 +52,6 @@ def test_the_gap_is_that_between_captions_and_exact_boxes() -> None:
     assert prove.compared(exact, captions, exact)["gap_closed"]["low"] == pytest.approx(1.0)
 
 
-def test_figures_are_shown_without_the_zero_in_front_and_with_all_others() -> None:
-    entry = {"value": 10.5, "low": -0.25, "high": 0.75}
-    row = {"regions.roi": dict.fromkeys(("top1", "over_captions", "gap_closed"), entry)}
-    (line,) = prove.rows_of({"ours": row}, ["regions.roi"])
-    assert line.endswith("| 10.500 (-.250 to .750) | 10.500 (-.250 to .750) |")
-
-
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_a_plan_names_what_there_is(path: Path) -> None:
     from pipeline.config import load_config

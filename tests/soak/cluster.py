@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, which can be taken apart with signals.
+"""A Ray cluster of several nodes on this machine, which can be taken apart with signals; and Ray's processes by kind.
 
 Its processes are children of the one that makes it, so only these are found and killed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,71 @@ class SmallCluster:
         self._folder.cleanup()
 
 
+def name_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
 def workers(kind: str, above: int | None = None) -> list[psutil.Process]:
     """Processes below one (by default this one) of a kind in `WORKERS`, by age."""
-    found = []
-    for process in psutil.Process(above).children(recursive=True):
+    children = psutil.Process(above).children(recursive=True)
+    return sorted((each for each in children if name_of(each).startswith(WORKERS[kind])), key=lambda each: each.pid)
+
+
+def kind_of(process: psutil.Process) -> str:
+    """What a process of Ray's is; those that run one task after the other are "tasks"."""
+    name = name_of(process)
+    for kind, start in WORKERS.items():
+        if name.startswith(start):
+            return "tasks" if kind.endswith("task") else kind
+    if name.startswith("ray::") and not name.startswith("ray::_"):
+        return "tasks"
+    return "raylet" if "/raylet/raylet" in name else "gcs" if "gcs_server" in name else "other"
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a process has used: seconds of cores so far, and memory in MB, its own and all it has mapped."""
+
+    kind: str
+    cpu_s: float
+    own_mb: float
+    rss_mb: float
+
+
+class Watch:
+    """The driver of a run and all processes below it."""
+
+    def __init__(self, pid: int) -> None:
+        self.driver = psutil.Process(pid)
+        self.kinds: dict[int, str] = {}
+        self.processes: dict[int, psutil.Process] = {}
+
+    def look(self) -> dict[int, Used]:
+        """What each process has used, by its number. Processes that are gone meanwhile are left out."""
+        found = {}
         try:
-            name = " ".join(process.cmdline())
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if name.startswith(WORKERS[kind]):
-            found.append(process)
-    return sorted(found, key=lambda process: process.pid)
+            processes = [self.driver, *self.driver.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return {}
+        for process in processes:
+            pid = process.pid
+            self.processes.setdefault(pid, process)
+            # A worker waits under another name before it has its actor.
+            if self.kinds.get(pid, "other") in ("other", "tasks"):
+                self.kinds[pid] = "driver" if process is self.driver else kind_of(process)
+            try:
+                times, lines = process.cpu_times(), Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                continue
+            kb = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
+            own, rss = (kb[name] * 1024 / 1e6 for name in ("Anonymous", "Rss"))
+            found[pid] = Used(self.kinds[pid], times.user + times.system, own, rss)
+        return found
+
+    def left_behind(self, seconds: float) -> list[str]:
+        """The kinds of processes that are still there after some time."""
+        _, alive = psutil.wait_procs(list(self.processes.values()), timeout=seconds)
+        return sorted(self.kinds[process.pid] for process in alive)

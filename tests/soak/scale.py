@@ -20,13 +20,11 @@ import sys
 import tarfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -37,7 +35,7 @@ from stages.contract.records import Record, Sample
 from stages.contract.schema import records_to_rows
 from stages.read import input_fingerprint
 from stages.write import ShardWriter
-from tests.soak.cluster import WORKERS
+from tests.soak.cluster import Watch
 
 STORE_BYTES: Final = 200_000_000
 
@@ -45,8 +43,6 @@ IMAGES: Final = 500
 """Different images; the rows of longer inputs share them."""
 
 SAMPLE_SECONDS: Final = 2.0
-
-MB: Final = 1e6
 
 
 def write_images(folder: Path) -> None:
@@ -112,13 +108,14 @@ class Watched:
         self.samples: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
         command = [sys.executable, "-m", "pipeline", "run", str(config)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.watch = Watch(self.process.pid)
         self._counted: dict[Path, int] = {}
         self._cpu: dict[int, float] = {}
 
     def run(self) -> float:
         """Wait for the end; returns seconds. Raises AssertionError if the run fails."""
         while self.process.poll() is None:
-            self._sample()
+            self.sample()
             time.sleep(SAMPLE_SECONDS if self.first_shard_s is not None else 0.2)
         assert self.process.stdout is not None
         told = self.process.stdout.read()
@@ -139,39 +136,24 @@ class Watched:
                 continue  # being written
         return sum(self._counted.values())
 
-    def _sample(self) -> None:
+    def sample(self) -> None:
+        """Note what the processes have used by now."""
         rows = self.rows()
         if rows and self.first_shard_s is None:
             self.first_shard_s = time.monotonic() - self.start
         used: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        for kind, process in self._processes():
-            try:
-                times = process.cpu_times()
-                self._cpu[process.pid] = times.user + times.system
-                own, mapped = memory_of(process.pid)
-            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-                continue
-            used[kind][0] += own
-            used[kind][1] += mapped
-            if kind == "raylet":
-                used["object store"][1] += store_bytes(process) / MB
+        for pid, each in self.watch.look().items():
+            self._cpu[pid] = each.cpu_s
+            used[each.kind][0] += each.own_mb
+            used[each.kind][1] += each.rss_mb
         for kind, (own, mapped) in used.items():
             self.samples[kind].append((rows, own, mapped))
-
-    def _processes(self) -> Iterator[tuple[str, psutil.Process]]:
-        try:
-            driver = psutil.Process(self.process.pid)
-            yield "driver", driver
-            for process in driver.children(recursive=True):
-                yield kind_of(process), process
-        except psutil.NoSuchProcess:
-            return
 
     def figures(self) -> dict[str, Any]:
         """Per kind of process: peak of own and mapped memory, and the slope of its own."""
         found = {}
-        for kind in ("driver", *WORKERS, "raylet", "gcs", "other", "object store"):
-            table = np.array(self.samples.get(kind, []))
+        for kind in sorted(self.samples):
+            table = np.array(self.samples[kind])
             if len(table) < 2:
                 continue
             warm = table[(table[:, 0] >= table[-1, 0] / 4) & (table[:, 0] <= table[-1, 0] * 3 / 4)]
@@ -184,37 +166,6 @@ class Watched:
                 }
             found[kind] = {"own_mb": round(table[:, 1].max()), "rss_mb": round(table[:, 2].max()), "slope": slope}
         return found
-
-
-def kind_of(process: psutil.Process) -> str:
-    """What a process of Ray's is."""
-    try:
-        name = " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return "other"
-    for kind, start in WORKERS.items():
-        if name.startswith(start):
-            return kind
-    return "raylet" if "/raylet/raylet" in name else "gcs" if "gcs_server" in name else "other"
-
-
-def memory_of(pid: int) -> tuple[float, float]:
-    """Own and mapped memory of a process, MB. Raises OSError if it is gone."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    kb = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
-    return kb["Anonymous"] * 1024 / MB, kb["Rss"] * 1024 / MB
-
-
-def store_bytes(raylet: psutil.Process) -> int:
-    """Bytes of the object store that were ever touched: pages of its file, which the raylet keeps open."""
-    total = 0
-    for link in Path(f"/proc/{raylet.pid}/fd").iterdir():
-        try:
-            if "plasma" in str(link.readlink()):
-                total += link.stat().st_blocks * 512
-        except OSError:
-            continue  # closed meanwhile
-    return total
 
 
 def memory(images: int, folder: Path, model: dict[str, str]) -> dict[str, Any]:
@@ -238,7 +189,7 @@ def start_and_resume(source: dict[str, str], rows: int, left: int, folder: Path,
     first = Watched(values_of(source, model, folder / "start", 32), folder)
     while first.first_shard_s is None:
         assert first.process.poll() is None, first.process.communicate()
-        first._sample()
+        first.sample()
         time.sleep(0.2)
     first_cpu_s = first.cpu_s
     first.process.terminate()

@@ -10,8 +10,7 @@ there are workers, so that a core can carry dozens of them.
 
 One JSON line for each number of workers: batches and images a second between a third and nine tenths of the images,
 their share of what so many sleeping workers could do at most, and for each kind of process the cores that it kept busy
-in that time, and milliseconds of a core for each batch. The time of the busiest thread tells whether one of the
-processes with one loop (driver, raylet, ledger) ends the growth, or all cores together do.
+in that time, and milliseconds of a core for each batch.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from statistics import fmean
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import psutil
 
 from pipeline.config import RunConfig
 from pipeline.graph import Graph
@@ -39,12 +37,12 @@ from pipeline.summary import Report
 from stages.contract.records import HeatMap, Phrase, Pixels, Record
 from stages.contract.stage import Device, Stage
 from stages.read import make_reader, plan_shards
-from tests.soak.scale import kind_of, memory_of
+from tests.soak.cluster import Used, Watch
 
 MOST_BATCHES_PER_S: Final = 40
 """More than two cores can carry; it only limits how many images a measurement is given."""
 
-SAMPLE_SECONDS: Final = 1.0
+SAMPLE_SECONDS: Final = 2.0
 
 END_SECONDS: Final = 20.0
 
@@ -168,86 +166,32 @@ def simulate(given: dict[str, Any]) -> dict[str, Any]:
     return {"progress": progress, "deaths": report.deaths}
 
 
-def kind_by_job(process: psutil.Process) -> str:
-    """What a process is, where those that run one task after the other are of one kind: "tasks"."""
-    kind = kind_of(process)
-    if kind in ("read task", "write task"):
-        return "tasks"
-    if kind != "other":
-        return kind
-    try:
-        name = " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return kind
-    return "tasks" if name.startswith("ray::") and not name.startswith("ray::_") else kind
-
-
 class Load:
     """The processor time of a process and all below it, by kind, from time to time."""
 
     def __init__(self, pid: int) -> None:
-        self.driver = psutil.Process(pid)
-        self.seen: list[tuple[float, dict[int, float], dict[str, float]]] = []
-        self.kinds: dict[int, str] = {}
-        self.memory_mb: dict[int, float] = {}
-        self.processes: dict[int, psutil.Process] = {}
+        self.watch = Watch(pid)
+        self.seen: list[tuple[float, dict[int, Used]]] = []
 
     def look(self) -> None:
         """Take a sample."""
-        try:
-            processes = [self.driver, *self.driver.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return
-        used: dict[int, float] = {}
-        threads: dict[str, float] = {}
-        for process in processes:
-            pid = process.pid
-            self.processes.setdefault(pid, process)
-            try:
-                # A worker waits under another name before it has its actor.
-                if self.kinds.get(pid, "other") in ("other", "tasks"):
-                    self.kinds[pid] = "driver" if process is self.driver else kind_by_job(process)
-                times = process.cpu_times()
-                used[pid] = times.user + times.system
-                if self.kinds[pid] in ("driver", "raylet", "gcs", "ledger"):
-                    threads |= {
-                        f"{self.kinds[pid]}/{thread.id}": thread.user_time + thread.system_time
-                        for thread in process.threads()
-                    }
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        self.seen.append((time.time(), used, threads))
+        self.seen.append((time.time(), self.watch.look()))
 
-    def left_behind(self) -> list[str]:
-        """The kinds of processes that are still there, when the run has ended for `END_SECONDS`."""
-        _, alive = psutil.wait_procs(list(self.processes.values()), timeout=END_SECONDS)
-        return sorted(self.kinds[process.pid] for process in alive)
-
-    def weigh(self) -> None:
-        """Note the own memory of the model workers."""
-        for pid in [pid for pid, kind in self.kinds.items() if kind == "model worker"]:
-            try:
-                self.memory_mb[pid] = memory_of(pid)[0]
-            except OSError:
-                continue
-
-    def between(self, start: float, end: float) -> tuple[dict[str, float], tuple[str, float]]:
-        """Busy cores by kind of process, and the busiest thread of those with one loop, between two times.
+    def between(self, start: float, end: float) -> tuple[dict[str, float], float | None]:
+        """Busy cores by kind of process between two times, and the mean memory of a model worker at the end, in MB.
 
         Raises:
             ValueError: There are no two samples between them.
         """
-        seen = [each for each in self.seen if start <= each[0] <= end]
+        seen = [each for each in self.seen if start <= each[0] <= end and each[1]]
         if len(seen) < 2:
             raise ValueError("expected two samples of the load at least: measure for longer")
-        (first_s, first, first_threads), (last_s, last, last_threads) = seen[0], seen[-1]
-        span = last_s - first_s
+        (first_s, first), (last_s, last) = seen[0], seen[-1]
         cores: dict[str, float] = defaultdict(float)
-        for pid, spent in last.items():
-            cores[self.kinds[pid]] += (spent - first.get(pid, 0.0)) / span
-        threads = {name: (spent - first_threads.get(name, spent)) / span for name, spent in last_threads.items()}
-        busiest = max(threads, key=lambda name: threads[name])
-        return dict(cores), (busiest.partition("/")[0], threads[busiest])
+        for pid, used in last.items():
+            cores[used.kind] += (used.cpu_s - (first[pid].cpu_s if pid in first else 0.0)) / (last_s - first_s)
+        memory = [used.own_mb for used in last.values() if used.kind == "model worker"]
+        return dict(cores), fmean(memory) if memory else None
 
 
 def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: float) -> dict[str, Any]:
@@ -277,24 +221,20 @@ def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: f
         command = [sys.executable, "-m", "tests.soak.simulated", "--simulate", json.dumps(given)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         load = Load(process.pid)
-        machine: list[tuple[float, float]] = []
         while process.poll() is None:
             load.look()
-            machine.append((time.time(), psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)))
-            if len(load.seen) % 10 == 0:
-                load.weigh()
             time.sleep(SAMPLE_SECONDS)
         assert process.stdout is not None
         with process.stdout as said:
             told = said.read()
     assert process.returncode == 0, told
-    left = load.left_behind()
+    left = load.watch.left_behind(END_SECONDS)
     found = json.loads(told.splitlines()[-1])
     assert not found["deaths"], "no worker dies: there is enough memory"
     inner = [(when, done) for when, done in found["progress"] if images / 3 <= done <= images * 0.9]
     (start, first), (end, last) = inner[0], inner[-1]
     rate = (last - first) / batch / (end - start)
-    cores, (busiest, thread_cores) = load.between(start, end)
+    cores, memory_mb = load.between(start, end)
     return {
         "workers": workers,
         "sleep_s": seconds,
@@ -304,12 +244,10 @@ def throughput(workers: int, seconds: float, batch: int, side_px: int, hold_s: f
         "images_per_s": round(rate * batch, 1),
         "of_ideal": round(rate / ideal, 3),
         "cores": round(sum(cores.values()), 2),
-        "cores_of_machine": round(fmean(busy for when, busy in machine if start <= when <= end), 2),
         "cores_by_kind": {kind: round(busy, 3) for kind, busy in sorted(cores.items())},
         "core_ms_a_batch": {kind: round(1000 * busy / rate, 1) for kind, busy in sorted(cores.items())},
-        "busiest_thread": {busiest: round(thread_cores, 3)},
         "left_behind": left,
-        "model_worker_mb": round(fmean(load.memory_mb.values())) if load.memory_mb else None,
+        "model_worker_mb": None if memory_mb is None else round(memory_mb),
     }
 
 

@@ -53,11 +53,9 @@ def test_a_busy_process_shows_as_busy() -> None:
             time.sleep(0.05)
         load.look()
         end = time.time()
-        cores, (busiest, of_thread) = load.between(start, end)
+        cores, _ = load.between(start, end)
         assert set(cores) == {"driver"}
         assert 0.4 <= cores["driver"] * (load.seen[-1][0] - load.seen[0][0]) <= 1.0
-        assert busiest == "driver"
-        assert of_thread == pytest.approx(cores["driver"], rel=0.3)
     finally:
         process.kill()
         process.wait()

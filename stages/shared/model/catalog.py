@@ -13,6 +13,7 @@ The bundled model is `demo`: `stages/shared/model/weights/demo/` with `model.jso
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,10 @@ from typing import Final
 from stages.contract.errors import WeightsError
 
 WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"
-"""Folder that holds one folder for each catalog entry, of its name."""
+"""Folder that holds one folder for each catalog entry, and their checksums."""
+
+CHECKSUMS_FILE: Final = "checksums.json"
+_CHECKSUMS: Final[dict[str, dict[str, str]]] = json.loads((WEIGHTS_ROOT / CHECKSUMS_FILE).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,30 +49,22 @@ class WeightsEntry:
 
 CATALOG: Final[dict[str, WeightsEntry]] = {
     "demo": WeightsEntry(
-        files={
-            "model.json": "31fc2fc42fdaac7daf28bdb499af712be07e83bf2abece640282f460035f74e7",
-            "model.safetensors": "38b3709c8800f37dc59c5c812e12ccb967e5425a5651e2891f65e3751e1962ca",
-            "bpe_vocab.txt.gz": "6c0a512fbf75a25efb340a462241b9ebdd8d13bcda0d49ef3e94659a1cad8393",
-        },
+        files=_CHECKSUMS["demo"],
         licence="Apache-2.0",
         source="trained from random weights on drawn scenes by pipeline.training; see demo/MODEL_CARD.md",
         about="was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
         "`phrasebox demo` shows; photographs need another model.",
     ),
     "photo": WeightsEntry(
-        files={
-            "model.json": "f204f7e8cbf485de1f65fe04a34a954d873a1f1422f1fbac240e32da7ab0f9bf",
-            "model.safetensors": "909721d1185ddcff328a0bd883e04b0a6c208b5e197e579ced47e2b3e8b21914",
-            "bpe_vocab.txt.gz": "96af6a2f71aaacca3d15e635cf5fd6ddc7849b060826343ec438dd6a2abd3d81",
-        },
+        files=_CHECKSUMS["photo"],
         licence="LicenseRef-Flickr-noncommercial-research",
         source="trained from ImageNet weights on photographs by pipeline.training.photo; see photo/MODEL_CARD.md",
         about="is a small model for photographs, for research only. The repository contains it; the package does not.",
         in_wheel=False,
     ),
 }
-"""Name -> entry. To add one, put its files into a folder in `WEIGHTS_ROOT` and add an entry here. The checksums of
-`demo` are written by `python -m pipeline.training export`, those of `photo` by `photo-export`."""
+"""Name -> entry. To add one, put its files into a folder in `WEIGHTS_ROOT`, their checksums into `CHECKSUMS_FILE`, and
+an entry here. The export of `pipeline.training` writes the checksums of `demo` and `photo`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,8 +27,8 @@ def test_it_tunes_and_says_where_the_model_is(inline_dataset: Path, tmp_path: Pa
     again = runner.invoke(app, [*arguments, "--json"], catch_exceptions=False)
     assert json.loads(again.stdout)["steps"] == 1
     with pytest.raises(Exception, match="other settings"):
-        runner.invoke(app, [*arguments, "--seed", "4"], catch_exceptions=False)
-    assert runner.invoke(app, [*arguments, "--seed", "4", "--fresh"], catch_exceptions=False).exit_code == 0
+        runner.invoke(app, [*arguments, "--set", "seed=4"], catch_exceptions=False)
+    assert runner.invoke(app, [*arguments, "--set", "seed=4", "--fresh"], catch_exceptions=False).exit_code == 0
 
 
 def test_all_keys_are_printed(inline_dataset: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The contract of recipes: each entry of the table learns, from what it says it needs."""
+"""The contract of recipes: each entry of the table learns, from the data that it needs; and their losses."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.finetune import RECIPES
+from pipeline.finetune.align import Align
+from pipeline.finetune.clim import mosaics
+from pipeline.finetune.clipself import grid_boxes
 from pipeline.finetune.config import DataConfig
 from pipeline.finetune.material import TrainingBatch, TuningData
 from pipeline.finetune.ranks import RankGroup
-from pipeline.finetune.recipes.align import Align
-from pipeline.finetune.recipes.base import Recipe
-from pipeline.finetune.recipes.clim import mosaics
-from pipeline.finetune.recipes.clipself import grid_boxes
-from pipeline.finetune.student import Student
+from pipeline.finetune.recipe import Recipe, Student, contrastive, logits_of, one_way, same
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.load import from_open_clip, module_of
 from stages.shared.model.recognise import recognise
@@ -51,8 +51,14 @@ def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) ->
     parameters = [*recipe.student.module.visual.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=3e-4)
     losses = []
+    again = {name: float(term.detach()) for name, (_, term) in recipe.terms(batch, ALONE).items()}
+    assert all(value > 0 for value in again.values())
     for _ in range(4):
         terms = recipe.terms(batch, ALONE)
+        if not losses:
+            assert {name: float(term.detach()) for name, (_, term) in terms.items()} == again, (
+                "no draw is left to chance"
+            )
         loss = sum((weight * term for weight, term in terms.values()), torch.zeros(()))
         losses.append(float(loss.detach()))
         optimiser.zero_grad()
@@ -60,18 +66,6 @@ def test_each_loss_falls_when_it_is_followed(kind: str, inline_dataset: Path) ->
         optimiser.step()
     assert all(math.isfinite(value) for value in losses)
     assert losses[-1] < losses[0]
-
-
-@pytest.mark.parametrize("kind", RECIPES)
-def test_the_same_batch_twice_has_the_same_losses(kind: str, inline_dataset: Path) -> None:
-    recipe = taught(kind)
-    batch = batch_for(recipe, inline_dataset)
-    first, second = (
-        {name: (weight, float(term.detach())) for name, (weight, term) in recipe.terms(batch, ALONE).items()}
-        for _ in range(2)
-    )
-    assert first == second
-    assert all(value > 0 for _, value in first.values())
 
 
 def test_true_boxes_cost_less_than_others_in_a_model_that_knows_places(inline_dataset: Path) -> None:
@@ -151,3 +145,57 @@ def test_cells_of_a_grid_are_inside_and_not_too_many() -> None:
         assert (boxes <= 1).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
         assert len({tuple(box) for box in boxes.tolist()}) == len(boxes)
+
+
+def test_pairs_on_the_diagonal_give_clips_loss() -> None:
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) * 3
+    target = torch.arange(5)
+    wanted = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    assert contrastive(logits, torch.eye(5, dtype=torch.bool)) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_other_positives_and_ignored_pairs_are_no_negatives() -> None:
+    logits = torch.tensor([[2.0, 1.0, 5.0, 0.0]])
+    positive = torch.tensor([[True, True, False, False]])
+    ignored = torch.tensor([[False, False, True, False]])
+    rows = (math.log1p(math.exp(0.0 - 2.0)) + math.log1p(math.exp(0.0 - 1.0))) / 2
+    # A column of one region has no negatives at all.
+    assert float(contrastive(logits, positive, ignored)) == pytest.approx(rows / 2, abs=1e-6)
+
+
+def test_weights_weigh_the_rows_and_a_weight_of_zero_teaches_nothing() -> None:
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    positive = torch.eye(3, dtype=torch.bool)
+    alone = contrastive(logits, positive, weights=torch.tensor([1.0, 0.0, 0.0]))
+    wanted = (F.cross_entropy(logits[:1], torch.tensor([0])) + F.cross_entropy(logits.T[:1], torch.tensor([0]))) / 2
+    assert float(alone.detach()) == pytest.approx(float(wanted.detach()), abs=1e-6)
+
+
+def test_rows_without_negatives_or_positives_have_finite_gradients() -> None:
+    logits = torch.randn(2, 2, requires_grad=True)
+    everything, nothing = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.bool)
+    for positive, ignored in ((everything, None), (nothing, None), (nothing, everything)):
+        loss = contrastive(logits, positive, ignored)
+        assert float(loss.detach()) == 0
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert torch.isfinite(gradient).all()
+    assert float(contrastive(torch.zeros(0, 3), nothing[:0, :1].expand(0, 3))) == 0
+
+
+def test_one_way_is_the_mean_over_rows_of_the_mean_over_their_positives() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.0], [5.0, 5.0, 5.0]])
+    positive = torch.tensor([[True, True, False], [False, False, False]])
+    first, second = math.log(1 + math.exp(-1)), math.log(1 + math.exp(-2))
+    assert float(one_way(logits, positive, positive)) == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_logits_keep_their_digits_under_autocast() -> None:
+    units = F.normalize(torch.randn(4, 64, generator=torch.Generator().manual_seed(3)), dim=-1)
+    wanted = 100 * units @ units.T
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(logits_of(torch.tensor(100.0), units, units), wanted, atol=1e-4)
+        assert not torch.allclose((100 * units @ units.T).float(), wanted, atol=0.01), "which it would not otherwise"
+
+
+def test_equal_texts_are_the_same() -> None:
+    assert same(["a", "b", "a"]).tolist() == [[True, False, True], [False, True, False], [True, False, True]]

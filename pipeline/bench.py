@@ -1,0 +1,334 @@
+"""`make bench`: one JSON line for each figure, measured against a baseline in the same process; minutes on 2 cores.
+
+Models have the real architectures and random weights: the time does not depend on what a model knows. Timings of two
+sides alternate, so that a machine that slows down slows both. Captions and images are drawn scenes, or photographs
+with `--photos FOLDER`, which holds flickr8k/dev.jsonl and flickr8k/dev.images.tar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from stages.phrases.parser import load_pipeline
+
+from pipeline.config import RunConfig
+from pipeline.load import Contents, RegionStream
+from pipeline.run import run
+from pipeline.scenes import make_scene, write_scenes
+from pipeline.summary import Report
+from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
+from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from stages.phrases.stage import PhrasesConfig, PhrasesStage
+from stages.regions.config import RegionsConfig
+from stages.regions.stage import RegionsStage
+from stages.shared.model.device import PRECISIONS, device_name, fast_precision, pick_device
+from stages.shared.model.load import from_open_clip
+
+Figures = Iterator[dict[str, Any]]
+
+ROUNDS: Final = 3
+BATCH: Final = 8
+"""Images of one forward pass, as in a run on a CPU."""
+
+IMAGES, SHORT = 96, 32
+"""Images of the long and of the short run of `whole_run`; a short one has as many as travel together."""
+
+WORDS: Final = ("dog", "cat", "red car", "old house", "tall man", "woman", "green tree", "table", "street", "bicycle")
+
+
+def line(name: str, value: float, unit: str, against: str) -> dict[str, Any]:
+    """Return a figure as it is printed."""
+    return {"name": name, "value": round(value, 3), "unit": unit, "against": against}
+
+
+def seconds_of(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the time of one call."""
+    start = clock()
+    call()
+    return clock() - start
+
+
+def ratio_of(ours: Callable[[], Any], baseline: Callable[[], Any]) -> float:
+    """Return the median over rounds of our time divided by the baseline's; the two alternate."""
+    ours()
+    before, ratios = seconds_of(baseline), []
+    for _ in range(ROUNDS):
+        mine, after = seconds_of(ours), seconds_of(baseline)
+        ratios.append(mine / ((before + after) / 2))
+        before = after
+    return statistics.median(ratios)
+
+
+def speed_of(items: Callable[[], Iterable[Any]]) -> float:
+    """Return items per CPU second: the best of some rounds of half a second or more, after one that warms up."""
+    speeds = []
+    for _ in range(ROUNDS + 1):
+        start, count = time.process_time(), 0
+        while time.process_time() - start < 0.5:
+            count += sum(1 for _ in items())
+        speeds.append(count / (time.process_time() - start))
+    return max(speeds[1:])
+
+
+def heat_maps(_: Path | None) -> Figures:
+    """Time of heat maps for a batch over the time of `encode_image` for the same batch.
+
+    ViT-B-16, 224 px, batch 8, fp32, on the GPU if there is one. Text embeddings are cached, as in a run after its first
+    batches. On a processor or GPU that computes bf16 fast, the time with a bf16 trunk is measured too.
+    """
+    device = pick_device("auto")
+    model = open_clip.create_model("ViT-B-16", device=device).eval()
+    tokenizer = open_clip.get_tokenizer("ViT-B-16")
+    clips = {
+        precision: from_open_clip(model, tokenizer, name="ViT-B-16", precision=PRECISIONS[precision])
+        for precision in {"fp32", fast_precision(device)}
+    }
+    rgb = np.random.default_rng(0).integers(0, 256, (BATCH, 224, 224, 3), dtype=np.uint8)
+    pixels = (torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255).to(device)
+
+    def encode() -> None:
+        with torch.inference_mode():
+            model.encode_image(pixels).cpu()  # which waits for a GPU
+
+    last_block = GradEclipConfig(blocks=1)
+    against = f"encode_image, ViT-B-16, 224 px, batch {BATCH}, fp32, {device_name(device)}"
+    for name, count, config, precision in (
+        ("heatmaps_8_vs_encode_image", 8, last_block, "fp32"),
+        ("heatmaps_32_vs_encode_image", 32, last_block, "fp32"),
+        ("heatmaps_8_blocks4_vs_encode_image", 8, GradEclipConfig(blocks=4), "fp32"),
+        ("heatmaps_8_authors_vs_encode_image", 8, GradEclipConfig(variant="authors", image_size="model"), "fp32"),
+        ("heatmaps_8_bf16_vs_encode_image", 8, last_block, "bf16"),
+    ):
+        if precision in clips:
+            explainer = GradEclip(config, clips[precision])
+            texts = [[f"{WORDS[i % len(WORDS)]} {i // len(WORDS)}" for i in range(count)]] * BATCH
+            yield line(name, ratio_of(lambda e=explainer, t=texts: e.explain(rgb, t), encode), "ratio", against)  # type: ignore[misc]
+
+
+def regions(_: Path | None, images: int = 25, count: int = 8) -> Figures:
+    """Regions per CPU second on one core, from 14 x 14 maps with two soft spots and noise, for 640 x 480 pixels.
+
+    The boundary follows the contour of the map, or the colours of drawn scenes at 224 x 224: guided, or refined.
+    """
+    rng, grid = np.random.default_rng(0), np.mgrid[:14, :14]
+
+    def values() -> NDArray[np.float32]:
+        a, b = (np.exp(-((grid - rng.uniform(0, 14, (2, 1, 1))) ** 2).sum(0) / rng.uniform(2, 10)) for _ in "ab")
+        heat: NDArray[np.float32] = np.maximum(a + 0.6 * b + rng.normal(-0.05, 0.06, (14, 14)), 0).astype(np.float32)
+        return heat
+
+    named = tuple(Phrase(text=f"p{i}", caption_index=0, start=0, end=2, head=f"p{i}") for i in range(count))
+    batch = [
+        Record(
+            sample=Sample(sample_id=str(i), source="bench"),
+            width_px=640,
+            height_px=480,
+            phrases=named,
+            pixels=Pixels(rgb=make_scene(0, i, side_px=224).image),
+            heat_maps=tuple(HeatMap(text=each.text, values=values(), similarity=0.3) for each in named),
+        )
+        for i in range(images)
+    ]
+    for name, config in (
+        ("regions_per_second", RegionsConfig(refine="none")),
+        ("guided_regions_per_second", RegionsConfig(upsample="guided", rule="fixed")),
+        ("refined_regions_per_second", RegionsConfig(refine="grabcut")),
+    ):
+        stage = RegionsStage(config)
+        stage.setup()
+        seconds = [seconds_of(lambda s=stage: s.process(batch), time.process_time) for _ in range(ROUNDS)]  # type: ignore[misc]
+        yield line(name, images * count / min(seconds[1:]), "maps/s", "one core, 640x480, RLE included")
+
+
+def phrases(_: Path | None, captions: int = 1000) -> Figures:
+    """Time of the phrases stage over the time of spaCy's `pipe` alone with the same components."""
+    texts = [
+        f"A {a} is standing next to the {b} in front of a {c} while two people look at the {d}."
+        for a, b, c, d in islice(product(WORDS, repeat=4), captions)
+    ]
+    stage = PhrasesStage(PhrasesConfig())
+    stage.setup()
+    nlp = load_pipeline(stage.config.spacy_model)
+    records = [Record(sample=Sample(sample_id=str(i), source="bench", captions=(t,))) for i, t in enumerate(texts)]
+    starts = range(0, captions, SHORT)
+    ratio = ratio_of(
+        lambda: [stage.process(records[start : start + SHORT]) for start in starts],
+        lambda: [list(nlp.pipe(texts[start : start + SHORT])) for start in starts],
+    )
+    yield line("phrases_vs_nlp_pipe", ratio, "ratio", "nlp.pipe, same components, same batches")
+
+
+def engines(_: Path | None, scenes: int = 400) -> Figures:
+    """Images per second of the ray engine over those of the inline engine, on the same cores; and of the loaders.
+
+    Both run the embedded model over drawn scenes. The clock starts when the first model batch is done and stops with
+    the last row. Only images that the model had not seen at the start count, so that what an engine prepared before
+    does not help it. The loaders, by CPU time, read the inline engine's dataset.
+    """
+    speeds, starts = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_scenes(root / "scenes", scenes, 0)
+        source = {"path": str(root / "scenes/captions.jsonl"), "image_root": str(root / "scenes/images")}
+        for kind in ("inline", "ray"):
+            report = _run(root / kind, source, {"name": "demo"}, engine=kind)
+            start = report.first_batch_s or 0.0
+            speeds[kind], starts[kind] = (scenes - report.first_batch) / (report.wall_time_s - start), start
+        machine = f"embedded model, {len(os.sched_getaffinity(0))} cores"
+        yield line("inline_images_per_second", speeds["inline"], "images/s", machine)
+        yield line("ray_vs_inline", speeds["ray"] / speeds["inline"], "ratio", "inline images/s, after start-up")
+        yield line(
+            "ray_start_seconds", starts["ray"], "s", f"inline {starts['inline']:.1f} s, to the first model batch"
+        )
+        yield from _loaders(root / "inline", sorted((root / "scenes/images").iterdir()))
+
+
+def _loaders(dataset: Path, images: list[Path]) -> Figures:
+    """Images per second of the loaders for training; images decoded against a bare loop over the same files."""
+    torch.set_num_threads(1)  # as in a worker of DataLoader
+    cpu = f"one core, {processor()}"
+    for name, contents in {
+        "loader_annotations": Contents(images=False),
+        "loader_annotations_with_grid_masks": Contents(images=False, grid_hw=(14, 14)),
+        "loader_annotations_with_full_masks": Contents(images=False, masks="full"),
+    }.items():
+        stream = RegionStream(dataset, contents)
+        yield line(name, speed_of(lambda s=stream: s), "images/s", cpu)  # type: ignore[misc]
+    decoding = RegionStream(dataset, Contents(), keep_empty=True)
+    bare = speed_of(lambda: (torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in images))
+    against = f"Pillow's decoding of the same files to RGB tensors, {cpu}"
+    yield line("loader_decoding_vs_bare_loop", speed_of(lambda: decoding) / bare, "of its speed", against)
+
+
+def whole_run(photos: Path | None) -> Figures:
+    """CPU time of a whole run over that of a loop that decodes the same images and calls `encode_image`.
+
+    ViT-B-16 and ViT-B-32 with one and five captions an image, on one thread, by the inline engine. The cost of a run is
+    the CPU time of a long run less that of a short one, by the images that it has more: start-up cancels out. Caches
+    are empty at the start, so that every text is embedded when it is first seen.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pictures, captions = _samples(folder, photos)
+        for each, count in product((1, 5), (SHORT, IMAGES)):
+            rows = zip(map(str, pictures[:count]), captions, strict=False)
+            text = "\n".join(json.dumps({"image": picture, "captions": own[:each]}) for picture, own in rows)
+            (folder / f"{each}-{count}.jsonl").write_text(text + "\n", encoding="utf-8")
+        where = f"{IMAGES} {'drawn scenes' if photos is None else 'photographs'}, one thread, {processor()}"
+        for model in ("ViT-B-16", "ViT-B-32"):
+            network = open_clip.create_model(model).eval()
+            settings = {"name": model, "weights": _saved(network, folder / f"{model}.safetensors")}
+            before = _bare(network, pictures)
+            costs = [_cost(folder, each, settings) for each in (1, 5)]
+            bare = (before + _bare(network, pictures)) / 2
+            against = f"decoding and encode_image of {model}, {1000 * bare:.0f} ms an image; {where}"
+            for each, cost in zip((1, 5), costs, strict=True):
+                yield line(f"run_vs_encode_{each}_{model.lower().replace('-', '_')}", cost / bare, "ratio", against)
+
+
+def _samples(folder: Path, photos: Path | None) -> tuple[list[Path], list[list[str]]]:
+    """Return image files, and five captions of each."""
+    (folder / "images").mkdir()
+    if photos is not None:
+        lines = (photos / "flickr8k/dev.jsonl").read_text(encoding="utf-8").splitlines()[:IMAGES]
+        rows = [json.loads(row) for row in lines]
+        with tarfile.open(photos / "flickr8k/dev.images.tar") as members:
+            members.extractall(folder / "images", [members.getmember(row["image"]) for row in rows], filter="data")
+        return [folder / "images" / row["image"] for row in rows], [row["captions"] for row in rows]
+    pictures, captions = [], []
+    for number in range(IMAGES):
+        scene = make_scene(0, number, side_px=500, extra_captions=4)
+        pictures.append(folder / f"images/{number}.jpg")
+        Image.fromarray(scene.image).resize((500, 375)).save(pictures[-1], quality=90)
+        captions.append([caption.text for caption in scene.captions])
+    return pictures, captions
+
+
+def _saved(network: Any, path: Path) -> str:
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    return str(path)
+
+
+def _bare(network: Any, pictures: list[Path]) -> float:
+    """Return CPU seconds an image of the work that every program that looks at images with CLIP does."""
+    constants = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    mean, std = (torch.tensor(each)[:, None, None] for each in constants)
+    start = time.process_time()
+    with torch.inference_mode():
+        for first in range(0, len(pictures), BATCH):
+            pixels = [
+                np.array(Image.open(path).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
+                for path in pictures[first : first + BATCH]
+            ]
+            network.encode_image((torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255 - mean) / std)
+    return (time.process_time() - start) / len(pictures)
+
+
+def _cost(folder: Path, captions_each: int, model: dict[str, Any]) -> float:
+    """Return CPU seconds an image of a run."""
+    seconds = []
+    for count in (SHORT, SHORT, IMAGES):  # the first time imports what the others find
+        source = {"path": str(folder / f"{captions_each}-{count}.jsonl")}
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            call = lambda s=source, o=out: _run(Path(o) / "out", s, {**model, "threads": 1})  # noqa: E731
+            seconds.append(seconds_of(call, time.process_time))
+    return (seconds[2] - seconds[1]) / (IMAGES - SHORT)
+
+
+def _run(out: Path, source: dict[str, str], model: dict[str, Any], engine: str = "inline") -> Report:
+    """Run over a captions.jsonl."""
+    report = Report()
+    values = {
+        "input": {"kind": "jsonl", **source},
+        "model": model,
+        "engine": {"kind": engine},
+        "output": {"path": str(out), "rows_per_file": 250},
+        "regions": {"calibration": "none"},  # no comparison with the images of a fit
+    }
+    run(RunConfig.model_validate(values), report=report)
+    return report
+
+
+def processor() -> str:
+    """Return the processor's name, if the system says it."""
+    path = Path("/proc/cpuinfo")
+    described = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [text.partition(":")[2].strip() for text in described if text.startswith("model name")]
+    return f"{names[0]} CPU" if names else "unknown CPU"
+
+
+FIGURES: Final = {figure.__name__: figure for figure in (heat_maps, regions, phrases, engines, whole_run)}
+
+
+def main() -> None:
+    """Parse the command line; measure all figures, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(FIGURES), help="repeatable; by default all")
+    parser.add_argument("--photos", type=Path, help="photographs for whole_run instead of drawn scenes")
+    given = parser.parse_args()
+    for name in given.only or FIGURES:
+        for each in FIGURES[name](given.photos):
+            sys.stdout.write(json.dumps(each) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""What recipes share: the model that learns, contrastive losses, and what a recipe is, the losses of a batch.
+
+Shapes: B images of a rank, R regions, U phrases, T texts, E embedding. Losses are those of the batches of all ranks
+together.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.finetune.config import RecipeConfig
+from pipeline.finetune.material import TrainingBatch
+from pipeline.finetune.ranks import RankGroup
+from stages.contract.errors import ConfigError
+from stages.shared.model.clip import ClipModel
+from stages.shared.model.config import InputSpec
+from stages.shared.model.towers.dense import DenseFeatures, by_boxes, dense
+from stages.shared.model.towers.take_apart import take_apart, take_text_apart
+from stages.shared.model.towers.text import TextTower
+from stages.shared.model.towers.tower import Tower
+
+ConfigT = TypeVar("ConfigT", bound=RecipeConfig)
+
+Terms = dict[str, tuple[float, Tensor]]
+"""Name of a loss -> its weight and the loss, a scalar."""
+
+_NEVER: Final = -1e9
+"""The logit of a pair that is no negative. Minus infinity would give a row without negatives a gradient of NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Student:
+    """A CLIP whose weights have gradients.
+
+    Batch normalisation keeps its statistics and dropout does nothing, in training too, as is usual in fine-tuning.
+    """
+
+    module: Any  # open_clip's model, float32, whose parameters learn
+    tower: Tower  # its image tower, taken apart for dense features
+    text_tower: TextTower | None  # its text tower; None if it cannot be taken apart
+    tokenizer: Any  # texts -> int64 (T, context)
+
+    @classmethod
+    def of(cls, module: Any, tokenizer: Any, spec: InputSpec) -> Student:
+        """Take a module apart. Raises ConfigError if its image tower has no dense features."""
+        try:
+            text_tower = take_text_apart(module)
+        except ConfigError:
+            text_tower = None
+        tower = take_apart(module.visual, spec.mean, spec.std, None)
+        return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.tower.device
+
+    @property
+    def scale(self) -> Tensor:
+        """The learned factor on cosines."""
+        scale: Tensor = self.module.logit_scale.exp()
+        return scale
+
+    def see(self, rgb: Tensor, *, residual: bool) -> DenseFeatures:
+        """Pixels, uint8 (B, height, width, 3) -> features, see `dense`."""
+        return dense(self.tower, rgb, residual=residual)
+
+    def regions(self, seen: DenseFeatures, rgb: Tensor, rois: Tensor) -> Tensor:
+        """Return features of length 1 of boxes (R, 5), see `by_boxes`: (R, E)."""
+        grid_hw = self.tower.placement.grid_hw(rgb.shape[1], rgb.shape[2])
+        return by_boxes(seen.patches, grid_hw, self.tower.placement, rois.to(self.device))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return embeddings of length 1, (T, E). Words beyond the model's context are cut, as in CLIP's training."""
+        tokens: Tensor = self.tokenizer(list(texts))
+        if self.text_tower is None:
+            embeddings = self.module.encode_text(tokens.to(self.device))
+        else:
+            longest = int(self.text_tower.ends_of(tokens).max()) + 1
+            embeddings = self.text_tower.encode(tokens[:, :longest].to(self.device))
+        return F.normalize(embeddings.float(), dim=-1)
+
+
+class Recipe(ABC, Generic[ConfigT]):
+    """A way to teach a model.
+
+    Args:
+        config: the settings.
+        student: the model that learns.
+        start: the model that it began with, whose weights stay; only if `needs_start`.
+    """
+
+    config_type: ClassVar[type[RecipeConfig]]
+
+    needs_regions: ClassVar[bool] = False
+    """Whether a dataset without regions is rejected."""
+
+    needs_start: ClassVar[bool] = False
+    """Whether the weights that the model began with are needed beside those that learn."""
+
+    enlarged: ClassVar[int] = 1
+    """Side of the batch's images relative to the model's."""
+
+    def __init__(self, config: ConfigT, student: Student, start: ClipModel | None) -> None:
+        self.config, self.student, self.start = config, student, start
+
+    def own_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters, with names, that the recipe learns beside the model's; they are not exported."""
+        return []
+
+    @abstractmethod
+    def terms(self, batch: TrainingBatch, ranks: RankGroup) -> Terms:
+        """Return the losses of a batch."""
+
+
+def caption_loss(student: Student, embedding: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
+    """Return CLIP's loss between the images of all ranks and their captions; equal captions are no negatives.
+
+    Models that were trained with a sigmoid loss (SigLIP) are fine-tuned with this one, too.
+
+    Args:
+        student: the model.
+        embedding: (B, E), of the images, in any scale.
+        captions: B texts.
+        ranks: the processes.
+    """
+    return matched(student, ranks.everyone(F.normalize(embedding.float(), dim=-1)), captions, ranks)
+
+
+def matched(student: Student, features: Tensor, captions: list[str], ranks: RankGroup) -> Tensor:
+    """Return the loss between features of length 1 of all ranks and the captions, of this rank, of its own features."""
+    texts = ranks.everyone(student.texts(captions))
+    logits = logits_of(ranks.once(student.scale), features, texts)
+    return contrastive(logits, same(ranks.items(captions)).to(logits.device))
+
+
+def logits_of(scale: Tensor, features: Tensor, texts: Tensor) -> Tensor:
+    """Return scaled cosines (R, T) of features (R, E) and texts (T, E) of length 1, in float32 despite autocast.
+
+    16 bits are too few for a difference of two cosines that is multiplied by 100.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return scale.float() * (features.float() @ texts.float().T)
+
+
+def contrastive(
+    logits: Tensor, positive: Tensor, ignored: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Return InfoNCE in both directions: each positive against all negatives of its row, and of its column.
+
+    Other positives of the row are left out of the denominator, as in supervised contrastive learning (Khosla and
+    others, NeurIPS 2020, arXiv 2004.11362, L_out without them), and so are ignored pairs.
+
+    Args:
+        logits: float (R, T), scaled similarities.
+        positive: bool (R, T), the pairs that belong together.
+        ignored: bool (R, T), pairs that may or may not belong together: never negatives.
+        weights: float (R,), >= 0, of the rows; None for 1 each. A column's weight is the mean of its positives'.
+
+    Returns:
+        A scalar in nats: the mean of both directions; 0 if there is no positive.
+    """
+    weights = logits.new_ones(len(logits)) if weights is None else weights.to(logits.dtype)
+    left_out = positive if ignored is None else positive | ignored
+    columns = (positive * weights[:, None]).sum(dim=0) / positive.sum(dim=0).clamp(min=1)
+    rows = one_way(logits, positive, left_out, weights)
+    return (rows + one_way(logits.T, positive.T, left_out.T, columns)) / 2
+
+
+def one_way(logits: Tensor, positive: Tensor, left_out: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the weighted mean over rows with positives of the mean InfoNCE of their positives; see `contrastive`."""
+    counts = positive.sum(dim=1)
+    weights = (counts > 0).to(logits.dtype) * (1 if weights is None else weights)
+    negatives = logits.masked_fill(left_out, _NEVER).logsumexp(dim=1, keepdim=True)
+    each = F.softplus(negatives - logits).masked_fill(~positive, 0.0).sum(dim=1) / counts.clamp(min=1)
+    return (each * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).eps)
+
+
+def same(texts: list[str]) -> Tensor:
+    """Return which of T texts are equal, bool (T, T)."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    codes = torch.tensor([numbers[text] for text in texts])
+    return codes[:, None] == codes[None, :]

@@ -1,0 +1,80 @@
+"""The arithmetic of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.plan import Costs, Machine, forecast, texts_in
+
+COSTS = Costs(
+    images=100,
+    failed=0,
+    phrases=5.0,
+    steps={"read": 0.001, "phrases": 0.004, "explain": 0.08, "write": 0.005},
+    explain="explain",
+    text_s=0.0,
+    half_texts=200,
+    texts=300,
+    bytes=5000.0,
+    memory_bytes=10**9,
+    processes=2,
+    device="cpu, 1 thread",
+)
+
+
+@pytest.mark.parametrize(
+    ("machine", "limit", "rate"),
+    [
+        (Machine(cores=2, workers=2), "cores", 2 / 0.09),
+        (Machine(cores=16, workers=2), "model workers", 2 / 0.08),
+        (Machine(cores=2, workers=2, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.1),
+        (Machine(cores=16, workers=1, gpus=2, gpu_rate=500.0), "GPUs", 1000),
+        (Machine(cores=4, workers=1, gpus=2, gpu_rate=500.0), "cores", 400),
+        (Machine(cores=2, workers=1, gpus=1, gpu_rate=1000.0, own_cores=0.2, own_s=0.01), "cores", 1.8 / 0.02),
+    ],
+)
+def test_the_scarcest_resource_limits_the_rate(machine: Machine, limit: str, rate: float) -> None:
+    found = forecast(COSTS, 10_000, machine)
+    assert (found.limit, found.rate) == (limit, pytest.approx(rate))
+    assert found.seconds == pytest.approx(10_000 / rate)
+    assert found.core_hours == pytest.approx(machine.cores * found.seconds / 3600)
+    assert found.gpu_hours == pytest.approx(machine.gpus * found.seconds / 3600)
+    assert found.disk_bytes == 50_000_000
+    assert found.memory_bytes == (machine.gpus or machine.workers) * 10**9
+
+
+def test_gpus_have_a_price_and_need_cores_and_a_known_speed() -> None:
+    found = forecast(COSTS, 1_000_000, Machine(cores=16, workers=1, gpus=2, gpu_rate=500, core_price=0.5, gpu_price=3))
+    assert found.cores_per_gpu == pytest.approx(5.0)
+    assert found.price == pytest.approx((16 * 0.5 + 2 * 3.0) * 1000 / 3600)
+    assert forecast(COSTS, 10, Machine(cores=2, workers=2)).price is None
+    with pytest.raises(ValueError, match="of a GPU"):
+        forecast(COSTS, 10, Machine(cores=4, workers=1, gpus=1))
+
+
+@pytest.mark.parametrize(("images", "more"), [(10_000, 10_000 - 32), (8, 0)])
+def test_the_first_images_are_a_part_of_the_start(images: int, more: int) -> None:
+    costs = replace(COSTS, ready_s=30.0, first=32, end_s=4.0)
+    found = forecast(costs, images, Machine(cores=2, workers=2))
+    assert found.seconds == pytest.approx(34 + more / found.rate)
+
+
+def test_different_phrases_grow_with_a_power_of_the_images() -> None:
+    """1.5 times as many whenever the images double."""
+    for doublings in range(5):
+        assert texts_in(COSTS, 100 * 2**doublings) == pytest.approx(300 * 1.5**doublings)
+
+
+@pytest.mark.parametrize(("half", "whole", "many"), [(0, 0, 0.0), (7, 7, 7.0), (1, 300, 3000.0)])
+def test_phrases_never_grow_faster_than_the_images(half: int, whole: int, many: float) -> None:
+    assert texts_in(replace(COSTS, half_texts=half, texts=whole), 1000) == pytest.approx(many)
+
+
+def test_every_worker_meets_the_phrases_for_itself() -> None:
+    costs = replace(COSTS, text_s=0.01)
+    one, two = (forecast(costs, 1600, Machine(cores=count, workers=count)) for count in (1, 2))
+    assert one.rate == pytest.approx(1 / (0.09 + 0.01 * texts_in(COSTS, 1600) / 1600))
+    assert two.rate == pytest.approx(2 / (0.09 + 0.01 * texts_in(COSTS, 800) / 800))
+    assert two.rate < 2 * one.rate
