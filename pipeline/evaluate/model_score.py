@@ -27,7 +27,7 @@ from pipeline.evaluate.answers import (
     retrieve,
     stored,
 )
-from pipeline.evaluate.judged import drawn_places, pixels_of, prepare_stage, usable_model
+from pipeline.evaluate.judged import drawn_places, pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.evaluate.probe import (
     NOTHING,
@@ -46,7 +46,7 @@ from stages.contract.records import Record
 from stages.read import Reader, Shard, make_reader, plan_shards
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.model.load import load
+from stages.shared.model.load import load, usable_model
 from stages.shared.truth import read_truth
 from stages.shared.truth.ground_truth import GroundTruth
 
@@ -90,7 +90,7 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
         WeightsError: The model's files are missing or damaged.
     """
     started = time.perf_counter()
-    config, (name, _) = exam.config, usable_model(exam.config)
+    config, name = exam.config, usable_model(exam.config.model).name
     truth = None if exam.truth is None else read_truth(exam.truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)

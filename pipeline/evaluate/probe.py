@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from pipeline.evaluate.matching import check_size
-from pipeline.load.region_masks import grid_shares
+from pipeline.load.row_groups import grid_shares
 from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.masks import run_ends
