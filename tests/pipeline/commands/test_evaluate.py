@@ -26,8 +26,7 @@ from pipeline.run import run
 from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import stable_id
 from stages.contract.schema import DATASET_SCHEMA
-
-QUIET = Console(quiet=True)
+from tests.pipeline.commands.evaluated import QUIET
 
 AGAIN = ["model.device=cpu"]
 """A setting of the model: heat maps are computed again."""

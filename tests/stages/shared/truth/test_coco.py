@@ -102,13 +102,6 @@ def test_a_target_for_every_category_of_an_image(tmp_path: Path) -> None:
     )
 
 
-def test_categories_of_one_normalised_name_are_one(tmp_path: Path) -> None:
-    names = [{"id": 1, "name": "car"}, {"id": 2, "name": "The Car"}]
-    path = written(tmp_path, content(annotation(), annotation(category_id=2), categories=names))
-    (target,) = read_coco(path).images["a.jpg"].targets
-    assert len(target.boxes_xywh_px) == 2
-
-
 def test_a_target_for_every_mentioned_phrase_of_an_image(tmp_path: Path) -> None:
     two_cars, one_dog, rest = targets(
         tmp_path,
@@ -320,10 +313,3 @@ def test_absent_phrases_of_an_image(tmp_path: Path) -> None:
     assert truth.images["a.jpg"].absent == {"blue car", "dog"}
     with pytest.raises(InputError, match=r"images\[0\]: expected 'absent' to be a list of phrases"):
         read_coco(written(tmp_path, content(images=[{**IMAGE, "absent": "dog"}])))
-
-
-def test_scenes_with_absent_things_are_truth(tmp_path: Path) -> None:
-    write_scenes(tmp_path, 3, 4, absent=True)
-    images = read_coco(tmp_path / "truth.json").images.values()
-    assert [len(image.absent) for image in images] == [1, 1, 1]
-    assert all(image.absent.isdisjoint(target.phrase for target in image.targets) for image in images)
