@@ -100,7 +100,7 @@ def score_model(
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
     """
     # They import torch and OpenCV.
-    from pipeline.config import check, load_config
+    from pipeline.config import load_config
     from pipeline.evaluate.model_score import Exam, read_scores, scored
     from pipeline.evaluate.probe import ProbeConfig
 
@@ -109,11 +109,12 @@ def score_model(
         raise ConfigError(f"--set {unused[0]}: only keys of {', '.join(USED)} are used here")
     given: dict[str, Any] = {"input.path": data, "input.image_root": images, "model.name": model}
     config = load_config(None, settings, assigned=given)
-    asked: dict[str, Any] = {"residual": residual, "crops": crops, "crop_scale": crop_scale}
-    asked |= {"min_boxes": min_boxes, "pool_images": pool}
+    named: dict[str, Any] = {}
     if prompts:
-        asked["prompts"] = prompts[0] if prompts == ["openai_imagenet"] else prompts
-    probe: ProbeConfig = check(asked, ProbeConfig)
+        named["prompts"] = "openai_imagenet" if prompts == ["openai_imagenet"] else tuple(prompts)
+    probe = ProbeConfig(
+        residual=residual, crops=crops, crop_scale=crop_scale, min_boxes=min_boxes, pool_images=pool, **named
+    )
     theirs = None if other is None else read_scores(other)
     exam = Exam(config=config, truth=truth, resized=resized, most=most, seed=seed, probe=probe)
     scores = scored(exam, errors if as_json else console, theirs)

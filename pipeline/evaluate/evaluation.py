@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -215,9 +215,13 @@ def _linked(groupings: Sequence[Grouping]) -> dict[str, Any]:
     for name, figure, column in (("group_f1", pair_f1, 2), ("group_b_cubed", b_cubed, 5)):
         n = int(counts[:, column].sum())
         if n:
-            estimate = weighted_estimate(lambda weights, of=figure: of(weights @ counts), images, RESAMPLES)
+            estimate = weighted_estimate(partial(_of_totals, figure, counts), images, RESAMPLES)
             figures[name] = replace(estimate, n=n).plain()
     return figures
+
+
+def _of_totals(figure: Callable[[Floats], float], counts: Floats, weights: Floats) -> float:
+    return figure(weights @ counts)
 
 
 def _coco(queries: Sequence[Query]) -> dict[str, Any]:

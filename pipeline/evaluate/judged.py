@@ -26,7 +26,7 @@ from stages.contract.stage import Stage
 from stages.explain.config import ExplainerConfig
 from stages.prepare import PrepareConfig, PrepareStage
 from stages.read import Reader
-from stages.shared.model.config import InputSpec, TowerKind
+from stages.shared.model.config import InputSpec
 from stages.shared.truth import read_truth
 from stages.shared.truth.ground_truth import GroundTruth, TruthImage
 
@@ -213,16 +213,3 @@ def pixels_of(record: Record) -> NDArray[np.uint8]:
     """The pixels of a prepared record."""
     assert record.pixels is not None, "prepared records have pixels"  # noqa: S101
     return record.pixels.rgb
-
-
-def usable_model(config: RunConfig) -> tuple[str, TowerKind]:
-    """The name of a configuration's model, and the kind of its image tower.
-
-    Raises ConfigError or WeightsError if it cannot be used.
-    """
-    # torch and open_clip take seconds to import; other judgements of a dataset do without.
-    from stages.shared.model.load import usable_model as recognised  # noqa: PLC0415
-
-    described = recognised(config.model)
-    assert described.tower is not None, "usable models have a tower"  # noqa: S101
-    return described.name, described.tower

@@ -251,22 +251,21 @@ def queries_of(
     for text, index in _first_of_each(phrases, range(len(phrases))).items():
         if text not in answered and _is_absent(phrases[index], image, categories):
             pairs.append((index, None))
-    queries = []
-    for index, target in pairs:
+
+    def query_of(index: int | None, target: TruthTarget | None) -> Query:
         phrase = None if index is None else phrases[index].text
-        queries.append(
-            Query(
-                image=number,
-                size_hw=size_hw,
-                phrase=phrase,
-                phrase_index=index,
-                target=target,
-                answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
-                heat=heats.get(phrase or ""),
-                plain_heat=plain_heats.get(phrase or ""),
-            )
+        return Query(
+            image=number,
+            size_hw=size_hw,
+            phrase=phrase,
+            phrase_index=index,
+            target=target,
+            answers=tuple(sorted(answers.get(phrase or "", ()), key=lambda answer: -answer.score)),
+            heat=heats.get(phrase or ""),
+            plain_heat=plain_heats.get(phrase or ""),
         )
-    return queries
+
+    return [query_of(*pair) for pair in pairs]
 
 
 def _is_absent(phrase: Phrase, image: TruthImage, categories: frozenset[str]) -> bool:

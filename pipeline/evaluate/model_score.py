@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from pipeline.evaluate.answers import (
     retrieve,
     stored,
 )
-from pipeline.evaluate.judged import drawn_places, pixels_of, prepare_stage, usable_model
+from pipeline.evaluate.judged import drawn_places, pixels_of, prepare_stage
 from pipeline.evaluate.matching import ImageMatches, match_images
 from pipeline.evaluate.probe import (
     NOTHING,
@@ -46,7 +46,7 @@ from stages.contract.records import Record
 from stages.read import Reader, Shard, make_reader, plan_shards
 from stages.shared.images.decode import decode_rgb
 from stages.shared.images.faults import DecodeLimits
-from stages.shared.model.load import load
+from stages.shared.model.load import load, usable_model
 from stages.shared.truth import read_truth
 from stages.shared.truth.ground_truth import GroundTruth
 
@@ -90,7 +90,7 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
         WeightsError: The model's files are missing or damaged.
     """
     started = time.perf_counter()
-    config, (name, _) = exam.config, usable_model(exam.config)
+    config, name = exam.config, usable_model(exam.config.model).name
     truth = None if exam.truth is None else read_truth(exam.truth)
     reader = make_reader(config.input)
     shards = plan_shards(reader)
@@ -109,7 +109,7 @@ def scored(exam: Exam, console: Console, other: Mapping[str, Any] | None = None)
         "input": config.input.model_dump(mode="json"),
         "truth": None if exam.truth is None else str(exam.truth),
         "matched": None if matched is None else matched.counts,
-        "probe": exam.probe.model_dump(mode="json"),
+        "probe": _plain(exam.probe),
         "seed": exam.seed,
         **_report(marks, other),
         "seconds": round(time.perf_counter() - started, 1),
@@ -166,13 +166,15 @@ class Marks:
     def opened(self, record: Record) -> Picture | None:
         """The image with its questions; None, and a note of the fault, if it cannot be opened."""
         if record.error is not None:
-            return self._failed(record.error)
+            self._fail(record.error)
+            return None
         asked, full, content = self._questions(record), None, record.sample.image.content
         if content is not None and len(asked.boxes_rel):
             try:
                 full = decode_rgb(content, self._limits)
             except RowFault as fault:
-                return self._failed(fault.error.at(record.sample.source))
+                self._fail(fault.error.at(record.sample.source))
+                return None
         self.names.append(record.sample.image.file_name)
         self.captions.append(tuple(caption for caption in record.sample.captions if caption.strip()))
         self.boxes += len(asked.boxes_rel)
@@ -185,7 +187,7 @@ class Marks:
         things = self._truth.things.get(image.file_name, ())
         return questions_of(image, things, (record.height_px, record.width_px), resized=self.exam.resized)
 
-    def _failed(self, error: RowError) -> None:
+    def _fail(self, error: RowError) -> None:
         self.faults[error.reason] += 1
         if len(self.examples) < SHOWN_FAULTS:
             self.examples.append(str(error))
@@ -276,10 +278,16 @@ def _report(marks: Marks, other: Mapping[str, Any] | None) -> dict[str, Any]:
             raise InputError("--compare: its figures are of other regions, phrases or captions") from error
         report |= {
             "compared_with": other["model"],
-            "asked_differently": setting_differences(other.get("probe"), probe.model_dump(mode="json")),
+            "asked_differently": setting_differences(other.get("probe"), _plain(probe)),
             "differences": arranged(differences),
         }
     return report | {"images": marks.names, "answers": kept}
+
+
+def _plain(probe: ProbeConfig) -> dict[str, Any]:
+    """The settings as JSON has them."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(probe)))
+    return plain
 
 
 def arranged(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

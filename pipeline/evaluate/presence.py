@@ -172,7 +172,9 @@ def fit_presence(judged: JudgedDataset, console: Console) -> tuple[Presence, dic
     images = ImageStatistics.of(np.stack([each.embedding for each in signals]))
     features, labels, numbers = features_of(images, signals), np.array(there, np.bool_), np.array(owners, np.int64)
     fit = fit_logistic(features, labels)
-    presence = Presence(images=images, bias=fit.bias, absent_share=1.0 - float(labels.mean()), **fit.by_name(FEATURES))
+    weight, mean, scale = fit.by_name(FEATURES).values()
+    absent_share = 1.0 - float(labels.mean())
+    presence = Presence(images=images, bias=fit.bias, weight=weight, mean=mean, scale=scale, absent_share=absent_share)
     scores = {"presence_auc": out_of_fold(features, labels, numbers), "similarity_auc": features[:, 0]}
     return presence, {
         "phrases": len(labels),

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.evaluate.matching import check_size
-from pipeline.load.region_masks import grid_shares
+from pipeline.load.row_groups import grid_shares
+from stages.contract.errors import ConfigError
 from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.masks import run_ends
 from stages.contract.records import Rle
@@ -38,56 +38,35 @@ TEXTS_AT_ONCE: Final = 512
 Embeddings = NDArray[np.float32]
 
 
-class ProbeConfig(BaseModel):
-    """The settings of `phrasebox score-model`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeConfig:
+    """The settings of `phrasebox score-model`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        residual: Whether the last block's residual and MLP follow the values in the dense features of a tower with a
+            class token. CLIPSelf (arXiv 2310.01403) trains and measures True; False is MaskCLIP without them, for a
+            model that nobody trained for it. Crops and retrieval do not depend on it.
+        prompts: Sentences for the name of a class, with `{}` for the name; the class is the mean of their embeddings.
+            `{}` is the bare name, `openai_imagenet` stands for OpenAI's 80. Phrases are embedded as they are.
+        crops: Whether every region is also embedded as an image, which takes a forward pass each: for CLIPSelf the
+            ceiling of dense features.
+        crop_scale: Sides of a crop in sides of its box; 1 as in CLIPSelf. A model that knows whole scenes only needs
+            the surroundings: of the things of 200 drawn scenes `demo` names 0.164 at 1, and 0.475 at 2.
+        min_boxes: Classes with fewer boxes are left out of the mean over classes; 1 as in CLIPSelf.
+        pool_images: The most images whose regions together are searched in the harder search of phrases.
+    """
 
-    residual: bool = Field(
-        False,
-        description="Whether the last block's residual and MLP follow the values in the dense features of a tower with "
-        "a class token. True is trained and measured in CLIPSelf (arXiv 2310.01403), False is MaskCLIP without them, "
-        "for a model that nobody trained for it. Crops and retrieval do not depend on it.",
-    )
-    prompts: tuple[str, ...] | Literal["openai_imagenet"] = Field(
-        ("a photo of a {}.",),
-        description="Sentences for the name of a class, with `{}` for the name; the class is the mean of their "
-        "embeddings. `{}` is the bare name, `openai_imagenet` stands for OpenAI's 80. Phrases and captions are "
-        "embedded as they are.",
-    )
-    crops: bool = Field(
-        True,
-        description="Whether every region is also cut out and embedded as an image, which takes a forward pass each. "
-        "CLIPSelf takes the result for the ceiling of dense features.",
-    )
-    crop_scale: float = Field(
-        1.0,
-        ge=1.0,
-        le=10.0,
-        description="How many times as long as the box a crop's sides are. 1: the box alone, as in CLIPSelf. A model "
-        "that knows whole scenes only needs the surroundings: of the things of 200 drawn scenes `demo` names 0.164 by "
-        "their boxes, and 0.475 by boxes twice as wide and high.",
-    )
-    min_boxes: int = Field(
-        1,
-        ge=1,
-        description="Classes with fewer boxes are left out of the mean over classes. 1: all that occur, as CLIPSelf.",
-    )
-    pool_images: int = Field(
-        50,
-        ge=2,
-        description="The images, at most, whose regions together are searched in the harder search of phrases.",
-    )
+    residual: bool = False
+    prompts: tuple[str, ...] | Literal["openai_imagenet"] = ("a photo of a {}.",)
+    crops: bool = True
+    crop_scale: float = 1.0
+    min_boxes: int = 1
+    pool_images: int = 50
 
-    @field_validator("prompts")
-    @classmethod
-    def _with_a_place(cls, prompts: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        if not prompts:
-            raise ValueError("expected one prompt or more")
-        for prompt in () if isinstance(prompts, str) else prompts:
+    def __post_init__(self) -> None:
+        for prompt in () if isinstance(self.prompts, str) else self.prompts:
             if prompt.count("{}") != 1:
-                raise ValueError(f"expected one {{}} in a prompt, got {prompt!r}")
-        return prompts
+                raise ConfigError(f"--prompt: expected one {{}} in a prompt, got {prompt!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,8 +134,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         cells = []
         for name in columns:
             difference = (row["differences"] or {}).get(name)
-            known = difference is not None and difference["low"] is not None
-            sign = (difference["low"] > 0) - (difference["high"] < 0) if known else 0
+            if difference is None or difference["low"] is None:
+                sign = 0
+            else:
+                sign = (difference["low"] > 0) - (difference["high"] < 0)
             cells.append((row["figures"].get(name), sign * FIGURES[name].better))
         lines.append((row, cells))
     return {"columns": columns, "lines": lines}

@@ -37,7 +37,7 @@ from pipeline.evaluate.compare.maps import (
 )
 from pipeline.evaluate.compare.pictures import ComparedImage, Effort, compared_images
 from pipeline.evaluate.compare.sanity import sanity
-from pipeline.evaluate.judged import pixels_of, usable_model
+from pipeline.evaluate.judged import pixels_of
 from pipeline.graph import fetch_weights
 from pipeline.photographs import INPUT, TRUTH
 from pipeline.scenes import write_scenes
@@ -47,7 +47,7 @@ from stages.contract.records import stable_id
 from stages.explain import EXPLAINERS
 from stages.shared.model.catalog import CATALOG, resolve
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.load import load
+from stages.shared.model.load import load, usable_model
 
 SANE_IMAGES: Final = 16
 """Images of the sanity checks: each takes three more maps of one phrase."""
@@ -149,11 +149,11 @@ def check_contenders(source: Source, explainers: str | None) -> tuple[list[Conte
         InputError: No explainer is defined on the model.
         WeightsError: The model's files are missing or damaged.
     """
-    name, tower = usable_model(source.config)
-    contenders = contenders_of(explainers, tower, name)
+    model = usable_model(source.config.model)
+    contenders = [] if model.tower is None else contenders_of(explainers, model.tower, model.name)
     if not contenders:
-        raise InputError(f"no explainer is defined on {name}")
-    return contenders, name
+        raise InputError(f"no explainer is defined on {model.name}")
+    return contenders, model.name
 
 
 def compared(

@@ -12,7 +12,7 @@ without width or height are left out too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -223,20 +223,14 @@ def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
     """The entries in the content of a file; `path` is for messages."""
     images: dict[EntryId, PictureEntry] = {}
     file_names: set[str] = set()
-    for entry in entries(path, content.get("images"), "images"):
-        image_id, image = entry.id("id"), _image(entry)
-        if image_id in images:
-            raise entry.fault(f"an earlier image has the id {image_id!r} too")
+    for image_id, entry in by_id(entries(path, content.get("images"), "images"), "image"):
+        image = _image(entry)
         if image.file_name in file_names:
             raise entry.fault(f"an earlier image has the file_name {image.file_name!r} too")
         images[image_id] = image
         file_names.add(image.file_name)
-    names: dict[EntryId, str] = {}
-    for entry in entries(path, content.get("categories", []), "categories"):
-        category_id = entry.id("id")
-        if category_id in names:
-            raise entry.fault(f"an earlier category has the id {category_id!r} too")
-        names[category_id] = entry.words("name")
+    categories = by_id(entries(path, content.get("categories", []), "categories"), "category")
+    names = {category_id: entry.words("name") for category_id, entry in categories}
     things: list[CocoThing] = []
     for entry in entries(path, content.get("annotations"), "annotations"):
         image_id = entry.id("image_id")
@@ -299,6 +293,17 @@ def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
         if not isinstance(values, dict):
             raise InputError(f"{path}: {name}[{index}]: expected an object, got {kind_of_value(values)}")
         yield Entry(path, f"{name}[{index}]", values)
+
+
+def by_id(found: Iterable[Entry], kind: str) -> Iterator[tuple[EntryId, Entry]]:
+    """Id and entry of each entry. Raises InputError for an id that an earlier entry has."""
+    known: set[EntryId] = set()
+    for entry in found:
+        entry_id = entry.id("id")
+        if entry_id in known:
+            raise entry.fault(f"an earlier {kind} has the id {entry_id!r} too")
+        known.add(entry_id)
+        yield entry_id, entry
 
 
 def _image(entry: Entry) -> PictureEntry:

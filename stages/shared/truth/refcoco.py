@@ -18,9 +18,8 @@ from stages.contract.errors import InputError
 from stages.phrases.filters import normalise
 from stages.shared.truth.coco import (
     CocoThing,
-    EntryId,
-    Instances,
     PictureEntry,
+    by_id,
     entries,
     mask_of,
     objects_member,
@@ -52,7 +51,8 @@ def read_refcoco(folder: Path) -> GroundTruth:
     """
     path = _refs_path(folder)
     instances = read_instances(folder / INSTANCES)
-    things = _by_id(instances)
+    annotations = by_id((thing.entry for thing in instances.things), "annotation")
+    things = {ann_id: thing for (ann_id, _), thing in zip(annotations, instances.things, strict=True)}
     targets: dict[str, list[Callable[[], list[TruthTarget]]]] = {name: [] for name in instances.by_name}
     for ref in entries(path, read_json(path), "refs"):
         ann_id, image_id = ref.id("ann_id"), ref.id("image_id")
@@ -95,16 +95,6 @@ def _refs_path(folder: Path) -> Path:
             f"If you trust it: cd {shlex.quote(str(folder))} && {_TO_JSON.format(pickles[0].stem)}"
         )
     raise InputError(f"{folder}: expected a refs*.json beside {INSTANCES}, found none")
-
-
-def _by_id(instances: Instances) -> dict[EntryId, CocoThing]:
-    things: dict[EntryId, CocoThing] = {}
-    for thing in instances.things:
-        ann_id = thing.entry.id("id")
-        if ann_id in things:
-            raise thing.entry.fault(f"an earlier annotation has the id {ann_id!r} too")
-        things[ann_id] = thing
-    return things
 
 
 def _targets(thing: CocoThing, sentences: list[str], split: object) -> list[TruthTarget]:

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from pipeline.commands.calibrate import print_calibration
 from pipeline.commands.tables import print_evaluation
-from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.evaluate import calibrate, presence
 from pipeline.evaluate.calibrate import fitted_cut, write_calibration
@@ -31,21 +30,7 @@ from stages.contract.records import HeatMap, Phrase, Record, Sample
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage
 from stages.shared.truth.ground_truth import TruthImage, TruthTarget
-
-QUIET = Console(quiet=True)
-
-
-def config_of(folder: Path, out: Path, **values: Any) -> RunConfig:
-    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
-    return RunConfig.model_validate(
-        {
-            "input": source,
-            "model": {"name": "demo"},
-            "engine": {"kind": "inline"},
-            "output": {"path": str(out)},
-            **values,
-        }
-    )
+from tests.pipeline.commands.evaluated import QUIET, config_of
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +171,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(tmp_path: Pat
     ):
         with pytest.raises(ConfigError, match=words):
             write_calibration(tmp_path / "none", tmp_path / "none.json", out, QUIET)
-
-
-def test_a_refused_calibration_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json"):
         write_calibration(tmp_path / "none", tmp_path / "none.json", tmp_path / "new" / "c.json", QUIET)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "new").exists(), "a rejected calibration leaves no folder"
 
 
 def test_absent_phrases_are_found_out_once_presence_is_fitted(

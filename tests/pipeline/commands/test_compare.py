@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from rich.console import Console
 
-from pipeline.cli import main
-from pipeline.config import RunConfig
 from pipeline.evaluate.compare.comparison import Comparison, Source, compared
-from pipeline.evaluate.compare.figures import CURVES, FIGURES, correlation
+from pipeline.evaluate.compare.figures import CURVES, FIGURES
 from pipeline.evaluate.compare.pictures import Effort
 from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.contract.errors import InputError
+from tests.pipeline.commands.evaluated import QUIET, called, config_of
 from tests.stages.shared.model.saved import save_model
 
-QUIET = Console(quiet=True)
 EFFORT = Effort(most=3, phrases=8, faithful=1, seed=0)
+MODEL = {"name": "demo", "batch_size": 4}
 NAMED = "grad_eclip,rollout,maskclip,grad_eclip:heads=single:blocks=1"
-
-Answer = tuple[int, str, str]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +30,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config_of(folder: Path, **values: Any) -> RunConfig:
-    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
-    model = {"name": "demo", "batch_size": 4}
-    return RunConfig.model_validate({"input": source, "model": model, "engine": {"kind": "inline"}, **values})
-
-
 @pytest.fixture(scope="module")
 def comparison(drawn: Path) -> Comparison:
-    return compared(Source(name="s", config=config_of(drawn), truth=drawn / "truth.json"), NAMED, EFFORT, QUIET)
+    return compared(
+        Source(name="s", config=config_of(drawn, model=MODEL), truth=drawn / "truth.json"), NAMED, EFFORT, QUIET
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +44,7 @@ def rows(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 def test_peaks_are_those_of_eval(rows: dict[str, dict[str, Any]], drawn: Path, tmp_path: Path) -> None:
     explain, regions = {"contrast": 0.0}, {"smooth_patches": 0.0, "group": "none", "calibration": "none"}
-    config = config_of(drawn, explain=explain, regions=regions, output={"path": str(tmp_path / "dataset")})
+    config = config_of(drawn, tmp_path / "dataset", model=MODEL, explain=explain, regions=regions)
     measured = evaluation_of(Path(run(config, QUIET)), drawn / "truth.json", QUIET)
     assert measured["counts"]["targets_not_among_phrases"] == 0
     figures = rows["grad_eclip"]["figures"]
@@ -84,6 +73,8 @@ def test_every_explainer_has_its_figures(rows: dict[str, dict[str, Any]]) -> Non
     )
     assert rows["maskclip"]["differences"]["energy"]["low"] is None, "three images say nothing of chance"
     assert all(row["cost"]["encode_image"] > 0 for row in rows.values() if not row["baseline"])
+    same = rows["grad_eclip"]["map_correlation"]["maskclip"]
+    assert -1 < same == rows["maskclip"]["map_correlation"]["grad_eclip"] < 1
 
 
 def test_the_best_share_is_at_least_as_good_as_any(rows: dict[str, dict[str, Any]]) -> None:
@@ -111,35 +102,7 @@ def test_a_single_head_explains_another_cosine(rows: dict[str, dict[str, Any]]) 
     assert single["correlation"] < own["correlation"]
 
 
-def test_correlations_of_maps_are_those_of_the_maps(comparison: Comparison, rows: dict[str, dict[str, Any]]) -> None:
-    pairs = [
-        correlation(a.values, b.values)
-        for maps in comparison.maps
-        for a, b in zip(maps["grad_eclip"], maps["maskclip"], strict=True)
-    ]
-    assert rows["grad_eclip"]["map_correlation"]["maskclip"] == pytest.approx(float(np.mean(pairs)))
-    assert rows["maskclip"]["map_correlation"]["grad_eclip"] == rows["grad_eclip"]["map_correlation"]["maskclip"]
-
-
-@pytest.fixture
-def phrasebox(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    def call(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "300")
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        return (code, *capfd.readouterr())
-
-    return call
-
-
-def test_the_command_is_repeatable_and_needs_no_truth(
-    phrasebox: Callable[..., Answer], drawn: Path, tmp_path: Path
-) -> None:
+def test_the_command_is_repeatable_and_needs_no_truth(drawn: Path, tmp_path: Path) -> None:
     _, saved = save_model(tmp_path)
     named = [f"--set=model.{key}={value}" for key, value in (("config", saved.config), ("weights", saved.weights))]
     given = (
@@ -156,7 +119,7 @@ def test_the_command_is_repeatable_and_needs_no_truth(
     # One that keeps the aspect ratio, and so fits into no batch, and one that takes many forward passes.
     names = ["maskclip", "rollout:image_size=keep:shorter_side_px=64", "occlusion"]
     tail = ("--explainers", ",".join(names), "--json", "--seed", 3)
-    code, out, _ = phrasebox("compare", *given, *tail)
+    code, out, _ = called("compare", *given, *tail)
     assert code == 0
     rows = json.loads(out)
     assert [row["explainer"] for row in rows] == [*names, "centre", "random"]
@@ -165,11 +128,11 @@ def test_the_command_is_repeatable_and_needs_no_truth(
     assert "pointing" not in rows[0]["figures"]
     assert rows[0]["figures"]["insertion_authors"]["n"] == 1
     assert [row["figures"]["weights_all"]["n"] for row in rows[:3]] == [3, 3, 2]
-    again = json.loads(phrasebox("compare", *given, *tail)[1])
+    again = json.loads(called("compare", *given, *tail)[1])
     for row in [*rows, *again]:
         row.pop("cost", None)
     assert again == rows
-    other = json.loads(phrasebox("compare", *given, "--explainers", "maskclip", *tail[2:-1], 4)[1])
+    other = json.loads(called("compare", *given, "--explainers", "maskclip", *tail[2:-1], 4)[1])
     assert other[0]["figures"] != rows[0]["figures"], "another seed draws other phrases and weights"
 
 
@@ -191,9 +154,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_refused_before_any_work(case: str, phrasebox: Callable[..., Answer]) -> None:
+def test_what_cannot_be_used_is_refused_before_any_work(case: str) -> None:
     arguments, words = REFUSED[case]
-    code, out, err = phrasebox("compare", *arguments)
+    code, out, err = called("compare", *arguments)
     assert (code, out) == (2, "")
     assert words in err
     assert "Traceback" not in err

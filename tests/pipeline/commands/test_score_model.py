@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cli import main
 from pipeline.scenes import write_scenes
+from tests.pipeline.commands.evaluated import called
 
-Answer = tuple[int, str, str]
 COUNT = 20
 
 
@@ -27,25 +25,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(folder: Path, *more: object, truth: Path | None = None) -> tuple[object, ...]:
     given = ("score-model", "demo", "--data", folder / "captions.jsonl", "--images", folder / "images")
     return (*given, "--truth", truth or folder / "truth.json", "--prompt", "a {}", *more)
-
-
-def called(*arguments: object) -> tuple[int, str, str]:
-    """The console script, in this process; with the output of a module's fixture."""
-    import contextlib
-    import io
-
-    out, err = io.StringIO(), io.StringIO()
-    patch = pytest.MonkeyPatch()
-    patch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
-    patch.setenv("COLUMNS", "300")
-    code = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-    patch.undo()
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

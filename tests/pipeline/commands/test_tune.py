@@ -14,26 +14,11 @@ from pipeline.commands.tune import print_tuning
 from pipeline.config import RunConfig, load_config, override
 from pipeline.evaluate import calibrate, presence
 from pipeline.evaluate.evaluation import evaluation_of
-from pipeline.evaluate.judged import judged_dataset
-from pipeline.evaluate.tune import FIGURES, MARGIN, TRIED, figures_of, tuned, write_settings
+from pipeline.evaluate.tune import FIGURES, MARGIN, TRIED, tuned, write_settings
 from pipeline.run import run
 from pipeline.scenes import write_scenes
 from stages.contract.errors import ConfigError, InputError
-
-QUIET = Console(quiet=True)
-
-
-def config_of(folder: Path, out: Path, **values: Any) -> RunConfig:
-    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
-    return RunConfig.model_validate(
-        {
-            "input": source,
-            "model": {"name": "demo"},
-            "engine": {"kind": "inline"},
-            "output": {"path": str(out)},
-            **values,
-        }
-    )
+from tests.pipeline.commands.evaluated import QUIET, config_of
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +148,3 @@ def test_every_value_that_is_tried_is_one_of_the_configuration(drawn: Path, tmp_
         for changes in candidates:
             changed = override(json.loads(json.dumps(values)), [f"{key}={value}" for key, value in changes.items()])
             assert isinstance(changed, RunConfig)
-
-
-def test_no_image_is_no_figure(dataset: Path, drawn: Path, tmp_path: Path) -> None:
-    judged = judged_dataset(dataset, drawn / "truth.json")
-    assert figures_of([], config_of(drawn, tmp_path), judged)["box_recall"] is None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate.matching import ImageMatches, Query, match_images, queries_of
+from pipeline.evaluate.matching import Query, match_images, queries_of
 from stages.contract.errors import InputError
 from stages.contract.records import Phrase
 from stages.shared.truth.ground_truth import GroundTruth, TruthImage, TruthTarget
@@ -155,52 +155,37 @@ def truth_of(*names: str) -> GroundTruth:
     return GroundTruth(images=images)
 
 
-def names_of(matches: ImageMatches) -> dict[str, str]:
-    return {name: image.file_name for name, image in matches.images.items()}
-
-
-def test_images_are_matched_by_name_or_by_a_last_part_that_is_unique() -> None:
-    truth = truth_of("val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg")
-    names = ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"]
-    matches = match_images(names, truth)
-    assert names_of(matches) == {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"}
-    assert matches.counts == {"images": 3, "by_stem": 0, "ambiguous": 1}
-
-
-def test_a_row_per_caption_does_not_make_an_image_ambiguous() -> None:
-    assert names_of(match_images(["a/1.jpg", "a/1.jpg"], truth_of("1.jpg"))) == {"a/1.jpg": "1.jpg"}
-
-
-def test_images_that_differ_only_in_their_extension_are_matched_and_counted() -> None:
-    truth = truth_of("1.jpg", "2.jpg", "3.jpg", "a/4.jpg", "b/4.jpg")
-    matches = match_images(["1.webp", "in/2.PNG", "3", "a/4.webp", "b/4.webp"], truth)
-    assert names_of(matches) == {
-        "1.webp": "1.jpg",
-        "in/2.PNG": "2.jpg",
-        "3": "3.jpg",
-        "a/4.webp": "a/4.jpg",
-        "b/4.webp": "b/4.jpg",
-    }
-    assert matches.counts == {"images": 5, "by_stem": 5, "ambiguous": 0}
-
-
 @pytest.mark.parametrize(
-    ("names", "true_names", "matched", "ambiguous"),
+    ("names", "true_names", "matched", "by_stem", "ambiguous"),
     [
+        # By the whole name, or by a last part that is unique.
+        (
+            ["1.jpg", "train/2.jpg", "3.jpg", "a/3.jpg", "4.jpg"],
+            ["val/1.jpg", "2.jpg", "a/3.jpg", "b/3.jpg"],
+            {"1.jpg": "val/1.jpg", "train/2.jpg": "2.jpg", "a/3.jpg": "a/3.jpg"},
+            0,
+            1,
+        ),
+        # A row per caption does not make an image ambiguous.
+        (["a/1.jpg", "a/1.jpg"], ["1.jpg"], {"a/1.jpg": "1.jpg"}, 0, 0),
+        # Without the extension.
+        (["1.webp", "in/2.PNG", "3"], ["1.jpg", "2.jpg", "3.jpg"],
+         {"1.webp": "1.jpg", "in/2.PNG": "2.jpg", "3": "3.jpg"}, 3, 0),
+        (["a/4.webp", "b/4.webp"], ["a/4.jpg", "b/4.jpg"], {"a/4.webp": "a/4.jpg", "b/4.webp": "b/4.jpg"}, 2, 0),
         # The exact name wins, and its image is not given away twice.
-        (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 1),
-        (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 1),
-        # Several of the dataset are like one of the truth, or the other way round.
-        (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 2),
-        (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1),
+        (["1.jpg", "1.webp"], ["1.jpg"], {"1.jpg": "1.jpg"}, 0, 1),
+        (["a/1.webp", "b/1.jpg"], ["a/1.jpg"], {"b/1.jpg": "a/1.jpg"}, 0, 1),
+        # Several of the dataset are like one of the ground truth, or the other way round.
+        (["1.webp", "1.png", "2.webp"], ["1.jpg", "2.jpg"], {"2.webp": "2.jpg"}, 1, 2),
+        (["1.webp", "2.webp"], ["1.jpg", "1.png", "2.jpg"], {"2.webp": "2.jpg"}, 1, 1),
     ],
-)
-def test_images_that_are_alike_but_not_one_to_one_are_left_out_and_counted(
-    names: list[str], true_names: list[str], matched: dict[str, str], ambiguous: int
+)  # fmt: skip
+def test_images_are_matched_one_to_one(
+    names: list[str], true_names: list[str], matched: dict[str, str], by_stem: int, ambiguous: int
 ) -> None:
     matches = match_images(names, truth_of(*true_names))
-    assert names_of(matches) == matched
-    assert matches.ambiguous == ambiguous
+    assert {name: image.file_name for name, image in matches.images.items()} == matched
+    assert matches.counts == {"images": len(matched), "by_stem": by_stem, "ambiguous": ambiguous}
 
 
 def test_nothing_in_common_is_refused_with_examples() -> None:

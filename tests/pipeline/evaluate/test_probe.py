@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -33,9 +35,9 @@ def picture(rgb: np.ndarray, *boxes: tuple[float, float, float, float]) -> Pictu
     return Picture(rgb=rgb, full=rgb, asked=asked)
 
 
-def embedder_of(tower: str, **settings: object) -> Embedder:
+def embedder_of(tower: str, **settings: Any) -> Embedder:
     make, spec = TOWERS[tower]
-    return Embedder(from_open_clip(make(), spec=spec), ProbeConfig.model_validate(settings), batch_images=4)
+    return Embedder(from_open_clip(make(), spec=spec), ProbeConfig(**settings), batch_images=4)
 
 
 @pytest.mark.parametrize("tower", TOWERS)

@@ -1,0 +1,39 @@
+"""Runs on drawn scenes and the console script in this process, for the verbs that judge."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.cli import main
+from pipeline.config import RunConfig
+
+QUIET = Console(quiet=True)
+
+
+def config_of(folder: Path, out: Path | None = None, **values: Any) -> RunConfig:
+    """A run of `demo` over the scenes in a folder."""
+    source = {"kind": "jsonl", "path": str(folder / "captions.jsonl"), "image_root": str(folder / "images")}
+    if out is not None:
+        values["output"] = {"path": str(out)}
+    plain = {"input": source, "model": {"name": "demo"}, "engine": {"kind": "inline"}}
+    return RunConfig.model_validate({**plain, **values})
+
+
+def called(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of the console script."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["phrasebox", *map(str, arguments)])
+        patch.setenv("COLUMNS", "300")
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    return code, out.getvalue(), err.getvalue()
