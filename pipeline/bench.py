@@ -26,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
-from stages.phrases.parser import load_pipeline
 
 from pipeline.config import RunConfig
 from pipeline.load import Contents, RegionStream
@@ -35,6 +34,7 @@ from pipeline.scenes import make_scene, write_scenes
 from pipeline.summary import Report
 from stages.contract.records import HeatMap, Phrase, Pixels, Record, Sample
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from stages.phrases.noun_phrases import load_pipeline
 from stages.phrases.stage import PhrasesConfig, PhrasesStage
 from stages.regions.config import RegionsConfig
 from stages.regions.stage import RegionsStage

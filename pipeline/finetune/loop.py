@@ -158,7 +158,7 @@ class Tuning(Fit):
     ) -> None:
         steps = max(1, round(config.epochs * material.steps_per_epoch))
         super().__init__(TrainingFolder(config.out), [steps], config.checkpoint_every_s, ranks)
-        self.config, self.described, self.material, self.device = config, described, material, device
+        self.config, self.model, self.material, self.device = config, described, material, device
         self._decides = {**config.decides(), "images": material.images}
         if saved is not None and saved["decides"] != self._decides:
             former = saved["decides"]
@@ -202,7 +202,7 @@ class Tuning(Fit):
         begins = f"resumes at step {self.step:,}" if self.step else "begins"
         together = f" on {self.ranks.size} ranks" if self.ranks.size > 1 else ""
         return (
-            f"{self.described.name} {begins} with recipe {config.recipe.kind}: {self.material.images:,} images, "
+            f"{self.model.name} {begins} with recipe {config.recipe.kind}: {self.material.images:,} images, "
             f"{self.steps:,} steps of {config.batch_size}{together}, {learning / 1e6:.1f} million weights learn, "
             f"products in {config.model.precision} on {self.device}"
         )
@@ -281,10 +281,10 @@ class Tuning(Fit):
 
     def _write_settings(self, folder: Path) -> None:
         """Write the model's configuration as open_clip has it, and its vocabulary if it has one of its own."""
-        architecture, spec = copy.deepcopy(self.described.architecture), self.described.input
+        architecture, spec = copy.deepcopy(self.model.architecture), self.model.input
         options = architecture["text_cfg"].get("tokenizer_kwargs") or {}
-        if self.described.folder is not None and "bpe_path" in options:
-            shutil.copyfile(self.described.folder / options["bpe_path"], folder / _VOCABULARY)
+        if self.model.folder is not None and "bpe_path" in options:
+            shutil.copyfile(self.model.folder / options["bpe_path"], folder / _VOCABULARY)
             architecture["text_cfg"]["tokenizer_kwargs"] = {**options, "bpe_path": _VOCABULARY}
         if any(isinstance(part, open_clip.transformer.QuickGELU) for part in self.student.module.modules()):
             architecture["quick_gelu"] = True  # nothing else in OpenAI's files says it
@@ -309,7 +309,7 @@ class Tuning(Fit):
         )
         share = 1 - config.interpolate
         mixed = f", mixed with {share:.0%} of the weights that it began with" if share else ""
-        return f"""# {self.described.name}, fine-tuned by recipe {config.recipe.kind}
+        return f"""# {self.model.name}, fine-tuned by recipe {config.recipe.kind}
 
 Fine-tuned by phrasebox for {self.steps:,} steps of {config.batch_size} images on {self.material.images:,} images of the
 dataset `{config.data.path}`{mixed}. open_clip loads it, and so does phrasebox: `--model FOLDER`. Its licence follows

@@ -22,14 +22,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
-from stages.phrases.parser import load_pipeline
 from torch import Tensor, nn
 
 from pipeline.training.batches import load_vocabulary, write_vocabulary
 from pipeline.training.photo_parts import FRONT_CHANNELS, Teacher, front, prepared
 from stages.contract.errors import InputError
 from stages.phrases.filters import DETERMINERS, word_lists
-from stages.phrases.noun_phrases import extract
+from stages.phrases.noun_phrases import extract, load_pipeline
 from stages.shared.model.towers.photo_trunk import GRID, STRIDE_PX
 from stages.shared.storage import replacing
 

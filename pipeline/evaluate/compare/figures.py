@@ -131,7 +131,7 @@ def _local(query: Query, heat_map: HeatMap) -> dict[str, float]:
     if levels is not None:
         surface = drawn(heat_map, samples_hw(query.size_hw))
         low, high = float(heat_map.values.min()), float(heat_map.values.max())
-        otsu = low + (high - low) * otsu_cut(levels[None])[0] / LEVELS
+        otsu = low + (high - low) * otsu_cut(levels) / LEVELS
         cuts = [*at_shares(surface, place), overlaps(surface, otsu, place)]
     has_mask = query.target is not None and query.target.mask is not None
     for name, (box, mask) in zip([*(f"@{share}" for share in SHARES), "_otsu"], cuts, strict=True):
