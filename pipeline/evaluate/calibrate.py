@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.evaluate.estimates import (
-    Fit,
     Floats,
+    LogisticFit,
     calibration_error,
     fit_logistic,
     mean_and_scale,
@@ -237,7 +237,7 @@ def _log_size(boxes: Sequence[Box], size_hw: tuple[int, int]) -> float:
     return fmean(math.log(max(w * h, 1.0) / (size_hw[0] * size_hw[1])) for _, _, w, h in boxes)
 
 
-def fit_cut(features: Floats, right: NDArray[np.bool_]) -> Fit:
+def fit_cut(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
     """The weights with which most maps are cut so that their region is right.
 
     The fit maximises the share of right regions if each cut were drawn with the probability softmax(worth): the
@@ -273,4 +273,4 @@ def fit_cut(features: Floats, right: NDArray[np.bool_]) -> Fit:
         return value
 
     optimiser.step(loss)
-    return Fit(bias=0.0, weight=weight.detach().numpy(), mean=mean, scale=scale)
+    return LogisticFit(bias=0.0, weight=weight.detach().numpy(), mean=mean, scale=scale)

@@ -179,7 +179,7 @@ def filtered(scores: Floats, right: NDArray[np.bool_]) -> list[dict[str, float |
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class LogisticFit:
     """A logistic regression: bias, and weight, mean and scale of each feature (k,)."""
 
     bias: float
@@ -197,7 +197,7 @@ class Fit:
         return {part: dict(zip(names, values.tolist(), strict=True)) for part, values in parts.items()}
 
 
-def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> Fit:
+def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> LogisticFit:
     """Fit to features (n, k) and right (n,) by Newton's method. Raises ValueError if all are right or all wrong."""
     if right.all() or not right.any():
         raise ValueError("expected both right and wrong regions")
@@ -214,7 +214,7 @@ def fit_logistic(features: Floats, right: NDArray[np.bool_]) -> Fit:
         weights += step
         if np.abs(step).max() < 1e-10:
             break
-    return Fit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
+    return LogisticFit(bias=float(weights[0]), weight=weights[1:], mean=mean, scale=scale)
 
 
 def mean_and_scale(features: Floats) -> tuple[Floats, Floats]:

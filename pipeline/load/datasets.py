@@ -64,7 +64,7 @@ class StreamOptions(LoadOptions):
             raise ConfigError(f"even: expected 'no', 'drop' or 'repeat', got {self.even!r}")
 
 
-class _Loader:
+class _Images:
     """The beginning of both loaders: the dataset, the maker of samples, and the row groups that may hold some."""
 
     def __init__(
@@ -79,7 +79,7 @@ class _Loader:
         self.read_row_groups = 0
 
 
-class RegionStream(_Loader, IterableDataset[Any]):
+class RegionStream(_Images, IterableDataset[Any]):
     """Streams the samples of a dataset: see `pipeline.load.sample` for what a sample is.
 
     Workers and ranks share the rows of an epoch, and each sample comes exactly once. The order is a function of `seed`,
@@ -189,7 +189,7 @@ class RegionStream(_Loader, IterableDataset[Any]):
             )
 
 
-class RegionDataset(_Loader, TorchDataset[Any]):
+class RegionDataset(_Images, TorchDataset[Any]):
     """The samples of a dataset by number, in the order of the shards: see `sample.py` for what a sample is.
 
     A sample costs reading its row group, unless that is among the last ones used: with images in the shards and a

@@ -15,7 +15,7 @@ from stages.contract.levels import LEVELS, quantise
 from stages.regions.colours import SURE_SHARE, Canvas, grabcut
 from stages.regions.config import RegionsConfig
 from stages.regions.paint import Painted, field_of, paint
-from stages.regions.parts import MapToCut, Part, parts_of, refine_grid
+from stages.regions.parts import HeatPart, MapToCut, parts_of, refine_grid
 from stages.regions.score import Evidence
 from stages.regions.thresholds import FittedCut, Levels, threshold_of
 
@@ -32,7 +32,7 @@ class CutMap:
 
     fine: NDArray[np.float32]
     threshold: float
-    parts: list[Part]
+    parts: list[HeatPart]
 
 
 def regions_of_map(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stages.contract.geometry import Box, cell_to_px, px_to_cell
 from stages.contract.masks import encode_edges
 from stages.contract.records import Rle
-from stages.regions.parts import Part
+from stages.regions.parts import HeatPart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class SignedField:
     full_hw: tuple[int, int]
 
 
-def field_of(part: Part, fine: NDArray[np.float32], threshold: float) -> SignedField:
+def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> SignedField:
     """Return the field whose sign is the part and whose size is the distance of the map from the threshold.
 
     Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's outline is the exact

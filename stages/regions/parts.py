@@ -87,7 +87,7 @@ class MapToCut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class HeatPart:
     """One connected part of a cut map.
 
     Attributes:
@@ -106,7 +106,7 @@ class Part:
 
 def parts_of(
     each: MapToCut, fine: NDArray[np.float32], inside: Mask, threshold: float, config: RegionsConfig
-) -> list[Part]:
+) -> list[HeatPart]:
     """Return the 8-connected parts of a cut map, best first, without those that fall behind (`keep_share`).
 
     A part includes what it encloses, other parts, too: heat often follows the outline of large things, and few things
@@ -134,7 +134,7 @@ def parts_of(
             own = drawn.view(np.bool_)
             heat = fine[top : top + h, left : left + w][own]
             evidence = _measure(heat, total_heat, inside.size, threshold, each.similarity)
-            found.append(Part(inside=own, top=top, left=left, samples=samples, evidence=evidence))
+            found.append(HeatPart(inside=own, top=top, left=left, samples=samples, evidence=evidence))
     return _ranked(found, config)
 
 
@@ -155,7 +155,7 @@ def _measure(
     )
 
 
-def _ranked(found: list[Part], config: RegionsConfig) -> list[Part]:
+def _ranked(found: list[HeatPart], config: RegionsConfig) -> list[HeatPart]:
     """Best first; the larger one of equals comes first, then the upper one, then the left one."""
     ranks = [rounded_score(config.rank, part.evidence) for part in found]
     least = config.keep_share * max(ranks, default=0.0)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
 from stages.regions.paint import SignedField, field_of, paint
-from stages.regions.parts import Part
+from stages.regions.parts import HeatPart
 from stages.regions.score import Evidence
 from tests.stages.regions.cutting import mask_of
 
@@ -94,9 +94,9 @@ def test_a_window_paints_what_the_whole_field_paints(values, height_px, width_px
     assert paint(window, (height_px, width_px)) == paint(whole(values), (height_px, width_px))
 
 
-def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> Part:
+def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> HeatPart:
     evidence = Evidence(energy=1, area=1, mean_inside=1, mean_outside=0, peak=1, threshold=0, similarity=0)
-    return Part(inside=inside, top=top, left=left, samples=int(inside.sum()), evidence=evidence)
+    return HeatPart(inside=inside, top=top, left=left, samples=int(inside.sum()), evidence=evidence)
 
 
 def test_the_field_of_a_part_keeps_the_contour_and_turns_the_rest():

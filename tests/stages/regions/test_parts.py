@@ -10,7 +10,7 @@ from stages.contract.records import HeatMap
 from stages.regions.colours import Canvas
 from stages.regions.config import RegionsConfig
 from stages.regions.cut import surface_of
-from stages.regions.parts import FINE_SIDE, MapToCut, Part, parts_of, refine_grid, samples_per_cell
+from stages.regions.parts import FINE_SIDE, HeatPart, MapToCut, parts_of, refine_grid, samples_per_cell
 from tests.stages.regions.cutting import mask_of, regions_of
 
 ALL = RegionsConfig(min_area_share=0.0, keep_share=0.0)
@@ -20,7 +20,7 @@ def map_of(levels: np.ndarray) -> MapToCut:
     return MapToCut(levels=levels, shift_cells=0.0, similarity=0.25, size_hw=(40, 40), limit=1)
 
 
-def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[Part]:
+def found(fine: np.ndarray, inside: np.ndarray, **settings_: object) -> list[HeatPart]:
     each = map_of(np.zeros(fine.shape, np.uint8))
     return parts_of(each, fine.astype(np.float32), inside, 51.0, ALL.model_copy(update=settings_))
 

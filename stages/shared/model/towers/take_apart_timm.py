@@ -44,7 +44,7 @@ def take_apart(visual: Module, precision: torch.dtype | None, normalisation: dic
     Raises:
         ConfigError: The tower cannot be explained, and why.
     """
-    weights = _Weights(precision)
+    weights = _TimmWeights(precision)
     own = shared_copy(visual.trunk).to(precision)
     parts = _Parts(
         trunk=own,
@@ -73,7 +73,7 @@ class _Parts:
     """
 
     trunk: Module
-    weights: _Weights
+    weights: _TimmWeights
     pool: Module
     behind: tuple[layers.Layer, ...]
     size_px: int
@@ -305,7 +305,7 @@ def _obstacle(part: str, obstacles: dict[str, bool]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Weights:
+class _TimmWeights:
     """Reads the weights of a tower in a precision; None keeps the model's own."""
 
     precision: torch.dtype | None
@@ -356,16 +356,16 @@ class _Weights:
         return (layers.Gated(gate, up, layers.Activation(module.act.forward)), *self.read(module.norm, module.fc2))
 
 
-_LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[_Weights, Module], tuple[layers.Layer, ...]]], ...]] = (
+_LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[_TimmWeights, Module], tuple[layers.Layer, ...]]], ...]] = (
     ((nn.Identity, nn.Dropout, nn.Flatten), lambda weights, module: ()),
     ((nn.Linear,), lambda weights, module: (weights.linear(module),)),
-    ((nn.LayerNorm,), _Weights.norm),
+    ((nn.LayerNorm,), _TimmWeights.norm),
     (
         (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELUTanh, timm_layers.QuickGELU),
         lambda weights, module: (layers.Activation(module.forward),),
     ),
     ((nn.Sequential,), lambda weights, module: weights.read(*module)),
     ((timm_layers.Mlp,), lambda weights, module: weights.read(module.fc1, module.act, module.norm, module.fc2)),
-    ((timm_layers.SwiGLU, timm_layers.GluMlp), _Weights.gated),
+    ((timm_layers.SwiGLU, timm_layers.GluMlp), _TimmWeights.gated),
 )
 """Kinds of modules -> the layers that they are."""

@@ -7,8 +7,8 @@ import torch
 
 from pipeline.evaluate.compare.faithfulness import image_embeddings
 from pipeline.evaluate.compare.maps import RememberedTrunk, remembering
-from stages.explainers.cams.cam import Cam, CamConfig
-from stages.explainers.dense.maskclip import MaskClip, MaskClipConfig
+from stages.explainers.cams import Cam, CamConfig
+from stages.explainers.dense import MaskClip, MaskClipConfig
 from stages.shared.model.load import from_open_clip
 from tests.factories import TOWERS
 
