@@ -103,7 +103,7 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
     else:
         config = load_config(None, settings, assigned={"input.path": source})
         reader = make_reader(config.input)
-        records = map(Record.start, reader.samples(reader.shards()))
+        records = (Record.start(sample) for sample in reader.samples(reader.shards()))
     stage = PhrasesStage(config.phrases)
     stage.setup()
     while batch := list(islice(records, SAMPLES_AT_ONCE)):
