@@ -31,22 +31,12 @@ class ImagesConfig(BaseModel):
         default=False, description="Let the JPEG decoder halve large images while twice the target is left."
     )
     max_pixels: int = Field(
-        default=128_000_000,
-        ge=1,
-        le=MAX_PIXELS_CEILING,
-        description="Width x height; larger images become `image_too_large`.",
+        default=128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images are faults."
     )
     max_bytes: int = Field(
-        default=256 * 1024 * 1024,
-        ge=1,
-        description="Largest encoded image in bytes; larger ones become `image_too_large`.",
+        default=256 * 1024 * 1024, ge=1, description="Bytes of an encoded image; larger ones are faults."
     )
-    fetch_threads: int = Field(
-        default=16,
-        ge=1,
-        le=256,
-        description="How many images behind URLs are fetched at once; local files are read one by one.",
-    )
+    fetch_threads: int = Field(default=16, ge=1, le=256, description="Images behind URLs that are fetched at once.")
 
 
 class PrepareConfig(ImagesConfig):
@@ -68,8 +58,7 @@ class PrepareConfig(ImagesConfig):
         "There the image is resized twice; here the size is computed in the same two steps and the image resized once.",
     )
     max_side_px: PositiveInt | None = Field(
-        default=None,
-        description="keep: limit for the longer side after rounding, against images that would fill the memory.",
+        default=None, description="keep: limit of the longer side after rounding, which bounds the memory."
     )
     interpolation: Interpolation = Field(default="bicubic", description="Antialiased, Pillow's; bicubic is CLIP's own.")
     keep_image_bytes: bool = Field(

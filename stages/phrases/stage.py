@@ -51,9 +51,8 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=32,
         ge=1,
         le=1000,
-        description="Unique phrase texts kept per image, the first in caption order, with all their mentions. The rest "
-        "is counted in `Record.dropped_phrases`. The five captions of a Flickr30k image have 12 on average and 29 at "
-        "most (1,000 images).",
+        description="Unique phrase texts kept per image, the first in caption order; the rest is counted. The five "
+        "captions of a Flickr30k image have 12 on average and 29 at most (1,000 images).",
     )
     max_caption_chars: int = Field(
         default=10_000,
@@ -91,15 +90,11 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="Phrases whose share of their caption's importance for the image is below this are dropped, and "
-        "counted in the row's `warnings`. It needs `explain.importance`; phrases of unknown importance stay. The "
-        "explain stage does it, because only there the image is known.",
+        description="Phrases whose share of their caption's importance for the image is below this are dropped by the "
+        "explain stage, and counted in the row's `warnings`. It needs `explain.importance`.",
     )
     batch_size: int = Field(
-        default=256,
-        ge=1,
-        le=10_000,
-        description="Captions that are parsed at a time. It changes speed and memory, never the result.",
+        default=256, ge=1, le=10_000, description="Captions parsed at a time; it only changes speed and memory."
     )
 
     @field_validator("languages")

@@ -40,8 +40,7 @@ class SourceConfig(BaseModel):
     limit: int | None = Field(
         default=None,
         ge=1,
-        description="Read at most N samples, the first of the input. The same command with a larger limit adds the "
-        "others.",
+        description="Read only the first N samples. The same command with a larger limit adds others.",
     )
 
     @model_validator(mode="before")

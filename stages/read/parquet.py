@@ -59,10 +59,7 @@ class ParquetInput(SourceConfig, FieldsConfig):
         "Switch it off for inputs of hundreds of millions of rows whose ids are known to be unique.",
     )
     shard_size: int = Field(
-        default=1000,
-        ge=1,
-        le=1_000_000,
-        description="Row groups of a file are joined until they hold this many rows; a row group is never cut.",
+        default=1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a shard."
     )
 
 
