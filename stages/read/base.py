@@ -38,10 +38,9 @@ class SourceConfig(BaseModel):
         "`{00000..00099}.tar`, or a list of these; local or any URL that fsspec or pyarrow opens."
     )
     limit: int | None = Field(
-        None,
+        default=None,
         ge=1,
-        description="Read at most N samples, the first of the input. The same command with a larger limit adds the "
-        "others.",
+        description="Read only the first N samples. The same command with a larger limit adds others.",
     )
 
     @model_validator(mode="before")

@@ -33,9 +33,9 @@ class CocoCaptionsInput(SourceConfig):
 
     kind: Literal["coco_captions"] = "coco_captions"
     image_root: str | None = Field(
-        None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
+        default=None, description="Folder of the images, which paths may not leave; by default the folder of the JSON."
     )
-    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
+    shard_size: int = Field(default=1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
 CarriedImage = tuple[str, dict[str, Any], str, str]

@@ -32,7 +32,7 @@ class CsvInput(LinesConfig):
 
     kind: Literal["csv"] = "csv"
     delimiter: str | None = Field(
-        None,
+        default=None,
         min_length=1,
         max_length=1,
         description="Mark between fields; by default the one of comma, tab and semicolon with which the header names "

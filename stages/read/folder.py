@@ -37,7 +37,7 @@ class FolderInput(SourceConfig):
     """Keys of `input` for `kind: folder`."""
 
     kind: Literal["folder"] = "folder"
-    shard_size: int = Field(1000, ge=1, le=100_000, description="Images that one worker reads at once.")
+    shard_size: int = Field(default=1000, ge=1, le=100_000, description="Images that one worker reads at once.")
 
 
 class FolderReader(Reader):

@@ -48,21 +48,18 @@ class ParquetInput(SourceConfig, FieldsConfig):
 
     kind: Literal["parquet"] = "parquet"
     image: str | None = Field(
-        None,
+        default=None,
         description="Column with the image: its bytes, a struct of bytes and path, or its path. By default the first "
         "of `image`, `jpg`, `jpeg`, `png`, `webp`, `image_bytes`, `bytes`, `img` that holds bytes or a struct, else "
         "the only such struct, else a column of paths as in jsonl.",
     )
     check_ids: bool = Field(
-        True,
+        default=True,
         description="Look for ids that are given twice: planning reads the id column and keeps 8 bytes for each row. "
         "Switch it off for inputs of hundreds of millions of rows whose ids are known to be unique.",
     )
     shard_size: int = Field(
-        1000,
-        ge=1,
-        le=1_000_000,
-        description="Row groups of a file are joined until they hold this many rows; a row group is never cut.",
+        default=1000, ge=1, le=1_000_000, description="Rows up to which whole row groups are joined to a shard."
     )
 
 

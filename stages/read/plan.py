@@ -43,10 +43,13 @@ class LinesConfig(SourceConfig, FieldsConfig):
     """Keys of `input` that tables of lines have in common."""
 
     shard_size: int = Field(
-        1000, ge=1, le=1_000_000, description="Samples that one worker reads at once; compressed files are not cut."
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        description="Samples that one worker reads at once; compressed files are not cut.",
     )
     group_rows: bool = Field(
-        True,
+        default=True,
         description="Whether rows of one image that follow each other are one sample with all their captions, unless "
         "they give different ids. False makes each row a sample.",
     )

@@ -37,22 +37,22 @@ class FieldsConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: str | None = Field(
-        None,
+        default=None,
         description="Field with the image's path; by default the first of `image`, `image_path`, `file_name`, "
         "`img_path`, `path`, `filepath`, `filename`.",
     )
     caption: str | tuple[str, ...] | None = Field(
-        None,
+        default=None,
         description="Field with a caption or a list of captions, or several fields that are all taken, in order; by "
         "default the first of `caption`, `captions`, `text`, `texts`, `txt`, `sentence`, `sentences`, `TEXT`, `title`.",
     )
     id: str | None = Field(
-        None,
+        default=None,
         description="Field with the sample's id, text or whole number; by default `id` or `sample_id`. Rows without an "
         "id are identified by their place.",
     )
     image_root: str | None = Field(
-        None,
+        default=None,
         description="Folder that image paths are relative to and may not leave; by default the folder of the input "
         "file. Symbolic links below it are followed: who can write there decides what is read.",
     )

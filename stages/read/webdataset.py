@@ -41,12 +41,12 @@ class WebdatasetInput(SourceConfig):
 
     kind: Literal["webdataset"] = "webdataset"
     image: str | None = Field(
-        None,
+        default=None,
         description="Extension of the image member, such as `jpg` or `input.png`; by default the first of `jpg`, "
         "`jpeg`, `png`, `webp`, `gif`, `bmp`, `tif`, `tiff` that a sample has.",
     )
     caption: str | tuple[str, ...] | None = Field(
-        None,
+        default=None,
         description="Extension of a text member or else a key of the json member, or several that are all taken, in "
         "order; by default `txt`, else the key `caption`, `captions` or `text`.",
     )
