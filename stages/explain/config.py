@@ -37,14 +37,10 @@ class ExplainerConfig(BaseModel):
         "gives better boxes than [1] (measured; configs/README.md).",
     )
     shorter_side_px: int | None = Field(
-        default=None,
-        ge=8,
-        description="With `keep`: a longer shorter side is shrunk to this. Null: the image is not shrunk.",
+        default=None, ge=8, description="With `keep`: the most that the shorter side may have. Null: no bound."
     )
     max_side_px: int = Field(
-        default=2048,
-        ge=8,
-        description="With `keep`: the longest side allowed. Grad-ECLIP's authors have no such bound.",
+        default=2048, ge=8, description="With `keep`: the most that a side may have; the authors have no such bound."
     )
     contrast: ShareBelowOne = Field(
         default=0.25,
@@ -62,16 +58,14 @@ class ExplainerConfig(BaseModel):
         default=0.65,
         gt=0.0,
         lt=1.0,
-        description="Share of its heat that a token passes on in every step. On drawn scenes 0.5 gives the best boxes "
-        "and 0.8 the best peaks; on photographs 0.8 is best (measured).",
+        description="Share of its heat that a token passes on in each step. On photographs 0.8 is best (measured).",
     )
     affinity_depth: float = Field(
         default=0.33,
         ge=0.0,
         le=1.0,
-        description="With a class token: the block whose incoming tokens are compared, as a share of all blocks; no "
-        "later than the first block that Grad-ECLIP explains, because later tokens mix in too much of the whole image "
-        "(measured). On other towers the last tokens are compared, whatever the value.",
+        description="With a class token: the block whose incoming tokens are compared, as a share of all blocks; "
+        "later tokens mix in too much of the whole image (measured). Without effect on other towers.",
     )
     importance: Literal["none", "eos"] = Field(
         default="none",
@@ -83,7 +77,7 @@ class ExplainerConfig(BaseModel):
     )
     importance_heads: Literal["single", "model"] = Field(
         default="model",
-        description="Heads in these blocks: the network's own, or one over the full width (the authors).",
+        description="The network's own, or one over the full width (the authors), which changes the cosine.",
     )
     importance_weight: Literal["none", "words", "all"] = Field(
         default="none",
@@ -91,19 +85,14 @@ class ExplainerConfig(BaseModel):
         "over all tokens of the context, those behind the text included. `words`: the same over the caption's tokens.",
     )
     importance_rectify: Literal["sum", "block"] = Field(
-        default="block",
-        description="ReLU after the blocks are summed (`sum`, the authors), or on each block before (`block`).",
+        default="block", description="ReLU on the sum of the blocks (`sum`, the authors), or on each block."
     )
     templates: tuple[str, ...] | Literal["openai_imagenet"] = Field(
         default=("{}",),
         description="Prompts that are averaged; `{}` is the phrase. `openai_imagenet`: the authors' 80.",
     )
     phrases_per_step: int = Field(
-        default=8,
-        ge=1,
-        le=256,
-        description="Phrases of an image that are computed together. All images of a batch get as many groups of this "
-        "size as the one with most phrases; a group takes 4 % of an image's time (ViT-B-32, one core).",
+        default=8, ge=1, le=256, description="Phrases of an image that are computed together, in groups of this size."
     )
 
     @field_validator("templates", mode="after")

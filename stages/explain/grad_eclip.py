@@ -65,8 +65,7 @@ class GradEclipConfig(ExplainerConfig):
         description="Preset, see VARIANTS; a stored configuration holds every setting by its value.",
     )
     heads: Literal["single", "model"] = Field(
-        default="model",
-        description="Attention heads: the network's own, or one over the full width as in the authors' code.",
+        default="model", description="The network's own, or one over the full width as in the authors' code."
     )
     similarity: Literal["projected", "raw"] = Field(
         default="raw",
@@ -79,13 +78,12 @@ class GradEclipConfig(ExplainerConfig):
         default=4, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
     )
     path: Literal["full", "class"] = Field(
-        default="class",
-        description="Gradients go through all tokens (`full`, the authors) or the class token (`class`).",
+        default="class", description="Gradients go through all tokens (`full`, the authors) or the class token."
     )
     rectify: Literal["sum", "block"] = Field(
         default="block",
-        description="ReLU after the blocks are summed (`sum`), or on each block before (`block`, the authors). On "
-        "drawn scenes `block` gave a box IoU of 0.621 against 0.595 (configs/README.md).",
+        description="ReLU on the sum of the blocks, or on each block (`block`, the authors), whose boxes are "
+        "better on drawn scenes (0.621 against 0.595; configs/README.md).",
     )
 
     def for_tower(self, kind: TowerKind) -> Self:

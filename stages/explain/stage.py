@@ -33,10 +33,7 @@ class ExplainStageConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     explainer: AnyExplainerConfig = Field(default_factory=EXPLAINERS.config)
     min_importance: float = Field(
-        default=0.0,
-        ge=0.0,
-        le=1.0,
-        description="Phrases whose importance is known and below this are left out; see `phrases.min_importance`.",
+        default=0.0, ge=0.0, le=1.0, description="Phrases with a known importance below this are left out."
     )
     keep_pixels: bool = Field(
         default=False, description="Leave the pixels in the record for a stage that looks at colours."

@@ -89,8 +89,7 @@ class FeaturesConfig(ExplainerConfig):
 
     layer: Count = Field(
         default=1,
-        description="With a class token: the block after whose first norm the features are taken, counted from the "
-        "last, which is 1. Other towers have it without effect: their last features are taken.",
+        description="With a class token: the block whose features are taken, counted from the last, which is 1.",
     )
 
 

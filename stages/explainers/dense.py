@@ -68,10 +68,9 @@ class MaskClipConfig(ExplainerConfig):
     kind: Literal["maskclip"] = "maskclip"
     residual: bool = Field(
         default=False,
-        description="With a class token: whether the last block's residual and MLP follow the values (the authors), "
-        "or "
-        "neither does (CLIP Surgery, ClearCLIP). On drawn scenes the peak lies on the thing in 0.713 of cases without "
-        "and in 0.503 with them (configs/README.md). Without effect on other towers.",
+        description="With a class token: whether the residual and MLP of the last block follow the values (the "
+        "authors). The peak lies on the thing in 0.713 of cases without and 0.503 with them (drawn scenes; "
+        "configs/README.md).",
     )
 
 
@@ -146,8 +145,8 @@ class ClipSurgeryConfig(ExplainerConfig):
     )
     background: tuple[str, ...] = Field(
         default=(),
-        description="Texts beside each phrase whose common part is subtracted from it, such as names of many classes. "
-        "If there are none, the empty phrase is subtracted.",
+        description="Texts whose common part with each phrase is subtracted from it. If there are none: the empty "
+        "phrase.",
     )
 
 
@@ -246,8 +245,7 @@ class GemConfig(ExplainerConfig):
         default=1,
         ge=0,
         le=8,
-        description="How often queries, keys and values are mixed among themselves before they mix the values; 1 in "
-        "the authors' code.",
+        description="How often q, k and v are mixed among themselves first; 1 in the authors' code.",
     )
 
 

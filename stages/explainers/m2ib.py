@@ -54,8 +54,7 @@ class M2ibConfig(ExplainerConfig):
     kind: Literal["m2ib"] = "m2ib"
     depth: ShareBelowOne = Field(
         default=0.83,
-        description="With a class token: the share of all blocks that come before the bottleneck; one at least comes "
-        "after it. Without effect on other towers.",
+        description="With a class token: share of all blocks before the bottleneck; one at least comes after it.",
     )
     beta: Positive = Field(
         default=0.1, description="Price of a nat, of which the mean over all channels of all tokens is taken."

@@ -173,9 +173,8 @@ class LeGradConfig(ExplainerConfig):
         default=0.8,
         ge=0.0,
         le=1.0,
-        description="Where one attention pools the tokens: share of the highest heat of words that name nothing, "
-        "above "
-        "which a patch gets no heat. 0.8 in the authors' code; at 1 no patch is above it.",
+        description="Where one attention pools the tokens: share of the highest heat of words that name nothing "
+        "above which a patch gets no heat. 0.8 in the authors' code; at 1 no patch is above it.",
     )
 
 

@@ -29,11 +29,10 @@ class OcclusionConfig(PerturbationConfig):
 
     kind: Literal["occlusion"] = "occlusion"
     window: Share = Field(
-        default=1 / 7,
-        description="Side of the square window as a share of the image's shorter side; rounded to cells, at least one.",
+        default=1 / 7, description="Side of the window as a share of the image's shorter side; rounded to cells."
     )
     stride: Share = Field(
-        default=0.4, description="By how much the window moves, as a share of its side; rounded to cells, at least one."
+        default=0.4, description="By how much the window moves, as a share of its side; rounded to cells."
     )
 
 
@@ -157,12 +156,11 @@ class ScoreCamConfig(PerturbationConfig):
         default=256,
         ge=1,
         le=100_000,
-        description="Most channels, those that vary most over the image, each one forward pass; all in the paper.",
+        description="Most channels, those that vary most over the image; all in the paper.",
     )
     weights: Literal["increase", "softmax"] = Field(
         default="increase",
-        description="A channel's weight: how much the cosine under its mask lies above the baseline's, or the softmax "
-        "of that over the channels, as in the paper's algorithm.",
+        description="A channel's gain of the cosine, or its softmax over the channels (the paper's algorithm).",
     )
     sharpness: Factor = Field(
         default=100.0, description="With `weights: softmax`: factor of the cosines; 100 is CLIP's own scale."

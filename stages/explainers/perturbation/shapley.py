@@ -32,7 +32,7 @@ class KernelShapConfig(PerturbationConfig):
         default=64,
         ge=1,
         le=4096,
-        description="Most groups of patches; the groups are the smallest squares that make no more.",
+        description="Most groups of patches, which are the smallest squares that make no more.",
     )
     evaluations: int = Field(
         default=512,
@@ -174,16 +174,13 @@ class PartitionShapConfig(PerturbationConfig):
 
     kind: Literal["partition_shap"] = "partition_shap"
     max_evaluations: int = Field(
-        default=512,
-        ge=4,
-        le=1_000_000,
-        description="Most masked images, each one forward pass; `shap` takes 500 by default.",
+        default=512, ge=4, le=1_000_000, description="Most masked images, each one forward pass; 500 in `shap`."
     )
     context: Literal["both", "shown", "hidden"] = Field(
         default="both",
-        description="The rest of the image when a half is cut: the exact Owen value takes both. `shown` comes down to "
-        "smaller parts with the same evaluations: on drawn scenes with 20 x 20 cells its peak lay on the thing in 11 "
-        "of 16 cases, that of `both` in 7 (measured).",
+        description="Context of a cut: the exact Owen value takes both. `shown` comes down to smaller parts with "
+        "the same evaluations: on drawn scenes its peak lay on the thing in 11 of 16 cases, that of `both` in 7 "
+        "(measured).",
     )
 
 

@@ -59,15 +59,14 @@ class RelevanceConfig(ExplainerConfig):
     )
     activation: Literal["identity", "gradient"] = Field(
         default="identity",
-        description="Relevance in an activation. `identity`: all of it passes, as AttnLRP has it. `gradient`: it is "
-        "multiplied by the slope, as gradient times input has it, which is what Ali et al. leave as it is.",
+        description="`identity`: all relevance passes an activation (AttnLRP). `gradient`: it is multiplied by the "
+        "slope (Ali et al.).",
     )
     gamma: float = Field(
         default=0.0,
         ge=0.0,
         le=100.0,
-        description="How much the linear layers of the MLPs favour the inputs that agree with their output (the gamma "
-        "rule). 0 is the epsilon rule with no epsilon. LXT's example for CLIP tries 0, 0.01, 0.05, 0.1 and 1.",
+        description="How much linear layers of MLPs favour inputs that agree with their output; 0: the epsilon rule.",
     )
 
 

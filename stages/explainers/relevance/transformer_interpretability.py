@@ -57,20 +57,14 @@ class TransformerInterpretabilityConfig(ExplainerConfig):
     kind: Literal["transformer_interpretability"] = "transformer_interpretability"
     rows: Literal["unit", "plain"] = Field(
         default="unit",
-        description="Whether the rows of each C are divided by their sum (`unit`, the authors' evaluation code) or "
-        "not "
-        "(the paper).",
+        description="Whether rows of each C are divided by their sum (the authors' code) or not (the paper).",
     )
     first_block: int = Field(
-        default=0,
-        ge=0,
-        description="Number of the first block that is multiplied, from 0. The authors' evaluation leaves the first "
-        "one out: 1.",
+        default=0, ge=0, description="First block that is multiplied, from 0. The authors' evaluation begins with 1."
     )
     logit_scale: Factor = Field(
         default=100.0,
-        description="Factor of the cosine before it is differentiated; CLIP's own models end at 100. It decides how "
-        "much the products of blocks count beside their sum.",
+        description="Factor of the cosine, CLIP's own is 100: how much products of blocks count beside their sum.",
     )
 
 
