@@ -284,9 +284,9 @@ def _apart(function: Callable[..., Any], *arguments: Any, processes: int = 1) ->
 
     Raises ResourceError if a process dies, and exceptions of the function. Ctrl-C ends the processes without a word.
     """
-    silent = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
+    spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), **silent) as pool:
+        with ProcessPoolExecutor(processes, spawn, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
             return [each.result() for each in [pool.submit(function, *arguments) for _ in range(processes)]]
     except BrokenProcessPool as error:
         raise ResourceError(

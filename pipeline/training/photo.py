@@ -291,7 +291,7 @@ class PhotoTraining(Fit):
 
     def _match(self, phase: Matching, batch: PhotoBatch) -> Tensor:
         """Return the losses in the order of `_KINDS`."""
-        window = {"corner": batch.corner, "keep": batch.keep, "precision": self.kind}
+        window: dict[str, Any] = {"corner": batch.corner, "keep": batch.keep, "precision": self.kind}
         seen = look(self.model, batch.front, trained_blocks=phase.trained_blocks, **window)
         captions, phrases, unfaithful = self._embed(phase, batch)
         of_captions, of_phrases, of_tokens = self.scales()
