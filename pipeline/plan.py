@@ -283,9 +283,9 @@ def _apart(function: Callable[..., Any], *arguments: Any, processes: int = 1) ->
 
     Raises ResourceError if a process dies, and exceptions of the function. Ctrl-C ends the processes without a word.
     """
-    context, silent = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    spawn = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(processes, context, initializer=signal.signal, initargs=silent) as pool:
+        with ProcessPoolExecutor(processes, spawn, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
             return [each.result() for each in [pool.submit(function, *arguments) for _ in range(processes)]]
     except BrokenProcessPool as error:
         raise ResourceError(

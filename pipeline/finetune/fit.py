@@ -75,7 +75,8 @@ class TrainingFolder:
         path = self.path / LATEST
         try:
             with replacing(path) as temporary:
-                torch.save(dict(saved), temporary)
+                with temporary.open("wb") as file:  # whose errors say what is wrong; torch's own writer does not
+                    torch.save(dict(saved), file)
                 if path.exists():
                     os.replace(path, self.path / PREVIOUS)
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a full disk
