@@ -32,7 +32,7 @@ class ClipselfConfig(FormatConfig):
     classes: Naming = "phrase"
     images: WithImages = False
     model: ModelConfig | None = Field(
-        None,
+        default=None,
         description="The dataset's model, if only the user can name it: see `pipeline.dataset.origin`. "
         "By default as stored.",
     )

@@ -40,8 +40,8 @@ class CocoConfig(FormatConfig):
     read it only with `iscrowd` 1, and some readers know only polygons.
     """
 
-    segmentation: Literal["rle", "polygons"] = Field("rle", description="RLE is exact, polygons fill holes.")
-    tolerance_px: Tolerance = Field(0.0, description="Of polygons. The default is exact, and longer than RLE.")
+    segmentation: Literal["rle", "polygons"] = Field(default="rle", description="RLE is exact, polygons fill holes.")
+    tolerance_px: Tolerance = Field(default=0.0, description="Of polygons. The default is exact, and longer than RLE.")
     classes: Naming = "phrase"
     images: WithImages = False
 

@@ -41,7 +41,7 @@ _SCHEMA: Final = pa.schema(
 class GritConfig(FormatConfig):
     """Settings of `grit`."""
 
-    rows_per_file: int = Field(100_000, ge=1, description="Rows of one Parquet file.")
+    rows_per_file: int = Field(default=100_000, ge=1, description="Rows of one Parquet file.")
 
 
 class Grit(Exporter):

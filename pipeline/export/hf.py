@@ -60,7 +60,7 @@ class HfConfig(FormatConfig):
     """Settings of `hf`."""
 
     classes: Naming = "phrase"
-    rows_per_file: int = Field(1000, ge=1, le=1_000_000, description="Images of one Parquet file.")
+    rows_per_file: int = Field(default=1000, ge=1, le=1_000_000, description="Images of one Parquet file.")
 
 
 class Hf(Exporter):

@@ -24,7 +24,7 @@ class MdetrConfig(FormatConfig):
     """Settings of `mdetr`."""
 
     tolerance_px: Tolerance = Field(
-        1.0, description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`."
+        default=1.0, description="Of the polygons, which most readers of the format ignore; the exact mask is in `rle`."
     )
     images: WithImages = False
 

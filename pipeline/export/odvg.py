@@ -33,7 +33,7 @@ class OdvgConfig(FormatConfig):
     """Settings of `odvg`."""
 
     form: Literal["grounding", "detection"] = Field(
-        "grounding", description="`grounding` carries the captions; `detection` the categories."
+        default="grounding", description="`grounding` carries the captions; `detection` the categories."
     )
     classes: Naming = "phrase"
     images: WithImages = False

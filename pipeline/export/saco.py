@@ -33,12 +33,14 @@ class SacoConfig(FormatConfig):
     """Settings of `saco`."""
 
     exhaustive: Literal["reviewed", "all"] = Field(
-        "reviewed",
+        default="reviewed",
         description="Pairs that say that every instance and every pixel of the phrase is annotated: those of the "
         "samples that somebody marked good, or all, which nobody has certified. The evaluator leaves out the others. A "
         "region of a plural phrase may hold several instances.",
     )
-    negatives: bool = Field(True, description="Also write the phrases that were judged not to be in their image.")
+    negatives: bool = Field(
+        default=True, description="Also write the phrases that were judged not to be in their image."
+    )
     images: WithImages = False
 
 

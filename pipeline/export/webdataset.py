@@ -19,7 +19,7 @@ from pipeline.export.files import ExportFolder, number_name
 class WebdatasetConfig(FormatConfig):
     """Settings of `webdataset`."""
 
-    rows_per_file: int = Field(1000, ge=1, le=1_000_000, description="Samples in one tar.")
+    rows_per_file: int = Field(default=1000, ge=1, le=1_000_000, description="Samples in one tar.")
 
 
 class Webdataset(Exporter):

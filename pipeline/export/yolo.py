@@ -29,11 +29,12 @@ class YoloConfig(FormatConfig):
     """Settings of `yolo`."""
 
     labels: Literal["polygons", "boxes"] = Field(
-        "polygons", description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks."
+        default="polygons",
+        description="Outlines for YOLO's segmentation, or boxes for detection, which drops the masks.",
     )
-    tolerance_px: Tolerance = Field(1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
+    tolerance_px: Tolerance = Field(default=1.0, description="Of the outlines; YOLO learns masks in cells of 4 px.")
     classes: Naming = Field(
-        "head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
+        default="head", description="Categories. A closed vocabulary of all phrases is too long for a detection head."
     )
 
 
