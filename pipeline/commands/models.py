@@ -95,24 +95,22 @@ def model_rows() -> list[dict[str, Any]]:
         fits; `refused`, the reason if none is, in which case the others but `model` are null.
     """
     # torch and open_clip take seconds to import, which --help does not wait for.
+    import open_clip
+
     from stages.explain import kinds_for
     from stages.shared.model.recognise import recognise
-    from stages.shared.model.towers.plan import TowerPlan, plan_of, plans
+    from stages.shared.model.towers.plan import SUPPORTED, plan_of
 
-    found: dict[str, TowerPlan | str] = {}
-    for name in CATALOG:
-        try:
-            found[name] = plan_of(recognise(ModelConfig(name=name)).architecture)
-        except WeightsError as error:
-            found[name] = str(error)
     rows: list[dict[str, Any]] = []
-    for name, plan in (found | plans()).items():
+    for name in (*CATALOG, *open_clip.list_models()):
         row: dict[str, Any] = dict.fromkeys(("tower", "input_px", "stride_px", "grid", "explainers", "refused"))
-        if isinstance(plan, TowerPlan):
+        try:
+            own = name in CATALOG
+            plan = plan_of(recognise(ModelConfig(name=name)).architecture if own else open_clip.get_model_config(name))
             row |= {"tower": plan.kind, "input_px": plan.size_px, "stride_px": plan.stride_px, "grid": plan.grid}
             row["explainers"] = kinds_for(plan.kind)
-        else:
-            row["refused"] = plan
+        except (ConfigError, WeightsError) as error:
+            row["refused"] = str(error).removesuffix(f". {SUPPORTED}")
         rows.append({"model": name, **row})
     return rows
 

@@ -65,7 +65,8 @@ class TextCache:
         places = to_device(present.flatten().nonzero().flatten(), flat.device)
         out = flat.new_zeros(len(texts) * longest, flat.shape[-1])
         out[places] = flat
-        return out.unflatten(0, (len(texts), longest))
+        by_image: Tensor = out.unflatten(0, (len(texts), longest))
+        return by_image
 
     def _embed(self, texts: Sequence[str]) -> None:
         """Embed what is new among the texts, and note that all were used."""

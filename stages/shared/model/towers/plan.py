@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-import open_clip
-
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import TowerKind
 
@@ -21,17 +19,6 @@ SUPPORTED: Final = (
     "timm towers that pool by attention, a class token or the mean. "
     "`phrasebox models` lists every name with what fits it"
 )
-
-_OBSTACLES: Final = {
-    "attentional_pool": "ends in an attention pooler with many queries",
-    "qk_norm": "has blocks with qk-norm",
-    "scaled_cosine_attn": "has blocks with scaled cosine attention",
-    "scale_heads": "has blocks with head scale",
-    "scale_attn_inner": "has blocks with an inner norm",
-    "scale_attn": "has blocks with an attention norm",
-    "scale_fc": "has blocks with an MLP norm",
-}
-"""Options of open_clip's transformers that change the formulas -> what they do."""
 
 _POOLS: Final[dict[str, TowerKind]] = {"tok": "class_token", "avg": "average_pool", "map": "latent_pool"}
 """`pool_type` of a transformer; `map` is that of a SigLIP, see `Described.siglip`."""
@@ -66,6 +53,8 @@ class TowerPlan:
 def plan_of(architecture: dict[str, Any]) -> TowerPlan:
     """Plan the image tower of an open_clip configuration.
 
+    Options of a transformer that change the formulas show when it is built, see `take_apart.check_supported`.
+
     Raises:
         ConfigError: It cannot be explained, and why; or its sizes make no sense.
     """
@@ -77,12 +66,9 @@ def plan_of(architecture: dict[str, Any]) -> TowerPlan:
         return TowerPlan(kind=_kind_of_timm(vision), size_px=size, stride_px=stride)
     if isinstance(vision.get("layers"), (list, tuple)):
         return TowerPlan(kind="attention_pool", size_px=size, stride_px=stride)
-    obstacle = next((what for option, what in _OBSTACLES.items() if vision.get(option)), None)
     pool = vision.get("pool_type", "tok")
-    if obstacle is None and pool not in _POOLS:
-        obstacle = f"pools by {pool!r}, and not by its class token or the mean"
-    if obstacle is not None:
-        raise _rejected(obstacle)
+    if pool not in _POOLS:
+        raise _rejected(f"pools by {pool!r}, and not by its class token or the mean")
     return TowerPlan(kind=_POOLS[pool], size_px=size, stride_px=stride)
 
 
@@ -147,17 +133,6 @@ def _stride_of_timm(name: str) -> int:
     if described is None or described.pool_size is None:
         return 16
     return 1 << math.ceil(math.log2(described.input_size[-1] / described.pool_size[-1]))
-
-
-def plans() -> dict[str, TowerPlan | str]:
-    """Every name of open_clip, in its order -> its image tower, or why that cannot be explained."""
-    found: dict[str, TowerPlan | str] = {}
-    for name in open_clip.list_models():
-        try:
-            found[name] = plan_of(open_clip.get_model_config(name))
-        except ConfigError as error:
-            found[name] = str(error).removesuffix(f". {SUPPORTED}")
-    return found
 
 
 def _rejected(what: str) -> ConfigError:

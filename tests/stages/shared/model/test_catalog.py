@@ -42,6 +42,8 @@ def test_the_photograph_model_is_small_and_its_card_has_the_terms() -> None:
 
 
 def test_the_photograph_model_is_loaded_by_open_clip_and_knows_words_and_colours() -> None:
+    import stages.shared.model.towers.photo_trunk  # noqa: F401 - it names the trunk to timm
+
     files = resolve("photo")
     settings = json.loads(files.config.read_text("utf-8"))
     context = settings["model_cfg"]["text_cfg"]["context_length"]

@@ -166,7 +166,7 @@ def test_the_texts_that_were_not_used_for_longest_are_forgotten(model: ClipModel
     assert counted.asked == ["a", "b", "c"]
     again = cache(["a"])
     assert counted.asked == ["a", "b", "c", "a"]
-    assert torch.equal(again[0], first[0])
+    assert torch.allclose(again[0], first[0], atol=1e-6)
     cache(["c", "b"])
     assert counted.asked == ["a", "b", "c", "a", "b"]
 
