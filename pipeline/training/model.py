@@ -88,8 +88,12 @@ class Optimisers:
 
     def __init__(self, optimisers: list[torch.optim.Optimizer]) -> None:
         self._optimisers = optimisers
-        self._groups = [group for optimiser in optimisers for group in optimiser.param_groups]
         self._rates = [group["lr"] for group in self._groups]
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        # Asked for each time, as an optimiser has other groups once it has loaded a state.
+        return [group for optimiser in self._optimisers for group in optimiser.param_groups]
 
     @property
     def groups(self) -> list[list[nn.Parameter]]:

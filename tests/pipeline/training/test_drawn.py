@@ -61,10 +61,10 @@ def test_a_stopped_training_ends_with_the_weights_and_the_log_of_a_whole_one(
             raise KeyboardInterrupt
         return take_step(training, phase, step)
 
-    monkeypatch.setattr(SceneTraining, "take_step", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, tmp_path, workers=0)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(SceneTraining, "take_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, tmp_path, workers=0)
     assert torch.load(tmp_path / LATEST, weights_only=True)["step"] == 5
     train(CONFIG, tmp_path, workers=0)
     whole, resumed = (torch.load(folder / LATEST, weights_only=True) for folder in (run, tmp_path))

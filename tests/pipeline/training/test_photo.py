@@ -69,10 +69,10 @@ def test_a_stopped_training_ends_with_the_same_weights_and_phases_train_only_the
     train_photo(CONFIG.model_copy(update={"phases": CONFIG.phases[:2]}), photos, tmp_path)
     before = state_of(tmp_path)
     assert before["step"] == 5
-    monkeypatch.setattr(PhotoTraining, "take_step", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train_photo(CONFIG, photos, tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(PhotoTraining, "take_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_photo(CONFIG, photos, tmp_path)
     assert state_of(tmp_path)["step"] == 6
     train_photo(CONFIG, photos, tmp_path)
     mine, theirs, before = state_of(run)["state"], state_of(tmp_path)["state"], before["state"]
