@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pipeline.evaluate.cut_fit import SeenThing, UsualSizes, fit_cut
 
+from pipeline.evaluate.calibrate import SeenThing, UsualSizes, fit_cut
 from stages.contract.levels import quantise
 from stages.regions.thresholds import CUT_FEATURES, SHARES, FittedCut, cut_features, fixed_cut
 from tests.stages.regions.test_thresholds import random_maps
