@@ -40,7 +40,7 @@ def call_rows(model: Stage, device: Device | None = None) -> int:
 
 
 def samples_in(shards: Sequence[Shard]) -> int | None:
-    """The number of samples in shards; None if the reader cannot tell before it reads them."""
+    """The number of samples in shards; None if the reader does not know it before reading."""
     counts = [shard.samples for shard in shards]
     return None if None in counts else sum(count for count in counts if count is not None)
 

@@ -20,7 +20,7 @@ import pipeline
 import stages
 from pipeline.config import EngineConfig
 from pipeline.engines import cores_here
-from pipeline.engines.ray_workers import Code, looker, refuse_other_code
+from pipeline.engines.ray_workers import Code, looker, reject_other_code
 from pipeline.terminal import keeping_handlers
 from stages.contract.errors import ConfigError, PhraseboxError, ResourceError
 from stages.contract.stage import Device
@@ -73,7 +73,7 @@ def _start(engine: EngineConfig) -> None:
             "resources": {name: share * workers for name, share in engine.model_resources.items()},
         }
     else:
-        _refuse_unreachable(engine.address)
+        _reject_unreachable(engine.address)
         options["address"] = engine.address
     if engine.ship_code:
         options["runtime_env"] = {"py_modules": [pipeline, stages]}
@@ -86,14 +86,14 @@ def _start(engine: EngineConfig) -> None:
         what = f"engine.address: cannot reach a Ray cluster at {engine.address!r}"
         if isinstance(error, ValueError):
             raise ConfigError(f"{what}: {error}") from error
-        # Ray refuses a driver without the token as if nobody were there.
+        # Ray rejects a driver without the token as if no cluster were there.
         raise ConfigError(
             f"{what}. If it has a token, which is Ray's default where there is a file ~/.ray/auth_token, set "
             "RAY_AUTH_MODE=token, and the cluster's token in that file or in RAY_AUTH_TOKEN"
         ) from error
 
 
-def _refuse_unreachable(address: str) -> None:
+def _reject_unreachable(address: str) -> None:
     """Raise ConfigError where nobody listens: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
@@ -177,7 +177,7 @@ def shake_hands(code: Code, places: Mapping[str, str]) -> None:
     Nodes that join later are checked when their actors start. Raises WorkerCodeMismatch or ConfigError.
     """
     for node, found in _asked(looker()):
-        refuse_other_code(code, Code(**found), where=f"the worker on {node}")
+        reject_other_code(code, Code(**found), where=f"the worker on {node}")
     for node, missing in _asked(_not_seen, places):
         for key in missing:
             raise ConfigError(f"{key}: the worker on {node} does not see {places[key]}; all nodes need to share it")

@@ -69,7 +69,7 @@ class StageWorker:
         leave_at_exit()
         gc.disable()  # it would search the imported modules again and again, and find nothing
         try:
-            refuse_other_code(code)
+            reject_other_code(code)
             os.environ.update(environment or {})
             self.stages: Sequence[Stage] = ray.get(stages)
             for stage in self.stages:
@@ -297,7 +297,7 @@ def code_here() -> Code:
     return Code(**looker()())
 
 
-def refuse_other_code(driver: Code, worker: Code | None = None, *, where: str = "this worker") -> None:
+def reject_other_code(driver: Code, worker: Code | None = None, *, where: str = "this worker") -> None:
     """Raise WorkerCodeMismatch unless a worker (by default this process) has the driver's code."""
     found = worker or code_here()
     if found.digest == driver.digest:

@@ -133,7 +133,7 @@ def _list_in(url: str) -> list[Any]:
         with open_plain(url) as stream:
             elements: list[Any] = json.loads(stream.read(-1).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{url} begins like a JSON list and is none: {one_line(error)}") from error
+        raise InputError(f"{url} begins like a JSON list but is not one: {one_line(error)}") from error
     except RowFault as fault:
         raise InputError(f"cannot read {url}: {fault.error.detail}") from fault
     return elements

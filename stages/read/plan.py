@@ -187,7 +187,7 @@ class IdLog:
     """Finds the rows whose id an earlier row has, with 8 bytes of memory for each row.
 
     Rows are compared by the 53-bit hash that becomes the image id of the dataset, so that this id is unique too. A
-    second look at the rows tells equal ids from ids that only have the same hash.
+    second look at the rows separates equal ids from ids that only share a hash.
     """
 
     def __init__(self) -> None:

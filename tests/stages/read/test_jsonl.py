@@ -240,7 +240,7 @@ def test_elements_of_a_json_list_are_rows(tmp_path: Path, text: str, expected: l
 @pytest.mark.parametrize("text", ['[{"image": "a"},, 7]', '[{"image": "a"}, {"image": "b', '[{"image": "a"}]\n{}'])
 def test_a_broken_json_list_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "in.json").write_text(text)
-    with pytest.raises(InputError, match=r"in.json begins like a JSON list and is none: "):
+    with pytest.raises(InputError, match=r"in.json begins like a JSON list but is not one: "):
         reader_of(kind="jsonl", path=str(tmp_path / "in.json")).shards()
 
 
