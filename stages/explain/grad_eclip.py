@@ -64,6 +64,11 @@ class GradEclipConfig(ExplainerConfig):
         default="recommended",
         description="Preset, see VARIANTS; a stored configuration holds every setting by its value.",
     )
+    contrast: ShareBelowOne = Field(
+        default=0.25,
+        description="See ExplainerConfig. On drawn scenes 0.25 raised box recall from 0.814 to 0.843 and box IoU "
+        "from 0.748 to 0.767 (with GrabCut); 0.5 is no better.",
+    )
     heads: Literal["single", "model"] = Field(
         default="model", description="The network's own, or one over the full width as in the authors' code."
     )
