@@ -21,8 +21,8 @@ from stages.contract.records import Rle
 from stages.explain.grad_eclip import GradEclipConfig
 from tests.contracts.test_explainers import state_of
 from tests.factories import tiny_clip
-from tests.stages.explain.test_grad_eclip import assert_same, expected, model_pair, pixels
 from tests.stages.explain.models import text_architecture
+from tests.stages.explain.test_grad_eclip import assert_same, expected, model_pair, pixels
 
 
 @pytest.fixture(scope="module")
