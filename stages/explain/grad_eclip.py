@@ -46,7 +46,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
 from stages.explain.class_path import attention_gradients, class_forward
-from stages.explain.config import Count, ExplainerConfig
+from stages.explain.config import Count, ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients, stretched
 from stages.explain.variants import VARIANTS
 from stages.shared.model.clip import ClipModel
