@@ -39,8 +39,8 @@ from stages.write import ShardWriter
 
 RAY_CORES: Final = 0.1
 """Cores that Ray's own processes keep busy during a run, however little it does: the loops of the driver, the raylet
-and the servers of state, statistics and logs, and the ledger. Measured on 2 cores of an AMD EPYC: configs/README.md,
-"How many workers one driver feeds"."""
+and the servers of state, statistics and logs, and the ledger. Measured on 2 cores of an AMD EPYC:
+configs/measured/scale.md."""
 
 RAY_BATCH_S: Final = 0.12
 """Seconds of a core that these and the workers take to hand a batch of records from step to step, beside making tables

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pipeline.commands.options import Finished, MovedImages, OverDataset, Resized, Truth, moved
 from pipeline.commands.tables import interval, number, print_matched
+from pipeline.evaluate.calibrate import write_calibration
 from pipeline.terminal import console
 
 
@@ -36,7 +37,6 @@ def calibrate(
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Fit scores to how often regions are right, for the model and settings that the dataset was made with."""
-    from pipeline.evaluate.calibrate import write_calibration  # which imports OpenCV and DuckDB
 
     figures = write_calibration(
         dataset, truth, out, console, moved(images, settings), resized=resized, presence=presence

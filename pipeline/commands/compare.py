@@ -91,9 +91,9 @@ def compare(
     phrasebox compare --explainers grad_eclip,attention_gradient,grad_eclip:heads=single:blocks=1 --html maps.html
     """
     # They import torch and OpenCV.
-    from pipeline.evaluate.compare.comparison import check_contenders, compared, sources_of
-    from pipeline.evaluate.compare.pictures import Effort
-    from pipeline.viewer.compared import write_page
+    from pipeline.evaluate.compare.comparison import check_contenders, compared, sources_of  # noqa: PLC0415
+    from pipeline.evaluate.compare.pictures import Effort  # noqa: PLC0415
+    from pipeline.viewer.compared import write_page  # noqa: PLC0415
 
     if html is not None:
         check_writable("--html", html)

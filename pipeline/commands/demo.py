@@ -17,10 +17,15 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.commands.options import Scenes, Seed
+from pipeline.commands.tables import print_evaluation
 from pipeline.config import RunConfig
+from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.photographs import INPUT, TRUTH
+from pipeline.run import run
+from pipeline.scenes import write_scenes
 from pipeline.terminal import console
 from stages.contract.errors import WeightsError
+from stages.shared.images.pictures import regions_overlay, sheet
 from stages.shared.model.catalog import CATALOG, resolve
 
 REGIONS: Final = {"upsample": "guided", "rule": "fixed", "threshold": 0.45, "absent_share": 0.05}
@@ -66,7 +71,6 @@ def run_demo(out: Path, scenes: int, seed: int, console: Console, engine: str = 
     Returns:
         The figures, which are also in `out/evaluation.json`.
     """
-    from pipeline.scenes import write_scenes  # imports OpenCV
 
     drawn = out / "scenes"
     console.print(f"drawing {scenes} scenes into {drawn}", soft_wrap=True)
@@ -106,9 +110,6 @@ def _run_and_measure(
     out: Path, settings: Mapping[str, Any], truth: Path, what: str, console: Console
 ) -> dict[str, Any]:
     """Make `out/dataset`, evaluate it into `out/evaluation.json`, and draw `out/overlays/` and `out/overlays.png`."""
-    from pipeline.commands.tables import print_evaluation
-    from pipeline.evaluate.evaluation import evaluation_of
-    from pipeline.run import run
 
     dataset = out / "dataset"
     config = RunConfig.model_validate({**settings, "output": {"path": str(dataset)}})
@@ -131,7 +132,6 @@ def _run_and_measure(
 
 def _write_overlays(out: Path, images: Path, least: float) -> int:
     """Draw the regions of the first rows by sample id over their images, those with that score; returns how many."""
-    from stages.shared.images.pictures import regions_overlay, sheet
 
     folder = out / "overlays"
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import typer
 
 from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, Truth, moved
 from pipeline.commands.tables import print_evaluation
+from pipeline.evaluate.evaluation import evaluation_of
 from pipeline.terminal import console, errors
 
 
@@ -39,7 +40,6 @@ def evaluate(
     settings: OverDataset = [],  # noqa: B006  typer copies it
 ) -> None:
     """Measure a dataset against ground truth: pointing, boxes, masks, AP, scores; with 95 % intervals."""
-    from pipeline.evaluate.evaluation import evaluation_of  # which imports OpenCV and DuckDB
 
     figures = evaluation_of(
         dataset,

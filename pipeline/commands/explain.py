@@ -70,7 +70,8 @@ def explain(
     phrasebox explain image.jpg --phrase "red car" --out maps.npz --model ViT-B-16/laion2b_s34b_b88k
     phrasebox explain image.jpg --text "a red car stands in front of a house"
     """
-    from pipeline.notebook import Locator  # imports torch
+    # It imports torch.
+    from pipeline.notebook import Locator  # noqa: PLC0415
 
     phrases = list(dict.fromkeys(" ".join(each.split()) for each in phrase))
     captions = list(dict.fromkeys(text))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from pipeline.commands.options import ImageRoot, Json, MinScore, Where, naming_options
+from pipeline.config import load_config
+from pipeline.dataset import open_dataset
+from pipeline.export import EXPORTERS, ExportRequest, export_dataset
+from pipeline.export.base import ExportReport
 from pipeline.terminal import console, errors, progress_bar
 from stages.contract.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.export.base import ExportReport
 
 
 def export(
@@ -67,9 +68,6 @@ def export(
     phrasebox export out/ --format coco --out coco/ --split train=0.9,val=0.1 --min-score 0.5
     """
     # DuckDB and OpenCV, for which --help need not wait.
-    from pipeline.config import load_config
-    from pipeline.dataset import open_dataset
-    from pipeline.export import EXPORTERS, ExportRequest, export_dataset
 
     if list_formats:
         console.print(

@@ -14,7 +14,9 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import Json, Settings, Where, naming_options
+from pipeline.config import as_yaml, load_config
 from pipeline.finetune import RECIPES
+from pipeline.finetune.config import FinetuneConfig
 from pipeline.terminal import Terminated, console, errors, progress_bar, stoppable
 
 
@@ -72,10 +74,8 @@ def finetune(
     phrasebox run captions.jsonl --images photos/ --model tuned/ --out out-tuned/
     torchrun --nproc-per-node 8 -m pipeline finetune out/ --out tuned/ --set model.precision=bf16
     """
-    # They load torch, which `--help` does without.
-    from pipeline.config import as_yaml, load_config
-    from pipeline.finetune.config import FinetuneConfig
-    from pipeline.finetune.loop import finetune as train
+    # It imports torch.
+    from pipeline.finetune.loop import finetune as train  # noqa: PLC0415
 
     given = {
         "data.path": dataset,

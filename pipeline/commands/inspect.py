@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import ImageRoot, MaybeUnfinished, MinScore, OverDataset, Where, naming_options
+from pipeline.dataset.selection import Search
 from pipeline.terminal import console
+from pipeline.viewer.app import serve
+from pipeline.viewer.pages import write_gallery
 from stages.contract.errors import ConfigError
 
 
@@ -57,9 +60,6 @@ def inspect(
     phrasebox inspect out/ --html gallery/
     """
     # DuckDB, OpenCV and the web server, for which --help need not wait.
-    from pipeline.dataset.selection import Search
-    from pipeline.viewer.app import serve
-    from pipeline.viewer.pages import write_gallery
 
     search = Search(where=where, score_min=min_score or None, seed=seed)
     if html is not None and (model or settings):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
@@ -17,16 +17,19 @@ from PIL import Image
 from rich.table import Table
 
 from pipeline.commands.options import Json, Settings
+from pipeline.config import RunConfig, load_config
+from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.model_check import Matched, ModelCheck, check_model
+from pipeline.graph import build_graph, fetch_weights
 from pipeline.photographs import FOLDER, INPUT
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError, WeightsError
+from stages.explain import kinds_for
+from stages.shared.images.faults import DecodeLimits
+from stages.shared.images.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
 from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import ModelConfig
 from stages.shared.storage import check_writable
-
-if TYPE_CHECKING:
-    from pipeline.config import RunConfig
-    from pipeline.evaluate.model_check import Matched, ModelCheck
 
 COLUMNS: Final = 5
 """Pictures side by side on the sheet of maps and regions."""
@@ -71,14 +74,14 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
         _say(f"{name} {entry.about}")
     _say("All others are open_clip's: --model NAME/TAG downloads the weights of a tag.")
     table = Table("model", "image tower", "input", "tokens")
-    for row in (row for row in rows if row["refused"] is None):
-        side, grid = row["input_px"], row["grid"]
-        table.add_row(row["model"], TOWERS[row["tower"]], f"{side} px", f"{grid} x {grid}")
+    for model in (model for model in rows if model["refused"] is None):
+        side, grid = model["input_px"], model["grid"]
+        table.add_row(model["model"], TOWERS[model["tower"]], f"{side} px", f"{grid} x {grid}")
     refused = Table("model", "why it cannot be explained")
-    for row in (row for row in rows if row["refused"] is not None):
-        refused.add_row(row["model"], row["refused"])
+    for model in (model for model in rows if model["refused"] is not None):
+        refused.add_row(model["model"], model["refused"])
     fitting = Table("image tower", "explain.kind")
-    for tower, kinds in {row["tower"]: row["explainers"] for row in rows if row["refused"] is None}.items():
+    for tower, kinds in {model["tower"]: model["explainers"] for model in rows if model["refused"] is None}.items():
         fitting.add_row(TOWERS[tower], ", ".join(kinds))
     for each in (table, fitting, refused):
         for column in each.columns:
@@ -95,11 +98,10 @@ def model_rows() -> list[dict[str, Any]]:
         fits; `refused`, the reason if none is, in which case the others but `model` are null.
     """
     # torch and open_clip take seconds to import, which --help does not wait for.
-    import open_clip
+    import open_clip  # noqa: PLC0415
 
-    from stages.explain import kinds_for
-    from stages.shared.model.recognise import recognise
-    from stages.shared.model.towers.plan import SUPPORTED, plan_of
+    from stages.shared.model.recognise import recognise  # noqa: PLC0415
+    from stages.shared.model.towers.plan import SUPPORTED, plan_of  # noqa: PLC0415
 
     rows: list[dict[str, Any]] = []
     for name in (*CATALOG, *open_clip.list_models()):
@@ -145,11 +147,8 @@ def check(
     phrasebox models check ViT-B-16 --weights model.safetensors
     phrasebox models check ViT-B-16/openai --set explain.variant=authors --json
     """
-    # torch, open_clip and OpenCV take seconds to import, which --help does not wait for.
-    from pipeline.config import load_config
-    from pipeline.evaluate.model_check import check_model
-    from pipeline.graph import build_graph, fetch_weights
-    from stages.shared.model.device import peak_memory_bytes
+    # It imports torch.
+    from stages.shared.model.device import peak_memory_bytes  # noqa: PLC0415
 
     check_writable("--out", out)
     if out.suffix.lower() not in Image.registered_extensions():
@@ -274,9 +273,6 @@ def _likely(found: Matched) -> str:
 def _picture(checked: ModelCheck, config: RunConfig) -> NDArray[np.uint8]:
     """Each photograph with its regions, followed by the map of each phrase with the true boxes in white."""
     # OpenCV takes a moment to import, which --help does not wait for.
-    from pipeline.evaluate.metrics import METRICS
-    from stages.shared.images.faults import DecodeLimits
-    from stages.shared.images.pictures import heat_map_overlay, outlined, regions_overlay, row, scaled, sheet
 
     limits = DecodeLimits(max_pixels=config.images.max_pixels, max_bytes=config.images.max_bytes)
     tiles = []

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,12 +15,15 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from pipeline.commands.options import ConfigFile, InputImages, Json, ModelName, Settings, input_or_config
+from pipeline.config import load_config
+from pipeline.engines import chosen
+from pipeline.engines.inline import call_rows, samples_in
+from pipeline.graph import build_graph, fetch_weights
+from pipeline.plan import RAY_BATCH_S, RAY_CORES, Costs, Forecast, Machine, forecast, machine_here, measure
 from pipeline.summary import duration
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipeline.plan import Costs, Forecast
+from stages.read import plan_shards
 
 MILLION = 1_000_000
 
@@ -71,14 +74,8 @@ def plan(
     phrasebox plan captions.jsonl --images photos/ --model ViT-B-16/laion2b_s34b_b88k
     phrasebox plan my.yaml --total 12000000 --cores 96 --gpus 8 --gpu-rate 1500 --core-price 0.04 --gpu-price 2.5
     """
-    # Stages and engines load torch, which `--help` does without.
-    from pipeline.config import load_config
-    from pipeline.engines import chosen
-    from pipeline.engines.inline import call_rows, samples_in
-    from pipeline.graph import build_graph, fetch_weights
-    from pipeline.plan import RAY_BATCH_S, RAY_CORES, Machine, forecast, machine_here, measure
-    from stages.read import plan_shards
-    from stages.shared.model.device import pick_device
+    # It imports torch.
+    from stages.shared.model.device import pick_device  # noqa: PLC0415
 
     source, config = input_or_config(source, config)
     if gpus and cores is None:

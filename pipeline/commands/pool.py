@@ -19,6 +19,7 @@ from stages.contract.errors import ConfigError, InputError
 from stages.contract.records import Phrase, Record, Sample
 from stages.phrases.stage import PhrasesStage
 from stages.read import make_reader
+from stages.sources.naming import pool_lines, pool_of, read_pool
 
 SAMPLES_AT_ONCE: Final = 256
 """Samples whose captions are parsed together."""
@@ -51,7 +52,6 @@ def pool(
     phrasebox pool train.jsonl --out pool.txt --at-least 3
     phrasebox pool dev.jsonl --covered-by pool.txt     on captions that it was not parsed from
     """
-    from stages.sources.naming import pool_lines, pool_of, read_pool  # loads OpenCV, which --help does without
 
     if (out is None) == (covers is None):
         raise ConfigError("say either --out FILE, to write a pool, or --covered-by FILE, to measure one")

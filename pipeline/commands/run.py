@@ -12,6 +12,8 @@ import typer
 from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config
 from pipeline.config import RunConfig, load_config
 from pipeline.output.replaced import delete_what_runs_wrote
+from pipeline.preview import preview
+from pipeline.run import run as run_pipeline
 from pipeline.terminal import Terminated, console, errors, stoppable
 from stages.contract.errors import PhraseboxError
 from stages.shared.storage import AnyPath
@@ -124,8 +126,6 @@ def run(
             sys.stdout.write(resolved.to_yaml(docs=docs))
             return
         if dry_run:
-            from pipeline.preview import preview  # imports torch
-
             preview(resolved, console)
             return
         _run(resolved, fresh=fresh, yes=yes)
@@ -146,7 +146,6 @@ def as_typed(message: str, keys: Iterable[str]) -> str:
 
 
 def _run(config: RunConfig, *, fresh: bool, yes: bool) -> None:
-    from pipeline.run import run as run_pipeline  # imports torch
 
     def may_delete(what: str, foreign: list[AnyPath]) -> bool:
         if yes:

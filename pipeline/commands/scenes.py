@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.options import Scenes, Seed
+from pipeline.scenes import write_scenes
 from pipeline.terminal import console
 from stages.contract.errors import ConfigError
 
@@ -21,7 +22,6 @@ def scenes(
     ] = False,
 ) -> None:
     """Draw scenes with captions and exact ground truth: images/, captions.jsonl, truth.json."""
-    from pipeline.scenes import write_scenes  # loads OpenCV, which --help does without
 
     try:
         write_scenes(out, scenes, seed, absent=absent)

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.commands.options import InputImages, Json, Resized
 from pipeline.commands.tables import print_scores
+from pipeline.config import load_config
 from pipeline.terminal import console, errors
 from stages.contract.errors import ConfigError
 
@@ -100,9 +101,8 @@ def score_model(
     phrasebox score-model tuned/ --data captions.jsonl --images photos/ --truth Entities/ --compare before.json
     """
     # They import torch and OpenCV.
-    from pipeline.config import load_config
-    from pipeline.evaluate.model_score import Exam, read_scores, scored
-    from pipeline.evaluate.probe import ProbeConfig
+    from pipeline.evaluate.model_score import Exam, read_scores, scored  # noqa: PLC0415
+    from pipeline.evaluate.probe import ProbeConfig  # noqa: PLC0415
 
     unused = [setting for setting in settings if setting.partition(".")[0] not in USED]
     if unused:

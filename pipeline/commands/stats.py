@@ -13,6 +13,9 @@ import typer
 from rich.table import Table
 
 from pipeline.commands.options import Json, MaybeUnfinished, MinScore, Where, naming_options
+from pipeline.dataset.folder import open_dataset, read_marks
+from pipeline.dataset.index import Index, statistics
+from pipeline.dataset.selection import Search
 from pipeline.terminal import console, errors, progress_bar
 
 _BAR: Final = 30
@@ -38,9 +41,6 @@ def stats(
 ) -> None:
     """Count a dataset: images, regions, scores, sizes, frequent phrases, errors."""
     # DuckDB, for which --help need not wait.
-    from pipeline.dataset.folder import open_dataset, read_marks
-    from pipeline.dataset.index import Index, statistics
-    from pipeline.dataset.selection import Search
 
     opened = open_dataset(dataset, finished=False)
     search = Search(where=where, score_min=min_score or None)

@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.evaluate.metrics import METRICS
+
 Figure = Mapping[str, Any] | None
 """{value, low, high, n}, see `pipeline.evaluate.estimates.Estimate`; None where it is not known."""
 
@@ -98,7 +100,6 @@ def print_matched(matched: Mapping[str, int], console: Console) -> None:
 
 def print_evaluation(figures: Mapping[str, Any], console: Console) -> None:
     """The tables of `eval` for people."""
-    from pipeline.evaluate.metrics import METRICS  # which imports OpenCV
 
     counts = figures["counts"]
     console.print(
@@ -192,7 +193,8 @@ def _print_absent(figures: Mapping[str, Any], console: Console) -> None:
 
 def print_comparison(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """The tables of `compare` for people. A value that differs from Grad-ECLIP's by more than chance has a + or -."""
-    from pipeline.evaluate.compare.figures import FIGURES  # which imports torch
+    # It imports torch.
+    from pipeline.evaluate.compare.figures import FIGURES  # noqa: PLC0415
 
     counts, first = rows[0]["counts"], rows[0]
     console.print(

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipeline.commands.options import Finished, Json, MovedImages, OverDataset, Resized, Truth, moved
 from pipeline.commands.tables import compact_table
+from pipeline.evaluate.tune import tuned, write_settings
 from pipeline.terminal import console, errors
 
 Figure = Literal["pointing", "pointing_off_centre", "box_recall", "box_iou", "mask_iou", "precision"]
@@ -51,7 +52,6 @@ def tune(
     fitted to other settings is not used (regions.rule=fitted then cuts at the mean). Choose on some images, and report
     `phrasebox eval` on others.
     """
-    from pipeline.evaluate.tune import tuned, write_settings  # which imports OpenCV and DuckDB
 
     figures = tuned(
         dataset, truth, errors if as_json else console, moved(images, settings), by=by, most=most, resized=resized

@@ -59,13 +59,13 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    data: DataConfig
+    data: DataConfig = Field(description="The dataset, and the choice of its regions.")
     model: ModelConfig = Field(
         ModelConfig(),
         description="The model to begin with. `precision` is that of the products: bf16 is torch's autocast, weights "
         "stay in fp32.",
     )
-    recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config)
+    recipe: AnyRecipeConfig = Field(default_factory=RECIPES.config, description="What the model is taught.")
     frozen: tuple[str, ...] = Field(
         (),
         description="Parameters whose names begin so stay as they are, e.g. `[visual.trunk.features]`. If nothing in "

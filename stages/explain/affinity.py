@@ -8,7 +8,7 @@ instead of another's:
 
 by ten steps of conjugate gradients for all phrases at once. x are the tokens before the pool or the mean, or, with a
 class token, before an early block. LPOSS's graph of nearest neighbours and its power of the cosine are left out. The
-mean over all tokens that are alike and the attention of CLIP-ES were worse or no better (configs/README.md).
+mean over all tokens that are alike and the attention of CLIP-ES were worse or no better (configs/measured/settings.md).
 
 Shapes: B images, P phrases, N patches, D width.
 """

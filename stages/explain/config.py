@@ -34,7 +34,7 @@ class ExplainerConfig(BaseModel):
         default=(1.0,),
         description="Sizes of the image as shares of `image_size`, the largest first: the map is the mean of the maps "
         "of all, on the grid of the first. Each costs a forward pass of its own, by its area. On photographs [1.27, 1] "
-        "gives better boxes than [1] (measured; configs/README.md).",
+        "gives better boxes than [1] (measured; configs/measured/settings.md).",
     )
     shorter_side_px: int | None = Field(
         default=None, ge=8, description="With `keep`: the most that the shorter side may have. Null: no bound."
@@ -51,7 +51,7 @@ class ExplainerConfig(BaseModel):
         default="none",
         description="`propagation`: neighbouring tokens that are alike share their heat (`stages.explain.affinity`; "
         "not from the papers). Pointing gains on photographs, and on drawn scenes where no other step looks at the "
-        "image's colours (measured; configs/README.md).",
+        "image's colours (measured; configs/measured/settings.md).",
     )
     affinity_reach: float = Field(
         default=0.65,

@@ -88,7 +88,7 @@ class GradEclipConfig(ExplainerConfig):
     rectify: Literal["sum", "block"] = Field(
         default="block",
         description="ReLU on the sum of the blocks, or on each block (`block`, the authors), whose boxes are "
-        "better on drawn scenes (0.621 against 0.595; configs/README.md).",
+        "better on drawn scenes (0.621 against 0.595; configs/measured/settings.md).",
     )
 
     def for_tower(self, kind: TowerKind) -> Self:

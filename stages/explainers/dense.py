@@ -70,7 +70,7 @@ class MaskClipConfig(ExplainerConfig):
         default=False,
         description="With a class token: whether the residual and MLP of the last block follow the values (the "
         "authors). The peak lies on the thing in 0.713 of cases without and 0.503 with them (drawn scenes; "
-        "configs/README.md).",
+        "configs/measured/photographs.md).",
     )
 
 

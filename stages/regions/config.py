@@ -17,7 +17,7 @@ class RegionsConfig(BaseModel):
     """How heat maps become regions.
 
     Lengths are in patches (cells of the heat map) and areas are shares of the image, so that one configuration fits
-    images of any size. "Measured" refers to drawn scenes and configs/README.md.
+    images of any size. "Measured" refers to drawn scenes and configs/measured/settings.md.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,7 +81,7 @@ class RegionsConfig(BaseModel):
         description="Expected share of phrases that name nothing in their images, for calibrations of presence.",
     )
     # On 600 photographs 0.1 loses 1.4 % of the phrases that are there and drops 41 % of those of other images; 0.05
-    # loses 0.6 and drops 27 %, 0.2 loses 4.2 and drops 59 % (configs/README.md).
+    # loses 0.6 and drops 27 %, 0.2 loses 4.2 and drops 59 % (configs/measured/settings.md).
     min_presence: Share | None = Field(
         0.1,
         description="Phrases less likely in the image than this get no region and are listed in the row's `absent`; "

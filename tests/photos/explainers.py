@@ -1,6 +1,6 @@
 """Tables in Markdown of what `phrasebox compare --json` tells: `python -m tests.photos.explainers FILE.json ...`.
 
-For configs/README.md. A figure that differs from Grad-ECLIP's by more than chance has a + or -, whatever is better.
+For configs/measured/explainers.md. A figure that differs from Grad-ECLIP's by more than chance has a + or -.
 """
 
 from __future__ import annotations

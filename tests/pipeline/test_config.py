@@ -18,11 +18,19 @@ from pipeline.config import (
     load_config,
     stored_config,
 )
+from pipeline.export import EXPORTERS
+from pipeline.finetune import RECIPES
+from pipeline.finetune.config import FinetuneConfig
+from pipeline.output import OutputConfig
 from pipeline.paths import with_absolute_paths
 from stages.contract.errors import ConfigError, InputError
 from stages.explain import EXPLAINERS
 from stages.phrases.stage import PhrasesConfig
+from stages.prepare import ImagesConfig
 from stages.read import READERS
+from stages.regions.config import RegionsConfig
+from stages.shared.model.config import ModelConfig
+from stages.sources import SOURCES
 
 ROOT = Path(__file__).parents[2]
 INPUT = ["input.kind=jsonl", "input.path=a.jsonl"]
@@ -383,3 +391,26 @@ def test_the_kind_of_input_follows_from_the_path(tmp_path: Path) -> None:
     assert RunConfig(input={"path": str(tmp_path / "a.tsv")}) == config
     with pytest.raises(InputError, match=r"no such file or folder: .*none\.xyz"):
         load_config(None, [f"input.path={tmp_path / 'none.xyz'}"])
+
+
+TABLES = (EXPLAINERS, SOURCES, READERS, RECIPES, EXPORTERS)
+SETTINGS = [
+    *{RunConfig, EngineConfig, ModelConfig, PhrasesConfig, ImagesConfig, RegionsConfig, OutputConfig, FinetuneConfig},
+    *{table[kind].config_type for table in TABLES for kind in table},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.__name__)
+def test_every_setting_says_what_it_is(settings: type[BaseModel]) -> None:
+    """`--print-config --docs` and the error messages have nothing else to go by."""
+    assert [name for name, field in settings.model_fields.items() if name != "kind" and not field.description] == []
+
+
+def test_the_documented_configuration_is_the_configuration(tmp_path: Path) -> None:
+    config = load_config(None, INPUT)
+    text = config.to_yaml(docs=True)
+    assert load_config(written(tmp_path, text), []) == config
+    lines = text.splitlines()
+    for name in ("  image_root:", "  blocks:", "  rows_per_file:", "regions:"):
+        place = next(number for number, line in enumerate(lines) if line.startswith(name))
+        assert lines[place - 1].strip().startswith("# "), name
