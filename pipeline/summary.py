@@ -32,14 +32,12 @@ class StageTime:
         records: Records it answered.
         busy_s: Seconds in which its workers were busy.
         images: Images that a forward pass was asked for; 0 for a stage without a model.
-        computed: Images in these passes, including those that only fill up a batch.
         devices: Images asked for, by the device that computed them.
     """
 
     records: int = 0
     busy_s: float = 0.0
     images: int = 0
-    computed: int = 0
     devices: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +45,7 @@ class StageTime:
         values = {"records": self.records, "busy_s": round(self.busy_s, 3)}
         if not self.devices:
             return values
-        return {**values, "images": self.images, "images_computed": self.computed, "devices": dict(self.devices)}
+        return {**values, "images": self.images, "devices": dict(self.devices)}
 
 
 @dataclass(slots=True)
@@ -97,7 +95,6 @@ class Report:
             if self.first_batch_s is None:
                 self.first_batch_s, self.first_batch = self.wall_time_s, records
             entry.images += forwards.images
-            entry.computed += forwards.computed
             entry.devices[forwards.device] += forwards.images
 
     def rows(self, done: int, failed: int) -> None:
@@ -228,8 +225,6 @@ def _forwards(report: Report) -> Iterator[tuple[str, str]]:
     for stage in report.stages.values():
         for device, images in stage.devices.items():
             yield "images computed on", device if len(stage.devices) == 1 else f"{device}: {images:,}"
-        if stage.images:
-            yield "forward passes per image", f"{stage.computed / stage.images:.2f}"
 
 
 def print_summary(

@@ -28,7 +28,6 @@ class Forwards:
     """Forward passes of a stage that holds a model."""
 
     images: int  # images that required a forward pass
-    computed: int  # images in these passes, including those that only fill up a batch
     device: str  # for example "cpu" or "NVIDIA H100 80GB HBM3"
 
 

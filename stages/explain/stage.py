@@ -171,7 +171,7 @@ class ExplainStage(Stage):
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
-        forwards = Forwards(images=self._images, computed=self._images, device=self._device)
+        forwards = Forwards(images=self._images, device=self._device)
         self._images = 0
         return forwards
 

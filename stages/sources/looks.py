@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Look(ABC):
-    """Embeds boxes of images. All forward passes have one shape, so that no answer depends on a neighbour.
+    """Embeds boxes of images.
 
     If a GPU's memory does not hold a pass, the passes are halved for the rest of the worker's life.
 
@@ -42,7 +42,7 @@ class Look(ABC):
     def __init__(self, model: ClipModel, at_once: int) -> None:
         self.model = model
         self.at_once = at_once
-        self._images = self._computed = 0
+        self._images = 0
 
     @torch.no_grad()
     def __call__(self, images: Sequence[BoxedImage]) -> list[NDArray[np.float32]]:
@@ -69,18 +69,16 @@ class Look(ABC):
 
     def take_forwards(self) -> Forwards:
         """See `Stage.take_forwards`."""
-        forwards = Forwards(images=self._images, computed=self._computed, device=self.model.device_name)
-        self._images = self._computed = 0
+        forwards = Forwards(images=self._images, device=self.model.device_name)
+        self._images = 0
         return forwards
 
-    def _passes(self, squares: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[Tensor, int]]:
-        """Yield batches uint8 (B, side, side, 3) of one size, and how many images of each do not just fill it up."""
+    def _passes(self, squares: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
+        """Yield batches uint8 (B, side, side, 3) of at most `at_once`."""
         rest = iter(squares)
         while batch := list(islice(rest, self.at_once)):
             self._images += len(batch)
-            self._computed += self.at_once
-            blank = [np.zeros_like(batch[0])] * (self.at_once - len(batch))
-            yield torch.from_numpy(np.stack([*batch, *blank])), len(batch)
+            yield torch.from_numpy(np.stack(batch))
 
     def _squares(self, canvas: NDArray[np.uint8], boxes: Sequence[BoxXyxy], scale: float = 1.0) -> NDArray[np.uint8]:
         """Return parts of an image at the size of the model's input; see `cut_out`."""
@@ -100,8 +98,8 @@ class CropLook(Look):
         parts = (part for canvas, boxes in images for part in self._squares(canvas, boxes, self.enlarge))
         rows = (
             row
-            for batch, count in self._passes(parts)
-            for row in F.normalize(self.model.tower.encode(batch).float(), dim=-1)[:count].cpu().numpy()
+            for batch in self._passes(parts)
+            for row in F.normalize(self.model.tower.encode(batch).float(), dim=-1).cpu().numpy()
         )
         return [np.array(list(islice(rows, len(boxes))), np.float32) for _, boxes in images]
 
@@ -115,9 +113,9 @@ class RoiLook(Look):
         found: list[NDArray[np.float32]] = []
         rest = iter(images)
         wholes = (self._squares(canvas, [(0, 0, canvas.shape[1], canvas.shape[0])])[0] for canvas, _ in images)
-        for batch, count in self._passes(wholes):
+        for batch in self._passes(wholes):
             patches = dense(tower, batch).patches
-            for number, (canvas, boxes) in enumerate(islice(rest, count)):
+            for number, (canvas, boxes) in enumerate(islice(rest, len(batch))):
                 height, width = canvas.shape[:2]
                 scaled = np.array(boxes, np.float64).reshape(-1, 4) * side / [width, height, width, height]
                 rois = torch.from_numpy(np.insert(scaled, 0, 0, axis=1).astype(np.float32)).to(patches.device)

@@ -13,7 +13,7 @@ from pipeline.engines import AT_MOST_INLINE, chosen
 from pipeline.summary import Display, Report, duration
 from stages.contract.stage import Forwards
 
-FORWARDS = Forwards(images=32, computed=32, device="cpu")
+FORWARDS = Forwards(images=32, device="cpu")
 
 
 def test_the_first_batch_is_that_of_the_stage_with_a_model() -> None:

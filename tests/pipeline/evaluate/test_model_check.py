@@ -47,7 +47,7 @@ class Informed(Stage):
         self.truth = read_truth(TRUTH)
 
     def take_forwards(self) -> Forwards:
-        return Forwards(images=8, computed=8, device="cpu, 1 thread")
+        return Forwards(images=8, device="cpu, 1 thread")
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         return [replace(record, heat_maps=tuple(self.maps_of(record)), pixels=None) for record in batch]
