@@ -201,7 +201,7 @@ def engines(_: Path | None, scenes: int = 400) -> Figures:
 
 
 def _loaders(dataset: Path, images: list[Path]) -> Figures:
-    """Images per second of the loaders for training; images decoded against a bare loop over the same files."""
+    """Images per second of the loaders for training; decoding against a bare loop over the same files."""
     torch.set_num_threads(1)  # as in a worker of DataLoader
     cpu = f"one core, {processor()}"
     for name, contents in {

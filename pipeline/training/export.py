@@ -33,7 +33,6 @@ FIGURES_FILE: Final = "FIGURES.md"
 PHOTO_SIDE_PX: Final = 352
 """Side of the images that `photo` looks at: 22 x 22 tokens. It was chosen on the photographs held out."""
 
-_MOST_BYTES: Final = 20_000_000
 _POSITIONS: Final = "visual.positional_embedding"
 
 
@@ -96,20 +95,12 @@ def export_demo(
 def export_photo(
     run: Path, folder: Path | None = None, *, side_px: int = PHOTO_SIDE_PX, note: str = ""
 ) -> dict[str, str]:
-    """Write the averaged weights of a training of `photo` into a folder that stock open_clip can load.
+    """Write the averaged weights of a training of `photo`; see `export_demo`.
 
-    Args:
-        run: folder of the training.
-        folder: created if it does not exist; None: the catalog's, whose checksums are renewed too.
-        side_px: side of the images that the model is to look at, a multiple of `STRIDE_PX`. It may be larger than in
-            training: the network then sees smaller things and has more tokens for them.
-        note: a sentence on how the run went, for the model card.
-
-    Returns:
-        File name -> SHA-256 in hex.
+    The side may be larger than in training: the network then sees smaller things and has more tokens for them.
 
     Raises:
-        ValueError: the text tower has not learned to stand beside the images yet, or the file gets too large.
+        ValueError: the text tower has not learned to stand beside the images yet.
     """
     saved: dict[str, Any] = torch.load(run / LATEST, weights_only=True)
     settings = architecture(photo.MODEL_CFG, load_vocabulary(run), GRID * STRIDE_PX)
@@ -161,7 +152,7 @@ def _write(
     phases: list[str],
     known: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write the files of a model, and its checksums if the folder is the catalog's.
+    """Write the files of a model, and its checksums if the folder is the catalog's; return the checksums.
 
     Args:
         name: of the catalog's entry and of the card's template.
@@ -175,8 +166,6 @@ def _write(
         known: further values for the card.
     """
     weights = save(halves, metadata={"format": "pt"})
-    if len(weights) > _MOST_BYTES:
-        raise ValueError(f"expected at most {_MOST_BYTES:,} bytes of weights, got {len(weights):,}")
     side_px, own = settings["vision_cfg"]["image_size"], WEIGHTS_ROOT / name
     folder = folder or own
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import socket
 import threading
 import webbrowser
@@ -315,8 +316,11 @@ def is_loopback(host: str) -> bool:
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except socket.gaierror as error:
-        raise ConfigError(f"--host: no address {host}: {error.strerror}") from error
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; --port 0 takes any free port") from error
+        raise ConfigError(f"--host: no address {host}: {error.strerror}") from error
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; --port 0 takes any free port") from error
