@@ -79,7 +79,7 @@ Resized = Annotated[
     bool,
     typer.Option(
         "--resized",
-        help="The images were resized after the truth was drawn, without a crop or a border: scale the truth to them.",
+        help="The images were resized after the ground truth was drawn, without a crop or a border: scale it to them.",
     ),
 ]
 MovedImages = Annotated[

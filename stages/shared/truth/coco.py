@@ -46,7 +46,8 @@ class Entry:
         """A checked value. Raises InputError that names the file, the place, and what was expected."""
         value = self.values.get(key, default)
         if not is_right(value):
-            raise self.fault(f"expected '{key}' {what}, got {kind_of_value(value)}")
+            got = repr(value)[:80] if type(value) in (int, float, str) else kind_of_value(value)
+            raise self.fault(f"expected '{key}' {what}, got {got}")
         return value
 
     def id(self, key: str) -> EntryId:

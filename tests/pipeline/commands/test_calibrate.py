@@ -104,7 +104,8 @@ def test_the_embedded_models_own_calibration_is_used_with_its_settings_only(draw
     assert build_graph(config_of(drawn, tmp_path, explain={"kind": "grad_eclip", "blocks": 1})).calibration is None
 
 
-@pytest.mark.parametrize("refine", ["none", pytest.param("grabcut", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("refine", ["none", "grabcut"])
 def test_the_shipped_calibrations_are_honest_on_scenes_they_were_not_fitted_on(
     drawn: Path, tmp_path: Path, refine: str
 ) -> None:
