@@ -2,7 +2,7 @@
 
 Models have the real architectures and random weights: the time does not depend on what a model knows. Timings of two
 sides alternate, so that a machine that slows down slows both. Captions and images are drawn scenes, or photographs
-with `--photos FOLDER`, which holds flickr8k/dev.jsonl and flickr8k/dev.images.tar.
+with `--photos FOLDER`, which holds captions.jsonl, with five captions a row, and images/.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import statistics
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -246,13 +245,11 @@ def whole_run(photos: Path | None) -> Figures:
 
 def _samples(folder: Path, photos: Path | None) -> tuple[list[Path], list[list[str]]]:
     """Return image files, and five captions of each."""
-    (folder / "images").mkdir()
     if photos is not None:
-        lines = (photos / "flickr8k/dev.jsonl").read_text(encoding="utf-8").splitlines()[:IMAGES]
+        lines = (photos / "captions.jsonl").read_text(encoding="utf-8").splitlines()[:IMAGES]
         rows = [json.loads(row) for row in lines]
-        with tarfile.open(photos / "flickr8k/dev.images.tar") as members:
-            members.extractall(folder / "images", [members.getmember(row["image"]) for row in rows], filter="data")
-        return [folder / "images" / row["image"] for row in rows], [row["captions"] for row in rows]
+        return [photos.absolute() / "images" / row["image"] for row in rows], [row["captions"] for row in rows]
+    (folder / "images").mkdir()
     pictures, captions = [], []
     for number in range(IMAGES):
         scene = make_scene(0, number, side_px=500, extra_captions=4)

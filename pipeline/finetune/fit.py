@@ -112,7 +112,7 @@ class TrainingFolder:
             path.unlink(missing_ok=True)
 
 
-class Fit(ABC):
+class TrainingRun(ABC):
     """A training on one rank.
 
     Attributes:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.finetune import RECIPES
 from pipeline.finetune.config import FinetuneConfig
-from pipeline.finetune.fit import Fit, OnStep, TrainingFolder
+from pipeline.finetune.fit import OnStep, TrainingFolder, TrainingRun
 from pipeline.finetune.material import TrainingBatch, TuningData, reject_long_phrases
 from pipeline.finetune.ranks import RankGroup, joined
 from pipeline.finetune.recipe import Student
@@ -140,7 +140,7 @@ def _former(out: Path, *, fresh: bool) -> dict[str, Any] | None:
     return None
 
 
-class Tuning(Fit):
+class Tuning(TrainingRun):
     """A fine-tuning on one rank; see `finetune` for the arguments.
 
     Raises ResumeError if `saved`, the checkpoint that the leading rank read, is another training's.
@@ -208,11 +208,11 @@ class Tuning(Fit):
         )
 
     def begin(self, phase: int, *, is_new: bool) -> None:
-        """See `Fit.begin`."""
+        """See `TrainingRun.begin`."""
         self._batches = self.material.batches(range(self.step, self.steps), self.ranks.rank, self.ranks.size)
 
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
-        """See `Fit.take_step`."""
+        """See `TrainingRun.take_step`."""
         config = self.config
         with self.ranks.together():
             batch = next(self._batches)
@@ -234,11 +234,11 @@ class Tuning(Fit):
         return {"loss": loss.detach(), **{name: term.detach() for name, (_, term) in terms.items()}}
 
     def line(self, phase: int, step: int) -> dict[str, Any]:
-        """See `Fit.line`."""
+        """See `TrainingRun.line`."""
         return {"step": self.step, "learning_rate": self.optimiser.param_groups[0]["lr"]}
 
     def state(self) -> dict[str, Any]:
-        """See `Fit.state`."""
+        """See `TrainingRun.state`."""
         return {
             "decides": self._decides,
             "model": self.student.module.state_dict(),
@@ -247,7 +247,7 @@ class Tuning(Fit):
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """See `Fit.restore`."""
+        """See `TrainingRun.restore`."""
         self.student.module.load_state_dict(saved["model"])
         for name, parameter in self.recipe.own_parameters():
             parameter.data.copy_(saved["recipe"][name])

@@ -15,7 +15,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from pipeline.finetune.fit import LATEST, Fit, TrainingFolder
+from pipeline.finetune.fit import LATEST, TrainingFolder, TrainingRun
 from pipeline.finetune.ranks import RankGroup
 from pipeline.finetune.recipe import contrastive, one_way
 from pipeline.scenes.captions import COLOUR_NAMES, KINDS
@@ -127,7 +127,7 @@ def train(config: TrainConfig, out: Path, *, workers: int = 1, checkpoint_every_
     return out / LATEST
 
 
-class SceneTraining(Fit):
+class SceneTraining(TrainingRun):
     """A training of `demo`; see `train`."""
 
     log_every = 20
@@ -156,14 +156,14 @@ class SceneTraining(Fit):
                 self.optimisers.replace(before, visual.positional_embedding)
 
     def begin(self, phase: int, *, is_new: bool) -> None:
-        """See `Fit.begin`."""
+        """See `TrainingRun.begin`."""
         settings = self.config.phases[phase]
         self._resize(settings.side_px)
         scenes = SceneBatches(self.tokenizer, settings, seed=self.config.seed, size=self.config.batch)
         self._batches = load_batches(scenes, range(self.step, sum(self.phases[: phase + 1])), workers=self.workers)
 
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
-        """See `Fit.take_step`."""
+        """See `TrainingRun.take_step`."""
         config, settings, model, batch = self.config, self.config.phases[phase], self.model, next(self._batches)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
         keep = None
@@ -193,7 +193,7 @@ class SceneTraining(Fit):
         return {"caption_loss": of_captions.detach(), "bank_loss": of_bank.detach()}
 
     def line(self, phase: int, step: int) -> dict[str, Any]:
-        """See `Fit.line`. The end of a phase has the average's `class_top1`."""
+        """See `TrainingRun.line`. The end of a phase has the average's `class_top1`."""
         self._note_cpu()
         settings = self.config.phases[phase]
         line = {"phase": settings.name, "step": self.step, "precision": self.precision, "cpu_s": round(self._cpu_s)}
@@ -207,7 +207,7 @@ class SceneTraining(Fit):
         self._cpu_s, self._cpu_mark_s = self._cpu_s + now - self._cpu_mark_s, now
 
     def state(self) -> dict[str, Any]:
-        """See `Fit.state`."""
+        """See `TrainingRun.state`."""
         self._note_cpu()
         return {
             "model": self.model.state_dict(),
@@ -219,7 +219,7 @@ class SceneTraining(Fit):
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """See `Fit.restore`."""
+        """See `TrainingRun.restore`."""
         self._resize(saved["side_px"])
         self.model.load_state_dict(saved["model"])
         self.average.load_state_dict(saved["average"])

@@ -20,7 +20,7 @@ from open_clip.model import CLIP
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pipeline.finetune.fit import LATEST, Fit, TrainingFolder
+from pipeline.finetune.fit import LATEST, TrainingFolder, TrainingRun
 from pipeline.finetune.ranks import RankGroup
 from pipeline.training.model import CONTEXT_LENGTH, Optimisers, build_model, encode_text, follow, muon_and_adamw
 from pipeline.training.photo_data import Material, PhotoBatch, prepare
@@ -171,7 +171,7 @@ def train_photo(config: PhotoConfig, root: Path, out: Path, *, checkpoint_every_
     return out / LATEST
 
 
-class PhotoTraining(Fit):
+class PhotoTraining(TrainingRun):
     """A training of `photo`."""
 
     log_every = 20
@@ -261,7 +261,7 @@ class PhotoTraining(Fit):
         return groups
 
     def take_step(self, phase: int, step: int) -> dict[str, Tensor]:
-        """See `Fit.take_step`."""
+        """See `TrainingRun.take_step`."""
         settings = self.config.phases[phase]
         torch.manual_seed((self.config.seed * 1_000 + phase) * 1_000_003 + step)  # decides the dropout
         with torch.autocast("cpu", dtype=self.kind, enabled=self.kind != torch.float32):
@@ -321,13 +321,13 @@ class PhotoTraining(Fit):
         return made[0], made[1], distances[0] + distances[1]
 
     def line(self, phase: int, step: int) -> dict[str, Any]:
-        """See `Fit.line`. `step` counts within the phase."""
+        """See `TrainingRun.line`. `step` counts within the phase."""
         precision = str(self.kind).removeprefix("torch.")
         cpu_s = round(time.process_time(), 1)
         return {"phase": self.config.phases[phase].name, "step": step, "precision": precision, "cpu_s": cpu_s}
 
     def state(self) -> dict[str, Any]:
-        """See `Fit.state`."""
+        """See `TrainingRun.state`."""
         return {
             "photographs": self.material.photographs,
             "texts": len(self.material.texts.texts),
@@ -338,7 +338,7 @@ class PhotoTraining(Fit):
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """See `Fit.restore`. The projection's width says which vectors the text tower was learning."""
+        """See `TrainingRun.restore`. The projection's width says which vectors the text tower was learning."""
         projection = saved["state"]["model.text_projection"]
         self.model.text_projection = nn.Parameter(projection.clone())
         self.average = copy.deepcopy(self._modules()).requires_grad_(False)

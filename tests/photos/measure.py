@@ -82,22 +82,20 @@ class Photographs:
         """Where things are in these images."""
         return self.source / ("coco/instances.json" if name == "coco" else f"{name}.entities.tar.gz")
 
+    def settings(self, name: str, model: str) -> list[str]:
+        """The settings of a run over these images."""
+        return [
+            f"input.path={self.captions(name)}",
+            f"input.kind={'coco_captions' if name == 'coco' else 'jsonl'}",
+            f"input.image_root={self.images(name)}",
+            f"model.name={model}",
+            "model.pretrained=null",
+        ]
+
     def dataset(self, name: str, model: str, label: str, *settings: str, file: Path | None = None) -> Path:
         """The dataset of these images by a model, made if it is not there yet, with the settings of a file."""
-        config = load_config(
-            file,
-            [
-                f"input.path={self.captions(name)}",
-                f"input.kind={'coco_captions' if name == 'coco' else 'jsonl'}",
-                f"input.image_root={self.images(name)}",
-                f"model.name={model}",
-                "model.pretrained=null",
-                f"output.path={self.out / 'datasets' / name / label}",
-                "output.heat_maps=true",
-                "engine.kind=inline",
-                *settings,
-            ],
-        )
+        out = [f"output.path={self.out / 'datasets' / name / label}", "output.heat_maps=true", "engine.kind=inline"]
+        config = load_config(file, [*self.settings(name, model), *out, *settings])
         console.rule(f"{name}: {label}")
         return Path(run(config, console))
 
@@ -107,16 +105,7 @@ class Photographs:
 
     def compared(self, name: str, images: int, faithful: int) -> str:
         """The tables of `phrasebox compare` for the photograph model on some of these images."""
-        config = load_config(
-            None,
-            [
-                f"input.path={self.captions(name)}",
-                "input.kind=jsonl",
-                f"input.image_root={self.images(name)}",
-                "model.name=photo",
-                "model.pretrained=null",
-            ],
-        )
+        config = load_config(None, self.settings(name, "photo"))
         effort = Effort(most=images, phrases=8, faithful=faithful, seed=0)
         source = Source(name=f"photographs ({name})", config=config, truth=self.truth(name))
         return explainers.tables(compared(source, None, effort, console, resized=name.endswith("train")).rows)
