@@ -116,5 +116,8 @@ def _columns(field: SignedField, width_px: int) -> tuple[int, NDArray[np.float32
     before = position.astype(np.int64)
     share = (position - before).astype(np.float32)[:, None]
     down = np.ascontiguousarray(field.values.T)
-    slope = down[np.minimum(before + 1, w - 1)] - down[before]
-    return first, slope * share + down[before]
+    here, columns = down[before], down[np.minimum(before + 1, w - 1)]
+    columns -= here  # in place: arrays of this size are costly to allocate
+    columns *= share
+    columns += here
+    return first, columns
