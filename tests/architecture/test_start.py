@@ -41,7 +41,7 @@ STEPS: dict[str, tuple[str, set[str]]] = {
     "--version": ("phrasebox('--version')", set(HEAVY)),
     "--help": ("phrasebox('--help')", set(HEAVY)),
     **{f"{verb} --help": (f"phrasebox('{verb}', '--help')", MODEL) for verb in VERBS},
-    "stats": ("phrasebox('stats', 'dataset')", MODEL | {"cv2", "starlette"}),
+    "stats": ("phrasebox('stats', 'dataset')", MODEL),
     "a configuration": ("import pipeline.config", MODEL),
     "looking at a dataset": ("import pipeline.viewer.app", MODEL),
     "validate": ("phrasebox('validate', 'dataset')", MODEL),
