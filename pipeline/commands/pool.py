@@ -95,10 +95,8 @@ def _phrases(source: str, settings: list[str]) -> Iterator[Phrase]:
     """Yield the phrases of all captions of an input; samples with an error have none."""
     if source.endswith(".txt"):
         config = load_config(None, settings, assigned={"input": {"kind": "jsonl", "path": source}})
-        captions = enumerate(_lines(source))
-        records: Iterator[Record] = (
-            Record.start(Sample(sample_id=str(n), source="", captions=(text,))) for n, text in captions
-        )
+        lines = enumerate(_lines(source))
+        samples: Iterator[Sample] = (Sample(sample_id=str(n), source="", captions=(text,)) for n, text in lines)
     else:
         config = load_config(None, settings, assigned={"input.path": source})
         reader = make_reader(config.input)

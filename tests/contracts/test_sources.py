@@ -197,7 +197,7 @@ def test_what_concerns_heat_maps_is_rejected(
 ) -> None:
     values = {"input": {"kind": "jsonl", "path": "a"}, "source": settings[kind], "model": model, **setting}
     if setting:
-        with pytest.raises(ConfigError, match=f"it is about heat maps, and source.kind={kind}"):
+        with pytest.raises(ConfigError, match=f"it concerns heat maps, and source.kind={kind}"):
             build_steps(check(values, RunConfig))
         return
     steps = build_steps(check(values, RunConfig))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.corpus.goods import seen
+from tests.pipeline.light import is_alike
 
 
 def outcome(row: Mapping[str, Any]) -> str:
@@ -22,7 +23,7 @@ def meets(row: Mapping[str, Any], wanted: str, alone: Mapping[str, Any] | None =
             "good": as the row of the same image was in `alone`, the run of good samples alone
     """
     if wanted == "good":
-        return alone is not None and seen(row) == alone
+        return alone is not None and is_alike("row", seen(row), alone)
     if wanted == "any row":
         return row["error"] is None
     reason, colon, part = wanted.partition(": ")

@@ -12,7 +12,6 @@ from pipeline.commands.demo import PHOTO_MODEL, PHOTO_SETTINGS, REGIONS, run_dem
 from pipeline.config import RunConfig, load_config
 from pipeline.dataset.validate import validate
 from stages.contract.errors import WeightsError
-from stages.shared.model import catalog
 
 
 def test_demo_finds_most_things_and_draws_them(tmp_path) -> None:
@@ -47,7 +46,7 @@ def test_without_their_model_one_line_says_so(tmp_path, monkeypatch) -> None:
     def missing(name: str) -> None:
         raise WeightsError(f"model.safetensors is missing from the weights {name!r}")
 
-    monkeypatch.setattr(catalog, "resolve", missing)
+    monkeypatch.setattr("pipeline.commands.demo.resolve", missing)
     for model, words in ((PHOTO_MODEL, "the eight photographs are left out"), ("demo", "model.safetensors is missing")):
         printed = io.StringIO()
         assert run_photographs(tmp_path, Console(file=printed, width=120), model=model) is None

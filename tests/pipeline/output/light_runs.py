@@ -15,7 +15,7 @@ from pipeline.run import run
 from stages.contract.records import Record
 from stages.contract.stage import Stage
 from stages.read import make_reader
-from tests.pipeline.light import CaptionStage, LastStage, SleepStage
+from tests.pipeline.light import LIGHT, CaptionStage, LastStage, SleepStage
 
 
 class RaisingStage(Stage):
@@ -50,7 +50,7 @@ def run_light(config: RunConfig, *, last: Stage | None = None, fresh: bool = Fal
         model=SleepStage(0.0),  # type: ignore[arg-type]
         after=(last or LastStage(0.0),),
         explain=config.explain,
-        fingerprint="light",
+        described=LIGHT,
         calibration=None,
     )
     printed = StringIO()

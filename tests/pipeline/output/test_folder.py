@@ -432,7 +432,7 @@ def test_an_error_of_reading_is_called_one_also_where_the_output_is_in_object_st
         model=SleepStage(0.0),  # type: ignore[arg-type]
         after=(LastStage(0.0),),
         explain=config.explain,
-        fingerprint=MARK,
+        described=None,
         calibration=None,
     )
     words = r"^cannot read s3://inputs/a\.parquet: AWS Error NETWORK_CONNECTION during GetObject"

@@ -83,7 +83,7 @@ def test_a_run_that_ends_before_its_first_file_leaves_the_former_one(
     else:
         assert not (finished / ".phrasebox/replaced").exists()
         assert len(rows_of(finished)) == 32
-        assert "going on with" in run_light(config)
+        assert "resuming" in run_light(config)
         assert len(rows_of(finished)) == 40
 
 
