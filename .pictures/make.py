@@ -63,7 +63,7 @@ def as_source(image: Image.Image) -> str:
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers at a URL."""
+    """Return whether a server answers at a URL."""
     try:
         urllib.request.urlopen(url, timeout=9).close()
     except OSError:

@@ -47,7 +47,7 @@ BATCH: Final = 8
 """Images of one forward pass, as in a run on a CPU."""
 
 IMAGES, SHORT = 64, 32
-"""Images of the long and of the short run of `whole_run`; a short one has as many as travel together."""
+"""Images of the long and the short run of `whole_run`. The short run has one call of the model worker."""
 
 WORDS: Final = ("dog", "cat", "red car", "old house", "tall man", "woman", "green tree", "table", "street", "bicycle")
 

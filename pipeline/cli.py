@@ -1,4 +1,4 @@
-"""The command line: it loads a verb of `commands/` when it is asked for, and turns errors into a message and a code."""
+"""The command line: imports a verb when it is called, and turns errors into a message and an exit code."""
 
 from __future__ import annotations
 

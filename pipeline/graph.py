@@ -68,7 +68,7 @@ class Steps:
 
     @property
     def recognised(self) -> dict[str, str]:
-        """Whose checkpoint the model is, `layout`, and the files that describe it, `described_by`, where known."""
+        """Return `layout`, the checkpoint's project, and `described_by`, the files about it, where they are known."""
         if self.described is None:
             return {}
         found = {"layout": self.described.layout, "described_by": self.described.described_by}
@@ -109,7 +109,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph(Steps):
-    """What an engine runs: a reader and the stages."""
+    """The graph that an engine runs: a reader and the stages."""
 
     reader: Reader
 

@@ -49,7 +49,7 @@ of records, which the sample shows. Measured there, too."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What an image takes, measured on a sample, and what starting and ending take, by a run over the first images."""
+    """The cost of an image, measured on a sample, and of start and end, measured by a run over the first images."""
 
     images: int  # of the sample
     failed: int  # images of the sample that became rows with an error
@@ -84,7 +84,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What a run takes."""
+    """The forecast of a run."""
 
     images: int
     seconds: float  # from the command to its end

@@ -1,4 +1,4 @@
-"""What a run would do, shown on its first samples: `phrasebox run --dry-run`."""
+"""A preview of a run on its first samples: `phrasebox run --dry-run`."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from stages.write import LIKELY, Tally
 
 @dataclass(slots=True)
 class StageTime:
-    """What a stage did in this run, summed over its workers.
+    """The work of a stage in this run, summed over its workers.
 
     Attributes:
         records: Records it answered.
@@ -50,7 +50,7 @@ class StageTime:
 
 @dataclass(slots=True)
 class Report:
-    """What happened in a run so far, as the engine reports it.
+    """The events of a run so far, as the engine reports them.
 
     Attributes:
         expected: Samples of the input, if the reader knows their number before reading.
@@ -126,7 +126,7 @@ class Report:
 
     @property
     def images_per_second(self) -> float | None:
-        """Of `seen`, after the first ones, which tell what the start took; None until more have come."""
+        """The speed of `seen` after the first ones, which include the start; None until more have come."""
         first_s, first = (
             (self.first_row_s, self.first_rows)
             if self.first_batch_s is None

@@ -30,7 +30,7 @@ def visible(text: str) -> str:
 
 
 LINE_SECONDS: Final = 30.0
-"""Where progress is no line that is redrawn, as in a log, a new line says every so many seconds how far it is."""
+"""Seconds between two lines of progress in a log, where no line can be redrawn."""
 
 
 @contextmanager

@@ -174,7 +174,7 @@ def _write(arrays: dict[str, Any], out: Path) -> None:
 
 
 def _peak(values: NDArray[np.float32], shift_cells: float) -> str:
-    """Where a map is hottest, as shares of the image's width and height."""
+    """The place of the highest heat, as shares of the image's width and height."""
     height, width = values.shape
     y, x = divmod(int(values.argmax()), width)
     return f"{(x + 0.5 + shift_cells) / width:.2f}, {(y + 0.5 + shift_cells) / height:.2f}"

@@ -88,7 +88,7 @@ INSERT INTO presences
     WHERE presence IS NOT NULL GROUP BY row, phrase
 """,
 )
-"""Of `part`, rows of shards with the light columns and `row`, their number in the dataset."""
+"""Query of `part`: rows of shards with the light columns and `row`, their number in the dataset."""
 
 _ORDERS: Final = {
     "dataset": "row",

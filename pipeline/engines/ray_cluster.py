@@ -219,7 +219,7 @@ class Pools:
 
     @property
     def device(self) -> Device:
-        """Where the model runs."""
+        """Return the device that the model runs on."""
         return "cuda" if self.gpus > 0 else "cpu"
 
 

@@ -36,7 +36,7 @@ IOU: Final = 0.5
 """A box is right if its intersection over union is at least this."""
 
 CENTRED_SIDE: Final = 0.8
-"""Of the shares from 0.5 to 1 in steps of 0.1 the one whose box hits most phrases of 1,000 photographs."""
+"""The share from 0.5 to 1, in steps of 0.1, whose box hits most phrases of 1,000 photographs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,4 +21,4 @@ RECIPES: Final[KindTable[Recipe[Any]]] = KindTable(
     },
     default="align",
 )
-"""What a model is taught."""
+"""The recipes of fine-tuning."""

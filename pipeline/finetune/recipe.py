@@ -1,4 +1,4 @@
-"""What recipes share: the model that learns, contrastive losses, and what a recipe is, the losses of a batch.
+"""The parts that recipes share: the model that learns, contrastive losses, and the base class of recipes.
 
 Shapes: B images of a rank, R regions, U phrases, T texts, E embedding. Losses are those of the batches of all ranks
 together.

@@ -1,1 +1,1 @@
-"""What all rooms share: records, their schema, errors, geometry, masks, and what a stage is."""
+"""The parts that all rooms share: records, their schema, errors, geometry, masks, and the base class of stages."""

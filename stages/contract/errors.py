@@ -1,4 +1,4 @@
-"""What can go wrong: a closed list for samples, an exception tree for programs.
+"""Faults: a closed list for samples, an exception tree for programs.
 
 A fault in the *data* is raised as `RowFault` where it is found, and caught at the border of the step, which keeps its
 `RowError` in the sample's row. A fault in the *program, its configuration or its surroundings* is a `PhraseboxError`

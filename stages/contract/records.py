@@ -114,7 +114,7 @@ class Pixels:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """Where an explainer saw one phrase in one image. A sample has one for each unique text of its phrases.
+    """The heat map of one phrase in one image. A sample has one for each unique text of its phrases.
 
     Attributes:
         shift_cells: How far right of and below the centres of their cells the values lie, in cells. Not 0 for

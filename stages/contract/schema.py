@@ -52,7 +52,7 @@ class Column:
 
     @property
     def get(self) -> Callable[[Any], Any]:
-        """What returns the value."""
+        """The function that returns the value."""
         return attrgetter(self.source) if isinstance(self.source, str) else self.source
 
 
@@ -111,7 +111,7 @@ _FAULTS = {
 
 
 def _warnings(record: Record) -> list[str]:
-    """What a reader of the row would otherwise wonder about."""
+    """The warnings of a row, for its readers."""
     if record.error is not None:
         return []
     known: tuple[Region | Absent, ...] = (*record.regions, *record.absent)

@@ -23,7 +23,7 @@ from stages.shared.model.towers.vision import Block, VisionTower, split_heads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one block leaves behind on the way forward, float32.
+    """The tensors of one block on the way forward, float32.
 
     Attributes:
         block: The block's weights.

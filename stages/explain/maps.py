@@ -25,7 +25,7 @@ FAULTS: Final = ("", "constant", "empty", "non_finite")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maps:
-    """What an explainer computes for a batch.
+    """The maps of a batch, as an explainer computes them.
 
     Attributes:
         values: float32 (B, P, N), >= 0, not normalised.

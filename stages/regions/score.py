@@ -1,4 +1,4 @@
-"""What is measured of a region, the scores made from it, and the calibration that makes a probability of it.
+"""The evidence of a region, the scores made from it, and the calibration that makes a probability of it.
 
 A score is a function of one region's `Evidence` with a value in 0 .. 1 that is larger for regions more likely to be
 right. No score is a probability: it ranks. A calibration is a logistic regression on the evidence, for one model and
@@ -23,7 +23,7 @@ from stages.regions.thresholds import FittedCut
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known about one region. Heat is the map with its lowest value 0 and its highest 1.
+    """The evidence of one region. Heat is the map with its lowest value 0 and its highest 1.
 
     Attributes:
         energy: Share of the map's total heat that lies inside the region, 0 .. 1.

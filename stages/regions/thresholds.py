@@ -1,4 +1,4 @@
-"""Where a heat map is cut: the five rules of `regions.rule`, one of them learned.
+"""The threshold of a heat map: the five rules of `regions.rule`, one of them learned.
 
 Rules work on whole levels 0 .. 255 and answer k + 0.5 with k whole: a value is inside if its level is greater than k.
 Between two levels, no flat part of the map can lie exactly on the threshold, where the rounding noise of the
@@ -93,7 +93,7 @@ def otsu_cut(levels: Levels) -> float:
 
 
 SHARES: Final = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-"""Where the rule `fitted` may cut: shares of the highest heat, once the lowest is 0. Eight are as good as seventeen."""
+"""The cuts of the rule `fitted`: shares of the highest heat, once the lowest is 0. Eight are as good as seventeen."""
 
 _SHARES: Final = np.array(SHARES)
 _CUTS: Final = np.array([math.floor(fixed_cut(share)) for share in SHARES], np.uint8)

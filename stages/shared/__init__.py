@@ -1,4 +1,4 @@
-"""What steps share: decoded images, CLIP models, ground truth, and files that are here or elsewhere.
+"""The parts that steps share: decoded images, CLIP models, ground truth, and files that are here or elsewhere.
 
 images/     image bytes <-> arrays
 model/      a CLIP model taken apart, its checkpoints and weights

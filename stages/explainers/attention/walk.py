@@ -32,7 +32,7 @@ from stages.shared.model.towers.vision import VisionTower, split_heads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walked:
-    """What one image leaves behind, float32 and in one graph, with an entry for each walked block.
+    """The tensors of one image, float32 and in one graph, with an entry for each walked block.
 
     Attributes:
         early: (1, N, D), see `Maps.tokens`; without a graph, in the model's precision.

@@ -1,4 +1,4 @@
-"""What an explainer may ask of a CLIP model, and open_clip's answer to it.
+"""The parts of a CLIP model that explainers use, and open_clip's answer to it.
 
 `recognise` finds out which model a configuration names, by the files in `checkpoints/`. `load.usable_model` checks it
 before any work, and `load.load` gives a `clip.ClipModel`: an image tower taken apart (`towers/`) and a function that

@@ -1,4 +1,4 @@
-"""What an explainer may ask of a CLIP model: an image tower, and embeddings of texts."""
+"""A CLIP model as explainers use it: an image tower, and embeddings of texts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ClipModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model computes on."""
         return self.tower.device
 
     @property

@@ -1,4 +1,4 @@
-"""Where a model computes, what it computes fast there, which errors mean that its memory is full, and copies to it.
+"""The device of a model: its choice, its fast precisions, its errors of full memory, and copies to it.
 
 A copy between ordinary memory and a GPU makes the host wait for all that the GPU was given before. So on CUDA the
 host's end of every copy is in pinned memory, which torch keeps for the next copies and gives to no one while a copy

@@ -110,7 +110,7 @@ def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
 
 
 def damage_of(path: Path) -> str:
-    """What is wrong with a file of the cache that cannot be loaded, and what to do.
+    """Return the fault of a cached file that cannot be loaded, and what to do.
 
     The cache calls a large file by its SHA-256.
     """

@@ -43,7 +43,7 @@ _BUILD_ERRORS: Final = (
     RuntimeError,
     AssertionError,
 )
-"""What open_clip and torch raise on a model JSON that makes no sense."""
+"""The exceptions of open_clip and torch for a model JSON that makes no sense."""
 
 _SMALLEST: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}
 """`vision_cfg` of the smallest tower that open_clip can build, which the tower of a SigLIP replaces."""

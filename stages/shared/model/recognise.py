@@ -303,7 +303,7 @@ def _by_open_clip(found: _Found) -> _Says:
 
 
 def _by_trainer(found: _Found) -> _Says:
-    """What open_clip's trainer notes of its arguments, a line each."""
+    """The arguments that open_clip's trainer notes, a line each."""
     params = found.trained
     name = params["model"].replace("/", "-")
     if name not in open_clip.list_models():

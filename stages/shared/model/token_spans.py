@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from typing import Any, Final
 
 _WORD_END: Final = "</w>"
-"""What the vocabulary writes behind the last piece of a word."""
+"""The mark that the vocabulary puts behind the last piece of a word."""
 
 _SLACK_CHARS: Final = 256
 _MOST_TIMES_LONGER: Final = 4

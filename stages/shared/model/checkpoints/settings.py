@@ -42,7 +42,7 @@ _DEFAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
         },
     },
 }  # fmt: skip
-"""What a `config.json` leaves out: the defaults of `transformers`' CLIPConfig and SiglipConfig."""
+"""The keys that a `config.json` leaves out: the defaults of `transformers`' CLIPConfig and SiglipConfig."""
 
 _ACTIVATIONS: Final[dict[str, dict[str, Any]]] = {
     "quick_gelu": {"quick_gelu": True},
@@ -56,7 +56,7 @@ RESAMPLE: Final = {2: "bilinear", 3: "bicubic"}
 """`resample` of a `preprocessor_config.json`, a number of Pillow's -> interpolation."""
 
 _EPS: Final = 1e-5
-"""What open_clip adds to the variance in layer norms by default."""
+"""The number that open_clip adds to the variance in layer norms by default."""
 
 
 def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -233,7 +233,7 @@ def sizes_of(shapes: Shapes) -> dict[str, Any]:
 
 
 def siglip_settings(shapes: Shapes) -> dict[str, Any]:
-    """What a `config.json` would say of a SigLIP whose tensors have the names of `transformers`.
+    """Return the `config.json` of a SigLIP whose tensors have the names of `transformers`.
 
     Raises:
         WeightsError: No SigLIP of these sizes is known.

@@ -27,7 +27,7 @@ INDEX_SUFFIX: Final = ".index.json"
 """End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""
 
 _WRAPPERS: Final = ("module.", "_orig_mod.")
-"""What `DistributedDataParallel` and `torch.compile` put before the names of a model's tensors."""
+"""The prefixes that `DistributedDataParallel` and `torch.compile` give the names of a model's tensors."""
 
 State = dict[str, Tensor]
 """Name -> tensor of a checkpoint."""

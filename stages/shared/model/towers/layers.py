@@ -140,7 +140,7 @@ class Chain(Layer):
         return gradient
 
     def _inputs(self, x: Tensor) -> Sequence[Tensor]:
-        """What goes into each layer, and what comes out of the last."""
+        """Return the input of each layer, and the output of the last."""
         inputs = [x]
         for layer in self.layers:
             inputs.append(layer(inputs[-1]))

@@ -226,7 +226,7 @@ class _Weights:
 
 
 def obstacle_of(block: Any) -> str:
-    """What in a residual attention block changes the formula, or ""."""
+    """The part of a residual attention block that changes the formula, or ""."""
     attn = getattr(block, "attn", None)
     if isinstance(block, transformer.ResidualAttentionBlock) and isinstance(attn, nn.MultiheadAttention):
         extra = attn.in_proj_weight is None or attn.bias_k is not None or attn.add_zero_attn

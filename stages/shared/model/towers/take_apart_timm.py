@@ -134,7 +134,7 @@ def _grid(parts: _Parts) -> PooledTower:
 
 
 def _turn(rope: Module, heads: int, half: bool) -> Turn:
-    """What a rotary position embedding does to keys (B, N, D) of a grid, as timm does it."""
+    """Apply a rotary position embedding to keys (B, N, D) of a grid, as timm does."""
     # In its own precision: angles are too fine for 16 bits.
     rope = private_copy(rope, None)
 
@@ -245,7 +245,7 @@ def _class_token(parts: _Parts) -> PooledTower:
 
 
 def _behind_mean(trunk: Module) -> list[Module] | None:
-    """What the network itself puts behind the mean of its tokens; None if it does not average them."""
+    """The layers that the network puts behind the mean of its tokens; None if it does not average them."""
     pool = getattr(trunk, "global_pool", None)
     if pool == "avg" and hasattr(trunk, "fc_norm"):
         return [trunk.fc_norm, trunk.head] if getattr(trunk, "attn_pool", None) is None else None
@@ -332,7 +332,7 @@ class _TimmWeights:
         return () if factors is None else (layers.Scale(factors.to(self.precision)),)
 
     def read(self, *modules: Module) -> tuple[layers.Layer, ...]:
-        """What modules one after the other do to one token, in evaluation mode. Raises ConfigError for unknown ones."""
+        """The layers of modules in sequence, for one token, in evaluation mode. Raises ConfigError for unknown ones."""
         return tuple(layer for module in modules for layer in self._read(module))
 
     def _read(self, module: Module) -> tuple[layers.Layer, ...]:

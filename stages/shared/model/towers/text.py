@@ -43,7 +43,7 @@ class TextTower:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.position_embedding.device
 
     def embed(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an explainer may ask of any image tower, whatever it is made of."""
+"""The interface of image towers that explainers use, whatever the tower is made of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stages.shared.model.config import TowerKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where a tower's tokens are in its image. Each stands for a cell of the grid that covers the whole image.
+    """The places of a tower's tokens in its image. Each stands for a cell of the grid that covers the whole image.
 
     Attributes:
         stride_px: side of a cell, which is the distance of neighbouring tokens. Sides of images are multiples of it.
@@ -59,7 +59,7 @@ class Tower(ABC):
     @property
     @abstractmethod
     def placement(self) -> Placement:
-        """Where its tokens are."""
+        """The places of its tokens."""
 
     @property
     @abstractmethod
@@ -68,7 +68,7 @@ class Tower(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.mean.device
 
     @abstractmethod
