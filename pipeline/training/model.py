@@ -1,4 +1,4 @@
-"""The shared parts of both trainings: forward passes on some of the patches and on cut texts, optimisers, and an average.
+"""The shared parts of both trainings: forward passes on some of the patches and on cut texts, optimisers, an average.
 
 The forward passes give the numbers of open_clip's `encode_image` and `encode_text`.
 """

@@ -1,4 +1,4 @@
-"""Layouts of checkpoints: recognised by the names of its tensors, and renamed as open_clip's model has them.
+"""Layouts of checkpoints: recognised by the names of their tensors, and renamed as open_clip's model has them.
 
 open_clip and `transformers` compute the same. What differs is how parts are called, that query, key and value have a
 matrix each there and one together here, and that projections are transposed. The image tower of a SigLIP is timm's.
