@@ -395,9 +395,9 @@ def test_the_kind_of_input_follows_from_the_path(tmp_path: Path) -> None:
 
 TABLES = (EXPLAINERS, SOURCES, READERS, RECIPES, EXPORTERS)
 SETTINGS = [
-    *{RunConfig, EngineConfig, ModelConfig, PhrasesConfig, ImagesConfig, RegionsConfig, OutputConfig, FinetuneConfig},
-    *{table[kind].config_type for table in TABLES for kind in table},
-]
+    RunConfig, EngineConfig, ModelConfig, PhrasesConfig, ImagesConfig, RegionsConfig, OutputConfig, FinetuneConfig,
+    *dict.fromkeys(table[kind].config_type for table in TABLES for kind in table),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.__name__)
