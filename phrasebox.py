@@ -4,10 +4,10 @@
 
     run = phrasebox.RunConfig(input={"path": "captions.jsonl", "image_root": "photos/"}, model={"name": "photo"})
     dataset = phrasebox.open_dataset(phrasebox.run(run))
-    print(dataset.regions("score >= 0.5", ["file_name", "phrase", "score", "x", "y", "w", "h"]).to_pandas())
+    print(dataset.regions("score >= 0.5", ["file_name", "phrase", "score", "x", "y", "w", "h"]).to_pylist())
 
     locate = phrasebox.Locator("photo")
-    locate("photo.jpg", ["a red car"]).save("regions.png")
+    locate("photo.jpg", ["a red car"]).picture().save("regions.png")
 
 RunConfig        the settings of a run; `phrasebox run --print-config --docs` lists them with their meaning
 run              make a dataset; the same call resumes it

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,21 @@ def test_every_public_name_is_there_and_documented() -> None:
     assert set(phrasebox.__all__) <= set(dir(phrasebox))
     with pytest.raises(AttributeError, match="no attribute 'Locater'"):
         phrasebox.Locater  # noqa: B018
+
+
+def test_its_example_runs(
+    scenes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With drawn scenes in the place of photographs, and their model."""
+    monkeypatch.chdir(tmp_path)
+    lines = (scenes_folder / "captions.jsonl").read_text().splitlines()[:2]
+    Path("captions.jsonl").write_text("\n".join(lines))
+    shutil.copytree(scenes_folder / "images", "photos")
+    shutil.copy(next(Path("photos").iterdir()), "photo.jpg")
+    example = re.findall(r"^    (.*)$", str(phrasebox.__doc__), re.MULTILINE)
+    exec("\n".join(example).replace('photo"', 'demo"'), {})
+    assert Path("regions.png").is_file()
+    assert "'phrase': " in capsys.readouterr().out
 
 
 def test_importing_it_loads_nothing_heavy() -> None:
