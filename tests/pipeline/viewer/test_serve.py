@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -42,11 +43,8 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 def listening(process: subprocess.Popen[str]) -> set[str]:
     """Local addresses on which a process listens, as the kernel says."""
-    links = subprocess.run(["ls", "-l", f"/proc/{process.pid}/fd"], capture_output=True, text=True, check=True).stdout
-    inodes = set(re.findall(r"socket:\[(\d+)\]", links))
-    tables = "".join(Path(f"/proc/net/{table}").read_text() for table in ("tcp", "tcp6")).splitlines()
-    lines = [line.split() for line in tables]
-    return {fields[1].partition(":")[0] for fields in lines if fields[3] == "0A" and fields[9] in inodes}
+    connections = psutil.Process(process.pid).net_connections("inet")
+    return {connection.laddr.ip for connection in connections if connection.status == psutil.CONN_LISTEN}
 
 
 def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
@@ -55,7 +53,7 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
         assert address.endswith("/?score_min=0.5&where=w+%3E+h")
         with urllib.request.urlopen(address) as answer:
             assert b"phrasebox" in answer.read()
-        assert listening(process) == {"0100007F"}
+        assert listening(process) == {"127.0.0.1"}
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
         assert process.stdout is not None
@@ -64,7 +62,7 @@ def test_only_this_machine_reaches_it_and_ctrl_c_ends_it(viewed: Path) -> None:
 
 def test_it_listens_elsewhere_when_asked_to(viewed: Path) -> None:
     with started(str(viewed), "--host", "0.0.0.0") as (process, _):
-        assert listening(process) == {"00000000"}
+        assert listening(process) == {"0.0.0.0"}
         assert process.stdout is not None
         assert "everyone who can reach this machine" in process.stdout.readline()
 
