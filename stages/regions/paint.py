@@ -1,6 +1,6 @@
 """From a part of a cut map to a mask at the size of the image, as runs.
 
-A *field* is positive inside a part and not positive outside, on the samples of the fine map around the part. A pixel
+A *field* is positive inside a part and not positive outside, on the samples of the fine map. A pixel
 belongs to the mask if the field, interpolated bilinearly at the pixel's centre (`parts.py` states the convention), is
 positive. Down a column of the image the field is piecewise linear, and only where two samples differ in sign can it
 cross zero. These crossings are computed instead of pixels, so there is no array of the size of the image.
@@ -10,33 +10,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.contract.geometry import Box, cell_to_px, px_to_cell
+from stages.contract.geometry import Box, cell_to_px
 from stages.contract.masks import encode_edges
 from stages.contract.records import Rle
 from stages.regions.parts import HeatPart
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedField:
-    """A field over the whole image, of which only a window is stored: elsewhere it is not positive.
-
-    Attributes:
-        values: float32 (h, w), finite; not positive along those sides of the window that lie within the image.
-        top: Where the window begins, in samples, as `left`.
-        full_hw: Samples over the whole image.
-    """
-
-    values: NDArray[np.float32]
-    top: int
-    left: int
-    full_hw: tuple[int, int]
+_ON_THRESHOLD: Final = np.float32(1e-3)  # A sample on the threshold has a side, too.
 
 
-def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> SignedField:
+def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> NDArray[np.float32]:
     """Return the field whose sign is the part and whose size is the distance of the map from the threshold.
 
     Where the part is just `fine > threshold`, the field is `fine - threshold` and the mask's outline is the exact
@@ -48,18 +37,15 @@ def field_of(part: HeatPart, fine: NDArray[np.float32], threshold: float) -> Sig
         part: A part of the map.
         fine: float32 (fine_h, fine_w), same unit as `threshold`.
         threshold: Where the map was cut.
+
+    Returns:
+        float32 (fine_h, fine_w), nowhere 0.
     """
-    (h, w), (full_h, full_w) = part.inside.shape, fine.shape
-    # One sample more on each side: a contour lies between a positive and a negative sample.
-    top, left = max(0, part.top - 1), max(0, part.left - 1)
-    window = fine[top : part.top + h + 1, left : part.left + w + 1]
-    # A sample on the threshold has a side, too.
-    values = np.maximum(np.abs(window - np.float32(threshold)), np.float32(1e-3))
-    outside = np.ones(values.shape, np.bool_)
-    row, column = part.top - top, part.left - left
-    np.logical_not(part.inside, out=outside[row : row + h, column : column + w])
-    np.negative(values, out=values, where=outside)
-    return SignedField(values=values, top=top, left=left, full_hw=(full_h, full_w))
+    h, w = part.inside.shape
+    field: NDArray[np.float32] = -np.maximum(np.abs(fine - np.float32(threshold)), _ON_THRESHOLD)
+    own = field[part.top : part.top + h, part.left : part.left + w]
+    np.negative(own, out=own, where=part.inside)
+    return field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,53 +57,45 @@ class Painted:
     area_px: int
 
 
-def paint(field: SignedField, size_hw: tuple[int, int]) -> Painted | None:
-    """Return the mask of a field over an image of `size_hw` pixels, or None if it holds no pixel."""
-    (height_px, width_px), full_h = size_hw, field.full_hw[0]
-    first_px, columns = _columns(field, width_px)
-    h = columns.shape[1]
-    inside = np.zeros((len(columns), h + 2), np.bool_)  # beyond both ends nothing is inside
-    np.greater(columns, 0, out=inside[:, 1:-1])
-    column, second = np.divmod(np.flatnonzero(inside[:, 1:] != inside[:, :-1]), h + 1)
-    here = columns[column, second - 1].astype(np.float64)
-    there = columns[column, np.minimum(second, h - 1)].astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = second - 1 + here / (here - there)
+def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | None:
+    """Return the mask of a field (fine_h, fine_w) over an image of `size_hw` pixels, or None if it holds no pixel."""
+    (height_px, width_px), (full_h, full_w) = size_hw, field.shape
+    left, top, w, h = cv2.boundingRect((field > 0).view(np.uint8))
+    if not w:
+        return None
+    # One sample more on each side: a contour lies between a positive and a negative sample.
+    top, bottom = max(0, top - 1), min(full_h, top + h + 1)
+    first = max(0, math.floor(cell_to_px(left - 1.0, side_px=width_px, cells=full_w)))
+    stop = min(width_px, math.ceil(cell_to_px(float(left + w), side_px=width_px, cells=full_w)))
+    # Rows of `columns` hold the field down the columns of the image, with a sample outside beyond both ends.
+    down = np.full((full_w, bottom - top + 2), -1.0, np.float32)
+    down[:, 1:-1] = field[top:bottom].T
+    columns = cv2.resize(down, (down.shape[1], width_px), interpolation=cv2.INTER_LINEAR)[first:stop]
+    inside = (columns > 0).ravel()
+    before = np.flatnonzero(inside[1:] != inside[:-1])
+    column, sample = np.divmod(before, down.shape[1])
+    here, there = columns.ravel()[before].astype(np.float64), columns.ravel()[before + 1]
+    crossing = top - 1 + sample + here / (here - there)
+    position = cell_to_px(crossing, side_px=height_px, cells=full_h) - 0.5
     # What is inside at the first or last sample of the image goes on to the edge of the image.
-    crossing[second == 0] = -np.inf
-    crossing[second == h] = np.inf
-    position = cell_to_px(field.top + crossing, side_px=height_px, cells=full_h) - 0.5
+    position[sample == 0] = -1
+    position[sample == down.shape[1] - 2] = height_px
     # The pixels inside are those whose centre i + 0.5 lies strictly between entering and leaving.
     start = np.maximum(np.floor(position[0::2]) + 1, 0).astype(np.int64)
     stop = np.minimum(np.ceil(position[1::2]), height_px).astype(np.int64)
     filled = stop > start
-    column, start, stop = column[0::2][filled] + first_px, start[filled], stop[filled]
+    column, start, stop = column[0::2][filled] + first, start[filled], stop[filled]
     if not column.size:
         return None
     left, right, top, bottom = column[0], column[-1] + 1, start.min(), stop.max()
-    begin, end = column * height_px + start, column * height_px + stop
+    edges = (column * height_px)[:, None] + np.stack([start, stop], axis=1)
     # A run down to the lower edge continues at the upper edge of the next column.
-    apart = begin[1:] != end[:-1]
-    edges = np.stack([begin[np.append(True, apart)], end[np.append(apart, True)]], axis=1).ravel()
+    apart = np.ones(edges.size, np.bool_)
+    apart[1:-1] = np.repeat(edges[1:, 0] != edges[:-1, 1], 2)
+    edges = edges.ravel()[apart]
     return Painted(
         mask=encode_edges(edges, size_hw),
         box_xywh_px=(float(left), float(top), float(right - left), float(bottom - top)),
         area_px=int((stop - start).sum()),
     )
 
-
-def _columns(field: SignedField, width_px: int) -> tuple[int, NDArray[np.float32]]:
-    """The first column of the image that a field reaches, and the field along these columns: (columns, h)."""
-    w, cells = field.values.shape[1], field.full_hw[1]
-    first = max(0, math.floor(cell_to_px(field.left - 1.0, side_px=width_px, cells=cells)))
-    stop = min(width_px, math.ceil(cell_to_px(float(field.left + w), side_px=width_px, cells=cells)))
-    centres = np.arange(first, stop, dtype=np.float64) + 0.5
-    position = (px_to_cell(centres, side_px=width_px, cells=cells) - field.left).clip(0, w - 1)
-    before = position.astype(np.int64)
-    share = (position - before).astype(np.float32)[:, None]
-    down = np.ascontiguousarray(field.values.T)
-    here, columns = down[before], down[np.minimum(before + 1, w - 1)]
-    columns -= here  # in place: arrays of this size are costly to allocate
-    columns *= share
-    columns += here
-    return first, columns

@@ -4,15 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contract.masks import decode_mask, encode_mask, mask_box_xywh_px
-from stages.regions.paint import SignedField, field_of, paint
+from stages.regions.paint import field_of, paint
 from stages.regions.parts import HeatPart
 from stages.regions.score import Evidence
 from tests.stages.regions.cutting import mask_of
-
-
-def whole(values: object) -> SignedField:
-    array = np.array(values, dtype=np.float32)
-    return SignedField(values=array, top=0, left=0, full_hw=array.shape)
 
 
 def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -41,7 +36,7 @@ def drawn(values: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     ],
 )
 def test_paint(values, size_hw, rows):
-    painted = paint(whole(values), size_hw)
+    painted = paint(np.array(values, np.float32), size_hw)
     expected = mask_of(*rows)
     np.testing.assert_array_equal(decode_mask(painted.mask), expected)
     assert painted.mask == encode_mask(expected)
@@ -58,7 +53,7 @@ def test_paint(values, size_hw, rows):
     ],
 )
 def test_no_pixel(values, size_hw):
-    assert paint(whole(values), size_hw) is None
+    assert paint(np.array(values, np.float32), size_hw) is None
 
 
 fields = st.builds(
@@ -72,7 +67,7 @@ sides = st.integers(1, 40)
 
 @given(fields, sides, sides)
 def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px):
-    painted = paint(whole(values), (height_px, width_px))
+    painted = paint(np.array(values, np.float32), (height_px, width_px))
     field = drawn(values, (height_px, width_px))
     mask = np.zeros(field.shape, dtype=bool) if painted is None else decode_mask(painted.mask)
     clear = np.abs(field) > 1e-5  # float32 arithmetic
@@ -83,17 +78,6 @@ def test_paint_is_the_sign_of_the_interpolated_field(values, height_px, width_px
         assert painted.area_px == mask.sum() > 0
 
 
-@given(fields, sides, sides)
-def test_a_window_paints_what_the_whole_field_paints(values, height_px, width_px):
-    positive = np.argwhere(values > 0)
-    if not positive.size:
-        return
-    top, left = np.maximum(positive.min(axis=0) - 1, 0)
-    bottom, right = positive.max(axis=0) + 2
-    window = SignedField(values=values[top:bottom, left:right], top=int(top), left=int(left), full_hw=values.shape)
-    assert paint(window, (height_px, width_px)) == paint(whole(values), (height_px, width_px))
-
-
 def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> HeatPart:
     evidence = Evidence(energy=1, area=1, mean_inside=1, mean_outside=0, peak=1, threshold=0, similarity=0)
     return HeatPart(inside=inside, top=top, left=left, samples=int(inside.sum()), evidence=evidence)
@@ -102,18 +86,16 @@ def part_of(inside: np.ndarray, top: int = 0, left: int = 0) -> HeatPart:
 def test_the_field_of_a_part_keeps_the_contour_and_turns_the_rest():
     fine = np.array([[9.0, 1.0, 8.0, 6.0], [1.0, 1.0, 1.0, 7.0], [1.0, 1.0, 1.0, 1.0]], dtype=np.float32)
     one = field_of(part_of(mask_of("#")), fine, 5.0)
-    assert (one.top, one.left, one.full_hw) == (0, 0, (3, 4))
-    np.testing.assert_array_equal(one.values, [[4, -4], [-4, -4]])
+    np.testing.assert_array_equal(one, [[4, -4, -3, -1], [-4, -4, -4, -2], [-4, -4, -4, -4]])
     other = field_of(part_of(mask_of("##", ".#"), 0, 2), fine, 5.0)
-    assert (other.top, other.left) == (0, 1)
-    np.testing.assert_array_equal(other.values, [[-4, 3, 1], [-4, -4, 2], [-4, -4, -4]])
+    np.testing.assert_array_equal(other, [[-4, -4, 3, 1], [-4, -4, -4, 2], [-4, -4, -4, -4]])
     filled = np.array([[9.0, 5.0, 9.0, 2.0, 9.0]], dtype=np.float32)
-    np.testing.assert_allclose(field_of(part_of(mask_of("####")), filled, 5.0).values, [[4, 1e-3, 4, 3, -4]])
+    np.testing.assert_allclose(field_of(part_of(mask_of("####")), filled, 5.0), [[4, 1e-3, 4, 3, -4]])
 
 
 def test_large_images_need_no_large_arrays():
     values = np.full((14, 14), -1.0)
     values[3:9, 2:12] = 1.0
-    painted = paint(whole(values), (30_000, 30_000))
+    painted = paint(np.array(values, np.float32), (30_000, 30_000))
     # centres of cells 1 and 2: the sign changes at 2 * 30,000 / 14 = 4,285.7, and so on
     assert painted.box_xywh_px == (4286.0, 6429.0, 21428.0, 12857.0)
