@@ -220,6 +220,12 @@ def rows_of(dataset: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["id"])
 
 
+def row_groups_of(dataset: Path) -> list[list[int]]:
+    """Rows of each row group, by file."""
+    footers = [pq.read_metadata(path) for path in (dataset / "data").glob("*.parquet")]
+    return [[footer.row_group(i).num_rows for i in range(footer.num_row_groups)] for footer in footers]
+
+
 ROUNDED = {"bbox": 1.0, "score": 1e-3, "similarity": 1e-3, "presence": 1e-3}
 """Field of a region -> how far it may be from that of another run."""
 

@@ -18,7 +18,19 @@ from pathlib import Path
 import pytest
 
 from pipeline import __version__
-from tests.pipeline.light import ROOT, batches_of, ended, light_command, light_run, rows_of, write_captions
+from pipeline.config import EngineConfig
+from pipeline.engines.ray_cluster import connected
+from stages.contract.errors import ConfigError
+from tests.pipeline.light import (
+    ROOT,
+    batches_of,
+    ended,
+    light_command,
+    light_run,
+    row_groups_of,
+    rows_of,
+    write_captions,
+)
 from tests.soak.cluster import SmallCluster
 
 pytestmark = pytest.mark.ray
@@ -83,11 +95,10 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path
     assert report["explain"] < 200, "what was finished is not done again"
 
 
-@pytest.mark.parametrize("kind", ["inline", "ray"])
-def test_a_read_only_output_is_refused_before_any_work(kind, tmp_path) -> None:
+def test_a_read_only_output_is_refused_before_any_work(tmp_path) -> None:
     captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
     out.mkdir()
-    keys = [f"input.path={captions}", f"input.image_root={tmp_path}", f"engine.kind={kind}", f"output.path={out}"]
+    keys = [f"input.path={captions}", f"input.image_root={tmp_path}", "engine.kind=ray", f"output.path={out}"]
     settings = [part for key in ["input.kind=jsonl", "model.name=demo", *keys] for part in ("--set", key)]
     wanted = shlex.join([sys.executable, "-m", "pipeline", "run", *settings])
     done = in_small_disk(f"mount -t tmpfs -o ro none {out}; {wanted}")
@@ -149,11 +160,12 @@ def test_a_node_that_does_not_see_the_output_is_named_before_any_work(tmp_path) 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
 def test_a_cluster_that_is_not_there_is_one_line(address, tmp_path) -> None:
-    captions, out = write_captions(tmp_path, ["cat"]), tmp_path / "out"
-    done = ended(light_command(captions, out, address=address))
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"ConfigError: engine.address: cannot reach a Ray cluster at '{address}'")
-    assert done.stderr.count("\n") == 1
+    with (
+        pytest.raises(ConfigError, match=f"^engine.address: cannot reach a Ray cluster at '{address}'") as refused,
+        connected(EngineConfig(kind="ray", address=address), tmp_path),
+    ):
+        pass
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.slow
@@ -187,6 +199,14 @@ def killed(wanted: list[str], out: Path, shards: int = 2) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.slow
+def test_rows_are_in_groups_as_inline(tmp_path) -> None:
+    light_run(write_captions(tmp_path, ["cat"] * 160), tmp_path / "out", rows_per_file=130, shard_size=160)
+    for groups in row_groups_of(tmp_path / "out"):
+        rows = sum(groups)
+        assert groups == [100] * (rows // 100) + [rows % 100] * (rows % 100 > 0)
 
 
 @pytest.mark.slow
