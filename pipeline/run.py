@@ -15,8 +15,8 @@ from pipeline.domain import Outside, outside_domain, without_calibration
 from pipeline.engines import chosen, engine
 from pipeline.engines.inline import samples_in
 from pipeline.graph import Graph, build_graph, fetch_weights
-from pipeline.output.folder import ENGINE, DatasetFolder, FormerRun
-from pipeline.output.replaced import MayDelete, delete_what_runs_wrote
+from pipeline.output.folder import DatasetFolder
+from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.shards import Changes, changes_of, listed
 from pipeline.summary import Display, Report, print_summary
 from stages.contract.errors import PhraseboxError, TooManyErrors

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.commands.options import ConfigFile, InputImages, ModelName, Settings, input_or_config
 from pipeline.config import RunConfig, load_config
-from pipeline.output.replaced import delete_what_runs_wrote
+from pipeline.output.former import delete_what_runs_wrote
 from pipeline.preview import preview
 from pipeline.run import run as run_pipeline
 from pipeline.terminal import Terminated, console, errors, stoppable

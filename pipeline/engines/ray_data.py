@@ -13,7 +13,7 @@ promise to keep them; tests/architecture/test_private_apis.py has a canary for e
 
 - `CheckpointManager` (developer API) in `ray.data.checkpoint.checkpoint_filter`: `WriteOnlyCheckpoint`. The filter of
   finished rows would come back.
-- Names of checkpoint notes and shards: `pipeline.output.checkpoint`, `OWN_SHARD` in `pipeline.output.foreign`. Rows
+- Names of checkpoint notes and shards: `pipeline.output.shards`, `OWN_SHARD` in `pipeline.output.former`. Rows
   would be lost or doubled when a run is continued.
 - `write_parquet` follows `row_group_size` only without `min_rows_per_file`. Row groups would have another size.
 - The text of a warning: `POOL_WARNING`. A warning would appear on the terminal.

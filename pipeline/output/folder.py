@@ -15,19 +15,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline import __version__
-from pipeline.config import RunConfig, differences
+from pipeline.config import RunConfig
 from pipeline.dataset.origin import signed
-from pipeline.output import replaced, shards
+from pipeline.output import former, replaced, shards
+from pipeline.output.former import ENGINE, FormerRun, MayDelete, delete_what_runs_wrote
 from pipeline.output.lock import Lease, locked
-from pipeline.output.replaced import MayDelete, delete_what_runs_wrote
-from pipeline.paths import with_absolute_paths
 from pipeline.summary import Report
 from stages.contract.errors import ConfigError, ResumeError, one_line
 from stages.contract.schema import SCHEMA_VERSION, dataset_schema
@@ -43,35 +41,6 @@ from stages.shared.storage import (
 )
 from stages.sources import HEAT_MAPS, SOURCES
 from stages.write import Tally, dataset_card, tally, write_categories
-
-State = Literal["new", "started", "complete"]
-
-ENGINE: Final = "engine"  # The key of run.json for the engine that wrote the latest rows: `inline` leaves no checkpoint
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormerRun:
-    """The run that `DatasetFolder.look` found.
-
-    Attributes:
-        run: The same of the run in the folder, and more that was stored of it; empty if the run is new.
-        manifest: That of a finished dataset, also if it has lost rows since; else empty.
-    """
-
-    state: State  # "complete" if every row of the run is there, "started" if some are, else "new"
-    wanted: dict[str, Any]  # the plain values that rows of this run depend on
-    run: dict[str, Any] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
-    replaces: bool = False  # whether `fresh` replaces a run
-
-
-def _release(version: str | None) -> list[str] | None:
-    """Major and minor version; patches leave rows as they are."""
-    return version.split(".")[:2] if version else None
-
-
-class _DamagedMarkError(ResumeError):
-    """The file that says which run is in the folder cannot be read."""
 
 
 class DatasetFolder:
@@ -92,7 +61,6 @@ class DatasetFolder:
         self._own = self.path / ".phrasebox"
         self._run = self._own / "run.json"
         self._manifest = self.path / "dataset.json"
-        self._beside = [self.path / "categories.parquet", self.path / "README.md", self._manifest]
         self._goes_on = self._replaces = False
         self._lease: Lease | None = None
 
@@ -146,7 +114,7 @@ class DatasetFolder:
         Raises:
             ResumeError: The folder holds another run, or files that phrasebox did not write.
         """
-        if replaced.settle(self.path):
+        if self.put_back():
             self.notes.append(f"the run in {self.path} that --fresh was to replace is back: nothing had replaced it")
         wanted = {
             "phrasebox_version": __version__,
@@ -155,21 +123,8 @@ class DatasetFolder:
             "calibration": calibration,
             "config": config.rows_depend_on(),
         }
-        if fresh and self._may_be_replaced(may_delete):
-            return FormerRun(state="new", wanted=wanted, replaces=True)
-        stored = self._stored()
-        if stored is None:
-            replaced.refuse_strange(self.path, [path for path in (*self.shards, *self._beside) if path.exists()])
-            return FormerRun(state="new", wanted=wanted)
-        run, manifest = stored
-        rows = shards.rows_in(self.shards)
-        is_whole = bool(manifest) and rows is not None and rows >= manifest["counts"]["written"]
-        state: State = "complete" if is_whole else "started"
-        found = FormerRun(state=state, wanted=wanted, run=run, manifest=manifest)
-        if state == "started":
-            self._refuse_more_rows(found)
-        self._refuse_other(found)
-        return found
+        asked = may_delete if fresh else None
+        return former.find(self.path, wanted, may_delete=asked, written_as=self.written_as)
 
     def begin(self, found: FormerRun, noted: Mapping[str, Any] | None = None) -> None:
         """Make the folder ready for rows, and store what they depend on.
@@ -183,7 +138,7 @@ class DatasetFolder:
         if found.replaces:
             replaced.set_aside(self.path)
         if found.state == "complete":
-            self._refuse_more_rows(found)
+            former.reject_more_rows(self.path, found)
         self._goes_on = found.state != "new"
         if self._goes_on:
             self._set_damaged_aside()
@@ -209,28 +164,6 @@ class DatasetFolder:
     def put_back(self) -> bool:
         """Put the run to replace back, unless this one has written a file; return whether it did."""
         return replaced.settle(self.path)
-
-    def _refuse_more_rows(self, found: FormerRun) -> None:
-        """Raise ResumeError if the run in the folder cannot get more rows."""
-        made_by = found.run.get("phrasebox_version")
-        if _release(made_by) != _release(__version__):
-            what = "a run" if found.manifest else "an unfinished run"
-            raise ResumeError(
-                f"{self.path} holds {what} of phrasebox {made_by or '(unknown version)'}, this is {__version__}, whose "
-                "rows may differ: finish it with that version, or --fresh to start over"
-            )
-        replaced.refuse_strange(self.path, replaced.strange(self.shards))
-
-    def _refuse_other(self, found: FormerRun) -> None:
-        stored = {key: found.run.get(key) for key in found.wanted}
-        stored["config"] = with_absolute_paths(stored["config"] or {})
-        differing = differences({**stored, "phrasebox_version": __version__}, found.wanted)
-        if differing:
-            listed = "\n".join(f"  {line}" for line in differing)
-            raise ResumeError(
-                f"{self.path} holds a run with other settings:\n{listed}\n"
-                "Give another output.path, or --fresh to delete that run and start over."
-            )
 
     def _set_damaged_aside(self) -> None:
         for path, fault in list(shards.unreadable(self.shards)):
@@ -259,42 +192,6 @@ class DatasetFolder:
         """Delete the mark of a run that was rejected before its first row: once fixed, it is another run."""
         if not self.checkpoint.exists() and not self.shards:
             self._run.unlink(missing_ok=True)
-
-    def _stored(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The values that rows of the run in the folder depend on, and its manifest, empty until it is complete.
-
-        None if there is no run. Raise ResumeError for a manifest that is not phrasebox's, and _DamagedMarkError.
-        """
-        for path in (self._manifest, self._run):
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except FileNotFoundError:
-                continue
-            except ValueError as error:
-                raise _DamagedMarkError(f"{path} is damaged ({error}); --fresh starts over") from error
-            manifest = found if path == self._manifest else {}
-            if not isinstance(found, dict) or (path == self._manifest and "run" not in found):
-                raise ResumeError(f"{path} is not phrasebox's; give another output.path")
-            run = {"phrasebox_version": found.get("phrasebox_version"), **found.get("run", found)}
-            return {key: value for key, value in run.items() if key not in ("signature", replaced.REPLACES)}, manifest
-        return None
-
-    def _may_be_replaced(self, may_delete: MayDelete) -> bool:
-        """Return whether there is a run to replace. Raise ResumeError if that is not allowed."""
-        try:
-            stored = self._stored()
-        except _DamagedMarkError:
-            stored = {}, {}
-        if stored is None:
-            return False
-        _, manifest = stored
-        foreign = [*replaced.strange(self.shards), *replaced.edited_cards(self.path, manifest)]
-        damaged = {path for path, _ in shards.unreadable(self.shards)}
-        rows = shards.rows_in([path for path in self.shards if path not in damaged]) or 0
-        if rows or foreign:
-            what = f"{'a finished dataset' if manifest else 'an unfinished run'} with {rows:,} rows"
-            replaced.refuse_to_delete(self.path, f"{self.written_as} holds {what}", foreign, may_delete)
-        return True
 
     def ids_written(self) -> set[int]:
         """Return the ids of the rows in the shards. Raise ResumeError for a shard that cannot be read."""

@@ -19,7 +19,7 @@ from open_clip import transformer
 from open_clip.tokenizer import SimpleTokenizer, get_pairs
 
 from pipeline.engines import RAY_ENVIRONMENT
-from pipeline.output.replaced import OWN_SHARD
+from pipeline.output.former import OWN_SHARD
 from tests.factories import tiny_architecture, tiny_clip
 
 ROOT = Path(__file__).parents[2]
