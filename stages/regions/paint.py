@@ -88,13 +88,14 @@ def paint(field: NDArray[np.float32], size_hw: tuple[int, int]) -> Painted | Non
     if not column.size:
         return None
     left, right, top, bottom = column[0], column[-1] + 1, start.min(), stop.max()
-    edges = (column * height_px)[:, None] + np.stack([start, stop], axis=1)
-    # A run down to the lower edge continues at the upper edge of the next column.
-    apart = np.ones(edges.size, np.bool_)
-    apart[1:-1] = np.repeat(edges[1:, 0] != edges[:-1, 1], 2)
-    edges = edges.ravel()[apart]
+    edges = np.empty((len(column), 2), np.int64)
+    edges[:, 0], edges[:, 1] = column * height_px + start, column * height_px + stop
+    runs = edges.ravel()
+    joined = edges[1:, 0] == edges[:-1, 1]
+    if joined.any():  # a run down to the lower edge continues at the upper edge of the next column
+        runs = np.concatenate([runs[:1], runs[1:-1][np.repeat(~joined, 2)], runs[-1:]])
     return Painted(
-        mask=encode_edges(edges, size_hw),
+        mask=encode_edges(runs, size_hw),
         box_xywh_px=(float(left), float(top), float(right - left), float(bottom - top)),
         area_px=int((stop - start).sum()),
     )
