@@ -52,27 +52,18 @@ _EDGE_MARKS: Final = " \t\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb()[]{}<>.,;:!?*
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """A caption as the parser gets it, with the way back.
+    """A caption as the parser gets it, with the way back."""
 
-    Attributes:
-        text: One space between words, without mark-up, addresses and file names; titles are in lower case.
-        starts: Where each character of `text` starts in the caption; None if `text` is as long as the caption.
-        ends: Where each character of `text` ends in the caption; None likewise.
-    """
-
-    text: str
-    starts: tuple[int, ...] | None = None
-    ends: tuple[int, ...] | None = None
+    text: str  # one space between words, without mark-up, addresses and file names; titles are in lower case
+    places: tuple[tuple[int, int], ...] | None = None  # of its characters in the caption, [start, end); None: the same
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Half-open offsets in the caption of the half-open, non-empty range `start`, `end` of `text`."""
-        if self.starts is None or self.ends is None:
-            return start, end
-        return self.starts[start], self.ends[end - 1]
+        """Return the offsets in the caption of a non-empty range of `text`, both half open."""
+        return (start, end) if self.places is None else (self.places[start][0], self.places[end - 1][1])
 
 
 def readable(caption: str) -> Readable:
-    """The words of any caption, for the parser. It takes any string and never raises.
+    """Return the words of a caption, any string, for the parser.
 
     - Removed: HTML tags within a line, control and invisible characters, lone surrogates.
     - HTML entities become their character.
@@ -83,24 +74,20 @@ def readable(caption: str) -> Readable:
     - A line break ends a sentence unless the next line continues in lower case.
     - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every capitalised word for a name.
     """
-    text, starts, ends = caption, None, None
-    if _NOT_WORDS.search(caption):
-        text, starts, ends = _replaced(caption)
+    text, places = _replaced(caption) if _NOT_WORDS.search(caption) else (caption, None)
     if _is_title(text):
         text = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
-    return Readable(text, starts, ends)
+    return Readable(text, places)
 
 
-def _replaced(caption: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+def _replaced(caption: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     letters: list[str] = []
-    starts: list[int] = []
-    ends: list[int] = []
+    places: list[tuple[int, int]] = []
 
     def put(letter: str, start: int, end: int) -> None:
         if letter != " " or (letters and letters[-1] != " "):
             letters.append(letter)
-            starts.append(start)
-            ends.append(end)
+            places.append((start, end))
 
     last = 0
     for match in _NOT_WORDS.finditer(caption):
@@ -111,7 +98,7 @@ def _replaced(caption: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
             put(letter, match.start(), last)
     for index in range(last, len(caption)):
         put(caption[index], index, index + 1)
-    return "".join(letters), tuple(starts), tuple(ends)
+    return "".join(letters), tuple(places)
 
 
 def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
@@ -143,12 +130,12 @@ def _is_title(text: str) -> bool:
 
 
 def as_typed(words: str) -> str:
-    """The words with one space between them, without control and invisible characters; "" if nothing is left."""
+    """Return words with one space between them, without control and invisible characters; "" if nothing is left."""
     return _WHITE_SPACE.sub(" ", _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words))).strip()
 
 
 def normalise(words: str) -> str:
-    """The text of a phrase from its words in the caption; "" if no letter or digit is left.
+    """Return the text of a phrase from its words in the caption; "" if no letter or digit is left.
 
     The text is case folded, with one space between words and "man 's" joined to "man's". HTML entities are resolved;
     HTML tags, control and invisible characters, quotes and punctuation at the edges, and leading determiners and
@@ -160,19 +147,13 @@ def normalise(words: str) -> str:
     """
     text = as_typed(_TAGS.sub(" ", html.unescape(words))).casefold()
     text = _DETACHED_SUFFIX.sub("", text).strip(_EDGE_MARKS)
-    while True:
-        first, _, rest = text.partition(" ")
-        if not rest or first not in DETERMINERS:
-            break
-        text = rest.lstrip(_EDGE_MARKS)
+    while (parts := text.split(" ", 1))[0] in DETERMINERS and len(parts) == 2 and parts[1]:
+        text = parts[1].lstrip(_EDGE_MARKS)
     return text if any(character.isalnum() for character in text) else ""
 
 
 def is_code(word: str) -> bool:
-    """Whether a word is a number or a code ("2019", "d90", "1080p", "x-100") rather than a word of the language.
-
-    True for a word without letters, and for one with a digit unless it has three letters in a row.
-    """
+    """Return whether a word is a number or code ("2019", "x-100"): no letters, or digits and no three letters."""
     if not any(character.isalpha() for character in word):
         return True
     return any(character.isdigit() for character in word) and re.search(r"[^\W\d_]{3}", word) is None
@@ -196,7 +177,7 @@ class WordLists:
 
 
 def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
-    """The word lists of the package, with `add` added to `drop` and then `keep` removed from it."""
+    """Return the word lists of the package, with `add` added to `drop` and then `keep` removed from it."""
     sections = _sections()
     drop = (sections["drop"] | {entry.casefold() for entry in add}) - {entry.casefold() for entry in keep}
     return WordLists(**{**sections, "drop": drop})
@@ -208,7 +189,7 @@ def _sections() -> dict[str, frozenset[str]]:
 
 
 def parse_sections(text: str) -> dict[str, frozenset[str]]:
-    """The sections of a word list: name, with "_" for "-" -> entries. "#" starts a comment.
+    """Return the sections of a word list: name, with "_" for "-" -> entries. "#" starts a comment.
 
     Raises ValueError for a word before the first section.
     """

@@ -24,7 +24,6 @@ _OTHER_PHRASE_DEPS: Final = frozenset({"conj", "cc", "preconj", "punct", "appos"
 _LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-", "_SP"})
 """Words that a referring expression does not begin or end with."""
 
-
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
 
@@ -32,8 +31,7 @@ _NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ru
 def load_pipeline(name: str) -> Any:
     """Load a spaCy pipeline with only the parts for phrases: tagger, parser, lemmatizer and their dependencies.
 
-    Raises ConfigError if no pipeline of that name is installed, one of its parts is missing, or spaCy has no rules for
-    noun phrases in its language.
+    Raises ConfigError if it is not installed, lacks a part, or spaCy has no noun phrases in its language.
     """
     import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
 
@@ -58,25 +56,17 @@ def load_pipeline(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class FoundPhrase:
-    """A phrase in a parsed text.
-
-    Attributes:
-        start: First character in the parsed text; the determiner is included.
-        end: The character after the last.
-        head: Lemma of the head noun, lower case; in "a group of friends" the thing counted, not the group.
-        plural: Whether it names several things.
-        head_token: Position of the head noun in the Doc.
-    """
+    """A phrase in a parsed text, characters [start, end), the determiner included."""
 
     start: int
     end: int
-    head: str
-    plural: bool
-    head_token: int
+    head: str  # lemma of the head noun, lower case; in "a group of friends" the thing counted, not the group
+    plural: bool  # whether it names several things
+    head_token: int  # position of the head noun in the Doc
 
 
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
-    """The phrases of one parsed caption, in order, without overlap.
+    """Return the phrases of one parsed caption, a spaCy Doc, in order, without overlap.
 
     The parser's noun phrases are repaired (`stages.phrases.parsed`) and joined over "of". Those that name nothing in
     the image are left out: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
@@ -85,11 +75,6 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Fou
     a quantity the head is what is counted: "a group of friends" has the head "friend". With a frame only the complement
     is left: "a photo of a dog" and "the side of a dog" are the dog, unless `keep_parts` keeps the frame, as in
     Flickr30k Entities ("the side of a dog", head "dog").
-
-    Args:
-        doc: A spaCy Doc of a pipeline from `load_pipeline`.
-        lists: The word lists.
-        keep_parts: Whether a frame stays.
     """
     sentence = Parsed.of(doc)
     joined = _join_over_of(sentence, repaired(sentence, lists), lists, keep_parts=keep_parts)
@@ -183,7 +168,7 @@ def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
 
 
 def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[FoundPhrase]:
-    """The phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
+    """Return the phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
 
     The phrases are expanded along the dependency tree as in Kosmos-2's GRIT (arXiv 2306.14824, sec. 2.1): the head's
     children are joined to the phrase recursively, conjuncts are not, and an expression inside another one is left out.
@@ -226,7 +211,5 @@ def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
 
 def _whole(expression: FoundPhrase, phrases: Sequence[FoundPhrase]) -> FoundPhrase:
     """The expression up to the end of a phrase that it would cut in two."""
-    for phrase in phrases:
-        if phrase.start < expression.end < phrase.end:
-            return replace(expression, end=phrase.end)
-    return expression
+    cut = (phrase.end for phrase in phrases if phrase.start < expression.end < phrase.end)
+    return replace(expression, end=next(cut, expression.end))

@@ -51,19 +51,12 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The columns of a parsed caption, with one entry per token in every list.
+    """The columns of a parsed caption, with one entry per token in every list."""
 
-    Attributes:
-        doc: spaCy's own Doc.
-        tags: Fine part of speech (Penn Treebank), with frequent mistakes corrected.
-        words: In lower case.
-        has_verb: Whether the tagger saw a verb at all.
-    """
-
-    doc: Any
-    tags: list[str]
-    words: list[str]
-    has_verb: bool
+    doc: Any  # spaCy's own Doc
+    tags: list[str]  # fine part of speech (Penn Treebank), with frequent mistakes corrected
+    words: list[str]  # in lower case
+    has_verb: bool  # whether the tagger saw a verb at all
 
     @staticmethod
     def of(doc: Any) -> Parsed:
@@ -73,14 +66,14 @@ class Parsed:
         return Parsed(doc=doc, tags=tags, words=words, has_verb=any(tag[:1] == "V" or tag == "MD" for tag in tags))
 
     def lemma(self, index: int) -> str:
-        """The lemma in lower case. It includes all parts of a hyphenated word: "t-shirt", "x-ray"."""
+        """Return the lemma in lower case, with all parts of a hyphenated word: "t-shirt", "x-ray"."""
         lemma = str(self.doc[index].lemma_).lower()
         if index < 2 or self.tags[index - 1] != "HYPH":
             return lemma
         return "".join(self.words[self.hyphenated(index)[0] : index]) + lemma
 
     def hyphenated(self, index: int) -> tuple[int, int]:
-        """Half-open token range of the hyphenated word that a token belongs to, or of the token alone."""
+        """Return the half-open token range of the hyphenated word that a token belongs to, or of the token alone."""
         start, end = index, index + 1
         while start > 0 and "HYPH" in self.tags[start - 1 : start + 1]:
             start -= 1
@@ -89,7 +82,7 @@ class Parsed:
         return start, end
 
     def noun_phrases(self) -> list[Candidate]:
-        """The parser's own noun phrases, in order, without overlap."""
+        """Return the parser's own noun phrases, in order, without overlap."""
         return [Candidate(chunk.start, chunk.end, chunk.end - 1) for chunk in self.doc.noun_chunks]
 
 
@@ -313,7 +306,7 @@ REPAIRS: Final[tuple[Repair, ...]] = (compounds, hyphens, articles, boundaries, 
 
 
 def repaired(sentence: Parsed, lists: WordLists) -> list[Candidate]:
-    """The parser's noun phrases after all repairs, in order, without overlap."""
+    """Return the parser's noun phrases after all repairs, in order, without overlap."""
     result = sentence.noun_phrases()
     for repair in REPAIRS:
         result = repair(sentence, result, lists)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints, field_validator
 from stages.contract.errors import RowError
 from stages.contract.records import OTHER_LANGUAGE, Phrase, Record, Sample
 from stages.contract.stage import Stage
-from stages.phrases.filters import Readable, WordLists, normalise, readable, word_lists
+from stages.phrases.filters import Readable, normalise, readable, word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
@@ -113,9 +113,6 @@ class PhrasesStage(Stage):
 
     def __init__(self, config: PhrasesConfig) -> None:
         self.config = config
-        self._nlp: Any = None
-        self._lists: WordLists | None = None
-        self._languages: Languages | None = None
 
     def setup(self) -> None:
         """Load the spaCy pipeline. Raises ConfigError if it is not installed or lacks a part."""
@@ -125,12 +122,10 @@ class PhrasesStage(Stage):
 
     def teardown(self) -> None:
         """Drop the pipeline."""
-        self._nlp = self._lists = self._languages = None
+        del self._nlp, self._lists, self._languages
 
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
-        if self._languages is None:
-            raise RuntimeError("expected setup() before process()")
         checked = [self._checked(record) for record in batch]
         captions: list[tuple[int, str]] = []
         for place, record in enumerate(checked):
@@ -138,7 +133,7 @@ class PhrasesStage(Stage):
                 parsed, notes = self._languages.sorted_out(record.sample.captions)
                 captions += enumerate(parsed)
                 checked[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
-        found = iter(self._phrases(captions))
+        found = self._phrases(captions)
         return [record if record.error is not None else self._filled(record, found) for record in checked]
 
     def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
@@ -154,42 +149,35 @@ class PhrasesStage(Stage):
         source = record.sample.source
         return replace(record, error=fault.at(source) if source else fault)
 
-    def _phrases(self, captions: Sequence[tuple[int, str]]) -> list[list[Phrase]]:
+    def _phrases(self, captions: Sequence[tuple[int, str]]) -> Iterator[list[Phrase]]:
         """The phrases of every caption, which comes with its index."""
-        if self._nlp is None or self._lists is None:
-            raise RuntimeError("expected setup() before process()")
         if len(self._nlp.vocab) > _MAX_VOCABULARY:
             self._nlp = load_pipeline(self.config.spacy_model)
         texts = [readable(caption) for _, caption in captions]
         docs = self._nlp.pipe([text.text for text in texts], batch_size=self.config.batch_size)
-        return [
-            self._of_doc(index, caption, text, doc, self._lists)
-            for (index, caption), text, doc in zip(captions, texts, docs, strict=True)
-        ]
+        for (index, caption), text, doc in zip(captions, texts, docs, strict=True):
+            yield self._of_doc(index, caption, text, doc)
 
-    def _of_doc(self, index: int, caption: str, text: Readable, doc: Any, lists: WordLists) -> list[Phrase]:
-        found = extract(doc, lists, keep_parts=self.config.keep_parts)
+    def _of_doc(self, index: int, caption: str, text: Readable, doc: Any) -> list[Phrase]:
+        found = extract(doc, self._lists, keep_parts=self.config.keep_parts)
         if self.config.referring_expressions:
             found = sorted([*found, *referring_expressions(doc, found)], key=lambda phrase: (phrase.start, phrase.end))
         phrases = []
-        for phrase in found:
-            start, end = text.span(phrase.start, phrase.end)
-            words = normalise(caption[start:end])
-            if words:
-                plain = phrase.head.isascii() and phrase.head.isalpha()
-                head = phrase.head if plain else normalise(phrase.head) or words
-                phrases.append(
-                    Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=phrase.plural)
-                )
+        for each in found:
+            start, end = text.span(each.start, each.end)
+            if words := normalise(caption[start:end]):
+                plain = each.head.isascii() and each.head.isalpha()
+                head = each.head if plain else normalise(each.head) or words
+                phrase = Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=each.plural)
+                phrases.append(phrase)
         return phrases
 
 
 class Languages:
     """Finds the captions whose language is not the parser's. It takes 0.1 ms a caption, and 80 MB of memory.
 
-    Args:
-        parsed: Code of the parser's language, as spaCy has it, such as "en".
-        kept: Codes of the languages whose captions are kept; None keeps all.
+    `parsed` is the code of the parser's language, as spaCy has it, such as "en"; `kept` those of the languages whose
+    captions are kept, or None for all.
     """
 
     def __init__(self, parsed: str, kept: Sequence[str] | None) -> None:
@@ -200,7 +188,7 @@ class Languages:
         self._identifier.set_languages((*LANGUAGES, _NO_LANGUAGE))
 
     def other(self, caption: str) -> str | None:
-        """ISO 639 code of the language of a caption if it is plainly not the parser's, else None."""
+        """Return the ISO 639 code of a caption's language if it is plainly not the parser's, else None."""
         text = readable(caption).text
         if self._parsed not in LANGUAGES or self._identifier.classify(text)[0] in (self._parsed, _NO_LANGUAGE):
             return None
@@ -209,7 +197,7 @@ class Languages:
         return language if score - dict(ranked)[self._parsed] > _MARGIN else None
 
     def sorted_out(self, captions: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The captions, "" instead of each that is not kept, and notes for the row about those in other languages."""
+        """Return the captions, "" instead of each that is not kept, and notes about those in other languages."""
         found = {index: language for index, caption in enumerate(captions) if (language := self.other(caption))}
         kept = [self._kept is None or found.get(index, self._parsed) in self._kept for index in range(len(captions))]
         notes = []
@@ -221,7 +209,7 @@ class Languages:
 
 
 def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:
-    """Why the captions of a sample cannot be used; None if they can."""
+    """Return the reason why the captions of a sample cannot be used; None if they can."""
     if not any(caption.strip() for caption in captions):
         detail = "all captions are empty" if captions else "the sample has no caption"
         return RowError(reason="no_caption", detail=detail)
@@ -236,20 +224,17 @@ def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | 
 
 
 def capped(phrases: Sequence[Phrase], limit: int) -> tuple[Phrase, ...]:
-    """All mentions of the first `limit` unique texts, in order."""
+    """Return all mentions of the first `limit` unique texts, in order."""
     kept = set(list(dict.fromkeys(phrase.text for phrase in phrases))[:limit])
     return tuple(phrase for phrase in phrases if phrase.text in kept)
 
 
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
-    """The output of `phrasebox phrases`, lazily: one dict for each caption.
+    """Yield the output of `phrasebox phrases`, one dict for each caption, reading `config.batch_size` at a time.
 
-    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`. A caption that a run would reject has no
-    phrases and the additional key "error"; one in another language has "warnings". Spans are half-open character
-    offsets into the caption. Captions are read `config.batch_size` at a time.
-
-    Raises:
-        ConfigError: The spaCy pipeline cannot be used.
+    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`, with half-open character offsets into the
+    caption. A caption that a run would reject has no phrases and the additional key "error"; one in another language
+    has "warnings". Raises ConfigError if the spaCy pipeline cannot be used.
     """
     stage = PhrasesStage(config)
     stage.setup()
@@ -258,9 +243,7 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dic
         samples = [Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)]
         records = stage.process([Record.start(sample) for sample in samples])
         for caption, record in zip(batch, records, strict=True):
-            phrases = [
-                {key: getattr(phrase, key) for key in ("text", "start", "end", "head")} for phrase in record.phrases
-            ]
+            phrases = [{key: getattr(each, key) for key in ("text", "start", "end", "head")} for each in record.phrases]
             error = {} if record.error is None else {"error": str(record.error)}
             warnings = {"warnings": list(record.notes)} if record.notes else {}
             yield {"caption": caption, "phrases": phrases, **warnings, **error}
