@@ -43,7 +43,6 @@ _NOT_WORDS: Final = re.compile(
 _CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _TAGS: Final = re.compile(_TAG, re.DOTALL)
-_WHITE_SPACE: Final = re.compile(r"\s+")
 _DROPPED_FROM_TEXT: Final = re.compile(rf"[{_INVISIBLE}]+")
 _BLANK_IN_TEXT: Final = re.compile(rf"[{_CONTROL}]+")
 _DETACHED_SUFFIX: Final = re.compile(" (?=(?:'s|\u2019s|n't|')(?: |$))")
@@ -106,17 +105,13 @@ def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
     if kind == "entity":
         character = html.unescape(match.group())
         return character if len(character) == 1 and character.isprintable() else " "
-    if kind == "invisible":
-        return ""
-    if kind in ("separator", "hashtag"):
-        return " , "
     if kind == "gone":
         return " " if is_first else " . "
     if kind == "newline":
         before = caption[: match.start()].rstrip()[-1:]
         after = caption[match.end() : match.end() + 1]
         return " " if after.islower() or not after or before in ".!?,;:" else " . "
-    return " "
+    return {"invisible": "", "separator": " , ", "hashtag": " , "}.get(kind or "", " ")
 
 
 def _is_title(text: str) -> bool:
@@ -131,7 +126,7 @@ def _is_title(text: str) -> bool:
 
 def as_typed(words: str) -> str:
     """Return words with one space between them, without control and invisible characters; "" if nothing is left."""
-    return _WHITE_SPACE.sub(" ", _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words))).strip()
+    return " ".join(_BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words)).split())
 
 
 def normalise(words: str) -> str:

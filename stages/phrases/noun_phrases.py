@@ -25,7 +25,7 @@ _LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-
 """Words that a referring expression does not begin or end with."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
-_NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
+_NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel"]
 
 
 def load_pipeline(name: str) -> Any:
@@ -36,7 +36,7 @@ def load_pipeline(name: str) -> Any:
     import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
 
     try:
-        nlp = spacy.load(name, exclude=list(_NOT_NEEDED))
+        nlp = spacy.load(name, exclude=_NOT_NEEDED)
     except OSError as error:
         installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
         raise ConfigError(
@@ -118,12 +118,10 @@ def _join_over_of(
 def _with_count(sentence: Parsed, phrase: _Joined) -> _Joined:
     """Add the number that counts a phrase: "two of the dogs"."""
     start = phrase.reach
-    if start < 2 or sentence.words[start - 1] != "of" or sentence.words[start - 2] not in _COUNTS_OF:
+    number, of = sentence.words[start - 2 : start] if start >= 2 else ("", "")
+    if of != "of" or number not in _COUNTS_OF or phrase.start != start or _is_pronoun(sentence, phrase.head):
         return phrase
-    if _is_pronoun(sentence, phrase.head) or phrase.start != phrase.reach:
-        return phrase
-    plural = sentence.words[start - 2] not in {"one", "each", "half"} and phrase.plural
-    return phrase._replace(start=start - 2, plural=plural)
+    return phrase._replace(start=start - 2, plural=phrase.plural and number not in {"one", "each", "half"})
 
 
 def _is_pronoun(sentence: Parsed, index: int) -> bool:
@@ -147,13 +145,9 @@ def _names_a_thing(sentence: Parsed, phrase: _Joined, lists: WordLists) -> bool:
 
 
 def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
-    last = phrase.end - 1
-    word = sentence.words[phrase.head]
-    alone = last == phrase.head
-    several = any(
-        number in _SEVERAL or (number.isdecimal() and number != "1")
-        for number in sentence.words[phrase.start : phrase.head]
-    )
+    last, word = phrase.end - 1, sentence.words[phrase.head]
+    alone, before = last == phrase.head, sentence.words[phrase.start : phrase.head]
+    several = any(number in _SEVERAL or (number.isdecimal() and number != "1") for number in before)
     in_pairs = alone and not several and word in lists.clothing_in_pairs
     head = word if in_pairs else sentence.lemma(phrase.head)
     compound = phrase.head > phrase.start and sentence.tags[phrase.head - 1] in NOUN_TAGS
@@ -176,7 +170,7 @@ def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[Foun
     is left out, because the phrase is already there. Head and number are those of the phrase.
     """
     expanded = [(phrase, _expanded(doc, phrase)) for phrase in phrases]
-    longer = [_whole(each, phrases) for phrase, each in expanded if each.end - each.start > phrase.end - phrase.start]
+    longer = [_whole(each, phrases) for phrase, each in expanded if each != phrase]
     longer.sort(key=lambda expression: (expression.start, -expression.end))
     kept: list[FoundPhrase] = []
     for expression in longer:
@@ -186,18 +180,12 @@ def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[Foun
 
 
 def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
-    belonging = set()
-    waiting = [doc[phrase.head_token]]
-    while waiting:
-        token = waiting.pop()
+    belonging, waiting = set(), [doc[phrase.head_token]]
+    for token in waiting:
         belonging.add(token.i)
-        waiting.extend(child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS)
-    first = last = phrase.head_token
-    while doc[first].idx > phrase.start:
-        first -= 1
-    while doc[last].idx + len(doc[last].text) < phrase.end:
-        last += 1
-    begin, end = first, last
+        waiting += [child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS]
+    span = doc.char_span(phrase.start, phrase.end)
+    begin, end = first, last = span.start, span.end - 1
     while begin - 1 in belonging:
         begin -= 1
     while end + 1 in belonging or (end + 2 in belonging and doc[end + 1].dep_ == "punct"):

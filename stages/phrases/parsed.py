@@ -116,10 +116,9 @@ def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -
     """
     owner = _owners(sentence, candidates)
     found = list(candidates)
-    index = 0
-    while index < len(owner):
-        if owner[index] >= 0 or sentence.tags[index] not in NOUN_TAGS:
-            index += 1
+    end = 0
+    for index in range(len(owner)):
+        if index < end or owner[index] >= 0 or sentence.tags[index] not in NOUN_TAGS:
             continue
         end = index + 1
         while end < len(owner) and owner[end] < 0 and sentence.tags[end] in NOUN_TAGS:
@@ -134,7 +133,6 @@ def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -
                 start -= 1
             owner[start:end] = [len(found)] * (end - start)
             found.append(Candidate(start, end, end - 1))
-        index = end
     found.sort()
     return found
 
@@ -225,7 +223,7 @@ def _add_trimmed(sentence: Parsed, found: list[Candidate], start: int, end: int)
         last -= 1
     if last > start:
         found.append(Candidate(start, last, last - 1))
-    elif start < end and end - start == 1:  # a lone pronoun or number: later rules need to see it
+    elif end - start == 1:  # a lone pronoun or number: later rules need to see it
         found.append(Candidate(start, end, end - 1))
 
 
@@ -270,11 +268,11 @@ def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
         return candidates
     owner = _owners(sentence, candidates)
     found = list(candidates)
-    index = 1
-    while index < len(words):
+    end = 1
+    for index in range(1, len(words)):
         shade = words[index - 1] in _SHADE and index >= 2
-        if words[index] not in lists.colour or owner[index] >= 0 or words[index - 1 - shade] not in _WEARING:
-            index += 1
+        worn = words[index] in lists.colour and owner[index] < 0 and words[index - 1 - shade] in _WEARING
+        if index < end or not worn:
             continue
         start, end = index - shade, index + 1
         while end + 1 < len(words) and words[end] in {"and", ",", "&"} and words[end + 1] in lists.colour:
@@ -282,7 +280,6 @@ def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
         inside = any(owner[position] >= 0 for position in range(start, min(end + 1, len(words))))
         if not inside and (end == len(words) or tags[end] not in NOUN_TAGS | _ADJECTIVE_TAGS):
             found.append(Candidate(start, end, end - 1))
-        index = end
     found.sort()
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Final
 
@@ -26,8 +27,7 @@ LANGUAGES: Final = (
 """ISO 639 codes of the languages that are distinguished. The model knows some 90 more, for which it takes English
 captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a language like theirs."""
 
-_NO_LANGUAGE: Final = "zxx"
-"""The model's code for codes and file names."""
+_NO_LANGUAGE: Final = "zxx"  # the model's code for codes and file names
 
 _MARGIN: Final = 15.0
 """Nats by which another language must be the likelier one. Then none of 48,421 English captions of Flickr8k and COCO is
@@ -100,9 +100,8 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     @field_validator("languages")
     @classmethod
     def _known(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for language in languages or ():
-            if language not in LANGUAGES:
-                raise ValueError(f"expected some of {', '.join(LANGUAGES)}, got {language!r}")
+        if unknown := set(languages or ()).difference(LANGUAGES):
+            raise ValueError(f"expected some of {', '.join(LANGUAGES)}, got {min(unknown)!r}")
         return languages
 
 
@@ -120,10 +119,6 @@ class PhrasesStage(Stage):
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
         self._languages = Languages(self._nlp.lang, self.config.languages)
 
-    def teardown(self) -> None:
-        """Drop the pipeline."""
-        del self._nlp, self._lists, self._languages
-
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
         checked = [self._checked(record) for record in batch]
@@ -139,15 +134,15 @@ class PhrasesStage(Stage):
     def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
         """The record with the phrases of its captions, which come next in `found`."""
         mentions = [phrase for phrases in islice(found, len(record.sample.captions)) for phrase in phrases]
-        kept = capped(mentions, self.config.max_phrases)
+        first = set(islice(dict.fromkeys(phrase.text for phrase in mentions), self.config.max_phrases))
+        kept = tuple(phrase for phrase in mentions if phrase.text in first)
         return replace(record, phrases=kept, dropped_phrases=len(mentions) - len(kept))
 
     def _checked(self, record: Record) -> Record:
         fault = caption_fault(record.sample.captions, self.config) if record.error is None else None
-        if fault is None:
-            return record
-        source = record.sample.source
-        return replace(record, error=fault.at(source) if source else fault)
+        if fault is not None and record.sample.source:
+            fault = fault.at(record.sample.source)
+        return record if fault is None else replace(record, error=fault)
 
     def _phrases(self, captions: Sequence[tuple[int, str]]) -> Iterator[list[Phrase]]:
         """The phrases of every caption, which comes with its index."""
@@ -173,6 +168,15 @@ class PhrasesStage(Stage):
         return phrases
 
 
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - only a worker that parses needs it
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    identifier.set_languages((*LANGUAGES, _NO_LANGUAGE))
+    return identifier
+
+
 class Languages:
     """Finds the captions whose language is not the parser's. It takes 0.1 ms a caption, and 80 MB of memory.
 
@@ -181,11 +185,7 @@ class Languages:
     """
 
     def __init__(self, parsed: str, kept: Sequence[str] | None) -> None:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - only a worker that parses needs it
-
-        self._parsed, self._kept = parsed, kept
-        self._identifier: Any = LanguageIdentifier.from_model_file(MODEL_FILE)
-        self._identifier.set_languages((*LANGUAGES, _NO_LANGUAGE))
+        self._parsed, self._kept, self._identifier = parsed, kept, _identifier()
 
     def other(self, caption: str) -> str | None:
         """Return the ISO 639 code of a caption's language if it is plainly not the parser's, else None."""
@@ -213,20 +213,11 @@ def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | 
     if not any(caption.strip() for caption in captions):
         detail = "all captions are empty" if captions else "the sample has no caption"
         return RowError(reason="no_caption", detail=detail)
-    for index, caption in enumerate(captions):
-        if len(caption) > config.max_caption_chars:
-            return RowError(
-                reason="bad_caption",
-                detail=f"caption {index} has {len(caption)} characters, expected at most "
-                f"{config.max_caption_chars}; phrases.max_caption_chars raises the limit",
-            )
+    for index, size in enumerate(map(len, captions)):
+        if size > config.max_caption_chars:
+            detail = f"caption {index} has {size} characters, expected at most {config.max_caption_chars}"
+            return RowError(reason="bad_caption", detail=f"{detail}; phrases.max_caption_chars raises the limit")
     return None
-
-
-def capped(phrases: Sequence[Phrase], limit: int) -> tuple[Phrase, ...]:
-    """Return all mentions of the first `limit` unique texts, in order."""
-    kept = set(list(dict.fromkeys(phrase.text for phrase in phrases))[:limit])
-    return tuple(phrase for phrase in phrases if phrase.text in kept)
 
 
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:

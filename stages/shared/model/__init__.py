@@ -27,7 +27,7 @@ since a block that computes something else would give wrong heat maps without an
     open_clip.tokenizer: SimpleTokenizer(bpe_path, context_length),   tokenizer,        another vocabulary
         its encoder and bpe_ranks, get_pairs; HFTokenizer,            training
         get_clean_fn
-    open_clip.tokenizer.SimpleTokenizer: clean_fn, pat, bpe,          token_spans       words at wrong places
+    open_clip.tokenizer.SimpleTokenizer: clean_fn, pat, bpe,          tokenizer         words at wrong places
         byte_encoder, reduction_fn
     open_clip.timm_model.TimmModel: trunk and an empty head           load              SigLIP checkpoints are refused
     torch._foreach_lerp_                                              training          training stops

@@ -131,7 +131,7 @@ def test_spans_are_offsets_into_the_untouched_caption(stage, caption, words, tex
     assert [pair for pair in found if pair[1].isascii()] == list(zip(words, text, strict=True))
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(st.one_of(ANY_TEXT, WORD_SALAD), max_size=5))
 def test_any_text_gives_phrases_whose_spans_are_their_words(stage, captions):
     (record,) = stage.process([make_record(*captions)])
@@ -146,7 +146,7 @@ def test_any_text_gives_phrases_whose_spans_are_their_words(stage, captions):
         last = (phrase.caption_index, phrase.end)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.lists(st.lists(WORD_SALAD, max_size=3), max_size=9))
 def test_the_answer_does_not_depend_on_the_batch(stage, all_captions):
     records = [make_record(*captions, sample_id=str(number)) for number, captions in enumerate(all_captions)]
