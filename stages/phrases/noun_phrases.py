@@ -15,14 +15,12 @@ _SEVERAL: Final = frozenset(
     {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
     | {"many", "several", "few"}
 )
-_MAX_WORDS: Final = 30
-"""The longest of Flickr30k Entities' 560,000 phrases has 19 words; anything longer is a list of words, not a phrase."""
+_MAX_WORDS: Final = 30  # the longest of Flickr30k Entities' 560,000 phrases has 19; anything longer is a list of words
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
 
 _OTHER_PHRASE_DEPS: Final = frozenset({"conj", "cc", "preconj", "punct", "appos"})
-"""Relations whose words do not belong to the head's referring expression."""
 _LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-", "_SP"})
-"""Words that a referring expression does not begin or end with."""
+"""Relations whose words do not belong to the head's referring expression, and words that it has inside only."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
 _NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel"]

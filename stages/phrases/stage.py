@@ -35,7 +35,7 @@ taken for another language (45 with no margin), and all of 128 captions in 28 ot
 
 _MAX_VOCABULARY: Final = 300_000
 """spaCy remembers every word it has seen, 0.5 kB each. Above this number of words the pipeline is loaded again, in less
-than a second. `memory_zone` around each batch would also forget the common words."""
+than a second; `memory_zone` around each batch would also forget the common words."""
 
 
 class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
@@ -58,14 +58,12 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=10_000,
         ge=1,
         le=100_000,
-        description="A longer caption makes its sample a `bad_caption` row. Memory and time of parsing grow with the "
-        "length: 10,000 characters take about 0.2 s, and captions of image-text sets are far shorter.",
+        description="A longer caption makes its sample a `bad_caption` row; 10,000 characters take about 0.2 s.",
     )
     languages: tuple[str, ...] | None = Field(
         default=None,
-        description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. A caption "
-        "that is plainly in another language than the parser's is named in the row's `warnings`; here it can be left "
-        "out. Captions of one or two words are seldom plain, and count as the parser's.",
+        description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. The row's "
+        "`warnings` name captions plainly in another language than the parser's; one or two words are seldom plain.",
     )
     referring_expressions: bool = Field(
         default=False,

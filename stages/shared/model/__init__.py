@@ -1,8 +1,12 @@
 """The parts of a CLIP model that explainers use, and open_clip's answer to it.
 
-`recognise` finds out which model a configuration names, by the files in `checkpoints/`. `load.usable_model` checks it
-before any work, and `load.load` gives a `clip.ClipModel`: an image tower taken apart (`towers/`) and a function that
-embeds texts. The weights of a tag come through `hub`. The bundled weights are in `weights/`.
+    config, recognise     which model a configuration names, by the files in `checkpoints/` and by `catalog`, `weights/`
+    load                  `usable_model` checks it before any work, `load` gives a `clip.ClipModel`
+    clip, tokenizer       the model as explainers use it; embeddings of texts; places of tokens in a caption
+    hub, device           downloads; the device, its precisions and copies to it
+    towers/plan           the kind of an image tower, by its configuration alone
+    towers/take_apart     a tower of open_clip (`take_apart_timm`: of timm) -> `vision`, `text`, or `pooled`
+    towers/tower          what all image towers have; `layers` and `trunk` are their parts, `dense` is made of them
 
 These parts of open_clip 3.3 and torch 2.13 are used without being documented. Each has a test in
 `tests/architecture/test_private_apis.py` that fails when it changes; open_clip has an upper bound in pyproject.toml,

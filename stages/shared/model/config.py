@@ -28,13 +28,11 @@ _TAGS_NAMED: Final = 4
 
 
 class ModelConfig(BaseModel):
-    """The model, by name or by files.
+    """The model, by name or by files, in one of five forms.
 
-    There are five forms. `{name: demo}` is the bundled model; `{name: photo}` is one for photographs, which a checkout
-    of the repository has and the package has not. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
-    of open_clip, which downloads the weights. `{name: ViT-B-16, weights: FILE}` is a local checkpoint in open_clip's or
-    OpenAI's layout or that of `transformers`. `{checkpoint: PATH}` is a folder or file that describes itself.
-    `{config: model.json, weights: FILE}` is an architecture of your own.
+    `{name: demo}` brings its weights. Those of `{name: ViT-B-16, pretrained: TAG}` are downloaded, and those of `{name:
+    ViT-B-16, weights: FILE}` are a local checkpoint. `{checkpoint: PATH}` describes itself, and `{config: model.json,
+    weights: FILE}` is an architecture of your own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

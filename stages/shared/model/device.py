@@ -21,17 +21,14 @@ from torch import Tensor
 from stages.contract.errors import ResourceError, one_line
 
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Name in the configuration -> torch's type."""
 
 _INSTRUCTIONS: Final = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
     torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
 """The instructions, as `torch.cpu.get_capabilities` names them on x86 and ARM, that multiply matrices of a type.
-
 Without them torch converts number by number: a product of two 512 x 512 matrices takes 142 ms in bf16 against 3.4 ms
-in fp32 on an AMD EPYC with AVX2 only, and 109 ms in fp16 against 2.6 ms on one with AVX-512 but not its fp16 part.
-"""
+in fp32 on an AMD EPYC with AVX2 only."""
 
 _MEMORY_ERRORS: Final = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
@@ -118,9 +115,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the host to the device; return itself where that is the host."""
-    if device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
 def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from stages.contract.errors import ConfigError
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
 from tests.factories import SPEC, tiny_clip
 from tests.stages.explain.models import clip_of, made, tokenizer
@@ -152,8 +151,3 @@ def test_templates_average_unit_embeddings() -> None:
     wanted = nn.functional.normalize(rows.mean(dim=0), dim=-1)
     assert torch.allclose(explainer.texts(["dog"])[0], wanted, atol=1e-6)
     assert len(made("grad_eclip", explainer.model, templates="openai_imagenet").texts.templates) == 80
-
-
-def test_more_blocks_than_the_model_has_are_refused() -> None:
-    with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
-        made("grad_eclip", blocks=5)

@@ -92,13 +92,6 @@ def test_batches_and_their_order_do_not_matter(model: ModelConfig, settings: dic
     stage.teardown()
 
 
-def test_a_batch_size_for_images_of_mixed_sizes_is_refused(model: ModelConfig) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^model\.batch_size: 4 images of different sizes do not fit into one batch;"
-    ):
-        ExplainStage(ExplainStageConfig(model=model, explainer=GradEclipConfig(variant="authors")))
-
-
 def test_one_map_for_each_unique_text(stage: ExplainStage) -> None:
     records = make_records()
     for before, after in zip(records, stage.process(records), strict=True):
@@ -139,6 +132,10 @@ def test_setup_says_what_is_wrong(model: ModelConfig, monkeypatch: pytest.Monkey
         set_up(model.model_copy(update={"weights": Path("none.safetensors")}))
     with pytest.raises(ConfigError, match="has 4 blocks, not 5"):
         set_up(model, blocks=5)
+    with pytest.raises(
+        ConfigError, match=r"^model\.batch_size: 4 images of different sizes do not fit into one batch;"
+    ):
+        set_up(model, variant="authors")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ResourceError, match="sees no GPU"):
         set_up(model.model_copy(update={"device": "cuda"}))

@@ -1,8 +1,7 @@
 """Dense features of an image tower, in the space of its embeddings: of each patch alone, and of regions.
 
-Where attention makes the embedding, its values hold what each patch adds. A patch's own embedding is what comes out
-when the attention looks at that patch alone, so that its output is the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV
-2022, arXiv 2112.01071):
+A patch's own embedding is the tower's answer if its attention looked at that patch alone, so that the output is the
+patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071):
 
     y_i = the rest of the tower, with v_i in place of sum_j a_j v_j
 

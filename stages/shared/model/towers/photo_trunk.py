@@ -1,10 +1,10 @@
 """The image trunk of the photograph model: a convolution network on a 14 x 14 grid, registered with timm by name.
 
 A stock open_clip configuration (`timm_model_name: tf_efficientnet_lite2`, `timm_pool: abs_attn`) ends at stride 32, 7 x
-7 tokens for 224 pixels, which costs three to four points of pointing, and its attention pooling over 1,280 channels
-alone has 4.9 million parameters. So the trunk ends at stride 16 (the last stage is dilated), and a neck brings the
-channels down to the embedding's width before open_clip's own attention pooling sees them. Everything else is
-open_clip's. After this module is imported, `open_clip.CLIP` builds the model from its `model.json`.
+7 tokens for 224 pixels, which costs three to four points of pointing, and its pooling of 1,280 channels has 4.9 million
+parameters. So the trunk ends at stride 16 (the last stage is dilated), and a neck brings the channels down to the
+embedding's width before open_clip's own attention pooling sees them. After this module is imported, `open_clip.CLIP`
+builds the model from its `model.json`.
 
 Shapes: B images, N = 14 * 14 tokens, C = 1,280 channels, D the neck's width.
 """
