@@ -89,7 +89,8 @@ class GradEclipConfig(ExplainerConfig):
         default=True, description="Multiply by l, the min-max normalised cosine of query and keys."
     )
     blocks: Count = Field(
-        default=4, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
+        default=4,
+        description="The number of last blocks that are explained and summed. Always 1 for towers with a pool.",
     )
     path: Literal["full", "class"] = Field(
         default="class", description="Gradients go through all tokens (`full`, the authors) or the class token."

@@ -1,4 +1,4 @@
-"""How important each word of a caption is for the caption's fit to its image: Grad-ECLIP on the text side.
+"""The importance of each word of a caption for the caption's fit to its image: Grad-ECLIP on the text side.
 
 Source: Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024, and its journal version
 arXiv 2502.18816; the formula below is what their notebook on texts evaluates.

@@ -1,4 +1,4 @@
-"""Which parts of a caption are words, how a phrase's text is normalised, and the word lists. Needs no parser."""
+"""The words of a caption, the normalised text of a phrase, and the word lists, without a parser."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Final
 
 DETERMINERS: Final[frozenset[str]] = frozenset(
     {"a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every"}
-    | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their"}
-    | {"whose"}
+    | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their", "whose"}
 )
 """Articles, demonstratives, quantifiers without a number, and possessive pronouns. Numbers stay: they say how many."""
 
 _INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
 _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
 _IMAGE_FILE: Final = r"(?:jpe?g|png|gif|webp|tiff?|bmp|heic|svg|raw|cr2|nef|dng|mp4|mov|avi|pdf)"
-
 _TAG: Final = r"</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
 
 _NOT_WORDS: Final = re.compile(
@@ -115,7 +113,7 @@ def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
 
 
 def _is_title(text: str) -> bool:
-    """Whether a text is in capitals, or has at least three longer words of which nearly all start with a capital."""
+    """True for a text in capitals, or with at least three longer words of which nearly all start with a capital."""
     if len(_CAPITAL_WORD.findall(text)) < 2:
         return False
     if text.isupper():

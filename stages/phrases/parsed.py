@@ -198,7 +198,7 @@ def boundaries(sentence: Parsed, candidates: list[Candidate], lists: WordLists) 
 
 
 def _border(sentence: Parsed, index: int, candidate: Candidate, lists: WordLists) -> int | None:
-    """How many words to leave out between two phrases that meet at `index`; None if none do."""
+    """The number of words to leave out between two phrases that meet at `index`; None if none meet."""
     tags, words = sentence.tags, sentence.words
     tag, before = tags[index], tags[index - 1]
     if tag in _FULL_STOP_TAGS:

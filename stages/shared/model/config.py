@@ -1,4 +1,4 @@
-"""Which CLIP model, and what its input looks like. The driver reads this too, so it does not import torch."""
+"""The setting of a CLIP model, and its input. The driver reads this too, so it does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `st
 NO_MODEL: Final = "none"  # in cards and manifests where no model was loaded
 
 TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
-"""How an image tower makes one embedding of its tokens, which decides what can be explained."""
+"""Ways to make one embedding of an image tower's tokens, which decide what can be explained."""
 
 TOWER_WORDS: Final[dict[TowerKind, str]] = {
     "class_token": "transformer blocks with a class token",
@@ -154,7 +154,7 @@ _WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name is meant as the path of a checkpoint: it looks like nothing else, or is there."""
+    """True for a name that is meant as the path of a checkpoint: it looks like nothing else, or is there."""
     if name == "demo":
         return False
     looks = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith(_WEIGHT_SUFFIXES)

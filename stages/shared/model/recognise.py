@@ -318,8 +318,8 @@ def _by_sizes(found: _Found) -> _Says:
         return {"described_by": described_by, "architecture": open_clip.get_model_config(names[0])}, {}
     if names:
         raise WeightsError(
-            f"its tensors fit {' and '.join(names)}, which differ in what tensors do not tell (the activation): say "
-            f"which it is, model.name={names[0]} with model.weights={found.weights}"
+            f"its tensors fit {' and '.join(names)}, which differ in the activation, which tensors do not show: give "
+            f"it by name, model.name={names[0]} with model.weights={found.weights}"
         )
     vision = sizes["vision_cfg"]
     raise WeightsError(

@@ -222,7 +222,7 @@ _WORD_END: Final = "</w>"  # behind the last piece of a word
 
 _SLACK_CHARS: Final = 256
 _MOST_TIMES_LONGER: Final = 4
-"""How much longer a caption may be than its cleaned text for all of it to be aligned. Alignment takes quadratic time,
+"""A caption longer than its cleaned text by more than this is aligned in part. Alignment takes quadratic time,
 and a caption of the web may begin with any amount of white space."""
 
 

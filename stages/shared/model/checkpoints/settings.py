@@ -208,7 +208,7 @@ def sizes_of(shapes: Shapes) -> dict[str, Any]:
             },
         }
     except (LookupError, ArithmeticError, ValueError) as error:
-        raise WeightsError(f"the tensors do not tell the architecture: {type(error).__name__}: {error}") from error
+        raise WeightsError(f"the tensors do not show the architecture: {type(error).__name__}: {error}") from error
 
 
 def siglip_settings(shapes: Shapes) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class PooledTower(Tower):
         return self.pool.look(tokens, self.placement.grid_hw(rgb.shape[1], rgb.shape[2]), heads)
 
     def float_head(self) -> PooledTower:
-        """The same tower with the pool and all behind it in float32."""
+        """Return the same tower with the pool and all behind it in float32."""
         return replace(self, pool=self.pool.float())
 
     def encode(self, rgb: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class AveragedTower(Tower):
         return self.trunk(self.normalised(rgb).to(self.dtype))
 
     def float_head(self) -> AveragedTower:
-        """The same tower with the head in float32."""
+        """Return the same tower with the head in float32."""
         return replace(self, finish=self.finish.float())
 
     def encode(self, rgb: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float]) -> To
 
 
 def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
-    """The same transformer with its patches averaged, as in CLIPA, and the norm before or after the mean."""
+    """A transformer with its patches averaged, as in CLIPA, and the norm before or after the mean."""
     output = () if tower.output is None else (layers.Linear(tower.output.mT, None),)
     return AveragedTower(
         placement=tower.placement,

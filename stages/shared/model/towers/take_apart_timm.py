@@ -253,7 +253,7 @@ _POOLINGS: Final[tuple[tuple[Callable[[_Parts], bool], Callable[[_Parts], Tower]
     ),
     (lambda parts: _behind_mean(parts.trunk) is not None, _averaged),
 )
-"""Whether a tower pools so, and how it is taken apart; the first that fits counts."""
+"""Condition -> the function that takes such a tower apart; the first that fits counts."""
 
 
 # --- parts

@@ -51,7 +51,7 @@ class TextTower:
         return e if self.output_bias is None else e + self.output_bias
 
     def float_head(self) -> TextTower:
-        """The same tower with what is behind the blocks in float32."""
+        """Return the same tower with the part behind the blocks in float32."""
         return replace(
             self, ln_post=in_float(self.ln_post), output=in_float(self.output), output_bias=in_float(self.output_bias)
         )

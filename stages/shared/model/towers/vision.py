@@ -149,7 +149,7 @@ class VisionTower(Tower):
         return e if self.output is None else e @ self.output
 
     def float_head(self) -> VisionTower:
-        """The same tower with `ln_post` and `output` in float32."""
+        """Return the same tower with `ln_post` and `output` in float32."""
         return replace(self, ln_post=in_float(self.ln_post), output=in_float(self.output))
 
     def encode(self, rgb: Tensor) -> Tensor:

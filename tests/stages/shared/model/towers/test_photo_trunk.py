@@ -69,7 +69,7 @@ def test_channels_are_dropped_for_all_tokens_of_an_image_at_once() -> None:
 
 
 def test_the_photograph_model_computes_the_same_in_16_bits() -> None:
-    picture = np.asarray(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))
+    picture = np.array(Image.open(min(FOLDER.glob("*.jpg"))).convert("RGB").resize((224, 224)))
     found = {}
     for precision in ("fp32", "bf16", "fp16"):
         model = load(ModelConfig.model_validate({"name": "photo", "device": "cpu", "precision": precision}))
