@@ -24,8 +24,7 @@ from stages.contract.geometry import Box, xywh_to_xyxy
 from stages.contract.masks import run_ends
 from stages.contract.records import Rle
 from stages.shared.images.crops import cut_out
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.texts import TextCache, templates_of
+from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.towers.dense import by_boxes, by_masks, dense
 from stages.shared.truth.ground_truth import TruthImage, TruthThing
 

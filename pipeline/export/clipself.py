@@ -61,8 +61,8 @@ class Clipself(CocoLayout):
 def _write_embeddings(job: ExportJob, named: ModelConfig | None) -> None:
     """Raise InputError if the model has changed since the run, ConfigError if a stranger names it, and as `load`."""
     # They load torch and open_clip, for this format alone.
+    from stages.shared.model.clip import TextCache, templates_of  # noqa: PLC0415
     from stages.shared.model.load import load, usable_model  # noqa: PLC0415
-    from stages.shared.model.texts import TextCache, templates_of  # noqa: PLC0415
 
     manifest, names = job.dataset.manifest, job.categories.names
     if named is None:

@@ -54,7 +54,7 @@ class Student:
             text_tower = take_text_apart(module)
         except ConfigError:
             text_tower = None
-        tower = take_apart(module.visual, spec.mean, spec.std, None)
+        tower = take_apart(module.visual, spec.mean, spec.std)
         return cls(module=module, tower=tower, text_tower=text_tower, tokenizer=tokenizer)
 
     @property

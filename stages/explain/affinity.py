@@ -37,9 +37,8 @@ _TINY: Final = 1e-30
 class Affinity:
     """Shares the heat of an explainer's maps out among tokens that belong together.
 
-    Attributes:
-        block: Number of the block, from 0, whose incoming tokens are compared on a tower with a class token. None on
-            others, where the last tokens are compared, and where nothing is shared.
+    `block` is the number, from 0, of the block whose incoming tokens are compared on a tower with a class token. On
+    others the last tokens are compared.
     """
 
     def __init__(self, config: ExplainerConfig, tower: Tower) -> None:

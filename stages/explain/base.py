@@ -19,10 +19,9 @@ from stages.explain.affinity import Affinity
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import FAULTS, Maps, at_scale, mean_of
 from stages.explain.presence import Presence, Signals
-from stages.shared.model.clip import ClipModel
+from stages.shared.model.clip import ClipModel, TextCache, templates_of
 from stages.shared.model.config import TowerKind
 from stages.shared.model.device import OnTheWay, pixels_on
-from stages.shared.model.texts import TextCache, templates_of
 
 Cost = Literal["forward", "backward", "perturbation"]
 """Cost of maps beside the trunk: `forward` next to nothing, `backward` a backward pass (in closed form or by autograd)
@@ -36,23 +35,14 @@ ConfigT = TypeVar("ConfigT", bound=ExplainerConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """A batch that a device may still be computing. `embedding` and `results` are None where no image has a phrase.
+    """A batch that a device may still be computing. `embedding` and `results` are None where no image has a phrase."""
 
-    Attributes:
-        phrases: Of each image.
-        embedding: Float32 (B, E) on the device, of the images in any scale.
-        results: What `Maps.checked` returns, and what presence is judged by, if there is a judge.
-        grid_hw: Rows and columns of the maps.
-        shift_cells: See `HeatMap`.
-        presence: See `Explainer`.
-    """
-
-    phrases: Sequence[Sequence[str]]
-    embedding: Tensor | None = None
-    results: OnTheWay | None = None
-    grid_hw: tuple[int, int] = (0, 0)
-    shift_cells: float = 0.0
-    presence: Presence | None = None
+    phrases: Sequence[Sequence[str]]  # of each image
+    embedding: Tensor | None = None  # float32 (B, E) on the device, of the images in any scale
+    results: OnTheWay | None = None  # of `Maps.checked`, and the signals of `presence`
+    grid_hw: tuple[int, int] = (0, 0)  # rows and columns of the maps
+    shift_cells: float = 0.0  # see `HeatMap`
+    presence: Presence | None = None  # see `Explainer`
 
     def wait(self) -> list[list[HeatMap]]:
         """Wait for this batch, and for none that was started later, and return the heat maps of each image.
@@ -86,29 +76,20 @@ class Launched:
 class Explainer(ABC, Generic[ConfigT]):
     """Heat maps for phrases from a CLIP model, which it only reads. `HeatMap.similarity` is the cosine.
 
-    Attributes:
-        config_type: The pydantic model of its settings, with a literal `kind`.
-        towers: Kinds of towers that the method is defined on; see `TOWER_KINDS`.
-        needs: What these have and others lack, as in "transformer blocks with a class token".
-        cost: See `Cost`.
-        follows_phrases: False where all phrases of an image get the same map.
-        at_cells: True where a value belongs to the pixels of its cell; False where it belongs to a token, which in some
-            towers looks beside its cell (`Placement.shift_px`).
-        claim: A known claim of a patent on the method, for people; such a method is in no default.
-        affinity: Shares the maps' heat out among the tokens.
-        presence: Judges whether phrases are in their images; None where it is not wanted.
-        looks_closer: Whether `maps` also returns the meaning of the patches alone, which presence is judged by.
+    A value of a map belongs to a token, which in some towers looks beside its cell (`Placement.shift_px`), or, with
+    `at_cells`, to the pixels of its cell. `presence` judges whether phrases are in their images, if that is wanted;
+    `looks_closer` is whether `maps` also returns the meaning of the patches alone, which presence is judged by.
 
     Raises ConfigError for a model with a tower of another kind, and for settings that make no sense for its tower.
     """
 
-    config_type: ClassVar[type[ExplainerConfig]]
-    towers: ClassVar[tuple[TowerKind, ...]] = (*ATTENDING, "average_pool")
-    needs: ClassVar[str] = "tokens that stand for places"
+    config_type: ClassVar[type[ExplainerConfig]]  # with a literal `kind`
+    towers: ClassVar[tuple[TowerKind, ...]] = (*ATTENDING, "average_pool")  # that the method is defined on
+    needs: ClassVar[str] = "tokens that stand for places"  # these towers have it and others lack it
     cost: ClassVar[Cost] = "backward"
-    follows_phrases: ClassVar[bool] = True
+    follows_phrases: ClassVar[bool] = True  # False where all phrases of an image get the same map
     at_cells: ClassVar[bool] = False
-    claim: ClassVar[str] = ""
+    claim: ClassVar[str] = ""  # a known claim of a patent on the method, for people; it is in no default
 
     def __init__(self, config: ConfigT, model: ClipModel) -> None:
         self.config = fitted(config, model.tower.kind, model.name)
@@ -133,16 +114,11 @@ class Explainer(ABC, Generic[ConfigT]):
         self.texts.learn([text for own in phrases for text in own])
 
     def explain(self, rgb: NDArray[np.uint8], phrases: Sequence[Sequence[str]]) -> list[list[HeatMap]]:
-        """Return one heat map for each phrase of each image.
+        """Return one heat map for each of the unique phrase texts of each image.
 
-        Values are float32 (height / stride, width / stride), >= 0 and finite, not normalised.
-
-        Args:
-            rgb: uint8 (B, height, width, 3), whole images whose sides are multiples of the tower's stride.
-            phrases: The unique phrase texts of each image, none to many.
-
-        Raises:
-            ValueError: The numbers of images and phrase lists differ, or the size does not fit the stride.
+        Values are float32 (height / stride, width / stride), >= 0 and finite, not normalised. The images are whole,
+        uint8 (B, height, width, 3). Raises ValueError if their number is not that of the phrase lists, or a side is not
+        a multiple of the tower's stride.
         """
         return self.started(list(rgb), phrases).wait()
 

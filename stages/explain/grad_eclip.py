@@ -33,10 +33,10 @@ Shapes: B images, P phrases, H heads, N patches, T tokens, D width, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -45,15 +45,24 @@ from torch import Tensor
 
 from stages.contract.errors import ConfigError
 from stages.explain.base import ATTENDING, Explainer
-from stages.explain.class_path import attention_gradients, class_forward
+from stages.explain.class_path import Held, class_path
 from stages.explain.config import Count, ExplainerConfig, ShareBelowOne
 from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients, stretched
-from stages.explain.variants import VARIANTS
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TOWER_WORDS, TowerKind
 from stages.shared.model.towers.layers import Layer
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
+
+_BOTH: Final = {"heads": "single", "blocks": 1, "path": "full", "image_size": "keep", "contrast": 0.0}
+
+VARIANTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "recommended": {},
+    "authors": {**_BOTH, "similarity": "projected", "shorter_side_px": 640},
+    "notebook": _BOTH,
+}
+"""Presets, as the settings that differ from the defaults. authors: `generate_emap.py` of the Grad-ECLIP repository,
+with which the paper was evaluated. notebook: its `grad_eclip_image.ipynb`."""
 
 
 class GradEclipConfig(ExplainerConfig):
@@ -80,7 +89,8 @@ class GradEclipConfig(ExplainerConfig):
         default=True, description="Multiply by l, the min-max normalised cosine of query and keys."
     )
     blocks: Count = Field(
-        default=4, description="How many of the last blocks are explained and summed. Always 1 for towers with a pool."
+        default=4,
+        description="The number of last blocks that are explained and summed. Always 1 for towers with a pool.",
     )
     path: Literal["full", "class"] = Field(
         default="class", description="Gradients go through all tokens (`full`, the authors) or the class token."
@@ -174,31 +184,30 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     def _class_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Found:
         """Last blocks with only the class token differentiated."""
-        blocks = tower.blocks[-self.config.blocks :]
-        steps, weights = [], []
+        blocks, step, held = tower.blocks[-self.config.blocks :], self.config.phrases_per_step, []
         with torch.no_grad():
             x, early = tower.tokens_before(rgb, len(tower.blocks) - len(blocks), self.affinity.block)
             token = x[:, 0].float()
             for block, exact in zip(blocks, exact_blocks, strict=True):
-                if block is blocks[-1]:
-                    k, v = block.project_keys_values(x)
-                else:
-                    q, k, v = block.project(x)
-                    x = block.finish(x, attend(q, k, v, self._heads(block)))
+                q, k, v = block.project(x)
                 keys, values = k[:, 1:].float(), v[:, 1:].float()
-                token, step = class_forward(exact, token, keys, values, self._heads(block))
-                steps.append(step)
-                weights.append(self._spatial_weight(exact.out, step.q, keys))
-            embedding = tower.head(token)
+                held.append(Held(block=exact, heads=self._heads(block), keys=keys, values=values))
+                if block is not blocks[-1]:
+                    x = block.finish(x, attend(q, k, v, self._heads(block)))
+        path = class_path(tower, token, held, step)
+        weights = [
+            self._spatial_weight(each.block.out, query, each.keys)
+            for each, query in zip(held, path.queries, strict=True)
+        ]
 
-            def found(part: Tensor) -> tuple[Tensor, Tensor]:
-                gradients, cosines = cosine_gradients(embedding, part)
-                return self._combined(attention_gradients(tower, token, steps, gradients), weights), cosines
+        def found(part: Tensor) -> tuple[Tensor, Tensor]:
+            gradients, cosines = cosine_gradients(path.embedding, part)
+            return self._combined(path.gradients(gradients), weights), cosines
 
-            maps, cosines = by_step(texts, self.config.phrases_per_step, found)
+        maps, cosines = by_step(texts, step, found)
         tokens = None if early is None else early[:, 1:]
-        answer = Maps(values=maps, cosines=cosines, tokens=tokens, embedding=embedding)
-        return answer, weights, partial(_alone, tower, exact_blocks[-1], values)
+        answer = Maps(values=maps, cosines=cosines, tokens=tokens, embedding=path.embedding)
+        return answer, weights, partial(_alone, tower, exact_blocks[-1], held[-1].values)
 
     def _full_path(self, tower: VisionTower, exact_blocks: Sequence[Block], rgb: Tensor, texts: Tensor) -> Found:
         """Last blocks with all tokens differentiated by autograd; the last one computes only its class row."""
@@ -238,10 +247,7 @@ class GradEclip(Explainer[GradEclipConfig]):
 
     @torch.no_grad()
     def _spatial_weight(self, out: Layer, query: Tensor, keys: Tensor) -> Tensor | None:
-        """l of the module's formula: query (B, D), keys (B, N, D) -> (B, N) in 0 .. 1; None if switched off.
-
-        Zero where all cosines are equal. `out` is the projection behind the attention.
-        """
+        """l of the module's formula: query (B, D), keys (B, N, D) -> (B, N) in 0 .. 1; None if switched off."""
         if not self.config.spatial_weight:
             return None
         if self.config.similarity == "projected":

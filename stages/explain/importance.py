@@ -1,4 +1,4 @@
-"""How important each word of a caption is for the caption's fit to its image: Grad-ECLIP on the text side.
+"""The importance of each word of a caption for the caption's fit to its image: Grad-ECLIP on the text side.
 
 Source: Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024, and its journal version
 arXiv 2502.18816; the formula below is what their notebook on texts evaluates.
@@ -29,9 +29,9 @@ Shapes: B pairs of caption and image, T tokens, H heads, D width, E embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -40,14 +40,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.contract.records import Phrase, Record
-from stages.explain.class_path import Step, attention_gradients, class_forward
+from stages.explain.class_path import Held, class_path
 from stages.explain.config import ExplainerConfig
 from stages.explain.maps import cosine_gradients, stretched
-from stages.shared.model.clip import ClipModel
+from stages.shared.model.clip import ClipModel, by_length
 from stages.shared.model.device import OnTheWay, to_device
-from stages.shared.model.texts import by_length
-from stages.shared.model.token_spans import Piece, pieces_of
-from stages.shared.model.towers.text import attend_back
+from stages.shared.model.tokenizer import Piece, pieces_of
+from stages.shared.model.towers.vision import attend
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +63,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class CaptionImportance:
-    """The importance of the tokens of one caption for one image.
+    """The importance of the tokens of one caption for one image."""
 
-    Attributes:
-        pieces: The tokens of the caption that the model sees.
-        shares: Float32, of each of them; they are >= 0, and their sum is 1, or 0 where none is positive.
-        cosine: Of image and caption; with a single head not the model's own.
-    """
-
-    pieces: tuple[Piece, ...]
-    shares: NDArray[np.float32]
-    cosine: float
+    pieces: tuple[Piece, ...]  # the tokens of the caption that the model sees
+    shares: NDArray[np.float32]  # of each, >= 0; their sum is 1, or 0 where none is positive
+    cosine: float  # of image and caption; with a single head not the model's own
 
     def share_of(self, start: int, end: int) -> float | None:
         """Return the share of the characters [start, end); None where the model sees none of them."""
@@ -83,68 +76,12 @@ class CaptionImportance:
 
     def words(self) -> list[Word]:
         """Return the words of the caption that the model sees, in order."""
-        members: dict[int, list[int]] = {}
-        for place, piece in enumerate(self.pieces):
-            members.setdefault(piece.word, []).append(place)
-        return [
-            Word(
-                start=min(self.pieces[place].start for place in places),
-                end=max(self.pieces[place].end for place in places),
-                importance=float(self.shares[places].sum(dtype=np.float64)),
-            )
-            for places in members.values()
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchedImportance:
-    """Pairs of caption and image that a device may still be computing.
-
-    Attributes:
-        ends: Place of the token that ends each caption.
-        members: Numbers of the captions of each forward pass.
-        results: The answers of `WordImportance.signed` in each forward pass, one behind the other.
-    """
-
-    tokenizer: Any
-    captions: Sequence[str]
-    ends: Sequence[int]
-    members: Sequence[Sequence[int]]
-    results: OnTheWay
-
-    def wait(self) -> list[CaptionImportance]:
-        """Wait for these pairs, and for nothing that was started later, and return their answers in order."""
-        arrived = self.results.wait()
-        found: dict[int, CaptionImportance] = {}
-        for part, signed, cosines in zip(self.members, arrived[::2], arrived[1::2], strict=True):
-            for own, cosine, place in zip(signed, cosines, part, strict=True):
-                positive = np.maximum(own[1 : self.ends[place]], 0)
-                total = positive.sum(dtype=np.float64)
-                shares = positive / total if np.isfinite(total) and total > 0 else np.zeros_like(positive)
-                pieces = pieces_of(self.tokenizer, self.captions[place], len(shares))
-                found[place] = CaptionImportance(tuple(pieces), shares.astype(np.float32), float(cosine))
-        return [found[place] for place in range(len(self.captions))]
-
-
-@dataclass(frozen=True, slots=True)
-class AskedImportance:
-    """The importance of captions that a device may still be computing, and the numbers of their record and caption."""
-
-    asked: Sequence[tuple[int, int]]
-    launched: LaunchedImportance
-
-    def wait(self, records: Sequence[Record]) -> list[Record]:
-        """Return the records that were asked about, with the importance of each of their phrases."""
-        answers = dict(zip(self.asked, self.launched.wait(), strict=True))
-
-        def known(phrase: Phrase, number: int) -> Phrase:
-            share = answers[number, phrase.caption_index].share_of(phrase.start, phrase.end)
-            return replace(phrase, importance=share)
-
-        return [
-            replace(record, phrases=tuple(known(phrase, number) for phrase in record.phrases))
-            for number, record in enumerate(records)
-        ]
+        found = []
+        for _, group in groupby(enumerate(self.pieces), key=lambda numbered: numbered[1].word):
+            places, pieces = zip(*group, strict=True)
+            start, end = min(piece.start for piece in pieces), max(piece.end for piece in pieces)
+            found.append(Word(start, end, float(self.shares[list(places)].sum(dtype=np.float64))))
+        return found
 
 
 class WordImportance:
@@ -169,7 +106,7 @@ class WordImportance:
 
         Raises ValueError if the numbers differ.
         """
-        return self.started(captions, embeddings).wait()
+        return self.started(captions, embeddings)()
 
     @torch.no_grad()
     def of_image(self, rgb: NDArray[np.uint8], captions: Sequence[str]) -> list[CaptionImportance]:
@@ -177,10 +114,11 @@ class WordImportance:
         embedding = self.image_tower.encode(torch.from_numpy(rgb[None])).float()
         return self(captions, embedding.expand(len(captions), -1))
 
-    def started_for(self, records: Sequence[Record], embeddings: Tensor) -> AskedImportance:
+    def started_for(self, records: Sequence[Record], embeddings: Tensor) -> Callable[[Sequence[Record]], list[Record]]:
         """Let the device compute the importance of the phrases of records, whose images have these embeddings (B, E).
 
         Each caption that has a phrase is looked at once, as it stands, whatever the templates of the phrases are.
+        Returns a function that waits for it, and returns the records with the importance of each of their phrases.
         """
         asked = [
             (number, index)
@@ -189,34 +127,58 @@ class WordImportance:
         ]
         captions = [records[number].sample.captions[index] for number, index in asked]
         images = to_device(torch.tensor([number for number, _ in asked]), embeddings.device)
-        return AskedImportance(asked, self.started(captions, embeddings[images]))
+        wait = self.started(captions, embeddings[images])
+
+        def arrived(records: Sequence[Record]) -> list[Record]:
+            answers = dict(zip(asked, wait(), strict=True))
+
+            def known(phrase: Phrase, number: int) -> Phrase:
+                share = answers[number, phrase.caption_index].share_of(phrase.start, phrase.end)
+                return replace(phrase, importance=share)
+
+            return [
+                replace(record, phrases=tuple(known(phrase, number) for phrase in record.phrases))
+                for number, record in enumerate(records)
+            ]
+
+        return arrived
 
     @torch.no_grad()
-    def started(self, captions: Sequence[str], embeddings: Tensor) -> LaunchedImportance:
-        """Let the device compute all that `__call__` returns, with its arguments and errors, and do not wait for it."""
+    def started(self, captions: Sequence[str], embeddings: Tensor) -> Callable[[], list[CaptionImportance]]:
+        """Let the device compute all that `__call__` returns, and return a function that waits for it alone."""
         if len(captions) != len(embeddings):
             raise ValueError(f"expected an image embedding for each caption, got {len(embeddings)} for {len(captions)}")
-        tower = self.side.tower
-        tokens: Tensor = self.side.tokenizer(list(captions))
+        tower, tokenizer = self.side.tower, self.side.tokenizer
+        tokens: Tensor = tokenizer(list(captions))
         images = F.normalize(embeddings.to(tower.device, self.precision), dim=-1)
         ends = tower.ends_of(tokens)
         lengths = torch.full_like(ends, tokens.shape[1]) if self.config.importance_weight == "all" else ends + 1
-        members: list[list[int]] = []
-        found: list[Tensor] = []
+        members: list[list[int]] = []  # numbers of the captions of each forward pass
+        found: list[Tensor] = []  # the answers of `signed` in each, one behind the other
         for length, rows in by_length(lengths):
             own = to_device(tokens[rows, :length], tower.device)
             found += self.signed(own, images[to_device(rows, tower.device)])
             members.append(rows.tolist())
-        return LaunchedImportance(self.side.tokenizer, captions, ends.tolist(), members, OnTheWay(found))
+        under_way = OnTheWay(found)
+
+        def arrived() -> list[CaptionImportance]:
+            results = under_way.wait()
+            answers: dict[int, CaptionImportance] = {}
+            for part, signed, cosines in zip(members, results[::2], results[1::2], strict=True):
+                for own, cosine, place in zip(signed, cosines, part, strict=True):
+                    positive = np.maximum(own[1 : int(ends[place])], 0)
+                    total = positive.sum(dtype=np.float64)
+                    shares = positive / total if np.isfinite(total) and total > 0 else np.zeros_like(positive)
+                    pieces = pieces_of(tokenizer, captions[place], len(shares))
+                    answers[place] = CaptionImportance(tuple(pieces), shares.astype(np.float32), float(cosine))
+            return [answers[place] for place in range(len(captions))]
+
+        return arrived
 
     def signed(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the importance (B, T) of pairs before the ReLU, and their cosines (B,).
+        """Numbers of tokens (B, T), unit embeddings of images (B, E) -> importance (B, T) before ReLU, cosines (B,).
 
-        Of the answer only the tokens between the first and the last of a text mean anything.
-
-        Args:
-            tokens: Numbers of tokens (B, T).
-            images: Unit embeddings (B, E).
+        Only the tokens between the first and the last of a text mean anything in it.
         """
         tower = self.side.tower
         first = len(tower.blocks) - self.blocks
@@ -226,31 +188,31 @@ class WordImportance:
         unseen = places >= ends[:, None]
         x = tower.embed(tokens)
         for block in tower.blocks[:first]:
-            q, k, v = block.project(x)
-            x = block.finish(x, attend_back(q, k, v, block.heads))
+            x = block(x, causal=True)
         row = x[torch.arange(len(tokens), device=tokens.device), ends].to(self.precision)
-        steps, weights = [], []
+        held = []
         for block, exact in zip(tower.blocks[first:], self.exact_blocks, strict=True):
             heads = 1 if self.config.importance_heads == "single" else block.heads
-            if block is tower.blocks[-1]:
-                k, v = block.project_keys_values(x)
-            else:
-                q, k, v = block.project(x)
-                x = block.finish(x, attend_back(q, k, v, heads))
+            q, k, v = block.project(x)
             keys, values = k.to(self.precision), v.to(self.precision)
-            row, step = class_forward(exact, row, keys, values, heads, unseen)
-            steps.append(step)
-            weights.append(self._weight(step, keys, (places > 0) & ~unseen))
-        embedding = self.exact_head.head(row)
-        gradients, cosines = cosine_gradients(embedding, images[:, None])
-        slopes = attention_gradients(self.exact_head, row, steps, gradients)
-        signed = torch.stack([slope[:, 0] * weight for slope, weight in zip(slopes, weights, strict=True)])
+            held.append(Held(block=exact, heads=heads, keys=keys, values=values, unseen=unseen))
+            if block is not tower.blocks[-1]:
+                x = block.finish(x, attend(q, k, v, heads, causal=True))
+        path = class_path(self.exact_head, row, held, 1)
+        gradients, cosines = cosine_gradients(path.embedding, images[:, None])
+        inside = (places > 0) & ~unseen
+        signed = torch.stack(
+            [
+                slopes[:, 0] * self._weight(query, each.keys, inside)
+                for slopes, query, each in zip(path.gradients(gradients), path.queries, held, strict=True)
+            ]
+        )
         return (signed.relu() if self.config.importance_rectify == "block" else signed).sum(dim=0), cosines[:, 0]
 
-    def _weight(self, step: Step, keys: Tensor, inside: Tensor) -> Tensor | float:
+    def _weight(self, query: Tensor, keys: Tensor, inside: Tensor) -> Tensor | float:
         """s of the module's formula, (B, T) in 0 .. 1, and 1 where all cosines are equal or it is switched off."""
         which = self.config.importance_weight
         if which == "none":
             return 1.0
-        s = F.cosine_similarity(step.q[:, None], keys, dim=-1)
+        s = F.cosine_similarity(query[:, None], keys, dim=-1)
         return stretched(s, torch.ones_like(inside) if which == "all" else inside, equal=1.0)

@@ -25,25 +25,18 @@ FAULTS: Final = ("", "constant", "empty", "non_finite")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maps:
-    """The maps of a batch, as an explainer computes them.
+    """The maps of a batch, as an explainer computes them; all but `constant` and `tokens` are float32.
 
-    Attributes:
-        values: float32 (B, P, N), >= 0, not normalised.
-        cosines: float32 (B, P), of image and text embedding.
-        constant: bool (B,), True where the method cannot distinguish the patches of an image. None if it always can.
-        tokens: (B, N, D), of the patches, from the same forward pass, for `Explainer.affinity`; None where it needs
-            none.
-        embedding: float32 (B, E), of the images in any scale. None: the images are embedded again where it is needed.
-        local: float32 (B, P), the highest cosine of a phrase and what one patch alone would mean; None where
-            `Explainer.looks_closer` is off, or where the method does not know.
+    `local` is the highest cosine of a phrase and what one patch alone would mean; None where `Explainer.looks_closer`
+    is off, or where the method does not know.
     """
 
-    values: Tensor
-    cosines: Tensor
-    constant: Tensor | None = None
-    tokens: Tensor | None = None
-    embedding: Tensor | None = None
-    local: Tensor | None = None
+    values: Tensor  # (B, P, N), >= 0, not normalised
+    cosines: Tensor  # (B, P), of image and text embedding
+    constant: Tensor | None = None  # bool (B,), True where the method cannot distinguish the patches of an image
+    tokens: Tensor | None = None  # of the patches (B, N, D), for `Explainer.affinity`
+    embedding: Tensor | None = None  # of the images (B, E), in any scale; None: they are embedded again if needed
+    local: Tensor | None = None  # (B, P)
 
     def checked(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return maps and cosines with zeros for what is not finite, and the number of each map's fault in FAULTS."""
@@ -87,10 +80,7 @@ def cosines_of(embedding: Tensor, texts: Tensor) -> Tensor:
 
 
 def cosine_gradients(embedding: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings (B, E), unit texts (B, P, E) -> dc/de (B, P, E) in closed form, and c (B, P).
-
-    dc/de = (t - c e/|e|) / |e|, so that a phrase needs only the backward pass from e.
-    """
+    """Embeddings (B, E), unit texts (B, P, E) -> dc/de = (t - c e/|e|) / |e|, (B, P, E), and the cosines c (B, P)."""
     norm = embedding.norm(dim=-1, keepdim=True)
     unit = embedding / norm
     cosines = torch.einsum("be,bpe->bp", unit, texts)

@@ -29,10 +29,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 FEATURES: Final = ("similarity", "usual", "spread", "deviation", "local")
-"""The regression's features, in this order."""
-
-RANK: Final = 64
-"""Directions of the covariance that are kept."""
+RANK: Final = 64  # directions of the covariance that are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +45,11 @@ class Signals:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageStatistics:
-    """Mean and covariance of image embeddings.
+    """Mean and covariance of image embeddings."""
 
-    Attributes:
-        mean: (E,).
-        directions: (k, E), each of the length of its standard deviation.
-        rest: Variance in every other direction.
-    """
-
-    mean: Floats
-    directions: Floats
-    rest: float
+    mean: Floats  # (E,)
+    directions: Floats  # (k, E), each of the length of its standard deviation
+    rest: float  # variance in every other direction
 
     @classmethod
     def of(cls, embeddings: NDArray[np.float32]) -> Self:
@@ -87,10 +78,10 @@ class ImageStatistics:
         return np.stack([similarity, usual, spread, (similarity - usual) / spread, local], axis=1)
 
     def distance(self, embeddings: NDArray[np.float32]) -> float:
-        """Return how unlike the images of the fit others are, by their unit embeddings (n, E).
+        """Mean over images, unit embeddings (n, E), and kept directions of the squared distance from the mean.
 
-        The mean over images and kept directions of the squared distance from the mean, in variances: 1 for the images
-        of the fit, somewhat more for others of their kind, which have not chosen the directions.
+        It is in variances: 1 for the images of the fit, somewhat more for others of their kind, which have not chosen
+        the directions.
         """
         variances = np.square(self.directions).sum(axis=1, keepdims=True)
         directions = (self.directions / np.where(variances > 0, variances, 1))[variances[:, 0] > 0]
@@ -115,21 +106,15 @@ class ImageStatistics:
 class Presence:
     """The probability that a phrase is in an image, a logistic regression on `FEATURES`.
 
-    Attributes:
-        images: Statistics of the images of the fit.
-        bias: The constant term.
-        weight: By name of `FEATURES`, of (feature - mean) / scale.
-        mean: See `weight`.
-        scale: See `weight`; none is 0.
-        absent_share: The share of absent phrases in the fit, which the probability takes for usual.
+    `weight` is that of (feature - mean) / scale, by name of the feature; no scale is 0.
     """
 
-    images: ImageStatistics
+    images: ImageStatistics  # of the fit
     bias: float
     weight: Mapping[str, float]
     mean: Mapping[str, float]
     scale: Mapping[str, float]
-    absent_share: float = 0.5
+    absent_share: float = 0.5  # the share of absent phrases in the fit, which the probability takes for usual
 
     def probabilities(self, texts: NDArray[np.float32], cosines: NDArray[Any], local: NDArray[Any]) -> list[float]:
         """Return values 0 .. 1, rounded to six decimals as scores are; arguments as in `ImageStatistics.features`.

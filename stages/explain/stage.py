@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -20,7 +20,7 @@ from stages.shared.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from stages.explain.base import Launched
-    from stages.explain.importance import AskedImportance, CaptionImportance, WordImportance
+    from stages.explain.importance import CaptionImportance, WordImportance
     from stages.explain.presence import Presence, Signals
     from stages.shared.model.clip import ClipModel
 
@@ -43,8 +43,7 @@ class ExplainStageConfig(BaseModel):
 BATCH_SIZES: Final[dict[Device, int]] = {"cpu": 8, "cuda": 64}
 """Images of one forward pass by device. On 2 CPU cores larger batches are no faster."""
 
-AHEAD: Final = 2
-"""Batches that are under way at a time: one that the device computes, and one whose answers the host makes."""
+AHEAD: Final = 2  # batches under way at a time: one that the device computes, and one whose answers the host makes
 
 CUDA_BATCHES: Final = 4
 """Batches of a call on a GPU. The device waits while a call's first batch is prepared and the last one's answers are
@@ -65,13 +64,8 @@ class ExplainStage(Stage):
     keep their aspect ratio differ in size and are computed one by one. Where a GPU's memory does not hold a batch, the
     batch is halved for the rest of the worker's life.
 
-    Args:
-        config: The model and the explainer.
-        model: One that is already loaded, instead of the one that the configuration names.
-        presence: Judges whether phrases are in their images; None: nothing is known of it.
-
-    Attributes:
-        embeddings: A list that collects the embeddings of the images, float32 (E,) in any scale; None: not wanted.
+    `model` is one that is already loaded, instead of the one that the configuration names, and `presence` judges
+    whether phrases are in their images. A list in `embeddings` collects those of the images, float32 (E,) in any scale.
     """
 
     name: ClassVar[str] = "explain"
@@ -79,8 +73,7 @@ class ExplainStage(Stage):
     def __init__(
         self, config: ExplainStageConfig, model: ClipModel | None = None, presence: Presence | None = None
     ) -> None:
-        self.config = config
-        self.presence = presence
+        self.config, self.presence = config, presence
         self.embeddings: list[NDArray[np.float32]] | None = None
         self._loaded = model
         self._importance: WordImportance | None = None
@@ -145,8 +138,7 @@ class ExplainStage(Stage):
 
         Raises ConfigError where that is not defined on the model's text tower.
         """
-        if record.pixels is None:
-            raise ValueError(f"expected the pixels of {record.sample.sample_id!r}")
+        assert record.pixels is not None, "prepare fills the pixels"  # noqa: S101
         return self._word_importance().of_image(record.pixels.rgb, captions)
 
     def without_presence(self) -> ExplainStage:
@@ -206,7 +198,7 @@ class ExplainStage(Stage):
 
     def _answers(self, records: Sequence[Record]) -> Iterator[Record]:
         """Yield records with their heat maps, in order; a batch is waited for when the next ones are under way."""
-        under_way: deque[tuple[Sequence[Record], Launched, AskedImportance | None]] = deque()
+        under_way: deque[tuple[Sequence[Record], Launched, Callable[[Sequence[Record]], list[Record]] | None]] = deque()
         size = self._batch_size
         learnt_together = max(1, LEARNT_TOGETHER // size) * size
         for start in range(0, len(records), size):
@@ -225,7 +217,10 @@ class ExplainStage(Stage):
             yield from self._finished(*under_way.popleft())
 
     def _finished(
-        self, records: Sequence[Record], launched: Launched, importance: AskedImportance | None
+        self,
+        records: Sequence[Record],
+        launched: Launched,
+        with_importance: Callable[[Sequence[Record]], list[Record]] | None,
     ) -> Iterator[Record]:
         """Wait for the device, and yield the records with their heat maps."""
         found = launched.wait()
@@ -233,9 +228,8 @@ class ExplainStage(Stage):
         if self.embeddings is not None and launched.embedding is not None:
             self.embeddings.extend(launched.embedding.float().cpu().numpy())
         answers = [replace(record, heat_maps=tuple(maps)) for record, maps in zip(records, found, strict=True)]
-        if importance is not None:
-            least = self.config.min_importance
-            answers = [without_unimportant(answer, least) for answer in importance.wait(answers)]
+        if with_importance is not None:
+            answers = [without_unimportant(each, self.config.min_importance) for each in with_importance(answers)]
         for answer in answers:
             maps = contrasted(answer.heat_maps, self.config.explainer.contrast)
             yield replace(answer, heat_maps=tuple(maps))
@@ -247,10 +241,7 @@ def _texts_of(records: Sequence[Record]) -> list[list[str]]:
 
 
 def without_unimportant(record: Record, least: float) -> Record:
-    """Return the record without the phrases whose importance is below `least`, and without their heat maps.
-
-    A phrase of unknown importance stays.
-    """
+    """Return the record without the phrases whose known importance is below `least`, and without their heat maps."""
     kept = tuple(phrase for phrase in record.phrases if phrase.importance is None or phrase.importance >= least)
     texts = {phrase.text for phrase in kept}
     return replace(
@@ -266,16 +257,12 @@ def contrasted(maps: Sequence[HeatMap], strength: float) -> list[HeatMap]:
 
     The maps of all phrases of an image share some heat: on whatever stands out. CLIP Surgery (Li et al., arXiv
     2304.05653) calls it redundant features and subtracts their mean over the classes from the tokens. Here it is done
-    on the finished maps of any explainer. With every map divided by its largest value,
+    on the finished maps of any explainer, which have one shape. With every map divided by its largest value,
 
-        H_i - strength * max over the others of H_j, not below 0
+        H_i - strength * max over the others of H_j, not below 0            0 <= strength < 1
 
     times the largest value of map i. Two maps of the same form only become fainter: phrases that mean the same thing
-    ("car" and "red car") do not erase each other.
-
-    Args:
-        maps: Of one shape. Maps with a fault, and a map without others, stay as they are.
-        strength: 0 <= strength < 1, so that no map becomes empty.
+    ("car" and "red car") do not erase each other. Maps with a fault, and a map without others, stay as they are.
     """
     clear = [index for index, heat_map in enumerate(maps) if not heat_map.fault]
     out = list(maps)

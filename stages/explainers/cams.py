@@ -32,8 +32,8 @@ from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOn
 from stages.explain.maps import Maps, by_step, closest_patch, cosine_gradients
 from stages.explainers.attention.walk import Traced, Walk, gradients_at, image_by_image, starts_of
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import PooledTower, by_tower
+from stages.shared.model.towers.layers import gradient_at
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.trunk import GridTrunk
 
 
@@ -75,7 +75,7 @@ class Cam(Explainer[CamConfig]):
 
         def found(part: Tensor) -> tuple[Tensor, Tensor]:
             gradients, cosines = cosine_gradients(embedding, part)
-            return F.relu(self.tower.finish.back(mean, gradients) @ tokens.mT), cosines
+            return F.relu(gradient_at(self.tower.finish, mean, gradients) @ tokens.mT), cosines
 
         step, local = self.config.phrases_per_step, None
         values, cosines = by_step(texts, step, found)

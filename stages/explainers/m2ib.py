@@ -33,8 +33,7 @@ from stages.explain.base import Explainer
 from stages.explain.config import Count, ExplainerConfig, Positive, ShareBelowOne
 from stages.explain.maps import Maps, cosines_of
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import PooledTower, by_tower
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.vision import VisionTower
 
 _OPEN: Final = 5.0

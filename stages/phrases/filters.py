@@ -1,4 +1,4 @@
-"""Which parts of a caption are words, how a phrase's text is normalised, and the word lists. Needs no parser."""
+"""The words of a caption, the normalised text of a phrase, and the word lists, without a parser."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from typing import Final
 
 DETERMINERS: Final[frozenset[str]] = frozenset(
     {"a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every"}
-    | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their"}
-    | {"whose"}
+    | {"another", "both", "all", "such", "my", "your", "his", "her", "its", "our", "their", "whose"}
 )
 """Articles, demonstratives, quantifiers without a number, and possessive pronouns. Numbers stay: they say how many."""
 
 _INVISIBLE: Final = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
 _CONTROL: Final = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffc\ufffd"
 _IMAGE_FILE: Final = r"(?:jpe?g|png|gif|webp|tiff?|bmp|heic|svg|raw|cr2|nef|dng|mp4|mov|avi|pdf)"
-
 _TAG: Final = r"</?[a-zA-Z][^<>]{0,500}>|<!--.{0,500}?-->"
 
 _NOT_WORDS: Final = re.compile(
@@ -43,7 +41,6 @@ _NOT_WORDS: Final = re.compile(
 _CAPITAL_WORD: Final = re.compile(r"\b[A-Z]")
 _LONG_WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _TAGS: Final = re.compile(_TAG, re.DOTALL)
-_WHITE_SPACE: Final = re.compile(r"\s+")
 _DROPPED_FROM_TEXT: Final = re.compile(rf"[{_INVISIBLE}]+")
 _BLANK_IN_TEXT: Final = re.compile(rf"[{_CONTROL}]+")
 _DETACHED_SUFFIX: Final = re.compile(" (?=(?:'s|\u2019s|n't|')(?: |$))")
@@ -52,27 +49,18 @@ _EDGE_MARKS: Final = " \t\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb()[]{}<>.,;:!?*
 
 @dataclass(frozen=True, slots=True)
 class Readable:
-    """A caption as the parser gets it, with the way back.
+    """A caption as the parser gets it, with the way back."""
 
-    Attributes:
-        text: One space between words, without mark-up, addresses and file names; titles are in lower case.
-        starts: Where each character of `text` starts in the caption; None if `text` is as long as the caption.
-        ends: Where each character of `text` ends in the caption; None likewise.
-    """
-
-    text: str
-    starts: tuple[int, ...] | None = None
-    ends: tuple[int, ...] | None = None
+    text: str  # one space between words, without mark-up, addresses and file names; titles are in lower case
+    places: tuple[tuple[int, int], ...] | None = None  # of its characters in the caption, [start, end); None: the same
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Half-open offsets in the caption of the half-open, non-empty range `start`, `end` of `text`."""
-        if self.starts is None or self.ends is None:
-            return start, end
-        return self.starts[start], self.ends[end - 1]
+        """Return the offsets in the caption of a non-empty range of `text`, both half open."""
+        return (start, end) if self.places is None else (self.places[start][0], self.places[end - 1][1])
 
 
 def readable(caption: str) -> Readable:
-    """The words of any caption, for the parser. It takes any string and never raises.
+    """Return the words of a caption, any string, for the parser.
 
     - Removed: HTML tags within a line, control and invisible characters, lone surrogates.
     - HTML entities become their character.
@@ -83,24 +71,20 @@ def readable(caption: str) -> Readable:
     - A line break ends a sentence unless the next line continues in lower case.
     - Captions Written As Titles or IN CAPITALS become lower case: a parser takes every capitalised word for a name.
     """
-    text, starts, ends = caption, None, None
-    if _NOT_WORDS.search(caption):
-        text, starts, ends = _replaced(caption)
+    text, places = _replaced(caption) if _NOT_WORDS.search(caption) else (caption, None)
     if _is_title(text):
         text = "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
-    return Readable(text, starts, ends)
+    return Readable(text, places)
 
 
-def _replaced(caption: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+def _replaced(caption: str) -> tuple[str, tuple[tuple[int, int], ...]]:
     letters: list[str] = []
-    starts: list[int] = []
-    ends: list[int] = []
+    places: list[tuple[int, int]] = []
 
     def put(letter: str, start: int, end: int) -> None:
         if letter != " " or (letters and letters[-1] != " "):
             letters.append(letter)
-            starts.append(start)
-            ends.append(end)
+            places.append((start, end))
 
     last = 0
     for match in _NOT_WORDS.finditer(caption):
@@ -111,7 +95,7 @@ def _replaced(caption: str) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
             put(letter, match.start(), last)
     for index in range(last, len(caption)):
         put(caption[index], index, index + 1)
-    return "".join(letters), tuple(starts), tuple(ends)
+    return "".join(letters), tuple(places)
 
 
 def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
@@ -119,21 +103,17 @@ def _substitute(match: re.Match[str], caption: str, *, is_first: bool) -> str:
     if kind == "entity":
         character = html.unescape(match.group())
         return character if len(character) == 1 and character.isprintable() else " "
-    if kind == "invisible":
-        return ""
-    if kind in ("separator", "hashtag"):
-        return " , "
     if kind == "gone":
         return " " if is_first else " . "
     if kind == "newline":
         before = caption[: match.start()].rstrip()[-1:]
         after = caption[match.end() : match.end() + 1]
         return " " if after.islower() or not after or before in ".!?,;:" else " . "
-    return " "
+    return {"invisible": "", "separator": " , ", "hashtag": " , "}.get(kind or "", " ")
 
 
 def _is_title(text: str) -> bool:
-    """Whether a text is in capitals, or has at least three longer words of which nearly all start with a capital."""
+    """True for a text in capitals, or with at least three longer words of which nearly all start with a capital."""
     if len(_CAPITAL_WORD.findall(text)) < 2:
         return False
     if text.isupper():
@@ -143,12 +123,12 @@ def _is_title(text: str) -> bool:
 
 
 def as_typed(words: str) -> str:
-    """The words with one space between them, without control and invisible characters; "" if nothing is left."""
-    return _WHITE_SPACE.sub(" ", _BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words))).strip()
+    """Return words with one space between them, without control and invisible characters; "" if nothing is left."""
+    return " ".join(_BLANK_IN_TEXT.sub(" ", _DROPPED_FROM_TEXT.sub("", words)).split())
 
 
 def normalise(words: str) -> str:
-    """The text of a phrase from its words in the caption; "" if no letter or digit is left.
+    """Return the text of a phrase from its words in the caption; "" if no letter or digit is left.
 
     The text is case folded, with one space between words and "man 's" joined to "man's". HTML entities are resolved;
     HTML tags, control and invisible characters, quotes and punctuation at the edges, and leading determiners and
@@ -160,19 +140,13 @@ def normalise(words: str) -> str:
     """
     text = as_typed(_TAGS.sub(" ", html.unescape(words))).casefold()
     text = _DETACHED_SUFFIX.sub("", text).strip(_EDGE_MARKS)
-    while True:
-        first, _, rest = text.partition(" ")
-        if not rest or first not in DETERMINERS:
-            break
-        text = rest.lstrip(_EDGE_MARKS)
+    while (parts := text.split(" ", 1))[0] in DETERMINERS and len(parts) == 2 and parts[1]:
+        text = parts[1].lstrip(_EDGE_MARKS)
     return text if any(character.isalnum() for character in text) else ""
 
 
 def is_code(word: str) -> bool:
-    """Whether a word is a number or a code ("2019", "d90", "1080p", "x-100") rather than a word of the language.
-
-    True for a word without letters, and for one with a digit unless it has three letters in a row.
-    """
+    """Return whether a word is a number or code ("2019", "x-100"): no letters, or digits and no three letters."""
     if not any(character.isalpha() for character in word):
         return True
     return any(character.isdigit() for character in word) and re.search(r"[^\W\d_]{3}", word) is None
@@ -196,7 +170,7 @@ class WordLists:
 
 
 def word_lists(add: Iterable[str] = (), keep: Iterable[str] = ()) -> WordLists:
-    """The word lists of the package, with `add` added to `drop` and then `keep` removed from it."""
+    """Return the word lists of the package, with `add` added to `drop` and then `keep` removed from it."""
     sections = _sections()
     drop = (sections["drop"] | {entry.casefold() for entry in add}) - {entry.casefold() for entry in keep}
     return WordLists(**{**sections, "drop": drop})
@@ -208,7 +182,7 @@ def _sections() -> dict[str, frozenset[str]]:
 
 
 def parse_sections(text: str) -> dict[str, frozenset[str]]:
-    """The sections of a word list: name, with "_" for "-" -> entries. "#" starts a comment.
+    """Return the sections of a word list: name, with "_" for "-" -> entries. "#" starts a comment.
 
     Raises ValueError for a word before the first section.
     """

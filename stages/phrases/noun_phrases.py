@@ -11,34 +11,28 @@ from stages.phrases.filters import WordLists, is_code
 from stages.phrases.parsed import NOUN_TAGS, PLURAL_TAGS, Candidate, Parsed, repaired
 
 _PRONOUN_TAGS: Final = frozenset({"PRP", "PRP$", "DT", "PDT", "WDT", "WP", "EX", "CD", "CC", ",", "."})
-_SEVERAL: Final = frozenset(
-    {"two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
-    | {"many", "several", "few"}
-)
-_MAX_WORDS: Final = 30
-"""The longest of Flickr30k Entities' 560,000 phrases has 19 words; anything longer is a list of words, not a phrase."""
+_NUMBERS: Final = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_SEVERAL: Final = frozenset((*_NUMBERS, "many", "several", "few"))
+_MAX_WORDS: Final = 30  # the longest of Flickr30k Entities' 560,000 phrases has 19; longer ones are lists of words
 _COUNTS_OF: Final = _SEVERAL | {"one", "some", "most", "all", "both", "each", "none", "half"}
 
 _OTHER_PHRASE_DEPS: Final = frozenset({"conj", "cc", "preconj", "punct", "appos"})
-"""Relations whose words do not belong to the head's referring expression."""
 _LOOSE_TAGS: Final = frozenset({",", ".", ":", "CC", "``", "''", "-LRB-", "-RRB-", "_SP"})
-"""Words that a referring expression does not begin or end with."""
-
+"""Relations whose words do not belong to the head's referring expression, and words that it has inside only."""
 
 _NEEDED: Final = ("tagger", "parser", "lemmatizer")
-_NOT_NEEDED: Final = ("ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel")
+_NOT_NEEDED: Final = ["ner", "senter", "entity_linker", "entity_ruler", "span_ruler", "textcat", "textcat_multilabel"]
 
 
 def load_pipeline(name: str) -> Any:
     """Load a spaCy pipeline with only the parts for phrases: tagger, parser, lemmatizer and their dependencies.
 
-    Raises ConfigError if no pipeline of that name is installed, one of its parts is missing, or spaCy has no rules for
-    noun phrases in its language.
+    Raises ConfigError if it is not installed, lacks a part, or spaCy has no noun phrases in its language.
     """
     import spacy  # noqa: PLC0415 - it takes seconds: only a worker that parses pays for it
 
     try:
-        nlp = spacy.load(name, exclude=list(_NOT_NEEDED))
+        nlp = spacy.load(name, exclude=_NOT_NEEDED)
     except OSError as error:
         installed = ", ".join(sorted(spacy.util.get_installed_models())) or "none"
         raise ConfigError(
@@ -58,25 +52,17 @@ def load_pipeline(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class FoundPhrase:
-    """A phrase in a parsed text.
-
-    Attributes:
-        start: First character in the parsed text; the determiner is included.
-        end: The character after the last.
-        head: Lemma of the head noun, lower case; in "a group of friends" the thing counted, not the group.
-        plural: Whether it names several things.
-        head_token: Position of the head noun in the Doc.
-    """
+    """A phrase in a parsed text, characters [start, end), the determiner included."""
 
     start: int
     end: int
-    head: str
-    plural: bool
-    head_token: int
+    head: str  # lemma of the head noun, lower case; in "a group of friends" the thing counted, not the group
+    plural: bool  # whether it names several things
+    head_token: int  # position of the head noun in the Doc
 
 
 def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[FoundPhrase]:
-    """The phrases of one parsed caption, in order, without overlap.
+    """Return the phrases of one parsed caption, a spaCy Doc, in order, without overlap.
 
     The parser's noun phrases are repaired (`stages.phrases.parsed`) and joined over "of". Those that name nothing in
     the image are left out: pronouns, numbers and codes, the heads of `lists.drop`, the bare nouns of `lists.frame`.
@@ -85,11 +71,6 @@ def extract(doc: Any, lists: WordLists, *, keep_parts: bool = False) -> list[Fou
     a quantity the head is what is counted: "a group of friends" has the head "friend". With a frame only the complement
     is left: "a photo of a dog" and "the side of a dog" are the dog, unless `keep_parts` keeps the frame, as in
     Flickr30k Entities ("the side of a dog", head "dog").
-
-    Args:
-        doc: A spaCy Doc of a pipeline from `load_pipeline`.
-        lists: The word lists.
-        keep_parts: Whether a frame stays.
     """
     sentence = Parsed.of(doc)
     joined = _join_over_of(sentence, repaired(sentence, lists), lists, keep_parts=keep_parts)
@@ -133,12 +114,10 @@ def _join_over_of(
 def _with_count(sentence: Parsed, phrase: _Joined) -> _Joined:
     """Add the number that counts a phrase: "two of the dogs"."""
     start = phrase.reach
-    if start < 2 or sentence.words[start - 1] != "of" or sentence.words[start - 2] not in _COUNTS_OF:
+    number, of = sentence.words[start - 2 : start] if start >= 2 else ("", "")
+    if of != "of" or number not in _COUNTS_OF or phrase.start != start or _is_pronoun(sentence, phrase.head):
         return phrase
-    if _is_pronoun(sentence, phrase.head) or phrase.start != phrase.reach:
-        return phrase
-    plural = sentence.words[start - 2] not in {"one", "each", "half"} and phrase.plural
-    return phrase._replace(start=start - 2, plural=plural)
+    return phrase._replace(start=start - 2, plural=phrase.plural and number not in {"one", "each", "half"})
 
 
 def _is_pronoun(sentence: Parsed, index: int) -> bool:
@@ -162,13 +141,9 @@ def _names_a_thing(sentence: Parsed, phrase: _Joined, lists: WordLists) -> bool:
 
 
 def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
-    last = phrase.end - 1
-    word = sentence.words[phrase.head]
-    alone = last == phrase.head
-    several = any(
-        number in _SEVERAL or (number.isdecimal() and number != "1")
-        for number in sentence.words[phrase.start : phrase.head]
-    )
+    last, word = phrase.end - 1, sentence.words[phrase.head]
+    alone, before = last == phrase.head, sentence.words[phrase.start : phrase.head]
+    several = any(number in _SEVERAL or (number.isdecimal() and number != "1") for number in before)
     in_pairs = alone and not several and word in lists.clothing_in_pairs
     head = word if in_pairs else sentence.lemma(phrase.head)
     compound = phrase.head > phrase.start and sentence.tags[phrase.head - 1] in NOUN_TAGS
@@ -183,7 +158,7 @@ def _found(sentence: Parsed, phrase: _Joined, lists: WordLists) -> FoundPhrase:
 
 
 def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[FoundPhrase]:
-    """The phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
+    """Return the phrases with everything that says which one, in order: "a dog" -> "a dog in a field of flowers".
 
     The phrases are expanded along the dependency tree as in Kosmos-2's GRIT (arXiv 2306.14824, sec. 2.1): the head's
     children are joined to the phrase recursively, conjuncts are not, and an expression inside another one is left out.
@@ -191,7 +166,7 @@ def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[Foun
     is left out, because the phrase is already there. Head and number are those of the phrase.
     """
     expanded = [(phrase, _expanded(doc, phrase)) for phrase in phrases]
-    longer = [_whole(each, phrases) for phrase, each in expanded if each.end - each.start > phrase.end - phrase.start]
+    longer = [_whole(each, phrases) for phrase, each in expanded if each != phrase]
     longer.sort(key=lambda expression: (expression.start, -expression.end))
     kept: list[FoundPhrase] = []
     for expression in longer:
@@ -201,18 +176,12 @@ def referring_expressions(doc: Any, phrases: Sequence[FoundPhrase]) -> list[Foun
 
 
 def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
-    belonging = set()
-    waiting = [doc[phrase.head_token]]
-    while waiting:
-        token = waiting.pop()
+    belonging, waiting = set(), [doc[phrase.head_token]]
+    for token in waiting:
         belonging.add(token.i)
-        waiting.extend(child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS)
-    first = last = phrase.head_token
-    while doc[first].idx > phrase.start:
-        first -= 1
-    while doc[last].idx + len(doc[last].text) < phrase.end:
-        last += 1
-    begin, end = first, last
+        waiting += [child for child in token.children if child.dep_ not in _OTHER_PHRASE_DEPS]
+    span = doc.char_span(phrase.start, phrase.end)
+    begin, end = first, last = span.start, span.end - 1
     while begin - 1 in belonging:
         begin -= 1
     while end + 1 in belonging or (end + 2 in belonging and doc[end + 1].dep_ == "punct"):
@@ -226,7 +195,5 @@ def _expanded(doc: Any, phrase: FoundPhrase) -> FoundPhrase:
 
 def _whole(expression: FoundPhrase, phrases: Sequence[FoundPhrase]) -> FoundPhrase:
     """The expression up to the end of a phrase that it would cut in two."""
-    for phrase in phrases:
-        if phrase.start < expression.end < phrase.end:
-            return replace(expression, end=phrase.end)
-    return expression
+    cut = (phrase.end for phrase in phrases if phrase.start < expression.end < phrase.end)
+    return replace(expression, end=next(cut, expression.end))

@@ -51,19 +51,12 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The columns of a parsed caption, with one entry per token in every list.
+    """The columns of a parsed caption, with one entry per token in every list."""
 
-    Attributes:
-        doc: spaCy's own Doc.
-        tags: Fine part of speech (Penn Treebank), with frequent mistakes corrected.
-        words: In lower case.
-        has_verb: Whether the tagger saw a verb at all.
-    """
-
-    doc: Any
-    tags: list[str]
-    words: list[str]
-    has_verb: bool
+    doc: Any  # spaCy's own Doc
+    tags: list[str]  # fine part of speech (Penn Treebank), with frequent mistakes corrected
+    words: list[str]  # in lower case
+    has_verb: bool  # whether the tagger saw a verb at all
 
     @staticmethod
     def of(doc: Any) -> Parsed:
@@ -73,14 +66,14 @@ class Parsed:
         return Parsed(doc=doc, tags=tags, words=words, has_verb=any(tag[:1] == "V" or tag == "MD" for tag in tags))
 
     def lemma(self, index: int) -> str:
-        """The lemma in lower case. It includes all parts of a hyphenated word: "t-shirt", "x-ray"."""
+        """Return the lemma in lower case, with all parts of a hyphenated word: "t-shirt", "x-ray"."""
         lemma = str(self.doc[index].lemma_).lower()
         if index < 2 or self.tags[index - 1] != "HYPH":
             return lemma
         return "".join(self.words[self.hyphenated(index)[0] : index]) + lemma
 
     def hyphenated(self, index: int) -> tuple[int, int]:
-        """Half-open token range of the hyphenated word that a token belongs to, or of the token alone."""
+        """Return the half-open token range of the hyphenated word that a token belongs to, or of the token alone."""
         start, end = index, index + 1
         while start > 0 and "HYPH" in self.tags[start - 1 : start + 1]:
             start -= 1
@@ -89,7 +82,7 @@ class Parsed:
         return start, end
 
     def noun_phrases(self) -> list[Candidate]:
-        """The parser's own noun phrases, in order, without overlap."""
+        """Return the parser's own noun phrases, in order, without overlap."""
         return [Candidate(chunk.start, chunk.end, chunk.end - 1) for chunk in self.doc.noun_chunks]
 
 
@@ -123,10 +116,9 @@ def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -
     """
     owner = _owners(sentence, candidates)
     found = list(candidates)
-    index = 0
-    while index < len(owner):
-        if owner[index] >= 0 or sentence.tags[index] not in NOUN_TAGS:
-            index += 1
+    end = 0
+    for index in range(len(owner)):
+        if index < end or owner[index] >= 0 or sentence.tags[index] not in NOUN_TAGS:
             continue
         end = index + 1
         while end < len(owner) and owner[end] < 0 and sentence.tags[end] in NOUN_TAGS:
@@ -141,7 +133,6 @@ def compounds(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -
                 start -= 1
             owner[start:end] = [len(found)] * (end - start)
             found.append(Candidate(start, end, end - 1))
-        index = end
     found.sort()
     return found
 
@@ -207,7 +198,7 @@ def boundaries(sentence: Parsed, candidates: list[Candidate], lists: WordLists) 
 
 
 def _border(sentence: Parsed, index: int, candidate: Candidate, lists: WordLists) -> int | None:
-    """How many words to leave out between two phrases that meet at `index`; None if none do."""
+    """The number of words to leave out between two phrases that meet at `index`; None if none meet."""
     tags, words = sentence.tags, sentence.words
     tag, before = tags[index], tags[index - 1]
     if tag in _FULL_STOP_TAGS:
@@ -232,7 +223,7 @@ def _add_trimmed(sentence: Parsed, found: list[Candidate], start: int, end: int)
         last -= 1
     if last > start:
         found.append(Candidate(start, last, last - 1))
-    elif start < end and end - start == 1:  # a lone pronoun or number: later rules need to see it
+    elif end - start == 1:  # a lone pronoun or number: later rules need to see it
         found.append(Candidate(start, end, end - 1))
 
 
@@ -277,11 +268,11 @@ def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
         return candidates
     owner = _owners(sentence, candidates)
     found = list(candidates)
-    index = 1
-    while index < len(words):
+    end = 1
+    for index in range(1, len(words)):
         shade = words[index - 1] in _SHADE and index >= 2
-        if words[index] not in lists.colour or owner[index] >= 0 or words[index - 1 - shade] not in _WEARING:
-            index += 1
+        worn = words[index] in lists.colour and owner[index] < 0 and words[index - 1 - shade] in _WEARING
+        if index < end or not worn:
             continue
         start, end = index - shade, index + 1
         while end + 1 < len(words) and words[end] in {"and", ",", "&"} and words[end + 1] in lists.colour:
@@ -289,7 +280,6 @@ def colours(sentence: Parsed, candidates: list[Candidate], lists: WordLists) -> 
         inside = any(owner[position] >= 0 for position in range(start, min(end + 1, len(words))))
         if not inside and (end == len(words) or tags[end] not in NOUN_TAGS | _ADJECTIVE_TAGS):
             found.append(Candidate(start, end, end - 1))
-        index = end
     found.sort()
     return found
 
@@ -313,7 +303,7 @@ REPAIRS: Final[tuple[Repair, ...]] = (compounds, hyphens, articles, boundaries, 
 
 
 def repaired(sentence: Parsed, lists: WordLists) -> list[Candidate]:
-    """The parser's noun phrases after all repairs, in order, without overlap."""
+    """Return the parser's noun phrases after all repairs, in order, without overlap."""
     result = sentence.noun_phrases()
     for repair in REPAIRS:
         result = repair(sentence, result, lists)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Final
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field, StringConstraints, field_validator
 from stages.contract.errors import RowError
 from stages.contract.records import OTHER_LANGUAGE, Phrase, Record, Sample
 from stages.contract.stage import Stage
-from stages.phrases.filters import Readable, WordLists, normalise, readable, word_lists
+from stages.phrases.filters import Readable, normalise, readable, word_lists
 from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 
 Entry = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, min_length=1)]
@@ -26,8 +27,7 @@ LANGUAGES: Final = (
 """ISO 639 codes of the languages that are distinguished. The model knows some 90 more, for which it takes English
 captions: a kimono is Hausa, a skateboard Frisian. Captions in these count as a language like theirs."""
 
-_NO_LANGUAGE: Final = "zxx"
-"""The model's code for codes and file names."""
+_NO_LANGUAGE: Final = "zxx"  # the model's code for codes and file names
 
 _MARGIN: Final = 15.0
 """Nats by which another language must be the likelier one. Then none of 48,421 English captions of Flickr8k and COCO is
@@ -35,7 +35,7 @@ taken for another language (45 with no margin), and all of 128 captions in 28 ot
 
 _MAX_VOCABULARY: Final = 300_000
 """spaCy remembers every word it has seen, 0.5 kB each. Above this number of words the pipeline is loaded again, in less
-than a second. `memory_zone` around each batch would also forget the common words."""
+than a second; `memory_zone` around each batch would also forget the common words."""
 
 
 class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
@@ -58,14 +58,12 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
         default=10_000,
         ge=1,
         le=100_000,
-        description="A longer caption makes its sample a `bad_caption` row. Memory and time of parsing grow with the "
-        "length: 10,000 characters take about 0.2 s, and captions of image-text sets are far shorter.",
+        description="A longer caption makes its sample a `bad_caption` row; 10,000 characters take about 0.2 s.",
     )
     languages: tuple[str, ...] | None = Field(
         default=None,
-        description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. A caption "
-        "that is plainly in another language than the parser's is named in the row's `warnings`; here it can be left "
-        "out. Captions of one or two words are seldom plain, and count as the parser's.",
+        description="Languages whose captions get phrases, as ISO 639 codes such as `[en]`; null for all. The row's "
+        "`warnings` name captions plainly in another language than the parser's; one or two words are seldom plain.",
     )
     referring_expressions: bool = Field(
         default=False,
@@ -100,9 +98,8 @@ class PhrasesConfig(BaseModel, extra="forbid", frozen=True):
     @field_validator("languages")
     @classmethod
     def _known(cls, languages: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for language in languages or ():
-            if language not in LANGUAGES:
-                raise ValueError(f"expected some of {', '.join(LANGUAGES)}, got {language!r}")
+        if unknown := set(languages or ()).difference(LANGUAGES):
+            raise ValueError(f"expected some of {', '.join(LANGUAGES)}, got {min(unknown)!r}")
         return languages
 
 
@@ -113,9 +110,6 @@ class PhrasesStage(Stage):
 
     def __init__(self, config: PhrasesConfig) -> None:
         self.config = config
-        self._nlp: Any = None
-        self._lists: WordLists | None = None
-        self._languages: Languages | None = None
 
     def setup(self) -> None:
         """Load the spaCy pipeline. Raises ConfigError if it is not installed or lacks a part."""
@@ -123,14 +117,8 @@ class PhrasesStage(Stage):
         self._lists = word_lists(self.config.drop_heads_add, self.config.drop_heads_keep)
         self._languages = Languages(self._nlp.lang, self.config.languages)
 
-    def teardown(self) -> None:
-        """Drop the pipeline."""
-        self._nlp = self._lists = self._languages = None
-
     def process(self, batch: Sequence[Record]) -> list[Record]:
         """Fill `phrases` and `dropped_phrases`; all captions of the batch are parsed together."""
-        if self._languages is None:
-            raise RuntimeError("expected setup() before process()")
         checked = [self._checked(record) for record in batch]
         captions: list[tuple[int, str]] = []
         for place, record in enumerate(checked):
@@ -138,69 +126,67 @@ class PhrasesStage(Stage):
                 parsed, notes = self._languages.sorted_out(record.sample.captions)
                 captions += enumerate(parsed)
                 checked[place] = replace(record, notes=(*record.notes, *notes)) if notes else record
-        found = iter(self._phrases(captions))
+        found = self._phrases(captions)
         return [record if record.error is not None else self._filled(record, found) for record in checked]
 
     def _filled(self, record: Record, found: Iterator[list[Phrase]]) -> Record:
         """The record with the phrases of its captions, which come next in `found`."""
         mentions = [phrase for phrases in islice(found, len(record.sample.captions)) for phrase in phrases]
-        kept = capped(mentions, self.config.max_phrases)
+        first = set(islice(dict.fromkeys(phrase.text for phrase in mentions), self.config.max_phrases))
+        kept = tuple(phrase for phrase in mentions if phrase.text in first)
         return replace(record, phrases=kept, dropped_phrases=len(mentions) - len(kept))
 
     def _checked(self, record: Record) -> Record:
         fault = caption_fault(record.sample.captions, self.config) if record.error is None else None
-        if fault is None:
-            return record
-        source = record.sample.source
-        return replace(record, error=fault.at(source) if source else fault)
+        if fault is not None and record.sample.source:
+            fault = fault.at(record.sample.source)
+        return record if fault is None else replace(record, error=fault)
 
-    def _phrases(self, captions: Sequence[tuple[int, str]]) -> list[list[Phrase]]:
+    def _phrases(self, captions: Sequence[tuple[int, str]]) -> Iterator[list[Phrase]]:
         """The phrases of every caption, which comes with its index."""
-        if self._nlp is None or self._lists is None:
-            raise RuntimeError("expected setup() before process()")
         if len(self._nlp.vocab) > _MAX_VOCABULARY:
             self._nlp = load_pipeline(self.config.spacy_model)
         texts = [readable(caption) for _, caption in captions]
         docs = self._nlp.pipe([text.text for text in texts], batch_size=self.config.batch_size)
-        return [
-            self._of_doc(index, caption, text, doc, self._lists)
-            for (index, caption), text, doc in zip(captions, texts, docs, strict=True)
-        ]
+        for (index, caption), text, doc in zip(captions, texts, docs, strict=True):
+            yield self._of_doc(index, caption, text, doc)
 
-    def _of_doc(self, index: int, caption: str, text: Readable, doc: Any, lists: WordLists) -> list[Phrase]:
-        found = extract(doc, lists, keep_parts=self.config.keep_parts)
+    def _of_doc(self, index: int, caption: str, text: Readable, doc: Any) -> list[Phrase]:
+        found = extract(doc, self._lists, keep_parts=self.config.keep_parts)
         if self.config.referring_expressions:
             found = sorted([*found, *referring_expressions(doc, found)], key=lambda phrase: (phrase.start, phrase.end))
         phrases = []
-        for phrase in found:
-            start, end = text.span(phrase.start, phrase.end)
-            words = normalise(caption[start:end])
-            if words:
-                plain = phrase.head.isascii() and phrase.head.isalpha()
-                head = phrase.head if plain else normalise(phrase.head) or words
-                phrases.append(
-                    Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=phrase.plural)
-                )
+        for each in found:
+            start, end = text.span(each.start, each.end)
+            if words := normalise(caption[start:end]):
+                plain = each.head.isascii() and each.head.isalpha()
+                head = each.head if plain else normalise(each.head) or words
+                phrase = Phrase(text=words, caption_index=index, start=start, end=end, head=head, plural=each.plural)
+                phrases.append(phrase)
         return phrases
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - only a worker that parses needs it
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    identifier.set_languages((*LANGUAGES, _NO_LANGUAGE))
+    return identifier
 
 
 class Languages:
     """Finds the captions whose language is not the parser's. It takes 0.1 ms a caption, and 80 MB of memory.
 
-    Args:
-        parsed: Code of the parser's language, as spaCy has it, such as "en".
-        kept: Codes of the languages whose captions are kept; None keeps all.
+    `parsed` is the code of the parser's language, as spaCy has it, such as "en"; `kept` those of the languages whose
+    captions are kept, or None for all.
     """
 
     def __init__(self, parsed: str, kept: Sequence[str] | None) -> None:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415 - only a worker that parses needs it
-
-        self._parsed, self._kept = parsed, kept
-        self._identifier: Any = LanguageIdentifier.from_model_file(MODEL_FILE)
-        self._identifier.set_languages((*LANGUAGES, _NO_LANGUAGE))
+        self._parsed, self._kept, self._identifier = parsed, kept, _identifier()
 
     def other(self, caption: str) -> str | None:
-        """ISO 639 code of the language of a caption if it is plainly not the parser's, else None."""
+        """Return the ISO 639 code of a caption's language if it is plainly not the parser's, else None."""
         text = readable(caption).text
         if self._parsed not in LANGUAGES or self._identifier.classify(text)[0] in (self._parsed, _NO_LANGUAGE):
             return None
@@ -209,7 +195,7 @@ class Languages:
         return language if score - dict(ranked)[self._parsed] > _MARGIN else None
 
     def sorted_out(self, captions: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The captions, "" instead of each that is not kept, and notes for the row about those in other languages."""
+        """Return the captions, "" instead of each that is not kept, and notes about those in other languages."""
         found = {index: language for index, caption in enumerate(captions) if (language := self.other(caption))}
         kept = [self._kept is None or found.get(index, self._parsed) in self._kept for index in range(len(captions))]
         notes = []
@@ -221,35 +207,23 @@ class Languages:
 
 
 def caption_fault(captions: Sequence[str], config: PhrasesConfig) -> RowError | None:
-    """Why the captions of a sample cannot be used; None if they can."""
+    """Return the reason why the captions of a sample cannot be used; None if they can."""
     if not any(caption.strip() for caption in captions):
         detail = "all captions are empty" if captions else "the sample has no caption"
         return RowError(reason="no_caption", detail=detail)
-    for index, caption in enumerate(captions):
-        if len(caption) > config.max_caption_chars:
-            return RowError(
-                reason="bad_caption",
-                detail=f"caption {index} has {len(caption)} characters, expected at most "
-                f"{config.max_caption_chars}; phrases.max_caption_chars raises the limit",
-            )
+    for index, size in enumerate(map(len, captions)):
+        if size > config.max_caption_chars:
+            detail = f"caption {index} has {size} characters, expected at most {config.max_caption_chars}"
+            return RowError(reason="bad_caption", detail=f"{detail}; phrases.max_caption_chars raises the limit")
     return None
 
 
-def capped(phrases: Sequence[Phrase], limit: int) -> tuple[Phrase, ...]:
-    """All mentions of the first `limit` unique texts, in order."""
-    kept = set(list(dict.fromkeys(phrase.text for phrase in phrases))[:limit])
-    return tuple(phrase for phrase in phrases if phrase.text in kept)
-
-
 def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dict[str, Any]]:
-    """The output of `phrasebox phrases`, lazily: one dict for each caption.
+    """Yield the output of `phrasebox phrases`, one dict for each caption, reading `config.batch_size` at a time.
 
-    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`. A caption that a run would reject has no
-    phrases and the additional key "error"; one in another language has "warnings". Spans are half-open character
-    offsets into the caption. Captions are read `config.batch_size` at a time.
-
-    Raises:
-        ConfigError: The spaCy pipeline cannot be used.
+    `{"caption": ..., "phrases": [{"text", "start", "end", "head"}, ...]}`, with half-open character offsets into the
+    caption. A caption that a run would reject has no phrases and the additional key "error"; one in another language
+    has "warnings". Raises ConfigError if the spaCy pipeline cannot be used.
     """
     stage = PhrasesStage(config)
     stage.setup()
@@ -258,9 +232,7 @@ def phrases_json(captions: Iterable[str], config: PhrasesConfig) -> Iterator[dic
         samples = [Sample(sample_id=str(number), source="", captions=(text,)) for number, text in enumerate(batch)]
         records = stage.process([Record.start(sample) for sample in samples])
         for caption, record in zip(batch, records, strict=True):
-            phrases = [
-                {key: getattr(phrase, key) for key in ("text", "start", "end", "head")} for phrase in record.phrases
-            ]
+            phrases = [{key: getattr(each, key) for key in ("text", "start", "end", "head")} for each in record.phrases]
             error = {} if record.error is None else {"error": str(record.error)}
             warnings = {"warnings": list(record.notes)} if record.notes else {}
             yield {"caption": caption, "phrases": phrases, **warnings, **error}

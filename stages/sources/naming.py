@@ -27,7 +27,7 @@ from stages.phrases.filters import normalise
 from stages.sources.base import RegionSource, RegionSourceConfig
 
 if TYPE_CHECKING:
-    from stages.shared.model.texts import TextCache
+    from stages.shared.model.clip import TextCache
     from stages.sources.looks import Look
 
 AT_ONCE: Final[dict[Device, int]] = {"cpu": 16, "cuda": 64}
@@ -201,8 +201,8 @@ class NamedBoxes(RegionSource[NamedConfigT]):
     def setup(self) -> None:
         """Load the model and embed the pool. Raise as `load`, and InputError for a pool that cannot be read."""
         # torch and open_clip take seconds to import; only the workers that need them pay for it.
+        from stages.shared.model.clip import TextCache  # noqa: PLC0415
         from stages.shared.model.load import load  # noqa: PLC0415
-        from stages.shared.model.texts import TextCache  # noqa: PLC0415
         from stages.sources.looks import CropLook, RoiLook  # noqa: PLC0415
 
         model = self._loaded or load(self.model)

@@ -35,8 +35,7 @@ from numpy.typing import NDArray
 from pipeline.evaluate.matching import drawn
 from stages.contract.records import HeatMap
 from stages.explainers.perturbation.masked import baseline_image, blurred, masked_embeddings
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.texts import TextCache
+from stages.shared.model.clip import ClipModel, TextCache
 
 Floats = NDArray[np.float64]
 

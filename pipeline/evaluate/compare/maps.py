@@ -37,8 +37,7 @@ from stages.explain.stage import ExplainStage, ExplainStageConfig
 from stages.prepare import PrepareStage
 from stages.shared.model.clip import ClipModel
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import PooledTower
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 
 ALL: Final = "all"
 

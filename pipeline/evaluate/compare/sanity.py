@@ -30,8 +30,7 @@ from pipeline.evaluate.compare.pictures import ComparedImage
 from pipeline.terminal import progress_bar
 from stages.contract.records import Phrase
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import PooledTower
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import Block, VisionTower
 

@@ -16,8 +16,7 @@ from stages.explain.base import ATTENDING, Explainer
 from stages.explain.config import Count, ExplainerConfig, Positive
 from stages.explain.maps import Maps, by_step, cosine_gradients, cosines_of
 from stages.explainers.attention.walk import Walk, Walked, gradients_at, image_by_image, starts_of
-from stages.shared.model.clip import ClipModel
-from stages.shared.model.texts import TextCache
+from stages.shared.model.clip import ClipModel, TextCache
 from stages.shared.model.towers.pooled import PooledTower, by_tower
 
 EMPTY: Final = "a photo of a"

@@ -34,8 +34,7 @@ from stages.explain.base import Explainer
 from stages.explain.config import ExplainerConfig, Share
 from stages.explain.maps import Maps, cosines_of
 from stages.explainers.attention.walk import image_by_image
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import PooledTower, by_tower
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower, attend
 
@@ -215,7 +214,7 @@ def embeddings_and_tokens(tower: Tower, rgb: Tensor, kept: int | None = None) ->
         x, early = tower.tokens_before(rgb, len(tower.blocks) - 1, kept)
         asking = x[:, :1]
         # Of the last block nothing but the class token is used, so that nothing else is computed.
-        o = attend(last.project(asking)[0], *last.project_keys_values(x), last.heads)
+        o = attend(last.project(asking)[0], *last.project(x)[1:], last.heads)
         token = last.finish(asking, o)[:, 0]
         return tower.head(token.float()), None if early is None else early[:, 1:]
 

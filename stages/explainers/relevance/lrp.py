@@ -43,8 +43,7 @@ from stages.explain.maps import Maps
 from stages.explainers.attention.walk import Traced, gradients_at, image_by_image
 from stages.explainers.relevance.rules import CLAIM, RelevanceConfig, Rules
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import PooledTower, by_tower
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower, by_tower
 from stages.shared.model.towers.tower import Tower
 from stages.shared.model.towers.vision import VisionTower
 

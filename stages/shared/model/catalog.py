@@ -2,12 +2,8 @@
 
 The bundled model is `demo`: `stages/shared/model/weights/demo/` with `model.json` (open_clip's `model_cfg` and
 `preprocess_cfg`), `model.safetensors` (fp16 state dict of `open_clip.CLIP`), `bpe_vocab.txt.gz` (merges for
-`open_clip.tokenizer.SimpleTokenizer`) and `MODEL_CARD.md`. Without phrasebox it loads like this, from that folder:
-
-    settings = json.load(open("model.json"))["model_cfg"]
-    model = open_clip.CLIP(**settings).eval()
-    model.load_state_dict(safetensors.torch.load_file("model.safetensors"))
-    tokenizer = SimpleTokenizer(bpe_path="bpe_vocab.txt.gz", context_length=settings["text_cfg"]["context_length"])
+`open_clip.tokenizer.SimpleTokenizer`) and `MODEL_CARD.md`. open_clip alone loads it, as
+`tests/stages/shared/model/test_catalog.py` shows.
 """
 
 from __future__ import annotations
@@ -21,44 +17,28 @@ from typing import Final
 
 from stages.contract.errors import WeightsError
 
-WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"
-"""Folder that holds one folder for each catalog entry, and their checksums."""
-
+WEIGHTS_ROOT: Final = Path(__file__).parent / "weights"  # one folder for each catalog entry, and their checksums
 CHECKSUMS_FILE: Final = "checksums.json"
 _CHECKSUMS: Final[dict[str, dict[str, str]]] = json.loads((WEIGHTS_ROOT / CHECKSUMS_FILE).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsEntry:
-    """A named set of weights.
+    """A named set of weights."""
 
-    Attributes:
-        files: File name -> SHA-256 in hex; `model.json` and `model.safetensors` at least.
-        licence: SPDX identifier of the weights' licence.
-        source: Where the weights come from.
-        about: What the model is for, for people: the rest of a sentence behind its name.
-        in_wheel: Whether the package brings them. Others are in the repository alone.
-    """
-
-    files: dict[str, str]
-    licence: str
-    source: str
-    about: str
-    in_wheel: bool = True
+    files: dict[str, str]  # name -> SHA-256 in hex; `model.json` and `model.safetensors` at least
+    about: str  # the purpose of the model, for people: the rest of a sentence behind its name
+    in_wheel: bool = True  # others are in the repository alone
 
 
 CATALOG: Final[dict[str, WeightsEntry]] = {
     "demo": WeightsEntry(
         files=_CHECKSUMS["demo"],
-        licence="Apache-2.0",
-        source="trained from random weights on drawn scenes by pipeline.training; see demo/MODEL_CARD.md",
         about="was trained on drawn scenes and has never seen a photograph. It works on drawings only, which "
         "`phrasebox demo` shows; photographs need another model.",
     ),
     "photo": WeightsEntry(
         files=_CHECKSUMS["photo"],
-        licence="LicenseRef-Flickr-noncommercial-research",
-        source="trained from ImageNet weights on photographs by pipeline.training.photo; see photo/MODEL_CARD.md",
         about="is a small model for photographs, for research only. The repository contains it; the package does not.",
         in_wheel=False,
     ),
@@ -69,17 +49,10 @@ an entry here. The export of `pipeline.training` writes the checksums of `demo` 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsFiles:
-    """Verified files of a model.
+    """Verified files of a model. Its calibrations of scores have no checksum: each names its model and settings."""
 
-    Attributes:
-        config: JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder.
-        weights: Safetensors state dict.
-        calibrations: Calibrations of region scores, see `stages/regions/score.py`, one for each of several settings.
-            They have no checksum: each names the model and the settings that it is for.
-    """
-
-    config: Path
-    weights: Path
+    config: Path  # JSON with `model_cfg` and `preprocess_cfg`; relative paths in it start at its own folder
+    weights: Path  # safetensors state dict
     calibrations: tuple[Path, ...]
 
 
@@ -87,8 +60,7 @@ class WeightsFiles:
 def resolve(name: str, root: Path = WEIGHTS_ROOT) -> WeightsFiles:
     """Find a catalog entry's files in `root` and compare their SHA-256 with the catalog's, once per process.
 
-    Raises:
-        WeightsError: The name is unknown, or a file is missing or has other contents. The message says what to do.
+    Raises WeightsError, which says what to do, if the name is unknown, or a file is missing or has other contents.
     """
     entry = CATALOG.get(name)
     if entry is None:

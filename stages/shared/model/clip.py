@@ -1,18 +1,28 @@
-"""A CLIP model as explainers use it: an image tower, and embeddings of texts."""
+"""A CLIP model as explainers use it: an image tower, and embeddings of texts, each unique text once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+import open_clip
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from stages.contract.errors import ConfigError
 from stages.shared.model.config import InputSpec
-from stages.shared.model.device import device_name, is_fast
+from stages.shared.model.device import device_name, is_fast, to_device
+from stages.shared.model.towers.take_apart import take_text_apart
 from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Tower
+from stages.shared.model.towers.trunk import private_copy
+
+TOKENS_PER_PASS: Final = 4096
+"""The most tokens of one forward pass, which bounds its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,21 +37,15 @@ class TextSide:
 class ClipModel:
     """An image tower, and a function that embeds texts.
 
-    Attributes:
-        name: Name for people.
-        tower: The image tower.
-        input: The images that it takes.
-        encode_text: Texts -> (T, E) embeddings in any scale.
-        embed_dim: E.
-        text_side: Takes the text tower apart, which only the importance of words needs. Raises ConfigError, with the
-            reason, where it is not defined on it.
+    `text_side` takes the text tower apart, which only the importance of words needs, and raises ConfigError, with the
+    reason, where that is not defined on it.
     """
 
-    name: str
+    name: str  # for people
     tower: Tower
-    input: InputSpec
-    encode_text: Callable[[Sequence[str]], Tensor]
-    embed_dim: int
+    input: InputSpec  # the images that the tower takes
+    encode_text: Callable[[Sequence[str]], Tensor]  # texts -> (T, E) in any scale
+    embed_dim: int  # E
     text_side: Callable[[], TextSide]
 
     @property
@@ -51,7 +55,120 @@ class ClipModel:
 
     @property
     def device_name(self) -> str:
-        """The device for people, see `device_name`, and the precision if the device computes it slowly."""
+        """Name of the device for people, and the precision if the device computes it slowly."""
         precision = self.tower.dtype
         slow = "" if is_fast(precision, self.device) else f", slow in {str(precision).removeprefix('torch.')}"
         return device_name(self.device) + slow
+
+
+@dataclass
+class TextCache:
+    """Unit text embeddings; each unique text is computed once.
+
+    With templates (each holds one `{}`) the unit embeddings of the filled templates are averaged and normalised again,
+    as CLIP's zero-shot classifiers do. Beyond `max_texts` the least recently used texts are forgotten; 200,000
+    embeddings of 768 floats are 0.6 GB of the device's memory.
+    """
+
+    model: ClipModel
+    templates: tuple[str, ...] = ("{}",)
+    max_texts: int = 200_000
+    _rows: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> float32 (len(texts), E) of unit length on the model's device."""
+        self._embed(texts)
+        found = torch.stack([self._rows[text] for text in texts])
+        self._forget()
+        return found
+
+    def learn(self, texts: Sequence[str]) -> None:
+        """Embed texts that are needed next: many in one call fill the forward passes."""
+        self._embed(texts)
+        self._forget()
+
+    def padded(self, texts: Sequence[Sequence[str]], step: int) -> Tensor:
+        """Texts of each of B images, at least one of which has some -> float32 (B, P, E) on the model's device.
+
+        P is the largest number of texts, rounded up to a multiple of `step`; rows of zeros stand for missing texts.
+        """
+        flat = self([text for own in texts for text in own])
+        longest = -(-max(map(len, texts)) // step) * step
+        present = torch.arange(longest) < torch.tensor([len(own) for own in texts])[:, None]
+        # Numbers instead of a mask: a GPU's host would wait for the number of its rows.
+        places = to_device(present.flatten().nonzero().flatten(), flat.device)
+        out = flat.new_zeros(len(texts) * longest, flat.shape[-1])
+        out[places] = flat
+        stacked: Tensor = out.unflatten(0, (len(texts), longest))
+        return stacked
+
+    def _embed(self, texts: Sequence[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        if new:
+            filled = [template.replace("{}", text) for text in new for template in self.templates]
+            e = F.normalize(self.model.encode_text(filled).float(), dim=-1)
+            rows = F.normalize(e.unflatten(0, (len(new), len(self.templates))).mean(dim=1), dim=-1)
+            # A view would keep the embeddings of all the texts that it was computed with.
+            self._rows.update((text, row.clone()) for text, row in zip(new, rows, strict=True))
+        for text in texts:
+            self._rows.move_to_end(text)
+
+    def _forget(self) -> None:
+        while len(self._rows) > self.max_texts:
+            self._rows.popitem(last=False)
+
+
+def templates_of(named: Sequence[str] | str) -> tuple[str, ...]:
+    """Return text templates with `{}` for the phrase: the given ones, or the 80 of `openai_imagenet`."""
+    if named == "openai_imagenet":
+        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+    return tuple(named)
+
+
+class TextEncoder:
+    """Texts -> embeddings. Texts of one length share forward passes.
+
+    Under a causal mask the tokens behind the end of a text cannot reach it, so they are cut off: phrases of 1,000
+    photographs have 4.3 tokens on average, and the model's context has 77. Text towers that cannot be taken apart
+    (`take_text_apart` says which) embed the whole context.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.device = next(model.parameters()).device
+        self.tower: TextTower | None = None
+        self._obstacle = ""
+        try:
+            self.tower = take_text_apart(private_copy(model, None))
+        except ConfigError as error:
+            # A shallow copy, so that the image tower is not kept in memory for its texts' sake.
+            self.model = copy.copy(model)
+            self.model._modules = {name: part for name, part in model._modules.items() if name != "visual"}
+            self._obstacle = str(error)
+
+    def taken_apart(self) -> TextTower:
+        """Return the text tower. Raises ConfigError, with the reason, where it cannot be taken apart."""
+        if self.tower is None:
+            raise ConfigError(self._obstacle)
+        return self.tower
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(len(texts), E), in the model's dtype."""
+        tokens: Tensor = self.tokenizer(list(texts))
+        if self.tower is None:
+            encode, lengths = self.model.encode_text, torch.full((len(tokens),), tokens.shape[1])
+        else:
+            encode, lengths = self.tower.encode, self.tower.ends_of(tokens) + 1
+        order, parts = [], []
+        for length, rows in by_length(lengths):
+            order.append(rows)
+            parts.append(encode(to_device(tokens[rows, :length], self.device)))
+        return torch.cat(parts)[to_device(torch.cat(order).argsort(), self.device)]
+
+
+def by_length(lengths: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Group texts for forward passes by their lengths in tokens, int (T,): yield a length, and numbers of texts."""
+    for length in lengths.unique().tolist():
+        for rows in (lengths == length).nonzero().flatten().split(max(1, TOKENS_PER_PASS // length)):
+            yield length, rows

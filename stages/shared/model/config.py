@@ -1,4 +1,4 @@
-"""Which CLIP model, and what its input looks like. The driver reads this too, so it does not import torch."""
+"""The setting of a CLIP model, and its input. The driver reads this too, so it does not import torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-OWN_MODELS: Final = ("demo", "photo")
-"""Names of the models that bring their own weights, the keys of `stages.shared.model.catalog.CATALOG`."""
-
-NO_MODEL: Final = "none"
-"""The name of a model in cards and manifests where no model was loaded."""
+OWN_MODELS: Final = ("demo", "photo")  # with their own weights, the keys of `stages.shared.model.catalog.CATALOG`
+NO_MODEL: Final = "none"  # in cards and manifests where no model was loaded
 
 TowerKind = Literal["class_token", "attention_pool", "latent_pool", "average_pool"]
-"""How an image tower makes one embedding of its tokens, which decides what can be explained."""
+"""Ways to make one embedding of an image tower's tokens, which decide what can be explained."""
 
 TOWER_WORDS: Final[dict[TowerKind, str]] = {
     "class_token": "transformer blocks with a class token",
@@ -26,18 +23,16 @@ TOWER_WORDS: Final[dict[TowerKind, str]] = {
 }
 """Kind -> what such a tower has."""
 
-TAGS_NAMED: Final = 4
+_TAGS_NAMED: Final = 4
 """The most tags of a model that a message names."""
 
 
 class ModelConfig(BaseModel):
-    """The model, by name or by files.
+    """The model, by name or by files, in one of five forms.
 
-    There are five forms. `{name: demo}` is the bundled model; `{name: photo}` is one for photographs, which a checkout
-    of the repository has and the package has not. `{name: ViT-B-16, pretrained: TAG}` is a name and a tag
-    of open_clip, which downloads the weights. `{name: ViT-B-16, weights: FILE}` is a local checkpoint in open_clip's or
-    OpenAI's layout or that of `transformers`. `{checkpoint: PATH}` is a folder or file that describes itself.
-    `{config: model.json, weights: FILE}` is an architecture of your own.
+    `{name: demo}` brings its weights. Those of `{name: ViT-B-16, pretrained: TAG}` are downloaded, and those of `{name:
+    ViT-B-16, weights: FILE}` are a local checkpoint. `{checkpoint: PATH}` describes itself, and `{config: model.json,
+    weights: FILE}` is an architecture of your own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -102,26 +97,25 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelConfig:
+        given = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
+        has_weights = self.pretrained is not None or self.weights is not None
         if self.checkpoint is not None:
-            beside = [key for key in ("name", "pretrained", "weights", "config") if getattr(self, key) is not None]
-            if beside:
-                raise ValueError(f"a checkpoint describes itself: leave out {' and '.join(beside)}")
-            return self
-        if self.name is None and self.config is None:
-            if self.weights is not None or self.pretrained is not None:
+            if given:
+                raise ValueError(f"a checkpoint describes itself: leave out {' and '.join(given)}")
+        elif self.name is None and self.config is None:
+            if has_weights:
                 raise ValueError("weights or pretrained need a name or a config beside them")
-            return self
-        if self.name is not None and self.config is not None:
+        elif {"name", "config"} <= set(given):
             raise ValueError("give either name or config, not both")
-        if self.pretrained is not None and self.weights is not None:
+        elif {"pretrained", "weights"} <= set(given):
             raise ValueError("give either pretrained or weights, not both")
-        if self.name in OWN_MODELS:
-            if self.pretrained is not None or self.weights is not None:
+        elif self.name in OWN_MODELS:
+            if has_weights:
                 raise ValueError(
                     f"the {self.name} model brings its own weights: leave out pretrained and weights, or set them to "
                     "null where a file has them"
                 )
-        elif self.pretrained is None and self.weights is None:
+        elif not has_weights:
             raise ValueError(
                 f"{self.config} needs weights: set model.weights=FILE" if self.name is None else _what_lacks(self.name)
             )
@@ -139,7 +133,6 @@ def unknown_name(name: str) -> str:
 
 
 def _what_lacks(name: str) -> str:
-    """Return a message about a name without weights that is neither one of `OWN_MODELS` nor an existing path."""
     import open_clip  # noqa: PLC0415 - see `unknown_name`
 
     if name not in open_clip.list_models():
@@ -150,10 +143,10 @@ def _what_lacks(name: str) -> str:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not tags:
         return f"{name} needs weights, of which open_clip has none: set model.weights=FILE"
-    more = ", ..." if len(tags) > TAGS_NAMED else ""
+    shown = ", ".join([*tags[:_TAGS_NAMED], *(["..."] if len(tags) > _TAGS_NAMED else [])])
     return (
-        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: "
-        f"{', '.join(tags[:TAGS_NAMED])}{more}) or model.weights=FILE; or name a file or folder that is there"
+        f"{name} needs weights: set model.pretrained=TAG (open_clip downloads it: {shown}) or model.weights=FILE; or "
+        "name a file or folder that is there"
     )
 
 
@@ -161,7 +154,7 @@ _WEIGHT_SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name is meant as the path of a checkpoint: it looks like nothing else, or is there."""
+    """True for a name that is meant as the path of a checkpoint: it looks like nothing else, or is there."""
     if name == "demo":
         return False
     looks = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith(_WEIGHT_SUFFIXES)
@@ -170,17 +163,10 @@ def _is_path(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """The images that an image tower takes.
+    """The images that an image tower takes."""
 
-    Attributes:
-        size_px: Side of the square images that it was trained on, in pixels.
-        patch_px: Pixels between neighbouring tokens, the side of a patch of a transformer.
-        mean, std: Mean and standard deviation of the RGB channels in 0-1.
-        interpolation: How images are resized.
-    """
-
-    size_px: int
-    patch_px: int
-    mean: tuple[float, float, float]
+    size_px: int  # side of the square images that it was trained on
+    patch_px: int  # between neighbouring tokens, the side of a patch of a transformer
+    mean: tuple[float, float, float]  # of the RGB channels in 0-1
     std: tuple[float, float, float]
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -21,17 +21,14 @@ from torch import Tensor
 from stages.contract.errors import ResourceError, one_line
 
 PRECISIONS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Name in the configuration -> torch's type."""
 
 _INSTRUCTIONS: Final = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
     torch.float16: ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
 """The instructions, as `torch.cpu.get_capabilities` names them on x86 and ARM, that multiply matrices of a type.
-
 Without them torch converts number by number: a product of two 512 x 512 matrices takes 142 ms in bf16 against 3.4 ms
-in fp32 on an AMD EPYC with AVX2 only, and 109 ms in fp16 against 2.6 ms on one with AVX-512 but not its fp16 part.
-"""
+in fp32 on an AMD EPYC with AVX2 only."""
 
 _MEMORY_ERRORS: Final = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
@@ -41,8 +38,7 @@ _log = logging.getLogger(__name__)
 def pick_device(wanted: str) -> torch.device:
     """Turn `auto`, `cpu` or `cuda` into a device; `auto` is the GPU where there is one.
 
-    Raises:
-        ResourceError: `cuda` is wanted, and torch sees no GPU; the message says why.
+    Raises ResourceError, with the reason, if `cuda` is wanted and torch sees no GPU.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
@@ -51,7 +47,6 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def _without_gpu() -> str:
-    """Say why torch sees no GPU, in torch's words, and what to do."""
     reason = "nothing"
     try:
         torch.cuda.init()
@@ -85,7 +80,7 @@ def peak_memory_bytes(device: str) -> int:
 
 
 def is_fast(precision: torch.dtype, device: torch.device) -> bool:
-    """Whether a device has instructions for products of matrices of this type.
+    """Return whether a device has instructions for products of matrices of this type.
 
     GPUs have them for all three, every CPU has them for fp32. Where torch is too old for `get_capabilities`, a CPU
     counts as slow in 16 bits.
@@ -112,27 +107,21 @@ def warn_of_slow_precision(precision: str, device: torch.device) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a GPU's memory is full.
-
-    Libraries below torch that fail to allocate raise a plain RuntimeError instead of `torch.OutOfMemoryError`.
-    """
+    """Return whether a GPU's memory is full; libraries below torch then raise a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_ERRORS)
     )
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device; itself where that is the host."""
-    if device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    """Copy a tensor of the host to the device; return itself where that is the host."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
 def pixels_on(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
     """Images of one size, uint8 (height, width, 3) each -> uint8 (B, height, width, 3) on the device.
 
-    Raises:
-        ValueError: The sizes differ, or there is no image.
+    Raises ValueError if the sizes differ, or there is no image.
     """
     if len(images) == 0:
         raise ValueError("expected one image or more")
@@ -145,7 +134,7 @@ class OnTheWay:
     """Tensors of one device on their way to the host; they are not changed afterwards, but may be let go."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._copies = [_started(tensor) for tensor in tensors]
+        self._copies = [_started(tensor.detach()) for tensor in tensors]
         self._arrived: torch.cuda.Event | None = None
         if tensors and tensors[0].device.type == "cuda":
             # Blocking: the host sleeps instead of asking again and again, and leaves its core to others.
@@ -155,8 +144,7 @@ class OnTheWay:
     def wait(self) -> list[NDArray[Any]]:
         """Wait until the device has made and copied these tensors, and for nothing that it was given later.
 
-        Raises:
-            RuntimeError: The device reports a fault of something that was started earlier.
+        Raises RuntimeError if the device reports a fault of something that was started earlier.
         """
         if self._arrived is not None:
             self._arrived.synchronize()
@@ -164,7 +152,6 @@ class OnTheWay:
 
 
 def _started(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
     if tensor.device.type != "cuda":
         return tensor
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

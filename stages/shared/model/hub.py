@@ -1,8 +1,8 @@
 """Files of open_clip's tags, from the Hugging Face hub into its cache, by the hub's own client.
 
-A file that is in the cache is used without a request. One that is not is announced with its size, and its SHA-256 is
-compared with the one that the hub states. The client shows the progress and resumes
-interrupted downloads. `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to the client.
+A file that is in the cache is used without a request. Another is announced with its size, and its SHA-256 is compared
+with the one that the hub states. The client shows the progress and resumes interrupted downloads. `HF_ENDPOINT`,
+`HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean to the client.
 """
 
 from __future__ import annotations
@@ -20,57 +20,42 @@ from huggingface_hub import constants, errors
 from stages.contract.errors import WeightsError, one_line
 from stages.shared.model.catalog import sha256_of
 
-Say = Callable[[str], None]
-"""Takes a line for the user."""
+Say = Callable[[str], None]  # takes a line for the user
 
 TOKENIZER_SETTINGS: Final = ("special_tokens_map.json", "tokenizer_config.json")
 """Files beside a vocabulary that name its special tokens; the last decides."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-
 _log = logging.getLogger(__name__)
 
 
 def fetch(name: str, tag: str, say: Say = _log.info) -> Path:
-    """Find the weights of one of open_clip's tags in the cache, or download them.
+    """Find the weights of one of open_clip's tags in the cache, or download them; `say` announces a download.
 
-    Args:
-        name: A model of open_clip.
-        tag: Its pretrained weights.
-        say: Takes a line about a download before it begins.
-
-    Raises:
-        WeightsError: The file cannot be downloaded, or its SHA-256 is not the hub's; the message says what to do.
+    Raises WeightsError, which says what to do, if that fails or the file's SHA-256 is not the hub's.
     """
-    settings = open_clip.get_pretrained_cfg(name, tag)
-    repository, _, file = settings.get("hf_hub", "").rpartition("/")
+    repository, _, file = open_clip.get_pretrained_cfg(name, tag)["hf_hub"].rpartition("/")
     candidates = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]  # as open_clip looks for them
     if file:
         stem, _, end = file.rpartition(".")
         candidates = [f"{stem}.safetensors", file] if end in ("bin", "pth") else [file]
     try:
-        if not repository:  # no tag of open_clip 3.3
-            return Path(open_clip.download_pretrained(settings))
         found = _fetch(repository, candidates, say)
-        if found is None:
-            neither = " nor ".join(candidates)
-            raise WeightsError(f"the repository {repository} holds neither {neither}: update open_clip_torch")
+        if found is not None:
+            return found
+        neither = " nor ".join(candidates)
+        raise WeightsError(f"the repository {repository} holds neither {neither}: update open_clip_torch")
     except Exception as error:  # which kind depends on the client's version and its HTTP library's
         raise WeightsError(
             f"could not get {name}/{tag}: {_what_happened(error, repository)}, or download the file where you can, and "
             f"use --model {name} --weights FILE"
         ) from error
-    return found
 
 
 def fetch_tokenizer(repository: str, say: Say = _log.info) -> Path | None:
-    """Find the vocabulary of a SigLIP in the cache, or download it, with the files beside it that describe it.
+    """Find a SigLIP's `tokenizer.json` in the cache, or download it, with the files beside it that describe it.
 
-    Returns:
-        Its `tokenizer.json`; None if the repository has none.
-
-    Raises:
-        WeightsError: It cannot be downloaded; the message says what to do.
+    None if the repository has none. Raises WeightsError, which says what to do, if it cannot be downloaded.
     """
     vocabulary = "tokenizer.json"
     try:
@@ -110,11 +95,8 @@ def _fetch(repository: str, candidates: Sequence[str], say: Say) -> Path | None:
 
 
 def damage_of(path: Path) -> str:
-    """Return the fault of a cached file that cannot be loaded, and what to do.
-
-    The cache calls a large file by its SHA-256.
-    """
-    blob = path.resolve()
+    """Return the fault of a cached file that cannot be loaded, and what to do."""
+    blob = path.resolve()  # the cache calls a large file by its SHA-256
     differs = _SHA256.fullmatch(blob.name) is not None and sha256_of(blob) != blob.name
     what = "it is not what was downloaded (its SHA-256 differs)" if differs else "it holds something else"
     return f"{what}: delete {blob}, and it is downloaded again"
@@ -122,27 +104,22 @@ def damage_of(path: Path) -> str:
 
 _LOG_IN: Final = "log in (hf auth login, or HF_TOKEN)"
 
-_ADVICE: Final[tuple[tuple[tuple[type[Exception], ...], str], ...]] = (
-    (
-        (errors.GatedRepoError,),
-        f"the repository {{repository}} is gated: accept its terms on {{hub}}/{{repository}} and {_LOG_IN}",
+_NOT_THERE: Final = f"{{hub}} has no repository {{repository}}, or not for you: update open_clip_torch, {_LOG_IN}"
+
+_ADVICE: Final[dict[type[Exception], str]] = {
+    errors.GatedRepoError: (
+        f"the repository {{repository}} is gated: accept its terms on {{hub}}/{{repository}} and {_LOG_IN}"
     ),
-    (
-        (errors.OfflineModeIsEnabled,),
-        "it is not in {cache}, and HF_HUB_OFFLINE forbids to download it: unset that",
-    ),
-    (
-        (errors.RepositoryNotFoundError, errors.RevisionNotFoundError),
-        f"{{hub}} has no repository {{repository}}, or not for you: update open_clip_torch, {_LOG_IN}",
-    ),
-    ((errors.HfHubHTTPError,), "{hub} rejects {repository} ({error}): look at your token, or try again later"),
-    ((errors.FileMetadataError,), "{hub} answers as no hub does: look at HF_ENDPOINT and at proxies"),
-)
-"""Errors of the client -> what happened and what to do about it. The first that fits counts."""
+    errors.OfflineModeIsEnabled: "it is not in {cache}, and HF_HUB_OFFLINE forbids to download it: unset that",
+    errors.RepositoryNotFoundError: _NOT_THERE,
+    errors.RevisionNotFoundError: _NOT_THERE,
+    errors.HfHubHTTPError: "{hub} rejects {repository} ({error}): look at your token, or try again later",
+    errors.FileMetadataError: "{hub} answers as no hub does: look at HF_ENDPOINT and at proxies",
+}
+"""Error of the client -> what happened and what to do about it. The first that fits counts."""
 
 
 def _what_happened(error: BaseException, repository: str) -> str:
-    """An error of the client in words, and what to do about it."""
     if isinstance(error, WeightsError):
         return str(error)
     chain: list[BaseException] = []
@@ -151,9 +128,9 @@ def _what_happened(error: BaseException, repository: str) -> str:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     named = {"hub": constants.ENDPOINT, "cache": constants.HF_HUB_CACHE, "repository": repository}
-    for kinds, advice in _ADVICE:
+    for kind, advice in _ADVICE.items():
         for each in chain:
-            if isinstance(each, kinds):
+            if isinstance(each, kind):
                 return advice.format(**named, error=one_line(each))
     # The innermost error speaks of sockets; that of the HTTP library says in its name that it could not connect.
     if any("Connect" in type(each).__name__ or isinstance(each, ConnectionError | TimeoutError) for each in chain):

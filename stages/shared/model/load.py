@@ -19,47 +19,32 @@ from stages.shared.model import hub
 from stages.shared.model.catalog import WEIGHTS_ROOT
 from stages.shared.model.checkpoints.layouts import OPENAI, arranged, layout_of
 from stages.shared.model.checkpoints.state import State, first_line, read_state, weight_files
-from stages.shared.model.clip import ClipModel, TextSide
+from stages.shared.model.clip import ClipModel, TextEncoder, TextSide
 from stages.shared.model.config import InputSpec, ModelConfig
 from stages.shared.model.device import PRECISIONS, pick_device, warn_of_slow_precision
 from stages.shared.model.recognise import Described, recognise
-from stages.shared.model.texts import TextEncoder
 from stages.shared.model.tokenizer import siglip_vocabulary, tokenizer_of, vocabulary_of
 from stages.shared.model.towers.plan import SUPPORTED, plan_of
-from stages.shared.model.towers.take_apart import (
-    Model,
-    check_supported,
-    check_tokenizer,
-    take_apart,
-)
+from stages.shared.model.towers.take_apart import Model, check_supported, check_tokenizer, take_apart
 from stages.shared.model.towers.trunk import private_copy
 
 _BUILD_ERRORS: Final = (
-    TypeError,
-    ValueError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    AssertionError,
+    *(TypeError, ValueError, AttributeError, LookupError),
+    *(ArithmeticError, RuntimeError, AssertionError),
 )
 """The exceptions of open_clip and torch for a model JSON that makes no sense."""
 
+# The smallest tower that open_clip can build, which that of a SigLIP replaces.
 _SMALLEST: Final = {"image_size": 32, "patch_size": 32, "width": 64, "layers": 1}
-"""`vision_cfg` of the smallest tower that open_clip can build, which the tower of a SigLIP replaces."""
 
 _log = logging.getLogger(__name__)
 
 
 def usable_model(config: ModelConfig, *, importance: bool = False) -> Described:
-    """Check before any work that a model can be loaded and explained, and say all that can be known of it.
+    """Check before any work that a model can be loaded and explained, and describe it.
 
     The model is built without memory and compared with the shapes in its weights file. The bundled models are known to
-    fit. The file of a tag need not be there yet.
-
-    Args:
-        config: Which model.
-        importance: Whether the importance of words has to be defined on it, too.
+    fit. The file of a tag need not be there yet. With `importance` that of words has to be defined on it, too.
 
     Raises:
         ConfigError: The model is unknown, or cannot be explained, and why.
@@ -81,8 +66,7 @@ def usable_model(config: ModelConfig, *, importance: bool = False) -> Described:
         if described.weights is not None:
             state = read_state(described.weights, described.key, numbers=False)
             layout = layout_of(state, described.weights, described.key)
-            state = arranged(state, layout)
-            _fitting(model, state, described)
+            _fitting(model, arranged(state, layout), described)
     return replace(described, tower=tower, layout=layout, fingerprint=_fingerprint(described))
 
 
@@ -119,9 +103,7 @@ def fetch_files(name: str, tag: str, say: hub.Say) -> None:
 def load_tokenizer(config: ModelConfig) -> Any:
     """Load the model's tokenizer, texts -> int64 (texts, context), without its weights, which need not be there.
 
-    Raises:
-        ConfigError: The name is unknown.
-        WeightsError: The vocabulary is missing.
+    Raises ConfigError if the name is unknown, WeightsError if the vocabulary is missing.
     """
     return tokenizer_of(recognise(config.model_copy(update={"weights": None})))
 
@@ -161,17 +143,15 @@ def from_open_clip(
 ) -> ClipModel:
     """Wrap a model that is already loaded. It is only read: its mode, hooks, flags and outputs stay as they are.
 
+    Raises ConfigError if the image tower cannot be explained, or the tokenizer has to be given.
+
     Args:
         model: An open_clip CLIP or CustomTextCLIP on any device and in any precision.
         tokenizer: Texts -> int (T, context), as `open_clip.get_tokenizer` gives it. None: CLIP's own, if the model has
             its vocabulary.
-        spec: Size and normalisation of the images. None: what the model says, and OpenAI's mean and deviation where it
-            says nothing.
+        spec: Size and normalisation of the images. None: the model's own, or OpenAI's mean and deviation.
         name: Name for people.
         precision: Precision of the image trunk; None keeps the model's own.
-
-    Raises:
-        ConfigError: The image tower cannot be explained, or the tokenizer has to be given.
     """
     visual = getattr(model, "visual", None)
     if visual is None:
@@ -179,7 +159,7 @@ def from_open_clip(
     stated = getattr(visual, "preprocess_cfg", None) or {}
     mean = tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN) if spec is None else spec.mean
     std = tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD) if spec is None else spec.std
-    tower = take_apart(private_copy(visual, None), mean, std, precision)
+    tower = take_apart(private_copy(visual, precision), mean, std)
     stride = tower.placement.stride_px
     if spec is None:
         size = visual.image_size[0] if isinstance(visual.image_size, (tuple, list)) else visual.image_size
@@ -197,18 +177,12 @@ def from_open_clip(
         check_tokenizer(texts)
         return TextSide(tower=encoder.taken_apart(), tokenizer=texts)
 
-    return ClipModel(
-        name=name,
-        tower=tower,
-        input=spec,
-        encode_text=encoder,
-        embed_dim=_embed_dim(model),
-        text_side=text_side,
-    )
+    width = _embed_dim(model)
+    return ClipModel(name=name, tower=tower, input=spec, encode_text=encoder, embed_dim=width, text_side=text_side)
 
 
 def _embed_dim(model: Model) -> int:
-    """E. timm's image towers do not say it, but the text tower beside them does."""
+    # timm's image towers do not have it, but the text tower beside them does.
     sides: tuple[Any, ...] = (model.visual, getattr(model, "text", None))
     for side in sides:
         if hasattr(side, "output_dim"):
@@ -230,11 +204,9 @@ def _own_tokenizer(model: Model) -> Any:
 
 
 def module_of(described: Described) -> Model:
-    """open_clip's module with its weights, float32, in evaluation mode, whether or not its tower can be explained.
+    """Return open_clip's module with its weights, float32, in evaluation mode, even if it cannot be explained.
 
-    Raises:
-        ConfigError: open_clip cannot build it.
-        WeightsError: The weights are missing, damaged or another model's.
+    Raises ConfigError if open_clip cannot build it, WeightsError for missing, damaged or another model's weights.
     """
     if described.pretrained is not None:
         return _downloaded(described.name, described.pretrained, described.architecture)
@@ -250,7 +222,6 @@ def module_of(described: Described) -> Model:
 
 
 def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
-    """The model of a tag, from the cache or the hub. open_clip reads the file, which may be in an older layout."""
     path = hub.fetch(name, tag)
     quick = bool(architecture.get("quick_gelu"))
     try:
@@ -265,7 +236,6 @@ def _downloaded(name: str, tag: str, architecture: dict[str, Any]) -> Model:
 
 
 def _built(described: Described) -> Model:
-    """An open_clip model with random weights."""
     architecture = described.architecture
     arguments = {key: value for key, value in architecture.items() if key != "custom_text"}
     if described.siglip is not None:
@@ -324,11 +294,8 @@ def _fitting(model: Model, state: State, described: Described) -> State:
     found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(state.keys() - wanted.keys())
     differing = [name for name in wanted if name in found and wanted[name] != found[name]]
-    faults = [
-        f"{len(names)} tensors {what}, such as {names[0]}"
-        for names, what in ((missing, "are missing"), (unknown, "are not the model's"))
-        if names
-    ]
+    named = ((missing, "are missing"), (unknown, "are not the model's"))
+    faults = [f"{len(names)} tensors {what}, such as {names[0]}" for names, what in named if names]
     if differing:
         name = differing[0]
         faults.append(f"{len(differing)} have other sizes, such as {name}: {wanted[name]} wanted, {found[name]} found")

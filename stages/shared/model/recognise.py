@@ -35,28 +35,20 @@ from stages.shared.model.config import InputSpec, ModelConfig, TowerKind, unknow
 from stages.shared.model.towers.plan import sides_px
 
 OPEN_CLIP_CONFIG: Final = "open_clip_config.json"
+TUNED_MODEL: Final = "model"  # the folder, inside that of a fine-tuning, that holds the tuned model
 
-TUNED_MODEL: Final = "model"
-"""The folder, inside that of a fine-tuning, that holds the tuned model."""
-
-_KEY: Final = "model.checkpoint"
-"""The key of the configuration that names a checkpoint, for messages."""
-
-_MODEL_TYPES: Final = {"clip": CLIP, "siglip": SIGLIP}
-"""`model_type` of a `config.json` -> layout."""
-
+_KEY: Final = "model.checkpoint"  # of the configuration, for messages
+_MODEL_TYPES: Final = {"clip": CLIP, "siglip": SIGLIP}  # `model_type` of a `config.json` -> layout
 _OPEN_CLIP_WEIGHTS: Final = (
     "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
+    *("open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin"),
 )
 _TRANSFORMERS_WEIGHTS: Final = tuple(
     name + end for name in ("model.safetensors", "pytorch_model.bin") for end in ("", INDEX_SUFFIX)
 )
+_IMAGES: Final = ("preprocessor_config.json", "processor_config.json")
 _SUFFIXES: Final = (".safetensors", ".bin", ".pt", ".pth")
-
-_SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}
-"""Keys that open_clip's `model_cfg` must have."""
+_SECTIONS: Final = {"embed_dim", "vision_cfg", "text_cfg"}  # keys that open_clip's `model_cfg` must have
 
 _PHOTO: Final = "\n  photo                         a small model for photographs, to try phrasebox with"
 _NO_MODEL: Final = """model.name: no model is given. It is one of{photo}
@@ -67,42 +59,29 @@ _NO_MODEL: Final = """model.name: no model is given. It is one of{photo}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """A model before its weights are read.
+    """A model before its weights are read. The last three are known to `usable_model`.
 
-    Attributes:
-        name: Name for people.
-        architecture: open_clip's model configuration.
-        siglip: Arguments of timm's `VisionTransformer`, and `norm_eps`, for the image tower of a SigLIP of any size,
-            which open_clip cannot build; None for other models.
-        input: What the images look like.
-        folder: Folder where relative tokenizer paths start; None for open_clip's own models.
-        weights: File of the weights, or the index of several; None if open_clip downloads it.
-        pretrained: open_clip's tag of the weights; None for a file.
-        calibrations: Files of calibrations of scores, where the model brings some.
-        tokenizer: File of a vocabulary that the checkpoint brings; None for the tokenizer of `architecture`.
-        described_by: Files that describe a checkpoint, for people; "" for a model with a configuration.
-        layout: Whose checkpoint it is, see `layouts`; "" for a tag, and before `usable_model` has looked at the file.
-        tower: Kind of the image tower; None before `usable_model`.
-        fingerprint: Identifies architecture, input, vocabulary and weights; "" before `usable_model`.
+    `siglip` holds the arguments of timm's `VisionTransformer`, and `norm_eps`, for the image tower of a SigLIP of any
+    size, which open_clip cannot build.
     """
 
-    name: str
-    architecture: dict[str, Any]
+    name: str  # for people
+    architecture: dict[str, Any]  # open_clip's model configuration
     siglip: dict[str, Any] | None = None
     input: InputSpec
-    folder: Path | None = None
-    weights: Path | None = None
-    pretrained: str | None = None
-    calibrations: tuple[Path, ...] = ()
-    tokenizer: Path | None = None
-    described_by: str = ""
-    layout: str = ""
+    folder: Path | None = None  # relative tokenizer paths start here; None for open_clip's own models
+    weights: Path | None = None  # a file, or the index of several; None if open_clip downloads it
+    pretrained: str | None = None  # open_clip's tag of the weights; None for a file
+    calibrations: tuple[Path, ...] = ()  # of scores, where the model brings some
+    tokenizer: Path | None = None  # a vocabulary that the checkpoint brings; None for the tokenizer of `architecture`
+    described_by: str = ""  # files that describe a checkpoint, for people; "" for a model with a configuration
+    layout: str = ""  # of the checkpoint, see `layouts`; "" for a tag
     tower: TowerKind | None = None
-    fingerprint: str = ""
+    fingerprint: str = ""  # of architecture, input, vocabulary and weights
 
     @property
     def key(self) -> str:
-        """The key of the configuration that names the weights, for messages."""
+        """Key of the configuration that names the weights, for messages."""
         return _KEY if self.described_by else "model.weights"
 
 
@@ -156,7 +135,6 @@ def _open_clip_name(name: str, tag: str | None, weights: Path | None) -> Describ
 
 
 def _model_file(path: Path, weights: Path | None) -> Described:
-    """A model JSON as open_clip writes it."""
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -172,7 +150,6 @@ def _model_file(path: Path, weights: Path | None) -> Described:
 
 
 def _input_spec(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
-    """The input of an image tower, of open_clip's `model_cfg` and `preprocess_cfg`. Raises ConfigError."""
     vision = architecture["vision_cfg"]
     if not all(isinstance(part, dict) for part in (vision, architecture["text_cfg"], preprocess)):
         raise ConfigError("model.config: vision_cfg, text_cfg and preprocess_cfg must hold keys")
@@ -191,29 +168,18 @@ def _input_spec(architecture: Mapping[str, Any], preprocess: Any) -> InputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """The files of a checkpoint.
-
-    Attributes:
-        folder: Folder of the weights.
-        weights: The file, or the index of several.
-        state: Its tensors without their numbers.
-        layout: Whose checkpoint it is.
-        ours: Contents of `open_clip_config.json`.
-        trained: Lines of `params.txt`.
-        theirs: Contents of `config.json`.
-    """
+    """The files of a checkpoint."""
 
     folder: Path
     weights: Path
-    state: State
+    state: State  # without numbers
     layout: str
-    ours: dict[str, Any]
-    trained: dict[str, str]
-    theirs: dict[str, Any]
+    ours: dict[str, Any]  # `open_clip_config.json`
+    trained: dict[str, str]  # `params.txt`
+    theirs: dict[str, Any]  # `config.json`
 
 
 def _checkpoint(path: Path) -> Described:
-    """A folder or a file."""
     if not path.exists():
         raise WeightsError(f"{_KEY}: no file or folder {path}")
     name = path.resolve().name if path.is_dir() else path.stem
@@ -232,45 +198,34 @@ def _checkpoint(path: Path) -> Described:
         )
     weights = _weights_in(path, ours=bool(ours)) if path.is_dir() else path
     state = read_state(weights, _KEY, numbers=False)
-    layout = layout_of(state, weights, _KEY)
-    found = _Found(
-        folder=folder,
-        weights=weights,
-        state=state,
-        layout=layout,
-        ours=ours,
-        trained=_params(folder),
-        theirs=theirs if kind in _MODEL_TYPES else {},
-    )
-    common: dict[str, Any] = {"name": name, "folder": folder, "weights": weights, "layout": layout}
+    common: dict[str, Any] = {"folder": folder, "weights": weights, "layout": layout_of(state, weights, _KEY)}
+    theirs = theirs if kind in _MODEL_TYPES else {}
+    found = _Found(**common, state=state, ours=ours, trained=_params(folder), theirs=theirs)
     try:
         says, preprocess = next(read(found) for fits, read in _DESCRIBED_BY if fits(found))
         tokenizer.check_options(folder, says["architecture"]["text_cfg"].get("tokenizer_kwargs") or {})
-        return Described(**common, **says, input=_input_spec(says["architecture"], preprocess))
-    except WeightsError as error:
+        return Described(name=name, **common, **says, input=_input_spec(says["architecture"], preprocess))
+    except (WeightsError, ConfigError) as error:
+        where = weights if isinstance(error, WeightsError) else folder
         message = str(error)
-        raise WeightsError(message if message.startswith(_KEY) else f"{_KEY}: {weights}: {message}") from error
-    except ConfigError as error:
-        message = str(error)
-        raise ConfigError(message if message.startswith("model.") else f"{_KEY}: {folder}: {error}") from error
+        raise type(error)(message if message.startswith("model.") else f"{_KEY}: {where}: {message}") from error
 
 
 def _weights_in(folder: Path, *, ours: bool) -> Path:
-    """The weights in a folder: by the names that libraries give them, or the only ones."""
-    names = (*_OPEN_CLIP_WEIGHTS, *_TRANSFORMERS_WEIGHTS) if ours else (*_TRANSFORMERS_WEIGHTS, *_OPEN_CLIP_WEIGHTS)
-    for name in names:
+    usual = (_OPEN_CLIP_WEIGHTS, _TRANSFORMERS_WEIGHTS) if ours else (_TRANSFORMERS_WEIGHTS, _OPEN_CLIP_WEIGHTS)
+    for name in (*usual[0], *usual[1]):
         if (folder / name).is_file():
             return folder / name
-    files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    names = sorted(file.name for file in folder.iterdir())
+    files = [name for name in names if name.endswith(_SUFFIXES) and (folder / name).is_file()]
     if len(files) == 1:
-        return files[0]
+        return folder / files[0]
     if files:
-        shown = ", ".join(file.name for file in files[:4])
+        shown = ", ".join(files[:4])
         raise WeightsError(
             f"{_KEY}: {folder} holds {len(files)} files of weights ({shown}): give the one that is meant"
         )
-    others = sorted(file.name for file in folder.iterdir())
-    found = f"found {', '.join(others[:4])}" if others else "the folder is empty"
+    found = f"found {', '.join(names[:4])}" if names else "the folder is empty"
     raise WeightsError(
         f"{_KEY}: {folder} holds no weights: expected {', '.join(_TRANSFORMERS_WEIGHTS[::2])}, "
         f"{_OPEN_CLIP_WEIGHTS[0]} or one {'/'.join(_SUFFIXES)} file; {found}"
@@ -278,7 +233,7 @@ def _weights_in(folder: Path, *, ours: bool) -> Path:
 
 
 def _params(folder: Path) -> dict[str, str]:
-    """The trainer's `params.txt` beside a checkpoint or above its folder `checkpoints`; empty if there is none."""
+    """The trainer's `params.txt` beside a checkpoint or above its folder `checkpoints`, if there is one."""
     for file in (folder / "params.txt", folder.parent / "params.txt"):
         if file.is_file():
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -288,8 +243,7 @@ def _params(folder: Path) -> dict[str, str]:
     return {}
 
 
-_Says = tuple[dict[str, Any], dict[str, Any]]
-"""Attributes of `Described`, and open_clip's `preprocess_cfg`."""
+_Says = tuple[dict[str, Any], dict[str, Any]]  # attributes of `Described`, and open_clip's `preprocess_cfg`
 
 
 def _by_open_clip(found: _Found) -> _Says:
@@ -303,20 +257,15 @@ def _by_open_clip(found: _Found) -> _Says:
 
 
 def _by_trainer(found: _Found) -> _Says:
-    """The arguments that open_clip's trainer notes, a line each."""
     params = found.trained
     name = params["model"].replace("/", "-")
     if name not in open_clip.list_models():
         raise WeightsError(f"its params.txt names the model {name}, which open_clip does not have")
     architecture = open_clip.get_model_config(name)
     # The loss of a SigLIP has a bias, which the checkpoint of any architecture then holds.
-    for argument, key, value in (
-        ("force_quick_gelu", "quick_gelu", True),
-        ("siglip", "init_logit_bias", -10),
-        ("force_custom_text", "custom_text", True),
-    ):
-        if params.get(argument) == "True":
-            architecture[key] = value
+    forced = {"force_quick_gelu": {"quick_gelu": True}, "force_custom_text": {"custom_text": True}}
+    for argument, settled in {**forced, "siglip": {"init_logit_bias": -10}}.items():
+        architecture |= settled if params.get(argument) == "True" else {}
     sizes = [int(number) for number in re.findall(r"\d+", params.get("force_image_size", ""))]
     if sizes:
         architecture["vision_cfg"]["image_size"] = sizes[0] if len(set(sizes)) == 1 else sizes
@@ -337,19 +286,15 @@ def _by_tensors_of_openai(found: _Found) -> _Says:
 
 
 def _by_transformers(found: _Found) -> _Says:
-    """`config.json`, or the tensors of a SigLIP, and the files beside them."""
     layout = _MODEL_TYPES[found.theirs["model_type"]] if found.theirs else SIGLIP
     # The same sizes, whoever's names the tensors have.
     if layout != found.layout and not (found.layout == OPEN_CLIP and layout == CLIP):
         raise WeightsError(f"its config.json says {layout}, and its tensors are those of {found.layout}")
     described_by = ["config.json" if found.theirs else "its tensors"]
     architecture, siglip = settings.architecture_of(found.theirs or settings.siglip_settings(found.state), layout)
-    images = read_json(found.folder / "preprocessor_config.json")
-    source, images = "preprocessor_config.json", images.get("image_processor", images)
-    if not images:
-        source = "processor_config.json"
-        images = read_json(found.folder / source).get("image_processor", {})
-    described_by += [source] if images else []
+    alone, inside = (read_json(found.folder / name) for name in _IMAGES)
+    images = alone.get("image_processor", alone) or inside.get("image_processor", {})
+    described_by += [_IMAGES[0 if alone else 1]] if images else []
     own = None
     if layout == SIGLIP:
         own = tokenizer.tokenizer_file(found.folder)
@@ -366,7 +311,6 @@ def _by_transformers(found: _Found) -> _Says:
 
 
 def _by_sizes(found: _Found) -> _Says:
-    """Tensors alone, if their sizes are those of exactly one of open_clip's models."""
     sizes = settings.sizes_of(arranged(found.state, found.layout))
     names = settings.names_of(sizes)
     if len(names) == 1:
@@ -374,8 +318,8 @@ def _by_sizes(found: _Found) -> _Says:
         return {"described_by": described_by, "architecture": open_clip.get_model_config(names[0])}, {}
     if names:
         raise WeightsError(
-            f"its tensors fit {' and '.join(names)}, which differ in what tensors do not tell (the activation): say "
-            f"which it is, model.name={names[0]} with model.weights={found.weights}"
+            f"its tensors fit {' and '.join(names)}, which differ in the activation, which tensors do not show: give "
+            f"it by name, model.name={names[0]} with model.weights={found.weights}"
         )
     vision = sizes["vision_cfg"]
     raise WeightsError(
@@ -393,4 +337,4 @@ _DESCRIBED_BY: Final[tuple[tuple[Callable[[_Found], bool], Callable[[_Found], _S
     (lambda found: bool(found.theirs) or found.layout == SIGLIP, _by_transformers),
     (lambda found: True, _by_sizes),
 )
-"""Whether a checkpoint is described so, and the function that reads it; the first that fits counts."""
+"""Condition -> the function that reads such a checkpoint; the first that fits counts."""

@@ -1,4 +1,6 @@
-"""The tokenizer that a model was trained with. It is read, never fetched, but for the vocabulary of a SigLIP's tag.
+"""The tokenizer that a model was trained with, and which characters of a caption its tokens stand for.
+
+It is read, never fetched, but for the vocabulary of a SigLIP's tag.
 
 A SigLIP brings `tokenizer.json`, or a sentencepiece model. A text is cleaned, cut into pieces of the vocabulary, ended
 by one token and filled up to the full length, as the model was trained: no token begins it, and nothing is masked
@@ -7,7 +9,10 @@ by one token and filled up to the full length, as the model was trained: no toke
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,8 +28,7 @@ from stages.shared.model.checkpoints.state import read_json
 if TYPE_CHECKING:
     from stages.shared.model.recognise import Described
 
-_FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")
-"""Names of the files that hold a vocabulary, the preferred first."""
+_FILES: Final = ("tokenizer.json", "spiece.model", "tokenizer.model")  # that hold a vocabulary, the preferred first
 
 _LOWER_ONLY: Final = ("Gemma", "Siglip2")
 """Beginnings of `tokenizer_class` in `tokenizer_config.json` of models that were trained on texts with punctuation."""
@@ -35,7 +39,7 @@ _OPTIONS: Final = {"bpe_path": str, "clean": str, "strip_sep_token": bool, "lang
 
 
 def tokenizer_of(described: Described) -> Any:
-    """The tokenizer of a model, texts -> int64 (texts, context). Raises WeightsError if it has no vocabulary."""
+    """Return the tokenizer of a model, texts -> int64 (texts, context). Raises WeightsError without a vocabulary."""
     text = described.architecture["text_cfg"]
     options = dict(text.get("tokenizer_kwargs") or {})
     length, named = text.get("context_length", 77), text.get("hf_tokenizer_name")
@@ -65,7 +69,7 @@ def tokenizer_of(described: Described) -> Any:
 
 
 def vocabulary_of(described: Described) -> Path | None:
-    """The file of the vocabulary that a model brings, if it brings one. Raises WeightsError if it is missing."""
+    """Return the file of the vocabulary that a model brings, if it brings one. Raises WeightsError if it is missing."""
     options = described.architecture["text_cfg"].get("tokenizer_kwargs") or {}
     if described.tokenizer is not None or described.folder is None or "bpe_path" not in options:
         return described.tokenizer
@@ -76,13 +80,13 @@ def vocabulary_of(described: Described) -> Path | None:
 
 
 def siglip_vocabulary(text: Mapping[str, Any]) -> str | None:
-    """The repository of the hub that open_clip's `text_cfg` of a SigLIP names; None for other models."""
+    """Return the repository of the hub that open_clip's `text_cfg` of a SigLIP names; None for other models."""
     repository = text.get("hf_tokenizer_name") if takes_texts_of_siglip(text) else None
     return None if repository is None else str(repository)
 
 
 def takes_texts_of_siglip(text: Mapping[str, Any]) -> bool:
-    """Whether open_clip's `text_cfg` is a SigLIP's. Other vocabularies have tokens of their own in front of a text."""
+    """Return whether open_clip's `text_cfg` is a SigLIP's; other vocabularies begin a text with tokens of their own."""
     clean = (text.get("tokenizer_kwargs") or {}).get("clean")
     return clean in ("canonicalize", "lower") and text.get("pool_type") == "last" and "hf_model_name" not in text
 
@@ -104,12 +108,12 @@ def check_options(path: Path, options: Any) -> None:
 
 
 def tokenizer_file(folder: Path) -> Path | None:
-    """The file in a checkpoint's folder that holds its vocabulary."""
+    """Return the file in a checkpoint's folder that holds its vocabulary."""
     return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
 def cleaning(file: Path) -> str:
-    """How texts are cleaned before they are cut: "canonicalize" drops capitals and punctuation, "lower" capitals."""
+    """Return how texts are cleaned: "canonicalize" drops capitals and punctuation, "lower" capitals."""
     kind = str(_settings(file.parent).get("tokenizer_class") or "")
     return "lower" if kind.startswith(_LOWER_ONLY) else "canonicalize"
 
@@ -136,36 +140,28 @@ def check_vocabulary(folder: Path, size: int) -> None:
 class OwnTokenizer:
     """Texts -> int64 (texts, context), by a vocabulary that a checkpoint brings.
 
-    Attributes:
-        eos: Number of the token that ends a text.
-        pad: Number of the token that fills it up.
-        fills_left: Whether it is filled up in front. No released model is, but `tokenizer_config.json` can say so.
+    Args:
+        file: The vocabulary, with `tokenizer_config.json` or `special_tokens_map.json` beside it, if there are any.
+        context_length: Tokens of every text.
+        clean: An argument of `open_clip.tokenizer.get_clean_fn`.
+
+    Raises:
+        ConfigError: The package that reads such a file is not installed.
+        WeightsError: The file is damaged, or lacks the tokens that end and fill up a text.
     """
 
     def __init__(self, file: Path, context_length: int, clean: str) -> None:
-        """Read a vocabulary.
-
-        Args:
-            file: A vocabulary, with `tokenizer_config.json` or `special_tokens_map.json` beside it, if there are any.
-            context_length: Tokens of every text.
-            clean: An argument of `open_clip.tokenizer.get_clean_fn`.
-
-        Raises:
-            ConfigError: The package that reads such a file is not installed.
-            WeightsError: The file is damaged, or lacks the tokens that end and fill up a text.
-        """
         self.context_length = context_length
         self._clean: Callable[[str], str] = open_clip.tokenizer.get_clean_fn(clean)
-        reader = _read_json if file.suffix == ".json" else _read_sentencepiece
         try:
-            self._cut, number_of = reader(file)
+            self._cut, number_of = _vocabulary_in(file)
         except ConfigError:
             raise
         except Exception as error:  # the tokenizers package raises Exception itself
             raise WeightsError(f"model.checkpoint: cannot read the tokenizer {file}: {one_line(error)}") from error
         settings = _settings(file.parent)
+        self.fills_left = settings.get("padding_side") == "left"  # no released model is, but the file can say so
         self.eos = self._special(file, settings.get("eos_token"), ("</s>", "<eos>"), number_of)
-        self.fills_left = settings.get("padding_side") == "left"
         self.pad = self._special(file, settings.get("pad_token"), ("<pad>", "</s>"), number_of)
 
     def __call__(self, texts: Sequence[str] | str) -> Tensor:
@@ -187,20 +183,19 @@ class OwnTokenizer:
         raise WeightsError(f"model.checkpoint: the tokenizer {file} has no token {text or ' or '.join(usual)}")
 
 
-def _read_json(file: Path) -> tuple[Callable[[str], list[int]], Callable[[str], int | None]]:
-    if find_spec("tokenizers") is None:
-        raise ConfigError(f"reading the tokenizer {file} takes a package: pip install tokenizers")
-    from tokenizers import Tokenizer  # noqa: PLC0415 - it is optional
+def _vocabulary_in(file: Path) -> tuple[Callable[[str], list[int]], Callable[[str], int | None]]:
+    """A function that cuts a text, and one from a token to its number."""
+    package = "tokenizers" if file.suffix == ".json" else "sentencepiece"
+    if find_spec(package) is None:
+        raise ConfigError(f"reading the tokenizer {file} takes a package: pip install {package}")
+    if package == "tokenizers":
+        from tokenizers import Tokenizer  # noqa: PLC0415 - it is optional
 
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), tokenizer.token_to_id
+        tokenizer = Tokenizer.from_file(str(file))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), tokenizer.token_to_id
 
-
-def _read_sentencepiece(file: Path) -> tuple[Callable[[str], list[int]], Callable[[str], int | None]]:
-    if find_spec("sentencepiece") is None:
-        raise ConfigError(f"reading the tokenizer {file} takes a package: pip install sentencepiece")
     from sentencepiece import SentencePieceProcessor  # noqa: PLC0415 - it is optional
 
     model = SentencePieceProcessor(model_file=str(file))
@@ -213,8 +208,68 @@ def _read_sentencepiece(file: Path) -> tuple[Callable[[str], list[int]], Callabl
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """The settings in the files beside a vocabulary, the last of which decides; empty without such files."""
     found: dict[str, Any] = {}
     for name in hub.TOKENIZER_SETTINGS:
         found |= read_json(folder / name)
     return found
+
+
+# --- places in a caption: CLIP's tokenizer cleans it (repairs broken characters, resolves HTML entities, joins white
+# space, lower case), cuts it into words, and each word into pieces. The pieces of a word are its bytes in order, so
+# their places in the cleaned text are known; the cleaned text is then aligned with the caption.
+
+_WORD_END: Final = "</w>"  # behind the last piece of a word
+
+_SLACK_CHARS: Final = 256
+_MOST_TIMES_LONGER: Final = 4
+"""A caption longer than its cleaned text by more than this is aligned in part. Alignment takes quadratic time,
+and a caption of the web may begin with any amount of white space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token of a caption, characters [start, end); empty where no character of the caption is known."""
+
+    start: int
+    end: int
+    word: int  # number of the word that it is a part of, from 0
+
+
+def pieces_of(tokenizer: Any, caption: str, most: int) -> list[Piece]:
+    """Return the tokens of a caption between the first and the last one, in order, `most` at most.
+
+    The tokenizer is open_clip's `SimpleTokenizer`.
+    """
+    cleaned: str = tokenizer.clean_fn(caption)
+    spans: list[tuple[int, int, int]] = []
+    for number, match in enumerate(tokenizer.pat.finditer(cleaned)):
+        if len(spans) >= most:
+            break
+        # Of each byte of the word, the character that it belongs to.
+        owners = [place for place, letter in enumerate(match.group(), match.start()) for _ in letter.encode()]
+        symbols = "".join(tokenizer.byte_encoder[byte] for byte in match.group().encode())
+        sizes = [len(piece.removesuffix(_WORD_END)) for piece in tokenizer.bpe(symbols).split(" ")]
+        ends = itertools.accumulate(sizes)
+        spans += [(owners[end - size], owners[end - 1] + 1, number) for size, end in zip(sizes, ends, strict=True)]
+    spans = spans[:most]
+    if not spans:
+        return []
+    places = _aligned(caption, cleaned[: spans[-1][1]])
+    return [Piece(*_hull(places[start:end]), word) for start, end, word in spans]
+
+
+def _hull(places: list[tuple[int, int]]) -> tuple[int, int]:
+    return min(start for start, _ in places), max(end for _, end in places)
+
+
+def _aligned(caption: str, cleaned: str) -> list[tuple[int, int]]:
+    """The characters of a caption, [start, end), that each character of its cleaned text came from."""
+    low = "".join(small if len(small := letter.lower()) == 1 else letter for letter in caption)
+    if low.startswith(cleaned):
+        return [(place, place + 1) for place in range(len(cleaned))]
+    low = low[: _MOST_TIMES_LONGER * len(cleaned) + _SLACK_CHARS]
+    places = [(len(low), len(low))] * len(cleaned)
+    for kind, a, b, c, d in SequenceMatcher(None, low, cleaned, autojunk=False).get_opcodes():
+        for place in range(c, d):
+            places[place] = (a + place - c, a + place - c + 1) if kind == "equal" else (a, b)
+    return places

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.contract.errors import ConfigError
-from stages.explain import EXPLAINERS
 from stages.explain.affinity import ALIKE, propagated
 from stages.explain.base import Explainer
 from tests.factories import TOWERS
@@ -21,16 +20,10 @@ PHRASES = [["red car", "dog", "two green fish"], ["dog"]]
 Floats = NDArray[np.float64]
 
 PLACES = [
-    ("grad_eclip", "class token"),
-    ("maskclip", "class token"),
-    ("rollout", "class token"),
-    ("grad_eclip", "timm, class token"),
-    ("grad_eclip", "SigLIP"),
-    ("maskclip", "EVA02"),
-    ("cam", "ConvNeXt"),
-    ("maskclip", "ConvNeXt"),
+    *(("grad_eclip", tower) for tower in ("class token", "timm, class token", "SigLIP")),
+    *(("maskclip", tower) for tower in ("class token", "EVA02", "ConvNeXt")),
+    *(("rollout", "class token"), ("cam", "ConvNeXt")),
 ]
-
 everywhere = pytest.mark.parametrize(("kind", "tower"), PLACES)
 
 
@@ -86,12 +79,9 @@ def test_an_image_does_not_depend_on_its_neighbours(kind: str, tower: str) -> No
     explainer, rgb = explainer_of(kind, tower, affinity="propagation"), pixels(tower)
     one, other = explainer.explain(rgb, PHRASES), explainer.explain(rgb[::-1].copy(), PHRASES[::-1])[::-1]
     more = explainer.explain(rgb, [PHRASES[0], [f"dog {n}" for n in range(20)] + PHRASES[1]])
-    for a, b in [
-        *zip(one[0], other[0], strict=True),
-        *zip(one[1], other[1], strict=True),
-        *zip(one[0], more[0], strict=True),
-    ]:
-        assert np.allclose(a.values, b.values, atol=1e-4 * a.values.max())
+    for mine, theirs in ((one[0], other[0]), (one[1], other[1]), (one[0], more[0])):
+        for a, b in zip(mine, theirs, strict=True):
+            assert np.allclose(a.values, b.values, atol=1e-4 * a.values.max())
 
 
 def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
@@ -109,11 +99,6 @@ def test_the_tokens_are_those_before_the_block_at_the_depth() -> None:
 def test_a_block_that_is_explained_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"explain\.affinity_depth: 1 is block 4 of 4 .*last 2 .*: 0\.75 at most"):
         explainer_of("grad_eclip", "class token", affinity="propagation", affinity_depth=1)
-
-
-@pytest.mark.parametrize("variant", ["authors", "notebook"])
-def test_the_presets_of_the_paper_have_none(variant: str) -> None:
-    assert EXPLAINERS["grad_eclip"].config_type(variant=variant).affinity == "none"
 
 
 def test_tokens_that_are_all_alike_or_all_different_keep_the_heat() -> None:

@@ -20,13 +20,8 @@ def unit(rng: Any, *shape: int) -> Any:
 
 
 def presence_of(embeddings: Any, bias: float = 0.0, **weight: float) -> Presence:
-    return Presence(
-        images=ImageStatistics.of(embeddings),
-        bias=bias,
-        weight=weight,
-        mean=dict.fromkeys(weight, 0.0),
-        scale=dict.fromkeys(weight, 2.0),
-    )
+    zeros, twos = dict.fromkeys(weight, 0.0), dict.fromkeys(weight, 2.0)
+    return Presence(images=ImageStatistics.of(embeddings), bias=bias, weight=weight, mean=zeros, scale=twos)
 
 
 @pytest.mark.parametrize("width", [RANK // 2, RANK + 40])
@@ -76,21 +71,18 @@ def test_plain_values_give_the_same_presence() -> None:
     assert again.plain() == presence.plain()
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_damaged_values_are_refused() -> None:
+    presence = presence_of(unit(np.random.default_rng(3), 9, 4), **dict.fromkeys(FEATURES, 1.0))
+    for change in (
         {"weight": {"odd": 1.0}},
         {"scale": dict.fromkeys(FEATURES, 0.0)},
         {"bias": float("nan")},
         {"absent_share": 1.0},
         {"images": {"mean": "AA==", "directions": "", "rest": 0.0}},
         {"images": {"mean": "", "directions": "", "rest": -1.0}},
-    ],
-)
-def test_damaged_values_are_refused(change: dict[str, Any]) -> None:
-    presence = presence_of(unit(np.random.default_rng(3), 9, 4), **dict.fromkeys(FEATURES, 1.0))
-    with pytest.raises((KeyError, TypeError, ValueError)):
-        Presence.from_plain({**presence.plain(), **change})
+    ):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            Presence.from_plain({**presence.plain(), **change})
 
 
 @pytest.mark.parametrize("tower", ["class token", "timm, positions"])

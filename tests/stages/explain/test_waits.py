@@ -29,8 +29,6 @@ from tests.factories import TOWERS
 from tests.stages.explain.models import tokenizer
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "defaults": {},
-    "affinity": {"affinity": "propagation"},
     "importance": {"importance": "eos"},
     "two scales": {"scales": (1.0, 0.5), "affinity": "propagation"},
     "projected, one head": {"similarity": "projected", "heads": "single"},
@@ -113,12 +111,8 @@ def records(images: int, phrases: int, side_px: int) -> list[Record]:
     said = ", ".join(TEXTS[:phrases])
     own = tuple(Phrase(text=text, caption_index=0, start=0, end=5, head="dog") for text in TEXTS[:phrases])
     rgb = np.zeros((side_px, side_px, 3), np.uint8)
-    return [
-        Record(
-            sample=Sample(sample_id=str(number), source="test", captions=(said,)), phrases=own, pixels=Pixels(rgb=rgb)
-        )
-        for number in range(images)
-    ]
+    samples = [Sample(sample_id=str(number), source="test", captions=(said,)) for number in range(images)]
+    return [Record(sample=sample, phrases=own, pixels=Pixels(rgb=rgb)) for sample in samples]
 
 
 def told(stage: ExplainStage, images: int, phrases: int, side_px: int) -> Told:
@@ -131,7 +125,7 @@ def told(stage: ExplainStage, images: int, phrases: int, side_px: int) -> Told:
 
 @pytest.fixture(params=[*SETTINGS, "presence", "ResNet", "SigLIP"])
 def case(request: pytest.FixtureRequest) -> Iterator[tuple[ExplainStage, int, int]]:
-    """A stage of four images a batch that knows its texts, the side of its images, and how often it waits for each."""
+    """A stage of two images a batch that knows its texts, the side of its images, and how often it waits for each."""
     model, side_px = on_meta(request.param if request.param in TOWERS else "class token")
     config = GradEclipConfig(**SETTINGS.get(request.param, {}))
     presence = None
@@ -139,7 +133,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[ExplainStage, int, in
         statistics = ImageStatistics.of(np.random.default_rng(0).normal(size=(9, model.embed_dim)).astype(np.float32))
         ones = {"similarity": 1.0, "local": 1.0}
         presence = Presence(images=statistics, bias=0.0, weight=ones, mean=ones, scale=ones)
-    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=4), explainer=config), model, presence)
+    stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=2), explainer=config), model, presence)
     stage.setup()
     stage._explainer.learn([TEXTS])
     yield stage, side_px, 2 if request.param == "importance" else 1
@@ -150,9 +144,9 @@ def test_the_host_waits_once_a_batch_whatever_it_holds(
     case: tuple[ExplainStage, int, int], waited: Counter[str]
 ) -> None:
     stage, side_px, waits = case
-    for batches, phrases in ((1, 1), (1, 32), (2, 8)):
+    for batches, phrases in ((1, 1), (2, 16)):
         waited.clear()
-        found = told(stage, 4 * batches, phrases, side_px)
+        found = told(stage, 2 * batches, phrases, side_px)
         assert found.waits == 0, "nothing but the results is waited for"
         assert waited["waits"] == waits * batches
         if waits == 1:
@@ -162,16 +156,16 @@ def test_the_host_waits_once_a_batch_whatever_it_holds(
 def test_launches_follow_the_phrases_of_one_image_and_not_the_images(waited: Counter[str]) -> None:
     model, side_px = on_meta()
     found: dict[tuple[int, int], int] = {}
-    for size in (4, 16):
+    for size in (2, 8):
         stage = ExplainStage(ExplainStageConfig(model=ModelConfig(batch_size=size), explainer=GradEclipConfig()), model)
         stage.setup()
         stage._explainer.learn([TEXTS])
-        for phrases in (1, 8, 16, 24, 32):
+        for phrases in (1, 8, 16, 24):
             found[size, phrases] = told(stage, size, phrases, side_px).launches
-    assert found[4, 1] == found[4, 8] == found[16, 8], "eight phrases cost what one costs, sixteen images what four do"
-    steps = [found[16, phrases + 8] - found[16, phrases] for phrases in (8, 16, 24)]
-    assert steps[0] == steps[1] == steps[2] == found[4, 32] - found[4, 24], "each further eight cost the same"
-    assert steps[0] < found[16, 8] / 2
+    assert found[2, 1] == found[2, 8] == found[8, 8], "eight phrases cost what one costs, eight images what two do"
+    steps = [found[8, phrases + 8] - found[8, phrases] for phrases in (8, 16)]
+    assert steps[0] == steps[1] == found[2, 24] - found[2, 16], "each further eight cost the same"
+    assert steps[0] < found[8, 8] / 2
 
 
 def test_new_texts_are_sent_without_a_wait() -> None:

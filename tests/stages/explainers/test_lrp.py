@@ -14,9 +14,8 @@ from torch import Tensor
 from stages.explainers.relevance.lrp import LrpConfig, Propagation
 from stages.explainers.relevance.rules import GammaLinear, Rules, gate_held
 from stages.shared.model.clip import ClipModel
-from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.layers import NOTHING, Chain, LayerNorm, Linear
-from stages.shared.model.towers.pooled import AttentionPool, PooledTower
+from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
 from stages.shared.model.towers.tower import Placement
 from stages.shared.model.towers.vision import VisionTower
 from tests.factories import TOWERS, tiny_clip

@@ -97,37 +97,32 @@ def test_phrases(nlp, caption, expected):
     assert found(nlp, caption) == expected
 
 
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
+def test_parts_are_kept_on_request(nlp):
+    for caption, expected in (
         ("the side of a building", "the side of a building:building"),
         ("a piece of the side of a bridge", "a piece of the side of a bridge:bridge"),
         ("A bird on top of a pole.", "A bird:bird | a pole:pole"),
-    ],
-)
-def test_parts_are_kept_on_request(nlp, caption, expected):
-    assert found(nlp, caption, keep_parts=True) == expected
+    ):
+        assert found(nlp, caption, keep_parts=True) == expected
 
 
 def test_a_list_of_words_is_no_phrase(nlp):
     assert extract(nlp("dog " * 200), LISTS) == []
 
 
-def test_the_drop_list_can_be_changed(nlp):
-    doc = nlp("A dog lies on the ground.")
-    assert [phrase.head for phrase in extract(doc, LISTS)] == ["dog"]
-    assert [phrase.head for phrase in extract(doc, word_lists(keep=["ground"]))] == ["dog", "ground"]
-    assert [phrase.head for phrase in extract(doc, word_lists(add=["dog"]))] == []
-
-
-def test_an_entry_with_a_preposition_drops_only_bare_nouns_behind_it(nlp):
-    lists = word_lists(add=["on grass"])
-    assert [p.head for p in extract(nlp("A ball on the grass."), lists)] == ["ball"]
-    assert [p.head for p in extract(nlp("A ball on the wet grass beside the grass."), lists)] == [
-        "ball",
-        "grass",
-        "grass",
-    ]
+@pytest.mark.parametrize(
+    ("caption", "settings", "heads"),
+    [
+        ("A dog lies on the ground.", {}, ["dog"]),
+        ("A dog lies on the ground.", {"keep": ["ground"]}, ["dog", "ground"]),
+        ("A dog lies on the ground.", {"add": ["dog"]}, []),
+        # an entry with a preposition drops only bare nouns behind it
+        ("A ball on the grass.", {"add": ["on grass"]}, ["ball"]),
+        ("A ball on the wet grass beside the grass.", {"add": ["on grass"]}, ["ball", "grass", "grass"]),
+    ],
+)
+def test_the_drop_list_can_be_changed(nlp, caption, settings, heads):
+    assert [phrase.head for phrase in extract(nlp(caption), word_lists(**settings))] == heads
 
 
 def test_the_head_token_is_the_head(nlp):

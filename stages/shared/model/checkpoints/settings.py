@@ -18,8 +18,7 @@ from torch import Tensor
 from stages.contract.errors import ConfigError, WeightsError
 from stages.shared.model.checkpoints.layouts import CLIP, SIGLIP
 
-Shapes = Mapping[str, Tensor]
-"""Name -> tensor, of which only the shape counts."""
+Shapes = Mapping[str, Tensor]  # only the shapes count
 
 _BLOCK = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -44,37 +43,30 @@ _DEFAULTS: Final[dict[str, dict[str, dict[str, Any]]]] = {
 }  # fmt: skip
 """The keys that a `config.json` leaves out: the defaults of `transformers`' CLIPConfig and SiglipConfig."""
 
+_TANH: Final = {"act_kwargs": {"approximate": "tanh"}}
 _ACTIVATIONS: Final[dict[str, dict[str, Any]]] = {
     "quick_gelu": {"quick_gelu": True},
     "gelu": {},
-    "gelu_pytorch_tanh": {"act_kwargs": {"approximate": "tanh"}},
-    "gelu_new": {"act_kwargs": {"approximate": "tanh"}},
+    "gelu_pytorch_tanh": _TANH,
+    "gelu_new": _TANH,
 }
 """`hidden_act` -> the same for open_clip."""
 
 RESAMPLE: Final = {2: "bilinear", 3: "bicubic"}
 """`resample` of a `preprocessor_config.json`, a number of Pillow's -> interpolation."""
 
-_EPS: Final = 1e-5
-"""The number that open_clip adds to the variance in layer norms by default."""
+_EPS: Final = 1e-5  # what open_clip adds to the variance in layer norms by default
 
 
 def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Translate a `config.json` of transformers.
+    """Translate the contents of a `config.json` of transformers; the layout is `CLIP` or `SIGLIP`.
 
-    Args:
-        settings: What the file holds.
-        layout: `CLIP` or `SIGLIP`.
-
-    Returns:
-        open_clip's `model_cfg`, and the arguments of a SigLIP's image tower, see `Described.siglip`.
-
-    Raises:
-        ConfigError: A value makes no sense, or open_clip has no such model.
+    Returns open_clip's `model_cfg`, and the arguments of a SigLIP's image tower, see `Described.siglip`. Raises
+    ConfigError if a value makes no sense, or open_clip has no such model.
     """
     vision, text = (_section(settings, name, layout) for name in ("vision_config", "text_config"))
     acts = {vision["hidden_act"], text["hidden_act"]}
-    if acts - _ACTIVATIONS.keys() or len(acts) > 1:
+    if len(acts) > 1 or acts - _ACTIVATIONS.keys():
         raise ConfigError(
             f"hidden_act is {' and '.join(sorted(map(str, acts)))}: expected one of {', '.join(_ACTIVATIONS)}, "
             "the same in both towers"
@@ -113,7 +105,7 @@ def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str,
         "depth": vision["num_hidden_layers"],
         "num_heads": vision["num_attention_heads"],
         "mlp_ratio": _mlp_ratio(vision),
-        "act_layer": {"gelu": "gelu", "quick_gelu": "quick_gelu"}.get(vision["hidden_act"], "gelu_tanh"),
+        "act_layer": "gelu_tanh" if "act_kwargs" in act else vision["hidden_act"],
         "norm_eps": vision["layer_norm_eps"],
     }
     text_cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
@@ -123,14 +115,9 @@ def architecture_of(settings: Mapping[str, Any], layout: str) -> tuple[dict[str,
 
 
 def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
-    """open_clip's `preprocess_cfg` of a `preprocessor_config.json`, without the size, which is the model's.
+    """Translate the contents of a `preprocessor_config.json` to open_clip's `preprocess_cfg`, without the size.
 
-    Args:
-        images: What the file holds; empty for the defaults of `transformers`.
-        layout: `CLIP` or `SIGLIP`.
-
-    Raises:
-        ConfigError: A value cannot be used.
+    Without contents the defaults of `transformers` hold. Raises ConfigError if a value cannot be used.
     """
     mean, std = images.get("image_mean"), images.get("image_std")
     if images.get("do_normalize") is False:
@@ -150,7 +137,6 @@ def preprocess_of(images: Mapping[str, Any], layout: str) -> dict[str, Any]:
 
 
 def _section(settings: Mapping[str, Any], name: str, layout: str) -> dict[str, Any]:
-    """The settings of a tower, with what the file leaves out."""
     defaults = _DEFAULTS[layout][name]
     section = {**defaults, **(settings.get(name) or {})}
     older = settings.get(f"{name}_dict")  # of files that transformers wrote before 4.27; it decides all it has
@@ -175,12 +161,10 @@ def _number(value: Any, key: str) -> int:
 
 
 def _block_options(section: Mapping[str, Any], act: Mapping[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {"mlp_ratio": _mlp_ratio(section)}
-    if "act_kwargs" in act:
-        options["act_kwargs"] = act["act_kwargs"]
+    options = {key: value for key, value in act.items() if key == "act_kwargs"}
     if section["layer_norm_eps"] != _EPS:
         options["norm_kwargs"] = {"eps": section["layer_norm_eps"]}
-    return options
+    return {"mlp_ratio": _mlp_ratio(section), **options}
 
 
 def _mlp_ratio(section: Mapping[str, Any]) -> float:
@@ -192,19 +176,14 @@ def _mlp_ratio(section: Mapping[str, Any]) -> float:
 # --- tensors alone
 
 _HEAD_WIDTH: Final = 64
-
 _SIGLIP_HEADS: Final = {768: 12, 1024: 16, 1152: 16, 1536: 16}
 """Width of a tower -> heads, of all SigLIP and SigLIP 2 models that Google released."""
 
 
 def sizes_of(shapes: Shapes) -> dict[str, Any]:
-    """open_clip's `model_cfg` of a CLIP with a vision transformer or a ResNet, but for its activation.
+    """Return open_clip's `model_cfg` of a CLIP's tensors, which have open_clip's names, but for the activation.
 
-    Args:
-        shapes: Tensors with open_clip's names.
-
-    Raises:
-        WeightsError: A tensor that tells a size is missing, or the sizes contradict each other.
+    Raises WeightsError if a tensor that has a size is missing, or the sizes contradict each other.
     """
     try:
         text = {name.removeprefix("text."): value for name, value in shapes.items() if not name.startswith("visual.")}
@@ -229,15 +208,11 @@ def sizes_of(shapes: Shapes) -> dict[str, Any]:
             },
         }
     except (LookupError, ArithmeticError, ValueError) as error:
-        raise WeightsError(f"the tensors do not tell the architecture: {type(error).__name__}: {error}") from error
+        raise WeightsError(f"the tensors do not show the architecture: {type(error).__name__}: {error}") from error
 
 
 def siglip_settings(shapes: Shapes) -> dict[str, Any]:
-    """Return the `config.json` of a SigLIP whose tensors have the names of `transformers`.
-
-    Raises:
-        WeightsError: No SigLIP of these sizes is known.
-    """
+    """Return the `config.json` of a SigLIP whose tensors have `transformers`' names. Raises WeightsError if unknown."""
     try:
         towers = {
             f"{tower}_config": {
@@ -265,14 +240,14 @@ def siglip_settings(shapes: Shapes) -> dict[str, Any]:
 
 
 def names_of(sizes: Mapping[str, Any]) -> list[str]:
-    """Names of open_clip's models that have the sizes of `sizes_of`; they can differ in what shapes do not tell."""
-    wanted, found = _compared(sizes), []
-    for name in open_clip.list_models():
-        other = open_clip.get_model_config(name)
+    """Return the names of open_clip's models that have the sizes of `sizes_of`; their activations can differ."""
+    wanted = _compared(sizes)
+
+    def fits(other: Mapping[str, Any]) -> bool:
         plain = "timm_model_name" not in other["vision_cfg"] and "hf_model_name" not in other["text_cfg"]
-        if plain and "multimodal_cfg" not in other and _compared(other) == wanted:
-            found.append(name)
-    return found
+        return plain and "multimodal_cfg" not in other and _compared(other) == wanted
+
+    return [name for name in open_clip.list_models() if fits(open_clip.get_model_config(name))]
 
 
 def _compared(architecture: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -280,15 +255,12 @@ def _compared(architecture: Mapping[str, Any]) -> tuple[Any, ...]:
     text = {"context_length": 77, "vocab_size": 49408, "width": 512, "layers": 12, **architecture["text_cfg"]}
     if isinstance(vision["layers"], list):
         vision["patch_size"] = None
-    return (
-        architecture["embed_dim"],
-        *(vision[key] for key in ("image_size", "patch_size", "width", "layers")),
-        *(text[key] for key in ("context_length", "vocab_size", "width", "layers")),
-    )
+    of_images = [vision[key] for key in ("image_size", "patch_size", "width", "layers")]
+    of_texts = [text[key] for key in ("context_length", "vocab_size", "width", "layers")]
+    return architecture["embed_dim"], *of_images, *of_texts
 
 
 def _side(places: int) -> int:
-    """Side of a square grid with this number of places. Raises ArithmeticError if no grid has it."""
     side = math.isqrt(max(places, 0))
     if side < 1 or side**2 != places:
         raise ArithmeticError(f"{places} places make no square grid")
@@ -296,8 +268,7 @@ def _side(places: int) -> int:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """How many numbers stand at a place in names. Raises LookupError for none."""
-    numbers = {match[1] for name in shapes if (match := re.match(pattern, name))}
-    if not numbers:
-        raise LookupError(pattern.replace("\\", ""))
-    return len(numbers)
+    """The number of different numbers at a place in names."""
+    if numbers := {match[1] for name in shapes if (match := re.match(pattern, name))}:
+        return len(numbers)
+    raise LookupError(pattern.replace("\\", ""))

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stages.contract.errors import WeightsError, one_line
+from stages.shared.model.checkpoints.layouts import OPENAI_ONLY
 
 INDEX_SUFFIX: Final = ".index.json"
 """End of the name of a file that says which of several files holds which tensor, as Hugging Face writes it."""
@@ -34,14 +35,9 @@ State = dict[str, Tensor]
 
 
 def weight_files(path: Path, key: str = "model.weights") -> tuple[Path, ...]:
-    """All files that hold a checkpoint: the file itself, or an index and the files that it names, in order.
+    """Return all files that hold a checkpoint: the file itself, or an index and the files that it names, in order.
 
-    Args:
-        path: A file of weights, or an index of several.
-        key: The key of the configuration that names it, for messages.
-
-    Raises:
-        WeightsError: A file is missing, or the index makes no sense.
+    Raises WeightsError, which begins with `key`, if a file is missing or the index makes no sense.
     """
     if not path.name.endswith(INDEX_SUFFIX):
         return (path,)
@@ -79,15 +75,16 @@ def read_state(path: Path, key: str = "model.weights", *, numbers: bool = True) 
             continue
         try:
             found = _read_file(file, numbers=numbers)
-        except pickle.UnpicklingError as error:
-            raise WeightsError(
-                f"{key}: {file} is a TorchScript archive that holds more than tensors ({error}), and loading it could "
-                "run code. Save its state dict with torch.save or as safetensors where you trust it"
-                if _is_torchscript(file)
-                else _unreadable(file, key, error)
-            ) from error
         except Exception as error:
-            raise WeightsError(_unreadable(file, key, error)) from error
+            if isinstance(error, pickle.UnpicklingError) and _is_torchscript(file):
+                raise WeightsError(
+                    f"{key}: {file} is a TorchScript archive that holds more than tensors ({error}), and loading it "
+                    "could run code. Save its state dict with torch.save or as safetensors where you trust it"
+                ) from error
+            raise WeightsError(
+                f"{key}: cannot read {file} as safetensors or with torch.load(weights_only=True), is it damaged? "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
         if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
             found = found["state_dict"]
         if not isinstance(found, dict):
@@ -110,7 +107,7 @@ def _read_file(path: Path, *, numbers: bool) -> Any:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The keys of a checkpoint's JSON file; empty if it is not there. Raises WeightsError for a file without keys."""
+    """Return the keys of a checkpoint's JSON file; empty if it is not there. Raises WeightsError for another file."""
     try:
         parsed = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -123,21 +120,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _plain_name(name: str) -> str:
-    """The name of a tensor without what training put before it."""
     while name.startswith(_WRAPPERS):
         name = name.partition(".")[2]
     return name
 
 
-def _unreadable(path: Path, key: str, error: Exception) -> str:
-    return (
-        f"{key}: cannot read {path} as safetensors or with torch.load(weights_only=True), is it damaged? "
-        f"{type(error).__name__}: {first_line(error)}"
-    )
-
-
 def first_line(error: Exception) -> str:
-    """The first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
+    """Return the first line of a message: torch continues for paragraphs with ways to load the file nevertheless."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -153,9 +142,6 @@ _DTYPES: Final = {
     "IntStorage": torch.int32,
     "BoolStorage": torch.bool,
 }
-
-_NUMBERS: Final = ("input_resolution", "context_length", "vocab_size")
-"""Attributes of OpenAI's models that are numbers, by which they are recognised."""
 
 
 class _Module:
@@ -209,7 +195,6 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _read_torchscript(path: Path) -> State:
-    """The tensors of an archive by the names that they have in a state dict."""
     with zipfile.ZipFile(path) as archive:
         (place,) = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
         root = _ScriptReader(archive, place.removesuffix("data.pkl")).load()
@@ -224,5 +209,5 @@ def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{prefix}{name}.")
         elif isinstance(value, Tensor) and name != "attn_mask":  # of constants, kept because a script refers to it
             yield f"{prefix}{name}", value
-        elif not prefix and name in _NUMBERS and isinstance(value, int):
+        elif not prefix and name in OPENAI_ONLY and isinstance(value, int):
             yield name, torch.tensor(value)

@@ -1,8 +1,7 @@
 """Dense features of an image tower, in the space of its embeddings: of each patch alone, and of regions.
 
-Where attention makes the embedding, its values hold what each patch adds. A patch's own embedding is what comes out
-when the attention looks at that patch alone, so that its output is the patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV
-2022, arXiv 2112.01071):
+A patch's own embedding is the tower's answer if its attention looked at that patch alone, so that the output is the
+patch's value (MaskCLIP, Zhou, Loy, Dai, ECCV 2022, arXiv 2112.01071):
 
     y_i = the rest of the tower, with v_i in place of sum_j a_j v_j
 
@@ -10,9 +9,7 @@ In a transformer with a class token this replaces the last attention of the patc
 block's residual and its MLP follow, as in MaskCLIP's own code for ViTs and in CLIPSelf (arXiv 2310.01403), which trains
 on these features; without it neither does, as in CLIP Surgery (arXiv 2304.05653) and ClearCLIP. Where one attention
 pools the tokens it is the authors' form for CLIP's ResNets, but with the tokens' positions. Where tokens are averaged
-it is the head on each token.
-
-All is differentiable in whatever the tower's weights are.
+it is the head on each token. All is differentiable in the tower's weights.
 
 Shapes: B images, N patches, T = N + 1 tokens, D width, E embedding.
 """
@@ -26,39 +23,30 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import PooledTower
+from stages.shared.model.towers.pooled import AveragedTower, PooledTower
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import Block, VisionTower, attend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseFeatures:
-    """Features of B images, in any scale.
+    """Features of B images, in any scale."""
 
-    Attributes:
-        patches: Each patch's own embedding, row by row (B, N, E).
-        embedding: The images' embeddings (B, E).
-        tokens: The patches as they enter the pool, or the block that was named (B, N, D); None if none was.
-    """
-
-    patches: Tensor
-    embedding: Tensor
-    tokens: Tensor | None
+    patches: Tensor  # each patch's own embedding, row by row (B, N, E)
+    embedding: Tensor  # (B, E)
+    tokens: Tensor | None  # the patches as they enter the pool, or the block that was named (B, N, D)
 
 
 def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | None = None) -> DenseFeatures:
-    """The dense features of images, in one forward pass.
+    """Compute the dense features of images, uint8 (B, height, width, 3), in one forward pass.
+
+    The part behind the trunk computes in float32. Raises ValueError if a side is not a multiple of the stride.
 
     Args:
-        tower: of any kind. What stands behind its trunk computes in float32.
-        rgb: uint8 pixels (B, height, width, 3).
-        residual: with a class token, whether the last block's residual and MLP follow the values. Without effect on
-            other towers.
-        block: number, from 0, of the block before which `tokens` are taken, in a tower with a class token.
-
-    Raises:
-        ValueError: a side is not a multiple of the stride.
+        tower: Of any kind.
+        rgb: The images.
+        residual: With a class token, whether the last block's residual and MLP follow the values.
+        block: With a class token, the number, from 0, of the block before which `tokens` are taken.
     """
     if isinstance(tower, PooledTower):
         exact = tower.float_head()
@@ -77,7 +65,7 @@ def dense(tower: Tower, rgb: Tensor, *, residual: bool = False, block: int | Non
 
 
 def _by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T, D) before the last block -> class token (B, D), and the patches by their values alone (B, N, D)."""
+    """Tokens (B, T, D) before the last block -> class token (B, D), and patches by their values alone (B, N, D)."""
     q, k, v = last.project(x)
     token = last.finish(x[:, :1], attend(q[:, :1], k, v, last.heads))[:, 0]
     if residual:
@@ -87,19 +75,15 @@ def _by_values(last: Block, x: Tensor, *, residual: bool) -> tuple[Tensor, Tenso
 
 
 def by_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, rois: Tensor) -> Tensor:
-    """One feature for each box: the mean of the patches' directions under it, as CLIPSelf takes it.
+    """Mean of the patches' directions under each box, as in CLIPSelf (arXiv 2310.01403), unit vectors (R, E).
 
-    Every patch counts by its direction alone, as in CLIPSelf (arXiv 2310.01403): RoIAlign with one bin, several samples
-    in it, on features of length 1.
+    RoIAlign with one bin, several samples in it, on features of length 1.
 
     Args:
         patches: (B, N, E), in any scale, of `dense`.
-        grid_hw: rows and columns of the patches.
-        placement: where the tower's tokens are.
+        grid_hw: Rows and columns of the patches.
+        placement: The places of the tower's tokens.
         rois: float (R, 5): image of the batch, x0, y0, x1, y1 in px of the images, half open.
-
-    Returns:
-        (R, E), of length 1.
     """
     unit = F.normalize(patches.float(), dim=-1).mT.unflatten(-1, grid_hw)
     if placement.shift_px:
@@ -109,14 +93,10 @@ def by_boxes(patches: Tensor, grid_hw: tuple[int, int], placement: Placement, ro
 
 
 def by_masks(patches: Tensor, shares: Tensor) -> Tensor:
-    """One feature for each mask: the mean of the patches' directions, weighted by the share of each inside.
+    """Mean of the patches' directions under each mask, unit vectors (R, E); zeros for an empty mask.
 
-    Args:
-        patches: (R, N, E), in any scale: for each mask those of its image.
-        shares: float (R, N), 0 .. 1, or (R, grid_h, grid_w).
-
-    Returns:
-        (R, E), of length 1; zeros for a mask that is empty.
+    `patches` (R, N, E) in any scale are, for each mask, those of its image, and `shares` float (R, N) or (R, grid_h,
+    grid_w), 0 .. 1, the share of each inside.
     """
     unit = F.normalize(patches.float(), dim=-1)
     return F.normalize(torch.einsum("rn,rne->re", shares.flatten(1).to(unit.dtype), unit), dim=-1)

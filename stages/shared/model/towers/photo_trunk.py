@@ -1,10 +1,10 @@
 """The image trunk of the photograph model: a convolution network on a 14 x 14 grid, registered with timm by name.
 
 A stock open_clip configuration (`timm_model_name: tf_efficientnet_lite2`, `timm_pool: abs_attn`) ends at stride 32, 7 x
-7 tokens for 224 pixels, which costs three to four points of pointing, and its attention pooling over 1,280 channels
-alone has 4.9 million parameters. So the trunk ends at stride 16 (the last stage is dilated), and a neck brings the
-channels down to the embedding's width before open_clip's own attention pooling sees them. Everything else is
-open_clip's. After this module is imported, `open_clip.CLIP` builds the model from its `model.json`.
+7 tokens for 224 pixels, which costs three to four points of pointing, and its pooling of 1,280 channels has 4.9 million
+parameters. So the trunk ends at stride 16 (the last stage is dilated), and a neck brings the channels down to the
+embedding's width before open_clip's own attention pooling sees them. After this module is imported, `open_clip.CLIP`
+builds the model from its `model.json`.
 
 Shapes: B images, N = 14 * 14 tokens, C = 1,280 channels, D the neck's width.
 """
@@ -19,17 +19,10 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
-TRUNK_NAME: Final = "phrasebox_photo_trunk"
-"""Name that timm, and so open_clip's `timm_model_name`, knows the trunk by."""
-
-WIDTH: Final = 256
-"""Channels that leave the trunk; also the embedding's width."""
-
-STRIDE_PX: Final = 16
-"""Pixels from a token to the next."""
-
-GRID: Final = 14
-"""Tokens a side for the 224 pixels that it was trained on."""
+TRUNK_NAME: Final = "phrasebox_photo_trunk"  # in timm's registry, and so in open_clip's `timm_model_name`
+WIDTH: Final = 256  # channels that leave the trunk; also the embedding's width
+STRIDE_PX: Final = 16  # from a token to the next
+GRID: Final = 14  # tokens a side for the 224 pixels that it was trained on
 
 ALIKE: Final = 0.2
 """Cosine above which two tokens of an image count as parts of one thing. The value of the feasibility run, where
@@ -64,10 +57,10 @@ class Neck(nn.Module):
 
 
 def alike(x: Tensor) -> Tensor:
-    """How much each token of an image counts for each other: channels (B, N, C) -> (B, N, N), without a gradient.
+    """Weights of each token of an image for each other: channels (B, N, C) -> (B, N, N), without a gradient.
 
-    Rows have the sum 1. They are the cosine of the channels less the image's mean, less `ALIKE`, where above 0. A token
-    counts for itself, so that no row is empty.
+    The cosine of the channels less the image's mean, less `ALIKE`, where above 0, rows of the sum 1. A token counts for
+    itself, so that no row is empty.
     """
     with torch.no_grad():
         unit = F.normalize(x.float() - x.float().mean(dim=1, keepdim=True), dim=-1).to(x.dtype)

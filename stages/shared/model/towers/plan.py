@@ -10,8 +10,7 @@ from typing import Any, Final
 from stages.contract.errors import ConfigError
 from stages.shared.model.config import TowerKind
 
-RESNET_STRIDE_PX: Final = 32
-"""Pixels between the tokens of CLIP's ResNets: five halvings."""
+RESNET_STRIDE_PX: Final = 32  # of the tokens of CLIP's ResNets: five halvings
 
 SUPPORTED: Final = (
     "Supported: open_clip vision transformers with a class token (ViT-B-32, B-16, L-14, H-14, g-14, bigG-14 and "
@@ -24,10 +23,8 @@ _POOLS: Final[dict[str, TowerKind]] = {"tok": "class_token", "avg": "average_poo
 """`pool_type` of a transformer; `map` is that of a SigLIP, see `Described.siglip`."""
 
 _TIMM_POOLS: Final[dict[str, TowerKind]] = {
-    "abs_attn": "attention_pool",
-    "rot_attn": "attention_pool",
+    **dict.fromkeys(("abs_attn", "rot_attn", "token"), "attention_pool"),
     "map": "latent_pool",
-    "token": "attention_pool",
     "avg": "average_pool",
 }
 """`timm_pool` of a network of timm."""
@@ -51,33 +48,27 @@ class TowerPlan:
 
 
 def plan_of(architecture: dict[str, Any]) -> TowerPlan:
-    """Plan the image tower of an open_clip configuration.
+    """Plan the image tower of an open_clip configuration. Raises ConfigError, with the reason, if it does not fit.
 
     Options of a transformer that change the formulas show when it is built, see `take_apart.check_supported`.
-
-    Raises:
-        ConfigError: It cannot be explained, and why; or its sizes make no sense.
     """
     vision = architecture["vision_cfg"]
     if "multimodal_cfg" in architecture:
         raise _rejected("is CoCa's, which ends in an attention pooler with many queries")
     size, stride = sides_px(vision)
-    if "timm_model_name" in vision:
-        return TowerPlan(kind=_kind_of_timm(vision), size_px=size, stride_px=stride)
-    if isinstance(vision.get("layers"), (list, tuple)):
-        return TowerPlan(kind="attention_pool", size_px=size, stride_px=stride)
     pool = vision.get("pool_type", "tok")
-    if pool not in _POOLS:
+    kind: TowerKind | None = _POOLS.get(pool)
+    if "timm_model_name" in vision:
+        kind = _kind_of_timm(vision)
+    elif isinstance(vision.get("layers"), (list, tuple)):
+        kind = "attention_pool"
+    if kind is None:
         raise _rejected(f"pools by {pool!r}, and not by its class token or the mean")
-    return TowerPlan(kind=_POOLS[pool], size_px=size, stride_px=stride)
+    return TowerPlan(kind=kind, size_px=size, stride_px=stride)
 
 
 def sides_px(vision: dict[str, Any]) -> tuple[int, int]:
-    """Side of the images and of the patches, from open_clip's `vision_cfg`.
-
-    Raises:
-        ConfigError: A value makes no sense, or image or patch is not square.
-    """
+    """Return the sides of images and patches of open_clip's `vision_cfg`. Raises ConfigError if they make no sense."""
     size, patch = vision.get("image_size", 224), vision.get("patch_size", 16)
     if isinstance(size, (list, tuple)):
         if len(set(size)) != 1:
@@ -124,7 +115,7 @@ def _kind_of_timm(vision: dict[str, Any]) -> TowerKind:
 
 
 def _stride_of_timm(name: str) -> int:
-    """Pixels between the tokens of a timm model, from its name or from the grid that it says it ends in."""
+    """Pixels between the tokens of a timm model, from its name or its last grid."""
     patch = re.search(r"_patch(\d+)_", name)
     if patch and not name.startswith("swin"):
         return int(patch[1])

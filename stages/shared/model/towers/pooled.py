@@ -1,7 +1,9 @@
-"""Towers whose tokens are pooled by one attention: CLIP's ResNets, timm towers with attention pooling, SigLIP.
+"""Towers that pool the tokens of a trunk, which may be anything that turns pixels into tokens.
 
-The trunk may be anything that turns pixels into tokens. What is explained is the attention after it: one query q asks
-all tokens, o = sum_i a_i v_i is its output before the projection, and the rest of the tower is a function of o alone.
+`PooledTower`: one attention pools them (CLIP's ResNets, timm towers with attention pooling, SigLIP). What is explained
+is this attention: one query q asks all tokens, o = sum_i a_i v_i is its output before the projection, and the rest of
+the tower is a function of o alone. `AveragedTower`: they are averaged (ConvNeXt, and timm's other networks without an
+attention at the end).
 
 Shapes: B images, P phrases, N patches, T = N or N + 1 tokens, D width, H heads, E embedding.
 """
@@ -10,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from stages.shared.model.config import TowerKind
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part
+from stages.shared.model.towers.layers import NOTHING, Chain, Layer, Linear, Part, gradient_at
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.vision import VisionTower, split_heads
 
@@ -39,9 +41,8 @@ class Pooling:
         query: (B, D).
         keys, values: Those of the patches (B, N, D), heads side by side; keys as the query is compared with them.
         attention: Weights a of the patches (B, H, N). Their sum is below 1 where tokens are no patches.
-        residual: Token that the pool adds to its projected output (B, 1, D'); None if it adds none.
         output: o before the projection (B, D).
-        projected: After the projection and the residual (B, D').
+        residual: Token that the pool adds to its projected output (B, 1, D'); None if it adds none.
     """
 
     tokens: Tensor
@@ -51,7 +52,6 @@ class Pooling:
     attention: Tensor
     output: Tensor
     residual: Tensor | None
-    projected: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +87,7 @@ class AttentionPool(Part):
     def look(
         self, tokens: Tensor, grid_hw: tuple[int, int], heads: int | None = None, ask: Ask | None = None
     ) -> Pooling:
-        """Tokens (B, T, D) of a grid -> what the pool sees in them.
-
-        `heads` overrides the number of heads, `ask` the way the attention is computed, for other gradients.
-        """
+        """Tokens (B, T, D) of a grid -> what the pool sees; `ask` computes the attention, for other gradients."""
         z = tokens if self.norm is None else self.norm(tokens)
         asking = z[:, 0] if self.latent is None else self.latent.expand(len(z), -1)
         query = asking if self.q is None else self.q(asking)
@@ -98,10 +95,9 @@ class AttentionPool(Part):
         if self.turn is not None:
             keys = torch.cat([keys[:, : self.others], self.turn(keys[:, self.others :], grid_hw)], dim=1)
         output, attention = (ask or _ask)(query, keys, values, heads or self.heads)
-        projected, residual = self.scale(self.out(output)), None
+        residual = None
         if self.residual:
             residual = tokens[:, :1] if self.latent is None else self.latent.expand(len(z), 1, -1)
-            projected = projected + residual[:, 0]
         patches = slice(self.others, None)
         return Pooling(
             tokens=tokens[:, patches],
@@ -111,23 +107,24 @@ class AttentionPool(Part):
             attention=attention[:, :, patches],
             output=output,
             residual=residual,
-            projected=projected,
         )
 
     def embedding(self, pooling: Pooling) -> Tensor:
         """(B, E), not normalised."""
-        return self.finish(pooling.projected)
+        return self._embedded(pooling, pooling.output[:, None])[:, 0]
 
     def embedding_of_each(self, pooling: Pooling) -> Tensor:
         """(B, N, E), not normalised: what the embedding would be, did the pool attend to one patch alone."""
-        projected = self.scale(self.out(pooling.values))
+        return self._embedded(pooling, pooling.values)
+
+    def _embedded(self, pooling: Pooling, outputs: Tensor) -> Tensor:
+        """Embeddings (B, n, E) if the attention's output were these (B, n, D)."""
+        projected = self.scale(self.out(outputs))
         return self.finish(projected if pooling.residual is None else projected + pooling.residual)
 
     def back(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Gradient at the attention's output o (B, P, D), given it at the embedding: (B, P, E)."""
-        gradient = self.finish.back(pooling.projected, gradient)
-        gradient = self.scale.back(self.out(pooling.output), gradient)
-        return self.out.back(pooling.output, gradient)
+        return gradient_at(partial(self._embedded, pooling), pooling.output, gradient)
 
     def back_to_attention(self, pooling: Pooling, gradient: Tensor) -> Tensor:
         """Gradient at the weights of the patches (B, H, P, N), given it at the embedding: (B, P, E).
@@ -139,7 +136,6 @@ class AttentionPool(Part):
 
 
 def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Attention of one query (B, D) to tokens (B, T, D) -> its output (B, D) and weights (B, H, T)."""
     q, k, v = (split_heads(x, heads) for x in (query[:, None], keys, values))
     weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
     return (weights @ v).flatten(1), weights[:, :, 0]
@@ -149,19 +145,15 @@ def _ask(query: Tensor, keys: Tensor, values: Tensor, heads: int) -> tuple[Tenso
 class PooledTower(Tower):
     """A trunk, and one attention that pools its tokens.
 
-    Attributes:
-        kind: attention_pool, or latent_pool where the pool's query is learned.
-        trunk: Normalised pixels (B, 3, height, width) in the trunk's precision -> tokens (B, T, D) as the pool takes
-            them: with positions, the asking token first where it is one of them, the patches row by row.
-        pool: The attention.
-        dtype: Precision of the trunk.
+    `trunk` makes tokens (B, T, D) of normalised pixels (B, 3, height, width) in its precision, as the pool takes them:
+    with positions, the asking token first where it is one of them, the patches row by row.
     """
 
-    kind: TowerKind
+    kind: TowerKind  # latent_pool where the pool's query is learned, else attention_pool
     placement: Placement
     trunk: Callable[[Tensor], Tensor]
     pool: AttentionPool
-    dtype: torch.dtype
+    dtype: torch.dtype  # precision of the trunk
     mean: Tensor
     std: Tensor
 
@@ -170,21 +162,42 @@ class PooledTower(Tower):
         return self.trunk(self.normalised(rgb).to(self.dtype))
 
     def look(self, rgb: Tensor, heads: int | None = None) -> Pooling:
-        """uint8 pixels (B, height, width, 3) -> what the pool sees in them; `heads` overrides its number of heads.
-
-        Raises:
-            ValueError: a side is not a multiple of the stride.
-        """
+        """uint8 pixels (B, height, width, 3) -> what the pool sees in them; `heads` overrides its number of heads."""
         tokens = self.embed(rgb).to(self.pool.k.weight.dtype)
         return self.pool.look(tokens, self.placement.grid_hw(rgb.shape[1], rgb.shape[2]), heads)
 
     def float_head(self) -> PooledTower:
-        """The same tower with the pool and all behind it in float32."""
+        """Return the same tower with the pool and all behind it in float32."""
         return replace(self, pool=self.pool.float())
 
     def encode(self, rgb: Tensor) -> Tensor:
         """See `Tower.encode`."""
         return self.pool.embedding(self.look(rgb))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AveragedTower(Tower):
+    """A trunk whose tokens are averaged, and a head on their mean."""
+
+    placement: Placement
+    trunk: Callable[[Tensor], Tensor]  # normalised pixels (B, 3, height, width) in its precision -> tokens (B, N, D)
+    finish: Chain  # mean of the tokens (B, D) -> embedding (B, E); of one token, the dense form of the head
+    dtype: torch.dtype  # precision of the trunk
+    mean: Tensor
+    std: Tensor
+    kind: TowerKind = "average_pool"
+
+    def embed(self, rgb: Tensor) -> Tensor:
+        """See `Tower.embed`."""
+        return self.trunk(self.normalised(rgb).to(self.dtype))
+
+    def float_head(self) -> AveragedTower:
+        """Return the same tower with the head in float32."""
+        return replace(self, finish=self.finish.float())
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """See `Tower.encode`."""
+        return self.finish(self.embed(rgb).mean(dim=1))
 
 
 def by_tower(
@@ -194,20 +207,10 @@ def by_tower(
     pooled: Callable[[PooledTower], T] | None = None,
     averaged: Callable[[AveragedTower], T] | None = None,
 ) -> T:
-    """Call the function that fits the kind of a tower, and return what it returns.
+    """Call the function for the kind of a tower, with the part behind its trunk in float32, and return its result.
 
-    A method that is defined on several kinds of towers decides here, once, when it is made:
-
-        self._map = by_tower(model.tower, blocks=partial(_Blocks, config, model), pooled=partial(_Pool, config))
-
-    Args:
-        tower: Any tower. The function gets it with what stands behind its trunk in float32.
-        blocks: For transformer blocks with a class token.
-        pooled: For a trunk whose tokens one attention pools.
-        averaged: For a trunk whose tokens are averaged.
-
-    Raises:
-        TypeError: There is no function for this kind.
+    A method that is defined on several kinds of towers decides here, once, when it is made. Raises TypeError if there
+    is no function for this kind.
     """
     if blocks is not None and isinstance(tower, VisionTower):
         return blocks(tower.float_head())

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
 from stages.shared.model.towers import layers
-from stages.shared.model.towers.averaged import AveragedTower
 from stages.shared.model.towers.plan import RESNET_STRIDE_PX, SUPPORTED
-from stages.shared.model.towers.pooled import AttentionPool, PooledTower
+from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower
 from stages.shared.model.towers.text import TextTower
 from stages.shared.model.towers.tower import Placement, Tower
 from stages.shared.model.towers.trunk import BlockTrunk, GridTrunk, shared_copy
@@ -39,46 +38,36 @@ NEEDS: Final = (
 
 
 def check_supported(model: Model, *, importance: bool = False) -> None:
-    """Raise ConfigError, which names the obstacle, if the image tower cannot be explained.
-
-    With `importance` also if the importance of words is not defined on the text tower.
-    """
+    """Raise ConfigError, with the obstacle, if the image tower, or with `importance` the text tower, does not fit."""
     visual = getattr(model, "visual", None)
     if visual is None:
         raise ConfigError(f"a {type(model).__name__} is not an open_clip model. {SUPPORTED}")
-    take_apart(visual, (0.0,) * 3, (1.0,) * 3, None)
+    take_apart(visual, (0.0,) * 3, (1.0,) * 3)
     if importance:
         take_text_apart(model)
 
 
-def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], precision: torch.dtype | None) -> Tower:
-    """Take an image tower apart.
+def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float]) -> Tower:
+    """Take an image tower apart; it is only read. Raises ConfigError, with the reason, if it cannot be explained.
 
-    Args:
-        visual: The tower. With a precision its trunk is converted; else it is only read.
-        mean: Mean of the RGB channels in 0-1, as the model was trained.
-        std: Their standard deviation.
-        precision: Precision of all weights. With None they keep the model's own: that of its matrices, except for layer
-            norms, which keep theirs, since open_clip's half-precision models leave them in float32.
-
-    Raises:
-        ConfigError: The tower cannot be explained, and why.
+    `mean` and `std` are those of the RGB channels in 0-1, as the model was trained. The weights of a transformer get
+    the precision of its matrices, except for layer norms, which open_clip's half-precision models leave in float32.
     """
     device = next(visual.parameters()).device
-    normalisation = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
+    normalisation: dict[str, Any] = {"mean": torch.tensor(mean, device=device), "std": torch.tensor(std, device=device)}
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
-        return _resnet(visual, precision, normalisation)
+        return _resnet(visual, normalisation)
     if isinstance(visual, open_clip.timm_model.TimmModel):
         from stages.shared.model.towers import take_apart_timm  # noqa: PLC0415 - timm's layers, for its towers alone
 
-        return take_apart_timm.take_apart(visual, precision, normalisation)
+        return take_apart_timm.take_apart(visual, normalisation)
     if not isinstance(visual, transformer.VisionTransformer):
         raise ConfigError(f"the image tower is a {type(visual).__name__}. {SUPPORTED}")
     if visual.attn_pool is not None:
         raise ConfigError(f"the image tower ends in an attention pooler with many queries. {SUPPORTED}")
     if visual.pool_type not in ("tok", "avg"):
         raise ConfigError(f"the image tower pools by {visual.pool_type!r}, not by its class token. {SUPPORTED}")
-    weights = _Weights(precision, visual.conv1.weight.dtype, "the image tower", SUPPORTED)
+    weights = _Weights(visual.conv1.weight.dtype, "the image tower", SUPPORTED)
     tower = VisionTower(
         patch_weight=weights.cast(visual.conv1.weight),
         patch_bias=weights.cast(visual.conv1.bias),
@@ -95,7 +84,7 @@ def take_apart(visual: Model, mean: Sequence[float], std: Sequence[float], preci
 
 
 def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
-    """The same transformer with its patches averaged, as in CLIPA, and the norm before or after the mean."""
+    """A transformer with its patches averaged, as in CLIPA, and the norm before or after the mean."""
     output = () if tower.output is None else (layers.Linear(tower.output.mT, None),)
     return AveragedTower(
         placement=tower.placement,
@@ -107,27 +96,28 @@ def _averaged(tower: VisionTower, *, norm_first: bool) -> AveragedTower:
     )
 
 
-def _resnet(visual: Model, precision: torch.dtype | None, normalisation: dict[str, Tensor]) -> PooledTower:
+def _resnet(visual: Model, normalisation: dict[str, Tensor]) -> PooledTower:
     """CLIP's ResNets: the mean of the features asks all of them and itself."""
-    attention = visual.attnpool
-    trunk = shared_copy(visual).to(precision)
+    attention, trunk = visual.attnpool, shared_copy(visual)
     trunk.attnpool = nn.Identity()
     table = attention.positional_embedding
     side = math.isqrt(len(table) - 1)
+
+    def positions(grid_hw: tuple[int, int]) -> Tensor:
+        return resize_positions(table, (side, side), grid_hw, "bilinear")
+
     # The first convolution alone has a stride and a kernel that reaches to one side, see `Placement`; the grid is made
     # coarser by means of 2 x 2 pixels everywhere else.
     placement = Placement(stride_px=RESNET_STRIDE_PX, shift_px=-0.5)
-    q, k, v, out = (layers.linear(getattr(attention, f"{name}_proj"), precision) for name in "qkvc")
+    projections = (getattr(attention, f"{name}_proj") for name in "qkvc")
+    q, k, v, out = (layers.Linear(each.weight, each.bias) for each in projections)
+    heads = int(attention.num_heads)
     return PooledTower(
         kind="attention_pool",
         placement=placement,
-        trunk=GridTrunk(
-            body=trunk, positions=lambda grid_hw: resize_positions(table, (side, side), grid_hw, "bilinear")
-        ),
-        pool=AttentionPool(
-            heads=int(attention.num_heads), latent=None, others=1, q=q, k=k, v=v, out=out, finish=layers.NOTHING
-        ),
-        dtype=precision or visual.conv1.weight.dtype,
+        trunk=GridTrunk(body=trunk, positions=positions),
+        pool=AttentionPool(heads=heads, latent=None, others=1, q=q, k=k, v=v, out=out, finish=layers.NOTHING),
+        dtype=visual.conv1.weight.dtype,
         **normalisation,
     )
 
@@ -135,8 +125,7 @@ def _resnet(visual: Model, precision: torch.dtype | None, normalisation: dict[st
 def take_text_apart(model: Model) -> TextTower:
     """Take the text tower of an open_clip model apart; it is only read.
 
-    Raises:
-        ConfigError: Words do not act through the one row that makes the embedding, and why.
+    Raises ConfigError, with the reason, if words do not act through the one row that makes the embedding.
     """
     tower: Model = getattr(model, "text", model)
     if not all(hasattr(tower, name) for name in ("transformer", "token_embedding", "attn_mask", "ln_final")):
@@ -149,7 +138,7 @@ def take_text_apart(model: Model) -> TextTower:
     if pool not in ("argmax", "eos"):
         raise ConfigError(f"the text tower pools by {pool!r}. {NEEDS}")
     dtype = tower.transformer.get_cast_dtype()
-    weights = _Weights(None, dtype, "the text tower", NEEDS)
+    weights = _Weights(dtype, "the text tower", NEEDS)
     projection = tower.text_projection
     linear = isinstance(projection, nn.Linear)
     end = tower.text_eos_id if hasattr(tower, "text_eos_id") else tower.eos_id
@@ -178,28 +167,19 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """Reads the weights of a tower; the modules stay as they are.
+    """Reads the weights of a tower; the modules stay as they are."""
 
-    Attributes:
-        precision: Precision of all weights. With None they keep the model's own: `own`, and layer norms theirs.
-        own: Precision of the tower's matrices.
-        owner: Begins a message, as in "the image tower".
-        advice: Ends it.
-    """
+    precision: torch.dtype  # of all weights but layer norms, which keep their own
+    owner: str  # begins a message, as in "the image tower"
+    advice: str  # ends it
 
-    precision: torch.dtype | None
-    own: torch.dtype
-    owner: str
-    advice: str
-
-    def cast(self, tensor: Tensor | None, own: torch.dtype | None = None) -> Any:
-        return None if tensor is None else tensor.to(self.precision or own or self.own)
+    def cast(self, tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.to(self.precision)
 
     def norm(self, module: Any) -> layers.LayerNorm:
         if not isinstance(module, (transformer.LayerNorm, transformer.LayerNormFp32, nn.LayerNorm)):
             raise ConfigError(f"{self.owner} normalises with {type(module).__name__}. {self.advice}")
-        own = module.weight.dtype
-        return layers.LayerNorm(self.cast(module.weight, own), self.cast(module.bias, own), module.eps)
+        return layers.LayerNorm(module.weight, module.bias, module.eps)
 
     def product(self, module: Any) -> layers.Linear:
         return layers.Linear(self.cast(module.weight), self.cast(module.bias))

@@ -16,43 +16,23 @@ from torch import Tensor, nn
 
 from stages.contract.errors import ConfigError
 from stages.shared.model.towers import layers
-from stages.shared.model.towers.averaged import AveragedTower
-from stages.shared.model.towers.pooled import AttentionPool, PooledTower, Turn
+from stages.shared.model.towers.pooled import AttentionPool, AveragedTower, PooledTower, Turn
 from stages.shared.model.towers.tower import Placement, Tower
-from stages.shared.model.towers.trunk import (
-    FeatureTrunk,
-    GridTrunk,
-    PatchTrunk,
-    placement_of,
-    private_copy,
-    shared_copy,
-)
+from stages.shared.model.towers.trunk import GridTrunk, TokenTrunk, placement_of, shared_copy
 from stages.shared.model.towers.vision import split_heads
 
 Module = Any
 """timm and open_clip are untyped."""
 
 
-def take_apart(visual: Module, precision: torch.dtype | None, normalisation: dict[str, Tensor]) -> Tower:
-    """Take an open_clip `TimmModel` apart, see `take_apart.take_apart`.
-
-    Args:
-        visual: The tower.
-        precision: Precision of all weights; None keeps the model's own.
-        normalisation: `mean` and `std`, see `Tower`.
-
-    Raises:
-        ConfigError: The tower cannot be explained, and why.
-    """
-    weights = _TimmWeights(precision)
-    own = shared_copy(visual.trunk).to(precision)
+def take_apart(visual: Module, normalisation: dict[str, Tensor]) -> Tower:
+    """Take an open_clip `TimmModel` apart, see `take_apart.take_apart`; `normalisation` is the `mean` and `std`."""
     parts = _Parts(
-        trunk=own,
-        weights=weights,
+        trunk=shared_copy(visual.trunk),
         pool=getattr(visual.head, "pool", None),
-        behind=weights.read(*(part for name, part in visual.head.named_children() if name != "pool")),
+        behind=_read(*(part for name, part in visual.head.named_children() if name != "pool")),
         size_px=int(visual.image_size[0]),
-        common={"dtype": next(own.parameters()).dtype, **normalisation},
+        common={"dtype": next(visual.trunk.parameters()).dtype, **normalisation},
     )
     for pools_so, taken in _POOLINGS:
         if pools_so(parts):
@@ -62,25 +42,16 @@ def take_apart(visual: Module, precision: torch.dtype | None, normalisation: dic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """A tower while it is taken apart.
+    """A tower while it is taken apart."""
 
-    Attributes:
-        trunk: A copy of timm's network with its weights, which may be changed.
-        pool: What open_clip pools the network's features with; None where the network pools itself.
-        behind: What open_clip puts behind both.
-        size_px: Side of the images.
-        common: Arguments of every kind of tower.
-    """
-
-    trunk: Module
-    weights: _TimmWeights
-    pool: Module
-    behind: tuple[layers.Layer, ...]
-    size_px: int
-    common: dict[str, Any]
+    trunk: Module  # a copy of timm's network with its weights, which may be changed
+    pool: Module  # open_clip's pool of the network's features; None where the network pools itself
+    behind: tuple[layers.Layer, ...]  # the rest of open_clip's tower
+    size_px: int  # side of the images
+    common: dict[str, Any]  # arguments of every kind of tower
 
     def placement_of_patches(self) -> Placement:
-        """Let the trunk, a transformer, take images of other sizes as timm's option does; where its tokens are."""
+        """Let the trunk, a transformer, take images of other sizes as timm's option does, and find its tokens."""
         embed = self.trunk.patch_embed
         self.trunk.dynamic_img_size, embed.strict_img_size = True, False
         embed.flatten, embed.output_fmt = False, timm_layers.Format.NHWC
@@ -97,19 +68,17 @@ class _Parts:
 
 
 def _grid(parts: _Parts) -> PooledTower:
-    """timm's attention pooling of a grid, with a position embedding or turned keys."""
-    pool, weights = parts.pool, parts.weights
+    pool = parts.pool
     if pool.pool_type != "token":
         raise ConfigError(f"the image tower's attention pooling is of type {pool.pool_type!r}, not 'token'")
     if pool.qkv is None:
-        q, k, v = (weights.linear(part) for part in (pool.q, pool.k, pool.v))
+        q, k, v = (_linear(part) for part in (pool.q, pool.k, pool.v))
     else:
-        q, k, v = weights.split(pool.qkv, 3)
+        q, k, v = _split(pool.qkv, 3)
     heads, turns = int(pool.num_heads), isinstance(pool, timm_layers.RotAttentionPool2d)
     asking = None if pool.cls_token is None else pool.cls_token.flatten()
 
     def positions(grid_hw: tuple[int, int]) -> Tensor:
-        """As timm resizes them."""
         table, old_hw = pool.pos_embed[None], list(pool.feat_size)
         resized: Tensor = timm_layers.resample_abs_pos_embed(table, list(grid_hw), old_size=old_hw, num_prefix_tokens=1)
         return resized[0]
@@ -126,7 +95,7 @@ def _grid(parts: _Parts) -> PooledTower:
             k=k,
             v=v,
             turn=_turn(pool.pos_embed, heads, pool.rotate_half) if turns else None,
-            out=layers.Chain(weights.read(pool.proj)),
+            out=layers.Chain(_read(pool.proj)),
             finish=layers.Chain(parts.behind),
         ),
         **parts.common,
@@ -135,8 +104,6 @@ def _grid(parts: _Parts) -> PooledTower:
 
 def _turn(rope: Module, heads: int, half: bool) -> Turn:
     """Apply a rotary position embedding to keys (B, N, D) of a grid, as timm does."""
-    # In its own precision: angles are too fine for 16 bits.
-    rope = private_copy(rope, None)
 
     def turned(keys: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         angles = rope.get_embed(list(grid_hw))
@@ -151,9 +118,7 @@ def _turn(rope: Module, heads: int, half: bool) -> Turn:
 
 
 def _latent(parts: _Parts) -> PooledTower:
-    """SigLIP's pooling: proj, then y + mlp(norm(y))."""
-    trunk, weights = parts.trunk, parts.weights
-    pool = trunk.attn_pool
+    trunk, pool = parts.trunk, parts.trunk.attn_pool
     _obstacle(
         "attention pooling",
         {
@@ -166,22 +131,22 @@ def _latent(parts: _Parts) -> PooledTower:
     placement = parts.placement_of_patches()
     # Class and register tokens that the pool does not see: those of a `VisionTransformer`, none of an `Eva`.
     left_out = int(trunk.num_prefix_tokens) if getattr(trunk, "pool_include_prefix", True) is False else 0
-    k, v = weights.split(pool.kv, 2)
-    inner = () if pool.mlp is None else weights.read(pool.norm, pool.mlp)
+    k, v = _split(pool.kv, 2)
+    inner = () if pool.mlp is None else _read(pool.norm, pool.mlp)
     residual = (layers.Residual(layers.Chain(inner)),) if inner else ()
     return PooledTower(
         kind="latent_pool",
         placement=placement,
-        trunk=PatchTrunk(body=trunk, leave_out=left_out),
+        trunk=TokenTrunk(body=trunk.forward_features, tokens_of=lambda tokens: tokens[:, left_out:]),
         pool=AttentionPool(
             heads=int(pool.num_heads),
-            latent=pool.latent.flatten().to(weights.precision),
+            latent=pool.latent.flatten(),
             others=int(trunk.num_prefix_tokens) - left_out,
-            q=None if _is_nothing(pool.q) else weights.linear(pool.q),
+            q=None if _is_nothing(pool.q) else _linear(pool.q),
             k=k,
             v=v,
-            out=layers.Chain(weights.read(pool.proj)),
-            finish=layers.Chain((*residual, *weights.read(trunk.fc_norm, trunk.head), *parts.behind)),
+            out=layers.Chain(_read(pool.proj)),
+            finish=layers.Chain((*residual, *_read(trunk.fc_norm, trunk.head), *parts.behind)),
         ),
         **parts.common,
     )
@@ -191,8 +156,7 @@ def _latent(parts: _Parts) -> PooledTower:
 
 
 def _class_token(parts: _Parts) -> PooledTower:
-    """The last block as the class token goes through it, and what comes after it."""
-    trunk, weights = parts.trunk, parts.weights
+    trunk = parts.trunk
     block, rope = trunk.blocks[-1], getattr(trunk, "rope", None)
     kind = type(block).__name__
     if kind not in ("Block", "EvaBlock", "EvaBlockPostNorm"):
@@ -209,17 +173,14 @@ def _class_token(parts: _Parts) -> PooledTower:
     )
     placement, heads = parts.placement_of_patches(), int(attn.num_heads)
     if getattr(attn, "qkv", None) is None:
-        q, k, v = (weights.linear(part) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k, v = (_linear(part) for part in (attn.q_proj, attn.k_proj, attn.v_proj))
     else:
-        q, k, v = weights.split(attn.qkv, 3)
+        q, k, v = _split(attn.qkv, 3)
         if getattr(attn, "q_bias", None) is not None:  # Eva holds them beside the product; keys have none
-            q, v = (
-                layers.Linear(each.weight, bias.to(weights.precision))
-                for each, bias in ((q, attn.q_bias), (v, attn.v_bias))
-            )
-            k = layers.Linear(k.weight, None)
-    norm_1, norm_2 = weights.read(block.norm1), weights.read(block.norm2)
-    inner = (*weights.read(block.mlp), *weights.scale(block, 2))
+            biases = (attn.q_bias, None, attn.v_bias)
+            q, k, v = (layers.Linear(each.weight, bias) for each, bias in zip((q, k, v), biases, strict=True))
+    norm_1, norm_2 = _read(block.norm1), _read(block.norm2)
+    inner = (*_read(block.mlp), *_scale(block, 2))
     after = (layers.Residual(layers.Chain((*inner, *norm_2) if norms_after else (*norm_2, *inner))),)
     pool = AttentionPool(
         heads=heads,
@@ -230,14 +191,14 @@ def _class_token(parts: _Parts) -> PooledTower:
         k=k,
         v=v,
         turn=None if rope is None else _turn(rope, heads, bool(getattr(attn, "rotate_half", False))),
-        out=layers.Chain(weights.read(attn.norm, attn.proj)),
-        scale=layers.Chain((*(norm_1 if norms_after else ()), *weights.scale(block, 1))),
+        out=layers.Chain(_read(attn.norm, attn.proj)),
+        scale=layers.Chain((*(norm_1 if norms_after else ()), *_scale(block, 1))),
         residual=True,
-        finish=layers.Chain((*after, *weights.read(trunk.norm, trunk.fc_norm, trunk.head), *parts.behind)),
+        finish=layers.Chain((*after, *_read(trunk.norm, trunk.fc_norm, trunk.head), *parts.behind)),
     )
     trunk.blocks, trunk.norm = trunk.blocks[:-1], nn.Identity()
     return PooledTower(
-        kind="attention_pool", placement=placement, trunk=PatchTrunk(body=trunk), pool=pool, **parts.common
+        kind="attention_pool", placement=placement, trunk=trunk.forward_features, pool=pool, **parts.common
     )
 
 
@@ -245,7 +206,7 @@ def _class_token(parts: _Parts) -> PooledTower:
 
 
 def _behind_mean(trunk: Module) -> list[Module] | None:
-    """The layers that the network puts behind the mean of its tokens; None if it does not average them."""
+    """The layers behind the mean of the network's tokens; None if it does not average them."""
     pool = getattr(trunk, "global_pool", None)
     if pool == "avg" and hasattr(trunk, "fc_norm"):
         return [trunk.fc_norm, trunk.head] if getattr(trunk, "attn_pool", None) is None else None
@@ -259,11 +220,12 @@ def _behind_mean(trunk: Module) -> list[Module] | None:
 def _averaged(parts: _Parts) -> AveragedTower:
     trunk = parts.trunk
     head = _behind_mean(trunk) or []
-    finish = layers.Chain((*parts.weights.read(*head), *parts.behind))
-    body: Callable[[Tensor], Tensor]
+    finish = layers.Chain((*_read(*head), *parts.behind))
     if hasattr(trunk, "patch_embed") and hasattr(trunk, "num_prefix_tokens"):
-        placement = parts.placement_of_patches()
-        body = PatchTrunk(body=trunk, leave_out=int(trunk.num_prefix_tokens))
+        placement, others = parts.placement_of_patches(), int(trunk.num_prefix_tokens)
+
+        def tokens_of(features: Tensor) -> Tensor:
+            return features[:, others:]
     else:
         if hasattr(trunk, "patch_embed"):  # of a Swin, whose windows are then filled up
             trunk.patch_embed.strict_img_size = False
@@ -274,7 +236,11 @@ def _averaged(parts: _Parts) -> AveragedTower:
         placement = placement_of(
             trunk, parts.size_px, lambda bare, pixels: bare.forward_features(pixels).shape[1 if last else -1]
         )
-        body = FeatureTrunk(body=trunk.forward_features, channels_last=last)
+
+        def tokens_of(features: Tensor) -> Tensor:
+            return features.flatten(1, 2) if last else features.flatten(2).transpose(1, 2)
+
+    body = TokenTrunk(body=trunk.forward_features, tokens_of=tokens_of)
     return AveragedTower(placement=placement, trunk=body, finish=finish, **parts.common)
 
 
@@ -287,7 +253,7 @@ _POOLINGS: Final[tuple[tuple[Callable[[_Parts], bool], Callable[[_Parts], Tower]
     ),
     (lambda parts: _behind_mean(parts.trunk) is not None, _averaged),
 )
-"""Whether a tower pools so, and how it is taken apart; the first that fits counts."""
+"""Condition -> the function that takes such a tower apart; the first that fits counts."""
 
 
 # --- parts
@@ -298,74 +264,67 @@ def _is_nothing(*modules: Module) -> bool:
 
 
 def _obstacle(part: str, obstacles: dict[str, bool]) -> None:
-    """Raise ConfigError for the first obstacle that is there."""
     for what, is_there in obstacles.items():
         if is_there:
             raise ConfigError(f"the image tower's {part} has {what}")
 
 
-@dataclass(frozen=True, slots=True)
-class _TimmWeights:
-    """Reads the weights of a tower in a precision; None keeps the model's own."""
-
-    precision: torch.dtype | None
-
-    def linear(self, module: Module) -> layers.Linear:
-        return layers.linear(module, self.precision)
-
-    def split(self, module: Module, parts: int) -> list[layers.Linear]:
-        """A product that makes several things at once, as one product for each."""
-        whole = self.linear(module)
-        size = len(whole.weight) // parts
-        # Slices, each of which is a tensor of its own: an optimiser could not change what is cut into chunks.
-        places = [slice(number * size, (number + 1) * size) for number in range(parts)]
-        return [
-            layers.Linear(whole.weight[place], None if whole.bias is None else whole.bias[place]) for place in places
-        ]
-
-    def scale(self, block: Module, number: int) -> tuple[layers.Layer, ...]:
-        """LayerScale of a branch, wherever the block holds it."""
-        factors = getattr(block, f"gamma_{number}", None)
-        module = getattr(block, f"ls{number}", None)
-        if factors is None and module is not None and not _is_nothing(module):
-            factors = module.gamma
-        return () if factors is None else (layers.Scale(factors.to(self.precision)),)
-
-    def read(self, *modules: Module) -> tuple[layers.Layer, ...]:
-        """The layers of modules in sequence, for one token, in evaluation mode. Raises ConfigError for unknown ones."""
-        return tuple(layer for module in modules for layer in self._read(module))
-
-    def _read(self, module: Module) -> tuple[layers.Layer, ...]:
-        for kinds, made in _LAYERS:
-            if isinstance(module, kinds):
-                return made(self, module)
-        raise ConfigError(f"the image tower ends in a {type(module).__name__}, which is not known here")
-
-    def norm(self, module: Module) -> tuple[layers.Layer, ...]:
-        if module.weight is None:
-            raise ConfigError("the image tower ends in a LayerNorm without weights, which is not known here")
-        bias = None if module.bias is None else module.bias.to(self.precision)
-        return (layers.LayerNorm(module.weight.to(self.precision), bias, module.eps),)
-
-    def gated(self, module: Module) -> tuple[layers.Layer, ...]:
-        if isinstance(module, timm_layers.SwiGLU):
-            gate, up = self.linear(module.fc1_g), self.linear(module.fc1_x)
-        else:
-            gate, up = self.split(module.fc1, 2)
-            gate, up = (up, gate) if module.gate_last else (gate, up)
-        return (layers.Gated(gate, up, layers.Activation(module.act.forward)), *self.read(module.norm, module.fc2))
+def _linear(module: Module) -> layers.Linear:
+    return layers.Linear(module.weight, module.bias)
 
 
-_LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[_TimmWeights, Module], tuple[layers.Layer, ...]]], ...]] = (
-    ((nn.Identity, nn.Dropout, nn.Flatten), lambda weights, module: ()),
-    ((nn.Linear,), lambda weights, module: (weights.linear(module),)),
-    ((nn.LayerNorm,), _TimmWeights.norm),
-    (
-        (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELUTanh, timm_layers.QuickGELU),
-        lambda weights, module: (layers.Activation(module.forward),),
-    ),
-    ((nn.Sequential,), lambda weights, module: weights.read(*module)),
-    ((timm_layers.Mlp,), lambda weights, module: weights.read(module.fc1, module.act, module.norm, module.fc2)),
-    ((timm_layers.SwiGLU, timm_layers.GluMlp), _TimmWeights.gated),
+def _split(module: Module, parts: int) -> list[layers.Linear]:
+    """A product that makes several things at once, as one product for each."""
+    size = len(module.weight) // parts
+    # Slices, each of which is a tensor of its own: an optimiser could not change what is cut into chunks.
+    rows = [slice(start, start + size) for start in range(0, parts * size, size)]
+    return [layers.Linear(module.weight[own], None if module.bias is None else module.bias[own]) for own in rows]
+
+
+def _scale(block: Module, number: int) -> tuple[layers.Layer, ...]:
+    """LayerScale of a branch, wherever the block holds it."""
+    factors = getattr(block, f"gamma_{number}", None)
+    module = getattr(block, f"ls{number}", None)
+    if factors is None and module is not None and not _is_nothing(module):
+        factors = module.gamma
+    return () if factors is None else (layers.Scale(factors),)
+
+
+def _read(*modules: Module) -> tuple[layers.Layer, ...]:
+    """The layers of modules in sequence, for one token, in evaluation mode. Raises ConfigError for unknown ones."""
+    found: list[layers.Layer] = []
+    for module in modules:
+        made = next((made for kinds, made in _LAYERS if isinstance(module, kinds)), None)
+        if made is None:
+            raise ConfigError(f"the image tower ends in a {type(module).__name__}, which is not known here")
+        found += made(module)
+    return tuple(found)
+
+
+def _norm(module: Module) -> tuple[layers.Layer, ...]:
+    if module.weight is None:
+        raise ConfigError("the image tower ends in a LayerNorm without weights, which is not known here")
+    return (layers.LayerNorm(module.weight, module.bias, module.eps),)
+
+
+def _gated(module: Module) -> tuple[layers.Layer, ...]:
+    if isinstance(module, timm_layers.SwiGLU):
+        gate, up = _linear(module.fc1_g), _linear(module.fc1_x)
+    else:
+        gate, up = _split(module.fc1, 2)
+        gate, up = (up, gate) if module.gate_last else (gate, up)
+    return (layers.Gated(gate, up, layers.Activation(module.act.forward)), *_read(module.norm, module.fc2))
+
+
+_FUNCTIONS: Final = (nn.GELU, nn.ReLU, nn.ReLU6, nn.SiLU, timm_layers.GELUTanh, timm_layers.QuickGELU)
+
+_LAYERS: Final[tuple[tuple[tuple[type, ...], Callable[[Module], tuple[layers.Layer, ...]]], ...]] = (
+    ((nn.Identity, nn.Dropout, nn.Flatten), lambda module: ()),
+    ((nn.Linear,), lambda module: (_linear(module),)),
+    ((nn.LayerNorm,), _norm),
+    (_FUNCTIONS, lambda module: (layers.Activation(module.forward),)),
+    ((nn.Sequential,), lambda module: _read(*module)),
+    ((timm_layers.Mlp,), lambda module: _read(module.fc1, module.act, module.norm, module.fc2)),
+    ((timm_layers.SwiGLU, timm_layers.GluMlp), _gated),
 )
 """Kinds of modules -> the layers that they are."""

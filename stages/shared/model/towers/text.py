@@ -3,7 +3,7 @@
 The embedding is made of one row, that of the token that ends the text. Under the causal mask no earlier token sees that
 row, and the row sees no later token.
 
-Shapes: B texts, T tokens of the context, D width, H heads, E embedding.
+Shapes: B texts, T tokens of the context, V tokens of the vocabulary, D width, E embedding.
 """
 
 from __future__ import annotations
@@ -11,35 +11,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stages.shared.model.towers.layers import LayerNorm, in_float
-from stages.shared.model.towers.vision import Block, Heads, split_heads
+from stages.shared.model.towers.vision import Block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTower:
-    """Transformer blocks over the tokens of a text, each of which sees those before it.
+    """Transformer blocks over the tokens of a text, each of which sees those before it."""
 
-    Attributes:
-        token_embedding: (V, D) for V tokens of the vocabulary.
-        position_embedding: (T, D).
-        dtype: precision that the blocks compute in.
-        ln_post: of the row that makes the embedding.
-        output: (D, E), or None.
-        output_bias: (E,), or None.
-        end: number of the token that ends a text; None: the highest number of a text.
-    """
-
-    token_embedding: Tensor
-    position_embedding: Tensor
-    dtype: torch.dtype
+    token_embedding: Tensor  # (V, D)
+    position_embedding: Tensor  # (T, D)
+    dtype: torch.dtype  # precision that the blocks compute in
     blocks: tuple[Block, ...]
-    ln_post: LayerNorm
-    output: Tensor | None
-    output_bias: Tensor | None
-    end: int | None
+    ln_post: LayerNorm  # of the row that makes the embedding
+    output: Tensor | None  # (D, E)
+    output_bias: Tensor | None  # (E,)
+    end: int | None  # number of the token that ends a text; None: the highest number of a text
 
     @property
     def device(self) -> torch.device:
@@ -62,7 +51,7 @@ class TextTower:
         return e if self.output_bias is None else e + self.output_bias
 
     def float_head(self) -> TextTower:
-        """The same tower with what is behind the blocks in float32."""
+        """Return the same tower with the part behind the blocks in float32."""
         return replace(
             self, ln_post=in_float(self.ln_post), output=in_float(self.output), output_bias=in_float(self.output_bias)
         )
@@ -71,13 +60,5 @@ class TextTower:
         """Numbers of tokens (B, T') -> embeddings (B, E), not normalised."""
         x = self.embed(tokens)
         for block in self.blocks:
-            q, k, v = block.project(x)
-            x = block.finish(x, attend_back(q, k, v, block.heads))
+            x = block(x, causal=True)
         return self.head(x[torch.arange(len(x), device=x.device), self.ends_of(tokens)])
-
-
-def attend_back(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
-    """Scaled dot-product attention of each token to itself and those before it, (B, T, D) thrice -> (B, T, D)."""
-    queries, keys, values = (split_heads(each, heads) for each in (q, k, v))
-    o = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    return o.transpose(-3, -2).flatten(-2)

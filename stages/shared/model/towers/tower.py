@@ -16,8 +16,8 @@ class Placement:
     """The places of a tower's tokens in its image. Each stands for a cell of the grid that covers the whole image.
 
     Attributes:
-        stride_px: side of a cell, which is the distance of neighbouring tokens. Sides of images are multiples of it.
-        shift_px: how far right of and below the centre of its cell a token looks: the centre of its receptive field
+        stride_px: Side of a cell, which is the distance of neighbouring tokens. Sides of images are multiples of it.
+        shift_px: How far right of and below the centre of its cell a token looks: the centre of its receptive field
             less the centre of its cell. 0 for patches. A convolution of stride s with symmetric padding and an odd
             kernel moves the tokens by -(s - 1) / 2, TensorFlow's SAME padding by +(s - 1) / 2 for even sides.
     """
@@ -31,11 +31,7 @@ class Placement:
         return self.shift_px / self.stride_px
 
     def grid_hw(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """Rows and columns of tokens of an image.
-
-        Raises:
-            ValueError: a side is not a multiple of the stride.
-        """
+        """Rows and columns of tokens of an image. Raises ValueError if a side is not a multiple of the stride."""
         if height_px % self.stride_px or width_px % self.stride_px:
             raise ValueError(
                 f"expected sides that are multiples of the {self.stride_px} px patch, got {width_px}x{height_px}"
@@ -50,11 +46,7 @@ class Tower(ABC):
 
     mean: Tensor
     std: Tensor
-
-    @property
-    @abstractmethod
-    def kind(self) -> TowerKind:
-        """How its tokens become one embedding."""
+    kind: TowerKind
 
     @property
     @abstractmethod
@@ -75,21 +67,19 @@ class Tower(ABC):
     def embed(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> tokens (B, T, D), as the explained part of the tower takes them.
 
-        Raises:
-            ValueError: a side is not a multiple of the stride.
+        Raises ValueError if a side is not a multiple of the stride.
         """
 
     @abstractmethod
     def encode(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> embeddings (B, E), not normalised."""
 
-    def normalised(self, rgb: Tensor, *, planes: bool = False) -> Tensor:
+    def normalised(self, rgb: Tensor) -> Tensor:
         """uint8 pixels (B, height, width, 3) -> float32 (B, 3, height, width) as the model was trained on.
 
-        With `planes` memory holds plane after plane instead of pixel after pixel. A convolution that cuts patches takes
-        two thirds of the time then, and one whose windows overlap four times as long. Raises ValueError as `embed`.
+        Memory holds pixel after pixel: convolutions whose windows overlap take a quarter of the time then. Raises
+        ValueError as `embed`.
         """
         self.placement.grid_hw(rgb.shape[1], rgb.shape[2])
-        order = torch.contiguous_format if planes else torch.preserve_format
-        x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32, memory_format=order)
+        x = rgb.to(self.device).permute(0, 3, 1, 2).to(torch.float32)
         return x.div(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])  # x may be the pixels

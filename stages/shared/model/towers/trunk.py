@@ -18,22 +18,18 @@ from stages.shared.model.towers.vision import VisionTower
 
 
 def private_copy(module: nn.Module, precision: torch.dtype | None) -> Any:
-    """A copy in evaluation mode that shares the module's weights, and that no one else hooks or switches.
-
-    Weights of another precision than the wanted one are not shared. None keeps the module's own.
-    """
+    """Copy a module in evaluation mode, without hooks; weights that have the wanted precision already are shared."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
     copied = _copied(module, memo)
     return copied if precision is None else copied.to(precision)
 
 
 def shared_copy(module: nn.Module) -> Any:
-    """Like `private_copy`, but with the module's own parameters: what is computed with it has their gradients."""
+    """Copy a module as `private_copy` does, but keep its own parameters: their gradients are those of the copy."""
     return _copied(module, {id(p): p for p in module.parameters()})
 
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """A copy in evaluation mode, without hooks, that shares the module's buffers and what `memo` says."""
     memo |= {id(b): b.detach() for b in module.buffers()}
     for part in module.modules():
         memo |= {id(value): OrderedDict() for name, value in vars(part).items() if name.endswith("_hooks")}
@@ -42,17 +38,11 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridTrunk:
-    """A network whose output is a grid of features, which become tokens behind the token that asks.
+    """A network whose output is a grid of features, which become tokens behind the token that asks."""
 
-    Attributes:
-        body: Normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w).
-        asking: Token in front (D,); None: the mean of the features.
-        positions: Grid (rows, columns) -> position embedding (1 + N, D) that is added, if there is one.
-    """
-
-    body: Callable[[Tensor], Tensor]
-    asking: Tensor | None = None
-    positions: Callable[[tuple[int, int]], Tensor] | None = None
+    body: Callable[[Tensor], Tensor]  # normalised pixels (B, 3, height, width) -> features (B, D, grid_h, grid_w)
+    asking: Tensor | None = None  # token in front (D,); None: the mean of the features
+    positions: Callable[[tuple[int, int]], Tensor] | None = None  # (rows, columns) -> what is added, (1 + N, D)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Tokens (B, 1 + N, D)."""
@@ -60,7 +50,7 @@ class GridTrunk:
         return self.tokens_of(grid.flatten(2).transpose(1, 2), (grid.shape[2], grid.shape[3]))
 
     def tokens_of(self, features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """Features of a grid (B, N, D), row by row -> tokens (B, 1 + N, D). Differentiable."""
+        """Features of a grid (B, N, D), row by row -> tokens (B, 1 + N, D)."""
         first = features.mean(dim=1, keepdim=True)
         if self.asking is not None:
             first = self.asking.to(features.dtype).expand(len(features), 1, -1)
@@ -69,32 +59,15 @@ class GridTrunk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PatchTrunk:
-    """A transformer of timm, all of whose tokens are pooled but `leave_out` of the first."""
+class TokenTrunk:
+    """A network, and the way from its output to the tokens that are pooled."""
 
-    body: Any
-    leave_out: int = 0
+    body: Callable[[Tensor], Any]
+    tokens_of: Callable[[Any], Tensor]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Tokens (B, T, D)."""
-        tokens: Tensor = self.body.forward_features(pixels)
-        return tokens[:, self.leave_out :]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureTrunk:
-    """A network whose output is a grid of features (B, D, grid_h, grid_w), which are the tokens.
-
-    With `channels_last` the features are (B, grid_h, grid_w, D).
-    """
-
-    body: Callable[[Tensor], Tensor]
-    channels_last: bool
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Tokens (B, N, D)."""
-        grid = self.body(pixels)
-        return grid.flatten(1, 2) if self.channels_last else grid.flatten(2).transpose(1, 2)
+        return self.tokens_of(self.body(pixels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +95,7 @@ def placement_of(trunk: nn.Module, size_px: int, side_of: Callable[[Any, Tensor]
     Args:
         trunk: The trunk, which is only read.
         size_px: Side of the images.
-        side_of: Sends pixels (1, 3, size, size) through a copy and gives the side of the grid.
+        side_of: (copy of the trunk, pixels (1, 3, size, size)) -> side of the grid.
     """
     bare = private_copy(trunk, None).to("meta")
     shifts: dict[int, list[float]] = {}  # by the side of the grid that goes in

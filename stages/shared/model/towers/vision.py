@@ -1,7 +1,7 @@
 """A CLIP vision transformer taken apart: its weights as plain tensors, its blocks as functions.
 
-The model that the weights come from is only read: nothing is hooked, re-bound, cast or switched on it. All functions
-are differentiable in their tokens and their weights; the weights that an explainer gets carry no gradient.
+The model that the weights come from is only read. All functions are differentiable in their tokens and their weights;
+the weights that an explainer gets carry no gradient.
 
 Shapes: B images, N patches, T = N + 1 tokens (the class token first), D width, H heads, E embedding.
 """
@@ -44,38 +44,33 @@ class Block(Part):
         q, k, v = self.qkv(self.ln_1(x)).chunk(3, dim=-1)
         return q, k, v
 
-    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (..., T, D) -> keys and values only, each (..., T, D)."""
-        width = x.shape[-1]
-        bias = None if self.qkv.bias is None else self.qkv.bias[width:]
-        k, v = F.linear(self.ln_1(x), self.qkv.weight[width:], bias).chunk(2, dim=-1)
-        return k, v
-
     def finish(self, x: Tensor, o: Tensor) -> Tensor:
-        """The block after attention: tokens x and outputs o of attention, before its projection -> tokens; (..., D)."""
+        """Tokens x before the block and outputs o of its attention, before the projection -> tokens; (..., D)."""
         a = self.out(o)
         y = x + (a if self.ls_1 is None else a * self.ls_1)
         m = self.proj(self.activation(self.fc(self.ln_2(y))))
         return y + (m if self.ls_2 is None else m * self.ls_2)
 
-    def __call__(self, x: Tensor, heads: Heads | None = None) -> Tensor:
-        """All tokens (B, T, D) -> (B, T, D); `heads` overrides the number of heads."""
+    def __call__(self, x: Tensor, heads: Heads | None = None, *, causal: bool = False) -> Tensor:
+        """Send all tokens (B, T, D) through the block; `heads` overrides the number of heads."""
         q, k, v = self.project(x)
-        return self.finish(x, attend(q, k, v, heads or self.heads))
+        return self.finish(x, attend(q, k, v, heads or self.heads, causal=causal))
 
 
 def split_heads(x: Tensor, heads: Heads) -> Tensor:
     """(B, T, D) -> (B, H, T, D / H)."""
-    apart: Tensor = x.unflatten(-1, (heads, x.shape[-1] // heads))
+    apart: Tensor = x.unflatten(-1, (heads, -1))
     return apart.transpose(-3, -2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: Heads, *, causal: bool = False) -> Tensor:
     """Scaled dot-product attention, (B, Tq, D) and (B, T, D) twice -> (B, Tq, D) before the projection.
 
-    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code.
+    The scale is (D / heads) ** -0.5: with one head D ** -0.5, as in the authors' code. With `causal` each token sees
+    itself and those before it.
     """
-    o = F.scaled_dot_product_attention(split_heads(q, heads), split_heads(k, heads), split_heads(v, heads))
+    q, k, v = (split_heads(each, heads) for each in (q, k, v))
+    o = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return o.transpose(-3, -2).flatten(-2)
 
 
@@ -95,32 +90,20 @@ def resize_positions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionTower(Tower):
-    """Transformer blocks over patches and a class token, which becomes the embedding.
+    """Transformer blocks over patches and a class token, which becomes the embedding."""
 
-    Attributes:
-        patch_weight: (D, 3, p, p).
-        class_token: (D,).
-        position_embedding: (1 + grid_h · grid_w, D), class position first.
-        grid_hw: the grid of patches that it was trained on.
-        output: (D, E), or None.
-    """
-
-    patch_weight: Tensor
+    patch_weight: Tensor  # (D, 3, p, p)
     patch_bias: Tensor | None
-    class_token: Tensor
-    position_embedding: Tensor
-    grid_hw: tuple[int, int]
+    class_token: Tensor  # (D,)
+    position_embedding: Tensor  # (1 + grid_h · grid_w, D), class position first
+    grid_hw: tuple[int, int]  # the grid of patches that it was trained on
     ln_pre: LayerNorm | None
     blocks: tuple[Block, ...]
     ln_post: LayerNorm
-    output: Tensor | None
+    output: Tensor | None  # (D, E)
     mean: Tensor
     std: Tensor
-
-    @property
-    def kind(self) -> TowerKind:
-        """See `Tower`."""
-        return "class_token"
+    kind: TowerKind = "class_token"
 
     @property
     def placement(self) -> Placement:
@@ -138,7 +121,7 @@ class VisionTower(Tower):
 
     def embed(self, rgb: Tensor) -> Tensor:
         """See `Tower.embed`: tokens (B, T, D), the class token first."""
-        return self.tokens_of(self.normalised(rgb, planes=True).to(self.dtype))
+        return self.tokens_of(self.normalised(rgb).to(self.dtype))
 
     def tokens_of(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, 3, height, width) in the tower's precision -> tokens (B, T, D) before the blocks."""
@@ -149,9 +132,9 @@ class VisionTower(Tower):
         return x if self.ln_pre is None else self.ln_pre(x)
 
     def tokens_before(self, rgb: Tensor, number: int, kept: int | None = None) -> tuple[Tensor, Tensor | None]:
-        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D) before a block, and before an earlier one.
+        """uint8 pixels (B, height, width, 3) -> tokens (B, T, D) before a block, and before an earlier one, if wanted.
 
-        Blocks have numbers from 0. With `kept` None the earlier tokens are not wanted.
+        Blocks have numbers from 0.
         """
         x = self.embed(rgb)
         early: Tensor | None = None
@@ -166,7 +149,7 @@ class VisionTower(Tower):
         return e if self.output is None else e @ self.output
 
     def float_head(self) -> VisionTower:
-        """The same tower with `ln_post` and `output` in float32."""
+        """Return the same tower with `ln_post` and `output` in float32."""
         return replace(self, ln_post=in_float(self.ln_post), output=in_float(self.output))
 
     def encode(self, rgb: Tensor) -> Tensor:

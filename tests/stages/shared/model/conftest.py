@@ -16,7 +16,7 @@ from tests.stages.shared.model.hugging_face import (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def clip() -> Any:
     return transformers_clip()
 
@@ -29,7 +29,7 @@ def clip_folder(clip: Any, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def siglip_source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     """A folder with a SigLIP and its sentencepiece model; the model; and transformers' tokenizer. Only to be read."""
     folder = tmp_path_factory.mktemp("siglip") / "my-siglip"

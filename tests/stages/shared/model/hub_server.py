@@ -16,25 +16,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """What the server holds, how it misbehaves, and what it was asked.
+    """Contents of the server, its faults, and the requests that it got."""
 
-    Attributes:
-        files: "OWNER/NAME/FILE" -> content.
-        refusals: "OWNER/NAME" -> HTTP status and the hub's error code.
-        breaks: how many bytes of a large file arrive before the connection breaks, one number for each such break.
-        served: what arrives in place of a large file.
-        token: what has to be shown; None for everybody.
-        plain: the answers lack the headers of a hub.
-        small: files are served by the hub itself with the hash of git, as it does with small ones.
-    """
-
-    files: dict[str, bytes] = field(default_factory=dict)
-    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
-    breaks: list[int] = field(default_factory=list)
-    served: bytes | None = None
-    token: str | None = None
-    plain: bool = False
-    small: bool = False
+    files: dict[str, bytes] = field(default_factory=dict)  # "OWNER/NAME/FILE" -> content
+    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)  # "OWNER/NAME" -> status and the hub's code
+    breaks: list[int] = field(default_factory=list)  # bytes of a large file that arrive before each broken connection
+    served: bytes | None = None  # arrives in place of a large file
+    token: str | None = None  # that has to be shown
+    plain: bool = False  # answers lack the headers of a hub
+    small: bool = False  # the hub itself serves the files with the hash of git, as it does with small ones
     port: int = 0
     requests: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -54,12 +44,6 @@ def running(hub: Hub) -> Iterator[Hub]:
 
     class Answer(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.answer()
-
-        def do_GET(self) -> None:
-            self.answer()
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -92,6 +76,8 @@ def running(hub: Hub) -> Iterator[Hub]:
             linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": COMMIT}
             self.head(302, 0, Location=f"http://localhost:{hub.port}/large/{sha256}", **linked)
 
+        do_HEAD = do_GET = answer  # noqa: N815 - the names that http.server calls
+
         def large(self, sha256: str) -> None:
             name, content = next(i for i in hub.files.items() if hashlib.sha256(i[1]).hexdigest() == sha256)
             content = content if hub.served is None else hub.served
@@ -99,11 +85,8 @@ def running(hub: Hub) -> Iterator[Hub]:
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
             part = content[start:]
             if start:
-                self.head(
-                    206, len(part), **said, **{"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-                )
-            else:
-                self.head(200, len(part), **said)
+                said["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.head(206 if start else 200, len(part), **said)
             if hub.breaks:
                 self.body(part[: hub.breaks.pop(0)])
                 self.wfile.flush()

@@ -10,16 +10,6 @@ from stages.shared.model.catalog import CATALOG
 from stages.shared.model.config import OWN_MODELS, ModelConfig
 
 
-def test_the_embedded_model_is_the_default() -> None:
-    assert ModelConfig().name is None
-    assert ModelConfig().label == "none"
-
-
-def test_the_models_that_bring_weights_are_those_of_the_catalog() -> None:
-    assert set(OWN_MODELS) == set(CATALOG)
-    assert [ModelConfig(name=name).name for name in OWN_MODELS] == list(OWN_MODELS)
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -58,7 +48,9 @@ def test_what_cannot_be_meant_is_refused(values: dict[str, Any], message: str) -
         ModelConfig(**values)
 
 
-def test_the_five_forms() -> None:
+def test_the_five_forms_and_none() -> None:
+    assert ModelConfig().label == "none"
+    assert [ModelConfig(name=name).name for name in OWN_MODELS] == list(CATALOG)
     ModelConfig(name="ViT-B-16", pretrained="laion2b_s34b_b88k")
     ModelConfig(name="ViT-B-16", weights=Path("a.pt"))
     ModelConfig(config=Path("a.json"), weights=Path("a.pt"))

@@ -1,19 +1,26 @@
+"""Devices: their choice, precisions and errors; and copies to a GPU, which a stand-in takes the place of."""
+
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from stages.contract.errors import ResourceError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.device import (
+    OnTheWay,
     device_name,
     fast_precision,
     is_fast,
     is_out_of_memory,
     pick_device,
+    pixels_on,
+    to_device,
     warn_of_slow_precision,
 )
 from stages.shared.model.load import load
@@ -52,23 +59,21 @@ def test_a_gpu_that_is_wanted_and_not_seen_is_an_error_with_torch_s_reason(
     with pytest.raises(ResourceError, match=r"model\.device is cuda, but this worker sees no GPU\.") as raised:
         pick_device("cuda")
     build = f"torch {version}, built {f'for CUDA {cuda}' if cuda else 'without CUDA'}, says: {reason}."
-    assert build in str(raised.value)
-    assert advice in str(raised.value)
-    assert "set model.device=cpu" in str(raised.value)
+    assert all(part in str(raised.value) for part in (build, advice, "set model.device=cpu"))
 
 
 def test_devices_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert device_name(CPU) == "cpu, 1 thread"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"NVIDIA number {index}")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    assert [device_name(GPU), device_name(torch.device("cuda", 1))] == [
-        "cuda:3 NVIDIA number 3",
-        "cuda:1 NVIDIA number 1",
-    ]
+    names = [device_name(device) for device in (CPU, GPU, torch.device("cuda", 1))]
+    assert names == ["cpu, 1 thread", "cuda:3 NVIDIA number 3", "cuda:1 NVIDIA number 1"]
 
 
-def test_the_device_of_a_loaded_model_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_device_of_a_loaded_model_is_logged_and_torch_s_float32_stays_as_documented(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
     with caplog.at_level(logging.INFO, "stages.shared.model"):
         clip = load(ModelConfig(name="demo", device="cpu", threads=2))
     assert clip.device_name == "cpu, 2 threads"
@@ -76,6 +81,9 @@ def test_the_device_of_a_loaded_model_is_logged(caplog: pytest.LogCaptureFixture
         "demo: the weights are open_clip's",
         "demo computes on cpu, 2 threads in fp32",
     ]
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
 
 
 @pytest.mark.parametrize(
@@ -98,11 +106,8 @@ def test_the_processor_decides_what_is_fast(
         caplog.clear()
         warn_of_slow_precision(name, CPU)
         assert bool(caplog.records) == (name not in fast)
-
-
-def test_a_torch_that_does_not_know_the_processor_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert fast_precision(CPU) == "fp32"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fast_precision(CPU) == "fp32", "a torch that does not know the processor"
 
 
 def test_a_slow_precision_is_obeyed_with_a_warning(
@@ -110,7 +115,7 @@ def test_a_slow_precision_is_obeyed_with_a_warning(
 ) -> None:
     processor(monkeypatch, "avx2")
     clip = load(ModelConfig(name="demo", device="cpu", precision="bf16"))
-    assert clip.tower.class_token.dtype == torch.bfloat16
+    assert clip.tower.dtype == torch.bfloat16
     assert "model.precision is bf16, but this CPU has no instructions for it" in caplog.text
     assert clip.device_name.endswith(", slow in bfloat16")
 
@@ -131,9 +136,81 @@ def test_errors_of_full_memory_are_known(error: Any, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
 
 
-def test_loading_a_model_leaves_torchs_float32_as_the_documentation_says_it_is() -> None:
-    """Full products of matrices, and TF32 in convolutions (pipeline/README.md)."""
-    load(ModelConfig(name="demo", device="cpu"))
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert torch.backends.cudnn.allow_tf32
+def test_on_a_cpu_nothing_is_copied() -> None:
+    values = torch.arange(6.0).reshape(2, 3)
+    assert to_device(values, CPU) is values
+    (arrived,) = OnTheWay([values]).wait()
+    assert np.shares_memory(arrived, values.numpy())
+
+
+def test_pixels_of_one_size_are_stacked() -> None:
+    images = [np.random.default_rng(number).integers(0, 256, (2, 5, 3), dtype=np.uint8) for number in range(3)]
+    stacked = pixels_on(images, CPU)
+    assert stacked.dtype == torch.uint8
+    np.testing.assert_array_equal(stacked.numpy(), np.stack(images))
+    with pytest.raises(ValueError, match="all input arrays must have the same shape"):
+        pixels_on([images[0], images[1][:1]], CPU)
+    with pytest.raises(ValueError, match="expected one image or more"):
+        pixels_on([], CPU)
+
+
+class StandIn:
+    """A tensor of a GPU or of pinned memory that notes what is done with it."""
+
+    def __init__(self, said: list[str], device: str) -> None:
+        self.said, self.device = said, torch.device(device)
+        self.shape, self.dtype = (2,), torch.float32
+
+    def detach(self) -> StandIn:
+        return self
+
+    def pin_memory(self) -> StandIn:
+        self.said.append("pin")
+        return self
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> StandIn:
+        self.said.append(f"to {device}, {'goes on' if non_blocking else 'waits'}")
+        return self
+
+    def copy_(self, _: Any, *, non_blocking: bool = False) -> StandIn:
+        self.said.append(f"copy, {'goes on' if non_blocking else 'waits'}")
+        return self
+
+    def numpy(self) -> np.ndarray:
+        self.said.append("read")
+        return np.zeros((2, 2, 2, 3), np.uint8)
+
+
+def test_copies_to_and_from_a_gpu_use_pinned_memory_and_nobody_waits_before_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, *, blocking: bool = False) -> None:
+            self.sleeps = blocking
+
+        def record(self, stream: str) -> None:
+            said.append(f"event on {stream}")
+
+        def synchronize(self) -> None:
+            said.append("sleep" if self.sleeps else "spin")
+
+    def empty(shape: Sequence[int], *, dtype: torch.dtype, pin_memory: bool) -> StandIn:
+        said.append("pinned" if pin_memory else "ordinary")
+        return StandIn(said, "cpu")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    monkeypatch.setattr(torch, "empty", empty)
+    copies: Any = [StandIn(said, "cuda:1"), StandIn(said, "cuda:1")]
+    under_way = OnTheWay(copies)
+    assert said == ["pinned", "copy, goes on", "pinned", "copy, goes on", "event on the stream of cuda:1"]
+    del said[:]
+    assert len(under_way.wait()) == 2
+    assert said == ["sleep", "read", "read"], "one wait for all, and before anything is read"
+    del said[:]
+    values: Any = StandIn(said, "cpu")
+    to_device(values, GPU)
+    pixels_on([np.zeros((2, 2, 3), np.uint8)] * 2, GPU)
+    assert said == ["pin", "to cuda, goes on", "pinned", "read", "to cuda, goes on"]

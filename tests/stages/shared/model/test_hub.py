@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import re
-import subprocess
-import sys
-import termios
+import io
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +12,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from open_clip import factory, pretrained
+from rich.console import Console
 from safetensors.torch import save
 from tokenizers.processors import TemplateProcessing
 from transformers import Siglip2Tokenizer
@@ -28,13 +23,12 @@ from stages.contract.errors import WeightsError
 from stages.shared.model.config import ModelConfig
 from stages.shared.model.hub import fetch
 from stages.shared.model.load import fetch_files, load, load_tokenizer
-from tests.architecture.source import ROOT
-from tests.factories import tiny_architecture, tiny_clip
+from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.shared.model.hub_server import Hub, running
-from tests.stages.shared.model.tiny_tag import REPOSITORY, TAG
 
+REPOSITORY = "house/tiny"
+TAG: dict[str, Any] = {"hf_hub": f"{REPOSITORY}/", "mean": SPEC.mean, "std": SPEC.std, "quick_gelu": True}
 SAFE = f"{REPOSITORY}/open_clip_model.safetensors"
-BIN = f"{REPOSITORY}/open_clip_pytorch_model.bin"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +62,9 @@ def said_of_fetch() -> str:
     return message
 
 
-def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: bytes) -> None:
+def test_weights_are_downloaded_once_and_are_the_model_s(
+    hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     path = fetch("tiny", "one", said.append)
     assert path.read_bytes() == weights
@@ -81,6 +77,8 @@ def test_weights_are_downloaded_once_and_are_the_model_s(hub: Hub, weights: byte
     with torch.no_grad():
         expected = original.encode_text(open_clip.tokenize(["a red car"]))
     assert torch.allclose(clip.encode_text(["a red car"]), expected, atol=1e-5)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch("tiny", "one", said.append) == path
     assert len(hub.requests) == asked, "a file in the cache takes no request"
     assert len(said) == 1
 
@@ -113,30 +111,16 @@ def test_an_interrupted_download_resumes(hub: Hub, weights: bytes, monkeypatch: 
     assert 0 < starts[0] <= 1_000_000 < starts[1] <= 4_000_000
 
 
-@pytest.mark.parametrize(
-    ("damaged", "message"),
-    [
-        # Of the right size, which is all that the client looks at.
-        (
-            lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-            "open_clip_model.safetensors arrived damaged (SHA-25",
-        ),
-        (lambda content: content[:-1000], "Consistency check failed"),
-    ],
-    ids=["damaged", "too short"],
-)
-def test_what_arrives_damaged_is_not_kept(damaged: Any, message: str, hub: Hub, weights: bytes) -> None:
-    hub.served = damaged(weights)
-    assert message in said_of_fetch()
+def test_what_arrives_damaged_is_not_kept(hub: Hub, weights: bytes) -> None:
+    hub.served = weights[:-1] + bytes([weights[-1] ^ 1])  # of the right size, which is all that the client looks at
+    assert "open_clip_model.safetensors arrived damaged (SHA-25" in said_of_fetch()
+    hub.served = weights[:-1000]
+    assert "Consistency check failed" in said_of_fetch()
     hub.served = None
     assert fetch("tiny", "one").read_bytes() == weights
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"no weights", b"", save({"a": torch.ones(2)})],
-    ids=["text", "empty", "another architecture"],
-)
+@pytest.mark.parametrize("content", [b"no weights", save({"a": torch.ones(2)})], ids=["text", "another architecture"])
 def test_a_file_that_holds_no_such_weights(content: bytes, hub: Hub) -> None:
     hub.files = {SAFE: content}
     with pytest.raises(WeightsError, match=r"downloaded for tiny/one, cannot be loaded .* it holds something el") as e:
@@ -153,17 +137,17 @@ def test_a_file_that_the_cache_has_lost_a_part_of(hub: Hub, weights: bytes) -> N
     assert fetch("tiny", "one").read_bytes() == weights
 
 
+GATED = "the repository house/tiny is gated: accept its terms on {endpoint}/house/tiny and log in"
+NOT_THERE = "{endpoint} has no repository house/tiny, or not for you: update open_clip_torch, log in"
+
+
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
-        (401, "GatedRepo", "the repository house/tiny is gated: accept its terms on {endpoint}/house/tiny and log in"),
-        (403, "GatedRepo", "the repository house/tiny is gated: accept its terms on {endpoint}/house/tiny and log in"),
-        (
-            401,
-            "RepoNotFound",
-            "{endpoint} has no repository house/tiny, or not for you: update open_clip_torch, log in",
-        ),
-        (404, "RevisionNotFound", "{endpoint} has no repository house/tiny, or not for you"),
+        (401, "GatedRepo", GATED),
+        (403, "GatedRepo", GATED),
+        (401, "RepoNotFound", NOT_THERE),
+        (404, "RevisionNotFound", NOT_THERE),
         (403, "", "{endpoint} rejects house/tiny (403 Forbidden"),
         (503, "", "{endpoint} rejects house/tiny (Server error '503"),
     ],
@@ -175,7 +159,7 @@ def test_a_hub_that_refuses(status: int, code: str, message: str, hub: Hub) -> N
 
 def test_a_repository_or_a_file_that_is_not_there(hub: Hub) -> None:
     hub.files = {"house/other/a": b"a"}
-    assert f"{hub.endpoint} has no repository house/tiny, or not for you" in said_of_fetch()
+    assert NOT_THERE.format(endpoint=hub.endpoint) in said_of_fetch()
     hub.files = {f"{REPOSITORY}/README.md": b"a"}
     missing = "house/tiny holds neither open_clip_model.safetensors nor open_clip_pytorch_model.bin: update open_clip"
     assert missing in said_of_fetch()
@@ -189,6 +173,10 @@ def test_a_gated_repository_opens_to_a_token(hub: Hub, weights: bytes, monkeypat
 
 
 def test_no_hub_can_be_reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(constants, "HF_HUB_OFFLINE", True)
+        expected = f"it is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it: unset that"
+        assert expected in said_of_fetch()
     hub.plain = True
     assert f"{hub.endpoint} answers as no hub does: look at HF_ENDPOINT" in said_of_fetch()
     gone = "http://127.0.0.1:9"  # the port of `discard`, where nobody listens
@@ -203,16 +191,6 @@ def test_no_hub_can_be_reached(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mon
         assert f"the download to {tmp_path / 'file' / 'cache'} failed (" in said_of_fetch()
 
 
-def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    expected = f"it is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to download it: unset that"
-    assert expected in said_of_fetch()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    path = fetch("tiny", "one")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert fetch("tiny", "one") == path
-
-
 def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights: bytes, tmp_path: Path) -> None:
     """As open_clip's wrapper of transformers reads it, which is not needed; what is missing is asked for once."""
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *"▁adegor"]
@@ -222,12 +200,8 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
     made.save_pretrained(tmp_path / "words")
     for file in (tmp_path / "words").iterdir():
         hub.files[f"house/words/{file.name}"] = file.read_bytes()
-    text = {
-        "context_length": 12,
-        "pool_type": "last",
-        "hf_tokenizer_name": "house/words",
-        "tokenizer_kwargs": {"clean": "canonicalize"},
-    }
+    text = {"context_length": 12, "pool_type": "last", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    text["hf_tokenizer_name"] = "house/words"
     architecture = {**tiny_architecture(), "init_logit_bias": -10, "text_cfg": text}
     factory._MODEL_CONFIGS["tiny"] = architecture
     tokenizer = load_tokenizer(ModelConfig(name="tiny/one"))
@@ -245,53 +219,23 @@ def test_the_vocabulary_of_a_siglip_comes_through_the_hub_too(hub: Hub, weights:
         load_tokenizer(ModelConfig(name="tiny/one"))
 
 
-def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next(
+def test_a_run_without_its_weights_leaves_nothing_that_hinders_the_next_which_announces_the_download(
     hub: Hub, scenes_config: dict[str, Any], tmp_path: Path
 ) -> None:
     hub.refusals[REPOSITORY] = (403, "GatedRepo")
-    values = {**scenes_config, "model": {"name": "tiny/one"}, "output": {"path": str(tmp_path / "out")}}
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(Path(scenes_config["input"]["path"]).read_text().splitlines()[:2]))
+    source = {**scenes_config["input"], "path": str(few)}
+    values = {
+        **scenes_config,
+        "input": source,
+        "model": {"name": "tiny/one"},
+        "output": {"path": str(tmp_path / "out")},
+    }
     with pytest.raises(WeightsError, match="could not get tiny/one: the repository house/tiny is gated"):
         run(RunConfig.model_validate(values))
     assert not (tmp_path / "out" / ".phrasebox" / "run.json").exists()
-
-
-# By the environment, in a process of its own
-
-
-def phrasebox(*arguments: object, **environment: str) -> tuple[int, str, str]:
-    """phrasebox with a model `tiny/one` at a terminal: exit code, output, and what the terminal shows of errors."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    terminal, end = pty.openpty()
-    termios.tcsetwinsize(end, (40, 160))
-    with os.fdopen(terminal, "rb", buffering=0) as shown:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stages.shared.model.tiny_tag", *map(str, arguments)],
-            cwd=ROOT, env={**inherited, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **environment},
-            stdout=subprocess.PIPE, stderr=end, text=True,
-        )  # fmt: skip
-        os.close(end)
-        out, _ = process.communicate(timeout=300)
-        err = b""
-        with suppress(OSError):  # how the end of a terminal is read
-            while piece := shown.read(65536):
-                err += piece
-    return process.returncode, out, err.decode()
-
-
-@pytest.mark.slow
-def test_a_person_s_two_runs(weights: bytes, scenes_folder: Path, tmp_path: Path) -> None:
-    """The first downloads and shows how far it is; the second finds the file without a network."""
-    few = tmp_path / "few.jsonl"
-    few.write_text("\n".join((scenes_folder / "captions.jsonl").read_text().splitlines()[:2]))
-    command = ["run", few, "--images", scenes_folder / "images", "--model", "tiny/one", "--engine", "inline"]
-    home = {"HF_HOME": str(tmp_path / "home")}
-    with running(Hub(files={SAFE: weights})) as hub:
-        code, out, err = phrasebox(*command, "--out", tmp_path / "first", **home, HF_ENDPOINT=hub.endpoint)
-        assert code == 0, err
-        assert hub.downloads() == [""]
-    line = f"downloading open_clip_model.safetensors (7 MB) of house/tiny from {hub.endpoint} to {tmp_path}/home/hub\n"
-    assert line in out
-    assert re.search(r"open_clip_model\.safetensors: +100%.* 7\.\d+M/7\.\d+M ", err)
-    code, out, err = phrasebox(*command, "--out", tmp_path / "second", **home, HF_HUB_OFFLINE="1")
-    assert (code, err) == (0, "")
-    assert "downloading" not in out
+    hub.refusals.clear()
+    said = io.StringIO()
+    run(RunConfig.model_validate(values), Console(file=said, width=400))
+    assert f"downloading open_clip_model.safetensors (7 MB) of house/tiny from {hub.endpoint} to " in said.getvalue()

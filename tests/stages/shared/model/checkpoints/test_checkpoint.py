@@ -20,7 +20,7 @@ from stages.shared.model.tokenizer import tokenizer_of
 from tests.factories import SPEC, tiny_architecture, tiny_clip
 from tests.stages.shared.model.hugging_face import (
     CLIP_TOKENS,
-    IMAGES,
+    assert_embeds_as,
     assert_same,
     config_of,
     embeddings,
@@ -71,11 +71,8 @@ def test_all_the_ways_in_which_weights_are_kept(change: Callable[[Path], Any], c
     assert_same(embeddings(clip_folder), clip, CLIP_TOKENS)
 
 
-def test_a_file_is_described_by_what_stands_beside_it(clip: Any, clip_folder: Path) -> None:
-    assert_same(embeddings(clip_folder / "model.safetensors"), clip, CLIP_TOKENS)
-
-
-def test_a_folder_says_what_it_is(clip_folder: Path) -> None:
+def test_a_folder_says_what_it_is(clip: Any, clip_folder: Path) -> None:
+    assert_same(embeddings(clip_folder / "model.safetensors"), clip, CLIP_TOKENS)  # and what its files are
     found = usable_model(config_of(clip_folder))
     assert (found.name, found.layout) == ("my-clip", "transformers CLIPModel")
     assert found.described_by == "config.json, preprocessor_config.json"
@@ -94,6 +91,13 @@ def test_the_fingerprint_follows_every_file_of_the_weights(clip_folder: Path) ->
     part = clip_folder / "model-00002-of-00002.safetensors"
     part.write_bytes(part.read_bytes()[:-1] + b"\x07")
     assert usable_model(config_of(clip_folder)).fingerprint != before
+
+
+def on_meta(name: str, **options: Any) -> dict[str, Tensor]:
+    """Tensors with the shapes of a model of open_clip, in as little memory as a file of them takes."""
+    with torch.device("meta"):
+        model = open_clip.CLIP(**{**open_clip.get_model_config(name), **options})
+    return {name: torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("form", ["state dict", "torchscript"])
@@ -115,10 +119,7 @@ def test_openai_s_checkpoint_needs_nothing_beside_it(form: str, tmp_path: Path) 
             torch.jit.save(torch.jit.script(archived), str(tmp_path / "ViT.pt"))
     else:
         torch.save({**state, **{key: torch.tensor(number) for key, number in extra.items()}}, tmp_path / "ViT.pt")
-    image, text = embeddings(tmp_path / "ViT.pt")
-    with torch.no_grad():
-        assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
-        assert torch.allclose(text, model.encode_text(CLIP_TOKENS), atol=1e-5)
+    assert_embeds_as(tmp_path / "ViT.pt", model)
     found = recognise(config_of(tmp_path / "ViT.pt"))
     assert (found.name, found.layout, found.described_by) == ("ViT", "OpenAI's CLIP", "its tensors")
     assert found.input.mean == open_clip.OPENAI_DATASET_MEAN
@@ -155,10 +156,7 @@ def open_clip_folder(tmp_path: Path) -> tuple[Path, Any]:
 def test_a_folder_of_open_clip(open_clip_folder: tuple[Path, Any], clip: Any) -> None:
     folder, model = open_clip_folder
     clip.save_pretrained(folder)  # as in many repositories, which hold the model twice
-    image, text = embeddings(folder)
-    with torch.no_grad():
-        assert torch.allclose(image, model.encode_image(IMAGES), atol=1e-5)
-        assert torch.allclose(text, model.encode_text(CLIP_TOKENS), atol=1e-5)
+    assert_embeds_as(folder, model)
     found = recognise(config_of(folder))
     assert (found.layout, found.described_by) == ("open_clip", "open_clip_config.json")
     assert (found.input.mean, found.input.interpolation) == ((0.5, 0.4, 0.3), "bilinear")
@@ -179,9 +177,7 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     architecture = open_clip.get_model_config("ViT-B-32")
     architecture["vision_cfg"] |= {"image_size": 64}
-    with torch.device("meta"):
-        model = open_clip.CLIP(**architecture)
-    state = {f"module.{name}": torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
+    state = {f"module.{name}": value for name, value in on_meta("ViT-B-32", **architecture).items()}
     torch.save({"epoch": 5, "name": "run-1", "state_dict": state, "optimizer": {}}, folder / "epoch_5.pt")
     params = "force_image_size: 64\nforce_quick_gelu: True\nimage_mean: [0.5, 0.4, 0.3]\nimage_std: None\n"
     (folder.parent / "params.txt").write_text(f"batch_size: 64\n{params}model: ViT-B-32\nname: run-1\n")
@@ -195,10 +191,7 @@ def test_a_checkpoint_of_open_clip_s_trainer(tmp_path: Path) -> None:
 def test_tensors_that_fit_two_architectures_are_not_guessed_at(tmp_path: Path) -> None:
     """They do not tell the activation, with which everything would be a little wrong and nothing would fail."""
     for name, fitting in (("ViT-B-32", "ViT-B-32 and ViT-B-32-quickgelu"), ("RN50", "RN50 and RN50-quickgelu")):
-        with torch.device("meta"):
-            model = open_clip.CLIP(**open_clip.get_model_config(name))
-        state = {key: torch.zeros(value.shape, dtype=torch.int8) for key, value in model.state_dict().items()}
-        torch.save(state, tmp_path / "epoch_5.pt")
+        torch.save(on_meta(name), tmp_path / "epoch_5.pt")
         expected = rf"epoch_5\.pt: its tensors fit {fitting}.*model\.name={name} with model\.weights=.*epoch_5\.pt"
         with pytest.raises(WeightsError, match=expected):
             recognise(config_of(tmp_path / "epoch_5.pt"))
@@ -236,6 +229,13 @@ def other_merges(folder: Path) -> None:
 def index_of_a_missing_file(folder: Path) -> None:
     as_index(folder, "model.safetensors")
     (folder / "model-00001-of-00002.safetensors").unlink()
+
+
+def assert_said_in_one_line(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(PhraseboxError, match=message) as caught:
+        call()
+    assert str(caught.value).startswith("model.checkpoint: ")
+    assert "\n" not in str(caught.value)
 
 
 def index_that_leads_elsewhere(folder: Path) -> None:
@@ -281,10 +281,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
     change: Callable[[Path], Any], message: str, clip_folder: Path
 ) -> None:
     change(clip_folder)
-    with pytest.raises(PhraseboxError, match=message) as caught:
-        usable_model(config_of(clip_folder))
-    assert str(caught.value).startswith("model.checkpoint: ")
-    assert "\n" not in str(caught.value)
+    assert_said_in_one_line(lambda: usable_model(config_of(clip_folder)), message)
 
 
 @pytest.mark.parametrize(
@@ -304,10 +301,7 @@ def test_a_siglip_that_cannot_be_loaded_is_said_in_one_line(
     change: Callable[[Path], Any], message: str, siglip_folder: Path
 ) -> None:
     change(siglip_folder)
-    with pytest.raises(PhraseboxError, match=message) as caught:
-        tokenizer_of(recognise(config_of(siglip_folder)))
-    assert str(caught.value).startswith("model.checkpoint: ")
-    assert "\n" not in str(caught.value)
+    assert_said_in_one_line(lambda: tokenizer_of(recognise(config_of(siglip_folder))), message)
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
@@ -330,11 +324,7 @@ def test_a_folder_of_the_hub_s_cache(clip: Any, clip_folder: Path, tmp_path: Pat
 
 
 def test_the_trainer_s_loss_of_siglip_has_a_bias(tmp_path: Path) -> None:
-    architecture = open_clip.get_model_config("ViT-B-32")
-    with torch.device("meta"):
-        model = open_clip.CLIP(**architecture, init_logit_bias=-10)
-    state = {name: torch.zeros(value.shape, dtype=torch.int8) for name, value in model.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "epoch_1.pt")
+    torch.save({"state_dict": on_meta("ViT-B-32", init_logit_bias=-10)}, tmp_path / "epoch_1.pt")
     (tmp_path / "params.txt").write_text("model: ViT-B-32\nsiglip: True\n")
     assert usable_model(config_of(tmp_path / "epoch_1.pt")).layout == "open_clip"
     (tmp_path / "params.txt").write_text("model: ViT-B-33\n")

@@ -1,14 +1,16 @@
-"""Dense features: what they are is tested with MaskCLIP, which draws them; here that training can use them."""
+"""Dense features: MaskCLIP's tests show that they are right; here that training can use them, and their means."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stages.shared.model.load import from_open_clip
-from stages.shared.model.towers.dense import dense
+from stages.shared.model.towers.dense import by_boxes, by_masks, dense
 from stages.shared.model.towers.take_apart import take_apart
+from stages.shared.model.towers.tower import Placement
 from tests.factories import TOWERS
 
 
@@ -17,7 +19,7 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     make, spec = TOWERS[name]
     model = make()
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, spec.size_px, spec.size_px, 3), np.uint8))
-    live = take_apart(model.visual, spec.mean, spec.std, None)
+    live = take_apart(model.visual, spec.mean, spec.std)
     seen = dense(live, rgb, residual=True)
     (seen.patches.square().sum() + seen.embedding.square().sum()).backward()
     got = {key for key, value in model.visual.named_parameters() if value.grad is not None and value.grad.any()}
@@ -37,11 +39,26 @@ def test_live_weights_get_gradients_and_the_same_features(name: str) -> None:
     assert torch.allclose(same.embedding, model.encode_image(frozen.normalised(rgb)), atol=1e-4)
 
 
-def test_a_frozen_tower_follows_training_of_the_module() -> None:
-    model, spec = TOWERS["class token"][0](), TOWERS["class token"][1]
-    frozen = from_open_clip(model, lambda texts: None, spec).tower
-    rgb = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
-    before = dense(frozen, rgb).embedding
-    with torch.no_grad():
-        model.visual.proj.mul_(2.0)
-    assert torch.allclose(dense(frozen, rgb).embedding, 2 * before), "the weights are shared"
+def test_a_box_has_the_mean_of_the_directions_under_it_where_the_tokens_look() -> None:
+    patches = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(1))
+    unit, cells = F.normalize(patches, dim=-1).unflatten(1, (4, 4)), Placement(stride_px=8)
+    rois = torch.tensor([[1.0, 8, 0, 24, 8], [0.0, 0, 16, 8, 32]])
+    found = by_boxes(patches, (4, 4), cells, rois)
+    wanted = torch.stack([unit[1, 0, 1:3].mean(0), unit[0, 2:4, 0].mean(0)])
+    # RoIAlign takes samples between the cells' centres, which mix in neighbours.
+    assert F.cosine_similarity(found, wanted).min() > 0.75
+    assert torch.allclose(found.norm(dim=1), torch.ones(2))
+    roi = torch.tensor([[0.0, 8, 8, 16, 16]])
+    alone = by_boxes(patches, (4, 4), cells, roi)
+    assert torch.allclose(alone[0], unit[0, 1, 1], atol=1e-6), "one sample in the middle of a cell"
+    moved = by_boxes(patches, (4, 4), Placement(stride_px=8, shift_px=3.0), roi + torch.tensor([0.0, 3, 3, 3, 3]))
+    assert torch.allclose(alone, moved, atol=1e-5)
+
+
+def test_a_mask_weighs_its_patches() -> None:
+    patches = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(3))
+    shares = torch.tensor([[[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    found = by_masks(patches, shares)
+    unit = F.normalize(patches, dim=-1)
+    assert torch.allclose(found[0], F.normalize(unit[0, 0] + 0.5 * unit[0, 1], dim=0))
+    assert not found[1].any()

@@ -1,4 +1,4 @@
-"""Towers that one attention pools: open_clip's embeddings, autograd's gradients, a private trunk."""
+"""Towers that pool a trunk's tokens: open_clip's embeddings, maps in float64, a private trunk, places of tokens."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from torch import Tensor, nn
 
 from stages.contract.geometry import resize_shifted
 from stages.explain.grad_eclip import GradEclip, GradEclipConfig
+from stages.explainers.cams import Cam, CamConfig
 from stages.shared.model.load import from_open_clip
 from stages.shared.model.towers.plan import TowerPlan, plan_of
-from stages.shared.model.towers.pooled import PooledTower
 from tests.factories import TOWERS, tiny_resnet
 
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
-POOLED = [name for name in TOWERS if name not in ("class token", "ConvNeXt", "timm, averaged patches")]
+AVERAGED = ("ConvNeXt", "timm, averaged patches")
+POOLED = [name for name in TOWERS if name not in ("class token", *AVERAGED)]
+TEXTS = ["red car", "two dogs"]
 
 pooled = pytest.mark.parametrize("name", POOLED)
+averaged = pytest.mark.parametrize("name", AVERAGED)
 
 
 def pixels(name: str, rows: int = 4, columns: int = 4, count: int = 2) -> Tensor:
@@ -39,112 +42,85 @@ def only_read(name: str) -> nn.Module:
     return TOWERS[name][0]()
 
 
-def tower_of(name: str, model: nn.Module | None = None) -> tuple[PooledTower, nn.Module]:
-    spec = TOWERS[name][1]
+def tower_of(name: str, model: nn.Module | None = None) -> tuple[Any, nn.Module]:
     model = model or only_read(name)
-    tower = from_open_clip(model, tokenizer, spec).tower
-    assert isinstance(tower, PooledTower)
-    return tower, model
+    return from_open_clip(model, tokenizer, TOWERS[name][1]).tower, model
 
 
-@pooled
-def test_encode_equals_encode_image(name: str) -> None:
+@pytest.mark.parametrize("name", [*POOLED, *AVERAGED])
+def test_a_private_tower_embeds_as_open_clip_and_shares_its_weights(name: str) -> None:
+    """Whatever the mode and the hooks of the model are. A second model in memory would be as large again."""
     tower, model = tower_of(name)
     side = TOWERS[name][1].size_px // TOWERS[name][1].patch_px
     rgb = pixels(name, side, side)
     with torch.no_grad():
         wanted = model.encode_image(tower.normalised(rgb))
+    found = tower.encode(rgb)
     assert wanted.abs().max() > 0.01
-    assert (tower.encode(rgb) - wanted).abs().max() < 1e-5 * max(1, wanted.abs().max())
+    assert (found - wanted).abs().max() < 1e-5 * max(1, wanted.abs().max())
 
-
-@pooled
-def test_a_model_in_training_mode_is_computed_in_evaluation_mode(name: str) -> None:
-    tower, model = tower_of(name)
-    training, _ = tower_of(name, copy.deepcopy(model).train())
-    assert torch.equal(training.encode(pixels(name)), tower.encode(pixels(name)))
-
-
-@pooled
-def test_hooks_of_the_model_are_not_called(name: str) -> None:
-    model = copy.deepcopy(only_read(name))
     calls: list[Any] = []
-    for module in model.visual.modules():
+    training = copy.deepcopy(model).train()
+    for module in training.visual.modules():
         module.register_forward_hook(lambda *given: calls.append(given))
-    tower, _ = tower_of(name, model)
-    tower.encode(pixels(name))
+    assert torch.equal(tower_of(name, training)[0].encode(rgb), found)
     assert not calls
 
-
-@pooled
-def test_weights_are_shared_and_not_copied(name: str) -> None:
-    """A second model in memory would not be read only, but as large again."""
-    tower, model = tower_of(name)
-    owned = {parameter.data_ptr() for parameter in model.visual.parameters()}
-    body = tower.trunk.body if hasattr(tower.trunk, "body") else tower.trunk
-    assert {parameter.data_ptr() for parameter in body.parameters()} <= owned
-    assert not any(parameter.requires_grad for parameter in body.parameters())
+    body = getattr(tower.trunk, "body", tower.trunk)
+    own = [*getattr(body, "__self__", body).parameters()]
+    assert {parameter.data_ptr() for parameter in own} <= {each.data_ptr() for each in model.visual.parameters()}
+    assert not any(parameter.requires_grad for parameter in own)
 
 
-@pooled
-@pytest.mark.parametrize("size", [(4, 4), (3, 6)], ids=["square", "wide"])
-def test_gradients_equal_autograd_in_float64(name: str, size: tuple[int, int]) -> None:
-    """dc/do of the attention's output, and with it the map, from the whole cosine."""
-    _, model = tower_of(name)
+@averaged
+def test_maps_are_grad_cam_of_the_last_features_in_float64(name: str) -> None:
+    """Gradients of the whole cosine with respect to every token, averaged over the tokens, times N: their sum."""
+    model, rgb = only_read(name), pixels(name, count=1)
+    explainer = Cam(CamConfig(), from_open_clip(model, tokenizer, TOWERS[name][1]))
+    [maps] = explainer.explain(rgb.numpy(), [TEXTS])
     tower, _ = tower_of(name, copy.deepcopy(model).double())
-    rgb = pixels(name, *size)
-    seen = tower.look(rgb)
-    o = seen.output.clone().requires_grad_()
-    pool = tower.pool
-    projected = pool.scale(pool.out(o)) + (seen.projected - pool.scale(pool.out(seen.output)))
-    e = pool.finish(projected)
-    gradient = torch.randn(2, 3, e.shape[1], generator=torch.Generator().manual_seed(2)).double()
-    found = pool.back(seen, gradient)
-    for p in range(3):
-        (wanted,) = torch.autograd.grad(e, o, gradient[:, p], retain_graph=True)
-        assert torch.allclose(found[:, p], wanted, rtol=1e-9, atol=1e-12)
+    tokens = tower.embed(rgb)[0].requires_grad_()
+    embedding = tower.finish(tokens.mean(dim=0)[None])[0]
+    for heat_map, text in zip(maps, explainer.texts(TEXTS).double(), strict=True):
+        cosine = F.cosine_similarity(embedding, text, dim=0)
+        (gradient,) = torch.autograd.grad(cosine, tokens, retain_graph=True)
+        wanted = F.relu(tokens.detach() @ gradient.sum(dim=0))
+        assert wanted.max() > 0
+        found = torch.from_numpy(heat_map.values).flatten().double()
+        assert (found - wanted).abs().max() < 1e-4 * wanted.max()
+        assert heat_map.similarity == pytest.approx(float(cosine.detach()), abs=3e-6)
 
 
 @pooled
-@pytest.mark.parametrize("heads", ["model", "single"])
-@pytest.mark.parametrize("similarity", ["raw", "projected"])
+@pytest.mark.parametrize(("heads", "similarity"), [("model", "raw"), ("single", "projected")])
 def test_grad_eclip_equals_the_formula_in_float64(name: str, heads: str, similarity: str) -> None:
     """The paper's equations with loops over the patches, and autograd over the pool and all behind it."""
-    spec = TOWERS[name][1]
-    model = only_read(name)
+    model, rgb = only_read(name), pixels(name, count=1)
     config = GradEclipConfig(heads=heads, similarity=similarity, blocks=1)
-    explainer = GradEclip(config, from_open_clip(model, tokenizer, spec))
-    rgb = pixels(name, count=1)
-    [maps] = explainer.explain(rgb.numpy(), [["red car", "two dogs"]])
+    explainer = GradEclip(config, from_open_clip(model, tokenizer, TOWERS[name][1]))
+    [maps] = explainer.explain(rgb.numpy(), [TEXTS])
     tower, _ = tower_of(name, copy.deepcopy(model).double())
     pool, tokens = tower.pool, tower.embed(rgb)
     seen = pool.look(tokens, (4, 4), 1 if heads == "single" else None)
-    texts = explainer.texts(["red car", "two dogs"]).double()
+    asking = 0 if seen.residual is None else seen.residual[:, 0]
     wanted = []
-    for text in texts:
+    for text in explainer.texts(TEXTS).double():
         o = seen.output[0].clone().requires_grad_()
-        asking = seen.projected - pool.scale(pool.out(seen.output))
-        e = pool.finish(pool.scale(pool.out(o[None])) + asking)[0]
-        cosine = F.cosine_similarity(e, text, dim=0)
+        cosine = F.cosine_similarity(pool.finish(pool.scale(pool.out(o[None])) + asking)[0], text, dim=0)
         (w,) = torch.autograd.grad(cosine, o)
         query, keys = seen.query[0], seen.keys[0]
         if similarity == "projected":
             query, keys = pool.out(query), pool.out(keys)
         s = torch.stack([query @ key / (query.norm() * key.norm()) for key in keys])
         weight = (s - s.min()) / (s.max() - s.min())
-        wanted.append(
-            (
-                (weight * torch.stack([w @ value for value in seen.values[0]])).clamp(min=0).detach(),
-                float(cosine.detach()),
-            )
-        )
+        heat = (weight * torch.stack([w @ value for value in seen.values[0]])).clamp(min=0)
+        wanted.append((heat.detach(), float(cosine.detach())))
     peak = max(float(heat.max()) for heat, _ in wanted)
     assert peak > 0
     for heat_map, (heat, cosine) in zip(maps, wanted, strict=True):
-        assert (
-            torch.from_numpy(heat_map.values).flatten() - heat
-        ).abs().max() < 1e-4 * peak  # float32 over a whole trunk
-        assert heat_map.similarity == pytest.approx(cosine, abs=1e-5)  # the same
+        # float32 over a whole trunk
+        assert (torch.from_numpy(heat_map.values).flatten() - heat).abs().max() < 1e-4 * peak
+        assert heat_map.similarity == pytest.approx(cosine, abs=1e-5)
 
 
 def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
@@ -165,16 +141,14 @@ def test_positions_of_a_resnet_are_resized_bilinearly() -> None:
 
 @pooled
 def test_sixteen_bits_agree_roughly(name: str) -> None:
-    spec = TOWERS[name][1]
-    model, rgb = only_read(name), pixels(name, count=1).numpy()
-    low = from_open_clip(model, tokenizer, spec, precision=torch.bfloat16)
-    assert low.tower.dtype == torch.bfloat16
-    [a], [b] = (
-        GradEclip(GradEclipConfig(), clip).explain(rgb, [["dog"]])[0]
-        for clip in (low, from_open_clip(model, tokenizer, spec))
-    )
-    assert abs(a.similarity - b.similarity) < 0.05
-    assert a.values.max() > 0
+    rgb, found = pixels(name, count=1).numpy(), []
+    for precision in (torch.bfloat16, None):
+        clip = from_open_clip(only_read(name), tokenizer, TOWERS[name][1], precision=precision)
+        assert clip.tower.dtype == (precision or torch.float32)
+        [[heat_map]] = GradEclip(GradEclipConfig(), clip).explain(rgb, [["dog"]])
+        assert heat_map.values.max() > 0
+        found.append(heat_map.similarity)
+    assert abs(found[0] - found[1]) < 0.05
 
 
 def linear_body(name: str) -> nn.Module:

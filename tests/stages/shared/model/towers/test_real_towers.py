@@ -18,29 +18,18 @@ from stages.shared.model.load import from_open_clip
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
 """A small text tower: that of the real models is tested elsewhere, or needs a download."""
 
-real = pytest.mark.parametrize(
-    "name",
-    [
-        "RN50", "RN50x4", "convnext_base_w", "convnext_large_d", "swin_base_patch4_window7_224", "ViTamin-S",
-        "MobileCLIP-S1", "MobileCLIP-B", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384", "PE-Core-T-16-384", "EVA02-B-16",
-        "ViT-L-14-CLIPA", "ViT-B-16",
-    ],
+NAMES = (
+    "RN50", "RN50x4", "convnext_base_w", "convnext_large_d", "swin_base_patch4_window7_224", "ViTamin-S",
+    "MobileCLIP-S1", "MobileCLIP-B", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2-384", "PE-Core-T-16-384", "EVA02-B-16",
+    "ViT-L-14-CLIPA", "ViT-B-16",
 )  # fmt: skip
 
 
-@pytest.mark.slow
-@real
-def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str) -> None:
-    check(name, explainers=1)
-
-
-@pytest.mark.real_towers
-@real
-def test_a_real_tower_is_explained_by_every_explainer(name: str) -> None:
-    check(name, explainers=None)
-
-
-def check(name: str, explainers: int | None) -> None:
+@pytest.mark.parametrize(
+    "explainers", [pytest.param(1, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.real_towers)]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_real_tower_embeds_as_open_clip_and_is_explained(name: str, explainers: int | None) -> None:
     architecture = open_clip.get_model_config(name)
     torch.manual_seed(0)
     width = architecture["embed_dim"]

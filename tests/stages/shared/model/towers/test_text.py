@@ -8,7 +8,6 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import convert_weights_to_lp
-from open_clip.transformer import TextTransformer
 from torch import nn
 
 from stages.contract.errors import ConfigError
@@ -19,12 +18,8 @@ from tests.factories import SPEC, TOWERS, tiny_architecture
 from tests.stages.explain.models import sharp_text_clip, text_architecture
 from tests.stages.shared.model.towers.test_vision import tiny_clip
 
-TEXTS = [
-    "a red car",
-    "",
-    "two dogs, one of them brown, run after a ball that rolls over the wet grass of the garden",
-    "dog",
-]
+LONG = "two dogs, one of them brown, run after a ball that rolls over the wet grass of the garden"
+TEXTS = ["a red car", "", LONG, "dog"]
 tokenizer = open_clip.get_tokenizer("ViT-B-32")
 
 
@@ -86,15 +81,12 @@ def test_halved_weights() -> None:
     assert tower.float_head().output.dtype == torch.float32
 
 
-def pooled_by_the_first() -> nn.Module:
-    return open_clip.CustomTextCLIP(**text_architecture(pool_type="first"))
-
-
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "both ways": (lambda: custom(no_causal_mask=True), "sees all others"),
     "class token": (lambda: custom(embed_cls=True), "class token behind the text"),
-    "first token": (pooled_by_the_first, "pools by 'first'"),
+    "first token": (lambda: custom(pool_type="first"), "pools by 'first'"),
     "qk-norm": (lambda: custom(block_type="custom", qk_norm=True), "blocks have qk-norm"),
+    "another kind": (lambda: nn.ModuleDict({"text": nn.Linear(2, 2)}), "the text tower is a Linear"),
 }
 
 
@@ -105,15 +97,9 @@ def test_other_towers_are_refused_with_the_reason(case: str) -> None:
         take_text_apart(make())
 
 
-def test_another_kind_of_text_tower_is_refused() -> None:
-    model = tiny_clip()
-    other = nn.Module()
-    other.text = nn.Linear(2, 2)
-    with pytest.raises(ConfigError, match="the text tower is a Linear"):
-        take_text_apart(other)
-    assert isinstance(custom().text, TextTransformer)
+def test_a_tokenizer_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="a builtin_function_or_method does not say which characters"):
-        from_open_clip(model, len, SPEC).text_side()
+        from_open_clip(tiny_clip(), len, SPEC).text_side()
 
 
 @pytest.mark.parametrize(
