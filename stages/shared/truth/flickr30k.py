@@ -29,12 +29,11 @@ _PHRASE: Final = re.compile(r"\[/EN#(?P<chain>\d+)/(?P<type>[^\s/\]]+)(?:/[^\s\]
 _NOT_VISUAL: Final = "0"
 _LARGEST_PX: Final = 1_000_000
 
-_Object = tuple[frozenset[str], Box]
-"""Chains, and the box that they share."""
+_Object = tuple[frozenset[str], Box]  # Chains, and the box that they share
 
 
 def read_flickr30k(folder: Path) -> GroundTruth:
-    """Ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
+    """Return the ground truth of a folder with `Sentences/` and `Annotations/`; the images are ID.jpg.
 
     A target is a phrase of one caption, and its things are all boxes of its chain. Boxes are not joined: any of them
     answers the phrase. If a caption has the same normalised phrase twice, that is one target with the boxes of both
@@ -45,10 +44,8 @@ def read_flickr30k(folder: Path) -> GroundTruth:
     Groups: type (the phrase's first one, as "people"), number (singular, plural) and size (of the mean box: small,
     medium, large by COCO's limits).
 
-    Files are read when their image is looked up: the whole of Flickr30k would take 15 s.
-
-    Raises:
-        InputError: There are no sentences.
+    Files are read when their image is looked up: the whole of Flickr30k would take 15 s. Raises InputError if there
+    are no sentences.
     """
     paths = sorted(path for path in (folder / SENTENCES).glob("*.txt") if not path.name.startswith("."))
     if not paths:
@@ -102,11 +99,7 @@ def _targets(line: str, caption: str, objects: list[_Object], with_box: set[str]
             type_of.setdefault(phrase, match["type"])
     for phrase, chains in chains_of.items():
         boxes = tuple(box for names, box in objects if names & chains)
-        groups = {
-            "type": type_of[phrase],
-            "number": number_member(len(boxes)),
-            "size": size_member(None, boxes),
-        }
+        groups = {"type": type_of[phrase], "number": number_member(len(boxes)), "size": size_member(None, boxes)}
         yield TruthTarget(phrase=phrase, boxes_xywh_px=boxes, match="phrase", caption=caption, groups=groups)
 
 
