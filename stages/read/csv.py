@@ -99,7 +99,8 @@ class CsvReader(Reader):
         if twice:
             raise InputError(f"{file.url}: the header names {', '.join(map(shorten, twice))} more than once")
         if header:
-            self.rows.check_columns(header, f"{file.url}: the first line must name the columns")
+            expected = f"{file.url}: the first line must name the columns: expected the column"
+            self.rows.check_columns(header, expected, all_configured=True)
         return header
 
     def _data_rows(self, shard: Shard, delimiter: str, header: list[str]) -> Iterator[Row]:

@@ -75,23 +75,11 @@ class JsonlReader(Reader):
 
     def _probe(self, shard: Shard) -> None:
         """Raise InputError if none of a file's first rows has an image, or none has a caption."""
-        names: dict[str, None] = {}
-        rows = 0
-        for _, _, found in islice(_fields(shard), _PROBE_ROWS):
-            if not isinstance(found, RowFault):
-                rows += 1
-                names.update(dict.fromkeys(key for key, value in found.items() if value is not None))
-        fields = self.rows.fields
-        for key, wanted in (("image", fields.image_fields), ("caption", fields.caption_fields)):
-            if rows >= _MIN_PROBE_ROWS and not any(name in names for name in wanted):
-                present = ", ".join(shorten(name, 40) for name in list(names)[:20]) or "none"
-                advice = f"Set input.{key} to the right one"
-                if key == "caption" and "conversations" in names:
-                    advice = "Conversations are not read: give each row the caption of its image"
-                raise InputError(
-                    f"{shard.url}: none of the first {rows} rows has the field {' or '.join(map(repr, wanted))}; "
-                    f"the fields are {present}. {advice}"
-                )
+        first = [row for _, _, row in islice(_fields(shard), _PROBE_ROWS) if not isinstance(row, RowFault)]
+        names = dict.fromkeys(key for row in first for key, value in row.items() if value is not None)
+        if len(first) >= _MIN_PROBE_ROWS:
+            expected = f"{shard.url}: none of the first {len(first)} rows has the field"
+            self.rows.check_columns(list(names), expected, all_configured=False)
 
 
 def _fields(shard: Shard) -> Iterator[tuple[int, int, dict[str, Any] | RowFault]]:

@@ -95,22 +95,23 @@ class RowParser:
         if self.image_root is not None and is_local(self.image_root) and not place_of(self.image_root).is_dir():
             raise InputError(f"no such folder: {self.image_root} (input.image_root)")
 
-    def check_columns(self, columns: Sequence[str], where: str) -> None:
-        """Raise InputError unless a table has columns for images, captions, and a configured id."""
-        wanted = {
-            "image": self.fields.image_fields,
-            "id": self.fields.id_fields if self.fields.id else (),
-            "caption": self.fields.caption_fields,
-        }
+    def check_columns(self, columns: Sequence[str], expected: str, *, all_configured: bool) -> None:
+        """Raise InputError unless a table has columns for images and captions, or all that the configuration names.
+
+        `expected` begins the message, and the names of the columns follow it.
+        """
+        wanted = {"image": self.fields.image_fields, "caption": self.fields.caption_fields}
+        if all_configured and self.fields.id:
+            wanted["id"] = self.fields.id_fields
         for key, names in wanted.items():
-            all_needed = key == "caption" and isinstance(self.fields.caption, tuple)
+            all_needed = all_configured and key == "caption" and isinstance(self.fields.caption, tuple)
             missing = [name for name in names if name not in columns]
             if missing and (all_needed or missing == list(names)):
-                present = ", ".join(shorten(name, 40) for name in columns[:40])
-                raise InputError(
-                    f"{where}: expected the column {' or '.join(map(repr, missing))}, found {present}. "
-                    f"Set input.{key} to the right one"
-                )
+                present = ", ".join(shorten(name, 40) for name in columns[:40]) or "none"
+                advice = f"Set input.{key} to the right one"
+                if key == "caption" and "conversations" in columns:
+                    advice = "Conversations are not read: give each row the caption of its image"
+                raise InputError(f"{expected} {' or '.join(map(repr, missing))}, found {present}. {advice}")
 
     def image_of(self, row: Mapping[str, Any], shard: Shard) -> ImageRef:
         """Return the image whose path the row gives. Raises RowFault (bad_row, bad_location).

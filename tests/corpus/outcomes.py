@@ -17,10 +17,8 @@ def outcome(row: Mapping[str, Any]) -> str:
 
 
 def meets(row: Mapping[str, Any], wanted: str, alone: Mapping[str, Any] | None = None) -> bool:
-    """Whether a row is as wanted.
-
-    wanted  "annotated", "without phrases", "any row" (one of these two), "REASON: part of the message", or
-            "good": as the row of the same image was in `alone`, the run of good samples alone
+    """Whether a row is "annotated", "without phrases", "any row" (one of these), "REASON: part of the message", or
+    "good": as the row of the same image in `alone`, the run of good samples alone.
     """
     if wanted == "good":
         return alone is not None and is_alike("row", seen(row), alone)
