@@ -84,13 +84,12 @@ class PrepareStage(Stage):
         if any(map(_is_remote, batch)) and self._pool is None:
             self._pool = ThreadPoolExecutor(self.config.fetch_threads, thread_name_prefix="fetch")
         # Images behind URLs are fetched at once, those of this machine one by one.
-        fetched = [
-            self._pool.submit(load_image_bytes, each.sample.image, self._limits)
-            if self._pool is not None and _is_remote(each)
-            else None
-            for each in batch
-        ]
-        return [self._answer(record, future) for record, future in zip(batch, fetched, strict=True)]
+        fetched = {
+            number: self._pool.submit(load_image_bytes, record.sample.image, self._limits)
+            for number, record in enumerate(batch)
+            if self._pool is not None and _is_remote(record)
+        }
+        return [self._answer(record, fetched.get(number)) for number, record in enumerate(batch)]
 
     def _answer(self, record: Record, fetched: Future[bytes] | None) -> Record:
         if record.error is not None:

@@ -242,14 +242,8 @@ def dataset_card(
 ) -> str:
     """Return the README.md of a dataset: a YAML header with splits and features, then the figures and the columns.
 
-    Args:
-        total: The counts.
-        schema: The columns.
-        model: The model's name.
-        explainer: The explainer's kind.
-        fitted_to: The images that a calibration holds for, in words; None without a calibration.
-        doubt: How the images of the dataset differ from those, in words; None if no difference was noticed.
-        source: In words, the origin of the regions if it is not heat maps, and the meaning of their score.
+    `fitted_to` says which images a calibration holds for, `doubt` how those of the dataset differ from them, and
+    `source` where regions come from if not from heat maps, and the meaning of their score; all in words.
     """
     made = f"one {explainer} heat map per phrase,\nboxes and masks from the heat maps" if source is None else source[0]
     care = f" {doubt}." if doubt else ""

@@ -16,8 +16,7 @@ exact, and the regions are almost always the same. The exception is a value on t
 on 14 x 14 maps: with relative differences of 1e-6 one map in 300 changes a level somewhere, and one in 750 its mask, by
 some ten pixels at 640 x 480."""
 
-SMALLEST_SPREAD: Final = 1e-5
-"""A map whose spread is below this share of its largest magnitude holds nothing but rounding noise."""
+SMALLEST_SPREAD: Final = 1e-5  # Below this share of its largest magnitude, the spread of a map is rounding noise
 
 Levels = NDArray[np.uint8]
 

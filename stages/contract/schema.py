@@ -200,15 +200,9 @@ DATASET_FIELDS: Final = (
 """The columns that every dataset has."""
 
 HEAT_MAP_FIELDS: Final = (
+    _list("phrases", "all phrases, also those without a region", lambda one: [_Entry(one, p) for p in one.phrases]),
     _list(
-        "phrases",
-        "all phrases, also those without a region",
-        lambda record: (_Entry(record, phrase) for phrase in record.phrases),
-    ),
-    _list(
-        "heat_maps",
-        "one per different phrase, in levels",
-        lambda record: (_Entry(record, about=heat_map) for heat_map in record.heat_maps),
+        "heat_maps", "one per different phrase, in levels", lambda one: [_Entry(one, about=m) for m in one.heat_maps]
     ),
 )
 """Columns that a dataset has with `output.heat_maps`."""

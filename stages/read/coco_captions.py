@@ -25,7 +25,7 @@ from stages.contract.records import Sample, stable_id
 from stages.read.base import Reader, Shard, Skipped, SourceConfig
 from stages.read.find import FoundFile, find_files
 from stages.read.plan import carried_rows, plan_rows, with_unique_ids
-from stages.read.rows import FieldsConfig, RowParser, bad_row, given_id, json_object, settle, shorten
+from stages.read.rows import FieldsConfig, RowParser, bad_row, json_object, settle, shorten, usable_id
 from stages.read.streams import open_plain
 
 
@@ -88,7 +88,7 @@ def _rows_of(file: FoundFile) -> list[CarriedImage]:
             rows.append((place, {}, "bad_row", "expected an object"))
             continue
         row = {"id": image.get("id"), "file_name": image.get("file_name")}
-        image_id = _usable_id(image.get("id"))
+        image_id = usable_id(image, ("id",))
         if image_id is None:
             rows.append((place, row, "bad_row", "the image has no id of text or a whole number"))
         else:
@@ -99,9 +99,9 @@ def _rows_of(file: FoundFile) -> list[CarriedImage]:
         if not isinstance(annotation, dict):
             rows.append((place, {}, "bad_row", "expected an object"))
             continue
-        own_id = _usable_id(annotation.get("id"))
+        own_id = usable_id(annotation, ("id",))
         row = {"id": None if own_id is None else f"annotation:{own_id}"}
-        captions = captions_of.get(_usable_id(annotation.get("image_id")) or "")
+        captions = captions_of.get(usable_id(annotation, ("image_id",)) or "")
         caption = annotation.get("caption")
         if captions is None:
             rows.append((place, row, "bad_row", f"no image has the id {shorten(str(annotation.get('image_id')))}"))
@@ -129,10 +129,3 @@ def _load(file: FoundFile) -> tuple[list[Any], list[Any]]:
         present = ", ".join(shorten(key, 40) for key in list(objects[0])[:20])
         raise InputError(f"{file.url}: no annotation has a 'caption' (found {present}): is it an instances file?")
     return images, annotations
-
-
-def _usable_id(value: object) -> str | None:
-    try:
-        return given_id({"id": value}, ("id",))
-    except RowFault:
-        return None

@@ -107,12 +107,21 @@ def _find_entry(entry: str, suffixes: tuple[str, ...]) -> tuple[Found, str]:
         if filesystem.isfile(path):
             return {location: _stamp(location, filesystem.info(path))}, parent(location)
         if filesystem.isdir(path):
-            return _find_in_folder(location, suffixes), location
+            every = _listed(location, filesystem.find(path, detail=True))
+            fitting = _fitting(every, location, suffixes)
+            if not fitting:
+                first = _relative(next(iter(every), ""), location)
+                example = f"it holds {len(every)} other files, such as {first}" if every else "it is empty"
+                raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example}")
+            return fitting, location
         if _BRACES.search(location):
             return _find_range(location), parent(location[: location.index("{")] + "x")
         if match := _GLOB.search(location):
             folder = parent(location[: match.start()] + "x")
-            return _find_matches(location, folder, suffixes), folder
+            every = _listed(location, filesystem.glob(path, detail=True))
+            if not every:
+                raise InputError(f"no file matches {location} (input.path)")
+            return _fitting(every, folder, suffixes) or every, folder
     except OSError as error:
         raise InputError(f"cannot look into {location}: {error.strerror or error}") from error
     raise InputError(f"no such file or folder: {location} (input.path)")
@@ -126,25 +135,6 @@ def _listed(location: str, infos: Mapping[str, Mapping[str, Any]]) -> Found:
     """The files of a listing, by location, in order."""
     files = {location_of(path, location): info for path, info in infos.items() if info["type"] != "directory"}
     return {url: _stamp(url, files[url]) for url in sorted(files)}
-
-
-def _find_in_folder(location: str, suffixes: tuple[str, ...]) -> Found:
-    filesystem = filesystem_of(location)
-    every = _listed(location, filesystem.find(path_in(filesystem, location), detail=True))
-    fitting = _fitting(every, location, suffixes)
-    if not fitting:
-        first = _relative(next(iter(every)), location) if every else ""
-        example = f"it holds {len(every)} other files, such as {first}" if every else ""
-        raise InputError(f"no {' or '.join(suffixes)} file in the folder {location}: {example or 'it is empty'}")
-    return fitting
-
-
-def _find_matches(location: str, folder: str, suffixes: tuple[str, ...]) -> Found:
-    filesystem = filesystem_of(location)
-    every = _listed(location, filesystem.glob(path_in(filesystem, location), detail=True))
-    if not every:
-        raise InputError(f"no file matches {location} (input.path)")
-    return _fitting(every, folder, suffixes) or every
 
 
 def _fitting(found: Found, folder: str, suffixes: tuple[str, ...]) -> Found:

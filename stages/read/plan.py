@@ -11,7 +11,6 @@ import json
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -62,7 +61,7 @@ class Row(NamedTuple):
         place = safe_place(shard.name, number)
         if isinstance(fields, RowFault):
             return Row(number, position, False, bad_row(place, fields))
-        gives_id = first_field(fields, parser.fields.id_fields)[1] is not None
+        gives_id = first_field(fields, parser.fields.names("id"))[1] is not None
         return Row(number, position, gives_id, parser.sample(fields, place=place, shard=shard))
 
     def follows(self, before: Row) -> bool:
@@ -212,11 +211,8 @@ def plan_shards(reader: Reader) -> list[Shard]:
     """
     shards = reader.shards()
     images = _first_images(reader, shards)
-    if not images:
+    if not images or any(place_of(image.url or "").exists() for image in images):
         return shards
-    with ThreadPoolExecutor(_FIRST_IMAGES) as pool:
-        if any(pool.map(lambda image: place_of(image.url or "").exists(), images)):
-            return shards
     first = images[0]
     which = f"none of the first {len(images)} images exists" if len(images) > 1 else "the only image does not exist"
     raise InputError(

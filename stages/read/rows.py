@@ -12,7 +12,7 @@ import posixpath
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -57,22 +57,12 @@ class FieldsConfig(BaseModel):
         "file. Symbolic links below it are followed: who can write there decides what is read.",
     )
 
-    @property
-    def image_fields(self) -> tuple[str, ...]:
-        """The names to search for the image."""
-        return IMAGE_FIELDS if self.image is None else (self.image,)
-
-    @property
-    def caption_fields(self) -> tuple[str, ...]:
-        """The names to search for captions."""
-        if self.caption is None:
-            return CAPTION_FIELDS
-        return (self.caption,) if isinstance(self.caption, str) else self.caption
-
-    @property
-    def id_fields(self) -> tuple[str, ...]:
-        """The names to search for the id."""
-        return ID_FIELDS if self.id is None else (self.id,)
+    def names(self, key: Literal["image", "caption", "id"]) -> tuple[str, ...]:
+        """Return the fields to search for the image, for captions or for the id."""
+        configured: str | tuple[str, ...] | None = getattr(self, key)
+        if configured is None:
+            return {"image": IMAGE_FIELDS, "caption": CAPTION_FIELDS, "id": ID_FIELDS}[key]
+        return (configured,) if isinstance(configured, str) else configured
 
 
 Answer = TypeVar("Answer")
@@ -100,10 +90,9 @@ class RowParser:
 
         `expected` begins the message, and the names of the columns follow it.
         """
-        wanted = {"image": self.fields.image_fields, "caption": self.fields.caption_fields}
-        if all_configured and self.fields.id:
-            wanted["id"] = self.fields.id_fields
-        for key, names in wanted.items():
+        keys: list[Literal["image", "caption", "id"]] = ["image", "caption"]
+        for key in [*keys, "id"] if all_configured and self.fields.id else keys:
+            names = self.fields.names(key)
             all_needed = all_configured and key == "caption" and isinstance(self.fields.caption, tuple)
             missing = [name for name in names if name not in columns]
             if missing and (all_needed or missing == list(names)):
@@ -119,7 +108,7 @@ class RowParser:
         Its `file_name` is relative to the image root, else to the folder that the files of the input have in common,
         so that two rows have the same one only if they name the same image.
         """
-        value = image_path(row, self.fields.image_fields)
+        value = image_path(row, self.fields.names("image"))
         if self.image_root is not None:
             relative = relative_path(value, self.image_root)
             return ImageRef(file_name=relative, url=join(self.image_root, relative))
@@ -129,10 +118,7 @@ class RowParser:
 
     def id_of(self, row: Mapping[str, Any], place: str) -> str:
         """Return the row's own id, or its place if it has no id or one that cannot be used."""
-        try:
-            return given_id(row, self.fields.id_fields) or place
-        except RowFault:
-            return place
+        return usable_id(row, self.fields.names("id")) or place
 
     def sample(
         self,
@@ -162,8 +148,8 @@ class RowParser:
                 error = error or fault.error.at(place)
                 return otherwise
 
-        names, nothing = self.fields.caption_fields, tuple[str, ...]()
-        given = unless_faulty(lambda: given_id(row, self.fields.id_fields), None)
+        names, nothing = self.fields.names("caption"), tuple[str, ...]()
+        given = unless_faulty(lambda: given_id(row, self.fields.names("id")), None)
         found = unless_faulty(lambda: image() or self.image_of(row, shard), NO_IMAGE)
         captions = unless_faulty(lambda: captions_of(row, names, first_only=self.fields.caption is None), nothing)
         return Sample(sample_id=given or default_id or place, source=place, captions=captions, image=found, error=error)
@@ -204,6 +190,14 @@ def given_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     if not is_storable(value):
         raise RowFault("bad_row", f"{name!r} holds half of a surrogate pair: {shorten(value)}")
     return value
+
+
+def usable_id(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return the id that the row gives, as text; None if it gives none, or one that cannot be used."""
+    try:
+        return given_id(row, names)
+    except RowFault:
+        return None
 
 
 def captions_of(row: Mapping[str, Any], names: Sequence[str], *, first_only: bool) -> tuple[str, ...]:

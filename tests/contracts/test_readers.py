@@ -247,7 +247,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(PIECES | st.binary(max_size=4), max_size=60))
 def test_any_text_gives_the_same_rows_wherever_it_is_cut(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]

@@ -69,19 +69,19 @@ def rows(folder: Path) -> Input:
 
 
 def _lines(folder: Path, cases: list[tuple[Wanted, bytes]]) -> Input:
-    """One jsonl file, in which every case stands between good rows."""
+    """One jsonl file, in which every three cases stand between good rows."""
     write_images(folder / "images")
     lines, wanted = [], []
-    for number in range(len(cases) + 1):
+    for number, start in enumerate(range(0, len(cases) + 3, 3)):
         one = good(number)
         lines.append(as_json({"id": f"good {number}", "image": one.name, "caption": one.caption}))
         wanted.append(Wanted("good", str(number), "good"))
-        if number < len(cases):
-            wanted.append(cases[number][0])
-            lines.append(cases[number][1])
+        wanted += [case for case, _ in cases[start : start + 3]]
+        lines += [line for _, line in cases[start : start + 3]]
     path = folder / "rows.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
-    return Input({"kind": "jsonl", "path": str(path), "image_root": str(folder / "images")}, wanted)
+    keys = {"path": str(path), "image_root": str(folder / "images"), "group_rows": False}
+    return Input({"kind": "jsonl", **keys}, wanted)
 
 
 def coco(folder: Path) -> Input:

@@ -61,8 +61,13 @@ def _image(sentences: Path) -> TruthImage:
     chained: list[ChainedPhrase] = []
     for number, line in enumerate(_text(sentences).split("\n"), start=1):
         caption = _caption(line, f"{sentences}: line {number}")
-        targets += _targets(line, caption, objects, with_box)
-        chained += _chained(line, caption)
+        marked = [(normalise(match["words"]), match["chain"], match["type"]) for match in _PHRASE.finditer(line)]
+        targets += _targets([each for each in marked if each[0] and each[1] in with_box], caption, objects)
+        chained += [
+            ChainedPhrase(caption=caption, phrase=phrase, chain="" if chain == _NOT_VISUAL else chain)
+            for phrase, chain, _ in marked
+            if phrase
+        ]
     return TruthImage(
         file_name=f"{sentences.stem}.jpg",
         width_px=width_px,
@@ -80,23 +85,13 @@ def _caption(line: str, place: str) -> str:
     return caption
 
 
-def _chained(line: str, caption: str) -> Iterator[ChainedPhrase]:
-    for match in _PHRASE.finditer(line):
-        phrase = normalise(match["words"])
-        if phrase:
-            chain = "" if match["chain"] == _NOT_VISUAL else match["chain"]
-            yield ChainedPhrase(caption=caption, phrase=phrase, chain=chain)
-
-
-def _targets(line: str, caption: str, objects: list[_Object], with_box: set[str]) -> Iterator[TruthTarget]:
-    """The targets of one caption with marks. with_box: the chains that any of the objects shows."""
+def _targets(marked: list[tuple[str, str, str]], caption: str, objects: list[_Object]) -> Iterator[TruthTarget]:
+    """The targets of one caption, from its phrases, their chains and their types."""
     chains_of: dict[str, set[str]] = {}
     type_of: dict[str, str] = {}
-    for match in _PHRASE.finditer(line):
-        phrase = normalise(match["words"])
-        if phrase and match["chain"] in with_box:
-            chains_of.setdefault(phrase, set()).add(match["chain"])
-            type_of.setdefault(phrase, match["type"])
+    for phrase, chain, kind in marked:
+        chains_of.setdefault(phrase, set()).add(chain)
+        type_of.setdefault(phrase, kind)
     for phrase, chains in chains_of.items():
         boxes = tuple(box for names, box in objects if names & chains)
         groups = {"type": type_of[phrase], "number": number_member(len(boxes)), "size": size_member(None, boxes)}

@@ -90,7 +90,7 @@ def plain(record: Record) -> Any:
     return replace(record, heat_maps=(), pixels=None), arrays, pixels
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(records, max_size=4))
 def test_records_survive_the_way_between_workers(batch: list[Record]) -> None:
     table = records_to_table(batch)
@@ -190,7 +190,7 @@ def test_the_row_of_an_image_in_which_a_phrase_is_absent() -> None:
     assert (row["warnings"], row["phrase_count"]) == ([], 2)
 
 
-def test_the_row_of_a_failed_sample() -> None:
+def test_rows_of_failed_samples_and_of_images_without_phrases() -> None:
     error = RowError(reason="missing_image", detail="a.jsonl:1: no file a/b.jpg")
     sample = Sample(sample_id="k1", source="a.jsonl:1", captions=("a dog",), image=ImageRef(file_name="a/b.jpg"))
     row = row_of(Record(sample=sample, error=error))
@@ -198,8 +198,6 @@ def test_the_row_of_a_failed_sample() -> None:
     assert (row["annotations"], row["warnings"]) == ([], [])
     assert (row["width"], row["height"], row["phrase_count"], row["captions"]) == (0, 0, 0, ["a dog"])
 
-
-def test_the_row_of_an_image_without_phrases() -> None:
     row = row_of(make_record(phrases=(), heat_maps=(), regions=()))
     assert (row["annotations"], row["phrase_count"], row["warnings"], row["error"]) == ([], 0, [], None)
     assert records_to_rows([], embed_images=False).num_rows == records_to_table([]).num_rows == 0
@@ -224,10 +222,11 @@ def test_phrases_without_a_region_are_explained_once(fault: str, reason: str) ->
 
 
 def test_dropped_phrases_are_counted_in_the_warnings() -> None:
-    row = row_of(make_record(dropped_phrases=3))
-    assert row["warnings"][-1] == "3 phrases over the limit per image were dropped"
     row = row_of(make_record(dropped_phrases=3, unimportant_phrases=2))
-    assert row["warnings"][-1] == "2 phrases below phrases.min_importance were dropped"
+    assert row["warnings"][-2:] == [
+        "3 phrases over the limit per image were dropped",
+        "2 phrases below phrases.min_importance were dropped",
+    ]
     assert row["phrase_count"] == 2
 
 

@@ -34,7 +34,7 @@ def test_members_with_their_places(tmp_path: Path) -> None:
     assert members[3].size == 0
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.data())
 def test_damaged_headers_never_raise(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     content = bytearray(archive(tmp_path_factory.mktemp("tar")))
