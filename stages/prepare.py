@@ -39,7 +39,7 @@ class ImagesConfig(BaseModel):
 
 
 class PrepareConfig(ImagesConfig):
-    """How images are resized to the model's input. Derived from the model and `explain.image_size`."""
+    """The way images are resized to the model's input. Derived from the model and `explain.image_size`."""
 
     mode: Literal["square", "keep"] = Field(
         "square",
@@ -96,12 +96,9 @@ class PrepareStage(Stage):
             return record
         try:
             content = load_image_bytes(record.sample.image, self._limits) if fetched is None else fetched.result()
+            target, config = partial(target_size_px, self.config), self.config
             image = decode_resized(
-                content,
-                self._limits,
-                partial(target_size_px, self.config),
-                interpolation=self.config.interpolation,
-                shrink_jpeg=self.config.shrink_jpeg,
+                content, self._limits, target, interpolation=config.interpolation, shrink_jpeg=config.shrink_jpeg
             )
         except RowFault as fault:
             error = fault.error.at(record.sample.source)

@@ -117,25 +117,20 @@ class ShardWriter(RollingParquet):
 
 @dataclass(slots=True)
 class Tally:
-    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed.
-
-    `annotated` rows have a phrase, and in `without_regions` of them no phrase got a region. `likely` regions have a
-    score of at least `LIKELY`; `absent` phrases were judged not to be in their image. `other_language` rows have a
-    caption in another language than the parser's, and `doubled` rows the id of an earlier row.
-    """
+    """Rows and regions of a dataset. No row is lost: rows = annotated + without_phrases + failed."""
 
     files: int = 0
     rows: int = 0
-    annotated: int = 0
-    without_regions: int = 0
+    annotated: int = 0  # rows with a phrase
+    without_regions: int = 0  # those of them in which no phrase got a region
     without_phrases: int = 0
     failed_by_reason: Counter[str] = field(default_factory=Counter)
     phrases: int = 0
     regions: int = 0
-    likely: int = 0
-    absent: int = 0
-    other_language: int = 0
-    doubled: int = 0
+    likely: int = 0  # regions with a score of at least `LIKELY`
+    absent: int = 0  # phrases judged not to be in their image
+    other_language: int = 0  # rows with a caption in another language than the parser's
+    doubled: int = 0  # rows with the id of an earlier row
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)  # (phrase, head) -> regions
 
     def add(self, row: Mapping[str, Any]) -> None:

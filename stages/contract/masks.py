@@ -6,6 +6,7 @@ with the pixels outside. `counts` is text everywhere in phrasebox; pycocotools' 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,8 +23,7 @@ Mask = NDArray[np.bool_] | NDArray[np.uint8]
 # Farthest vertex of a polygon from the origin: pycocotools walks along every edge in steps of a fifth of a pixel.
 _FARTHEST_PX: Final = 100_000
 
-# Most characters of a number in run-length text: 34 bits and a sign count more pixels than any image has.
-_LONGEST_NUMBER: Final = 7
+_LONGEST_NUMBER: Final = 7  # Characters of a number in run-length text: 34 bits and a sign, beyond any image's pixels
 
 
 def encode_mask(mask: Mask) -> Rle:
@@ -132,8 +132,7 @@ def _sums_within(values: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArr
 def decode_runs(rle: Rle) -> NDArray[np.int64]:
     """Return COCO's integer counts, which some tools read instead of the text. Raise ValueError as `run_ends`."""
     text = np.frombuffer(rle.counts.encode(), np.uint8)
-    h, w = rle.size_hw
-    ends, _ = run_ends(text, np.array([0, len(text)]), np.array([h * w]))
+    ends, _ = run_ends(text, np.array([0, len(text)]), np.array([math.prod(rle.size_hw)]))
     return np.diff(ends, prepend=0)
 
 
@@ -191,8 +190,7 @@ def mask_outlines(mask: Mask, tolerance_px: float = 0.0) -> tuple[list[list[floa
 def mask_rings(mask: Mask, tolerance_px: float = 0.0) -> list[tuple[NDArray[np.int64], int]]:
     """Return all outlines of a mask with their depth: 0 for outer ones, 1 for their holes, 2 for islands therein, ...
 
-    The vertices (n, 2) are x, y of pixel *corners*, so that a one-pixel mask is a square of side 1. tolerance_px: see
-    `mask_outlines`.
+    The vertices (n, 2) are x, y of pixel *corners*: a one-pixel mask is a square of side 1. See `mask_outlines`.
     """
     left, top, w, h = (int(value) for value in mask_box_xywh_px(mask))
     if not w:

@@ -134,7 +134,7 @@ _IMPORTANCE: Final = Column("importance", _FLOAT, _SHARE, _WEIGHT, "phrase.impor
 _SIMILARITY: Final = Column("similarity", _FLOAT, _COSINE, "cosine of image and phrase", "about.similarity")
 _PRESENCE: Final = Column("presence", _FLOAT, _SHARE, f"{_LIKELY}; null if unknown", "about.presence", True)
 
-ENTRIES: Final[dict[str, tuple[Column, ...]]] = {
+ENTRIES: Final[dict[str, tuple[Column, ...]]] = {  # Column -> the fields of the entries in its lists
     "annotations": (
         Column("id", _LONG, "", _UNIQUE, lambda entry: stable_id(f"{entry.record.sample.sample_id}\n{entry.number}")),
         Column("image_id", _LONG, "", "the row's id", "record.sample.id"),
@@ -165,7 +165,6 @@ ENTRIES: Final[dict[str, tuple[Column, ...]]] = {
         _PRESENCE,
     ),
 }
-"""Column -> the fields of the entries in its lists."""
 
 
 def _struct(columns: Iterable[Column]) -> Any:
@@ -183,7 +182,7 @@ def _list(name: str, doc: str, entries: Callable[[Record], Iterable[_Entry]]) ->
 
 ANNOTATION: Final = _struct(ENTRIES["annotations"])  # One region of one phrase
 
-DATASET_FIELDS: Final = (
+DATASET_FIELDS: Final = (  # The columns that every dataset has
     Column("id", _LONG, "", "image id, hash of sample_id in 1 .. 2^53 - 1", "sample.id"),
     Column("sample_id", _TEXT, "", "given by the user or derived from the place in the input", "sample.sample_id"),
     Column("file_name", _TEXT, "", "the image, relative to the image root or tar", "sample.image.file_name"),
@@ -197,15 +196,13 @@ DATASET_FIELDS: Final = (
     Column("error", _TEXT, "", "null, or the reason of the fault", lambda one: one.error and one.error.reason, True),
     Column("error_detail", _TEXT, "", _WRONG, lambda one: one.error and one.error.detail, True),
 )
-"""The columns that every dataset has."""
 
-HEAT_MAP_FIELDS: Final = (
+HEAT_MAP_FIELDS: Final = (  # Columns that a dataset has with `output.heat_maps`
     _list("phrases", "all phrases, also those without a region", lambda one: [_Entry(one, p) for p in one.phrases]),
     _list(
         "heat_maps", "one per different phrase, in levels", lambda one: [_Entry(one, about=m) for m in one.heat_maps]
     ),
 )
-"""Columns that a dataset has with `output.heat_maps`."""
 
 _IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", _TEXT)])
 IMAGE_FIELD: Final = Column("image", _IMAGE, "", "the encoded image as it was read; null with an error", _image, True)

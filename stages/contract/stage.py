@@ -34,8 +34,7 @@ class Forwards:
 class Stage(ABC):
     """One step of the pipeline over batches of records. See the module for the contract."""
 
-    name: ClassVar[str]
-    """Name of the room under `stages/`; shown in logs, progress and `dataset.json`."""
+    name: ClassVar[str]  # of the room under `stages/`; shown in logs, progress and `dataset.json`
 
     def setup(self) -> None:
         """Load what `process` needs. Called once per worker, before the first batch."""

@@ -35,8 +35,7 @@ READERS: Final[KindTable[Reader]] = KindTable(
 """The readers. Folders are searched for the kinds in this order: img2dataset puts a Parquet file and a JSON beside each
 tar, and images lie beside the tables that name them."""
 
-InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]
-"""The `input` section of a run."""
+InputConfig = Annotated[SerializeAsAny[SourceConfig], BeforeValidator(READERS.config)]  # The `input` section of a run
 
 
 def make_reader(config: InputConfig) -> Reader:

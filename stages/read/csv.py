@@ -122,11 +122,22 @@ class CsvReader(Reader):
 
 def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | RowFault]]:
     """Number of each row's first line, its first byte, and its fields or its fault."""
+    row: list[tuple[int, int, RowFault | None]] = []  # number, first byte and fault of its lines
+
+    def texts(lines: Iterator[Line]) -> Iterator[str]:
+        for number, position, content in lines:
+            if isinstance(content, RowFault):
+                row.append((number, position, content))
+                yield "\n"
+            else:  # Bytes that are not UTF-8 become lone surrogates, so that only their own row is affected.
+                row.append((number, position, None))
+                text = content.decode("utf-8", "surrogateescape")
+                yield (text.removeprefix("\ufeff") if position == 0 else text) + "\n"
+
     with open_plain(shard.url) as file:
-        lines = _Feed(iter_lines(file, shard.start, shard.stop, shard.first_row))
-        rows = csv.reader(lines, delimiter=delimiter)
+        rows = csv.reader(texts(iter_lines(file, shard.start, shard.stop, shard.first_row)), delimiter=delimiter)
         while True:
-            lines.begin_row()
+            row.clear()
             fields: list[str] | RowFault
             try:
                 fields = next(rows)
@@ -135,34 +146,6 @@ def _rows(shard: Shard, delimiter: str) -> Iterator[tuple[int, int, list[str] | 
             except csv.Error as error:
                 meaning = next((meaning for part, meaning in _EXPLAINED.items() if part in str(error)), error)
                 fields = RowFault("bad_row", f"not CSV: {meaning}")
-            if fields or lines.fault:
-                yield lines.number, lines.position, lines.fault or fields
-
-
-class _Feed:
-    """Gives csv.reader its lines and remembers where the row it is reading began.
-
-    Bytes that are not UTF-8 become lone surrogates, so that only their own row is affected.
-    """
-
-    def __init__(self, lines: Iterator[Line]) -> None:
-        self._lines = lines
-        self.number = self.position = 0
-        self.begin_row()
-
-    def begin_row(self) -> None:
-        self._at_row_start = True
-        self.fault: RowFault | None = None
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        number, position, content = next(self._lines)
-        if self._at_row_start:
-            self.number, self.position, self._at_row_start = number, position, False
-        if isinstance(content, RowFault):
-            self.fault = content
-            return "\n"
-        text = content.decode("utf-8", "surrogateescape")
-        return (text.removeprefix("\ufeff") if position == 0 else text) + "\n"
+            fault = next((fault for _, _, fault in row if fault is not None), None)
+            if fields or fault:
+                yield row[0][0], row[0][1], fault or fields

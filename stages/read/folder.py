@@ -77,7 +77,7 @@ class FolderReader(Reader):
                 source=name,
                 captions=captions,
                 image=NO_IMAGE if image is None else ImageRef(file_name=name, url=image),
-                error=fault and fault.error.at(name),
+                error=None if fault is None else fault.error.at(name),
             )
             yield settle(sample, renamed.get(index))
 

@@ -75,10 +75,14 @@ class JsonlReader(Reader):
 
     def _probe(self, shard: Shard) -> None:
         """Raise InputError if none of a file's first rows has an image, or none has a caption."""
-        first = [row for _, _, row in islice(_fields(shard), _PROBE_ROWS) if not isinstance(row, RowFault)]
-        names = dict.fromkeys(key for row in first for key, value in row.items() if value is not None)
-        if len(first) >= _MIN_PROBE_ROWS:
-            expected = f"{shard.url}: none of the first {len(first)} rows has the field"
+        names: dict[str, None] = {}
+        count = 0
+        for _, _, row in islice(_fields(shard), _PROBE_ROWS):
+            if not isinstance(row, RowFault):
+                count += 1
+                names.update(dict.fromkeys(key for key, value in row.items() if value is not None))
+        if count >= _MIN_PROBE_ROWS:
+            expected = f"{shard.url}: none of the first {count} rows has the field"
             self.rows.check_columns(list(names), expected, all_configured=False)
 
 

@@ -24,8 +24,7 @@ from stages.contract.records import Record, Sample, stable_id
 from stages.read import READERS, Reader, Shard, Skipped
 from tests.stages.read.inputs import JPEG, reader_of, tar_sample, write_lines, write_tar
 
-ROWS = 40
-"""Rows that each function in INPUTS writes, over two files."""
+ROWS = 40  # Rows that each function in INPUTS writes, over two files
 
 
 def rows() -> Iterator[dict[str, Any]]:

@@ -12,21 +12,13 @@ import io
 import json
 import lzma
 
-import pyarrow as pa
-
 from tests.corpus.goods import good
 from tests.corpus.pictures import ANNOTATED, cut, put
+from tests.stages.read.inputs import zstd
 
 
 def line(number: int) -> bytes:
     return json.dumps({"image": good(number).name, "caption": good(number).caption}).encode() + b"\n"
-
-
-def zstd(content: bytes) -> bytes:
-    stream = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(stream, "zstd") as packed:
-        packed.write(content)
-    return stream.getvalue().to_pybytes()
 
 
 TWO = line(0) + line(1)
@@ -53,7 +45,7 @@ JSONL_FILES: dict[str, tuple[bytes, list[str]]] = {
     "no bytes.jsonl.gz": (b"", []),
     "two parts.jsonl.gz": (gzip.compress(line(0)) + gzip.compress(line(1)), ["good", "good"]),
     "not gzip.jsonl.gz": (TWO, [BROKEN]),
-    "damaged tail.jsonl.gz": (put(gzip.compress(TWO), -8, b"\0\0\0\0"), ["good", "good", BROKEN]),
+    "damaged tail.jsonl.gz": (put(gzip.compress(TWO), -8, b"\0\0\0\0"), ["good", "good", f"{BROKEN}: CRC"]),
     "cut.jsonl.gz": (gzip.compress(TWO)[:-20], ["good", BROKEN]),
     "a bomb.jsonl.gz": (gzip.compress(b"x" * 30_000_000), ["bad_row: the line has 30000000 bytes"]),
     "whole.jsonl.bz2": (bz2.compress(TWO), ["good", "good"]),

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-Content = bytes | Callable[[Path], None]
-"""The bytes of a file, or what makes the thing at a path that is not there yet."""
+Content = bytes | Callable[[Path], None]  # The bytes of a file, or what makes the thing at a path that is not there yet
 
 SIDE_PX = 96
 
@@ -112,8 +111,7 @@ def zipped_zeros(size: int) -> bytes:
     return b"".join(packer.compress(block) for _ in range(size // len(block))) + packer.flush()
 
 
-BOMB_BYTES = 100_000_000
-"""What the compressed parts of the bombs would become."""
+BOMB_BYTES = 100_000_000  # What the compressed parts of the bombs would become
 
 # GIF and BMP, by hand
 

@@ -60,7 +60,7 @@ NO_PARQUET = "bad_row: not a Parquet file, or damaged: "
 DAMAGED = "bad_row: row group 1 is damaged"
 LISTS = (["a cat", "a dog"], [], None, ["a cat", None], [None], ["", " "])
 
-PARQUETS: dict[str, tuple[bytes, list[str]]] = {
+PARQUETS: dict[str, tuple[bytes, list[str]]] = {  # File name -> its bytes, and the outcomes of its rows
     "whole.parquet": (MANY, ["good", "good", "good"]),
     "packed.parquet": (between(sample(2), compression="zstd", use_dictionary=True), ["good", "good", "good"]),
     "empty.parquet": (b"", [NO_PARQUET]),
@@ -116,11 +116,10 @@ PARQUETS: dict[str, tuple[bytes, list[str]]] = {
     ),
     "other columns.parquet": (between(sample(2, deep=[{"a": [1, None]}])), ["good", "good", "good"]),
 }
-"""File name -> its bytes, and the outcomes of its rows."""
 
 NAME = good(2).name
 
-COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {
+COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {  # Name -> entry of `images`, its captions, outcome
     "whole": ({"id": 1, "file_name": NAME}, ["a red square"], ANNOTATED),
     "no captions": ({"id": 2, "file_name": NAME}, [], "no_caption: the sample has no caption"),
     "id of text": ({"id": "three", "file_name": NAME}, ["a red square"], ANNOTATED),
@@ -145,9 +144,8 @@ COCO_IMAGES: dict[str, tuple[Any, list[Any], str]] = {
     "lone surrogate": ({"id": 16, "file_name": NAME}, ["a \ud800 cat"], "bad_caption: half of a surrogate pair"),
     "two hundred captions": ({"id": 17, "file_name": NAME}, ["a red square"] * 200, ANNOTATED),
 }
-"""Name -> entry of `images`, its captions, outcome."""
 
-COCO_ANNOTATIONS: dict[str, tuple[Any, str]] = {
+COCO_ANNOTATIONS: dict[str, tuple[Any, str]] = {  # Name -> an entry of `annotations` that is a row of its own, outcome
     "of an unknown image": ({"id": 1, "image_id": 999, "caption": "a cat"}, "bad_row: no image has the id '999'"),
     "of no image": ({"id": 2, "caption": "a cat"}, "bad_row: no image has the id 'None'"),
     "of null": ({"id": 3, "image_id": None, "caption": "a cat"}, "bad_row: no image has the id 'None'"),
@@ -160,4 +158,3 @@ COCO_ANNOTATIONS: dict[str, tuple[Any, str]] = {
     "null": (None, "bad_row: expected an object"),
     "a number": (5, "bad_row: expected an object"),
 }
-"""Name -> an entry of `annotations` that is a row of its own, outcome."""

@@ -9,21 +9,14 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from stages.contract.errors import InputError, RowFault
 from stages.read import streams
 from stages.read.streams import iter_lines, open_plain
+from tests.stages.read.inputs import zstd
 
-CONTENT = random.Random(0).randbytes(3_000_000)
-
-
-def zstd(content: bytes) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as packed:
-        packed.write(content)
-    return sink.getvalue().to_pybytes()
+CONTENT = random.Random(0).randbytes(1_500_000)
 
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -57,21 +50,10 @@ def test_what_comes_before_a_cut_is_read(packer: str, tmp_path: Path) -> None:
         pieces.extend(iter(lambda: stream.read(1_048_576), b""))
     found = b"".join(pieces)
     assert CONTENT.startswith(found)
-    assert len(found) > len(CONTENT) // 2 - 1_000_000, "at most a block of the format is lost"
+    assert len(found) > len(CONTENT) // 2 - 400_000, "at most a block of the format is lost"
     assert "\n" not in str(caught.value)
     with open_plain(str(path)) as stream, pytest.raises(RowFault):
         stream.read(-1)
-
-
-def test_a_wrong_checksum_is_told_after_the_content(tmp_path: Path) -> None:
-    packed = bytearray(gzip.compress(b"one\ntwo\n"))
-    packed[-8] ^= 1
-    (tmp_path / "a.gz").write_bytes(packed)
-    with open_plain(str(tmp_path / "a.gz")) as stream:
-        lines = [content for _, _, content in iter_lines(stream)]
-    assert lines[:2] == [b"one", b"two"]
-    assert isinstance(lines[2], RowFault)
-    assert "CRC" in lines[2].error.detail
 
 
 def test_a_file_that_has_gone_is_no_damage(tmp_path: Path) -> None:
