@@ -157,10 +157,7 @@ def read_detections(path: Path, instances_path: Path, *, min_score: float = 0.0)
         score = entry.get("score", "of 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
         if score >= min_score:
             boxes.append({**entry.values, "iscrowd": 0})
-    names = read_json(instances_path)
-    if not isinstance(names, dict):
-        expected = "an object with 'images' and 'categories'"
-        raise InputError(f"{instances_path}: expected {expected}, got {kind_of_value(names)}")
+    names = _read_object(instances_path, "categories")
     return replace(_truth_of(_instances(path, {**names, "annotations": boxes})), categories=frozenset())
 
 
@@ -205,10 +202,7 @@ def _truth_of(instances: Instances) -> GroundTruth:
 
 def read_instances(path: Path) -> Instances:
     """Return the entries of an instances file; `categories` may be missing. Raises InputError as `read_coco`."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected an object with 'images' and 'annotations', got {kind_of_value(content)}")
-    return _instances(path, content)
+    return _instances(path, _read_object(path, "annotations"))
 
 
 def _instances(path: Path, content: Mapping[str, Any]) -> Instances:
@@ -275,6 +269,13 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a JSON file: {error}") from error
+
+
+def _read_object(path: Path, key: str) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object with 'images' and '{key}', got {kind_of_value(content)}")
+    return content
 
 
 def entries(path: Path, value: Any, name: str) -> Iterator[Entry]:
