@@ -32,7 +32,7 @@ ID_FIELDS: Final = ("id", "sample_id")
 
 
 class FieldsConfig(BaseModel):
-    """Which fields of a row are read. A part of the configs of tables."""
+    """The fields of a row that are read: a part of the configs of tables."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -20,7 +20,7 @@ class Wanted(NamedTuple):
 
     group: str
     case: str
-    outcome: str  # see `outcomes.meets`
+    outcome: str  # see `goods.meets`
     file: str = ""  # of a run over files: the row's own, by which its id begins
 
 

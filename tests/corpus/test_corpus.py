@@ -21,8 +21,7 @@ from pipeline.config import RunConfig
 from pipeline.dataset.validate import validate
 from pipeline.run import run
 from stages.contract.errors import ROW_ERRORS
-from tests.corpus.goods import seen
-from tests.corpus.outcomes import meets, outcome
+from tests.corpus.goods import meets, outcome, seen
 from tests.corpus.runs import CASES, RUNS, Input, Wanted, good_rows
 
 Row = dict[str, Any]

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import tarfile
 from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stages.contract.errors import InputError
 from stages.contract.records import Sample
 from stages.read import Skipped, webdataset
+from stages.read.webdataset import Member, iter_members
 from stages.shared.images.decode import load_image_bytes
 from stages.shared.images.faults import DecodeLimits
 from tests.stages.read.inputs import JPEG, read_all, reader_of, reason, samples_of, tar_sample, write_tar
@@ -187,3 +191,48 @@ def test_webdatasets_own_writer(tmp_path: Path) -> None:
     samples = samples_of(kind="webdataset", path=str(tmp_path / "w.tar"))
     assert [sample.captions for sample in samples] == [(f"a cat {number}",) for number in range(3)]
     assert [load_image_bytes(sample.image, DecodeLimits()) for sample in samples] == [JPEG] * 3
+
+
+def everything(content: bytes, *, can_seek: bool) -> list[Member]:
+    return list(iter_members(io.BytesIO(content), can_seek=can_seek, wants=lambda member: True))
+
+
+def archive(tmp_path: Path) -> bytes:
+    sparse = tarfile.TarInfo("folder")
+    sparse.type = tarfile.DIRTYPE
+    members = [sparse, *tar_sample("n" * 150), ("empty.txt", b""), ("big.jpg", b"x" * 3000), *tar_sample("b")]
+    return write_tar(tmp_path / "t.tar", members).read_bytes()
+
+
+def test_members_with_their_places(tmp_path: Path) -> None:
+    content = archive(tmp_path)
+    members = everything(content, can_seek=True)
+    assert everything(content, can_seek=False) == members
+    assert len(members) == 8
+    for member in members:
+        assert member.content == content[member.data_offset : member.data_offset + member.size]
+        assert member.kind == "a file"
+    assert members[3].size == 0
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_damaged_headers_never_raise(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    content = bytearray(archive(tmp_path_factory.mktemp("tar")))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        _mend_checksums(content)
+    length = data.draw(st.integers(0, len(content)))
+    for can_seek in (True, False):
+        members = everything(bytes(content[:length]), can_seek=can_seek)
+        assert all(not member.damage for member in members[:-1])
+        assert sum(len(m.content or b"") for m in members) <= length * len(members)
+
+
+def _mend_checksums(content: bytearray) -> None:
+    """Make damaged headers pass tarfile's check, so that their fields are parsed."""
+    for start in range(0, len(content) - 511, 512):
+        if content[start + 257 : start + 262] == b"ustar":
+            content[start + 148 : start + 156] = b" " * 8
+            content[start + 148 : start + 156] = b"%06o\0 " % sum(content[start : start + 512])
