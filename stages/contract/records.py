@@ -92,7 +92,7 @@ class Phrase:
 
     @property
     def is_said(self) -> bool:
-        """Whether a caption says it."""
+        """True if a caption says the phrase."""
         return (self.caption_index, self.start, self.end) != (0, 0, 0)
 
 

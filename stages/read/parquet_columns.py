@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file hold images, captions and ids, and what a row's values mean."""
+"""The columns of a Parquet file that hold images, captions and ids, and the meaning of a row's values."""
 
 from __future__ import annotations
 

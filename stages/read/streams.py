@@ -50,7 +50,7 @@ class InputFile:
 
     @property
     def closed(self) -> bool:
-        """Whether the file is closed."""
+        """True after `close`."""
         return self._file.closed
 
     def read(self, size: int = -1) -> bytes:

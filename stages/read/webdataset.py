@@ -245,7 +245,7 @@ class Member:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a plain file."""
+        """True for a plain file."""
         return self.kind == "a file"
 
 

@@ -10,7 +10,7 @@ JPEG, PNG, WebP, GIF, BMP and TIFF become uint8 RGB, upright (the EXIF orientati
   values, else from the smallest to the largest value.
 - Animations and files of several pages: the first picture.
 
-A file that ends too early is a fault, never a picture with a grey remainder. What the decoders repair silently is not
+A file that ends too early is a fault, never a picture with a grey remainder. Silent repairs of the decoders are not
 noticed: libjpeg conceals damage within the compressed data, and Pillow leaves the rows black that are missing from a
 PNG of fewer rows than its header says. The size is known from the header and checked before anything is decoded; it
 bounds the memory that decoding takes, at most 16 bytes a pixel.

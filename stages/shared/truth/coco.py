@@ -89,7 +89,7 @@ class CocoThing:
 
     @property
     def has_area(self) -> bool:
-        """Whether the box has both width and height."""
+        """True if the box has both width and height."""
         return self.box_xywh_px[2] > 0 and self.box_xywh_px[3] > 0
 
 

@@ -21,7 +21,7 @@ from stages.contract.records import Phrase, Rle
 from stages.phrases.filters import normalise
 
 Match = Literal["phrase", "category", "expression"]
-"""How a target finds its phrase in a row, see `pipeline.evaluate.matching`."""
+"""The way in which a target finds its phrase in a row, see `pipeline.evaluate.matching`."""
 
 SAME_CAPTION: Final = 0.95
 """Share of letters and digits in which two captions agree, at least, to be one (`difflib.SequenceMatcher.ratio`)."""
@@ -157,7 +157,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spelled:
-    """How the captions of an image spell one caption of the ground truth."""
+    """The spelling of one caption of the ground truth in the captions of an image."""
 
     numbers: frozenset[int]  # the same captions; empty if there is none
     words: Mapping[str, str] = field(default_factory=dict)  # those that they spell otherwise -> their spelling
